@@ -1,0 +1,1 @@
+"""The policy: its model, reading it, watching it for changes."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 Seconds = Annotated[float, "duration"]
 Bytes = Annotated[int, "size"]
@@ -20,7 +20,7 @@ Dollars = Annotated[Decimal, "money"]
 Network = IPv4Network | IPv6Network
 
 
-def _empty() -> Mapping[str, object]:
+def _empty() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
@@ -194,7 +194,7 @@ class Route:
     match: Match = Match()
     timeout: Seconds | None = None
     total: Seconds | None = None
-    rate_limit: Mapping[str, tuple[Rate, ...]] = field(default_factory=_empty)  # type: ignore[assignment]
+    rate_limit: Mapping[str, tuple[Rate, ...]] = field(default_factory=_empty)
     concurrency: int | None = None
     queue: Queue = Queue()
     max_body: Bytes | None = None
@@ -230,7 +230,7 @@ class Overload:
     mode: Literal["off", "fixed", "adaptive"] = "off"
     fixed: FixedLimit = FixedLimit()
     adaptive: AdaptiveLimit = AdaptiveLimit()
-    priority: Mapping[str, int] = field(default_factory=_empty)  # type: ignore[assignment]
+    priority: Mapping[str, int] = field(default_factory=_empty)
 
 
 # ── log, metrics ─────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,1 @@
+"""The app: started, watched, replaced, stopped."""

@@ -1,0 +1,1 @@
+"""What the house shows: events, log lines, metrics, request ids, health."""

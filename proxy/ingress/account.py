@@ -1,0 +1,78 @@
+"""What a request leaves behind: its metrics and its line in the log, once, whatever became of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from proxy.errors import Refusal
+from proxy.ingress.exchange import Exchange
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+
+MIB = 1024 * 1024
+
+
+class Account:
+    """`app_bytes` is the app's memory as last measured, in bytes."""
+
+    def __init__(
+        self, metrics: Metrics, log: Log, clock: Callable[[], float], app_bytes: Callable[[], int]
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._app_bytes = app_bytes
+        self.in_flight: Counter[str] = Counter()  # by route
+
+    def begin(self, x: Exchange) -> None:
+        self.in_flight[x.route.name] += 1
+        x.memory_before = self._app_bytes()
+
+    def limited(self, x: Exchange, refused: bool) -> None:
+        decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
+        self._metrics.rate_limit_total.child(x.route.name, x.tier, decision).inc()
+
+    def end(self, x: Exchange) -> None:
+        self.in_flight[x.route.name] -= 1
+        took = self._clock() - x.received
+        self._metrics.request(x.route.name, x.method, x.status, took, x.overhead)
+        self._line(x, took)
+
+    def stray(self, x: Exchange) -> None:
+        """A request refused before its route was known."""
+        took = self._clock() - x.received
+        self._metrics.request("default", x.method, x.status, took, took)
+        self._line(x, took)
+
+    def unread(self, x: Exchange, refusal: Refusal) -> None:
+        """Bytes that never became a request: counted; a line only for who looks closely."""
+        self._metrics.request("default", "other", refusal.status, 0.0, 0.0)
+        self._log.emit(
+            "request.unread",
+            str(refusal),
+            level="debug",
+            request_id=x.request_id,
+            client_ip=x.peer,
+            status=refusal.status,
+            refused=refusal.name,
+        )
+
+    def _line(self, x: Exchange, took: float) -> None:
+        self._log.access(
+            request_id=x.request_id,
+            trace_id=x.trace_id,
+            route=x.route.name,
+            method=x.method,
+            path=x.target,
+            status=x.status,
+            duration_ms=took * 1000,
+            app_ms=x.app_seconds * 1000,
+            user=x.user,
+            tier=x.tier,
+            client_ip=x.client_ip,
+            bytes_in=x.bytes_in,
+            bytes_out=x.bytes_out,
+            memory_delta_mb=(self._app_bytes() - x.memory_before) / MIB if x.memory_before else None,
+            refused=x.refused.name if x.refused is not None else None,
+        )

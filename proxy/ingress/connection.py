@@ -1,0 +1,413 @@
+"""One client's connection: requests come off it one at a time, answers are written to it.
+
+aiohttp's C parser and streams face the network; what is ours is the loop around them. aiohttp's own
+request handler would do, but for what a proxy needs and it cannot give: it drops the rest of an upload
+when a drain begins, waits for ever for the end of a head, answers bad input in its own words, knows no
+upgrade but WebSocket's, and makes two tasks and a response object a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser, HttpVersion10, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.tcp_helpers import tcp_keepalive
+
+from proxy.errors import Refusal
+from proxy.ingress.exchange import Body, Exchange
+from proxy.ingress.headers import bad_request, requested_upgrade
+
+READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
+PIPELINED = 16  # requests read ahead of the one being answered
+TAIL = 64 * 1024  # bytes kept for a protocol that is being switched to
+LINGER = 5.0  # seconds to go on reading behind a last answer, so that a reset does not eat it
+LINGER_BYTES = 8 * 1024 * 1024
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+Handler = Callable[["Connection", Exchange], Awaitable[bool]]
+Refuser = Callable[["Connection", Refusal], None]
+
+
+class Connection(BaseProtocol):
+    """A client. `handle` answers an exchange and says whether the connection may go on;
+    `refuse` answers what never became one."""
+
+    __slots__ = (
+        "_body",
+        "_discarded",
+        "_discarding",
+        "_handle",
+        "_head_bytes",
+        "_max_header",
+        "_messages",
+        "_on_lost",
+        "_refuse",
+        "_tail",
+        "_task",
+        "_waiter",
+        "answered",
+        "busy",
+        "draining",
+        "head_since",
+        "idle_since",
+        "last_read",
+        "on_writable",
+        "peer",
+        "stalled_bytes",
+        "stalled_since",
+        "tunnel",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handle: Handler,
+        refuse: Refuser,
+        on_lost: Callable[[Connection], None],
+        *,
+        max_header: int,
+    ) -> None:
+        parser = HttpRequestParser(
+            self,
+            loop,
+            READ_BUFFER,
+            max_line_size=max_header,
+            max_field_size=max_header,
+            max_headers=max(128, max_header // 16),
+            auto_decompress=False,
+        )
+        super().__init__(loop, parser)
+        self._max_header = max_header
+        self._handle = handle
+        self._refuse = refuse
+        self._on_lost = on_lost
+        self._messages: deque[tuple[Any, Body] | Refusal] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._body: Body | None = None  # of the newest request
+        self._head_bytes = 0
+        self._tail = b""
+        self._discarding = False
+        self._discarded = 0
+        self.peer = ""
+        self.busy = False
+        self.answered = False  # the answer to the present request has begun
+        self.draining = False
+        self.tunnel: Any = None
+        self.on_writable: Callable[[], None] | None = None
+        # what the sweep looks at
+        self.idle_since = self.last_read = loop.time()
+        self.head_since = 0.0  # 0: no head has begun
+        self.stalled_since = 0.0  # 0: the client reads what it is sent
+        self.stalled_bytes = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self.transport is None else "busy" if self.busy else "idle"
+        return f"<Connection {self.peer or 'unknown'} {state}>"
+
+    # ── asyncio.Protocol ─────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.transport is not None
+        tcp_keepalive(self.transport)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if peer else ""
+        self._task = self._loop.create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
+                self.abort()
+            return
+        if self._upgraded:
+            self._keep_tail(data)
+            return
+        if data:  # there is none when the parser is asked to go on with what it has
+            self.last_read = self._loop.time()
+            if self._body is None or self._body.is_eof():
+                if self._head_bytes == 0:
+                    self.head_since = self.last_read
+                self._head_bytes += len(data)
+        parser = self._parser
+        if parser is None:
+            return
+        try:
+            messages, upgraded, tail = parser.feed_data(data)
+        except (HttpProcessingError, ValueError) as error:
+            self._broken_input(error)
+            return
+        if messages:
+            self._take(messages)
+        elif self._head_bytes > self._max_header and (self._body is None or self._body.is_eof()):
+            self._end_input(self._too_long())
+        if upgraded:
+            self._upgraded = True
+            if tail:
+                self._keep_tail(tail)
+
+    def _take(self, messages: Any) -> None:
+        for message, body in messages:
+            if self._head_bytes > self._max_header and _head_size(message) > self._max_header:
+                self._end_input(self._too_long())
+                return
+            self._messages.append((message, body))
+            self._body = body
+        self._head_bytes = 0
+        self.head_since = 0.0
+        self._wake()
+        if len(self._messages) > PIPELINED:
+            self._hold_reading(True)
+
+    def eof_received(self) -> bool:
+        return False  # a client that half-closes is gone: nobody could tell it from one that left
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._parser = None
+        if self._body is not None and not self._body.is_eof():
+            self._fail_body(ConnectionResetError("The client left."))
+        if self._task is not None:
+            self._task.cancel()
+        self.on_writable = None
+        self._on_lost(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.stalled_since = self._loop.time()
+        self.stalled_bytes = self.unsent
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.stalled_since = 0.0
+        if self.on_writable is not None:
+            self.on_writable()
+
+    # ── bad input ────────────────────────────────────────────────────────────────────────────
+
+    def _broken_input(self, error: Exception) -> None:
+        text = str(getattr(error, "message", error)).split("\n", 1)[0].rstrip(":") or "malformed"
+        if isinstance(error, LineTooLong) or "Too many headers" in text:
+            refusal = self._too_long()
+        else:
+            refusal = bad_request(f"The request cannot be read as HTTP/1.1: {text[:200]}.")
+        self._end_input(refusal)
+
+    def _too_long(self) -> Refusal:
+        return Refusal(
+            "header-too-large",
+            431,
+            "Request header fields too large",
+            f"The request line and header fields together may have {self._max_header} bytes (listen.max_header).",
+            close=True,
+        )
+
+    def _end_input(self, refusal: Refusal) -> None:
+        """Nothing that follows on this connection can be trusted to be a request."""
+        self._discarding = True
+        self.head_since = 0.0
+        if self._body is not None and not self._body.is_eof():
+            self._fail_body(refusal)
+        else:
+            self._messages.append(refusal)
+            self._wake()
+
+    def _fail_body(self, error: BaseException) -> None:
+        body: Any = self._body
+        body.set_exception(error)
+
+    def time_out(self, *, body: bool) -> None:
+        """The rest of a head or body did not come in time (408, RFC 9110 section 15.5.9)."""
+        what = "body" if body else "head"
+        self._end_input(
+            Refusal("request-timeout", 408, "Request timeout", f"The request's {what} did not come in time.", close=True)
+        )
+
+    # ── serving ──────────────────────────────────────────────────────────────────────────────
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _serve(self) -> None:
+        try:
+            while self.transport is not None:
+                if not self._messages:
+                    if self.draining:
+                        break
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                    self._waiter = None
+                    continue
+                self.busy = True
+                self.answered = False
+                keep = await self._answer(self._messages.popleft())
+                self.busy = False
+                self.idle_since = self._loop.time()
+                if not keep:
+                    break
+                self._continue_input()
+            await self._finish()
+        finally:
+            self.busy = False
+            self._task = None
+
+    async def _answer(self, item: tuple[Any, Body] | Refusal) -> bool:
+        if isinstance(item, Refusal):
+            self._refuse(self, item)
+            return False
+        message, body = item
+        if message.version not in (HttpVersion11, HttpVersion10):
+            self._refuse(self, bad_request("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
+            return False
+        if message.method == "CONNECT":
+            self._refuse(self, bad_request("This is not a proxy that CONNECT could use."))
+            return False
+        headers = message.headers
+        x = Exchange(
+            message.method,
+            message.path,
+            headers,
+            message.raw_headers,
+            body,
+            peer=self.peer,
+            received=self._loop.time(),
+            http10=message.version == HttpVersion10,
+            chunked=bool(message.chunked),
+            should_close=message.should_close,
+            upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade"))
+            if message.upgrade
+            else None,
+        )
+        return await self._handle(self, x) and body.is_eof() and not self._discarding
+
+    def _continue_input(self) -> None:
+        if self._upgraded and self._parser is not None:  # asked for, not granted: plain HTTP goes on
+            self._parser.set_upgraded(False)
+            self._upgraded = False
+            tail, self._tail = self._tail, b""
+            if tail:
+                self.data_received(tail)
+            self._hold_reading(False)
+        elif len(self._messages) == PIPELINED:
+            self._hold_reading(False)
+
+    async def _finish(self) -> None:
+        """Close so that the client can still read the last answer: half-close, read on a while."""
+        transport = self.transport
+        if transport is None or self.tunnel is not None:
+            return
+        if self._body is None or self._body.is_eof():
+            if not self._discarding:
+                transport.close()
+                return
+        self._discarding = True
+        self._hold_reading(False)
+        if transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+        self._loop.call_later(LINGER, self.abort)
+
+    def _keep_tail(self, data: bytes) -> None:
+        self._tail += data
+        if len(self._tail) > TAIL:
+            self._hold_reading(True)
+
+    def _hold_reading(self, hold: bool) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if hold and transport.is_reading():
+            transport.pause_reading()
+        elif not hold and not transport.is_reading():
+            transport.resume_reading()
+
+    # ── what the pipeline calls ──────────────────────────────────────────────────────────────
+
+    @property
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    @property
+    def gone(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+    @property
+    def reading_held(self) -> bool:
+        """We, not the client, are why no byte of its body comes."""
+        return self._reading_paused
+
+    @property
+    def body_missing(self) -> bool:
+        return self._body is not None and not self._body.is_eof()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def writelines(self, data: list[bytes]) -> None:
+        if self.transport is not None:
+            self.transport.writelines(data)
+
+    async def drain(self) -> None:
+        """Wait until the client reads on. Raises ConnectionError when it left."""
+        await self._drain_helper()
+
+    def local_authority(self) -> str:
+        name = self.transport.get_extra_info("sockname") if self.transport is not None else None
+        return f"{name[0]}:{name[1]}" if name else "localhost"
+
+    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Hand the transport to another protocol, with the bytes that already came for it."""
+        assert self.transport is not None
+        transport, tail = self.transport, self._tail
+        self._tail = b""
+        transport.set_protocol(protocol)
+        return transport, tail
+
+    def forget(self) -> None:
+        """The transport lives on elsewhere, or ended there."""
+        self.transport = None
+        self._on_lost(self)
+
+    def begin_drain(self) -> None:
+        """Answer what was asked, then close; a connection that is idle gets a moment by the sweep."""
+        self.draining = True
+
+    def break_off(self, *, framed: bool) -> None:
+        """End an answer so that nobody takes it for whole.
+
+        Where its framing tells (`framed`), what was written still goes out; an answer that its
+        connection's end delimits can only be told broken by a reset.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        if framed:
+            transport.close()
+            return
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _head_size(message: Any) -> int:
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return fields + len(message.method) + len(message.path) + 12

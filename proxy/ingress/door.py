@@ -1,0 +1,95 @@
+"""The front door, put together: listener, pipeline, relay and the app's connections, under one policy."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from proxy.ingress.account import Account
+from proxy.ingress.admission import Admission
+from proxy.ingress.backend import Backend
+from proxy.ingress.desk import Desk
+from proxy.ingress.ours import Ours
+from proxy.ingress.pipeline import Pipeline, Rules
+from proxy.ingress.pool import Pool
+from proxy.ingress.ratelimit import RateLimiter
+from proxy.ingress.relay import Relay
+from proxy.ingress.server import Patience, Server
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+from proxy.policy.policy import Policy
+
+
+class Door:
+    """One public address in front of one app."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        policy: Policy,
+        backend: Backend,
+        *,
+        ours: Ours,
+        metrics: Metrics,
+        log: Log,
+        on_render: bool = False,
+        app_bytes: Callable[[], int] = lambda: 0,
+        patience: Patience = Patience(),
+    ) -> None:
+        self._on_render = on_render
+        self._metrics = metrics
+        self.pool = Pool(loop, lambda: backend.address)
+        self.relay = Relay(loop, backend, self.pool)
+        self.limiter = RateLimiter(loop.time)
+        self.admission = Admission(policy.overload, clock=loop.time, on_shed=self._shed)
+        self.account = Account(metrics, log, loop.time, app_bytes)
+        self.desk = Desk(ours, policy.listen.claim)
+        self.pipeline = Pipeline(
+            Rules.of(policy, on_render=on_render),
+            desk=self.desk,
+            limiter=self.limiter,
+            admission=self.admission,
+            relay=self.relay,
+            account=self.account,
+            emit=log.emit,
+            clock=loop.time,
+        )
+        self.server = Server(
+            loop,
+            self.pipeline.handle,
+            self.pipeline.refuse_early,
+            max_header=policy.listen.max_header,
+            keepalive=policy.listen.keepalive,
+            patience=patience,
+        )
+        self.apply(policy)
+
+    def apply(self, policy: Policy) -> None:
+        """Take a policy, the first or a newer one: counts, queues and connections go on as they are."""
+        self.pipeline.rules = Rules.of(policy, on_render=self._on_render)
+        self.admission.reconfigure(policy.overload)
+        self.desk.claim = frozenset(policy.listen.claim)
+        self.relay.hold = policy.app.hold
+        self.server.max_header = policy.listen.max_header
+        self.server.keepalive = policy.listen.keepalive
+        self._metrics.declare_routes([route.name for route in policy.routes])
+
+    def _shed(self, reason: str) -> None:
+        self._metrics.shed_total.child(reason).inc()
+
+    async def open(self, sock: socket.socket) -> None:
+        await self.server.open(sock)
+
+    async def drain(self, patience: float) -> bool:
+        """Finish what is in flight, accept nothing more; False where `patience` seconds were too few."""
+        return await self.server.drain(patience)
+
+    def end_waiting(self) -> None:
+        """The app is about to stop: who waits for it is told, idle connections to it end."""
+        self.relay.ending = True
+        self.pool.drop_idle()
+
+    def close(self) -> None:
+        self.server.close()
+        self.pool.close()

@@ -1,0 +1,138 @@
+"""The record of one request and its answer: what every step of the pipeline reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.policy.model import DEFAULT_ROUTE, Route
+
+if TYPE_CHECKING:
+    from proxy.errors import Refusal
+    from proxy.ingress.admission import Permit
+    from proxy.ingress.client import Client
+    from proxy.ingress.ratelimit import Decision
+
+HeaderList = list[tuple[bytes, bytes]]
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+STATUS_CLIENT_GONE = 499  # nginx's word for a request whose client left before the answer's head
+
+
+class Body(Protocol):
+    """A request's body as it comes in; reading it is what lets more of it come."""
+
+    def is_eof(self) -> bool: ...
+    def at_eof(self) -> bool: ...
+    def read_nowait(self, n: int = -1) -> bytes: ...
+    async def readany(self) -> bytes: ...
+    def exception(self) -> BaseException | None: ...
+
+
+class Exchange:
+    """One request and what became of it. Times are the loop's clock, in seconds."""
+
+    __slots__ = (
+        "answered",
+        "app_seconds",
+        "body",
+        "bytes_in",
+        "bytes_out",
+        "chunked",
+        "client",
+        "decision",
+        "headers",
+        "http10",
+        "max_body",
+        "memory_before",
+        "method",
+        "origin",
+        "overhead",
+        "path",
+        "peer",
+        "permit",
+        "raw_headers",
+        "received",
+        "refused",
+        "request_id",
+        "route",
+        "should_close",
+        "status",
+        "target",
+        "tier",
+        "token",
+        "trace_id",
+        "upgrade",
+        "user",
+        "waited",
+    )
+
+    client: Client
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        raw_headers: RawHeaders,
+        body: Body,
+        *,
+        peer: str,
+        received: float,
+        http10: bool = False,
+        chunked: bool = False,
+        should_close: bool = False,
+        upgrade: str | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target  # as sent; bytes that are not UTF-8 are surrogates
+        self.path = path_of(target)
+        self.headers = headers  # case-insensitive
+        self.raw_headers = raw_headers
+        self.body = body
+        self.peer = peer
+        self.received = received
+        self.http10 = http10
+        self.chunked = chunked
+        self.should_close = should_close  # the client's wish, or its protocol's
+        self.upgrade = upgrade  # the protocol asked for, where it may be passed on
+        self.origin = headers.get("Origin")
+        # set on the way
+        self.request_id = ""
+        self.trace_id: str | None = None
+        self.token = ""
+        self.user = ""
+        self.tier = ""
+        self.route: Route = DEFAULT_ROUTE
+        self.max_body: int | None = None
+        self.decision: Decision | None = None
+        self.permit: Permit | None = None
+        self.refused: Refusal | None = None
+        self.status = 0
+        self.answered = False  # the head of an answer is on its way to the client
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.waited = 0.0  # time spent neither by us nor by the app: queues, and an app that restarts
+        self.app_seconds = 0.0  # the request's last byte sent to the answer's first byte received
+        self.overhead = 0.0  # time spent in the gateway itself
+        self.memory_before = 0
+
+    @property
+    def client_ip(self) -> str:
+        return self.client.ip
+
+    def header(self, name: str) -> str | None:
+        return self.headers.get(name)  # case-insensitive
+
+
+def path_of(target: str) -> str:
+    """The path in a request target, of origin-form or absolute-form (RFC 9112 section 3.2)."""
+    if not target.startswith("/") and "://" in target:
+        rest = target.split("://", 1)[1]
+        slash = rest.find("/")
+        target = rest[slash:] if slash >= 0 else "/"
+    for mark in ("?", "#"):
+        cut = target.find(mark)
+        if cut >= 0:
+            target = target[:cut]
+    return target or "/"

@@ -1,0 +1,142 @@
+"""What becomes of header fields on their way through (RFC 9110 section 7.6, RFC 9112)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+
+from proxy.errors import Refusal
+from proxy.ingress.exchange import Exchange, HeaderList
+
+# Connection-level fields end at a proxy, as does authentication meant for one (RFC 9110 section 11.7).
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# Fields the gateway itself speaks for: a client's own are dropped.
+OURS = frozenset(
+    (
+        b"x-outrigger-request",
+        b"x-request-id",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"forwarded",
+    )
+)
+
+
+def _spellings(name: bytes) -> Iterable[bytes]:
+    """A name with each of its dashes also as an underscore: CGI-style apps cannot tell them apart."""
+    parts = name.split(b"-")
+    for marks in product((b"-", b"_"), repeat=len(parts) - 1):
+        yield parts[0] + b"".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))
+
+
+DROPPED_FROM_REQUESTS = HOP_BY_HOP | {spelling for name in OURS for spelling in _spellings(name)}
+VIA = b"Via: 1.1 outrigger\r\n"
+# HTTP/2 in a tunnel would carry requests past every limit (RFC 9113 took this upgrade out of HTTP/2).
+REFUSED_UPGRADES = frozenset(("h2c", "h2"))
+
+
+def named_by_connection(values: Iterable[bytes]) -> frozenset[bytes]:
+    """The fields that `Connection` values name, in lower case; framing and routing cannot be named away."""
+    named = {token.strip().lower() for value in values for token in value.split(b",")}
+    return frozenset(named - {b"content-length", b"host", b"cookie", b"authorization"})
+
+
+def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None:
+    """The protocol a request asks to switch to, or None where it asks for none that we pass on."""
+    if not upgrade or not connection:
+        return None
+    if not any(token.strip().lower() == "upgrade" for token in connection.split(",")):
+        return None
+    wanted = [token.strip() for token in upgrade.split(",")]
+    kept = [token for token in wanted if token.lower() not in REFUSED_UPGRADES]
+    return ", ".join(kept) or None
+
+
+def check_framing(x: Exchange, transfer_encoding: str | None) -> None:
+    """Refuse what two readers could frame differently, beyond what the parser already refused."""
+    if transfer_encoding is None:
+        return
+    if x.http10:
+        raise bad_request("Transfer-Encoding is not known to HTTP/1.0 (RFC 9112 section 6.1).")
+    if transfer_encoding.strip().lower() != "chunked":
+        raise bad_request("The only transfer coding taken here is `chunked`.")
+
+
+def bad_request(detail: str) -> Refusal:
+    return Refusal("bad-request", 400, "Bad request", detail, close=True)
+
+
+def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authority: str) -> bytes:
+    """The head the app gets: the client's, less what ends here, with what we vouch for.
+
+    `forwarding` are the X-Forwarded-* and Forwarded fields to state. `authority` stands in for the
+    Host that an HTTP/1.0 client need not send.
+    """
+    lines = [b"%s %s HTTP/1.1\r\n" % (x.method.encode(), x.target.encode("utf-8", "surrogateescape"))]
+    dropped = DROPPED_FROM_REQUESTS
+    connection = x.headers.get("Connection")
+    if connection is not None:
+        values = (value for name, value in x.raw_headers if name.lower() == b"connection")
+        dropped = dropped | named_by_connection(values)
+    for name, value in x.raw_headers:
+        if name.lower() not in dropped:
+            lines.append(b"%s: %s\r\n" % (name, value))
+    if "Host" not in x.headers:
+        lines.append(b"Host: %s\r\n" % authority.encode())
+    if x.chunked:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    if x.upgrade is not None:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: %s\r\n" % x.upgrade.encode())
+    elif connection is not None and "trailers" in (x.headers.get("TE") or "").lower():
+        lines.append(b"Connection: TE\r\nTE: trailers\r\n")
+    for name, value in forwarding:
+        lines.append(b"%s: %s\r\n" % (name, value))
+    lines.append(b"X-Request-Id: %s\r\nX-Outrigger-Request: %s\r\n" % (x.request_id.encode(), x.token.encode()))
+    lines.append(VIA)
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
+    """The app's header fields for the client: end to end ones as they came, then ours.
+
+    Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
+    """
+    lines = []
+    dropped = HOP_BY_HOP
+    has_id = False
+    for name, _ in headers:
+        if name.lower() == b"connection":
+            dropped = HOP_BY_HOP | named_by_connection(v for n, v in headers if n.lower() == b"connection")
+            break
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"x-request-id":
+            has_id = True
+        if lower not in dropped:
+            lines.append(b"%s: %s\r\n" % (name, value))
+    if not has_id:
+        lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
+    lines.extend(limit_lines(x))
+    lines.append(VIA)
+    return lines
+
+
+def limit_lines(x: Exchange) -> list[bytes]:
+    """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers)."""
+    if x.decision is None:
+        return []
+    return [b"%s: %s\r\n" % pair for pair in x.decision.headers()]

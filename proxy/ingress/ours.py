@@ -1,0 +1,22 @@
+"""How the public listener reaches the gateway's own endpoints without knowing who answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
+
+class Ours(Protocol):
+    """Answers a request to an endpoint of ours: status, headers, body."""
+
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        header: Callable[[str], str | None],
+        body: bytes,
+        peer: str,
+    ) -> Answer: ...

@@ -1,0 +1,186 @@
+"""The life of a request, from its head to the line in the log.
+
+Each step is a plain function of the exchange, and returns or raises one of `errors.py`. Accounting happens
+once, whatever happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from proxy.errors import Refusal
+from proxy.ingress.account import Account
+from proxy.ingress.admission import Admission
+from proxy.ingress.client import TrustedPeers
+from proxy.ingress.connection import Connection
+from proxy.ingress.desk import Desk
+from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange
+from proxy.ingress.headers import bad_request, check_framing
+from proxy.ingress.identity import Identifier
+from proxy.ingress.ratelimit import RateLimiter
+from proxy.ingress.refusal import refuse
+from proxy.ingress.relay import AnswerCut, Relay
+from proxy.ingress.route import RouteTable
+from proxy.ingress.upload import body_too_large
+from proxy.observe.events import Emit
+from proxy.observe.trace import Ids, trace_id
+from proxy.policy.policy import Policy
+
+HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the policy says about requests, compiled. A reload puts another one in place."""
+
+    routes: RouteTable
+    identifier: Identifier
+    peers: TrustedPeers
+    max_body: int | None
+    probes: frozenset[str]  # paths of the app's own health, never shed
+
+    @classmethod
+    def of(cls, policy: Policy, *, on_render: bool) -> Rules:
+        probes = (policy.app.ready.path, policy.app.liveness.path)
+        return cls(
+            RouteTable(policy.routes),
+            Identifier(policy.identity),
+            TrustedPeers(policy.listen.trusted_proxies, on_render=on_render),
+            policy.listen.max_body,
+            frozenset(path for path in probes if path is not None),
+        )
+
+
+class Pipeline:
+    """Everything a request meets, in order."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        desk: Desk,
+        limiter: RateLimiter,
+        admission: Admission,
+        relay: Relay,
+        account: Account,
+        emit: Emit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._ids = Ids()
+        self.rules = rules
+        self._desk = desk
+        self._limiter = limiter
+        self._admission = admission
+        self._relay = relay
+        self._account = account
+        self._emit = emit
+
+    async def handle(self, connection: Connection, x: Exchange) -> bool:
+        """Serve one request; whether its connection may go on."""
+        rules = self.rules
+        self._name(x)
+        if self._desk.takes(x.path):
+            return await self._desk.answer(connection, x)
+        counted = False
+        try:
+            x.client = rules.peers.client(x.peer, x.header)
+            check_framing(x, x.headers.get("Transfer-Encoding"))
+            self._check_host(x)
+            identified = rules.identifier.identify(x)
+            x.user, x.tier = identified.user, identified.tier
+            x.route = rules.routes.match(x.method, x.path)
+            self._account.begin(x)
+            counted = True
+            self._check_size(x)
+            self._check_rate(x)
+            await self._admit(x)
+            return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.header))
+        except Refusal as refusal:
+            return refuse(connection, x, refusal)
+        except AnswerCut as cut:
+            self._emit("request.cut", str(cut), level="warning", request_id=x.request_id, route=x.route.name)
+            return False
+        except (asyncio.CancelledError, ConnectionError):
+            if not x.answered:
+                x.status = STATUS_CLIENT_GONE
+            raise
+        except Exception as error:  # the outermost seam: a fault of ours is one request's, not the process's
+            return self._fault(connection, x, error)
+        finally:
+            if x.permit is not None:
+                x.permit.release()
+            if counted:
+                self._account.end(x)
+            else:
+                self._account.stray(x)
+
+    def refuse_early(self, connection: Connection, refusal: Refusal) -> None:
+        """Answer what could not be read as a request at all."""
+        x = Exchange("GET", "", {}, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
+        x.request_id = self._ids.token()
+        refuse(connection, x, refusal)
+        self._account.unread(x, refusal)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────
+
+    def _name(self, x: Exchange) -> None:
+        x.request_id = self._ids.request_id(x.headers.get("X-Request-Id"), x.headers.get("X-Correlation-Id"))
+        x.trace_id = trace_id(x.headers.get("traceparent"))
+        x.token = self._ids.token()
+
+    def _check_host(self, x: Exchange) -> None:
+        host = x.headers.get("Host")
+        if host is not None and not HOST.fullmatch(host):
+            raise bad_request("The Host field is not a host and port (RFC 9110 section 7.2).")
+
+    def _check_size(self, x: Exchange) -> None:
+        limit = x.max_body = x.route.max_body if x.route.max_body is not None else self.rules.max_body
+        if limit is not None and int(x.headers.get("Content-Length") or 0) > limit:
+            raise body_too_large(limit)
+
+    def _check_rate(self, x: Exchange) -> None:
+        if not x.route.rate_limit or is_preflight(x):
+            return
+        decision = x.decision = self._limiter.check(x.route, x.tier, x.user)
+        if decision is None:
+            return
+        refused = not decision.allowed
+        self._account.limited(x, refused)
+        if refused and x.route.enforce:
+            raise Refusal(
+                "rate-limited",
+                429,
+                "Too many requests",
+                f"The limit of this route ({x.route.name}) is used up; come again in {decision.retry_after:.0f} s.",
+                retry_after=decision.retry_after,
+            )
+
+    async def _admit(self, x: Exchange) -> None:
+        exempt = x.path in self.rules.probes
+        permit = self._admission.try_enter(x.route, x.tier, exempt=exempt)
+        if permit is None:
+            began = self._clock()
+            try:
+                permit = await self._admission.enter(x.route, x.tier, exempt=exempt)
+            finally:
+                x.waited += self._clock() - began
+        x.permit = permit
+
+    def _fault(self, connection: Connection, x: Exchange, error: Exception) -> bool:
+        self._emit("fault", f"{type(error).__name__}: {error}", level="error", request_id=x.request_id)
+        if x.answered:
+            connection.break_off(framed=True)
+            return False
+        detail = "The gateway met a fault of its own; the log has it under this request_id."
+        return refuse(connection, x, Refusal("fault", 500, "Internal server error", detail, close=True))
+
+
+def is_preflight(x: Exchange) -> bool:
+    """A CORS preflight (Fetch standard, section 4.8): it asks whether a request may be made, and is none."""
+    return x.method == "OPTIONS" and x.origin is not None and "Access-Control-Request-Method" in x.headers

@@ -1,0 +1,129 @@
+"""Connections to the app: kept a moment, looked at before they are used again.
+
+An app closes an idle connection when it likes (uvicorn after 5 s, gunicorn after 2 s), and a request
+that meets a connection just being closed is lost without anyone knowing whether it was read. So idle
+connections are dropped after 1.5 s, before the app drops them; each is looked at for an end of file
+before it is used; and a method that may not be repeated takes only one that was idle for under 0.5 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from proxy.errors import AppUnreachable
+from proxy.ingress.leg import Leg
+
+IDLE = 1.5
+FRESH = 0.5
+SWEEP = 0.5
+CONNECT_TIMEOUT = 5.0  # loopback answers at once; a full accept queue does not
+
+
+class Pool:
+    """Idle legs, newest last. One request has one leg: nothing waits behind another's answer."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, address: Callable[[], tuple[str, int]]
+    ) -> None:
+        self._loop = loop
+        self._address = address
+        self._idle: deque[tuple[Leg, socket.socket]] = deque()
+        self._sockets: dict[Leg, socket.socket] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool {len(self._sockets) - len(self._idle)} in use, {len(self._idle)} idle>"
+
+    @property
+    def in_use(self) -> int:
+        return len(self._sockets) - len(self._idle)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    def take_idle(self, *, repeatable: bool) -> Leg | None:
+        """The most recently used idle leg that is still good, or None."""
+        now = self._loop.time()
+        oldest = now - (IDLE if repeatable else FRESH)
+        while self._idle:
+            leg, sock = self._idle[-1]
+            if leg.idle_since < oldest and not leg.ended:
+                return None  # all others were idle for longer; the sweep ends them
+            self._idle.pop()
+            if not leg.ended and _quiet(sock):
+                return leg
+            self.discard(leg)
+        return None
+
+    async def connect(self) -> Leg:
+        """A fresh leg. Raises AppUnreachable, nothing sent."""
+        host, port = self._address()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._loop.sock_connect(sock, (host, port))
+            _, leg = await self._loop.create_connection(lambda: Leg(self._loop), sock=sock)
+        except OSError as error:  # TimeoutError is one
+            sock.close()
+            reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
+            raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
+        except BaseException:
+            sock.close()
+            raise
+        self._sockets[leg] = sock
+        return leg
+
+    def give_back(self, leg: Leg) -> None:
+        """Keep a leg for the next request where it can serve one, else end it."""
+        if self._closed or not leg.reusable:
+            self.discard(leg)
+            return
+        leg.idle_since = self._loop.time()
+        self._idle.append((leg, self._sockets[leg]))
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    def discard(self, leg: Leg) -> None:
+        self._sockets.pop(leg, None)
+        leg.abort()
+
+    def forget(self, leg: Leg) -> None:
+        """A leg that became a tunnel is no longer ours."""
+        self._sockets.pop(leg, None)
+
+    def drop_idle(self) -> None:
+        """End idle legs: the app was replaced, or is about to stop."""
+        while self._idle:
+            self.discard(self._idle.popleft()[0])
+
+    def close(self) -> None:
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        self.drop_idle()
+
+    def _sweep(self) -> None:
+        oldest = self._loop.time() - IDLE
+        while self._idle and (self._idle[0][0].ended or self._idle[0][0].idle_since < oldest):
+            self.discard(self._idle.popleft()[0])
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep) if self._idle else None
+
+
+def _quiet(sock: socket.socket) -> bool:
+    """Whether a connection is open and has nothing to say: no end of file, no unasked-for bytes."""
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except (BlockingIOError, InterruptedError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,186 @@
+"""From a request that may pass to the app's answer, and back: sending, sending again, streaming, breaking off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from proxy.errors import AppMisframed, AppUnreachable, OutriggerError, Refusal
+from proxy.ingress.backend import Backend
+from proxy.ingress.connection import Connection
+from proxy.ingress.downstream import Downstream, informational_head
+from proxy.ingress.exchange import Exchange, HeaderList
+from proxy.ingress.headers import request_head
+from proxy.ingress.leg import Leg
+from proxy.ingress.pool import Pool
+from proxy.ingress.timeout import Watch
+from proxy.ingress.tunnel import Tunnel
+from proxy.ingress.upload import Upload
+
+# RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+SETTLE = 1.0  # an app that refuses connections while it counts as ready: its end is noticed by then
+RECONNECT = 0.05
+
+
+class AnswerCut(OutriggerError):
+    """The app's answer ended before it was whole, with its head already sent: the client's ends too."""
+
+
+class Relay:
+    """`hold` is how long a request waits for an app that restarts, in seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, backend: Backend, pool: Pool) -> None:
+        self._loop = loop
+        self._backend = backend
+        self._pool = pool
+        self.hold = 15.0
+        self.ending = False  # the app is being stopped: nothing to wait for
+
+    async def relay(self, connection: Connection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Pass a request on and its answer back; whether the client's connection may go on.
+
+        Raises Refusal where the app gave no head of an answer, AnswerCut where it broke off after it.
+        """
+        head = request_head(x, forwarding, connection.local_authority() if "Host" not in x.headers else "")
+        upload = Upload(x, connection)
+        try:
+            leg = await self._ask(connection, x, head, upload)
+        except AppMisframed as error:
+            raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
+        except AppUnreachable as error:
+            raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
+        if leg.raw:
+            await self._tunnel(connection, x, leg)
+            return False
+        return await self._answer(connection, x, leg, upload)
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(self, connection: Connection, x: Exchange, head: bytes, upload: Upload) -> Leg:
+        """The leg whose answer's head has come. An idle leg that proves dead is replaced once, where
+        nothing of the answer was seen and the method may be repeated."""
+        repeatable = x.method in IDEMPOTENT and upload.whole
+        leg = self._pool.take_idle(repeatable=repeatable)
+        if leg is not None:
+            try:
+                return await self._send(connection, x, head, upload, leg)
+            except AppMisframed:
+                raise
+            except AppUnreachable:
+                if not (repeatable and leg.silent):
+                    raise
+        leg = await self._connect(x)
+        return await self._send(connection, x, head, upload, leg)
+
+    async def _send(self, connection: Connection, x: Exchange, head: bytes, upload: Upload, leg: Leg) -> Leg:
+        def informational(status: int, reason: bytes, headers: HeaderList) -> None:
+            if not x.http10:
+                connection.write(informational_head(status, reason, headers))
+
+        sent = self._loop.time()
+        watch = Watch(self._loop, leg, x, upload) if x.route.timeout or x.route.total else None
+        try:
+            answered = leg.send(head + upload.first(), x.method, x.upgrade, informational)
+            if not upload.whole:
+                upload.start(leg)
+            await answered
+        except BaseException:
+            upload.stop()
+            if watch is not None:
+                watch.stop()
+            self._pool.discard(leg)
+            raise
+        x.app_seconds = max(0.0, leg.head_at - max(sent, upload.done_at))
+        x.overhead = sent - x.received - x.waited
+        self._backend.note_answer()
+        upload.watch = watch
+        return leg
+
+    async def _connect(self, x: Exchange) -> Leg:
+        """A fresh leg; an app that is away is waited for (`app.hold`): nothing was sent yet."""
+        started = self._loop.time()
+        try:
+            while True:
+                if not self._backend.is_ready:
+                    left = self.hold - (self._loop.time() - started)
+                    if self.ending or left <= 0 or not await self._backend.wait_ready(left):
+                        raise self._away()
+                try:
+                    return await self._pool.connect()
+                except AppUnreachable:
+                    if self._backend.is_ready and self._loop.time() - started > SETTLE:
+                        raise
+                    await asyncio.sleep(RECONNECT)
+        finally:
+            x.waited += self._loop.time() - started
+
+    def _away(self) -> Refusal:
+        if self.ending or self._backend.state in ("stopping", "ended"):
+            detail = "This instance is being replaced."
+            return Refusal("draining", 503, "Service unavailable", detail, retry_after=1, close=True)
+        detail = f"The app is {self._backend.state}; it was waited for {self.hold:g} s (app.hold)."
+        return Refusal("app-starting", 503, "Service unavailable", detail, retry_after=5)
+
+    # ── answering ────────────────────────────────────────────────────────────────────────────
+
+    async def _answer(self, connection: Connection, x: Exchange, leg: Leg, upload: Upload) -> bool:
+        downstream = Downstream(connection, x, leg)
+        try:
+            downstream.begin()
+            if x.permit is not None:
+                x.permit.head_sent()
+            finished = leg.relay(downstream)
+            if not leg.complete:
+                if not downstream.flush():
+                    leg.pause()
+                x.overhead += self._loop.time() - leg.head_at
+                await finished
+                downstream.end()
+            else:
+                downstream.end()
+                x.overhead += self._loop.time() - leg.head_at
+            if connection.writing_paused:
+                await connection.drain()
+        except Refusal as late:  # a time-out after the head
+            connection.break_off(framed=downstream.framed)
+            raise AnswerCut(str(late)) from late
+        except AppUnreachable as error:
+            downstream.flush()
+            connection.break_off(framed=downstream.framed)
+            raise AnswerCut(str(error)) from error
+        finally:
+            connection.on_writable = None
+            upload.stop()
+            if upload.done:
+                self._pool.give_back(leg)
+            else:
+                self._pool.discard(leg)
+        return downstream.keep and upload.done
+
+    async def _tunnel(self, connection: Connection, x: Exchange, leg: Leg) -> None:
+        """Both connections become one: what either side sends goes to the other as it is."""
+        lines = [b"HTTP/1.1 101 %s\r\n" % (leg.reason or b"Switching Protocols")]
+        lines += [b"%s: %s\r\n" % pair for pair in leg.headers]
+        lines.append(b"X-Request-Id: %s\r\nVia: 1.1 outrigger\r\n\r\n" % x.request_id.encode())
+        connection.write(b"".join(lines))
+        x.status = 101
+        x.answered = True
+        if connection.gone:
+            self._pool.discard(leg)
+            return
+        tunnel = Tunnel(self._loop)
+        self._pool.forget(leg)
+        app, from_app = leg.take_over(tunnel.app)
+        client, from_client = connection.take_over(tunnel.client)
+        connection.tunnel = tunnel
+        if x.permit is not None:
+            x.permit.head_sent()
+            x.permit.release()
+        tunnel.join(client, from_client, app, from_app)
+        try:
+            await tunnel.closed
+        finally:
+            tunnel.abort()
+            x.bytes_in, x.bytes_out = tunnel.client.count, tunnel.app.count
+            connection.forget()

@@ -1,0 +1,130 @@
+"""The public listener: it accepts, watches over slow and silent clients, and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from proxy.ingress.connection import Connection, Handler, Refuser
+
+BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client may take, in seconds. nginx waits 60 s in each of these places."""
+
+    head: float = 20.0  # from a head's first byte to its last
+    body: float = 60.0  # between two reads of a body, until the app answers
+    stall: float = 60.0  # for a client that takes nothing of what it is sent
+    drain: float = 1.0  # for a request already under way on a connection that a drain finds idle
+    sweep: float = 1.0  # between two looks
+
+
+class Server:
+    """Connections by the hundred, one sweep a second over all of them instead of timers for each."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handle: Handler,
+        refuse: Refuser,
+        *,
+        max_header: int,
+        keepalive: float,
+        patience: Patience = Patience(),
+    ) -> None:
+        self._patience = patience
+        self._loop = loop
+        self._handle = handle
+        self._refuse = refuse
+        self.max_header = max_header
+        self.keepalive = keepalive
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        busy = sum(connection.busy for connection in self.connections)
+        return f"<Server {len(self.connections)} connections, {busy} busy{', draining' if self.draining else ''}>"
+
+    async def open(self, sock: socket.socket) -> None:
+        """Accept on a bound socket from now on. Raises OSError where it cannot listen."""
+        self._listener = await self._loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
+        self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
+
+    def _accept(self) -> Connection:
+        connection = Connection(
+            self._loop, self._handle, self._refuse, self._lost, max_header=self.max_header
+        )
+        connection.draining = self.draining
+        self.connections.add(connection)
+        return connection
+
+    def _lost(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._check_quiet()
+
+    def _check_quiet(self) -> None:
+        if self._quiet is not None and not self._quiet.done() and self._is_quiet():
+            self._quiet.set_result(None)
+
+    def _is_quiet(self) -> bool:
+        return not any(c.tunnel is None for c in self.connections)
+
+    async def drain(self, patience: float) -> bool:
+        """Accept nobody, finish what is in flight; tunnels are not waited for.
+
+        True: everything was answered. False: after `patience` seconds some was not.
+        """
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in self.connections:
+            connection.begin_drain()
+        if self._is_quiet():
+            return True
+        self._quiet = self._loop.create_future()
+        done, _ = await asyncio.wait((self._quiet,), timeout=patience)
+        self._quiet.cancel()
+        return bool(done)
+
+    def close(self) -> None:
+        """End every connection now."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.connections):
+            if connection.tunnel is not None:
+                connection.tunnel.abort()
+            connection.abort()
+
+    # ── patience ─────────────────────────────────────────────────────────────────────────────
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection in list(self.connections):
+            if connection.tunnel is None:
+                self._look_at(connection, now)
+        self._check_quiet()  # a connection that became a tunnel is waited for no longer
+        self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
+
+    def _look_at(self, connection: Connection, now: float) -> None:
+        if connection.stalled_since:
+            if connection.unsent < connection.stalled_bytes:
+                connection.stalled_since, connection.stalled_bytes = now, connection.unsent
+            elif now - connection.stalled_since > self._patience.stall:
+                connection.abort()
+        elif connection.busy:
+            waiting_for_body = connection.body_missing and not connection.reading_held
+            if waiting_for_body and not connection.answered and now - connection.last_read > self._patience.body:
+                connection.time_out(body=True)
+        elif connection.head_since:
+            if now - connection.head_since > self._patience.head:
+                connection.time_out(body=False)
+        elif now - connection.idle_since > (self._patience.drain if self.draining else self.keepalive):
+            connection.close()

@@ -1,0 +1,89 @@
+"""After a 101: raw bytes both ways, so that compression, fragments and close codes stay the app's own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+
+class _End(asyncio.Protocol):
+    """One end: what it reads goes out at the other, as fast as that one takes it."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self.tunnel = tunnel
+        self.transport: asyncio.Transport | None = None
+        self.other: _End | None = None
+        self.count = 0
+        self.at_eof = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.count += len(data)
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self.at_eof = True
+        if self.other is None or self.other.at_eof or self.other.transport is None:
+            return False
+        self.other.transport.write_eof()
+        return True  # half-closed: the other direction may go on
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.tunnel.end_lost(self, exc)
+
+
+class Tunnel:
+    """Two ends and the future that both are closed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.client = _End(self)
+        self.app = _End(self)
+        self.closed: asyncio.Future[None] = loop.create_future()
+
+    def join(
+        self,
+        client: asyncio.Transport,
+        from_client: bytes,
+        app: asyncio.Transport,
+        from_app: bytes,
+    ) -> None:
+        """Start relaying. Both transports already have our ends for protocols."""
+        self.client.transport, self.app.transport = client, app
+        self.client.other, self.app.other = self.app, self.client
+        if from_client:
+            self.client.data_received(from_client)
+        if from_app:
+            self.app.data_received(from_app)
+        for end, transport in ((self.client, client), (self.app, app)):
+            if transport.is_closing():
+                end.connection_lost(None)
+            elif not transport.is_reading():
+                transport.resume_reading()
+
+    def end_lost(self, end: _End, exc: Exception | None) -> None:
+        other = end.other
+        if other is not None and other.transport is not None:
+            # An end that broke must not look like one that closed.
+            if exc is not None:
+                other.transport.abort()
+            else:
+                other.transport.close()
+        if self.client.transport is None and self.app.transport is None and not self.closed.done():
+            self.closed.set_result(None)
+
+    def abort(self) -> None:
+        for end in (self.client, self.app):
+            if end.transport is not None:
+                end.transport.abort()

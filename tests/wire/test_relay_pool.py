@@ -1,0 +1,133 @@
+"""Connections to the app: which are used again, which are not, and what is sent again."""
+
+import asyncio
+
+import pytest
+from front import OK, Scripted, answering, front, until
+
+
+async def ask(reader, writer, method="GET", body=b""):
+    writer.write(f"{method} / HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return head + await reader.readexactly(int(line.split(b":")[1]))
+    return head
+
+
+async def test_a_connection_serves_one_request_after_another():
+    async with front(answering(OK)) as door:
+        reader, writer = await door.connect()
+        for _ in range(5):
+            assert (await ask(reader, writer)).endswith(b"ok")
+        writer.close()
+        assert door.app.connections == 1
+        assert repr(door.door.pool) == "<Pool 0 in use, 1 idle>"
+
+
+async def test_nobody_waits_behind_anothers_answer():
+    gate = asyncio.Event()
+
+    async def script(reader, writer):
+        while True:
+            head = await app.head(reader)
+            if b"/slow" in head:
+                await gate.wait()
+            writer.write(OK)
+
+    app = Scripted(script)
+    async with front(app) as door:
+        slow = [asyncio.create_task(door.get("/slow")) for _ in range(20)]
+        await until(lambda: len(app.heads) == 20)
+        assert (await door.get("/")).endswith(b"ok")
+        gate.set()
+        assert all(answer.endswith(b"ok") for answer in await asyncio.gather(*slow))
+
+
+async def test_an_idle_connection_is_dropped_before_the_app_drops_it():
+    async with front(answering(OK)) as door:
+        await door.get()
+        assert door.app.open == 1
+        started = asyncio.get_running_loop().time()
+        await until(lambda: door.app.open == 0)
+        assert 1.0 < asyncio.get_running_loop().time() - started < 3.0
+
+
+async def test_a_post_takes_only_a_connection_that_was_used_just_now():
+    async with front(answering(OK)) as door:
+        reader, writer = await door.connect()
+        await ask(reader, writer)
+        await ask(reader, writer, "POST", b"x")
+        assert door.app.connections == 1
+        await asyncio.sleep(0.7)
+        await ask(reader, writer, "POST", b"x")
+        assert door.app.connections == 2
+        await asyncio.sleep(0.7)
+        await ask(reader, writer, "GET")
+        assert door.app.connections == 2
+        writer.close()
+
+
+async def test_a_connection_that_the_app_closed_is_seen_before_it_is_used():
+    async def script(reader, writer):
+        await app.head(reader)
+        writer.write(OK)
+        await writer.drain()
+
+    app = Scripted(script)
+    async with front(app) as door:
+        reader, writer = await door.connect()
+        for n in range(1, 6):
+            assert (await ask(reader, writer, "POST", b"x")).endswith(b"ok")
+            assert app.connections == n
+        writer.close()
+
+
+def dying_when_asked_again():
+    """Answers once, then reads a request and closes: the race of an idle connection's end."""
+
+    async def script(reader, writer):
+        first = app.connections == 1
+        await app.head(reader)
+        writer.write(OK)
+        if first:
+            await app.head(reader)
+        else:
+            while True:
+                await app.head(reader)
+                writer.write(OK)
+
+    app = Scripted(script)
+    return app
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_an_idempotent_request_that_met_a_dying_connection_is_sent_again(method):
+    async with front(dying_when_asked_again()) as door:
+        reader, writer = await door.connect()
+        await ask(reader, writer)
+        writer.write(f"{method} / HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert len(door.app.heads) == 3
+        writer.close()
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_any_other_is_not(method):
+    async with front(dying_when_asked_again()) as door:
+        reader, writer = await door.connect()
+        await ask(reader, writer)
+        assert (await ask(reader, writer, method, b"x")).startswith(b"HTTP/1.1 502 ")
+        assert len(door.app.heads) == 2
+        writer.close()
+
+
+async def test_an_app_without_keep_alive_gets_a_connection_a_request():
+    async with front(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")) as door:
+        reader, writer = await door.connect()
+        for _ in range(3):
+            assert (await ask(reader, writer)).endswith(b"ok")
+        writer.close()
+        assert door.app.connections == 3
+        assert door.door.pool.idle == 0

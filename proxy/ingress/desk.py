@@ -25,7 +25,7 @@ class Desk:
 
     async def answer(self, connection: Connection, x: Exchange) -> bool:
         path = x.path if x.path in self.claim else x.path[len(PREFIX) :] or "/"
-        answer = await self._ours(x.method, path, x.target.partition("?")[2], x.header, await _body(x), x.peer)
+        answer = await self._ours(x.method, path, x.target.partition("?")[2], x.header, await _body(x), x.client_ip, x.request_id)
         return write(connection, x, answer)
 
 
@@ -34,11 +34,10 @@ def write(connection: Connection, x: Exchange, answer: Answer) -> bool:
     keep = not (x.should_close or connection.draining or connection.body_missing)
     lines = [b"HTTP/1.1 %d \r\n" % status]
     lines += [f"{name}: {value}\r\n".encode() for name, value in headers]
-    lines.append(b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id.encode()))
+    lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.append(connection_line(x, keep=keep))
     lines.append(b"\r\n")
-    if x.method != "HEAD":
-        lines.append(body)
+    lines.append(body)
     connection.write(b"".join(lines))
     return keep
 

@@ -9,7 +9,7 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Ours(Protocol):
-    """Answers a request to an endpoint of ours: status, headers, body."""
+    """Answers a request to an endpoint of ours: status, complete headers, body."""
 
     async def __call__(
         self,
@@ -19,4 +19,5 @@ class Ours(Protocol):
         header: Callable[[str], str | None],
         body: bytes,
         peer: str,
+        request_id: str,
     ) -> Answer: ...

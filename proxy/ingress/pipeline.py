@@ -85,11 +85,12 @@ class Pipeline:
         """Serve one request; whether its connection may go on."""
         rules = self.rules
         self._name(x)
-        if self._desk.takes(x.path):
-            return await self._desk.answer(connection, x)
+        x.client = rules.peers.client(x.peer, x.header)
+        ours = self._desk.takes(x.path)
         counted = False
         try:
-            x.client = rules.peers.client(x.peer, x.header)
+            if ours:
+                return await self._desk.answer(connection, x)
             check_framing(x, x.headers.get("Transfer-Encoding"))
             self._check_host(x)
             identified = rules.identifier.identify(x)
@@ -117,7 +118,7 @@ class Pipeline:
                 x.permit.release()
             if counted:
                 self._account.end(x)
-            else:
+            elif not ours:
                 self._account.stray(x)
 
     def refuse_early(self, connection: Connection, refusal: Refusal) -> None:

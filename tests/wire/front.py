@@ -122,7 +122,7 @@ class Front:
 
 
 async def ours(*_: object) -> tuple[int, list[tuple[str, str]], bytes]:
-    return 200, [("Content-Type", "text/plain")], b"ours"
+    return 200, [("Content-Length", "4")], b"ours"
 
 
 @asynccontextmanager

@@ -1,0 +1,56 @@
+"""Who may look at the admin listener on a loopback address.
+
+Everybody on the machine can reach it, and two of them act for strangers: a browser (a page may point a name
+of its own at 127.0.0.1, or send its visitor's browser there) and the app (it may be talked into fetching a
+page). What gives them away is the Host that they ask for and, in a browser, the page that asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from proxy.errors import Refusal
+
+
+def is_loopback(host: str) -> bool:
+    """For a host without port, an IPv6 address with or without brackets. No name is looked up."""
+    host = host.strip("[]").lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_local(header: Callable[[str], str | None]) -> None:
+    """Raises Refusal (421, 403) unless a loopback Host is asked for, and by no page of another origin."""
+    host = header("host")
+    if host is None or not is_loopback(_without_port(host)):
+        raise Refusal(
+            "misdirected",
+            421,
+            "Not a host of this listener",
+            "The admin listener answers only a loopback Host such as 127.0.0.1 or localhost.",
+        )
+    origin = header("origin")
+    foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
+    if foreign or (header("sec-fetch-site") in ("cross-site", "same-site") and not _followed_link(header)):
+        raise Refusal(
+            "cross-site",
+            403,
+            "Not for pages of another site",
+            "The admin listener does not answer pages of another origin.",
+        )
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _followed_link(header: Callable[[str], str | None]) -> bool:
+    """A person followed a link to here (from a chat, a runbook), whose page cannot read the answer."""
+    return header("sec-fetch-mode") == "navigate" and header("sec-fetch-dest") == "document"

@@ -1,0 +1,61 @@
+"""Taking addresses: bound before anything is started, so that a taken one costs nothing but a sentence."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from proxy.errors import BindError
+from proxy.policy.model import Address
+
+
+def bind(address: Address, key: str) -> socket.socket:
+    """A bound TCP socket that does not listen yet. Raises BindError naming the address and its policy key.
+
+    Until it listens, the address refuses connections: a platform that probes the port sees that nobody is
+    ready. SO_REUSEADDR is asked for only where connections of a predecessor still linger there, since two
+    sockets that both ask for it may hold one address until one of them listens.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return _bound(family, address, reuse=False)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise BindError(_sentence(address, key, error)) from error
+    try:
+        return _bound(family, address, reuse=True)
+    except OSError as error:
+        raise BindError(_sentence(address, key, error)) from error
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody has now."""
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _bound(family: socket.AddressFamily, address: Address, *, reuse: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            # [::] takes IPv4 as well, as most servers do.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address.host, address.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _sentence(address: Address, key: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{address} ({key}) is taken by another process; stop that one or give {key} another address."
+    if error.errno == errno.EACCES:
+        return f"{address} ({key}) may not be bound by this user; give {key} a port above 1023."
+    reason = error.strerror or str(error)
+    return f"{address} ({key}) cannot be bound: {reason}; give {key} an address of this machine."

@@ -1,0 +1,43 @@
+"""The commands: one file each, imported when asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from proxy import __version__
+from proxy.errors import UsageError
+
+USAGE = """\
+outrigger [run] [--policy FILE] -- COMMAND ARG…   start an app and everything in front of it
+outrigger run --policy FILE                       front the app at app.url or app.port
+outrigger check [FILE] [--print]                  validate a policy; show it with every default
+outrigger explain METHOD PATH [-H 'K: V']…        which route, user, tier and limits a request gets
+outrigger --version
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a command line; the exit status."""
+    first = argv[0] if argv else ""
+    if first in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if first == "--version":
+        sys.stdout.write(f"outrigger {__version__}\n")
+        return 0
+    try:
+        if first == "check":
+            from proxy.cli.check import check
+
+            return check(argv[1:], environ, sys.stdout, sys.stderr)
+        if first == "explain":
+            from proxy.cli.explain import explain
+
+            return explain(argv[1:], environ, sys.stdout, sys.stderr)
+        from proxy.cli.run import run
+
+        return run(argv[1:] if first == "run" else argv, environ)
+    except UsageError as error:
+        sys.stderr.write(f"outrigger: {error}\n\n{USAGE}")
+        return 2

@@ -1,0 +1,293 @@
+"""The composition root: builds every part from a policy, starts and stops them in order.
+
+Starting: bind every listener → start the app → it is ready: now the public listener accepts.
+Stopping: unready → the public listener stops accepting → drain → SIGTERM to the app → when it has ended,
+everything else closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy import __version__
+from proxy.admin.endpoints import Endpoints
+from proxy.admin.guard import is_loopback
+from proxy.admin.listener import AdminListener
+from proxy.admin.public import PublicEndpoints
+from proxy.admin.token import TokenGate
+from proxy.app import AppFace
+from proxy.app.memory import app_bytes, limit
+from proxy.bind import bind
+from proxy.errors import BindError
+from proxy.ingress.door import Door
+from proxy.observe.health import Health, PartState
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+from proxy.observe.runtime import Runtime
+from proxy.observe.trace import Ids
+from proxy.policy.policy import Policy
+from proxy.policy.reload import Reloader
+
+STOPPED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The addresses, bound before anything is started."""
+
+    public: socket.socket | None
+    admin: socket.socket
+
+    @classmethod
+    def bind(cls, policy: Policy) -> Sockets:
+        """Raises BindError for the first address that cannot be had; those before it are let go."""
+        listen = policy.listen
+        public = bind(listen.public, "listen.public") if listen.public is not None else None
+        try:
+            return cls(public, bind(listen.admin, "listen.admin"))
+        except BindError:
+            if public is not None:
+                public.close()
+            raise
+
+    def close(self) -> None:
+        for sock in (self.public, self.admin):
+            if sock is not None:
+                sock.close()
+
+
+class Gateway:
+    """One policy, one app, and everything in front of it. `run` is its whole life."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        app: AppFace,
+        sockets: Sockets,
+        *,
+        log: Log,
+        metrics: Metrics,
+        reloader: Reloader,
+        environ: Mapping[str, str],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.policy = policy
+        self._app = app
+        self._sockets = sockets
+        self._log = log
+        self._emit = log.emit
+        self._metrics = metrics
+        self._reloader = reloader
+        self._loop = loop
+        self._stopping = False
+        self._open = False
+        self._signals = 0
+        self._signalled = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+        self.runtime = Runtime(
+            metrics,
+            clock=loop.time,
+            app_bytes=lambda: app_bytes(app.pid) if app.pid is not None else None,
+            limit_bytes=self._memory_limit,
+        )
+        self.health = Health(loop.time, version=__version__)
+        self.health.register("app", self._app_health)
+        self.health.register("memory", self._memory_health)
+        self.gate = TokenGate(policy.admin.token, clock=loop.time)
+        endpoints = Endpoints(
+            health=self.health,
+            metrics=metrics,
+            gate=self.gate,
+            ready=self._readiness,
+            status=self._status,
+            version=__version__,
+            loopback=is_loopback(policy.listen.admin.host),
+        )
+        self._admin = AdminListener(endpoints, ids=Ids(), emit=log.emit)
+        self.door = Door(
+            loop,
+            policy,
+            app,
+            ours=PublicEndpoints(endpoints),
+            metrics=metrics,
+            log=log,
+            on_render=bool(environ.get("RENDER")),
+            app_bytes=lambda: self.runtime.latest.app_bytes or 0,
+        )
+        metrics.on_scrape(self._fill_metrics)
+        metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
+        metrics.follow(metrics.log_dropped_total, lambda: log.dropped)
+
+    async def run(self) -> int:
+        """Serve until the app ends for good or a signal says so; the status to exit with.
+
+        Raises BindError when a listener cannot be opened.
+        """
+        self._catch_signals()
+        try:
+            await self._admin.start(self._sockets.admin)
+            self._spawn(self.runtime.run())
+            self._spawn(self._reloader.watch(self.reload))
+            life = self._loop.create_task(self._app.run())
+            ended = await self._until_ready(life)
+            if ended is None and not self._stopping:
+                await self._open_public()
+                ended = await self._until(life)
+            if ended is None:
+                return await self._stop(life)
+            self._emit("gateway.end", f"The app ended for good with status {ended}.", level="error", status=ended)
+            await self.door.drain(1.0)
+            return ended
+        finally:
+            await self._close()
+
+    # ── starting ─────────────────────────────────────────────────────────────────────────────
+
+    async def _until_ready(self, life: asyncio.Task[int]) -> int | None:
+        """Wait for the first readiness; the app's status where it ended before, None otherwise."""
+        ready = self._loop.create_task(self._app.wait_ready(float("inf")))
+        try:
+            return await self._until(life, ready)
+        finally:
+            ready.cancel()
+
+    async def _until(self, life: asyncio.Task[int], *others: asyncio.Task[bool]) -> int | None:
+        """Wait for the app's end, a signal, or one of `others`; the app's status where it ended."""
+        signalled = self._loop.create_task(self._signalled.wait())
+        try:
+            await asyncio.wait((life, signalled, *others), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            signalled.cancel()
+        return life.result() if life.done() and not self._stopping else None
+
+    async def _open_public(self) -> None:
+        public = self._sockets.public
+        if public is None:
+            self._emit("gateway.ready", "The app is ready; there is no public port (listen.public: off).")
+            return
+        try:
+            await self.door.open(public)
+        except OSError as error:
+            raise BindError(f"{self.policy.listen.public} (listen.public) cannot be listened on: {error}.") from error
+        self._open = True
+        name = public.getsockname()
+        self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
+
+    # ── stopping ─────────────────────────────────────────────────────────────────────────────
+
+    async def _stop(self, life: asyncio.Task[int]) -> int:
+        listen = self.policy.listen
+        self._emit("gateway.drain", f"Stopping: requests in flight have {listen.drain:g} s to finish.")
+        steps = self._loop.create_task(self._stop_in_order(life, listen.drain))
+        again = self._loop.create_task(self._second_signal())
+        await asyncio.wait((steps, again), return_when=asyncio.FIRST_COMPLETED)
+        if not steps.done():
+            self._emit("gateway.end", "A second signal: ending at once.", level="warning")
+            steps.cancel()
+            self._app.kill()
+            await asyncio.wait((life,), timeout=2.0)
+            return 128 + self._signals
+        again.cancel()
+        steps.result()
+        return STOPPED
+
+    async def _stop_in_order(self, life: asyncio.Task[int], drain: float) -> None:
+        if self._open and not await self.door.drain(drain):
+            left = sum(self.door.account.in_flight.values())
+            self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
+        self.door.end_waiting()
+        await self._app.stop()
+        await asyncio.wait((life,))
+        self._emit("gateway.end", "Stopped.")
+
+    async def _second_signal(self) -> None:
+        self._signalled.clear()
+        await self._signalled.wait()
+
+    async def _close(self) -> None:
+        await self._app.stop()
+        self.door.close()
+        await self._admin.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+
+    # ── signals and reloads ──────────────────────────────────────────────────────────────────
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reloader.now(self.reload)))
+
+    def _on_signal(self, number: int) -> None:
+        self._signals = number
+        self._stopping = True
+        self._signalled.set()
+
+    def reload(self, policy: Policy) -> None:
+        """Take a newer policy, already checked: counts, queues and connections go on."""
+        self.policy = policy
+        self._log.apply(policy.log)
+        self.gate.token = policy.admin.token
+        self._app.apply(policy.app)
+        self.door.apply(policy)
+
+    def _spawn(self, work: object) -> None:
+        task = self._loop.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ── what others ask ──────────────────────────────────────────────────────────────────────
+
+    def _readiness(self) -> tuple[bool, str]:
+        if self._stopping:
+            return False, "the gateway is draining"
+        if not self._app.is_ready:
+            return False, f"the app is {self._app.state}: {self._app.reason}"
+        return True, "a request would be served now"
+
+    def _app_health(self) -> PartState:
+        app = self._app
+        return PartState("ok" if app.is_ready else "down", f"{app.state}: {app.reason}", app.since)
+
+    def _memory_limit(self) -> int | None:
+        wanted = self.policy.app.memory.limit
+        return limit() if wanted == "auto" else wanted
+
+    def _memory_health(self) -> PartState:
+        share, warn = self.runtime.latest.memory_share, self.policy.app.memory.warn
+        if share is None:
+            return PartState("ok", "no limit is known")
+        reason = f"{share:.0%} of the limit is in use"
+        return PartState("degraded" if share > warn else "ok", reason)
+
+    def _fill_metrics(self) -> None:
+        metrics, door = self._metrics, self.door
+        metrics.app_up.set(1 if self._app.is_ready else 0)
+        metrics.concurrency_limit.set(door.admission.limit or 0)
+        for route in self.policy.routes:
+            metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
+            metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
+
+    def _status(self) -> Mapping[str, object]:
+        app, door = self._app, self.door
+        return {
+            "app": {"state": app.state, "reason": app.reason, "pid": app.pid},
+            "policy": {"source": self.policy.source, "refused": self._reloader.refused},
+            "routes": {
+                route.name: {
+                    "in_flight": door.account.in_flight[route.name],
+                    "queued": door.admission.queued(route.name),
+                }
+                for route in self.policy.routes
+            },
+            "connections": {"clients": repr(door.server), "app": repr(door.pool)},
+            "memory": {"gateway": self.runtime.latest.gateway_bytes, "app": self.runtime.latest.app_bytes},
+        }

@@ -1,0 +1,182 @@
+"""Who sent a request, as far as the proxies before us can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from proxy.ingress import address, forwarded
+from proxy.ingress.address import CLOUDFLARE, PRIVATE, Address
+from proxy.policy.model import Network, TrustedProxies
+
+Fields = Callable[[str], str | None]
+
+REMEMBERED = 4096  # addresses parsed lately; about 1 MiB when full
+LOCAL = ""  # the peer's name where it has no address: a Unix socket
+
+
+class Client(NamedTuple):
+    """`proto` and `host` are what a trusted peer said of the client's own request, else None."""
+
+    ip: str  # empty for a Unix socket's peer without a word about its client
+    proto: str | None
+    host: str | None
+    trusted: bool  # whether the direct peer's X-Forwarded-* are believed
+
+
+class _Seen(NamedTuple):
+    address: Address
+    text: str
+    private: bool
+    cloudflare: bool
+    listed: bool  # in the networks that the policy names
+
+
+class TrustedPeers:
+    """`listen.trusted_proxies`.
+
+    - `none`: the peer is the client.
+    - `private`: a private peer is believed. The client is the first address from the right that is not
+      private, or the leftmost where all are. Whoever is on the private network itself can pose as anybody:
+      name CIDRs where that matters.
+    - `render`: a private peer, and behind it one edge of Cloudflare. One only: a Cloudflare Worker calls
+      from Cloudflare's addresses too, with an X-Forwarded-For of its author's choice. Where a Cloudflare
+      zone of one's own stands before Render's, use `hops`.
+    - `hops: N`: the client is the N-th address from the right; where the chain is shorter, somebody came
+      past a proxy, and the peer is the client.
+    - CIDRs: as `private`, with these networks in place of the private ones.
+    - `auto`: `render` on Render, else `private`.
+
+    An entry that is no address ends the walk: what stands left of it could be anything, so the last address
+    seen is the client. Where there is no X-Forwarded-For, Forwarded (RFC 7239) is read the same way. A peer
+    on a Unix socket counts as private.
+    """
+
+    def __init__(self, policy: TrustedProxies, *, on_render: bool) -> None:
+        kind = policy.kind
+        if kind == "auto":
+            kind = "render" if on_render else "private"
+        self._kind = kind
+        self._hops = policy.hops
+        self._networks: tuple[Network, ...] = policy.networks
+        # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
+        self._look = lru_cache(maxsize=REMEMBERED)(self._examine)
+
+    def client(self, peer: str, header: Fields) -> Client:
+        """The client behind `peer`.
+
+        `header` gives a header's value by its lower-case name: where it came in several lines, all of them
+        joined with commas. (HAProxy adds a line of its own: the first alone would be the client's to write.)
+        """
+        seen = self._seen(peer)
+        if not self._believes(seen):
+            return Client(seen.text if seen is not None else peer, None, None, False)
+        found = self._walk(self._chain(header), seen)
+        return Client(
+            found.text if found is not None else LOCAL,
+            _proto(header),
+            header("x-forwarded-host"),
+            True,
+        )
+
+    def forwarding(self, client: Client, peer: str, header: Fields) -> tuple[tuple[bytes, bytes], ...]:
+        """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
+
+        From a trusted peer they pass as they came, the peer's address added to the chain; what it did not
+        say is not said. For any other peer: its address, and that it came by http. Host is not repeated in
+        X-Forwarded-Host, it reaches the app as it is.
+        """
+        seen = self._seen(peer)
+        if not client.trusted:
+            fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
+            return (*fields, (b"X-Forwarded-Proto", b"http"))
+        fields = []
+        chain = header("x-forwarded-for")
+        if seen is not None:
+            chain = f"{chain}, {seen.text}" if chain else seen.text
+        if chain:
+            fields.append((b"X-Forwarded-For", _bytes(chain)))
+        for name in ("X-Forwarded-Proto", "X-Forwarded-Host"):
+            value = header(name.lower())
+            if value is not None:
+                fields.append((name.encode(), _bytes(value)))
+        value = header("forwarded")
+        if value is not None:
+            if seen is not None:
+                value = f"{value}, for={forwarded.node(seen.address)}"
+            fields.append((b"Forwarded", _bytes(value)))
+        return tuple(fields)
+
+    def _believes(self, peer: _Seen | None) -> bool:
+        if self._kind == "none":
+            return False
+        if self._kind == "hops":
+            return self._hops > 0
+        if self._kind == "networks":
+            return peer is not None and peer.listed
+        return peer is None or peer.private
+
+    def _chain(self, header: Fields) -> Iterable[str]:
+        """The addresses said to be before the peer, the nearest first."""
+        value = header("x-forwarded-for")
+        if value is not None:
+            return reversed(value.split(","))
+        value = header("forwarded")
+        if value is not None:
+            return [hop.get("for", "") for hop in reversed(forwarded.elements(value))]
+        return ()
+
+    def _walk(self, chain: Iterable[str], peer: _Seen | None) -> _Seen | None:
+        last = peer
+        edges = 1 if self._kind == "render" else 0
+        hops = self._hops
+        for entry in chain:
+            seen = self._seen(entry)
+            if seen is None:
+                break
+            if self._kind == "hops":
+                hops -= 1
+                if hops == 0:
+                    return seen
+                continue
+            last = seen
+            if self._kind == "networks":
+                if not seen.listed:
+                    break
+            elif not seen.private:
+                if not (seen.cloudflare and edges):
+                    break
+                edges -= 1
+        return last
+
+    def _seen(self, text: str) -> _Seen | None:
+        return self._look(text) if len(text) <= address.LONGEST else None
+
+    def _examine(self, text: str) -> _Seen | None:
+        found = address.parse(text)
+        if found is None:
+            return None
+        return _Seen(
+            found,
+            str(found),
+            address.within(found, PRIVATE),
+            address.within(found, CLOUDFLARE),
+            address.within(found, self._networks),
+        )
+
+
+def _proto(header: Fields) -> str | None:
+    value = header("x-forwarded-proto")
+    if value is None:
+        value = header("forwarded")
+        hops = forwarded.elements(value) if value is not None else []
+        value = hops[0].get("proto") if hops else None
+    if value is None:
+        return None
+    first = value.partition(",")[0].strip().lower()
+    return first if first in ("http", "https", "ws", "wss") else None
+
+
+def _bytes(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")

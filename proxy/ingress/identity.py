@@ -1,0 +1,156 @@
+"""Whose request it is, and which tier that user has."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_network
+from typing import NamedTuple
+
+from proxy.ingress import address, pattern
+from proxy.ingress.view import RequestView
+from proxy.policy.model import (
+    CookieSource,
+    HeaderSource,
+    Identity,
+    IpSource,
+    JwtSource,
+    PathSource,
+    Source,
+    Tier,
+)
+
+LONGEST_USER = 256
+LONGEST_COOKIE = 4096  # what browsers keep (RFC 6265 section 6.1)
+NO_TIER = "default"  # where the policy has none
+
+IP = "ip:"
+COOKIE = "cookie:"
+
+_Find = Callable[[RequestView], str | None]
+
+
+class Identified(NamedTuple):
+    user: str
+    tier: str
+    source: str  # path, header, jwt, cookie or ip
+
+
+class Identifier:
+    """Asks the sources of `identity.user` in turn; the first that yields a fit value names the user.
+
+    Names from path, header and token are the app's own names for its users and stand as they are. A user
+    known by cookie is `cookie:` and 16 hex digits of a SHA-256, the same after every restart; one known by
+    address is `ip:` and the address, of IPv6 its /64. No other source can yield a name with these
+    beginnings, nor one that is empty, longer than 256 characters, or has unprintable characters in it: such
+    a value names nobody, and the next source is asked.
+
+    A tier is the first whose shell pattern fits the user, case and all; the last is everybody else's, and
+    that of every user known by address. Without tiers it is "default".
+
+    Raises OutriggerError when made with a key that its algorithms cannot use.
+    """
+
+    def __init__(self, identity: Identity, *, wall: Callable[[], float] = time.time) -> None:
+        asked = [source for source in identity.user if not isinstance(source, IpSource)]
+        self._sources = [_finder(source, wall) for source in asked]
+        self._ip = lru_cache(maxsize=4096)(_ip_user)
+        self._tiers = [
+            (re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in identity.tiers
+        ]
+        self._last = identity.tiers[-1].name if identity.tiers else NO_TIER
+
+    def identify(self, view: RequestView) -> Identified:
+        for source, find in self._sources:
+            value = find(view)
+            if value is not None:
+                return Identified(value, self._tier_name(value), source)
+        return Identified(self._ip(view.client_ip), self._last, "ip")
+
+    def tier_of(self, identified: Identified) -> Tier | None:
+        """The tier a user has, with the pattern that gave it; None where the policy has no tiers."""
+        return next((tier for _, tier in self._tiers if tier.name == identified.tier), None)
+
+    def _tier_name(self, user: str) -> str:
+        for fits, tier in self._tiers:
+            if fits(user):
+                return tier.name
+        return self._last
+
+
+def _finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]:
+    match source:
+        case PathSource():
+            return "path", _by_path(source.template)
+        case HeaderSource():
+            return "header", _by_header(source.name.lower())
+        case JwtSource():
+            from proxy.ingress.jwt import TokenUsers  # PyJWT is loaded only where a policy names a key
+
+            return "jwt", _by_token(TokenUsers(source, wall))
+        case CookieSource():
+            return "cookie", _by_cookie(source.name)
+        case IpSource():
+            return "ip", lambda view: _ip_user(view.client_ip)
+
+
+def _by_path(template: str) -> _Find:
+    match = re.compile(pattern.regex(template, capture=True) + r"\Z", pattern.FLAGS).match
+
+    def find(view: RequestView) -> str | None:
+        for reading in pattern.readings(view.path):
+            found = match(reading)
+            if found is not None and (user := _named(found[1])) is not None:
+                return user
+        return None
+
+    return find
+
+
+def _by_header(name: str) -> _Find:
+    def find(view: RequestView) -> str | None:
+        value = view.header(name)
+        return None if value is None else _named(value.strip())
+
+    return find
+
+
+def _by_token(users: Callable[[RequestView], str | None]) -> _Find:
+    def find(view: RequestView) -> str | None:
+        user = users(view)
+        return None if user is None else _named(user)
+
+    return find
+
+
+def _by_cookie(name: str) -> _Find:
+    search = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").search
+    domain = f"outrigger cookie {name}\0"
+
+    def find(view: RequestView) -> str | None:
+        cookies = view.header("cookie")
+        found = search(cookies) if cookies is not None else None
+        value = found[1].strip().strip('"') if found is not None else ""
+        if not value or len(value) > LONGEST_COOKIE:
+            return None
+        digest = hashlib.sha256((domain + value).encode("utf-8", "surrogateescape"))
+        return COOKIE + digest.hexdigest()[:16]
+
+    return find
+
+
+def _named(value: str) -> str | None:
+    if not value or len(value) > LONGEST_USER or not value.isprintable() or value.startswith((IP, COOKIE)):
+        return None
+    return value
+
+
+def _ip_user(client_ip: str) -> str:
+    found = address.parse(client_ip)
+    if isinstance(found, IPv6Address):
+        return f"{IP}{ip_network((found, 64), strict=False)}"
+    return f"{IP}{found}" if found is not None else f"{IP}unknown"

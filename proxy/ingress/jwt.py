@@ -1,0 +1,109 @@
+"""Users out of signed tokens (RFC 7519), by PyJWT."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+
+from proxy.errors import OutriggerError
+from proxy.ingress.view import RequestView
+from proxy.policy.model import JwtSource
+
+REMEMBERED = 1024  # tokens verified lately, about 300 bytes each
+NEVER = float("inf")
+
+# Whom a token is meant for is the app's to judge: a policy names no audience. PyJWT would have `sub` be
+# text, but numbers are common there.
+_OPTIONS: Any = {"verify_aud": False, "verify_sub": False, "verify_jti": False}
+
+
+class TokenUsers:
+    """The user that a request's token names, or None: no token, forged, expired, not yet valid, no claim.
+
+    A token that was verified is remembered by its hash until it expires, so that a signature is checked
+    once and not for every request. `wall` is the time of day in seconds since 1970, as `exp` has it.
+    """
+
+    def __init__(self, source: JwtSource, wall: Callable[[], float]) -> None:
+        self._source = source
+        self._algorithms = list(source.algorithms)
+        self._header = source.header.lower()
+        self._wall = wall
+        self._verified: OrderedDict[bytes, tuple[str | None, float]] = OrderedDict()
+        _check_key(source)
+
+    def __call__(self, view: RequestView) -> str | None:
+        value = view.header(self._header)
+        token = _token(value, self._header) if value is not None else None
+        if token is None:
+            return None
+        key = hashlib.sha256(token).digest()
+        known = self._verified.get(key)
+        if known is not None:
+            user, expires = known
+            if self._wall() < expires:
+                self._verified.move_to_end(key)
+                return user
+            del self._verified[key]
+            return None
+        claims = self._verify(token)
+        if claims is None:
+            return None
+        user = _text(claims.get(self._source.claim))
+        expires = float(claims["exp"]) if "exp" in claims else NEVER
+        if self._wall() >= expires:
+            return None
+        self._verified[key] = user, expires
+        if len(self._verified) > REMEMBERED:
+            self._verified.popitem(last=False)
+        return user
+
+    def _verify(self, token: bytes) -> dict[str, Any] | None:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                return jwt.decode(token, self._source.key, algorithms=self._algorithms, options=_OPTIONS)
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+            return None  # the token is anybody's to write, and PyJWT lets some of json's errors through
+
+
+def _token(value: str, header: str) -> bytes | None:
+    scheme, space, rest = value.strip().partition(" ")
+    if space:
+        token = rest.strip() if scheme.lower() == "bearer" else ""
+    else:
+        token = scheme if header != "authorization" else ""
+    return token.encode() if token and token.isascii() else None
+
+
+def _text(claim: object) -> str | None:
+    if isinstance(claim, str):
+        return claim
+    if isinstance(claim, int) and not isinstance(claim, bool):
+        return str(claim)
+    return None
+
+
+def _check_key(source: JwtSource) -> None:
+    known = jwt.algorithms.get_default_algorithms()
+    if not source.key:
+        raise OutriggerError(
+            "identity.user: jwt: with an empty key anybody could pose as any user; set one, such as ${JWT_KEY}"
+        )
+    for name in source.algorithms:
+        if name not in known:
+            raise OutriggerError(
+                f"identity.user: jwt: {name} is not available here; `pip install cryptography` beside the "
+                "gateway for RS, PS, ES and EdDSA"
+            )
+        try:
+            known[name].prepare_key(source.key)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            raise OutriggerError(
+                f"identity.user: jwt: the key does not fit {name} ({error}); "
+                "HS takes a shared secret, the others a public key in PEM"
+            ) from None

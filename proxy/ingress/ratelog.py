@@ -1,0 +1,144 @@
+"""What is remembered of one user's requests on one route, so that limits can be exact.
+
+A log has the times of the requests that were admitted, oldest first, as 8-byte floats. A limit of N in a
+period has room exactly when the N-th last of them is a period old: one look, however many there are.
+
+Limits above EXACT are kept by `Coarse` logs, one a limit: they note every `step`-th request alone, where
+step is a hundredth of N, and count it with those since the one before. That can only count too many, by
+less than `step`: never more than N are admitted, and at most 1 % of N is refused early.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+EXACT = 1000
+SLACK = 16  # times kept beyond need, so that old ones are cut off several at once
+
+
+def new_times(times: Iterable[float] = ()) -> array[float]:
+    return array("d", times)
+
+
+class Coarse:
+    """The log of one limit above EXACT."""
+
+    __slots__ = ("last", "marks", "partial", "period", "quota", "step")
+
+    def __init__(self, quota: int, period: float) -> None:
+        self.quota = quota
+        self.period = period
+        self.step = quota // 100
+        self.marks = new_times()  # when each whole group of `step` requests was complete
+        self.partial = 0  # requests since the last mark
+        self.last = 0.0  # the time of the last of those
+
+    def wait(self, now: float) -> float:
+        """Seconds until there is room; 0: now."""
+        groups = (self.quota - 1 - self._partial(now)) // self.step
+        if len(self.marks) <= groups:
+            return 0.0
+        return max(0.0, self.period - (now - self.marks[-(groups + 1)]))
+
+    def add(self, now: float) -> None:
+        self.partial = self._partial(now) + 1
+        self.last = now
+        if self.partial == self.step:
+            self.partial = 0
+            self.marks.append(now)
+            trim(self.marks, self.quota // self.step + 1)
+
+    def standing(self, now: float) -> tuple[int, float]:
+        """How many requests count now, and the seconds until one of them no longer will."""
+        first = bisect_right(self.marks, now - self.period)
+        partial = self._partial(now)
+        count = min(self.quota, (len(self.marks) - first) * self.step + partial)
+        oldest = self.marks[first] if first < len(self.marks) else self.last
+        return count, max(0.0, oldest + self.period - now) if count else 0.0
+
+    def entries(self) -> Iterator[tuple[float, int]]:
+        """Times and how many requests each stands for, oldest first."""
+        for mark in self.marks:
+            yield mark, self.step
+        if self.partial:
+            yield self.last, self.partial
+
+    def fill(self, entries: Iterable[tuple[float, int]]) -> None:
+        for time, count in entries:
+            whole, self.partial = divmod(self.partial + count, self.step)
+            self.marks.extend([time] * min(whole, self.quota))
+            self.last = time
+        trim(self.marks, self.quota // self.step + 1, slack=0)
+
+    def _partial(self, now: float) -> int:
+        return self.partial if now - self.last < self.period else 0
+
+
+class Mixed:
+    """The logs of a user with at least one limit above EXACT; `times` serves the others."""
+
+    __slots__ = ("coarse", "times")
+
+    def __init__(self, times: array[float], coarse: tuple[Coarse, ...]) -> None:
+        self.times = times
+        self.coarse = coarse
+
+    def fits(self, limits: tuple[tuple[int, float], ...]) -> bool:
+        return tuple((log.quota, log.period) for log in self.coarse) == limits
+
+    def __len__(self) -> int:
+        return len(self.times) + sum(len(log.marks) for log in self.coarse)
+
+
+UserLog: TypeAlias = "array[float] | Mixed"  # array cannot be subscripted before Python 3.12
+
+
+def last_time(log: UserLog) -> float:
+    """When the user was last admitted; minus infinity for never."""
+    if isinstance(log, Mixed):
+        return max([log.times[-1] if log.times else float("-inf"), *(_last(coarse) for coarse in log.coarse)])
+    return log[-1] if log else float("-inf")
+
+
+def carry(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) -> UserLog:
+    """The same counts for other limits: `keep` times for exact ones, a log for each (quota, period) above.
+
+    What an old log did not need to remember is not known: a limit that both admits more and looks back
+    longer than any before it starts with what there is.
+    """
+    old = log.coarse if isinstance(log, Mixed) else ()
+    times = log.times if isinstance(log, Mixed) else log
+    if old and len(times) < keep:
+        times = _older(min(old, key=lambda one: one.step), times, keep)
+    trim(times, keep, slack=0)
+    if not coarse:
+        return times
+    logs = []
+    for quota, period in coarse:
+        new = Coarse(quota, period)
+        same = [one for one in old if one.period == period]
+        if source := same or sorted(old, key=lambda one: -one.period):
+            new.fill(source[0].entries())
+        else:
+            new.fill((time, 1) for time in times)
+        logs.append(new)
+    return Mixed(times, tuple(logs))
+
+
+def _older(log: Coarse, times: array[float], keep: int) -> array[float]:
+    """`times` with what a coarse log knows from before; it has them too, a little later than they were."""
+    known = [time for time, count in log.entries() for _ in range(count)][-keep - SLACK :]
+    latest = times[0] if times else float("inf")
+    return new_times([*(min(time, latest) for time in known[: len(known) - len(times)]), *times])
+
+
+def trim(times: array[float], keep: int, *, slack: int = SLACK) -> None:
+    if len(times) > keep + slack:
+        del times[: len(times) - keep]
+
+
+def _last(log: Coarse) -> float:
+    return max(log.marks[-1] if log.marks else float("-inf"), log.last if log.partial else float("-inf"))

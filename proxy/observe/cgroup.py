@@ -1,0 +1,61 @@
+"""How long the container's CPU quota held it back, from the cgroup's files (v1 and v2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_CONTROLLERS = ("cpu,cpuacct", "cpu")
+
+
+class Throttling:
+    """Seconds throttled since the cgroup was made; 0 where no file tells (no cgroup, no quota, not Linux).
+
+    A quota may stand at any level above us, and each level counts only its own, so the levels are summed up
+    as far as they can be seen. Which files those are is looked up once.
+    """
+
+    def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
+        self._files = _stat_files(root, own)
+
+    def seconds(self) -> float:
+        return sum(_throttled(file) for file in self._files)
+
+
+def _stat_files(root: Path, own: Path) -> list[Path]:
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    groups: dict[str, str] = {}
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        groups[controllers] = path
+    found: list[Path] = []
+    trees = [(root / name, groups.get(name, "/")) for name in _CONTROLLERS]
+    # The v2 tree is mounted at the root, or at `unified` beside v1's.
+    trees += [(base, groups.get("", "/")) for base in (root, root / "unified")]
+    for base, path in trees:
+        below = base / path.lstrip("/")
+        # Inside a container the path may be the host's and lead nowhere: then the mount's root is our group.
+        levels = [below, *below.parents] if below.is_dir() else [base]
+        for level in levels:
+            if level != base and base not in level.parents:
+                break
+            file = level / "cpu.stat"
+            if file.is_file() and not any(file.samefile(known) for known in found):
+                found.append(file)
+    return found
+
+
+def _throttled(file: Path) -> float:
+    try:
+        text = file.read_text()
+    except OSError:
+        return 0.0
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == "throttled_usec" and value.isdigit():
+            return int(value) / 1e6
+        if key == "throttled_time" and value.isdigit():
+            return int(value) / 1e9
+    return 0.0

@@ -1,0 +1,108 @@
+"""How the house is: each part says its state and why, and from these follows one word for the whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+State = Literal["ok", "degraded", "down", "off"]
+Status = Literal["ok", "degraded", "down"]
+
+PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory")
+PATIENCE = 60.0  # seconds without a ready app until the whole is down
+
+
+@dataclass(frozen=True, slots=True)
+class PartState:
+    """`reason` is a sentence for people; `since` is monotonic, None where the part does not know."""
+
+    state: State
+    reason: str
+    since: float | None = None
+
+
+NOT_SET = PartState("off", "not set")
+
+Check = Callable[[], PartState]
+
+
+class Health:
+    """Asks every part anew each time, so an answer is never old. Checks must be cheap and must not block.
+
+    The whole is `down` only when the app has been down for 60 s: a platform restarts the instance then, and
+    must not do so because a vendor or the database is unwell. Any other part's fault, and an app that is down
+    for less than that, its first start included, make it `degraded`.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        version: str,
+        now: Callable[[], float] = time.time,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._clock = clock
+        self._now = now
+        self._version = version
+        self._patience = patience
+        self._started = clock()
+        self._checks: dict[str, Check] = {}
+        self._seen: dict[str, tuple[State, float]] = {}
+
+    def register(self, part: str, check: Check) -> None:
+        if part not in PARTS:
+            raise ValueError(f"{part} is no part of health; the parts are {', '.join(PARTS)}")
+        self._checks[part] = check
+
+    def observe(self) -> dict[str, PartState]:
+        """Every part's state, `since` filled in; called once a second, so that it is close to true."""
+        now = self._clock()
+        return {part: self._ask(part, now) for part in PARTS}
+
+    def status(self) -> Status:
+        return self._overall(self.observe())
+
+    def report(self) -> dict[str, object]:
+        """The body of healthz."""
+        parts = self.observe()
+        body: dict[str, object] = {
+            "status": self._overall(parts),
+            "version": self._version,
+            "uptime_s": round(self._clock() - self._started, 1),
+        }
+        for part, state in parts.items():
+            body[part] = {"state": state.state, "reason": state.reason, "since": self._wall(state.since)}
+        return body
+
+    def _ask(self, part: str, now: float) -> PartState:
+        check = self._checks.get(part)
+        if check is None:
+            found = NOT_SET
+        else:
+            try:
+                found = check()
+            except Exception as error:  # a fault in one check must not take the instance out of service
+                found = PartState("degraded", f"its check failed: {type(error).__name__}: {error}")
+        before = self._seen.get(part)
+        if before is None or before[0] != found.state:
+            first = self._started if before is None else now
+            before = self._seen[part] = (found.state, first)
+        return PartState(found.state, found.reason, before[1] if found.since is None else found.since)
+
+    def _overall(self, parts: dict[str, PartState]) -> Status:
+        app = parts["app"]
+        if app.state == "down" and app.since is not None and self._clock() - app.since >= self._patience:
+            return "down"
+        if any(state.state in ("degraded", "down") for state in parts.values()):
+            return "degraded"
+        return "ok"
+
+    def _wall(self, since: float | None) -> str | None:
+        if since is None:
+            return None
+        moment = datetime.fromtimestamp(self._now() - (self._clock() - since), UTC)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}Z"

@@ -1,0 +1,215 @@
+"""Every metric of the house, on a registry of its own.
+
+prometheus-client alone: prometheus-async adds timers for coroutines, which our one accounting step does not
+need, and a scrape endpoint that renders on the loop without a pause, which it must not. `Series` adds what
+the client lacks: a bound on label values.
+
+Beside the contract's metrics there are four of ours: `rate_limit_evicted_total`, `log_dropped_total`,
+`event_loop_lag_seconds`, and `process_*` (CPU time, memory and files of the gateway itself).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from proxy.observe.exposition import render
+from proxy.observe.series import OTHER, Series
+from proxy.policy import model
+
+NAMESPACE = "outrigger"
+
+# Few, since each bucket is a series a route: 1 ms to 120 s, denser where pages and model calls live.
+DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
+WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
+
+# Labels whose values come from the policy or from outside, not from a list that we know.
+_FREE = frozenset({"route", "tier", "upstream", "model", "reason", "alert"})
+_CODES = {code: str(code) for code in range(100, 600)}
+
+
+class Metrics:
+    """Attributes are named as the metrics are, without the prefix. For the loop's thread alone.
+
+    `s.child("a", "b").inc()` counts under label values given in the contract's order.
+    """
+
+    def __init__(self, policy: model.Metrics, *, version: str) -> None:
+        self._limit = policy.max_series
+        self._scrapes: list[Callable[[], None]] = []
+        self.registry = CollectorRegistry(auto_describe=False)
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+
+        self.http_requests_total = counter(
+            "http_requests_total",
+            "Requests answered, by the gateway or by the app.",
+            "route",
+            "method",
+            "code",
+        )
+        self.http_request_duration_seconds = histogram(
+            "http_request_duration_seconds",
+            "From a request's first byte to the last of its answer.",
+            DURATION_BUCKETS,
+            "route",
+        )
+        self.http_overhead_seconds = Histogram(
+            "http_overhead_seconds",
+            "Time that a request spent in the gateway itself.",
+            namespace=NAMESPACE,
+            registry=self.registry,
+            buckets=OVERHEAD_BUCKETS,
+        )
+        self.http_in_flight = gauge("http_in_flight", "Requests being answered.", "route")
+        self.http_queued = gauge("http_queued", "Requests waiting for their turn.", "route")
+        self.rate_limit_total = counter(
+            "rate_limit_total", "Decisions of the rate limits.", "route", "tier", "decision"
+        )
+        self.rate_limit_evicted_total = self._counter_alone(
+            "rate_limit_evicted_total", "Users whose counts were dropped to keep memory bounded."
+        )
+        self.shed_total = counter("shed_total", "Requests refused because of overload.", "reason")
+        self.concurrency_limit = self._gauge_alone(
+            "concurrency_limit", "Requests that the app gets at once; 0: no limit."
+        )
+        self.upstream_calls_total = counter(
+            "upstream_calls_total", "Calls out, by how they ended.", "upstream", "model", "outcome"
+        )
+        self.upstream_attempts_total = counter(
+            "upstream_attempts_total", "Attempts that the calls out took.", "upstream", "result"
+        )
+        self.upstream_call_duration_seconds = histogram(
+            "upstream_call_duration_seconds",
+            "A call out, all its attempts together.",
+            DURATION_BUCKETS,
+            "upstream",
+        )
+        self.upstream_first_byte_seconds = histogram(
+            "upstream_first_byte_seconds",
+            "From a call out to its answer's first byte.",
+            DURATION_BUCKETS,
+            "upstream",
+        )
+        self.breaker_state = gauge("breaker_state", "0 closed, 1 half-open, 2 open.", "upstream")
+        self.tokens_total = counter("tokens_total", "Tokens of model calls.", "upstream", "model", "kind")
+        self.cost_usd_total = counter(
+            "cost_usd_total", "Dollars spent on calls out.", "upstream", "model", "basis"
+        )
+        self.cost_cap_ratio = gauge("cost_cap_ratio", "Spent share of the total cap.", "upstream")
+        self.cache_total = counter("cache_total", "Answers of the cache.", "upstream", "result")
+        self.postgres_server_connections = gauge(
+            "postgres_server_connections", "Connections to the database.", "state"
+        )
+        self.postgres_client_connections = gauge(
+            "postgres_client_connections", "Connections from the app to the pool.", "state"
+        )
+        self.postgres_wait_seconds = Histogram(
+            "postgres_wait_seconds",
+            "How long clients waited for a database connection.",
+            namespace=NAMESPACE,
+            registry=self.registry,
+            buckets=WAIT_BUCKETS,
+        )
+        self.postgres_transactions_total = counter(
+            "postgres_transactions_total", "Transactions through the pool.", "outcome"
+        )
+        self.app_up = self._gauge_alone("app_up", "1 while the app is ready, else 0.")
+        self.app_memory_bytes = self._gauge_alone(
+            "app_memory_bytes", "Resident memory of the app and its children; 0: not measured."
+        )
+        self.memory_limit_bytes = self._gauge_alone(
+            "memory_limit_bytes", "Memory that app and gateway may use together; 0: unknown."
+        )
+        self.app_restarts_total = counter("app_restarts_total", "Restarts of the app.", "reason")
+        self.cpu_throttled_seconds_total = self._counter_alone(
+            "cpu_throttled_seconds_total", "Time that the CPU quota held this container back."
+        )
+        self.event_loop_lag_seconds = self._gauge_alone(
+            "event_loop_lag_seconds", "How late the gateway's loop was at its last second."
+        )
+        self.log_dropped_total = self._counter_alone(
+            "log_dropped_total", "Log lines that nobody read in time."
+        )
+        self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
+        self.policy_reloads_total = counter("policy_reloads_total", "Reloads of the policy.", "result")
+        build = gauge("build_info", "Always 1; what runs.", "version", "python")
+        build.child(version, platform.python_version()).set(1)
+        # Under our own prefix: the app's own process_* may be appended to the same scrape.
+        ProcessCollector(namespace=NAMESPACE, registry=self.registry)
+
+        for reason in ("crash", "memory", "hung", "reload"):
+            self.app_restarts_total.child(reason)
+        for result in ("ok", "refused"):
+            self.policy_reloads_total.child(result)
+
+    def request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
+        """A request has ended; the hot path (about 2 µs)."""
+        known = method if method in METHODS else OTHER
+        self.http_requests_total.child(route, known, _CODES.get(code, OTHER)).inc()
+        self.http_request_duration_seconds.child(route).observe(seconds)
+        self.http_overhead_seconds.observe(overhead)
+
+    def declare_routes(self, names: Iterable[str]) -> None:
+        """The routes that there are now: their series start with 0, gauges of those gone are taken out."""
+        routes = dict.fromkeys(names)
+        for series in (self.http_in_flight, self.http_queued):
+            for values in series.values():
+                if values[0] not in routes and values[0] != OTHER:
+                    series.forget(*values)
+        for route in routes:
+            self.http_in_flight.child(route)
+            self.http_queued.child(route)
+            self.http_request_duration_seconds.child(route)
+
+    def declare_limits(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """The (route, tier) that have a rate limit: every decision starts with 0."""
+        for route, tier in pairs:
+            for decision in ("allowed", "refused", "shadow"):
+                self.rate_limit_total.child(route, tier, decision)
+
+    def on_scrape(self, fill: Callable[[], None]) -> None:
+        """Calls `fill` before each scrape: for gauges that are cheaper asked for than kept."""
+        self._scrapes.append(fill)
+
+    def follow(self, counter: Counter, total: Callable[[], float]) -> None:
+        """A counter that takes over at each scrape what another part counts anyway."""
+        seen = 0.0
+
+        def catch_up() -> None:
+            nonlocal seen
+            now = total()
+            counter.inc(max(0.0, now - seen))
+            seen = now
+
+        self.on_scrape(catch_up)
+
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The scrape's body and its Content-Type: Prometheus text, or OpenMetrics where `accept` wants it."""
+        for fill in self._scrapes:
+            fill()
+        return await render(self.registry, accept)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Series[Counter]:
+        counter = Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+        return Series(counter, labels, free=_FREE, limit=self._limit)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Series[Gauge]:
+        gauge = Gauge(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+        return Series(gauge, labels, free=_FREE, limit=self._limit)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Series[Histogram]:
+        histogram = Histogram(
+            name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets
+        )
+        return Series(histogram, labels, free=_FREE, limit=self._limit)
+
+    def _counter_alone(self, name: str, text: str) -> Counter:
+        return Counter(name, text, namespace=NAMESPACE, registry=self.registry)
+
+    def _gauge_alone(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, namespace=NAMESPACE, registry=self.registry)

@@ -1,0 +1,104 @@
+"""Once a second: memory, CPU throttling, and how late the event loop is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.observe.cgroup import Throttling
+from proxy.observe.metrics import Metrics
+
+PERIOD = 1.0
+
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`app_bytes` and `limit_bytes` are None where they are unknown."""
+
+    gateway_bytes: int = 0
+    app_bytes: int | None = None
+    limit_bytes: int | None = None
+    throttled_s: float = 0.0
+    lag_s: float = 0.0
+
+    @property
+    def memory_share(self) -> float | None:
+        """What gateway and app use together of the limit, 0 to 1 and above."""
+        if not self.limit_bytes or self.app_bytes is None:
+            return None
+        return (self.gateway_bytes + self.app_bytes) / self.limit_bytes
+
+
+class Runtime:
+    """`latest` is the last sample; every listener of `on_sample` gets each one, on the loop."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float],
+        app_bytes: Callable[[], int | None],
+        limit_bytes: Callable[[], int | None],
+        own_bytes: Callable[[], int] | None = None,
+        throttled: Callable[[], float] | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._app_bytes = app_bytes
+        self._limit_bytes = limit_bytes
+        self._own_bytes = own_bytes or resident_bytes
+        self._throttled = throttled or Throttling().seconds
+        self._sleep = sleep
+        self._throttled_before = self._throttled()
+        self._listeners: list[Callable[[Sample], None]] = []
+        self.latest = Sample()
+
+    def on_sample(self, listener: Callable[[Sample], None]) -> None:
+        self._listeners.append(listener)
+
+    def sample(self, lag: float = 0.0) -> Sample:
+        """Measures now; `lag` is how many seconds late the loop came to it."""
+        throttled = self._throttled()
+        taken = Sample(
+            gateway_bytes=self._own_bytes(),
+            app_bytes=self._app_bytes(),
+            limit_bytes=self._limit_bytes(),
+            throttled_s=throttled,
+            lag_s=lag,
+        )
+        metrics = self._metrics
+        metrics.app_memory_bytes.set(taken.app_bytes or 0)
+        metrics.memory_limit_bytes.set(taken.limit_bytes or 0)
+        metrics.event_loop_lag_seconds.set(lag)
+        metrics.cpu_throttled_seconds_total.inc(max(0.0, throttled - self._throttled_before))
+        self._throttled_before = throttled
+        self.latest = taken
+        for listener in self._listeners:
+            listener(taken)
+        return taken
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        lag = 0.0
+        while True:
+            self.sample(lag)
+            due = self._clock() + PERIOD
+            await self._sleep(PERIOD)
+            lag = max(0.0, self._clock() - due)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now; where /proc is not to be had, its highest so far."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return highest if sys.platform == "darwin" else highest * 1024

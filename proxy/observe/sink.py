@@ -1,0 +1,151 @@
+"""Where lines leave the process: a thread writes them, so that a slow reader of the log holds up nobody."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import BinaryIO
+
+HELD = 8 * 1024 * 1024
+LINGER = (
+    0.01  # seconds that the writer waits for more lines: fifty wake-ups a second cost less than thousands
+)
+_CHUNK = 64 * 1024
+_RETRY = 0.2  # seconds between looks at a descriptor that takes nothing
+
+
+class Sink:
+    """Takes whole lines from any thread, at once; at most `bound` bytes wait, what is more is dropped.
+
+    The descriptor is never set non-blocking (the app may share it), but may be. Lines for a pipe go out in
+    pieces of at most PIPE_BUF, which POSIX keeps whole beside the lines of other writers (the app's own).
+    `notice(n)` makes the line that tells of n dropped lines, once lines flow again.
+    """
+
+    def __init__(self, out: BinaryIO | int, *, notice: Callable[[int], bytes], bound: int = HELD) -> None:
+        self._file: BinaryIO | None = None
+        self._fd = -1
+        self._piece = _CHUNK
+        if isinstance(out, int):
+            self._fd = out
+        else:
+            try:
+                self._fd = out.fileno()
+            except io.UnsupportedOperation:
+                self._file = out
+        if self._fd >= 0 and stat.S_ISFIFO(os.fstat(self._fd).st_mode):
+            self._piece = select.PIPE_BUF
+        self._notice = notice
+        self._bound = bound
+        self._lines: deque[bytes] = deque()
+        self._held = 0
+        self._unsaid = 0
+        self._awake = False
+        self._torn = False
+        self._closing = threading.Event()
+        self._gave_up = False
+        # Re-entrant: a finalizer that the collector runs in the middle of put() may log as well.
+        self._lock = threading.RLock()
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self.dropped = 0  # lines, since the start
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> bool:
+        """False when the line was dropped. Never waits for the reader."""
+        with self._lock:
+            if self._held + len(line) > self._bound or self._closing.is_set():
+                self._count(1)
+                return False
+            self._held += len(line)
+            self._lines.append(line)
+            if self._awake:
+                return True
+            self._awake = True
+        self._wake.put(None)
+        return True
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Writes what waits, for at most `timeout` seconds; whether all of it went out. Idempotent."""
+        self._closing.set()
+        self._wake.put(None)
+        self._thread.join(timeout)
+        self._gave_up = self._thread.is_alive()
+        return not self._gave_up and not self._unsaid
+
+    def _count(self, lines: int) -> None:
+        self.dropped += lines
+        self._unsaid += lines
+
+    def _run(self) -> None:
+        while True:
+            self._wake.get()
+            self._closing.wait(LINGER)
+            while batch := self._take():
+                if self._write(b"".join(batch)):
+                    self._tell()
+                else:
+                    with self._lock:
+                        self._count(len(batch))
+                with self._lock:
+                    self._held -= sum(map(len, batch))
+            if self._closing.is_set():
+                return
+
+    def _take(self) -> list[bytes]:
+        """Lines for one write: as many as fit a piece, at least one."""
+        batch: list[bytes] = []
+        size = 0
+        with self._lock:
+            while self._lines and (not batch or size + len(self._lines[0]) <= self._piece):
+                batch.append(self._lines.popleft())
+                size += len(batch[-1])
+            if not batch:
+                self._awake = False
+        return batch
+
+    def _tell(self) -> None:
+        """Says what was dropped, now that lines flow again."""
+        if not self._unsaid:
+            return
+        with self._lock:
+            unsaid = self._unsaid
+        if self._write(self._notice(unsaid)):
+            with self._lock:
+                self._unsaid -= unsaid
+
+    def _write(self, data: bytes) -> bool:
+        """False when the data cannot be written: reader gone, disk full, descriptor closed."""
+        if self._file is not None:
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except (OSError, ValueError):  # ValueError: the file was closed
+                return False
+            return True
+        if self._torn:
+            data = b"\n" + data
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                if self._gave_up:
+                    return False
+                self._wait_writable()
+            except OSError:
+                self._torn = self._torn or 0 < len(rest) < len(data)
+                return False
+        self._torn = False
+        return True
+
+    def _wait_writable(self) -> None:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        poll.poll(_RETRY * 1000)

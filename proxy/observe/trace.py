@@ -1,0 +1,64 @@
+"""Which request is this: its id, the trace that a client brought along, and a token that nobody can guess."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+_LENGTH = 32  # hexadecimal digits: 128 bits
+_BATCH = 4096  # random bytes a refill: 256 ids and tokens
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL)
+
+
+class Ids:
+    """Request ids and tokens out of one pool of the system's random bytes, each bit used once.
+
+    An id is shown to clients and logged; since ids and tokens share no bit, it tells nothing of the token.
+    Not for processes that fork without exec: both halves would give the same ids.
+    """
+
+    __slots__ = ("_at", "_pool", "_random")
+
+    def __init__(self, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._random = random
+        self._pool = ""
+        self._at = 0
+
+    def token(self) -> str:
+        """128 random bits in 32 hexadecimal digits: X-Outrigger-Request, good for one request."""
+        at = self._at
+        if at + _LENGTH > len(self._pool):
+            self._pool = self._random(_BATCH).hex()
+            at = 0
+        self._at = at + _LENGTH
+        return self._pool[at : at + _LENGTH]
+
+    def request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
+        """X-Request-Id or X-Correlation-Id, the first of 1 to 128 of [A-Za-z0-9._-]; else a new one."""
+        if request_id is not None and _ID.fullmatch(request_id):
+            return request_id
+        if correlation_id is not None and _ID.fullmatch(correlation_id):
+            return correlation_id
+        return self.token()
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """The trace id of a valid `traceparent` (W3C Trace Context section 3.2), for our own log lines.
+
+    Never minted, and the header itself is passed on unchanged, valid or not: it is between client and app.
+    A version above 00 may have more fields than we know; ff is forbidden, and so are ids of zeros.
+    """
+    if traceparent is None:
+        return None
+    found = _TRACEPARENT.fullmatch(traceparent)
+    if found is None:
+        return None
+    version, trace, parent, more = found.groups()
+    if version == "ff" or (version == "00" and more is not None):
+        return None
+    if trace == "0" * 32 or parent == "0" * 16:
+        return None
+    return trace

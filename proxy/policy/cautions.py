@@ -1,0 +1,93 @@
+"""What works but should be known: warnings, each one sentence that names its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proxy.policy.identity import CookieSource, HeaderSource, PathSource, Source
+from proxy.policy.policy import Policy
+from proxy.policy.read import Reader
+from proxy.units import format_duration
+
+PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
+UNBUILT = ("upstreams", "egress", "postgres", "ledger", "alerts", "sentry", "faults")
+
+
+def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
+    for key, what in _all(reader, policy):
+        yield f"{reader.file}:{reader.line(key)}: {key}: {what}"
+
+
+def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
+    for key in _unbuilt(reader, policy):
+        yield key, "not built yet, has no effect"
+    yield from _writable(policy)
+    yield from _unreachable(policy)
+    tiers = policy.identity.tiers
+    if tiers and tiers[-1].users is not None:
+        key = f"identity.tiers[{len(tiers) - 1}].users"
+        yield (
+            key,
+            "the last tier is the default, so it is everybody's whom no other fits; add one without users",
+        )
+    networks = policy.listen.trusted_proxies.networks
+    if any(network.prefixlen == 0 for network in networks):
+        yield "listen.trusted_proxies", "this believes anybody's X-Forwarded-For, which moves limits at will"
+    stop = policy.listen.drain + policy.app.stop_timeout
+    if stop > PATIENCE:
+        key = "listen.drain" if "listen.drain" in reader.named else "app.stop_timeout"
+        both = f"listen.drain and app.stop_timeout together are {format_duration(stop)}"
+        yield key, f"{both}, and Render kills after {format_duration(PATIENCE)}"
+
+
+def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
+    """Named parts whose machinery is not there; what has its own default written out asks for nothing."""
+    yield from (key for key in UNBUILT if key in reader.named)
+    if policy.store.url != "memory://":
+        yield "store.url"
+    if policy.metrics.app is not None:
+        yield "metrics.app"
+    if policy.app.memory.recycle is not None:
+        yield "app.memory.recycle"
+    if policy.app.attribution == "on":
+        yield "app.attribution"
+    for index, route in enumerate(policy.routes):
+        if route.requires_budget:
+            yield f"routes[{index}].requires_budget"
+        if route.when_abandoned == "cancel":
+            yield f"routes[{index}].when_abandoned"
+
+
+def _writable(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Limits by a name that its client chose: a new name is a new allowance."""
+    resting = tuple(_resting(policy))
+    if not resting:
+        return
+    mend = "guard them with a total (overload.mode, concurrency, cap.total) or name users by jwt"
+    for index, source in enumerate(policy.identity.user):
+        if isinstance(source, PathSource | HeaderSource | CookieSource):
+            what = f"any client can write this {_word(source)}, and {', '.join(resting)} rest on it; {mend}"
+            yield f"identity.user[{index}]", what
+
+
+def _resting(policy: Policy) -> Iterator[str]:
+    if policy.overload.mode == "off":
+        for route in policy.routes:
+            if route.rate_limit and route.concurrency is None:
+                yield f"the limits of route {route.name}"
+        if policy.overload.priority:
+            yield "overload.priority"
+    for name, upstream in policy.upstreams.items():
+        if upstream.cap.per_user and upstream.cap.total is None:
+            yield f"the caps of {name}"
+
+
+def _word(source: Source) -> str:
+    return {PathSource: "path", HeaderSource: "header", CookieSource: "cookie"}[type(source)]
+
+
+def _unreachable(policy: Policy) -> Iterator[tuple[str, str]]:
+    for index, route in enumerate(policy.routes[:-2]):
+        if route.match.path == "/*" and not route.match.methods:
+            yield f"routes[{index}]", "it fits every request, so no route after it is ever taken"
+            return

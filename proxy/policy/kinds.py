@@ -1,0 +1,201 @@
+"""What a single value of the policy may be: how it is read, written, and what to write instead.
+
+A kind stands in an annotation (`Annotated[float, DURATION]`); reader and renderer follow it.
+`parse` raises ValueError with one clause; `secret` values are never shown or quoted back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from proxy import units
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    parse: Callable[[str], Any]
+    format: Callable[[Any], str]
+    write: str  # what to write, after "write": "a duration such as 30s"
+    secret: bool = False  # never shown
+    quoted: bool = True  # whether a fault may quote the text; URLs may carry passwords
+    empty: bool = False  # whether the empty text is a value of its own
+
+
+def matching(pattern: str, reason: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern, re.ASCII)
+
+    def parse(text: str) -> str:
+        if compiled.fullmatch(text) is None:
+            raise ValueError(reason)
+        return text
+
+    return parse
+
+
+def whole(low: int, high: int = 10**12) -> Kind:
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[-+]?[0-9]{1,15}", text, re.ASCII) is None:
+            raise ValueError("it is not a whole number")
+        number = int(text)
+        if number < low:
+            raise ValueError(f"it is below {low}")
+        if number > high:
+            raise ValueError(f"it is above {high}")
+        return number
+
+    span = f"from {low} up" if high == 10**12 else f"from {low} to {high}"
+    return Kind(parse, str, f"a whole number {span}")
+
+
+def _nonzero(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse_nonzero(text: str) -> Any:
+        value = parse(text)
+        if not value:
+            raise ValueError("it is zero")
+        return value
+
+    return parse_nonzero
+
+
+def _factor(text: str) -> float:
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text, re.ASCII) is None:
+        raise ValueError("it is not a number")
+    if (value := float(text)) < 1:
+        raise ValueError("it is below 1")
+    return value
+
+
+def _price(text: str) -> Decimal:
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,12})?", text, re.ASCII) is None:
+        raise ValueError("it is not a number of dollars")
+    return Decimal(text)
+
+
+def _header_size(text: str) -> int:
+    size = units.parse_size(text)
+    if not 1024 <= size <= 1 << 20:
+        raise ValueError("it is not between 1KiB and 1MiB")
+    return size
+
+
+def _text(text: str) -> str:
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
+        raise ValueError("it has a control character in it")
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
+
+
+def _prose(text: str) -> str:
+    _text(text.replace("\n", " ").replace("\t", " "))
+    return text
+
+
+def _optional_text(text: str) -> str:
+    return _text(text) if text else text
+
+
+def _version(text: str) -> int:
+    if text != "1":
+        raise ValueError("this gateway knows version 1 alone")
+    return 1
+
+
+def _retry_on(text: str) -> str:
+    if text not in ("connect", "reset", "first_byte") and not re.fullmatch(r"[45][0-9][0-9]", text, re.ASCII):
+        raise ValueError("it is neither a word nor a status to retry on")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("it does not begin with /")
+    if re.fullmatch(r"[!-~]+", text) is None:
+        raise ValueError("it has a space or a letter that no path may have as it is")
+    if "?" in text or "#" in text:
+        raise ValueError("it has a query or a fragment")
+    return text
+
+
+def _template(text: str) -> str:
+    segments = _path(text).split("/")
+    if segments.count("{user}") != 1:
+        raise ValueError("it does not have {user} once, as a whole segment")
+    if any(mark in part for part in segments if part != "{user}" for mark in "{}"):
+        raise ValueError("it has a name other than {user} in braces")
+    return text
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("it is no network") from None
+
+
+def _time_zone(text: str) -> str:
+    _text(text)
+    try:
+        # ZoneInfo knows UTC only where the system or a package has the tables.
+        if text != "UTC":
+            ZoneInfo(text)
+    except (OSError, ValueError, KeyError):
+        raise ValueError("this machine knows no time zone of that name") from None
+    return text
+
+
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"  # RFC 9110 section 5.6.2
+
+
+def _lower(parse: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: parse(text).lower()
+
+
+DURATION = Kind(units.parse_duration, units.format_duration, "a duration such as 30s")
+PERIOD = Kind(_nonzero(units.parse_duration), units.format_duration, "a duration above zero such as 30s")
+SIZE = Kind(units.parse_size, units.format_size, "a size such as 10MiB")
+HEADER_SIZE = Kind(_header_size, units.format_size, "a size such as 32KiB")
+SHARE = Kind(units.parse_share, units.format_share, "a share such as 85%")
+MONEY = Kind(units.parse_money, units.format_money, "an amount such as $0.05")
+PRICE = Kind(_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50")
+MEMORY = Kind(_nonzero(units.parse_size), units.format_size, "a size such as 512MiB")
+FACTOR = Kind(_factor, repr, "a number from 1 up such as 2.0")
+VERSION = Kind(_version, str, "1")
+PORT = whole(0, 65535)
+COUNT = whole(0)
+POSITIVE = whole(1)
+
+TEXT = Kind(_text, str, "a text")
+PROSE = Kind(_prose, str, "a text")
+LOOSE_TEXT = Kind(_optional_text, str, "a text", empty=True)
+TOKEN = Kind(_optional_text, str, "a secret, best as ${NAME}", secret=True, empty=True)
+SECRET = Kind(_text, str, "a secret, best as ${NAME}", secret=True)
+# Keys may be several lines long (PEM), and a key of none would let anybody sign.
+SIGNING_KEY = Kind(_prose, str, "the key, best as ${JWT_KEY}", secret=True)
+PATH = Kind(_path, str, "a path such as /health")
+TEMPLATE = Kind(_template, str, "a path such as /api/user/{user}/*")
+HEADER = Kind(matching(_NAME, "it is no header name"), str, "a header name such as X-User-Id")
+COOKIE = Kind(matching(_NAME, "it is no cookie name"), str, "a cookie name such as session")
+METHOD = Kind(
+    matching(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method"), str, "a method in capitals such as POST"
+)
+RETRY_ON = Kind(_retry_on, str, "connect, reset, first_byte or a status from 400 to 599")
+SECRET_NAME = Kind(_lower(matching(_NAME, "it is no header or query name")), str, "a name such as x-api-key")
+LABEL = Kind(
+    matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "it is no name fit for a metrics label"),
+    str,
+    "letters, digits, _ - and . only, at most 64",
+)
+VARIABLE = Kind(
+    matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable"),
+    str,
+    "a name such as DATABASE_URL",
+)
+NETWORK = Kind(_network, str, "a network such as 10.0.0.0/8")
+TIME_ZONE = Kind(_time_zone, str, "a name such as Europe/Berlin")

@@ -1,0 +1,75 @@
+"""What operators get to see, and the faults they may inject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from proxy.policy import kinds, urls
+from proxy.policy.values import Label, Period, Seconds, Share
+
+Severity = Literal["warning", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    warning: Seconds = 900.0
+    critical: Seconds = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRule:
+    when: Annotated[str, kinds.TEXT]
+    severity: Severity = "warning"
+
+
+SHIPPED_RULES: Mapping[str, AlertRule] = MappingProxyType(
+    {
+        "app_down": AlertRule("app is down for 10s", "critical"),
+        "breaker_open": AlertRule("breaker is open for 5s", "critical"),
+        "error_rate": AlertRule("errors > 5% over 5m", "critical"),
+        "slow": AlertRule("p95 > 50% of timeout over 5m"),
+        "memory": AlertRule("memory > 85% for 1m"),
+        "cost_cap": AlertRule("cost > 80% of cap"),
+        "pool_exhausted": AlertRule("pool wait > 1s over 1m"),
+        "cpu_throttled": AlertRule("throttled > 25% over 5m"),
+        "bypass": AlertRule("calls bypass an upstream"),
+        "store_lost": AlertRule("store is down for 10s"),
+    }
+)
+
+
+def _shipped_rules() -> Mapping[str, AlertRule]:
+    return SHIPPED_RULES
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    slack: Annotated[str, urls.WEBHOOK] | None = field(
+        default=None, metadata={"absent": "${SLACK_WEBHOOK_URL:-}"}
+    )
+    webhook: Annotated[str, urls.WEBHOOK] | None = None
+    every: Period = 15.0
+    cooldown: Cooldown = Cooldown()
+    rules: Annotated[Mapping[Label, AlertRule], "alert_rules"] = field(default_factory=_shipped_rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentry:
+    dsn: Annotated[str, urls.DSN] | None = field(default=None, metadata={"absent": "${SENTRY_DSN:-}"})
+    environment: Annotated[str, kinds.TEXT] = field(
+        default="local", metadata={"absent": "${RENDER_SERVICE_NAME:-local}"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InjectedFault:
+    """On a share of an upstream's calls or a route's requests: wait `delay`, answer `status`, or both."""
+
+    upstream: Label | None = None
+    route: Label | None = None
+    status: Annotated[int, kinds.whole(400, 599)] | None = None
+    delay: Period | None = None
+    share: Share = 1.0

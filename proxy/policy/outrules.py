@@ -1,0 +1,88 @@
+"""What no single value shows: combinations in the sections for calls out and the database."""
+
+from __future__ import annotations
+
+from proxy.policy.outgoing import Fallback, Upstream
+from proxy.policy.policy import Policy
+from proxy.policy.read import Reader
+
+
+def check_outgoing(reader: Reader, policy: Policy) -> None:
+    owners: dict[str, str] = {}
+    for name, upstream in policy.upstreams.items():
+        key = f"upstreams.{name}"
+        _upstream(reader, key, upstream)
+        for variable in upstream.env:
+            owner = owners.setdefault(variable, name)
+            if owner != name and reader.sound(f"{key}.env"):
+                problem = f"{variable} is set for the upstream {owner} already"
+                reader.fault(f"{key}.env", problem, "write another variable, or []")
+        for index, fallback in enumerate(upstream.fallback):
+            _fallback(reader, policy, name, f"{key}.fallback[{index}]", fallback)
+    _postgres(reader, policy)
+    _faults(reader, policy)
+
+
+def _upstream(reader: Reader, key: str, upstream: Upstream) -> None:
+    backoff = upstream.retry.backoff
+    if reader.sound(f"{key}.retry.backoff") and backoff.first > backoff.max:
+        reader.fault(f"{key}.retry.backoff", "first is longer than max", "write a max of at least first")
+    timeout = upstream.timeout
+    if reader.sound(f"{key}.timeout") and timeout.total is not None and timeout.connect > timeout.total:
+        reader.fault(f"{key}.timeout", "connect is longer than total", "write a total of at least connect")
+
+
+def _fallback(reader: Reader, policy: Policy, name: str, key: str, fallback: Fallback) -> None:
+    if not reader.sound(f"upstreams.{name}.fallback"):
+        return
+    elsewhere = fallback.upstream is not None or fallback.model is not None
+    if [elsewhere, fallback.stale, fallback.text is not None].count(True) != 1:
+        mend = "write one of model: …, upstream: …, stale: true or text: …"
+        reader.fault(key, "a fallback is one thing to try", mend)
+        return
+    if fallback.upstream is None:
+        return
+    other = policy.upstreams.get(fallback.upstream)
+    if other is None:
+        # One that is written but faulty exists all the same.
+        if f"upstreams.{fallback.upstream}" not in reader.named:
+            mend = f"write one of {', '.join(policy.upstreams)}, or add it to upstreams"
+            reader.fault(f"{key}.upstream", f"there is no upstream {fallback.upstream}", mend)
+    elif fallback.upstream == name and fallback.model is None:
+        reader.fault(f"{key}.upstream", "it is the upstream that has just failed", "name another, or a model")
+    elif other.kind != policy.upstreams[name].kind and reader.sound(f"upstreams.{fallback.upstream}.kind"):
+        problem = f"{fallback.upstream} is of kind {other.kind}, {name} of kind {policy.upstreams[name].kind}"
+        reader.fault(f"{key}.upstream", problem, "name an upstream of the same kind")
+
+
+def _postgres(reader: Reader, policy: Policy) -> None:
+    pool, pin = policy.postgres.pool, policy.postgres.pin
+    if not reader.sound("postgres.pool"):
+        return
+    if pool.min > pool.max:
+        reader.fault("postgres.pool", f"min {pool.min} is above max {pool.max}", "write a min of at most max")
+    if "postgres.pin.max" in reader.named and reader.sound("postgres.pin") and pin.max > pool.max:
+        problem = f"the pool has {pool.max} connections alone"
+        reader.fault("postgres.pin.max", problem, f"write at most {pool.max}, or a greater postgres.pool.max")
+
+
+def _faults(reader: Reader, policy: Policy) -> None:
+    if not reader.sound("faults"):
+        return
+    routes = [route.name for route in policy.routes]
+    for index, fault in enumerate(policy.faults):
+        key = f"faults[{index}]"
+        if (fault.upstream is None) == (fault.route is None):
+            reader.fault(key, "a fault hits one upstream or one route", "write upstream: … or route: …")
+        elif (
+            fault.upstream is not None
+            and fault.upstream not in policy.upstreams
+            and reader.sound("upstreams")
+        ):
+            mend = f"write one of {', '.join(policy.upstreams) or 'those in upstreams'}"
+            reader.fault(f"{key}.upstream", f"there is no upstream {fault.upstream}", mend)
+        elif fault.route is not None and fault.route not in routes and reader.sound("routes"):
+            mend = f"write one of {', '.join(routes)}"
+            reader.fault(f"{key}.route", f"there is no route {fault.route}", mend)
+        if fault.status is None and fault.delay is None:
+            reader.fault(key, "it does nothing", "write status: 503, delay: 2s, or both")

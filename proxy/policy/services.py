@@ -1,0 +1,67 @@
+"""What the gateway keeps company with: the database, the shared counters, the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from proxy.policy import urls
+from proxy.policy.values import Address, Count, ListenAt, Period, Positive, Seconds
+
+DatabasePart = Literal["url", "host", "port", "user", "password", "database"]
+
+
+def _database_url() -> Mapping[str, DatabasePart]:
+    return MappingProxyType({"DATABASE_URL": "url"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    min: Count = 1
+    max: Positive = 5
+    wait: Seconds = 5.0
+    idle: Period = 300.0
+    lifetime: Period = 3600.0
+    connect: Period = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueryTimeout:
+    query: Period | None = None
+    idle_in_transaction: Period | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    max: Count = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """`env`: each variable rewritten for the app, and which part of the address it gets."""
+
+    url: Annotated[str, urls.DATABASE] | None = None
+    listen: ListenAt = Address("127.0.0.1", 6432)
+    env: Annotated[Mapping[str, DatabasePart], "database_env"] = field(default_factory=_database_url)
+    mode: Literal["transaction", "session"] = "transaction"
+    tls: Literal["on", "off"] = "off"
+    reset: Literal["touched", "always"] = "touched"
+    pool: Pool = Pool()
+    clients: Positive = 200
+    timeout: QueryTimeout = QueryTimeout()
+    pin: Pin = Pin()
+    check: Period = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    url: Annotated[str, urls.STORE] = "memory://"
+    on_error: Literal["local", "deny"] = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    url: Annotated[str, urls.LEDGER] = "sqlite:///var/outrigger.db"
+    keep: Period = 90 * 86400.0

@@ -1,0 +1,79 @@
+"""Where a policy comes from: a file, the environment, or nowhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.errors import Fault, PolicyError
+from proxy.policy.yamltext import MAX_TEXT
+
+FILES = ("outrigger.yaml", "config/policy.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when a file is saved, by writing into it or by renaming another over it."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Stamp:
+        return cls(stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySource:
+    """A policy's text. `name` is what faults call it; `stamp` is the file's as it was read."""
+
+    name: str
+    path: Path | None
+    text: str
+    stamp: Stamp | None = None
+    warning: str | None = None
+
+
+def find(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySource:
+    """The policy that holds: `--policy`, $OUTRIGGER_POLICY, $OUTRIGGER_POLICY_TEXT, FILES, the defaults.
+
+    Raises PolicyError when what is named cannot be read.
+    """
+    if option is not None:
+        return read_file(cwd / option, option)
+    if named := environ.get("OUTRIGGER_POLICY"):
+        return read_file(cwd / named, named)
+    if (text := environ.get("OUTRIGGER_POLICY_TEXT", "")).strip():
+        return PolicySource("$OUTRIGGER_POLICY_TEXT", None, text)
+    for name in FILES:
+        if (cwd / name).exists():
+            return read_file(cwd / name, name)
+    warning = f"no policy found ({' or '.join(FILES)}, --policy, $OUTRIGGER_POLICY): the defaults hold"
+    return PolicySource("(defaults)", None, "", warning=warning)
+
+
+def read_file(path: Path, name: str) -> PolicySource:
+    """The policy in a file, pipes and /dev/stdin included; `name` is what faults call it."""
+    try:
+        with open(path, "rb") as file:
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            content = file.read(MAX_TEXT * 4 + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise _unfit(name, 1, f"it cannot be read ({reason})", "name a file that can be") from None
+    if len(content) > MAX_TEXT * 4:
+        raise _unfit(name, 1, "it is longer than 1 MiB", "write a shorter policy")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _unfit(name, line, "it is not UTF-8", "save the file as UTF-8") from None
+    return PolicySource(name, path, text, stamp)
+
+
+def _unfit(name: str, line: int, problem: str, mend: str) -> PolicyError:
+    return PolicyError([Fault(name, line, "policy", problem, mend)])

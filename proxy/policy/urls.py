@@ -1,0 +1,84 @@
+"""URLs that a policy may name, each with the schemes that make sense in its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+from proxy.policy.kinds import Kind
+
+
+def split(text: str) -> SplitResult:
+    """The parts of a URL with a host; ValueError in one clause otherwise."""
+    if re.fullmatch(r"[!-~]+", text) is None:
+        raise ValueError("it has a space or a letter that no URL may have as it is")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("its host or port cannot be read") from None
+    if port == 0:
+        raise ValueError("its port is 0")
+    return parts
+
+
+def _web(text: str) -> str:
+    parts = split(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it is not https:// and a host")
+    return text
+
+
+def _database(text: str) -> str:
+    # A host may be left out: libpq then takes a socket or PGHOST.
+    if split(text).scheme not in ("postgres", "postgresql"):
+        raise ValueError("it does not begin with postgresql://")
+    return text
+
+
+def _app_url(text: str) -> str:
+    # The leg to the app is plain HTTP, and the path is the client's.
+    parts = split(text)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("it is not http:// and a host")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("it has more than a host and a port")
+    return text.rstrip("/")
+
+
+def _store(text: str) -> str:
+    if text == "memory://":
+        return text
+    parts = split(text)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("it is neither memory:// nor a Redis address")
+    return text
+
+
+def _ledger(text: str) -> str:
+    if re.fullmatch(r"sqlite:///[ -~]+", text) and not text.endswith("/"):
+        return text
+    parts = split(text)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("it is neither an SQLite file nor a PostgreSQL address")
+    return text
+
+
+def mask_password(url: str) -> str:
+    """The URL with its password, where it has one, as `***`."""
+    masked = re.sub(r"(?<=://)([^/@?#:]*):[^/?#]*@", r"\1:***@", url)
+    return re.sub(r"(?<=[?&]password=)[^&#]*", "***", masked)
+
+
+def _kind(parse: Callable[[str], str], write: str, *, secret: bool = False) -> Kind:
+    return Kind(parse, mask_password, write, secret=secret, quoted=False)
+
+
+APP_URL = Kind(_app_url, str, "an address such as http://127.0.0.1:8002")
+HTTP_URL = _kind(_web, "a URL such as https://api.example.com/v1")
+WEBHOOK = _kind(_web, "a URL such as https://hooks.example.com/…", secret=True)
+DSN = _kind(_web, "the DSN that Sentry shows", secret=True)
+DATABASE = _kind(_database, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}")
+STORE = _kind(_store, "memory://, redis://… or rediss://…")
+LEDGER = _kind(_ledger, "sqlite:///var/outrigger.db or postgresql://…")

@@ -1,0 +1,112 @@
+"""The words that the policy's sections are written in: rates, addresses, and annotated types.
+
+What an annotation adds to a type: a Kind says how one value is read and written; a word, or ByTier,
+names a shape of its own (see shapes.py). The reader and the renderer are driven by these alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from proxy import units
+from proxy.policy import kinds
+from proxy.policy.kinds import Kind
+
+Seconds = Annotated[float, kinds.DURATION]
+Period = Annotated[float, kinds.PERIOD]  # seconds, above zero
+Bytes = Annotated[int, kinds.SIZE]
+Share = Annotated[float, kinds.SHARE]
+Dollars = Annotated[Decimal, kinds.MONEY]
+Count = Annotated[int, kinds.COUNT]
+Positive = Annotated[int, kinds.POSITIVE]
+Path = Annotated[str, kinds.PATH]
+Label = Annotated[str, kinds.LABEL]
+Network = IPv4Network | IPv6Network
+
+
+def empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`count` in every window of `period` seconds."""
+
+    count: int
+    period: float
+
+    def __str__(self) -> str:
+        return units.format_rate(self.count, self.period)
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        return cls(*units.parse_rate(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Dollars in a calendar hour, day or month of the cap's time zone."""
+
+    amount: Decimal
+    period: units.Period
+
+    def __str__(self) -> str:
+        return units.format_spend(self.amount, self.period)
+
+    @classmethod
+    def parse(cls, text: str) -> Spend:
+        return cls(*units.parse_spend(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        host, colon, port = text.rpartition(":")
+        if not colon:
+            raise ValueError("it is not HOST:PORT")
+        number: int = kinds.PORT.parse(port)
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if ":" in bare:
+            if bare == host:
+                raise ValueError("an IPv6 address stands in brackets before its port")
+            try:
+                IPv6Address(bare)
+            except ValueError:
+                raise ValueError("its host is no IPv6 address") from None
+        elif re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,252})?", bare) is None:
+            raise ValueError("its host is no address and no name")
+        return cls(bare, number)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+RATE = Kind(Rate.parse, str, "a rate such as 10/h or 5/10s")
+SPEND = Kind(Spend.parse, str, "money in a time such as $0.50/d or $10/month")
+ADDRESS = Kind(Address.parse, str, "HOST:PORT such as 127.0.0.1:9901")
+ListenAt = Annotated[Address, ADDRESS]
+
+
+ANY_TIER = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class ByTier:
+    """The shape of `10/h`, `[40/h, 5/min]` and `{free: 10/h, premium: [40/h, 5/min]}`.
+
+    Read as a mapping from tier to values; what holds for all stands under ANY_TIER.
+    """
+
+    kind: Kind

@@ -1,0 +1,93 @@
+"""A policy's file while the gateway runs: that it changed, and what of the change has to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from proxy.policy.policy import Policy
+from proxy.policy.source import Stamp
+
+# What is bound, or was handed to the app, when it started.
+FIXED = (
+    "app.port",
+    "app.url",
+    "app.attribution",
+    "listen.public",
+    "listen.admin",
+    "listen.egress",
+    "postgres.listen",
+)
+
+
+class Watcher:
+    """Polls a file, since editors, containers and network disks share no other sign of a change.
+
+    A change counts when the file looked the same in two polls in a row: an editor that empties the
+    file before it writes is not caught in between. A missing file is no change until it is back.
+    `stamp` is the file's as it was last read; without one it is taken at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stamp: Stamp | None = None,
+        *,
+        interval: float = 0.5,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        stat: Callable[[Path], os.stat_result] = os.stat,
+    ) -> None:
+        self._path = path
+        self._interval = interval
+        self._sleep = sleep
+        self._stat = stat
+        self._taken = stamp if stamp is not None else self._look()
+        self._last = self._taken
+
+    def __repr__(self) -> str:
+        return f"<Watcher {self._path} every {self._interval:g} s>"
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields once for every change, for ever."""
+        while True:
+            await self._sleep(self._interval)
+            if self.changed():
+                yield
+
+    def changed(self) -> bool:
+        """One poll: whether the file is another than was taken, and has come to rest."""
+        seen = self._look()
+        rests = seen == self._last
+        self._last = seen
+        if seen is None or not rests or seen == self._taken:
+            return False
+        self._taken = seen
+        return True
+
+    def _look(self) -> Stamp | None:
+        try:
+            return Stamp.of(self._stat(self._path))
+        except OSError:
+            return None
+
+
+def fixed_differences(old: Policy, new: Policy) -> tuple[str, ...]:
+    """The keys in which the policies differ and that a reload cannot change."""
+    return tuple(key for key in FIXED if _at(old, key) != _at(new, key))
+
+
+def keep_fixed(old: Policy, new: Policy) -> Policy:
+    """The new policy with the old one's word on what a reload cannot change."""
+    for key in fixed_differences(old, new):
+        section, name = key.split(".")
+        new = replace(new, **{section: replace(getattr(new, section), **{name: _at(old, key)})})
+    return new
+
+
+def _at(policy: Policy, key: str) -> Any:
+    return reduce(getattr, key.split("."), policy)

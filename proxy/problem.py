@@ -1,0 +1,50 @@
+"""Refusals as a client sees them: RFC 9457 problem details, and the CORS headers for pages to read them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from proxy.errors import Refusal
+
+CONTENT_TYPE = "application/problem+json"
+
+_EXPOSED = (
+    b"Retry-After, RateLimit, RateLimit-Policy, "
+    b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
+)
+
+
+def whole_seconds(seconds: float) -> int:
+    """Seconds as Retry-After has them (RFC 9110 section 10.2.3): rounded up, never negative."""
+    return max(0, math.ceil(seconds))
+
+
+def render_problem(refusal: Refusal, request_id: str) -> bytes:
+    """The JSON body of a refusal, in ASCII; `retry_after` is there only where the refusal has one."""
+    body: dict[str, object] = {
+        "type": f"urn:outrigger:{refusal.name}",
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "request_id": request_id,
+    }
+    if refusal.retry_after is not None:
+        body["retry_after"] = whole_seconds(refusal.retry_after)
+    return json.dumps(body, separators=(",", ":")).encode("ascii")
+
+
+def cors_headers(origin: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    """What lets the page of this Origin read a refusal; nothing where no Origin was sent.
+
+    The Origin is echoed, never `*`: a wildcard does not hold for requests with credentials (Fetch, section
+    "CORS check"). An Origin that is not plain printable ASCII is no Origin, and gets nothing.
+    """
+    if not origin or not origin.isascii() or not origin.isprintable():
+        return ()
+    return (
+        (b"Access-Control-Allow-Origin", origin.encode("ascii")),
+        (b"Access-Control-Allow-Credentials", b"true"),
+        (b"Access-Control-Expose-Headers", _EXPOSED),
+        (b"Vary", b"Origin"),
+    )

@@ -1,0 +1,184 @@
+"""The whole gateway as a process: starting, serving, restarting, reloading, stopping."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+from running import APPS, eventually, free_port, gateway
+
+APP = (sys.executable, str(APPS / "plain.py"))
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ")[1]) if answer else 0
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return open(f"/proc/{pid}/stat").read().split()[2] != "Z"
+
+
+async def test_an_app_is_served_by_its_start_command_alone_and_stopped_cleanly(tmp_path):
+    async with gateway(tmp_path, *APP) as g:
+        await g.ready()
+        assert body_of(await g.request("/world")) == b"hello /world"
+        assert body_of(await g.request("/", method="POST", body=b"echo")) == b"echo"
+        pid = int(body_of(await g.request("/pid")))
+        assert int(body_of(await g.request("/env?PORT"))) != g.port
+        assert await g.stop() == 0
+        assert not alive(pid)
+        assert "plain app has closed" in g.output()
+
+
+async def test_the_public_port_refuses_until_the_app_was_first_ready(tmp_path):
+    async with gateway(tmp_path, *APP, environ={"START_DELAY": "0.7"}) as g:
+        await eventually(lambda: g.events("app.start"))
+        with pytest.raises(ConnectionRefusedError):
+            await g.request()
+        assert status_of(await g.request("/readyz", port=g.admin)) == 503
+        assert status_of(await g.request("/healthz", port=g.admin)) == 200
+        await g.ready()
+        assert status_of(await g.request()) == 200
+
+
+async def test_an_app_that_cannot_start_never_opens_the_port_and_its_status_is_ours(tmp_path):
+    async with gateway(tmp_path, *APP, environ={"FAIL": "7"}) as g:
+        assert await g.ended() == 7
+
+
+async def test_a_command_that_is_not_there_is_said_in_a_sentence(tmp_path):
+    async with gateway(tmp_path, "no-such-command-here") as g:
+        assert await g.ended() == 127
+        assert "no-such-command-here" in g.output()
+        assert "Traceback" not in g.output()
+
+
+async def test_killing_the_app_hurts_only_what_was_in_flight(tmp_path):
+    async with gateway(tmp_path, *APP, policy="app: {restart: {backoff: 50ms}}\n") as g:
+        await g.ready()
+        flying = [asyncio.create_task(g.request("/slow?30")) for _ in range(5)]
+        await asyncio.sleep(0.2)
+        os.kill(int(body_of(await g.request("/pid"))), signal.SIGKILL)
+        statuses = []
+        for _ in range(40):
+            statuses.append(status_of(await g.request()))
+        assert {status_of(answer) for answer in await asyncio.gather(*flying)} == {502}
+        assert statuses.count(200) >= 39
+        metrics = body_of(await g.request("/metrics", port=g.admin)).decode()
+        assert 'outrigger_app_restarts_total{reason="crash"} 1.0' in metrics
+        assert "outrigger_app_up 1.0" in metrics
+        assert await g.stop() == 0
+
+
+async def test_sigterm_lets_everything_in_flight_finish(tmp_path):
+    async with gateway(tmp_path, *APP) as g:
+        await g.ready()
+        pid = int(body_of(await g.request("/pid")))
+        flying = [asyncio.create_task(g.request("/slow?1")) for _ in range(20)]
+        await asyncio.sleep(0.3)
+        g.signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        assert status_of(await g.request("/readyz", port=g.admin)) == 503
+        with pytest.raises(ConnectionRefusedError):
+            await g.request()
+        assert [body_of(answer) for answer in await asyncio.gather(*flying)] == [b"slow"] * 20
+        assert await g.ended() == 0
+        assert not alive(pid)
+
+
+async def test_what_does_not_finish_within_drain_is_ended(tmp_path):
+    async with gateway(tmp_path, *APP, policy="  drain: 300ms\napp: {stop_timeout: 500ms}\n") as g:
+        await g.ready()
+        flying = asyncio.create_task(g.request("/slow?60"))
+        await asyncio.sleep(0.2)
+        assert await g.stop() == 0
+        assert status_of(await flying) in (0, 502, 503)
+
+
+async def test_a_second_signal_ends_at_once(tmp_path):
+    async with gateway(tmp_path, *APP) as g:
+        await g.ready()
+        pid = int(body_of(await g.request("/pid")))
+        flying = asyncio.create_task(g.request("/slow?60"))
+        await asyncio.sleep(0.2)
+        g.signal(signal.SIGINT)
+        await asyncio.sleep(0.2)
+        g.signal(signal.SIGINT)
+        assert await g.ended(5) == 130
+        await eventually(lambda: not alive(pid))
+        await flying
+
+
+async def test_kill_9_to_the_gateway_leaves_no_orphan(tmp_path):
+    async with gateway(tmp_path, *APP) as g:
+        await g.ready()
+        pid = int(body_of(await g.request("/pid")))
+        g.signal(signal.SIGKILL)
+        await g.ended()
+        await eventually(lambda: not alive(pid))
+
+
+async def test_a_taken_address_is_named_by_its_key_and_the_app_never_starts(tmp_path):
+    async with gateway(tmp_path, *APP) as first:
+        await first.ready()
+        async with gateway(tmp_path, *APP, port=first.port) as second:
+            assert await second.ended() == 1
+            assert "listen.public" in second.output()
+            assert str(first.port) in second.output()
+            assert "plain app is up" not in second.output()
+        async with gateway(tmp_path, *APP, admin=first.admin) as third:
+            assert await third.ended() == 1
+            assert "listen.admin" in third.output()
+
+
+async def test_a_typo_in_a_saved_policy_changes_nothing_and_is_named_by_its_line(tmp_path):
+    async with gateway(tmp_path, *APP, policy="log: {access: 'off'}\n") as g:
+        await g.ready()
+        file = tmp_path / f"policy-{g.port}.yaml"
+        good = file.read_text()
+        file.write_text(good + "routez: []\n")
+        await eventually(lambda: "routez" in g.output(), 5)
+        assert f"{file}:5: routez" in g.output()
+        assert status_of(await g.request()) == 200
+        metrics = body_of(await g.request("/metrics", port=g.admin)).decode()
+        assert 'outrigger_policy_reloads_total{result="refused"} 1.0' in metrics
+        file.write_text(good + "routes: [{name: all, match: {path: /*}, rate_limit: 2/h}]\n")
+        await eventually(lambda: g.events("policy.reload"), 5)
+        assert [status_of(await g.request()) for _ in range(3)] == [200, 200, 429]
+        file.write_text(good + "routes: [{name: all, match: {path: /*}, rate_limit: 3/h}]\n")
+        g.signal(signal.SIGHUP)
+        await eventually(lambda: len(g.events("policy.reload")) == 2, 5)
+        assert [status_of(await g.request()) for _ in range(2)] == [200, 429]
+        assert await g.stop() == 0
+
+
+async def test_app_url_fronts_an_app_that_something_else_runs(tmp_path):
+    port = free_port()
+    app = await asyncio.create_subprocess_exec(*APP, env={**os.environ, "PORT": str(port)})
+    try:
+        async with gateway(tmp_path, policy=f"app: {{url: 'http://127.0.0.1:{port}'}}\n") as g:
+            await g.ready()
+            assert body_of(await g.request("/x")) == b"hello /x"
+            assert await g.stop() == 0
+            assert app.returncode is None
+    finally:
+        app.kill()
+        await app.wait()
+
+
+async def test_outrigger_off_execs_the_app_untouched_on_the_public_port(tmp_path):
+    async with gateway(tmp_path, *APP, environ={"OUTRIGGER": "off"}) as g:
+        assert body_of(await g.until_answer("/")) == b"hello /"
+        assert int(body_of(await g.request("/pid"))) == g.pid
+        assert int(body_of(await g.request("/env?PORT"))) == g.port
+        g.signal(signal.SIGTERM)
+        assert await g.ended() == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 
 from proxy import __version__
@@ -30,7 +30,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
 from proxy.policy.policy import Policy
-from proxy.policy.reload import Reloader
+from proxy.reload import Reloader
 
 STOPPED = 0
 
@@ -140,7 +140,9 @@ class Gateway:
                 ended = await self._until(life)
             if ended is None:
                 return await self._stop(life)
-            self._emit("gateway.end", f"The app ended for good with status {ended}.", level="error", status=ended)
+            self._emit(
+                "gateway.end", f"The app ended for good with status {ended}.", level="error", status=ended
+            )
             await self.door.drain(1.0)
             return ended
         finally:
@@ -173,7 +175,9 @@ class Gateway:
         try:
             await self.door.open(public)
         except OSError as error:
-            raise BindError(f"{self.policy.listen.public} (listen.public) cannot be listened on: {error}.") from error
+            raise BindError(
+                f"{self.policy.listen.public} (listen.public) cannot be listened on: {error}."
+            ) from error
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
@@ -199,7 +203,9 @@ class Gateway:
     async def _stop_in_order(self, life: asyncio.Task[int], drain: float) -> None:
         if self._open and not await self.door.drain(drain):
             left = sum(self.door.account.in_flight.values())
-            self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
+            self._emit(
+                "gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left
+            )
         self.door.end_waiting()
         await self._app.stop()
         await asyncio.wait((life,))
@@ -224,7 +230,7 @@ class Gateway:
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, number)
-        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reloader.now(self.reload)))
+        self._loop.add_signal_handler(signal.SIGHUP, self._reloader.now, self.reload)
 
     def _on_signal(self, number: int) -> None:
         self._signals = number
@@ -239,8 +245,8 @@ class Gateway:
         self._app.apply(policy.app)
         self.door.apply(policy)
 
-    def _spawn(self, work: object) -> None:
-        task = self._loop.create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

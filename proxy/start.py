@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from aiohttp import http_parser
 
 from proxy import __version__
 from proxy.app import AppFace
-from proxy.app.command import Command
+from proxy.app.command import parse
 from proxy.app.environment import build
 from proxy.app.external import External
 from proxy.app.supervisor import Supervisor
@@ -37,12 +36,43 @@ async def serve(
     try:
         app = make_app(policy, words, environ, sockets, metrics, log)
         reloader = Reloader(source, policy, environ, emit=log.emit, metrics=metrics)
-        gateway = Gateway(
-            policy, app, sockets, log=log, metrics=metrics, reloader=reloader, environ=environ
-        )
+        gateway = Gateway(policy, app, sockets, log=log, metrics=metrics, reloader=reloader, environ=environ)
         return await gateway.run()
     finally:
         sockets.close()
+
+
+def make_app(
+    policy: Policy,
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    sockets: Sockets,
+    metrics: Metrics,
+    log: Log,
+) -> AppFace:
+    """The app that the command line names, or else the policy."""
+    clock = asyncio.get_running_loop().time
+    if not words:
+        return External(policy.app, emit=log.emit, clock=clock)
+    private = free_port() if policy.app.port == "auto" else policy.app.port
+    public = sockets.public.getsockname()[1] if sockets.public is not None else None
+    command = parse(words, public, private)
+    for change in command.replaced:
+        log.emit("app.port", f"The app gets its own port: {change}.", port=private)
+    env, notes = build(environ, program=command.program, public=public, private=private)
+    for note in notes:
+        log.emit("app.port", f"{note}.", port=private)
+    return Supervisor(
+        policy.app,
+        command,
+        env,
+        port=private,
+        emit=log.emit,
+        on_restart=lambda reason: metrics.app_restarts_total.child(reason).inc(),
+        wrap=policy.log.app_output == "wrap",
+        worker=public is None,
+        clock=clock,
+    )
 
 
 def require_c_parser() -> None:

@@ -229,7 +229,13 @@ class Connection(BaseProtocol):
         """The rest of a head or body did not come in time (408, RFC 9110 section 15.5.9)."""
         what = "body" if body else "head"
         self._end_input(
-            Refusal("request-timeout", 408, "Request timeout", f"The request's {what} did not come in time.", close=True)
+            Refusal(
+                "request-timeout",
+                408,
+                "Request timeout",
+                f"The request's {what} did not come in time.",
+                close=True,
+            )
         )
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────

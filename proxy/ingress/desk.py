@@ -25,7 +25,9 @@ class Desk:
 
     async def answer(self, connection: Connection, x: Exchange) -> bool:
         path = x.path if x.path in self.claim else x.path[len(PREFIX) :] or "/"
-        answer = await self._ours(x.method, path, x.target.partition("?")[2], x.header, await _body(x), x.client_ip, x.request_id)
+        answer = await self._ours(
+            x.method, path, x.target.partition("?")[2], x.header, await _body(x), x.client_ip, x.request_id
+        )
         return write(connection, x, answer)
 
 

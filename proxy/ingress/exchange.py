@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.policy.model import DEFAULT_ROUTE, Route
+from multidict import CIMultiDictProxy
+
+from proxy.policy.route import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
     from proxy.errors import Refusal
@@ -73,7 +74,7 @@ class Exchange:
         self,
         method: str,
         target: str,
-        headers: Mapping[str, str],
+        headers: CIMultiDictProxy[str],
         raw_headers: RawHeaders,
         body: Body,
         *,
@@ -122,7 +123,13 @@ class Exchange:
         return self.client.ip
 
     def header(self, name: str) -> str | None:
-        return self.headers.get(name)  # case-insensitive
+        return self.headers.get(name)
+
+    def joined(self, name: str) -> str | None:
+        """All lines of a list-valued field as one (RFC 9110 section 5.3), or None."""
+        if name not in self.headers:
+            return None
+        return ", ".join(self.headers.getall(name))
 
 
 def path_of(target: str) -> str:

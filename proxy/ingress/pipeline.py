@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Refusal
 from proxy.ingress.account import Account
@@ -31,6 +32,7 @@ from proxy.observe.events import Emit
 from proxy.observe.trace import Ids, trace_id
 from proxy.policy.policy import Policy
 
+NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
 
 
@@ -85,7 +87,7 @@ class Pipeline:
         """Serve one request; whether its connection may go on."""
         rules = self.rules
         self._name(x)
-        x.client = rules.peers.client(x.peer, x.header)
+        x.client = rules.peers.client(x.peer, x.joined)
         ours = self._desk.takes(x.path)
         counted = False
         try:
@@ -101,7 +103,7 @@ class Pipeline:
             self._check_size(x)
             self._check_rate(x)
             await self._admit(x)
-            return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.header))
+            return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.joined))
         except Refusal as refusal:
             return refuse(connection, x, refusal)
         except AnswerCut as cut:
@@ -123,7 +125,9 @@ class Pipeline:
 
     def refuse_early(self, connection: Connection, refusal: Refusal) -> None:
         """Answer what could not be read as a request at all."""
-        x = Exchange("GET", "", {}, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
+        x = Exchange(
+            "GET", "", NO_FIELDS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True
+        )
         x.request_id = self._ids.token()
         refuse(connection, x, refusal)
         self._account.unread(x, refusal)

@@ -25,9 +25,7 @@ CONNECT_TIMEOUT = 5.0  # loopback answers at once; a full accept queue does not
 class Pool:
     """Idle legs, newest last. One request has one leg: nothing waits behind another's answer."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, address: Callable[[], tuple[str, int]]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: Callable[[], tuple[str, int]]) -> None:
         self._loop = loop
         self._address = address
         self._idle: deque[tuple[Leg, socket.socket]] = deque()
@@ -73,7 +71,9 @@ class Pool:
             _, leg = await self._loop.create_connection(lambda: Leg(self._loop), sock=sock)
         except OSError as error:  # TimeoutError is one
             sock.close()
-            reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
+            reason = (
+                "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
+            )
             raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
         except BaseException:
             sock.close()

@@ -77,7 +77,7 @@ class _Spec:
 class RateLimiter:
     """Counts by user and route name, kept when a reload changes the limits.
 
-    Memory: a user on one route takes about 300 bytes and 8 for each time remembered (at most N + 16 of the
+    Memory: a user on one route takes about 270 bytes and 8 for each time remembered (at most N + 16 of the
     largest exact limit, and about 120 for each limit above 1,000). `capacity` users are held at once, and
     `most_times` times together (16 MiB); past either, the longest unseen user is dropped. `evicted` counts
     those of them that still counted against a limit. Users whose windows have all passed go first, uncounted.

@@ -121,7 +121,11 @@ class Server:
                 connection.abort()
         elif connection.busy:
             waiting_for_body = connection.body_missing and not connection.reading_held
-            if waiting_for_body and not connection.answered and now - connection.last_read > self._patience.body:
+            if (
+                waiting_for_body
+                and not connection.answered
+                and now - connection.last_read > self._patience.body
+            ):
                 connection.time_out(body=True)
         elif connection.head_since:
             if now - connection.head_since > self._patience.head:

@@ -47,6 +47,8 @@ async def serve(reader, writer):
                 answer = body or b"hello " + unquote(path).encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
             await writer.drain()
+            if headers.get("connection") == "close":
+                return
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:

@@ -29,7 +29,10 @@ def processes_of(group: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                if os.getpgid(int(entry)) == group and Path(f"/proc/{entry}/stat").read_text().split()[2] != "Z":
+                if (
+                    os.getpgid(int(entry)) == group
+                    and Path(f"/proc/{entry}/stat").read_text().split()[2] != "Z"
+                ):
                     found.append(int(entry))
             except (ProcessLookupError, FileNotFoundError):
                 pass
@@ -64,7 +67,13 @@ class Running:
         return self.events("app.start")[-1]["pid"]
 
     async def request(
-        self, target: str = "/", *, method: str = "GET", headers: Sequence[str] = (), body: bytes = b"", port: int = 0
+        self,
+        target: str = "/",
+        *,
+        method: str = "GET",
+        headers: Sequence[str] = (),
+        body: bytes = b"",
+        port: int = 0,
     ) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
         try:
@@ -132,7 +141,7 @@ async def gateway(
     file = tmp / f"policy-{port}.yaml"
     file.write_text(f"listen:\n  public: 127.0.0.1:{port}\n  admin: 127.0.0.1:{admin}\n{policy}")
     out = tmp / f"out-{port}.log"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port), **(environ or {})}
+    env = {**os.environ, "PYTHONPATH": str(ROOT) + ":/tmp/stubs2", "PORT": str(port), **(environ or {})}
     with open(out, "wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from front import OK, Scripted, answering, front, until
+
 from proxy.ingress.server import Patience
 
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n"
@@ -48,8 +49,10 @@ BAD = {
     "a huge chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\nhello\r\n0\r\n\r\n",
     "a chunk without its end": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
     "a bare line feed after a chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
-    "a bare CR in a chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;a\rb\r\nhello\r\n0\r\n\r\n",
-    "a bare LF in a chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "a bare CR in a chunk extension": POST
+    + b"Transfer-Encoding: chunked\r\n\r\n5;a\rb\r\nhello\r\n0\r\n\r\n",
+    "a bare LF in a chunk extension": POST
+    + b"Transfer-Encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
     "two hosts": GET + b"Host: u\r\n\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "a host with a path": b"GET / HTTP/1.1\r\nHost: t/evil\r\n\r\n",
@@ -81,6 +84,7 @@ async def test_hostile_input_gets_an_answer_and_a_closed_connection_and_never_th
     data = {**BAD, **LONG}[name]
     if piece and len(data) > 2000:
         pytest.skip("too long to send byte by byte")
+
     async def script(reader, writer):
         await app.head(reader)
         await reader.read(-1)

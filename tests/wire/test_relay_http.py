@@ -99,7 +99,9 @@ async def test_the_apps_answer_keeps_its_fields_their_order_and_their_spelling()
     )
     async with front(app) as door:
         answer = await door.get()
-        assert answer.startswith(b"HTTP/1.1 418 I'm a teapot\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-A: \xc3\xa9\xff\r\n")
+        assert answer.startswith(
+            b"HTTP/1.1 418 I'm a teapot\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-A: \xc3\xa9\xff\r\n"
+        )
         assert b"X-Hop" not in answer
         assert b"Keep-Alive" not in answer
         assert b"Via: 1.1 outrigger\r\n" in answer
@@ -157,7 +159,11 @@ async def test_an_answer_that_the_apps_close_delimits_arrives_whole(version):
         ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b""),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", b""),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 99\r\n\r\n", b""),
-        ("GET", b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nab", b"ab"),
+        (
+            "GET",
+            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nab",
+            b"ab",
+        ),
     ],
 )
 async def test_answers_without_a_body_keep_their_meaning_and_the_connection_goes_on(method, answer, body):
@@ -266,13 +272,17 @@ async def test_early_hints_pass():
     app = answering(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n" + OK)
     async with front(app) as door:
         answer = await door.get()
-        assert answer.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n")
+        assert answer.startswith(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n"
+        )
 
 
 async def test_server_sent_events_are_never_held_back():
     async def script(reader, writer):
         await app.head(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for n in range(3):
             await gate.acquire()
             writer.write(b"9\r\ndata: %d\n\n\r\n" % n)
@@ -412,7 +422,9 @@ async def test_drain_finishes_what_is_in_flight_and_closes_what_is_idle():
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(app, patience=__import__("proxy.ingress.server", fromlist=["x"]).Patience(sweep=0.05, drain=0.1)) as door:
+    async with front(
+        app, patience=__import__("proxy.ingress.server", fromlist=["x"]).Patience(sweep=0.05, drain=0.1)
+    ) as door:
         idle_reader, idle = await door.connect()
         asking = asyncio.create_task(door.get())
         uploading_reader, uploading = await door.connect()

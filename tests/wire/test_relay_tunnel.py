@@ -88,7 +88,9 @@ async def test_an_upgrade_that_the_app_declines_is_an_ordinary_answer():
 
 async def test_http2_in_a_tunnel_is_not_offered_to_the_app():
     async with front(answering(OK)) as door:
-        answer = await door.get("/", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade, HTTP2-Settings")
+        answer = await door.get(
+            "/", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade, HTTP2-Settings"
+        )
         assert answer.endswith(b"ok")
         assert b"h2c" not in door.app.heads[0]
 

@@ -1,0 +1,61 @@
+# `make run` and `make test` set up what they need; nothing else has to be installed but Python 3.11+.
+# All paths are relative, so the folder may have spaces in its name.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types bench setup clean
+
+# The first Python that is new enough, python3 preferred.
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PIP := -m pip install --quiet --disable-pip-version-check --no-warn-script-location
+STAMP := .stamp
+
+help:
+	@echo 'make run             Outrigger in front of the demo app'
+	@echo "make run APP='…'     in front of your own, e.g. APP='uvicorn main:app --port \$$\$$PORT'"
+	@echo 'make test            everything, on each Python from 3.11 up that is installed'
+	@echo 'make check           lint, types and make test'
+	@echo 'make bench           the figures of the README'
+
+.outrigger/$(STAMP): requirements.txt
+	$(call need_python)
+	@echo 'setting up the gateway (.outrigger) …'
+	@$(PYTHON) -m venv .outrigger && .outrigger/bin/python $(PIP) -r requirements.txt && touch $@
+
+.demo/$(STAMP): deploy/demo/requirements.txt
+	$(call need_python)
+	@echo 'setting up the demo app (.demo) …'
+	@$(PYTHON) -m venv .demo && .demo/bin/python $(PIP) -r deploy/demo/requirements.txt && touch $@
+
+.venv/$(STAMP): requirements.txt requirements-dev.txt deploy/demo/requirements.txt
+	$(call need_python)
+	@echo 'setting up the tools (.venv) …'
+	@$(PYTHON) -m venv .venv && .venv/bin/python $(PIP) -r requirements-dev.txt && touch $@
+
+setup: .outrigger/$(STAMP) .demo/$(STAMP)
+
+run: setup
+	@exec .demo/bin/python deploy/demo/run.py --gateway .outrigger/bin/python --app "$(APP)"
+
+lint: .venv/$(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/$(STAMP)
+	.venv/bin/mypy
+
+test: .venv/$(STAMP) setup
+	@sh tests/matrix.sh
+
+check: lint types test
+
+bench: .venv/$(STAMP) setup
+	@PYTHONPATH=. .venv/bin/python tests/bench/run.py
+
+clean:
+	rm -rf .outrigger .demo .venv .venv-* var
+
+define need_python
+@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed, and none is on PATH' >&2; exit 1; }
+endef

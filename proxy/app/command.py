@@ -1,0 +1,99 @@
+"""What to start: the words after `--`, with the public port that a shell put in too early taken out again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SHELL = "/bin/sh"
+# What only a shell understands; variables alone leave a simple command.
+_OPERATORS = re.compile(r"[;&|<>()`\n#]|\$\(|\bif\b|\bfor\b|\bwhile\b|^\s*\w+=|^\s*(exec|cd|export|set|\.)\s")
+_OPTIONS = ("--port", "--bind", "-p", "-b")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`argv` is what is executed; `replaced` says which words were changed, for the log."""
+
+    argv: tuple[str, ...]
+    shown: str
+    replaced: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> str:
+        """The program that is looked for, for a shell line its first word."""
+        if self.argv[0] == SHELL and len(self.argv) == 3:
+            words = self.argv[2].removeprefix("exec ").split()
+            return words[0] if words else SHELL
+        return self.argv[0]
+
+
+def parse(words: Sequence[str], public: int | None, private: int) -> Command:
+    """The command to start. One word with spaces in it is a shell line; there the public port is replaced
+    only where it stands as a number, `$PORT` being the shell's business.
+
+    Only after a port option (--port, -p, --bind, -b, in any spelling) or as HOST:PORT is the public port
+    replaced by the private one; no other word is touched.
+    """
+    if len(words) == 1 and re.search(r"\s", words[0].strip()):
+        line, replaced = _in_line(words[0].strip(), public, private)
+        # A simple command takes the shell's place, so that signals reach the app itself.
+        text = line if _OPERATORS.search(line) else f"exec {line}"
+        return Command((SHELL, "-c", text), line, replaced)
+    argv, replaced = _in_words(words, public, private)
+    return Command(tuple(argv), shlex.join(argv), replaced)
+
+
+def _in_words(words: Sequence[str], public: int | None, private: int) -> tuple[list[str], tuple[str, ...]]:
+    out: list[str] = []
+    replaced: list[str] = []
+    before = ""
+    for at, word in enumerate(words):
+        new = _word(word, before, public, private) if at and public else word
+        if new != word:
+            replaced.append(f"{word} → {new}")
+        out.append(new)
+        before = word
+    return out, tuple(replaced)
+
+
+def _word(word: str, before: str, public: int | None, private: int) -> str:
+    if before in _OPTIONS:
+        return _value(word, public, private)
+    for option in _OPTIONS:
+        if not word.startswith(option) or word == option:
+            continue
+        value = word[len(option) :]
+        if value.startswith("="):
+            return f"{option}={_value(value[1:], public, private)}"
+        if not option.startswith("--"):
+            return option + _value(value, public, private)
+    if re.fullmatch(rf"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._*-]+):{public}", word):
+        return _value(word, public, private)
+    return word
+
+
+def _value(value: str, public: int | None, private: int) -> str:
+    """A port, or an address that ends with it."""
+    host, colon, port = value.rpartition(":")
+    return f"{host}{colon}{private}" if port == str(public) else value
+
+
+def _in_line(line: str, public: int | None, private: int) -> tuple[str, tuple[str, ...]]:
+    """The same inside a shell line, whose spacing and quoting stay as they are."""
+    if not public:
+        return line, ()
+    replaced: list[str] = []
+    pieces = re.split(r"(\s+)", line)
+    before = ""
+    for at in range(0, len(pieces), 2):
+        word = pieces[at]
+        bare = word.strip("'\"")
+        new = _word(bare, before, public, private) if at else bare
+        if new != bare:
+            replaced.append(f"{bare} → {new}")
+            pieces[at] = word.replace(bare, new)
+        before = bare
+    return "".join(pieces), tuple(replaced)

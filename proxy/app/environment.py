@@ -1,0 +1,65 @@
+"""What the app gets of the environment: all of it, but for what would tell it of the gateway."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+SECRETS = ("OUTRIGGER_ADMIN_TOKEN",)
+_BIND = re.compile(r"(?:(?<=\s)|^)(--bind(?:=|\s+)|-b(?:=|\s+|))(\S+)")
+
+
+def build(
+    environ: Mapping[str, str],
+    *,
+    program: str,
+    public: int | None,
+    private: int,
+    extra: Mapping[str, str] | None = None,
+    venv: Path | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """The app's environment, and sentences on what was changed in it.
+
+    `venv` is the gateway's own virtual environment (by default the running one): where it was activated,
+    it is taken out of PATH and VIRTUAL_ENV, unless the app's program is found nowhere else.
+    """
+    env = {name: value for name, value in environ.items() if name not in SECRETS}
+    notes: list[str] = []
+    env["PORT"] = str(private)
+    arguments = env.get("GUNICORN_CMD_ARGS")
+    if arguments is not None and public is not None:
+        changed = _BIND.sub(lambda found: _rebind(found, public, private), arguments)
+        if changed != arguments:
+            env["GUNICORN_CMD_ARGS"] = changed
+            notes.append(f"GUNICORN_CMD_ARGS bound the public port; the app gets {changed}")
+    own = venv if venv is not None else _own_venv()
+    if own is not None:
+        _leave(env, own, program)
+    env.update(extra or {})
+    return env, notes
+
+
+def _rebind(found: re.Match[str], public: int, private: int) -> str:
+    option, value = found.groups()
+    return f"{option}127.0.0.1:{private}" if value.rpartition(":")[2] == str(public) else found.group()
+
+
+def _own_venv() -> Path | None:
+    return Path(sys.prefix) if sys.prefix != sys.base_prefix else None
+
+
+def _leave(env: dict[str, str], own: Path, program: str) -> None:
+    bins = {str(own / "bin"), str(own.resolve() / "bin")}
+    path = env.get("PATH", "")
+    kept = ":".join(entry for entry in path.split(":") if entry.rstrip("/") not in bins)
+    if kept != path and shutil.which(program, path=kept) is None and shutil.which(program, path=path):
+        return  # app and gateway share one environment: it is the app's own
+    if kept != path:
+        env["PATH"] = kept
+    home = env.get("VIRTUAL_ENV")
+    if home is not None and Path(home).resolve() == own.resolve():
+        del env["VIRTUAL_ENV"]
+        env.pop("VIRTUAL_ENV_PROMPT", None)

@@ -1,0 +1,297 @@
+"""The app's life under the gateway: started, ready, replaced when it ends or hangs, stopped in order.
+
+starting ─ready→ ready ─ends, hangs, is asked to→ restarting ─ready→ ready …
+    └─ends→ ended (before it was ever ready, its status is ours)
+any ─stop()→ stopping → ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+
+from proxy.app import State
+from proxy.app.command import Command
+from proxy.app.output import follow
+from proxy.app.process import AppProcess, CannotStart
+from proxy.app.readiness import LOOPBACK, probe
+from proxy.app.warden import Warden
+from proxy.observe.events import Emit
+from proxy.policy import model
+
+NEVER_READY = 1  # the status where the app was stopped for not getting ready in time, and ended with 0
+
+
+class Supervisor:
+    """Runs one command as long as it should live. `worker`: it serves no port, so it is ready once it runs,
+    and its ending with status 0 is the end."""
+
+    def __init__(
+        self,
+        policy: model.App,
+        command: Command,
+        environ: Mapping[str, str],
+        *,
+        port: int,
+        emit: Emit,
+        on_restart: Callable[[str], None],
+        wrap: bool = False,
+        worker: bool = False,
+        clock: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._command = command
+        self._environ = environ
+        self._port = port
+        self._emit = emit
+        self._on_restart = on_restart
+        self._wrap = wrap
+        self._worker = worker
+        self._clock = clock
+        self._host = LOOPBACK[0]
+        self._process: AppProcess | None = None
+        self._ready = asyncio.Event()
+        self._asked: asyncio.Future[str] | None = None  # why the running process is to be replaced
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_answer = self._ready_at = 0.0
+        self.state: State = "starting"
+        self.reason = "not started yet"
+        self.since = clock()
+        self.ready_once = False
+        self.last_start_took: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.state}: {self.reason}>"
+
+    # ── AppFace ──────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state == "ready"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._host, self._port
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.running else None
+
+    def note_answer(self) -> None:
+        self._last_answer = self._clock()
+
+    def apply(self, policy: model.App) -> None:
+        self._policy = policy
+
+    async def wait_ready(self, timeout: float) -> bool:
+        if not self.is_ready and not self._ended.is_set():
+            try:
+                async with asyncio.timeout(None if timeout == float("inf") else timeout):
+                    await self._ready.wait()
+            except TimeoutError:
+                pass
+        return self.is_ready
+
+    async def run(self) -> int:
+        warden = Warden()
+        try:
+            return await self._life(warden)
+        finally:
+            if self._process is not None:
+                self._process.kill_group()
+            warden.dismiss()
+            for task in self._tasks:
+                task.cancel()
+            self._become("ended", self.reason)
+            self._ended.set()
+            self._ready.set()
+
+    async def stop(self) -> None:
+        if self._ended.is_set():
+            return
+        self._stopping = True
+        self._become("stopping", "the gateway is stopping it")
+        self._ask("stop")
+        process = self._process
+        if process is not None and process.running:
+            self._emit(
+                "app.stop", f"Stopping the app; it has {self._policy.stop_timeout:g} s.", pid=process.pid
+            )
+            await process.stop(self._policy.stop_timeout)
+
+    def kill(self) -> None:
+        self._stopping = True
+        self._ask("stop")
+        if self._process is not None:
+            self._process.kill_group()
+
+    def request_restart(self, reason: str) -> None:
+        """Replace the running app: SIGTERM, `stop_timeout`, a new one. `reason` is a word of the metric
+        app_restarts_total: memory, hung, reload."""
+        self._ask(reason)
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _life(self, warden: Warden) -> int:
+        failed = 0
+        backoff = self._policy.restart.backoff
+        while True:
+            began = self._clock()
+            self._asked = asyncio.get_running_loop().create_future()
+            try:
+                process = self._start(warden)
+            except CannotStart as error:
+                self._emit("app.exit", str(error), level="error", status=error.status)
+                status, was_ready, why = error.status, False, "crash"
+            else:
+                was_ready = await self._until_ready(process, began)
+                why = await self._until_over(process) if was_ready else "crash"
+                status = await self._finish(process, why)
+                warden.watch(0)
+            if self._stopping:
+                return status
+            failed = 0 if was_ready else failed + 1
+            if not self.ready_once or (self._worker and status == 0 and why == "crash"):
+                return status
+            limit = self._policy.restart.give_up_after
+            if limit and failed >= limit:
+                self._emit("app.give-up", f"The app failed to start {failed} times in a row.", level="error")
+                return status
+            if was_ready and self._clock() - self._ready_at > self._policy.restart.max_backoff:
+                backoff = self._policy.restart.backoff
+            wait = backoff if why == "crash" else 0.0
+            self._on_restart(why)
+            self._become("restarting", f"it {'ended' if why == 'crash' else 'is being replaced: ' + why}")
+            self._emit(
+                "app.restart", f"Starting the app again in {wait:g} s ({why}).", level="warning", reason=why
+            )
+            if why == "crash":
+                backoff = min(backoff * 2, self._policy.restart.max_backoff)
+                if await self._stopped_within(wait):
+                    return status
+
+    def _start(self, warden: Warden) -> AppProcess:
+        """Raises CannotStart."""
+        process = AppProcess(self._command.argv, self._environ, wrap=self._wrap)
+        warden.watch(process.pid)
+        self._process = process
+        if process.stdout is not None and process.stderr is not None:
+            self._spawn(follow(process.stdout, self._emit, "stdout"))
+            self._spawn(follow(process.stderr, self._emit, "stderr"))
+        shown = self._command.shown
+        self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
+        if self.state != "restarting":
+            self._become("starting", "it was started")
+        return process
+
+    async def _until_ready(self, process: AppProcess, began: float) -> bool:
+        """False where it ended, was told to stop, or took longer than `start_timeout`."""
+        policy = self._policy
+        while process.running and not self._stopping:
+            if self._worker and policy.ready.path is None:
+                host: str | None = LOOPBACK[0]
+            else:
+                host = await probe(self._port, policy.ready.path, policy.ready.timeout)
+            if host is not None and process.running and not self._stopping:
+                self._host = host
+                self.last_start_took = self._clock() - began
+                self.ready_once = True
+                self._ready_at = self._clock()
+                self._become("ready", "it answers")
+                self._emit(
+                    "app.ready", f"The app is ready after {self.last_start_took:.1f} s.", pid=process.pid
+                )
+                return True
+            if self._clock() - began > policy.start_timeout:
+                text = f"The app was not ready within {policy.start_timeout:g} s (app.start_timeout)."
+                self._emit("app.start-timeout", text, level="error", pid=process.pid)
+                return False
+            await _first(process.ended.wait(), asyncio.sleep(policy.ready.interval))
+        return False
+
+    async def _until_over(self, process: AppProcess) -> str:
+        """Why a ready app is over: crash, or what it was replaced for."""
+        asked = self._asked
+        assert asked is not None
+        liveness = asyncio.get_running_loop().create_task(self._liveness())
+        try:
+            await _first(process.ended.wait(), asyncio.shield(asked))
+        finally:
+            liveness.cancel()
+        return asked.result() if asked.done() and process.running else "crash"
+
+    async def _finish(self, process: AppProcess, why: str) -> int:
+        """See a process and its group to their end; the status."""
+        on_its_own = not process.running
+        if not self._stopping:
+            self._become("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
+        if process.running and not self._stopping:
+            await process.stop(self._policy.stop_timeout)
+        await process.ended.wait()
+        process.kill_group()
+        status = process.status or 0
+        if on_its_own and not self._stopping:
+            text = f"The app ended with status {status}."
+            self._emit("app.exit", text, level="error", status=status, pid=process.pid)
+        elif not on_its_own and not self.ready_once:
+            status = status or NEVER_READY
+        return status
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        deadline = self._clock() + seconds
+        while not self._stopping and (left := deadline - self._clock()) > 0:
+            await asyncio.sleep(min(left, 0.1))
+        return self._stopping
+
+    async def _liveness(self) -> None:
+        """Ask for a replacement when probes fail and nothing else is being answered either."""
+        failures, streak = 0, self._clock()
+        while True:
+            policy = self._policy.liveness
+            await asyncio.sleep(policy.interval)
+            if policy.path is None:
+                continue
+            asked = self._clock()
+            if await probe(self._port, policy.path, policy.timeout, (self._host,)) is not None:
+                failures = 0
+                continue
+            streak = asked if failures == 0 else streak
+            failures = failures + 1 if self._last_answer < streak else 0
+            if failures >= policy.failures:
+                text = f"The app hangs: {failures} probes of {policy.path} failed and nothing was answered."
+                self._emit("app.hung", text, level="error")
+                self._ask("hung")
+                return
+
+    # ── small things ─────────────────────────────────────────────────────────────────────────
+
+    def _become(self, state: State, reason: str) -> None:
+        if state != self.state:
+            self.since = self._clock()
+        self.state, self.reason = state, reason
+        if state == "ready":
+            self._ready.set()
+        elif not self._ended.is_set():
+            self._ready.clear()
+
+    def _ask(self, why: str) -> None:
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_result(why)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _first(*waiting: object) -> None:
+    """Wait for the first of several, and for none of the others."""
+    tasks = [asyncio.ensure_future(one) for one in waiting]  # type: ignore[call-overload]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -2,54 +2,186 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import asyncio
+from collections.abc import Callable
 
-Reason = Literal["route_queue_full", "route_wait", "queue_full", "wait", "priority"]
+from proxy.errors import Refusal
+from proxy.ingress.gate import Gate, Shed
+from proxy.ingress.gradient import STEP, Gradient
+from proxy.ingress.permit import Permit
+from proxy.policy.model import Overload, Route
 
 # The queue before an adaptive limit. While the app is quick it takes up bursts; once the app is overloaded
-# a long queue would only make everybody late, and a quarter of the limit keeps the app busy.
+# a long queue would only make everybody late, and a quarter of the limit is enough to keep it busy.
 CALM_QUEUE = 100
 QUEUE_WAIT = 10.0
+LONGEST_RETRY_AFTER = 60.0
 
 _SAID = {
     "route_queue_full": "This route has its fill of requests, and its queue is full.",
-    "route_wait": "This route has its fill of requests, and none ended while this one waited.",
+    "route_wait": "This route has its fill of requests, and none ended in time while this one waited.",
     "queue_full": "The app has its fill of requests, and the queue is full.",
-    "wait": "The app has its fill of requests, and none ended while this one waited.",
+    "wait": "The app has its fill of requests, and none ended in time while this one waited.",
     "priority": "The app has its fill of requests, and the queue was needed for more important ones.",
 }
 
 
-class Permit:
-    """A request's places. `release` belongs in a `finally`; every method may be called again, to no effect."""
+class Admission:
+    """Two gates: the route's `concurrency` with its queue, then the app's `overload` limit with its own.
 
-    __slots__ = ("_admission", "_calls", "_in_app", "_route", "_since")
+    The route's queue is first come, first served. The app's serves the most important tier first (the
+    lowest number in `overload.priority`; tiers not named there come after all that are); when it is full,
+    an arrival that is more important takes the place of the newest of the least important.
 
-    def __init__(self, admission: Admission, route: _RouteGate | None) -> None:
-        self._admission = admission
-        self._route = route
-        self._in_app = route is not None
-        self._calls = 0  # outgoing ones that the app waits for
-        self._since = admission.clock()
+    A request that finds no place is refused with 503 `overloaded`, and `on_shed` is told why:
+    route_queue_full, route_wait, queue_full, wait or priority.
 
-    def head_sent(self) -> None:
-        """The answer's head is on its way: what follows is a stream, not the app's work."""
-        if self._in_app:
-            self._in_app = False
-            if not self._calls or not self._admission.adaptive:
-                self._admission.app_gives(self._since)
-            self._calls = 0
+    `clock` must be the loop's, or run with it: waits are timed by the loop.
+    """
 
-    def release(self) -> None:
-        self.head_sent()
-        route, self._route = self._route, None
-        if route is not None:
-            route.gate.give(self._admission.clock() - self._since)
+    def __init__(self, overload: Overload, *, clock: Callable[[], float], on_shed: Callable[[str], None]) -> None:
+        self.clock = clock
+        self._on_shed = on_shed
+        self._app = Gate("")
+        self._routes: dict[str, RouteGate] = {}
+        self._gradient: Gradient | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._overload = overload
+        self.reconfigure(overload)
 
-    def sample(self, app_seconds: float) -> None:
-        """How long the app itself took over this request, without its outgoing calls.
+    def __repr__(self) -> str:
+        parts = [f"{self._overload.mode}: {self._app!r}"]
+        parts += [f"{gate.name}: {gate!r}" for gate in self._routes.values()]
+        return f"<Admission {' | '.join(parts)}>"
 
-        For requests that it answered: not for cancelled ones, nor errors, which say nothing of its pace.
-        """
-        if self._route is not None:
-            self._admission.sample(self._route.name, app_seconds)
+    @property
+    def limit(self) -> int | None:
+        """How many requests the app gets at once, None where nothing limits that."""
+        return self._app.limit
+
+    @property
+    def adaptive(self) -> bool:
+        return self._gradient is not None
+
+    def in_flight(self, route_name: str) -> int:
+        gate = self._routes.get(route_name)
+        return gate.in_flight if gate is not None else 0
+
+    def queued(self, route_name: str) -> int:
+        """Those who wait at either gate."""
+        gate = self._routes.get(route_name)
+        return len(gate.waiters) + gate.waiting_for_app if gate is not None else 0
+
+    def reconfigure(self, overload: Overload) -> None:
+        """Take another policy; what is in flight stays in flight and counts."""
+        old, self._overload = self._overload, overload
+        if overload.mode != "adaptive":
+            self._gradient = None
+        elif self._gradient is None or overload.adaptive != old.adaptive:
+            self._gradient = Gradient(overload.adaptive, self.clock)
+        self._retune()
+        idle = [gate.name for gate in self._routes.values() if not gate.in_flight and not gate.waiters]
+        for name in idle:
+            del self._routes[name]
+
+    def try_enter(self, route: Route, tier: str, *, exempt: bool = False) -> Permit | None:
+        """A permit where both gates have room now; None where `enter` would wait or refuse."""
+        if exempt:
+            return Permit(self, None, None)
+        gate = self._gate(route)
+        if not gate.try_take():
+            return None
+        if not self._app.try_take():
+            gate.give()
+            return None
+        return Permit(self, gate, self._app)
+
+    async def enter(self, route: Route, tier: str, *, exempt: bool = False) -> Permit:
+        """A permit, as soon as there is room. Raises Refusal (503 `overloaded`)."""
+        permit = self.try_enter(route, tier, exempt=exempt)
+        if permit is not None:
+            return permit
+        gate = self._gate(route)
+        at: Gate = gate
+        try:
+            await gate.take(0)
+            at = self._app
+            gate.waiting_for_app += 1
+            try:
+                await self._take_app(tier)
+            except BaseException:  # cancelled or shed: the place at the first gate goes back either way
+                gate.give()
+                raise
+            finally:
+                gate.waiting_for_app -= 1
+        except Shed as shed:
+            reason = str(shed)
+            self._on_shed(reason)
+            seconds = min(LONGEST_RETRY_AFTER, max(1.0, at.expected_wait()))
+            raise Refusal("overloaded", 503, "Overloaded", _SAID[reason], retry_after=seconds) from None
+        return Permit(self, gate, self._app)
+
+    def sample(self, route_name: str, app_seconds: float) -> None:
+        """See `Permit.sample`."""
+        if self._gradient is not None:
+            self._gradient.sample(route_name, app_seconds)
+            self._step()
+
+    async def _take_app(self, tier: str) -> None:
+        if self._app.try_take():
+            return
+        if self._gradient is not None:
+            self._gradient.reached()
+            self._step()
+            self._tick()
+        priority = self._overload.priority
+        await self._app.take(priority.get(tier, max(priority.values(), default=0) + 1))
+
+    def _gate(self, route: Route) -> RouteGate:
+        gate = self._routes.get(route.name)
+        if gate is None:
+            gate = self._routes[route.name] = RouteGate(route)
+        elif gate.route is not route:
+            gate.take_on(route)
+        return gate
+
+    def _step(self) -> None:
+        if self._gradient is not None and self._gradient.step():
+            self._retune()
+
+    def _tick(self) -> None:
+        """While somebody waits the limit must be able to change, though no request ends and none comes."""
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(STEP, self._ticked)
+
+    def _ticked(self) -> None:
+        self._ticking = None
+        if self._gradient is not None and self._app.waiters:
+            self._gradient.reached()
+            self._step()
+            self._tick()
+
+    def _retune(self) -> None:
+        mode, fixed = self._overload.mode, self._overload.fixed
+        if mode == "fixed":
+            self._app.configure(fixed.limit, fixed.queue, fixed.wait)
+        elif self._gradient is not None:
+            limit = self._gradient.limit
+            size = max(1, limit // 4) if self._gradient.overloaded else CALM_QUEUE
+            self._app.configure(limit, size, QUEUE_WAIT)
+        else:
+            self._app.configure(None, 0, 0.0)
+
+
+class RouteGate(Gate):
+    """The gate of one route, which also knows how many of its requests wait at the app's."""
+
+    def __init__(self, route: Route) -> None:
+        super().__init__("route_")
+        self.name = route.name
+        self.waiting_for_app = 0
+        self.take_on(route)
+
+    def take_on(self, route: Route) -> None:
+        self.route = route
+        self.configure(route.concurrency, route.queue.size, route.queue.wait)

@@ -10,8 +10,8 @@ from proxy.policy.route import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
     from proxy.errors import Refusal
-    from proxy.ingress.admission import Permit
     from proxy.ingress.client import Client
+    from proxy.ingress.permit import Permit
     from proxy.ingress.ratelimit import Decision
 
 HeaderList = list[tuple[bytes, bytes]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from proxy.ingress.waiters import ADMITTED, Waiter, Waiters
 
@@ -19,9 +18,8 @@ class Gate:
     and waited for. One that is cancelled in the moment it was admitted passes its place on.
     """
 
-    def __init__(self, prefix: str, clock: Callable[[], float]) -> None:
+    def __init__(self, prefix: str) -> None:
         self._prefix = prefix  # of the reasons to be sent away
-        self._clock = clock
         self.limit: int | None = None
         self.size = 0
         self.wait = 0.0
@@ -46,7 +44,7 @@ class Gate:
         self.in_flight += 1
         return True
 
-    async def take(self, route_name: str, priority: int) -> None:
+    async def take(self, priority: int) -> None:
         """Take a place, waiting for it if need be. Raises Shed."""
         if self.try_take():
             return
@@ -55,7 +53,7 @@ class Gate:
             if loser is None:
                 raise Shed(f"{self._prefix}queue_full")
             loser.future.set_result("priority")
-        waiter = Waiter(route_name, priority)
+        waiter = Waiter(priority)
         self.waiters.add(waiter)
         timer = asyncio.get_running_loop().call_later(self.wait, self._expire, waiter)
         try:

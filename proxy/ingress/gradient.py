@@ -58,7 +58,7 @@ class _Pace:
 
 
 class Gradient:
-    """The adaptive limit. `overloaded` holds from when the app is slowed until the limit is not reached any more."""
+    """The adaptive limit. `overloaded`: from when the app is slowed until the limit is no more reached."""
 
     def __init__(self, policy: AdaptiveLimit, clock: Callable[[], float]) -> None:
         self._policy = policy

@@ -59,9 +59,7 @@ class Identifier:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
         self._sources = [_finder(source, wall) for source in asked]
         self._ip = lru_cache(maxsize=4096)(_ip_user)
-        self._tiers = [
-            (re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in identity.tiers
-        ]
+        self._tiers = [(re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in identity.tiers]
         self._last = identity.tiers[-1].name if identity.tiers else NO_TIER
 
     def identify(self, view: RequestView) -> Identified:

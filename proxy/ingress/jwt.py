@@ -91,9 +91,7 @@ def _text(claim: object) -> str | None:
 def _check_key(source: JwtSource) -> None:
     known = jwt.algorithms.get_default_algorithms()
     if not source.key:
-        raise OutriggerError(
-            "identity.user: jwt: with an empty key anybody could pose as any user; set ${JWT_KEY}"
-        )
+        raise OutriggerError("identity.user: jwt: with an empty key anybody could pose as any user; set ${JWT_KEY}")
     for name in source.algorithms:
         if name not in known:
             raise OutriggerError(

@@ -39,6 +39,7 @@ class Leg(asyncio.Protocol):
         self.loop = loop
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
+        self.idle_turn = 0  # the loop's turn in which it became idle
         self.last_read = 0.0
         self.lost: BaseException | None = None  # why it ended, once it has
         self.ended = False
@@ -127,9 +128,9 @@ class Leg(asyncio.Protocol):
     def writing_paused(self) -> bool:
         return self._paused_writing
 
-    def relay(self, sink: Sink) -> asyncio.Future[None]:
-        """Give the rest of the body to `sink`; the future is its end, or fails with AppUnreachable."""
-        finished = self._finished = self.loop.create_future()
+    def relay(self, sink: Sink) -> asyncio.Future[None] | None:
+        """Give the rest of the body to `sink`; the future is its end, or fails with AppUnreachable.
+        None: all of it was here."""
         self._sink = sink
         held, self.buffer = self.buffer, []
         self._buffered = 0
@@ -137,8 +138,9 @@ class Leg(asyncio.Protocol):
         for data in held:
             flowing = sink.body(data)
         if self.complete:
-            finished.set_result(None)
-        elif self.ended:
+            return None
+        finished = self._finished = self.loop.create_future()
+        if self.ended:
             finished.set_exception(self._broken())
         elif flowing:
             self.resume()

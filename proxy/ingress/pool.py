@@ -3,7 +3,8 @@
 An app closes an idle connection when it likes (uvicorn after 5 s, gunicorn after 2 s), and a request
 that meets a connection just being closed is lost without anyone knowing whether it was read. So idle
 connections are dropped after 1.5 s, before the app drops them; each is looked at for an end of file
-before it is used; and a method that may not be repeated takes only one that was idle for under 0.5 s.
+before it is used (by the loop, which has asked the kernel since the connection came back, or else by us);
+and a method that may not be repeated takes only one that was idle for under 0.5 s.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from proxy.ingress.leg import Leg
 IDLE = 1.5
 FRESH = 0.5
 SWEEP = 0.5
+PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 CONNECT_TIMEOUT = 5.0  # loopback answers at once; a full accept queue does not
 
 
@@ -32,6 +34,8 @@ class Pool:
         self._sockets: dict[Leg, socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self._turn = 0  # of the loop, as far as it matters: it polled all sockets between two
+        self._turning = False
 
     def __repr__(self) -> str:
         return f"<Pool {len(self._sockets) - len(self._idle)} in use, {len(self._idle)} idle>"
@@ -52,8 +56,14 @@ class Pool:
             leg, sock = self._idle[-1]
             if leg.idle_since < oldest and not leg.ended:
                 return None  # all others were idle for longer; the sweep ends them
-            self._idle.pop()
-            if not leg.ended and _quiet(sock):
+            if leg.idle_turn == self._turn and self._idle[0][0].idle_turn != self._turn:
+                leg, sock = self._idle.popleft()  # one that the loop has looked at costs no look of ours
+                if leg.idle_since < oldest:
+                    self.discard(leg)
+                    continue
+            else:
+                self._idle.pop()
+            if not leg.ended and (leg.idle_turn != self._turn or _quiet(sock)):
                 return leg
             self.discard(leg)
         return None
@@ -87,9 +97,17 @@ class Pool:
             self.discard(leg)
             return
         leg.idle_since = self._loop.time()
+        leg.idle_turn = self._turn
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._next_turn)
         self._idle.append((leg, self._sockets[leg]))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    def _next_turn(self) -> None:
+        self._turning = False
+        self._turn += 1
 
     def discard(self, leg: Leg) -> None:
         self._sockets.pop(leg, None)
@@ -121,7 +139,7 @@ class Pool:
 def _quiet(sock: socket.socket) -> bool:
     """Whether a connection is open and has nothing to say: no end of file, no unasked-for bytes."""
     try:
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        sock.recv(1, PEEK)
     except (BlockingIOError, InterruptedError):
         return True
     except OSError:

@@ -38,9 +38,7 @@ class RatePolicy:
             remaining, reset = standings[0]
             listed = f"{self._quoted[0]};r={remaining};t={ceil(reset)}"
         else:
-            tightest = min(
-                range(len(standings)), key=lambda index: (standings[index][0], -standings[index][1])
-            )
+            tightest = min(range(len(standings)), key=lambda index: (standings[index][0], -standings[index][1]))
             remaining, reset = standings[tightest]
             pairs = zip(self._quoted, standings, strict=True)
             listed = ", ".join(f"{name};r={left};t={ceil(seconds)}" for name, (left, seconds) in pairs)

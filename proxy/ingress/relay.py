@@ -13,7 +13,7 @@ from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.headers import request_head
 from proxy.ingress.leg import Leg
 from proxy.ingress.pool import Pool
-from proxy.ingress.timeout import Watch
+from proxy.ingress.timeout import Watches
 from proxy.ingress.tunnel import Tunnel
 from proxy.ingress.upload import Upload
 
@@ -34,6 +34,7 @@ class Relay:
         self._loop = loop
         self._backend = backend
         self._pool = pool
+        self._watches = Watches(loop)
         self.hold = 15.0
         self.ending = False  # the app is being stopped: nothing to wait for
 
@@ -81,7 +82,8 @@ class Relay:
                 connection.write(informational_head(status, reason, headers))
 
         sent = self._loop.time()
-        watch = Watch(self._loop, leg, x, upload) if x.route.timeout or x.route.total else None
+        if x.route.timeout is not None or x.route.total is not None:
+            self._watches.add(leg, x, upload)
         try:
             answered = leg.send(head + upload.first(), x.method, x.upgrade, informational)
             if not upload.whole:
@@ -89,14 +91,12 @@ class Relay:
             await answered
         except BaseException:
             upload.stop()
-            if watch is not None:
-                watch.stop()
+            self._watches.remove(leg)
             self._pool.discard(leg)
             raise
         x.app_seconds = max(0.0, leg.head_at - max(sent, upload.done_at))
         x.overhead = sent - x.received - x.waited
         self._backend.note_answer()
-        upload.watch = watch
         return leg
 
     async def _connect(self, x: Exchange) -> Leg:
@@ -133,7 +133,7 @@ class Relay:
             if x.permit is not None:
                 x.permit.head_sent()
             finished = leg.relay(downstream)
-            if not leg.complete:
+            if finished is not None:
                 if not downstream.flush():
                     leg.pause()
                 x.overhead += self._loop.time() - leg.head_at
@@ -154,6 +154,7 @@ class Relay:
         finally:
             connection.on_writable = None
             upload.stop()
+            self._watches.remove(leg)
             if upload.done:
                 self._pool.give_back(leg)
             else:
@@ -171,6 +172,7 @@ class Relay:
         if connection.gone:
             self._pool.discard(leg)
             return
+        self._watches.remove(leg)
         tunnel = Tunnel(self._loop)
         self._pool.forget(leg)
         app, from_app = leg.take_over(tunnel.app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from proxy.ingress import pattern
-from proxy.policy.model import DEFAULT_ROUTE, Route
+from proxy.policy.route import DEFAULT_ROUTE, Route
 
 
 class RouteTable:

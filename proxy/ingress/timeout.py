@@ -1,4 +1,4 @@
-"""A route's two time-outs over one exchange, on one timer that looks again rather than being set again."""
+"""A route's two time-outs, kept for all exchanges by one timer instead of one each."""
 
 from __future__ import annotations
 
@@ -9,40 +9,62 @@ from proxy.ingress.exchange import Exchange
 from proxy.ingress.leg import Leg
 from proxy.ingress.upload import Upload
 
+PERIOD = 0.05  # seconds between two looks: a time-out comes at most this late
+
+
+class Watches:
+    """Exchanges under way on routes that have a time-out. The timer runs only while there are any."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watches: dict[Leg, Watch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def add(self, leg: Leg, x: Exchange, upload: Upload) -> None:
+        self._watches[leg] = Watch(x, upload, self._loop.time())
+        if self._timer is None:
+            self._timer = self._loop.call_later(PERIOD, self._look)
+
+    def remove(self, leg: Leg) -> None:
+        self._watches.pop(leg, None)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for leg, watch in list(self._watches.items()):
+            refusal = watch.passed(leg, now)
+            if refusal is not None:
+                del self._watches[leg]
+                leg.expire(refusal)
+        self._timer = self._loop.call_later(PERIOD, self._look) if self._watches else None
+
 
 class Watch:
     """`route.timeout`: from the last byte of the request to the first of the answer, and between bytes.
     `route.total`: the whole exchange. Waiting for the client, either way, is not the app's time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, leg: Leg, x: Exchange, upload: Upload) -> None:
-        self._loop = loop
-        self._leg = leg
+    __slots__ = ("_moved", "_upload", "_x")
+
+    def __init__(self, x: Exchange, upload: Upload, now: float) -> None:
         self._x = x
         self._upload = upload
-        self._moved = loop.time()
-        self._timer: asyncio.TimerHandle | None = None
-        self._look()
+        self._moved = now
 
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def passed(self, leg: Leg, now: float) -> Refusal | None:
+        """The refusal that is due now, if one is."""
+        route = self._x.route
+        if route.total is not None and now >= self._x.received + route.total:
+            return self._refusal("total", route.total)
+        if route.timeout is None:
+            return None
+        if self._upload.waits_for_client or leg.paused:
+            self._moved = now
+        if now >= max(self._moved, leg.last_read, self._upload.moved_at) + route.timeout:
+            return self._refusal("timeout", route.timeout)
+        return None
 
-    def _look(self) -> None:
-        route, now = self._x.route, self._loop.time()
-        due = []
-        if route.total is not None:
-            due.append((self._x.received + route.total, "total", route.total))
-        if route.timeout is not None and not self._leg.raw:
-            if self._upload.waits_for_client or self._leg.paused:
-                self._moved = now
-            moved = max(self._moved, self._leg.last_read, self._upload.moved_at)
-            due.append((moved + route.timeout, "timeout", route.timeout))
-        if not due:
-            return
-        when, key, seconds = min(due)
-        if now < when:
-            self._timer = self._loop.call_at(when, self._look)
-            return
-        detail = f"The app did not answer within {seconds:g} s (routes: {route.name}: {key})."
-        self._leg.expire(Refusal("timeout", 504, "Gateway timeout", detail))
+    def _refusal(self, key: str, seconds: float) -> Refusal:
+        detail = f"The app did not answer within {seconds:g} s (routes: {self._x.route.name}: {key})."
+        return Refusal("timeout", 504, "Gateway timeout", detail)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from proxy.errors import AppUnreachable, Refusal
 from proxy.ingress.connection import Connection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.leg import Leg
-
-if TYPE_CHECKING:
-    from proxy.ingress.timeout import Watch
 
 
 class Upload:
@@ -26,7 +22,6 @@ class Upload:
         self.done_at = 0.0
         self.moved_at = 0.0
         self.waits_for_client = False
-        self.watch: Watch | None = None
         self._first: bytes | None = None
 
     def first(self) -> bytes:
@@ -45,8 +40,6 @@ class Upload:
         self._task = asyncio.get_running_loop().create_task(self._pump(leg))
 
     def stop(self) -> None:
-        if self.watch is not None:
-            self.watch.stop()
         if self._task is not None and not self._task.done():
             self._task.cancel()
 

@@ -11,10 +11,9 @@ ADMITTED = ""
 class Waiter:
     """One who waits. Its future is set to ADMITTED, or to the reason why it is sent away."""
 
-    __slots__ = ("future", "priority", "route_name")
+    __slots__ = ("future", "priority")
 
-    def __init__(self, route_name: str, priority: int) -> None:
-        self.route_name = route_name
+    def __init__(self, priority: int) -> None:
         self.priority = priority  # the lower, the more important
         self.future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

@@ -119,11 +119,12 @@ class Log:
             }
             self.put(self.encode("request", f"{method} {path} {status}", level, facts))
             return
+        quoted, verb = quote(path), quote(method)
         line = (
             f'{{"time":"{self._stamp()}","level":"{level}","event":"request",'
-            f'"message":{quote(f"{method} {path} {status}")},'
+            f'"message":"{verb[1:-1]} {quoted[1:-1]} {status}",'
             f'"request_id":{quote(request_id)},"trace_id":{_text(trace_id)},"route":{quote(route)},'
-            f'"method":{quote(method)},"path":{quote(path)},"status":{status},'
+            f'"method":{verb},"path":{quoted},"status":{status},'
             f'"duration_ms":{duration_ms:.3f},"app_ms":{_number(app_ms)},'
             f'"user":{_text(user)},"tier":{_text(tier)},"client_ip":{quote(client_ip)},'
             f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},'

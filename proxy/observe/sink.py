@@ -13,10 +13,8 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 HELD = 8 * 1024 * 1024
-LINGER = (
-    0.01  # seconds that the writer waits for more lines: fifty wake-ups a second cost less than thousands
-)
-_CHUNK = 64 * 1024
+LINGER = 0.05  # seconds that the writer waits for more lines: each wake-up fights the loop for the interpreter
+_CHUNK = 1024 * 1024
 _RETRY = 0.2  # seconds between looks at a descriptor that takes nothing
 
 
@@ -103,6 +101,8 @@ class Sink:
         batch: list[bytes] = []
         size = 0
         with self._lock:
+            if self._held <= self._piece:
+                batch, self._lines = list(self._lines), deque()
             while self._lines and (not batch or size + len(self._lines[0]) <= self._piece):
                 batch.append(self._lines.popleft())
                 size += len(batch[-1])

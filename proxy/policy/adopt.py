@@ -11,9 +11,7 @@ from proxy.policy.read import Reader
 from proxy.policy.urls import HTTP_URL
 
 
-def adopt(
-    reader: Reader, upstreams: Mapping[str, Upstream]
-) -> tuple[Mapping[str, Upstream], tuple[str, ...]]:
+def adopt(reader: Reader, upstreams: Mapping[str, Upstream]) -> tuple[Mapping[str, Upstream], tuple[str, ...]]:
     """The upstreams, each with an address, and what to warn of.
 
     A variable of `env` that has a value already (OpenRouter, Azure, a local model) is the upstream's

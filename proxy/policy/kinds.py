@@ -124,10 +124,10 @@ def _path(text: str) -> str:
 
 
 def _template(text: str) -> str:
-    segments = _path(text).split("/")
-    if segments.count("{user}") != 1:
-        raise ValueError("it does not have {user} once, as a whole segment")
-    if any(mark in part for part in segments if part != "{user}" for mark in "{}"):
+    path = _path(text)
+    if path.count("{user}") != 1:
+        raise ValueError("it does not have {user} once")
+    if any(mark in path.replace("{user}", "") for mark in "{}"):
         raise ValueError("it has a name other than {user} in braces")
     return text
 
@@ -182,9 +182,7 @@ PATH = Kind(_path, str, "a path such as /health")
 TEMPLATE = Kind(_template, str, "a path such as /api/user/{user}/*")
 HEADER = Kind(matching(_NAME, "it is no header name"), str, "a header name such as X-User-Id")
 COOKIE = Kind(matching(_NAME, "it is no cookie name"), str, "a cookie name such as session")
-METHOD = Kind(
-    matching(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method"), str, "a method in capitals such as POST"
-)
+METHOD = Kind(matching(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method"), str, "a method in capitals such as POST")
 RETRY_ON = Kind(_retry_on, str, "connect, reset, first_byte or a status from 400 to 599")
 SECRET_NAME = Kind(_lower(matching(_NAME, "it is no header or query name")), str, "a name such as x-api-key")
 LABEL = Kind(

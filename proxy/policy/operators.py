@@ -47,9 +47,7 @@ def _shipped_rules() -> Mapping[str, AlertRule]:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    slack: Annotated[str, urls.WEBHOOK] | None = field(
-        default=None, metadata={"absent": "${SLACK_WEBHOOK_URL:-}"}
-    )
+    slack: Annotated[str, urls.WEBHOOK] | None = field(default=None, metadata={"absent": "${SLACK_WEBHOOK_URL:-}"})
     webhook: Annotated[str, urls.WEBHOOK] | None = None
     every: Period = 15.0
     cooldown: Cooldown = Cooldown()

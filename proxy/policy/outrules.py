@@ -74,11 +74,7 @@ def _faults(reader: Reader, policy: Policy) -> None:
         key = f"faults[{index}]"
         if (fault.upstream is None) == (fault.route is None):
             reader.fault(key, "a fault hits one upstream or one route", "write upstream: … or route: …")
-        elif (
-            fault.upstream is not None
-            and fault.upstream not in policy.upstreams
-            and reader.sound("upstreams")
-        ):
+        elif fault.upstream is not None and fault.upstream not in policy.upstreams and reader.sound("upstreams"):
             mend = f"write one of {', '.join(policy.upstreams) or 'those in upstreams'}"
             reader.fault(f"{key}.upstream", f"there is no upstream {fault.upstream}", mend)
         elif fault.route is not None and fault.route not in routes and reader.sound("routes"):

@@ -42,9 +42,7 @@ def quote(text: str) -> str:
 
 
 class Reader:
-    def __init__(
-        self, file: str, environ: Mapping[str, str], shapes: Mapping[str, Shape], lines: int
-    ) -> None:
+    def __init__(self, file: str, environ: Mapping[str, str], shapes: Mapping[str, Shape], lines: int) -> None:
         self.file = file
         self.environ = environ
         self.shapes = shapes
@@ -87,9 +85,7 @@ class Reader:
         known = hints(cls)
         if not isinstance(node, Table):
             example = next(iter(known))
-            return self.fault(
-                key, "this is not a mapping", f"write keys below it, such as {example}: …", node.line
-            )
+            return self.fault(key, "this is not a mapping", f"write keys below it, such as {example}: …", node.line)
         written = {entry.key: entry for entry in self.entries(node, key, tuple(known))}
         values: dict[str, Any] = {}
         for item in fields(cls):
@@ -123,9 +119,7 @@ class Reader:
             shown = quote(entry.key)
             path = f"{key}.{shown}" if key else shown or "policy"
             if entry.key in seen:
-                self.fault(
-                    path, f"it is written twice, first in line {seen[entry.key]}", "keep one", entry.line
-                )
+                self.fault(path, f"it is written twice, first in line {seen[entry.key]}", "keep one", entry.line)
                 continue
             seen[entry.key] = entry.line
             if known is not None and entry.key not in known:
@@ -185,14 +179,10 @@ class Reader:
         try:
             return substitute(node.text, self.environ)
         except ValueError as error:
-            mend = (
-                "set it, or write ${NAME:-default}" if "environment" in str(error) else "write ${NAME} or $${"
-            )
+            mend = "set it, or write ${NAME:-default}" if "environment" in str(error) else "write ${NAME} or $${"
             return self.fault(key, str(error), mend, node.line)
 
-    def scalar(
-        self, node: Node, kind: Kind | None, words: tuple[str, ...], key: str, *, or_off: bool = False
-    ) -> Any:
+    def scalar(self, node: Node, kind: Kind | None, words: tuple[str, ...], key: str, *, or_off: bool = False) -> Any:
         choices = [*words, *([kind.write] if kind else []), *(["off"] if or_off else [])]
         mend = f"write {', or '.join(choices)}" if kind else f"write {' | '.join(choices)}"
         if not isinstance(node, Scalar):
@@ -266,9 +256,7 @@ class Reader:
             return str(kinds[0].parse(entry.key)) if kinds else entry.key
         except ValueError as error:
             path = f"{key}.{quote(entry.key)}"
-            return self.fault(
-                path, f"{quote(entry.key)}: {error}", f"name it with {kinds[0].write}", entry.line
-            )
+            return self.fault(path, f"{quote(entry.key)}: {error}", f"name it with {kinds[0].write}", entry.line)
 
 
 def _default(item: Any) -> Any:

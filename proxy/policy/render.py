@@ -79,9 +79,7 @@ def _member(value: Any, members: tuple[Any, ...]) -> Tree:
     for member in members:
         if get_origin(member) is Literal and value in get_args(member):
             return _Word(str(value))
-    other = next(
-        member for member in members if get_origin(member) is not Literal and member is not type(None)
-    )
+    other = next(member for member in members if get_origin(member) is not Literal and member is not type(None))
     return _tree(value, other)
 
 

@@ -94,9 +94,7 @@ def _tiers(reader: Reader, policy: Policy) -> None:
         if tier.name in [earlier.name for earlier in tiers[:index]]:
             reader.fault(f"{key}.name", f"a tier before it is named {tier.name} too", "name it otherwise")
         if tier.users is None and index < len(tiers) - 1:
-            reader.fault(
-                key, "it fits everybody, so no tier after it is ever taken", "give it users, or put it last"
-            )
+            reader.fault(key, "it fits everybody, so no tier after it is ever taken", "give it users, or put it last")
 
 
 def _tier_names(reader: Reader, policy: Policy) -> None:
@@ -144,11 +142,7 @@ def _routes(reader: Reader, policy: Policy) -> None:
                 reader.fault(f"{key}.match", "the route named default fits every request", mend)
             if any(f"routes[{later}]" in reader.named for later in range(index + 1, len(policy.routes))):
                 reader.fault(f"{key}.name", "no route after default is ever taken", "put default last")
-        if (
-            f"{key}.queue" in reader.named
-            and route.concurrency is None
-            and reader.sound(f"{key}.concurrency")
-        ):
+        if f"{key}.queue" in reader.named and route.concurrency is None and reader.sound(f"{key}.concurrency"):
             problem = "nothing ever waits in it without concurrency"
             reader.fault(f"{key}.queue", problem, "write concurrency: 5 beside it, or leave the queue out")
 

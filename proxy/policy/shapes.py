@@ -84,18 +84,14 @@ def sources(reader: Reader, node: Node, key: str, fallback: Any) -> Any:
     if isinstance(node, Scalar) and node.null:
         return fallback
     if not isinstance(node, Listing):
-        return reader.fault(
-            key, "a list belongs here", "write - path: /api/user/{user}/* below it", node.line
-        )
+        return reader.fault(key, "a list belongs here", "write - path: /api/user/{user}/* below it", node.line)
     found: list[Source] = []
     for index, item in enumerate(node.items):
         path = f"{key}[{index}]"
         reader.named[path] = item.line
         source = _source(reader, item, path)
         if isinstance(source, IpSource) and index < len(node.items) - 1:
-            reader.fault(
-                path, "ip always names a user, so what follows is never asked", "put ip last", item.line
-            )
+            reader.fault(path, "ip always names a user, so what follows is never asked", "put ip last", item.line)
         if not isinstance(source, Broken | IpSource):
             found.append(source)
     return (*found, IpSource())
@@ -166,9 +162,7 @@ def alert_rules(reader: Reader, node: Node, key: str, fallback: Any) -> Any:
     if isinstance(node, Scalar) and node.null:
         return fallback
     if not isinstance(node, Table):
-        return reader.fault(
-            key, "this is not a mapping", "write NAME: {when: …, severity: …} below it", node.line
-        )
+        return reader.fault(key, "this is not a mapping", "write NAME: {when: …, severity: …} below it", node.line)
     found: dict[str, AlertRule] = dict(fallback)
     for entry in reader.entries(node, key, None):
         name = reader.name(entry, Label, key)

@@ -48,9 +48,7 @@ def _unreadable(error: yaml.MarkedYAMLError) -> Unreadable:
     if error.context:
         since = f" from line {error.context_mark.line + 1}" if error.context_mark else ""
         context = f" {' '.join(error.context.split())}{since}"
-    mend = (
-        "indent with spaces, close quotes and brackets, and quote values with ': ', ' #', * & ! or % in them"
-    )
+    mend = "indent with spaces, close quotes and brackets, and quote values with ': ', ' #', * & ! or % in them"
     return Unreadable(mark.line + 1 if mark else 1, f"it is not YAML: {problem}{context}", mend)
 
 
@@ -123,9 +121,7 @@ class _Composer:
 
     def _alias(self, anchor: str, line: int) -> Node:
         if anchor not in self.anchors:
-            raise Unreadable(
-                line, f"no anchor &{anchor[:60]} stands before this alias", "write the value out"
-            )
+            raise Unreadable(line, f"no anchor &{anchor[:60]} stands before this alias", "write the value out")
         known = self.anchors[anchor]
         if known is None:
             raise Unreadable(line, f"*{anchor[:60]} stands inside what it names", "write the value out")

@@ -141,7 +141,7 @@ async def gateway(
     file = tmp / f"policy-{port}.yaml"
     file.write_text(f"listen:\n  public: 127.0.0.1:{port}\n  admin: 127.0.0.1:{admin}\n{policy}")
     out = tmp / f"out-{port}.log"
-    env = {**os.environ, "PYTHONPATH": str(ROOT) + ":/tmp/stubs2", "PORT": str(port), **(environ or {})}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port), **(environ or {})}
     with open(out, "wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -1,0 +1,268 @@
+"""What the benchmarks share: peers on free ports, CPU time by process, load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+TICK = os.sysconf("SC_CLK_TCK")
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+POLICY = """
+listen: {{public: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}}}
+app: {{url: "http://127.0.0.1:{app}"}}
+identity:
+  user: [{{path: "/api/user/{{user}}/*"}}]
+  tiers: [{{name: premium, users: "premium_*"}}, {{name: free}}]
+routes:
+  - {{name: api, match: {{path: "/api/user/*"}}, timeout: 60s, rate_limit: {{free: 10/h, premium: 1000/s}}}}
+  - {{name: default, match: {{path: "/*"}}, timeout: 30s}}
+"""
+
+NGINX = """
+worker_processes 1; daemon off; pid {tmp}/nginx.pid; error_log /dev/null;
+events {{ worker_connections 1024; }}
+http {{
+  access_log {tmp}/access.log; keepalive_requests 1000000000; client_max_body_size 0; client_body_temp_path {tmp}; proxy_temp_path {tmp};
+  fastcgi_temp_path {tmp}; uwsgi_temp_path {tmp}; scgi_temp_path {tmp};
+  proxy_request_buffering off; proxy_max_temp_file_size 0;
+  upstream app {{ server 127.0.0.1:{app}; keepalive 64; keepalive_requests 1000000000; }}
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://app; proxy_http_version 1.1;
+      proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade; }}
+  }}
+}}
+"""
+
+HAPROXY = """
+global
+  nbthread 1
+  log {tmp}/log.sock local0
+defaults
+  mode http
+  log global
+  option httplog
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  timeout tunnel 60s
+frontend f
+  bind 127.0.0.1:{port}
+  default_backend b
+backend b
+  http-reuse always
+  server app 127.0.0.1:{app}
+"""
+
+
+@dataclass
+class Peer:
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def cpu(self) -> float:
+        """Seconds of CPU of the process and its children so far."""
+        return sum(_cpu(pid) for pid in (self.process.pid, *_children(self.process.pid)))
+
+    def resident(self) -> float:
+        """MiB resident."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+
+def _cpu(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_for(port: int, patience: float = 20.0) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+class Bench:
+    """Everything started is ended with it."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self.tmp = self._stack.enter_context(tempfile.TemporaryDirectory())
+        self.app_port = free_port()
+
+    def __enter__(self) -> Bench:
+        self.spawn("app", self.app_port, [sys.executable, str(HERE / "bench_app.py"), str(self.app_port)])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def spawn(self, name: str, port: int, command: list[str]) -> Peer:
+        out = self._stack.enter_context(open(f"{self.tmp}/{name}.log", "wb"))
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": PATH}
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environ)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.terminate)
+        wait_for(port)
+        return Peer(name, port, process)
+
+    def plain(self) -> Peer:
+        port = free_port()
+        command = [sys.executable, str(HERE / "bench_plain.py"), str(port), str(self.app_port)]
+        return self.spawn("plain aiohttp proxy", port, command)
+
+    def outrigger(self, policy: str = POLICY) -> Peer:
+        port = free_port()
+        file = Path(self.tmp) / f"policy-{port}.yaml"
+        file.write_text(policy.format(port=port, admin=free_port(), app=self.app_port))
+        return self.spawn("Outrigger", port, [sys.executable, "-m", "proxy", "run", "--policy", str(file)])
+
+    def nginx(self) -> Peer | None:
+        return self._configured("nginx", NGINX, ["-c"])
+
+    def haproxy(self) -> Peer | None:
+        sink = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # haproxy logs to a datagram socket only
+        sink.bind(f"{self.tmp}/log.sock")
+        self._stack.callback(sink.close)
+        return self._configured("haproxy", HAPROXY, ["-q", "-f"])
+
+    def _configured(self, program: str, config: str, options: list[str]) -> Peer | None:
+        found = shutil.which(program, path=PATH)
+        if found is None:
+            print(f"{program} is not installed: not compared")
+            return None
+        port = free_port()
+        file = Path(self.tmp) / f"{program}.conf"
+        file.write_text(config.format(port=port, app=self.app_port, tmp=self.tmp))
+        return self.spawn(program, port, [found, *options, str(file)])
+
+
+TARGET = "/api/user/premium_ada/items?page=1"
+
+
+async def load(port: int, seconds: float, connections: int = 32) -> int:
+    """Requests answered in that time, each connection asking again as soon as it was answered.
+
+    Each is a user of its own, whose limit (1,000 a second, counted exactly) lets all of it pass.
+    """
+    loop = asyncio.get_running_loop()
+    clients: list[Client] = []
+    for n in range(connections):
+        head = f"GET {TARGET.replace('ada', str(n))} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
+        client = Client(head.encode())
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+        clients.append(client)
+    await asyncio.sleep(seconds)
+    done = sum(client.done for client in clients)
+    for client in clients:
+        client.transport.abort()
+    assert all(client.ok for client in clients), "an answer was not 200"
+    return done
+
+
+class Client(asyncio.Protocol):
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.done = 0
+        self.ok = True
+        self.need = 0
+        self.rest = b""
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.rest += data
+        while not self.need:
+            end = self.rest.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self.rest[:end].lower()
+            self.ok = self.ok and head.startswith(b"http/1.1 200")
+            if b"transfer-encoding: chunked" in head:
+                if not self.rest.endswith(b"0\r\n\r\n"):
+                    return
+                self.rest = b""
+                break
+            self.need = end + 4 + int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        if len(self.rest) < self.need:
+            return
+        self.rest, self.need = self.rest[self.need :], 0
+        self.done += 1
+        self.transport.write(self.request)
+
+
+async def paced(port: int, rate: int, seconds: float, target: str = TARGET) -> list[float]:
+    """Latencies in ms of an open loop: requests leave on time whatever came back."""
+    latencies: list[float] = []
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+    idle: asyncio.Queue = asyncio.Queue()
+    for stream in streams:
+        idle.put_nowait(stream)
+    request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+    async def ask(due: float) -> None:
+        reader, writer = await idle.get()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+        latencies.append((time.perf_counter() - due) * 1000)
+        idle.put_nowait((reader, writer))
+
+    began = time.perf_counter()
+    tasks = []
+    for n in range(int(rate * seconds)):
+        due = began + n / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(ask(time.perf_counter())))
+    await asyncio.gather(*tasks)
+    for _, writer in streams:
+        writer.close()
+    return sorted(latencies)
+
+
+def quantile(values: list[float], q: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * q))]
+
+
+def table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    for row in (head, ["─" * width for width in widths], *rows):
+        first, *rest = row
+        print("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]))
+    print(flush=True)

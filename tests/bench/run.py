@@ -1,0 +1,21 @@
+"""`make bench`: every figure of the README, each part a script of its own. Nothing is asserted about time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PARTS = ("bench_requests", "bench_latency", "bench_bytes", "limits", "overload", "logs", "scrape")
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or PARTS
+    environ = {**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    for part in wanted:
+        print(f"── {part}", flush=True)
+        subprocess.run([sys.executable, str(HERE / f"{part}.py")], env=environ, check=True)
+
+
+if __name__ == "__main__":
+    main()

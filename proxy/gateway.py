@@ -140,9 +140,7 @@ class Gateway:
                 ended = await self._until(life)
             if ended is None:
                 return await self._stop(life)
-            self._emit(
-                "gateway.end", f"The app ended for good with status {ended}.", level="error", status=ended
-            )
+            self._emit("gateway.end", f"The app ended for good with status {ended}.", level="error", status=ended)
             await self.door.drain(1.0)
             return ended
         finally:
@@ -175,9 +173,7 @@ class Gateway:
         try:
             await self.door.open(public)
         except OSError as error:
-            raise BindError(
-                f"{self.policy.listen.public} (listen.public) cannot be listened on: {error}."
-            ) from error
+            raise BindError(f"{self.policy.listen.public} (listen.public) cannot be listened on: {error}.") from error
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
@@ -203,9 +199,7 @@ class Gateway:
     async def _stop_in_order(self, life: asyncio.Task[int], drain: float) -> None:
         if self._open and not await self.door.drain(drain):
             left = sum(self.door.account.in_flight.values())
-            self._emit(
-                "gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left
-            )
+            self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
         self.door.end_waiting()
         await self._app.stop()
         await asyncio.wait((life,))

@@ -60,7 +60,12 @@ class Database:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._bin / program, *arguments], user=self._user, group=self._user, cwd="/", capture_output=True, text=True
+            [self._bin / program, *arguments],
+            user=self._user,
+            group=self._user,
+            cwd="/",
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr.strip()}")

@@ -61,8 +61,7 @@ def main() -> int:
         gateway = subprocess.Popen(
             [chosen.gateway, "-m", "proxy", "run", "--policy", policy, "--", *command], env=environ, process_group=0
         )
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, _: gateway.send_signal(number))
+        pass_on_signals(gateway)
         return gateway.wait()
     finally:
         if gateway is not None and gateway.poll() is None:
@@ -70,6 +69,21 @@ def main() -> int:
         standin.terminate()
         standin.wait()
         database.stop()
+
+
+def pass_on_signals(gateway: subprocess.Popen[bytes]) -> None:
+    """One Ctrl-C arrives twice under make, from the terminal and from make itself; a second one within a
+    second would tell the gateway to end at once."""
+    last = 0.0
+
+    def pass_on(number: int, _: object) -> None:
+        nonlocal last
+        if time.monotonic() - last > 1.0:
+            last = time.monotonic()
+            gateway.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
 
 
 def free_port() -> int:

@@ -106,9 +106,7 @@ class External:
 def _place(policy: model.App) -> tuple[tuple[str, ...], int]:
     if policy.url is None:
         if policy.port == "auto":
-            raise UsageError(
-                "app.port says where the app is when nothing is started; it may not be auto then"
-            )
+            raise UsageError("app.port says where the app is when nothing is started; it may not be auto then")
         return LOOPBACK, policy.port
     url = urlsplit(policy.url)
     if url.scheme != "http" or url.hostname is None:

@@ -19,6 +19,7 @@ from proxy.app.warden import Warden
 from proxy.observe.events import Emit
 from proxy.policy import model
 
+SLOW_START = 20.0  # seconds until a start that takes long is spoken of
 NEVER_READY = 1  # the status where the app was stopped for not getting ready in time, and ended with 0
 
 
@@ -117,9 +118,7 @@ class Supervisor:
         self._ask("stop")
         process = self._process
         if process is not None and process.running:
-            self._emit(
-                "app.stop", f"Stopping the app; it has {self._policy.stop_timeout:g} s.", pid=process.pid
-            )
+            self._emit("app.stop", f"Stopping the app; it has {self._policy.stop_timeout:g} s.", pid=process.pid)
             await process.stop(self._policy.stop_timeout)
 
     def kill(self) -> None:
@@ -165,9 +164,7 @@ class Supervisor:
             wait = backoff if why == "crash" else 0.0
             self._on_restart(why)
             self._become("restarting", f"it {'ended' if why == 'crash' else 'is being replaced: ' + why}")
-            self._emit(
-                "app.restart", f"Starting the app again in {wait:g} s ({why}).", level="warning", reason=why
-            )
+            self._emit("app.restart", f"Starting the app again in {wait:g} s ({why}).", level="warning", reason=why)
             if why == "crash":
                 backoff = min(backoff * 2, self._policy.restart.max_backoff)
                 if await self._stopped_within(wait):
@@ -190,6 +187,7 @@ class Supervisor:
     async def _until_ready(self, process: AppProcess, began: float) -> bool:
         """False where it ended, was told to stop, or took longer than `start_timeout`."""
         policy = self._policy
+        told = False
         while process.running and not self._stopping:
             if self._worker and policy.ready.path is None:
                 host: str | None = LOOPBACK[0]
@@ -201,16 +199,26 @@ class Supervisor:
                 self.ready_once = True
                 self._ready_at = self._clock()
                 self._become("ready", "it answers")
-                self._emit(
-                    "app.ready", f"The app is ready after {self.last_start_took:.1f} s.", pid=process.pid
-                )
+                self._emit("app.ready", f"The app is ready after {self.last_start_took:.1f} s.", pid=process.pid)
                 return True
             if self._clock() - began > policy.start_timeout:
                 text = f"The app was not ready within {policy.start_timeout:g} s (app.start_timeout)."
                 self._emit("app.start-timeout", text, level="error", pid=process.pid)
                 return False
+            if not told and self._clock() - began > SLOW_START:
+                told = True
+                self._emit("app.slow-start", self._not_yet(), level="warning", pid=process.pid)
             await _first(process.ended.wait(), asyncio.sleep(policy.ready.interval))
         return False
+
+    def _not_yet(self) -> str:
+        path = self._policy.ready.path
+        if path is not None:
+            return f"The app does not answer {path} on port {self._port} below 500 yet (app.ready.path)."
+        return (
+            f"Nothing listens on port {self._port} yet, which the app was given as PORT; an app with a port of its"
+            " own in its code is fronted by app.url instead."
+        )
 
     async def _until_over(self, process: AppProcess) -> str:
         """Why a ready app is over: crash, or what it was replaced for."""

@@ -16,9 +16,7 @@ MIB = 1024 * 1024
 class Account:
     """`app_bytes` is the app's memory as last measured, in bytes."""
 
-    def __init__(
-        self, metrics: Metrics, log: Log, clock: Callable[[], float], app_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, metrics: Metrics, log: Log, clock: Callable[[], float], app_bytes: Callable[[], int]) -> None:
         self._metrics = metrics
         self._log = log
         self._clock = clock

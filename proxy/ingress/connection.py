@@ -290,9 +290,7 @@ class Connection(BaseProtocol):
             http10=message.version == HttpVersion10,
             chunked=bool(message.chunked),
             should_close=message.should_close,
-            upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade"))
-            if message.upgrade
-            else None,
+            upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade")) if message.upgrade else None,
         )
         return await self._handle(self, x) and body.is_eof() and not self._discarding
 

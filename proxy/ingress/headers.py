@@ -104,9 +104,7 @@ def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authori
         lines.append(b"Connection: TE\r\nTE: trailers\r\n")
     for name, value in forwarding:
         lines.append(b"%s: %s\r\n" % (name, value))
-    lines.append(
-        b"X-Request-Id: %s\r\nX-Outrigger-Request: %s\r\n" % (x.request_id.encode(), x.token.encode())
-    )
+    lines.append(b"X-Request-Id: %s\r\nX-Outrigger-Request: %s\r\n" % (x.request_id.encode(), x.token.encode()))
     lines.append(VIA)
     lines.append(b"\r\n")
     return b"".join(lines)

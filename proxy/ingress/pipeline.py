@@ -125,9 +125,7 @@ class Pipeline:
 
     def refuse_early(self, connection: Connection, refusal: Refusal) -> None:
         """Answer what could not be read as a request at all."""
-        x = Exchange(
-            "GET", "", NO_FIELDS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True
-        )
+        x = Exchange("GET", "", NO_FIELDS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
         x.request_id = self._ids.token()
         refuse(connection, x, refusal)
         self._account.unread(x, refusal)

@@ -81,9 +81,7 @@ class Pool:
             _, leg = await self._loop.create_connection(lambda: Leg(self._loop), sock=sock)
         except OSError as error:  # TimeoutError is one
             sock.close()
-            reason = (
-                "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
-            )
+            reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
             raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
         except BaseException:
             sock.close()

@@ -38,9 +38,7 @@ class Relay:
         self.hold = 15.0
         self.ending = False  # the app is being stopped: nothing to wait for
 
-    async def relay(
-        self, connection: Connection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]
-    ) -> bool:
+    async def relay(self, connection: Connection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> bool:
         """Pass a request on and its answer back; whether the client's connection may go on.
 
         Raises Refusal where the app gave no head of an answer, AnswerCut where it broke off after it.

@@ -57,9 +57,7 @@ class Server:
         self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
 
     def _accept(self) -> Connection:
-        connection = Connection(
-            self._loop, self._handle, self._refuse, self._lost, max_header=self.max_header
-        )
+        connection = Connection(self._loop, self._handle, self._refuse, self._lost, max_header=self.max_header)
         connection.draining = self.draining
         self.connections.add(connection)
         return connection
@@ -121,11 +119,7 @@ class Server:
                 connection.abort()
         elif connection.busy:
             waiting_for_body = connection.body_missing and not connection.reading_held
-            if (
-                waiting_for_body
-                and not connection.answered
-                and now - connection.last_read > self._patience.body
-            ):
+            if waiting_for_body and not connection.answered and now - connection.last_read > self._patience.body:
                 connection.time_out(body=True)
         elif connection.head_since:
             if now - connection.head_since > self._patience.head:

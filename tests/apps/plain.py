@@ -19,7 +19,13 @@ async def serve(reader, writer):
             headers = dict(field.lower().split(": ", 1) for field in fields if field)
             path, _, query = target.partition("?")
             body = b""
-            if "content-length" in headers:
+            if path == os.environ.get("HANG"):
+                await asyncio.sleep(3600)
+            if path == "/swallow":
+                left = int(headers["content-length"])
+                while left:
+                    left -= len(await reader.read(min(left, 1 << 20)))
+            elif "content-length" in headers:
                 body = await reader.readexactly(int(headers["content-length"]))
             if path == "/slow":
                 await asyncio.sleep(float(query))

@@ -10,7 +10,9 @@ ROUNDS, SECONDS = 3, 2.5
 
 
 def main() -> None:
-    print("Small JSON over 32 keep-alive connections, an access log everywhere; Outrigger with identity, limit, metrics")
+    print(
+        "Small JSON over 32 keep-alive connections, an access log everywhere; Outrigger with identity, limit, metrics"
+    )
     with Bench() as bench:
         peers = [peer for peer in (bench.nginx(), bench.haproxy(), bench.plain(), bench.outrigger()) if peer]
         gateway = peers[-1]

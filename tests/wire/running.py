@@ -29,10 +29,7 @@ def processes_of(group: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                if (
-                    os.getpgid(int(entry)) == group
-                    and Path(f"/proc/{entry}/stat").read_text().split()[2] != "Z"
-                ):
+                if os.getpgid(int(entry)) == group and Path(f"/proc/{entry}/stat").read_text().split()[2] != "Z":
                     found.append(int(entry))
             except (ProcessLookupError, FileNotFoundError):
                 pass

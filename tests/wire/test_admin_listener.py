@@ -123,9 +123,7 @@ async def test_head_leaves_the_connection_fit_for_the_next_request(running: Runn
     ],
 )
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nothing"])
-async def test_only_people_on_this_machine_are_answered(
-    running: Running, head: str, status: int, path: str
-) -> None:
+async def test_only_people_on_this_machine_are_answered(running: Running, head: str, status: int, path: str) -> None:
     answer = await running.raw(f"GET {path} HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n")
     expected = 404 if status == 200 and path == "/nothing" else status
     assert answer.split()[1] == str(expected).encode()
@@ -165,9 +163,7 @@ async def test_other_methods_are_told_what_is_allowed(client: httpx.AsyncClient)
     assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_fault_inside_is_a_500_with_its_reason_in_the_log(
-    running: Running, client: httpx.AsyncClient
-) -> None:
+async def test_a_fault_inside_is_a_500_with_its_reason_in_the_log(running: Running, client: httpx.AsyncClient) -> None:
     running.status["broken"] = True
     answer = await client.get("/status", headers=TOKEN)
     assert answer.status_code == 500
@@ -186,9 +182,7 @@ async def test_openmetrics_comes_when_asked_for(client: httpx.AsyncClient) -> No
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
-async def test_promtool_is_content_with_what_the_wire_gives(
-    running: Running, client: httpx.AsyncClient
-) -> None:
+async def test_promtool_is_content_with_what_the_wire_gives(running: Running, client: httpx.AsyncClient) -> None:
     running.metrics.request("default", "GET", 200, 0.1, 0.001)
     scrape = (await client.get("/metrics")).content
     ran = subprocess.run(["promtool", "check", "metrics"], input=scrape, capture_output=True, timeout=20)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import APPS, eventually, free_port, gateway
+from running import APPS, eventually, free_port, gateway, processes_of
 
 APP = (sys.executable, str(APPS / "plain.py"))
 
@@ -186,3 +186,104 @@ async def test_outrigger_off_execs_the_app_untouched_on_the_public_port(tmp_path
         assert int(body_of(await g.request("/env?PORT"))) == g.port
         g.signal(signal.SIGTERM)
         assert await g.ended() == 0
+
+
+def peak_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmHWM")
+
+
+async def test_a_gibibyte_down_and_up_passes_in_little_memory(tmp_path):
+    size = 2**30
+    async with gateway(tmp_path, *APP) as g:
+        await g.ready()
+        reader, writer = await asyncio.open_connection("127.0.0.1", g.port)
+        writer.write(f"GET /big?{size} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        got = 0
+        while got < size:
+            got += len(await reader.read(1 << 20))
+        writer.write(f"POST /swallow HTTP/1.1\r\nHost: t\r\nContent-Length: {size}\r\n\r\n".encode())
+        piece = b"x" * (1 << 20)
+        for _ in range(size // len(piece)):
+            writer.write(piece)
+            await writer.drain()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        assert peak_mib(g.pid) < 96
+        assert await g.stop() == 0
+
+
+async def test_a_hung_app_is_replaced_and_a_busy_one_is_not(tmp_path):
+    policy = "app: {liveness: {path: /pid, interval: 100ms, timeout: 200ms, failures: 3}, stop_timeout: 300ms}\n"
+    async with gateway(tmp_path, *APP, policy=policy) as g:
+        await g.ready()
+        first = g.app_pid()
+        os.kill(first, signal.SIGSTOP)
+        await eventually(lambda: g.app_pid() != first)
+        assert g.events("app.hung")
+        assert body_of(await g.request("/pid")) == str(g.app_pid()).encode()
+        metrics = body_of(await g.request("/metrics", port=g.admin)).decode()
+        assert 'outrigger_app_restarts_total{reason="hung"} 1.0' in metrics
+        assert not alive(first)
+        assert await g.stop() == 0
+
+
+async def test_an_app_that_answers_while_its_probes_fail_is_left_alone(tmp_path):
+    policy = "app: {liveness: {path: /no-such-thing, interval: 50ms, timeout: 50ms, failures: 2}}\n"
+    environ = {"HANG": "/no-such-thing"}
+    async with gateway(tmp_path, *APP, policy=policy, environ=environ) as g:
+        await g.ready()
+        first = g.app_pid()
+        for _ in range(60):
+            assert status_of(await g.request()) == 200
+            await asyncio.sleep(0.01)
+        assert g.app_pid() == first
+        await eventually(lambda: g.app_pid() != first)
+        assert await g.stop() == 0
+
+
+async def test_an_app_that_ignores_sigterm_is_killed_with_its_children(tmp_path):
+    script = f"trap '' TERM; {sys.executable} {APPS / 'plain.py'} & sleep 1000 & wait; wait; wait"
+    async with gateway(tmp_path, "sh", "-c", script, policy="app: {stop_timeout: 500ms}\n") as g:
+        await g.ready()
+        group = g.app_pid()
+        assert len(processes_of(group)) >= 3
+        assert await g.stop() == 0
+        assert processes_of(group) == []
+
+
+async def test_an_app_that_keeps_crashing_is_given_up_with_its_status(tmp_path):
+    flag = tmp_path / "broken"
+    policy = "app: {restart: {backoff: 20ms, give_up_after: 3}}\n"
+    script = f"test -e {flag} && exit 9; exec {sys.executable} {APPS / 'plain.py'}"
+    async with gateway(tmp_path, "sh", "-c", script, policy=policy) as g:
+        await g.ready()
+        flag.touch()
+        os.kill(g.app_pid(), signal.SIGKILL)
+        assert await g.ended() == 9
+
+
+async def test_a_worker_without_a_port_runs_and_its_clean_end_is_the_end(tmp_path):
+    async with gateway(tmp_path, "sh", "-c", "echo working; exit 0", policy="") as g:
+        file = tmp_path / f"policy-{g.port}.yaml"
+        assert file.exists()
+    file.write_text(f"listen: {{public: off, admin: 127.0.0.1:{free_port()}}}\n")
+    async with gateway(tmp_path, "sh", "-c", "echo working; sleep 0.3", arguments=("--policy", str(file))) as g:
+        assert await g.ended() == 0
+        assert "working" in g.output()
+
+
+async def test_usage_errors_say_what_to_write(tmp_path):
+    async with gateway(tmp_path) as g:
+        assert await g.ended() == 2
+        assert "give the app's start command after `--`" in g.output()
+    async with gateway(tmp_path, *APP, arguments=("--polcy", "x")) as g:
+        assert await g.ended() == 2
+        assert "`--polcy`" in g.output()
+    async with gateway(tmp_path, *APP, policy="  drian: 1s\n") as g:
+        assert await g.ended() == 2
+        assert ":4: listen.drian" in g.output()
+        assert "drain" in g.output()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+from pathlib import Path
 
 import pytest
 from front import OK, Scripted, front, until
@@ -102,3 +103,32 @@ async def test_clients_that_leave_by_the_hundred_leave_nothing_behind(stage, how
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         gc.collect()
         await until(lambda: len(os.listdir("/proc/self/fd")) <= files)
+
+
+def resident_kib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+
+
+async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_byte():
+    stages = [STAGES[name] for name in ("after the head", "in the upload", "in the stream")]
+    async with front(patient_app()) as door:
+
+        async def visit(stage):
+            _, writer = await door.connect()
+            writer.write(stage)
+            await asyncio.sleep(0.002)
+            writer.transport.abort()
+
+        async def visits(count):
+            for n in range(0, count, 50):
+                await asyncio.gather(*(visit(stages[(n + k) % 3]) for k in range(50)))
+            await until(lambda: left_behind(door) == (0, 0, 0) and door.app.open == 0)
+            door.app.heads.clear()
+            gc.collect()
+
+        await visits(1000)
+        tasks, files, memory = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), resident_kib()
+        await visits(10_000)
+        assert len(asyncio.all_tasks()) <= tasks
+        assert len(os.listdir("/proc/self/fd")) <= files
+        assert resident_kib() - memory < 8 * 1024  # under a byte for each that they sent

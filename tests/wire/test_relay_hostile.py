@@ -49,10 +49,8 @@ BAD = {
     "a huge chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\nhello\r\n0\r\n\r\n",
     "a chunk without its end": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
     "a bare line feed after a chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
-    "a bare CR in a chunk extension": POST
-    + b"Transfer-Encoding: chunked\r\n\r\n5;a\rb\r\nhello\r\n0\r\n\r\n",
-    "a bare LF in a chunk extension": POST
-    + b"Transfer-Encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "a bare CR in a chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;a\rb\r\nhello\r\n0\r\n\r\n",
+    "a bare LF in a chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
     "two hosts": GET + b"Host: u\r\n\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "a host with a path": b"GET / HTTP/1.1\r\nHost: t/evil\r\n\r\n",

@@ -272,17 +272,13 @@ async def test_early_hints_pass():
     app = answering(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n" + OK)
     async with front(app) as door:
         answer = await door.get()
-        assert answer.startswith(
-            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n"
-        )
+        assert answer.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
 async def test_server_sent_events_are_never_held_back():
     async def script(reader, writer):
         await app.head(reader)
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for n in range(3):
             await gate.acquire()
             writer.write(b"9\r\ndata: %d\n\n\r\n" % n)

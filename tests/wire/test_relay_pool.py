@@ -124,9 +124,7 @@ async def test_any_other_is_not(method):
 
 
 async def test_an_app_without_keep_alive_gets_a_connection_a_request():
-    async with front(
-        answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
-    ) as door:
+    async with front(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")) as door:
         reader, writer = await door.connect()
         for _ in range(3):
             assert (await ask(reader, writer)).endswith(b"ok")

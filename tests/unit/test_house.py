@@ -1,0 +1,58 @@
+"""Who may know whom, and how big a room may get."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "proxy").rglob("*.py"))
+MIDDLE = ("ingress", "egress", "postgres", "app", "admin")
+BELOW = ("observe", "ledger", "store", "policy")
+GROUND = ("errors", "problem", "units")
+TOP = ("__main__", "cli", "start", "gateway", "reload", "bind")
+# May be longer than 300 lines, with the reason.
+LONG = {
+    "proxy/ingress/connection.py": "one protocol: what comes off a connection and what ends it share their state",
+    "proxy/ingress/leg.py": "one protocol, the states of an answer in one place",
+    "proxy/app/supervisor.py": "one life of an app, its states in one place",
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "proxy":
+            found |= {f"{node.module}.{name.name}" if node.module == "proxy" else node.module for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names if name.name.split(".")[0] == "proxy"}
+    return {one for one in found if room(one)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nobody_knows_whom_they_may_not(file):
+    parts = file.relative_to(ROOT / "proxy").with_suffix("").parts
+    mine = parts[0]
+    allowed = {mine, *GROUND}
+    if mine in TOP or mine == "__init__":
+        return
+    if mine in MIDDLE:
+        allowed |= set(BELOW)
+    if mine == "observe":
+        allowed |= {"policy"}
+    wrong = {one for one in imports(file) if room(one) not in allowed and room(one) != "__version__"}
+    assert not wrong, f"{mine} may not know {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_file_hides_a_second_noun(file):
+    name = str(file.relative_to(ROOT))
+    assert len(file.read_text().splitlines()) <= (400 if name in LONG else 300)
+
+
+def test_the_list_of_long_files_is_not_longer_than_it_must_be():
+    assert [name for name in LONG if len((ROOT / name).read_text().splitlines()) <= 300] == []

@@ -44,9 +44,7 @@ class AdminListener:
             await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        request_id = self._ids.request_id(
-            request.headers.get("X-Request-Id"), request.headers.get("X-Correlation-Id")
-        )
+        request_id = self._ids.request_id(request.headers.get("X-Request-Id"), request.headers.get("X-Correlation-Id"))
         answer = await self._answer(request, request_id)
         response = web.Response(status=answer.status, body=answer.body)
         response.headers.clear()
@@ -75,9 +73,7 @@ class AdminListener:
                 level="error",
                 request_id=request_id,
             )
-            refusal = Refusal(
-                "internal-error", 500, "Internal error", "The log says more under this request id."
-            )
+            refusal = Refusal("internal-error", 500, "Internal error", "The log says more under this request id.")
         else:
             if answer is not None:
                 return answer

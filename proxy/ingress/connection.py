@@ -17,12 +17,13 @@ from typing import Any
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from proxy.errors import Refusal
+from proxy.ingress.badinput import bad_request, too_long, too_slow, unreadable
 from proxy.ingress.exchange import Body, Exchange
-from proxy.ingress.headers import bad_request, requested_upgrade
+from proxy.ingress.headers import requested_upgrade
 
 READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
 PIPELINED = 16  # requests read ahead of the one being answered
@@ -144,12 +145,12 @@ class Connection(BaseProtocol):
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except (HttpProcessingError, ValueError) as error:
-            self._broken_input(error)
+            self._end_input(unreadable(error, self._max_header))
             return
         if messages:
             self._take(messages)
         elif self._head_bytes > self._max_header and (self._body is None or self._body.is_eof()):
-            self._end_input(self._too_long())
+            self._end_input(too_long(self._max_header))
         if upgraded:
             self._upgraded = True
             if tail:
@@ -158,7 +159,7 @@ class Connection(BaseProtocol):
     def _take(self, messages: Any) -> None:
         for message, body in messages:
             if self._head_bytes > self._max_header and _head_size(message) > self._max_header:
-                self._end_input(self._too_long())
+                self._end_input(too_long(self._max_header))
                 return
             self._messages.append((message, body))
             self._body = body
@@ -194,23 +195,6 @@ class Connection(BaseProtocol):
 
     # ── bad input ────────────────────────────────────────────────────────────────────────────
 
-    def _broken_input(self, error: Exception) -> None:
-        text = str(getattr(error, "message", error)).split("\n", 1)[0].rstrip(":") or "malformed"
-        if isinstance(error, LineTooLong) or "Too many headers" in text:
-            refusal = self._too_long()
-        else:
-            refusal = bad_request(f"The request cannot be read as HTTP/1.1: {text[:200]}.")
-        self._end_input(refusal)
-
-    def _too_long(self) -> Refusal:
-        return Refusal(
-            "header-too-large",
-            431,
-            "Request header fields too large",
-            f"The request line and header fields together may have {self._max_header} bytes (listen.max_header).",
-            close=True,
-        )
-
     def _end_input(self, refusal: Refusal) -> None:
         """Nothing that follows on this connection can be trusted to be a request."""
         self._discarding = True
@@ -226,17 +210,8 @@ class Connection(BaseProtocol):
         body.set_exception(error)
 
     def time_out(self, *, body: bool) -> None:
-        """The rest of a head or body did not come in time (408, RFC 9110 section 15.5.9)."""
-        what = "body" if body else "head"
-        self._end_input(
-            Refusal(
-                "request-timeout",
-                408,
-                "Request timeout",
-                f"The request's {what} did not come in time.",
-                close=True,
-            )
-        )
+        """The rest of a head or body did not come in time."""
+        self._end_input(too_slow("body" if body else "head"))
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────
 

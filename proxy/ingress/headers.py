@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 
-from proxy.errors import Refusal
+from proxy.ingress.badinput import bad_request
 from proxy.ingress.exchange import Exchange, HeaderList
 
 # Connection-level fields end at a proxy, as does authentication meant for one (RFC 9110 section 11.7).
@@ -73,10 +73,6 @@ def check_framing(x: Exchange, transfer_encoding: str | None) -> None:
         raise bad_request("Transfer-Encoding is not known to HTTP/1.0 (RFC 9112 section 6.1).")
     if transfer_encoding.strip().lower() != "chunked":
         raise bad_request("The only transfer coding taken here is `chunked`.")
-
-
-def bad_request(detail: str) -> Refusal:
-    return Refusal("bad-request", 400, "Bad request", detail, close=True)
 
 
 def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authority: str) -> bytes:

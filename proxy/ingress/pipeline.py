@@ -17,11 +17,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.errors import Refusal
 from proxy.ingress.account import Account
 from proxy.ingress.admission import Admission
+from proxy.ingress.badinput import bad_request
 from proxy.ingress.client import TrustedPeers
 from proxy.ingress.connection import Connection
 from proxy.ingress.desk import Desk
 from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange
-from proxy.ingress.headers import bad_request, check_framing
+from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
 from proxy.ingress.ratelimit import RateLimiter
 from proxy.ingress.refusal import refuse

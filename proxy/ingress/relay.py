@@ -129,6 +129,8 @@ class Relay:
         try:
             downstream.begin()
             if x.permit is not None:
+                if leg.status < 500:  # an error says nothing of the app's pace
+                    x.permit.sample(x.app_seconds)
                 x.permit.head_sent()
             finished = leg.relay(downstream)
             if finished is not None:

@@ -97,14 +97,10 @@ class Metrics:
         )
         self.breaker_state = gauge("breaker_state", "0 closed, 1 half-open, 2 open.", "upstream")
         self.tokens_total = counter("tokens_total", "Tokens of model calls.", "upstream", "model", "kind")
-        self.cost_usd_total = counter(
-            "cost_usd_total", "Dollars spent on calls out.", "upstream", "model", "basis"
-        )
+        self.cost_usd_total = counter("cost_usd_total", "Dollars spent on calls out.", "upstream", "model", "basis")
         self.cost_cap_ratio = gauge("cost_cap_ratio", "Spent share of the total cap.", "upstream")
         self.cache_total = counter("cache_total", "Answers of the cache.", "upstream", "result")
-        self.postgres_server_connections = gauge(
-            "postgres_server_connections", "Connections to the database.", "state"
-        )
+        self.postgres_server_connections = gauge("postgres_server_connections", "Connections to the database.", "state")
         self.postgres_client_connections = gauge(
             "postgres_client_connections", "Connections from the app to the pool.", "state"
         )
@@ -132,9 +128,7 @@ class Metrics:
         self.event_loop_lag_seconds = self._gauge_alone(
             "event_loop_lag_seconds", "How late the gateway's loop was at its last second."
         )
-        self.log_dropped_total = self._counter_alone(
-            "log_dropped_total", "Log lines that nobody read in time."
-        )
+        self.log_dropped_total = self._counter_alone("log_dropped_total", "Log lines that nobody read in time.")
         self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
         self.policy_reloads_total = counter("policy_reloads_total", "Reloads of the policy.", "result")
         build = gauge("build_info", "Always 1; what runs.", "version", "python")
@@ -203,9 +197,7 @@ class Metrics:
         return Series(gauge, labels, free=_FREE, limit=self._limit)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Series[Histogram]:
-        histogram = Histogram(
-            name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets
-        )
+        histogram = Histogram(name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
         return Series(histogram, labels, free=_FREE, limit=self._limit)
 
     def _counter_alone(self, name: str, text: str) -> Counter:

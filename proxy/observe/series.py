@@ -49,8 +49,7 @@ class Series(Generic[Child]):
     def _admit(self, values: tuple[str, ...]) -> Child:
         if len(self._children) >= self._limit:
             values = tuple(
-                OTHER if name in self._free else value
-                for name, value in zip(self._names, values, strict=True)
+                OTHER if name in self._free else value for name, value in zip(self._names, values, strict=True)
             )
             if len(self._children) >= self._limit + _SPILL and values not in self._children:
                 values = (OTHER,) * len(self._names)

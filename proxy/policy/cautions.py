@@ -63,10 +63,11 @@ def _writable(policy: Policy) -> Iterator[tuple[str, str]]:
     resting = tuple(_resting(policy))
     if not resting:
         return
+    shown = ", ".join(resting[:3]) + (f" and {len(resting) - 3} more" if len(resting) > 3 else "")
     mend = "guard them with a total (overload.mode, concurrency, cap.total) or name users by jwt"
     for index, source in enumerate(policy.identity.user):
         if isinstance(source, PathSource | HeaderSource | CookieSource):
-            what = f"any client can write this {_word(source)}, and {', '.join(resting)} rest on it; {mend}"
+            what = f"any client can write this {_word(source)}, and {shown} rest on it; {mend}"
             yield f"identity.user[{index}]", what
 
 

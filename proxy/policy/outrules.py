@@ -46,7 +46,7 @@ def _fallback(reader: Reader, policy: Policy, name: str, key: str, fallback: Fal
     if other is None:
         # One that is written but faulty exists all the same.
         if f"upstreams.{fallback.upstream}" not in reader.named:
-            mend = f"write one of {', '.join(policy.upstreams)}, or add it to upstreams"
+            mend = reader.nearest(fallback.upstream, tuple(policy.upstreams))
             reader.fault(f"{key}.upstream", f"there is no upstream {fallback.upstream}", mend)
     elif fallback.upstream == name and fallback.model is None:
         reader.fault(f"{key}.upstream", "it is the upstream that has just failed", "name another, or a model")
@@ -69,16 +69,17 @@ def _postgres(reader: Reader, policy: Policy) -> None:
 def _faults(reader: Reader, policy: Policy) -> None:
     if not reader.sound("faults"):
         return
-    routes = [route.name for route in policy.routes]
+    routes = tuple(dict.fromkeys(route.name for route in policy.routes))
+    names = set(routes)
     for index, fault in enumerate(policy.faults):
         key = f"faults[{index}]"
         if (fault.upstream is None) == (fault.route is None):
             reader.fault(key, "a fault hits one upstream or one route", "write upstream: … or route: …")
         elif fault.upstream is not None and fault.upstream not in policy.upstreams and reader.sound("upstreams"):
-            mend = f"write one of {', '.join(policy.upstreams) or 'those in upstreams'}"
+            mend = reader.nearest(fault.upstream, tuple(policy.upstreams))
             reader.fault(f"{key}.upstream", f"there is no upstream {fault.upstream}", mend)
-        elif fault.route is not None and fault.route not in routes and reader.sound("routes"):
-            mend = f"write one of {', '.join(routes)}"
+        elif fault.route is not None and fault.route not in names and reader.sound("routes"):
+            mend = reader.nearest(fault.route, routes)
             reader.fault(f"{key}.route", f"there is no route {fault.route}", mend)
         if fault.status is None and fault.delay is None:
             reader.fault(key, "it does nothing", "write status: 503, delay: 2s, or both")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -23,6 +23,8 @@ class Broken:
     """What stands in the place of a value that a fault was noted for."""
 
 
+SHOWN = 40  # names that a mend lists
+
 BROKEN: Final = Broken()
 
 
@@ -33,6 +35,13 @@ def hints(section: type) -> Mapping[str, Any]:
     return MappingProxyType(
         {item.name: resolved[item.name] for item in fields(section) if item.metadata.get("key", True)}
     )
+
+
+def above(key: str) -> Iterator[str]:
+    """A key and what it stands in, from the inside out: `a[0].b`, `a[0]`, `a`."""
+    while key:
+        yield key
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
 
 
 def quote(text: str) -> str:
@@ -49,31 +58,35 @@ class Reader:
         self.last_line = lines
         self.faults: list[Fault] = []
         self.named: dict[str, int] = {}  # the line of every key that the policy names
+        self._hit: set[str] = set()  # keys that have a fault
+        self._unsound: set[str] = set()  # those, and what they stand in
         self.lost: set[str] = set()  # lists that an item is missing from, so that indexes lie
 
     # ── what rules ask ───────────────────────────────────────────────────────────────────────
 
     def line(self, key: str) -> int:
         """Where a key stands, or what it would stand in."""
-        while key and key not in self.named:
-            cut = max(key.rfind("."), key.rfind("["))
-            key = key[:cut] if cut > 0 else ""
-        return self.named.get(key, 1)
+        return next((self.named[name] for name in above(key) if name in self.named), 1)
 
     def sound(self, *keys: str) -> bool:
         """Whether no fault was noted at these keys, in them, or in what they stand in."""
-        return not any(
-            fault.key == key
-            or fault.key.startswith((f"{key}.", f"{key}["))
-            or key.startswith((f"{fault.key}.", f"{fault.key}["))
-            for fault in self.faults
-            for key in keys
-        )
+        return not any(key in self._unsound or not self._hit.isdisjoint(above(key)) for key in keys)
 
     def fault(self, key: str, problem: str, mend: str, line: int | None = None) -> Broken:
         at = min(max(self.line(key) if line is None else line, 1), self.last_line)
-        self.faults.append(Fault(self.file, at, key, problem, mend))
+        self.faults.append(Fault(self.file, at, key or "policy", problem, mend))
+        self._hit.add(key)
+        self._unsound.update(above(key))
         return BROKEN
+
+    def nearest(self, word: str, known: Sequence[str]) -> str:
+        """What to write in place of a word that is not known."""
+        # Likeness is dear to compute: a policy that is wrong a hundred times over is another thing.
+        few = list(known[:SHOWN])
+        close = get_close_matches(word[:100], few, 1, 0.6) if len(self.faults) < 100 else []
+        if close:
+            return f"did you mean {close[0]}?"
+        return f"write one of {', '.join(few)}{', …' if len(known) > SHOWN else ''}"
 
     # ── sections ─────────────────────────────────────────────────────────────────────────────
 
@@ -123,9 +136,7 @@ class Reader:
                 continue
             seen[entry.key] = entry.line
             if known is not None and entry.key not in known:
-                close = get_close_matches(entry.key[:100], known, 1, 0.6)
-                mend = f"did you mean {close[0]}?" if close else f"write one of {', '.join(known)}"
-                self.fault(path, "there is no such key", mend, entry.line)
+                self.fault(path, "there is no such key", self.nearest(entry.key, known), entry.line)
                 continue
             self.named[path] = entry.line
             yield entry
@@ -199,8 +210,8 @@ class Reader:
         # Where the value came out of the environment the fault shows the name, never the value.
         shown = quote(node.text)
         if kind is None:
-            close = get_close_matches(text[:100], words, 1, 0.6)
-            hint = f"did you mean {close[0]}? {mend}" if close else mend
+            nearest = self.nearest(text, words)
+            hint = f"{nearest} {mend}" if nearest.endswith("?") else mend
             return self.fault(key, f"{shown} is none of its words", hint, node.line)
         try:
             return kind.parse(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -89,28 +88,25 @@ def _tiers(reader: Reader, policy: Policy) -> None:
     tiers = policy.identity.tiers
     if not reader.sound("identity.tiers"):
         return
+    seen: set[str] = set()
     for index, tier in enumerate(tiers):
         key = f"identity.tiers[{index}]"
-        if tier.name in [earlier.name for earlier in tiers[:index]]:
+        if tier.name in seen:
             reader.fault(f"{key}.name", f"a tier before it is named {tier.name} too", "name it otherwise")
+        seen.add(tier.name)
         if tier.users is None and index < len(tiers) - 1:
             reader.fault(key, "it fits everybody, so no tier after it is ever taken", "give it users, or put it last")
 
 
 def _tier_names(reader: Reader, policy: Policy) -> None:
-    known = [tier.name for tier in policy.identity.tiers]
+    names = [tier.name for tier in policy.identity.tiers]
+    known = set(names)
     if not reader.sound("identity.tiers") or "routes" in reader.lost:
         return
     for key, tier in _tiers_spoken_of(policy):
         if tier in known or not reader.sound(key) or f"{key}.{tier}" not in reader.named:
             continue
-        close = get_close_matches(tier, known, 1, 0.6)
-        if close:
-            mend = f"did you mean {close[0]}?"
-        elif known:
-            mend = f"write one of {', '.join(known)}"
-        else:
-            mend = f"declare it: identity: {{tiers: [{{name: {tier}}}]}}"
+        mend = reader.nearest(tier, names) if names else f"declare it: identity: {{tiers: [{{name: {tier}}}]}}"
         reader.fault(f"{key}.{tier}", f"identity.tiers has no tier {tier}", mend)
 
 
@@ -127,20 +123,19 @@ def _tiers_spoken_of(policy: Policy) -> Iterator[tuple[str, str]]:
 def _routes(reader: Reader, policy: Policy) -> None:
     if "routes" in reader.lost:
         return
-    names: dict[str, int] = {}
-    for index, route in enumerate(policy.routes):
+    seen: set[str] = set()
+    written = [route for index, route in enumerate(policy.routes) if f"routes[{index}]" in reader.named]
+    for index, route in enumerate(written):
         key = f"routes[{index}]"
-        if key not in reader.named:
-            continue
-        if route.name in names:
+        if route.name in seen:
             problem = f"a route before it is named {route.name} too"
             reader.fault(f"{key}.name", problem, "name it otherwise: limits and metrics go by the name")
-        names.setdefault(route.name, index)
+        seen.add(route.name)
         if route.name == DEFAULT_ROUTE.name:
             if route.match != Match() and reader.sound(f"{key}.match"):
                 mend = "write match: {path: /*} or leave it out, or name the route otherwise"
                 reader.fault(f"{key}.match", "the route named default fits every request", mend)
-            if any(f"routes[{later}]" in reader.named for later in range(index + 1, len(policy.routes))):
+            if index < len(written) - 1:
                 reader.fault(f"{key}.name", "no route after default is ever taken", "put default last")
         if f"{key}.queue" in reader.named and route.concurrency is None and reader.sound(f"{key}.concurrency"):
             problem = "nothing ever waits in it without concurrency"

@@ -48,7 +48,9 @@ def _unreadable(error: yaml.MarkedYAMLError) -> Unreadable:
     if error.context:
         since = f" from line {error.context_mark.line + 1}" if error.context_mark else ""
         context = f" {' '.join(error.context.split())}{since}"
-    mend = "indent with spaces, close quotes and brackets, and quote values with ': ', ' #', * & ! or % in them"
+    mend = (
+        "indent with spaces, close what is open, and quote values with ': ', ' #' or * & ! % in them, and ${…} in { }"
+    )
     return Unreadable(mark.line + 1 if mark else 1, f"it is not YAML: {problem}{context}", mend)
 
 

@@ -34,13 +34,9 @@ class House:
             loopback=loopback,
         )
 
-    async def ask(
-        self, path: str, *, public: bool = False, method: str = "GET", **headers: str
-    ) -> AdminAnswer | None:
+    async def ask(self, path: str, *, public: bool = False, method: str = "GET", **headers: str) -> AdminAnswer | None:
         fields = {"host": "127.0.0.1:9901"} | {name.replace("_", "-"): text for name, text in headers.items()}
-        request = AdminRequest(
-            method=method, path=path, headers=fields.get, peer="203.0.113.9", request_id="r-1"
-        )
+        request = AdminRequest(method=method, path=path, headers=fields.get, peer="203.0.113.9", request_id="r-1")
         return await self.endpoints.answer(request, public=public)
 
     async def get(self, path: str, **options: Any) -> AdminAnswer:
@@ -77,9 +73,7 @@ RIGHT = "Bearer t0ken"
         ("/status", True, "t0ken", RIGHT, 200),
     ],
 )
-async def test_what_opens_to_whom(
-    path: str, public: bool, token: str, shown: str | None, status: int
-) -> None:
+async def test_what_opens_to_whom(path: str, public: bool, token: str, shown: str | None, status: int) -> None:
     headers = {} if shown is None else {"authorization": shown}
     answer = await House(token).get(path, public=public, **headers)
     assert answer.status == status
@@ -167,9 +161,7 @@ async def test_only_get_and_head(method: str, public: bool) -> None:
     assert (answer.status, header(answer, "Allow")) == (405, "GET, HEAD")
 
 
-@pytest.mark.parametrize(
-    "path", ["/health", "/healthz/", "/HEALTHZ", "//healthz", "/metrics/x", "/%68ealthz", "*"]
-)
+@pytest.mark.parametrize("path", ["/health", "/healthz/", "/HEALTHZ", "//healthz", "/metrics/x", "/%68ealthz", "*"])
 async def test_other_paths_are_not_ours(path: str) -> None:
     assert await House().ask(path, public=True) is None
     assert await House().ask(path) is None

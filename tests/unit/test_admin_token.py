@@ -94,9 +94,7 @@ async def test_failures_are_forgotten(gate: TokenGate, time: Time) -> None:
     assert len(time.slept) == slept
 
 
-async def test_only_four_attempts_of_a_peer_wait_and_more_are_refused_unlooked_at(
-    gate: TokenGate, time: Time
-) -> None:
+async def test_only_four_attempts_of_a_peer_wait_and_more_are_refused_unlooked_at(gate: TokenGate, time: Time) -> None:
     await guess(gate, 3)
     time.held.clear()
     waiting = [asyncio.create_task(gate.shown("Bearer wrong", "1.2.3.4")) for _ in range(4)]

@@ -207,9 +207,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_reader_that_stops_holds_up_nobody_and_learns_what_it_missed(
-    pipe: tuple[int, int], blocking: bool
-) -> None:
+def test_a_reader_that_stops_holds_up_nobody_and_learns_what_it_missed(pipe: tuple[int, int], blocking: bool) -> None:
     read, write = pipe
     os.set_blocking(write, blocking)
     log = Log(model.Log(), out=write, bound=100_000)

@@ -224,7 +224,5 @@ async def test_promtool_finds_nothing_to_say() -> None:
     metrics.upstream_calls_total.child("openai", "gpt-4o", "ok").inc()
     metrics.breaker_state.child('quo"ted\nname\\').set(2)
     for scrape in (await metrics.render(), await fresh().render()):
-        ran = subprocess.run(
-            ["promtool", "check", "metrics"], input=scrape[0], capture_output=True, timeout=20
-        )
+        ran = subprocess.run(["promtool", "check", "metrics"], input=scrape[0], capture_output=True, timeout=20)
         assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")

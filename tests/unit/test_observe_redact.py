@@ -29,9 +29,7 @@ def test_a_name_with_a_listed_word_at_a_words_end_is_secret(redactor: Redactor, 
     assert redactor.secret(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["q", "keyword", "keyboard", "tokenizer", "passwordless", "host", "page", ""]
-)
+@pytest.mark.parametrize("name", ["q", "keyword", "keyboard", "tokenizer", "passwordless", "host", "page", ""])
 def test_a_name_that_only_begins_like_a_listed_one_is_not_secret(redactor: Redactor, name: str) -> None:
     assert not redactor.secret(name)
 

@@ -1,0 +1,129 @@
+"""`explain METHOD PATH [-H 'K: V']… [--policy FILE]`: what the policy makes of such a request, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from proxy.errors import PolicyError, UsageError
+from proxy.ingress.exchange import path_of
+from proxy.ingress.identity import Identified
+from proxy.ingress.pipeline import Rules
+from proxy.policy.load import find, load
+from proxy.policy.policy import Policy
+from proxy.policy.route import Route
+from proxy.units import format_duration, format_rate, format_size, format_spend
+
+PEER = "127.0.0.1"  # who asks, unless a trusted X-Forwarded-For says otherwise
+
+
+class Imagined:
+    """A request that never was: what identity and routing look at."""
+
+    def __init__(self, method: str, target: str, headers: CIMultiDictProxy[str]) -> None:
+        self.method = method
+        self.path = path_of(target)
+        self.client_ip = PEER
+        self._headers = headers
+
+    def header(self, name: str) -> str | None:
+        return self._headers.get(name)
+
+    def joined(self, name: str) -> str | None:
+        return ", ".join(self._headers.getall(name)) if name in self._headers else None
+
+
+def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
+    """Exit status 0, or 2 for a policy that cannot be taken. Raises UsageError."""
+    option, method, target, headers = _arguments(argv)
+    try:
+        policy = load(find(option, environ, Path.cwd()), environ)
+    except PolicyError as error:
+        print(error, file=stderr)
+        return 2
+    rules = Rules.of(policy, on_render=bool(environ.get("RENDER")))
+    request = Imagined(method, target, headers)
+    request.client_ip = rules.peers.client(PEER, request.joined).ip
+    identified = rules.identifier.identify(request)
+    route, reading = rules.routes.reading(method, request.path)
+    rows = [
+        ("request", f"{method} {target}"),
+        ("route", _why_route(route, request.path, reading)),
+        ("user", f"{identified.user}, by {identified.source}"),
+        ("tier", _why_tier(policy, identified)),
+        *_limits(policy, route, identified.tier),
+        ("caps", _caps(policy, identified.tier)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name.ljust(width)}  {text}", file=stdout)
+    return 0
+
+
+def _arguments(argv: Sequence[str]) -> tuple[str | None, str, str, CIMultiDictProxy[str]]:
+    option: str | None = None
+    headers: CIMultiDict[str] = CIMultiDict()
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-H", "--header", "--policy"):
+            if not rest:
+                raise UsageError(f"explain: {word} needs a value")
+            value = rest.pop(0)
+            if word == "--policy":
+                option = value
+                continue
+            name, colon, text = value.partition(":")
+            if not colon:
+                raise UsageError(f"explain: `{value}` is no header; write 'Name: value'")
+            headers.add(name.strip(), text.strip())
+        elif word.startswith("-"):
+            raise UsageError(f"explain: `{word}` is not known; there are -H and --policy")
+        else:
+            words.append(word)
+    if len(words) != 2 or not words[1].startswith("/"):
+        raise UsageError("explain: give a method and a path, as in `explain GET /api/notes`")
+    return option, words[0].upper(), words[1], CIMultiDictProxy(headers)
+
+
+def _why_route(route: Route, path: str, reading: str) -> str:
+    methods = f" for {', '.join(route.match.methods)}" if route.match.methods else ""
+    read = f", the path read as {reading}" if reading != path else ""
+    return f"{route.name}: {route.match.path}{methods} fits{read}"
+
+
+def _why_tier(policy: Policy, identified: Identified) -> str:
+    for tier in policy.identity.tiers:
+        if tier.name == identified.tier:
+            return f"{tier.name}: {tier.users} fits" if tier.users else f"{tier.name}: the default, no other fits"
+    return "none: the policy names no tiers"
+
+
+def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
+    rates = ", ".join(format_rate(rate.count, rate.period) for rate in route.limits_for(tier)) or "none"
+    shadow = "" if route.enforce else " (shadow mode: counted, not refused)"
+    size = route.max_body if route.max_body is not None else policy.listen.max_body
+    at_once = "any number"
+    if route.concurrency is not None:
+        queue = route.queue
+        at_once = f"{route.concurrency}, then {queue.size} wait up to {format_duration(queue.wait)}"
+    return [
+        ("rate limit", rates + shadow),
+        ("timeout", "none" if route.timeout is None else f"{format_duration(route.timeout)} to and between bytes"),
+        ("total", "none" if route.total is None else format_duration(route.total)),
+        ("body", "any size" if size is None else f"up to {format_size(size)}"),
+        ("at once", at_once),
+        ("overload", policy.overload.mode),
+    ]
+
+
+def _caps(policy: Policy, tier: str) -> str:
+    found = []
+    for name, upstream in policy.upstreams.items():
+        spends = upstream.cap.per_user.get(tier) or upstream.cap.per_user.get("*") or ()
+        found += [f"{name} {format_spend(spend.amount, spend.period)} a user" for spend in spends]
+    return ", ".join(found) or "none"

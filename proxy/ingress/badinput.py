@@ -1,0 +1,30 @@
+"""What is answered to bytes that are no request, or not in time: the connection ends with it."""
+
+from __future__ import annotations
+
+from aiohttp.http_exceptions import LineTooLong
+
+from proxy.errors import Refusal
+
+
+def bad_request(detail: str) -> Refusal:
+    return Refusal("bad-request", 400, "Bad request", detail, close=True)
+
+
+def unreadable(error: Exception, max_header: int) -> Refusal:
+    """For what the parser raised: 431 where something was too long, else 400."""
+    text = str(getattr(error, "message", error)).split("\n", 1)[0].rstrip(":") or "malformed"
+    if isinstance(error, LineTooLong) or "Too many headers" in text:
+        return too_long(max_header)
+    return bad_request(f"The request cannot be read as HTTP/1.1: {text[:200]}.")
+
+
+def too_long(max_header: int) -> Refusal:
+    detail = f"The request line and header fields together may have {max_header} bytes (listen.max_header)."
+    return Refusal("header-too-large", 431, "Request header fields too large", detail, close=True)
+
+
+def too_slow(part: str) -> Refusal:
+    """RFC 9110 section 15.5.9."""
+    detail = f"The request's {part} did not come in time."
+    return Refusal("request-timeout", 408, "Request timeout", detail, close=True)

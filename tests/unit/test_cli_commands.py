@@ -1,0 +1,82 @@
+"""The commands that only read: check and explain."""
+
+import io
+
+import pytest
+
+from proxy.cli import main
+from proxy.cli.check import check
+from proxy.cli.explain import explain
+from proxy.cli.run import arguments
+from proxy.errors import UsageError
+
+POLICY = """
+identity:
+  user: [{path: "/api/user/{user}/*"}]
+  tiers: [{name: premium, users: "premium_*"}, {name: free}]
+routes:
+  - {name: made, match: {path: "/api/user/*/make", methods: [POST]}, rate_limit: {free: 3/h, premium: [5/h, 2/min]}, timeout: 60s}
+"""
+
+
+def said(command, *argv, text=POLICY):
+    out, err = io.StringIO(), io.StringIO()
+    status = command(argv, {"OUTRIGGER_POLICY_TEXT": text}, out, err)
+    return status, out.getvalue(), err.getvalue()
+
+
+def rows(text):
+    return dict(line.split("  ", 1) for line in text.splitlines())
+
+
+def test_explain_says_what_a_request_would_meet_and_why():
+    status, out, _ = said(explain, "POST", "/api/user/premium_7/make?x=1")
+    found = {name.strip(): value.strip() for name, value in rows(out).items()}
+    assert status == 0
+    assert found["route"] == "made: /api/user/*/make for POST fits"
+    assert found["user"] == "premium_7, by path"
+    assert found["tier"] == "premium: premium_* fits"
+    assert found["rate limit"] == "5/h, 2/min"
+    assert found["timeout"] == "1m to and between bytes"
+
+
+def test_explain_reads_headers_and_falls_back_to_the_default_route():
+    _, out, _ = said(explain, "GET", "/", "-H", "X-Forwarded-For: 198.51.100.7")
+    assert "default: /* fits" in out
+    assert "ip:198.51.100.7, by ip" in out
+
+
+@pytest.mark.parametrize("argv", [(), ("GET",), ("GET", "x"), ("GET", "/", "-H", "x"), ("GET", "/", "--wat"), ("GET", "/", "-H")])
+def test_explain_says_how_it_is_used(argv):
+    with pytest.raises(UsageError, match="explain: "):
+        said(explain, *argv)
+
+
+def test_a_bad_policy_is_refused_with_every_fault_at_once():
+    for command, argv in ((check, ()), (explain, ("GET", "/"))):
+        status, _, err = said(command, *argv, text="routez: []\nlisten: {drian: 1s}\n")
+        assert status == 2
+        assert "$OUTRIGGER_POLICY_TEXT:1: routez" in err
+        assert "$OUTRIGGER_POLICY_TEXT:2: listen.drian" in err
+        assert "routes" in err
+        assert "drain" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--policy", "p", "--", "a", "b"], ("p", ["a", "b"])),
+        (["--policy=p", "--", "a b"], ("p", ["a b"])),
+        (["--", "a", "--policy", "x"], (None, ["a", "--policy", "x"])),
+        (["--policy", "p"], ("p", [])),
+        ([], (None, [])),
+    ],
+)
+def test_what_stands_after_the_dashes_is_the_apps(argv, expected):
+    assert arguments(argv) == expected
+
+
+@pytest.mark.parametrize("argv", [["uvicorn"], ["--policy"], ["--"], ["--policy", "--", "a"], ["-x", "--", "a"]])
+def test_a_command_line_that_makes_no_sense_is_status_2(argv, capsys):
+    assert main(argv, {}) == 2
+    assert capsys.readouterr().err.startswith("outrigger: ")

@@ -93,7 +93,6 @@ class Reader:
     def section(self, cls: type, node: Node, key: str, default: Any = None) -> Any:
         """An instance of `cls`; keys that are not written are the default's own."""
         if isinstance(node, Scalar) and node.null:
-            self.named.pop(key, None)  # a heading with nothing under it names nothing
             node = Table(node.line, ())
         known = hints(cls)
         if not isinstance(node, Table):
@@ -138,7 +137,8 @@ class Reader:
             if known is not None and entry.key not in known:
                 self.fault(path, "there is no such key", self.nearest(entry.key, known), entry.line)
                 continue
-            self.named[path] = entry.line
+            if not (isinstance(entry.value, Scalar) and entry.value.null):
+                self.named[path] = entry.line  # a heading with nothing under it names nothing
             yield entry
 
     # ── values ───────────────────────────────────────────────────────────────────────────────

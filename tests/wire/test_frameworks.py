@@ -1,6 +1,7 @@
 """Apps as people have them, each behind the gateway by its start command alone."""
 
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -9,11 +10,12 @@ import httpx
 import pytest
 from running import APPS, eventually, free_port, gateway, processes_of
 
-PY = sys.executable
+PY = shlex.quote(sys.executable)
+HERE = shlex.quote(str(APPS))
 # The command as it arrives: on Render a shell has put the public port in already.
 COMMANDS = {
     "FastAPI, uvicorn": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --port {{port}}",
-    "FastAPI, a shell line": f"'{PY}' -m uvicorn fastapi_app:app --app-dir '{{apps}}' --port $PORT",
+    "FastAPI, a shell line": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --port $PORT",
     "FastAPI, gunicorn's uvicorn worker": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --workers 2 --port={{port}}",
     "Flask, gunicorn": f"{PY} -m gunicorn flask_app:app --chdir {{apps}} --workers 2",
     "Flask, gunicorn threads": f"{PY} -m gunicorn flask_app:app --chdir {{apps}} --threads 4 -b 0.0.0.0:{{port}}",
@@ -28,8 +30,8 @@ async def test_an_app_serves_through_it_with_only_the_start_command_changed(name
     if name == "Node" and shutil.which("node") is None:
         pytest.skip("node is not installed")
     port = free_port()
-    line = COMMANDS[name].format(apps=APPS, port=port)
-    words = [line] if "shell" in name else line.split(" ")
+    line = COMMANDS[name].format(apps=HERE, port=port)
+    words = [line] if "shell" in name else shlex.split(line)
     environ = {"GUNICORN_CMD_ARGS": f"--access-logfile - --bind=0.0.0.0:{port}"}
     async with gateway(tmp_path, *words, port=port, environ=environ) as g:
         await g.ready(40)
@@ -52,7 +54,7 @@ async def test_an_app_serves_through_it_with_only_the_start_command_changed(name
 
 
 async def test_an_app_that_redirects_to_https_does_not_loop_behind_a_private_proxy(tmp_path):
-    words = f"{PY} -m gunicorn django_app:application --chdir {APPS}".split(" ")
+    words = shlex.split(f"{PY} -m gunicorn django_app:application --chdir {HERE}")
     async with gateway(tmp_path, *words, environ={"SSL_REDIRECT": "1"}) as g:
         await g.ready(40)
         answer = await g.request("/", headers=["X-Forwarded-Proto: https", "X-Forwarded-For: 203.0.113.7"])
@@ -63,8 +65,8 @@ async def test_an_app_that_redirects_to_https_does_not_loop_behind_a_private_pro
 
 async def test_a_websocket_keeps_its_subprotocol_compression_and_close_code(tmp_path):
     websockets = pytest.importorskip("websockets")
-    words = f"{PY} -m uvicorn fastapi_app:app --app-dir {APPS}".split(" ")
-    async with gateway(tmp_path, "sh", "-c", f"exec {' '.join(words)} --port $PORT") as g:
+    line = f"exec {PY} -m uvicorn fastapi_app:app --app-dir {HERE} --port $PORT"
+    async with gateway(tmp_path, "sh", "-c", line) as g:
         await g.ready(40)
         async with websockets.connect(f"ws://127.0.0.1:{g.port}/ws", subprotocols=["chat"]) as socket:
             assert socket.subprotocol == "chat"
@@ -77,7 +79,7 @@ async def test_a_websocket_keeps_its_subprotocol_compression_and_close_code(tmp_
 
 
 async def test_wrapped_output_is_json_lines(tmp_path):
-    words = f"{PY} -m gunicorn flask_app:app --chdir {APPS}".split(" ")
+    words = shlex.split(f"{PY} -m gunicorn flask_app:app --chdir {HERE}")
     policy = "log: {app_output: wrap}\n"
     port = free_port()
     environ = {"GUNICORN_CMD_ARGS": f"--bind 0.0.0.0:{port}"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -246,7 +247,7 @@ async def test_an_app_that_answers_while_its_probes_fail_is_left_alone(tmp_path)
 
 
 async def test_an_app_that_ignores_sigterm_is_killed_with_its_children(tmp_path):
-    script = f"trap '' TERM; {sys.executable} {APPS / 'plain.py'} & sleep 1000 & wait; wait; wait"
+    script = f"trap '' TERM; {shlex.join(APP)} & sleep 1000 & wait; wait; wait"
     async with gateway(tmp_path, "sh", "-c", script, policy="app: {stop_timeout: 500ms}\n") as g:
         await g.ready()
         group = g.app_pid()
@@ -258,7 +259,7 @@ async def test_an_app_that_ignores_sigterm_is_killed_with_its_children(tmp_path)
 async def test_an_app_that_keeps_crashing_is_given_up_with_its_status(tmp_path):
     flag = tmp_path / "broken"
     policy = "app: {restart: {backoff: 20ms, give_up_after: 3}}\n"
-    script = f"test -e {flag} && exit 9; exec {sys.executable} {APPS / 'plain.py'}"
+    script = f"test -e {flag} && exit 9; exec {shlex.join(APP)}"
     async with gateway(tmp_path, "sh", "-c", script, policy=policy) as g:
         await g.ready()
         flag.touch()

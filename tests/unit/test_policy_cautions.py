@@ -1,0 +1,90 @@
+"""What a policy may say but should think about."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.policy.load import PolicySource, load
+
+
+def warnings_of(text: str) -> tuple[str, ...]:
+    return load(PolicySource("p.yaml", None, text), {}).warnings
+
+
+LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("upstreams: {openai: {coalesce: true}}", "upstreams"),
+        ("egress: {other_hosts: deny}", "egress"),
+        ("postgres: {mode: session}", "postgres"),
+        ("store: {url: 'redis://x'}", "store.url"),
+        ("ledger: {keep: 1d}", "ledger"),
+        ("alerts: {every: 1m}", "alerts"),
+        ("sentry: {environment: x}", "sentry"),
+        ("faults: [{route: default, status: 503}]", "faults"),
+        ("metrics: {app: /metrics}", "metrics.app"),
+        ("app: {memory: {recycle: 92%}}", "app.memory.recycle"),
+        ("app: {attribution: on}", "app.attribution"),
+        ("routes: [{name: a, requires_budget: true}]", "routes[0].requires_budget"),
+        ("routes: [{name: a, when_abandoned: cancel}]", "routes[0].when_abandoned"),
+    ],
+)
+def test_what_is_not_built_yet_is_warned_of_where_it_is_named(text: str, key: str) -> None:
+    assert warnings_of(f"version: 1\n{text}") == (f"p.yaml:2: {key}: not built yet, has no effect",)
+
+
+def test_a_policy_that_names_nothing_unbuilt_has_no_warnings() -> None:
+    assert warnings_of("store: {url: 'memory://'}\nmetrics: {max_series: 10}\n" + LIMITED) == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [("path: '/u/{user}'", "path"), ("header: X-User-Id", "header"), ("cookie: session", "cookie")],
+)
+def test_limits_by_a_name_that_its_client_writes_are_warned_of(source: str, word: str) -> None:
+    (warning,) = warnings_of(f"identity:\n  user:\n    - {source}\n{LIMITED}")
+    assert warning.startswith(f"p.yaml:3: identity.user[0]: any client can write this {word}")
+    assert "the limits of route a" in warning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LIMITED,
+        "identity: {user: [{jwt: {key: x}}]}\n" + LIMITED,
+        "identity: {user: [{header: X}]}\n",
+        "identity: {user: [{header: X}], tiers: [{name: a, users: 'a*'}, {name: b}]}\n",
+        "identity: {user: [{header: X}]}\noverload: {mode: fixed}\n" + LIMITED,
+        "identity: {user: [{header: X}]}\nroutes: [{name: a, rate_limit: 10/h, concurrency: 3}]",
+    ],
+)
+def test_limits_that_a_total_guards_or_nobody_can_forge_are_fine(text: str) -> None:
+    assert warnings_of(text) == ()
+
+
+def test_caps_by_a_forgeable_name_want_a_total() -> None:
+    head = "identity: {user: [{header: X}]}\noverload: {mode: adaptive}\nupstreams: {openai: {cap: {per_user: $1/d"
+    assert any("the caps of openai" in warning for warning in warnings_of(head + "}}}"))
+    assert not any("the caps of" in warning for warning in warnings_of(head + ", total: $9/d}}}"))
+
+
+def test_a_stop_that_takes_longer_than_platforms_wait_is_warned_of() -> None:
+    (warning,) = warnings_of("listen:\n  drain: 25s\n")
+    assert warning.startswith("p.yaml:2: listen.drain: listen.drain and app.stop_timeout together are 33s")
+    assert warnings_of("listen: {drain: 22s}") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("routes: [{name: a}, {name: b, match: {path: /b}}]", "routes[0]"),
+        ("identity: {tiers: [{name: a, users: 'a*'}]}", "identity.tiers[0].users"),
+        ("listen: {trusted_proxies: [0.0.0.0/0]}", "listen.trusted_proxies"),
+    ],
+)
+def test_what_has_no_effect_or_too_much_is_warned_of(text: str, key: str) -> None:
+    (warning,) = warnings_of(text)
+    assert warning.startswith(f"p.yaml:1: {key}: ")

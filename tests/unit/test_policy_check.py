@@ -1,0 +1,73 @@
+"""`check`: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.check import check
+from proxy.policy.load import PolicySource, load
+from proxy.policy.policy import Policy
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str, **environ: str) -> tuple[int, str, str]:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        return check(argv, environ, stdout, stderr), stdout.getvalue(), stderr.getvalue()
+
+    return run
+
+
+def test_a_good_policy_is_one_line_and_status_0(run) -> None:  # type: ignore[no-untyped-def]
+    Path("p.yaml").write_text("routes: [{name: a, match: {path: /a}}]")
+    assert run("p.yaml") == (0, "p.yaml: ok, 2 routes\n", "")
+
+
+def test_a_bad_policy_is_every_fault_and_status_2(run) -> None:  # type: ignore[no-untyped-def]
+    Path("p.yaml").write_text("aap: {}\nlog: {level: x}\n")
+    status, stdout, stderr = run("p.yaml", "--print")
+    assert (status, stdout) == (2, "")
+    assert stderr.splitlines() == [
+        "p.yaml:1: aap: there is no such key; did you mean app?",
+        "p.yaml:2: log.level: x is none of its words; write debug | info | warning | error",
+    ]
+
+
+def test_warnings_go_to_stderr_and_do_not_fail(run) -> None:  # type: ignore[no-untyped-def]
+    Path("p.yaml").write_text("sentry: {environment: x}")
+    status, stdout, stderr = run("p.yaml")
+    assert (status, stdout) == (0, "p.yaml: ok, 1 route\n")
+    assert stderr == "warning: p.yaml:1: sentry: not built yet, has no effect\n"
+
+
+def test_print_shows_the_effective_policy_and_nothing_else(run) -> None:  # type: ignore[no-untyped-def]
+    Path("p.yaml").write_text("app: {hold: 3s}")
+    status, stdout, stderr = run("--print", "p.yaml")
+    assert (status, stderr) == (0, "")
+    assert load(PolicySource("printed", None, stdout), {}).app.hold == 3.0
+
+
+def test_without_a_file_the_policy_is_found_as_run_would_find_it(run) -> None:  # type: ignore[no-untyped-def]
+    status, stdout, stderr = run("--print")
+    assert status == 0
+    assert load(PolicySource("printed", None, stdout), {}) == Policy()
+    assert "no policy found" in stderr
+    assert run(OUTRIGGER_POLICY_TEXT="version: 1")[1] == "$OUTRIGGER_POLICY_TEXT: ok, 1 route\n"
+
+
+@pytest.mark.parametrize("argv", [("--pront",), ("a.yaml", "b.yaml")])
+def test_a_line_that_makes_no_sense_is_status_2_and_the_usage(run, argv: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+    status, stdout, stderr = run(*argv)
+    assert (status, stdout) == (2, "")
+    assert "usage: check" in stderr
+
+
+def test_a_missing_file_is_status_2_and_names_it(run) -> None:  # type: ignore[no-untyped-def]
+    status, _, stderr = run("none.yaml")
+    assert status == 2
+    assert stderr == ("none.yaml:1: policy: it cannot be read (No such file or directory); name a file that can be\n")

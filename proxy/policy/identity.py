@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from proxy.policy import kinds
@@ -37,7 +37,7 @@ class HeaderSource:
 
 @dataclass(frozen=True, slots=True)
 class JwtSource:
-    key: Annotated[str, kinds.SIGNING_KEY]
+    key: Annotated[str, kinds.SIGNING_KEY] = field(repr=False)
     header: Annotated[str, kinds.HEADER] = "Authorization"
     claim: Annotated[str, kinds.TEXT] = "sub"
     algorithms: tuple[Algorithm, ...] = ("HS256",)

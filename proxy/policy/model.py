@@ -128,7 +128,9 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    token: Annotated[str, kinds.TOKEN] = field(default="", metadata={"absent": "${OUTRIGGER_ADMIN_TOKEN:-}"})
+    token: Annotated[str, kinds.TOKEN] = field(
+        default="", repr=False, metadata={"absent": "${OUTRIGGER_ADMIN_TOKEN:-}"}
+    )
 
 
 # ── overload ─────────────────────────────────────────────────────────────────────────

@@ -47,7 +47,9 @@ def _shipped_rules() -> Mapping[str, AlertRule]:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    slack: Annotated[str, urls.WEBHOOK] | None = field(default=None, metadata={"absent": "${SLACK_WEBHOOK_URL:-}"})
+    slack: Annotated[str, urls.WEBHOOK] | None = field(
+        default=None, repr=False, metadata={"absent": "${SLACK_WEBHOOK_URL:-}"}
+    )
     webhook: Annotated[str, urls.WEBHOOK] | None = None
     every: Period = 15.0
     cooldown: Cooldown = Cooldown()
@@ -56,7 +58,7 @@ class Alerts:
 
 @dataclass(frozen=True, slots=True)
 class Sentry:
-    dsn: Annotated[str, urls.DSN] | None = field(default=None, metadata={"absent": "${SENTRY_DSN:-}"})
+    dsn: Annotated[str, urls.DSN] | None = field(default=None, repr=False, metadata={"absent": "${SENTRY_DSN:-}"})
     environment: Annotated[str, kinds.TEXT] = field(
         default="local", metadata={"absent": "${RENDER_SERVICE_NAME:-local}"}
     )

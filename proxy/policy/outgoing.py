@@ -133,7 +133,7 @@ class Upstream:
     kind: Dialect = "http"
     base_url: Annotated[str, urls.HTTP_URL] = ""
     env: tuple[Annotated[str, kinds.VARIABLE], ...] = ()
-    api_key: Annotated[str, kinds.SECRET] | None = None
+    api_key: Annotated[str, kinds.SECRET] | None = field(default=None, repr=False)
     timeout: CallTimeout = CallTimeout()
     retry: Retry = Retry()
     breaker: Breaker | None = Breaker()

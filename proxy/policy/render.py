@@ -25,6 +25,7 @@ MASK = "***"
 
 # What stands without quotes in a block or a flow, and is read as no other thing.
 _PLAIN = re.compile(r"[A-Za-z0-9/.$_][A-Za-z0-9/._*@%+$:-]*(?<!:)")
+_UNSHOWN = re.compile("[\x7f-\xa0\xad\u2028\u2029\ufeff]|[\U000e0000-\U0010ffff]")
 _NOT_TEXT = {"", "null", "Null", "NULL", "off", "true", "false"}
 
 # Text, or nested lists and mappings of it.
@@ -167,8 +168,14 @@ def _text(text: str) -> str:
     if isinstance(text, _Word):
         return str(text)
     if text in _NOT_TEXT or _PLAIN.fullmatch(text) is None:
-        return json.dumps(text, ensure_ascii=not text.isprintable())
+        return _UNSHOWN.sub(_escape, json.dumps(text, ensure_ascii=False))
     return text
+
+
+def _escape(match: re.Match[str]) -> str:
+    # YAML has no surrogate pairs, which is how JSON would write what is past U+FFFF.
+    code = ord(match[0])
+    return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
 
 
 def _flow(tree: Tree) -> str:

@@ -48,7 +48,9 @@ def find(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySou
     if named := environ.get("OUTRIGGER_POLICY"):
         return read_file(cwd / named, named)
     if (text := environ.get("OUTRIGGER_POLICY_TEXT", "")).strip():
-        return PolicySource("$OUTRIGGER_POLICY_TEXT", None, text)
+        # Where the locale is not UTF-8 the environment's bytes come as lone surrogates.
+        content = text.encode("utf-8", "surrogateescape")
+        return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode("$OUTRIGGER_POLICY_TEXT", content))
     for name in FILES:
         if (cwd / name).exists():
             return read_file(cwd / name, name)
@@ -65,14 +67,17 @@ def read_file(path: Path, name: str) -> PolicySource:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _unfit(name, 1, f"it cannot be read ({reason})", "name a file that can be") from None
+    return PolicySource(name, path, _decode(name, content), stamp)
+
+
+def _decode(name: str, content: bytes) -> str:
     if len(content) > MAX_TEXT * 4:
         raise _unfit(name, 1, "it is longer than 1 MiB", "write a shorter policy")
     try:
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _unfit(name, line, "it is not UTF-8", "save the file as UTF-8") from None
-    return PolicySource(name, path, text, stamp)
+        raise _unfit(name, line, "it is not UTF-8", "save it as UTF-8") from None
 
 
 def _unfit(name: str, line: int, problem: str, mend: str) -> PolicyError:

@@ -71,3 +71,11 @@ def test_a_missing_file_is_status_2_and_names_it(run) -> None:  # type: ignore[n
     status, _, stderr = run("none.yaml")
     assert status == 2
     assert stderr == ("none.yaml:1: policy: it cannot be read (No such file or directory); name a file that can be\n")
+
+
+def test_a_terminal_that_is_not_utf_8_gets_escapes_that_yaml_understands() -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    environ = {"OUTRIGGER_POLICY_TEXT": 'identity: {tiers: [{name: a, users: "ü😀"}, {name: b}]}'}
+    assert check(["--print"], environ, stdout, io.StringIO()) == 0
+    printed = stdout.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert load(PolicySource("printed", None, printed), {}).identity.tiers[0].users == "ü😀"

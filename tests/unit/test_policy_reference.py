@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from proxy.policy.identity import Identity, JwtSource
+from proxy.policy.identity import Identity, JwtSource, Source
 from proxy.policy.load import PolicySource, load
+from proxy.policy.model import TrustedProxies
 from proxy.policy.nodes import Listing, Node, Scalar, Table
 from proxy.policy.operators import InjectedFault
 from proxy.policy.outgoing import Fallback, Price
 from proxy.policy.policy import Policy
 from proxy.policy.read import hints
 from proxy.policy.route import Route
+from proxy.policy.values import Address, Rate, Spend
 from proxy.policy.yamltext import parse
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -26,6 +28,7 @@ ENVIRON = {"JWT_KEY": "k" * 40}
 
 # Shown in comments alone, since nothing of theirs is there by default.
 IN_COMMENTS = (Fallback, Price, InjectedFault)
+WRITTEN_OTHERWISE = (Address, Rate, Spend, TrustedProxies, *get_args(Source))
 
 
 def say(text: str) -> Policy:
@@ -77,41 +80,36 @@ def keys_known(section: type, key: str) -> Iterator[str]:
         path = f"{key}.{name}" if key else name
         yield path
         for suffix, inner in sections_in(hint):
-            if inner not in IN_COMMENTS:
-                yield from keys_known(inner, path + suffix)
+            yield from keys_known(inner, path + suffix)
 
 
-def sections_in(hint: Any, suffix: str = "") -> Iterator[tuple[str, type]]:
-    """The sections that a key's annotation leads to, through lists and mappings."""
-    if isinstance(hint, type) and is_dataclass(hint):
-        if hint.__module__.endswith((".values", ".kinds")) or hint.__name__.endswith(("Source", "Proxies")):
-            return  # written as one value, or told from the others by its own key
-        yield suffix, hint
-    for argument in get_args(hint):
-        step = "[]" if "tuple" in repr(hint)[:40] and "Mapping" not in repr(hint)[:60] else ""
-        step = (
-            ".*"
-            if not step and len(get_args(hint)) == 2 and get_args(hint)[0] is not hint and is_mapping(hint)
-            else step
-        )
-        yield from sections_in(argument, suffix + step)
-
-
-def is_mapping(hint: Any) -> bool:
-    return "Mapping" in str(getattr(hint, "__origin__", ""))
-
-
-EXAMPLE = re.compile(
-    r"^(\s*(?:- )?(?:\w+: )?\{?)(.*?)(\w+): [^#]*?# example(?:, staging only)?: (.+?)(?: —.*| - .*|, or one value)?$"
-)
+def sections_in(hint: Any) -> Iterator[tuple[str, type]]:
+    """The sections that a key's annotation leads to, through options, lists and mappings."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if is_dataclass(hint) and isinstance(hint, type):
+        # A value of its own is one scalar; a source is told by its own key.
+        if hint not in (*IN_COMMENTS, *WRITTEN_OTHERWISE):
+            yield "", hint
+    elif origin is tuple:
+        yield from ((f"[]{suffix}", section) for suffix, section in sections_in(arguments[0]))
+    elif origin is Mapping:
+        yield from ((f".*{suffix}", section) for suffix, section in sections_in(arguments[1]))
+    elif origin is not Literal:
+        for argument in arguments:
+            yield from sections_in(argument)
 
 
 def examples() -> Iterator[tuple[int, str, str]]:
-    """Line, key and value of what a comment shows in place of the default beside it."""
+    """Line, key and value of what a comment shows in place of the nothing beside it."""
     for number, line in enumerate(REFERENCE.splitlines(), 1):
-        match = re.match(r"^\s*(?:- )?(\w+): [^#]*# example(?:, [^:]*)?: (.+)$", line)
+        match = re.match(r"^\s*(\w+): (null|\[\]|\{\}|\{.*null.*\})\s+# example(?:, [^:]*)?: (.+)$", line)
         if match:
-            yield number, match[1], re.sub(r"( —| - |, or one value).*$", "", match[2])
+            value = re.sub(r"( — |, or one value).*$", "", match[3]).replace("…", "example.com")
+            yield number, match[1], f"{{{value}}}" if re.match(r"\w+: ", value) else value
+
+
+def test_there_are_examples() -> None:
+    assert len(list(examples())) > 15
 
 
 @pytest.mark.parametrize(("line", "key", "value"), list(examples()), ids=lambda value: str(value)[:40])
@@ -119,10 +117,8 @@ def test_every_example_in_a_comment_is_a_policy_too(line: int, key: str, value: 
     lines = REFERENCE.splitlines()
     indent = lines[line - 1][: lines[line - 1].index(key)]
     lines[line - 1] = f"{indent}{key}: {value}"
-    text = "\n".join(lines)
-    if key == "url":
-        text = text.replace("port: auto", "port: auto")
-    load(PolicySource("example", None, text), {**ENVIRON, "OPENAI_API_KEY": "k"})
+    environ = {**ENVIRON, "OPENAI_API_KEY": "k", "DATABASE_URL": "postgres://h/d"}
+    assert load(PolicySource("example", None, "\n".join(lines)), environ) != say(REFERENCE)
 
 
 def test_the_fallbacks_in_comments_are_fallbacks() -> None:

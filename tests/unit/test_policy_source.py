@@ -87,3 +87,10 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
 def test_a_source_without_an_end_is_refused() -> None:
     with pytest.raises(PolicyError, match="longer than 1 MiB"):
         read_file(Path("/dev/zero"), "/dev/zero")
+
+
+def test_a_text_in_the_environment_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    escaped = "# ü".encode().decode("ascii", "surrogateescape")
+    assert find(None, {"OUTRIGGER_POLICY_TEXT": escaped}, tmp_path).text == "# ü"
+    with pytest.raises(PolicyError, match="not UTF-8"):
+        find(None, {"OUTRIGGER_POLICY_TEXT": "# \udcff"}, tmp_path)

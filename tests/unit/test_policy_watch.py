@@ -94,12 +94,15 @@ async def test_changes_come_at_every_interval_and_only_then(file: Path) -> None:
             raise asyncio.CancelledError
 
     watcher = Watcher(file, interval=0.25, sleep=sleep)
-    seen = 0
-    with pytest.raises(asyncio.CancelledError):
+    seen: list[int] = []
+
+    async def follow() -> None:
         async for _ in watcher.changes():
-            seen += 1
-            assert len(slept) == 3
-    assert seen == 1
+            seen.append(len(slept))
+
+    with pytest.raises(asyncio.CancelledError):
+        await follow()
+    assert seen == [3]
     assert set(slept) == {0.25}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import units
@@ -92,29 +92,34 @@ def test_what_cannot_be_read_is_said_in_one_clause(parse: object, text: str, rea
 _decimals = st.decimals(0, 10**6, places=3).map(lambda number: f"{number:f}")
 
 
+@settings(deadline=None)
 @given(_decimals, st.sampled_from(["ms", "s", "m", "h"]))
 def test_a_formatted_duration_reads_as_the_same_value(number: str, unit: str) -> None:
     seconds = units.parse_duration(number + unit)
     assert units.parse_duration(units.format_duration(seconds)) == seconds
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 50))
 def test_a_formatted_size_reads_as_the_same_value(size: int) -> None:
     assert units.parse_size(units.format_size(size)) == size
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**12 - 1), st.sampled_from(["s", "min", "h", "d", "10s", "90m", "250ms"]))
 def test_a_formatted_rate_reads_as_the_same_value(count: int, period: str) -> None:
     rate = units.parse_rate(f"{count}/{period}")
     assert units.parse_rate(units.format_rate(*rate)) == rate
 
 
+@settings(deadline=None)
 @given(st.decimals(0, 100, places=4))
 def test_a_formatted_share_reads_as_the_same_value(percent: Decimal) -> None:
     share = units.parse_share(f"{percent:f}%")
     assert units.parse_share(units.format_share(share)) == share
 
 
+@settings(deadline=None)
 @given(st.decimals(0, 10**6, places=6), st.sampled_from(["h", "d", "month"]))
 def test_formatted_money_reads_as_the_same_value(amount: Decimal, period: units.Period) -> None:
     spend = units.parse_spend(f"${amount:f}/{period}")

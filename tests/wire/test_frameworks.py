@@ -16,7 +16,7 @@ HERE = shlex.quote(str(APPS))
 COMMANDS = {
     "FastAPI, uvicorn": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --port {{port}}",
     "FastAPI, a shell line": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --port $PORT",
-    "FastAPI, gunicorn's uvicorn worker": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --workers 2 --port={{port}}",
+    "FastAPI, two uvicorn workers": f"{PY} -m uvicorn fastapi_app:app --app-dir {{apps}} --workers 2 --port={{port}}",
     "Flask, gunicorn": f"{PY} -m gunicorn flask_app:app --chdir {{apps}} --workers 2",
     "Flask, gunicorn threads": f"{PY} -m gunicorn flask_app:app --chdir {{apps}} --threads 4 -b 0.0.0.0:{{port}}",
     "Django, gunicorn": f"{PY} -m gunicorn django_app:application --chdir {{apps}}",

@@ -238,6 +238,11 @@ class Connection(BaseProtocol):
                     break
                 self._continue_input()
             await self._finish()
+        except ConnectionError:
+            self.abort()  # the client left while it was written to
+        except Exception:
+            self.abort()  # a fault of ours must not leave a client waiting; the loop's handler tells of it
+            raise
         finally:
             self.busy = False
             self._task = None

@@ -34,6 +34,7 @@ from proxy.observe.trace import Ids, trace_id
 from proxy.policy.policy import Policy
 
 NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+UNSEEN = 503  # the status of every refusal that comes after the rate limit and before the app
 HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
 
 
@@ -106,6 +107,8 @@ class Pipeline:
             await self._admit(x)
             return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.joined))
         except Refusal as refusal:
+            if refusal.status == UNSEEN and x.decision is not None:
+                self._limiter.give_back(x.route, x.user, x.decision)
             return refuse(connection, x, refusal)
         except AnswerCut as cut:
             self._emit("request.cut", str(cut), level="warning", request_id=x.request_id, route=x.route.name)

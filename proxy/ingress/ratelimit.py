@@ -9,7 +9,7 @@ so that what shadow mode reports is what enforcement would refuse.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Item(NamedTuple):
 class Decision:
     """What the limits say to one request. `retry_after` is the seconds until it would be admitted."""
 
-    __slots__ = ("_policy", "_standings", "allowed", "enforced", "retry_after")
+    __slots__ = ("_policy", "_standings", "allowed", "at", "enforced", "retry_after")
 
     def __init__(
         self,
@@ -41,7 +41,9 @@ class Decision:
         *,
         retry_after: float,
         enforced: bool,
+        at: float,
     ) -> None:
+        self.at = at
         self._policy = policy
         self._standings = standings  # (remaining, reset) of each limit
         self.allowed = retry_after == 0.0
@@ -118,7 +120,21 @@ class RateLimiter:
             if len(log) > spec.keep + ratelog.SLACK:
                 self._trim(log, spec.keep)
         standings = _standings(log, spec, now, refused=wait > 0.0)
-        return Decision(spec.policy, standings, retry_after=wait, enforced=spec.enforced)
+        return Decision(spec.policy, standings, retry_after=wait, enforced=spec.enforced, at=now)
+
+    def give_back(self, route: Route, user: str, decision: Decision) -> None:
+        """Uncount a request that was admitted here and refused elsewhere before the app saw it."""
+        log = self._logs.get(f"{route.name}\n{user}")
+        if log is None or not decision.allowed:
+            return
+        times = log.times if isinstance(log, Mixed) else log
+        if isinstance(log, Mixed):
+            for coarse in log.coarse:
+                coarse.take_back()
+        place = bisect_left(times, decision.at)
+        if place < len(times) and times[place] == decision.at:
+            del times[place]
+            self.times -= 1
 
     def _decide_mixed(self, log: Mixed, spec: _Spec, now: float) -> Decision:
         before = len(log)
@@ -136,7 +152,7 @@ class RateLimiter:
             standings.append((0, own_wait) if own_wait > 0.0 else (coarse.quota - count, reset))
         self.times += len(log) - before
         ordered = [standings[place] for place in spec.order]
-        return Decision(spec.policy, ordered, retry_after=wait, enforced=spec.enforced)
+        return Decision(spec.policy, ordered, retry_after=wait, enforced=spec.enforced, at=now)
 
     def _spec(self, route: Route, tier: str) -> _Spec | None:
         known = self._specs.get(route.name)

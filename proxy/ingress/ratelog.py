@@ -51,6 +51,11 @@ class Coarse:
             self.marks.append(now)
             trim(self.marks, self.quota // self.step + 1)
 
+    def take_back(self) -> None:
+        """Uncount the last request, unless it completed a group: then it counts on, within the 1 %."""
+        if self.partial:
+            self.partial -= 1
+
     def standing(self, now: float) -> tuple[int, float]:
         """How many requests count now, and the seconds until one of them no longer will."""
         first = bisect_right(self.marks, now - self.period)

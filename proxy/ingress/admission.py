@@ -42,6 +42,7 @@ class Admission:
     def __init__(self, overload: Overload, *, clock: Callable[[], float], on_shed: Callable[[str], None]) -> None:
         self.clock = clock
         self._on_shed = on_shed
+        self.working: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
         self._app = Gate("")
         self._routes: dict[str, RouteGate] = {}
         self._gradient: Gradient | None = None
@@ -121,10 +122,10 @@ class Admission:
             raise Refusal("overloaded", 503, "Overloaded", _SAID[reason], retry_after=seconds) from None
         return Permit(self, gate, self._app)
 
-    def sample(self, route_name: str, app_seconds: float) -> None:
+    def sample(self, route_name: str, app_seconds: float, crowd: int) -> None:
         """See `Permit.sample`."""
         if self._gradient is not None:
-            self._gradient.sample(route_name, app_seconds)
+            self._gradient.sample(route_name, app_seconds, crowd)
             self._step()
 
     async def _take_app(self, tier: str) -> None:
@@ -146,8 +147,12 @@ class Admission:
         return gate
 
     def _step(self) -> None:
-        if self._gradient is not None and self._gradient.step():
+        if self._gradient is not None and self._gradient.step(self._ages):
             self._retune()
+
+    def _ages(self) -> list[tuple[str, float]]:
+        now = self.clock()
+        return [(permit.route_name, now - permit.since) for permit in self.working]
 
     def _tick(self) -> None:
         """While somebody waits the limit must be able to change, though no request ends and none comes."""

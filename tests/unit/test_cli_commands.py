@@ -46,7 +46,9 @@ def test_explain_reads_headers_and_falls_back_to_the_default_route():
     assert "ip:198.51.100.7, by ip" in out
 
 
-@pytest.mark.parametrize("argv", [(), ("GET",), ("GET", "x"), ("GET", "/", "-H", "x"), ("GET", "/", "--wat"), ("GET", "/", "-H")])
+@pytest.mark.parametrize(
+    "argv", [(), ("GET",), ("GET", "x"), ("GET", "/", "-H", "x"), ("GET", "/", "--wat"), ("GET", "/", "-H")]
+)
 def test_explain_says_how_it_is_used(argv):
     with pytest.raises(UsageError, match="explain: "):
         said(explain, *argv)

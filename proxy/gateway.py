@@ -20,16 +20,17 @@ from proxy.admin.listener import AdminListener
 from proxy.admin.public import PublicEndpoints
 from proxy.admin.token import TokenGate
 from proxy.app import AppFace
-from proxy.app.memory import app_bytes, limit
+from proxy.app.memory import app_bytes
 from proxy.app.readiness import status
 from proxy.bind import bind
 from proxy.errors import BindError
 from proxy.ingress.door import Door
-from proxy.observe.health import Health, PartState
+from proxy.observe.health import Health
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
+from proxy.overview import Overview, memory_limit
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
@@ -77,14 +78,14 @@ class Gateway:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.policy = policy
-        self._app = app
+        self.app = app
         self._sockets = sockets
         self._log = log
         self._emit = log.emit
-        self._metrics = metrics
-        self._reloader = reloader
+        self.metrics = metrics
+        self.reloader = reloader
         self._loop = loop
-        self._stopping = False
+        self.stopping = False
         self._open = False
         self._signals = 0
         self._signalled = asyncio.Event()
@@ -94,18 +95,20 @@ class Gateway:
             metrics,
             clock=loop.time,
             app_bytes=lambda: app_bytes(app.pid) if app.pid is not None else None,
-            limit_bytes=self._memory_limit,
+            limit_bytes=lambda: memory_limit(self.policy),
         )
+        view = Overview(self)
         self.health = Health(loop.time, version=__version__)
-        self.health.register("app", self._app_health)
-        self.health.register("memory", self._memory_health)
+        self.health.register("app", view.app)
+        self.health.register("memory", view.memory)
+        self.runtime.on_sample(view.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
             health=self.health,
             metrics=metrics,
             gate=self.gate,
-            ready=self._readiness,
-            status=self._status,
+            ready=view.readiness,
+            status=view.status,
             version=__version__,
             loopback=is_loopback(policy.listen.admin.host),
         )
@@ -120,7 +123,7 @@ class Gateway:
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
-        metrics.on_scrape(self._fill_metrics)
+        metrics.on_scrape(view.fill)
         metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
         metrics.follow(metrics.log_dropped_total, lambda: log.dropped)
 
@@ -133,10 +136,10 @@ class Gateway:
         try:
             await self._admin.start(self._sockets.admin)
             self._spawn(self.runtime.run())
-            self._spawn(self._reloader.watch(self.reload))
-            life = self._loop.create_task(self._app.run())
+            self._spawn(self.reloader.watch(self.reload))
+            life = self._loop.create_task(self.app.run())
             ended = await self._until_ready(life)
-            if ended is None and not self._stopping:
+            if ended is None and not self.stopping:
                 await self._open_public()
                 ended = await self._until(life)
             if ended is None:
@@ -151,7 +154,7 @@ class Gateway:
 
     async def _until_ready(self, life: asyncio.Task[int]) -> int | None:
         """Wait for the first readiness; the app's status where it ended before, None otherwise."""
-        ready = self._loop.create_task(self._app.wait_ready(float("inf")))
+        ready = self._loop.create_task(self.app.wait_ready(float("inf")))
         try:
             return await self._until(life, ready)
         finally:
@@ -164,7 +167,7 @@ class Gateway:
             await asyncio.wait((life, signalled, *others), return_when=asyncio.FIRST_COMPLETED)
         finally:
             signalled.cancel()
-        return life.result() if life.done() and not self._stopping else None
+        return life.result() if life.done() and not self.stopping else None
 
     async def _open_public(self) -> None:
         public = self._sockets.public
@@ -182,7 +185,7 @@ class Gateway:
 
     async def _warn_of_claims(self) -> None:
         """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
-        host, port = self._app.address
+        host, port = self.app.address
         for path in self.policy.listen.claim:
             found = await status(host, port, path, self.policy.app.ready.timeout)
             if found is not None and found < 400:
@@ -200,7 +203,7 @@ class Gateway:
         if not steps.done():
             self._emit("gateway.end", "A second signal: ending at once.", level="warning")
             steps.cancel()
-            self._app.kill()
+            self.app.kill()
             await asyncio.wait((life,), timeout=2.0)
             return 128 + self._signals
         again.cancel()
@@ -212,7 +215,7 @@ class Gateway:
             left = sum(self.door.account.in_flight.values())
             self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
         self.door.end_waiting()
-        await self._app.stop()
+        await self.app.stop()
         await asyncio.wait((life,))
         self._emit("gateway.end", "Stopped.")
 
@@ -221,7 +224,7 @@ class Gateway:
         await self._signalled.wait()
 
     async def _close(self) -> None:
-        await self._app.stop()
+        await self.app.stop()
         self.door.close()
         await self._admin.stop()
         for task in self._tasks:
@@ -235,11 +238,11 @@ class Gateway:
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reloader.now, self.reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reloader.now, self.reload)
 
     def _on_signal(self, number: int) -> None:
         self._signals = number
-        self._stopping = True
+        self.stopping = True
         self._signalled.set()
 
     def reload(self, policy: Policy) -> None:
@@ -247,58 +250,10 @@ class Gateway:
         self.policy = policy
         self._log.apply(policy.log)
         self.gate.token = policy.admin.token
-        self._app.apply(policy.app)
+        self.app.apply(policy.app)
         self.door.apply(policy)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    # ── what others ask ──────────────────────────────────────────────────────────────────────
-
-    def _readiness(self) -> tuple[bool, str]:
-        if self._stopping:
-            return False, "the gateway is draining"
-        if not self._app.is_ready:
-            return False, f"the app is {self._app.state}: {self._app.reason}"
-        return True, "a request would be served now"
-
-    def _app_health(self) -> PartState:
-        app = self._app
-        return PartState("ok" if app.is_ready else "down", f"{app.state}: {app.reason}", app.since)
-
-    def _memory_limit(self) -> int | None:
-        wanted = self.policy.app.memory.limit
-        return limit() if wanted == "auto" else wanted
-
-    def _memory_health(self) -> PartState:
-        share, warn = self.runtime.latest.memory_share, self.policy.app.memory.warn
-        if share is None:
-            return PartState("ok", "no limit is known")
-        reason = f"{share:.0%} of the limit is in use"
-        return PartState("degraded" if share > warn else "ok", reason)
-
-    def _fill_metrics(self) -> None:
-        metrics, door = self._metrics, self.door
-        metrics.app_up.set(1 if self._app.is_ready else 0)
-        metrics.concurrency_limit.set(door.admission.limit or 0)
-        for route in self.policy.routes:
-            metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
-            metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
-
-    def _status(self) -> Mapping[str, object]:
-        app, door = self._app, self.door
-        return {
-            "app": {"state": app.state, "reason": app.reason, "pid": app.pid},
-            "policy": {"source": self.policy.source, "refused": self._reloader.refused},
-            "routes": {
-                route.name: {
-                    "in_flight": door.account.in_flight[route.name],
-                    "queued": door.admission.queued(route.name),
-                }
-                for route in self.policy.routes
-            },
-            "connections": {"clients": repr(door.server), "app": repr(door.pool)},
-            "memory": {"gateway": self.runtime.latest.gateway_bytes, "app": self.runtime.latest.app_bytes},
-        }

@@ -36,7 +36,7 @@ class Gate:
         self.limit, self.size, self.wait = limit, size, wait
         self.wake()
         while len(self.waiters) > size:
-            self.waiters.least().future.set_result(f"{self._prefix}queue_full")
+            self.waiters.least().tell(f"{self._prefix}queue_full")
 
     def try_take(self) -> bool:
         if self.limit is not None and self.in_flight >= self.limit:
@@ -52,7 +52,7 @@ class Gate:
             loser = self.waiters.displaced_by(priority)
             if loser is None:
                 raise Shed(f"{self._prefix}queue_full")
-            loser.future.set_result("priority")
+            loser.tell("priority")
         waiter = Waiter(priority)
         self.waiters.add(waiter)
         timer = asyncio.get_running_loop().call_later(self.wait, self._expire, waiter)
@@ -77,7 +77,8 @@ class Gate:
 
     def wake(self) -> None:
         while self.waiters and self.try_take():
-            self.waiters.first().future.set_result(ADMITTED)
+            if not self.waiters.first().tell(ADMITTED):
+                self.in_flight -= 1
 
     def expected_wait(self) -> float:
         """Seconds until an arrival now could expect a place: the queue, at the pace of late."""
@@ -85,4 +86,4 @@ class Gate:
 
     def _expire(self, waiter: Waiter) -> None:
         if self.waiters.discard(waiter):
-            waiter.future.set_result(f"{self._prefix}wait")
+            waiter.tell(f"{self._prefix}wait")

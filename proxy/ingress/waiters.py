@@ -17,6 +17,13 @@ class Waiter:
         self.priority = priority  # the lower, the more important
         self.future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
+    def tell(self, outcome: str) -> bool:
+        """End the wait; False for one that was cancelled and has not run since."""
+        if self.future.done():
+            return False
+        self.future.set_result(outcome)
+        return True
+
 
 class Waiters:
     """All operations take a time that does not grow with how many wait."""

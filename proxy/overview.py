@@ -1,0 +1,78 @@
+"""What the gateway shows of itself: readiness, its parts' health, gauges, and everything at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from proxy.app.memory import limit
+from proxy.observe.health import PartState
+from proxy.observe.runtime import Sample
+from proxy.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from proxy.gateway import Gateway
+
+
+class Overview:
+    """Asked by the endpoints and at each scrape; cheap, and true at that moment."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def sample(self, _: Sample) -> None:
+        """Once a second: since when a part is as it is must not depend on who asks."""
+        self._gateway.health.observe()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether a request would be served now, and why not."""
+        app = self._gateway.app
+        if self._gateway.stopping:
+            return False, "the gateway is draining"
+        if not app.is_ready:
+            return False, f"the app is {app.state}: {app.reason}"
+        return True, "a request would be served now"
+
+    def app(self) -> PartState:
+        app = self._gateway.app
+        return PartState("ok" if app.is_ready else "down", f"{app.state}: {app.reason}", app.since)
+
+    def memory(self) -> PartState:
+        share, warn = self._gateway.runtime.latest.memory_share, self._gateway.policy.app.memory.warn
+        if share is None:
+            return PartState("ok", "no limit is known")
+        return PartState("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
+
+    def fill(self) -> None:
+        """Set the gauges that are cheaper asked for than kept."""
+        gateway = self._gateway
+        metrics, door = gateway.metrics, gateway.door
+        metrics.app_up.set(1 if gateway.app.is_ready else 0)
+        metrics.concurrency_limit.set(door.admission.limit or 0)
+        for route in gateway.policy.routes:
+            metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
+            metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
+
+    def status(self) -> Mapping[str, object]:
+        """The body of /status beside health."""
+        gateway = self._gateway
+        app, door, latest = gateway.app, gateway.door, gateway.runtime.latest
+        return {
+            "app": {"state": app.state, "reason": app.reason, "pid": app.pid},
+            "policy": {"source": gateway.policy.source, "refused": gateway.reloader.refused},
+            "routes": {
+                route.name: {
+                    "in_flight": door.account.in_flight[route.name],
+                    "queued": door.admission.queued(route.name),
+                }
+                for route in gateway.policy.routes
+            },
+            "connections": {"clients": repr(door.server), "app": repr(door.pool)},
+            "memory": {"gateway": latest.gateway_bytes, "app": latest.app_bytes},
+        }
+
+
+def memory_limit(policy: Policy) -> int | None:
+    """Bytes that gateway and app may use together: the policy's word, else the container's."""
+    wanted = policy.app.memory.limit
+    return limit() if wanted == "auto" else wanted

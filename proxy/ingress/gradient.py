@@ -6,7 +6,7 @@ ratio of the two, over all routes as they are used, tells how far the app is slo
 
     target = 1 + (tolerance - 1) / 2
     limit  = clamp(limit × clamp(target / ratio, 0.5, 1) + grow, min, max)
-    grow   = √limit / 2 where the limit was reached, else 0
+    grow   = √limit / 2 where the limit was reached, limit / 4 where it was without a sample, else 0
 
 The limit settles where growth and gradient balance, a little above `target` and below `tolerance`.
 
@@ -138,7 +138,7 @@ class Gradient:
         slowed = ratio > self._target
         limit *= min(1.0, max(0.5, self._target / ratio))
         if self._reached:
-            limit += sqrt(limit) / 2
+            limit += sqrt(limit) / 2 if self._count else limit / 4
             self.overloaded = self.overloaded or slowed
         else:
             self.overloaded = False

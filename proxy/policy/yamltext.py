@@ -44,6 +44,8 @@ def parse(text: str) -> Node | None:
 def _unreadable(error: yaml.MarkedYAMLError) -> Unreadable:
     mark = error.problem_mark or error.context_mark
     problem = " ".join((error.problem or "it cannot be read").split())
+    if "nesting depth" in problem:  # PyYAML from 6.0.4 on has a bound of its own
+        return Unreadable(mark.line + 1 if mark else 1, "it is nested too deeply", f"nest at most {MAX_DEPTH} levels")
     context = ""
     if error.context:
         since = f" from line {error.context_mark.line + 1}" if error.context_mark else ""

@@ -83,29 +83,23 @@ class TrustedPeers:
     def forwarding(self, client: Client, peer: str, header: Fields) -> tuple[tuple[bytes, bytes], ...]:
         """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
 
-        From a trusted peer they pass as they came, the peer's address added to the chain; what it did not
-        say is not said. For any other peer: its address, and that it came by http. Host is not repeated in
-        X-Forwarded-Host, it reaches the app as it is.
+        From a trusted peer they pass as they came; what it did not say is not said, but for its own address
+        where it named nobody. The peer is not added to a chain: the app's own peer, now the gateway, stands
+        where it stood, so that an app that counts hops from the right counts on as before. For any other
+        peer: its address, and that it came by http. Host is not repeated in X-Forwarded-Host, it reaches
+        the app as it is.
         """
         seen = self._seen(peer)
         if not client.trusted:
             fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
             return (*fields, (b"X-Forwarded-Proto", b"http"))
         fields = []
-        chain = header("x-forwarded-for")
-        if seen is not None:
-            chain = f"{chain}, {seen.text}" if chain else seen.text
-        if chain:
-            fields.append((b"X-Forwarded-For", _bytes(chain)))
-        for name in ("X-Forwarded-Proto", "X-Forwarded-Host"):
+        for name in ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"):
             value = header(name.lower())
             if value is not None:
                 fields.append((name.encode(), _bytes(value)))
-        value = header("forwarded")
-        if value is not None:
-            if seen is not None:
-                value = f"{value}, for={forwarded.node(seen.address)}"
-            fields.append((b"Forwarded", _bytes(value)))
+        if seen is not None and header("x-forwarded-for") is None and header("forwarded") is None:
+            fields.append((b"X-Forwarded-For", seen.text.encode()))
         return tuple(fields)
 
     def _believes(self, peer: _Seen | None) -> bool:

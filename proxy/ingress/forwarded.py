@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import IPv6Address
-
-from proxy.ingress.address import Address
 
 _PAIR = re.compile(
     r"""\s*(?P<name>[!\#$%&'*+.^_`|~0-9A-Za-z-]+)=
@@ -27,11 +24,6 @@ def elements(value: str) -> list[dict[str, str]]:
         if ends:
             hops.append({})
     return hops
-
-
-def node(address: Address) -> str:
-    """An address as a `for` value has it (section 6)."""
-    return f'"[{address}]"' if isinstance(address, IPv6Address) else str(address)
 
 
 def _pairs(value: str) -> Iterator[tuple[str | None, str, bool]]:

@@ -85,6 +85,8 @@ def regex(pattern: str, *, capture: bool = False) -> str:
     path = _SLASHES.sub("/", "/" + unquote(pattern))
     if path.endswith("*"):
         stem = path.rstrip("*")
+        if stem == "/":
+            return ".*"  # `OPTIONS *` too
         if stem.endswith("/"):
             return _segments(stem[:-1], capture) + r"(?:/.*)?"
         return _segments(stem, capture) + ".*"

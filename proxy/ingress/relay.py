@@ -129,7 +129,7 @@ class Relay:
         try:
             downstream.begin()
             if x.permit is not None:
-                if leg.status < 500:  # an error says nothing of the app's pace
+                if leg.status < 400:  # errors are quick, and say nothing of the app's pace
                     x.permit.sample(x.app_seconds)
                 x.permit.head_sent()
             finished = leg.relay(downstream)

@@ -76,3 +76,33 @@ class AppUnreachable(OutriggerError):
 
 class AppMisframed(AppUnreachable):
     """The app's answer is framed in a way two readers could read differently (RFC 9112 section 6)."""
+
+
+class CallRefused(OutriggerError):
+    """An outgoing call's answer of ours, shown to the app in the error shape of the upstream's dialect.
+
+    `retry_after` is in seconds. `again` is whether the caller's own retry makes sense: where it does not, the
+    SDK is told by `x-should-retry: false`.
+    """
+
+    def __init__(
+        self, code: str, status: int, message: str, *, retry_after: float | None = None, again: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
+        self.again = again
+
+
+class AttemptFailed(OutriggerError):
+    """An attempt at an outgoing call got no whole answer.
+
+    `word` is the policy's: connect, reset or first_byte. `sent` is whether a byte of the request may have
+    reached the upstream.
+    """
+
+    def __init__(self, word: str, detail: str, *, sent: bool) -> None:
+        super().__init__(detail)
+        self.word = word
+        self.sent = sent

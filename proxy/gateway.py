@@ -23,14 +23,17 @@ from proxy.app import AppFace
 from proxy.app.memory import app_bytes
 from proxy.app.readiness import status
 from proxy.bind import bind
+from proxy.egress.door import Egress
 from proxy.errors import BindError
 from proxy.ingress.door import Door
 from proxy.observe.health import Health
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.requests import Requests
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
 from proxy.overview import Overview, memory_limit
+from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
@@ -43,21 +46,34 @@ class Sockets:
 
     public: socket.socket | None
     admin: socket.socket
+    egress: socket.socket
 
     @classmethod
     def bind(cls, policy: Policy) -> Sockets:
         """Raises BindError for the first address that cannot be had; those before it are let go."""
         listen = policy.listen
-        public = bind(listen.public, "listen.public") if listen.public is not None else None
+        bound: list[socket.socket] = []
         try:
-            return cls(public, bind(listen.admin, "listen.admin"))
+            for address, key in (
+                (listen.public, "listen.public"),
+                (listen.admin, "listen.admin"),
+                (listen.egress, "listen.egress"),
+            ):
+                if address is not None:
+                    bound.append(bind(address, key))
         except BindError:
-            if public is not None:
-                public.close()
+            for sock in bound:
+                sock.close()
             raise
+        *public, admin, egress = bound
+        return cls(public[0] if public else None, admin, egress)
+
+    @property
+    def egress_address(self) -> str:
+        return str(Address(*self.egress.getsockname()[:2]))
 
     def close(self) -> None:
-        for sock in (self.public, self.admin):
+        for sock in (self.public, self.admin, self.egress):
             if sock is not None:
                 sock.close()
 
@@ -74,6 +90,8 @@ class Gateway:
         log: Log,
         metrics: Metrics,
         reloader: Reloader,
+        egress: Egress,
+        requests: Requests,
         environ: Mapping[str, str],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -84,6 +102,7 @@ class Gateway:
         self._emit = log.emit
         self.metrics = metrics
         self.reloader = reloader
+        self.egress = egress
         self._loop = loop
         self.stopping = False
         self._open = False
@@ -101,6 +120,7 @@ class Gateway:
         self.health = Health(loop.time, version=__version__)
         self.health.register("app", view.app)
         self.health.register("memory", view.memory)
+        self.health.register("upstreams", egress.health)
         self.runtime.on_sample(view.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
@@ -120,6 +140,7 @@ class Gateway:
             ours=PublicEndpoints(endpoints),
             metrics=metrics,
             log=log,
+            requests=requests,
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
@@ -135,6 +156,7 @@ class Gateway:
         self._catch_signals()
         try:
             await self._admin.start(self._sockets.admin)
+            await self.egress.start(self._sockets.egress)
             self._spawn(self.runtime.run())
             self._spawn(self.reloader.watch(self.reload))
             life = self._loop.create_task(self.app.run())
@@ -226,6 +248,7 @@ class Gateway:
     async def _close(self) -> None:
         await self.app.stop()
         self.door.close()
+        await self.egress.stop()  # after the app: it may call out while it finishes
         await self._admin.stop()
         for task in self._tasks:
             task.cancel()
@@ -252,6 +275,7 @@ class Gateway:
         self.gate.token = policy.admin.token
         self.app.apply(policy.app)
         self.door.apply(policy)
+        self.egress.apply(policy)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

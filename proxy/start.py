@@ -15,10 +15,12 @@ from proxy.app.environment import build
 from proxy.app.external import External
 from proxy.app.supervisor import Supervisor
 from proxy.bind import free_port
+from proxy.egress.door import Egress
 from proxy.errors import OutriggerError
 from proxy.gateway import Gateway, Sockets
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.requests import Requests
 from proxy.policy.load import PolicySource
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
@@ -35,9 +37,21 @@ async def serve(
     metrics = Metrics(policy.metrics, version=__version__)
     sockets = Sockets.bind(policy)
     try:
-        app = make_app(policy, words, environ, sockets, metrics, log)
-        reloader = Reloader(source, policy, environ, emit=log.emit, metrics=metrics)
-        gateway = Gateway(policy, app, sockets, log=log, metrics=metrics, reloader=reloader, environ=environ)
+        requests = Requests(asyncio.get_running_loop().time)
+        egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ)
+        extra = egress.environment(policy, sockets.egress_address, environ)
+        app = make_app(policy, words, environ, sockets, metrics, log, extra)
+        gateway = Gateway(
+            policy,
+            app,
+            sockets,
+            log=log,
+            metrics=metrics,
+            reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics),
+            egress=egress,
+            requests=requests,
+            environ=environ,
+        )
         settle_memory()
         return await gateway.run()
     finally:
@@ -51,6 +65,7 @@ def make_app(
     sockets: Sockets,
     metrics: Metrics,
     log: Log,
+    extra: Mapping[str, str],
 ) -> AppFace:
     """The app that the command line names, or else the policy."""
     clock = asyncio.get_running_loop().time
@@ -61,7 +76,7 @@ def make_app(
     command = parse(words, public, private)
     for change in command.replaced:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
-    env, notes = build(environ, program=command.program, public=public, private=private)
+    env, notes = build(environ, program=command.program, public=public, private=private, extra=extra)
     for note in notes:
         log.emit("app.port", f"{note}.", port=private)
     return Supervisor(

@@ -71,6 +71,7 @@ class Account:
             client_ip=x.client_ip,
             bytes_in=x.bytes_in,
             bytes_out=x.bytes_out,
+            calls=x.calls,
             memory_delta_mb=(self._app_bytes() - x.memory_before) / MIB if x.memory_before else None,
             refused=x.refused.name if x.refused is not None else None,
         )

@@ -18,6 +18,7 @@ from proxy.ingress.relay import Relay
 from proxy.ingress.server import Patience, Server
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.requests import Requests
 from proxy.policy.policy import Policy
 
 
@@ -33,6 +34,7 @@ class Door:
         ours: Ours,
         metrics: Metrics,
         log: Log,
+        requests: Requests | None = None,
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
         patience: Patience = Patience(),
@@ -52,6 +54,7 @@ class Door:
             admission=self.admission,
             relay=self.relay,
             account=self.account,
+            requests=requests if requests is not None else Requests(loop.time),
             emit=log.emit,
             clock=loop.time,
         )

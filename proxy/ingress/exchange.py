@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HeaderList = list[tuple[bytes, bytes]]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
+ENDLESS = float("inf")
 STATUS_CLIENT_GONE = 499  # nginx's word for a request whose client left before the answer's head
 
 
@@ -39,8 +40,10 @@ class Exchange:
         "body",
         "bytes_in",
         "bytes_out",
+        "calls",
         "chunked",
         "client",
+        "cut",
         "decision",
         "headers",
         "http10",
@@ -110,6 +113,7 @@ class Exchange:
         self.permit: Permit | None = None
         self.refused: Refusal | None = None
         self.status = 0
+        self.cut = False  # broken off, by the client or by the app
         self.answered = False  # the head of an answer is on its way to the client
         self.bytes_in = 0
         self.bytes_out = 0
@@ -117,6 +121,32 @@ class Exchange:
         self.app_seconds = 0.0  # the request's last byte sent to the answer's first byte received
         self.overhead = 0.0  # time spent in the gateway itself
         self.memory_before = 0
+        self.calls = 0  # calls out that were made for it
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds until this route's `total`, or before the answer began its `timeout`, where calls out are to
+        end with it (`when_abandoned: cancel`); else None."""
+        route = self.route
+        if route.when_abandoned != "cancel":
+            return None
+        ends = [self.received + route.total] if route.total is not None else []
+        if route.timeout is not None and not self.answered:
+            ends.append(self.received + self.waited + route.timeout)
+        return max(0.0, min(ends) - now) if ends else ENDLESS
+
+    def call_began(self) -> None:
+        self.calls += 1
+        if self.permit is not None:
+            self.permit.call_began()
+
+    def call_ended(self) -> None:
+        if self.permit is not None:
+            self.permit.call_ended()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for the answer any more: the client left, or a time-out passed."""
+        return self.status in (STATUS_CLIENT_GONE, 504) or self.cut
 
     @property
     def client_ip(self) -> str:

@@ -30,6 +30,7 @@ from proxy.ingress.relay import AnswerCut, Relay
 from proxy.ingress.route import RouteTable
 from proxy.ingress.upload import body_too_large
 from proxy.observe.events import Emit
+from proxy.observe.requests import Requests
 from proxy.observe.trace import Ids, trace_id
 from proxy.policy.policy import Policy
 
@@ -72,6 +73,7 @@ class Pipeline:
         admission: Admission,
         relay: Relay,
         account: Account,
+        requests: Requests,
         emit: Emit,
         clock: Callable[[], float],
     ) -> None:
@@ -83,6 +85,7 @@ class Pipeline:
         self._admission = admission
         self._relay = relay
         self._account = account
+        self._requests = requests
         self._emit = emit
 
     async def handle(self, connection: Connection, x: Exchange) -> bool:
@@ -101,6 +104,7 @@ class Pipeline:
             x.user, x.tier = identified.user, identified.tier
             x.route = rules.routes.match(x.method, x.path)
             self._account.begin(x)
+            self._requests.begin(x.token, x)
             counted = True
             self._check_size(x)
             self._check_rate(x)
@@ -111,9 +115,11 @@ class Pipeline:
                 self._limiter.give_back(x.route, x.user, x.decision)
             return refuse(connection, x, refusal)
         except AnswerCut as cut:
+            x.cut = True
             self._emit("request.cut", str(cut), level="warning", request_id=x.request_id, route=x.route.name)
             return False
         except (asyncio.CancelledError, ConnectionError):
+            x.cut = True
             if not x.answered:
                 x.status = STATUS_CLIENT_GONE
             raise
@@ -123,6 +129,7 @@ class Pipeline:
             if x.permit is not None:
                 x.permit.release()
             if counted:
+                self._requests.end(x.token, abandoned=x.route.when_abandoned == "cancel" and x.given_up)
                 self._account.end(x)
             elif not ours:
                 self._account.stray(x)

@@ -166,6 +166,18 @@ class Metrics:
             for decision in ("allowed", "refused", "shadow"):
                 self.rate_limit_total.child(route, tier, decision)
 
+    def declare_upstream(self, name: str) -> None:
+        """An upstream's series start with 0."""
+        self.breaker_state.child(name)
+        self.upstream_call_duration_seconds.child(name)
+        self.upstream_first_byte_seconds.child(name)
+        for outcome in ("ok", "error", "refused", "cached", "fallback"):
+            self.upstream_calls_total.child(name, OTHER, outcome)
+        for result in ("ok", "connect", "reset"):
+            self.upstream_attempts_total.child(name, result)
+        for result in ("hit", "miss", "coalesced", "stale", "off"):
+            self.cache_total.child(name, result)
+
     def on_scrape(self, fill: Callable[[], None]) -> None:
         """Calls `fill` before each scrape: for gauges that are cheaper asked for than kept."""
         self._scrapes.append(fill)

@@ -10,7 +10,7 @@ from proxy.policy.read import Reader
 from proxy.units import format_duration
 
 PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
-UNBUILT = ("upstreams", "egress", "postgres", "ledger", "alerts", "sentry", "faults")
+UNBUILT = ("postgres", "ledger", "alerts", "sentry")
 
 
 def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
@@ -43,6 +43,10 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
 def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
     """Named parts whose machinery is not there; what has its own default written out asks for nothing."""
     yield from (key for key in UNBUILT if key in reader.named)
+    for name in policy.upstreams:
+        yield from (
+            key for part in ("cap", "prices", "unknown_price") if (key := f"upstreams.{name}.{part}") in reader.named
+        )
     if policy.store.url != "memory://":
         yield "store.url"
     if policy.metrics.app is not None:
@@ -54,8 +58,6 @@ def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
     for index, route in enumerate(policy.routes):
         if route.requires_budget:
             yield f"routes[{index}].requires_budget"
-        if route.when_abandoned == "cancel":
-            yield f"routes[{index}].when_abandoned"
 
 
 def _writable(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -66,10 +66,12 @@ class Sentry:
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """On a share of an upstream's calls or a route's requests: wait `delay`, answer `status`, or both."""
+    """On a share of an upstream's attempts or a route's requests: wait `delay`, answer `status`, or `cut` the
+    answer off half-way (upstreams only)."""
 
     upstream: Label | None = None
     route: Label | None = None
     status: Annotated[int, kinds.whole(400, 599)] | None = None
     delay: Period | None = None
+    cut: bool = False
     share: Share = 1.0

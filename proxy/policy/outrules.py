@@ -81,5 +81,7 @@ def _faults(reader: Reader, policy: Policy) -> None:
         elif fault.route is not None and fault.route not in names and reader.sound("routes"):
             mend = reader.nearest(fault.route, routes)
             reader.fault(f"{key}.route", f"there is no route {fault.route}", mend)
-        if fault.status is None and fault.delay is None:
-            reader.fault(key, "it does nothing", "write status: 503, delay: 2s, or both")
+        if fault.status is None and fault.delay is None and not fault.cut:
+            reader.fault(key, "it does nothing", "write status: 503, delay: 2s, cut: true, or several")
+        elif fault.cut and fault.route is not None:
+            reader.fault(f"{key}.cut", "only a call out can be cut", "write upstream: … in place of route: …")

@@ -20,7 +20,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 POLICY = """
-listen: {{public: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}}}
+listen: {{public: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}, egress: "127.0.0.1:0"}}
 app: {{url: "http://127.0.0.1:{app}"}}
 identity:
   user: [{{path: "/api/user/{{user}}/*"}}]

@@ -17,19 +17,17 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("upstreams: {openai: {coalesce: true}}", "upstreams"),
-        ("egress: {other_hosts: deny}", "egress"),
+        ("upstreams: {openai: {cap: {total: $1/d}}}", "upstreams.openai.cap"),
+        ("upstreams: {openai: {unknown_price: zero}}", "upstreams.openai.unknown_price"),
         ("postgres: {mode: session}", "postgres"),
         ("store: {url: 'redis://x'}", "store.url"),
         ("ledger: {keep: 1d}", "ledger"),
         ("alerts: {every: 1m}", "alerts"),
         ("sentry: {environment: x}", "sentry"),
-        ("faults: [{route: default, status: 503}]", "faults"),
         ("metrics: {app: /metrics}", "metrics.app"),
         ("app: {memory: {recycle: 92%}}", "app.memory.recycle"),
         ("app: {attribution: on}", "app.attribution"),
         ("routes: [{name: a, requires_budget: true}]", "routes[0].requires_budget"),
-        ("routes: [{name: a, when_abandoned: cancel}]", "routes[0].when_abandoned"),
     ],
 )
 def test_what_is_not_built_yet_is_warned_of_where_it_is_named(text: str, key: str) -> None:

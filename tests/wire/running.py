@@ -37,7 +37,8 @@ def processes_of(group: int) -> list[int]:
 
 
 class Running:
-    def __init__(self, process: asyncio.subprocess.Process, port: int, admin: int, out: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, admin: int, out: Path, egress: int = 0) -> None:
+        self.egress = egress
         self.process = process
         self.port = port
         self.admin = admin
@@ -134,9 +135,11 @@ async def gateway(
     cwd: Path | None = None,
 ) -> AsyncIterator[Running]:
     """`policy` gets the listeners' addresses put in front of it; the app gets $PORT."""
-    port, admin = port or free_port(), admin or free_port()
+    port, admin, egress = port or free_port(), admin or free_port(), free_port()
     file = tmp / f"policy-{port}.yaml"
-    file.write_text(f"listen:\n  public: 127.0.0.1:{port}\n  admin: 127.0.0.1:{admin}\n{policy}")
+    file.write_text(
+        f"listen:\n  public: 127.0.0.1:{port}\n  admin: 127.0.0.1:{admin}\n  egress: 127.0.0.1:{egress}\n{policy}"
+    )
     out = tmp / f"out-{port}.log"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port), **(environ or {})}
     with open(out, "wb") as log:
@@ -154,7 +157,7 @@ async def gateway(
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,
         )
-    running = Running(process, port, admin, out)
+    running = Running(process, port, admin, out, egress)
     try:
         yield running
     finally:

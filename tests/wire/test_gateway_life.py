@@ -152,7 +152,7 @@ async def test_a_typo_in_a_saved_policy_changes_nothing_and_is_named_by_its_line
         good = file.read_text()
         file.write_text(good + "routez: []\n")
         await eventually(lambda: "routez" in g.output(), 5)
-        assert f"{file}:5: routez" in g.output()
+        assert f"{file}:6: routez" in g.output()
         assert status_of(await g.request()) == 200
         metrics = body_of(await g.request("/metrics", port=g.admin)).decode()
         assert 'outrigger_policy_reloads_total{result="refused"} 1.0' in metrics
@@ -271,7 +271,7 @@ async def test_a_worker_without_a_port_runs_and_its_clean_end_is_the_end(tmp_pat
     async with gateway(tmp_path, "sh", "-c", "echo working; exit 0", policy="") as g:
         file = tmp_path / f"policy-{g.port}.yaml"
         assert file.exists()
-    file.write_text(f"listen: {{public: off, admin: 127.0.0.1:{free_port()}}}\n")
+    file.write_text(f"listen: {{public: off, admin: 127.0.0.1:{free_port()}, egress: 127.0.0.1:{free_port()}}}\n")
     async with gateway(tmp_path, "sh", "-c", "echo working; sleep 0.3", arguments=("--policy", str(file))) as g:
         assert await g.ended() == 0
         assert "working" in g.output()
@@ -286,7 +286,7 @@ async def test_usage_errors_say_what_to_write(tmp_path):
         assert "`--polcy`" in g.output()
     async with gateway(tmp_path, *APP, policy="  drian: 1s\n") as g:
         assert await g.ended() == 2
-        assert ":4: listen.drian" in g.output()
+        assert ":5: listen.drian" in g.output()
         assert "drain" in g.output()
 
 
@@ -302,7 +302,9 @@ async def test_a_claimed_path_that_the_app_answers_too_is_told_of(tmp_path):
 async def test_wrapped_output_never_stalls_the_app_however_slow_the_logs_reader(tmp_path):
     """200,000 lines into a log that nobody reads: the app finishes, and lines are dropped and counted."""
     file = tmp_path / "policy.yaml"
-    file.write_text(f"listen: {{public: off, admin: 127.0.0.1:{free_port()}}}\nlog: {{app_output: wrap}}\n")
+    file.write_text(
+        f"listen: {{public: off, admin: 127.0.0.1:{free_port()}, egress: 127.0.0.1:{free_port()}}}\nlog: {{app_output: wrap}}\n"
+    )
     done = tmp_path / "done"
     line = "i=0; while [ $i -lt 200 ]; do yes 0123456789012345678901234567890123456789 | head -1000; i=$((i+1)); done"
     process = await asyncio.create_subprocess_exec(

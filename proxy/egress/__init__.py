@@ -1,0 +1,1 @@
+"""Calls out: what the app asks of others, and what becomes of it."""

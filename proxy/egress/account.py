@@ -1,0 +1,72 @@
+"""What a call leaves behind: its metrics and its line in the log, once, whatever became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.egress.call import Call
+from proxy.egress.upstream import Upstream
+from proxy.observe.events import Emit
+from proxy.observe.metrics import Metrics
+from proxy.observe.series import OTHER
+
+
+class Account:
+    def __init__(self, metrics: Metrics, emit: Emit, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._emit = emit
+        self._clock = clock
+        self.in_flight = 0
+
+    def begin(self, call: Call) -> None:
+        self.in_flight += 1
+        if call.owner is not None and call.owner.request is not None:
+            call.owner.request.call_began()
+
+    def end(self, call: Call, upstream: Upstream) -> None:
+        self.in_flight -= 1
+        owner = call.owner
+        if owner is not None and owner.request is not None:
+            owner.request.call_ended()
+        took = self._clock() - call.began
+        metrics, name = self._metrics, call.upstream
+        model = call.model if call.model in upstream.known_models else OTHER
+        metrics.upstream_calls_total.child(name, model, call.outcome).inc()
+        metrics.upstream_call_duration_seconds.child(name).observe(took)
+        first = None if call.first_byte_at is None else call.first_byte_at - call.began
+        if first is not None:
+            metrics.upstream_first_byte_seconds.child(name).observe(first)
+        metrics.cache_total.child(name, call.cache).inc()
+        usage = call.usage if call.cache in ("off", "miss") else None
+        if usage is not None:
+            for kind, count in (
+                ("input", usage.input - usage.cached_input),
+                ("cached_input", usage.cached_input),
+                ("output", usage.output - usage.reasoning),
+                ("reasoning", usage.reasoning),
+            ):
+                if count > 0:
+                    metrics.tokens_total.child(name, model, kind).inc(count)
+        self._emit(
+            "call",
+            f"{call.method} {call.upstream}{call.path} {call.status or call.outcome}",
+            level="warning" if call.outcome == "error" else "info",
+            request_id=owner.request_id if owner is not None else None,
+            trace_id=owner.trace_id if owner is not None else None,
+            upstream=call.upstream,
+            model=call.model,
+            status=call.status or None,
+            attempts=call.attempts,
+            duration_ms=round(took * 1000, 3),
+            first_byte_ms=None if first is None else round(first * 1000, 3),
+            input_tokens=None if usage is None else usage.input,
+            output_tokens=None if usage is None else usage.output,
+            cost_usd=None,
+            basis=None,
+            user=call.user,
+            cache=call.cache,
+            outcome=call.outcome,
+            fallback=call.fallback,
+            refused=call.refused.code if call.refused is not None else None,
+            reason=call.reason,
+        )

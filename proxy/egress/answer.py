@@ -1,0 +1,153 @@
+"""An attempt's answer: read as far as it takes to know whether it is one.
+
+What has not been shown to the app can be tried again. So an answer that comes at once is read whole, and of a
+stream the start-up events are held back until the first that says something.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from proxy.egress.call import Call
+from proxy.egress.caller import chunk, discard, whole
+from proxy.egress.dialects import Dialect, StreamState, Verdict
+from proxy.egress.headers import Fields, fields
+from proxy.egress.sse import EventTooLarge, Splitter
+from proxy.errors import AttemptFailed
+
+LARGEST = 4 * 1024 * 1024  # bytes that are read before the first goes to the app
+MOST_HELD = 64  # events
+LARGEST_HELD = 256 * 1024  # bytes
+MALFORMED = "its stream has an event that is no JSON"
+JSON_ANSWERS = frozenset(("chat", "responses", "completions", "embeddings", "moderations", "messages"))
+
+
+@dataclass(slots=True)
+class Answer:
+    """`judged` is the status that retries and breaker go by: that of an error inside a stream, where there
+    is one, else the answer's own. `body` is set where it is all there; else `held` was read already and the
+    rest comes from `response`."""
+
+    method: str
+    status: int
+    reason: str
+    fields: Fields
+    judged: int
+    body: bytes | None = None
+    held: list[bytes] = field(default_factory=list)
+    response: aiohttp.ClientResponse | None = None
+    splitter: Splitter | None = None
+    state: StreamState | None = None
+    parsed: object = None
+    errored: bool = False  # the stream had an error event of its own
+    broken: str | None = None  # what is wrong with the stream, found behind its first event
+
+    def release(self) -> None:
+        """Give back or close what still holds a connection."""
+        discard(self.response)
+
+    def learnt(self) -> Mapping[str, str]:
+        """The header fields by name, for whoever looks for limits in them."""
+        return self.response.headers if self.response is not None else {}
+
+    def field(self, name: str) -> str | None:
+        for key, value in self.fields:
+            if key.lower() == name:
+                return value
+        return None
+
+
+async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *, strip_usage: bool) -> Answer:
+    """Raises AttemptFailed where the answer breaks off, or is none, before anything of it was shown."""
+    raw = fields(response.raw_headers)
+    answer = Answer(call.method, response.status, response.reason or "", raw, response.status, response=response)
+    if response.status >= 400:
+        answer.body, complete = await whole(response, LARGEST)
+        answer.parsed = parsed(answer)
+        if not complete:
+            answer.held, answer.body = [answer.body], None
+        return answer
+    if call.endpoint is None or call.method == "HEAD" or response.status in (204, 304):
+        return answer
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        if not response.headers.get("Content-Encoding"):
+            answer.state = dialect.stream(call.endpoint, strip_usage=strip_usage)
+        if answer.state is not None:
+            await _begin(answer, answer.state)
+        return answer
+    if kind == "text/html" and call.endpoint in JSON_ANSWERS:
+        raise AttemptFailed("html", "it answered with a page (text/html) where JSON was due", sent=True)
+    body, complete = await whole(response, LARGEST)
+    if not complete:
+        answer.held = [body]
+        return answer
+    answer.body = body
+    answer.parsed = parsed(answer)
+    return answer
+
+
+async def _begin(answer: Answer, state: StreamState) -> None:
+    """Hold back events until the first real one."""
+    assert answer.response is not None
+    splitter = answer.splitter = Splitter()
+    held, count, size = answer.held, 0, 0
+    while True:
+        data = await chunk(answer.response)
+        begun = False
+        for event in events(splitter, data):
+            verdict = state.judge(event)
+            if verdict is Verdict.DROP:
+                continue
+            if verdict is Verdict.MALFORMED:
+                if not begun:
+                    raise AttemptFailed("reset", MALFORMED, sent=True)
+                answer.broken = MALFORMED
+                return
+            if verdict is Verdict.ERROR:
+                answer.errored = True
+                if not begun and state.retryable:
+                    answer.judged = state.error_status
+            held.append(event)
+            count += 1
+            size += len(event)
+            begun = begun or verdict is not Verdict.START
+        if begun or count >= MOST_HELD or size >= LARGEST_HELD:
+            return
+        if not data:
+            raise AttemptFailed("reset", "its stream ended before its first event", sent=True)
+
+
+def events(splitter: Splitter, data: bytes) -> list[bytes]:
+    """The events that `data` completes; at the end of the stream also one that lacks its blank line."""
+    try:
+        if data:
+            return splitter.feed(data)
+    except EventTooLarge as error:
+        raise AttemptFailed("reset", str(error), sent=True) from error
+    rest = splitter.rest()
+    if not rest.strip():
+        return []
+    return [rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")]
+
+
+def parsed(answer: Answer) -> object:
+    """The JSON of a whole answer, or None."""
+    body = answer.body
+    if not body:
+        return None
+    encoding = (answer.field("content-encoding") or "identity").strip().lower()
+    try:
+        if encoding in ("gzip", "deflate"):
+            unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 8 * LARGEST)
+            return json.loads(unpacked)
+        if encoding != "identity":
+            return None
+        return json.loads(body)
+    except (ValueError, zlib.error, RecursionError):
+        return None

@@ -1,0 +1,165 @@
+"""The attempts of one call: which failures are tried again, when, and when no more.
+
+aiohttp-retry carries the loop; every decision is here, in its options. It decides on nothing by itself: its
+`statuses` are empty and its own backoff is not used, since that knows no Retry-After, no deadline and no
+budget, and would keep the connection of every answer it discards.
+
+The wait before attempt n+1 is uniform in [0, min(backoff.max, backoff.first * 2**(n-1))] (full jitter; AWS
+Architecture Blog, "Exponential Backoff and Jitter"), or what the upstream asked for, if that is longer.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, cast
+
+from aiohttp_retry import RetryOptionsBase
+
+from proxy.egress.answer import Answer
+from proxy.egress.breaker import Admission
+from proxy.egress.call import Call
+from proxy.egress.deadline import Deadline
+from proxy.errors import AttemptFailed, OutriggerError
+from proxy.policy.outgoing import Retry
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+
+    from proxy.egress.upstream import Upstream
+
+HOPELESS = frozenset(("certificate",))
+LONGEST_HOLD = 60.0  # seconds that one Retry-After holds back an upstream's next calls at most
+SAFE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+
+
+class Again(OutriggerError):
+    """This attempt failed, and another is due."""
+
+
+class Final(OutriggerError):
+    """This attempt failed, and it was the last."""
+
+    def __init__(self, failure: AttemptFailed) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+class Series(RetryOptionsBase):
+    """What aiohttp-retry goes by for one call. `answer` is the last there was."""
+
+    def __init__(self, call: Call, upstream: Upstream, deadline: Deadline, admission: Admission) -> None:
+        super().__init__(
+            attempts=upstream.policy.retry.attempts + 1,  # the library never asks about its last one
+            statuses=(),
+            exceptions=(Again,),
+            methods=(call.method,),
+            retry_all_server_errors=False,
+            evaluate_response_callback=self._accept,
+        )
+        self._call = call
+        self._upstream = upstream
+        self._deadline = deadline
+        self._admission = admission
+        self._wait = 0.0
+        self.made = 0
+
+    def get_timeout(self, attempt: int, response: ClientResponse | None = None) -> float:
+        return self._wait
+
+    def failed(self, failure: AttemptFailed) -> OutriggerError:
+        """What to raise for a failed attempt."""
+        if failure.word in HOPELESS or not self._due(failure.word, sent=failure.sent, asked=None):
+            return Final(failure)
+        return Again(str(failure))
+
+    async def _accept(self, response: ClientResponse) -> bool:
+        """Whether this answer goes to the app. What is discarded gives its connection back."""
+        answer = cast("Answer", response)
+        if answer.judged < 400:
+            return True
+        asked = retry_after(answer, self._upstream.now())
+        upstream = self._upstream
+        permanent = upstream.dialect.permanent(answer.judged, answer.parsed)
+        if answer.judged == 429 and asked is not None and not permanent:
+            upstream.pace.hold(min(asked, LONGEST_HOLD))
+        told = (answer.field("x-should-retry") or "").strip().lower()
+        if permanent or told == "false":
+            return True
+        word = "any" if told == "true" else str(answer.judged)
+        if not self._due(word, sent=True, asked=asked):
+            return True
+        answer.release()
+        return False
+
+    def _due(self, word: str, *, sent: bool, asked: float | None) -> bool:
+        """Whether another attempt is to be made; `asked` is how long the upstream wants us to wait."""
+        call, upstream = self._call, self._upstream
+        retry = upstream.policy.retry
+        if self.made >= retry.attempts or call.sdk_retry or not listed(word, retry):
+            return False
+        if sent and not may_repeat(call, upstream):
+            return False
+        if not call.body.repeatable:
+            return False
+        wait = backoff(retry, self.made)
+        if asked is not None:
+            if asked > retry.retry_after.max:
+                return False
+            wait = max(wait, asked)
+        if wait >= self._deadline.left() or not upstream.breaker.holds(self._admission):
+            return False
+        if not upstream.budget.take():
+            return False
+        self._wait = wait
+        return True
+
+
+def listed(word: str, retry: Retry) -> bool:
+    """Whether the policy's `on` has it. A 5xx without a meaning of its own in RFC 9110 (Cloudflare's 520 to
+    530, Anthropic's 529) is what 502 and 503 are."""
+    if word == "any" or word in retry.on:
+        return True
+    if word == "html":
+        return "502" in retry.on
+    if word.isdigit() and 506 <= int(word) <= 599:
+        return "503" in retry.on or "502" in retry.on
+    return False
+
+
+def may_repeat(call: Call, upstream: Upstream) -> bool:
+    """Whether a request of which a byte was sent may be sent again."""
+    if call.method in SAFE or any(name.lower() == "idempotency-key" for name, _ in call.fields):
+        return True
+    return call.endpoint is not None and upstream.dialect.repeatable(call.endpoint, call.body.parsed)
+
+
+def backoff(retry: Retry, made: int) -> float:
+    """Seconds before the next attempt, after `made` of them."""
+    most = min(retry.backoff.max, retry.backoff.first * 2.0 ** (made - 1))
+    return random.uniform(0.0, most) if retry.backoff.jitter == "full" else most  # noqa: S311 (no secret)
+
+
+def retry_after(answer: Answer, now: float) -> float | None:
+    """Seconds that the upstream wants us to wait: `retry-after-ms`, else Retry-After in seconds or as a date
+    (RFC 9110 section 10.2.3). `now` is the wall clock."""
+    millis = answer.field("retry-after-ms")
+    if millis is not None:
+        try:
+            return max(0.0, float(millis) / 1000.0)
+        except ValueError:
+            pass
+    value = answer.field("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+        return max(0.0, seconds) if seconds == seconds else None
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)

@@ -1,0 +1,197 @@
+"""The circuit breaker of an upstream: calls that would fail anyway are refused at once.
+
+States and their names are pybreaker's, which also tells its listeners of each change; what it lacks we add:
+a sliding window by ratio instead of failures in a row, a monotonic clock, exactly as many probes as asked
+for, and eras, so that a call admitted before a change has no say after it.
+
+pybreaker's own `call` is not used: it cannot await, lets any number of probes through, and counts what was
+cancelled as a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import pybreaker
+
+from proxy.egress.window import Window
+
+CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
+GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+
+
+class Rule(Protocol):
+    """The policy's breaker, of an upstream or of other hosts. Times in seconds, shares 0 to 1."""
+
+    @property
+    def window(self) -> float: ...
+    @property
+    def min_calls(self) -> int: ...
+    @property
+    def failure_ratio(self) -> float: ...
+    @property
+    def open(self) -> float: ...
+    @property
+    def probes(self) -> int: ...
+
+
+class Admission:
+    """A call that the breaker let through, to be reported with `ended` once."""
+
+    __slots__ = ("began", "era", "open", "probe")
+
+    def __init__(self, era: int, probe: bool, began: float) -> None:
+        self.era = era
+        self.probe = probe
+        self.began = began
+        self.open = True  # not yet reported
+
+
+class Breaker:
+    """`on_change(state, why)` is told of every change of state."""
+
+    def __init__(
+        self,
+        name: str,
+        rule: Rule | None,
+        *,
+        clock: Callable[[], float],
+        on_change: Callable[[str, str], None] = lambda state, why: None,
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._state = pybreaker.CircuitBreaker(name=name, listeners=[_Tell(self, on_change)])
+        self._window = Window(60.0, clock)
+        self._era = 0
+        self._until = 0.0  # when an open breaker lets a probe through
+        self._probing = 0
+        self._succeeded = 0
+        self.why = ""
+        self.since = clock()
+        self.forced: str | None = None  # an operator's word, until taken back
+        self.reconfigure(rule)
+
+    def __repr__(self) -> str:
+        calls, failed = self._window.counts()
+        left = f", {self.retry_after:.0f} s left" if self.state == OPEN else ""
+        return f"<Breaker {self.name}: {self.state}{left}, {failed} of {calls} failed>"
+
+    @property
+    def state(self) -> str:
+        self._thaw()
+        return self._state.current_state
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until a probe may pass; 0 where calls pass."""
+        return max(0.0, self._until - self._clock()) if self._state.current_state == OPEN else 0.0
+
+    def counts(self) -> tuple[int, int]:
+        """Calls and failures in the window."""
+        return self._window.counts()
+
+    def reconfigure(self, rule: Rule | None) -> None:
+        """Take another rule; None: no breaker, everything passes."""
+        self.rule = rule
+        if rule is None:
+            if self._state.current_state != CLOSED:
+                self._close("the policy has no breaker any more")
+        elif rule.window != self._window.seconds:
+            self._window = Window(rule.window, self._clock)
+
+    def admit(self) -> Admission | None:
+        """Let a call through, or not: None while open, or while the probes are under way."""
+        self._thaw()
+        state = self._state.current_state
+        if state == OPEN:
+            return None
+        probe = state == HALF_OPEN
+        if probe:
+            if self.rule is None or self._probing >= self.rule.probes:
+                return None
+            self._probing += 1
+        return Admission(self._era, probe, self._clock())
+
+    def holds(self, admission: Admission) -> bool:
+        """Whether what let this call through still stands: its next attempt may go."""
+        return admission.era == self._era or self._state.current_state == CLOSED
+
+    def ended(self, admission: Admission, ok: bool | None, *, seconds: float = 0.0) -> None:
+        """A call's end: good, a failure, or (None) nothing that says anything of the upstream.
+
+        `seconds` is what `slow_call` is compared with. Called again for an admission it does nothing.
+        """
+        if not admission.open:
+            return
+        admission.open = False
+        if admission.era != self._era:
+            return
+        if admission.probe:
+            self._probing -= 1
+        if ok is None or self.rule is None:
+            return
+        slow_call = getattr(self.rule, "slow_call", None)
+        slow = slow_call is not None and seconds > slow_call
+        failed = not ok or slow
+        if admission.probe:
+            self._probed(failed)
+            return
+        self._window.add(marked=failed)
+        calls, failures = self._window.counts()
+        if self.forced is None and calls >= self.rule.min_calls and failures >= self.rule.failure_ratio * calls:
+            if failures:
+                self._open(f"{failures} of the last {calls} calls failed")
+
+    def force(self, state: str | None) -> None:
+        """An operator's word: open or closed whatever happens; None: as the calls say, from closed."""
+        self.forced = state
+        if state == OPEN:
+            self._open("an operator opened it")
+        else:
+            self._close("an operator closed it" if state == CLOSED else "an operator gave it back")
+
+    def _probed(self, failed: bool) -> None:
+        assert self.rule is not None
+        if failed:
+            self._open("the probe failed")
+            return
+        self._succeeded += 1
+        if self._succeeded >= self.rule.probes:
+            self._close("the probe succeeded")
+
+    def _thaw(self) -> None:
+        if self._state.current_state == OPEN and self.forced is None and self._clock() >= self._until:
+            self._turn("a probe may pass")
+            self._state.half_open()
+
+    def _open(self, why: str) -> None:
+        self._turn(why)
+        self._until = self._clock() + (self.rule.open if self.rule is not None and self.forced is None else 3600.0)
+        self._state.open()
+
+    def _close(self, why: str) -> None:
+        self._turn(why)
+        self._window.clear()
+        self._state.close()
+
+    def _turn(self, why: str) -> None:
+        self._era += 1
+        self._probing = self._succeeded = 0
+        self.why = why
+        self.since = self._clock()
+
+
+class _Tell(pybreaker.CircuitBreakerListener):
+    def __init__(self, breaker: Breaker, on_change: Callable[[str, str], None]) -> None:
+        self._breaker = breaker
+        self._on_change = on_change
+
+    def state_change(
+        self,
+        cb: pybreaker.CircuitBreaker,
+        old_state: pybreaker.CircuitBreakerState | None,
+        new_state: pybreaker.CircuitBreakerState,
+    ) -> None:
+        if old_state is None or old_state.name != new_state.name:
+            self._on_change(new_state.name, self._breaker.why)

@@ -1,0 +1,83 @@
+"""Answers that may be given again: in memory, bounded by bytes, the longest unused leave first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.policy import outgoing
+
+OVERHEAD = 400  # bytes an entry costs beside what it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A whole answer as it went to the app; `stored` is the clock's."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    stored: float
+    model: str | None = None
+    usage: object = None
+
+    @property
+    def size(self) -> int:
+        return OVERHEAD + len(self.body) + sum(len(name) + len(value) + 100 for name, value in self.headers)
+
+
+class Cache:
+    def __init__(self, policy: outgoing.Cache, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._size = 0
+        self.policy = policy
+
+    def __repr__(self) -> str:
+        return f"<Cache {len(self._entries)} answers, {self._size} of {self.policy.max} bytes>"
+
+    def get(self, key: bytes) -> Entry | None:
+        """A fresh answer."""
+        return self._find(key, self.policy.ttl)
+
+    def stale(self, key: bytes) -> Entry | None:
+        """One that is fresh, or not expired for longer than `stale_if_error` (RFC 5861 section 4)."""
+        return self._find(key, self.policy.ttl + self.policy.stale_if_error)
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Keep an answer, unless it alone would take a quarter of the room."""
+        self._drop(key)
+        if self.policy.ttl and entry.size <= self.policy.max // 4:
+            self._entries[key] = entry
+            self._size += entry.size
+            self._shrink()
+
+    def reconfigure(self, policy: outgoing.Cache) -> None:
+        self.policy = policy
+        if not policy.ttl:
+            self._entries.clear()
+            self._size = 0
+        self._shrink()
+
+    def _find(self, key: bytes, age: float) -> Entry | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        old = self._clock() - entry.stored
+        if old >= self.policy.ttl + self.policy.stale_if_error:
+            self._drop(key)
+            return None
+        if old >= age:
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._size -= entry.size
+
+    def _shrink(self) -> None:
+        while self._size > self.policy.max and self._entries:
+            self._drop(next(iter(self._entries)))

@@ -1,0 +1,83 @@
+"""The record of one call out: what every step of the pipeline reads and writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from proxy.egress.body import Body
+from proxy.egress.dialects import Ask, Usage
+from proxy.egress.headers import Fields
+from proxy.observe.requests import Owner
+
+if TYPE_CHECKING:
+    from proxy.errors import CallRefused
+
+Outcome = Literal["ok", "error", "refused", "cached", "fallback", "gone"]
+Cache = Literal["hit", "miss", "coalesced", "stale", "off"]
+
+UNATTRIBUTED = "unattributed"
+
+
+class Call:
+    """Times are the loop's clock, in seconds."""
+
+    __slots__ = (
+        "ask",
+        "attempts",
+        "began",
+        "body",
+        "cache",
+        "endpoint",
+        "fallback",
+        "fields",
+        "first_byte_at",
+        "method",
+        "outcome",
+        "owner",
+        "reason",
+        "refused",
+        "rest",
+        "sdk_retry",
+        "status",
+        "tier",
+        "upstream",
+        "usage",
+        "used",
+        "user",
+    )
+
+    ask: Ask
+    body: Body
+
+    def __init__(self, upstream: str, method: str, rest: str, fields: Fields, began: float) -> None:
+        self.upstream = upstream  # the one that was called, whoever answered in the end
+        self.used = upstream
+        self.method = method
+        self.rest = rest  # path and query below the upstream, as sent
+        self.fields = fields  # what goes on
+        self.began = began
+        self.endpoint: str | None = None
+        self.owner: Owner | None = None
+        self.user = UNATTRIBUTED
+        self.tier = ""
+        self.sdk_retry = False  # the SDK tries again by itself: none of ours on top
+        # set on the way
+        self.attempts = 0
+        self.cache: Cache = "off"
+        self.fallback: str | None = None
+        self.first_byte_at: float | None = None
+        self.outcome: Outcome = "gone"
+        self.status = 0
+        self.usage: Usage | None = None
+        self.refused: CallRefused | None = None
+        self.reason: str | None = None  # in words, where something failed
+
+    @property
+    def path(self) -> str:
+        return self.rest.partition("?")[0]
+
+    @property
+    def model(self) -> str | None:
+        if self.usage is not None and self.usage.model:
+            return self.usage.model
+        return self.ask.model

@@ -1,0 +1,136 @@
+"""The HTTP client towards an upstream: warm connections, one seam where its errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from proxy.egress.headers import Fields
+from proxy.errors import AttemptFailed
+
+KEEPALIVE = 60.0  # seconds that an idle connection is kept; vendors close theirs after minutes
+DNS = 30.0  # seconds that an address is believed: a vendor that moves is followed
+HEADER = 64 * 1024
+_NOT_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # only the app states these
+
+Proxy = Callable[[URL], URL | None]
+
+
+class Caller:
+    """One session and one connector an upstream. `proxy` names the proxy on the way to a URL, if any."""
+
+    def __init__(self, *, proxy: Proxy = lambda url: None) -> None:
+        self._proxy = proxy
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        connector = self._session.connector if self._session is not None else None
+        return f"<Caller {len(connector._acquired) if connector is not None else 0} connections in use>"
+
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        fields: Fields,
+        payload: bytes | AsyncIterator[bytes] | None,
+        *,
+        connect: float,
+        length: int | None = None,
+    ) -> aiohttp.ClientResponse:
+        """The head of the answer. `connect` is seconds for name, TCP and TLS together.
+
+        Raises AttemptFailed. Redirects, cookies, compression and credentials are the app's business.
+        """
+        if length is not None:
+            fields = [*fields, ("Content-Length", str(length))]
+        timeout = aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=3600.0)
+        try:
+            return await self._open().request(
+                method,
+                url,
+                headers=fields,
+                data=payload,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=self._proxy(url),
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise failed(error) from error
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ttl_dns_cache=int(DNS)),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,  # it would look into ~/.netrc, and add what the app did not send
+                skip_auto_headers=_NOT_OURS,
+                max_line_size=HEADER,
+                max_field_size=HEADER,
+            )
+            # aiohttp would send idempotent requests again by itself, past our budget and our count.
+            self._session._retry_connection = False
+        return self._session
+
+
+def failed(error: Exception) -> AttemptFailed:
+    """The one place where the client's exceptions become ours."""
+    text = _text(error)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return AttemptFailed("certificate", f"its certificate is not valid: {text}", sent=False)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return AttemptFailed("connect", f"its name could not be resolved: {text}", sent=False)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return AttemptFailed("connect", "connecting took too long", sent=False)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.InvalidURL):
+        return AttemptFailed("connect", text, sent=False)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return AttemptFailed("reset", "its answer broke off", sent=True)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return AttemptFailed("reset", "it closed the connection without an answer", sent=True)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return AttemptFailed("reset", f"its answer is no sound HTTP: {error.message}", sent=True)
+    return AttemptFailed("reset", text, sent=True)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+async def chunk(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of the answer's body, empty at its end. Raises AttemptFailed where it breaks off."""
+    try:
+        return await response.content.readany()
+    except (aiohttp.ClientError, OSError) as error:
+        raise failed(error) from error
+
+
+async def whole(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
+    """The body, and whether that is all of it: past `most` bytes the rest is still to come."""
+    parts: list[bytes] = []
+    size = 0
+    while data := await chunk(response):
+        parts.append(data)
+        size += len(data)
+        if size > most:
+            return b"".join(parts), False
+    return b"".join(parts), True
+
+
+def discard(response: Any) -> None:
+    """Give up an answer: its connection is closed unless it was read to the end."""
+    if isinstance(response, aiohttp.ClientResponse):
+        if response.content.at_eof():
+            response.release()
+        else:
+            response.close()

@@ -1,0 +1,100 @@
+"""One deadline for a call: over its attempts, the waits between them, and the stream.
+
+Until the first byte went to the app, the caller's own patience bounds all of it together; afterwards the
+patience bounds each gap. What is between is the whole call's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+REPLY = 0.25  # seconds before the caller's patience ends: our answer must still arrive
+PATIENCE = "x-stainless-read-timeout"  # the OpenAI and Anthropic SDKs' read time-out, in seconds
+
+
+class Deadline:
+    """An asynchronous context manager that raises TimeoutError; `reason` says which time passed.
+
+    `total` and `patience` are seconds from `began` (the loop's clock), or None.
+    """
+
+    def __init__(self, began: float, *, total: float | None, patience: float | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._total_at = began + total if total is not None else None
+        first = began + max(patience - REPLY, patience / 2) if patience is not None else None
+        ends = [end for end in (self._total_at, first) if end is not None]
+        self.at = min(ends) if ends else None
+        self.reason = "total" if self.at == self._total_at else "patience"
+        self._scope = asyncio.timeout_at(self.at)
+        self._patience = patience
+        self._gap: float | None = None
+        self._moved = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.resting = False
+
+    async def __aenter__(self) -> Deadline:
+        await self._scope.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._scope.__aexit__(kind, error, trace)
+
+    @property
+    def passed(self) -> bool:
+        return self._scope.expired()
+
+    def left(self) -> float:
+        """Seconds until it passes, as long as nothing went to the app."""
+        return float("inf") if self.at is None else self.at - self._loop.time()
+
+    def commit(self, idle: float | None) -> None:
+        """The answer's first byte goes to the app now: from here on each gap is bounded, and the whole."""
+        if self._scope.expired() or self._timer is not None:
+            return
+        self.at = self._total_at
+        self.reason = "total"
+        self._scope.reschedule(self._total_at)
+        gaps = [gap for gap in (idle, self._patience) if gap is not None]
+        if gaps:
+            self._gap = min(gaps)
+            self._moved = self._loop.time()
+            self._timer = self._loop.call_later(self._gap, self._look)
+
+    def never(self) -> None:
+        """The call became a tunnel, which no deadline ends."""
+        self.at = self._total_at = None
+        if not self._scope.expired():
+            self._scope.reschedule(None)
+
+    def moved(self) -> None:
+        """A byte came."""
+        self._moved = self._loop.time()
+
+    def _look(self) -> None:
+        if self._gap is None or self._scope.expired():
+            return
+        now = self._loop.time()
+        if self.resting:  # the reader is slow, not the upstream
+            self._moved = now
+        due = self._moved + self._gap
+        if now < due:
+            self._timer = self._loop.call_at(due, self._look)
+            return
+        self.reason = "idle"
+        self._scope.reschedule(now)
+
+
+def patience_of(value: str | None) -> float | None:
+    """Seconds of an SDK's read time-out header; None where it is absent, nonsense or endless."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < 86400 else None

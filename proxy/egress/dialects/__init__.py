@@ -1,0 +1,11 @@
+"""The languages that upstreams speak: endpoints, usage, errors, streams, and answers of our own in each."""
+
+from proxy.egress.dialects.anthropic import Anthropic
+from proxy.egress.dialects.dialect import NOTHING, Ask, Canned, Dialect, StreamState, Usage, Verdict
+from proxy.egress.dialects.openai import OpenAI
+
+__all__ = ["NOTHING", "Ask", "Canned", "Dialect", "StreamState", "Usage", "Verdict", "dialect"]
+
+
+def dialect(kind: str) -> Dialect:
+    return {"openai": OpenAI, "anthropic": Anthropic}.get(kind, Dialect)()

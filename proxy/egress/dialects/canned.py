@@ -1,0 +1,170 @@
+"""Well-formed answers of our own: whole or streamed, and as a refusal where JSON was asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from proxy.egress.dialects.dialect import Canned, Json, mapping, text
+from proxy.egress.sse import message
+
+WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
+
+
+def openai_answer(endpoint: str, body: Json, said: str, *, id: str, created: int) -> Canned | None:
+    """None for what is no text: embeddings, audio, images, moderations."""
+    model = text(body.get("model")) or "none"
+    if endpoint == "chat":
+        return _chat(body, said, f"chatcmpl-{id}", created, model)
+    if endpoint == "completions":
+        return _completions(body, said, f"cmpl-{id}", created, model)
+    return _responses(body, said, id, created, model) if endpoint == "responses" else None
+
+
+def _wants_json(asked: object) -> bool:
+    return mapping(asked).get("type") in ("json_object", "json_schema")
+
+
+def _choices(body: Json) -> range:
+    wanted = body.get("n")
+    return range(wanted if isinstance(wanted, int) and 1 <= wanted <= 128 else 1)
+
+
+def _chat(body: Json, said: str, id: str, created: int, model: str) -> Canned:
+    refused = _wants_json(body.get("response_format"))
+    part = {"content": None, "refusal": said} if refused else {"content": said}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    head = {"id": id, "created": created, "model": model}
+    if body.get("stream") is not True:
+        choices = [
+            {
+                "index": n,
+                "message": {"role": "assistant", "refusal": None, **part},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+            for n in _choices(body)
+        ]
+        return _json({**head, "object": "chat.completion", "choices": choices, "usage": usage})
+    head["object"] = "chat.completion.chunk"
+    events = []
+    for n in _choices(body):
+        for delta, finish in (
+            ({"role": "assistant", "content": "" if not refused else None}, None),
+            (part, None),
+            ({}, "stop"),
+        ):
+            choice = {"index": n, "delta": delta, "logprobs": None, "finish_reason": finish}
+            events.append({**head, "choices": [choice]})
+    if mapping(body.get("stream_options")).get("include_usage") is True:
+        events.append({**head, "choices": [], "usage": usage})
+    return _events(events, done=True)
+
+
+def _completions(body: Json, said: str, id: str, created: int, model: str) -> Canned:
+    choices = [{"index": n, "text": said, "logprobs": None, "finish_reason": "stop"} for n in _choices(body)]
+    answer: dict[str, Any] = {
+        "id": id,
+        "object": "text_completion",
+        "created": created,
+        "model": model,
+        "choices": choices,
+    }
+    if body.get("stream") is True:
+        return _events([answer], done=True)
+    return _json({**answer, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}})
+
+
+def _responses(body: Json, said: str, id: str, created: int, model: str) -> Canned:
+    refused = _wants_json(mapping(body.get("text")).get("format"))
+    kind, key = ("refusal", "refusal") if refused else ("output_text", "text")
+    more: dict[str, Any] = {} if refused else {"annotations": [], "logprobs": []}
+    part = {"type": kind, key: said, **more}
+    item = {"type": "message", "id": f"msg_{id}", "status": "completed", "role": "assistant", "content": [part]}
+    answer: dict[str, Any] = {
+        "id": f"resp_{id}",
+        "object": "response",
+        "created_at": created,
+        "model": model,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "output": [item],
+        "parallel_tool_calls": True,
+        "temperature": None,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "usage": {
+            "input_tokens": 0,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 0,
+        },
+    }
+    if body.get("stream") is not True:
+        return _json(answer)
+    begun = {**answer, "status": "in_progress", "output": [], "usage": None}
+    at = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    delta = {"type": f"response.{kind}.delta", **at, "delta": said, **({} if refused else {"logprobs": []})}
+    done = {"type": f"response.{kind}.done", **at, key: said, **({} if refused else {"logprobs": []})}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": begun},
+        {"type": "response.in_progress", "response": begun},
+        {
+            "type": "response.output_item.added",
+            "output_index": 0,
+            "item": {**item, "status": "in_progress", "content": []},
+        },
+        {"type": "response.content_part.added", **at, "part": {**part, key: ""}},
+        delta,
+        done,
+        {"type": "response.content_part.done", **at, "part": part},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": answer},
+    ]
+    for number, event in enumerate(events):
+        event["sequence_number"] = number
+    return _events(events, named=True)
+
+
+def anthropic_answer(body: Json, said: str, *, id: str) -> Canned:
+    answer: dict[str, Any] = {
+        "id": f"msg_{id}",
+        "type": "message",
+        "role": "assistant",
+        "model": text(body.get("model")) or "none",
+        "content": [{"type": "text", "text": said}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
+    if body.get("stream") is not True:
+        return _json(answer)
+    return _events(
+        [
+            {"type": "message_start", "message": {**answer, "content": [], "stop_reason": None}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": said}},
+            {"type": "content_block_stop", "index": 0},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                "usage": {"output_tokens": 0},
+            },
+            {"type": "message_stop"},
+        ],
+        named=True,
+    )
+
+
+def _json(answer: Json) -> Canned:
+    return Canned(WHOLE, json.dumps(answer, ensure_ascii=False).encode())
+
+
+def _events(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> Canned:
+    parts = [message(json.dumps(event, ensure_ascii=False), event["type"] if named else "") for event in events]
+    return Canned(STREAM, b"".join(parts) + (message("[DONE]") if done else b""))

@@ -1,0 +1,83 @@
+"""A stream of chat completions or legacy completions: chunks, then `[DONE]`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from proxy.egress.dialects.dialect import Json, StreamState, Verdict, mapping, text
+from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.sse import fields, message
+
+
+class ChatStream(StreamState):
+    """Some likenesses of OpenAI's API never send `[DONE]`: an answer whose every choice has its
+    finish_reason is whole all the same."""
+
+    def __init__(self, *, strip_usage: bool) -> None:
+        super().__init__()
+        self._strip = strip_usage
+        self._open: dict[Any, bool] = {}  # choices without a finish_reason so far
+
+    def judge(self, event: bytes) -> Verdict:
+        found = fields(event)
+        if found.data is None:
+            return Verdict.START
+        if found.data.strip() == "[DONE]":
+            self.ended = True
+            return Verdict.END
+        try:
+            chunk = json.loads(found.data)
+        except (ValueError, RecursionError):
+            return Verdict.MALFORMED
+        if not isinstance(chunk, dict):
+            return Verdict.MALFORMED
+        if chunk.get("error") is not None:
+            self._error(mapping(chunk["error"]))
+            return Verdict.ERROR
+        if chunk.get("usage") is not None:
+            self.usage = openai_usage(chunk) or self.usage
+            if self._strip and not chunk.get("choices"):
+                return Verdict.DROP
+        if self.model is None:
+            self.model = text(chunk.get("model"))
+        return self._choices(chunk)
+
+    def failure(self, code: str, message_: str) -> bytes:
+        error = {"message": message_, "type": "server_error", "param": None, "code": code}
+        return message(json.dumps({"error": error}, ensure_ascii=False))
+
+    def _choices(self, chunk: Json) -> Verdict:
+        choices = chunk.get("choices")
+        verdict = Verdict.START
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            done = choice.get("finish_reason") is not None
+            self._open[choice.get("index")] = not done
+            delta = mapping(choice.get("delta"))
+            said = text(choice.get("text")) or text(delta.get("content"))
+            if said is not None:
+                self.text_bytes += len(said)
+            if done or said is not None or any(value for key, value in delta.items() if key != "role"):
+                verdict = Verdict.REAL
+        if self._open and not any(self._open.values()):
+            self.ended = True
+        return verdict
+
+    def _error(self, error: Json) -> None:
+        self.error_status, self.retryable = judged(error)
+
+
+def judged(error: Json) -> tuple[int, bool]:
+    """The status that an error inside a stream would have had, and whether another attempt may mend it."""
+    said = f"{error.get('type') or ''} {error.get('code') or ''}"
+    if "insufficient_quota" in said:
+        return 429, False
+    if "rate_limit" in said:
+        return 429, True
+    if "overloaded" in said:
+        return 529, True
+    if "server" in said or "timeout" in said or "api_error" in said or "unavailable" in said:
+        return 500, True
+    return 400, False

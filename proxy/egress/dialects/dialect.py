@@ -1,0 +1,126 @@
+"""What a dialect is asked, and the answers of one that is not known: everything passes, nothing is metered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request says of itself. `user` is its own word for whom it is."""
+
+    model: str | None = None
+    stream: bool = False
+    user: str | None = None
+    deterministic: bool = False  # temperature 0, a seed, or embeddings
+    max_tokens: int | None = None
+
+
+NOTHING = Ask()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens. `input` has the cached ones too, `output` those of reasoning; `details` is the vendor's own."""
+
+    input: int
+    cached_input: int
+    output: int
+    reasoning: int
+    model: str | None
+    details: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Canned:
+    content_type: str
+    body: bytes
+
+
+class Verdict(Enum):
+    START = auto()  # start-up: nothing of the answer yet
+    REAL = auto()
+    DROP = auto()  # asked for by us: not for the app
+    ERROR = auto()  # the stream's own error event
+    END = auto()
+    MALFORMED = auto()
+
+
+class StreamState:
+    """One streamed answer as it passes. `ended`: a clean end of the connection now ends a whole answer."""
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.ended = False
+        self.retryable = False
+        self.error_status = 500
+        self.model: str | None = None
+        self.text_bytes = 0
+
+    def judge(self, event: bytes) -> Verdict:
+        raise NotImplementedError
+
+    def failure(self, code: str, message: str) -> bytes:
+        """The error event that makes the dialect's SDK raise."""
+        raise NotImplementedError
+
+
+class Dialect:
+    """The dialect of `kind: http`, and the base of the others."""
+
+    def endpoint(self, method: str, path: str) -> str | None:
+        """Which inference endpoint this is; None for everything that only passes."""
+        return None
+
+    def repeatable(self, endpoint: str, body: Json | None) -> bool:
+        """Whether an inference call may be sent again after bytes of it were sent."""
+        return True
+
+    def ask(self, endpoint: str | None, body: Json | None) -> Ask:
+        return NOTHING
+
+    def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
+        """The body of a stream that also asks for usage; None where it does, or cannot."""
+        return None
+
+    def with_model(self, raw: bytes, body: Json, model: str) -> bytes:
+        return json.dumps({**body, "model": model}, ensure_ascii=False).encode()
+
+    def usage(self, endpoint: str, answer: object) -> Usage | None:
+        return None
+
+    def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
+        """OpenAI's shape, which says all there is to say, in a dialect that has none."""
+        kind = {"cost_cap_exceeded": "insufficient_quota", "rate_limit_exceeded": "rate_limit_error"}.get(code)
+        kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
+        error = {"message": message, "type": kind, "param": None, "code": code}
+        return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+    def permanent(self, status: int, answer: object) -> bool:
+        """Whether this error is one that no retry mends, for all that its status says otherwise."""
+        return False
+
+    def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
+        return None
+
+    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
+        return None
+
+
+def count(value: object) -> int:
+    """A number of tokens; what is none counts as nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def mapping(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,94 @@
+"""OpenAI's API and its many likenesses (platform.openai.com/docs/api-reference)."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from proxy.egress.dialects.canned import openai_answer
+from proxy.egress.dialects.chat import ChatStream
+from proxy.egress.dialects.dialect import (
+    NOTHING,
+    Ask,
+    Canned,
+    Dialect,
+    Json,
+    StreamState,
+    Usage,
+    mapping,
+    text,
+)
+from proxy.egress.dialects.responses import ResponsesStream
+from proxy.egress.dialects.usage import openai_usage
+
+_ENDPOINTS = {
+    "/chat/completions": "chat",
+    "/responses": "responses",
+    "/completions": "completions",
+    "/embeddings": "embeddings",
+    "/moderations": "moderations",
+    "/audio/speech": "audio",
+    "/audio/transcriptions": "audio",
+    "/audio/translations": "audio",
+    "/images/generations": "images",
+    "/images/edits": "images",
+    "/images/variations": "images",
+}
+_AZURE = re.compile(r"(?:/openai)?/deployments/[^/]+(?=/)")
+_SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
+
+
+class OpenAI(Dialect):
+    def endpoint(self, method: str, path: str) -> str | None:
+        if method != "POST":
+            return None
+        return _ENDPOINTS.get(_AZURE.sub("", path, count=1).removeprefix("/v1"))
+
+    def repeatable(self, endpoint: str, body: Json | None) -> bool:
+        return not (endpoint == "responses" and body is not None and body.get("background"))
+
+    def ask(self, endpoint: str | None, body: Json | None) -> Ask:
+        if endpoint is None or body is None:
+            return NOTHING
+        most = next((body[key] for key in _MOST if isinstance(body.get(key), int)), None)
+        temperature = body.get("temperature")
+        exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
+        return Ask(
+            model=text(body.get("model")),
+            stream=body.get("stream") is True,
+            user=text(body.get("safety_identifier")) or text(body.get("user")),
+            deterministic=endpoint == "embeddings" or exact or body.get("seed") is not None,
+            max_tokens=most,
+        )
+
+    def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
+        if endpoint not in ("chat", "completions") or body.get("stream") is not True:
+            return None
+        options = body.get("stream_options")
+        if options is None and "stream_options" not in body:
+            at = raw.index(b"{") + 1
+            comma = b"" if raw[at:].lstrip().startswith(b"}") else b","
+            return raw[:at] + b'"stream_options":{"include_usage":true}' + comma + raw[at:]
+        asked = mapping(options)
+        if asked.get("include_usage") is True or not isinstance(options, dict | None):
+            return None
+        changed = {**body, "stream_options": {**asked, "include_usage": True}}
+        return json.dumps(changed, ensure_ascii=False).encode()
+
+    def usage(self, endpoint: str, answer: object) -> Usage | None:
+        return openai_usage(mapping(answer))
+
+    def permanent(self, status: int, answer: object) -> bool:
+        error = mapping(mapping(answer).get("error"))
+        return status == 429 and any(_SPENT.search(str(error.get(key) or "")) for key in ("code", "type"))
+
+    def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
+        if endpoint in ("chat", "completions"):
+            return ChatStream(strip_usage=strip_usage)
+        return ResponsesStream() if endpoint == "responses" else None
+
+    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
+        return openai_answer(endpoint, body, text, id=id, created=created)
+
+
+_MOST = ("max_completion_tokens", "max_output_tokens", "max_tokens")

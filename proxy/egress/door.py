@@ -1,0 +1,110 @@
+"""The way out, put together: listener, pipeline and upstreams, under one policy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+
+from proxy.egress.account import Account
+from proxy.egress.breaker import OPEN, Breaker
+from proxy.egress.environment import variables
+from proxy.egress.hosts import Hosts, parent_proxies
+from proxy.egress.keys import Keys
+from proxy.egress.listener import Listener
+from proxy.egress.pipeline import Pipeline
+from proxy.egress.upstream import Upstream
+from proxy.observe.health import PartState
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+from proxy.observe.requests import Requests
+from proxy.policy.policy import Policy
+
+
+class Egress:
+    """One loopback address through which the app's calls leave."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        requests: Requests,
+        metrics: Metrics,
+        log: Log,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._metrics = metrics
+        self._log = log
+        self._proxy = parent_proxies(os.environ if environ is None else environ)
+        self._keys = Keys()
+        self.upstreams: dict[str, Upstream] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.account = Account(metrics, log.emit, self._loop.time)
+        self.pipeline = Pipeline(
+            self.upstreams, requests=requests, keys=self._keys, account=self.account, emit=log.emit
+        )
+        self.hosts = Hosts(
+            policy.egress,
+            named=lambda: {upstream.url("").host or "" for upstream in self.upstreams.values()},
+            clock=self._loop.time,
+            emit=log.emit,
+            gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
+            parent=self._proxy,
+        )
+        self._listener = Listener(self.pipeline.handle, self.hosts.handle)
+        self.apply(policy)
+
+    def apply(self, policy: Policy) -> None:
+        """Take a policy, the first or a newer one; calls under way go on under what they began with."""
+        for name in [name for name in self.upstreams if name not in policy.upstreams]:
+            gone = self.upstreams.pop(name)
+            task = self._loop.create_task(gone.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        for name, wanted in policy.upstreams.items():
+            if name not in self.upstreams:
+                self.upstreams[name] = Upstream(
+                    name, wanted, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
+                )
+            self.upstreams[name].apply(wanted, policy.faults)
+        self.hosts.apply(policy.egress)
+
+    async def start(self, sock: socket.socket) -> None:
+        """Raises BindError."""
+        await self._listener.start(sock)
+
+    async def stop(self) -> None:
+        await self._listener.stop()
+        await self.hosts.close()
+        for upstream in self.upstreams.values():
+            await upstream.close()
+        await asyncio.gather(*self._closing)
+
+    def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
+        """What the app gets, so that its calls come this way."""
+        return variables(policy, address, environ, self._keys)
+
+    def health(self) -> PartState:
+        """Degraded while a breaker is open; a fault of a vendor's is never ours to be restarted for."""
+        if not self.upstreams:
+            return PartState("off", "no upstream")
+        for upstream in self.upstreams.values():
+            breaker = upstream.breaker
+            if breaker.state == OPEN:
+                text = f"the breaker of {upstream.name} is open: {breaker.why}"
+                return PartState("degraded", text, breaker.since)
+        return PartState("ok", f"{len(self.upstreams)} taking calls")
+
+    def status(self) -> Mapping[str, object]:
+        return {
+            name: {
+                "base_url": upstream.policy.base_url,
+                "breaker": upstream.breaker.state,
+                "why": upstream.breaker.why,
+                "state": repr(upstream),
+                "faults": len(upstream.faults.all),
+            }
+            for name, upstream in self.upstreams.items()
+        }

@@ -1,0 +1,73 @@
+"""What the app gets when its call has failed for good: the policy's list, tried in order."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from proxy.egress.call import Call
+from proxy.egress.headers import Fields
+from proxy.egress.keys import own
+from proxy.egress.upstream import Upstream
+from proxy.policy import outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STALE = outgoing.Fallback(stale=True)
+
+
+def steps(upstream: Upstream) -> Iterator[outgoing.Fallback]:
+    """The list, with an expired entry of the cache first where it is not named and one may be used
+    (stale-if-error, RFC 5861 section 4): the very answer, if old, is better than another."""
+    listed = upstream.policy.fallback
+    cache = upstream.policy.cache
+    if cache.ttl and cache.stale_if_error and not any(step.stale for step in listed):
+        yield STALE
+    yield from listed
+
+
+def named(step: outgoing.Fallback) -> str:
+    """How header, log and README call it."""
+    parts = [f"upstream={step.upstream}"] if step.upstream else []
+    parts += [f"model={step.model}"] if step.model else []
+    return ";".join(parts) or ("stale" if step.stale else "text")
+
+
+def elsewhere(call: Call, step: outgoing.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
+    """The call as it goes to another model or upstream; None where it cannot be put so.
+
+    Another upstream never sees this one's key: it is called with its own, or not at all.
+    """
+    other = upstreams.get(step.upstream or call.upstream)
+    if other is None or not call.body.repeatable:
+        return None
+    fields: Fields = call.fields
+    if other.name != call.upstream:
+        if other.policy.api_key is None:
+            return None
+        fields = own(other.policy.kind, other.policy.api_key, fields)
+    copy = Call(call.upstream, call.method, call.rest, fields, call.began)
+    copy.used = other.name
+    copy.endpoint, copy.owner, copy.user, copy.tier = call.endpoint, call.owner, call.user, call.tier
+    copy.ask, copy.body, copy.sdk_retry = call.ask, call.body, call.sdk_retry
+    copy.attempts, copy.cache = call.attempts, call.cache
+    if step.model is not None:
+        if call.body.whole is None or call.body.parsed is None:
+            return None
+        changed = other.dialect.with_model(call.body.whole, call.body.parsed, step.model)
+        copy.body = call.body.replaced(changed)
+        copy.body.parse()
+        copy.ask = other.dialect.ask(call.endpoint, copy.body.parsed)
+    return copy, other
+
+
+def canned(call: Call, upstream: Upstream, text: str) -> tuple[str, bytes] | None:
+    """A well-formed answer of our own in the shape that was asked for; None where there is no such shape."""
+    if call.endpoint is None or call.body.parsed is None:
+        return None
+    made = upstream.dialect.canned(
+        call.endpoint, call.body.parsed, text, id=secrets.token_hex(12), created=int(upstream.now())
+    )
+    return None if made is None else (made.content_type, made.body)

@@ -1,0 +1,235 @@
+"""The life of a call to another host: may it go, does its breaker let it, does it answer in time.
+
+CONNECT (RFC 9110 section 9.3.6) is a tunnel whose content nobody here reads: only connecting is judged.
+A request in absolute form (RFC 9112 section 3.2.2) is relayed as HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from proxy.egress import headers
+from proxy.egress.body import read as read_body
+from proxy.egress.breaker import Breaker
+from proxy.egress.caller import Caller, chunk
+from proxy.egress.deadline import Deadline
+from proxy.egress.hosts.parent import Proxy
+from proxy.egress.sink import Head, ToApp
+from proxy.egress.tunnel import both, of_app
+from proxy.errors import AttemptFailed, Refusal
+from proxy.observe.events import Emit
+from proxy.policy.outgoing import Egress
+from proxy.problem import CONTENT_TYPE, render_problem, whole_seconds
+
+MOST = 1000  # hosts that are remembered
+CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+class Hosts:
+    """`named` are the hosts that upstreams name: those pass even where others are denied."""
+
+    def __init__(
+        self,
+        policy: Egress,
+        *,
+        named: Callable[[], Collection[str]],
+        clock: Callable[[], float],
+        emit: Emit,
+        gate: Callable[[str], Breaker],
+        parent: Proxy,
+    ) -> None:
+        self.policy = policy
+        self._named = named
+        self._clock = clock
+        self._emit = emit
+        self._new_gate = gate
+        self._parent = parent
+        self._gates: OrderedDict[str, Breaker] = OrderedDict()
+        self.counts: Counter[str] = Counter()  # by "host outcome"
+        self._caller = Caller(proxy=parent)
+
+    def apply(self, policy: Egress) -> None:
+        self.policy = policy
+        for breaker in self._gates.values():
+            breaker.reconfigure(policy.breaker)
+
+    async def close(self) -> None:
+        await self._caller.close()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        sink = ToApp(request)
+        host, outcome, began = "", "failed", self._clock()
+        tunnel = request.method == "CONNECT"
+        try:
+            url = _url(request)
+            host = url.host or ""
+            self._check(host)
+            breaker = self._gate(host)
+            admission = breaker.admit()
+            if admission is None:
+                text = f"{host} has been failing, so it gets no calls for now."
+                raise Refusal("upstream-unavailable", 503, "Unavailable", text, retry_after=breaker.retry_after)
+            ok: bool | None = None
+            deadline = Deadline(began, total=self.policy.timeout.total, patience=None)
+            try:
+                async with deadline:
+                    ok = await (self._tunnel if tunnel else self._relay)(request, url, sink, deadline, admission)
+                outcome = "ok"
+            except TimeoutError:
+                ok = False
+                if not sink.begun and not tunnel:
+                    text = f"{host} did not answer in time (egress.timeout.{deadline.reason})."
+                    raise Refusal("upstream-timeout", 504, "Gateway timeout", text) from None
+                sink.abort()
+            except AttemptFailed as failure:
+                ok = False
+                if sink.begun:
+                    sink.abort()
+                else:
+                    text = f"{host} could not be reached: {failure}"
+                    raise Refusal("upstream-unreachable", 502, "Bad gateway", text) from failure
+            finally:
+                breaker.ended(admission, ok)
+        except Refusal as refusal:
+            outcome = "denied" if refusal.status == 403 else "refused" if refusal.status == 503 else "failed"
+            self._refuse(sink, refusal)
+        except ConnectionError:
+            outcome = "gone"
+            sink.abort()
+        finally:
+            self._account(request.method, host, outcome, began)
+        return sink.response if sink.response is not None else web.Response()
+
+    def _check(self, host: str) -> None:
+        if self.policy.other_hosts == "deny" and host not in self._named():
+            text = f"{host or 'this host'} is no upstream of the policy, and others are denied (egress.other_hosts)."
+            raise Refusal("host-denied", 403, "Forbidden", text)
+
+    def _gate(self, host: str) -> Breaker:
+        breaker = self._gates.get(host)
+        if breaker is None:
+            breaker = self._gates[host] = self._new_gate(host)
+            if len(self._gates) > MOST:
+                self._gates.popitem(last=False)
+        self._gates.move_to_end(host)
+        return breaker
+
+    # ── the two ways ─────────────────────────────────────────────────────────────────────────
+
+    async def _tunnel(
+        self, request: web.BaseRequest, url: URL, sink: ToApp, deadline: Deadline, admission: object
+    ) -> bool:
+        reader, writer = await self._dial(url)
+        try:
+            app = of_app(request, CONNECTED)
+            deadline.commit(self.policy.timeout.idle)
+
+            async def write(data: bytes) -> None:
+                writer.write(data)
+                await writer.drain()
+
+            await both(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.moved)
+            return True
+        except asyncio.CancelledError:
+            if deadline.passed:  # connected well, then idle: the tunnel ends, the host is not to blame
+                return True
+            raise
+        finally:
+            writer.close()
+            if request.transport is not None:
+                request.transport.close()
+
+    async def _dial(self, url: URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Raises AttemptFailed. A proxy of the gateway's own is asked to connect in its turn."""
+        parent = self._parent(url.with_scheme("https"))
+        to = parent if parent is not None else url
+        try:
+            async with asyncio.timeout(self.policy.timeout.connect):
+                reader, writer = await asyncio.open_connection(to.host, to.port)
+                if parent is not None:
+                    writer.write(
+                        f"CONNECT {url.host}:{url.port} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n\r\n".encode()
+                    )
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    if b" 200" not in head.partition(b"\r\n")[0]:
+                        writer.close()
+                        raise AttemptFailed("connect", "the proxy on the way refused", sent=False)
+                return reader, writer
+        except TimeoutError:
+            raise AttemptFailed("connect", "connecting took too long", sent=False) from None
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UnicodeError) as error:
+            text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise AttemptFailed("connect", text, sent=False) from error
+
+    async def _relay(
+        self, request: web.BaseRequest, url: URL, sink: ToApp, deadline: Deadline, admission: object
+    ) -> bool:
+        came = headers.fields(request.raw_headers)
+        source = request.content if request.body_exists else None
+        body = await read_body(source, request.content_length, pass_on=True)
+        response = await self._caller.send(
+            request.method,
+            url,
+            headers.outgoing(came),
+            body.payload(),
+            connect=self.policy.timeout.connect,
+            length=body.length,
+        )
+        try:
+            await self._pass_back(response, sink, deadline)
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+        return response.status < 500
+
+    async def _pass_back(self, response: aiohttp.ClientResponse, sink: ToApp, deadline: Deadline) -> None:
+        said = headers.returning(headers.fields(response.raw_headers))
+        length = response.headers.get("Content-Length")
+        known = int(length) if length is not None and length.isdigit() else None
+        await sink.begin(Head(response.status, response.reason or "", said, known))
+        deadline.commit(self.policy.timeout.idle)
+        while data := await chunk(response):
+            deadline.moved()
+            await sink.write(data)
+        await sink.end()
+
+    # ── what is said of it ───────────────────────────────────────────────────────────────────
+
+    def _refuse(self, sink: ToApp, refusal: Refusal) -> None:
+        said = [("Content-Type", CONTENT_TYPE)]
+        if refusal.retry_after is not None:
+            said.append(("Retry-After", str(max(1, whole_seconds(refusal.retry_after)))))
+        sink.whole(Head(refusal.status, "", said), render_problem(refusal, ""))
+
+    def _account(self, method: str, host: str, outcome: str, began: float) -> None:
+        key = f"{host} {outcome}"
+        if key in self.counts or len(self.counts) < MOST:
+            self.counts[key] += 1
+        took = round((self._clock() - began) * 1000, 3)
+        self._emit("call", f"{method} {host} {outcome}", host=host, method=method, outcome=outcome, duration_ms=took)
+
+
+def _url(request: web.BaseRequest) -> URL:
+    """Raises Refusal (400)."""
+    target = request.raw_path
+    try:
+        if request.method == "CONNECT":
+            url = URL(f"http://{target}", encoded=True)
+            if url.host is None or ":" not in target:
+                raise ValueError(target)
+            return url
+        url = URL(target, encoded=True)
+        if url.scheme != "http" or not url.host:
+            raise ValueError(target)
+        return url
+    except ValueError:
+        text = "A proxy takes CONNECT HOST:PORT, or http://HOST/PATH; an upstream is called by /NAME/PATH."
+        raise Refusal("bad-request", 400, "Bad request", text) from None

@@ -1,0 +1,52 @@
+"""Where the app's outgoing calls come in: aiohttp's low-level server on a loopback address."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from proxy.errors import BindError
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+KEEPALIVE = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
+HEADER = 64 * 1024
+
+
+class Listener:
+    """`calls` gets what names an upstream by its path, `hosts` what comes as to a proxy."""
+
+    def __init__(self, calls: Handler, hosts: Handler) -> None:
+        self._calls = calls
+        self._hosts = hosts
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        """Raises BindError."""
+        server = web.Server(
+            self._handle,
+            access_log=None,
+            handler_cancellation=True,  # a call whose app has left is not worth its price
+            keepalive_timeout=KEEPALIVE,
+            max_line_size=HEADER,
+            max_field_size=HEADER,
+            auto_decompress=False,
+        )
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        try:
+            await web.SockSite(self._runner, sock, backlog=512).start()
+        except OSError as error:
+            raise BindError(f"listen.egress cannot be listened on: {error}.") from error
+
+    async def stop(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "CONNECT" or not request.raw_path.startswith("/"):
+            return await self._hosts(request)
+        return await self._calls(request)

@@ -1,0 +1,240 @@
+"""The life of a call out, from its head to the line in the log.
+
+whose call → what is asked → the cache, or a call in flight → pace → attempts within one deadline → relay;
+where it failed for good, the fallbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from proxy.egress import fallback, refusal
+from proxy.egress.account import Account
+from proxy.egress.body import read as read_body
+from proxy.egress.cachekey import key as cache_key
+from proxy.egress.call import Call
+from proxy.egress.deadline import PATIENCE, Deadline, patience_of
+from proxy.egress.dialects import Dialect
+from proxy.egress.flight import Flight
+from proxy.egress.headers import Fields, fields, first, outgoing, token_of
+from proxy.egress.heads import of_refusal
+from proxy.egress.keys import Keys
+from proxy.egress.produce import Producer
+from proxy.egress.sink import Head, ToApp
+from proxy.egress.target import split
+from proxy.egress.upgrade import upgrade
+from proxy.egress.upstream import Upstream
+from proxy.errors import CallRefused
+from proxy.observe.events import Emit
+from proxy.observe.requests import Requests
+
+
+class Pipeline:
+    def __init__(
+        self, upstreams: Mapping[str, Upstream], *, requests: Requests, keys: Keys, account: Account, emit: Emit
+    ) -> None:
+        self.upstreams = upstreams
+        self._requests = requests
+        self._keys = keys
+        self._account = account
+        self._emit = emit
+        self._clock = asyncio.get_running_loop().time
+        self._producer = Producer(upstreams, self._clock)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        name, rest = split(request.raw_path)
+        upstream = self.upstreams.get(name)
+        sink = ToApp(request)
+        if upstream is None:
+            return self._refuse(sink, refusal.unknown_upstream(name, self.upstreams), None, None)
+        came = fields(request.raw_headers)
+        call = Call(name, request.method, rest, outgoing(came), self._clock())
+        call.ask = upstream.dialect.ask(None, None)
+        self._whose(call, came)
+        self._account.begin(call)
+        done = self._cancellable(call)
+        try:
+            return await self._serve(call, upstream, request, came, sink)
+        except CallRefused as refused:
+            return self._refuse(sink, refused, call, upstream)
+        except ConnectionError:  # the app is gone
+            sink.abort()
+            return web.Response()
+        except Exception as error:  # the outermost seam: a fault of ours is one call's, not the process's
+            call.outcome, call.reason = "error", f"{type(error).__name__}: {error}"
+            self._emit("fault", call.reason, level="error", upstream=name)
+            if sink.begun:
+                sink.abort()
+                return web.Response()
+            return self._refuse(sink, refusal.fault(), call, upstream)
+        finally:
+            done()
+            self._account.end(call, upstream)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────
+
+    def _whose(self, call: Call, came: Fields) -> None:
+        token = first(came, "x-outrigger-request") or token_of(first(came, "tracestate"))
+        call.owner = self._requests.find(token)
+        if call.owner is not None:
+            call.user, call.tier = call.owner.user, call.owner.tier
+        count = first(came, "x-stainless-retry-count")
+        call.sdk_retry = count is not None and count.strip() not in ("", "0")
+
+    def _cancellable(self, call: Call) -> Callable[[], None]:
+        task = asyncio.current_task()
+        owner = call.owner
+        if task is None or owner is None or owner.request is None or owner.request.time_left(0.0) is None:
+            return _nothing
+        return self._requests.works(owner.token, task.cancel)
+
+    async def _serve(
+        self, call: Call, upstream: Upstream, request: web.BaseRequest, came: Fields, sink: ToApp
+    ) -> web.StreamResponse:
+        policy = upstream.policy
+        if policy.api_key is not None:
+            changed = self._keys.injected(upstream.name, policy.kind, policy.api_key, call.fields)
+            if changed is None:
+                raise refusal.invalid_key(upstream.name)
+            call.fields = changed
+        deadline = self._deadline(call, upstream, came)
+        try:
+            async with deadline:
+                if "upgrade" in request.headers:
+                    return await upgrade(call, upstream, request, sink, deadline, self._clock)
+                await self._understand(call, upstream, request)
+                await self._answer(call, upstream, sink, deadline)
+        except TimeoutError:
+            took = self._clock() - call.began
+            await self._too_late(call, upstream, sink, refusal.timed_out(upstream.name, deadline.reason, took))
+        assert sink.response is not None
+        if not isinstance(sink.response, web.Response):
+            await sink.end()
+        return sink.response
+
+    def _deadline(self, call: Call, upstream: Upstream, came: Fields) -> Deadline:
+        total = upstream.policy.timeout.total
+        request = call.owner.request if call.owner is not None else None
+        left = request.time_left(call.began) if request is not None else None
+        shorter = left is not None and left != float("inf") and (total is None or left < total)
+        patience = patience_of(first(came, PATIENCE))
+        deadline = Deadline(call.began, total=left if shorter else total, patience=patience)
+        if shorter and deadline.reason == "total":
+            deadline.reason = "request"
+        return deadline
+
+    async def _understand(self, call: Call, upstream: Upstream, request: web.BaseRequest) -> None:
+        """Read what is asked: the body, the endpoint, the model, the user that the body names."""
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        call.endpoint = upstream.dialect.endpoint(call.method, call.path)
+        source = request.content if request.body_exists else None
+        uploads = request.content_type.startswith("multipart/")
+        call.body = await read_body(source, request.content_length, pass_on=uploads)
+        call.body.parse()
+        call.ask = upstream.dialect.ask(call.endpoint, call.body.parsed)
+        if call.owner is None and call.ask.user:
+            call.user = call.ask.user
+
+    async def _answer(self, call: Call, upstream: Upstream, sink: ToApp, deadline: Deadline) -> None:
+        key = self._cache_key(call, upstream)
+        if key is None:
+            await self._producer.produce(call, upstream, sink, deadline, None)
+            return
+        entry = upstream.cache.get(key) if upstream.policy.cache.ttl else None
+        if entry is not None:
+            call.cache, call.outcome = "hit", "cached"
+            self._producer.replay(call, entry, sink)
+            return
+        call.cache = "miss"
+        if not upstream.policy.coalesce:
+            await self._producer.produce(call, upstream, sink, deadline, key)
+            return
+        flight = upstream.flights.get(key)
+        if flight is not None:
+            call.cache = "coalesced"
+        else:
+            flight = self._start(call, upstream, key)
+        await self._join(call, flight, sink, deadline)
+
+    def _cache_key(self, call: Call, upstream: Upstream) -> bytes | None:
+        """None where the answer may not be shared: by the policy, or because it is no question."""
+        policy = upstream.policy
+        if not (policy.cache.ttl or policy.coalesce) or call.body.whole is None:
+            return None
+        question = call.endpoint is not None and call.body.parsed is not None
+        question = question or (policy.kind == "http" and call.method == "GET")
+        if not question or (policy.cache.when == "deterministic" and not call.ask.deterministic):
+            return None
+        scope = call.user if policy.cache.scope == "user" else ""
+        return cache_key(
+            upstream=upstream.name,
+            method=call.method,
+            target=call.rest,
+            headers=call.fields,
+            body=call.body.whole,
+            scope=scope,
+        )
+
+    # ── a call that several share ────────────────────────────────────────────────────────────
+
+    def _start(self, call: Call, upstream: Upstream, key: bytes) -> Flight:
+        async def work(flight: Flight) -> None:
+            deadline = Deadline(call.began, total=upstream.policy.timeout.total, patience=None)
+            try:
+                async with deadline:
+                    await self._producer.produce(call, upstream, flight, deadline, key)
+            except TimeoutError:
+                took = self._clock() - call.began
+                raise refusal.timed_out(upstream.name, deadline.reason, took) from None
+
+        return upstream.flights.start(key, work)
+
+    async def _join(self, call: Call, flight: Flight, sink: ToApp, deadline: Deadline) -> None:
+        async with flight.join() as reader:
+            head = await reader.head()
+            assert isinstance(head, Head)
+            call.first_byte_at = self._clock()
+            call.status = head.status
+            deadline.commit(None)
+            if call.cache == "coalesced":
+                call.outcome = "cached"
+                replaced = [(n, v) for n, v in head.fields if n.lower() != "x-outrigger-cache"]
+                head = Head(head.status, head.reason, [*replaced, ("x-outrigger-cache", "coalesced")], head.length)
+            await sink.begin(head)
+            async for data in reader:
+                await sink.write(data)
+
+    async def _too_late(self, call: Call, upstream: Upstream, sink: ToApp, late: CallRefused) -> None:
+        if sink.begun:
+            return  # it has been told in the stream
+        call.outcome, call.reason = "error", str(late)
+        key = self._cache_key(call, upstream) if hasattr(call, "body") else None
+        for step in fallback.steps(upstream):
+            if (step.stale or step.text is not None) and hasattr(call, "body"):
+                deadline = Deadline(self._clock(), total=None, patience=None)
+                if await self._producer.fall_back(call, upstream, step, sink, deadline, key):
+                    call.outcome = "fallback"
+                    return
+        raise late
+
+    def _refuse(
+        self, sink: ToApp, refused: CallRefused, call: Call | None, upstream: Upstream | None
+    ) -> web.StreamResponse:
+        if call is not None:
+            call.refused = refused
+            call.reason = call.reason or str(refused)
+            call.status = refused.status
+            failed = refused.code in ("upstream_timeout", "upstream_unreachable", "gateway_fault")
+            call.outcome = "error" if failed else "refused"
+        sink.whole(*of_refusal(refused, upstream.dialect if upstream is not None else Dialect(), call))
+        assert sink.response is not None
+        return sink.response
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,226 @@
+"""One call's answer from an upstream, or in its place what the policy falls back to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from proxy.egress import fallback, refusal
+from proxy.egress.answer import Answer
+from proxy.egress.attempts import Series
+from proxy.egress.breaker import OPEN
+from proxy.egress.cache import Entry
+from proxy.egress.call import Call
+from proxy.egress.caller import discard
+from proxy.egress.deadline import Deadline
+from proxy.egress.headers import fields, returning
+from proxy.egress.heads import of_answer, ours
+from proxy.egress.pace import PaceRefusal, Place
+from proxy.egress.sink import Head, Sink, ToApp
+from proxy.egress.stream import Recorder, relay
+from proxy.egress.upstream import Upstream
+from proxy.errors import AttemptFailed, CallRefused, OutriggerError
+from proxy.policy.outgoing import Fallback
+
+LAST_WORDS = 5.0  # seconds that an error event has to reach an app that reads slowly
+
+
+class CallFailed(OutriggerError):
+    """A call failed for good before the app saw any of it: with the upstream's answer, or a refusal."""
+
+    def __init__(self, failure: Answer | CallRefused) -> None:
+        super().__init__(str(failure) if isinstance(failure, CallRefused) else f"status {failure.status}")
+        self.failure = failure
+
+
+class Broken(OutriggerError):
+    """The answer broke off after its first byte, and the app was told in its own dialect."""
+
+
+class Producer:
+    def __init__(self, upstreams: Mapping[str, Upstream], clock: Callable[[], float]) -> None:
+        self.upstreams = upstreams
+        self._clock = clock
+
+    async def produce(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
+        try:
+            await self._call(call, upstream, sink, deadline, key)
+            return
+        except CallFailed as failed:
+            failure = failed.failure
+        try:
+            for step in fallback.steps(upstream):
+                if await self.fall_back(call, upstream, step, sink, deadline, key):
+                    call.outcome = "fallback"
+                    return
+        finally:
+            if isinstance(failure, Answer):
+                failure.release()
+        if isinstance(failure, CallRefused):
+            raise failure
+        call.outcome = "error" if failure.status >= 500 or failure.judged >= 500 else "ok"
+        await self._send(call, upstream, failure, sink, deadline, None)
+
+    async def fall_back(
+        self, call: Call, upstream: Upstream, step: Fallback, sink: Sink, deadline: Deadline, key: bytes | None
+    ) -> bool:
+        if step.stale:
+            entry = upstream.cache.stale(key) if key is not None else None
+            if entry is None:
+                return False
+            call.cache, call.fallback = "stale", "stale"
+            await self._give(call, Head(entry.status, "", fields(entry.headers)), entry.body, sink)
+            return True
+        if step.text is not None:
+            made = fallback.canned(call, upstream, step.text)
+            if made is None:
+                return False
+            call.fallback = "text"
+            await self._give(call, Head(200, "", [("Content-Type", made[0])]), made[1], sink)
+            return True
+        moved = fallback.elsewhere(call, step, self.upstreams)
+        if moved is None:
+            return False
+        copy, other = moved
+        copy.fallback = fallback.named(step)
+        try:
+            await self._call(copy, other, sink, deadline, None)
+        except CallFailed as failed:
+            if isinstance(failed.failure, Answer):
+                failed.failure.release()
+            return False
+        finally:
+            call.attempts = copy.attempts
+            call.reason = copy.reason or call.reason
+        call.status, call.usage, call.first_byte_at = copy.status, copy.usage, copy.first_byte_at
+        call.fallback, call.used = copy.fallback, other.name
+        return True
+
+    async def _call(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
+        """Raises CallFailed where nothing went to the app yet, so that something else may."""
+        breaker = upstream.breaker
+        if breaker.state == OPEN:
+            raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after))
+        place = await self._place(call, upstream)
+        try:
+            admission = breaker.admit()
+            if admission is None:
+                raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after))
+            ok: bool | None = None
+            upstream.budget.call()
+            try:
+                answer = await self._attempts(call, upstream, Series(call, upstream, deadline, admission))
+                if answer.judged >= 400:
+                    ok = False if answer.judged >= 500 else None
+                    if answer.judged in (408, 409, 429) or answer.judged >= 500:
+                        raise CallFailed(answer)
+                call.outcome = "ok"
+                await self._send(call, upstream, answer, sink, deadline, key)
+                ok = True if answer.judged < 400 else ok
+            except AttemptFailed as failure:
+                ok = False
+                call.outcome, call.reason = "error", str(failure)
+                raise CallFailed(refusal.unreachable(upstream.name, failure, call.attempts)) from failure
+            except Broken as broken:
+                ok = False
+                call.outcome, call.reason = "error", str(broken)
+            except asyncio.CancelledError:
+                ok = False if deadline.passed and deadline.reason != "request" else None
+                raise
+            finally:
+                breaker.ended(admission, ok, seconds=(call.first_byte_at or self._clock()) - admission.began)
+        finally:
+            used = call.usage
+            place.release(used.input + used.output if used is not None else None)
+
+    async def _place(self, call: Call, upstream: Upstream) -> Place:
+        tokens = len(call.body.whole or b"") // 4 + (call.ask.max_tokens or 0)
+        place = upstream.pace.try_enter(call.user, tokens)
+        if place is not None:
+            return place
+        try:
+            return await upstream.pace.enter(call.user, tokens)
+        except PaceRefusal as error:
+            raise CallFailed(refusal.rate_limited(upstream.name, error.reason, error.retry_after)) from error
+
+    async def _attempts(self, call: Call, upstream: Upstream, series: Series) -> Answer:
+        answer = await upstream.sender.answer(call, series)
+        if answer.body is not None:
+            answer.release()
+        return answer
+
+    async def _send(
+        self, call: Call, upstream: Upstream, answer: Answer, sink: Sink, deadline: Deadline, key: bytes | None
+    ) -> None:
+        """Pass an answer on, with what we say of it. Raises Broken where it broke off on the way."""
+        call.first_byte_at = self._clock()
+        call.status = answer.status
+        if answer.judged >= 400:
+            call.reason = call.reason or f"status {answer.judged}"
+        head = of_answer(call, upstream.dialect, answer)
+        if answer.body is not None:
+            call.usage = upstream.dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
+            if key is not None and answer.status == 200 and upstream.policy.cache.ttl:
+                self._keep(call, upstream, key, answer, answer.body)
+            await self._give(call, head, answer.body, sink, fields_done=True)
+            return
+        deadline.commit(upstream.policy.timeout.idle if answer.state is not None else None)
+        recorder = Recorder(sink, upstream.policy.cache.max // 4 if key is not None and answer.status == 200 else 0)
+        try:
+            await sink.begin(head)
+            await relay(answer, recorder, deadline)
+        except AttemptFailed as failure:
+            await self._last_words(answer, sink, "upstream_unreachable", f"{upstream.name}: {failure}")
+            raise Broken(str(failure)) from failure
+        except asyncio.CancelledError:
+            if deadline.passed:
+                call.outcome, call.reason = "error", f"time-out ({deadline.reason})"
+                text = f"{upstream.name} went silent for too long (timeout.{deadline.reason})"
+                await self._last_words(answer, sink, "upstream_timeout", text)
+            raise
+        finally:
+            discard(answer.response)
+            if answer.state is not None:
+                call.usage = answer.state.usage
+        if key is not None and recorder.kept is not None and not answer.errored and upstream.policy.cache.ttl:
+            self._keep(call, upstream, key, answer, b"".join(recorder.kept))
+
+    async def _last_words(self, answer: Answer, sink: Sink, code: str, text: str) -> None:
+        """End a broken stream with an error event; break off a body that has no such thing."""
+        if answer.state is None or answer.errored:
+            if isinstance(sink, ToApp):
+                sink.abort()
+            return
+        answer.errored = True
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                await sink.write(answer.state.failure(code, text))
+        except (TimeoutError, ConnectionError):
+            if isinstance(sink, ToApp):
+                sink.abort()
+
+    async def _give(self, call: Call, head: Head, body: bytes, sink: Sink, *, fields_done: bool = False) -> None:
+        """A whole answer, of the upstream's or of ours."""
+        call.first_byte_at = call.first_byte_at or self._clock()
+        call.status = head.status
+        if not fields_done:
+            head = Head(head.status, head.reason, head.fields + ours(call))
+        if isinstance(sink, ToApp):
+            head.length = len(body)
+            sink.whole(head, body)
+            return
+        head.length = len(body)
+        await sink.begin(head)
+        if body:
+            await sink.write(body)
+
+    def replay(self, call: Call, entry: Entry, sink: ToApp) -> None:
+        call.first_byte_at = self._clock()
+        call.status = entry.status
+        sink.whole(Head(entry.status, "", fields(entry.headers) + ours(call)), entry.body)
+
+    def _keep(self, call: Call, upstream: Upstream, key: bytes, answer: Answer, body: bytes) -> None:
+        headers = tuple(
+            (n.encode("latin-1"), v.encode("utf-8", "surrogateescape")) for n, v in returning(answer.fields)
+        )
+        upstream.cache.put(key, Entry(answer.status, headers, body, self._clock(), call.model, call.usage))

@@ -1,0 +1,53 @@
+"""What the app is told when its call gets no answer from the upstream: every code and status in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.errors import AttemptFailed, CallRefused
+
+
+def unavailable(upstream: str, retry_after: float) -> CallRefused:
+    text = f"{upstream} has been failing, so it gets no calls for now; a probe may pass in {retry_after:.0f} s."
+    return CallRefused("upstream_unavailable", 503, text, retry_after=max(1.0, retry_after))
+
+
+def timed_out(upstream: str, reason: str, seconds: float) -> CallRefused:
+    said = {
+        "total": "timeout.total",
+        "patience": "the caller's own read time-out",
+        "first_byte": "timeout.first_byte",
+        "idle": "timeout.idle",
+        "request": "the request that it came from has no more time",
+    }[reason]
+    return CallRefused("upstream_timeout", 504, f"{upstream} did not answer within {seconds:.1f} s ({said}).")
+
+
+def unreachable(upstream: str, failure: AttemptFailed, attempts: int) -> CallRefused:
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    if failure.word == "first_byte":
+        return CallRefused("upstream_timeout", 504, f"{upstream} gave no first byte in time, after {tries}: {failure}")
+    return CallRefused("upstream_unreachable", 502, f"{upstream} could not be reached, after {tries}: {failure}")
+
+
+def rate_limited(upstream: str, reason: str, retry_after: float) -> CallRefused:
+    text = f"No place for this call to {upstream} in time: {reason}; come again in {retry_after:.0f} s."
+    return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, again=True)
+
+
+def invalid_key(upstream: str) -> CallRefused:
+    text = f"{upstream} is called with a key of the gateway's own (upstreams.{upstream}.api_key); use the one it set."
+    return CallRefused("invalid_api_key", 401, text)
+
+
+def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:
+    text = f"No upstream is called {name!r}; the policy names: {', '.join(known) or 'none'}."
+    return CallRefused("unknown_upstream", 404, text)
+
+
+def bad_call(problem: str) -> CallRefused:
+    return CallRefused("bad_request", 400, problem)
+
+
+def fault() -> CallRefused:
+    return CallRefused("gateway_fault", 500, "The gateway met a fault of its own; the log has it.")

@@ -1,0 +1,72 @@
+"""Where an answer goes: to the app. aiohttp's server side is known here and in `listener.py` only."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.egress.headers import Fields
+
+
+class Head:
+    """An answer's head without its framing; `length` is None where the body's end is not known yet."""
+
+    __slots__ = ("fields", "length", "reason", "status")
+
+    def __init__(self, status: int, reason: str, fields: Fields, length: int | None = None) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.length = length
+
+
+class Sink(Protocol):
+    async def begin(self, head: Head) -> None: ...
+    async def write(self, data: bytes) -> None: ...
+
+
+class ToApp:
+    """The app's side of one call."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self.response: web.StreamResponse | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self.response is not None
+
+    async def begin(self, head: Head) -> None:
+        response = self.response = web.StreamResponse(
+            status=head.status, reason=_reason(head), headers=CIMultiDict(head.fields)
+        )
+        if head.length is not None:
+            response.content_length = head.length
+        await response.prepare(self._request)
+
+    def whole(self, head: Head, body: bytes) -> None:
+        """An answer at once; it is written when the handler returns it."""
+        headers = CIMultiDict(head.fields)
+        if self._request.method == "HEAD" and head.length is not None:
+            headers["Content-Length"] = str(head.length)
+        self.response = web.Response(status=head.status, reason=_reason(head), headers=headers, body=body)
+
+    async def write(self, data: bytes) -> None:
+        """Waits while the app reads slowly. Raises ConnectionError when it is gone."""
+        assert self.response is not None
+        await self.response.write(data)
+
+    async def end(self) -> None:
+        assert self.response is not None
+        await self.response.write_eof()
+
+    def abort(self) -> None:
+        """Break off: never a clean end over half a body."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+def _reason(head: Head) -> str | None:
+    return head.reason or None

@@ -1,0 +1,86 @@
+"""From the upstream to the app, once the answer has begun: byte for byte, unless it breaks.
+
+A stream that breaks off, stalls or makes no sense ends with an error event that the dialect's SDK raises; a
+body of any other kind breaks off downstream as it did upstream.
+"""
+
+from __future__ import annotations
+
+from proxy.egress.answer import MALFORMED, Answer, events
+from proxy.egress.caller import chunk
+from proxy.egress.deadline import Deadline
+from proxy.egress.dialects import Verdict
+from proxy.egress.sink import Head, Sink
+from proxy.errors import AttemptFailed
+
+
+async def relay(answer: Answer, sink: Sink, deadline: Deadline) -> None:
+    """Pass on what was held back and all that follows. Raises AttemptFailed where the upstream broke it."""
+    if answer.held:
+        await _write(sink, deadline, b"".join(answer.held))
+        answer.held = []
+    if answer.response is None:
+        return
+    if answer.state is None:
+        while data := await chunk(answer.response):
+            deadline.moved()
+            await _write(sink, deadline, data)
+        return
+    await _events(answer, sink, deadline)
+
+
+async def _events(answer: Answer, sink: Sink, deadline: Deadline) -> None:
+    state, splitter, response = answer.state, answer.splitter, answer.response
+    assert state is not None
+    assert splitter is not None
+    assert response is not None
+    while answer.broken is None:
+        data = await chunk(response)
+        deadline.moved()
+        passed = []
+        for event in events(splitter, data):
+            verdict = state.judge(event)
+            if verdict is Verdict.MALFORMED:
+                answer.broken = MALFORMED
+                break
+            if verdict is Verdict.ERROR:
+                answer.errored = True
+            if verdict is not Verdict.DROP:
+                passed.append(event)
+        if passed:
+            await _write(sink, deadline, b"".join(passed))
+        if not data:
+            break
+    if answer.broken is not None:
+        raise AttemptFailed("reset", answer.broken, sent=True)
+    if not state.ended and not answer.errored:
+        raise AttemptFailed("reset", "its stream ended before the answer did", sent=True)
+
+
+async def _write(sink: Sink, deadline: Deadline, data: bytes) -> None:
+    deadline.resting = True
+    try:
+        await sink.write(data)
+    finally:
+        deadline.resting = False
+
+
+class Recorder:
+    """Passes on, and keeps what passes as long as it is no more than `most` bytes."""
+
+    def __init__(self, sink: Sink, most: int) -> None:
+        self._sink = sink
+        self._left = most
+        self.kept: list[bytes] | None = [] if most else None
+
+    async def begin(self, head: Head) -> None:
+        await self._sink.begin(head)
+
+    async def write(self, data: bytes) -> None:
+        if self.kept is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                self.kept = None
+            else:
+                self.kept.append(data)
+        await self._sink.write(data)

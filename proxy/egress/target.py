@@ -1,0 +1,33 @@
+"""Where a call goes: from the path that the app called to the upstream's URL, byte for byte."""
+
+from __future__ import annotations
+
+from yarl import URL
+
+
+def split(target: str) -> tuple[str, str]:
+    """The upstream's name and the rest, query included, of `/openai/v1/models?limit=2`."""
+    name, slash, rest = target[1:].partition("/")
+    if not slash:
+        name, mark, query = name.partition("?")
+        return name, mark + query
+    return name, slash + rest
+
+
+def join(base_url: str, rest: str) -> URL:
+    """The upstream's URL. A base that ends in /v1 and a rest that begins with it share one /v1."""
+    base = base_url.rstrip("/")
+    if base.endswith("/v1") and (rest == "/v1" or rest.startswith(("/v1/", "/v1?"))):
+        rest = rest[3:]
+    return URL(base + rest, encoded=True)
+
+
+def shown(base_url: str, address: str, name: str, kind: str, *, adopted: bool) -> str:
+    """What a variable of `env` is set to for the app.
+
+    The OpenAI SDK appends to a base that ends in /v1, Anthropic's to one that does not. A base that the app
+    brought along itself (`adopted`) keeps its own ending, so that what is appended ends up where it did.
+    """
+    if kind == "openai" and (not adopted or base_url.rstrip("/").endswith("/v1")):
+        return f"http://{address}/{name}/v1"
+    return f"http://{address}/{name}"

@@ -1,0 +1,58 @@
+"""WebSockets, and whatever else the app asks an upstream to upgrade to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.egress import refusal
+from proxy.egress.call import Call
+from proxy.egress.deadline import Deadline
+from proxy.egress.headers import fields, returning
+from proxy.egress.heads import ours
+from proxy.egress.sink import Head, ToApp
+from proxy.egress.tunnel import pump
+from proxy.egress.upstream import Upstream
+from proxy.errors import AttemptFailed
+
+
+async def upgrade(
+    call: Call,
+    upstream: Upstream,
+    request: web.BaseRequest,
+    sink: ToApp,
+    deadline: Deadline,
+    clock: Callable[[], float],
+) -> web.StreamResponse:
+    """A WebSocket, or whatever the app asked for: raw bytes both ways after the 101, no deadline."""
+    admission = upstream.breaker.admit()
+    if admission is None:
+        raise refusal.unavailable(upstream.name, upstream.breaker.retry_after)
+    ok: bool | None = None
+    asked = [*call.fields, ("Connection", "Upgrade"), ("Upgrade", request.headers["Upgrade"])]
+    call.attempts = 1
+    try:
+        response = await upstream.caller.send(
+            call.method, upstream.url(call.rest), asked, None, connect=upstream.policy.timeout.connect
+        )
+        upstream.count_attempt("ok" if response.status < 400 else str(response.status))
+        call.status, call.first_byte_at = response.status, clock()
+        ok = None if 400 <= response.status < 500 else response.status < 400
+        call.outcome = "ok" if response.status < 500 else "error"
+        if response.status == 101:
+            deadline.never()
+            upstream.breaker.ended(admission, ok)
+            await pump(request, response)
+            return web.Response()  # for form: the connection is closed
+        body = await response.read()
+        said = returning(fields(response.raw_headers)) + ours(call)
+        sink.whole(Head(response.status, response.reason or "", said), body)
+        assert sink.response is not None
+        return sink.response
+    except AttemptFailed as failure:
+        ok = False
+        upstream.count_attempt(failure.word)
+        raise refusal.unreachable(upstream.name, failure, 1) from failure
+    finally:
+        upstream.breaker.ended(admission, ok)

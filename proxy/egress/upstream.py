@@ -1,0 +1,92 @@
+"""An upstream while it runs: its policy, and what is remembered of it from call to call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from yarl import URL
+
+from proxy.egress.attempt import Sender
+from proxy.egress.breaker import GAUGE, Breaker
+from proxy.egress.budget import Budget
+from proxy.egress.cache import Cache
+from proxy.egress.caller import Caller, Proxy
+from proxy.egress.dialects import Dialect, dialect
+from proxy.egress.faults import Faults
+from proxy.egress.flight import Flights
+from proxy.egress.pace import Pace
+from proxy.egress.target import join
+from proxy.observe.events import Emit
+from proxy.observe.metrics import Metrics
+from proxy.policy import outgoing
+from proxy.policy.operators import InjectedFault
+
+
+class Upstream:
+    def __init__(
+        self,
+        name: str,
+        policy: outgoing.Upstream,
+        *,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        emit: Emit,
+        proxy: Proxy,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.now = now
+        self._metrics = metrics
+        self._emit = emit
+        self.dialect: Dialect = dialect(policy.kind)
+        self.caller = Caller(proxy=proxy)
+        self.breaker = Breaker(name, policy.breaker, clock=clock, on_change=self._breaker_changed)
+        self.budget = Budget(policy.retry.budget, clock)
+        self.pace = Pace(policy.pace, clock=clock)
+        self.cache = Cache(policy.cache, clock=clock)
+        self.flights = Flights()
+        self.faults = Faults(())
+        self.sender = Sender(self)
+        metrics.declare_upstream(name)
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name}: {self.breaker!r} {self.budget!r} {self.pace!r} {self.cache!r}>"
+
+    @property
+    def known_models(self) -> frozenset[str]:
+        """Models that may be a metric's label: those that the policy names."""
+        named = {step.model for step in self.policy.fallback if step.model is not None}
+        return frozenset(named | set(self.policy.prices))
+
+    def url(self, rest: str) -> URL:
+        return join(self.policy.base_url, rest)
+
+    def apply(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> None:
+        """Take the policy, the first or a newer one: what was learnt of the upstream stays."""
+        if policy.kind != self.policy.kind:
+            self.dialect = dialect(policy.kind)
+        self.policy = policy
+        self.breaker.reconfigure(policy.breaker)
+        self.budget.share = policy.retry.budget
+        self.pace.reconfigure(policy.pace)
+        self.cache.reconfigure(policy.cache)
+        mine = [fault for fault in faults if fault.upstream == self.name]
+        if mine and tuple(mine) != self.faults.all:
+            text = f"Faults are injected into calls to {self.name} (faults): not for production."
+            self._emit("faults", text, level="warning", upstream=self.name, faults=len(mine))
+        self.faults = Faults(mine)
+
+    def count_attempt(self, result: str) -> None:
+        self._metrics.upstream_attempts_total.child(self.name, result).inc()
+
+    async def close(self) -> None:
+        self.pace.close()
+        await self.flights.close()
+        await self.caller.close()
+
+    def _breaker_changed(self, state: str, why: str) -> None:
+        self._metrics.breaker_state.child(self.name).set(GAUGE[state])
+        text = f"The breaker of {self.name} is {state}: {why}."
+        self._emit("breaker", text, level="error" if state == "open" else "info", upstream=self.name, state=state)

@@ -1,0 +1,116 @@
+"""Which request is this token: how a call out, or a query, learns whom it is for.
+
+Every request gets a random token, which the app gets as `X-Outrigger-Request`; what comes back with it is
+that request's work. After its end a token still names its user for ten minutes, for what the request left
+running in the background, and no longer: a loop that a request happened to start does not belong to it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+AFTERLIFE = 600.0  # seconds
+MOST_ENDED = 5000  # ended requests that are remembered, about 200 bytes each
+
+
+class Request(Protocol):
+    """A request as its calls and queries see it."""
+
+    user: str
+    tier: str
+    request_id: str
+    trace_id: str | None
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds until its own time-outs end it, where its work is to end with it; else None."""
+
+    def call_began(self) -> None: ...
+    def call_ended(self) -> None: ...
+
+
+class Owner:
+    """Whose work it is. `request` is None once that request has ended."""
+
+    __slots__ = ("request", "request_id", "tier", "token", "trace_id", "user")
+
+    def __init__(
+        self, token: str, user: str, tier: str, request_id: str, trace_id: str | None, request: Request | None
+    ) -> None:
+        self.token = token
+        self.user = user
+        self.tier = tier
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.request = request
+
+
+class _Ended:
+    __slots__ = ("at", "request_id", "tier", "trace_id", "user")
+
+    def __init__(self, request: Request, at: float) -> None:
+        self.user = request.user
+        self.tier = request.tier
+        self.request_id = request.request_id
+        self.trace_id = request.trace_id
+        self.at = at
+
+
+class Requests:
+    """The requests under way by their tokens, and the ended ones for a while."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._live: dict[str, Request] = {}
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
+        self._work: dict[str, set[Callable[[], object]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Requests {len(self._live)} live, {len(self._ended)} ended>"
+
+    def begin(self, token: str, request: Request) -> None:
+        self._live[token] = request
+
+    def end(self, token: str, *, abandoned: bool = False) -> None:
+        """The request is over; with `abandoned` what still works for it is cancelled."""
+        request = self._live.pop(token, None)
+        if request is None:
+            return
+        self._ended[token] = _Ended(request, self._clock())
+        if len(self._ended) > MOST_ENDED:
+            self._ended.popitem(last=False)
+        work = self._work.pop(token, None)
+        if abandoned and work is not None:
+            for cancel in work:
+                cancel()
+
+    def find(self, token: str | None) -> Owner | None:
+        if token is None:
+            return None
+        live = self._live.get(token)
+        if live is not None:
+            return Owner(token, live.user, live.tier, live.request_id, live.trace_id, live)
+        ended = self._ended.get(token)
+        if ended is None or self._clock() > ended.at + AFTERLIFE:
+            return None
+        return Owner(token, ended.user, ended.tier, ended.request_id, ended.trace_id, None)
+
+    def works(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
+        """Something works for a live request, and is cancelled when that one is abandoned; call what is
+        returned when the work is done."""
+        if token not in self._live:
+            return _nothing
+        work = self._work.setdefault(token, set())
+        work.add(cancel)
+
+        def done() -> None:
+            work.discard(cancel)
+            if not work and self._work.get(token) is work:
+                del self._work[token]
+
+        return done
+
+
+def _nothing() -> None:
+    pass

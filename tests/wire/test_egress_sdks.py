@@ -1,0 +1,202 @@
+"""What the official SDKs make of it: the exceptions that an app's code already catches."""
+
+import asyncio
+
+import anthropic
+import httpx
+import openai
+import pytest
+from outward import Vendor, chunks, completion, errs, hangs, outward, resets, says, streams
+
+SAY = [{"role": "user", "content": "hello"}]
+ONCE = "retry: {attempts: 2, backoff: {first: 1ms, max: 1ms}}"
+
+
+def client(out, *, retries: int = 2, timeout: float = 5.0) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(api_key="sk-x", base_url=f"{out.url}/openai/v1", max_retries=retries, timeout=timeout)
+
+
+async def ask(sdk: openai.AsyncOpenAI, stream: bool = False) -> str:
+    async with sdk:
+        if not stream:
+            answer = await sdk.chat.completions.create(model="gpt-4o-mini", messages=SAY)
+            return answer.choices[0].message.content or ""
+        parts = await sdk.chat.completions.create(model="gpt-4o-mini", messages=SAY, stream=True)
+        return "".join([part.choices[0].delta.content or "" async for part in parts])
+
+
+async def test_the_sdk_gets_its_answer(tmp_path):
+    async with outward(tmp_path, Vendor(says(), streams(chunks("a", "b", usage=True)))) as out:
+        assert await ask(client(out)) == "well"
+        assert await ask(client(out), stream=True) == "ab"
+
+
+# A fault, how the vendor shows it, and what an app's `except` sees through the gateway.
+FAULTS = [
+    ("answers 500 throughout", errs(500), openai.InternalServerError),
+    ("answers 429 and says insufficient_quota", errs(429, "insufficient_quota"), openai.RateLimitError),
+    ("answers 401", errs(401), openai.AuthenticationError),
+    ("answers 400", errs(400), openai.BadRequestError),
+    ("resets the connection throughout", resets(), openai.InternalServerError),
+    ("answers with a page", says(b"<html>", content_type="text/html"), openai.InternalServerError),
+]
+
+
+@pytest.mark.parametrize(("fault", "answer", "raised"), FAULTS, ids=[fault for fault, _, _ in FAULTS])
+async def test_the_sdk_raises_what_the_app_catches_and_does_not_try_again(tmp_path, fault, answer, raised):
+    vendor = Vendor(answer)
+    async with outward(tmp_path, vendor, openai=ONCE) as out:
+        with pytest.raises(raised):
+            await ask(client(out))
+        assert len(await out.logged()) == 1  # the SDK came once: its own retries ended with our word
+    assert len(vendor.requests) <= 2
+
+
+async def test_a_vendor_that_hangs_is_a_typed_error_within_the_sdks_patience(tmp_path):
+    async with outward(tmp_path, Vendor(hangs())) as out:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(openai.InternalServerError) as raised:
+            await ask(client(out, timeout=1.0))
+        assert raised.value.status_code == 504
+        assert raised.value.code == "upstream_timeout"
+        assert asyncio.get_running_loop().time() - began < 1.0
+
+
+async def test_nobody_there_is_a_typed_error(tmp_path):
+    vendor = Vendor(says())
+    async with outward(tmp_path, vendor, openai=ONCE) as out:
+        await vendor.stop()
+        with pytest.raises(openai.InternalServerError) as raised:
+            await ask(client(out))
+        assert raised.value.code == "upstream_unreachable"
+
+
+async def test_an_open_breaker_is_a_typed_error(tmp_path):
+    async with outward(tmp_path, Vendor(says())) as out:
+        out.openai.breaker.force("open")
+        with pytest.raises(openai.InternalServerError) as raised:
+            await ask(client(out))
+        assert (raised.value.status_code, raised.value.code) == (503, "upstream_unavailable")
+
+
+@pytest.mark.parametrize("then", ["cut", "end", "stall"])
+async def test_a_stream_cut_short_raises_in_the_sdk(tmp_path, then):
+    policy = "timeout: {idle: 200ms}"
+    async with outward(tmp_path, Vendor(streams(chunks("a")[:2], then=then)), openai=policy) as out:
+        with pytest.raises(openai.APIError) as raised:
+            await ask(client(out), stream=True)
+        assert raised.value.code in ("upstream_unreachable", "upstream_timeout")
+
+
+RESPONSE_EVENTS = [
+    b'event: response.created\ndata: {"type":"response.created","sequence_number":0,"response":{"id":"r","object":"response","created_at":1,"model":"m","status":"in_progress","output":[],"parallel_tool_calls":true,"tool_choice":"auto","tools":[]}}\n\n',
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":1,"item_id":"i","output_index":0,"content_index":0,"delta":"a","logprobs":[]}\n\n',
+]
+
+
+async def test_a_stream_of_responses_cut_short_raises_in_the_sdk(tmp_path):
+    async with outward(tmp_path, Vendor(streams(RESPONSE_EVENTS, then="cut"))) as out:
+        seen = []
+        async with client(out) as sdk:
+            with pytest.raises(openai.APIError):
+                async for event in await sdk.responses.create(model="m", input="x", stream=True):
+                    seen.append(event)
+        assert [event.type for event in seen] == [
+            "response.created",
+            "response.output_text.delta",
+            "response.failed",
+        ]
+        assert (seen[-1].sequence_number, seen[-1].response.status) == (2, "failed")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_text_of_ours_is_an_answer_like_any(tmp_path, stream):
+    policy = 'retry: {attempts: 1}\nfallback: [{text: "The assistant rests."}]'
+    async with outward(tmp_path, Vendor(errs(500)), openai=policy) as out:
+        assert await ask(client(out), stream=stream) == "The assistant rests."
+        async with client(out) as sdk:
+            if stream:
+                texts = [
+                    event.delta
+                    async for event in await sdk.responses.create(model="m", input="x", stream=True)
+                    if event.type == "response.output_text.delta"
+                ]
+                assert texts == ["The assistant rests."]
+            else:
+                assert (await sdk.responses.create(model="m", input="x")).output_text == "The assistant rests."
+                wanted = {"type": "json_object"}
+                answer = await sdk.chat.completions.create(model="m", messages=SAY, response_format=wanted)
+                assert (answer.choices[0].message.content, answer.choices[0].message.refusal) == (
+                    None,
+                    "The assistant rests.",
+                )
+
+
+# ── Anthropic ────────────────────────────────────────────────────────────────────────────────
+
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude",
+    "content": [{"type": "text", "text": "well"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "output_tokens": 2},
+}
+START = b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","type":"message","role":"assistant","model":"claude","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":3,"output_tokens":1}}}\n\n'
+DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n'
+BLOCK = b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
+OVERLOADED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
+CLAUDE = '  anthropic: {base_url: "http://127.0.0.1:<0>", retry: {attempts: 2, backoff: {first: 1ms, max: 1ms}}}\n'
+
+
+def claude(out) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(api_key="sk-x", base_url=f"{out.url}/anthropic", timeout=5)
+
+
+async def test_anthropics_sdk_gets_answers_and_retries(tmp_path):
+    overloaded = says({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 529)
+    async with outward(tmp_path, Vendor(overloaded, says(MESSAGE)), more=CLAUDE) as out:
+        async with claude(out) as sdk:
+            answer = await sdk.messages.create(model="claude", max_tokens=9, messages=SAY)
+        assert answer.content[0].text == "well"
+        [call] = await out.logged()
+        assert (call["attempts"], call["input_tokens"], call["output_tokens"]) == (2, 7, 2)
+
+
+async def test_an_overload_inside_a_stream_is_tried_again_before_it_began_and_raised_after(tmp_path):
+    whole = [START, BLOCK, DELTA, b'event: message_stop\ndata: {"type":"message_stop"}\n\n']
+    vendor = Vendor(streams([START, OVERLOADED]), streams(whole), streams([START, BLOCK, DELTA], then="cut"))
+    async with outward(tmp_path, vendor, more=CLAUDE) as out, claude(out) as sdk:
+        async with sdk.messages.stream(model="claude", max_tokens=9, messages=SAY) as stream:
+            assert [text async for text in stream.text_stream] == ["a"]
+        with pytest.raises(anthropic.APIStatusError):
+            async with sdk.messages.stream(model="claude", max_tokens=9, messages=SAY) as stream:
+                async for _ in stream.text_stream:
+                    pass
+
+
+async def test_anthropics_sdk_raises_typed_errors_of_ours(tmp_path):
+    async with outward(tmp_path, Vendor(says(MESSAGE)), more=CLAUDE) as out:
+        out.egress.upstreams["anthropic"].breaker.force("open")
+        async with claude(out) as sdk:
+            with pytest.raises(anthropic.APIStatusError) as raised:
+                await sdk.messages.create(model="claude", max_tokens=9, messages=SAY)
+        assert raised.value.status_code == 503
+        assert raised.value.body["error"]["type"] == "overloaded_error"
+
+
+async def test_any_http_client_may_call_any_upstream(tmp_path):
+    more = '  weather: {base_url: "http://127.0.0.1:<0>/api"}\n'
+    vendor = Vendor(says({"sun": True}, 200))
+    async with outward(tmp_path, vendor, more=more) as out:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"{out.url}/weather/today?city=Ulm")
+        assert answer.json() == {"sun": True}
+    assert vendor.requests[0][1] == "/api/today?city=Ulm"
+
+
+async def test_completion_is_what_the_vendor_says(tmp_path):
+    async with outward(tmp_path, Vendor(says(completion("x")))) as out:
+        assert await ask(client(out)) == "x"

@@ -22,12 +22,12 @@ class Deadline:
     def __init__(self, began: float, *, total: float | None, patience: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._total_at = began + total if total is not None else None
-        first = began + max(patience - REPLY, patience / 2) if patience is not None else None
+        self._patience = max(patience - REPLY, patience / 2) if patience is not None else None
+        first = began + self._patience if self._patience is not None else None
         ends = [end for end in (self._total_at, first) if end is not None]
         self.at = min(ends) if ends else None
         self.reason = "total" if self.at == self._total_at else "patience"
         self._scope = asyncio.timeout_at(self.at)
-        self._patience = patience
         self._gap: float | None = None
         self._moved = 0.0
         self._timer: asyncio.TimerHandle | None = None

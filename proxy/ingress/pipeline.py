@@ -7,8 +7,9 @@ once, whatever happened.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -32,6 +33,7 @@ from proxy.ingress.upload import body_too_large
 from proxy.observe.events import Emit
 from proxy.observe.requests import Requests
 from proxy.observe.trace import Ids, trace_id
+from proxy.policy.operators import InjectedFault
 from proxy.policy.policy import Policy
 
 NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
@@ -47,6 +49,7 @@ class Rules:
     identifier: Identifier
     peers: TrustedPeers
     max_body: int | None
+    faults: Mapping[str, tuple[InjectedFault, ...]]  # by route, for staging
     probes: frozenset[str]  # paths of the app's own health, never shed
 
     @classmethod
@@ -57,6 +60,11 @@ class Rules:
             Identifier(policy.identity),
             TrustedPeers(policy.listen.trusted_proxies, on_render=on_render),
             policy.listen.max_body,
+            {
+                route.name: hits
+                for route in policy.routes
+                if (hits := tuple(fault for fault in policy.faults if fault.route == route.name))
+            },
             frozenset(path for path in probes if path is not None),
         )
 
@@ -109,6 +117,8 @@ class Pipeline:
             self._check_size(x)
             self._check_rate(x)
             await self._admit(x)
+            if rules.faults:
+                await self._inject(rules.faults.get(x.route.name, ()))
             return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.joined))
         except Refusal as refusal:
             if refusal.status == UNSEEN and x.decision is not None:
@@ -185,6 +195,17 @@ class Pipeline:
             finally:
                 x.waited += self._clock() - began
         x.permit = permit
+
+    async def _inject(self, faults: Iterable[InjectedFault]) -> None:
+        """What the policy's `faults` do to this request, each drawn by its share."""
+        for fault in faults:
+            if random.random() >= fault.share:  # noqa: S311 (no secret)
+                continue
+            if fault.delay is not None:
+                await asyncio.sleep(fault.delay)
+            if fault.status is not None:
+                detail = "This answer was made up by a fault of the policy (faults)."
+                raise Refusal("injected-fault", fault.status, "Injected fault", detail)
 
     def _fault(self, connection: Connection, x: Exchange, error: Exception) -> bool:
         self._emit("fault", f"{type(error).__name__}: {error}", level="error", request_id=x.request_id)

@@ -21,6 +21,9 @@ def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
 def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
     for key in _unbuilt(reader, policy):
         yield key, "not built yet, has no effect"
+    if policy.faults:
+        yield "faults", "they break requests and calls on purpose: for staging only"
+    yield from _foreign(policy)
     yield from _writable(policy)
     yield from _unreachable(policy)
     tiers = policy.identity.tiers
@@ -58,6 +61,18 @@ def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
     for index, route in enumerate(policy.routes):
         if route.requires_budget:
             yield f"routes[{index}].requires_budget"
+
+
+def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Fallbacks that cannot be taken."""
+    for name, upstream in policy.upstreams.items():
+        for index, step in enumerate(upstream.fallback):
+            key = f"upstreams.{name}.fallback[{index}]"
+            other = policy.upstreams.get(step.upstream or name)
+            if other is not None and step.upstream not in (None, name) and other.api_key is None:
+                yield key, f"{step.upstream} has no api_key, and never gets {name}'s, so it is passed over"
+            if step.stale and not upstream.cache.ttl:
+                yield key, f"nothing is ever stale while upstreams.{name}.cache.ttl is 0s"
 
 
 def _writable(policy: Policy) -> Iterator[tuple[str, str]]:

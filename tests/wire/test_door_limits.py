@@ -232,3 +232,10 @@ async def test_the_access_log_tells_of_every_request_and_of_no_secret(tmp_path):
     assert line["duration_ms"] >= line["app_ms"] > 0
     assert lines[-1]["refused"] == "bad-request"
     assert "hush" not in (tmp_path / "log").read_text()
+
+
+async def test_faults_of_a_route_hit_that_route_alone(tmp_path):
+    policy = "routes: [{name: a, match: {path: /a}}]\nfaults: [{route: a, status: 503, delay: 50ms}]\n"
+    async with front(answering(OK), policy) as f:
+        assert b"injected-fault" in await f.get("/a")
+        assert (await f.get("/b")).startswith(b"HTTP/1.1 200")

@@ -92,7 +92,7 @@ class MessagesStream(StreamState):
             return Verdict.MALFORMED
         if not isinstance(said, dict):
             return Verdict.MALFORMED
-        kind = said.get("type")
+        kind = text(said.get("type"))
         if kind == "message_start":
             start = mapping(said.get("message"))
             self.model = text(start.get("model"))

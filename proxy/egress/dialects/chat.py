@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from proxy.egress.dialects.dialect import Json, StreamState, Verdict, mapping, text
+from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
 from proxy.egress.dialects.usage import openai_usage
 from proxy.egress.sse import fields, message
 
@@ -17,7 +16,7 @@ class ChatStream(StreamState):
     def __init__(self, *, strip_usage: bool) -> None:
         super().__init__()
         self._strip = strip_usage
-        self._open: dict[Any, bool] = {}  # choices without a finish_reason so far
+        self._open: dict[int, bool] = {}  # choices without a finish_reason so far
 
     def judge(self, event: bytes) -> Verdict:
         found = fields(event)
@@ -54,7 +53,7 @@ class ChatStream(StreamState):
             if not isinstance(choice, dict):
                 continue
             done = choice.get("finish_reason") is not None
-            self._open[choice.get("index")] = not done
+            self._open[count(choice.get("index"))] = not done
             delta = mapping(choice.get("delta"))
             said = text(choice.get("text")) or text(delta.get("content"))
             if said is not None:

@@ -42,7 +42,7 @@ class ResponsesStream(StreamState):
             return Verdict.MALFORMED
         if not isinstance(said, dict):
             return Verdict.MALFORMED
-        kind = said.get("type")
+        kind = text(said.get("type"))
         self.sequence_number = max(self.sequence_number, count(said.get("sequence_number")))
         response = said.get("response")
         if isinstance(response, dict):

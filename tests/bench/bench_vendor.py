@@ -1,0 +1,88 @@
+"""A stand-in for a model vendor, lean enough not to be what is measured: python bench_vendor.py PORT [MODE].
+
+Modes: ok; flaky (20 % of the attempts fail: 429, 500, 503, reset); dead (everything fails). Streams are 200
+events for whoever asks. GET /count tells how many attempts came.
+"""
+
+import asyncio
+import random
+import sys
+
+BODY = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"An outrigger is a float beside a boat."},"finish_reason":"stop"}],"usage":'
+    b'{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}'
+)
+EVENT = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini","choices":[{"index":0,'
+    b'"delta":{"content":"word "},"finish_reason":null}]}\n\n'
+)
+STOP = EVENT.replace(b'"finish_reason":null', b'"finish_reason":"stop"') + b"data: [DONE]\n\n"
+EVENTS = 200
+
+
+class Vendor(asyncio.Protocol):
+    count = 0
+    mode = "ok"
+    pause = 0.0
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.buffer = b""
+
+    def data_received(self, data):
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self.buffer) < end + 4 + length:
+                return
+            body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
+            self.answer(head, body)
+
+    def answer(self, head, body):
+        if head.startswith(b"get /count"):
+            self.send(b"200 OK", str(Vendor.count).encode())
+            return
+        if head.startswith(b"post /mode/"):
+            Vendor.mode = head[11:].split(b" ", 1)[0].decode()
+            Vendor.count = 0
+            self.send(b"200 OK", b"ok")
+            return
+        Vendor.count += 1
+        if Vendor.mode == "dead" or (Vendor.mode == "flaky" and random.random() < 0.2):
+            fault = random.choice(("429 x", "500 x", "503 x", "reset")) if Vendor.mode == "flaky" else "503 x"
+            if fault == "reset":
+                self.transport.abort()
+            else:
+                self.send(fault.encode(), b'{"error":{"message":"no","type":"server_error","code":null}}')
+        elif b'"stream":true' in body or b'"stream": true' in body:
+            self.task = asyncio.ensure_future(self.stream())
+        else:
+            self.send(b"200 OK", BODY)
+
+    def send(self, status, body):
+        self.transport.write(
+            b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+        )
+
+    async def stream(self):
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(EVENTS):
+            self.transport.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+            if Vendor.pause:
+                await asyncio.sleep(Vendor.pause)
+        self.transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(STOP), STOP))
+
+
+async def main() -> None:
+    Vendor.mode = sys.argv[2] if len(sys.argv) > 2 else "ok"
+    Vendor.pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    server = await asyncio.get_running_loop().create_server(Vendor, "127.0.0.1", int(sys.argv[1]), backlog=1024)
+    await server.serve_forever()
+
+
+asyncio.run(main())

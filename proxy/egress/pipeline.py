@@ -59,6 +59,10 @@ class Pipeline:
         try:
             return await self._serve(call, upstream, request, came, sink)
         except CallRefused as refused:
+            if sink.begun:  # of a shared call: what came before has gone to the app
+                sink.abort()
+                call.outcome, call.reason = "error", str(refused)
+                return web.Response()
             return self._refuse(sink, refused, call, upstream)
         except ConnectionError:  # the app is gone
             sink.abort()
@@ -103,7 +107,7 @@ class Pipeline:
         deadline = self._deadline(call, upstream, came)
         try:
             async with deadline:
-                if "upgrade" in request.headers:
+                if request.headers.get("Upgrade", "").lower() == "websocket":
                     return await upgrade(call, upstream, request, sink, deadline, self._clock)
                 await self._understand(call, upstream, request)
                 await self._answer(call, upstream, sink, deadline)

@@ -53,13 +53,15 @@ class Producer:
                 if await self.fall_back(call, upstream, step, sink, deadline, key):
                     call.outcome = "fallback"
                     return
+            if isinstance(failure, CallRefused):
+                raise failure
+            call.outcome = "error" if failure.judged >= 500 else "ok"
+            await self._send(call, upstream, failure, sink, deadline, None)
+        except Broken as broken:
+            call.outcome, call.reason = "error", str(broken)
         finally:
             if isinstance(failure, Answer):
                 failure.release()
-        if isinstance(failure, CallRefused):
-            raise failure
-        call.outcome = "error" if failure.status >= 500 or failure.judged >= 500 else "ok"
-        await self._send(call, upstream, failure, sink, deadline, None)
 
     async def fall_back(
         self, call: Call, upstream: Upstream, step: Fallback, sink: Sink, deadline: Deadline, key: bytes | None
@@ -188,8 +190,9 @@ class Producer:
     async def _last_words(self, answer: Answer, sink: Sink, code: str, text: str) -> None:
         """End a broken stream with an error event; break off a body that has no such thing."""
         if answer.state is None or answer.errored:
-            if isinstance(sink, ToApp):
-                sink.abort()
+            if not isinstance(sink, ToApp):
+                raise ConnectionResetError(text)  # it breaks off for everybody who reads it
+            sink.abort()
             return
         answer.errored = True
         try:

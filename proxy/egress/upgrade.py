@@ -1,4 +1,5 @@
-"""WebSockets, and whatever else the app asks an upstream to upgrade to."""
+"""WebSockets: raw bytes both ways. Other upgrades (Java clients offer h2c) are not taken up, as RFC 9110 section
+7.8 lets any server do."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ async def upgrade(
     deadline: Deadline,
     clock: Callable[[], float],
 ) -> web.StreamResponse:
-    """A WebSocket, or whatever the app asked for: raw bytes both ways after the 101, no deadline."""
+    """Raw bytes both ways after the 101, and no deadline."""
     admission = upstream.breaker.admit()
     if admission is None:
         raise refusal.unavailable(upstream.name, upstream.breaker.retry_after)

@@ -42,6 +42,7 @@ def _spellings(name: bytes) -> Iterable[bytes]:
         yield parts[0] + b"".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))
 
 
+MOST_MEMBERS = 31  # of a client's tracestate, beside ours
 DROPPED_FROM_REQUESTS = HOP_BY_HOP | {spelling for name in OURS for spelling in _spellings(name)}
 VIA = b"Via: 1.1 outrigger\r\n"
 # HTTP/2 in a tunnel would carry requests past every limit (RFC 9113 took this upgrade out of HTTP/2).
@@ -87,6 +88,9 @@ def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authori
     if connection is not None:
         values = (value for name, value in x.raw_headers if name.lower() == b"connection")
         dropped = dropped | named_by_connection(values)
+    if x.trace_id is not None:
+        dropped = dropped | {b"tracestate"}
+        lines.append(b"tracestate: %s\r\n" % tracestate(x))
     for name, value in x.raw_headers:
         if name.lower() not in dropped:
             lines.append(b"%s: %s\r\n" % (name, value))
@@ -104,6 +108,19 @@ def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authori
     lines.append(VIA)
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def tracestate(x: Exchange) -> bytes:
+    """The client's, with this request's token before it: who continues the trace carries it to calls out.
+
+    At most 32 members (W3C Trace Context section 3.3.1.1), so the oldest gives way.
+    """
+    members = [b"outrigger=" + x.token.encode()]
+    for name, value in x.raw_headers:
+        if name.lower() == b"tracestate":
+            members += [member.strip() for member in value.split(b",")]
+    kept = [member for member in members[1:] if member and not member.startswith(b"outrigger=")]
+    return b",".join([members[0], *kept[:MOST_MEMBERS]])
 
 
 def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:

@@ -1,8 +1,10 @@
 """Calls out: relayed, tried again, refused, in the shapes that SDKs know."""
 
 import asyncio
+import gzip
 import io
 import json
+import ssl
 
 import pytest
 from outward import CHAT, QUICK, Vendor, chunks, completion, errs, hangs, outward, resets, says, streams
@@ -383,3 +385,67 @@ async def test_another_model_then_another_upstream_then_a_text(tmp_path):
         assert (status, headers["x-outrigger-fallback"]) == (200, "text")
         assert json.loads(text)["choices"][0]["message"]["content"] == "The assistant rests."
         assert 'outcome="fallback",upstream="openai"} 2.0' in await out.text()
+
+
+async def test_an_error_inside_a_stream_that_stays_is_the_apps_as_it_came(tmp_path):
+    event = b'data: {"error": {"message": "x", "type": "server_error"}}\n\n'
+    async with outward(tmp_path, Vendor(streams([event])), openai="retry: {attempts: 2, backoff: {first: 1ms}}") as out:
+        status, headers, text = await out.chat(STREAM)
+        assert (status, text.encode(), headers["x-outrigger-attempts"]) == (200, event, "2")
+        assert out.openai.breaker.counts() == (1, 1)
+
+
+async def test_a_shared_stream_that_breaks_is_told_to_everybody(tmp_path):
+    vendor = Vendor(streams(chunks("a")[:2], pause=0.1, then="cut"))
+    async with outward(tmp_path, vendor, openai="coalesce: true") as out:
+        answers = await asyncio.gather(*(out.chat({**EXACT, "stream": True}) for _ in range(3)))
+        assert all("upstream_unreachable" in answer[2] for answer in answers)
+    assert len(vendor.requests) == 1
+
+
+async def test_an_upgrade_that_is_not_offered_is_an_ordinary_call(tmp_path):
+    vendor = Vendor(says())
+    async with outward(tmp_path, vendor) as out:
+        headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AA"}
+        assert (await out.chat(headers=headers))[0] == 200
+    assert vendor.bodies == [CHAT]
+    assert not {"Upgrade", "HTTP2-Settings", "HTTP2-settings"} & set(vendor.requests[0][2])
+
+
+async def test_a_compressed_body_arrives_as_it_was_sent(tmp_path):
+    packed = gzip.compress(json.dumps(CHAT).encode())
+    vendor = Vendor(says())
+    async with outward(tmp_path, vendor) as out:
+        reader, writer = await asyncio.open_connection("127.0.0.1", out.port)
+        head = "POST /openai/v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nConnection: close\r\n"
+        writer.write(f"{head}Content-Length: {len(packed)}\r\n\r\n".encode() + packed)
+        assert b" 200 " in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert int(vendor.requests[0][2]["Content-Length"]) == len(packed)
+
+
+@pytest.mark.parametrize("body", [b"not json", b"[1]", b'"x"', b'{"messages": 3, "model": [], "stream": "yes"}', b""])
+async def test_odd_bodies_are_the_vendors_to_judge(tmp_path, body):
+    vendor = Vendor(errs(400))
+    async with outward(tmp_path, vendor) as out:
+        async with out.session.post(f"{out.url}/openai/v1/chat/completions", data=body) as answer:
+            assert (answer.status, (await answer.json())["error"]["message"]) == (400, "no")
+    assert vendor.requests[0][3] == body
+
+
+async def test_a_certificate_that_is_not_valid_is_said_so_once_and_not_tried_again(tmp_path):
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 1 -subj /CN=localhost"
+    if (await (await asyncio.create_subprocess_shell(f"{command} 2>/dev/null")).wait()) != 0:
+        pytest.skip("no openssl here to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    more = f'  tls: {{base_url: "https://localhost:{port}"}}\n'
+    async with outward(tmp_path, Vendor(says()), more=more) as out:
+        status, headers, text = await out.chat(upstream="tls")
+        assert (status, headers["x-outrigger-attempts"]) == (502, "1")
+        assert "certificate" in json.loads(text)["error"]["message"]
+        assert "certificate" in (await out.logged())[0]["reason"]
+    server.close()

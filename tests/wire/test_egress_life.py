@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import shlex
 import sys
 
 import pytest
 from outward import Vendor, completion, errs, hangs, says
 from running import APPS, eventually, gateway
 
-APP = [sys.executable, str(APPS / "calling_app.py"), "$PORT"]
+APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 POLICY = """
 app: {ready: {path: /environ}}
 identity: {user: [{path: "/api/user/{user}/*"}]}
@@ -28,13 +29,9 @@ async def vendor():
     await vendor.stop()
 
 
-def command() -> str:
-    return " ".join(APP)
-
-
 async def test_a_call_belongs_to_the_request_it_came_from(tmp_path, vendor):
     environ = {"OPENAI_API_KEY": "sk-app"}
-    async with gateway(tmp_path, command(), policy=upstream(vendor), environ=environ) as g:
+    async with gateway(tmp_path, APP, policy=upstream(vendor), environ=environ) as g:
         await g.ready()
         answer = await g.request("/api/user/ada/x", headers=["X-Request-Id: mine"])
         assert json.loads(answer.partition(b"\r\n\r\n")[2]) == completion()
@@ -50,7 +47,7 @@ async def test_a_call_belongs_to_the_request_it_came_from(tmp_path, vendor):
 async def test_the_app_never_sees_the_real_key(tmp_path, vendor):
     environ = {"OPENAI_API_KEY": "sk-real", "OPENAI_BASE_URL": "https://old.example/v1"}
     policy = upstream(vendor, ', api_key: "${OPENAI_API_KEY}"')
-    async with gateway(tmp_path, command(), policy=policy, environ=environ) as g:
+    async with gateway(tmp_path, APP, policy=policy, environ=environ) as g:
         await g.ready()
         env = json.loads((await g.request("/environ")).partition(b"\r\n\r\n")[2])
         assert env["OPENAI_BASE_URL"] == env["OPENAI_API_BASE"] == f"http://127.0.0.1:{g.egress}/openai/v1"
@@ -64,7 +61,7 @@ async def test_the_app_never_sees_the_real_key(tmp_path, vendor):
 
 async def test_a_base_url_that_the_app_had_is_where_its_calls_still_go(tmp_path, vendor):
     environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"http://127.0.0.1:{vendor.port}/api/v1"}
-    async with gateway(tmp_path, command(), policy=POLICY, environ=environ) as g:
+    async with gateway(tmp_path, APP, policy=POLICY, environ=environ) as g:
         await g.ready()
         assert (await g.request("/api/user/ada/x")).startswith(b"HTTP/1.1 200")
     assert vendor.requests[0][1] == "/api/v1/chat/completions"
@@ -72,7 +69,7 @@ async def test_a_base_url_that_the_app_had_is_where_its_calls_still_go(tmp_path,
 
 async def test_a_client_who_leaves_takes_the_call_with_it(tmp_path, vendor):
     vendor.answers = [hangs()]
-    async with gateway(tmp_path, command(), policy=upstream(vendor), environ={"OPENAI_API_KEY": "k"}) as g:
+    async with gateway(tmp_path, APP, policy=upstream(vendor), environ={"OPENAI_API_KEY": "k"}) as g:
         await g.ready()
         call = asyncio.ensure_future(g.request("/api/user/ada/x"))
         await eventually(lambda: vendor.open)
@@ -86,7 +83,7 @@ async def test_a_client_who_leaves_takes_the_call_with_it(tmp_path, vendor):
 async def test_a_failing_vendor_degrades_and_never_takes_down(tmp_path, vendor):
     vendor.answers = [errs(500)]
     policy = upstream(vendor, ", retry: {attempts: 1}, breaker: {min_calls: 2}")
-    async with gateway(tmp_path, command(), policy=policy, environ={"OPENAI_API_KEY": "k"}) as g:
+    async with gateway(tmp_path, APP, policy=policy, environ={"OPENAI_API_KEY": "k"}) as g:
         await g.ready()
         for status in (b"500", b"500", b"503"):
             assert (await g.request("/api/user/ada/x")).split()[1] == status
@@ -105,7 +102,7 @@ async def test_a_reload_takes_new_rules_and_keeps_calls_under_way(tmp_path, vend
         return await says()(request)
 
     vendor.answers = [slow, says()]
-    async with gateway(tmp_path, command(), policy=upstream(vendor), environ={"OPENAI_API_KEY": "k"}) as g:
+    async with gateway(tmp_path, APP, policy=upstream(vendor), environ={"OPENAI_API_KEY": "k"}) as g:
         await g.ready()
         call = asyncio.ensure_future(g.request("/api/user/ada/x"))
         await eventually(lambda: vendor.open)

@@ -451,3 +451,15 @@ async def test_max_body_by_length_and_by_counting():
         )
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b'"urn:outrigger:body-too-large"' in answer
+
+
+async def test_a_trace_that_is_continued_carries_the_requests_token():
+    app = answering(OK)
+    async with front(app) as f:
+        parent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        await f.get("/", parent, "tracestate: a=1,outrigger=theirs", "tracestate: b=2")
+        await f.get("/", "tracestate: a=1")
+    continued, alone = (head.decode().lower() for head in app.heads)
+    token = continued.split("x-outrigger-request: ")[1].split("\r\n")[0]
+    assert f"tracestate: outrigger={token},a=1,b=2\r\n" in continued
+    assert "tracestate: a=1\r\n" in alone

@@ -326,6 +326,7 @@ class Leg(asyncio.Protocol):
     def _completed(self) -> None:
         self.complete = True
         self._awaiting = False
+        self.resume()  # its last bytes may have asked for a pause: the next answer must be read
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 

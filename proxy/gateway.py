@@ -1,6 +1,6 @@
 """The composition root: builds every part from a policy, starts and stops them in order.
 
-Starting: bind every listener → start the app → it is ready: now the public listener accepts.
+Starting: bind every listener → open the ledger → start the app → it is ready: now the public listener accepts.
 Stopping: unready → the public listener stops accepting → drain → SIGTERM to the app → when it has ended,
 everything else closes.
 """
@@ -26,6 +26,7 @@ from proxy.bind import bind
 from proxy.egress.door import Egress
 from proxy.errors import BindError
 from proxy.ingress.door import Door
+from proxy.ledger.ledger import Ledger
 from proxy.observe.health import Health
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -91,6 +92,7 @@ class Gateway:
         metrics: Metrics,
         reloader: Reloader,
         egress: Egress,
+        ledger: Ledger,
         requests: Requests,
         environ: Mapping[str, str],
     ) -> None:
@@ -103,6 +105,7 @@ class Gateway:
         self.metrics = metrics
         self.reloader = reloader
         self.egress = egress
+        self.ledger = ledger
         self._loop = loop
         self.stopping = False
         self._open = False
@@ -121,6 +124,7 @@ class Gateway:
         self.health.register("app", view.app)
         self.health.register("memory", view.memory)
         self.health.register("upstreams", egress.health)
+        self.health.register("ledger", ledger.health)
         self.runtime.on_sample(view.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
@@ -156,6 +160,7 @@ class Gateway:
         self._catch_signals()
         try:
             await self._admin.start(self._sockets.admin)
+            await self.ledger.start()
             await self.egress.start(self._sockets.egress)
             self._spawn(self.runtime.run())
             self._spawn(self.reloader.watch(self.reload))
@@ -253,6 +258,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ledger.stop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
 
@@ -276,6 +282,7 @@ class Gateway:
         self.app.apply(policy.app)
         self.door.apply(policy)
         self.egress.apply(policy)
+        self.ledger.apply(policy.ledger)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -18,6 +18,7 @@ from proxy.bind import free_port
 from proxy.egress.door import Egress
 from proxy.errors import OutriggerError
 from proxy.gateway import Gateway, Sockets
+from proxy.ledger.ledger import Ledger
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
@@ -38,6 +39,7 @@ async def serve(
     sockets = Sockets.bind(policy)
     try:
         requests = Requests(asyncio.get_running_loop().time)
+        ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ)
         extra = egress.environment(policy, sockets.egress_address, environ)
         app = make_app(policy, words, environ, sockets, metrics, log, extra)
@@ -49,6 +51,7 @@ async def serve(
             metrics=metrics,
             reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics),
             egress=egress,
+            ledger=ledger,
             requests=requests,
             environ=environ,
         )

@@ -4,8 +4,8 @@ prometheus-client alone: prometheus-async adds timers for coroutines, which our 
 need, and a scrape endpoint that renders on the loop without a pause, which it must not. `Series` adds what
 the client lacks: a bound on label values.
 
-Beside the contract's metrics there are four of ours: `rate_limit_evicted_total`, `log_dropped_total`,
-`event_loop_lag_seconds`, and `process_*` (CPU time, memory and files of the gateway itself).
+Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
+`event_loop_lag_seconds`, `ledger_*`, and `process_*` (CPU time, memory and files of the gateway itself).
 """
 
 from __future__ import annotations
@@ -129,6 +129,16 @@ class Metrics:
             "event_loop_lag_seconds", "How late the gateway's loop was at its last second."
         )
         self.log_dropped_total = self._counter_alone("log_dropped_total", "Log lines that nobody read in time.")
+        self.ledger_backlog_rows = self._gauge_alone(
+            "ledger_backlog_rows", "Rows that wait to be written to the ledger."
+        )
+        self.ledger_writes_total = counter("ledger_writes_total", "Batches written to the ledger, or not.", "result")
+        self.ledger_folded_total = self._counter_alone(
+            "ledger_folded_total", "Rows that were summed up because too many waited."
+        )
+        self.ledger_dropped_total = self._counter_alone(
+            "ledger_dropped_total", "Rows that were lost because far too many waited, or no database takes them."
+        )
         self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
         self.policy_reloads_total = counter("policy_reloads_total", "Reloads of the policy.", "result")
         build = gauge("build_info", "Always 1; what runs.", "version", "python")
@@ -138,6 +148,8 @@ class Metrics:
 
         for reason in ("crash", "memory", "hung", "reload"):
             self.app_restarts_total.child(reason)
+        for result in ("ok", "error"):
+            self.ledger_writes_total.child(result)
         for result in ("ok", "refused"):
             self.policy_reloads_total.child(result)
 

@@ -65,3 +65,4 @@ class Store:
 class Ledger:
     url: Annotated[str, urls.LEDGER] = "sqlite:///var/outrigger.db"
     keep: Period = 90 * 86400.0
+    on_error: Literal["remember", "deny"] = "remember"

@@ -65,6 +65,11 @@ def _ledger(text: str) -> str:
     return text
 
 
+def sqlite_path(url: str) -> str | None:
+    """The file of a ledger: `sqlite:///var/x.db` is relative, `sqlite:////var/x.db` is not; None for another."""
+    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+
+
 def mask_password(url: str) -> str:
     """The URL with its password, where it has one, as `***`."""
     masked = re.sub(r"(?<=://)([^/@?#:]*):[^/?#]*@", r"\1:***@", url)

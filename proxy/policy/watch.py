@@ -22,6 +22,7 @@ FIXED = (
     "listen.admin",
     "listen.egress",
     "postgres.listen",
+    "ledger.url",
 )
 
 

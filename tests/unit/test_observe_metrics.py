@@ -49,6 +49,10 @@ build_info gauge
 rate_limit_evicted_total counter
 log_dropped_total counter
 event_loop_lag_seconds gauge
+ledger_backlog_rows gauge
+ledger_writes_total counter
+ledger_folded_total counter
+ledger_dropped_total counter
 """
 
 

@@ -21,7 +21,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
         ("upstreams: {openai: {unknown_price: zero}}", "upstreams.openai.unknown_price"),
         ("postgres: {mode: session}", "postgres"),
         ("store: {url: 'redis://x'}", "store.url"),
-        ("ledger: {keep: 1d}", "ledger"),
         ("alerts: {every: 1m}", "alerts"),
         ("sentry: {environment: x}", "sentry"),
         ("metrics: {app: /metrics}", "metrics.app"),

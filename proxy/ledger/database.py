@@ -1,0 +1,100 @@
+"""What the ledger asks of a database, and the words for its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from proxy.errors import OutriggerError
+from proxy.ledger.entry import COLUMNS, FROM_CACHE, Entry
+
+By = Literal["user", "model", "route"]
+
+USERS = 50_000  # told apart in one window of `spent`
+HOUR = 3600
+
+
+class LedgerAway(OutriggerError):
+    """The database cannot be had or takes nothing now; the text says why.
+
+    `doubtful` is whether what was being written may be in it all the same.
+    """
+
+    def __init__(self, reason: str, *, doubtful: bool = False) -> None:
+        super().__init__(reason)
+        self.doubtful = doubtful
+
+
+class Unwritable(OutriggerError):
+    """These rows will never be taken, however often they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Nano-dollars of one window."""
+
+    users: Mapping[str, int]  # the largest spenders first, at most 50,000
+    rest: int  # of everybody else together
+
+    @property
+    def total(self) -> int:
+        return sum(self.users.values()) + self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What one user, model or route comes to; money in nano-dollars."""
+
+    name: str
+    calls: int
+    errors: int
+    cached: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost: int
+    estimated: int
+
+
+class Database(Protocol):
+    """Every method raises LedgerAway. `where` is for people, without a password."""
+
+    where: str
+
+    async def ready(self, *, create: bool) -> None:
+        """Open it and bring its schema up to date; a file that is not there is made only where `create`."""
+        ...
+
+    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+        """All or nothing: rows by id, the newer replacing the older; then the removals. Raises Unwritable."""
+        ...
+
+    async def prune(self, before: float, at_most: int) -> int:
+        """Take out rows that began before then; how many were."""
+        ...
+
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+        """What each window since its beginning comes to."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+NAMES: Sequence[str] = tuple(name for name, _ in COLUMNS)
+
+# A settled row is never replaced by an open one: a connection that died may deliver its last words late.
+ON_CONFLICT = (
+    "ON CONFLICT (id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in NAMES if name != "id")
+    + " WHERE outrigger_calls.outcome = 'open' OR excluded.outcome <> 'open'"
+)
+CACHED = "cache IN (" + ", ".join(f"'{word}'" for word in FROM_CACHE) + ")"
+BY: Mapping[str, str] = {"user": "user_id", "model": "model", "route": "route"}
+
+
+def newer(found: int, known: int) -> LedgerAway:
+    return LedgerAway(
+        f"it was made by a newer Outrigger (schema {found}, this one knows {known}); "
+        "start that one, or name another ledger.url"
+    )

@@ -1,0 +1,101 @@
+"""One call as the ledger keeps it: no prompt, no answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPEN = "open"  # the outcome of a call under way
+ESTIMATED = "estimated"
+FROM_CACHE = ("hit", "stale", "coalesced")  # answers that were not paid for
+
+COLUMNS = (
+    ("id", "text"),
+    ("at", "real"),
+    ("request_id", "text"),
+    ("user_id", "text"),
+    ("tier", "text"),
+    ("route", "text"),
+    ("upstream", "text"),
+    ("model", "text"),
+    ("input_tokens", "integer"),
+    ("cached_input_tokens", "integer"),
+    ("output_tokens", "integer"),
+    ("reasoning_tokens", "integer"),
+    ("cost", "integer"),
+    ("estimated", "integer"),
+    ("basis", "text"),
+    ("attempts", "integer"),
+    ("status", "integer"),
+    ("outcome", "text"),
+    ("cache", "text"),
+    ("calls", "integer"),
+)
+
+Row = tuple[str | float | int | None, ...]
+
+_LONGEST = 256  # characters of a text
+_LARGEST = 2**63 - 1
+
+
+@dataclass(slots=True)
+class Entry:
+    """One call. Money is whole nano-dollars (1e-9 $) in 64-bit integers, never a float."""
+
+    id: str  # 32 hex digits, made by the caller; a later entry of the same id replaces the earlier
+    at: float  # wall clock, seconds since the epoch, when the call began
+    request_id: str | None
+    user: str
+    tier: str
+    route: str  # "" where it belongs to no request
+    upstream: str
+    model: str  # "" where unknown
+    input_tokens: int = 0  # cached ones included
+    cached_input_tokens: int = 0
+    output_tokens: int = 0  # reasoning included
+    reasoning_tokens: int = 0
+    cost: int = 0  # nano-dollars
+    estimated: int = 0  # the part of cost that rests on an estimate
+    basis: str = ""  # reported | estimated | "" (nothing was spent)
+    attempts: int = 0
+    status: int = 0
+    outcome: str = ""  # ok error refused cached fallback gone, or `open` while under way
+    cache: str = "off"
+    calls: int = 1  # more where a full backlog was summed up
+
+    def row(self) -> Row:
+        """The values of COLUMNS, fit for either database: a name that a client chose must not hold up the rest."""
+        return (
+            _text(self.id),
+            float(self.at),
+            None if self.request_id is None else _text(self.request_id),
+            _text(self.user),
+            _text(self.tier),
+            _text(self.route),
+            _text(self.upstream),
+            _text(self.model),
+            _whole(self.input_tokens),
+            _whole(self.cached_input_tokens),
+            _whole(self.output_tokens),
+            _whole(self.reasoning_tokens),
+            _whole(self.cost),
+            _whole(self.estimated),
+            _text(self.basis),
+            _whole(self.attempts),
+            _whole(self.status),
+            _text(self.outcome),
+            _text(self.cache),
+            _whole(self.calls),
+        )
+
+
+def _text(text: str) -> str:
+    """PostgreSQL takes no NUL, and neither database a lone surrogate."""
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST]
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _whole(number: int) -> int:
+    return max(-_LARGEST, min(_LARGEST, int(number)))

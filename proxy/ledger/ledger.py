@@ -1,0 +1,254 @@
+"""The ledger's writer: rows wait in memory for less than half a second, then go to the database in batches.
+
+Nothing that adds a row waits for a disk. While the database is away the rows wait, calls go on (or not, with
+`ledger.on_error: deny`), and health says so. Once it is back they are written, each once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from proxy.ledger.backlog import BATCH, BOUND, Backlog, Batch
+from proxy.ledger.database import Database, LedgerAway, Spent, Unwritable
+from proxy.ledger.entry import Entry
+from proxy.observe.events import Emit
+from proxy.observe.health import PartState
+from proxy.observe.metrics import Metrics
+from proxy.policy import services
+from proxy.policy.urls import mask_password, sqlite_path
+
+FLUSH = 0.4  # seconds: with OPEN_AFTER and the writing itself, a call is on record within its first second
+AGAIN = (0.5, 5.0)  # seconds between tries while the database is away: the first, the longest
+STARTING = 5.0  # seconds that a start waits for the database
+STOPPING = 3.0  # seconds that a stop tries to write what waits
+PRUNE_FIRST, PRUNE_EVERY, PRUNE_PAUSE = 30.0, 600.0, 0.05  # seconds
+PRUNE_ROWS = 1000  # at a time, some 20 ms
+
+
+class Ledger:
+    """For the loop's thread alone. `now` is the wall clock, `clock` a monotonic one."""
+
+    def __init__(
+        self,
+        policy: services.Ledger,
+        *,
+        emit: Emit,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        now: Callable[[], float] = time.time,
+        database: Database | None = None,
+        bound: int = BOUND,
+    ) -> None:
+        self._policy = policy
+        self._emit = emit
+        self._metrics = metrics
+        self._clock = clock
+        self._now = now
+        self._database = database if database is not None else database_of(policy.url)
+        self._backlog = Backlog(bound)
+        self._wanted = asyncio.Event()  # there is something to write, or a database to look for
+        self._full = asyncio.Event()  # enough for a batch
+        self._trouble: str | None = None
+        self._since = clock()
+        self._pause = AGAIN[0]
+        self._ending = asyncio.Event()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        metrics.on_scrape(lambda: metrics.ledger_backlog_rows.set(len(self._backlog)))
+        metrics.follow(metrics.ledger_dropped_total, lambda: self._backlog.dropped)
+        metrics.follow(metrics.ledger_folded_total, lambda: self._backlog.folded)
+
+    # ── what the rest of the house sees ──────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Opens and migrates what is there. A database that is away is remembered and tried again.
+
+        A file is made with the first row, or here where calls must not go on without it.
+        """
+        try:
+            async with asyncio.timeout(STARTING):
+                await self._database.ready(create=self._policy.on_error == "deny")
+        except TimeoutError:
+            self._lost(f"{self._database.where} did not answer in {STARTING:g} s")
+        except LedgerAway as away:
+            self._lost(str(away))
+        loop = asyncio.get_running_loop()
+        self._tasks = (loop.create_task(self._write_on()), loop.create_task(self._prune_on()))
+
+    async def stop(self) -> None:
+        """Writes what waits, calls under way included, within a few seconds."""
+        self._ending.set()
+        self._wanted.set()
+        self._full.set()
+        if self._tasks:
+            writer, pruner = self._tasks
+            pruner.cancel()
+            await asyncio.wait((writer,), timeout=STOPPING)
+            writer.cancel()
+            await asyncio.wait((writer, pruner), timeout=1.0)
+        self._tasks = ()
+        left = len(self._backlog)
+        if left:
+            text = f"{left} rows could not be written before the end, and are lost: {self._trouble or 'no time'}."
+            self._emit("ledger", text, level="error", rows=left)
+        try:
+            async with asyncio.timeout(1.0):
+                await self._database.close()
+        except (TimeoutError, LedgerAway):
+            pass
+
+    def apply(self, policy: services.Ledger) -> None:
+        """Take a newer policy; its address stays."""
+        self._policy = policy
+
+    def open(self, entry: Entry) -> None:
+        """A call began, reserved at `entry.cost`: on record as `open` if it is still under way in half a second."""
+        self._backlog.open(entry, self._clock())
+        self._wanted.set()
+
+    def put(self, entry: Entry) -> None:
+        """A call was settled. Never blocks, never raises."""
+        self._backlog.put(entry)
+        self._wanted.set()
+        if len(self._backlog) >= BATCH:
+            self._full.set()
+
+    def drop(self, id: str) -> None:
+        """A call ended without costing or being worth a row; its `open` row goes, if one was written."""
+        self._backlog.drop(id)
+        self._wanted.set()
+
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None = None) -> dict[str, Spent]:
+        """What was spent on an upstream in each window since its beginning (wall clock), up to `until`.
+
+        Rows that wait do not count, rows left open by a crash do, at their reservation. Raises LedgerAway.
+        """
+        return await self._database.spent(upstream, since, until)
+
+    def health(self) -> PartState:
+        if self._trouble is None:
+            return PartState("ok", f"calls are written to {self._database.where}", self._since)
+        waiting = len(self._backlog)
+        return PartState("degraded", f"{self._trouble}; {waiting} rows wait in memory", self._since)
+
+    def refuses(self) -> bool:
+        """Whether calls must not go on: `on_error: deny`, and they could not be written down."""
+        return self._policy.on_error == "deny" and (self._trouble is not None or self._backlog.full)
+
+    @property
+    def backlog(self) -> int:
+        """Settled rows that wait."""
+        return len(self._backlog)
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────
+
+    async def _write_on(self) -> None:
+        while not (self._ending.is_set() and self._backlog.idle):
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self._gather()
+            await self._flush()
+            if self._trouble is not None or not self._backlog.idle:
+                self._wanted.set()
+
+    async def _gather(self) -> None:
+        """Let rows come together; while the database is away, let it come back."""
+        event, patience = (self._full, FLUSH) if self._trouble is None else (self._ending, self._pause)
+        if self._trouble is not None and self._ending.is_set():
+            await asyncio.sleep(AGAIN[0] / 2)
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await event.wait()
+        except TimeoutError:
+            pass
+        if not self._ending.is_set():
+            self._full.clear()
+
+    async def _flush(self) -> None:
+        try:
+            written = 0
+            if self._trouble is not None:
+                await self._database.ready(create=True)
+            while (batch := self._backlog.take(self._clock(), everything=self._ending.is_set())) is not None:
+                await self._write(batch)
+                written += len(batch)
+                if len(batch) < BATCH and not self._ending.is_set():
+                    break  # what came in the meantime can wait for its own turn
+            self._found(written)
+        except LedgerAway as away:
+            self._metrics.ledger_writes_total.child("error").inc()
+            self._lost(str(away))
+
+    async def _write(self, batch: Batch) -> None:
+        """A row that no database takes is left out, so that it does not hold up the others."""
+        pieces = deque([batch])
+        while pieces:
+            piece = pieces.popleft()
+            try:
+                await self._database.write(piece.entries, piece.removals)
+                self._metrics.ledger_writes_total.child("ok").inc()
+            except Unwritable as error:
+                if len(piece) > 1:
+                    pieces.extendleft(reversed(piece.singly()))
+                    continue
+                self._backlog.lose(piece)
+                self._emit("ledger", f"A row cannot be written and is left out: {error}.", level="error")
+            except LedgerAway as away:
+                self._backlog.give_back(piece, doubtful=away.doubtful)
+                for rest in pieces:
+                    self._backlog.give_back(rest, doubtful=False)
+                raise
+        self._backlog.done()
+
+    def _lost(self, why: str) -> None:
+        if self._trouble is None:
+            self._since = self._clock()
+            self._pause = AGAIN[0]
+            on = "calls go on and are remembered" if self._policy.on_error == "remember" else "calls are refused"
+            self._emit("ledger", f"The ledger cannot be written: {why}; {on}.", level="error", reason=why)
+        else:
+            self._pause = min(AGAIN[1], self._pause * 2)
+        self._trouble = why
+        self._wanted.set()
+
+    def _found(self, written: int) -> None:
+        if self._trouble is None:
+            return
+        away = self._clock() - self._since
+        self._trouble = None
+        self._since = self._clock()
+        self._emit(
+            "ledger",
+            f"The ledger is written again after {away:.0f} s; {written} rows had waited.",
+            away_s=round(away, 1),
+            rows=written,
+            folded=self._backlog.folded,
+            dropped=self._backlog.dropped,
+        )
+
+    async def _prune_on(self) -> None:
+        """Take out what is older than `keep`, a little at a time."""
+        await asyncio.sleep(PRUNE_FIRST)
+        while True:
+            try:
+                while await self._database.prune(self._now() - self._policy.keep, PRUNE_ROWS) == PRUNE_ROWS:
+                    await asyncio.sleep(PRUNE_PAUSE)
+            except (LedgerAway, Unwritable):
+                pass  # the writer tells of it
+            await asyncio.sleep(PRUNE_EVERY)
+
+
+def database_of(url: str) -> Database:
+    """The driver is loaded for the database that is named alone."""
+    path = sqlite_path(url)
+    if path is not None:
+        from proxy.ledger.sqlite import Sqlite
+
+        return Sqlite(Path(path))
+    from proxy.ledger.postgres import Postgres
+
+    return Postgres(url, where=mask_password(url))

@@ -1,0 +1,216 @@
+"""The ledger in PostgreSQL, through asyncpg's own pool.
+
+Behind transaction poolers too: no prepared statements that outlive a transaction, no session state, the
+migration's lock is one of its transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from proxy.ledger.database import (
+    BY,
+    CACHED,
+    NAMES,
+    ON_CONFLICT,
+    USERS,
+    By,
+    LedgerAway,
+    Spent,
+    Sum,
+    Unwritable,
+    newer,
+)
+from proxy.ledger.entry import COLUMNS, Entry
+
+CONNECT = 5.0  # seconds
+COMMAND = 10.0  # seconds for a statement
+REPORT = 60.0
+LOCK = 0x6F757472  # the advisory lock of the migration
+
+_TYPES = {"text": "text", "real": "float8", "integer": "int8"}
+_INSERT = (
+    f"INSERT INTO public.outrigger_calls ({', '.join(NAMES)}) SELECT * FROM unnest("
+    + ", ".join(f"${at}::{_TYPES[kind]}[]" for at, (_, kind) in enumerate(COLUMNS, 1))
+    + f") {ON_CONFLICT}"
+)
+
+
+def _column(name: str, kind: str) -> str:
+    key = " PRIMARY KEY" if name == "id" else ""
+    return f"{name} {_TYPES[kind]}{'' if name == 'request_id' else ' NOT NULL'}{key}"
+
+
+STEPS: Sequence[Sequence[str]] = (
+    (
+        f"CREATE TABLE public.outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS)})",
+        "CREATE INDEX outrigger_calls_at ON public.outrigger_calls (at)",
+    ),
+)
+
+
+class Postgres:
+    """`where` is the address without its password."""
+
+    def __init__(self, url: str, *, where: str, steps: Sequence[Sequence[str]] = STEPS) -> None:
+        self.where = where
+        self._url = address(url)
+        self._steps = steps
+        self._pool: asyncpg.Pool | None = None
+        self._migrated = False
+
+    async def ready(self, *, create: bool) -> None:
+        async with self._connection():
+            pass
+
+    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+        committing = False
+        try:
+            async with self._connection() as connection, connection.transaction():
+                if entries:
+                    columns = zip(*(entry.row() for entry in entries), strict=True)
+                    await connection.execute(_INSERT, *(list(column) for column in columns))
+                if removals:
+                    await connection.execute(
+                        "DELETE FROM public.outrigger_calls WHERE id = ANY($1::text[])", list(removals)
+                    )
+                committing = True
+        except LedgerAway as away:
+            raise LedgerAway(str(away), doubtful=committing) from away
+
+    async def prune(self, before: float, at_most: int) -> int:
+        async with self._connection() as connection:
+            done = await connection.execute(
+                "DELETE FROM public.outrigger_calls WHERE id IN (SELECT id FROM public.outrigger_calls"
+                " WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+                before,
+                at_most,
+            )
+        return int(done.rpartition(" ")[2])
+
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+        found = {}
+        async with self._connection() as connection:
+            for window, start in since.items():
+                rows = await connection.fetch(
+                    "SELECT user_id, sum(cost)::int8, (sum(sum(cost)) OVER ())::int8 FROM public.outrigger_calls"
+                    " WHERE upstream = $1 AND at >= $2 AND at < $3 GROUP BY user_id"
+                    f" ORDER BY 2 DESC, 1 LIMIT {USERS}",
+                    upstream,
+                    start,
+                    float("inf") if until is None else until,
+                )
+                users = {row[0]: row[1] for row in rows}
+                found[window] = Spent(users, rows[0][2] - sum(users.values()) if rows else 0)
+        return found
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()  # nothing is under way, and a database that hangs must not hold up the end
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """One connection, migrated; what goes wrong with it is LedgerAway or Unwritable."""
+        try:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._url, min_size=0, max_size=2, max_inactive_connection_lifetime=60.0, **_OPTIONS
+                )
+            async with self._pool.acquire(timeout=CONNECT) as connection:
+                if not self._migrated:
+                    await self._migrate(connection)
+                    self._migrated = True
+                yield connection
+        except _ROWS as error:
+            raise Unwritable(f"{self.where}: {error}") from error
+        except _FAULTS as error:
+            self._migrated = False  # it may be another database that comes back
+            raise LedgerAway(f"{self.where}: {_why(error)}") from error
+
+    async def _migrate(self, connection: Any) -> None:
+        if await _version(connection) == len(self._steps):
+            return
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS public.outrigger_schema (part text PRIMARY KEY, version int NOT NULL)"
+            )
+            found = await _version(connection)
+            if found > len(self._steps):
+                raise newer(found, len(self._steps))
+            for step in self._steps[found:]:
+                for statement in step:
+                    await connection.execute(statement)
+            await connection.execute(
+                "INSERT INTO public.outrigger_schema VALUES ('ledger', $1)"
+                " ON CONFLICT (part) DO UPDATE SET version = excluded.version",
+                len(self._steps),
+            )
+
+
+async def read(url: str, where: str, by: By, since: float) -> list[Sum]:
+    """What a ledger says, the largest spenders first. Raises LedgerAway."""
+    name = BY[by]
+    try:
+        connection = await asyncpg.connect(address(url), **_OPTIONS)
+        try:
+            version = await _version(connection)
+            if version > len(STEPS):
+                raise newer(version, len(STEPS))
+            if version == 0:
+                return []
+            rows = await connection.fetch(
+                f"SELECT {name}, sum(calls), coalesce(sum(calls) FILTER (WHERE status >= 500), 0),"
+                f" coalesce(sum(calls) FILTER (WHERE {CACHED}), 0), sum(input_tokens), sum(cached_input_tokens),"
+                " sum(output_tokens), sum(cost), sum(estimated) FROM public.outrigger_calls WHERE at >= $1"
+                f" GROUP BY {name} ORDER BY sum(cost) DESC, sum(calls) DESC, {name}",
+                since,
+                timeout=REPORT,
+            )
+            return [Sum(row[0], *(int(value) for value in row[1:])) for row in map(tuple, rows)]
+        finally:
+            connection.terminate()
+    except (*_ROWS, *_FAULTS) as error:
+        raise LedgerAway(f"{where}: {_why(error)}") from error
+
+
+async def _version(connection: Any) -> int:
+    """0 where there is no ledger yet."""
+    if not await connection.fetchval("SELECT to_regclass('public.outrigger_schema') IS NOT NULL"):
+        return 0
+    found = await connection.fetchval("SELECT version FROM public.outrigger_schema WHERE part = 'ledger'")
+    return int(found or 0)
+
+
+def address(url: str) -> str:
+    """Without the options of other drivers, which PostgreSQL would refuse as unknown settings."""
+    head, mark, options = url.partition("?")
+    kept = [option for option in options.split("&") if not _FOREIGN.match(option)]
+    return head + (mark + "&".join(kept) if any(kept) else "")
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        text += "; grant its user the schema public, or name another ledger.url"
+    return text
+
+
+_FOREIGN = re.compile(r"(channel_binding|pgbouncer|connection_limit|pool_timeout|schema|prepareThreshold)=")
+_OPTIONS: Mapping[str, Any] = {
+    "timeout": CONNECT,
+    "command_timeout": COMMAND,
+    "statement_cache_size": 0,
+    "server_settings": {"application_name": "outrigger"},
+}
+_ROWS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError,
+           ValueError)  # fmt: skip

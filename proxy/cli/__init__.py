@@ -13,6 +13,7 @@ outrigger [run] [--policy FILE] -- COMMAND ARG…   start an app and everything 
 outrigger run --policy FILE                       front the app at app.url or app.port
 outrigger check [FILE] [--print]                  validate a policy; show it with every default
 outrigger explain METHOD PATH [-H 'K: V']…        which route, user, tier and limits a request gets
+outrigger report [--since 24h] [--by user|model|route] [--csv]   spend, tokens and calls out of the ledger
 outrigger --version
 """
 
@@ -35,6 +36,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             from proxy.cli.explain import explain
 
             return explain(argv[1:], environ, sys.stdout, sys.stderr)
+        if first == "report":
+            from proxy.cli.report import report
+
+            return report(argv[1:], environ, sys.stdout, sys.stderr)
         from proxy.cli.run import run
 
         return run(argv[1:] if first == "run" else argv, environ)

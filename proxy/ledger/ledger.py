@@ -132,7 +132,7 @@ class Ledger:
         if self._trouble is None:
             return PartState("ok", f"calls are written to {self._database.where}", self._since)
         waiting = len(self._backlog)
-        return PartState("degraded", f"{self._trouble}; {waiting} rows wait in memory", self._since)
+        return PartState("degraded", f"{self._trouble}; rows that wait in memory: {waiting}", self._since)
 
     def refuses(self) -> bool:
         """Whether calls must not go on: `on_error: deny`, and they could not be written down."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
+from time import sleep
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -38,6 +39,7 @@ from proxy.ledger.sqliteschema import STEPS, SUMS, of_row
 T = TypeVar("T")
 
 BUSY = 2.0  # seconds to wait for another process's lock
+STEP = 0.02  # seconds between tries where SQLite itself does not wait
 PATIENCE = 15.0  # seconds for any one step: a disk may hang
 FAR = 1e11  # seconds since the epoch, past everything
 
@@ -135,13 +137,27 @@ class Sqlite:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=self._busy, isolation_level=None)
         self._connection = connection
-        connection.execute("PRAGMA journal_mode=WAL")  # where a file system cannot, the journal stays as it is
+        self._journal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA cache_size=-1024")
         connection.execute("PRAGMA journal_size_limit=4194304")
         self._migrate(connection)
         self._file = self._identity()
         return connection
+
+    def _journal(self, connection: sqlite3.Connection) -> None:
+        """To WAL; where a file system cannot have it, the journal stays as it is.
+
+        SQLite does not wait for another who is doing the same, since both could wait for ever.
+        """
+        for left in reversed(range(int(self._busy / STEP) + 1)):
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not left or "locked" not in str(error):
+                    raise
+                sleep(STEP)
 
     def _identity(self) -> tuple[int, int] | None:
         try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from proxy.policy.identity import CookieSource, HeaderSource, PathSource, Source
 from proxy.policy.policy import Policy
 from proxy.policy.read import Reader
+from proxy.policy.urls import sqlite_path
 from proxy.units import format_duration
 
 PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
@@ -25,6 +28,7 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
         yield "faults", "they break requests and calls on purpose: for staging only"
     yield from _foreign(policy)
     yield from _writable(policy)
+    yield from _fleeting(reader, policy)
     yield from _unreachable(policy)
     tiers = policy.identity.tiers
     if tiers and tiers[-1].users is not None:
@@ -102,6 +106,26 @@ def _resting(policy: Policy) -> Iterator[str]:
 
 def _word(source: Source) -> str:
     return {PathSource: "path", HeaderSource: "header", CookieSource: "cookie"}[type(source)]
+
+
+def _fleeting(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
+    """Caps that forget: Render keeps nothing from one deploy to the next but its disks (render.com/docs/disks)."""
+    path = sqlite_path(policy.ledger.url)
+    capped = [
+        name
+        for name, upstream in policy.upstreams.items()
+        if upstream.cap.per_user or upstream.cap.unattributed or upstream.cap.total
+    ]
+    if path is None or not capped or not reader.environ.get("RENDER") or _kept(Path(os.path.abspath(path))):
+        return
+    what = f"Render throws this file away at each deploy, and the caps of {', '.join(capped)} begin anew with it"
+    yield "ledger.url", f"{what}; write ${{DATABASE_URL}}, or put it on a disk, as in sqlite:////var/data/outrigger.db"
+
+
+def _kept(path: Path) -> bool:
+    """Whether a file is on a disk of its own, /var/data being the name that Render proposes."""
+    folders = [folder for folder in path.parents if folder != Path("/")]
+    return Path("/var/data") in folders or any(folder.is_mount() for folder in folders)
 
 
 def _unreachable(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -68,6 +68,26 @@ def test_caps_by_a_forgeable_name_want_a_total() -> None:
     assert not any("the caps of" in warning for warning in warnings_of(head + ", total: $9/d}}}"))
 
 
+@pytest.mark.parametrize(
+    ("ledger", "environ", "warned"),
+    [
+        ("", {"RENDER": "true"}, True),
+        ("", {}, False),
+        ("ledger: {url: 'sqlite:////opt/render/project/src/var/x.db'}", {"RENDER": "true"}, True),
+        ("ledger: {url: 'sqlite:////var/data/x.db'}", {"RENDER": "true"}, False),
+        ("ledger: {url: 'sqlite:////proc/x.db'}", {"RENDER": "true"}, False),  # a mount point of its own
+        ("ledger: {url: '${DATABASE_URL}'}", {"RENDER": "true", "DATABASE_URL": "postgresql://h/d"}, False),
+    ],
+)
+def test_caps_that_a_deploy_would_forget_are_warned_of(ledger: str, environ: dict[str, str], warned: bool) -> None:
+    for cap in ("per_user: $1/d, total: $9/d", "total: $9/d", "unattributed: $1/d"):
+        text = f"upstreams: {{openai: {{cap: {{{cap}}}}}}}\n{ledger}"
+        found = [one for one in load(PolicySource("p.yaml", None, text), environ).warnings if "ledger.url: " in one]
+        assert bool(found) == warned
+        assert all("the caps of openai" in one and "/var/data" in one for one in found)
+    assert load(PolicySource("p.yaml", None, ledger), environ).warnings == ()
+
+
 def test_a_stop_that_takes_longer_than_platforms_wait_is_warned_of() -> None:
     (warning,) = warnings_of("listen:\n  drain: 25s\n")
     assert warning.startswith("p.yaml:2: listen.drain: listen.drain and app.stop_timeout together are 33s")

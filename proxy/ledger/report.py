@@ -1,0 +1,101 @@
+"""What the ledger comes to, as a table for people and as CSV for machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from proxy.ledger.database import By, Sum
+from proxy.observe.lines import printable
+from proxy.units import parse_duration
+
+COLUMNS = (
+    "calls",
+    "errors",
+    "cached",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "estimated_usd",
+)
+HEADS = ("calls", "errors", "cached", "input tokens", "of it cached", "output tokens", "cost $", "estimated $")
+SHOWN = 40  # rows of the table; the CSV has them all
+WIDEST = 48  # characters of a name in the table
+
+_NAMELESS = {"user": "(nobody)", "model": "(unknown)", "route": "(no request)"}
+
+
+def moment(text: str, now: float) -> float:
+    """Seconds since the epoch of `24h` (ago), `2026-11-26` or `2026-11-26T08:00+01:00`; without a zone it is UTC.
+
+    ValueError in one clause.
+    """
+    if text[:4].isdigit() and text[4:5] == "-":
+        try:
+            when = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("it is no date or time") from None
+        return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
+    return now - parse_duration(text)
+
+
+def dollars(nano: int) -> str:
+    """Six decimals, rounded half up, out of whole nano-dollars."""
+    micro = (abs(nano) + 500) // 1000
+    return f"{'-' if nano < 0 and micro else ''}{micro // 1_000_000}.{micro % 1_000_000:06d}"
+
+
+def as_csv(sums: Iterable[Sum], by: By) -> str:
+    """RFC 4180 but for the line ends, which are those of Unix tools."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow((by, *COLUMNS))
+    writer.writerows((one.name, *_cells(one)) for one in sums)
+    return out.getvalue()
+
+
+def as_table(sums: Sequence[Sum], by: By, since: float) -> str:
+    """Top spenders first, then what the others come to, then all together."""
+    rows = [(_name(one.name, by), *_cells(one, ",")) for one in sums[:SHOWN]]
+    if len(sums) > SHOWN:
+        others = total(sums[SHOWN:], f"{len(sums) - SHOWN:,} others")
+        rows.append((others.name, *_cells(others, ",")))
+    whole = total(sums, "total")
+    head, foot = (by, *HEADS), (whole.name, *_cells(whole, ","))
+    widths = [max(len(row[at]) for row in (head, *rows, foot)) for at in range(len(head))]
+    rule = "  ".join("─" * width for width in widths)
+    lines = [f"Since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC, by {by}:", ""]
+    lines += [_line(head, widths), rule, *(_line(row, widths) for row in rows), rule, _line(foot, widths)]
+    if whole.estimated:
+        lines += ["", f"${dollars(whole.estimated)} of it is estimated: no usage was reported, or not yet."]
+    return "\n".join(lines) + "\n"
+
+
+def total(sums: Iterable[Sum], name: str) -> Sum:
+    columns = [sum(column) for column in zip(*(_numbers(one) for one in sums), strict=True)]
+    return Sum(name, *columns) if columns else Sum(name, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _numbers(one: Sum) -> tuple[int, ...]:
+    tokens = (one.input_tokens, one.cached_input_tokens, one.output_tokens)
+    return one.calls, one.errors, one.cached, *tokens, one.cost, one.estimated
+
+
+def _cells(one: Sum, thousands: str = "") -> tuple[str, ...]:
+    *counts, cost, estimated = _numbers(one)
+    return *(f"{count:{thousands}}" for count in counts), dollars(cost), dollars(estimated)
+
+
+def _name(name: str, by: By) -> str:
+    shown = printable(name) or _NAMELESS[by]
+    return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = cells
+    return "  ".join(
+        [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+    )

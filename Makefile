@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench setup clean
+.PHONY: help run test check lint types bench prices setup clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -17,6 +17,7 @@ help:
 	@echo 'make test            everything, on each Python from 3.11 up that is installed'
 	@echo 'make check           lint, types and make test'
 	@echo 'make bench           the figures of the README'
+	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
 
 .outrigger/$(STAMP): requirements.txt
 	$(call need_python)
@@ -52,6 +53,9 @@ check: lint types test
 
 bench: .venv/$(STAMP) setup
 	@PYTHONPATH=. .venv/bin/python tests/bench/run.py
+
+prices: .venv/$(STAMP)
+	@.venv/bin/python deploy/prices.py
 
 clean:
 	rm -rf .outrigger .demo .venv .venv-* var

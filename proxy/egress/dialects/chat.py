@@ -16,6 +16,7 @@ class ChatStream(StreamState):
     def __init__(self, *, strip_usage: bool) -> None:
         super().__init__()
         self._strip = strip_usage
+        self._tier: str | None = None
         self._open: dict[int, bool] = {}  # choices without a finish_reason so far
 
     def judge(self, event: bytes) -> Verdict:
@@ -34,8 +35,9 @@ class ChatStream(StreamState):
         if chunk.get("error") is not None:
             self._error(mapping(chunk["error"]))
             return Verdict.ERROR
+        self._tier = text(chunk.get("service_tier")) or self._tier
         if chunk.get("usage") is not None:
-            self.usage = openai_usage(chunk) or self.usage
+            self.usage = openai_usage(chunk, self._tier) or self.usage
             if self._strip and not chunk.get("choices"):
                 return Verdict.DROP
         if self.model is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum, auto
 from typing import Any
 
@@ -113,9 +114,22 @@ class Dialect:
         return None
 
 
+MOST = 10**9  # of anything that one call could have taken; more is no count
+
+
 def count(value: object) -> int:
-    """A number of tokens; what is none counts as nothing."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    """A number of tokens; what is none counts as nothing. Some likenesses write 12.0."""
+    if isinstance(value, float):
+        return int(min(value, MOST)) if value >= 0 else 0
+    return min(value, MOST) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def decimal(value: object) -> Decimal | None:
+    """A JSON number as it was written; None for what is none, NaN and the infinite."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    found = Decimal(min(value, MOST)) if isinstance(value, int) else Decimal(repr(value))
+    return found if found.is_finite() else None
 
 
 def mapping(value: object) -> Json:

@@ -1,0 +1,174 @@
+"""The vendors' prices: `prices.json`, which `make prices` compiles out of genai-prices (see deploy/prices.py).
+
+Read at the first call that needs a price (about 5 ms); what it says never changes while the gateway runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from proxy.egress.money.rates import Rates
+
+_FILE = Path(__file__).parent / "prices.json"
+DAY = 86_400
+
+
+class Model:
+    """A model's prices over time and by service tier. `most`: the tokens of an answer; 0: not known."""
+
+    __slots__ = ("_dated", "_made", "_prices", "_tiers", "most", "name")
+
+    def __init__(self, row: Sequence[Any], prices: Sequence[Mapping[str, Any]]) -> None:
+        self.name: str = row[0]
+        dated = row[2] if isinstance(row[2], list) else [[None, row[2]]]
+        self._dated = tuple((_span(since), number) for since, number in dated)
+        self._tiers = tuple((tier, _span(since), number) for tier, since, number in (row[3] if len(row) > 3 else ()))
+        self.most: int = row[4] if len(row) > 4 else 0
+        self._prices = prices
+        self._made: dict[tuple[int, ...], Rates] = {}
+
+    def rates(self, at: float, tier: str | None = None) -> tuple[Rates, bool]:
+        """The rates at that time; False where the tier is one without a price here."""
+        number = next((one for span, one in reversed(self._dated) if _holds(span, at)), self._dated[0][1])
+        numbers = (number,)
+        if tier is not None:
+            # Flex costs what a batch does (developers.openai.com/api/docs/pricing), and has no row of its own always.
+            for name in (tier, "batch") if tier == "flex" else (tier,):
+                over = tuple(one for known, span, one in self._tiers if known == name and _holds(span, at))
+                if over:
+                    numbers = (number, *reversed(over))
+                    break
+        found = self._made.get(numbers)
+        if found is None:
+            row: dict[str, Any] = {}
+            for one in numbers:
+                row |= self._prices[one]
+            found = self._made[numbers] = Rates(row)
+        return found, tier is None or len(numbers) > 1
+
+
+class Section:
+    """One host's models. Matchers are tried in the table's order, exact names at once."""
+
+    def __init__(self, rows: Sequence[Sequence[Any]], prices: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+        self._prices = prices
+        self._models: dict[int, Model] = {}
+        self._exact: dict[str, int] = {}
+        self._others: list[tuple[int, Any]] = []
+        for at, row in enumerate(rows):
+            for matcher in row[1] or (f"={row[0]}",):
+                if isinstance(matcher, str) and matcher[0] == "=":
+                    self._exact.setdefault(matcher[1:], at)
+                else:
+                    self._others.append((at, matcher))
+
+    def find(self, name: str) -> Model | None:
+        first = self._exact.get(name, len(self._rows))
+        first = next((at for at, matcher in self._others if at < first and _fits(matcher, name)), first)
+        return self._model(first) if first < len(self._rows) else None
+
+    def models(self) -> Iterator[Model]:
+        return (self._model(at) for at in range(len(self._rows)))
+
+    def _model(self, at: int) -> Model:
+        found = self._models.get(at)
+        if found is None:
+            found = self._models[at] = Model(self._rows[at], self._prices)
+        return found
+
+
+class Table:
+    def __init__(self, text: str) -> None:
+        found = json.loads(text)
+        self.vendors: Mapping[str, str] = found["vendors"]
+        self.others: Mapping[str, Sequence[str]] = found["others"]
+        self.images: Mapping[str, Mapping[str, Sequence[float]]] = found["images"]
+        self._hosts: Sequence[tuple[str, str]] = found["hosts"]
+        self._prices = found["prices"]
+        self._rows = found["models"]
+        self._sections: dict[str, Section] = {}
+
+    def section(self, name: str) -> Section:
+        found = self._sections.get(name)
+        if found is None:
+            found = self._sections[name] = Section(self._rows[name], self._prices)
+        return found
+
+    def host(self, base_url: str) -> str | None:
+        """The section of a host that the table knows."""
+        return next((name for pattern, name in self._hosts if re.match(pattern, base_url)), None)
+
+
+@cache
+def table() -> Table:
+    return Table(_FILE.read_text())
+
+
+@cache
+def _head() -> Mapping[str, Any]:
+    with _FILE.open() as file:
+        found: Mapping[str, Any] = json.loads(file.readline().rstrip().removesuffix(",") + "}")
+    return found
+
+
+def table_date() -> date:
+    """The newest day that the prices' source names of them."""
+    return date.fromisoformat(_head()["date"])
+
+
+def table_version() -> str:
+    """The version of genai-prices that the table was compiled from."""
+    return str(_head()["version"])
+
+
+def table_age(now: float) -> float:
+    """Seconds since the table's date; `now` is wall clock."""
+    return max(0.0, now - datetime.combine(table_date(), time(), UTC).timestamp())
+
+
+def image_price(model: str, size: str, *, hd: bool) -> Decimal | None:
+    """Dollars an image."""
+    prices = table().images.get(model, {}).get(size)
+    return None if prices is None else Decimal(str(prices[hd]))
+
+
+def _fits(matcher: Any, name: str) -> bool:
+    if isinstance(matcher, list):
+        fit = all if matcher[0] == "&" else any
+        return fit(_fits(one, name) for one in matcher[1:])
+    sign, text = matcher[0], matcher[1:]
+    if sign == "^":
+        return name.startswith(text)
+    if sign == "*":
+        return text in name
+    if sign == "$":
+        return name.endswith(text)
+    return name == text if sign == "=" else re.search(text, name) is not None
+
+
+def _span(since: str | None) -> tuple[float, float] | None:
+    """From when on, in wall clock; or the seconds of each day between which it holds."""
+    if since is None:
+        return None
+    if len(since) == 10:
+        return datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp(), float("inf")
+    begin, end = (int(one[:2]) * 3600 + int(one[3:]) * 60 for one in since.split("-"))
+    return float(begin), float(end)
+
+
+def _holds(span: tuple[float, float] | None, at: float) -> bool:
+    if span is None:
+        return True
+    begin, end = span
+    if end == float("inf"):
+        return at >= begin
+    second = at % DAY
+    return begin <= second < end if begin <= end else second >= begin or second < end

@@ -1,0 +1,219 @@
+"""What calls of one upstream cost: the policy's prices first, then its host's, then its dialect's vendor's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Literal
+
+from proxy.egress.dialects import Usage
+from proxy.egress.dialects.dialect import Json, count, decimal, mapping, text
+from proxy.egress.money.catalog import LONGEST_NAME, Catalog, snapshot_of
+from proxy.egress.money.quantities import SPEECH_TOKENS, Quantities, quantities
+from proxy.egress.money.rates import Rates, dollars, nanos
+from proxy.egress.money.table import Model, image_price
+from proxy.policy import outgoing
+
+REMEMBERED = 512  # names of models
+DEAREST = Decimal(1_000_000)  # dollars; no single call costs more, whatever an answer says
+TIERS = frozenset(("flex", "batch", "priority", "fast", "ultrafast"))  # those that change a price
+CHARACTERS = 15  # of English, spoken in a second
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Whole nano-dollars (1e-9 $), never a float. `estimated` is the part that rests on an estimate."""
+
+    nanos: int
+    estimated: int = 0
+
+
+NOTHING = Cost(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A price: the policy's (`rates`), or a model of the table. `sure`: this very model's, so no estimate."""
+
+    rates: Rates | None = None
+    model: Model | None = None
+    sure: bool = True
+    times: int = 1
+
+
+class Tariffs:
+    """One an upstream. `unknown` is the policy's `unknown_price`; `refuse` is the caller's to enforce."""
+
+    def __init__(
+        self,
+        kind: str,
+        base_url: str,
+        overrides: Mapping[str, outgoing.Price],
+        unknown: Literal["highest", "refuse", "zero"],
+    ) -> None:
+        self._catalog = Catalog(kind, base_url)
+        self._overrides = {name: Rates(_row(price)) for name, price in overrides.items()}
+        self._unknown = unknown
+        self._find = lru_cache(maxsize=REMEMBERED)(self._look)
+
+    def known(self, model: str | None) -> bool:
+        """Whether there is a price, so that it may be a metric's label too."""
+        return self._found(model, None) is not None
+
+    def refuses(self, model: str | None) -> bool:
+        return self._unknown == "refuse" and not self.known(model)
+
+    def most_output(self, model: str | None) -> int:
+        """Tokens that an answer of the model can have; 0: not known."""
+        found = self._found(model, None)
+        return found.model.most if found is not None and found.model is not None else 0
+
+    def cost(self, endpoint: str | None, usage: Usage, model: str | None, *, at: float) -> Cost:
+        """What the reported usage costs; `model` is the one asked for, `at` wall clock.
+
+        A cost that the answer reports itself is taken as it is, unless the policy has a price for the model.
+        """
+        if endpoint == "moderations":
+            return NOTHING  # developers.openai.com/api/docs/models/omni-moderation-latest: free
+        found = self._found(model, usage.model)
+        if found is None or found.rates is None:
+            reported = _reported(usage.details)
+            if reported is not None:
+                return Cost(reported)
+        if found is None and self._unknown == "zero":
+            return NOTHING
+        tier = _tier(usage.details)
+        rates, sure = self._rates(found, endpoint, tier, at)
+        took = quantities(endpoint, usage, rates.priced, usage.model or model)
+        return self._charge(took, rates, usage.details, times=1 if found is None else found.times, sure=sure, at=at)
+
+    def estimate(
+        self, endpoint: str | None, model: str | None, *, input_tokens: int, output_tokens: int, at: float
+    ) -> Cost:
+        """What so many tokens would cost; all of it is an estimate."""
+        found = self._found(model, None)
+        if endpoint == "moderations" or (found is None and self._unknown == "zero"):
+            return NOTHING
+        rates, _ = self._rates(found, endpoint, None, at)
+        took = _expected(endpoint, count(input_tokens), count(output_tokens), rates.priced)
+        return self._charge(took, rates, {}, times=1 if found is None else found.times, sure=False, at=at)
+
+    def of_request(self, endpoint: str | None, body: Json, *, at: float) -> Cost | None:
+        """What a call costs whose answer reports nothing: speech by its text, DALL·E by its images. Else None."""
+        model = text(body.get("model"))
+        found = self._found(model, None)
+        if endpoint == "moderations":
+            return NOTHING
+        if endpoint == "images":
+            return _images(model, body)
+        said = body.get("input")
+        if endpoint != "audio" or not isinstance(said, str) or found is None:
+            return None
+        rates, sure = self._rates(found, endpoint, None, at)
+        if "characters" in rates.priced:
+            return self._charge(Quantities({"characters": len(said)}), rates, {}, times=found.times, sure=sure, at=at)
+        took = Quantities({"input": -(-len(said) // 4), "audio_out": -(-len(said) * SPEECH_TOKENS // CHARACTERS)})
+        return self._charge(took, rates, {}, times=found.times, sure=False, at=at)
+
+    def _found(self, asked: str | None, answered: str | None) -> Found | None:
+        if (asked is not None and len(asked) > LONGEST_NAME) or (answered is not None and len(answered) > LONGEST_NAME):
+            return None
+        return self._find(asked, answered)
+
+    def _look(self, asked: str | None, answered: str | None) -> Found | None:
+        names = [name for name in (asked, answered) if name]
+        for name in (*names, *(short for name in names if (short := snapshot_of(name)) is not None)):
+            if name in self._overrides:
+                return Found(rates=self._overrides[name], model=self._catalog.model(name))
+        # The answer names the snapshot; where only the request's name is known, that one it is.
+        for name in reversed(names):
+            if (entry := self._catalog.entry(name)) is not None:
+                return Found(model=entry.model, sure=entry.sure, times=entry.times)
+        return None
+
+    def _rates(self, found: Found | None, endpoint: str | None, tier: str | None, at: float) -> tuple[Rates, bool]:
+        if found is None:
+            return self._catalog.dearest(endpoint, at), False
+        if found.rates is not None:
+            return found.rates, True
+        assert found.model is not None
+        rates, known = found.model.rates(at, tier)
+        return rates, known and found.sure
+
+    def _charge(self, took: Quantities, rates: Rates, details: Json, *, times: int, sure: bool, at: float) -> Cost:
+        by_unit = rates.at(took.context)
+        amount = doubtful = 0
+        for unit, number in took.amounts.items():
+            if not number:
+                continue
+            if unit == "hours" and rates.least_seconds:
+                number = max(number, rates.least_seconds * 1000)
+            part = number * by_unit[unit]
+            unsure = unit in took.doubtful
+            if not part and unit not in rates.priced and unit in ("searches", "file_searches"):
+                part, unsure = number * self._catalog.dearest(None, at).at(0)[unit], True
+            amount += part
+            if unsure:
+                doubtful += part
+        over = 1
+        if details.get("inference_geo") == "us":
+            times, over = times * 11, 10  # platform.claude.com/docs/en/about-claude/pricing: 1.1 times everything
+        total = nanos(amount, times, over)
+        uplift = 0
+        if self._catalog.regional:
+            # developers.openai.com/api/docs/pricing: a tenth more, on newer models: which, the table does not know.
+            uplift = nanos(amount, times, over * 10)
+        if not sure or took.uncertain:
+            return Cost(total + uplift, total + uplift)
+        return Cost(total + uplift, min(total, nanos(doubtful, times, over)) + uplift)
+
+
+def _row(price: outgoing.Price) -> dict[str, object]:
+    row: dict[str, object] = {"input": price.input, "output": price.output}
+    if price.cached_input is not None:
+        row["cached"] = price.cached_input
+    return row
+
+
+def _reported(details: Json) -> int | None:
+    """OpenRouter's `cost` in dollars (openrouter.ai/docs/use-cases/usage-accounting), Perplexity's `total_cost`."""
+    cost = details.get("cost")
+    value = decimal(mapping(cost).get("total_cost")) if isinstance(cost, dict) else decimal(cost)
+    if value is None or value < 0:
+        return None
+    if details.get("is_byok") is True:  # `cost` is OpenRouter's own fee: the vendor bills the rest
+        value += max(
+            Decimal(0), decimal(mapping(details.get("cost_details")).get("upstream_inference_cost")) or Decimal(0)
+        )
+    return dollars(min(value, DEAREST))
+
+
+def _tier(details: Json) -> str | None:
+    """The service tier that changes the price, as the answer has it: what was asked for may not be what it was."""
+    if details.get("speed") == "fast":
+        return "fast"
+    tier = details.get("service_tier")
+    return tier if isinstance(tier, str) and tier in TIERS else None
+
+
+def _expected(endpoint: str | None, before: int, after: int, priced: frozenset[str]) -> Quantities:
+    """Tokens as the model counts: those of audio by the second where it is billed so, images where it draws."""
+    if "hours" in priced:
+        return Quantities({"hours": -(-before * 1000 // SPEECH_TOKENS), "requests": 1})
+    if "characters" in priced:
+        return Quantities({"characters": before * 4, "requests": 1})
+    incoming = "audio_in" if endpoint == "audio" and "audio_in" in priced else "input"
+    outgoing_ = "image_out" if endpoint == "images" else "output"
+    return Quantities({incoming: before, outgoing_: after, "requests": 1}, context=before)
+
+
+def _images(model: str | None, body: Json) -> Cost | None:
+    name = (model or "dall-e-2").lower().rpartition("/")[2]  # the API's own default
+    wanted = body.get("n")
+    number = wanted if isinstance(wanted, int) and 1 <= wanted <= 10 else 1
+    size = re.sub(r"\s", "", text(body.get("size")) or "1024x1024")
+    price = image_price(name, size, hd=body.get("quality") == "hd")
+    return None if price is None else Cost(dollars(price * number))

@@ -112,7 +112,7 @@ def compiled(taken: date) -> str:
     """The file's text. `taken` is the day this version was first compiled: no later day is the table's."""
     known = {one.id: one for one in providers}
     prices = Prices()
-    sections = {name: list(_models(known[name], prices)) for name in SECTIONS}
+    sections = {name: list(_models(known[name], prices, taken)) for name in SECTIONS}
     head = {
         "source": "genai-prices",
         "version": version("genai-prices"),
@@ -148,15 +148,15 @@ class Prices:
         return self._at[key]
 
 
-def _models(provider: types.Provider, prices: Prices) -> Iterator[list[Any]]:
+def _models(provider: types.Provider, prices: Prices, taken: date) -> Iterator[list[Any]]:
     for model in provider.models:
         if provider.id == "openrouter" and _as_at_its_vendor(model):
             continue
-        price = _dated(provider, model, prices)
+        price = _dated(provider, model, prices, taken)
         tiers = [
-            [tier, _from(variant.constraint), prices.add(row)]
+            [tier, _from(variant.constraint), prices.add(_price(variant.prices))]
             for variant in model.price_variants or ()
-            if (tier := _tier(variant.when)) is not None and (row := _price(variant.prices))
+            if (tier := _tier(variant.when)) is not None
         ]
         row = [model.id.lower(), _matchers(model), price, tiers, _most(model)]
         while len(row) > 3 and not row[-1]:
@@ -176,17 +176,17 @@ def _as_at_its_vendor(model: types.ModelInfo) -> bool:
     ):
         return False
     ours, theirs = _price(model.prices), _price(found.prices)
-    return all(theirs.get(unit) == price for unit, price in ours.items())
+    tools = {unit: price for unit, price in theirs.items() if "searches" in unit}
+    return tools | ours == theirs
 
 
-def _dated(provider: types.Provider, model: types.ModelInfo, prices: Prices) -> int | list[Any]:
+def _dated(provider: types.Provider, model: types.ModelInfo, prices: Prices, taken: date) -> int | list[Any]:
     if isinstance(model.prices, types.ModelPrice):
         return prices.add(_whole(provider, model, model.prices))
     rows = [[_from(one.constraint), prices.add(_whole(provider, model, one.prices))] for one in model.prices]
     if provider.id not in PAST:
         # The last day that has come is where the table begins; what was before it nobody asks for again.
-        today = date.today().isoformat()
-        begun = [at for at, (day, _) in enumerate(rows) if day is None or (len(day) == 10 and day <= today)]
+        begun = [at for at, (day, _) in enumerate(rows) if day is None or (len(day) == 10 and day <= str(taken))]
         rows = [[None, rows[begun[-1]][1]], *rows[begun[-1] + 1 :]]
     return rows if len(rows) > 1 else rows[0][1]
 
@@ -222,8 +222,8 @@ def _number(value: Decimal) -> int | float:
 
 
 def _tier(when: dict[str, str]) -> str | None:
-    """The tier's name as an answer reports it: `service_tier`, or Anthropic's `speed`."""
-    if len(when) != 1:
+    """The tier's name as an answer reports it: `service_tier`, or Anthropic's `speed`; None: the standard one's."""
+    if len(when) != 1 or when == {"service_tier": "default"}:
         return None
     (key, value), *_ = when.items()
     return value if key in ("service_tier", "speed") or (key, value) == ("processing", "batch") else None
@@ -272,10 +272,11 @@ def _alternatives(clause: Any) -> list[Any]:
 
 
 def _most(model: types.ModelInfo) -> int:
-    """0: not known."""
+    """0: not known. A small context bounds an answer too; a large one says nothing of it."""
     name = model.id.lower().rpartition("/")[2]
     most = next((tokens for pattern, tokens in MOST if re.search(pattern, name)), 0)
-    return min(most, model.context_window or most) if most else model.context_window or 0
+    context = model.context_window or 0
+    return min(most, context or most) if most else context if context < 128_000 else 0
 
 
 def _others(provider: types.Provider) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 from proxy.egress.account import Account
@@ -13,6 +14,7 @@ from proxy.egress.environment import variables
 from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
+from proxy.egress.money import table_age
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.upstream import Upstream
 from proxy.observe.health import PartState
@@ -54,6 +56,7 @@ class Egress:
             parent=self._proxy,
         )
         self._listener = Listener(self.pipeline.handle, self.hosts.handle)
+        metrics.on_scrape(lambda: metrics.price_table_age_seconds.set(table_age(time.time())))
         self.apply(policy)
 
     def apply(self, policy: Policy) -> None:

@@ -5,7 +5,8 @@ need, and a scrape endpoint that renders on the loop without a pause, which it m
 the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
-`event_loop_lag_seconds`, `ledger_*`, and `process_*` (CPU time, memory and files of the gateway itself).
+`event_loop_lag_seconds`, `ledger_*`, `price_table_age_seconds`, and `process_*` (CPU time, memory and files of the
+gateway itself).
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ class Metrics:
         self.tokens_total = counter("tokens_total", "Tokens of model calls.", "upstream", "model", "kind")
         self.cost_usd_total = counter("cost_usd_total", "Dollars spent on calls out.", "upstream", "model", "basis")
         self.cost_cap_ratio = gauge("cost_cap_ratio", "Spent share of the total cap.", "upstream")
+        self.price_table_age_seconds = self._gauge_alone(
+            "price_table_age_seconds", "Since the newest day that the source of the price table names."
+        )
         self.cache_total = counter("cache_total", "Answers of the cache.", "upstream", "result")
         self.postgres_server_connections = gauge("postgres_server_connections", "Connections to the database.", "state")
         self.postgres_client_connections = gauge(

@@ -53,6 +53,7 @@ ledger_backlog_rows gauge
 ledger_writes_total counter
 ledger_folded_total counter
 ledger_dropped_total counter
+price_table_age_seconds gauge
 """
 
 

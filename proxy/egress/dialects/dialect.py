@@ -119,9 +119,9 @@ MOST = 10**9  # of anything that one call could have taken; more is no count
 
 def count(value: object) -> int:
     """A number of tokens; what is none counts as nothing. Some likenesses write 12.0."""
-    if isinstance(value, float):
-        return int(min(value, MOST)) if value >= 0 else 0
-    return min(value, MOST) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    if type(value) is int:  # and no bool
+        return 0 if value < 0 else min(value, MOST)
+    return int(min(value, MOST)) if isinstance(value, float) and value >= 0 else 0
 
 
 def decimal(value: object) -> Decimal | None:

@@ -40,10 +40,11 @@ class Quantities:
 def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model: str | None = None) -> Quantities:
     """`priced` are the units that the model has a price of its own for."""
     found = Quantities({"requests": 1})
-    seconds = next((usage.details[key] for key in _SECONDS if key in usage.details), None)
-    if seconds is not None and ("hours" in priced or usage.details.get("type") == "duration"):
-        _audio(found, seconds, priced)
-        return found
+    details = usage.details
+    for key in _SECONDS:
+        if key in details and ("hours" in priced or details.get("type") == "duration"):
+            _audio(found, details[key], priced)
+            return found
     if "hours" in priced and not priced & {"input", "audio_in"}:
         found.amounts["hours"] = count(usage.input) * 1000 // SPEECH_TOKENS
         found.doubtful.add("hours")
@@ -70,28 +71,38 @@ def _input(found: Quantities, endpoint: str | None, usage: Usage, priced: frozen
     cached = count(usage.cached_input)
     written, hour = _written(details, before)
     audio, image = count(before.get("audio_tokens")), count(before.get("image_tokens"))
-    of_cached = mapping(before.get("cached_tokens_details"))
-    old_audio = min(count(of_cached.get("audio_tokens")), audio, cached)
-    old_image = min(count(of_cached.get("image_tokens")), image, cached - old_audio)
-    if endpoint == "audio" and "audio_in" in priced and not audio and not before:
+    if endpoint == "audio" and "audio_in" in priced and not before:
         audio = max(0, total - cached)  # speech, as far as one knows
         found.doubtful.add("audio_in")
-    if cached and (audio or image) and not of_cached and priced & {"audio_in", "image_in"}:
-        found.doubtful |= {"cached", "audio_in", "image_in"}  # which of them were cached it does not say
-    # Without a word about it, what was cached is text first: audio is dearer.
-    overlap = 0 if of_cached else max(0, cached + written + audio + image - total)
-    old_audio += (more := min(overlap, audio - old_audio, cached - old_audio - old_image))
-    old_image += min(overlap - more, image - old_image, cached - old_audio - old_image)
     amounts = found.amounts
-    amounts["audio_in"], amounts["audio_cached"] = audio - old_audio, old_audio
-    amounts["image_in"], amounts["image_cached"] = image - old_image, old_image
-    amounts["cached"] = cached - old_audio - old_image
-    amounts["written"], amounts["written_1h"] = written - hour, hour
-    named = cached + written + audio - old_audio + image - old_image
+    named = cached + written
+    if audio or image:
+        old_audio, old_image = _cached(found, total - named, before, cached, audio, image)
+        amounts |= {"audio_in": audio - old_audio, "audio_cached": old_audio}
+        amounts |= {"image_in": image - old_image, "image_cached": old_image}
+        named += audio - old_audio + image - old_image
+        cached -= old_audio + old_image
+    amounts["cached"] = cached
+    if written:
+        amounts |= {"written": written - hour, "written_1h": hour}
     amounts["input"] = max(0, total - named)
     if named > total:
         found.doubtful |= _INPUTS
     found.context = max(total, named)
+
+
+def _cached(found: Quantities, rest: int, before: Json, cached: int, audio: int, image: int) -> tuple[int, int]:
+    """How many of the tokens of audio and of images were cached; `rest`: how many tokens can be new."""
+    said = mapping(before.get("cached_tokens_details"))
+    if said:
+        old = min(count(said.get("audio_tokens")), audio, cached)
+        return old, min(count(said.get("image_tokens")), image, cached - old)
+    if cached:
+        found.doubtful |= {"cached", "audio_in", "image_in"}
+    # Without a word about it, what was cached is text first: the dearer way to count.
+    overlap = max(0, audio + image - rest)
+    old = min(overlap, audio, cached)
+    return old, min(overlap - old, image, cached - old)
 
 
 def _written(details: Json, before: Json) -> tuple[int, int]:
@@ -104,31 +115,37 @@ def _written(details: Json, before: Json) -> tuple[int, int]:
 
 
 def _output(found: Quantities, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
-    total = count(usage.output)
+    total, reasoning = count(usage.output), count(usage.reasoning)
     after = _part(usage.details, _AFTER)
     audio, image = count(after.get("audio_tokens")), count(after.get("image_tokens"))
     if endpoint == "images" and "image_out" in priced and not after:
         image = total
         found.doubtful.add("image_out")
-    reasoning = min(count(usage.reasoning), max(0, total - audio - image))
-    found.amounts |= {"audio_out": audio, "image_out": image, "reasoning": reasoning}
-    found.amounts["output"] = max(0, total - audio - image - reasoning)
-    if audio + image > total:
-        found.doubtful |= {"output", "audio_out", "image_out"}
-    if (audio and "audio_out" not in priced) or (image and "image_out" not in priced and endpoint != "images"):
-        found.doubtful |= {"audio_out", "image_out"}
+    if audio or image:
+        found.amounts |= {"audio_out": audio, "image_out": image}
+        if audio + image > total:
+            found.doubtful |= {"output", "audio_out", "image_out"}
+        if (audio and "audio_out" not in priced) or (image and "image_out" not in priced and endpoint != "images"):
+            found.doubtful |= {"audio_out", "image_out"}
+        total = max(0, total - audio - image)
+    found.amounts["reasoning"] = min(reasoning, total)
+    found.amounts["output"] = total - min(reasoning, total)
 
 
 def _tools(found: Quantities, endpoint: str | None, usage: Usage, model: str) -> None:
-    tools = mapping(usage.details.get("tools"))
-    searches = count(mapping(usage.details.get("server_tool_use")).get("web_search_requests"))
-    searches += count(tools.get("web_search_call"))
+    details, searches = usage.details, 0
+    if "server_tool_use" in details:
+        searches = count(mapping(details["server_tool_use"]).get("web_search_requests"))
+    if "tools" in details:
+        tools = mapping(details["tools"])
+        searches += count(tools.get("web_search_call"))
+        found.amounts["file_searches"] = count(tools.get("file_search_call"))
+        found.uncertain = any(count(tools.get(kind)) for kind in _UNPRICED)
     if not searches and endpoint == "chat" and "-search-" in model:
         searches = 1  # such a model looks at the web for every answer, and no usage says so
         found.doubtful.add("searches")
-    found.amounts["searches"] = searches
-    found.amounts["file_searches"] = count(tools.get("file_search_call"))
-    found.uncertain = any(count(tools.get(kind)) for kind in _UNPRICED)
+    if searches:
+        found.amounts["searches"] = searches
 
 
 def _part(details: Json, names: tuple[str, ...]) -> Mapping[str, Any]:

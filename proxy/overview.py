@@ -68,6 +68,7 @@ class Overview:
                 for route in gateway.policy.routes
             },
             "upstreams": gateway.egress.status(),
+            "hosts": gateway.egress.hosts.status(),
             "connections": {"clients": repr(door.server), "app": repr(door.pool)},
             "memory": {"gateway": latest.gateway_bytes, "app": latest.app_bytes},
         }

@@ -23,8 +23,8 @@ from proxy.errors import AttemptFailed
 LARGEST = 4 * 1024 * 1024  # bytes that are read before the first goes to the app
 MOST_HELD = 64  # events
 LARGEST_HELD = 256 * 1024  # bytes
+ENCODINGS = ("identity", "gzip", "deflate")  # those that are read here
 MALFORMED = "its stream has an event that is no JSON"
-JSON_ANSWERS = frozenset(("chat", "responses", "completions", "embeddings", "moderations", "messages"))
 
 
 @dataclass(slots=True)
@@ -81,15 +81,39 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
         if answer.state is not None:
             await _begin(answer, answer.state)
         return answer
-    if kind == "text/html" and call.endpoint in JSON_ANSWERS:
-        raise AttemptFailed("html", "it answered with a page (text/html) where JSON was due", sent=True)
+    due = dialect.due(call.endpoint)
+    if kind == "text/html" and due:
+        raise AttemptFailed("malformed", "it answered with a page (text/html) where JSON was due", sent=True)
+    if not due and kind != "application/json":
+        return answer  # sound and pictures pass as they come
     body, complete = await whole(response, LARGEST)
     if not complete:
         answer.held = [body]
         return answer
     answer.body = body
     answer.parsed = parsed(answer)
+    if due and response.status == 200 and _readable(answer):
+        _judge(answer, due, dialect)
     return answer
+
+
+def _judge(answer: Answer, due: frozenset[str], dialect: Dialect) -> None:
+    """A success that is none: no JSON, or JSON without what was asked for. Some hosts (OpenRouter) answer 200
+    with an error in it; that gets the status of its kind, which every SDK raises. Raises AttemptFailed."""
+    found = answer.parsed
+    if not isinstance(found, dict):
+        raise AttemptFailed("malformed", "its answer is no JSON object where one was due", sent=True)
+    if any(found.get(key) is not None for key in due):
+        return
+    if found.get("error") is None:
+        wanted = " or ".join(sorted(due))
+        raise AttemptFailed("malformed", f"its answer lacks what was asked for ({wanted})", sent=True)
+    answer.status = answer.judged = dialect.error_status(found["error"])
+    answer.reason = ""
+
+
+def _readable(answer: Answer) -> bool:
+    return (answer.field("content-encoding") or "identity").strip().lower() in ENCODINGS
 
 
 async def _begin(answer: Answer, state: StreamState) -> None:
@@ -133,7 +157,9 @@ def events(splitter: Splitter, data: bytes) -> list[bytes]:
     rest = splitter.rest()
     if not rest.strip():
         return []
-    return [rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")]
+    if rest.endswith((b"\r\r", b"\n\r")):  # its last CR might have been half a CRLF
+        return [rest]
+    return [rest + (b"\n" if rest.endswith((b"\n", b"\r")) else b"\n\n")]
 
 
 def parsed(answer: Answer) -> object:
@@ -143,7 +169,7 @@ def parsed(answer: Answer) -> object:
         return None
     encoding = (answer.field("content-encoding") or "identity").strip().lower()
     try:
-        if encoding in ("gzip", "deflate"):
+        if encoding in ENCODINGS and encoding != "identity":
             unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 8 * LARGEST)
             return json.loads(unpacked)
         if encoding != "identity":

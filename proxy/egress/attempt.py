@@ -88,18 +88,16 @@ class Sender:
     async def _send(self, call: Call, url: URL) -> tuple[Answer, bool]:
         """An answer, and whether its stream was asked for usage on our own account."""
         upstream = self._upstream
-        payload, fields, asked_usage = call.body.payload(), call.fields, False
+        body, fields, asked_usage = call.body, call.fields, False
         if call.endpoint is not None:
-            fields = _readable(fields, call.ask.stream)
+            fields = _readable(fields, call.ask.stream or call.body.parsed is None)
             if call.body.whole and call.body.parsed is not None and not self._refuses_usage:
                 changed = upstream.dialect.add_usage(call.endpoint, call.body.whole, call.body.parsed)
                 if changed is not None:
-                    payload, asked_usage = call.body.replaced(changed).payload(), True
-        length = call.body.length if call.body.whole is None or len(call.body.whole) > SLICE else None
-        if asked_usage:
-            length = None
+                    body, asked_usage = call.body.replaced(changed), True
+        length = body.length if body.whole is None or len(body.whole) > SLICE else None
         response = await upstream.caller.send(
-            call.method, url, fields, payload, connect=upstream.policy.timeout.connect, length=length
+            call.method, url, fields, body.payload(), connect=upstream.policy.timeout.connect, length=length
         )
         try:
             return await read(response, call, upstream.dialect, strip_usage=asked_usage), asked_usage
@@ -114,7 +112,8 @@ class Sender:
 
 
 def _readable(fields: Fields, stream: bool) -> Fields:
-    """Only encodings that we can read: the app accepts others as well, but usage could not be counted."""
+    """Only encodings that we can read: the app accepts others as well, but usage could not be counted.
+    `stream` is whether it asks for one, or may: events are read as they are."""
     accepted = first(fields, "accept-encoding")
     if accepted is None:
         return fields

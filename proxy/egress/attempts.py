@@ -121,7 +121,7 @@ def listed(word: str, retry: Retry) -> bool:
     530, Anthropic's 529) is what 502 and 503 are."""
     if word == "any" or word in retry.on:
         return True
-    if word == "html":
+    if word == "malformed":
         return "502" in retry.on
     if word.isdigit() and 506 <= int(word) <= 599:
         return "503" in retry.on or "502" in retry.on

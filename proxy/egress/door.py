@@ -16,6 +16,7 @@ from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
 from proxy.egress.money import table_age
 from proxy.egress.pipeline import Pipeline
+from proxy.egress.stray import refused
 from proxy.egress.upstream import Upstream
 from proxy.observe.health import PartState
 from proxy.observe.log import Log
@@ -55,7 +56,9 @@ class Egress:
             gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
             parent=self._proxy,
         )
-        self._listener = Listener(self.pipeline.handle, self.hosts.handle)
+        self._listener = Listener(
+            self.pipeline.handle, self.hosts.handle, lambda why: refused("no call", why, log.emit)
+        )
         metrics.on_scrape(lambda: metrics.price_table_age_seconds.set(table_age(time.time())))
         self.apply(policy)
 

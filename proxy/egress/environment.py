@@ -9,6 +9,7 @@ from proxy.egress.hosts import environment as other_hosts
 from proxy.egress.keys import VARIABLES, Keys
 from proxy.egress.target import shown
 from proxy.policy import urls
+from proxy.policy.outgoing import Upstream
 from proxy.policy.policy import Policy
 
 
@@ -19,13 +20,24 @@ def variables(policy: Policy, address: str, environ: Mapping[str, str], keys: Ke
         for variable in upstream.env:
             adopted = _same(environ.get(variable), upstream.base_url)
             env[variable] = shown(upstream.base_url, address, name, upstream.kind, adopted=adopted)
-        own = VARIABLES.get(upstream.kind)
-        if upstream.api_key is not None and own is not None:
-            env[own] = keys.shown(name)
+    for kind, variable in VARIABLES.items():
+        if _keyed(kind, policy.upstreams):
+            env[variable] = keys.shown(kind)
     if policy.egress.other_hosts != "allow":
         database = urlsplit(environ.get("DATABASE_URL", "")).hostname
         env.update(other_hosts.variables(policy.egress, address, environ, own_hosts=[database] if database else []))
     return env
+
+
+def _keyed(kind: str, upstreams: Mapping[str, Upstream]) -> bool:
+    """Whether the app's own key of this kind is replaced: where the upstream that it is for has an `api_key`.
+
+    It is for the one that is named like its kind, else for one that a variable leads to. A second one, there
+    as a fallback, must not take the first one's key away.
+    """
+    mine = {name: upstream for name, upstream in upstreams.items() if upstream.kind == kind}
+    first = mine.get(kind) or next((one for one in mine.values() if one.env), None) or next(iter(mine.values()), None)
+    return first is not None and first.api_key is not None
 
 
 def _same(value: str | None, base_url: str) -> bool:

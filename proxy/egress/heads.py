@@ -5,12 +5,15 @@ from __future__ import annotations
 from proxy.egress.answer import Answer
 from proxy.egress.call import Call
 from proxy.egress.dialects import Dialect
-from proxy.egress.headers import Fields, returning
+from proxy.egress.headers import Fields, replaced, returning
 from proxy.egress.sink import Head
 from proxy.errors import CallRefused
 
 
-def ours(call: Call) -> Fields:
+def ours(call: Call | None) -> Fields:
+    """What every answer says of its call; None: it came to none."""
+    if call is None:
+        return [("x-outrigger-attempts", "0"), ("x-outrigger-cache", "off")]
     said = [("x-outrigger-attempts", str(call.attempts)), ("x-outrigger-cache", call.cache)]
     if call.fallback is not None:
         said.append(("x-outrigger-fallback", call.fallback))
@@ -20,10 +23,12 @@ def ours(call: Call) -> Fields:
 def of_answer(call: Call, dialect: Dialect, answer: Answer) -> Head:
     """The upstream's fields, and ours: how it went, and whether it makes sense to come again."""
     said = returning(answer.fields)
-    if answer.judged >= 400 and not any(name.lower() == "x-should-retry" for name, _ in said):
+    if answer.judged >= 400:
         permanent = dialect.permanent(answer.judged, answer.parsed)
-        if permanent or answer.judged in (408, 409) or answer.judged >= 500:
-            said.append(("x-should-retry", "false"))
+        told = (answer.field("x-should-retry") or "").strip().lower()
+        passing = answer.judged in (408, 409) or answer.judged >= 500 or (told == "true" and answer.judged != 429)
+        if permanent or passing:
+            said = replaced(said, "x-should-retry", "false")  # the attempts that make sense have been made
     return Head(answer.status, answer.reason, said + ours(call), _length(answer))
 
 
@@ -34,10 +39,8 @@ def of_refusal(refused: CallRefused, dialect: Dialect, call: Call | None) -> tup
         said.append(("x-should-retry", "false"))
     if refused.retry_after is not None:
         said.append(("Retry-After", str(max(1, int(refused.retry_after + 0.999)))))
-    request_id = ""
-    if call is not None:
-        request_id = call.owner.request_id if call.owner is not None else ""
-        said += ours(call)
+    request_id = call.owner.request_id if call is not None and call.owner is not None else ""
+    said += ours(call)
     body = dialect.error(refused.code, refused.status, str(refused), request_id=request_id)
     return Head(refused.status, "", said), body
 

@@ -11,23 +11,24 @@ VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 class Keys:
-    """One key a process for each upstream that has `api_key`; it opens nothing but this gateway."""
+    """One key a process for each kind, since the app has one variable for all of a kind; it opens nothing but
+    this gateway."""
 
     def __init__(self) -> None:
         self._made: dict[str, str] = {}
 
-    def shown(self, upstream: str) -> str:
+    def shown(self, kind: str) -> str:
         """What the app gets as its key."""
-        return self._made.setdefault(upstream, f"sk-outrigger-{secrets.token_urlsafe(24)}")
+        return self._made.setdefault(kind, f"sk-outrigger-{secrets.token_urlsafe(24)}")
 
-    def injected(self, upstream: str, kind: str, real: str, fields: Fields) -> Fields | None:
+    def injected(self, kind: str, real: str, fields: Fields) -> Fields | None:
         """The header with the real key in the app's place; None where the app's is not the one it was given.
 
         A kind without a variable of its own (http) was given none: the key is put in as a bearer token.
         """
         if kind not in VARIABLES:
             return [(name, value) for name, value in fields if name.lower() not in KEYS] + _as_bearer(real)
-        wanted = self.shown(upstream).encode()
+        wanted = self.shown(kind).encode()
         changed, found = [], False
         for name, value in fields:
             if name.lower() not in KEYS:

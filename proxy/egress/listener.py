@@ -6,26 +6,32 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from multidict import CIMultiDict
 
-from proxy.errors import BindError
+from proxy.egress import refusal
+from proxy.egress.sink import Head
+from proxy.errors import BindError, CallRefused
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Refuser = Callable[[CallRefused], tuple[Head, bytes]]
 
 KEEPALIVE = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
 HEADER = 64 * 1024
 
 
 class Listener:
-    """`calls` gets what names an upstream by its path, `hosts` what comes as to a proxy."""
+    """`calls` gets what names an upstream by its path, `hosts` what comes as to a proxy; `refuse` words the
+    answer to what is no request at all."""
 
-    def __init__(self, calls: Handler, hosts: Handler) -> None:
+    def __init__(self, calls: Handler, hosts: Handler, refuse: Refuser) -> None:
         self._calls = calls
         self._hosts = hosts
+        self._refuse = refuse
         self._runner: web.ServerRunner | None = None
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
-        server = web.Server(
+        server = _Server(
             self._handle,
             access_log=None,
             handler_cancellation=True,  # a call whose app has left is not worth its price
@@ -34,6 +40,7 @@ class Listener:
             max_field_size=HEADER,
             auto_decompress=False,
         )
+        server.refuse = self._refuse
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -50,3 +57,31 @@ class Listener:
         if request.method == "CONNECT" or not request.raw_path.startswith("/"):
             return await self._hosts(request)
         return await self._calls(request)
+
+
+class _Server(web.Server):
+    refuse: Refuser
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp answers what it cannot read in plain text, and shows the line in its log, keys and all."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        assert isinstance(self._manager, _Server)
+        head, body = self._manager.refuse(refusal.unreadable(status, exc, HEADER))
+        answer = web.Response(status=head.status, headers=CIMultiDict(head.fields), body=body)
+        answer.force_close()
+        return answer

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from proxy.egress import fallback, refusal
+from proxy.egress import fallback, refusal, stray
 from proxy.egress.account import Account
 from proxy.egress.body import read as read_body
 from proxy.egress.cachekey import key as cache_key
@@ -49,7 +49,9 @@ class Pipeline:
         upstream = self.upstreams.get(name)
         sink = ToApp(request)
         if upstream is None:
-            return self._refuse(sink, refusal.unknown_upstream(name, self.upstreams), None, None)
+            sink.whole(*stray.unknown(request.method, name, self.upstreams, self._emit))
+            assert sink.response is not None
+            return sink.response
         came = fields(request.raw_headers)
         call = Call(name, request.method, rest, outgoing(came), self._clock())
         call.ask = upstream.dialect.ask(None, None)
@@ -100,7 +102,7 @@ class Pipeline:
     ) -> web.StreamResponse:
         policy = upstream.policy
         if policy.api_key is not None:
-            changed = self._keys.injected(upstream.name, policy.kind, policy.api_key, call.fields)
+            changed = self._keys.injected(policy.kind, policy.api_key, call.fields)
             if changed is None:
                 raise refusal.invalid_key(upstream.name)
             call.fields = changed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aiohttp.http_exceptions import LineTooLong
+
 from proxy.errors import AttemptFailed, CallRefused
 
 
@@ -45,8 +47,14 @@ def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:
     return CallRefused("unknown_upstream", 404, text)
 
 
-def bad_call(problem: str) -> CallRefused:
-    return CallRefused("bad_request", 400, problem)
+def unreadable(status: int, error: BaseException | None, most: int) -> CallRefused:
+    """What the HTTP server could not make a request of. Its own words quote the line, which may hold a key."""
+    if isinstance(error, LineTooLong):
+        text = f"One line of the call's head is longer than the {most // 1024} KiB that are read."
+        return CallRefused("header_too_large", 431, text)
+    if status >= 500:
+        return fault()
+    return CallRefused("bad_request", 400, "The call is no sound HTTP/1.1 request.")
 
 
 def fault() -> CallRefused:

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from proxy.egress.headers import Fields
 from proxy.errors import AttemptFailed
 
 HIGH = 256 * 1024  # bytes read ahead of the other side before reading pauses
@@ -97,10 +98,12 @@ def of_upstream(response: aiohttp.ClientResponse) -> Side:
     return side
 
 
-async def pump(request: web.BaseRequest, response: aiohttp.ClientResponse) -> tuple[int, int]:
-    """The upstream said 101: pass that on, and from here on everything. Bytes to the upstream and back."""
+async def pump(request: web.BaseRequest, response: aiohttp.ClientResponse, said: Fields) -> tuple[int, int]:
+    """The upstream said 101: pass that on with what we `said` of it, and from here on everything. Bytes to the
+    upstream and back."""
     lines = [f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}\r\n".encode()]
     lines += [b"%s: %s\r\n" % pair for pair in response.raw_headers]
+    lines += [f"{name}: {value}\r\n".encode() for name, value in said]
     upstream = of_upstream(response)
     try:
         app = of_app(request, b"".join(lines) + b"\r\n")

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 
 from proxy.egress import refusal
+from proxy.egress.answer import LARGEST
 from proxy.egress.call import Call
+from proxy.egress.caller import discard, whole
 from proxy.egress.deadline import Deadline
 from proxy.egress.headers import fields, returning
 from proxy.egress.heads import ours
@@ -44,9 +47,10 @@ async def upgrade(
         if response.status == 101:
             deadline.never()
             upstream.breaker.ended(admission, ok)
-            await pump(request, response)
+            await pump(request, response, ours(call))
             return web.Response()  # for form: the connection is closed
-        body = await response.read()
+        body, _ = await whole(response, LARGEST)
+        discard(response)
         said = returning(fields(response.raw_headers)) + ours(call)
         sink.whole(Head(response.status, response.reason or "", said), body)
         assert sink.response is not None
@@ -55,5 +59,8 @@ async def upgrade(
         ok = False
         upstream.count_attempt(failure.word)
         raise refusal.unreachable(upstream.name, failure, 1) from failure
+    except asyncio.CancelledError:
+        ok = False if ok is None and deadline.passed and deadline.reason != "request" else ok
+        raise
     finally:
         upstream.breaker.ended(admission, ok)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
@@ -52,12 +52,14 @@ def test_anthropics_messages_alone_are_inference():
     assert ANTHROPIC.endpoint("POST", "/v1/messages/count_tokens") is None
 
 
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, JSON), st.sampled_from(["chat", "responses", "completions", "messages", "embeddings"]))
 def test_no_body_and_no_answer_is_too_odd(body, endpoint):
     for one in (OPENAI, ANTHROPIC, HTTP):
         one.ask(endpoint, body)
         one.usage(endpoint, body)
         one.permanent(429, body)
+        one.error_status(body)
         one.add_usage(endpoint, json.dumps(body).encode(), body)
         one.canned(endpoint, body, "text", id="1", created=1)
         state = one.stream(endpoint, strip_usage=True)

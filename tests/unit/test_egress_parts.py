@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.egress import environment
 from proxy.egress.breaker import Breaker
 from proxy.egress.budget import Budget
 from proxy.egress.cache import Cache, Entry
@@ -21,6 +22,7 @@ from proxy.egress.target import join, shown, split
 from proxy.egress.turns import Turns
 from proxy.egress.window import Window
 from proxy.policy import outgoing as policy
+from proxy.policy.load import PolicySource, load
 
 
 class Clock:
@@ -338,13 +340,11 @@ def test_what_a_variable_is_set_to_leads_where_its_value_led():
 def test_a_made_key_is_exchanged_for_the_real_one_where_it_stands():
     keys = Keys()
     made = keys.shown("openai")
-    assert keys.injected("openai", "openai", "real", [("Authorization", f"Bearer {made}")]) == [
-        ("Authorization", "Bearer real")
-    ]
-    assert keys.injected("openai", "openai", "real", [("api-key", made)]) == [("api-key", "real")]
-    assert keys.injected("openai", "openai", "real", [("Authorization", "Bearer x")]) is None
-    assert keys.injected("openai", "openai", "real", []) is None
-    assert keys.injected("w", "http", "real", [("x", "y")]) == [("x", "y"), ("Authorization", "Bearer real")]
+    assert keys.injected("openai", "real", [("Authorization", f"Bearer {made}")]) == [("Authorization", "Bearer real")]
+    assert keys.injected("openai", "real", [("api-key", made)]) == [("api-key", "real")]
+    assert keys.injected("openai", "real", [("Authorization", "Bearer x")]) is None
+    assert keys.injected("openai", "real", []) is None
+    assert keys.injected("http", "real", [("x", "y")]) == [("x", "y"), ("Authorization", "Bearer real")]
 
 
 def test_what_is_between_app_and_gateway_does_not_leave():
@@ -381,3 +381,21 @@ def test_proxy_variables_are_there_only_where_other_hosts_are_looked_at():
     env = variables(policy.Egress(other_hosts="observe"), "h:1", {"NO_PROXY": "mine"}, ["db"])
     assert env["https_proxy"] == env["HTTP_PROXY"] == "http://h:1"
     assert env["no_proxy"].split(",") == ["localhost", "127.0.0.1", "::1", "db", "mine"]
+
+
+KEYED = {
+    "one": ("openai: {api_key: a}", "openai"),
+    "none": ("openai: {}", None),
+    "a fallback with a key beside one without": ("azure: {kind: openai, base_url: 'http://a', api_key: b}", None),
+    "both": ("openai: {api_key: a}\n  azure: {kind: openai, base_url: 'http://a', api_key: b}", "openai"),
+    "another alone": ("openai: off\n  azure: {kind: openai, base_url: 'http://a', api_key: b}", "openai"),
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_the_apps_key_is_replaced_only_where_the_upstream_it_is_for_has_one(name):
+    text, kind = KEYED[name]
+    keys = Keys()
+    env = environment.variables(load(PolicySource("t", None, f"upstreams:\n  {text}\n"), {}), "h:1", {}, keys)
+    assert env.get("OPENAI_API_KEY") == (keys.shown(kind) if kind else None)
+    assert "ANTHROPIC_API_KEY" not in env

@@ -154,13 +154,6 @@ async def test_the_sdks_patience_bounds_attempts_and_waits_together(tmp_path):
         assert 0.5 < asyncio.get_running_loop().time() - began < 1
 
 
-async def test_an_unknown_upstream_is_told_which_there_are(tmp_path):
-    async with outward(tmp_path, Vendor(says())) as out:
-        status, _, text = await out.chat(upstream="opena")
-        assert status == 404
-        assert "openai" in json.loads(text)["error"]["message"]
-
-
 async def test_the_budget_holds_back_retries_of_all_callers(tmp_path):
     vendor = Vendor(errs(500))
     policy = "breaker: off\nretry: {budget: 20%, backoff: {first: 1ms, max: 1ms}}"
@@ -197,14 +190,6 @@ async def test_a_429_with_retry_after_holds_back_the_next_calls_and_trips_nothin
         assert "x-should-retry" not in headers
         assert out.openai.breaker.state == "closed"
     assert len(vendor.requests) == 1
-
-
-async def test_html_with_200_is_no_answer(tmp_path):
-    page = says(b"<html>down for maintenance</html>", content_type="text/html")
-    async with outward(tmp_path, Vendor(page)) as out:
-        status, _, text = await out.chat()
-        assert (status, json.loads(text)["error"]["code"]) == (502, "upstream_unreachable")
-        assert "page" in json.loads(text)["error"]["message"]
 
 
 async def test_the_real_key_is_put_in_and_only_the_made_one_is_served(tmp_path):
@@ -422,15 +407,6 @@ async def test_a_compressed_body_arrives_as_it_was_sent(tmp_path):
         assert b" 200 " in await asyncio.wait_for(reader.read(), 5)
         writer.close()
     assert int(vendor.requests[0][2]["Content-Length"]) == len(packed)
-
-
-@pytest.mark.parametrize("body", [b"not json", b"[1]", b'"x"', b'{"messages": 3, "model": [], "stream": "yes"}', b""])
-async def test_odd_bodies_are_the_vendors_to_judge(tmp_path, body):
-    vendor = Vendor(errs(400))
-    async with outward(tmp_path, vendor) as out:
-        async with out.session.post(f"{out.url}/openai/v1/chat/completions", data=body) as answer:
-            assert (answer.status, (await answer.json())["error"]["message"]) == (400, "no")
-    assert vendor.requests[0][3] == body
 
 
 async def test_a_certificate_that_is_not_valid_is_said_so_once_and_not_tried_again(tmp_path):

@@ -38,6 +38,13 @@ class Anthropic(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
         return "messages" if method == "POST" and path.removeprefix("/v1") == "/messages" else None
 
+    def due(self, endpoint: str) -> frozenset[str]:
+        return frozenset(("content",))
+
+    def error_status(self, error: object) -> int:
+        kind = str(mapping(error).get("type"))
+        return next((status for status, name in _TYPES.items() if name == kind and status != 503), 502)
+
     def ask(self, endpoint: str | None, body: Json | None) -> Ask:
         if endpoint is None or body is None:
             return NOTHING

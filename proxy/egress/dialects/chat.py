@@ -17,6 +17,7 @@ class ChatStream(StreamState):
         super().__init__()
         self._strip = strip_usage
         self._tier: str | None = None
+        self._done = False
         self._open: dict[int, bool] = {}  # choices without a finish_reason so far
 
     def judge(self, event: bytes) -> Verdict:
@@ -24,7 +25,7 @@ class ChatStream(StreamState):
         if found.data is None:
             return Verdict.START
         if found.data.strip() == "[DONE]":
-            self.ended = True
+            self.ended = self._done = True
             return Verdict.END
         try:
             chunk = json.loads(found.data)
@@ -62,8 +63,8 @@ class ChatStream(StreamState):
                 self.text_bytes += len(said)
             if done or said is not None or any(value for key, value in delta.items() if key != "role"):
                 verdict = Verdict.REAL
-        if self._open and not any(self._open.values()):
-            self.ended = True
+        if self._open:  # with several choices (n) one may end before the next begins
+            self.ended = self._done or not any(self._open.values())
         return verdict
 
     def _error(self, error: Json) -> None:

@@ -79,6 +79,14 @@ class Dialect:
         """Which inference endpoint this is; None for everything that only passes."""
         return None
 
+    def due(self, endpoint: str) -> frozenset[str]:
+        """Of which keys a whole answer has one at least; empty where it need not be JSON."""
+        return frozenset()
+
+    def error_status(self, error: object) -> int:
+        """The status that an error inside a 200 should have had."""
+        return 502
+
     def repeatable(self, endpoint: str, body: Json | None) -> bool:
         """Whether an inference call may be sent again after bytes of it were sent."""
         return True

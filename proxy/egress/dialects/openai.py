@@ -6,7 +6,7 @@ import json
 import re
 
 from proxy.egress.dialects.canned import openai_answer
-from proxy.egress.dialects.chat import ChatStream
+from proxy.egress.dialects.chat import ChatStream, judged
 from proxy.egress.dialects.dialect import (
     NOTHING,
     Ask,
@@ -34,6 +34,13 @@ _ENDPOINTS = {
     "/images/edits": "images",
     "/images/variations": "images",
 }
+_DUE = {
+    "chat": frozenset(("choices",)),
+    "completions": frozenset(("choices",)),
+    "responses": frozenset(("id", "output")),
+    "embeddings": frozenset(("data",)),
+    "moderations": frozenset(("results",)),
+}
 _AZURE = re.compile(r"(?:/openai)?/deployments/[^/]+(?=/)")
 _SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
 
@@ -43,6 +50,17 @@ class OpenAI(Dialect):
         if method != "POST":
             return None
         return _ENDPOINTS.get(_AZURE.sub("", path, count=1).removeprefix("/v1"))
+
+    def due(self, endpoint: str) -> frozenset[str]:
+        return _DUE.get(endpoint, frozenset())
+
+    def error_status(self, error: object) -> int:
+        said = mapping(error)
+        code = said.get("code")
+        if isinstance(code, int) and 400 <= code <= 599:  # OpenRouter's are statuses
+            return code
+        status, again = judged(said)
+        return status if again or status == 429 or "invalid" in str(said.get("type")) else 502
 
     def repeatable(self, endpoint: str, body: Json | None) -> bool:
         return not (endpoint == "responses" and body is not None and body.get("background"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -19,6 +19,7 @@ from proxy.egress.body import read as read_body
 from proxy.egress.breaker import Breaker
 from proxy.egress.caller import Caller, chunk
 from proxy.egress.deadline import Deadline
+from proxy.egress.hosts.dial import dial
 from proxy.egress.hosts.parent import Proxy
 from proxy.egress.sink import Head, ToApp
 from proxy.egress.tunnel import both, of_app
@@ -64,7 +65,7 @@ class Hosts:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         sink = ToApp(request)
-        host, outcome, began = "", "failed", self._clock()
+        host, outcome, began, reason = "", "failed", self._clock(), None
         tunnel = request.method == "CONNECT"
         try:
             url = _url(request)
@@ -86,10 +87,12 @@ class Hosts:
                 if not sink.begun and not tunnel:
                     text = f"{host} did not answer in time (egress.timeout.{deadline.reason})."
                     raise Refusal("upstream-timeout", 504, "Gateway timeout", text) from None
+                reason = f"time-out ({deadline.reason})"
                 sink.abort()
             except AttemptFailed as failure:
                 ok = False
                 if sink.begun:
+                    reason = str(failure)
                     sink.abort()
                 else:
                     text = f"{host} could not be reached: {failure}"
@@ -98,12 +101,13 @@ class Hosts:
                 breaker.ended(admission, ok)
         except Refusal as refusal:
             outcome = "denied" if refusal.status == 403 else "refused" if refusal.status == 503 else "failed"
+            reason = refusal.detail
             self._refuse(sink, refusal)
         except ConnectionError:
             outcome = "gone"
             sink.abort()
         finally:
-            self._account(request.method, host, outcome, began)
+            self._account(request.method, host, outcome, began, reason)
         return sink.response if sink.response is not None else web.Response()
 
     def _check(self, host: str) -> None:
@@ -125,7 +129,7 @@ class Hosts:
     async def _tunnel(
         self, request: web.BaseRequest, url: URL, sink: ToApp, deadline: Deadline, admission: object
     ) -> bool:
-        reader, writer = await self._dial(url)
+        reader, writer = await dial(url, self._parent(url.with_scheme("https")), self.policy.timeout.connect)
         try:
             app = of_app(request, CONNECTED)
             deadline.commit(self.policy.timeout.idle)
@@ -144,28 +148,6 @@ class Hosts:
             writer.close()
             if request.transport is not None:
                 request.transport.close()
-
-    async def _dial(self, url: URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Raises AttemptFailed. A proxy of the gateway's own is asked to connect in its turn."""
-        parent = self._parent(url.with_scheme("https"))
-        to = parent if parent is not None else url
-        try:
-            async with asyncio.timeout(self.policy.timeout.connect):
-                reader, writer = await asyncio.open_connection(to.host, to.port)
-                if parent is not None:
-                    writer.write(
-                        f"CONNECT {url.host}:{url.port} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n\r\n".encode()
-                    )
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    if b" 200" not in head.partition(b"\r\n")[0]:
-                        writer.close()
-                        raise AttemptFailed("connect", "the proxy on the way refused", sent=False)
-                return reader, writer
-        except TimeoutError:
-            raise AttemptFailed("connect", "connecting took too long", sent=False) from None
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UnicodeError) as error:
-            text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise AttemptFailed("connect", text, sent=False) from error
 
     async def _relay(
         self, request: web.BaseRequest, url: URL, sink: ToApp, deadline: Deadline, admission: object
@@ -209,12 +191,25 @@ class Hosts:
             said.append(("Retry-After", str(max(1, whole_seconds(refusal.retry_after)))))
         sink.whole(Head(refusal.status, "", said), render_problem(refusal, ""))
 
-    def _account(self, method: str, host: str, outcome: str, began: float) -> None:
+    def status(self) -> Mapping[str, object]:
+        """How many calls went to which host, and how they ended."""
+        return dict(self.counts)
+
+    def _account(self, method: str, host: str, outcome: str, began: float, reason: str | None) -> None:
         key = f"{host} {outcome}"
         if key in self.counts or len(self.counts) < MOST:
             self.counts[key] += 1
         took = round((self._clock() - began) * 1000, 3)
-        self._emit("call", f"{method} {host} {outcome}", host=host, method=method, outcome=outcome, duration_ms=took)
+        self._emit(
+            "call",
+            f"{method} {host} {outcome}",
+            level="info" if reason is None else "warning",
+            host=host,
+            method=method,
+            outcome=outcome,
+            duration_ms=took,
+            reason=reason,
+        )
 
 
 def _url(request: web.BaseRequest) -> URL:

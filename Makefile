@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench prices setup clean
+.PHONY: help run test check lint types bench bench-litellm prices readme callers setup clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -18,6 +18,9 @@ help:
 	@echo 'make check           lint, types and make test'
 	@echo 'make bench           the figures of the README'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
+
+	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
+	@echo 'make readme          the tables of the README that are what a test saw'
 
 .outrigger/$(STAMP): requirements.txt
 	$(call need_python)
@@ -46,8 +49,14 @@ lint: .venv/$(STAMP)
 types: .venv/$(STAMP)
 	.venv/bin/mypy
 
-test: .venv/$(STAMP) setup
+test: .venv/$(STAMP) setup callers
 	@sh tests/matrix.sh
+
+callers: .venv/$(STAMP)
+	@sh tests/callers/setup.sh
+
+readme: .venv/$(STAMP) callers
+	@OUTRIGGER_WRITE_README=1 .venv/bin/python -m pytest tests/wire/test_egress_callers.py
 
 check: lint types test
 
@@ -56,6 +65,13 @@ bench: .venv/$(STAMP) setup
 
 prices: .venv/$(STAMP)
 	@.venv/bin/python deploy/prices.py
+
+.venv-litellm/$(STAMP): tests/bench/litellm.txt .venv/$(STAMP)
+	@echo "setting up LiteLLM's proxy (.venv-litellm) …"
+	@.venv/bin/python -m venv .venv-litellm && .venv-litellm/bin/python $(PIP) -r $< && touch $@
+
+bench-litellm: .venv-litellm/$(STAMP) .venv/$(STAMP) setup
+	@PYTHONPATH=. .venv/bin/python tests/bench/run.py bench_calls
 
 clean:
 	rm -rf .outrigger .demo .venv .venv-* var

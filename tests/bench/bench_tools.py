@@ -131,13 +131,13 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def spawn(self, name: str, port: int, command: list[str]) -> Peer:
+    def spawn(self, name: str, port: int, command: list[str], patience: float = 20.0) -> Peer:
         out = self._stack.enter_context(open(f"{self.tmp}/{name}.log", "wb"))
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": PATH}
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environ)
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
-        wait_for(port)
+        wait_for(port, patience)
         return Peer(name, port, process)
 
     def plain(self) -> Peer:

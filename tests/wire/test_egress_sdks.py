@@ -1,7 +1,6 @@
 """What the official SDKs make of it: the exceptions that an app's code already catches."""
 
 import asyncio
-from pathlib import Path
 
 import anthropic
 import httpx
@@ -201,51 +200,3 @@ async def test_any_http_client_may_call_any_upstream(tmp_path):
 async def test_completion_is_what_the_vendor_says(tmp_path):
     async with outward(tmp_path, Vendor(says(completion("x")))) as out:
         assert await ask(client(out)) == "x"
-
-
-# ── the table of the README ──────────────────────────────────────────────────────────────────
-
-CUT = chunks("a", "b")[:2]
-TABLE = {
-    "answers 500 once": ([errs(500), says()], False),
-    "answers 503 throughout": ([errs(503)], False),
-    "answers 429, `insufficient_quota`": ([errs(429, "insufficient_quota")], False),
-    "answers 401": ([errs(401)], False),
-    "resets one connection": ([resets(), says()], False),
-    "resets every connection": ([resets()], False),
-    "answers 200 with a page": ([says(b"<html>", content_type="text/html")], False),
-    "never answers": ([hangs()], False),
-    "breaks a stream before its first word": ([streams(CUT[:1], then="cut"), streams(chunks("a", "b"))], True),
-    "breaks a stream later": ([streams(CUT, then="cut")], True),
-    "ends a stream early, politely": ([streams(CUT)], True),
-    "stalls in a stream": ([streams(CUT, then="stall")], True),
-}
-
-
-async def seen(base_url: str, stream: bool) -> str:
-    sdk = openai.AsyncOpenAI(api_key="sk-x", base_url=base_url, max_retries=0, timeout=1.0)
-    try:
-        said = await ask(sdk, stream)
-    except openai.APIStatusError as error:
-        return f"`{type(error).__name__}` {error.status_code}"
-    except openai.APIError as error:
-        return f"`{type(error).__name__}`" + (f" `{error.code}`" if error.code else "")
-    except Exception as error:  # whatever an SDK lets through is what an app sees
-        return f"`{type(error).__name__}`"
-    whole = said == ("ab" if stream else "well")
-    return "the answer" if whole else "half an answer, and no error"
-
-
-async def test_the_readmes_table_is_what_was_seen(tmp_path):
-    """One try of the SDK's, so that the first column is about the fault alone."""
-    rows = []
-    for fault, (answers, stream) in TABLE.items():
-        vendor = Vendor(*answers)
-        async with outward(tmp_path, vendor, openai="retry: {backoff: {first: 1ms, max: 5ms}}") as out:
-            direct = await seen(f"http://127.0.0.1:{vendor.port}/v1", stream)
-            vendor._turn = 0
-            through = await seen(f"{out.url}/openai/v1", stream)
-        rows.append(f"| {fault} | {direct} | {through} |")
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    missing = [row for row in rows if row not in readme]
-    assert not missing, "\n".join(["these rows belong into README.md:", *rows])

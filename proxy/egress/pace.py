@@ -187,12 +187,12 @@ class Pace:
         if waiter.place.done():
             return
         if self._requests is not None:
-            await self._requests.acquire()
+            await _take(self._requests, 1.0, waiter)
         if self._tokens is not None and not waiter.place.done():
             owed, self._debt = max(0.0, waiter.tokens + self._debt), min(0.0, waiter.tokens + self._debt)
             while owed > 0 and not waiter.place.done():
                 piece = min(owed, self._tokens.max_rate)
-                await self._tokens.acquire(piece)
+                await _take(self._tokens, piece, waiter)
                 owed -= piece
 
     def _pause(self, waiter: _Waiter, began: float) -> float:
@@ -240,6 +240,15 @@ class _Waiter:
         self.user = user
         self.tokens = tokens
         self.place = place
+
+
+async def _take(bucket: AsyncLimiter, amount: float, waiter: _Waiter) -> None:
+    """Or nothing, where the waiter leaves first: who is gone takes no one else's turn."""
+    taking = asyncio.ensure_future(bucket.acquire(amount))
+    try:
+        await asyncio.wait((taking, waiter.place), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        taking.cancel()
 
 
 def _bucket(rate: Rate | None) -> AsyncLimiter | None:

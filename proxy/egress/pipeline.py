@@ -208,12 +208,13 @@ class Pipeline:
             call.status = head.status
             deadline.commit(None)
             if call.cache == "coalesced":
-                call.outcome = "cached"
                 replaced = [(n, v) for n, v in head.fields if n.lower() != "x-outrigger-cache"]
                 head = Head(head.status, head.reason, [*replaced, ("x-outrigger-cache", "coalesced")], head.length)
             await sink.begin(head)
             async for data in reader:
                 await sink.write(data)
+        if call.cache == "coalesced":
+            call.outcome = "cached"
 
     async def _too_late(self, call: Call, upstream: Upstream, sink: ToApp, late: CallRefused) -> None:
         if sink.begun:

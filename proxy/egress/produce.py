@@ -116,8 +116,8 @@ class Producer:
                     ok = False if answer.judged >= 500 else None
                     if answer.judged in (408, 409, 429) or answer.judged >= 500:
                         raise CallFailed(answer)
-                call.outcome = "ok"
                 await self._send(call, upstream, answer, sink, deadline, key)
+                call.outcome = "ok"  # until here it is the app that may be gone
                 ok = True if answer.judged < 400 else ok
             except AttemptFailed as failure:
                 ok = False

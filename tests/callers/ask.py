@@ -1,4 +1,4 @@
-"""An app's own call with one library or another: python ask.py LIBRARY, on Pythons of every caller's.
+"""An app's own call with one library or another: python ask.py LIBRARY, run by the Python that has it.
 
 Reads [[base URL, whether to stream], …] as JSON, makes one call each without a retry of its own, and prints what
 an `except` would see of each, as JSON.
@@ -64,7 +64,7 @@ def seen(call, url, stream):
         said = call(url, stream)
     except Exception as error:
         status, code = getattr(error, "status_code", None), getattr(error, "code", None)
-        return "`%s`" % type(error).__name__ + (" %s" % status if status else " `%s`" % code if code else "")
+        return f"`{type(error).__name__}`" + (f" {status}" if status else f" `{code}`" if code else "")
     return "the answer" if said == ("ab" if stream else "well") else "half an answer, and no error"
 
 

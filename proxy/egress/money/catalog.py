@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from proxy.egress.money.rates import Rates
+from proxy.egress.money.rates import Rates, Row, highest
 from proxy.egress.money.table import DAY, Model, Section, table
 
 LONGEST_NAME = 200  # characters; no model has a longer one
@@ -15,6 +15,8 @@ _DAY = re.compile(r"[-@]20\d{2}(-?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])$")
 _COMPACT = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 _REGIONAL = re.compile(r"^[a-z]{2}\.api\.openai\.com$")
 TUNED = 2  # what a fine-tuned model without a price of its own costs, times its base's
+
+Fit = Callable[[Row, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Catalog:
             found = self._dearest[fit.__name__] = (day, self._highest(fit, at))
         return found[1]
 
-    def _named(self, key: str) -> Entry | None:
+    def _named(self, key: str, tries: int = 3) -> Entry | None:
         sections = self._sections()
         if (model := _first(sections[: self._own], key)) is not None:
             return Entry(model)
@@ -73,14 +75,13 @@ class Catalog:
             return Entry(model, sure=False)
         # A variant that the table does not have costs what it is a variant of, as far as one knows.
         short = snapshot_of(key) or key.rpartition(":")[0] or rest
-        found = self._named(short) if short else None
+        found = self._named(short, tries - 1) if short and tries else None
         return Entry(found.model, sure=False) if found is not None else None
 
     def _tuned(self, key: str) -> Entry | None:
         """`ft:BASE:ORGANISATION:…`: its own price, else twice its base's."""
-        for section in self._sections():
-            if (model := section.find(key)) is not None:
-                return Entry(model)
+        if (model := _first(self._sections()[: self._own], key)) is not None:
+            return Entry(model)
         found = self._named(key.split(":")[1])
         return Entry(found.model, sure=False, times=TUNED) if found is not None else None
 
@@ -99,12 +100,12 @@ class Catalog:
                 self._order = list(dict.fromkeys(self._order))
         return [table().section(name) for name in self._order]
 
-    def _highest(self, fit: Callable[[Rates, str], bool], at: float) -> Rates:
+    def _highest(self, fit: Fit, at: float) -> Rates:
         sections = self._sections()
         if not sections:
             return Rates({})
-        chosen = list(_rates(sections[0], fit, at)) or list(_rates(sections[0], _any, at))
-        return Rates.highest_of(chosen)
+        rows = [(model.name, model.row(at)) for model in sections[0].models()]
+        return Rates(highest([row for name, row in rows if fit(row, name)] or [row for _, row in rows]))
 
 
 def _first(sections: Iterable[Section], key: str) -> Model | None:
@@ -116,28 +117,22 @@ def _first(sections: Iterable[Section], key: str) -> Model | None:
     return None
 
 
-def _rates(section: Section, fit: Callable[[Rates, str], bool], at: float) -> Iterator[Rates]:
-    for model in section.models():
-        rates, _ = model.rates(at)
-        if fit(rates, model.name):
-            yield rates
-
-
-def _any(rates: Rates, name: str) -> bool:
+def _any(row: Row, name: str) -> bool:
     return True
 
 
-def _embedding(rates: Rates, name: str) -> bool:
-    return "input" in rates.priced and "output" not in rates.priced
+def _embedding(row: Row, name: str) -> bool:
+    return "input" in row and "output" not in row
 
 
-def _audio(rates: Rates, name: str) -> bool:
-    return bool(rates.priced & {"hours", "characters"}) or "transcribe" in name or "tts" in name
+def _audio(row: Row, name: str) -> bool:
+    heard = "whisper" in name or "transcribe" in name or "voxtral" in name
+    return "characters" in row or "-tts" in name or (heard and "realtime" not in name and "live" not in name)
 
 
-def _image(rates: Rates, name: str) -> bool:
+def _image(row: Row, name: str) -> bool:
     return "image" in name
 
 
 # What the endpoint can serve: an embedding never costs what the dearest chat does.
-_FIT: dict[str, Callable[[Rates, str], bool]] = {"embeddings": _embedding, "audio": _audio, "images": _image}
+_FIT: Mapping[str, Fit] = {"embeddings": _embedding, "audio": _audio, "images": _image}

@@ -21,7 +21,6 @@ SAFE_OUTPUT = 128_000  # tokens; more no model of the table writes in one answer
 TYPICAL = 0.95
 IMAGE_BYTES = 4_000  # an image counts as a thousand tokens: 85 to 1,600 are usual
 DATA = 8  # bytes of base64 of other kinds (audio, PDF) for one of text
-_DATA_KEYS = frozenset(("data", "file_data", "image_data"))
 AUDIO_BYTES = 235  # of an upload, for a token: 4 kB/s, 17 tokens/s
 
 
@@ -113,8 +112,8 @@ def text_bytes_of(body: Mapping[str, Any]) -> int:
                 continue
             total += 6 * len(one)  # quotes, colons, commas, and a short name
             for key, value in one.items():
-                if key in _DATA_KEYS and isinstance(value, str):
-                    total += len(value) // DATA
+                if key == "file_data" or (key == "data" and ("format" in one or "media_type" in one)):
+                    total += len(value) // DATA if isinstance(value, str) else 0
                 else:
                     left.append(value)
         elif isinstance(one, list):

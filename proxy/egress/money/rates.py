@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from proxy.egress.dialects.dialect import MOST
 
 SCALE = 9 * 10**12  # a nano-dollar
 _DECIMALS = 10**12
@@ -60,19 +63,6 @@ class Rates:
                 return rates
         return self._bands[0][1]
 
-    @classmethod
-    def highest_of(cls, several: Iterable[Rates]) -> Rates:
-        """The highest rate of each unit, whatever the context. What is cached counts as new."""
-        highest: dict[str, int] = {}
-        for one in several:
-            for unit, rate in one._bands[-1][1].items():
-                if unit in one.priced and "cached" not in unit:
-                    highest[unit] = max(rate, highest.get(unit, 0))
-        found = cls({})
-        found.priced = frozenset(highest)
-        found._bands = ((-1, _whole(highest)),)
-        return found
-
 
 def nanos(amount: int, times: int = 1, over: int = 1) -> int:
     """Whole nano-dollars of an amount of rates, rounded half up."""
@@ -85,6 +75,16 @@ def dollars(value: Decimal) -> int:
     return max(0, int((value * 10**9).to_integral_value(ROUND_HALF_UP)))
 
 
+def highest(rows: Iterable[Row]) -> Row:
+    """The highest price of each unit, whatever the context. What is cached counts as new."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        for unit, price in row.items():
+            if "cached" not in unit and unit != "least_seconds":
+                found[unit] = max(_at(price, MOST), found.get(unit, 0))
+    return found
+
+
 def _steps(price: object) -> Sequence[Sequence[object]]:
     return price[1:] if isinstance(price, list) else ()
 
@@ -95,10 +95,10 @@ def _start(step: Sequence[object]) -> int:
     return start
 
 
-def _at(price: object, start: int) -> object:
+def _at(price: Any, start: int) -> Any:
     if not isinstance(price, list):
         return price
-    found: object = price[0]
+    found = price[0]
     for step in price[1:]:
         if step[0] <= start:
             found = step[1]

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from proxy.egress.money.rates import Rates
+from proxy.egress.money.rates import Rates, Row
 
 _FILE = Path(__file__).parent / "prices.json"
 DAY = 86_400
@@ -27,17 +27,21 @@ class Model:
 
     def __init__(self, row: Sequence[Any], prices: Sequence[Mapping[str, Any]]) -> None:
         self.name: str = row[0]
-        dated = row[2] if isinstance(row[2], list) else [[None, row[2]]]
+        dated: list[tuple[str | None, int]] = row[2] if isinstance(row[2], list) else [(None, row[2])]
         self._dated = tuple((_span(since), number) for since, number in dated)
         self._tiers = tuple((tier, _span(since), number) for tier, since, number in (row[3] if len(row) > 3 else ()))
         self.most: int = row[4] if len(row) > 4 else 0
         self._prices = prices
         self._made: dict[tuple[int, ...], Rates] = {}
 
+    def row(self, at: float) -> Row:
+        """The standard tier's prices at that time."""
+        return self._prices[self._number(at)]
+
     def rates(self, at: float, tier: str | None = None) -> tuple[Rates, bool]:
         """The rates at that time; False where the tier is one without a price here."""
-        number = next((one for span, one in reversed(self._dated) if _holds(span, at)), self._dated[0][1])
-        numbers = (number,)
+        number = self._number(at)
+        numbers: tuple[int, ...] = (number,)
         if tier is not None:
             # Flex costs what a batch does (developers.openai.com/api/docs/pricing), and has no row of its own always.
             for name in (tier, "batch") if tier == "flex" else (tier,):
@@ -52,6 +56,9 @@ class Model:
                 row |= self._prices[one]
             found = self._made[numbers] = Rates(row)
         return found, tier is None or len(numbers) > 1
+
+    def _number(self, at: float) -> int:
+        return next((one for span, one in reversed(self._dated) if _holds(span, at)), self._dated[0][1])
 
 
 class Section:

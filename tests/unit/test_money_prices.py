@@ -256,6 +256,13 @@ def test_the_policys_price_comes_first(model, answered, expected):
     assert not found.refuses(model or answered)
 
 
+def test_the_policys_price_has_no_surcharge():
+    usage = Usage(1000, 0, 1000, 0, None, {"inference_geo": "us", "service_tier": "priority"})
+    for base_url in (OPENAI, "https://eu.api.openai.com/v1"):
+        cost = tariffs(base_url=base_url, overrides={"mine": MINE}).cost("chat", usage, "mine", at=NOW)
+        assert cost == Cost(dollars("0.002"))
+
+
 def test_what_a_model_without_a_price_costs_is_the_policys_to_say():
     usage = Usage(1000, 0, 1000, 0, None)
     highest = tariffs(unknown="highest").cost("chat", usage, "mystery", at=NOW)
@@ -267,6 +274,12 @@ def test_what_a_model_without_a_price_costs_is_the_policys_to_say():
         assert tariffs(unknown="refuse").refuses(model) is refused
         assert not tariffs(unknown="highest").refuses(model)
         assert not tariffs(unknown="zero").refuses(model)
+    guess = tariffs().estimate("chat", "mystery", input_tokens=1000, output_tokens=1000, at=NOW)
+    assert guess == highest
+    # Speech: whisper-1, $0.36 an hour, is the dearest by length; gpt-4o-transcribe, $6, by tokens.
+    heard = Usage(0, 0, 0, 0, None, {"type": "duration", "seconds": 60})
+    assert tariffs().cost("audio", heard, None, at=NOW) == Cost(dollars("0.006"), dollars("0.006"))
+    assert tariffs().estimate("audio", None, input_tokens=1000, output_tokens=0, at=NOW).nanos == dollars("0.006")
     # No embedding costs what the dearest chat does: text-embedding-3-large, $0.13.
     embedding = tariffs().cost("embeddings", Usage(1000, 0, 0, 0, None), "mystery", at=NOW)
     assert embedding == Cost(dollars("0.00013"), dollars("0.00013"))

@@ -85,10 +85,9 @@ class Tariffs:
                 return Cost(reported)
         if found is None and self._unknown == "zero":
             return NOTHING
-        tier = _tier(usage.details)
-        rates, sure = self._rates(found, endpoint, tier, at)
+        rates, sure = self._rates(found, endpoint, _tier(usage.details), at)
         took = quantities(endpoint, usage, rates.priced, usage.model or model)
-        return self._charge(took, rates, usage.details, times=1 if found is None else found.times, sure=sure, at=at)
+        return self._charge(took, rates, found, sure=sure, at=at, geo=usage.details.get("inference_geo"))
 
     def estimate(
         self, endpoint: str | None, model: str | None, *, input_tokens: int, output_tokens: int, at: float
@@ -99,7 +98,7 @@ class Tariffs:
             return NOTHING
         rates, _ = self._rates(found, endpoint, None, at)
         took = _expected(endpoint, count(input_tokens), count(output_tokens), rates.priced)
-        return self._charge(took, rates, {}, times=1 if found is None else found.times, sure=False, at=at)
+        return self._charge(took, rates, found, sure=False, at=at)
 
     def of_request(self, endpoint: str | None, body: Json, *, at: float) -> Cost | None:
         """What a call costs whose answer reports nothing: speech by its text, DALL·E by its images. Else None."""
@@ -114,9 +113,9 @@ class Tariffs:
             return None
         rates, sure = self._rates(found, endpoint, None, at)
         if "characters" in rates.priced:
-            return self._charge(Quantities({"characters": len(said)}), rates, {}, times=found.times, sure=sure, at=at)
+            return self._charge(Quantities({"characters": len(said)}), rates, found, sure=sure, at=at)
         took = Quantities({"input": -(-len(said) // 4), "audio_out": -(-len(said) * SPEECH_TOKENS // CHARACTERS)})
-        return self._charge(took, rates, {}, times=found.times, sure=False, at=at)
+        return self._charge(took, rates, found, sure=False, at=at)
 
     def _found(self, asked: str | None, answered: str | None) -> Found | None:
         if (asked is not None and len(asked) > LONGEST_NAME) or (answered is not None and len(answered) > LONGEST_NAME):
@@ -143,7 +142,9 @@ class Tariffs:
         rates, known = found.model.rates(at, tier)
         return rates, known and found.sure
 
-    def _charge(self, took: Quantities, rates: Rates, details: Json, *, times: int, sure: bool, at: float) -> Cost:
+    def _charge(
+        self, took: Quantities, rates: Rates, found: Found | None, *, sure: bool, at: float, geo: object = None
+    ) -> Cost:
         by_unit = rates.at(took.context)
         amount = doubtful = 0
         for unit, number in took.amounts.items():
@@ -158,14 +159,15 @@ class Tariffs:
             amount += part
             if unsure:
                 doubtful += part
-        over = 1
-        if details.get("inference_geo") == "us":
-            times, over = times * 11, 10  # platform.claude.com/docs/en/about-claude/pricing: 1.1 times everything
-        total = nanos(amount, times, over)
+        times, over = (found.times if found is not None else 1), 1
         uplift = 0
-        if self._catalog.regional:
-            # developers.openai.com/api/docs/pricing: a tenth more, on newer models: which, the table does not know.
-            uplift = nanos(amount, times, over * 10)
+        if found is None or found.rates is None:  # the policy's price is all there is to pay
+            if geo == "us":
+                times, over = times * 11, 10  # platform.claude.com/docs/en/about-claude/pricing: 1.1 times everything
+            if self._catalog.regional:
+                # developers.openai.com/api/docs/pricing: a tenth more, on newer models; which, no table says.
+                uplift = nanos(amount, times, over * 10)
+        total = nanos(amount, times, over)
         if not sure or took.uncertain:
             return Cost(total + uplift, total + uplift)
         return Cost(total + uplift, min(total, nanos(doubtful, times, over)) + uplift)
@@ -185,9 +187,8 @@ def _reported(details: Json) -> int | None:
     if value is None or value < 0:
         return None
     if details.get("is_byok") is True:  # `cost` is OpenRouter's own fee: the vendor bills the rest
-        value += max(
-            Decimal(0), decimal(mapping(details.get("cost_details")).get("upstream_inference_cost")) or Decimal(0)
-        )
+        rest = decimal(mapping(details.get("cost_details")).get("upstream_inference_cost"))
+        value += max(Decimal(0), rest or Decimal(0))
     return dollars(min(value, DEAREST))
 
 
@@ -201,9 +202,9 @@ def _tier(details: Json) -> str | None:
 
 def _expected(endpoint: str | None, before: int, after: int, priced: frozenset[str]) -> Quantities:
     """Tokens as the model counts: those of audio by the second where it is billed so, images where it draws."""
-    if "hours" in priced:
+    if "hours" in priced and not priced & {"input", "audio_in"}:
         return Quantities({"hours": -(-before * 1000 // SPEECH_TOKENS), "requests": 1})
-    if "characters" in priced:
+    if "characters" in priced and "input" not in priced:
         return Quantities({"characters": before * 4, "requests": 1})
     incoming = "audio_in" if endpoint == "audio" and "audio_in" in priced else "input"
     outgoing_ = "image_out" if endpoint == "images" else "output"

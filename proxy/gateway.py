@@ -145,6 +145,7 @@ class Gateway:
             metrics=metrics,
             log=log,
             requests=requests,
+            allowances=egress.spend,
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
@@ -161,6 +162,7 @@ class Gateway:
         try:
             await self._admin.start(self._sockets.admin)
             await self.ledger.start()
+            await self.egress.load()
             await self.egress.start(self._sockets.egress)
             self._spawn(self.runtime.run())
             self._spawn(self.reloader.watch(self.reload))

@@ -48,6 +48,7 @@ class Overview:
         gateway = self._gateway
         metrics, door = gateway.metrics, gateway.door
         metrics.app_up.set(1 if gateway.app.is_ready else 0)
+        gateway.egress.spend.fill(metrics)
         metrics.concurrency_limit.set(door.admission.limit or 0)
         for route in gateway.policy.routes:
             metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])

@@ -11,7 +11,7 @@ CONTENT_TYPE = "application/problem+json"
 
 _EXPOSED = (
     b"Retry-After, RateLimit, RateLimit-Policy, "
-    b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
+    b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Cost-Used-Today, X-Request-Id"
 )
 
 

@@ -40,7 +40,7 @@ async def serve(
     try:
         requests = Requests(asyncio.get_running_loop().time)
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
-        egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ)
+        egress = Egress(policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ)
         extra = egress.environment(policy, sockets.egress_address, environ)
         app = make_app(policy, words, environ, sockets, metrics, log, extra)
         gateway = Gateway(

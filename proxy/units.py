@@ -12,6 +12,8 @@ from typing import Literal
 
 Period = Literal["h", "d", "month"]
 
+NANOS = 1_000_000_000  # nano-dollars in a dollar: what money is counted in, always as whole numbers
+
 _DURATIONS = {
     "ms": Decimal("0.001"),
     "s": Decimal(1),
@@ -153,3 +155,17 @@ def parse_spend(text: str) -> tuple[Decimal, Period]:
 
 def format_spend(dollars: Decimal, period: Period) -> str:
     return f"{format_money(dollars)}/{period}"
+
+
+def to_nanos(dollars: Decimal) -> int:
+    return int(dollars * NANOS)
+
+
+def format_nanos(amount: int) -> str:
+    """Plain dollars without a sign: six decimals, and more where there is more to say."""
+    text = f"{amount // NANOS}.{amount % NANOS:09d}"
+    return text[:-3] + text[-3:].rstrip("0")
+
+
+def nanos_as_dollars(amount: int) -> Decimal:
+    return Decimal(amount).scaleb(-9)

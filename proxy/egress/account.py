@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.egress.call import Call
+from proxy.egress.money.books import Books
 from proxy.egress.upstream import Upstream
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
-from proxy.observe.series import OTHER
+from proxy.units import nanos_as_dollars
 
 
 class Account:
-    def __init__(self, metrics: Metrics, emit: Emit, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, books: Books, emit: Emit, clock: Callable[[], float]) -> None:
         self._metrics = metrics
+        self._books = books
         self._emit = emit
         self._clock = clock
         self.in_flight = 0
@@ -23,14 +25,22 @@ class Account:
         if call.owner is not None and call.owner.request is not None:
             call.owner.request.call_began()
 
+    def paid(self, call: Call) -> None:
+        """An answer that several read has been paid by the call that began it, which may be over since long."""
+        if call.over:
+            self._books.close(call)
+
     def end(self, call: Call, upstream: Upstream) -> None:
         self.in_flight -= 1
         owner = call.owner
+        spent = sum(bill.cost for bill in call.bills)
         if owner is not None and owner.request is not None:
-            owner.request.call_ended()
+            owner.request.call_ended(spent if call.bills else None)
+        call.over = True
+        self._books.close(call)
         took = self._clock() - call.began
         metrics, name = self._metrics, call.upstream
-        model = call.model if call.model in upstream.known_models else OTHER
+        model = upstream.label(call.model)
         metrics.upstream_calls_total.child(name, model, call.outcome).inc()
         metrics.upstream_call_duration_seconds.child(name).observe(took)
         first = None if call.first_byte_at is None else call.first_byte_at - call.began
@@ -61,8 +71,8 @@ class Account:
             first_byte_ms=None if first is None else round(first * 1000, 3),
             input_tokens=None if usage is None else usage.input,
             output_tokens=None if usage is None else usage.output,
-            cost_usd=None,
-            basis=None,
+            cost_usd=nanos_as_dollars(spent) if call.bills or call.cost is not None else None,
+            basis=_basis(call),
             user=call.user,
             cache=call.cache,
             outcome=call.outcome,
@@ -70,3 +80,9 @@ class Account:
             refused=call.refused.code if call.refused is not None else None,
             reason=call.reason,
         )
+
+
+def _basis(call: Call) -> str | None:
+    if not any(bill.cost for bill in call.bills):
+        return None
+    return "estimated" if any(bill.estimated for bill in call.bills) else "reported"

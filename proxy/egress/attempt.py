@@ -43,14 +43,17 @@ class Sender:
         upstream = self._upstream
         series.made += 1
         call.attempts += 1
+        call.body.sent = False
         result = "cancelled"  # by the call's deadline, or because the app gave it up
         try:
             answer = await self._attempt(call, url)
+            call.body.sent = False  # it has been answered
             result = "ok" if answer.judged < 400 else str(answer.judged)
             upstream.pace.learn(answer.learnt())
             return answer
         except AttemptFailed as failure:
             result = failure.word
+            call.body.sent = False
             raise series.failed(failure) from failure
         finally:
             upstream.count_attempt(result)
@@ -67,7 +70,7 @@ class Sender:
                 return await self._ask(call, url, injected)
         except TimeoutError:
             text = f"no first byte within {first_byte:g} s"
-            raise AttemptFailed("first_byte", text, sent=True) from None
+            raise AttemptFailed("first_byte", text, sent=call.body.sent) from None
 
     async def _ask(self, call: Call, url: URL, injected: Injected | None) -> Answer:
         if injected is not None and injected.status is not None:

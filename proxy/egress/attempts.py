@@ -27,9 +27,11 @@ from proxy.policy.outgoing import Retry
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
+    from proxy.egress.money.bill import Bill
     from proxy.egress.upstream import Upstream
 
 HOPELESS = frozenset(("certificate",))
+INDEFINITE = frozenset(("reset", "first_byte"))  # what the upstream made of it, and bills, nobody knows
 LONGEST_HOLD = 60.0  # seconds that one Retry-After holds back an upstream's next calls at most
 SAFE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 
@@ -49,7 +51,9 @@ class Final(OutriggerError):
 class Series(RetryOptionsBase):
     """What aiohttp-retry goes by for one call. `answer` is the last there was."""
 
-    def __init__(self, call: Call, upstream: Upstream, deadline: Deadline, admission: Admission) -> None:
+    def __init__(
+        self, call: Call, upstream: Upstream, deadline: Deadline, admission: Admission, bill: Bill | None
+    ) -> None:
         super().__init__(
             attempts=upstream.policy.retry.attempts + 1,  # the library never asks about its last one
             statuses=(),
@@ -62,6 +66,7 @@ class Series(RetryOptionsBase):
         self._upstream = upstream
         self._deadline = deadline
         self._admission = admission
+        self._bill = bill
         self._wait = 0.0
         self.made = 0
 
@@ -69,8 +74,14 @@ class Series(RetryOptionsBase):
         return self._wait
 
     def failed(self, failure: AttemptFailed) -> OutriggerError:
-        """What to raise for a failed attempt."""
+        """What to raise for a failed attempt. One that was sent and broke off is paid, and its successor is
+        within the caps or is not made."""
+        paid = self._bill if failure.sent and failure.word in INDEFINITE else None
+        if paid is not None:
+            paid.lost()
         if failure.word in HOPELESS or not self._due(failure.word, sent=failure.sent, asked=None):
+            return Final(failure)
+        if paid is not None and not paid.again():
             return Final(failure)
         return Again(str(failure))
 

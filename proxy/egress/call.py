@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Literal
 
 from proxy.egress.body import Body
 from proxy.egress.dialects import Ask, Usage
 from proxy.egress.headers import Fields
+from proxy.egress.money.purse import UNATTRIBUTED
 from proxy.observe.requests import Owner
 
 if TYPE_CHECKING:
+    from proxy.egress.money.bill import Bill
     from proxy.errors import CallRefused
 
 Outcome = Literal["ok", "error", "refused", "cached", "fallback", "gone"]
 Cache = Literal["hit", "miss", "coalesced", "stale", "off"]
-
-UNATTRIBUTED = "unattributed"
 
 
 class Call:
@@ -23,16 +24,20 @@ class Call:
 
     __slots__ = (
         "ask",
+        "at",
         "attempts",
         "began",
+        "bills",
         "body",
         "cache",
         "endpoint",
         "fallback",
         "fields",
         "first_byte_at",
+        "id",
         "method",
         "outcome",
+        "over",
         "owner",
         "reason",
         "refused",
@@ -49,13 +54,15 @@ class Call:
     ask: Ask
     body: Body
 
-    def __init__(self, upstream: str, method: str, rest: str, fields: Fields, began: float) -> None:
+    def __init__(self, upstream: str, method: str, rest: str, fields: Fields, began: float, at: float = 0.0) -> None:
+        self.id = secrets.token_hex(16)
         self.upstream = upstream  # the one that was called, whoever answered in the end
         self.used = upstream
         self.method = method
         self.rest = rest  # path and query below the upstream, as sent
         self.fields = fields  # what goes on
         self.began = began
+        self.at = at  # began, by the wall clock
         self.endpoint: str | None = None
         self.owner: Owner | None = None
         self.user = UNATTRIBUTED
@@ -63,6 +70,7 @@ class Call:
         self.sdk_retry = False  # the SDK tries again by itself: none of ours on top
         # set on the way
         self.attempts = 0
+        self.bills: list[Bill] = []  # of each upstream and model that were asked, in order
         self.cache: Cache = "off"
         self.fallback: str | None = None
         self.first_byte_at: float | None = None
@@ -70,11 +78,21 @@ class Call:
         self.status = 0
         self.usage: Usage | None = None
         self.refused: CallRefused | None = None
+        self.over = False
         self.reason: str | None = None  # in words, where something failed
 
     @property
     def path(self) -> str:
         return self.rest.partition("?")[0]
+
+    @property
+    def cost(self) -> int | None:
+        """Nano-dollars, once it is known; None before, and where the call has no price."""
+        if self.cache in ("hit", "stale", "coalesced"):
+            return 0
+        if not self.bills or not all(bill.over for bill in self.bills):
+            return None
+        return sum(bill.cost for bill in self.bills)
 
     @property
     def model(self) -> str | None:

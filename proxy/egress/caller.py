@@ -35,7 +35,7 @@ class Caller:
         method: str,
         url: URL,
         fields: Fields,
-        payload: bytes | AsyncIterator[bytes] | None,
+        payload: aiohttp.BytesPayload | AsyncIterator[bytes] | None,
         *,
         connect: float,
         length: int | None = None,

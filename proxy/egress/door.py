@@ -14,15 +14,21 @@ from proxy.egress.environment import variables
 from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
-from proxy.egress.money import table_age
+from proxy.egress.money.books import Books
+from proxy.egress.money.spend import Spend, load
+from proxy.egress.money.table import table_age
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.stray import refused
 from proxy.egress.upstream import Upstream
+from proxy.ledger.ledger import Ledger
 from proxy.observe.health import PartState
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
 from proxy.policy.policy import Policy
+from proxy.policy.tiers import Tiers
+
+LOADING = 10.0  # seconds that a start waits for the ledger's counts
 
 
 class Egress:
@@ -35,6 +41,7 @@ class Egress:
         requests: Requests,
         metrics: Metrics,
         log: Log,
+        ledger: Ledger | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -44,9 +51,14 @@ class Egress:
         self._keys = Keys()
         self.upstreams: dict[str, Upstream] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self.account = Account(metrics, log.emit, self._loop.time)
+        self._ledger = ledger
+        self._loaded = False
+        self._loading: set[asyncio.Task[None]] = set()
+        self.spend = Spend(self.upstreams)
+        books = Books(ledger, self._loop.time)
+        self.account = Account(metrics, books, log.emit, self._loop.time)
         self.pipeline = Pipeline(
-            self.upstreams, requests=requests, keys=self._keys, account=self.account, emit=log.emit
+            self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
         )
         self.hosts = Hosts(
             policy.egress,
@@ -70,12 +82,30 @@ class Egress:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         for name, wanted in policy.upstreams.items():
-            if name not in self.upstreams:
+            fresh = name not in self.upstreams
+            if fresh:
                 self.upstreams[name] = Upstream(
                     name, wanted, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
                 )
-            self.upstreams[name].apply(wanted, policy.faults)
+            recount = self.upstreams[name].apply(wanted, policy.faults)
+            if (recount or (fresh and self._loaded)) and self._ledger is not None:
+                self._load(self.upstreams[name], self._ledger)
+        self.pipeline.tiers = Tiers(policy.identity.tiers)
         self.hosts.apply(policy.egress)
+
+    def _load(self, upstream: Upstream, ledger: Ledger) -> None:
+        task = self._loop.create_task(load(upstream, ledger, time.time()))
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+
+    async def load(self) -> None:
+        """Count what was spent before this start, as far as the ledger answers in time; later otherwise."""
+        if self._ledger is not None:
+            for upstream in self.upstreams.values():
+                self._load(upstream, self._ledger)
+            if self._loading:
+                await asyncio.wait(self._loading, timeout=LOADING)
+            self._loaded = True
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
@@ -86,7 +116,9 @@ class Egress:
         await self.hosts.close()
         for upstream in self.upstreams.values():
             await upstream.close()
-        await asyncio.gather(*self._closing)
+        for task in self._loading:
+            task.cancel()
+        await asyncio.gather(*self._closing, *self._loading, return_exceptions=True)
 
     def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
         """What the app gets, so that its calls come this way."""
@@ -111,6 +143,7 @@ class Egress:
                 "why": upstream.breaker.why,
                 "state": repr(upstream),
                 "faults": len(upstream.faults.all),
+                "cost": self.spend.status(upstream) if upstream.meter.metered else None,
             }
             for name, upstream in self.upstreams.items()
         }

@@ -48,11 +48,11 @@ def elsewhere(call: Call, step: outgoing.Fallback, upstreams: Mapping[str, Upstr
         if other.policy.api_key is None:
             return None
         fields = own(other.policy.kind, other.policy.api_key, fields)
-    copy = Call(call.upstream, call.method, call.rest, fields, call.began)
+    copy = Call(call.upstream, call.method, call.rest, fields, call.began, call.at)
     copy.used = other.name
     copy.endpoint, copy.owner, copy.user, copy.tier = call.endpoint, call.owner, call.user, call.tier
     copy.ask, copy.body, copy.sdk_retry = call.ask, call.body, call.sdk_retry
-    copy.attempts, copy.cache = call.attempts, call.cache
+    copy.attempts, copy.cache, copy.bills = call.attempts, call.cache, call.bills
     if step.model is not None:
         if call.body.whole is None or call.body.parsed is None:
             return None

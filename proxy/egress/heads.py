@@ -8,6 +8,7 @@ from proxy.egress.dialects import Dialect
 from proxy.egress.headers import Fields, replaced, returning
 from proxy.egress.sink import Head
 from proxy.errors import CallRefused
+from proxy.units import format_nanos
 
 
 def ours(call: Call | None) -> Fields:
@@ -15,6 +16,9 @@ def ours(call: Call | None) -> Fields:
     if call is None:
         return [("x-outrigger-attempts", "0"), ("x-outrigger-cache", "off")]
     said = [("x-outrigger-attempts", str(call.attempts)), ("x-outrigger-cache", call.cache)]
+    cost = call.cost
+    if cost is not None:
+        said.append(("x-outrigger-cost", format_nanos(cost)))
     if call.fallback is not None:
         said.append(("x-outrigger-fallback", call.fallback))
     return said

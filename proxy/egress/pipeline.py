@@ -7,6 +7,7 @@ where it failed for good, the fallbacks.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -17,11 +18,12 @@ from proxy.egress.body import read as read_body
 from proxy.egress.cachekey import key as cache_key
 from proxy.egress.call import Call
 from proxy.egress.deadline import PATIENCE, Deadline, patience_of
-from proxy.egress.dialects import Dialect
+from proxy.egress.dialects import Ask, Dialect
 from proxy.egress.flight import Flight
 from proxy.egress.headers import Fields, fields, first, outgoing, token_of
 from proxy.egress.heads import of_refusal
 from proxy.egress.keys import Keys
+from proxy.egress.money.books import Books
 from proxy.egress.produce import Producer
 from proxy.egress.sink import Head, ToApp
 from proxy.egress.target import split
@@ -30,19 +32,33 @@ from proxy.egress.upstream import Upstream
 from proxy.errors import CallRefused
 from proxy.observe.events import Emit
 from proxy.observe.requests import Requests
+from proxy.policy.tiers import Tiers
+
+LONGEST_USER = 256  # characters of a user's name
 
 
 class Pipeline:
     def __init__(
-        self, upstreams: Mapping[str, Upstream], *, requests: Requests, keys: Keys, account: Account, emit: Emit
+        self,
+        upstreams: Mapping[str, Upstream],
+        *,
+        requests: Requests,
+        keys: Keys,
+        account: Account,
+        books: Books,
+        emit: Emit,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.upstreams = upstreams
+        self.tiers = Tiers(())
+        self._books = books
+        self._now = now
         self._requests = requests
         self._keys = keys
         self._account = account
         self._emit = emit
         self._clock = asyncio.get_running_loop().time
-        self._producer = Producer(upstreams, self._clock)
+        self._producer = Producer(upstreams, books, self._clock)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         name, rest = split(request.raw_path)
@@ -53,7 +69,7 @@ class Pipeline:
             assert sink.response is not None
             return sink.response
         came = fields(request.raw_headers)
-        call = Call(name, request.method, rest, outgoing(came), self._clock())
+        call = Call(name, request.method, rest, outgoing(came), self._clock(), self._now())
         call.ask = upstream.dialect.ask(None, None)
         self._whose(call, came)
         self._account.begin(call)
@@ -110,6 +126,7 @@ class Pipeline:
         try:
             async with deadline:
                 if request.headers.get("Upgrade", "").lower() == "websocket":
+                    upstream.meter.check(call)
                     return await upgrade(call, upstream, request, sink, deadline, self._clock)
                 await self._understand(call, upstream, request)
                 await self._answer(call, upstream, sink, deadline)
@@ -143,8 +160,11 @@ class Pipeline:
         call.body = await read_body(source, request.content_length, pass_on=uploads)
         call.body.parse()
         call.ask = upstream.dialect.ask(call.endpoint, call.body.parsed)
+        if uploads and call.endpoint is not None:
+            call.ask = Ask(model=call.body.form_model)
         if call.owner is None and call.ask.user:
-            call.user = call.ask.user
+            call.user = call.ask.user[:LONGEST_USER]
+            call.tier = self.tiers.of(call.user)
 
     async def _answer(self, call: Call, upstream: Upstream, sink: ToApp, deadline: Deadline) -> None:
         key = self._cache_key(call, upstream)
@@ -165,7 +185,13 @@ class Pipeline:
             call.cache = "coalesced"
         else:
             flight = self._start(call, upstream, key)
-        await self._join(call, flight, sink, deadline)
+        try:
+            await self._join(call, flight, sink, deadline)
+        except CallRefused as refused:
+            if refused.code != "cost_cap_exceeded" or call.cache != "coalesced" or sink.begun:
+                raise
+            call.cache = "miss"  # it was another's cap that was reached
+            await self._producer.produce(call, upstream, sink, deadline, key)
 
     def _cache_key(self, call: Call, upstream: Upstream) -> bytes | None:
         """None where the answer may not be shared: by the policy, or because it is no question."""
@@ -197,6 +223,8 @@ class Pipeline:
             except TimeoutError:
                 took = self._clock() - call.began
                 raise refusal.timed_out(upstream.name, deadline.reason, took) from None
+            finally:
+                self._account.paid(call)
 
         return upstream.flights.start(key, work)
 

@@ -15,6 +15,8 @@ from proxy.egress.caller import discard
 from proxy.egress.deadline import Deadline
 from proxy.egress.headers import fields, returning
 from proxy.egress.heads import of_answer, ours
+from proxy.egress.money.bill import Bill
+from proxy.egress.money.books import Books
 from proxy.egress.pace import PaceRefusal, Place
 from proxy.egress.sink import Head, Sink, ToApp
 from proxy.egress.stream import Recorder, relay
@@ -38,8 +40,9 @@ class Broken(OutriggerError):
 
 
 class Producer:
-    def __init__(self, upstreams: Mapping[str, Upstream], clock: Callable[[], float]) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], books: Books, clock: Callable[[], float]) -> None:
         self.upstreams = upstreams
+        self._books = books
         self._clock = clock
 
     async def produce(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
@@ -87,6 +90,9 @@ class Producer:
         copy.fallback = fallback.named(step)
         try:
             await self._call(copy, other, sink, deadline, None)
+        except CallRefused as refused:  # by a cap of the other's
+            call.reason = str(refused)
+            return False
         except CallFailed as failed:
             if isinstance(failed.failure, Answer):
                 failed.failure.release()
@@ -103,6 +109,17 @@ class Producer:
         breaker = upstream.breaker
         if breaker.state == OPEN:
             raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after))
+        bill = self._books.open(call, upstream)
+        try:
+            await self._paid(call, upstream, sink, deadline, key, bill)
+        finally:
+            if bill is not None:
+                bill.close()
+
+    async def _paid(
+        self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None, bill: Bill | None
+    ) -> None:
+        breaker = upstream.breaker
         place = await self._place(call, upstream)
         try:
             admission = breaker.admit()
@@ -111,12 +128,12 @@ class Producer:
             ok: bool | None = None
             upstream.budget.call()
             try:
-                answer = await self._attempts(call, upstream, Series(call, upstream, deadline, admission))
+                answer = await self._attempts(call, upstream, Series(call, upstream, deadline, admission, bill))
                 if answer.judged >= 400:
                     ok = False if answer.judged >= 500 else None
                     if answer.judged in (408, 409, 429) or answer.judged >= 500:
                         raise CallFailed(answer)
-                await self._send(call, upstream, answer, sink, deadline, key)
+                await self._send(call, upstream, answer, sink, deadline, key, bill)
                 call.outcome = "ok"  # until here it is the app that may be gone
                 ok = True if answer.judged < 400 else ok
             except AttemptFailed as failure:
@@ -128,6 +145,8 @@ class Producer:
                 call.outcome, call.reason = "error", str(broken)
             except asyncio.CancelledError:
                 ok = False if deadline.passed and deadline.reason != "request" else None
+                if bill is not None and not bill.over and call.body.sent:
+                    bill.lost()
                 raise
             finally:
                 breaker.ended(admission, ok, seconds=(call.first_byte_at or self._clock()) - admission.began)
@@ -152,20 +171,32 @@ class Producer:
         return answer
 
     async def _send(
-        self, call: Call, upstream: Upstream, answer: Answer, sink: Sink, deadline: Deadline, key: bytes | None
+        self,
+        call: Call,
+        upstream: Upstream,
+        answer: Answer,
+        sink: Sink,
+        deadline: Deadline,
+        key: bytes | None,
+        bill: Bill | None = None,
     ) -> None:
         """Pass an answer on, with what we say of it. Raises Broken where it broke off on the way."""
         call.first_byte_at = self._clock()
         call.status = answer.status
         if answer.judged >= 400:
             call.reason = call.reason or f"status {answer.judged}"
-        head = of_answer(call, upstream.dialect, answer)
+            if bill is not None:
+                bill.close()  # a definite error is not billed
         if answer.body is not None:
             call.usage = upstream.dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
+            if bill is not None:
+                bill.settle(call.usage, len(answer.body))
+            head = of_answer(call, upstream.dialect, answer)
             if key is not None and answer.status == 200 and upstream.policy.cache.ttl:
                 self._keep(call, upstream, key, answer, answer.body)
             await self._give(call, head, answer.body, sink, fields_done=True)
             return
+        head = of_answer(call, upstream.dialect, answer)
         deadline.commit(upstream.policy.timeout.idle if answer.state is not None else None)
         recorder = Recorder(sink, upstream.policy.cache.max // 4 if key is not None and answer.status == 200 else 0)
         try:
@@ -184,6 +215,8 @@ class Producer:
             discard(answer.response)
             if answer.state is not None:
                 call.usage = answer.state.usage
+            if bill is not None:
+                bill.settle(call.usage, recorder.passed if answer.state is None else answer.state.text_bytes)
         if key is not None and recorder.kept is not None and not answer.errored and upstream.policy.cache.ttl:
             self._keep(call, upstream, key, answer, b"".join(recorder.kept))
 

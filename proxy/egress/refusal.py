@@ -57,5 +57,21 @@ def unreadable(status: int, error: BaseException | None, most: int) -> CallRefus
     return CallRefused("bad_request", 400, "The call is no sound HTTP/1.1 request.")
 
 
+def cost_cap(upstream: str, reason: str) -> CallRefused:
+    return CallRefused("cost_cap_exceeded", 429, f"This call to {upstream} would pass a cap. {reason}")
+
+
+def unknown_price(upstream: str, model: str | None) -> CallRefused:
+    named = repr(model) if model else "no model"
+    mend = f"write its price under upstreams.{upstream}.prices, or unknown_price: highest"
+    return CallRefused("unknown_price", 400, f"Nobody knows what {named} costs (unknown_price: refuse); {mend}.")
+
+
+def no_ledger() -> CallRefused:
+    text = "What calls cost cannot be written down now, and without that none is made (ledger.on_error: deny)."
+    return CallRefused("ledger_unavailable", 503, text)
+
+
+
 def fault() -> CallRefused:
     return CallRefused("gateway_fault", 500, "The gateway met a fault of its own; the log has it.")

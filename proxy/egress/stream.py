@@ -71,12 +71,14 @@ class Recorder:
     def __init__(self, sink: Sink, most: int) -> None:
         self._sink = sink
         self._left = most
+        self.passed = 0  # bytes
         self.kept: list[bytes] | None = [] if most else None
 
     async def begin(self, head: Head) -> None:
         await self._sink.begin(head)
 
     async def write(self, data: bytes) -> None:
+        self.passed += len(data)
         if self.kept is not None:
             self._left -= len(data)
             if self._left < 0:

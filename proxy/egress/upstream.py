@@ -15,12 +15,15 @@ from proxy.egress.caller import Caller, Proxy
 from proxy.egress.dialects import Dialect, dialect
 from proxy.egress.faults import Faults
 from proxy.egress.flight import Flights
+from proxy.egress.money.meter import Meter
 from proxy.egress.pace import Pace
 from proxy.egress.target import join
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
+from proxy.observe.series import OTHER
 from proxy.policy import outgoing
 from proxy.policy.operators import InjectedFault
+from proxy.policy.values import Spend
 
 
 class Upstream:
@@ -48,6 +51,7 @@ class Upstream:
         self.cache = Cache(policy.cache, clock=clock)
         self.flights = Flights()
         self.faults = Faults(())
+        self.meter = Meter(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
         self.sender = Sender(self)
         metrics.declare_upstream(name)
 
@@ -60,11 +64,18 @@ class Upstream:
         named = {step.model for step in self.policy.fallback if step.model is not None}
         return frozenset(named | set(self.policy.prices))
 
+    def label(self, model: str | None) -> str:
+        """The model as a metric's label: only what the policy or the price table knows is one."""
+        if model is not None and (model in self.known_models or self.meter.known(model)):
+            return model
+        return OTHER
+
     def url(self, rest: str) -> URL:
         return join(self.policy.base_url, rest)
 
-    def apply(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> None:
-        """Take the policy, the first or a newer one: what was learnt of the upstream stays."""
+    def apply(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> bool:
+        """Take the policy, the first or a newer one: what was learnt of the upstream stays. True where what was
+        spent must be counted anew from the ledger."""
         if policy.kind != self.policy.kind:
             self.dialect = dialect(policy.kind)
         self.policy = policy
@@ -72,11 +83,13 @@ class Upstream:
         self.budget.share = policy.retry.budget
         self.pace.reconfigure(policy.pace)
         self.cache.reconfigure(policy.cache)
+        recount = self.meter.reconfigure(policy)
         mine = [fault for fault in faults if fault.upstream == self.name]
         if mine and tuple(mine) != self.faults.all:
             text = f"Faults are injected into calls to {self.name} (faults): not for production."
             self._emit("faults", text, level="warning", upstream=self.name, faults=len(mine))
         self.faults = Faults(mine)
+        return recount
 
     def count_attempt(self, result: str) -> None:
         self._metrics.upstream_attempts_total.child(self.name, result).inc()
@@ -85,6 +98,10 @@ class Upstream:
         self.pace.close()
         await self.flights.close()
         await self.caller.close()
+
+    def _cap_reached(self, whom: str, cap: Spend, share: float) -> None:
+        text = f"{share:.0%} of {cap} is spent by {whom} at {self.name}."
+        self._emit("cap", text, level="warning", upstream=self.name, whom=whom, cap=str(cap), share=share)
 
     def _breaker_changed(self, state: str, why: str) -> None:
         self._metrics.breaker_state.child(self.name).set(GAUGE[state])

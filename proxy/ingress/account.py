@@ -9,6 +9,7 @@ from proxy.errors import Refusal
 from proxy.ingress.exchange import Exchange
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.units import nanos_as_dollars
 
 MIB = 1024 * 1024
 
@@ -71,6 +72,7 @@ class Account:
             client_ip=x.client_ip,
             bytes_in=x.bytes_in,
             bytes_out=x.bytes_out,
+            cost_usd=None if x.cost is None else nanos_as_dollars(x.cost),
             calls=x.calls,
             memory_delta_mb=(self._app_bytes() - x.memory_before) / MIB if x.memory_before else None,
             refused=x.refused.name if x.refused is not None else None,

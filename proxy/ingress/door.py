@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from proxy.ingress.account import Account
 from proxy.ingress.admission import Admission
+from proxy.ingress.allowance import Allowances
 from proxy.ingress.backend import Backend
 from proxy.ingress.desk import Desk
 from proxy.ingress.ours import Ours
@@ -35,6 +36,7 @@ class Door:
         metrics: Metrics,
         log: Log,
         requests: Requests | None = None,
+        allowances: Allowances | None = None,
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
         patience: Patience = Patience(),
@@ -57,6 +59,7 @@ class Door:
             requests=requests if requests is not None else Requests(loop.time),
             emit=log.emit,
             clock=loop.time,
+            allowances=allowances,
         )
         self.server = Server(
             loop,

@@ -10,6 +10,7 @@ from proxy.policy.route import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
     from proxy.errors import Refusal
+    from proxy.ingress.allowance import Allowances
     from proxy.ingress.client import Client
     from proxy.ingress.permit import Permit
     from proxy.ingress.ratelimit import Decision
@@ -35,6 +36,7 @@ class Exchange:
     """One request and what became of it. Times are the loop's clock, in seconds."""
 
     __slots__ = (
+        "allowances",
         "answered",
         "app_seconds",
         "body",
@@ -43,6 +45,7 @@ class Exchange:
         "calls",
         "chunked",
         "client",
+        "cost",
         "cut",
         "decision",
         "headers",
@@ -122,6 +125,8 @@ class Exchange:
         self.overhead = 0.0  # time spent in the gateway itself
         self.memory_before = 0
         self.calls = 0  # calls out that were made for it
+        self.cost: int | None = None  # of those that have a price, in nano-dollars
+        self.allowances: Allowances | None = None  # where a cap rests on its user
 
     def time_left(self, now: float) -> float | None:
         """Seconds until this route's `total`, or before the answer began its `timeout`, where calls out are to
@@ -134,12 +139,18 @@ class Exchange:
             ends.append(self.received + self.waited + route.timeout)
         return max(0.0, min(ends) - now) if ends else ENDLESS
 
+    @property
+    def route_name(self) -> str:
+        return self.route.name
+
     def call_began(self) -> None:
         self.calls += 1
         if self.permit is not None:
             self.permit.call_began()
 
-    def call_ended(self) -> None:
+    def call_ended(self, cost: int | None) -> None:
+        if cost is not None:
+            self.cost = (self.cost or 0) + cost
         if self.permit is not None:
             self.permit.call_ended()
 

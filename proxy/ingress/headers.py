@@ -7,6 +7,7 @@ from itertools import product
 
 from proxy.ingress.badinput import bad_request
 from proxy.ingress.exchange import Exchange, HeaderList
+from proxy.units import format_nanos
 
 # Connection-level fields end at a proxy, as does authentication meant for one (RFC 9110 section 11.7).
 HOP_BY_HOP = frozenset(
@@ -149,7 +150,10 @@ def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
 
 
 def limit_lines(x: Exchange) -> list[bytes]:
-    """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers)."""
-    if x.decision is None:
-        return []
-    return [b"%s: %s\r\n" % pair for pair in x.decision.headers()]
+    """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers), and the dollars of today of a
+    user who has a cap."""
+    lines = [] if x.decision is None else [b"%s: %s\r\n" % pair for pair in x.decision.headers()]
+    if x.allowances is not None:
+        used = format_nanos(x.allowances.used_today(x.user))
+        lines.append(b"X-Cost-Used-Today: %s\r\n" % used.encode())
+    return lines

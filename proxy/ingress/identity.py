@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import re
 import time
@@ -23,10 +22,10 @@ from proxy.policy.model import (
     Source,
     Tier,
 )
+from proxy.policy.tiers import Tiers
 
 LONGEST_USER = 256
 LONGEST_COOKIE = 4096  # what browsers keep (RFC 6265 section 6.1)
-NO_TIER = "default"  # where the policy has none
 
 IP = "ip:"
 COOKIE = "cookie:"
@@ -59,25 +58,18 @@ class Identifier:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
         self._sources = [_finder(source, wall) for source in asked]
         self._ip = lru_cache(maxsize=4096)(_ip_user)
-        self._tiers = [(re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in identity.tiers]
-        self._last = identity.tiers[-1].name if identity.tiers else NO_TIER
+        self._tiers = Tiers(identity.tiers)
 
     def identify(self, view: RequestView) -> Identified:
         for source, find in self._sources:
             value = find(view)
             if value is not None:
-                return Identified(value, self._tier_name(value), source)
-        return Identified(self._ip(view.client_ip), self._last, "ip")
+                return Identified(value, self._tiers.of(value), source)
+        return Identified(self._ip(view.client_ip), self._tiers.last, "ip")
 
     def tier_of(self, identified: Identified) -> Tier | None:
         """The tier a user has, with the pattern that gave it; None where the policy has no tiers."""
-        return next((tier for _, tier in self._tiers if tier.name == identified.tier), None)
-
-    def _tier_name(self, user: str) -> str:
-        for fits, tier in self._tiers:
-            if fits(user):
-                return tier.name
-        return self._last
+        return self._tiers.named(identified.tier)
 
 
 def _finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]:

@@ -18,6 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.errors import Refusal
 from proxy.ingress.account import Account
 from proxy.ingress.admission import Admission
+from proxy.ingress.allowance import Allowances
 from proxy.ingress.badinput import bad_request
 from proxy.ingress.client import TrustedPeers
 from proxy.ingress.connection import Connection
@@ -84,6 +85,7 @@ class Pipeline:
         requests: Requests,
         emit: Emit,
         clock: Callable[[], float],
+        allowances: Allowances | None = None,
     ) -> None:
         self._clock = clock
         self._ids = Ids()
@@ -94,6 +96,7 @@ class Pipeline:
         self._relay = relay
         self._account = account
         self._requests = requests
+        self._allowances = allowances
         self._emit = emit
 
     async def handle(self, connection: Connection, x: Exchange) -> bool:
@@ -115,6 +118,7 @@ class Pipeline:
             self._requests.begin(x.token, x)
             counted = True
             self._check_size(x)
+            self._check_budget(x)
             self._check_rate(x)
             await self._admit(x)
             if rules.faults:
@@ -167,6 +171,21 @@ class Pipeline:
         limit = x.max_body = x.route.max_body if x.route.max_body is not None else self.rules.max_body
         if limit is not None and int(x.headers.get("Content-Length") or 0) > limit:
             raise body_too_large(limit)
+
+    def _check_budget(self, x: Exchange) -> None:
+        allowances = self._allowances
+        if allowances is None or not allowances.capped(x.user, x.tier):
+            return
+        x.allowances = allowances
+        if not x.route.requires_budget or is_preflight(x):
+            return
+        spent = allowances.used_up(x.user, x.tier)
+        if spent is None:
+            return
+        text, turns = spent
+        if x.route.enforce:
+            raise Refusal("cost-cap", 402, "Spending cap reached", f"Of {text}.", retry_after=turns)
+        self._emit("cap.shadow", f"Would be refused: of {text}.", request_id=x.request_id, user=x.user)
 
     def _check_rate(self, x: Exchange) -> None:
         if not x.route.rate_limit or is_preflight(x):

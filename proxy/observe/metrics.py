@@ -103,6 +103,11 @@ class Metrics:
         self.price_table_age_seconds = self._gauge_alone(
             "price_table_age_seconds", "Since the newest day that the source of the price table names."
         )
+        self.cost_projected_usd = gauge(
+            "cost_projected_usd",
+            "Dollars of today at its end, at the pace of the last hour.",
+            "upstream",
+        )
         self.cache_total = counter("cache_total", "Answers of the cache.", "upstream", "result")
         self.postgres_server_connections = gauge("postgres_server_connections", "Connections to the database.", "state")
         self.postgres_client_connections = gauge(

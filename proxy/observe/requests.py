@@ -26,34 +26,48 @@ class Request(Protocol):
     def time_left(self, now: float) -> float | None:
         """Seconds until its own time-outs end it, where its work is to end with it; else None."""
 
+    @property
+    def route_name(self) -> str: ...
+
     def call_began(self) -> None: ...
-    def call_ended(self) -> None: ...
+
+    def call_ended(self, cost: int | None) -> None:
+        """With what it cost in nano-dollars; None where it has no price."""
 
 
 class Owner:
     """Whose work it is. `request` is None once that request has ended."""
 
-    __slots__ = ("request", "request_id", "tier", "token", "trace_id", "user")
+    __slots__ = ("request", "request_id", "route", "tier", "token", "trace_id", "user")
 
     def __init__(
-        self, token: str, user: str, tier: str, request_id: str, trace_id: str | None, request: Request | None
+        self,
+        token: str,
+        user: str,
+        tier: str,
+        request_id: str,
+        trace_id: str | None,
+        route: str,
+        request: Request | None,
     ) -> None:
         self.token = token
         self.user = user
         self.tier = tier
         self.request_id = request_id
         self.trace_id = trace_id
+        self.route = route
         self.request = request
 
 
 class _Ended:
-    __slots__ = ("at", "request_id", "tier", "trace_id", "user")
+    __slots__ = ("at", "request_id", "route", "tier", "trace_id", "user")
 
     def __init__(self, request: Request, at: float) -> None:
         self.user = request.user
         self.tier = request.tier
         self.request_id = request.request_id
         self.trace_id = request.trace_id
+        self.route = request.route_name
         self.at = at
 
 
@@ -90,11 +104,11 @@ class Requests:
             return None
         live = self._live.get(token)
         if live is not None:
-            return Owner(token, live.user, live.tier, live.request_id, live.trace_id, live)
+            return Owner(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
         ended = self._ended.get(token)
         if ended is None or self._clock() > ended.at + AFTERLIFE:
             return None
-        return Owner(token, ended.user, ended.tier, ended.request_id, ended.trace_id, None)
+        return Owner(token, ended.user, ended.tier, ended.request_id, ended.trace_id, ended.route, None)
 
     def works(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
         """Something works for a live request, and is cancelled when that one is abandoned; call what is

@@ -50,10 +50,6 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
 def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
     """Named parts whose machinery is not there; what has its own default written out asks for nothing."""
     yield from (key for key in UNBUILT if key in reader.named)
-    for name in policy.upstreams:
-        yield from (
-            key for part in ("cap", "prices", "unknown_price") if (key := f"upstreams.{name}.{part}") in reader.named
-        )
     if policy.store.url != "memory://":
         yield "store.url"
     if policy.metrics.app is not None:
@@ -62,9 +58,6 @@ def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
         yield "app.memory.recycle"
     if policy.app.attribution == "on":
         yield "app.attribution"
-    for index, route in enumerate(policy.routes):
-        if route.requires_budget:
-            yield f"routes[{index}].requires_budget"
 
 
 def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,8 @@ from genai_prices import types
 from genai_prices.data import providers
 
 from proxy.egress.dialects import Usage
-from proxy.egress.money import Tariffs, table_age, table_date, table_version
-from proxy.egress.money.table import Table, table
+from proxy.egress.money.table import Table, table, table_age, table_date, table_version
+from proxy.egress.money.tariff import Tariffs
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "proxy" / "egress" / "money" / "prices.json"

@@ -17,8 +17,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("upstreams: {openai: {cap: {total: $1/d}}}", "upstreams.openai.cap"),
-        ("upstreams: {openai: {unknown_price: zero}}", "upstreams.openai.unknown_price"),
         ("postgres: {mode: session}", "postgres"),
         ("store: {url: 'redis://x'}", "store.url"),
         ("alerts: {every: 1m}", "alerts"),
@@ -26,7 +24,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
         ("metrics: {app: /metrics}", "metrics.app"),
         ("app: {memory: {recycle: 92%}}", "app.memory.recycle"),
         ("app: {attribution: on}", "app.attribution"),
-        ("routes: [{name: a, requires_budget: true}]", "routes[0].requires_budget"),
     ],
 )
 def test_what_is_not_built_yet_is_warned_of_where_it_is_named(text: str, key: str) -> None:

@@ -20,7 +20,8 @@ class Ask:
     stream: bool = False
     user: str | None = None
     deterministic: bool = False  # temperature 0, a seed, or embeddings
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # of one answer
+    choices: int = 1  # answers asked for at once
 
 
 NOTHING = Ask()

@@ -77,6 +77,7 @@ class OpenAI(Dialect):
             user=text(body.get("safety_identifier")) or text(body.get("user")),
             deterministic=endpoint == "embeddings" or exact or body.get("seed") is not None,
             max_tokens=most,
+            choices=_choices(body),
         )
 
     def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
@@ -107,6 +108,12 @@ class OpenAI(Dialect):
 
     def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
         return openai_answer(endpoint, body, text, id=id, created=created)
+
+
+def _choices(body: Json) -> int:
+    """`n`, and of legacy completions `best_of`, each of which is paid."""
+    asked = [value for key in ("n", "best_of") if isinstance(value := body.get(key), int)]
+    return min(128, max([1, *asked]))
 
 
 _MOST = ("max_completion_tokens", "max_output_tokens", "max_tokens")

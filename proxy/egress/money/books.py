@@ -1,0 +1,101 @@
+"""What calls cost, written down: a row for each, on record from the moment that money may be gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.egress import refusal
+from proxy.egress.window import Window
+from proxy.ledger.entry import Entry
+from proxy.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from proxy.egress.call import Call
+    from proxy.egress.money.bill import Bill
+    from proxy.egress.upstream import Upstream
+
+MINUTE = 60.0
+MOST_REFUSED = 600  # rows a minute of calls that never left: a loop against a closed door must not fill the disk
+LONGEST = 200  # characters of a model's name
+
+
+class Books:
+    """`clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart."""
+
+    def __init__(self, ledger: Ledger | None, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._refused = Window(MINUTE, clock)
+
+    def open(self, call: Call, upstream: Upstream) -> Bill | None:
+        """A call's bill at this upstream, with what it may cost reserved; None where it has no price.
+
+        Raises CallRefused.
+        """
+        if self._ledger is not None and self._ledger.refuses():
+            raise refusal.no_ledger()
+        bill = upstream.meter.open(call)
+        if bill is not None and self._ledger is not None:
+            row = _row(call, bill.upstream, bill.id, bill.model)
+            row.cost = row.estimated = bill.reserved
+            row.basis, row.outcome = "estimated", "open"
+            self._ledger.open(row)
+        return bill
+
+    def close(self, call: Call) -> None:
+        """The call is over. Its row is that of the last upstream and model that were asked; one before that took
+        money without an answer has a row of its own.
+
+        May be called again where money came in later, as for an answer that others went on reading.
+        """
+        ledger = self._ledger
+        if ledger is None:
+            return
+        for bill in call.bills[:-1]:
+            if bill.cost:
+                row = _paid(_row(call, bill.upstream, bill.id, bill.model), bill)
+                row.outcome = "error"
+                ledger.put(row)
+            else:
+                ledger.drop(bill.id)
+        last = call.bills[-1] if call.bills else None
+        if last is None and not self._worth_a_row(call):
+            return
+        row = _row(call, call.used, last.id if last is not None else call.id, call.model)
+        row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache
+        if last is not None:
+            row.upstream = last.upstream
+            _paid(row, last)
+            usage = call.usage
+            if usage is not None and last.over:
+                row.input_tokens, row.cached_input_tokens = usage.input, usage.cached_input
+                row.output_tokens, row.reasoning_tokens = usage.output, usage.reasoning
+        ledger.put(row)
+
+    def _worth_a_row(self, call: Call) -> bool:
+        if call.outcome != "refused":
+            return True
+        if self._refused.counts()[0] >= MOST_REFUSED:
+            return False
+        self._refused.add()
+        return True
+
+
+def _row(call: Call, upstream: str, id: str, model: str | None) -> Entry:
+    owner = call.owner
+    return Entry(
+        id=id,
+        at=call.at,
+        request_id=owner.request_id if owner is not None else None,
+        user=call.user,
+        tier=call.tier,
+        route=owner.route if owner is not None else "",
+        upstream=upstream,
+        model=(model or "")[:LONGEST],
+    )
+
+
+def _paid(row: Entry, bill: Bill) -> Entry:
+    row.cost, row.estimated = (bill.cost, bill.estimated) if bill.over else (bill.reserved, bill.reserved)
+    row.basis = "estimated" if row.estimated else "reported" if row.cost else ""
+    return row

@@ -1,0 +1,40 @@
+"""The windows that money is counted in: hours, days and months of a time zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+from proxy.units import Period
+
+PERIODS: tuple[Period, ...] = ("h", "d", "month")
+
+
+class Calendar:
+    """Windows turn by the clock on the wall of that zone: a day of 23 or 25 hours, where summer time begins or
+    ends, is one day. Times are seconds since the epoch."""
+
+    def __init__(self, zone: str) -> None:
+        self.zone = zone
+        self._zone: tzinfo = UTC if zone == "UTC" else ZoneInfo(zone)  # the one zone that needs no data
+
+    def window(self, period: Period, at: float) -> tuple[float, float]:
+        """The window that `at` lies in: its first moment, and that of the next."""
+        second = int(at)
+        local = datetime.fromtimestamp(second, self._zone)
+        if period == "h":
+            start = second - local.minute * 60 - local.second
+            return float(start), float(start + 3600)
+        today = local.date()
+        if period == "d":
+            return self._begin(today), self._begin(today + timedelta(days=1))
+        first = today.replace(day=1)
+        return self._begin(first), self._begin((first + timedelta(days=32)).replace(day=1))
+
+    def shown(self, at: float) -> str:
+        """A moment as an operator reads it: to the minute, with the offset of the zone."""
+        return datetime.fromtimestamp(int(at), self._zone).isoformat(" ", "minutes")
+
+    def _begin(self, day: date) -> float:
+        # Where a zone's clocks skip midnight, fold=0 counts with the offset before: the very moment of the skip.
+        return datetime(day.year, day.month, day.day, tzinfo=self._zone).timestamp()

@@ -1,0 +1,158 @@
+"""An upstream's meter: what its calls cost by their tokens, and what they may cost before they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.egress import refusal
+from proxy.egress.dialects import Usage
+from proxy.egress.money.bill import Bill
+from proxy.egress.money.estimate import SAFE_OUTPUT, Estimator, text_bytes_of
+from proxy.egress.money.projection import Projection
+from proxy.egress.money.purse import CapReached, Purse, Warn
+from proxy.egress.money.tariff import Cost, Tariffs
+from proxy.observe.metrics import Metrics
+from proxy.observe.series import OTHER
+from proxy.policy import outgoing
+from proxy.units import nanos_as_dollars
+
+if TYPE_CHECKING:
+    from proxy.egress.call import Call
+
+FIRST_GUESS = 1_000  # tokens of an answer, until the model's own are known
+UNREAD = 200_000  # tokens of a body that was too large to be read: that is pictures, and their bytes are no text
+TEXT = frozenset(("chat", "responses", "completions", "messages"))  # endpoints whose answers are tokens
+
+
+class Meter:
+    """`now` is the wall clock."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: outgoing.Upstream,
+        *,
+        now: Callable[[], float],
+        metrics: Metrics,
+        on_warn: Warn | None = None,
+    ) -> None:
+        self.name = name
+        self._policy = policy
+        self._now = now
+        self._metrics = metrics
+        self._tariffs = _tariffs(policy)
+        self._estimator = Estimator()
+        self._seen: str | None = None  # the model of the last call that named one
+        self._projection = Projection(now)
+        self.purse = Purse(policy.cap, now=now, on_warn=on_warn)
+
+    @property
+    def metered(self) -> bool:
+        return self._policy.kind != "http"
+
+    def reconfigure(self, policy: outgoing.Upstream) -> bool:
+        """Take a policy; True where the counts must be loaded from the ledger again."""
+        self._policy = policy
+        self._tariffs = _tariffs(policy)
+        return self.purse.reconfigure(policy.cap)
+
+    def known(self, model: str | None) -> bool:
+        return model is not None and self._tariffs.known(model)
+
+    def open(self, call: Call) -> Bill | None:
+        """A call's bill, with what it may cost reserved; None where a call has no price (files, lists of models).
+
+        Raises CallRefused where a cap would be passed, or where a model has no price and must have one.
+        """
+        if call.endpoint is None or not self.metered:
+            return None
+        body, endpoint, model = call.body, call.endpoint, call.ask.model
+        if model is not None and self._tariffs.refuses(model):
+            raise refusal.unknown_price(self.name, model)
+        size, fixed = 0, None  # nothing can be learnt from what was not read
+        if body.parsed is not None:
+            size = text_bytes_of(body.parsed)
+            fixed = self._tariffs.of_request(endpoint, body.parsed, at=self._now())
+            sent = self._estimator.input_tokens(model, size)
+        else:
+            length = body.length or len(body.whole or b"")
+            model = model or self._seen
+            sent = min(UNREAD, self._estimator.input_tokens(model, length, endpoint=endpoint))
+        self._seen = model
+        most = self._most_output(call, model)
+        reserve = fixed if fixed is not None else self.estimate(endpoint, model, sent, most)
+        hold = self.purse.hold(call.user, call.tier)
+        try:
+            bill = Bill(
+                self,
+                hold,
+                endpoint=endpoint,
+                model=model,
+                body_bytes=size,
+                input_tokens=sent,
+                output_tokens=most,
+                reserve=reserve.nanos,
+                fixed=fixed,
+            )
+        except CapReached as reached:
+            raise refusal.cost_cap(self.name, str(reached)) from reached
+        call.bills.append(bill)
+        return bill
+
+    def check(self, call: Call) -> None:
+        """Of a call whose price will never be seen (a WebSocket): whether any money is left for it at all.
+
+        Raises CallRefused.
+        """
+        if not self.metered:
+            return
+        try:
+            self.purse.check(self.purse.hold(call.user, call.tier), 1)
+        except CapReached as reached:
+            raise refusal.cost_cap(self.name, str(reached)) from reached
+
+    # ── prices ───────────────────────────────────────────────────────────────────────────────
+
+    def cost(self, endpoint: str, usage: Usage, model: str | None) -> Cost:
+        return self._tariffs.cost(endpoint, usage, model, at=self._now())
+
+    def estimate(self, endpoint: str, model: str | None, input_tokens: int, output_tokens: int) -> Cost:
+        return self._tariffs.estimate(
+            endpoint, model, input_tokens=input_tokens, output_tokens=output_tokens, at=self._now()
+        )
+
+    def usual_output(self, model: str | None) -> int:
+        typical = self._estimator.typical_output(model)
+        return FIRST_GUESS if typical is None else typical
+
+    def output_tokens(self, endpoint: str, model: str | None, text_bytes: int) -> int:
+        return self._estimator.output_tokens(model, text_bytes) if endpoint in TEXT else 0
+
+    def learn(self, model: str | None, body_bytes: int, usage: Usage, text_bytes: int) -> None:
+        self._estimator.learn(model, body_bytes=body_bytes, usage=usage, text_bytes=text_bytes or None)
+
+    def projected(self) -> int:
+        """Nano-dollars that today will have cost at its end, at the pace of the last hour."""
+        end = self.purse.calendar.window("d", self._now())[1]
+        return self._projection.at_the_end(self.purse.spent("d"), end)
+
+    def count(self, model: str | None, cost: Cost) -> None:
+        self._projection.add(cost.nanos)
+        label = model if model is not None and self.known(model) else OTHER
+        for basis, amount in (("reported", cost.nanos - cost.estimated), ("estimated", cost.estimated)):
+            if amount:
+                self._metrics.cost_usd_total.child(self.name, label, basis).inc(float(nanos_as_dollars(amount)))
+
+    def _most_output(self, call: Call, model: str | None) -> int:
+        if call.endpoint not in TEXT:
+            return 0
+        most = call.ask.max_tokens
+        if most is None:
+            worst = self._policy.cap.reserve == "worst"
+            most = self._tariffs.most_output(model) or SAFE_OUTPUT if worst else self.usual_output(model)
+        return max(0, most) * call.ask.choices
+
+
+def _tariffs(policy: outgoing.Upstream) -> Tariffs:
+    return Tariffs(policy.kind, policy.base_url, policy.prices, policy.unknown_price)

@@ -1,0 +1,255 @@
+"""What an upstream's calls may cost: reserved before a call, settled after it, counted by window and user.
+
+Decisions are synchronous, so calls at once cannot all pass a check that only the first of them should. What is
+reserved counts as spent, so a cap is passed by the error of the estimates in flight at most.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from proxy.egress.money.calendar import PERIODS, Calendar
+from proxy.errors import OutriggerError
+from proxy.policy.outgoing import Cap
+from proxy.policy.values import ANY_TIER, Spend
+from proxy.units import Period, format_nanos, to_nanos
+
+UNATTRIBUTED = "unattributed"
+MOST_USERS = 10_000  # about 500 bytes each; past that the one of a few longest unseen who spent least is dropped
+_LOOKED_AT = 32
+USUAL = 0.1  # the weight of the newest call in what a call usually reserves
+
+Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `warn` that was reached
+
+
+class CapReached(OutriggerError):
+    """A call that would pass a cap. `turns` is when its window ends, None for a cap on each call alone."""
+
+    def __init__(self, text: str, turns: float | None) -> None:
+        super().__init__(text)
+        self.turns = turns
+
+
+class Pot:
+    """One window's money. `full`: a call of the usual size found no room."""
+
+    __slots__ = ("end", "full", "reserved", "spent", "warned")
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+        self.spent = 0
+        self.reserved = 0
+        self.full = False
+        self.warned = 0.0
+
+
+Pots = dict[Period, Pot]
+
+
+class Hold:
+    """What one attempt has reserved. It stays in the windows in which it was made, even past their end."""
+
+    __slots__ = ("_purse", "amount", "pots", "tier", "user")
+
+    def __init__(self, purse: Purse, user: str, tier: str, pots: tuple[Pots, Pots]) -> None:
+        self._purse = purse
+        self.user = user
+        self.tier = tier
+        self.pots = pots
+        self.amount = 0
+
+    def take(self, amount: int) -> None:
+        """Reserve so much. Raises CapReached, and then nothing is reserved."""
+        self.release()
+        self._purse.check(self, amount)
+        self._purse.fits(self, amount)
+        for pots in self.pots:
+            for pot in pots.values():
+                pot.reserved += amount
+        self.amount = amount
+
+    def spend(self, amount: int) -> None:
+        """So much is gone for good; what is reserved stays so until it is released."""
+        for pots in self.pots:
+            for pot in pots.values():
+                pot.spent += amount
+        self._purse.warn(self)
+
+    def release(self) -> None:
+        """Give back what is still reserved; may be called again to no effect."""
+        amount, self.amount = self.amount, 0
+        for pots in self.pots:
+            for pot in pots.values():
+                pot.reserved -= amount
+
+
+class Purse:
+    """One an upstream. Counts of all users and of the whole are kept whether or not a cap rests on them, so that
+    a policy that names one counts what was spent before it did."""
+
+    def __init__(self, cap: Cap, *, now: Callable[[], float], on_warn: Warn | None = None) -> None:
+        self._now = now
+        self._on_warn = on_warn
+        self._calendar = Calendar(cap.timezone)
+        self._turns: dict[Period, float] = {}
+        self._total: Pots = {}
+        self._users: OrderedDict[str, Pots] = OrderedDict()
+        self._usual = 0.0
+        self.cap = cap
+        self.evicted = 0
+
+    def __repr__(self) -> str:
+        today = self._at_hand(self._total)["d"]
+        return f"<Purse ${format_nanos(today.spent)} today, ${format_nanos(today.reserved)} reserved>"
+
+    @property
+    def calendar(self) -> Calendar:
+        return self._calendar
+
+    def reconfigure(self, cap: Cap) -> bool:
+        """Take other caps; True where their time zone is another, so that all counts start anew and must be
+        loaded again."""
+        moved = cap.timezone != self.cap.timezone
+        self.cap = cap
+        if moved:
+            self._calendar = Calendar(cap.timezone)
+            self._turns.clear()
+            self._total = {}
+            self._users.clear()
+        return moved
+
+    # ── before and after a call ──────────────────────────────────────────────────────────────
+
+    def hold(self, user: str, tier: str) -> Hold:
+        """A call's own; nothing is reserved by it yet."""
+        return Hold(self, user, tier, (dict(self._at_hand(self._total)), dict(self._of(user))))
+
+    def check(self, hold: Hold, amount: int) -> None:
+        """Raises CapReached where `amount` more would pass a cap."""
+        each = self.cap.per_call
+        if each is not None and amount > to_nanos(each):
+            text = f"It may cost ${format_nanos(amount)}, and a call may cost ${each:f} (cap.per_call)."
+            raise CapReached(text, None)
+        for name, spend, pot in self._limits(hold):
+            limit = to_nanos(spend.amount)
+            if pot.spent + pot.reserved + amount > limit:
+                pot.full = pot.full or amount <= 2 * (self._usual or amount)
+                raise CapReached(self._refused(name, spend, pot, amount), pot.end)
+
+    def fits(self, hold: Hold, amount: int) -> None:
+        """One more call found room."""
+        self._usual += (amount - self._usual) * (USUAL if self._usual else 1.0)
+        for _, _, pot in self._limits(hold):
+            pot.full = False
+
+    def warn(self, hold: Hold) -> None:
+        if self._on_warn is None:
+            return
+        for name, spend, pot in self._limits(hold):
+            share = pot.spent / (to_nanos(spend.amount) or 1)
+            reached = max((mark for mark in self.cap.warn if mark <= share), default=0.0)
+            if reached > pot.warned:
+                pot.warned = reached
+                self._on_warn(name, spend, reached)
+
+    # ── what others ask ──────────────────────────────────────────────────────────────────────
+
+    def spent(self, period: Period, user: str | None = None) -> int:
+        """Nano-dollars of this window so far, of one user or of all."""
+        if user is None:
+            return self._at_hand(self._total)[period].spent
+        pots = self._users.get(user)
+        return self._at_hand(pots)[period].spent if pots is not None else 0
+
+    @property
+    def reserved(self) -> int:
+        return self._at_hand(self._total)["month"].reserved
+
+    def limits_of(self, user: str, tier: str) -> tuple[Spend, ...]:
+        if user == UNATTRIBUTED:
+            return () if self.cap.unattributed is None else (self.cap.unattributed,)
+        return self.cap.per_user.get(tier) or self.cap.per_user.get(ANY_TIER) or ()
+
+    def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
+        """Which cap of this user's is spent, in words, and the seconds until its window turns; None where none is."""
+        spends = self.limits_of(user, tier)
+        if not spends:
+            return None
+        pots = self._of(user)
+        for spend in spends:
+            pot = pots[spend.period]
+            if pot.spent >= to_nanos(spend.amount) or pot.full:
+                text = f"${format_nanos(pot.spent)} of {spend} is spent; it turns at {self._calendar.shown(pot.end)}"
+                return text, pot.end - self._now()
+        return None
+
+    def top(self, period: Period, count: int) -> list[tuple[str, int]]:
+        """Who spent most in this window."""
+        found = [(user, self._at_hand(pots)[period].spent) for user, pots in self._users.items()]
+        return sorted((pair for pair in found if pair[1]), key=lambda pair: -pair[1])[:count]
+
+    # ── after a restart ──────────────────────────────────────────────────────────────────────
+
+    def windows(self) -> dict[str, float]:
+        """When each window began."""
+        now = self._now()
+        return {period: self._calendar.window(period, now)[0] for period in PERIODS}
+
+    def load(self, period: Period, users: Mapping[str, int], rest: int) -> None:
+        """Add what the ledger has of this window; `rest` is of users that it did not name."""
+        total = self._at_hand(self._total)[period]
+        total.spent += rest
+        for user, amount in users.items():
+            total.spent += amount
+            self._of(user)[period].spent += amount
+
+    # ── windows ──────────────────────────────────────────────────────────────────────────────
+
+    def _limits(self, hold: Hold) -> list[tuple[str, Spend, Pot]]:
+        total, mine = hold.pots
+        whom = "calls of nobody (cap.unattributed)" if hold.user == UNATTRIBUTED else f"{hold.user} (cap.per_user)"
+        found = [(whom, spend, mine[spend.period]) for spend in self.limits_of(hold.user, hold.tier)]
+        if self.cap.total is not None:
+            found.append(("all calls together (cap.total)", self.cap.total, total[self.cap.total.period]))
+        return found
+
+    def _refused(self, name: str, spend: Spend, pot: Pot, amount: int) -> str:
+        used = f"${format_nanos(pot.spent)} is spent"
+        used += f" and ${format_nanos(pot.reserved)} reserved" if pot.reserved else ""
+        return (
+            f"It may cost ${format_nanos(amount)}, and of {spend} for {name} {used}; "
+            f"it turns at {self._calendar.shown(pot.end)}."
+        )
+
+    def _of(self, user: str) -> Pots:
+        pots = self._users.get(user)
+        if pots is None:
+            pots = self._users[user] = {}
+            if len(self._users) > MOST_USERS:
+                self._evict()
+        else:
+            self._users.move_to_end(user)
+        return self._at_hand(pots)
+
+    def _at_hand(self, pots: Pots) -> Pots:
+        """With a fresh pot for each window that has turned."""
+        now = self._now()
+        for period in PERIODS:
+            if now >= self._turns.get(period, 0.0):
+                self._turns[period] = self._calendar.window(period, now)[1]
+            pot = pots.get(period)
+            if pot is None or now >= pot.end:
+                pots[period] = Pot(self._turns[period])
+        return pots
+
+    def _evict(self) -> None:
+        candidates = []
+        for user, pots in self._users.items():
+            if not any(pot.reserved for pot in pots.values()):
+                candidates.append((max((pot.spent for pot in pots.values()), default=0), user))
+            if len(candidates) >= _LOOKED_AT:
+                break
+        if candidates:
+            del self._users[min(candidates)[1]]
+            self.evicted += 1

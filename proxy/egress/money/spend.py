@@ -1,0 +1,78 @@
+"""What users have spent, over all upstreams: for the front door, the metrics and the status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from proxy.egress.money.calendar import PERIODS
+from proxy.ledger.database import LedgerAway
+from proxy.ledger.ledger import Ledger
+from proxy.observe.metrics import Metrics
+from proxy.units import NANOS, format_nanos, to_nanos
+
+if TYPE_CHECKING:
+    from proxy.egress.upstream import Upstream
+
+TOP = 10  # users shown
+AGAIN = 2.0  # seconds between tries at a ledger that is away
+
+
+class Spend:
+    """The front door's `Allowances`."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._upstreams = upstreams
+
+    def capped(self, user: str, tier: str) -> bool:
+        return any(upstream.meter.purse.limits_of(user, tier) for upstream in self._upstreams.values())
+
+    def used_today(self, user: str) -> int:
+        return sum(upstream.meter.purse.spent("d", user) for upstream in self._upstreams.values())
+
+    def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
+        for upstream in self._upstreams.values():
+            found = upstream.meter.purse.used_up(user, tier)
+            if found is not None:
+                return found
+        return None
+
+    def fill(self, metrics: Metrics) -> None:
+        """Set the gauges that are cheaper asked for than kept."""
+        for name, upstream in self._upstreams.items():
+            meter = upstream.meter
+            if not meter.metered:
+                continue
+            cap = meter.purse.cap.total
+            if cap is not None:
+                spent = meter.purse.spent(cap.period)
+                metrics.cost_cap_ratio.child(name).set(spent / (to_nanos(cap.amount) or 1))
+            metrics.cost_projected_usd.child(name).set(meter.projected() / NANOS)
+
+    def status(self, upstream: Upstream) -> Mapping[str, object]:
+        purse = upstream.meter.purse
+        return {
+            "today_usd": format_nanos(purse.spent("d")),
+            "month_usd": format_nanos(purse.spent("month")),
+            "reserved_usd": format_nanos(purse.reserved),
+            "projected_today_usd": format_nanos(upstream.meter.projected()),
+            "cap_total": None if purse.cap.total is None else str(purse.cap.total),
+            "top_users_today": [{"user": user, "usd": format_nanos(amount)} for user, amount in purse.top("d", TOP)],
+        }
+
+
+async def load(upstream: Upstream, ledger: Ledger, until: float) -> None:
+    """Count what the ledger has of the windows under way, of calls that began before `until` (wall clock): caps
+    hold over a restart. While the ledger is away it is asked again and again."""
+    if not upstream.meter.metered:
+        return
+    purse = upstream.meter.purse
+    while True:
+        try:
+            spent = await ledger.spent(upstream.name, purse.windows(), until)
+            break
+        except LedgerAway:
+            await asyncio.sleep(AGAIN)
+    for period in PERIODS:
+        purse.load(period, spent[period].users, spent[period].rest)

@@ -11,8 +11,9 @@ from pathlib import Path
 from bench_tools import table
 
 from proxy.egress.dialects import dialect
-from proxy.egress.money import Estimator, Tariffs, text_bytes_of
+from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.table import Table
+from proxy.egress.money.tariff import Tariffs
 
 FILE = Path(__file__).parents[2] / "proxy" / "egress" / "money" / "prices.json"
 BODY = {
@@ -51,7 +52,7 @@ def micros(what) -> float:
 def main() -> None:
     size = len(json.dumps(BODY))
     openai, tariffs = dialect("openai"), Tariffs("openai", "https://api.openai.com/v1", {}, "highest")
-    estimator = Estimator(tariffs)
+    estimator = Estimator()
     usage = openai.usage("chat", ANSWER)
     assert usage is not None
     now = time.time()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.egress.dialects import Usage, dialect
-from proxy.egress.money import NOTHING, Cost, Tariffs
+from proxy.egress.money.tariff import NOTHING, Cost, Tariffs
 from proxy.policy.outgoing import Price
 
 OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"

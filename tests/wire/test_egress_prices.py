@@ -4,7 +4,7 @@ import time
 
 from outward import Vendor, outward, says
 
-from proxy.egress.money import table_age
+from proxy.egress.money.table import table_age
 
 
 async def test_the_price_tables_age_is_in_the_first_scrape(tmp_path):

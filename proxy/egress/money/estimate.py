@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from proxy.egress.dialects import Usage
 from proxy.egress.dialects.dialect import count
@@ -17,17 +17,10 @@ SEEN = 64  # answers whose length is remembered, a model
 FIRST_BYTES = 4.0  # a token, until usage tells
 LEAST, LARGEST = 0.5, 64.0  # bytes a token that are believed
 WEIGHT = 0.2  # of the newest, in the moving average
-SAFE_OUTPUT = 128_000  # tokens; more no model of the table writes in one answer but one
 TYPICAL = 0.95
 IMAGE_BYTES = 4_000  # an image counts as a thousand tokens: 85 to 1,600 are usual
 DATA = 8  # bytes of base64 of other kinds (audio, PDF) for one of text
 AUDIO_BYTES = 235  # of an upload, for a token: 4 kB/s, 17 tokens/s
-
-
-class Knows(Protocol):
-    """Tariffs."""
-
-    def most_output(self, model: str | None) -> int: ...
 
 
 class _Learnt:
@@ -40,10 +33,9 @@ class _Learnt:
 
 
 class Estimator:
-    """One an upstream. `tariffs` tells how much a model can write."""
+    """One an upstream."""
 
-    def __init__(self, tariffs: Knows | None = None) -> None:
-        self._tariffs = tariffs
+    def __init__(self) -> None:
         self._learnt: OrderedDict[str, _Learnt] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -85,11 +77,6 @@ class Estimator:
             return None
         lengths = sorted(known.outputs)
         return lengths[min(len(lengths) - 1, int(len(lengths) * TYPICAL))]
-
-    def most_output(self, model: str | None) -> int:
-        """All that the model can write."""
-        most = self._tariffs.most_output(model) if self._tariffs is not None else 0
-        return most or SAFE_OUTPUT
 
 
 def text_bytes_of(body: Mapping[str, Any]) -> int:

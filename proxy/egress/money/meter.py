@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from proxy.egress import refusal
 from proxy.egress.dialects import Usage
 from proxy.egress.money.bill import Bill
-from proxy.egress.money.estimate import SAFE_OUTPUT, Estimator, text_bytes_of
+from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.projection import Projection
 from proxy.egress.money.purse import CapReached, Purse, Warn
 from proxy.egress.money.tariff import Cost, Tariffs
@@ -150,7 +150,7 @@ class Meter:
         most = call.ask.max_tokens
         if most is None:
             worst = self._policy.cap.reserve == "worst"
-            most = self._tariffs.most_output(model) or SAFE_OUTPUT if worst else self.usual_output(model)
+            most = self._tariffs.most_output(model) if worst else self.usual_output(model)
         return max(0, most) * call.ask.choices
 
 

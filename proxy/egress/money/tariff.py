@@ -17,6 +17,7 @@ from proxy.egress.money.rates import Rates, dollars, nanos
 from proxy.egress.money.table import Model, image_price
 from proxy.policy import outgoing
 
+SAFE_OUTPUT = 128_000  # tokens; more no model of the table writes in one answer but one
 REMEMBERED = 512  # names of models
 DEAREST = Decimal(1_000_000)  # dollars; no single call costs more, whatever an answer says
 TIERS = frozenset(("flex", "batch", "priority", "fast", "ultrafast"))  # those that change a price
@@ -67,9 +68,10 @@ class Tariffs:
         return self._unknown == "refuse" and not self.known(model)
 
     def most_output(self, model: str | None) -> int:
-        """Tokens that an answer of the model can have; 0: not known."""
+        """Tokens that an answer of the model can have; SAFE_OUTPUT where that is not known."""
         found = self._found(model, None)
-        return found.model.most if found is not None and found.model is not None else 0
+        most = found.model.most if found is not None and found.model is not None else 0
+        return most or SAFE_OUTPUT
 
     def cost(self, endpoint: str | None, usage: Usage, model: str | None, *, at: float) -> Cost:
         """What the reported usage costs; `model` is the one asked for, `at` wall clock.

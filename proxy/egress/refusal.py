@@ -72,6 +72,5 @@ def no_ledger() -> CallRefused:
     return CallRefused("ledger_unavailable", 503, text)
 
 
-
 def fault() -> CallRefused:
     return CallRefused("gateway_fault", 500, "The gateway met a fault of its own; the log has it.")

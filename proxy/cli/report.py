@@ -63,9 +63,9 @@ def report(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stde
 def _read(url: str, by: By, since: float) -> list[Sum]:
     path = sqlite_path(url)
     if path is not None:
-        from proxy.ledger import sqlite
+        from proxy.ledger import sqlitesums
 
-        return sqlite.read(Path(path), by, since)
+        return sqlitesums.read(Path(path), by, since)
     from proxy.ledger import postgres
 
     return asyncio.run(postgres.read(url, mask_password(url), by, since))

@@ -182,6 +182,8 @@ class Ledger:
         except LedgerAway as away:
             self._metrics.ledger_writes_total.child("error").inc()
             self._lost(str(away))
+        except Exception as error:  # a fault of ours must not end the writer, and with it the ledger
+            self._lost(f"{type(error).__name__}: {error}")
 
     async def _write(self, batch: Batch) -> None:
         """A row that no database takes is left out, so that it does not hold up the others."""
@@ -197,8 +199,9 @@ class Ledger:
                     continue
                 self._backlog.lose(piece)
                 self._emit("ledger", f"A row cannot be written and is left out: {error}.", level="error")
-            except LedgerAway as away:
-                self._backlog.give_back(piece, doubtful=away.doubtful)
+            except Exception as error:
+                doubtful = not isinstance(error, LedgerAway) or error.doubtful
+                self._backlog.give_back(piece, doubtful=doubtful)
                 for rest in pieces:
                     self._backlog.give_back(rest, doubtful=False)
                 raise

@@ -14,44 +14,22 @@ import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import ceil
 from pathlib import Path
 from time import sleep
 from typing import TypeVar
-from urllib.parse import quote
 
-from proxy.ledger.database import (
-    BY,
-    HOUR,
-    NAMES,
-    ON_CONFLICT,
-    USERS,
-    By,
-    LedgerAway,
-    Spent,
-    Sum,
-    Unwritable,
-    newer,
-)
+from proxy.ledger.database import NAMES, ON_CONFLICT, LedgerAway, Spent, Unwritable, newer
 from proxy.ledger.entry import Entry
-from proxy.ledger.sqliteschema import STEPS, SUMS, of_row
+from proxy.ledger.sqliteschema import STEPS
+from proxy.ledger.sqlitesums import spent, version_of, why
 
 T = TypeVar("T")
 
 BUSY = 2.0  # seconds to wait for another process's lock
 STEP = 0.02  # seconds between tries where SQLite itself does not wait
 PATIENCE = 15.0  # seconds for any one step: a disk may hang
-FAR = 1e11  # seconds since the epoch, past everything
 
 _INSERT = f"INSERT INTO outrigger_calls ({', '.join(NAMES)}) VALUES ({', '.join('?' * len(NAMES))}) {ON_CONFLICT}"
-# Whole hours come from the sums, what is left at either end from the rows.
-_ROWS = ", ".join(f"{what} AS {name}" for (name, _), what in zip(SUMS, of_row(), strict=True))
-_WITHIN = (
-    f"(SELECT {{name}}, {_ROWS} FROM outrigger_calls WHERE at >= :since AND at < :whole {{where}} "
-    f"UNION ALL SELECT {{name}}, {_ROWS} FROM outrigger_calls WHERE at >= :rest AND at < :until {{where}} "
-    f"UNION ALL SELECT {{name}}, {', '.join(name for name, _ in SUMS)} FROM outrigger_hours "
-    "WHERE hour >= :first AND hour < :last {where})"
-)
 
 
 class Sqlite:
@@ -107,7 +85,7 @@ class Sqlite:
         except (sqlite3.Error, OSError) as error:
             self._undo()
             self._close()  # the next try looks at the file anew
-            raise LedgerAway(_why(self.where, error)) from error
+            raise LedgerAway(why(self.where, error)) from error
         except LedgerAway:
             self._close()
             raise
@@ -167,10 +145,10 @@ class Sqlite:
         return found.st_dev, found.st_ino
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if _version(connection) == len(self._steps):
+        if version_of(connection) == len(self._steps):
             return
         connection.execute("BEGIN IMMEDIATE")  # another instance may be at it
-        found = _version(connection)
+        found = version_of(connection)
         if found > len(self._steps):
             raise newer(found, len(self._steps))
         for at in range(found, len(self._steps)):
@@ -202,86 +180,4 @@ class Sqlite:
         connection = self._ready(False)
         if connection is None:
             return {window: Spent({}, 0) for window in since}
-        return {
-            window: _spent(connection, {"upstream": upstream, **_bounds(start, until)})
-            for window, start in since.items()
-        }
-
-
-def read(path: Path, by: By, since: float) -> list[Sum]:
-    """What a ledger says, the largest spenders first; the file is not touched, whoever writes to it.
-
-    Raises LedgerAway, and FileNotFoundError where there is no ledger.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    try:
-        connection = _reader(path)
-        try:
-            version = _version(connection)
-            if version == 0:
-                return []  # being made at this moment
-            if version > len(STEPS):
-                raise newer(version, len(STEPS))
-            name = BY[by]
-            sums = ", ".join(f"SUM({column})" for column, _ in SUMS)
-            found = connection.execute(
-                f"SELECT {name}, {sums} FROM {_WITHIN.format(name=name, where='')} "
-                f"GROUP BY {name} ORDER BY SUM(cost) DESC, SUM(calls) DESC, {name}",
-                _bounds(since, None),
-            )
-            return [Sum(*row) for row in found]
-        finally:
-            connection.close()
-    except (sqlite3.Error, OSError) as error:
-        raise LedgerAway(_why(str(path), error)) from error
-
-
-def _reader(path: Path) -> sqlite3.Connection:
-    where = f"file:{quote(str(path.absolute()))}"
-    connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=BUSY, isolation_level=None)
-    try:
-        _version(connection)
-    except sqlite3.OperationalError:
-        # WAL wants a file of its own beside; a folder that takes none has nothing in the making either.
-        connection.close()
-        if Path(f"{path}-wal").exists():
-            raise
-        connection = sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
-    return connection
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _bounds(since: float, until: float | None) -> dict[str, float]:
-    """The whole hours between two moments (`first` to `last`), and the moments around them."""
-    end = FAR if until is None else until
-    first, last = ceil(since / HOUR), int(end // HOUR)
-    whole = min(first * HOUR, end)
-    rest = max(last * HOUR, whole)
-    return {"since": since, "whole": whole, "first": first, "last": last, "rest": rest, "until": end}
-
-
-def _spent(connection: sqlite3.Connection, where: dict[str, float | str]) -> Spent:
-    within = _WITHIN.format(name="user_id", where="AND upstream = :upstream")
-    found = connection.execute(
-        f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id ORDER BY SUM(cost) DESC, user_id",
-        where,
-    )
-    users = dict(found.fetchmany(USERS))
-    return Spent(users, sum(cost for _, cost in found))
-
-
-def _why(where: str, error: Exception) -> str:
-    """What SQLite says, and what to do where that is known."""
-    text = str(error)
-    mend = ""
-    if "not a database" in text or "malformed" in text:
-        mend = "; move it away, and a new one is begun"
-    elif "readonly" in text or isinstance(error, PermissionError):
-        mend = "; make its folder writable or name another ledger.url"
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    return f"{where}: {text}{mend}"
+        return {window: spent(connection, upstream, start, until) for window, start in since.items()}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from proxy.ledger.database import LedgerAway, Spent, Sum
 from proxy.ledger.entry import COLUMNS, Entry
-from proxy.ledger.sqlite import Sqlite, read
+from proxy.ledger.sqlite import Sqlite
 from proxy.ledger.sqliteschema import STEPS
+from proxy.ledger.sqlitesums import read
 
 HOUR = 3600.0
 
@@ -117,7 +118,7 @@ async def test_what_was_spent_is_told_by_window_and_user_the_largest_first(tmp_p
 
 
 async def test_users_past_the_bound_come_to_one_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.ledger.sqlite.USERS", 3)
+    monkeypatch.setattr("proxy.ledger.sqlitesums.USERS", 3)
     async with opened(tmp_path / "x.db") as database:
         await database.write([entry(n, n, user=f"user{n}") for n in range(10)], [])
         found = await database.spent("openai", {"d": 0.0}, None)

@@ -16,7 +16,7 @@ from proxy.ledger.backlog import BATCH
 from proxy.ledger.database import LedgerAway, Spent, Unwritable
 from proxy.ledger.entry import Entry
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.sqlite import read
+from proxy.ledger.sqlitesums import read
 from proxy.observe.metrics import Metrics
 from proxy.policy import model, services
 
@@ -167,6 +167,18 @@ async def test_while_the_database_is_away_calls_go_on_and_are_written_once_it_is
     assert levels == [("error", "ledger"), ("info", "ledger")]  # once at the beginning, once at the end
     assert "39 rows had waited" in seen.events[1][1]
     assert (await seen.value("ledger_writes_total", result="error") or 0) >= 1
+
+
+async def test_a_fault_of_our_own_does_not_end_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, seen = Table(), Seen()
+    async with started(table, seen) as ledger:
+        with monkeypatch.context() as patch:
+            patch.setattr(table, "write", lambda *_: {}["no such key"])
+            ledger.put(entry(1))
+            await until(lambda: ledger.health().state == "degraded")
+            assert "KeyError" in ledger.health().reason
+        await until(lambda: ledger.health().state == "ok")
+        assert list(table.rows) == ["1"]
 
 
 async def test_a_database_that_is_away_at_the_start_does_not_fail_it() -> None:

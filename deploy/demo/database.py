@@ -21,7 +21,7 @@ NOBODY = 65534  # PostgreSQL refuses to run as root
 class Database:
     """`url` once started; `stop` ends it in order."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "postgres") -> None:
         self._user: int | None = None
         programs = WHEEL
         if os.geteuid() == 0:
@@ -32,7 +32,7 @@ class Database:
             if not self._reaches(programs):
                 programs = _copied(folder)
         self._bin = programs / "pginstall" / "bin"
-        self._data = folder / "postgres"
+        self._data = folder / name
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"postgresql://demo@127.0.0.1:{self._port}/postgres"

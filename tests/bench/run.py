@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("bench_requests", "bench_latency", "bench_bytes", "bench_calls", "bench_prices", "overload", "logs", "scrape")
+PARTS = (
+    "bench_requests",
+    "bench_latency",
+    "bench_bytes",
+    "bench_calls",
+    "bench_prices",
+    "bench_ledger",
+    "overload",
+    "logs",
+    "scrape",
+)
 
 
 def main() -> None:

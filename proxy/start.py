@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from aiohttp import http_parser
 
 from proxy import __version__
-from proxy.app import AppFace
+from proxy.app import AppFace, attribution
 from proxy.app.command import parse
 from proxy.app.environment import build
 from proxy.app.external import External
@@ -42,7 +42,7 @@ async def serve(
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ)
         extra = egress.environment(policy, sockets.egress_address, environ)
-        app = make_app(policy, words, environ, sockets, metrics, log, extra)
+        app = make_app(policy, words, environ, sockets, metrics, log, extra, egress)
         gateway = Gateway(
             policy,
             app,
@@ -69,16 +69,19 @@ def make_app(
     metrics: Metrics,
     log: Log,
     extra: Mapping[str, str],
+    egress: Egress,
 ) -> AppFace:
     """The app that the command line names, or else the policy."""
     clock = asyncio.get_running_loop().time
     if not words:
+        carry(policy, "", {}, egress, sockets, log)
         return External(policy.app, emit=log.emit, clock=clock)
     private = free_port() if policy.app.port == "auto" else policy.app.port
     public = sockets.public.getsockname()[1] if sockets.public is not None else None
     command = parse(words, public, private)
     for change in command.replaced:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
+    extra = {**extra, **carry(policy, command.program, environ, egress, sockets, log)}
     env, notes = build(environ, program=command.program, public=public, private=private, extra=extra)
     for note in notes:
         log.emit("app.port", f"{note}.", port=private)
@@ -93,6 +96,28 @@ def make_app(
         worker=public is None,
         clock=clock,
     )
+
+
+def carry(
+    policy: Policy, program: str, environ: Mapping[str, str], egress: Egress, sockets: Sockets, log: Log
+) -> dict[str, str]:
+    """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
+    that something else starts (no `program`) is told how to have it."""
+    if not attribution.wanted(policy):
+        return {}
+    if program and not attribution.is_python(program):
+        text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
+        log.emit("app.attribution", text)
+        return {}
+    env = {"PYTHONPATH": attribution.search_path(environ.get("PYTHONPATH"))}
+    if egress.notices.bind(*sockets.egress.getsockname()[:2]):
+        env["OUTRIGGER_METERED"] = ",".join(egress.bypass.addresses())
+    if not program:
+        everything = {"OUTRIGGER_EGRESS": f"http://{sockets.egress_address}", **env}
+        shown = " ".join(f"{name}={value}" for name, value in everything.items())
+        text = f"The calls of the app have an owner where it is in Python and started with {shown}"
+        log.emit("app.attribution", text)
+    return env
 
 
 def settle_memory() -> None:

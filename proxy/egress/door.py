@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from proxy.egress.account import Account
 from proxy.egress.breaker import OPEN, Breaker
+from proxy.egress.bypass import Bypass
 from proxy.egress.environment import variables
 from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
@@ -17,6 +18,7 @@ from proxy.egress.listener import Listener
 from proxy.egress.money.books import Books
 from proxy.egress.money.spend import Spend, load
 from proxy.egress.money.table import table_age
+from proxy.egress.notices import Notices
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.stray import refused
 from proxy.egress.upstream import Upstream
@@ -60,6 +62,8 @@ class Egress:
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
         )
+        self.bypass = Bypass(self.upstreams, clock=self._loop.time, metrics=metrics, emit=log.emit)
+        self.notices = Notices(self.bypass, log.emit)
         self.hosts = Hosts(
             policy.egress,
             named=lambda: {upstream.url("").host or "" for upstream in self.upstreams.values()},
@@ -67,6 +71,7 @@ class Egress:
             emit=log.emit,
             gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
             parent=self._proxy,
+            passed=self.bypass.note,
         )
         self._listener = Listener(
             self.pipeline.handle, self.hosts.handle, lambda why: refused("no call", why, log.emit)
@@ -110,9 +115,11 @@ class Egress:
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
         await self._listener.start(sock)
+        await self.notices.start()
 
     async def stop(self) -> None:
         await self._listener.stop()
+        self.notices.stop()
         await self.hosts.close()
         for upstream in self.upstreams.values():
             await upstream.close()
@@ -144,6 +151,7 @@ class Egress:
                 "state": repr(upstream),
                 "faults": len(upstream.faults.all),
                 "cost": self.spend.status(upstream) if upstream.meter.metered else None,
+                "bypassed": seen.count if (seen := self.bypass.seen.get(name)) is not None else 0,
             }
             for name, upstream in self.upstreams.items()
         }

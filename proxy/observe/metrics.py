@@ -5,8 +5,8 @@ need, and a scrape endpoint that renders on the loop without a pause, which it m
 the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
-`event_loop_lag_seconds`, `ledger_*`, `price_table_age_seconds`, and `process_*` (CPU time, memory and files of the
-gateway itself).
+`event_loop_lag_seconds`, `ledger_*`, `price_table_age_seconds`, `bypass_total`, and `process_*` (CPU time, memory
+and files of the gateway itself).
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Metrics:
         self.upstream_attempts_total = counter(
             "upstream_attempts_total", "Attempts that the calls out took.", "upstream", "result"
         )
+        self.bypass_total = counter("bypass_total", "Calls that went past the gateway to an upstream.", "upstream")
         self.upstream_call_duration_seconds = histogram(
             "upstream_call_duration_seconds",
             "A call out, all its attempts together.",
@@ -190,6 +191,7 @@ class Metrics:
     def declare_upstream(self, name: str) -> None:
         """An upstream's series start with 0."""
         self.breaker_state.child(name)
+        self.bypass_total.child(name)
         self.upstream_call_duration_seconds.child(name)
         self.upstream_first_byte_seconds.child(name)
         for outcome in ("ok", "error", "refused", "cached", "fallback"):

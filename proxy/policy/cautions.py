@@ -56,8 +56,6 @@ def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
         yield "metrics.app"
     if policy.app.memory.recycle is not None:
         yield "app.memory.recycle"
-    if policy.app.attribution == "on":
-        yield "app.attribution"
 
 
 def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -132,10 +132,11 @@ async def gateway(
     arguments: Sequence[str] = (),
     port: int = 0,
     admin: int = 0,
+    egress: int = 0,
     cwd: Path | None = None,
 ) -> AsyncIterator[Running]:
     """`policy` gets the listeners' addresses put in front of it; the app gets $PORT."""
-    port, admin, egress = port or free_port(), admin or free_port(), free_port()
+    port, admin, egress = port or free_port(), admin or free_port(), egress or free_port()
     file = tmp / f"policy-{port}.yaml"
     file.write_text(
         f"listen:\n  public: 127.0.0.1:{port}\n  admin: 127.0.0.1:{admin}\n  egress: 127.0.0.1:{egress}\n{policy}"

@@ -33,7 +33,8 @@ CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class Hosts:
-    """`named` are the hosts that upstreams name: those pass even where others are denied."""
+    """`named` are the hosts that upstreams name: those pass even where others are denied. `passed` is told the
+    HOST:PORT of every call that passes."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Hosts:
         emit: Emit,
         gate: Callable[[str], Breaker],
         parent: Proxy,
+        passed: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.policy = policy
         self._named = named
@@ -51,6 +53,7 @@ class Hosts:
         self._emit = emit
         self._new_gate = gate
         self._parent = parent
+        self._passed = passed
         self._gates: OrderedDict[str, Breaker] = OrderedDict()
         self.counts: Counter[str] = Counter()  # by "host outcome"
         self._caller = Caller(proxy=parent)
@@ -71,6 +74,7 @@ class Hosts:
             url = _url(request)
             host = url.host or ""
             self._check(host)
+            self._passed(f"{host}:{url.port}")
             breaker = self._gate(host)
             admission = breaker.admit()
             if admission is None:

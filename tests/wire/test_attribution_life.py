@@ -1,0 +1,162 @@
+"""What attribution leaves alone, what it tells, and where it is off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from outward import Vendor, says
+from running import APPS, eventually, free_port, gateway
+
+from proxy.app.attribution import FOLDER
+
+PY = shlex.quote(sys.executable)
+IDENTITY = "identity: {user: [{header: X-User}]}\n"
+UPSTREAM = 'upstreams: {{openai: {{base_url: "http://127.0.0.1:{port}/v1"}}}}\n'
+
+
+def pythons() -> list[str]:
+    """Every Python that is here, for the app may run under another one than the gateway."""
+    found = {os.path.realpath(sys.executable)}
+    for version in ("2.7", "3.6", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"):
+        found |= {str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")}
+    return sorted(found)
+
+
+def run(program: str, text: str, cwd: Path, **environ: str) -> str:
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(FOLDER), "PYTHONDONTWRITEBYTECODE": "1", **environ}
+    done = subprocess.run([program, "-c", text], env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+@pytest.mark.parametrize("program", pythons())
+def test_any_python_starts_as_before_and_its_own_sitecustomize_runs(program, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text("print('own')\n")
+    text = "import sys, json, sitecustomize; print(json.dumps([sys.path[1:], sitecustomize.__file__]))"
+    without = run(program, text, tmp_path, PYTHONPATH=str(own), OUTRIGGER_EGRESS="http://127.0.0.1:9")
+    path = f"{FOLDER}{os.pathsep}{own}"
+    assert run(program, text, tmp_path, PYTHONPATH=path, OUTRIGGER_EGRESS="http://127.0.0.1:9") == without
+
+
+@pytest.mark.parametrize("fault", ["1 / 0", "import nothing_of_the_kind"])
+def test_a_sitecustomize_of_the_app_that_fails_is_told_of_as_before(fault, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(fault + "\n")
+    said = []
+    for path in (str(tmp_path), f"{FOLDER}{os.pathsep}{tmp_path}"):
+        env = {"PYTHONPATH": path, "OUTRIGGER_EGRESS": "http://127.0.0.1:9"}
+        done = subprocess.run([sys.executable, "-c", "print(1)"], env=env, capture_output=True, text=True, timeout=60)
+        said.append((done.stdout, done.stderr.partition("\n")[0]))
+    assert said[0] == said[1]
+    assert said[0][1].startswith("Error in sitecustomize")
+
+
+def test_nothing_is_imported_before_the_app_does(tmp_path):
+    text = "import sys; print(' '.join(sys.modules))"
+    with_it, without = (
+        set(run(sys.executable, text, tmp_path, **more).split())
+        for more in ({"OUTRIGGER_EGRESS": "http://127.0.0.1:9"}, {"PYTHONPATH": ""})
+    )
+    new = {name.partition(".")[0] for name in with_it - without}
+    assert new <= {"_outrigger", "sitecustomize", "contextvars", "_contextvars", "__future__"}
+
+
+def test_the_token_goes_to_the_gateway_alone_and_follows_no_redirect(tmp_path):
+    port = str(free_port())
+    text = (APPS / "redirected.py").read_text()
+    seen = json.loads(run(sys.executable, text, tmp_path, PORT=port, OUTRIGGER_EGRESS=f"http://127.0.0.1:{port}"))
+    one = [["own", "a1"], ["own", "a1"], ["foreign", None], ["foreign", None]]
+    assert len(seen) == 2 * 6 * len(one)
+    assert seen[: len(seen) // 2] == one * 6
+    assert {token for _, token in seen[len(seen) // 2 :]} == {None}  # the request is over
+
+
+async def test_a_version_that_is_not_known_is_left_alone_and_named(tmp_path):
+    """httpcore as it was before 0.14, as far as a hook could tell."""
+    package = tmp_path / "httpcore" / "_sync"
+    package.mkdir(parents=True)
+    (tmp_path / "httpcore" / "__init__.py").write_text("__version__ = '0.12.3'\n")
+    (package / "__init__.py").write_text("")
+    (package / "connection_pool.py").write_text("class SyncConnectionPool: pass\n")
+    app = "import httpcore._sync.connection_pool, asking_flask\napp = asking_flask.app\n"
+    (tmp_path / "main.py").write_text(app)
+    command = f"{PY} -m gunicorn main:app --bind 127.0.0.1:$PORT"
+    vendor = Vendor(says())
+    await vendor.start()
+    policy = IDENTITY + UPSTREAM.format(port=vendor.port)
+    path = f"{tmp_path}{os.pathsep}{APPS}"
+    root = str(Path(__file__).parents[2])
+    async with gateway(tmp_path, command, policy=policy, environ={"PYTHONPATH": f"{root}{os.pathsep}{path}"}) as g:
+        await g.ready(40)
+        assert b" 200 " in await g.request("/urllib", headers=["X-User: ada"])
+        said = (await eventually(lambda: g.events("app.attribution")))[-1]
+        assert said["not_hooked"] == ["httpx 0.12.3"]
+        assert said["level"] == "warning"
+        assert g.events("call")[0]["user"] == "ada"
+    await vendor.stop()
+
+
+async def test_a_call_that_goes_straight_to_an_upstream_is_counted_and_warned_of_once(tmp_path):
+    vendor = Vendor(says())
+    await vendor.start()
+    policy = IDENTITY + UPSTREAM.format(port=vendor.port)
+    app = "import asking, asking_flask\napp = asking_flask.app\n"
+    app += f"asking.URL = 'http://127.0.0.1:{vendor.port}/v1/chat/completions'\n"
+    (tmp_path / "main.py").write_text(app)
+    command = f"{PY} -m gunicorn main:app --pythonpath {shlex.quote(str(APPS))} --bind 127.0.0.1:$PORT"
+    async with gateway(tmp_path, command, policy=policy) as g:
+        await g.ready(40)
+        for way in ("urllib", "requests", "httpx"):
+            assert b" 200 " in await g.request(f"/{way}", headers=["X-User: ada"])
+
+        async def counted() -> bool:
+            return b'outrigger_bypass_total{upstream="openai"} 3.0' in await g.request("/metrics", port=g.admin)
+
+        for _ in range(200):
+            if await counted():
+                break
+        assert await counted()
+        warned = g.events("bypass")
+        assert [(event["upstream"], event["host"]) for event in warned] == [("openai", f"127.0.0.1:{vendor.port}")]
+        assert "OPENAI_BASE_URL" in warned[0]["message"]
+        assert all("X-Outrigger-Request" not in headers for _, _, headers, _ in vendor.requests)
+        assert json.loads((await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2])
+    await vendor.stop()
+
+
+@pytest.mark.parametrize(("policy", "on"), [("", False), (IDENTITY, True)])
+async def test_the_app_gets_a_folder_before_its_own_where_the_policy_has_a_use_for_it(policy, on, tmp_path):
+    async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=policy) as g:
+        await g.ready()
+        path = (await g.request("/env?PYTHONPATH")).partition(b"\r\n\r\n")[2].decode()
+        root = str(Path(__file__).parents[2])
+        assert path == (f"{FOLDER}{os.pathsep}{root}" if on else root)
+        metered = (await g.request("/env?OUTRIGGER_METERED")).partition(b"\r\n\r\n")[2]
+        assert metered == (b"api.openai.com:443" if on else b"(unset)")
+
+
+async def test_a_taken_port_for_what_is_told_costs_a_warning_and_nothing_else(tmp_path):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        egress = taken.getsockname()[1]
+        async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=IDENTITY, egress=egress) as g:
+            await g.ready()
+            assert [event["level"] for event in g.events("app.attribution")] == ["warning"]
+            assert (await g.request("/env?OUTRIGGER_METERED")).endswith(b"(unset)")
+
+
+async def test_an_app_that_is_no_python_is_told_to_pass_the_header_on(tmp_path):
+    node = tmp_path / "node"
+    node.symlink_to(sys.executable)
+    async with gateway(tmp_path, str(node), str(APPS / "plain.py"), policy=IDENTITY) as g:
+        await g.ready()
+        assert "passes on X-Outrigger-Request" in g.events("app.attribution")[0]["message"]
+        assert str(FOLDER).encode() not in await g.request("/env?PYTHONPATH")

@@ -33,7 +33,7 @@ def test_an_app_that_is_surely_no_python_is_left_alone(program, python):
 
 
 class Asked:
-    user, tier, request_id, trace_id = "ada", "free", "r1", None
+    user, tier, request_id, trace_id, route_name = "ada", "free", "r1", None, "ask"
 
     def time_left(self, now):
         return None

@@ -18,7 +18,7 @@ CALLERS = 10
 class Request:
     """One that came in, on a route with `when_abandoned: cancel`, or (`None`) on one without."""
 
-    user, tier, request_id, trace_id = "ada", "", "r", None
+    user, tier, request_id, trace_id, route_name = "ada", "", "r", None, "ask"
 
     def __init__(self, left: float | None = 60.0) -> None:
         self.left = left
@@ -30,7 +30,7 @@ class Request:
     def call_began(self):
         self.under_way += 1
 
-    def call_ended(self):
+    def call_ended(self, cost):
         self.under_way -= 1
 
 

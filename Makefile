@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench bench-litellm prices readme callers setup clean
+.PHONY: help run test check lint types bench bench-litellm prices readme callers model setup clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -54,6 +54,9 @@ test: .venv/$(STAMP) setup callers
 
 callers: .venv/$(STAMP)
 	@sh tests/callers/setup.sh
+
+model: .venv/$(STAMP)
+	@sh tests/callers/model.sh
 
 readme: .venv/$(STAMP) callers
 	@OUTRIGGER_WRITE_README=1 .venv/bin/python -m pytest tests/wire/test_egress_callers.py

@@ -11,6 +11,8 @@ from bench_tools import HERE, ROOT, Bench, free_port
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "what is an outrigger?"}]}
 RUNS = 3
+# Without them it looks for prices on the web, and refuses to start without a master key.
+LITELLMS = ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY")
 LITELLM = ROOT / ".venv-litellm" / "bin" / "litellm"
 POLICY = """
 listen: {{public: off, admin: 127.0.0.1:{admin}, egress: 127.0.0.1:{egress}}}
@@ -112,7 +114,7 @@ def litellm(bench: Bench, vendor: int):
         f'api_base: "http://127.0.0.1:{vendor}/v1"}}}}]\n'
     )
     command = [str(LITELLM), "--config", str(config), "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
-    return bench.spawn("LiteLLM", port, ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True", *command], patience=180.0)
+    return bench.spawn("LiteLLM", port, ["env", *(f"{name}=true" for name in LITELLMS), *command], patience=180.0)
 
 
 def streaming(bench: Bench) -> None:

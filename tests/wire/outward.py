@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ class Vendor:
         self.open = 0
         self.gone = 0
         self.port = 0
+        self.ssl: ssl.SSLContext | None = None
         self._turn = 0
         self._runner: web.ServerRunner | None = None
 
@@ -72,7 +74,7 @@ class Vendor:
         sock = socket.socket()
         sock.bind(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
-        await web.SockSite(self._runner, sock).start()
+        await web.SockSite(self._runner, sock, ssl_context=self.ssl).start()
 
     async def stop(self) -> None:
         if self._runner is not None:

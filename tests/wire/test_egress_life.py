@@ -67,6 +67,20 @@ async def test_a_base_url_that_the_app_had_is_where_its_calls_still_go(tmp_path,
     assert vendor.requests[0][1] == "/api/v1/chat/completions"
 
 
+async def test_an_app_reaches_loopback_and_its_database_past_the_proxy(tmp_path, vendor):
+    environ = {"OPENAI_API_KEY": "k", "DATABASE_URL": "postgresql://me@db.internal:5432/x", "NO_PROXY": "own.internal"}
+    policy = upstream(vendor) + "egress: {other_hosts: observe, no_proxy: [metadata.internal]}\n"
+    async with gateway(tmp_path, APP, policy=policy, environ=environ) as g:
+        await g.ready()
+        env = json.loads((await g.request("/environ")).partition(b"\r\n\r\n")[2])
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+            assert env[name] == f"http://127.0.0.1:{g.egress}"
+        around = {"localhost", "127.0.0.1", "::1", "metadata.internal", "db.internal", "own.internal"}
+        assert set(env["NO_PROXY"].split(",")) == set(env["no_proxy"].split(",")) == around
+        assert (await g.request("/api/user/ada/x")).startswith(b"HTTP/1.1 200")  # its calls come in by path
+        assert [call["upstream"] for call in await eventually(lambda: g.events("call"))] == ["openai"]
+
+
 async def test_a_client_who_leaves_takes_the_call_with_it(tmp_path, vendor):
     vendor.answers = [hangs()]
     async with gateway(tmp_path, APP, policy=upstream(vendor), environ={"OPENAI_API_KEY": "k"}) as g:

@@ -1,10 +1,12 @@
 """What the official SDKs make of it: the exceptions that an app's code already catches."""
 
 import asyncio
+import json
 
 import anthropic
 import httpx
 import openai
+import pydantic
 import pytest
 from outward import Vendor, chunks, completion, errs, hangs, outward, resets, says, streams
 
@@ -130,6 +132,77 @@ async def test_a_text_of_ours_is_an_answer_like_any(tmp_path, stream):
                     None,
                     "The assistant rests.",
                 )
+
+
+async def test_a_text_of_ours_is_a_refusal_where_a_schema_was_asked_for(tmp_path):
+    class Boat(pydantic.BaseModel):
+        name: str
+
+    policy = 'retry: {attempts: 1}\nfallback: [{text: "The assistant rests."}]'
+    async with outward(tmp_path, Vendor(errs(500)), openai=policy) as out:
+        async with client(out) as sdk:
+            said = (await sdk.chat.completions.parse(model="m", messages=SAY, response_format=Boat)).choices[0].message
+            assert (said.parsed, said.refusal) == (None, "The assistant rests.")
+            answer = await sdk.responses.parse(model="m", input="x", text_format=Boat)
+            assert answer.output_parsed is None
+            assert answer.output[0].content[0].refusal == "The assistant rests."
+            async with sdk.chat.completions.stream(model="m", messages=SAY, response_format=Boat) as stream:
+                assert (await stream.get_final_completion()).choices[0].message.refusal == "The assistant rests."
+            async with sdk.responses.stream(model="m", input="x", text_format=Boat) as stream:
+                assert (await stream.get_final_response()).output[0].content[0].refusal == "The assistant rests."
+            with pytest.raises(openai.InternalServerError):  # there is no such thing as a canned embedding
+                await sdk.embeddings.create(model="m", input="x")
+
+
+LEGACY = b'data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":"%s","finish_reason":%s,"logprobs":null}]}\n\n'
+
+
+async def test_a_stream_of_legacy_completions_cut_short_raises_in_the_sdk(tmp_path):
+    begun, whole = (
+        [LEGACY % (b"a", b"null")],
+        [LEGACY % (b"a", b"null"), LEGACY % (b"b", b'"stop"'), b"data: [DONE]\n\n"],
+    )
+    async with outward(tmp_path, Vendor(streams(whole), streams(begun, then="cut"), streams(begun))) as out:
+        async with client(out) as sdk:
+            stream = await sdk.completions.create(model="m", prompt="x", stream=True)
+            assert [part.choices[0].text async for part in stream] == ["a", "b"]
+            for _ in range(2):
+                with pytest.raises(openai.APIError) as raised:
+                    async for _ in await sdk.completions.create(model="m", prompt="x", stream=True):
+                        pass
+                assert raised.value.code == "upstream_unreachable"
+
+
+async def test_every_refusal_says_how_the_call_went_and_whether_to_come_again(tmp_path):
+    vendor = Vendor(says())
+    policy = "api_key: sk-real\npace: {concurrency: 1, wait: 50ms}"
+    more = '  gone: {kind: openai, base_url: "http://127.0.0.1:9/v1", retry: {attempts: 1}}\n'
+    more += '  late: {kind: openai, base_url: "http://127.0.0.1:<0>/v1", timeout: {connect: 50ms, total: 100ms}}\n'
+    more += '  open: {kind: openai, base_url: "http://127.0.0.1:<0>/v1"}\n'
+    async with outward(tmp_path, vendor, openai=policy, more=more) as out:
+        out.egress.upstreams["open"].breaker.force("open")
+        made = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
+        place = out.openai.pace.try_enter("ada", 0)
+        seen = {
+            "rate_limit_exceeded": await out.chat(headers=made),
+            "invalid_api_key": await out.chat(),
+            "unknown_upstream": await out.chat(upstream="none"),
+            "upstream_unavailable": await out.chat(upstream="open"),
+            "upstream_unreachable": await out.chat(upstream="gone"),
+        }
+        place.release(None)
+        vendor.answers = [hangs()]
+        seen["upstream_timeout"] = await out.chat(upstream="late")
+        for code, (status, headers, text) in seen.items():
+            error = json.loads(text)["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert (error["code"], error["param"]) == (code, None)
+            assert headers["x-outrigger-attempts"] == (
+                "1" if code in ("upstream_unreachable", "upstream_timeout") else "0"
+            )
+            assert headers["x-outrigger-cache"] == "off"
+            assert headers.get("x-should-retry") == (None if code == "rate_limit_exceeded" else "false")
+            assert ("Retry-After" in headers) == (status in (429, 503))
 
 
 # ── Anthropic ────────────────────────────────────────────────────────────────────────────────

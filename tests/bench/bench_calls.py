@@ -137,7 +137,7 @@ def streaming(bench: Bench) -> None:
     p50, p99 = (quantile(firsts["through"], q) - quantile(firsts["direct"], q) for q in (0.5, 0.99))
     print(f"added time to the first event: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.2f} ms")
     asyncio.run(load(paced.port, "/openai/v1/chat/completions", 200, 200, body))
-    print(f"resident after 200 streams at once: {paced.resident():.1f} MiB")
+    print(f"resident at most, with 200 streams at once: {paced.peak():.1f} MiB")
 
 
 async def first_events(port: int, path: str) -> list[float]:

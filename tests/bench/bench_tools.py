@@ -80,8 +80,15 @@ class Peer:
 
     def resident(self) -> float:
         """MiB resident."""
+        return self._memory("VmRSS")
+
+    def peak(self) -> float:
+        """The most MiB that were ever resident."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> float:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
         return 0.0
 

@@ -41,7 +41,7 @@ _DUE = {
     "embeddings": frozenset(("data",)),
     "moderations": frozenset(("results",)),
 }
-_AZURE = re.compile(r"(?:/openai)?/deployments/[^/]+(?=/)")
+_AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)")
 _SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
 
 

@@ -57,10 +57,10 @@ def _reader(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=PATIENCE, isolation_level=None)
     try:
         version_of(connection)
-    except sqlite3.OperationalError:
-        # WAL wants a file of its own beside; a folder that takes none has nothing in the making either.
+    except sqlite3.Error as error:
         connection.close()
-        if Path(f"{path}-wal").exists():
+        # WAL wants a file of its own beside; a folder that takes none has nothing in the making either.
+        if not isinstance(error, sqlite3.OperationalError) or Path(f"{path}-wal").exists():
             raise
         connection = sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
     return connection

@@ -12,7 +12,6 @@ from proxy.ledger.entry import COLUMNS, FROM_CACHE, Entry
 By = Literal["user", "model", "route"]
 
 USERS = 50_000  # told apart in one window of `spent`
-HOUR = 3600
 
 
 class LedgerAway(OutriggerError):

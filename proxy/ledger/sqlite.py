@@ -4,7 +4,7 @@ WAL with `synchronous=NORMAL`: a commit is a write into the page cache, which ou
 kills it, so `kill -9` loses nothing committed. Only a machine that loses power can lose the last commits,
 and it cannot break the file (sqlite.org/pragma.html#pragma_synchronous).
 
-Reports would have to sort a million rows; so triggers keep sums by hour beside them, in the same transaction.
+Reports would have to sort a million rows; so triggers keep sums by hour and day beside them, in the same transaction.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tables of the SQLite ledger: what each version of the schema adds to the one before.
 
-`outrigger_hours` is what `outrigger_calls` comes to by hour, user, upstream, model and route. Triggers keep it
-in step within each transaction, whoever writes: by hand too.
+`outrigger_hours` and `outrigger_days` are what `outrigger_calls` comes to by hour or day, user, upstream, model
+and route. Triggers keep them in step within each transaction, whoever writes: by hand too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from proxy.ledger.database import CACHED
 from proxy.ledger.entry import COLUMNS
 
+Level = tuple[str, str, int]  # a table of sums, its key and the seconds of that
+LEVELS: tuple[Level, ...] = (("outrigger_hours", "hour", 3600), ("outrigger_days", "day", 86400))
 KEY = ("user_id", "upstream", "model", "route")
 # What is summed up; {row} is empty, or the row of a trigger with a dot.
 SUMS = (
@@ -36,30 +38,43 @@ def of_row(row: str = "") -> list[str]:
     return [what.format(row=row) for _, what in SUMS]
 
 
-_HOUR = "CAST({row}.at / 3600 AS INTEGER)"
-_ADD = (
-    f"INSERT INTO outrigger_hours (hour, {', '.join(KEY)}, {', '.join(name for name, _ in SUMS)}) VALUES ("
-    + ", ".join([_HOUR.format(row="NEW"), *(f"NEW.{name}" for name in KEY), *of_row("NEW.")])
-    + f") ON CONFLICT (hour, {', '.join(KEY)}) DO UPDATE SET "
-    + ", ".join(f"{name} = {name} + excluded.{name}" for name, _ in SUMS)
-)
-_MATCH = f"hour = {_HOUR.format(row='OLD')} AND " + " AND ".join(f"{name} = OLD.{name}" for name in KEY)
-_TAKE = (
-    "UPDATE outrigger_hours SET "
-    + ", ".join(f"{name} = {name} - {what}" for (name, _), what in zip(SUMS, of_row("OLD."), strict=True))
-    + f" WHERE {_MATCH}"
-)
-_CLEAR = f"DELETE FROM outrigger_hours WHERE {_MATCH} AND calls <= 0"
+def _add(table: str, unit: str, seconds: int) -> str:
+    """Count a row of a trigger in."""
+    values = [f"CAST(NEW.at / {seconds} AS INTEGER)", *(f"NEW.{name}" for name in KEY), *of_row("NEW.")]
+    return (
+        f"INSERT INTO {table} ({unit}, {', '.join(KEY)}, {', '.join(name for name, _ in SUMS)})"
+        f" VALUES ({', '.join(values)}) ON CONFLICT ({unit}, {', '.join(KEY)}) DO UPDATE SET "
+        + ", ".join(f"{name} = {name} + excluded.{name}" for name, _ in SUMS)
+        + ";"
+    )
+
+
+def _take(table: str, unit: str, seconds: int) -> str:
+    """Count the row that was there before out, and clear what comes to nothing."""
+    mine = [f"{unit} = CAST(OLD.at / {seconds} AS INTEGER)", *(f"{name} = OLD.{name}" for name in KEY)]
+    less = (f"{name} = {name} - {what}" for (name, _), what in zip(SUMS, of_row("OLD."), strict=True))
+    return (
+        f"UPDATE {table} SET {', '.join(less)} WHERE {' AND '.join(mine)};"
+        f" DELETE FROM {table} WHERE {' AND '.join(mine)} AND calls <= 0;"
+    )
+
+
+def _table(table: str, unit: str, _: int) -> str:
+    columns = [f"{unit} INTEGER NOT NULL", *(f"{name} TEXT NOT NULL" for name in KEY)]
+    columns += [f"{name} INTEGER NOT NULL" for name, _ in SUMS]
+    return f"CREATE TABLE {table} ({', '.join(columns)}, PRIMARY KEY ({unit}, {', '.join(KEY)})) WITHOUT ROWID"
+
+
+_ADD = " ".join(_add(*level) for level in LEVELS)
+_TAKE = " ".join(_take(*level) for level in LEVELS)
 
 STEPS: Sequence[Sequence[str]] = (
     (
         f"CREATE TABLE outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS)})",
         "CREATE INDEX outrigger_calls_at ON outrigger_calls (at)",
-        f"CREATE TABLE outrigger_hours (hour INTEGER NOT NULL, {', '.join(f'{name} TEXT NOT NULL' for name in KEY)}, "
-        f"{', '.join(f'{name} INTEGER NOT NULL' for name, _ in SUMS)}, PRIMARY KEY (hour, {', '.join(KEY)})) "
-        "WITHOUT ROWID",
-        f"CREATE TRIGGER outrigger_calls_added AFTER INSERT ON outrigger_calls BEGIN {_ADD}; END",
-        f"CREATE TRIGGER outrigger_calls_changed AFTER UPDATE ON outrigger_calls BEGIN {_TAKE}; {_CLEAR}; {_ADD}; END",
-        f"CREATE TRIGGER outrigger_calls_removed AFTER DELETE ON outrigger_calls BEGIN {_TAKE}; {_CLEAR}; END",
+        *(_table(*level) for level in LEVELS),
+        f"CREATE TRIGGER outrigger_calls_added AFTER INSERT ON outrigger_calls BEGIN {_ADD} END",
+        f"CREATE TRIGGER outrigger_calls_changed AFTER UPDATE ON outrigger_calls BEGIN {_TAKE} {_ADD} END",
+        f"CREATE TRIGGER outrigger_calls_removed AFTER DELETE ON outrigger_calls BEGIN {_TAKE} END",
     ),
 )

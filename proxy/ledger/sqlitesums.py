@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
-from math import ceil
+from collections.abc import Iterator, Sequence
+from math import ceil, floor
 from pathlib import Path
 from urllib.parse import quote
 
-from proxy.ledger.database import BY, HOUR, USERS, By, LedgerAway, Spent, Sum, newer
-from proxy.ledger.sqliteschema import STEPS, SUMS, of_row
+from proxy.ledger.database import BY, USERS, By, LedgerAway, Spent, Sum, newer
+from proxy.ledger.sqliteschema import LEVELS, STEPS, SUMS, Level, of_row
 
 PATIENCE = 2.0  # seconds to wait for a writer's lock
 FAR = 1e11  # seconds since the epoch, past everything
 
-# Whole hours come from the sums, what is left at either end from the rows.
+# Whole days and hours come from the sums, what is left at either end from the rows.
+COARSE = tuple(reversed(LEVELS))
 _ROWS = ", ".join(f"{what} AS {name}" for (name, _), what in zip(SUMS, of_row(), strict=True))
-_WITHIN = (
-    f"(SELECT {{name}}, {_ROWS} FROM outrigger_calls WHERE at >= :since AND at < :whole {{where}} "
-    f"UNION ALL SELECT {{name}}, {_ROWS} FROM outrigger_calls WHERE at >= :rest AND at < :until {{where}} "
-    f"UNION ALL SELECT {{name}}, {', '.join(name for name, _ in SUMS)} FROM outrigger_hours "
-    "WHERE hour >= :first AND hour < :last {where})"
-)
+
+_SUMS = ", ".join(name for name, _ in SUMS)
 
 
 def read(path: Path, by: By, since: float) -> list[Sum]:
@@ -40,10 +38,10 @@ def read(path: Path, by: By, since: float) -> list[Sum]:
                 raise newer(version, len(STEPS))
             name = BY[by]
             sums = ", ".join(f"SUM({column})" for column, _ in SUMS)
+            within, bounds = _within(name, since, None)
             found = connection.execute(
-                f"SELECT {name}, {sums} FROM {_WITHIN.format(name=name, where='')} "
-                f"GROUP BY {name} ORDER BY SUM(cost) DESC, SUM(calls) DESC, {name}",
-                _bounds(since, None),
+                f"SELECT {name}, {sums} FROM {within} GROUP BY {name} ORDER BY SUM(cost) DESC, SUM(calls) DESC, {name}",
+                bounds,
             )
             return [Sum(*row) for row in found]
         finally:
@@ -66,25 +64,44 @@ def _reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _bounds(since: float, until: float | None) -> dict[str, float]:
-    """The whole hours between two moments (`first` to `last`), and the moments around them."""
-    end = FAR if until is None else until
-    first, last = ceil(since / HOUR), int(end // HOUR)
-    whole = min(first * HOUR, end)
-    rest = max(last * HOUR, whole)
-    return {"since": since, "whole": whole, "first": first, "last": last, "rest": rest, "until": end}
-
-
 def spent(connection: sqlite3.Connection, upstream: str, since: float, until: float | None) -> Spent:
     """What an upstream's users spent between two moments. Raises sqlite3's errors."""
-    where = {"upstream": upstream, **_bounds(since, until)}
-    within = _WITHIN.format(name="user_id", where="AND upstream = :upstream")
+    within, bounds = _within("user_id", since, until, " AND upstream = :upstream")
     found = connection.execute(
         f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id ORDER BY SUM(cost) DESC, user_id",
-        where,
+        {"upstream": upstream, **bounds},
     )
     users = dict(found.fetchmany(USERS))
     return Spent(users, sum(cost for _, cost in found))
+
+
+def _within(name: str, since: float, until: float | None, where: str = "") -> tuple[str, dict[str, float]]:
+    """A table of sums under a name that together cover the time between two moments, and its parameters."""
+    parts: list[str] = []
+    bounds: dict[str, float] = {}
+    for table, unit, size, start, end in _spans(since, FAR if until is None else until):
+        at = len(parts)
+        columns = _SUMS if size else _ROWS
+        parts.append(f"SELECT {name}, {columns} FROM {table} WHERE {unit} >= :from{at} AND {unit} < :to{at}{where}")
+        bounds |= {f"from{at}": start / size if size else start, f"to{at}": end / size if size else end}
+    return f"({' UNION ALL '.join(parts)})", bounds
+
+
+def _spans(
+    since: float, until: float, levels: Sequence[Level] = COARSE
+) -> Iterator[tuple[str, str, int, float, float]]:
+    """Days in the middle, hours at both their ends, rows at theirs: each from and to, in seconds."""
+    if not levels:
+        yield "outrigger_calls", "at", 0, since, until
+        return
+    (table, unit, size), *finer = levels
+    first, last = ceil(since / size) * size, floor(until / size) * size
+    if first >= last:
+        yield from _spans(since, until, finer)
+        return
+    yield table, unit, size, first, last
+    yield from _spans(since, first, finer)
+    yield from _spans(last, until, finer)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -76,6 +76,13 @@ def in_pool(call, model):
     kept("pool", lambda: ThreadPool(3)).map(call, [model])
 
 
+def in_process(call, model):
+    """Nobody's: a process serves whoever comes, the first request's being no more its owner than the next."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    kept("processes", lambda: ProcessPoolExecutor(1)).submit(call, "unattributed~process").result(20)
+
+
 def by_timer(call, model):
     """Nobody's, even where a request started it."""
     timer = threading.Timer(0.01, call, ("unattributed~" + model.partition("~")[2],))
@@ -89,12 +96,13 @@ def from_the_loop(call, model):
 
 def loop():
     while told.acquire():
-        by_urllib("unattributed~loop")
+        executor.submit(by_urllib, "unattributed~loop").result(20)  # on threads that requests may have started
 
 
 threading.Thread(target=loop, daemon=True).start()
 
-WAYS = {"thread": in_thread, "executor": in_executor, "pool": in_pool, "timer": by_timer, "loop": from_the_loop}
+WAYS = {"thread": in_thread, "executor": in_executor, "pool": in_pool, "process": in_process}
+WAYS |= {"timer": by_timer, "loop": from_the_loop}
 CLIENTS = {"requests": by_requests, "urllib": by_urllib, "httpx": by_httpx}
 
 

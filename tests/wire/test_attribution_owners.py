@@ -84,7 +84,10 @@ async def test_fastapi_calls_in_seven_ways_and_each_has_its_user(tmp_path):
 # Each way is one call of each user's; `stream` and `async` two.
 SYNC = ["requests", "urllib", "httpx", "thread", "executor", "pool", "stream", "timer", "loop"]
 SERVERS = {
-    "Flask, gunicorn threads": ("{py} -m gunicorn asking_flask:app --threads 8 --bind 127.0.0.1:$PORT", SYNC),
+    "Flask, gunicorn threads": (
+        "{py} -m gunicorn asking_flask:app --threads 8 --bind 127.0.0.1:$PORT",
+        [*SYNC, "process"],
+    ),
     "Flask, gunicorn": ("{py} -m gunicorn asking_flask:app --workers 2 --bind 127.0.0.1:$PORT", ["urllib", "stream"]),
     "Flask, its own server": ("{py} -m flask --app asking_flask run --port $PORT", SYNC),
     "Flask, waitress": ("{py} -m waitress --listen 127.0.0.1:$PORT asking_flask:app", ["urllib", "pool", "stream"]),
@@ -99,6 +102,7 @@ SERVERS = {
         "{py} -m gunicorn asking_fastapi:app -k asgi --workers 2 --bind 127.0.0.1:$PORT",
         ["async", "sync", "stream"],
     ),
+    "aiohttp": ("{py} asking_aiohttp.py $PORT", ["aiohttp", "thread"]),
     "greenlets, gunicorn": (
         "{py} -m gunicorn asking_greenlets:app -k gevent --bind 127.0.0.1:$PORT",
         [*SYNC, "spawned"],
@@ -107,7 +111,7 @@ SERVERS = {
     "greenlets, eventlet": ("{py} asking_greenlets.py eventlet $PORT", [*SYNC, "spawned"]),
 }
 TWICE = ("stream", "spawned")
-NOBODYS = ("timer", "loop")
+NOBODYS = ("timer", "loop", "process")
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -13,6 +13,7 @@ PARTS = (
     "bench_calls",
     "bench_prices",
     "bench_ledger",
+    "bench_attribution",
     "overload",
     "logs",
     "scrape",

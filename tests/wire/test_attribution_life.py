@@ -79,6 +79,26 @@ def test_the_token_goes_to_the_gateway_alone_and_follows_no_redirect(tmp_path):
     assert {token for _, token in seen[len(seen) // 2 :]} == {None}  # the request is over
 
 
+def test_a_websocket_to_the_gateway_carries_the_token_and_no_other_does(tmp_path):
+    pytest.importorskip("websockets")
+    text = """
+import sys, io
+from wsgiref.handlers import SimpleHandler
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
+def app(environ, start_response):
+    for uri in ("ws://127.0.0.1:9/openai/v1/realtime", "wss://127.0.0.1:9/", "ws://127.0.0.1:10/", "ws://localhost:9/"):
+        request = ClientProtocol(parse_uri(uri)).connect()
+        print(request.headers.get("X-Outrigger-Request"))
+    start_response("200 OK", [])
+    return []
+environ = {"HTTP_X_OUTRIGGER_REQUEST": "a1", "SERVER_PROTOCOL": "HTTP/1.1"}
+SimpleHandler(io.BytesIO(), io.BytesIO(), sys.stderr, environ).run(app)
+"""
+    said = run(sys.executable, text, tmp_path, OUTRIGGER_EGRESS="http://127.0.0.1:9")
+    assert said.split() == ["a1", "a1", "None", "None"]
+
+
 async def test_a_version_that_is_not_known_is_left_alone_and_named(tmp_path):
     """httpcore as it was before 0.14, as far as a hook could tell."""
     package = tmp_path / "httpcore" / "_sync"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import shutil
 import sys
 from collections import Counter
 
@@ -124,3 +125,11 @@ async def test_every_call_has_its_user_under(name, tmp_path):
     assert misattributed(found) == {}
     assert {found[user, user] for user in USERS} == {each}
     assert found["unattributed", "unattributed"] == nobodys * len(USERS)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+async def test_an_app_in_another_language_passes_one_header_on(tmp_path):
+    found, g = await owners(tmp_path, "node asking_node.js", ["ask", "none"], 2 * len(USERS))
+    assert misattributed(found) == {}
+    assert found["unattributed", "unattributed"] == len(USERS)
+    assert "passes on X-Outrigger-Request" in g.events("app.attribution")[0]["message"]

@@ -15,7 +15,7 @@ from proxy.egress.money.tariff import Cost, Tariffs
 from proxy.observe.metrics import Metrics
 from proxy.observe.series import OTHER
 from proxy.policy import outgoing
-from proxy.units import nanos_as_dollars
+from proxy.units import NANOS
 
 if TYPE_CHECKING:
     from proxy.egress.call import Call
@@ -142,7 +142,7 @@ class Meter:
         label = model if model is not None and self.known(model) else OTHER
         for basis, amount in (("reported", cost.nanos - cost.estimated), ("estimated", cost.estimated)):
             if amount:
-                self._metrics.cost_usd_total.child(self.name, label, basis).inc(float(nanos_as_dollars(amount)))
+                self._metrics.cost_usd_total.child(self.name, label, basis).inc(amount / NANOS)
 
     def _most_output(self, call: Call, model: str | None) -> int:
         if call.endpoint not in TEXT:

@@ -21,6 +21,14 @@ IDENTITY = "identity: {user: [{header: X-User}]}\n"
 UPSTREAM = 'upstreams: {{openai: {{base_url: "http://127.0.0.1:{port}/v1"}}}}\n'
 
 
+@pytest.fixture
+async def vendor():
+    vendor = Vendor(says())
+    await vendor.start()
+    yield vendor
+    await vendor.stop()
+
+
 def pythons() -> list[str]:
     """Every Python that is here, for the app may run under another one than the gateway."""
     found = {os.path.realpath(sys.executable)}
@@ -99,7 +107,7 @@ SimpleHandler(io.BytesIO(), io.BytesIO(), sys.stderr, environ).run(app)
     assert said.split() == ["a1", "a1", "None", "None"]
 
 
-async def test_a_version_that_is_not_known_is_left_alone_and_named(tmp_path):
+async def test_a_version_that_is_not_known_is_left_alone_and_named(vendor, tmp_path):
     """httpcore as it was before 0.14, as far as a hook could tell."""
     package = tmp_path / "httpcore" / "_sync"
     package.mkdir(parents=True)
@@ -109,8 +117,6 @@ async def test_a_version_that_is_not_known_is_left_alone_and_named(tmp_path):
     app = "import httpcore._sync.connection_pool, asking_flask\napp = asking_flask.app\n"
     (tmp_path / "main.py").write_text(app)
     command = f"{PY} -m gunicorn main:app --bind 127.0.0.1:$PORT"
-    vendor = Vendor(says())
-    await vendor.start()
     policy = IDENTITY + UPSTREAM.format(port=vendor.port)
     path = f"{tmp_path}{os.pathsep}{APPS}"
     root = str(Path(__file__).parents[2])
@@ -121,12 +127,9 @@ async def test_a_version_that_is_not_known_is_left_alone_and_named(tmp_path):
         assert said["not_hooked"] == ["httpx 0.12.3"]
         assert said["level"] == "warning"
         assert g.events("call")[0]["user"] == "ada"
-    await vendor.stop()
 
 
-async def test_a_call_that_goes_straight_to_an_upstream_is_counted_and_warned_of_once(tmp_path):
-    vendor = Vendor(says())
-    await vendor.start()
+async def test_a_call_that_goes_straight_to_an_upstream_is_counted_and_warned_of_once(vendor, tmp_path):
     policy = IDENTITY + UPSTREAM.format(port=vendor.port)
     app = "import asking, asking_flask\napp = asking_flask.app\n"
     app += f"asking.URL = 'http://127.0.0.1:{vendor.port}/v1/chat/completions'\n"
@@ -149,7 +152,6 @@ async def test_a_call_that_goes_straight_to_an_upstream_is_counted_and_warned_of
         assert "OPENAI_BASE_URL" in warned[0]["message"]
         assert all("X-Outrigger-Request" not in headers for _, _, headers, _ in vendor.requests)
         assert json.loads((await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2])
-    await vendor.stop()
 
 
 @pytest.mark.parametrize(("policy", "on"), [("", False), (IDENTITY, True)])
@@ -165,8 +167,8 @@ async def test_the_app_gets_a_folder_before_its_own_where_the_policy_has_a_use_f
 
 async def test_a_taken_port_for_what_is_told_costs_a_warning_and_nothing_else(tmp_path):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        egress = taken.getsockname()[1]
+        egress = free_port()
+        taken.bind(("127.0.0.1", egress))
         async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=IDENTITY, egress=egress) as g:
             await g.ready()
             assert [event["level"] for event in g.events("app.attribution")] == ["warning"]

@@ -148,6 +148,26 @@ def streams(events: list[bytes], *, pause: float = 0.0, then: str = "end", **hea
     return answer
 
 
+class CameIn:
+    """A request that came in, on a route with `when_abandoned: cancel`, or (`None` left) on one without."""
+
+    tier, request_id, trace_id, route_name = "", "r", None, "ask"
+
+    def __init__(self, left: float | None = 60.0, user: str = "ada") -> None:
+        self.left = left
+        self.user = user
+        self.under_way = 0
+
+    def time_left(self, now: float) -> float | None:
+        return self.left
+
+    def call_began(self) -> None:
+        self.under_way += 1
+
+    def call_ended(self, cost: int | None) -> None:
+        self.under_way -= 1
+
+
 class Out:
     def __init__(self, egress: Egress, port: int, log: Path, metrics: Metrics, requests: Requests) -> None:
         self.egress = egress

@@ -5,7 +5,7 @@ import io
 
 import aiohttp
 import pytest
-from outward import CHAT, Vendor, chunks, errs, hangs, outward, says, streams
+from outward import CHAT, CameIn, Vendor, chunks, errs, hangs, outward, says, streams
 from running import eventually
 
 from proxy.policy.outgoing import Pace
@@ -13,25 +13,6 @@ from proxy.policy.outgoing import Pace
 STREAM = {**CHAT, "stream": True}
 EXACT = {**CHAT, "temperature": 0}
 CALLERS = 10
-
-
-class Request:
-    """One that came in, on a route with `when_abandoned: cancel`, or (`None`) on one without."""
-
-    user, tier, request_id, trace_id, route_name = "ada", "", "r", None, "ask"
-
-    def __init__(self, left: float | None = 60.0) -> None:
-        self.left = left
-        self.under_way = 0
-
-    def time_left(self, now):
-        return self.left
-
-    def call_began(self):
-        self.under_way += 1
-
-    def call_ended(self, cost):
-        self.under_way -= 1
 
 
 class Caller:
@@ -137,7 +118,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_caller_that_leaves_leaves_nothing_behind(tmp_path, stage, way):
     answers, body, policy, there, counts = STAGES[stage]
-    vendor, request = Vendor(*answers), Request()
+    vendor, request = Vendor(*answers), CameIn()
     async with outward(tmp_path, vendor, openai=policy or "retry: {attempts: 2}") as out:
         tasks = len(working())
         out.requests.begin("token", request)
@@ -162,7 +143,7 @@ async def test_where_the_policy_does_not_say_so_calls_outlive_their_request(tmp_
 
     vendor = Vendor(slow)
     async with outward(tmp_path, vendor) as out:
-        out.requests.begin("token", Request(left=None))
+        out.requests.begin("token", CameIn(left=None))
         call = asyncio.ensure_future(out.chat(headers={"X-Outrigger-Request": "token"}))
         await eventually(lambda: vendor.open)
         out.requests.end("token", abandoned=True)
@@ -190,7 +171,7 @@ async def test_a_deadline_that_passes_leaves_nothing_behind(tmp_path, stage):
 async def test_the_time_of_the_request_ends_its_calls_and_counts_for_nothing(tmp_path):
     vendor = Vendor(hangs())
     async with outward(tmp_path, vendor) as out:
-        out.requests.begin("token", Request(left=0.3))
+        out.requests.begin("token", CameIn(left=0.3))
         status, headers, text = await out.chat(headers={"X-Outrigger-Request": "token"})
         assert (status, headers["x-should-retry"]) == (504, "false")
         assert "the request that it came from" in text

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from aiohttp import web
-from outward import CHAT, Vendor, chunks, errs, hangs, outward, says, streams
+from outward import CHAT, CameIn, Vendor, chunks, errs, hangs, outward, says, streams
 
 STREAM = {**CHAT, "stream": True}
 QUICK = "retry: {attempts: 3, backoff: {first: 1ms, max: 1ms}}"
@@ -103,20 +103,7 @@ async def test_waiting_for_a_place_counts_against_the_deadline(tmp_path):
 
 
 async def test_the_requests_own_time_counts_only_where_it_is_cancelled_with_it(tmp_path):
-    class Request:
-        user, tier, request_id, trace_id = "ada", "", "r", None
-        left: float | None = None
-
-        def time_left(self, now):
-            return self.left
-
-        def call_began(self):
-            pass
-
-        def call_ended(self):
-            pass
-
-    request = Request()
+    request = CameIn(left=None)
     async with outward(tmp_path, Vendor(slow(says(), 0.6))) as out:
         out.requests.begin("t", request)
         assert (await out.chat(headers={"X-Outrigger-Request": "t"}))[0] == 200
@@ -178,10 +165,7 @@ async def test_an_answer_is_the_users_alone_unless_the_policy_says_otherwise(tmp
         vendor = Vendor(says())
         async with outward(tmp_path, vendor, openai=f"cache: {{ttl: 1h, scope: {scope}}}") as out:
             for token, user in (("a", "ada"), ("b", "bob")):
-                owner = type("R", (), {"user": user, "tier": "", "request_id": "r", "trace_id": None})()
-                owner.time_left = lambda now: None
-                owner.call_began = owner.call_ended = lambda: None
-                out.requests.begin(token, owner)
+                out.requests.begin(token, CameIn(left=None, user=user))
             seen = [await out.chat(EXACT, headers={"X-Outrigger-Request": token}) for token in ("a", "b", "a")]
             assert [answer[1]["x-outrigger-cache"] for answer in seen] == wanted
 

@@ -1,0 +1,152 @@
+"""What a client sends, on its way to the server: as it came, but for the names of prepared statements."""
+
+from __future__ import annotations
+
+from proxy.postgres import pipeline as owed
+from proxy.postgres import wire
+from proxy.postgres.pipeline import Expect, Pipeline
+from proxy.postgres.preparing import Preparing, ProtocolError
+from proxy.postgres.state import LOCAL, PROBED
+from proxy.postgres.statements import Statements
+from proxy.postgres.wire import HEAD_SIZE, read_head
+
+LONG = 64 * 1024  # bytes; what is longer goes on before it is whole, where its kind allows that
+LONG_QUERY = 1 << 20  # the same of a Query, whose text is read where it is shorter
+MOST_PARSE = 64 << 20
+
+_STREAMED = frozenset((wire.BIND, wire.COPY_DATA, wire.FUNCTION))
+_QUERY_LOCAL = Expect(wire.QUERY, flags=LOCAL)
+_EXECUTE_LOCAL = Expect(wire.EXECUTE, flags=LOCAL)
+
+
+class Frontend(Preparing):
+    """`take` reads whole messages as far as it can; `rest` is what it left. `ended`: the client said that it
+    leaves."""
+
+    def __init__(self, statements: Statements, pipeline: Pipeline) -> None:
+        super().__init__(statements, pipeline)
+        self._inside = 0  # bytes of a message under way that are still to come
+        self._sunk = False  # and go nowhere
+        self.ended = False
+        self.rest = b""
+
+    @property
+    def inside(self) -> bool:
+        """Whether a message is half sent."""
+        return self._inside > 0
+
+    def take(self, data: bytes) -> bytes:
+        """What the server gets. Not to be called while `hold`. Raises ProtocolError."""
+        size = len(data)
+        pos = start = 0
+        out = self._out = []
+        if self._inside:
+            pos = min(self._inside, size)
+            self._inside -= pos
+            start = pos if self._sunk else 0
+        pipeline = self._pipeline
+        while pos + HEAD_SIZE <= size:
+            kind, length = read_head(data, pos)
+            end = pos + 1 + length
+            if length < 4 or kind not in wire.FRONTEND:
+                raise ProtocolError(f"invalid frontend message type {kind}")
+            if end > size and not self._early(kind, length, size - pos):
+                break
+            if pipeline.failed and kind not in (wire.SYNC, wire.TERMINATE):
+                out.append(data[start:pos])  # the server would skip it
+                start = end
+            elif kind == wire.SYNC:
+                pipeline.synced()
+                self.unsynced = self._local = self._bound = False
+            elif kind == wire.EXECUTE:
+                self.unsynced = True
+                pipeline.expect(owed.EXECUTE if not self._local else _EXECUTE_LOCAL)
+            elif kind == wire.COPY_DATA or kind == wire.FLUSH:
+                pass
+            elif kind == wire.COPY_DONE or kind == wire.COPY_FAIL:
+                pipeline.copied()
+            elif kind == wire.TERMINATE:
+                self.ended = True
+                break
+            else:
+                took = len(out)
+                changed = self._message(kind, data, pos, min(end, size), end)
+                if self.hold:
+                    # What was injected ahead goes now, the message itself when the answer is there.
+                    injected = out[took:]
+                    del out[took:]
+                    out.append(data[start:pos])
+                    out += injected
+                    start = pos
+                    break
+                if changed or len(out) > took:
+                    out.insert(took, data[start:pos])
+                    start = min(end, size) if changed else pos
+            if end > size:
+                self._inside, self._sunk = end - size, start >= end
+                pos = size
+                break
+            pos = end
+        self.rest = data[pos:]
+        if start >= pos:
+            return out[0] if len(out) == 1 else b"".join(out)
+        if not out:
+            return data if start == 0 and pos == size else data[start:pos]
+        out.append(data[start:pos])
+        return b"".join(out)
+
+    def _early(self, kind: int, length: int, here: int) -> bool:
+        """Whether a message may go on though only `here` bytes of it came."""
+        if kind in _STREAMED:
+            return length > LONG and here > LONG // 2
+        if kind == wire.QUERY:
+            return length > LONG_QUERY and here > LONG
+        if length > (MOST_PARSE if kind == wire.PARSE else LONG):
+            raise ProtocolError(f"a message of type {chr(kind)} is {length} bytes long")
+        return False
+
+    def _message(self, kind: int, data: bytes, pos: int, here: int, end: int) -> bool:
+        """A message that needs a closer look; True where `_out` has it in another form than it came."""
+        if kind == wire.BIND:
+            return self._bind(data, pos, here, end)
+        if kind == wire.PARSE:
+            return self._parse(data, pos, end)
+        if kind == wire.QUERY:
+            return self._query(data, pos, here, end)
+        if kind == wire.DESCRIBE or kind == wire.CLOSE:
+            body = data[pos + HEAD_SIZE : end]
+            if body[:1] not in (b"S", b"P") or body[-1:] != b"\0":
+                raise ProtocolError(f"a message of type {chr(kind)} names neither statement nor portal")
+            self.unsynced = True
+            if body[:1] == b"S":
+                return (self._describe if kind == wire.DESCRIBE else self._close)(body[1:-1])
+            self._pipeline.expect(owed.DESCRIBE if kind == wire.DESCRIBE else owed.CLOSE)
+            return False
+        if kind == wire.FUNCTION:
+            self._pipeline.expect(owed.FUNCTION)
+            return False
+        raise ProtocolError(f"a message of type {chr(kind)} makes no sense here")
+
+    # ── the simple protocol ──────────────────────────────────────────────────────────────────
+
+    def _query(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        backend = self._linked()
+        self.unnamed = backend.unnamed = None
+        if here < end:
+            self.flags |= PROBED  # too long to be read: the database is asked whether it left anything
+            self._pipeline.expect(owed.QUERY)
+            return False
+        text = data[pos + HEAD_SIZE : end - 1]
+        hints = self._statements.hints(text)
+        if hints.flags or hints.names:
+            self._hinted(hints)
+        if self.refuse_pins and (refused := self._refused(text)):
+            self._pipeline.expect(Expect(wire.QUERY, instead=refused))
+            self._out.append(wire.query(b"refused"))
+            return True
+        if hints.deallocates and (statement := self._deallocates(hints.deallocates)) is not None:
+            self._pipeline.expect(Expect(wire.QUERY, statement=statement, name=hints.deallocates))
+            self._out.append(wire.query(b'DEALLOCATE "' + statement.name + b'"'))
+            return True
+        self._pipeline.expect(owed.QUERY if not hints.flags & LOCAL else _QUERY_LOCAL)
+        return False

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.admin.endpoints import Endpoints
@@ -37,6 +38,9 @@ from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
+if TYPE_CHECKING:
+    from proxy.postgres.door import Door as Database
+
 STOPPED = 0
 
 
@@ -47,6 +51,7 @@ class Sockets:
     public: socket.socket | None
     admin: socket.socket
     egress: socket.socket
+    postgres: socket.socket | None = None
 
     @classmethod
     def bind(cls, policy: Policy) -> Sockets:
@@ -58,6 +63,7 @@ class Sockets:
                 (listen.public, "listen.public"),
                 (listen.admin, "listen.admin"),
                 (listen.egress, "listen.egress"),
+                (policy.postgres.listen if policy.postgres.url else None, "postgres.listen"),
             ):
                 if address is not None:
                     bound.append(bind(address, key))
@@ -65,15 +71,16 @@ class Sockets:
             for sock in bound:
                 sock.close()
             raise
+        postgres = bound.pop() if policy.postgres.url else None
         *public, admin, egress = bound
-        return cls(public[0] if public else None, admin, egress)
+        return cls(public[0] if public else None, admin, egress, postgres)
 
     @property
     def egress_address(self) -> str:
         return str(Address(*self.egress.getsockname()[:2]))
 
     def close(self) -> None:
-        for sock in (self.public, self.admin, self.egress):
+        for sock in (self.public, self.admin, self.egress, self.postgres):
             if sock is not None:
                 sock.close()
 
@@ -91,6 +98,7 @@ class Gateway:
         metrics: Metrics,
         reloader: Reloader,
         egress: Egress,
+        database: Database | None,
         requests: Requests,
         environ: Mapping[str, str],
     ) -> None:
@@ -103,6 +111,7 @@ class Gateway:
         self.metrics = metrics
         self.reloader = reloader
         self.egress = egress
+        self.database = database
         self._loop = loop
         self.stopping = False
         self._open = False
@@ -121,6 +130,8 @@ class Gateway:
         self.health.register("app", view.app)
         self.health.register("memory", view.memory)
         self.health.register("upstreams", egress.health)
+        if database is not None:
+            self.health.register("postgres", database.health)
         self.runtime.on_sample(view.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
@@ -157,6 +168,8 @@ class Gateway:
         try:
             await self._admin.start(self._sockets.admin)
             await self.egress.start(self._sockets.egress)
+            if self.database is not None and self._sockets.postgres is not None:
+                await self.database.start(self._sockets.postgres)
             self._spawn(self.runtime.run())
             self._spawn(self.reloader.watch(self.reload))
             life = self._loop.create_task(self.app.run())
@@ -248,7 +261,9 @@ class Gateway:
     async def _close(self) -> None:
         await self.app.stop()
         self.door.close()
-        await self.egress.stop()  # after the app: it may call out while it finishes
+        await self.egress.stop()  # after the app: it may call out and query while it finishes
+        if self.database is not None:
+            await self.database.stop()
         await self._admin.stop()
         for task in self._tasks:
             task.cancel()
@@ -276,6 +291,8 @@ class Gateway:
         self.app.apply(policy.app)
         self.door.apply(policy)
         self.egress.apply(policy)
+        if self.database is not None:
+            self.database.apply(policy.postgres)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -68,6 +68,7 @@ class Overview:
                 for route in gateway.policy.routes
             },
             "upstreams": gateway.egress.status(),
+            "postgres": gateway.database.status() if gateway.database is not None else None,
             "connections": {"clients": repr(door.server), "app": repr(door.pool)},
             "memory": {"gateway": latest.gateway_bytes, "app": latest.app_bytes},
         }

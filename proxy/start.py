@@ -40,6 +40,12 @@ async def serve(
         requests = Requests(asyncio.get_running_loop().time)
         egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ)
         extra = egress.environment(policy, sockets.egress_address, environ)
+        database = None
+        if sockets.postgres is not None:
+            from proxy.postgres.door import Door as Database  # it brings asyncpg, which nothing else needs
+
+            database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
+            extra |= database.environment(*sockets.postgres.getsockname()[:2])
         app = make_app(policy, words, environ, sockets, metrics, log, extra)
         gateway = Gateway(
             policy,
@@ -49,6 +55,7 @@ async def serve(
             metrics=metrics,
             reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics),
             egress=egress,
+            database=database,
             requests=requests,
             environ=environ,
         )

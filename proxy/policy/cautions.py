@@ -10,7 +10,7 @@ from proxy.policy.read import Reader
 from proxy.units import format_duration
 
 PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
-UNBUILT = ("postgres", "ledger", "alerts", "sentry")
+UNBUILT = ("ledger", "alerts", "sentry")
 
 
 def cautions(reader: Reader, policy: Policy) -> Iterator[str]:

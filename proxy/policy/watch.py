@@ -22,6 +22,9 @@ FIXED = (
     "listen.admin",
     "listen.egress",
     "postgres.listen",
+    "postgres.url",
+    "postgres.env",
+    "postgres.tls",
 )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.postgres import wire
 from proxy.postgres.between import Between
 from proxy.postgres.login import Gate, Login
 from proxy.postgres.preparing import ProtocolError
-from proxy.postgres.session import Session
+from proxy.postgres.session import Session, no_slot
 from proxy.postgres.startup import Startup
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Client(asyncio.Protocol):
         """One of login, idle, waiting, active, idle_in_transaction, pinned."""
         if self.session is None:
             return "login"
-        if self.waiting:
+        if self.waiting or self.session.frontend.asks:
             return "waiting"
         return "idle" if self.server is None else self.server.state
 
@@ -95,10 +95,9 @@ class Client(asyncio.Protocol):
     # ── what the transport says ──────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         if self._desk.full():
-            transport.abort()
+            self._transport.abort()
             return
         peer = transport.get_extra_info("peername")
         self.port = peer[1] if isinstance(peer, tuple) and len(peer) > 1 else 0
@@ -167,10 +166,7 @@ class Client(asyncio.Protocol):
         session = self.session
         assert session is not None
         try:
-            if self.server is None and not self._want(session):
-                self._limit()
-                return
-            if session.hold:
+            if session.frontend.asks or (self.server is None and not self._want(session)) or session.hold:
                 self._limit()
                 return
             self._forward(session)
@@ -213,6 +209,13 @@ class Client(asyncio.Protocol):
             return
         self.write(said)
         self._limit()
+
+    def slot(self, *, granted: bool) -> None:
+        """What a text of its that pins has waited for."""
+        session = self.session
+        assert session is not None
+        session.frontend.answered(b"" if granted else no_slot(0))
+        self.advance()
 
     def _link(self, server: Server, session: Session) -> None:
         self.server, server.client, server.session = server, self, session

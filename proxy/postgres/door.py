@@ -211,7 +211,8 @@ class Door:
             startup,
             shown,
             self.statements,
-            on_pin=self.pool.pin,
+            ask=partial(self.pool.ask, client),
+            give_up=self.pool.give_up,
             keep=self.policy.mode == "session",
         )
         client.begin(session, self._welcome(client, shown))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from proxy.policy.services import Postgres
 from proxy.postgres.address import Database, rewritten
 
+_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one listens everywhere, the app comes by loopback
+
 
 def variables(
     policy: Postgres, host: str, port: int, password: str, found: Database, environ: Mapping[str, str]
@@ -14,6 +16,7 @@ def variables(
     """A variable that holds a URL keeps the spelling and the parameters that it had; the policy's own URL stands
     in for one that the app does not have yet."""
     assert policy.url is not None
+    host = _EVERY.get(host, host)
     parts = {"host": host, "port": str(port), "user": found.user, "password": password, "database": found.name}
     env: dict[str, str] = {}
     for variable, part in policy.env.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.postgres import pipeline as owed
 from proxy.postgres import wire
 from proxy.postgres.pipeline import Expect, Pipeline
-from proxy.postgres.preparing import Preparing, ProtocolError
+from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
 from proxy.postgres.state import LOCAL, PROBED
 from proxy.postgres.statements import Statements
 from proxy.postgres.wire import HEAD_SIZE, read_head
@@ -23,8 +25,10 @@ class Frontend(Preparing):
     """`take` reads whole messages as far as it can; `rest` is what it left. `ended`: the client said that it
     leaves."""
 
-    def __init__(self, statements: Statements, pipeline: Pipeline) -> None:
-        super().__init__(statements, pipeline)
+    def __init__(
+        self, statements: Statements, pipeline: Pipeline, *, ask: Callable[[], bool], slot: bool = False
+    ) -> None:
+        super().__init__(statements, pipeline, ask=ask, slot=slot)
         self._inside = 0  # bytes of a message under way that are still to come
         self._sunk = False  # and go nowhere
         self.ended = False
@@ -131,19 +135,22 @@ class Frontend(Preparing):
 
     def _query(self, data: bytes, pos: int, here: int, end: int) -> bool:
         backend = self._linked()
-        self.unnamed = backend.unnamed = None
         if here < end:
+            self.unnamed = backend.unnamed = None
             self.flags |= PROBED  # too long to be read: the database is asked whether it left anything
             self._pipeline.expect(owed.QUERY)
             return False
         text = data[pos + HEAD_SIZE : end - 1]
         hints = self._statements.hints(text)
+        if hints.pins and not self.slot and not self._may_pin():
+            return False
+        self.unnamed = backend.unnamed = None
+        if self.refused:
+            self._pipeline.expect(Expect(wire.QUERY, instead=self._refusal()))
+            self._out.append(wire.query(WRONG))
+            return True
         if hints.flags or hints.names:
             self._hinted(hints)
-        if self.refuse_pins and (refused := self._refused(text)):
-            self._pipeline.expect(Expect(wire.QUERY, instead=refused))
-            self._out.append(wire.query(b"refused"))
-            return True
         if hints.deallocates and (statement := self._deallocates(hints.deallocates)) is not None:
             self._pipeline.expect(Expect(wire.QUERY, statement=statement, name=hints.deallocates))
             self._out.append(wire.query(b'DEALLOCATE "' + statement.name + b'"'))

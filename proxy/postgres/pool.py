@@ -44,6 +44,7 @@ class Pool:
         self.servers: dict[Server, Connected] = {}
         self.idle: list[Server] = []
         self.waiters: deque[Client] = deque()
+        self.askers: deque[Client] = deque()
         self.outcomes: Counter[str] = Counter(ok=0, error=0, abandoned=0, refused=0)
         self.pinned = 0
         self.draining = False
@@ -148,6 +149,8 @@ class Pool:
         if client.waiting:
             client.waiting = False
             self.waiters.remove(client)
+        if client in self.askers:
+            self.askers.remove(client)
 
     def _expire(self) -> None:
         self._timer = None
@@ -240,13 +243,27 @@ class Pool:
         if not server.cancelling and server.session is None and not server.checking and not server.closed:
             self._hand(server)
 
-    def pin(self, now: bool) -> bool:
-        """A client's connection is its own now, or no longer; False where no more may be."""
-        if not now:
-            self.pinned -= 1
+    def ask(self, client: Client) -> bool:
+        """A slot for a client whose connection is to be its own; where there is none, its `slot` is answered later:
+        first come, first served, or refused after `wait`."""
+        if self.pinned < self.most_pinned and not self.askers:
+            self.pinned += 1
             return True
-        self.pinned += 1
-        return self.pinned <= self.most_pinned
+        if client not in self.askers:
+            self.askers.append(client)
+            self._loop.call_later(self.policy.pool.wait, self._ask_expired, client, self._clock())
+        return False
+
+    def give_up(self) -> None:
+        self.pinned -= 1
+        while self.askers and self.pinned < self.most_pinned:
+            self.pinned += 1
+            self.askers.popleft().slot(granted=True)
+
+    def _ask_expired(self, client: Client, since: float) -> None:
+        if client in self.askers and self._clock() - since >= self.policy.pool.wait - 0.001:
+            self.askers.remove(client)
+            client.slot(granted=False)
 
     @property
     def most_pinned(self) -> int:

@@ -4,13 +4,14 @@ server at hand lacks it."""
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 from proxy.postgres import pipeline as owed
 from proxy.postgres import wire
 from proxy.postgres.backend import MOST_PREPARED, Backend
 from proxy.postgres.pipeline import FAKE, Expect, Pipeline
-from proxy.postgres.state import LOCAL, PREPARED, Hints, pins
+from proxy.postgres.state import LOCAL, PREPARED, Hints
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
 from proxy.postgres.statements import MOST_NAMES, Statement, Statements
 from proxy.postgres.wire import HEAD_SIZE
@@ -18,6 +19,7 @@ from proxy.postgres.wire import HEAD_SIZE
 _PARSED = wire.message(wire.PARSED)
 _CLOSED = wire.message(wire.CLOSED)
 _NO_UNNAMED = wire.error("26000", "unnamed prepared statement does not exist")
+WRONG = b"refused"  # no SQL: the server fails as it must, and the client is told why
 _STALE = wire.error("0A000", "cached plan must not change result type")
 
 
@@ -29,7 +31,9 @@ class Preparing:
     """The half of a frontend that knows statements. `hold` stops it until the server has said something that the
     next message depends on. What the server gets is left in `_out`."""
 
-    def __init__(self, statements: Statements, pipeline: Pipeline) -> None:
+    def __init__(
+        self, statements: Statements, pipeline: Pipeline, *, ask: Callable[[], bool], slot: bool = False
+    ) -> None:
         self._statements = statements
         self._pipeline = pipeline
         self._local = False  # what is executed sets nothing but for its transaction
@@ -42,7 +46,10 @@ class Preparing:
         self.deallocating: list[bytes] = []
         self.flags = 0  # what this transaction may leave behind
         self.mentioned: dict[bytes, None] = {}  # parameters of the app's own
-        self.refuse_pins = b""  # the error that a text gets which would pin, where none may
+        self._ask = ask
+        self.slot = slot  # its connection may become its own
+        self.asks = False  # it waits for that
+        self.refused = b""  # the error that the text gets which waited in vain
         self.unsynced = False
         self.hold = False
 
@@ -54,13 +61,17 @@ class Preparing:
         if stop < 0 or len(text) == len(rest):
             raise ProtocolError("a Parse has no text")
         self.unsynced = True
-        if self.refuse_pins and (refused := self._refused(text)):
-            pipeline.expect(Expect(wire.PARSE, instead=refused))
-            backend.unnamed = None
-            self._out.append(wire.parse(b"", b"refused\0\0\0"))
-            return True
         if not name:
-            deallocated = self._statements.hints(text).deallocates
+            hints = self._statements.hints(text)
+            if hints.pins and not self.slot:
+                if not self._may_pin():
+                    return False
+                if self.refused:
+                    pipeline.expect(Expect(wire.PARSE, instead=self._refusal()))
+                    backend.unnamed = None
+                    self._out.append(wire.parse(b"", WRONG + b"\0\0\0"))
+                    return True
+            deallocated = hints.deallocates
             statement = self._deallocates(deallocated) if deallocated else None
             if statement is not None:
                 rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
@@ -96,7 +107,11 @@ class Preparing:
         self.unsynced = True
         name = data[first + 1 : second]
         statement = self.names.get(name) if name else None
-        if statement is None:
+        if statement is not None and statement.hints.pins and not self.slot and not self._may_pin():
+            return False
+        if self.refused:
+            known, shown = self._statements.nobody, Expect(wire.BIND, instead=self._refusal())
+        elif statement is None:
             instead = self._unnamed() if not name else b""
             if not instead:
                 self._pipeline.expect(owed.BIND)
@@ -249,8 +264,24 @@ class Preparing:
         self._local = bool(flags & LOCAL) and (self._local or not self._bound)
         self._bound = True
 
-    def _refused(self, text: bytes) -> bytes:
-        return self.refuse_pins if pins(text) else b""
+    def _may_pin(self) -> bool:
+        """Whether a text that pins may go on, to the server or to its refusal; else it waits."""
+        if self.refused:
+            return True
+        if self._ask():
+            self.slot = True
+            return True
+        self.hold = self.asks = True
+        return False
+
+    def answered(self, refused: bytes = b"") -> None:
+        """What `_may_pin` waited for: a slot, or the error that says that there is none."""
+        self.hold = self.asks = False
+        self.slot, self.refused = not refused, refused
+
+    def _refusal(self) -> bytes:
+        refused, self.refused = self.refused, b""
+        return refused
 
     def _linked(self) -> Backend:
         assert self.backend is not None

@@ -14,6 +14,7 @@ from proxy.postgres.session import Session
 if TYPE_CHECKING:
     from proxy.postgres.client import Client
 
+GOODBYE = 2.0  # seconds until a server that was told goodbye is left without its own
 CHECK = wire.query(b"")
 
 
@@ -80,11 +81,12 @@ class Server(asyncio.Protocol):
         self.write(CHECK)
 
     def close(self) -> None:
-        """Say goodbye; `lost` follows."""
-        self.closed = True
-        if self._transport is not None:
+        """Say goodbye; `lost` follows when the server is gone, so that its successor is never one too many."""
+        if not self.closed and self._transport is not None:
             self._transport.write(wire.message(wire.TERMINATE))
-            self._transport.close()
+            asyncio.get_running_loop().call_later(GOODBYE, self.abort)
+        self.closed = True
+        self.resume_reading()
 
     def abort(self) -> None:
         self.closed = True

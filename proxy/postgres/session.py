@@ -19,13 +19,16 @@ from proxy.postgres.state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTI
 from proxy.postgres.statements import Statement, Statements
 
 SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server until it leaves
+# Fails whatever the transaction did that no Sync has ended yet: a portal that nobody has.
+_ABORT = wire.message(wire.EXECUTE, b"outrigger_none\0\0\0\0\0")
 _COPY_FAIL = wire.message(wire.COPY_FAIL, b"the client has left\0")
 _SYNC = wire.message(wire.SYNC)
 
 
 class Session:
     """`settings` is what the client has set, `params` what it was told (ParameterStatus), `pinned` what of its
-    state no other connection has. `on_pin` is asked when that begins or ends: False where no more may."""
+    state no other connection has. `ask` is for a slot among the connections that may be held so (False: none is
+    left), `give_up` gives it back; with `keep` the session has its connection for itself anyway."""
 
     def __init__(
         self,
@@ -34,16 +37,18 @@ class Session:
         params: Mapping[bytes, bytes],
         statements: Statements,
         *,
-        on_pin: Callable[[bool], bool],
+        ask: Callable[[], bool],
+        give_up: Callable[[], None],
         keep: bool = False,
     ) -> None:
         self.number = number
         self.startup = startup
         self.params = params
         self.pipeline = Pipeline(self)
-        self.frontend = Frontend(statements, self.pipeline)
+        self.frontend = Frontend(statements, self.pipeline, ask=ask, slot=keep)
         self._statements = statements
-        self._on_pin = on_pin
+        self._ask = ask
+        self._give_up = give_up
         encoding = startup.encoding or params.get(b"server_encoding", b"UTF8").decode()
         self._own: Settings = {NAME: startup.name.encode("utf-8", "surrogateescape"), ENCODING: encoding.encode()}
         self.settings: Settings = self._own
@@ -141,7 +146,10 @@ class Session:
         """Raises ProtocolError."""
         sent = self.frontend.take(data)
         if self.pipeline.rested:
-            self._rest()
+            if self.frontend.asks:
+                self.free = True  # it waits for a slot, not for this server
+            else:
+                self._rest()
         return sent
 
     def fakes(self) -> bytes:
@@ -185,6 +193,9 @@ class Session:
                 self._probe(frontend.flags & PROBED)
                 return
             frontend.flags = 0
+        if frontend.slot and not self.pinned:
+            frontend.slot = False
+            self._give_up()
         self.free = not self.pinned
 
     # ── what the transaction left behind ─────────────────────────────────────────────────────
@@ -216,15 +227,11 @@ class Session:
         self.settings = {**settings, **own} if own else settings
 
     def _pin(self, pinned: int) -> None:
-        before, self.pinned = self.pinned, pinned | self._keep
-        was, now = bool(before & ~SESSION_MODE), bool(pinned & ~SESSION_MODE)
-        if was is not now and not self._on_pin(now):
-            if now:
-                self.broken = wire.fatal(
-                    "53300",
-                    f"{state.words(pinned)} needs a database connection of its own, and no more may be held so",
-                    hint="postgres.pin.max says how many; see SHOW CLIENTS of database outrigger.",
-                )
+        self.pinned = pinned | self._keep
+        if pinned and not self.frontend.slot:
+            self.frontend.slot = self._ask()
+            if not self.frontend.slot:
+                self.broken = no_slot(pinned, "FATAL")
 
     # ── told by the pipeline ─────────────────────────────────────────────────────────────────
 
@@ -273,7 +280,9 @@ class Session:
         if self.pipeline.copying:
             sent += self._end_copy()
         if self.frontend.unsynced:
-            sent += _SYNC
+            # On a connection of its own the client's work would be rolled back; a Sync alone commits it.
+            self.pipeline.expect(Expect(wire.EXECUTE))
+            sent += _ABORT + _SYNC
             self.frontend.unsynced = False
             self.pipeline.synced()
         if self.pipeline.rested:
@@ -290,8 +299,9 @@ class Session:
 
     def unpin(self) -> None:
         """Whatever its connection held is no more."""
-        if self.pinned & ~SESSION_MODE:
-            self._on_pin(False)
+        if self.frontend.slot and not self._keep:
+            self.frontend.slot = False
+            self._give_up()
         self.pinned = 0
 
     def _clean(self, step: int, text: bytes) -> None:
@@ -311,3 +321,14 @@ class Session:
     def _linked(self) -> Backend:
         assert self.backend is not None
         return self.backend
+
+
+def no_slot(pinned: int, severity: str = "ERROR") -> bytes:
+    """Too many connections are held for what cannot be shared."""
+    return wire.error(
+        "53300",
+        f"{state.words(pinned) or 'state of the session'} needs a database connection of its own, and no more may be"
+        " held so",
+        severity=severity,
+        hint="postgres.pin.max says how many may; SHOW CLIENTS of database outrigger says who holds them.",
+    )

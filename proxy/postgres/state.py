@@ -57,13 +57,14 @@ _NAMED = re.compile(
 _ONLY_LOCAL = re.compile(rb"\s*set\s+(?:local|transaction)\s[^;]*;?\s*")
 _DEALLOCATE = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?(\"(?:[^\"]|\"\")+\"|\w+)\s*;?\s*", re.IGNORECASE)
 _PINS = (
-    (LISTEN, re.compile(rb"(?:^|;)\s*listen\s")),
-    (LOADED, re.compile(rb"(?:^|;)\s*load\s")),
-    (PREPARED, re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
-    (CURSORS, re.compile(rb"\bwith\s+hold\b")),
-    (LOCKS, re.compile(rb"\bpg_(?:try_)?advisory_lock")),
+    (LISTEN, b"listen", re.compile(rb"(?:^|;)\s*listen\s")),
+    (LOADED, b"load", re.compile(rb"(?:^|;)\s*load\s")),
+    (PREPARED, b"prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
+    (CURSORS, b"hold", re.compile(rb"\bwith\s+hold\b")),
+    (LOCKS, b"advisory", re.compile(rb"\bpg_(?:try_)?advisory_lock")),
     (
         TEMP,
+        b"temp",
         re.compile(rb"\bcreate\s+(?:local\s+|global\s+)?temp(?:orary)?\s+table\b(?!.*\bon\s+commit\s+drop\b)", re.S),
     ),
 )
@@ -72,11 +73,13 @@ _PINS = (
 @dataclass(frozen=True, slots=True)
 class Hints:
     """`flags` of what a text may leave behind; `names` of the app's own parameters that it mentions;
-    `deallocates`: the statement that it gives up, in SQL (psycopg does)."""
+    `deallocates`: the statement that it gives up, in SQL (psycopg does); `pins`: what of it is certain to hold the
+    connection, as far as a text can be."""
 
     flags: int = 0
     names: tuple[bytes, ...] = ()
     deallocates: bytes = b""
+    pins: int = 0
 
 
 NONE = Hints()
@@ -112,18 +115,13 @@ def inspect(text: bytes) -> Hints:
         name = found[1]
         name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
         return Hints(PREPARED, (), name)
-    if not flags and not names:
+    pins = 0
+    for flag, word, pattern in _PINS:
+        if word in low and pattern.search(low):
+            pins |= flag
+    if not flags and not names and not pins:
         return NONE
-    return Hints(flags, tuple(dict.fromkeys(names)))
-
-
-def pins(text: bytes) -> int:
-    """What in a text would hold its connection for certain; 0: nothing."""
-    low = text.lower()
-    for flag, pattern in _PINS:
-        if pattern.search(low):
-            return flag
-    return 0
+    return Hints(flags, tuple(dict.fromkeys(names)), pins=pins)
 
 
 def words(flags: int) -> str:

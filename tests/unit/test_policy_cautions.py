@@ -19,7 +19,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
     [
         ("upstreams: {openai: {cap: {total: $1/d}}}", "upstreams.openai.cap"),
         ("upstreams: {openai: {unknown_price: zero}}", "upstreams.openai.unknown_price"),
-        ("postgres: {mode: session}", "postgres"),
         ("store: {url: 'redis://x'}", "store.url"),
         ("ledger: {keep: 1d}", "ledger"),
         ("alerts: {every: 1m}", "alerts"),

@@ -23,6 +23,11 @@ class Between:
         self._to_sync = False
         self.ended = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether something of before has not come to its end."""
+        return self._to_sync or self._sink > 0
+
     def skip(self, data: bytes) -> tuple[bytes, bytes]:
         """What the client gets, and what of `data` needs a server. Raises ProtocolError."""
         return self._walk(data, b"")

@@ -11,11 +11,12 @@ from proxy.postgres.between import Between
 from proxy.postgres.login import Gate, Login
 from proxy.postgres.preparing import ProtocolError
 from proxy.postgres.session import Session, no_slot
-from proxy.postgres.startup import Startup
+from proxy.postgres.startup import Key, Startup
 
 if TYPE_CHECKING:
     from proxy.postgres.server import Server
 
+NEEDY = frozenset((wire.QUERY, wire.PARSE, wire.BIND))  # never without a server
 BACKLOG = 256 * 1024  # bytes that are read from a client which has to wait; the rest waits in its socket
 
 
@@ -46,6 +47,7 @@ class Client(asyncio.Protocol):
         self.number = number
         self.login: Login | None = None
         self.startup: Startup | None = None
+        self.kind: Key = ()  # what its server must have been opened with
         self.session: Session | None = None
         self.listener: Callable[[bytes], None] | None = None
         self.server: Server | None = None
@@ -134,6 +136,7 @@ class Client(asyncio.Protocol):
         elif login.startup is not None:
             self.startup, self._data = login.startup, login.rest
             self.login = None
+            self.kind = login.startup.key
             self._desk.entered(self)
 
     def encrypted(self, transport: asyncio.Transport) -> None:
@@ -177,6 +180,11 @@ class Client(asyncio.Protocol):
         """Get a server, if there is anything to do for one."""
         if self.waiting:
             return False
+        if len(self._data) >= wire.HEAD_SIZE and self._data[0] in NEEDY and not self._between.busy:
+            server = self._desk.take(self)
+            if server is not None:
+                self._link(server, session)
+            return server is not None
         said, self._data = self._between.skip(self._data)
         if said:
             self.write(said)
@@ -230,17 +238,16 @@ class Client(asyncio.Protocol):
     def _forward(self, session: Session) -> None:
         server = self.server
         assert server is not None
-        if not session.busy:
+        frontend = session.frontend
+        if not session.pipeline.queue:
             server.since = self._clock()
-        data, self._data = self._data, b""
-        out = session.requests(data)
-        self._data = session.frontend.rest
+        out = session.requests(self._data)
+        self._data = frontend.rest
         if out:
             server.write(out)
-        fakes = session.fakes()
-        if fakes:
+        if frontend.unsynced and (fakes := session.pipeline.fakes()):
             self.write(fakes)
-        if session.frontend.ended:
+        if frontend.ended:
             self.end()
             return
         if session.unsettled:

@@ -10,15 +10,33 @@ from proxy.postgres.pipeline import Expect, Pipeline
 from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
 from proxy.postgres.state import LOCAL, PROBED
 from proxy.postgres.statements import Statements
-from proxy.postgres.wire import HEAD_SIZE, read_head
+from proxy.postgres.wire import (
+    BIND,
+    CLOSE,
+    COPY_DATA,
+    COPY_DONE,
+    COPY_FAIL,
+    DESCRIBE,
+    EXECUTE,
+    FLUSH,
+    FRONTEND,
+    FUNCTION,
+    HEAD_SIZE,
+    PARSE,
+    QUERY,
+    SYNC,
+    TERMINATE,
+    read_head,
+)
 
 LONG = 64 * 1024  # bytes; what is longer goes on before it is whole, where its kind allows that
 LONG_QUERY = 1 << 20  # the same of a Query, whose text is read where it is shorter
 MOST_PARSE = 64 << 20
 
-_STREAMED = frozenset((wire.BIND, wire.COPY_DATA, wire.FUNCTION))
-_QUERY_LOCAL = Expect(wire.QUERY, flags=LOCAL)
-_EXECUTE_LOCAL = Expect(wire.EXECUTE, flags=LOCAL)
+PORTAL = b"P"
+_STREAMED = frozenset((BIND, COPY_DATA, FUNCTION))
+_QUERY_LOCAL = Expect(QUERY, flags=LOCAL)
+_EXECUTE_LOCAL = Expect(EXECUTE, flags=LOCAL)
 
 
 class Frontend(Preparing):
@@ -52,29 +70,40 @@ class Frontend(Preparing):
         while pos + HEAD_SIZE <= size:
             kind, length = read_head(data, pos)
             end = pos + 1 + length
-            if length < 4 or kind not in wire.FRONTEND:
+            if length < 4 or kind not in FRONTEND:
                 raise ProtocolError(f"invalid frontend message type {kind}")
             if end > size and not self._early(kind, length, size - pos):
                 break
-            if pipeline.failed and kind not in (wire.SYNC, wire.TERMINATE):
+            if pipeline.failed and kind != SYNC and kind != TERMINATE:
                 out.append(data[start:pos])  # the server would skip it
                 start = end
-            elif kind == wire.SYNC:
+            elif kind == SYNC:
                 pipeline.synced()
                 self.unsynced = self._local = self._bound = False
-            elif kind == wire.EXECUTE:
+            elif kind == EXECUTE:
                 self.unsynced = True
                 pipeline.expect(owed.EXECUTE if not self._local else _EXECUTE_LOCAL)
-            elif kind == wire.COPY_DATA or kind == wire.FLUSH:
+            elif kind in (COPY_DATA, FLUSH):
                 pass
-            elif kind == wire.COPY_DONE or kind == wire.COPY_FAIL:
+            elif kind == DESCRIBE and data[pos + HEAD_SIZE : pos + HEAD_SIZE + 1] == PORTAL:
+                self.unsynced = True
+                pipeline.expect(owed.DESCRIBE)
+            elif kind in (COPY_DONE, COPY_FAIL):
                 pipeline.copied()
-            elif kind == wire.TERMINATE:
+            elif kind == TERMINATE:
                 self.ended = True
                 break
             else:
                 took = len(out)
-                changed = self._message(kind, data, pos, min(end, size), end)
+                here = end if end <= size else size
+                if kind == BIND:
+                    changed = self._bind(data, pos, here, end)
+                elif kind == QUERY:
+                    changed = self._query(data, pos, here, end)
+                elif kind == PARSE:
+                    changed = self._parse(data, pos, end)
+                else:
+                    changed = self._message(kind, data, pos, end)
                 if self.hold:
                     # What was injected ahead goes now, the message itself when the answer is there.
                     injected = out[took:]
@@ -85,7 +114,7 @@ class Frontend(Preparing):
                     break
                 if changed or len(out) > took:
                     out.insert(took, data[start:pos])
-                    start = min(end, size) if changed else pos
+                    start = here if changed else pos
             if end > size:
                 self._inside, self._sunk = end - size, start >= end
                 pos = size
@@ -103,30 +132,24 @@ class Frontend(Preparing):
         """Whether a message may go on though only `here` bytes of it came."""
         if kind in _STREAMED:
             return length > LONG and here > LONG // 2
-        if kind == wire.QUERY:
+        if kind == QUERY:
             return length > LONG_QUERY and here > LONG
-        if length > (MOST_PARSE if kind == wire.PARSE else LONG):
+        if length > (MOST_PARSE if kind == PARSE else LONG):
             raise ProtocolError(f"a message of type {chr(kind)} is {length} bytes long")
         return False
 
-    def _message(self, kind: int, data: bytes, pos: int, here: int, end: int) -> bool:
+    def _message(self, kind: int, data: bytes, pos: int, end: int) -> bool:
         """A message that needs a closer look; True where `_out` has it in another form than it came."""
-        if kind == wire.BIND:
-            return self._bind(data, pos, here, end)
-        if kind == wire.PARSE:
-            return self._parse(data, pos, end)
-        if kind == wire.QUERY:
-            return self._query(data, pos, here, end)
-        if kind == wire.DESCRIBE or kind == wire.CLOSE:
+        if kind in (DESCRIBE, CLOSE):
             body = data[pos + HEAD_SIZE : end]
             if body[:1] not in (b"S", b"P") or body[-1:] != b"\0":
                 raise ProtocolError(f"a message of type {chr(kind)} names neither statement nor portal")
             self.unsynced = True
             if body[:1] == b"S":
-                return (self._describe if kind == wire.DESCRIBE else self._close)(body[1:-1])
-            self._pipeline.expect(owed.DESCRIBE if kind == wire.DESCRIBE else owed.CLOSE)
+                return (self._describe if kind == DESCRIBE else self._close)(body[1:-1])
+            self._pipeline.expect(owed.DESCRIBE if kind == DESCRIBE else owed.CLOSE)
             return False
-        if kind == wire.FUNCTION:
+        if kind == FUNCTION:
             self._pipeline.expect(owed.FUNCTION)
             return False
         raise ProtocolError(f"a message of type {chr(kind)} makes no sense here")
@@ -146,13 +169,13 @@ class Frontend(Preparing):
             return False
         self.unnamed = backend.unnamed = None
         if self.refused:
-            self._pipeline.expect(Expect(wire.QUERY, instead=self._refusal()))
+            self._pipeline.expect(Expect(QUERY, instead=self._refusal()))
             self._out.append(wire.query(WRONG))
             return True
         if hints.flags or hints.names:
             self._hinted(hints)
         if hints.deallocates and (statement := self._deallocates(hints.deallocates)) is not None:
-            self._pipeline.expect(Expect(wire.QUERY, statement=statement, name=hints.deallocates))
+            self._pipeline.expect(Expect(QUERY, statement=statement, name=hints.deallocates))
             self._out.append(wire.query(b'DEALLOCATE "' + statement.name + b'"'))
             return True
         self._pipeline.expect(owed.QUERY if not hints.flags & LOCAL else _QUERY_LOCAL)

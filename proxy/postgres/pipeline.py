@@ -14,7 +14,8 @@ from typing import Protocol
 from proxy.postgres import wire
 from proxy.postgres.state import LOCAL, SETTINGS, TAGS
 from proxy.postgres.statements import Statement
-from proxy.postgres.wire import HEAD_SIZE, read_head
+from proxy.postgres.wire import COMPLETE, HEAD_SIZE, read_head
+from proxy.postgres.wire import EXECUTE as EXECUTED
 
 FAKE = 0  # the kind of a reply that we give in the server's place
 MARK = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swallowed by a COPY
@@ -26,7 +27,7 @@ class Expect:
     without the server; `instead` replaces an error; `done` gets what was skipped and gives what the client gets in
     its place; `undo` is called where the reply never came, because this or something before it failed."""
 
-    __slots__ = ("done", "fake", "flags", "instead", "kind", "name", "skip", "statement", "undo")
+    __slots__ = ("done", "fake", "flags", "instead", "kind", "name", "plain", "skip", "statement", "undo")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Expect:
         undo: Callable[[], None] | None = None,
     ) -> None:
         self.kind = kind
+        self.plain = not skip and (kind != wire.DESCRIBE or statement is None)  # its answer passes unread
         self.skip = skip
         self.fake = fake
         self.instead = instead
@@ -158,16 +160,28 @@ class Pipeline:
                 raise ValueError("the database sent what is no message of its protocol")
             if end > size:
                 break
+            if queue and (head := queue[0]).plain and head.kind > MARK:  # what is usual
+                answered = _ANSWERS.get(kind)
+                if answered is not None:
+                    if answered == head.kind:
+                        queue.popleft()
+                        skipping = bool(queue) and queue[0].skip
+                    pos = end
+                    continue
+                if kind == COMPLETE and data[pos + 5 : pos + 8] not in TAGS:
+                    if head.kind == EXECUTED:
+                        queue.popleft()
+                        skipping = bool(queue) and queue[0].skip
+                    pos = end
+                    continue
             keep, extra = True, b""
             if kind not in _ASIDE:
                 while queue and queue[0].kind <= MARK:
                     out = out or []
                     out += (data[start:pos], queue.popleft().fake)
                     start = pos
-                head = queue[0] if queue else None
-                skipping = head is not None and head.skip
-                if head is not None:
-                    keep, extra = self._reply(kind, head, data, pos, end)
+                if queue:
+                    keep, extra = self._reply(kind, queue[0], data, pos, end)
                     skipping = bool(queue) and queue[0].skip
             elif kind == wire.PARAMETER:
                 name, _, value = data[pos + HEAD_SIZE : end - 1].partition(b"\0")

@@ -70,8 +70,7 @@ class Pool:
 
     def take(self, client: Client) -> Server | None:
         """A server at once, or None: the client waits, and is `granted` one or `refused`."""
-        assert client.startup is not None
-        key = client.startup.key
+        key = client.kind
         if not self.waiters:
             server = self._idle(key)
             if server is not None:
@@ -82,7 +81,8 @@ class Pool:
         self.waiters.append(client)
         if self._timer is None:
             self._timer = self._loop.call_later(self.policy.pool.wait, self._expire)
-        self.supply.fill()
+        if self.idle or len(self.servers) < self.policy.pool.max:
+            self.supply.fill()
         return None
 
     def _idle(self, key: Key) -> Server | None:
@@ -128,15 +128,19 @@ class Pool:
         if self.draining or self._clock() >= server.retire or len(self.servers) > self.policy.pool.max:
             server.close()
             return
-        coming = Counter(self.supply.opening.under_way)
-        for client in self.waiters:
-            assert client.startup is not None
-            key = client.startup.key
+        waiters = self.waiters
+        coming = Counter(self.supply.opening.under_way) if waiters and waiters[0].kind != server.backend.key else None
+        for client in waiters:
+            key = client.kind
             if key == server.backend.key:
-                self.waiters.remove(client)
+                if client is waiters[0]:
+                    waiters.popleft()
+                else:
+                    waiters.remove(client)
                 self._waited(self._clock() - client.since)
                 client.granted(server)
                 return
+            assert coming is not None
             if coming[key] > 0:
                 coming[key] -= 1
             elif not self.supply.opening.failures:

@@ -11,7 +11,7 @@ from proxy.postgres import pipeline as owed
 from proxy.postgres import wire
 from proxy.postgres.backend import MOST_PREPARED, Backend
 from proxy.postgres.pipeline import FAKE, Expect, Pipeline
-from proxy.postgres.state import LOCAL, PREPARED, Hints
+from proxy.postgres.state import LOCAL, NONE, PREPARED, Hints
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
 from proxy.postgres.statements import MOST_NAMES, Statement, Statements
 from proxy.postgres.wire import HEAD_SIZE
@@ -43,6 +43,7 @@ class Preparing:
         self.backend: Backend | None = None
         self.names: OrderedDict[bytes, Statement] = OrderedDict()
         self.unnamed: bytes | None = None
+        self._unnamed_hints = NONE
         self.deallocating: list[bytes] = []
         self.flags = 0  # what this transaction may leave behind
         self.mentioned: dict[bytes, None] = {}  # parameters of the app's own
@@ -62,7 +63,8 @@ class Preparing:
             raise ProtocolError("a Parse has no text")
         self.unsynced = True
         if not name:
-            hints = self._statements.hints(text)
+            hints = self._unnamed_hints if rest == self.unnamed else self._statements.hints(text)
+            self._unnamed_hints = hints
             if hints.pins and not self.slot:
                 if not self._may_pin():
                     return False
@@ -219,7 +221,7 @@ class Preparing:
         backend = self._linked()
         if self.unnamed is None:
             return _NO_UNNAMED
-        hints = self._statements.hints(self.unnamed[: self.unnamed.find(b"\0")])
+        hints = self._unnamed_hints
         if hints.flags or hints.names:
             self._hinted(hints)
         self._binds(hints.flags)

@@ -110,8 +110,8 @@ class Server(asyncio.Protocol):
             client.write(out)
         if session.unsettled:
             self.settle(session)
-        if self.client is client and client is not None:
-            if not session.busy:
+        if client is not None and self.client is client:
+            if not session.pipeline.queue:
                 self.since = self._clock()
             if client.waits_for_server:
                 client.advance()

@@ -58,6 +58,7 @@ class Session:
         self.gone = False
         self.free = False
         self.broken = b""
+        self.unsettled = False  # the owner of the server has to look
         self.failed = False  # the transaction has seen an error
         self._behind = b""
         self._cleaned = 0
@@ -81,14 +82,10 @@ class Session:
         """Whether the server owes replies."""
         return bool(self.pipeline.queue)
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether the server's owner has to look: `settle`."""
-        return self.free or bool(self._behind) or bool(self.broken)
-
     def behind(self) -> bytes:
         """What the server gets besides."""
         sent, self._behind = self._behind, b""
+        self.unsettled = False
         return sent
 
     # ── a server ─────────────────────────────────────────────────────────────────────────────
@@ -130,6 +127,7 @@ class Session:
         for kind, body in wire.messages(answered):
             if kind == wire.ERROR:
                 fields = wire.fields(body)
+                self.unsettled = True
                 self.broken = wire.fatal(
                     fields.get("C", "XX000"),
                     f"what this session had set cannot be set again: {fields.get('M', '')}",
@@ -147,20 +145,17 @@ class Session:
         sent = self.frontend.take(data)
         if self.pipeline.rested:
             if self.frontend.asks:
-                self.free = True  # it waits for a slot, not for this server
+                self.free = self.unsettled = True  # it waits for a slot, not for this server
             else:
                 self._rest()
         return sent
-
-    def fakes(self) -> bytes:
-        """What the client is to get now, though the server will not say anything before."""
-        return self.pipeline.fakes() if self.frontend.unsynced else b""
 
     def replies(self, data: bytes) -> bytes:
         """Raises ValueError where the server does not speak the protocol."""
         out = self.pipeline.replies(data)
         if self.gone and self.pipeline.copying:
             self._behind += self._end_copy()
+            self.unsettled = True
         if self.pipeline.rested:
             self._rest()
         return out
@@ -184,7 +179,7 @@ class Session:
             if frontend.flags or self.pinned:
                 self._clean(2, b"DISCARD ALL")
             else:
-                self.free = True
+                self.free = self.unsettled = True
             return
         if frontend.flags:
             if frontend.flags & SCHEMA:
@@ -196,7 +191,7 @@ class Session:
         if frontend.slot and not self.pinned:
             frontend.slot = False
             self._give_up()
-        self.free = not self.pinned
+        self.free = self.unsettled = not self.pinned
 
     # ── what the transaction left behind ─────────────────────────────────────────────────────
 
@@ -205,6 +200,7 @@ class Session:
         self.frontend.flags = 0
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
         self._behind += wire.query(text)
+        self.unsettled = True
 
     def _probed(self, flags: int, answered: bytes) -> bytes:
         backend = self._linked()
@@ -231,7 +227,7 @@ class Session:
         if pinned and not self.frontend.slot:
             self.frontend.slot = self._ask()
             if not self.frontend.slot:
-                self.broken = no_slot(pinned, "FATAL")
+                self.broken, self.unsettled = no_slot(pinned, "FATAL"), True
 
     # ── told by the pipeline ─────────────────────────────────────────────────────────────────
 
@@ -306,11 +302,13 @@ class Session:
 
     def _clean(self, step: int, text: bytes) -> None:
         if self._cleaned >= step:
+            self.unsettled = True
             self.broken = wire.fatal("XX000", f"{text.decode()} did not do what it should")
             return
         self._cleaned = step
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._discarded if step == 2 else None))
         self._behind += wire.query(text)
+        self.unsettled = True
 
     def _discarded(self, answered: bytes) -> bytes:
         self._linked().discarded()

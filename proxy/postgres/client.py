@@ -16,7 +16,7 @@ from proxy.postgres.startup import Key, Startup
 if TYPE_CHECKING:
     from proxy.postgres.server import Server
 
-NEEDY = frozenset((wire.QUERY, wire.PARSE, wire.BIND))  # never without a server
+NEEDY = frozenset((b"Q", b"P", b"B"))  # never without a server
 BACKLOG = 256 * 1024  # bytes that are read from a client which has to wait; the rest waits in its socket
 
 
@@ -180,18 +180,14 @@ class Client(asyncio.Protocol):
         """Get a server, if there is anything to do for one."""
         if self.waiting:
             return False
-        if len(self._data) >= wire.HEAD_SIZE and self._data[0] in NEEDY and not self._between.busy:
-            server = self._desk.take(self)
-            if server is not None:
-                self._link(server, session)
-            return server is not None
-        said, self._data = self._between.skip(self._data)
-        if said:
-            self.write(said)
-        if self._between.ended:
-            self.end()
-            return False
-        if len(self._data) < wire.HEAD_SIZE:
+        if self._between.busy or self._data[:1] not in NEEDY:
+            said, self._data = self._between.skip(self._data)
+            if said:
+                self.write(said)
+            if self._between.ended:
+                self.end()
+                return False
+        if not session.frontend.ready(self._data):
             return False
         server = self._desk.take(self)
         if server is None:

@@ -57,6 +57,13 @@ class Frontend(Preparing):
         """Whether a message is half sent."""
         return self._inside > 0
 
+    def ready(self, data: bytes) -> bool:
+        """Whether enough of a message is there to be sent. Raises ProtocolError."""
+        if len(data) < HEAD_SIZE:
+            return False
+        kind, length = read_head(data)
+        return length < len(data) or self._early(kind, length, len(data))
+
     def take(self, data: bytes) -> bytes:
         """What the server gets. Not to be called while `hold`. Raises ProtocolError."""
         size = len(data)

@@ -238,6 +238,8 @@ class Pipeline:
             head = queue.popleft()
             if head.kind in _READIES:
                 self.failed = self.copying = False
+                while queue and queue[0].kind == MARK:
+                    queue.popleft()  # the end of a COPY that was refused
                 self.rested = not queue
                 return self._done(head) if head.skip else b""
             if head.undo is not None:

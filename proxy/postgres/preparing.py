@@ -193,8 +193,10 @@ class Preparing:
 
     def _described(self, statement: Statement, described: bytes) -> bytes:
         self.hold = False
-        if statement.result is not None and not described.endswith(statement.result):
-            self._statements.renew(statement)
+        for kind, body in wire.messages(described):
+            if kind in (wire.ROW_DESCRIPTION, wire.NO_DATA):
+                if statement.result != wire.shape(wire.message(kind, body)):
+                    self._statements.renew(statement)
         return b""
 
     def _go_on(self) -> None:

@@ -142,6 +142,7 @@ class Session:
 
     def requests(self, data: bytes) -> bytes:
         """Raises ProtocolError."""
+        self.free = False
         sent = self.frontend.take(data)
         if self.pipeline.rested:
             if self.frontend.asks:

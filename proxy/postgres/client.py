@@ -206,6 +206,9 @@ class Client(asyncio.Protocol):
     def refused(self, error: bytes) -> None:
         """It has waited in vain; it may go on, since it is in no transaction."""
         self.waiting = False
+        session = self.session
+        assert session is not None
+        session.frontend.hold = session.frontend.asks = False
         try:
             said, self._data = self._between.refuse(self._data, error)
         except ProtocolError as wrong:

@@ -136,7 +136,10 @@ class Door:
 
     def _abandon(self, client: Client) -> None:
         server = client.server
-        if server is not None and server.session is not None and server.session.busy:
+        if server is None:
+            if client.state == "waiting":
+                self._give_up_waiting(client)
+        elif server.session is not None and server.session.busy:
             self.pool.cancel(server)
 
     # ── clients ──────────────────────────────────────────────────────────────────────────────
@@ -252,6 +255,10 @@ class Door:
         client = self.clients.get(key[0])
         if client is not None and client.key[1] == key[1] and key[1]:
             self._abandon(client)
+
+    def _give_up_waiting(self, client: Client) -> None:
+        self.pool.forget(client)
+        client.refused(wire.error("57014", "canceling statement due to user request", routine="ProcessInterrupts"))
 
     async def _connect(self, key: Key, name: str) -> Connected:
         return await connect(self.database.dsn, key, name, self.policy.pool.connect)

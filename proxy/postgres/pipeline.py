@@ -79,6 +79,7 @@ class Pipeline:
         "_skipped",
         "cancelled",
         "copying",
+        "ended",
         "errors",
         "failed",
         "queue",
@@ -94,6 +95,7 @@ class Pipeline:
         self.failed = False
         self.copying = False
         self.errors = 0
+        self.ended = False  # the server has said its last words
         self.cancelled = b""  # what the client is told when a cancel of ours arrives
         self._part = b""  # the begin of a message, where that is all that came
         self._inside = 0  # bytes of a long message that are still to come
@@ -189,6 +191,8 @@ class Pipeline:
                 self._owner.parameter(name, value, shown=keep)
             else:
                 keep = not skipping or kind == wire.NOTIFICATION
+            if kind == wire.ERROR and b"VFATAL\0" in data[pos:end]:
+                self.ended = keep = True
             if not keep or extra:
                 out = out or []
                 out.append(data[start:pos])

@@ -203,7 +203,8 @@ class Pool:
             self.outcomes["abandoned" if client is None else "error"] += 1
         if client is not None:
             client.server = None
-            client.end(wire.fatal("08006", "the database closed the connection"))
+            said = session is not None and session.pipeline.ended
+            client.end(b"" if said else wire.fatal("08006", "the database closed the connection"))
         self.supply.fill()
 
     # ── cancelling and leaving ───────────────────────────────────────────────────────────────

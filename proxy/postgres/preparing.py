@@ -18,9 +18,9 @@ from proxy.postgres.wire import HEAD_SIZE
 
 _PARSED = wire.message(wire.PARSED)
 _CLOSED = wire.message(wire.CLOSED)
-_NO_UNNAMED = wire.error("26000", "unnamed prepared statement does not exist")
+_NO_UNNAMED = wire.error("26000", "unnamed prepared statement does not exist", routine="exec_bind_message")
 WRONG = b"refused"  # no SQL: the server fails as it must, and the client is told why
-_STALE = wire.error("0A000", "cached plan must not change result type")
+_STALE = wire.error("0A000", "cached plan must not change result type", routine="RevalidateCachedQuery")
 
 
 class ProtocolError(Exception):

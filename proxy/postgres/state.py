@@ -61,7 +61,7 @@ _PINS = (
     (LOADED, b"load", re.compile(rb"(?:^|;)\s*load\s")),
     (PREPARED, b"prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
     (CURSORS, b"hold", re.compile(rb"\bwith\s+hold\b")),
-    (LOCKS, b"advisory", re.compile(rb"\bpg_(?:try_)?advisory_lock")),
+    (LOCKS, b"advisory", re.compile(rb"\bpg_advisory_lock")),
     (
         TEMP,
         b"temp",

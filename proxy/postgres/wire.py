@@ -58,10 +58,11 @@ def ready(status: int = IDLE) -> bytes:
 
 
 def error(
-    code: str, text: str, *, severity: str = "ERROR", detail: str = "", hint: str = "", kind: int = ERROR
+    code: str, text: str, *, severity: str = "ERROR", hint: str = "", routine: str = "", kind: int = ERROR
 ) -> bytes:
-    """An ErrorResponse, or a NoticeResponse; `code` is an SQLSTATE."""
-    fields = [("S", severity), ("V", severity), ("C", code), ("M", text), ("D", detail), ("H", hint)]
+    """An ErrorResponse, or a NoticeResponse; `code` is an SQLSTATE, `routine` PostgreSQL's own that would say so
+    (asyncpg goes by it)."""
+    fields = [("S", severity), ("V", severity), ("C", code), ("M", text), ("H", hint), ("R", routine)]
     return message(kind, b"".join(f"{name}{value}\0".encode() for name, value in fields if value) + b"\0")
 
 

@@ -206,9 +206,6 @@ class Client(asyncio.Protocol):
     def refused(self, error: bytes) -> None:
         """It has waited in vain; it may go on, since it is in no transaction."""
         self.waiting = False
-        session = self.session
-        assert session is not None
-        session.frontend.hold = session.frontend.asks = False
         try:
             said, self._data = self._between.refuse(self._data, error)
         except ProtocolError as wrong:
@@ -216,6 +213,16 @@ class Client(asyncio.Protocol):
             return
         self.write(said)
         self._limit()
+
+    def cancelled(self, error: bytes) -> None:
+        """Whoever it waits for, it waits no more."""
+        session = self.session
+        assert session is not None
+        if session.frontend.asks:
+            session.frontend.answered(error)
+            self.advance()
+        else:
+            self.refused(error)
 
     def slot(self, *, granted: bool) -> None:
         """What a text of its that pins has waited for."""

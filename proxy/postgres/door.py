@@ -136,10 +136,9 @@ class Door:
 
     def _abandon(self, client: Client) -> None:
         server = client.server
-        if server is None:
-            if client.state == "waiting":
-                self._give_up_waiting(client)
-        elif server.session is not None and server.session.busy:
+        if client.state == "waiting":
+            self._give_up_waiting(client)
+        elif server is not None and server.session is not None and server.session.busy:
             self.pool.cancel(server)
 
     # ── clients ──────────────────────────────────────────────────────────────────────────────
@@ -258,7 +257,7 @@ class Door:
 
     def _give_up_waiting(self, client: Client) -> None:
         self.pool.forget(client)
-        client.refused(wire.error("57014", "canceling statement due to user request", routine="ProcessInterrupts"))
+        client.cancelled(wire.error("57014", "canceling statement due to user request", routine="ProcessInterrupts"))
 
     async def _connect(self, key: Key, name: str) -> Connected:
         return await connect(self.database.dsn, key, name, self.policy.pool.connect)

@@ -36,7 +36,7 @@ from proxy.postgres.state import (
         ("select pg_advisory_xact_lock(1)", 0, 0),
         ("select pg_try_advisory_xact_lock_shared(1)", 0, 0),
         ("select PG_Advisory_Lock (1)", LOCKS, LOCKS),
-        ("select pg_try_advisory_lock_shared(1, 2)", LOCKS, LOCKS),
+        ("select pg_try_advisory_lock_shared(1, 2)", LOCKS, 0),
         ("select pg_advisory_unlock_all()", LOCKS, 0),
         ("CREATE TEMP TABLE t (a int)", TEMP, TEMP),
         ("create  local\ntemporary table t as select 1", TEMP, TEMP),

@@ -61,7 +61,7 @@ class Account:
             "clients": dict(Counter(client.state for client in self._clients.values())),
             "waiting": len(pool.waiters),
             "longest_wait_s": round(pool.longest_wait(), 3),
-            "pinned": pool.pinned,
+            "pinned": pool.slots.held,
             "transactions": dict(pool.outcomes),
             "state": repr(pool),
         }

@@ -76,6 +76,11 @@ class Client(asyncio.Protocol):
         return "idle" if self.server is None else self.server.state
 
     @property
+    def held_back(self) -> bool:
+        """Whether it is not read because its server had enough."""
+        return "server" in self._paused
+
+    @property
     def waits_for_server(self) -> bool:
         """Whether there are messages that it sent and no server has."""
         return bool(self._data) and not self.waiting

@@ -213,8 +213,8 @@ class Door:
             startup,
             shown,
             self.statements,
-            ask=partial(self.pool.ask, client),
-            give_up=self.pool.give_up,
+            ask=partial(self.pool.slots.ask, client),
+            give_up=self.pool.slots.give_up,
             keep=self.policy.mode == "session",
         )
         client.begin(session, self._welcome(client, shown))

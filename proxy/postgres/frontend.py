@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.postgres import pipeline as owed
+from proxy.postgres import expect as owed
 from proxy.postgres import wire
-from proxy.postgres.pipeline import Expect, Pipeline
+from proxy.postgres.expect import Expect
+from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
 from proxy.postgres.state import LOCAL, PROBED
 from proxy.postgres.statements import Statements

@@ -8,53 +8,17 @@ skipped as well, and answered by nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 from proxy.postgres import wire
+from proxy.postgres.expect import COPIED, MARK, SYNC, Expect
 from proxy.postgres.state import LOCAL, SETTINGS, TAGS
 from proxy.postgres.statements import Statement
 from proxy.postgres.wire import COMPLETE, HEAD_SIZE, read_head
 from proxy.postgres.wire import EXECUTE as EXECUTED
 
-FAKE = 0  # the kind of a reply that we give in the server's place
-MARK = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swallowed by a COPY
 HUGE = 1 << 30
-
-
-class Expect:
-    """One reply owed, or several up to ReadyForQuery. `skip`: the client does not get it; `fake` is given
-    without the server; `instead` replaces an error; `done` gets what was skipped and gives what the client gets in
-    its place; `undo` is called where the reply never came, because this or something before it failed."""
-
-    __slots__ = ("done", "fake", "flags", "instead", "kind", "name", "plain", "skip", "statement", "undo")
-
-    def __init__(
-        self,
-        kind: int,
-        *,
-        skip: bool = False,
-        fake: bytes = b"",
-        instead: bytes = b"",
-        statement: Statement | None = None,
-        name: bytes = b"",
-        flags: int = 0,
-        done: Callable[[bytes], bytes] | None = None,
-        undo: Callable[[], None] | None = None,
-    ) -> None:
-        self.kind = kind
-        self.plain = not skip and (kind != wire.DESCRIBE or statement is None)  # its answer passes unread
-        self.skip = skip
-        self.fake = fake
-        self.instead = instead
-        self.statement = statement
-        self.name = name
-        self.flags = flags
-        self.done = done
-        self.undo = undo
-
-    def __repr__(self) -> str:
-        return f"<Expect {chr(self.kind)}{' skipped' if self.skip else ''}>"
+LONG = 64 * 1024  # bytes; a row longer than this passes before it is whole
 
 
 class Owner(Protocol):
@@ -104,6 +68,11 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline {chr(self.status)}, {len(self.queue)} owed{', skipping to Sync' if self.failed else ''}>"
 
+    @property
+    def inside(self) -> bool:
+        """Whether the client has half a message."""
+        return self._inside > 0
+
     def expect(self, entry: Expect) -> None:
         """A message was sent that the server answers, unless it skips to the next Sync."""
         self.rested = False
@@ -123,7 +92,7 @@ class Pipeline:
         if self.copying:
             self.copying = False
         elif self.queue:
-            self.queue.append(_MARK)
+            self.queue.append(COPIED)
 
     def fakes(self) -> bytes:
         """What is due to the client though nothing more is to come from the server before it."""
@@ -153,8 +122,9 @@ class Pipeline:
             end = pos + 1 + length
             if (kind == 68 or kind == 100) and not skipping:  # DataRow, CopyData
                 if end > size:
-                    self._inside = end - size
-                    pos = size
+                    if length > LONG:
+                        self._inside = end - size
+                        pos = size
                     break
                 pos = end
                 continue
@@ -306,12 +276,3 @@ _ANSWERS = {
     wire.EMPTY_QUERY: wire.EXECUTE,
     wire.SUSPENDED: wire.EXECUTE,
 }
-_MARK = Expect(MARK)
-QUERY, SYNC, FUNCTION = Expect(wire.QUERY), Expect(wire.SYNC), Expect(wire.FUNCTION)
-PARSE, BIND, CLOSE, DESCRIBE, EXECUTE = (
-    Expect(wire.PARSE),
-    Expect(wire.BIND),
-    Expect(wire.CLOSE),
-    Expect(wire.DESCRIBE),
-    Expect(wire.EXECUTE),
-)

@@ -13,6 +13,7 @@ from proxy.policy.services import Postgres
 from proxy.postgres import wire
 from proxy.postgres.connector import Connected
 from proxy.postgres.server import Server
+from proxy.postgres.slots import Slots
 from proxy.postgres.startup import Key
 from proxy.postgres.supply import Supply
 from proxy.postgres.upkeep import Upkeep
@@ -21,6 +22,7 @@ from proxy.units import format_duration
 if TYPE_CHECKING:
     from proxy.postgres.client import Client
 
+FRESH = 0.002  # seconds after its last use that a server is not looked at
 LEAVE = 2.0  # seconds that a server has to be rid of a client which left in the middle
 
 
@@ -44,18 +46,17 @@ class Pool:
         self.servers: dict[Server, Connected] = {}
         self.idle: list[Server] = []
         self.waiters: deque[Client] = deque()
-        self.askers: deque[Client] = deque()
         self.outcomes: Counter[str] = Counter(ok=0, error=0, abandoned=0, refused=0)
-        self.pinned = 0
         self.draining = False
         self.supply = Supply(self, connect)
+        self.slots = Slots(self)
         self.upkeep = Upkeep(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return (
-            f"<Pool {len(self.servers)} of {self.policy.pool.max}, {len(self.idle)} idle, {self.pinned} pinned,"
+            f"<Pool {len(self.servers)} of {self.policy.pool.max}, {len(self.idle)} idle, {self.slots.held} pinned,"
             f" {len(self.waiters)} waiting>"
         )
 
@@ -91,7 +92,8 @@ class Pool:
             server = idle[index]
             if server.backend.key == key:
                 del idle[index]
-                if now - server.since <= self.policy.check:
+                idle_for = now - server.since
+                if idle_for <= self.policy.check and (idle_for < FRESH or not server.stirs()):
                     return server
                 server.check()
         return None
@@ -109,6 +111,8 @@ class Pool:
         server.resume_reading()
         if client is not None:
             client.server = None
+            if client.held_back:
+                client.resume_reading()
         if not server.cancelling:
             self._hand(server)
         if client is not None:
@@ -153,8 +157,7 @@ class Pool:
         if client.waiting:
             client.waiting = False
             self.waiters.remove(client)
-        if client in self.askers:
-            self.askers.remove(client)
+        self.slots.forget(client)
 
     def _expire(self) -> None:
         self._timer = None
@@ -204,7 +207,11 @@ class Pool:
         if client is not None:
             client.server = None
             said = session is not None and session.pipeline.ended
-            client.end(b"" if said else wire.fatal("08006", "the database closed the connection"))
+            client.end(
+                b""
+                if said or (session is not None and session.pipeline.inside)
+                else wire.fatal("08006", "the database closed the connection")
+            )
         self.supply.fill()
 
     # ── cancelling and leaving ───────────────────────────────────────────────────────────────
@@ -247,34 +254,6 @@ class Pool:
             server.cancelling -= 1
         if not server.cancelling and server.session is None and not server.checking and not server.closed:
             self._hand(server)
-
-    def ask(self, client: Client) -> bool:
-        """A slot for a client whose connection is to be its own; where there is none, its `slot` is answered later:
-        first come, first served, or refused after `wait`."""
-        if self.pinned < self.most_pinned and not self.askers:
-            self.pinned += 1
-            return True
-        if client not in self.askers:
-            self.askers.append(client)
-            self._loop.call_later(self.policy.pool.wait, self._ask_expired, client, self._clock())
-        return False
-
-    def give_up(self) -> None:
-        self.pinned -= 1
-        while self.askers and self.pinned < self.most_pinned:
-            self.pinned += 1
-            self.askers.popleft().slot(granted=True)
-
-    def _ask_expired(self, client: Client, since: float) -> None:
-        if client in self.askers and self._clock() - since >= self.policy.pool.wait - 0.001:
-            self.askers.remove(client)
-            client.slot(granted=False)
-
-    @property
-    def most_pinned(self) -> int:
-        """One connection at least is left for those who share."""
-        pool = self.policy.pool.max
-        return min(self.policy.pin.max, max(1, pool - 1))
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

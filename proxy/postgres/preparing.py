@@ -7,18 +7,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
-from proxy.postgres import pipeline as owed
+from proxy.postgres import expect as owed
 from proxy.postgres import wire
 from proxy.postgres.backend import MOST_PREPARED, Backend
-from proxy.postgres.pipeline import FAKE, Expect, Pipeline
-from proxy.postgres.state import LOCAL, NONE, PREPARED, Hints
+from proxy.postgres.expect import FAKE, Expect
+from proxy.postgres.pipeline import Pipeline
+from proxy.postgres.state import LOCAL, NONE, PREPARED, SETTINGS, Hints
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
 from proxy.postgres.statements import MOST_NAMES, Statement, Statements
 from proxy.postgres.wire import HEAD_SIZE
 
 _PARSED = wire.message(wire.PARSED)
 _CLOSED = wire.message(wire.CLOSED)
-_NO_UNNAMED = wire.error("26000", "unnamed prepared statement does not exist", routine="exec_bind_message")
 WRONG = b"refused"  # no SQL: the server fails as it must, and the client is told why
 _STALE = wire.error("0A000", "cached plan must not change result type", routine="RevalidateCachedQuery")
 
@@ -53,6 +53,7 @@ class Preparing:
         self.refused = b""  # the error that the text gets which waited in vain
         self.unsynced = False
         self.hold = False
+        self.scope = b""
 
     def _parse(self, data: bytes, pos: int, end: int) -> bool:
         backend, pipeline = self._linked(), self._pipeline
@@ -88,7 +89,8 @@ class Preparing:
             pipeline.expect(Expect(wire.PARSE, statement=known, name=name))
             self._out.append(wire.parse(known.name, rest))
             return True
-        statement = self._statements.get(rest)
+        # What was set in this very transaction may change what names mean: nobody else shares that.
+        statement = self._statements.get(rest, self.scope if not self.flags & SETTINGS else b"%d" % id(self))
         self._name(name, statement)
         if statement not in backend.prepared:
             self._send_parse(statement, name, skip=False)
@@ -114,13 +116,12 @@ class Preparing:
         if self.refused:
             known, shown = self._statements.nobody, Expect(wire.BIND, instead=self._refusal())
         elif statement is None:
-            instead = self._unnamed() if not name else b""
-            if not instead:
-                self._pipeline.expect(owed.BIND)
-                if name:
-                    self._binds(0)
-                return False
-            known, shown = self._statements.nobody, Expect(wire.BIND, instead=instead)
+            if name:
+                self._binds(0)
+            else:
+                self._unnamed()
+            self._pipeline.expect(owed.BIND)
+            return False
         elif statement.stale:
             known, shown = self._statements.nobody, Expect(wire.BIND, instead=_STALE)
         else:
@@ -143,13 +144,11 @@ class Preparing:
         backend, pipeline = self._linked(), self._pipeline
         statement = self.names.get(name) if name else None
         if statement is None:
-            instead = self._unnamed() if not name else b""
-            if not instead:
-                pipeline.expect(owed.DESCRIBE)
-                return False
-            pipeline.expect(Expect(wire.DESCRIBE, instead=instead))
-            self._out.append(wire.describe_statement(self._statements.nobody))
-        elif statement.stale:
+            if not name:
+                self._unnamed()
+            pipeline.expect(owed.DESCRIBE)
+            return False
+        if statement.stale:
             pipeline.expect(Expect(wire.DESCRIBE, instead=_STALE))
             self._out.append(wire.describe_statement(self._statements.nobody))
         else:
@@ -218,11 +217,15 @@ class Preparing:
         self._pipeline.expect(Expect(wire.PARSE, skip=skip, statement=statement, name=name, undo=undo))
         self._out.append(wire.parse(statement.name, statement.rest))
 
-    def _unnamed(self) -> bytes:
-        """See that the server has this client's unnamed statement; the error where there is none."""
+    def _unnamed(self) -> None:
+        """See that the server has this client's unnamed statement, or none where it has none."""
         backend = self._linked()
         if self.unnamed is None:
-            return _NO_UNNAMED
+            if backend.unnamed is not None:  # another client's: the server is to say that there is none
+                backend.unnamed = None
+                self._pipeline.expect(Expect(wire.CLOSE, skip=True))
+                self._out.append(wire.close_statement(b""))
+            return
         hints = self._unnamed_hints
         if hints.flags or hints.names:
             self._hinted(hints)
@@ -231,7 +234,6 @@ class Preparing:
             backend.unnamed = self.unnamed
             self._pipeline.expect(Expect(wire.PARSE, skip=True, undo=self._no_unnamed))
             self._out.append(wire.parse(b"", self.unnamed))
-        return b""
 
     def _no_unnamed(self) -> None:
         self.unnamed = None

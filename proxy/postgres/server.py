@@ -4,6 +4,8 @@ transport."""
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +16,7 @@ from proxy.postgres.session import Session
 if TYPE_CHECKING:
     from proxy.postgres.client import Client
 
+DEAD = 30  # seconds without a sign of life until a network counts as gone
 GOODBYE = 2.0  # seconds until a server that was told goodbye is left without its own
 CHECK = wire.query(b"")
 
@@ -45,7 +48,10 @@ class Server(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._before: asyncio.BaseProtocol | None = None
         self._keep: object = None
+        self._fd = -1
+        self._poll = select.poll()
         self._paused = False
+        self._part = b""  # the begin of a message that came while it served nobody
 
     def __repr__(self) -> str:
         return f"<Server pid {self.backend.pid} {self.state}>"
@@ -68,6 +74,12 @@ class Server(asyncio.Protocol):
     ) -> None:
         """Take over a connection; `keep` is what must live as long as it does."""
         self._transport, self._before, self._keep = transport, before, keep
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._fd = sock.fileno()
+            self._poll.register(self._fd, select.POLLIN)
+            if sock.family != socket.AF_UNIX:
+                _watch(sock)
         transport.set_protocol(self)
 
     def write(self, data: bytes) -> None:
@@ -79,6 +91,10 @@ class Server(asyncio.Protocol):
         self.checking = True
         self.since = self._clock()
         self.write(CHECK)
+
+    def stirs(self) -> bool:
+        """Whether something came from a server that serves nobody: most likely its end."""
+        return self._fd >= 0 and bool(self._poll.poll(0))
 
     def close(self) -> None:
         """Say goodbye; `lost` follows when the server is gone, so that its successor is never one too many."""
@@ -130,7 +146,10 @@ class Server(asyncio.Protocol):
             self._owner.released(self)
 
     def _alone(self, data: bytes) -> None:
+        data = self._part + data
+        whole = 0
         for kind, body in wire.messages(data):
+            whole += wire.HEAD_SIZE + len(body)
             if kind == wire.PARAMETER:
                 name, _, value = body[:-1].partition(b"\0")
                 self.backend.params = {**self.backend.params, name: value}
@@ -138,7 +157,10 @@ class Server(asyncio.Protocol):
                 self.closed = True  # it says why it is about to go
             elif kind == wire.READY and self.checking:
                 self.checking = False
+                self._part = b""
                 self._owner.checked(self)
+                return
+        self._part = data[whole:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -171,3 +193,17 @@ class Server(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
+
+
+def _watch(sock: socket.socket) -> None:
+    """Have the kernel notice a network that is gone, idle or with bytes under way (RFC 5482), where it can."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", DEAD // 2),
+        ("TCP_KEEPINTVL", DEAD // 6),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", DEAD * 1000),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

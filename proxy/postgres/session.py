@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 
 from proxy.postgres import state, wire
 from proxy.postgres.backend import Backend
+from proxy.postgres.expect import Expect
 from proxy.postgres.frontend import Frontend
-from proxy.postgres.pipeline import Expect, Pipeline
+from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.startup import ENCODING, NAME, Settings, Startup
 from proxy.postgres.state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
 from proxy.postgres.statements import Statement, Statements
 
+SCOPE = (b"search_path", b"role", b"session_authorization")  # whose tables a name means
 SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server until it leaves
 # Fails whatever the transaction did that no Sync has ended yet: a portal that nobody has.
 _ABORT = wire.message(wire.EXECUTE, b"outrigger_none\0\0\0\0\0")
@@ -50,6 +52,7 @@ class Session:
         self._ask = ask
         self._give_up = give_up
         encoding = startup.encoding or params.get(b"server_encoding", b"UTF8").decode()
+        self.frontend.scope = self._kind = dict(startup.key).get("search_path", "").encode("utf-8", "surrogateescape")
         self._own: Settings = {NAME: startup.name.encode("utf-8", "surrogateescape"), ENCODING: encoding.encode()}
         self.settings: Settings = self._own
         self.pinned = SESSION_MODE if keep else 0
@@ -199,12 +202,15 @@ class Session:
     def _probe(self, flags: int) -> None:
         text = state.probe(flags, self.frontend.mentioned)
         self.frontend.flags = 0
+        if flags & SETTINGS and self._own != self._linked().base:
+            self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
         self._behind += wire.query(text)
         self.unsettled = True
 
     def _probed(self, flags: int, answered: bytes) -> bytes:
         backend = self._linked()
+        self.frontend.hold = False
         if any(kind == wire.ERROR for kind, _ in wire.messages(answered)):
             held, pinned = COMPUTED, self.pinned  # it would not say, so nobody else gets this one
         else:
@@ -222,6 +228,7 @@ class Session:
         # RESET leads to what the connection was opened with; a client of its own would be back at its own.
         own = {name: self._own[name] for name in self._own if settings.get(name) == backend.base[name]}
         self.settings = {**settings, **own} if own else settings
+        self.frontend.scope = b"\0".join((self._kind, *(settings[name] for name in SCOPE if name in settings)))
 
     def _pin(self, pinned: int) -> None:
         self.pinned = pinned | self._keep

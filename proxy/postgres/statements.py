@@ -16,11 +16,12 @@ class Statement:
     """A text with its parameter types. `stale` is set when the database said that its result has another shape
     by now: who prepared it before must see that, as on a connection of its own."""
 
-    __slots__ = ("hints", "name", "rest", "result", "stale")
+    __slots__ = ("hints", "name", "rest", "result", "scope", "stale")
 
-    def __init__(self, name: bytes, rest: bytes, hints: Hints) -> None:
+    def __init__(self, name: bytes, rest: bytes, scope: bytes, hints: Hints) -> None:
         self.name = name
         self.rest = rest  # a Parse's body after its name
+        self.scope = scope
         self.result: bytes | None = None  # RowDescription or NoData, as its clients were told
         self.stale = False
         self.hints = hints
@@ -36,21 +37,23 @@ class Statements:
     def __init__(self) -> None:
         self._prefix = f"outrigger_{secrets.token_hex(4)}_".encode()
         self._count = 0
-        self._known: OrderedDict[bytes, Statement] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
         self._hints: dict[bytes, Hints] = {}
         self.nobody = self._prefix + b"0"  # a name that no server has
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, rest: bytes) -> Statement:
-        found = self._known.get(rest)
+    def get(self, rest: bytes, scope: bytes = b"") -> Statement:
+        """`scope` is what else a text's meaning hangs on: whose tables its names are."""
+        key = (rest, scope)
+        found = self._known.get(key)
         if found is not None:
-            self._known.move_to_end(rest)
+            self._known.move_to_end(key)
             return found
         self._count += 1
         name = self._prefix + str(self._count).encode()
-        made = self._known[rest] = Statement(name, rest, self.hints(rest[: rest.find(b"\0")]))
+        made = self._known[key] = Statement(name, rest, scope, self.hints(rest[: rest.find(b"\0")]))
         if len(self._known) > MOST_TEXTS:
             self._known.popitem(last=False)
         return made
@@ -69,8 +72,9 @@ class Statements:
     def renew(self, statement: Statement) -> None:
         """Its result has another shape by now: whoever prepares the text next gets a fresh one."""
         statement.stale = True
-        if self._known.get(statement.rest) is statement:
-            del self._known[statement.rest]
+        key = (statement.rest, statement.scope)
+        if self._known.get(key) is statement:
+            del self._known[key]
 
     def changed(self) -> None:
         """The schema was changed: whoever prepares a text from now on must have it prepared under the new one.

@@ -26,6 +26,9 @@ class Line:
         self.sent = b""
         self.protocol = None
 
+    def get_extra_info(self, name):
+        return None
+
     def set_protocol(self, protocol):
         self.protocol = protocol
 
@@ -51,10 +54,13 @@ class Client:
         self.pool = pool
         self.kind = key
         self.startup = Startup(0, "u", "d", False, "", None, key)
-        self.session = Session(number, self.startup, {}, Statements(), ask=lambda: pool.ask(self), give_up=pool.give_up)
+        self.session = Session(
+            number, self.startup, {}, Statements(), ask=lambda: pool.slots.ask(self), give_up=pool.slots.give_up
+        )
         self.server = None
         self.waiting = False
         self.waits_for_server = False
+        self.held_back = False
         self.since = 0.0
         self.error = b""
         self.asked = []
@@ -372,8 +378,8 @@ async def test_a_lost_server_ends_its_client_and_is_replaced():
 async def test_slots_for_pins_are_given_in_turn_and_one_connection_is_left_to_share():
     scene = Scene(most=2, pins=2, wait=0.02)
     clients = [scene.client(number) for number in range(3)]
-    assert [scene.pool.ask(client) for client in clients] == [True, False, False]
-    scene.pool.give_up()
+    assert [scene.pool.slots.ask(client) for client in clients] == [True, False, False]
+    scene.pool.slots.give_up()
     assert [client.asked for client in clients] == [[], [True], []]
     scene.time = 1.0
     await asyncio.sleep(0.05)
@@ -382,7 +388,7 @@ async def test_slots_for_pins_are_given_in_turn_and_one_connection_is_left_to_sh
 
 @pytest.mark.parametrize(("most", "pins", "allowed"), [(1, 2, 1), (2, 2, 1), (5, 2, 2), (5, 0, 0), (5, 5, 4)])
 async def test_how_many_may_pin(most, pins, allowed):
-    assert Scene(most=most, pins=pins).pool.most_pinned == allowed
+    assert Scene(most=most, pins=pins).pool.slots.most == allowed
 
 
 async def test_a_query_that_takes_too_long_is_cancelled_and_its_client_told_why():

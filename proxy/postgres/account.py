@@ -10,7 +10,7 @@ from proxy.observe.metrics import Metrics
 from proxy.postgres.client import Client
 from proxy.postgres.pool import Pool
 
-CLIENT_STATES = ("login", "idle", "waiting", "active", "idle_in_transaction", "pinned")
+CLIENT_STATES = ("login", "console", "idle", "waiting", "active", "idle_in_transaction", "pinned")
 SERVER_STATES = ("connecting", "idle", "active", "idle_in_transaction", "pinned", "checking", "cancelling", "leaving")
 LONG_WAIT = 1.0  # seconds that a client waits until the part is degraded
 

@@ -68,9 +68,9 @@ class Client(asyncio.Protocol):
 
     @property
     def state(self) -> str:
-        """One of login, idle, waiting, active, idle_in_transaction, pinned."""
+        """One of login, console, idle, waiting, active, idle_in_transaction, pinned."""
         if self.session is None:
-            return "login"
+            return "login" if self.listener is None else "console"
         if self.waiting or self.session.frontend.asks:
             return "waiting"
         return "idle" if self.server is None else self.server.state

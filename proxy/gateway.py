@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy import __version__
@@ -23,7 +21,7 @@ from proxy.admin.token import TokenGate
 from proxy.app import AppFace
 from proxy.app.memory import app_bytes
 from proxy.app.readiness import status
-from proxy.bind import bind
+from proxy.bind import Sockets
 from proxy.egress.door import Egress
 from proxy.errors import BindError
 from proxy.ingress.door import Door
@@ -35,7 +33,6 @@ from proxy.observe.requests import Requests
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
 from proxy.overview import Overview, memory_limit
-from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
@@ -43,47 +40,6 @@ if TYPE_CHECKING:
     from proxy.postgres.door import Door as Database
 
 STOPPED = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """The addresses, bound before anything is started."""
-
-    public: socket.socket | None
-    admin: socket.socket
-    egress: socket.socket
-    postgres: socket.socket | None = None
-
-    @classmethod
-    def bind(cls, policy: Policy) -> Sockets:
-        """Raises BindError for the first address that cannot be had; those before it are let go."""
-        listen = policy.listen
-        bound: list[socket.socket] = []
-        try:
-            for address, key in (
-                (listen.public, "listen.public"),
-                (listen.admin, "listen.admin"),
-                (listen.egress, "listen.egress"),
-                (policy.postgres.listen if policy.postgres.url else None, "postgres.listen"),
-            ):
-                if address is not None:
-                    bound.append(bind(address, key))
-        except BindError:
-            for sock in bound:
-                sock.close()
-            raise
-        postgres = bound.pop() if policy.postgres.url else None
-        *public, admin, egress = bound
-        return cls(public[0] if public else None, admin, egress, postgres)
-
-    @property
-    def egress_address(self) -> str:
-        return str(Address(*self.egress.getsockname()[:2]))
-
-    def close(self) -> None:
-        for sock in (self.public, self.admin, self.egress, self.postgres):
-            if sock is not None:
-                sock.close()
 
 
 class Gateway:

@@ -14,10 +14,10 @@ from proxy.app.command import parse
 from proxy.app.environment import build
 from proxy.app.external import External
 from proxy.app.supervisor import Supervisor
-from proxy.bind import free_port
+from proxy.bind import Sockets, free_port
 from proxy.egress.door import Egress
 from proxy.errors import OutriggerError
-from proxy.gateway import Gateway, Sockets
+from proxy.gateway import Gateway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+from dataclasses import dataclass
 
 from proxy.errors import BindError
 from proxy.policy.model import Address
+from proxy.policy.policy import Policy
 
 
 def bind(address: Address, key: str) -> socket.socket:
@@ -59,3 +61,44 @@ def _sentence(address: Address, key: str, error: OSError) -> str:
         return f"{address} ({key}) may not be bound by this user; give {key} a port above 1023."
     reason = error.strerror or str(error)
     return f"{address} ({key}) cannot be bound: {reason}; give {key} an address of this machine."
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The addresses, bound before anything is started."""
+
+    public: socket.socket | None
+    admin: socket.socket
+    egress: socket.socket
+    postgres: socket.socket | None = None
+
+    @classmethod
+    def bind(cls, policy: Policy) -> Sockets:
+        """Raises BindError for the first address that cannot be had; those before it are let go."""
+        listen = policy.listen
+        bound: list[socket.socket] = []
+        try:
+            for address, key in (
+                (listen.public, "listen.public"),
+                (listen.admin, "listen.admin"),
+                (listen.egress, "listen.egress"),
+                (policy.postgres.listen if policy.postgres.url else None, "postgres.listen"),
+            ):
+                if address is not None:
+                    bound.append(bind(address, key))
+        except BindError:
+            for sock in bound:
+                sock.close()
+            raise
+        postgres = bound.pop() if policy.postgres.url else None
+        *public, admin, egress = bound
+        return cls(public[0] if public else None, admin, egress, postgres)
+
+    @property
+    def egress_address(self) -> str:
+        return str(Address(*self.egress.getsockname()[:2]))
+
+    def close(self) -> None:
+        for sock in (self.public, self.admin, self.egress, self.postgres):
+            if sock is not None:
+                sock.close()

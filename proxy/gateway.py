@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.admin.endpoints import Endpoints
@@ -22,7 +21,7 @@ from proxy.admin.token import TokenGate
 from proxy.app import AppFace
 from proxy.app.memory import app_bytes
 from proxy.app.readiness import status
-from proxy.bind import bind
+from proxy.bind import Sockets
 from proxy.egress.door import Egress
 from proxy.errors import BindError
 from proxy.ingress.door import Door
@@ -34,49 +33,13 @@ from proxy.observe.requests import Requests
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
 from proxy.overview import Overview, memory_limit
-from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
+if TYPE_CHECKING:
+    from proxy.postgres.door import Door as Database
+
 STOPPED = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """The addresses, bound before anything is started."""
-
-    public: socket.socket | None
-    admin: socket.socket
-    egress: socket.socket
-
-    @classmethod
-    def bind(cls, policy: Policy) -> Sockets:
-        """Raises BindError for the first address that cannot be had; those before it are let go."""
-        listen = policy.listen
-        bound: list[socket.socket] = []
-        try:
-            for address, key in (
-                (listen.public, "listen.public"),
-                (listen.admin, "listen.admin"),
-                (listen.egress, "listen.egress"),
-            ):
-                if address is not None:
-                    bound.append(bind(address, key))
-        except BindError:
-            for sock in bound:
-                sock.close()
-            raise
-        *public, admin, egress = bound
-        return cls(public[0] if public else None, admin, egress)
-
-    @property
-    def egress_address(self) -> str:
-        return str(Address(*self.egress.getsockname()[:2]))
-
-    def close(self) -> None:
-        for sock in (self.public, self.admin, self.egress):
-            if sock is not None:
-                sock.close()
 
 
 class Gateway:
@@ -93,6 +56,7 @@ class Gateway:
         reloader: Reloader,
         egress: Egress,
         ledger: Ledger,
+        database: Database | None,
         requests: Requests,
         environ: Mapping[str, str],
     ) -> None:
@@ -106,6 +70,7 @@ class Gateway:
         self.reloader = reloader
         self.egress = egress
         self.ledger = ledger
+        self.database = database
         self._loop = loop
         self.stopping = False
         self._open = False
@@ -125,6 +90,8 @@ class Gateway:
         self.health.register("memory", view.memory)
         self.health.register("upstreams", egress.health)
         self.health.register("ledger", ledger.health)
+        if database is not None:
+            self.health.register("postgres", database.health)
         self.runtime.on_sample(view.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
@@ -164,6 +131,8 @@ class Gateway:
             await self.ledger.start()
             await self.egress.load()
             await self.egress.start(self._sockets.egress)
+            if self.database is not None and self._sockets.postgres is not None:
+                await self.database.start(self._sockets.postgres)
             self._spawn(self.runtime.run())
             self._spawn(self.reloader.watch(self.reload))
             life = self._loop.create_task(self.app.run())
@@ -255,7 +224,9 @@ class Gateway:
     async def _close(self) -> None:
         await self.app.stop()
         self.door.close()
-        await self.egress.stop()  # after the app: it may call out while it finishes
+        await self.egress.stop()  # after the app: it may call out and query while it finishes
+        if self.database is not None:
+            await self.database.stop()
         await self._admin.stop()
         for task in self._tasks:
             task.cancel()
@@ -285,6 +256,8 @@ class Gateway:
         self.door.apply(policy)
         self.egress.apply(policy)
         self.ledger.apply(policy.ledger)
+        if self.database is not None:
+            self.database.apply(policy.postgres)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -70,6 +70,7 @@ class Overview:
             },
             "upstreams": gateway.egress.status(),
             "hosts": gateway.egress.hosts.status(),
+            "postgres": gateway.database.status() if gateway.database is not None else None,
             "connections": {"clients": repr(door.server), "app": repr(door.pool)},
             "memory": {"gateway": latest.gateway_bytes, "app": latest.app_bytes},
         }

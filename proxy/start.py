@@ -14,10 +14,10 @@ from proxy.app.command import parse
 from proxy.app.environment import build
 from proxy.app.external import External
 from proxy.app.supervisor import Supervisor
-from proxy.bind import free_port
+from proxy.bind import Sockets, free_port
 from proxy.egress.door import Egress
 from proxy.errors import OutriggerError
-from proxy.gateway import Gateway, Sockets
+from proxy.gateway import Gateway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -42,6 +42,12 @@ async def serve(
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ)
         extra = egress.environment(policy, sockets.egress_address, environ)
+        database = None
+        if sockets.postgres is not None:
+            from proxy.postgres.door import Door as Database  # it brings asyncpg, which nothing else needs
+
+            database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
+            extra |= database.environment(*sockets.postgres.getsockname()[:2])
         app = make_app(policy, words, environ, sockets, metrics, log, extra, egress)
         gateway = Gateway(
             policy,
@@ -52,6 +58,7 @@ async def serve(
             reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics),
             egress=egress,
             ledger=ledger,
+            database=database,
             requests=requests,
             environ=environ,
         )

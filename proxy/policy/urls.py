@@ -31,10 +31,17 @@ def _web(text: str) -> str:
 
 
 def _database(text: str) -> str:
-    # A host may be left out: libpq then takes a socket or PGHOST.
-    if split(text).scheme not in ("postgres", "postgresql"):
+    # A host may be left out: libpq then takes a socket or PGHOST. SQLAlchemy names its driver: postgresql+asyncpg.
+    if re.fullmatch(r"postgres(?:ql)?(?:\+[a-z0-9_]+)?", _scheme(text)) is None:
         raise ValueError("it does not begin with postgresql://")
     return text
+
+
+def _scheme(text: str) -> str:
+    """The scheme of an address whose hosts may be several, each with a port (libpq), which is no URL to others."""
+    if re.fullmatch(r"[!-~]+", text) is None:
+        raise ValueError("it has a space or a letter that no URL may have as it is")
+    return urlsplit(text).scheme
 
 
 def _app_url(text: str) -> str:

@@ -23,6 +23,9 @@ FIXED = (
     "listen.egress",
     "postgres.listen",
     "ledger.url",
+    "postgres.url",
+    "postgres.env",
+    "postgres.tls",
 )
 
 

@@ -15,6 +15,7 @@ TOP = ("__main__", "cli", "start", "gateway", "overview", "reload", "bind")
 LONG = {
     "proxy/ingress/connection.py": "one protocol: what comes off a connection and what ends it share their state",
     "proxy/ingress/leg.py": "one protocol, the states of an answer in one place",
+    "proxy/postgres/session.py": "one state machine: what a session waits for decides what it does next",
     "proxy/app/supervisor.py": "one life of an app, its states in one place",
 }
 

@@ -17,7 +17,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("postgres: {mode: session}", "postgres"),
         ("store: {url: 'redis://x'}", "store.url"),
         ("alerts: {every: 1m}", "alerts"),
         ("sentry: {environment: x}", "sentry"),

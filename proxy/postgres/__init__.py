@@ -1,0 +1,1 @@
+"""The database: many clients' connections over one small shared pool."""

@@ -1,0 +1,94 @@
+"""The database's address: what of it is for whom.
+
+An app's address may hold what only its own driver understands (`schema`, `pgbouncer`, `connection_limit`,
+`postgresql+asyncpg://`); the server gets what libpq knows about reaching it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+# How the server is reached; the rest of a query is settings and options of the app's own connections.
+REACHING = frozenset(
+    (
+        *("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service", "sslmode"),
+        *("ssl", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
+        *("ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib"),
+    )
+)
+# Of these the app's copy keeps none: they are about a TLS that it does not speak with us.
+_TLS = frozenset(
+    ("sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "channel_binding", "gssencmode")
+)
+# And these would lead it past us.
+_PLACE = frozenset(("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service"))
+_SSL_WORDS = {"true": "false", "1": "0", "on": "off", "yes": "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """`dsn` is for asyncpg. `user` and `name` are what the server's startup packet says."""
+
+    dsn: str
+    user: str
+    name: str
+
+
+def database(url: str, environ: Mapping[str, str]) -> Database:
+    """What a database's URL means, in libpq's order: the query, the address itself, the environment."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    reaching = {name: value for name, value in query.items() if name in REACHING}
+    if "ssl" in reaching:  # a spelling of asyncpg, JDBC and node-postgres
+        word = reaching.pop("ssl").lower()
+        reaching.setdefault("sslmode", {"true": "require", "1": "require", "false": "disable"}.get(word, word))
+    if reaching.get("sslmode") == "no-verify":
+        reaching["sslmode"] = "require"
+    reaching.pop("hostaddr", None)
+    user = query.get("user") or unquote(parts.username or "") or environ.get("PGUSER") or _me()
+    name = (
+        query.get("dbname")
+        or query.get("database")
+        or unquote(parts.path.removeprefix("/"))
+        or environ.get("PGDATABASE")
+        or user
+    )
+    tail = f"?{urlencode(reaching)}" if reaching else ""
+    return Database(f"postgresql://{parts.netloc}{parts.path}{tail}", user, name)
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return "postgres"
+
+
+def rewritten(url: str, host: str, port: int, password: str, found: Database, *, tls: bool) -> str:
+    """The address that the app gets in its own one's place: its scheme and the parameters of its driver stay."""
+    parts = urlsplit(url)
+    kept: list[str] = []
+    for pair in parts.query.split("&") if parts.query else []:
+        name, equals, value = pair.partition("=")
+        if name in _TLS or name in _PLACE:
+            continue
+        if name in ("sslmode", "ssl"):
+            kept.append(f"{name}{equals}{_mode(name, unquote(value), tls=tls)}")
+        else:
+            kept.append(pair)
+    shown = f"[{host}]" if ":" in host else host
+    query = f"?{'&'.join(kept)}" if kept else ""
+    user = quote(found.user, safe="")
+    return f"{parts.scheme}://{user}:{password}@{shown}:{port}/{quote(found.name, safe='')}{query}"
+
+
+def _mode(name: str, value: str, *, tls: bool) -> str:
+    if tls:  # the certificate is one made at start, which nobody vouches for
+        return re.sub(r"^verify-(ca|full)$", "require", value)
+    if name == "ssl":
+        return _SSL_WORDS.get(value.lower(), value if value.lower() in _SSL_WORDS.values() else "disable")
+    return "disable"

@@ -1,0 +1,300 @@
+"""A connection of the app: what it sends goes through its session to whichever server it gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, cast
+
+from proxy.postgres import wire
+from proxy.postgres.between import Between
+from proxy.postgres.login import Gate, Login
+from proxy.postgres.preparing import ProtocolError
+from proxy.postgres.session import Session, no_slot
+from proxy.postgres.startup import Key, Startup
+
+if TYPE_CHECKING:
+    from proxy.postgres.server import Server
+
+NEEDY = frozenset((b"Q", b"P", b"B"))  # never without a server
+BACKLOG = 256 * 1024  # bytes that are read from a client which has to wait; the rest waits in its socket
+
+
+class Desk(Protocol):
+    """Where clients go."""
+
+    gate: Gate
+
+    @property
+    def always(self) -> bool:
+        """Whether a server is reset at every change of clients."""
+
+    def full(self) -> bool: ...
+    def entered(self, client: Client) -> None: ...
+    def left(self, client: Client) -> None: ...
+    def cancel(self, key: tuple[int, int]) -> None: ...
+    def encrypt(self, client: Client, transport: asyncio.Transport) -> None: ...
+    def take(self, client: Client) -> Server | None: ...
+
+
+class Client(asyncio.Protocol):
+    """`session` is there when it is in; `since` is when it began to wait. `listener` takes its messages where it
+    is no session of the database (the console)."""
+
+    def __init__(self, desk: Desk, clock: Callable[[], float], number: int) -> None:
+        self._desk = desk
+        self._clock = clock
+        self.number = number
+        self.login: Login | None = None
+        self.startup: Startup | None = None
+        self.kind: Key = ()  # what its server must have been opened with
+        self.session: Session | None = None
+        self.listener: Callable[[bytes], None] | None = None
+        self.server: Server | None = None
+        self.waiting = False
+        self.since = clock()
+        self.key = (0, 0)
+        self.port = 0
+        self.closing = False
+        self.done: Callable[[], None] = _nothing  # it works no more for the request it worked for
+        self._between = Between()
+        self._data = b""
+        self._transport: asyncio.Transport | None = None
+        self._paused: set[str] = set()
+        self._full = False
+
+    def __repr__(self) -> str:
+        return f"<Client {self.number} {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """One of login, console, idle, waiting, active, idle_in_transaction, pinned."""
+        if self.session is None:
+            return "login" if self.listener is None else "console"
+        if self.waiting or self.session.frontend.asks:
+            return "waiting"
+        return "idle" if self.server is None else self.server.state
+
+    @property
+    def held_back(self) -> bool:
+        """Whether it is not read because its server had enough."""
+        return "server" in self._paused
+
+    @property
+    def waits_for_server(self) -> bool:
+        """Whether there are messages that it sent and no server has."""
+        return bool(self._data) and not self.waiting
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def end(self, error: bytes = b"") -> None:
+        """Hang up, after a last word."""
+        self.closing = True
+        self._data = b""
+        if self._transport is not None:
+            if error:
+                self._transport.write(error)
+            self._transport.close()
+        self._desk.left(self)
+
+    # ── what the transport says ──────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        if self._desk.full():
+            self._transport.abort()
+            return
+        peer = transport.get_extra_info("peername")
+        self.port = peer[1] if isinstance(peer, tuple) and len(peer) > 1 else 0
+        self.login = Login(self._desk.gate)
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        if self.session is not None:
+            self._data = self._data + data if self._data else data
+            self.advance()
+        elif self.login is not None:
+            self._log_in(self.login, data)
+        elif self.listener is not None:
+            self.listener(data)
+        else:
+            self._data += data  # it is in, and its welcome is under way
+
+    def _log_in(self, login: Login, data: bytes) -> None:
+        reply = login.feed(data)
+        transport = self._transport
+        assert transport is not None
+        if login.upgrade:
+            transport.pause_reading()
+            transport.write(reply)
+            self._desk.encrypt(self, transport)
+            return
+        if reply:
+            transport.write(reply)
+        if login.cancel is not None:
+            self._desk.cancel(login.cancel)
+        if login.closing:
+            self.end()
+        elif login.startup is not None:
+            self.startup, self._data = login.startup, login.rest
+            self.login = None
+            self.kind = login.startup.key
+            self._desk.entered(self)
+
+    def encrypted(self, transport: asyncio.Transport) -> None:
+        """TLS has begun."""
+        self._transport = transport
+        if self.login is not None:
+            self.login.upgraded()
+
+    def begin(self, session: Session, welcome: bytes) -> None:
+        """It is in: from now on its messages count."""
+        self.write(welcome)
+        self.session = session
+        if self._data:
+            self.advance()
+
+    def heard_early(self) -> bytes:
+        """What it sent before it was in."""
+        data, self._data = self._data, b""
+        return data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        self._desk.left(self)
+        self._transport = None
+
+    # ── messages ─────────────────────────────────────────────────────────────────────────────
+
+    def advance(self) -> None:
+        """Send on what may be sent."""
+        session = self.session
+        assert session is not None
+        try:
+            if session.frontend.asks or (self.server is None and not self._want(session)) or session.hold:
+                self._limit()
+                return
+            self._forward(session)
+        except ProtocolError as error:
+            self.end(wire.fatal("08P01", str(error)))
+
+    def _want(self, session: Session) -> bool:
+        """Get a server, if there is anything to do for one."""
+        if self.waiting:
+            return False
+        if self._between.busy or self._data[:1] not in NEEDY:
+            said, self._data = self._between.skip(self._data)
+            if said:
+                self.write(said)
+            if self._between.ended:
+                self.end()
+                return False
+        if not session.frontend.ready(self._data):
+            return False
+        server = self._desk.take(self)
+        if server is None:
+            return False
+        self._link(server, session)
+        return True
+
+    def granted(self, server: Server) -> None:
+        """Its turn has come."""
+        self.waiting = False
+        session = self.session
+        assert session is not None
+        self._link(server, session)
+        self.advance()
+
+    def refused(self, error: bytes) -> None:
+        """It has waited in vain; it may go on, since it is in no transaction."""
+        self.waiting = False
+        try:
+            said, self._data = self._between.refuse(self._data, error)
+        except ProtocolError as wrong:
+            self.end(wire.fatal("08P01", str(wrong)))
+            return
+        self.write(said)
+        self._limit()
+
+    def cancelled(self, error: bytes) -> None:
+        """Whoever it waits for, it waits no more."""
+        session = self.session
+        assert session is not None
+        if session.frontend.asks:
+            session.frontend.answered(error)
+            self.advance()
+        else:
+            self.refused(error)
+
+    def slot(self, *, granted: bool) -> None:
+        """What a text of its that pins has waited for."""
+        session = self.session
+        assert session is not None
+        session.frontend.answered(b"" if granted else no_slot(0))
+        self.advance()
+
+    def _link(self, server: Server, session: Session) -> None:
+        self.server, server.client, server.session = server, self, session
+        ahead, told = session.link(server.backend, always=self._desk.always)
+        if told:
+            self.write(told)
+        if ahead:
+            server.write(ahead)
+        if "out" in self._paused:
+            server.pause_reading()
+
+    def _forward(self, session: Session) -> None:
+        server = self.server
+        assert server is not None
+        frontend = session.frontend
+        if not session.pipeline.queue:
+            server.since = self._clock()
+        out = session.requests(self._data)
+        self._data = frontend.rest
+        if out:
+            server.write(out)
+        if frontend.unsynced and (fakes := session.pipeline.fakes()):
+            self.write(fakes)
+        if frontend.ended:
+            self.end()
+            return
+        if session.unsettled:
+            server.settle(session)
+        if self._full:
+            self._limit()
+
+    def _limit(self) -> None:
+        """Read no more from a client that is far ahead."""
+        full = len(self._data) > BACKLOG and (self.waiting or self.session is None or self.session.hold)
+        if full is not self._full:
+            self._full = full
+            (self.pause_reading if full else self.resume_reading)("full")
+
+    # ── one side slower than the other ───────────────────────────────────────────────────────
+
+    def pause_writing(self) -> None:
+        self._paused.add("out")
+        if self.server is not None:
+            self.server.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused.discard("out")
+        if self.server is not None:
+            self.server.resume_reading()
+
+    def pause_reading(self, why: str = "server") -> None:
+        self._paused.add(why)
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self, why: str = "server") -> None:
+        self._paused.discard(why)
+        if self._transport is not None and not self._paused & {"server", "full"}:
+            self._transport.resume_reading()
+
+
+def _nothing() -> None:
+    pass

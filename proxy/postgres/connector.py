@@ -1,0 +1,112 @@
+"""Opening connections to the database, by asyncpg: the address in all its spellings, TLS, SCRAM, failover.
+
+asyncpg gives the connection away: `Connection._transport` is taken by `set_protocol`, as asyncpg itself does
+when it starts TLS; its own protocol hears of the connection's end, and is otherwise at rest. What of asyncpg is
+private and used here stands in tests/unit/test_postgres_asyncpg.py, which fails where a version of it differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+from asyncpg import connect_utils
+
+from proxy.errors import OutriggerError
+from proxy.postgres.backend import Backend
+from proxy.postgres.startup import Key
+
+# What a server reports of itself (PostgreSQL 11 to 18); asyncpg cannot be asked for all it was told.
+REPORTED = (
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "default_transaction_read_only",
+    "in_hot_standby",
+    "integer_datetimes",
+    "IntervalStyle",
+    "is_superuser",
+    "scram_iterations",
+    "search_path",
+    "server_encoding",
+    "server_version",
+    "session_authorization",
+    "standard_conforming_strings",
+    "TimeZone",
+)
+# Errors that trying again does not mend: a password, a name, a setting.
+FINAL = ("28", "3D", "22", "42", "0A")
+
+
+class ConnectFailed(OutriggerError):
+    """`final`: the database itself says no, and would say so again."""
+
+    def __init__(self, code: str, text: str, *, final: bool) -> None:
+        super().__init__(text)
+        self.code = code
+        self.final = final
+
+
+class Connected:
+    """A connection of asyncpg's, as much of it as is used."""
+
+    __slots__ = ("_connection", "backend")
+
+    def __init__(self, connection: Any, backend: Backend) -> None:
+        self._connection = connection
+        self.backend = backend
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        transport: asyncio.Transport = self._connection._transport
+        return transport
+
+    @property
+    def protocol(self) -> asyncio.BaseProtocol:
+        protocol: asyncio.BaseProtocol = self._connection._protocol
+        return protocol
+
+    async def cancel(self) -> None:
+        """Ask the server to cancel what this connection does; back when it has been asked."""
+        connection = self._connection
+        protocol = connection._protocol
+        await connect_utils._cancel(
+            loop=asyncio.get_running_loop(),
+            addr=connection._addr,
+            params=connection._params,
+            backend_pid=protocol.backend_pid,
+            backend_secret=protocol.backend_secret,
+        )
+
+
+Connect = Callable[[Key, str], "asyncio.Future[Connected]"]
+
+
+async def connect(dsn: str, key: Key, name: str, timeout: float) -> Connected:
+    """Raises ConnectFailed. `name` is the connection's application_name, `key` what else it is opened with."""
+    try:
+        async with asyncio.timeout(timeout):
+            connection = await asyncpg.connect(
+                dsn,
+                timeout=timeout,
+                statement_cache_size=0,
+                server_settings={**dict(key), "application_name": name},
+            )
+    except asyncpg.PostgresError as error:
+        code = error.sqlstate or "08006"
+        raise ConnectFailed(code, str(error), final=code.startswith(FINAL)) from error
+    except asyncpg.InterfaceError as error:
+        raise ConnectFailed("08001", str(error), final=True) from error
+    except TimeoutError:
+        raise ConnectFailed("08001", f"no connection within {timeout:g} s", final=False) from None
+    except (OSError, ValueError) as error:
+        raise ConnectFailed("08001", str(error) or type(error).__name__, final=False) from error
+    settings = connection.get_settings()
+    params = {
+        known.encode(): str(value).encode()
+        for known in REPORTED
+        if (value := getattr(settings, known, None)) is not None
+    }
+    return Connected(connection, Backend(key, name, params, connection.get_server_pid()))

@@ -1,0 +1,298 @@
+"""Prepared statements of a client: each gets the name that the server knows, and is prepared again where the
+server at hand lacks it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+from proxy.postgres import expect as owed
+from proxy.postgres import wire
+from proxy.postgres.backend import MOST_PREPARED, Backend
+from proxy.postgres.expect import FAKE, Expect
+from proxy.postgres.pipeline import Pipeline
+from proxy.postgres.state import LOCAL, NONE, PREPARED, SETTINGS, Hints
+from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
+from proxy.postgres.statements import MOST_NAMES, Statement, Statements
+from proxy.postgres.wire import HEAD_SIZE
+
+_PARSED = wire.message(wire.PARSED)
+_CLOSED = wire.message(wire.CLOSED)
+WRONG = b"refused"  # no SQL: the server fails as it must, and the client is told why
+_STALE = wire.error("0A000", "cached plan must not change result type", routine="RevalidateCachedQuery")
+
+
+class ProtocolError(Exception):
+    """A client does not speak the protocol; the text says how."""
+
+
+class Preparing:
+    """The half of a frontend that knows statements. `hold` stops it until the server has said something that the
+    next message depends on. What the server gets is left in `_out`."""
+
+    def __init__(
+        self, statements: Statements, pipeline: Pipeline, *, ask: Callable[[], bool], slot: bool = False
+    ) -> None:
+        self._statements = statements
+        self._pipeline = pipeline
+        self._local = False  # what is executed sets nothing but for its transaction
+        self._bound = False  # something was bound since the last Sync
+        self._out: list[bytes] = []
+        self._parsed_unnamed = Expect(wire.PARSE, undo=self._no_unnamed)
+        self.backend: Backend | None = None
+        self.names: OrderedDict[bytes, Statement] = OrderedDict()
+        self.unnamed: bytes | None = None
+        self._unnamed_hints = NONE
+        self.deallocating: list[bytes] = []
+        self.flags = 0  # what this transaction may leave behind
+        self.mentioned: dict[bytes, None] = {}  # parameters of the app's own
+        self._ask = ask
+        self.slot = slot  # its connection may become its own
+        self.asks = False  # it waits for that
+        self.refused = b""  # the error that the text gets which waited in vain
+        self.unsynced = False
+        self.hold = False
+        self.scope = b""
+
+    def _parse(self, data: bytes, pos: int, end: int) -> bool:
+        backend, pipeline = self._linked(), self._pipeline
+        stop = data.find(b"\0", pos + HEAD_SIZE, end)
+        name, rest = data[pos + HEAD_SIZE : stop], data[stop + 1 : end]
+        text = rest[: rest.find(b"\0")]
+        if stop < 0 or len(text) == len(rest):
+            raise ProtocolError("a Parse has no text")
+        self.unsynced = True
+        if not name:
+            hints = self._unnamed_hints if rest == self.unnamed else self._statements.hints(text)
+            self._unnamed_hints = hints
+            if hints.pins and not self.slot:
+                if not self._may_pin():
+                    return False
+                if self.refused:
+                    pipeline.expect(Expect(wire.PARSE, instead=self._refusal()))
+                    backend.unnamed = None
+                    self._out.append(wire.parse(b"", WRONG + b"\0\0\0"))
+                    return True
+            deallocated = hints.deallocates
+            statement = self._deallocates(deallocated) if deallocated else None
+            if statement is not None:
+                rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
+                self._out.append(wire.parse(b"", rest))
+            self.unnamed = backend.unnamed = rest
+            pipeline.expect(self._parsed_unnamed)
+            return statement is not None
+        known = self.names.get(name)
+        if known is not None:  # PostgreSQL refuses it, and says so better than we could
+            if not known.stale and self._prepare(known, name):
+                return False
+            pipeline.expect(Expect(wire.PARSE, statement=known, name=name))
+            self._out.append(wire.parse(known.name, rest))
+            return True
+        # What was set in this very transaction may change what names mean: nobody else shares that.
+        statement = self._statements.get(rest, self.scope if not self.flags & SETTINGS else b"%d" % id(self))
+        self._name(name, statement)
+        if statement not in backend.prepared:
+            self._send_parse(statement, name, skip=False)
+        elif pipeline.status != wire.FAILED:
+            pipeline.expect(Expect(FAKE, fake=_PARSED, undo=lambda: self._forget(name, statement)))
+        else:  # nearly every text is refused in a failed transaction
+            backend.unnamed = None
+            pipeline.expect(Expect(wire.PARSE, undo=lambda: self._forget(name, statement)))
+            self._out.append(wire.parse(b"", rest))
+        return True
+
+    def _bind(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        backend = self._linked()
+        first = data.find(b"\0", pos + HEAD_SIZE, here)
+        second = data.find(b"\0", first + 1, here)
+        if first < 0 or second < 0:
+            raise ProtocolError("a Bind names no portal and statement")
+        self.unsynced = True
+        name = data[first + 1 : second]
+        statement = self.names.get(name) if name else None
+        if statement is not None and statement.hints.pins and not self.slot and not self._may_pin():
+            return False
+        if self.refused:
+            known, shown = self._statements.nobody, Expect(wire.BIND, instead=self._refusal())
+        elif statement is None:
+            if name:
+                self._binds(0)
+            else:
+                self._unnamed()
+            self._pipeline.expect(owed.BIND)
+            return False
+        elif statement.stale:
+            known, shown = self._statements.nobody, Expect(wire.BIND, instead=_STALE)
+        else:
+            if statement in backend.prepared:
+                backend.prepared.move_to_end(statement)
+            elif self._prepare(statement, name):
+                return False
+            hints = statement.hints
+            if hints.flags or hints.names:
+                self._hinted(hints)
+            self._binds(hints.flags)
+            known, shown = statement.name, Expect(wire.BIND, statement=statement, name=name)
+        self._pipeline.expect(shown)
+        length = end - pos - 1 + len(known) - len(name)
+        self._out.append(wire.HEAD.pack(wire.BIND, length) + data[pos + HEAD_SIZE : first + 1] + known)
+        self._out.append(data[second:here])
+        return True
+
+    def _describe(self, name: bytes) -> bool:
+        backend, pipeline = self._linked(), self._pipeline
+        statement = self.names.get(name) if name else None
+        if statement is None:
+            if not name:
+                self._unnamed()
+            pipeline.expect(owed.DESCRIBE)
+            return False
+        if statement.stale:
+            pipeline.expect(Expect(wire.DESCRIBE, instead=_STALE))
+            self._out.append(wire.describe_statement(self._statements.nobody))
+        else:
+            if statement not in backend.prepared and self._prepare(statement, name):
+                return False
+            pipeline.expect(Expect(wire.DESCRIBE, statement=statement, name=name))
+            self._out.append(wire.describe_statement(statement.name))
+        return True
+
+    def _close(self, name: bytes) -> bool:
+        if not name:
+            self.unnamed = self._linked().unnamed = None
+        statement = self.names.pop(name, None)
+        if statement is None:
+            self._pipeline.expect(owed.CLOSE)
+            return False
+        self._pipeline.expect(Expect(FAKE, fake=_CLOSED, undo=lambda: self._name(name, statement)))
+        return True
+
+    # ── statements on the server ─────────────────────────────────────────────────────────────
+
+    def _prepare(self, statement: Statement, name: bytes) -> bool:
+        """See that the server has the statement; True where its answer has to be waited for: who knows the shape
+        of a result does not ask again, so it is compared where another connection prepares the text anew."""
+        if statement in self._linked().prepared:
+            return False
+        self._send_parse(statement, name, skip=True)
+        if statement.result is None:
+            return False
+        self.hold = True
+        self._pipeline.expect(
+            Expect(
+                wire.DESCRIBE,
+                skip=True,
+                done=lambda described: self._described(statement, described),
+                undo=self._go_on,
+            )
+        )
+        self._out += (wire.describe_statement(statement.name), wire.message(wire.FLUSH))
+        return True
+
+    def _described(self, statement: Statement, described: bytes) -> bytes:
+        self.hold = False
+        for kind, body in wire.messages(described):
+            if kind in (wire.ROW_DESCRIPTION, wire.NO_DATA):
+                if statement.result != wire.shape(wire.message(kind, body)):
+                    self._statements.renew(statement)
+        return b""
+
+    def _go_on(self) -> None:
+        self.hold = False
+
+    def _send_parse(self, statement: Statement, name: bytes, *, skip: bool) -> None:
+        prepared = self._linked().prepared
+        while len(prepared) >= MOST_PREPARED:
+            old, _ = prepared.popitem(last=False)
+            self._pipeline.expect(Expect(wire.CLOSE, skip=True, undo=partial(_keep, prepared, old)))
+            self._out.append(wire.close_statement(old.name))
+        prepared[statement] = None
+
+        def undo() -> None:
+            prepared.pop(statement, None)
+            if not skip:
+                self._forget(name, statement)
+
+        self._pipeline.expect(Expect(wire.PARSE, skip=skip, statement=statement, name=name, undo=undo))
+        self._out.append(wire.parse(statement.name, statement.rest))
+
+    def _unnamed(self) -> None:
+        """See that the server has this client's unnamed statement, or none where it has none."""
+        backend = self._linked()
+        if self.unnamed is None:
+            if backend.unnamed is not None:  # another client's: the server is to say that there is none
+                backend.unnamed = None
+                self._pipeline.expect(Expect(wire.CLOSE, skip=True))
+                self._out.append(wire.close_statement(b""))
+            return
+        hints = self._unnamed_hints
+        if hints.flags or hints.names:
+            self._hinted(hints)
+        self._binds(hints.flags)
+        if backend.unnamed is not self.unnamed:
+            backend.unnamed = self.unnamed
+            self._pipeline.expect(Expect(wire.PARSE, skip=True, undo=self._no_unnamed))
+            self._out.append(wire.parse(b"", self.unnamed))
+
+    def _no_unnamed(self) -> None:
+        self.unnamed = None
+        if self.backend is not None:
+            self.backend.unnamed = None
+
+    def _deallocates(self, name: bytes) -> Statement | None:
+        statement = self.names.get(name)
+        if statement is None:
+            return None
+        if statement not in self._linked().prepared:
+            self._send_parse(statement, name, skip=True)
+        self.deallocating.append(name)
+        return statement
+
+    def _name(self, name: bytes, statement: Statement) -> None:
+        self.names[name] = statement
+        if len(self.names) > MOST_NAMES:
+            self.names.popitem(last=False)
+
+    def _forget(self, name: bytes, statement: Statement) -> None:
+        if self.names.get(name) is statement:
+            del self.names[name]
+
+    # ── what it leaves behind ────────────────────────────────────────────────────────────────
+
+    def _hinted(self, hints: Hints) -> None:
+        self.flags |= hints.flags & ~(LOCAL | PREPARED)
+        for name in hints.names:
+            if len(self.mentioned) < MOST_MENTIONED:
+                self.mentioned[name] = None
+
+    def _binds(self, flags: int) -> None:
+        self._local = bool(flags & LOCAL) and (self._local or not self._bound)
+        self._bound = True
+
+    def _may_pin(self) -> bool:
+        """Whether a text that pins may go on, to the server or to its refusal; else it waits."""
+        if self.refused:
+            return True
+        if self._ask():
+            self.slot = True
+            return True
+        self.hold = self.asks = True
+        return False
+
+    def answered(self, refused: bytes = b"") -> None:
+        """What `_may_pin` waited for: a slot, or the error that says that there is none."""
+        self.hold = self.asks = False
+        self.slot, self.refused = not refused, refused
+
+    def _refusal(self) -> bytes:
+        refused, self.refused = self.refused, b""
+        return refused
+
+    def _linked(self) -> Backend:
+        assert self.backend is not None
+        return self.backend
+
+
+def _keep(prepared: OrderedDict[Statement, None], statement: Statement) -> None:
+    prepared[statement] = None

@@ -1,0 +1,340 @@
+"""A client's session: a state machine over protocol messages.
+
+Decisions are synchronous. `requests` takes what the client sent and gives what its server gets, `replies` the
+other way round; what they have for the other side besides is taken with `ahead` (for the client) and `behind`
+(for the server). Whoever calls them does the I/O, and asks afterwards whether the server is `free`, whether the
+session is `broken`, and whether the client's next messages may be taken (`hold`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from proxy.postgres import state, wire
+from proxy.postgres.backend import Backend
+from proxy.postgres.expect import Expect
+from proxy.postgres.frontend import Frontend
+from proxy.postgres.pipeline import Pipeline
+from proxy.postgres.startup import ENCODING, NAME, Settings, Startup
+from proxy.postgres.state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
+from proxy.postgres.statements import Statement, Statements
+
+SCOPE = (b"search_path", b"role", b"session_authorization")  # whose tables a name means
+SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server until it leaves
+# Fails whatever the transaction did that no Sync has ended yet: a portal that nobody has.
+_ABORT = wire.message(wire.EXECUTE, b"outrigger_none\0\0\0\0\0")
+_COPY_FAIL = wire.message(wire.COPY_FAIL, b"the client has left\0")
+_SYNC = wire.message(wire.SYNC)
+
+
+class Session:
+    """`settings` is what the client has set, `params` what it was told (ParameterStatus), `pinned` what of its
+    state no other connection has. `ask` is for a slot among the connections that may be held so (False: none is
+    left), `give_up` gives it back; with `keep` the session has its connection for itself anyway."""
+
+    def __init__(
+        self,
+        number: int,
+        startup: Startup,
+        params: Mapping[bytes, bytes],
+        statements: Statements,
+        *,
+        ask: Callable[[], bool],
+        give_up: Callable[[], None],
+        keep: bool = False,
+    ) -> None:
+        self.number = number
+        self.startup = startup
+        self.params = params
+        self.pipeline = Pipeline(self)
+        self.frontend = Frontend(statements, self.pipeline, ask=ask, slot=keep)
+        self._statements = statements
+        self._ask = ask
+        self._give_up = give_up
+        encoding = startup.encoding or params.get(b"server_encoding", b"UTF8").decode()
+        self.frontend.scope = self._kind = dict(startup.key).get("search_path", "").encode("utf-8", "surrogateescape")
+        self._own: Settings = {NAME: startup.name.encode("utf-8", "surrogateescape"), ENCODING: encoding.encode()}
+        self.settings: Settings = self._own
+        self.pinned = SESSION_MODE if keep else 0
+        self._keep = self.pinned
+        self.backend: Backend | None = None
+        self.gone = False
+        self.free = False
+        self.broken = b""
+        self.unsettled = False  # the owner of the server has to look
+        self.failed = False  # the transaction has seen an error
+        self._behind = b""
+        self._cleaned = 0
+        self._starts = False
+
+    def __repr__(self) -> str:
+        held = f", pinned by {self.pins}" if self.pinned & ~SESSION_MODE else ""
+        return f"<Session {self.number} {self.backend or 'unlinked'}{held}>"
+
+    @property
+    def pins(self) -> str:
+        """What its state is that keeps its connection, in words."""
+        return state.words(self.pinned)
+
+    @property
+    def hold(self) -> bool:
+        return self.frontend.hold
+
+    @property
+    def busy(self) -> bool:
+        """Whether the server owes replies."""
+        return bool(self.pipeline.queue)
+
+    def behind(self) -> bytes:
+        """What the server gets besides."""
+        sent, self._behind = self._behind, b""
+        self.unsettled = False
+        return sent
+
+    # ── a server ─────────────────────────────────────────────────────────────────────────────
+
+    def link(self, backend: Backend, *, always: bool = False) -> tuple[bytes, bytes]:
+        """This server from now on: what it gets ahead of all else, and what the client is told.
+
+        With `always` it is reset whatever is known of it, where another client had it before.
+        """
+        self.backend = self.frontend.backend = backend
+        self.free = False
+        text, sets = b"", False
+        if always and backend.last != self.number:
+            text = b"RESET SESSION AUTHORIZATION;RESET ALL;"
+            backend.applied = backend.base
+        backend.last = self.number
+        if backend.applied is not self.settings and backend.applied != self.settings:
+            changes, sets = state.change(backend.applied, self.settings)
+            text += changes
+        if not text:
+            if backend.params is self.params or backend.params == self.params:
+                return b"", b""
+            told = state.greeting(backend.params, self.params)
+            self.params = backend.params
+            return b"", told
+        self.frontend.hold = sets
+        self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._set_up))
+        return wire.query(text), b""
+
+    def unlink(self) -> None:
+        """The server goes to somebody else."""
+        self.backend = self.frontend.backend = None
+        self.free = False
+        self.failed = False
+
+    def _set_up(self, answered: bytes) -> bytes:
+        backend = self._linked()
+        self._starts, self.frontend.hold = self.frontend.hold, False
+        for kind, body in wire.messages(answered):
+            if kind == wire.ERROR:
+                fields = wire.fields(body)
+                self.unsettled = True
+                self.broken = wire.fatal(
+                    fields.get("C", "XX000"),
+                    f"what this session had set cannot be set again: {fields.get('M', '')}",
+                )
+                return b""
+        backend.applied = self.settings
+        told = state.greeting(backend.params, self.params)
+        self.params = backend.params
+        return told
+
+    # ── both ways ────────────────────────────────────────────────────────────────────────────
+
+    def requests(self, data: bytes) -> bytes:
+        """Raises ProtocolError."""
+        self.free = False
+        sent = self.frontend.take(data)
+        if self.pipeline.rested:
+            if self.frontend.asks:
+                self.free = self.unsettled = True  # it waits for a slot, not for this server
+            else:
+                self._rest()
+        return sent
+
+    def replies(self, data: bytes) -> bytes:
+        """Raises ValueError where the server does not speak the protocol."""
+        out = self.pipeline.replies(data)
+        if self.gone and self.pipeline.copying:
+            self._behind += self._end_copy()
+            self.unsettled = True
+        if self.pipeline.rested:
+            self._rest()
+        return out
+
+    def _rest(self) -> None:
+        """Nothing is owed: what comes next, or the server is free."""
+        if self.broken or self.backend is None:
+            return
+        if self._starts:  # it has its server as it wants it, and nothing sent yet
+            self._starts = False
+            if not self.gone:
+                return
+        if self.pipeline.errors:
+            self.failed, self.pipeline.errors = True, 0
+        if self.pipeline.status != wire.IDLE:
+            if self.gone:
+                self._clean(1, b"ROLLBACK")
+            return
+        frontend = self.frontend
+        if self.gone:
+            if frontend.flags or self.pinned:
+                self._clean(2, b"DISCARD ALL")
+            else:
+                self.free = self.unsettled = True
+            return
+        if frontend.flags:
+            if frontend.flags & SCHEMA:
+                self._statements.changed()
+            if frontend.flags & PROBED:
+                self._probe(frontend.flags & PROBED)
+                return
+            frontend.flags = 0
+        if frontend.slot and not self.pinned:
+            frontend.slot = False
+            self._give_up()
+        self.free = self.unsettled = not self.pinned
+
+    # ── what the transaction left behind ─────────────────────────────────────────────────────
+
+    def _probe(self, flags: int) -> None:
+        text = state.probe(flags, self.frontend.mentioned)
+        self.frontend.flags = 0
+        if flags & SETTINGS and self._own != self._linked().base:
+            self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
+        self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
+        self._behind += wire.query(text)
+        self.unsettled = True
+
+    def _probed(self, flags: int, answered: bytes) -> bytes:
+        backend = self._linked()
+        self.frontend.hold = False
+        if any(kind == wire.ERROR for kind, _ in wire.messages(answered)):
+            held, pinned = COMPUTED, self.pinned  # it would not say, so nobody else gets this one
+        else:
+            settings, held = state.answer(answered)
+            pinned = self.pinned & ~flags
+            if flags & SETTINGS:
+                self._carry(backend, settings)
+        self._pin(pinned | held)
+        return b""
+
+    def _carry(self, backend: Backend, settings: dict[bytes, bytes]) -> None:
+        if settings.get(b"session_authorization") == backend.user:
+            del settings[b"session_authorization"]
+        backend.applied = settings
+        # RESET leads to what the connection was opened with; a client of its own would be back at its own.
+        own = {name: self._own[name] for name in self._own if settings.get(name) == backend.base[name]}
+        self.settings = {**settings, **own} if own else settings
+        self.frontend.scope = b"\0".join((self._kind, *(settings[name] for name in SCOPE if name in settings)))
+
+    def _pin(self, pinned: int) -> None:
+        self.pinned = pinned | self._keep
+        if pinned and not self.frontend.slot:
+            self.frontend.slot = self._ask()
+            if not self.frontend.slot:
+                self.broken, self.unsettled = no_slot(pinned, "FATAL"), True
+
+    # ── told by the pipeline ─────────────────────────────────────────────────────────────────
+
+    def parameter(self, name: bytes, value: bytes, *, shown: bool) -> None:
+        backend = self._linked()
+        backend.params = {**backend.params, name: value}
+        if shown:
+            self.params = backend.params if len(self.params) == 0 else {**self.params, name: value}
+            self.frontend.flags |= SETTINGS
+
+    def tagged(self, hint: int, tag: bytes) -> None:
+        frontend, backend = self.frontend, self._linked()
+        if hint == FORGET or tag.startswith(b"DEALLOCATE"):
+            if tag == b"DISCARD ALL":
+                backend.discarded()
+                frontend.names.clear()
+                frontend.unnamed = None
+                self._pin(self.pinned & ~COMPUTED)
+            elif tag == b"DEALLOCATE ALL":
+                backend.prepared.clear()
+                frontend.names.clear()
+            elif tag == b"DEALLOCATE" and frontend.deallocating:
+                statement = frontend.names.pop(frontend.deallocating.pop(0), None)
+                if statement is not None:
+                    backend.prepared.pop(statement, None)
+            hint = PROBED if hint == FORGET else hint
+        if hint & SCHEMA:
+            self._statements.changed()
+        if hint & LOADED:
+            self._pin(self.pinned | LOADED)
+        frontend.flags |= hint & (PROBED | SCHEMA)
+
+    def outdated(self, statement: Statement) -> None:
+        self._statements.renew(statement)
+
+    # ── the client has left ──────────────────────────────────────────────────────────────────
+
+    def leave(self) -> bytes | None:
+        """The client is gone: what the server gets to be rid of it, None where only closing helps. Where it is
+        `busy` afterwards, its query is for the caller to cancel."""
+        self.gone = True
+        self.frontend.hold = False
+        if self.frontend.inside or self.pinned & LOADED or self.broken:
+            return None
+        sent = b""
+        if self.pipeline.copying:
+            sent += self._end_copy()
+        if self.frontend.unsynced:
+            # On a connection of its own the client's work would be rolled back; a Sync alone commits it.
+            self.pipeline.expect(Expect(wire.EXECUTE))
+            sent += _ABORT + _SYNC
+            self.frontend.unsynced = False
+            self.pipeline.synced()
+        if self.pipeline.rested:
+            self._rest()
+        return sent + self.behind()
+
+    def _end_copy(self) -> bytes:
+        self.pipeline.copied()
+        if self.pipeline.queue[0].kind != wire.EXECUTE:
+            return _COPY_FAIL
+        self.frontend.unsynced = False
+        self.pipeline.synced()
+        return _COPY_FAIL + _SYNC
+
+    def unpin(self) -> None:
+        """Whatever its connection held is no more."""
+        if self.frontend.slot and not self._keep:
+            self.frontend.slot = False
+            self._give_up()
+        self.pinned = 0
+
+    def _clean(self, step: int, text: bytes) -> None:
+        if self._cleaned >= step:
+            self.unsettled = True
+            self.broken = wire.fatal("XX000", f"{text.decode()} did not do what it should")
+            return
+        self._cleaned = step
+        self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._discarded if step == 2 else None))
+        self._behind += wire.query(text)
+        self.unsettled = True
+
+    def _discarded(self, answered: bytes) -> bytes:
+        self._linked().discarded()
+        self.frontend.flags = 0
+        self.unpin()
+        return b""
+
+    def _linked(self) -> Backend:
+        assert self.backend is not None
+        return self.backend
+
+
+def no_slot(pinned: int, severity: str = "ERROR") -> bytes:
+    """Too many connections are held for what cannot be shared."""
+    return wire.error(
+        "53300",
+        f"{state.words(pinned) or 'state of the session'} needs a database connection of its own, and no more may be"
+        " held so",
+        severity=severity,
+        hint="postgres.pin.max says how many may; SHOW CLIENTS of database outrigger says who holds them.",
+    )

@@ -1,0 +1,203 @@
+"""What of a session outlives its transaction: which texts may have changed it, and how to ask the database.
+
+A text only hints, and rather once too often; what there is to carry or to pin, the database itself says when
+the transaction has ended (`probe`). So a SET that was rolled back, a temporary table that dropped itself or a
+lock that was given up leave nothing behind, whatever the text looked like.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from proxy.postgres.startup import ENCODING, NAME, Settings
+from proxy.postgres.wire import DATA_ROW, cells, messages, parameter
+
+SETTINGS, TEMP, LOCKS, CURSORS, LISTEN, PREPARED, LOADED, COMPUTED, LOCAL, SCHEMA, FORGET = (
+    1 << bit for bit in range(11)
+)
+PROBED = SETTINGS | TEMP | LOCKS | CURSORS | LISTEN | PREPARED
+WORDS = {
+    TEMP: "a temporary table",
+    LOCKS: "a session's advisory lock",
+    CURSORS: "a cursor WITH HOLD",
+    LISTEN: "LISTEN",
+    PREPARED: "PREPARE",
+    LOADED: "LOAD",
+    COMPUTED: "set_config of a computed name",
+}
+MOST_NAMES = 100  # parameters of an app's own (`app.tenant`) that are remembered a client
+
+# What a CommandComplete tells, by its first three letters.
+TAGS = {
+    b"SET": SETTINGS,
+    b"RES": SETTINGS,
+    b"LIS": LISTEN,
+    b"UNL": LISTEN,
+    b"PRE": PREPARED,
+    b"DEA": PREPARED,
+    b"DIS": FORGET,
+    b"CLO": CURSORS,
+    b"LOA": LOADED,
+    b"ALT": SCHEMA,
+    b"CRE": SCHEMA,
+    b"DRO": SCHEMA | TEMP,
+    b"IMP": SCHEMA,
+    b"REF": SCHEMA,
+    b"CAL": SETTINGS,
+}
+
+_LOCK = re.compile(rb"\bpg_(?:try_)?advisory_(?:un)?lock")
+_TEMP = re.compile(rb"\b(?:temp|temporary|pg_temp)\b")
+_SET_CONFIG = re.compile(rb"\bset_config\s*\(\s*(?:'([^'\\]*)'|(.))", re.DOTALL)
+_NAMED = re.compile(
+    rb"\bset\s+(?:session\s+|local\s+)?((?:\w+|\"[^\"]+\")(?:\s*\.\s*(?:\w+|\"[^\"]+\"))+)\s*(?:=|to\b)"
+)
+_ONLY_LOCAL = re.compile(rb"\s*set\s+(?:local|transaction)\s[^;]*;?\s*")
+_DEALLOCATE = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?(\"(?:[^\"]|\"\")+\"|\w+)\s*;?\s*", re.IGNORECASE)
+_PINS = (
+    (LISTEN, b"listen", re.compile(rb"(?:^|;)\s*listen\s")),
+    (LOADED, b"load", re.compile(rb"(?:^|;)\s*load\s")),
+    (PREPARED, b"prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
+    (CURSORS, b"hold", re.compile(rb"\bwith\s+hold\b")),
+    (LOCKS, b"advisory", re.compile(rb"\bpg_advisory_lock")),
+    (
+        TEMP,
+        b"temp",
+        re.compile(rb"\bcreate\s+(?:local\s+|global\s+)?temp(?:orary)?\s+table\b(?!.*\bon\s+commit\s+drop\b)", re.S),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """`flags` of what a text may leave behind; `names` of the app's own parameters that it mentions;
+    `deallocates`: the statement that it gives up, in SQL (psycopg does); `pins`: what of it is certain to hold the
+    connection, as far as a text can be."""
+
+    flags: int = 0
+    names: tuple[bytes, ...] = ()
+    deallocates: bytes = b""
+    pins: int = 0
+
+
+NONE = Hints()
+
+
+def inspect(text: bytes) -> Hints:
+    """What a text may leave behind that no tag tells of. About 1 µs where there is nothing."""
+    low = text.lower()
+    flags = 0
+    names: list[bytes] = []
+    if b"advisory" in low and _LOCK.search(low):
+        flags |= LOCKS
+    if b"temp" in low and _TEMP.search(low):
+        flags |= TEMP
+    if b"hold" in low:
+        flags |= CURSORS
+    if b"set" in low:
+        if b"set_config" in low:
+            for literal, _ in _SET_CONFIG.findall(low):
+                flags |= SETTINGS
+                if not literal:
+                    flags |= COMPUTED
+                elif b"." in literal:
+                    names.append(literal)
+        if b"." in low:
+            names += [re.sub(rb"[\"\s]", b"", name) for name in _NAMED.findall(low)]
+        if _ONLY_LOCAL.fullmatch(low):
+            flags |= LOCAL
+        elif low.lstrip()[:2] == b"do":
+            flags |= SETTINGS
+    found = _DEALLOCATE.fullmatch(text) if b"deallocate" in low else None
+    if found is not None and found[1].lower() != b"all":
+        name = found[1]
+        name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
+        return Hints(PREPARED, (), name)
+    pins = 0
+    for flag, word, pattern in _PINS:
+        if word in low and pattern.search(low):
+            pins |= flag
+    if not flags and not names and not pins:
+        return NONE
+    return Hints(flags, tuple(dict.fromkeys(names)), pins=pins)
+
+
+def words(flags: int) -> str:
+    return ", ".join(word for flag, word in WORDS.items() if flags & flag)
+
+
+def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
+    """The query that asks a connection what it holds, for the hints at hand: rows of what, name, value."""
+    parts: list[bytes] = []
+    if flags & SETTINGS:
+        parts.append(
+            b"SELECT 's'::text, name, setting FROM pg_catalog.pg_settings WHERE source = 'session'"
+            b" AND setting IS DISTINCT FROM reset_val AND name NOT IN ('application_name', 'client_encoding')"
+        )
+        asked = (NAME, ENCODING, b"role", b"session_authorization", *names)
+        values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)
+        parts.append(
+            b"SELECT 's', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
+        )
+    for flag, source in _SOURCES.items():
+        if flags & flag:
+            parts.append(b"(SELECT '%d', ''::text, ''::text FROM %b LIMIT 1)" % (flag, source))
+    return b" UNION ALL ".join(parts)
+
+
+_SOURCES = {
+    TEMP: b"pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind <> 'i'",
+    LOCKS: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
+    CURSORS: b"pg_catalog.pg_cursors WHERE is_holdable",
+    LISTEN: b"pg_catalog.pg_listening_channels()",
+    PREPARED: b"pg_catalog.pg_prepared_statements WHERE from_sql",
+}
+
+
+def answer(data: bytes) -> tuple[dict[bytes, bytes], int]:
+    """What a probe's answer says: the settings, and flags of what holds the connection."""
+    settings: dict[bytes, bytes] = {}
+    held = 0
+    for kind, body in messages(data):
+        if kind == DATA_ROW:
+            what, name, value = cells(body)
+            if what != b"s":
+                held |= int(what or b"0")
+            elif name and (value or name == NAME) and not (name == b"role" and value == b"none"):
+                settings[name] = value or b""
+    return settings, held
+
+
+def change(applied: Settings, wanted: Settings) -> tuple[bytes, bool]:
+    """The query that turns what a connection is set to into what its next client wants, and whether it sets
+    anything: a RESET cannot fail, a SET can. Empty: nothing to do."""
+    gone = [name for name in applied if name not in wanted]
+    new = [name for name, value in wanted.items() if applied.get(name) != value]
+    text = b"".join(b"RESET %b;" % identifier(name) for name in sorted(gone, key=_first))
+    for name in sorted(new, key=_last):
+        text += b"SELECT pg_catalog.set_config(%b, %b, false);" % (literal(name), literal(wanted[name]))
+    return text, bool(new)
+
+
+def literal(value: bytes) -> bytes:
+    """Right whatever standard_conforming_strings is."""
+    return b"E'" + value.replace(b"\\", b"\\\\").replace(b"'", b"''") + b"'"
+
+
+def identifier(name: bytes) -> bytes:
+    return b".".join(b'"' + part.replace(b'"', b'""') + b'"' for part in name.split(b"."))
+
+
+def _first(name: bytes) -> int:
+    return {b"role": 0, b"session_authorization": 1}.get(name, 2)
+
+
+def _last(name: bytes) -> int:
+    return {b"session_authorization": 0, b"role": 2}.get(name, 1)
+
+
+def greeting(params: Mapping[bytes, bytes], shown: Mapping[bytes, bytes]) -> bytes:
+    """The ParameterStatus messages that lead from what a client was shown to what holds."""
+    return b"".join(parameter(name, value) for name, value in params.items() if shown.get(name) != value)

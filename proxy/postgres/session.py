@@ -85,6 +85,11 @@ class Session:
         """Whether the server owes replies."""
         return bool(self.pipeline.queue)
 
+    @property
+    def cleaning(self) -> bool:
+        """Whether what its server does is to be rid of it."""
+        return self._cleaned > 0
+
     def behind(self) -> bytes:
         """What the server gets besides."""
         sent, self._behind = self._behind, b""

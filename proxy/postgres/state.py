@@ -86,8 +86,19 @@ NONE = Hints()
 
 
 def inspect(text: bytes) -> Hints:
-    """What a text may leave behind that no tag tells of. About 1 µs where there is nothing."""
+    """What a text may leave behind that no tag tells of. Under 1 µs where there is nothing."""
     low = text.lower()
+    if (
+        b"set" not in low
+        and b"temp" not in low
+        and b"hold" not in low
+        and b"listen" not in low
+        and b"advisory" not in low
+        and b"prepare" not in low
+        and b"deallocate" not in low
+        and b"load" not in low
+    ):
+        return NONE
     flags = 0
     names: list[bytes] = []
     if b"advisory" in low and _LOCK.search(low):

@@ -241,7 +241,7 @@ class Pool:
         if after >= LEAVE:
             server.abort()
             return
-        if session.busy and not session.cleaning and not server.cancelling:
+        if session.works and not server.cancelling:
             self.cancel(server)
         self._loop.call_later(AGAIN, self._chase, server, session, after + AGAIN)
 

@@ -66,6 +66,7 @@ class Session:
         self._behind = b""
         self._cleaned = 0
         self._starts = False
+        self._asked = 0  # what the database was asked about and has not told yet
 
     def __repr__(self) -> str:
         held = f", pinned by {self.pins}" if self.pinned & ~SESSION_MODE else ""
@@ -86,9 +87,9 @@ class Session:
         return bool(self.pipeline.queue)
 
     @property
-    def cleaning(self) -> bool:
-        """Whether what its server does is to be rid of it."""
-        return self._cleaned > 0
+    def works(self) -> bool:
+        """Whether the server does something for the client, and not for us alone: then there is what to cancel."""
+        return any(not entry.skip for entry in self.pipeline.queue)
 
     def behind(self) -> bytes:
         """What the server gets besides."""
@@ -206,7 +207,7 @@ class Session:
 
     def _probe(self, flags: int) -> None:
         text = state.probe(flags, self.frontend.mentioned)
-        self.frontend.flags = 0
+        self.frontend.flags, self._asked = 0, flags
         if flags & SETTINGS and self._own != self._linked().base:
             self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
@@ -214,8 +215,10 @@ class Session:
         self.unsettled = True
 
     def _probed(self, flags: int, answered: bytes) -> bytes:
+        if self.gone:
+            return b""  # whatever it is, it is to be cleaned
         backend = self._linked()
-        self.frontend.hold = False
+        self.frontend.hold, self._asked = False, 0
         if any(kind == wire.ERROR for kind, _ in wire.messages(answered)):
             held, pinned = COMPUTED, self.pinned  # it would not say, so nobody else gets this one
         else:
@@ -283,6 +286,7 @@ class Session:
         `busy` afterwards, its query is for the caller to cancel."""
         self.gone = True
         self.frontend.hold = False
+        self.frontend.flags |= self._asked
         if self.frontend.inside or self.pinned & LOADED or self.broken:
             return None
         sent = b""

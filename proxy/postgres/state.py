@@ -45,11 +45,12 @@ TAGS = {
     b"DRO": SCHEMA | TEMP,
     b"IMP": SCHEMA,
     b"REF": SCHEMA,
-    b"CAL": SETTINGS,
+    b"CAL": PROBED,  # nobody outside sees what they do
+    b"DO\0": PROBED,
 }
 
 _LOCK = re.compile(rb"\bpg_(?:try_)?advisory_(?:un)?lock")
-_TEMP = re.compile(rb"\b(?:temp|temporary|pg_temp)\b")
+_TEMP = re.compile(rb"\b(?:temp|temporary|pg_temp\w*)\b")
 _SET_CONFIG = re.compile(rb"\bset_config\s*\(\s*(?:'([^'\\]*)'|(.))", re.DOTALL)
 _NAMED = re.compile(
     rb"\bset\s+(?:session\s+|local\s+)?((?:\w+|\"[^\"]+\")(?:\s*\.\s*(?:\w+|\"[^\"]+\"))+)\s*(?:=|to\b)"
@@ -159,7 +160,9 @@ def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
 
 
 _SOURCES = {
-    TEMP: b"pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind <> 'i'",
+    TEMP: b"(SELECT relnamespace FROM pg_catalog.pg_class UNION ALL SELECT pronamespace FROM pg_catalog.pg_proc"
+    b" UNION ALL SELECT typnamespace FROM pg_catalog.pg_type) AS named (place)"
+    b" WHERE place = pg_catalog.pg_my_temp_schema()",
     LOCKS: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
     CURSORS: b"pg_catalog.pg_cursors WHERE is_holdable",
     LISTEN: b"pg_catalog.pg_listening_channels()",

@@ -151,7 +151,7 @@ def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
         asked = (NAME, ENCODING, b"role", b"session_authorization", *names)
         values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)
         parts.append(
-            b"SELECT 's', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
+            b"SELECT 'n', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
         )
     for flag, source in _SOURCES.items():
         if flags & flag:
@@ -177,10 +177,13 @@ def answer(data: bytes) -> tuple[dict[bytes, bytes], int]:
     for kind, body in messages(data):
         if kind == DATA_ROW:
             what, name, value = cells(body)
-            if what != b"s":
+            if what == b"s":
+                settings[name or b""] = value or b""
+            elif what != b"n":
                 held |= int(what or b"0")
-            elif name and (value or name == NAME) and not (name == b"role" and value == b"none"):
-                settings[name] = value or b""
+            elif (value or name == NAME) and not (name == b"role" and value == b"none"):
+                # One of the app's own that is empty is one that nobody set, as far as anybody can tell.
+                settings[name or b""] = value or b""
     return settings, held
 
 

@@ -140,14 +140,15 @@ def test_what_the_database_says_is_taken():
         wire.row(line)
         for line in (
             [b"s", b"search_path", b"a, b"],
-            [b"s", b"application_name", b""],
-            [b"s", b"role", b"none"],
-            [b"s", b"a.b", None],
-            [b"s", b"c.d", b""],
+            [b"s", b"temp_tablespaces", b""],
+            [b"n", b"application_name", b""],
+            [b"n", b"role", b"none"],
+            [b"n", b"a.b", None],
+            [b"n", b"c.d", b""],
             [b"16", b"", b""],
         )
     )
     assert answer(wire.columns(["a", "b", "c"]) + said) == (
-        {b"search_path": b"a, b", b"application_name": b""},
+        {b"search_path": b"a, b", b"temp_tablespaces": b"", b"application_name": b""},
         LISTEN,
     )

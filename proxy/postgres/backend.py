@@ -18,13 +18,14 @@ class Backend:
     """`base` is what RESET ALL returns it to, `applied` what it is set to now, as far as that differs from the
     database's own defaults. `params` is what it reported (ParameterStatus); replaced, never changed."""
 
-    __slots__ = ("applied", "base", "key", "last", "params", "pid", "prepared", "unnamed", "user")
+    __slots__ = ("applied", "base", "defined", "key", "last", "params", "pid", "prepared", "unnamed", "user")
 
     def __init__(self, key: Key, name: str, params: Mapping[bytes, bytes], pid: int = 0) -> None:
         self.key = key
         self.pid = pid
         self.base: Settings = {NAME: name.encode(), ENCODING: b"UTF8"}
         self.applied: Settings = self.base
+        self.defined: set[bytes] = set()  # parameters of the app's own that somebody has set here
         self.params = params
         self.user = params.get(b"session_authorization", b"")
         self.prepared: OrderedDict[Statement, None] = OrderedDict()

@@ -112,8 +112,10 @@ class Session:
             backend.applied = backend.base
         backend.last = self.number
         if backend.applied is not self.settings and backend.applied != self.settings:
-            changes, sets = state.change(backend.applied, self.settings)
+            changes, sets = state.change(backend.applied, self.settings, backend.defined)
             text += changes
+            if not changes:
+                backend.applied = self.settings
         if not text:
             if backend.params is self.params or backend.params == self.params:
                 return b"", b""
@@ -143,6 +145,7 @@ class Session:
                 )
                 return b""
         backend.applied = self.settings
+        backend.defined.update(name for name in self.settings if b"." in name)
         told = state.greeting(backend.params, self.params)
         self.params = backend.params
         return told
@@ -233,6 +236,7 @@ class Session:
         if settings.get(b"session_authorization") == backend.user:
             del settings[b"session_authorization"]
         backend.applied = settings
+        backend.defined.update(name for name in settings if b"." in name)
         # RESET leads to what the connection was opened with; a client of its own would be back at its own.
         own = {name: self._own[name] for name in self._own if settings.get(name) == backend.base[name]}
         self.settings = {**settings, **own} if own else settings

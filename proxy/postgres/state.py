@@ -8,7 +8,7 @@ lock that was given up leave nothing behind, whatever the text looked like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from proxy.postgres.startup import ENCODING, NAME, Settings
@@ -181,17 +181,19 @@ def answer(data: bytes) -> tuple[dict[bytes, bytes], int]:
                 settings[name or b""] = value or b""
             elif what != b"n":
                 held |= int(what or b"0")
-            elif (value or name == NAME) and not (name == b"role" and value == b"none"):
-                # One of the app's own that is empty is one that nobody set, as far as anybody can tell.
-                settings[name or b""] = value or b""
+            elif value is not None and not (name == b"role" and value == b"none"):
+                settings[name or b""] = value
     return settings, held
 
 
-def change(applied: Settings, wanted: Settings) -> tuple[bytes, bool]:
+def change(applied: Settings, wanted: Settings, defined: Set[bytes] = frozenset()) -> tuple[bytes, bool]:
     """The query that turns what a connection is set to into what its next client wants, and whether it sets
-    anything: a RESET cannot fail, a SET can. Empty: nothing to do."""
-    gone = [name for name in applied if name not in wanted]
-    new = [name for name, value in wanted.items() if applied.get(name) != value]
+    anything: a RESET cannot fail, a SET can. Empty: nothing to do.
+
+    A parameter of an app's own is never undefined again, but empty: those of `defined` are so already.
+    """
+    gone = [name for name, value in applied.items() if name not in wanted and (value or name not in defined)]
+    new = [name for name, value in wanted.items() if applied.get(name, b"" if name in defined else None) != value]
     text = b"".join(b"RESET %b;" % identifier(name) for name in sorted(gone, key=_first))
     for name in sorted(new, key=_last):
         text += b"SELECT pg_catalog.set_config(%b, %b, false);" % (literal(name), literal(wanted[name]))

@@ -118,6 +118,13 @@ def test_from_what_is_set_to_what_is_wanted(applied, wanted, text, sets):
     assert change(applied, wanted) == (text, sets)
 
 
+def test_an_apps_own_parameter_is_never_undefined_again():
+    assert change({}, {b"a.b": b""}, {b"a.b"}) == (b"", False)
+    assert change({}, {b"a.b": b""})[1]
+    assert change({b"a.b": b""}, {}, {b"a.b"}) == (b"", False)
+    assert change({b"a.b": b"1"}, {}, {b"a.b"}) == (b'RESET "a"."b";', False)
+
+
 @given(st.binary().filter(lambda value: b"\0" not in value))
 def test_a_literal_says_what_it_means(value):
     quoted = literal(value)
@@ -149,6 +156,6 @@ def test_what_the_database_says_is_taken():
         )
     )
     assert answer(wire.columns(["a", "b", "c"]) + said) == (
-        {b"search_path": b"a, b", b"temp_tablespaces": b"", b"application_name": b""},
+        {b"search_path": b"a, b", b"temp_tablespaces": b"", b"application_name": b"", b"c.d": b""},
         LISTEN,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from proxy.postgres.startup import ENCODING, NAME, Key, Settings
@@ -11,6 +11,7 @@ from proxy.postgres.startup import ENCODING, NAME, Key, Settings
 if TYPE_CHECKING:
     from proxy.postgres.statements import Statement
 
+MOST_DEFINED = 1000
 MOST_PREPARED = 250  # statements a connection; PostgreSQL needs 10 to 100 KB for each
 
 
@@ -34,6 +35,12 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend pid {self.pid}, {len(self.prepared)} statements>"
+
+    def define(self, names: Iterable[bytes]) -> None:
+        """Parameters of the app's own have been set here."""
+        if len(self.defined) > MOST_DEFINED:
+            self.defined.clear()  # at worst they are set once more
+        self.defined.update(name for name in names if b"." in name)
 
     def discarded(self) -> None:
         """DISCARD ALL was done."""

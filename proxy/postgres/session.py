@@ -117,7 +117,10 @@ class Session:
             if not changes:
                 backend.applied = self.settings
         if not text:
-            if backend.params is self.params or backend.params == self.params:
+            if backend.params is self.params:
+                return b"", b""
+            if backend.params == self.params:
+                self.params = backend.params
                 return b"", b""
             told = state.greeting(backend.params, self.params)
             self.params = backend.params
@@ -145,7 +148,7 @@ class Session:
                 )
                 return b""
         backend.applied = self.settings
-        backend.defined.update(name for name in self.settings if b"." in name)
+        backend.define(self.settings)
         told = state.greeting(backend.params, self.params)
         self.params = backend.params
         return told
@@ -236,7 +239,7 @@ class Session:
         if settings.get(b"session_authorization") == backend.user:
             del settings[b"session_authorization"]
         backend.applied = settings
-        backend.defined.update(name for name in settings if b"." in name)
+        backend.define(settings)
         # RESET leads to what the connection was opened with; a client of its own would be back at its own.
         own = {name: self._own[name] for name in self._own if settings.get(name) == backend.base[name]}
         self.settings = {**settings, **own} if own else settings

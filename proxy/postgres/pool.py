@@ -179,6 +179,7 @@ class Pool:
             text = f"the database cannot be reached, for {wait} of waiting: {self.supply.opening.reason}"
             return wire.error("57P03", text, severity=severity)
         states = Counter(server.state for server in self.servers)
+        states.update({"connecting": len(self.supply.opening)} if len(self.supply.opening) else {})
         held = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
         text = f"query_wait_timeout: no database connection was free within {wait}; of {self.policy.pool.max}: {held}"
         self.emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)

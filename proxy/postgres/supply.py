@@ -110,7 +110,7 @@ class Supply:
                         future.set_exception(found)
             elif futures:
                 self._greeted[key] = futures
-            if not before:
+            if not before and not own:
                 self._pool.emit(
                     "postgres.down", f"A database connection failed: {found}.", level="warning", code=found.code
                 )

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from proxy.observe.exposition import render
 from proxy.observe.series import OTHER, Series
+from proxy.observe.tally import Tally
 from proxy.policy import model
 
 NAMESPACE = "outrigger"
@@ -114,12 +115,11 @@ class Metrics:
         self.postgres_client_connections = gauge(
             "postgres_client_connections", "Connections from the app to the pool.", "state"
         )
-        self.postgres_wait_seconds = Histogram(
-            "postgres_wait_seconds",
+        self.postgres_wait_seconds = Tally(
+            f"{NAMESPACE}_postgres_wait_seconds",
             "How long clients waited for a database connection.",
-            namespace=NAMESPACE,
-            registry=self.registry,
-            buckets=WAIT_BUCKETS,
+            WAIT_BUCKETS,
+            self.registry,
         )
         self.postgres_transactions_total = counter(
             "postgres_transactions_total", "Transactions through the pool.", "outcome"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from proxy.postgres.startup import ENCODING, NAME, Key, Settings
@@ -11,6 +11,7 @@ from proxy.postgres.startup import ENCODING, NAME, Key, Settings
 if TYPE_CHECKING:
     from proxy.postgres.statements import Statement
 
+MOST_DEFINED = 1000
 MOST_PREPARED = 250  # statements a connection; PostgreSQL needs 10 to 100 KB for each
 
 
@@ -18,13 +19,14 @@ class Backend:
     """`base` is what RESET ALL returns it to, `applied` what it is set to now, as far as that differs from the
     database's own defaults. `params` is what it reported (ParameterStatus); replaced, never changed."""
 
-    __slots__ = ("applied", "base", "key", "last", "params", "pid", "prepared", "unnamed", "user")
+    __slots__ = ("applied", "base", "defined", "key", "last", "params", "pid", "prepared", "unnamed", "user")
 
     def __init__(self, key: Key, name: str, params: Mapping[bytes, bytes], pid: int = 0) -> None:
         self.key = key
         self.pid = pid
         self.base: Settings = {NAME: name.encode(), ENCODING: b"UTF8"}
         self.applied: Settings = self.base
+        self.defined: set[bytes] = set()  # parameters of the app's own that somebody has set here
         self.params = params
         self.user = params.get(b"session_authorization", b"")
         self.prepared: OrderedDict[Statement, None] = OrderedDict()
@@ -33,6 +35,12 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend pid {self.pid}, {len(self.prepared)} statements>"
+
+    def define(self, names: Iterable[bytes]) -> None:
+        """Parameters of the app's own have been set here."""
+        if len(self.defined) > MOST_DEFINED:
+            self.defined.clear()  # at worst they are set once more
+        self.defined.update(name for name in names if b"." in name)
 
     def discarded(self) -> None:
         """DISCARD ALL was done."""

@@ -138,7 +138,7 @@ class Door:
         server = client.server
         if client.state == "waiting":
             self._give_up_waiting(client)
-        elif server is not None and server.session is not None and server.session.busy:
+        elif server is not None and server.session is not None and server.session.works:
             self.pool.cancel(server)
 
     # ── clients ──────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from proxy.postgres import wire
 from proxy.postgres.expect import Expect
 from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
-from proxy.postgres.state import LOCAL, PROBED
+from proxy.postgres.state import LOCAL, PROBED, inspect
 from proxy.postgres.statements import Statements
 from proxy.postgres.wire import (
     BIND,
@@ -172,7 +172,7 @@ class Frontend(Preparing):
             self._pipeline.expect(owed.QUERY)
             return False
         text = data[pos + HEAD_SIZE : end - 1]
-        hints = self._statements.hints(text)
+        hints = inspect(text)
         if hints.pins and not self.slot and not self._may_pin():
             return False
         self.unnamed = backend.unnamed = None

@@ -14,7 +14,7 @@ from proxy.postgres import wire
 from proxy.postgres.expect import COPIED, MARK, SYNC, Expect
 from proxy.postgres.state import LOCAL, SETTINGS, TAGS
 from proxy.postgres.statements import Statement
-from proxy.postgres.wire import COMPLETE, HEAD_SIZE, read_head
+from proxy.postgres.wire import COMPLETE, HEAD_SIZE, READY, read_head
 from proxy.postgres.wire import EXECUTE as EXECUTED
 
 HUGE = 1 << 30
@@ -128,11 +128,11 @@ class Pipeline:
                     break
                 pos = end
                 continue
-            if not 4 <= length < HUGE or kind not in wire.BACKEND:
-                raise ValueError("the database sent what is no message of its protocol")
             if end > size:
+                if length >= HUGE or kind not in wire.BACKEND:
+                    raise ValueError("the database sent what is no message of its protocol")
                 break
-            if queue and (head := queue[0]).plain and head.kind > MARK:  # what is usual
+            if queue and (head := queue[0]).plain and head.kind > MARK and length >= 4:  # what is usual
                 answered = _ANSWERS.get(kind)
                 if answered is not None:
                     if answered == head.kind:
@@ -146,6 +146,15 @@ class Pipeline:
                         skipping = bool(queue) and queue[0].skip
                     pos = end
                     continue
+                if kind == READY and len(queue) == 1 and head.kind in _READIES:
+                    queue.clear()
+                    self.status = data[pos + HEAD_SIZE]
+                    self.rested = True
+                    self.failed = self.copying = skipping = False
+                    pos = end
+                    continue
+            if length < 4 or kind not in wire.BACKEND:
+                raise ValueError("the database sent what is no message of its protocol")
             keep, extra = True, b""
             if kind not in _ASIDE:
                 while queue and queue[0].kind <= MARK:

@@ -21,8 +21,10 @@ from proxy.units import format_duration
 
 if TYPE_CHECKING:
     from proxy.postgres.client import Client
+    from proxy.postgres.session import Session
 
 FRESH = 0.002  # seconds after its last use that a server is not looked at
+AGAIN = 0.25  # seconds from one cancel of what a client left behind to the next
 LEAVE = 2.0  # seconds that a server has to be rid of a client which left in the middle
 
 
@@ -177,6 +179,7 @@ class Pool:
             text = f"the database cannot be reached, for {wait} of waiting: {self.supply.opening.reason}"
             return wire.error("57P03", text, severity=severity)
         states = Counter(server.state for server in self.servers)
+        states.update({"connecting": len(self.supply.opening)} if len(self.supply.opening) else {})
         held = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
         text = f"query_wait_timeout: no database connection was free within {wait}; of {self.policy.pool.max}: {held}"
         self.emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)
@@ -222,7 +225,6 @@ class Pool:
         assert session is not None
         server.client = None
         server.resume_reading()
-        busy = session.busy
         sent = session.leave()
         if sent is None:
             server.close()
@@ -231,13 +233,18 @@ class Pool:
         if session.free:
             self.released(server)
             return
-        if busy:
-            self.cancel(server)
-        self._loop.call_later(LEAVE, self._too_long, server, session)
+        self._chase(server, session, 0.0)
 
-    def _too_long(self, server: Server, session: object) -> None:
-        if server.session is session and server.client is None:
+    def _chase(self, server: Server, session: Session, after: float) -> None:
+        """Cancel what a client left behind, again where that came before the query did; in the end without a word."""
+        if server.session is not session or server.client is not None or server.closed:
+            return
+        if after >= LEAVE:
             server.abort()
+            return
+        if session.works and not server.cancelling:
+            self.cancel(server)
+        self._loop.call_later(AGAIN, self._chase, server, session, after + AGAIN)
 
     def cancel(self, server: Server) -> None:
         """Cancel what a server does. It serves nobody else until that has arrived: a late one hits nobody."""

@@ -12,7 +12,7 @@ from proxy.postgres import wire
 from proxy.postgres.backend import MOST_PREPARED, Backend
 from proxy.postgres.expect import FAKE, Expect
 from proxy.postgres.pipeline import Pipeline
-from proxy.postgres.state import LOCAL, NONE, PREPARED, SETTINGS, Hints
+from proxy.postgres.state import LOCAL, NONE, PREPARED, SETTINGS, Hints, inspect
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
 from proxy.postgres.statements import MOST_NAMES, Statement, Statements
 from proxy.postgres.wire import HEAD_SIZE
@@ -64,7 +64,7 @@ class Preparing:
             raise ProtocolError("a Parse has no text")
         self.unsynced = True
         if not name:
-            hints = self._unnamed_hints if rest == self.unnamed else self._statements.hints(text)
+            hints = self._unnamed_hints if rest == self.unnamed else inspect(text)
             self._unnamed_hints = hints
             if hints.pins and not self.slot:
                 if not self._may_pin():

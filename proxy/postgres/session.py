@@ -66,6 +66,7 @@ class Session:
         self._behind = b""
         self._cleaned = 0
         self._starts = False
+        self._asked = 0  # what the database was asked about and has not told yet
 
     def __repr__(self) -> str:
         held = f", pinned by {self.pins}" if self.pinned & ~SESSION_MODE else ""
@@ -84,6 +85,11 @@ class Session:
     def busy(self) -> bool:
         """Whether the server owes replies."""
         return bool(self.pipeline.queue)
+
+    @property
+    def works(self) -> bool:
+        """Whether the server does something for the client, and not for us alone: then there is what to cancel."""
+        return any(not entry.skip for entry in self.pipeline.queue)
 
     def behind(self) -> bytes:
         """What the server gets besides."""
@@ -106,10 +112,15 @@ class Session:
             backend.applied = backend.base
         backend.last = self.number
         if backend.applied is not self.settings and backend.applied != self.settings:
-            changes, sets = state.change(backend.applied, self.settings)
+            changes, sets = state.change(backend.applied, self.settings, backend.defined)
             text += changes
+            if not changes:
+                backend.applied = self.settings
         if not text:
-            if backend.params is self.params or backend.params == self.params:
+            if backend.params is self.params:
+                return b"", b""
+            if backend.params == self.params:
+                self.params = backend.params
                 return b"", b""
             told = state.greeting(backend.params, self.params)
             self.params = backend.params
@@ -137,6 +148,7 @@ class Session:
                 )
                 return b""
         backend.applied = self.settings
+        backend.define(self.settings)
         told = state.greeting(backend.params, self.params)
         self.params = backend.params
         return told
@@ -201,7 +213,7 @@ class Session:
 
     def _probe(self, flags: int) -> None:
         text = state.probe(flags, self.frontend.mentioned)
-        self.frontend.flags = 0
+        self.frontend.flags, self._asked = 0, flags
         if flags & SETTINGS and self._own != self._linked().base:
             self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
@@ -209,8 +221,10 @@ class Session:
         self.unsettled = True
 
     def _probed(self, flags: int, answered: bytes) -> bytes:
+        if self.gone:
+            return b""  # whatever it is, it is to be cleaned
         backend = self._linked()
-        self.frontend.hold = False
+        self.frontend.hold, self._asked = False, 0
         if any(kind == wire.ERROR for kind, _ in wire.messages(answered)):
             held, pinned = COMPUTED, self.pinned  # it would not say, so nobody else gets this one
         else:
@@ -225,6 +239,7 @@ class Session:
         if settings.get(b"session_authorization") == backend.user:
             del settings[b"session_authorization"]
         backend.applied = settings
+        backend.define(settings)
         # RESET leads to what the connection was opened with; a client of its own would be back at its own.
         own = {name: self._own[name] for name in self._own if settings.get(name) == backend.base[name]}
         self.settings = {**settings, **own} if own else settings
@@ -278,6 +293,7 @@ class Session:
         `busy` afterwards, its query is for the caller to cancel."""
         self.gone = True
         self.frontend.hold = False
+        self.frontend.flags |= self._asked
         if self.frontend.inside or self.pinned & LOADED or self.broken:
             return None
         sent = b""

@@ -8,7 +8,7 @@ lock that was given up leave nothing behind, whatever the text looked like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from proxy.postgres.startup import ENCODING, NAME, Settings
@@ -45,11 +45,12 @@ TAGS = {
     b"DRO": SCHEMA | TEMP,
     b"IMP": SCHEMA,
     b"REF": SCHEMA,
-    b"CAL": SETTINGS,
+    b"CAL": PROBED,  # nobody outside sees what they do
+    b"DO\0": PROBED,
 }
 
 _LOCK = re.compile(rb"\bpg_(?:try_)?advisory_(?:un)?lock")
-_TEMP = re.compile(rb"\b(?:temp|temporary|pg_temp)\b")
+_TEMP = re.compile(rb"\b(?:temp|temporary|pg_temp\w*)\b")
 _SET_CONFIG = re.compile(rb"\bset_config\s*\(\s*(?:'([^'\\]*)'|(.))", re.DOTALL)
 _NAMED = re.compile(
     rb"\bset\s+(?:session\s+|local\s+)?((?:\w+|\"[^\"]+\")(?:\s*\.\s*(?:\w+|\"[^\"]+\"))+)\s*(?:=|to\b)"
@@ -86,8 +87,19 @@ NONE = Hints()
 
 
 def inspect(text: bytes) -> Hints:
-    """What a text may leave behind that no tag tells of. About 1 µs where there is nothing."""
+    """What a text may leave behind that no tag tells of. Under 1 µs where there is nothing."""
     low = text.lower()
+    if (
+        b"set" not in low
+        and b"temp" not in low
+        and b"hold" not in low
+        and b"listen" not in low
+        and b"advisory" not in low
+        and b"prepare" not in low
+        and b"deallocate" not in low
+        and b"load" not in low
+    ):
+        return NONE
     flags = 0
     names: list[bytes] = []
     if b"advisory" in low and _LOCK.search(low):
@@ -139,7 +151,7 @@ def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
         asked = (NAME, ENCODING, b"role", b"session_authorization", *names)
         values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)
         parts.append(
-            b"SELECT 's', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
+            b"SELECT 'n', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
         )
     for flag, source in _SOURCES.items():
         if flags & flag:
@@ -148,7 +160,9 @@ def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
 
 
 _SOURCES = {
-    TEMP: b"pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind <> 'i'",
+    TEMP: b"(SELECT relnamespace FROM pg_catalog.pg_class UNION ALL SELECT pronamespace FROM pg_catalog.pg_proc"
+    b" UNION ALL SELECT typnamespace FROM pg_catalog.pg_type) AS named (place)"
+    b" WHERE place = pg_catalog.pg_my_temp_schema()",
     LOCKS: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
     CURSORS: b"pg_catalog.pg_cursors WHERE is_holdable",
     LISTEN: b"pg_catalog.pg_listening_channels()",
@@ -163,18 +177,23 @@ def answer(data: bytes) -> tuple[dict[bytes, bytes], int]:
     for kind, body in messages(data):
         if kind == DATA_ROW:
             what, name, value = cells(body)
-            if what != b"s":
+            if what == b"s":
+                settings[name or b""] = value or b""
+            elif what != b"n":
                 held |= int(what or b"0")
-            elif name and (value or name == NAME) and not (name == b"role" and value == b"none"):
-                settings[name] = value or b""
+            elif value is not None and not (name == b"role" and value == b"none"):
+                settings[name or b""] = value
     return settings, held
 
 
-def change(applied: Settings, wanted: Settings) -> tuple[bytes, bool]:
+def change(applied: Settings, wanted: Settings, defined: Set[bytes] = frozenset()) -> tuple[bytes, bool]:
     """The query that turns what a connection is set to into what its next client wants, and whether it sets
-    anything: a RESET cannot fail, a SET can. Empty: nothing to do."""
-    gone = [name for name in applied if name not in wanted]
-    new = [name for name, value in wanted.items() if applied.get(name) != value]
+    anything: a RESET cannot fail, a SET can. Empty: nothing to do.
+
+    A parameter of an app's own is never undefined again, but empty: those of `defined` are so already.
+    """
+    gone = [name for name, value in applied.items() if name not in wanted and (value or name not in defined)]
+    new = [name for name, value in wanted.items() if applied.get(name, b"" if name in defined else None) != value]
     text = b"".join(b"RESET %b;" % identifier(name) for name in sorted(gone, key=_first))
     for name in sorted(new, key=_last):
         text += b"SELECT pg_catalog.set_config(%b, %b, false);" % (literal(name), literal(wanted[name]))

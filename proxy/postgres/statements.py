@@ -8,7 +8,6 @@ from collections import OrderedDict
 from proxy.postgres.state import Hints, inspect
 
 MOST_TEXTS = 1000  # kept though no client names them, so that a client to come finds them prepared
-_SHORT = 1000  # bytes of a text worth remembering
 MOST_NAMES = 5000  # a client; past this the name unused for longest is forgotten
 
 
@@ -38,7 +37,6 @@ class Statements:
         self._prefix = f"outrigger_{secrets.token_hex(4)}_".encode()
         self._count = 0
         self._known: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
-        self._hints: dict[bytes, Hints] = {}
         self.nobody = self._prefix + b"0"  # a name that no server has
 
     def __len__(self) -> int:
@@ -53,21 +51,10 @@ class Statements:
             return found
         self._count += 1
         name = self._prefix + str(self._count).encode()
-        made = self._known[key] = Statement(name, rest, scope, self.hints(rest[: rest.find(b"\0")]))
+        made = self._known[key] = Statement(name, rest, scope, inspect(rest[: rest.find(b"\0")]))
         if len(self._known) > MOST_TEXTS:
             self._known.popitem(last=False)
         return made
-
-    def hints(self, text: bytes) -> Hints:
-        """What a text may leave behind; looked at once a distinct text."""
-        found = self._hints.get(text)
-        if found is None:
-            found = inspect(text)
-            if len(text) <= _SHORT:
-                if len(self._hints) >= MOST_TEXTS:
-                    self._hints.clear()
-                self._hints[text] = found
-        return found
 
     def renew(self, statement: Statement) -> None:
         """Its result has another shape by now: whoever prepares the text next gets a fresh one."""

@@ -110,7 +110,7 @@ class Supply:
                         future.set_exception(found)
             elif futures:
                 self._greeted[key] = futures
-            if not before:
+            if not before and not own:
                 self._pool.emit(
                     "postgres.down", f"A database connection failed: {found}.", level="warning", code=found.code
                 )
@@ -118,7 +118,10 @@ class Supply:
             return
         if before:
             self._pool.emit("postgres.up", "The database is back.")
-        if len(self.greetings) < MOST_KEYS or key in self.greetings:
+        known = self.greetings.get(key)
+        if known == found.backend.params:
+            found.backend.params = known  # one object, so that who compares them is done at once
+        elif known is not None or len(self.greetings) < MOST_KEYS:
             self.greetings[key] = found.backend.params
         self._key, self._name = key, name
         self._pool.seat(found)

@@ -451,6 +451,18 @@ def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_step
     assert talk.given_up == 1
 
 
+def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned():
+    talk = linked()
+    talk.client(Q("set search_path to ''"))
+    talk.server(done("SET") + ready())
+    assert b"pg_settings" in talk.behind()
+    assert talk.session.leave() == b""
+    talk.server(probe_answer(search_path=b"", **BASE))
+    assert talk.behind() == Q("DISCARD ALL")
+    talk.server(done("DISCARD ALL") + ready())
+    assert talk.session.free
+
+
 def test_half_a_message_cannot_be_taken_back():
     talk = linked()
     talk.client(wire.message(wire.COPY_DATA, b"x" * 1_000_000)[:100_000])

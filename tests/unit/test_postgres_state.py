@@ -118,6 +118,13 @@ def test_from_what_is_set_to_what_is_wanted(applied, wanted, text, sets):
     assert change(applied, wanted) == (text, sets)
 
 
+def test_an_apps_own_parameter_is_never_undefined_again():
+    assert change({}, {b"a.b": b""}, {b"a.b"}) == (b"", False)
+    assert change({}, {b"a.b": b""})[1]
+    assert change({b"a.b": b""}, {}, {b"a.b"}) == (b"", False)
+    assert change({b"a.b": b"1"}, {}, {b"a.b"}) == (b'RESET "a"."b";', False)
+
+
 @given(st.binary().filter(lambda value: b"\0" not in value))
 def test_a_literal_says_what_it_means(value):
     quoted = literal(value)
@@ -131,7 +138,7 @@ def test_only_what_was_hinted_at_is_asked():
     assert b"pg_locks" in probe(LOCKS)
     assert b"pg_settings" not in probe(LOCKS)
     everything = probe(SETTINGS | TEMP | LOCKS | CURSORS | LISTEN | PREPARED, [b"a.b"])
-    assert everything.count(b" UNION ALL ") == 6
+    assert everything.count(b"SELECT '") == 7
     assert b"E'a.b'" in everything
 
 
@@ -140,14 +147,15 @@ def test_what_the_database_says_is_taken():
         wire.row(line)
         for line in (
             [b"s", b"search_path", b"a, b"],
-            [b"s", b"application_name", b""],
-            [b"s", b"role", b"none"],
-            [b"s", b"a.b", None],
-            [b"s", b"c.d", b""],
+            [b"s", b"temp_tablespaces", b""],
+            [b"n", b"application_name", b""],
+            [b"n", b"role", b"none"],
+            [b"n", b"a.b", None],
+            [b"n", b"c.d", b""],
             [b"16", b"", b""],
         )
     )
     assert answer(wire.columns(["a", "b", "c"]) + said) == (
-        {b"search_path": b"a, b", b"application_name": b""},
+        {b"search_path": b"a, b", b"temp_tablespaces": b"", b"application_name": b"", b"c.d": b""},
         LISTEN,
     )

@@ -77,18 +77,19 @@ def make_app(
     log: Log,
     extra: Mapping[str, str],
     egress: Egress,
+    pool: str = "",
 ) -> AppFace:
     """The app that the command line names, or else the policy."""
     clock = asyncio.get_running_loop().time
     if not words:
-        carry(policy, "", {}, egress, sockets, log)
+        carry(policy, "", {}, egress, sockets, log, pool)
         return External(policy.app, emit=log.emit, clock=clock)
     private = free_port() if policy.app.port == "auto" else policy.app.port
     public = sockets.public.getsockname()[1] if sockets.public is not None else None
     command = parse(words, public, private)
     for change in command.replaced:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
-    extra = {**extra, **carry(policy, command.program, environ, egress, sockets, log)}
+    extra = {**extra, **carry(policy, command.program, environ, egress, sockets, log, pool)}
     env, notes = build(environ, program=command.program, public=public, private=private, extra=extra)
     for note in notes:
         log.emit("app.port", f"{note}.", port=private)
@@ -106,10 +107,17 @@ def make_app(
 
 
 def carry(
-    policy: Policy, program: str, environ: Mapping[str, str], egress: Egress, sockets: Sockets, log: Log
+    policy: Policy,
+    program: str,
+    environ: Mapping[str, str],
+    egress: Egress,
+    sockets: Sockets,
+    log: Log,
+    pool: str = "",
 ) -> dict[str, str]:
     """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
-    that something else starts (no `program`) is told how to have it."""
+    that something else starts (no `program`) is told how to have it. `pool` is HOST:PORT of the database pool,
+    as the app sees it: queries say it as well then."""
     if not attribution.wanted(policy):
         return {}
     if program and not attribution.is_python(program):
@@ -119,6 +127,8 @@ def carry(
     env = {"PYTHONPATH": attribution.search_path(environ.get("PYTHONPATH"))}
     if egress.notices.bind(*sockets.egress.getsockname()[:2]):
         env["OUTRIGGER_METERED"] = ",".join(egress.bypass.addresses())
+        if pool:
+            env["OUTRIGGER_POSTGRES"] = pool
     if not program:
         everything = {"OUTRIGGER_EGRESS": f"http://{sockets.egress_address}", **env}
         shown = " ".join(f"{name}={value}" for name, value in everything.items())

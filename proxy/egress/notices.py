@@ -2,6 +2,7 @@
 
 `hooked PID PYTHON NAMES NAMES`  what carries a request's token in that process, and what does not
 `bypass HOST:PORT`               a call is going straight to a metered upstream
+`works PORT TOKEN`               the connection to the database pool that comes from that port works for this request
 
 Words of a list have commas between, `-` is none, `_` stands for a space. They come unasked and unanswered, so
 that the app never waits for the gateway; what is lost was no more than a notice. Anything else is dropped.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from proxy.egress.bypass import Bypass
 from proxy.observe.events import Emit, Level
 
+BACKLOG = 1 << 20  # bytes that may wait while the loop is busy, as far as the kernel allows
 LONGEST = 2048  # bytes of one
 MOST_REPORTS = 50  # different ones that are logged
 
@@ -26,6 +29,7 @@ class Notices(asyncio.DatagramProtocol):
         self._sock: socket.socket | None = None
         self._transport: asyncio.BaseTransport | None = None
         self._reports: set[tuple[str, ...]] = set()
+        self.works: Callable[[int, str], object] | None = None  # who is told; the token is empty where there is none
 
     def bind(self, host: str, port: int) -> bool:
         """Whether the port's number could be had for datagrams as well; if not, nobody is to send any."""
@@ -33,6 +37,7 @@ class Notices(asyncio.DatagramProtocol):
             sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
             try:
                 sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BACKLOG)
                 sock.bind((host, port))
             except OSError as error:
                 sock.close()
@@ -60,6 +65,9 @@ class Notices(asyncio.DatagramProtocol):
             return
         if words[0] == "bypass" and len(words) == 2:
             self._bypass.note(words[1])
+        elif words[0] == "works" and len(words) == 3 and words[1].isdigit():
+            if self.works is not None:
+                self.works(int(words[1]), words[2].strip("-"))
         elif words[0] == "hooked" and len(words) == 5 and words[1].isdigit():
             self._hooked(int(words[1]), words[2], _list(words[3]), _list(words[4]))
 

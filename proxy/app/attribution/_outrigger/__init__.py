@@ -22,7 +22,7 @@ def start(environ: Mapping[str, str]) -> Shim | None:
     egress = environ.get("OUTRIGGER_EGRESS")
     if not egress:
         return None
-    shim = Shim(egress, environ.get("OUTRIGGER_METERED"))
+    shim = Shim(egress, environ.get("OUTRIGGER_METERED"), environ.get("OUTRIGGER_POSTGRES"))
     install(shim)
     # A forked child is a worker as a rule, which serves everybody: it does not belong to the request during
     # which a pool happened to start it.

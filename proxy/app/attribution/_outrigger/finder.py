@@ -40,6 +40,12 @@ HOOKS = {
     "httpcore2._async.connection_pool": ("outbound", "httpcore", "httpx2"),
     "aiohttp.client_reqrep": ("outbound", "aiohttp", "aiohttp"),
     "websockets.client": ("outbound", "websockets", "websockets"),
+    "asyncpg.connection": ("database", "asyncpg", "asyncpg"),
+    "asyncpg.prepared_stmt": ("database", "asyncpg_prepared", "asyncpg"),
+    "psycopg.cursor": ("database", "psycopg", "psycopg"),
+    "psycopg._cursor_base": ("database", "psycopg", "psycopg"),
+    "django.db.backends.utils": ("database", "django", "django.db"),
+    "sqlalchemy.engine.default": ("database", "sqlalchemy", "sqlalchemy"),
 }
 
 
@@ -54,6 +60,8 @@ def install(shim: Shim) -> None:
 def hook(shim: Shim, name: str, module: ModuleType) -> None:
     """Leaves a module alone that lacks what is looked for."""
     part, function, shown = HOOKS[name]
+    if part == "database" and shim.database is None:
+        return
     try:
         getattr(_part(part), function)(shim, module)
     except Exception:
@@ -71,6 +79,10 @@ def _part(name: str) -> ModuleType:
         from . import outbound
 
         return outbound
+    if name == "database":
+        from . import database
+
+        return database
     from . import carry
 
     return carry

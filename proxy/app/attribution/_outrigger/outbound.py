@@ -24,7 +24,7 @@ def _text(value: Any) -> Any:
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
-def _before(mark: Any) -> Any:
+def before(mark: Any) -> Any:
     def make(original: Any) -> Any:
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -38,7 +38,7 @@ def _before(mark: Any) -> Any:
     return make
 
 
-def _before_async(mark: Any) -> Any:
+def before_async(mark: Any) -> Any:
     def make(original: Any) -> Any:
         async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -67,7 +67,7 @@ def stdlib(shim: Shim, module: ModuleType) -> None:
         if token is not None and not any(line.lower().startswith(LOWER) for line in head):
             connection.putheader(HEADER, token)
 
-    replace(module.HTTPConnection, "endheaders", _before(mark))
+    replace(module.HTTPConnection, "endheaders", before(mark))
 
 
 def _absolute(line: bytes) -> tuple[str, int]:
@@ -87,9 +87,9 @@ def httpcore(shim: Shim, module: ModuleType) -> None:
             request.headers = [*request.headers, (NAME, token.encode())]
 
     if hasattr(module, "AsyncConnectionPool"):
-        replace(module.AsyncConnectionPool, "handle_async_request", _before_async(mark))
+        replace(module.AsyncConnectionPool, "handle_async_request", before_async(mark))
     else:
-        replace(module.ConnectionPool, "handle_request", _before(mark))
+        replace(module.ConnectionPool, "handle_request", before(mark))
 
 
 def _proxy(pool: Any) -> tuple[str, int] | None:
@@ -107,7 +107,7 @@ def aiohttp(shim: Shim, module: ModuleType) -> None:
             request.headers[HEADER] = token
 
     name = "send" if "send" in module.ClientRequest.__dict__ else "_send"
-    replace(module.ClientRequest, name, _before_async(mark))
+    replace(module.ClientRequest, name, before_async(mark))
 
 
 def websockets(shim: Shim, module: ModuleType) -> None:

@@ -18,13 +18,16 @@ STRANGERS = ("uwsgi", "granian", "daphne", "cheroot", "tornado", "sanic", "twist
 
 
 class Shim:
-    """`metered` are the upstreams' own addresses, HOST:PORT with commas between; None: nothing is told."""
+    """`metered` are the upstreams' own addresses, HOST:PORT with commas between; None: nothing is told.
+    `database` is the address of the gateway's pool, if there is one."""
 
-    def __init__(self, egress: str, metered: str | None = None) -> None:
+    def __init__(self, egress: str, metered: str | None = None, database: str | None = None) -> None:
         self.current: ContextVar[str | None] = ContextVar("outrigger_request", default=None)
         self.address = _address(egress.partition("//")[2] or egress)
         self._tells = metered is not None
         self._metered = {_address(one) for one in (metered or "").split(",") if one}
+        self.database = _address(database) if database and self._tells else None
+        self.told: dict[int, str] = {}  # by the port of a connection to it: what it was last said to work for
         self._hooked: list[str] = []
         self._missed: list[str] = []
         self._unreported = True

@@ -48,7 +48,7 @@ async def serve(
 
             database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
             extra |= database.environment(*sockets.postgres.getsockname()[:2])
-        app = make_app(policy, words, environ, sockets, metrics, log, extra, egress)
+        app = make_app(policy, words, environ, sockets, metrics, log, extra, egress, requests)
         gateway = Gateway(
             policy,
             app,
@@ -77,6 +77,7 @@ def make_app(
     log: Log,
     extra: Mapping[str, str],
     egress: Egress,
+    requests: Requests,
     pool: str = "",
 ) -> AppFace:
     """The app that the command line names, or else the policy."""
@@ -101,6 +102,7 @@ def make_app(
         emit=log.emit,
         on_restart=lambda reason: metrics.app_restarts_total.child(reason).inc(),
         wrap=policy.log.app_output == "wrap",
+        find=requests.find,
         worker=public is None,
         clock=clock,
     )

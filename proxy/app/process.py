@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from proxy.errors import OutriggerError
 
@@ -30,22 +31,32 @@ class AppProcess:
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, wrap: bool) -> None:
         """Raises CannotStart."""
-        pipe = subprocess.PIPE if wrap else None
+        ours = [os.pipe(), os.pipe()] if wrap else []
+        out, err = [write for _, write in ours] or (None, None)
+        env = dict(environ)
+        if ours and "OUTRIGGER_METERED" in env:  # attribution is on
+            env["OUTRIGGER_LINES"] = ",".join(str(os.fstat(read).st_ino) for read, _ in ours)
         # A background group that reads a terminal would be stopped by it.
         stdin = subprocess.DEVNULL if sys.stdin is not None and sys.stdin.isatty() else None
         try:
-            self._process = subprocess.Popen(
-                list(argv), env=dict(environ), stdin=stdin, stdout=pipe, stderr=pipe, process_group=0
-            )
+            self._process = subprocess.Popen(list(argv), env=env, stdin=stdin, stdout=out, stderr=err, process_group=0)
         except (OSError, ValueError) as error:
+            for read, _ in ours:
+                os.close(read)
             missing = isinstance(error, FileNotFoundError)
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise CannotStart(
                 f"`{argv[0]}` cannot be started: {reason}; write a command that is on the app's PATH after `--`.",
                 NOT_FOUND if missing else NOT_EXECUTABLE,
             ) from error
+        finally:
+            for _, write in ours:
+                os.close(write)
         self.pid = self._process.pid
-        self.stdout, self.stderr = self._process.stdout, self._process.stderr
+        self.stdout: IO[bytes] | None = None
+        self.stderr: IO[bytes] | None = None
+        if ours:
+            self.stdout, self.stderr = (os.fdopen(read, "rb") for read, _ in ours)
         self.status: int | None = None
         self.ended = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from proxy.app import State
 from proxy.app.command import Command
-from proxy.app.output import follow
+from proxy.app.output import Find, follow
 from proxy.app.process import AppProcess, CannotStart
 from proxy.app.readiness import LOOPBACK, probe
 from proxy.app.warden import Warden
@@ -25,7 +25,7 @@ NEVER_READY = 1  # the status where the app was stopped for not getting ready in
 
 class Supervisor:
     """Runs one command as long as it should live. `worker`: it serves no port, so it is ready once it runs,
-    and its ending with status 0 is the end."""
+    and its ending with status 0 is the end. `find` knows a request by the token that a wrapped line bears."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Supervisor:
         emit: Emit,
         on_restart: Callable[[str], None],
         wrap: bool = False,
+        find: Find = lambda token: None,
         worker: bool = False,
         clock: Callable[[], float],
     ) -> None:
@@ -47,6 +48,7 @@ class Supervisor:
         self._emit = emit
         self._on_restart = on_restart
         self._wrap = wrap
+        self._find = find
         self._worker = worker
         self._clock = clock
         self._host = LOOPBACK[0]
@@ -176,8 +178,8 @@ class Supervisor:
         warden.watch(process.pid)
         self._process = process
         if process.stdout is not None and process.stderr is not None:
-            self._spawn(follow(process.stdout, self._emit, "stdout"))
-            self._spawn(follow(process.stderr, self._emit, "stderr"))
+            self._spawn(follow(process.stdout, self._emit, "stdout", self._find))
+            self._spawn(follow(process.stderr, self._emit, "stderr", self._find))
         shown = self._command.shown
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
         if self.state != "restarting":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from outward import Vendor, says
-from running import APPS, eventually, free_port, gateway
+from running import APPS, ROOT, eventually, free_port, gateway
 
 from proxy.app.attribution import FOLDER
 
 PY = shlex.quote(sys.executable)
 IDENTITY = "identity: {user: [{header: X-User}]}\n"
+ON_PATH = {"PYTHONPATH": f"{ROOT}{os.pathsep}{APPS}"}
 UPSTREAM = 'upstreams: {{openai: {{base_url: "http://127.0.0.1:{port}/v1"}}}}\n'
 
 
@@ -119,8 +121,7 @@ async def test_a_version_that_is_not_known_is_left_alone_and_named(vendor, tmp_p
     command = f"{PY} -m gunicorn main:app --bind 127.0.0.1:$PORT"
     policy = IDENTITY + UPSTREAM.format(port=vendor.port)
     path = f"{tmp_path}{os.pathsep}{APPS}"
-    root = str(Path(__file__).parents[2])
-    async with gateway(tmp_path, command, policy=policy, environ={"PYTHONPATH": f"{root}{os.pathsep}{path}"}) as g:
+    async with gateway(tmp_path, command, policy=policy, environ={"PYTHONPATH": f"{ROOT}{os.pathsep}{path}"}) as g:
         await g.ready(40)
         assert b" 200 " in await g.request("/urllib", headers=["X-User: ada"])
         said = (await eventually(lambda: g.events("app.attribution")))[-1]
@@ -159,8 +160,7 @@ async def test_the_app_gets_a_folder_before_its_own_where_the_policy_has_a_use_f
     async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=policy) as g:
         await g.ready()
         path = (await g.request("/env?PYTHONPATH")).partition(b"\r\n\r\n")[2].decode()
-        root = str(Path(__file__).parents[2])
-        assert path == (f"{FOLDER}{os.pathsep}{root}" if on else root)
+        assert path == (f"{FOLDER}{os.pathsep}{ROOT}" if on else str(ROOT))
         metered = (await g.request("/env?OUTRIGGER_METERED")).partition(b"\r\n\r\n")[2]
         assert metered == (b"api.openai.com:443" if on else b"(unset)")
 
@@ -182,3 +182,31 @@ async def test_an_app_that_is_no_python_is_told_to_pass_the_header_on(tmp_path):
         await g.ready()
         assert "passes on X-Outrigger-Request" in g.events("app.attribution")[0]["message"]
         assert str(FOLDER).encode() not in await g.request("/env?PYTHONPATH")
+
+
+async def test_a_wrapped_line_names_the_request_that_it_was_written_for(tmp_path):
+    command = f"{PY} -m gunicorn talking:app --threads 8 --bind 127.0.0.1:$PORT"
+    policy = IDENTITY + "log: {app_output: wrap}\n"
+    async with gateway(tmp_path, command, policy=policy, environ=ON_PATH) as g:
+        await g.ready(40)
+        users = [f"user{number}" for number in range(10)]
+        await asyncio.gather(*(g.request("/", headers=[f"X-User: {user}"]) for user in users))
+        await eventually(lambda: g.output().count("ValueError: user") == len(users))
+        asked = {event["request_id"]: event["user"] for event in g.events("request")}
+        said = g.events("app")
+        assert "\\u001e" not in g.output()
+        for event in said:
+            who, colon, _ = event["message"].removeprefix("INFO ").removeprefix("ERROR ").partition(": ")
+            if colon and who in ("nobody", *users):
+                assert asked.get(event["request_id"], "nobody") == who, event
+        assert sum(event["request_id"] in asked for event in said) >= 9 * len(users)
+        assert any("b'x\\n'" in event["message"] for event in said)
+
+
+async def test_the_apps_output_passes_as_it_is_where_it_is_not_wrapped(tmp_path):
+    command = f"{PY} -m gunicorn talking:app --bind 127.0.0.1:$PORT"
+    async with gateway(tmp_path, command, policy=IDENTITY, environ=ON_PATH) as g:
+        await g.ready(40)
+        await g.request("/", headers=["X-User: ada"])
+        lines = g.output().splitlines()
+        assert {"ada: printed", "ada: in pieces", "INFO ada: logged", "ada: by a thread"} <= set(lines)

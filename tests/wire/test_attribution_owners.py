@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import shutil
 import sys
@@ -12,14 +13,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from outward import Vendor, completion
-from running import APPS, eventually, gateway
+from running import APPS, ROOT, eventually, gateway
 
 PY = shlex.quote(sys.executable)
 USERS = [f"user{number}" for number in range(20)]
 POLICY = """
 identity: {{user: [{{header: X-User}}]}}
 upstreams: {{openai: {{base_url: "http://127.0.0.1:{vendor}/v1"}}}}
-{more}
 """
 
 
@@ -47,13 +47,14 @@ async def crowd(port: int, ways: list[str]) -> None:
         await asyncio.gather(*(one(user, way) for way in ways for user in USERS))
 
 
-async def owners(tmp_path, command: str, ways: list[str], calls: int, *, more: str = "", cwd=None):
+async def owners(tmp_path, command: str, ways: list[str], calls: int):
     """(who it was, whom the log says it was) of every call, and the gateway's log."""
     vendor = echoing()
     await vendor.start()
     try:
-        policy = POLICY.format(vendor=vendor.port, more=more)
-        async with gateway(tmp_path, command.format(py=PY), policy=policy, cwd=cwd or APPS) as g:
+        policy = POLICY.format(vendor=vendor.port)
+        line, path = command.format(py=PY, apps=shlex.quote(str(APPS))), f"{ROOT}{os.pathsep}{APPS}"
+        async with gateway(tmp_path, line, policy=policy, environ={"PYTHONPATH": path}) as g:
             await g.ready(40)
             await crowd(g.port, ways)
             await eventually(lambda: g.output().count('"event":"call"') >= calls)
@@ -94,7 +95,7 @@ SERVERS = {
     "Flask, its own server": ("{py} -m flask --app asking_flask run --port $PORT", ["urllib", "thread", "stream"]),
     "Flask, waitress": ("{py} -m waitress --listen 127.0.0.1:$PORT asking_flask:app", ["urllib", "stream"]),
     "Django, gunicorn": ("{py} -m gunicorn asking_django --threads 4 --bind 127.0.0.1:$PORT", ["requests", *FEW]),
-    "Django, runserver": ("{py} asking_django.py runserver --noreload 127.0.0.1:$PORT", FEW),
+    "Django, runserver": ("{py} {apps}/asking_django.py runserver --noreload 127.0.0.1:$PORT", FEW),
     "Django, hypercorn": (
         "{py} -m hypercorn asking_django:application --bind 127.0.0.1:$PORT",
         ["async", "urllib", "thread"],
@@ -104,13 +105,13 @@ SERVERS = {
         "{py} -m gunicorn asking_fastapi:app -k asgi --workers 2 --bind 127.0.0.1:$PORT",
         ["async", "sync", "stream"],
     ),
-    "aiohttp": ("{py} asking_aiohttp.py $PORT", ["aiohttp", "thread"]),
+    "aiohttp": ("{py} {apps}/asking_aiohttp.py $PORT", ["aiohttp", "thread"]),
     "greenlets, gunicorn": (
         "{py} -m gunicorn asking_greenlets:app -k gevent --bind 127.0.0.1:$PORT",
         [*SYNC, "spawned"],
     ),
-    "greenlets, gevent": ("{py} asking_greenlets.py gevent $PORT", ["stream", "spawned"]),
-    "greenlets, eventlet": ("{py} asking_greenlets.py eventlet $PORT", [*FEW, "pool", "spawned"]),
+    "greenlets, gevent": ("{py} {apps}/asking_greenlets.py gevent $PORT", ["stream", "spawned"]),
+    "greenlets, eventlet": ("{py} {apps}/asking_greenlets.py eventlet $PORT", [*FEW, "pool", "spawned"]),
 }
 TWICE = ("stream", "spawned")
 NOBODYS = ("timer", "loop", "process")
@@ -130,7 +131,7 @@ async def test_every_call_has_its_user_under(name, tmp_path):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 async def test_an_app_in_another_language_passes_one_header_on(tmp_path):
-    found, g = await owners(tmp_path, "node asking_node.js", ["ask", "none"], 2 * len(USERS))
+    found, g = await owners(tmp_path, "node {apps}/asking_node.js", ["ask", "none"], 2 * len(USERS))
     assert misattributed(found) == {}
     assert found["unattributed", "unattributed"] == len(USERS)
     assert "passes on X-Outrigger-Request" in g.events("app.attribution")[0]["message"]

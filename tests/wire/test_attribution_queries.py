@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from postgres_server import postgres
-from running import APPS, eventually, free_port, gateway
+from running import APPS, ROOT, eventually, free_port, gateway
 
 from proxy.app.attribution import FOLDER
 
@@ -69,6 +69,7 @@ def test_a_connection_past_the_pool_is_not_spoken_of(server):
 async def test_an_abandoned_request_takes_its_queries_with_it_and_the_next_one_keeps_its_own(server, tmp_path):
     policy = POLICY.format(url=server.url, port=free_port())
     command = f"{shlex.quote(sys.executable)} -m uvicorn querying:app --port $PORT --log-level warning"
+    environ = {"DATABASE_URL": server.url, "PYTHONPATH": f"{ROOT}{os.pathsep}{APPS}"}
     direct = await asyncpg.connect(server.url)
 
     async def until(count: int) -> None:
@@ -77,7 +78,7 @@ async def test_an_abandoned_request_takes_its_queries_with_it_and_the_next_one_k
                 await asyncio.sleep(0.05)
 
     try:
-        async with gateway(tmp_path, command, policy=policy, environ={"DATABASE_URL": server.url}, cwd=APPS) as g:
+        async with gateway(tmp_path, command, policy=policy, environ=environ) as g:
             await g.ready(40)
             for driver in DRIVERS:
                 assert b" 200 " in await g.request(f"/{driver}/0")

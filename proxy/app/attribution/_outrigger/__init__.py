@@ -24,6 +24,11 @@ def start(environ: Mapping[str, str]) -> Shim | None:
         return None
     shim = Shim(egress, environ.get("OUTRIGGER_METERED"), environ.get("OUTRIGGER_POSTGRES"))
     install(shim)
+    pipes = environ.get("OUTRIGGER_LINES")
+    if pipes:
+        from .lines import mark
+
+        mark(shim, pipes)
     # A forked child is a worker as a rule, which serves everybody: it does not belong to the request during
     # which a pool happened to start it.
     if hasattr(os, "register_at_fork"):

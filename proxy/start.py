@@ -23,6 +23,7 @@ from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
 from proxy.policy.load import PolicySource
+from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
@@ -42,13 +43,17 @@ async def serve(
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ)
         extra = egress.environment(policy, sockets.egress_address, environ)
-        database = None
+        database, pool = None, ""
         if sockets.postgres is not None:
             from proxy.postgres.door import Door as Database  # it brings asyncpg, which nothing else needs
+            from proxy.postgres.environment import seen
 
             database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
-            extra |= database.environment(*sockets.postgres.getsockname()[:2])
-        app = make_app(policy, words, environ, sockets, metrics, log, extra, egress, requests)
+            host, port = sockets.postgres.getsockname()[:2]
+            extra |= database.environment(host, port)
+            pool = str(Address(seen(host), port))
+            egress.notices.works = database.belongs
+        app = make_app(policy, words, environ, sockets, metrics, log, extra, egress, requests, pool)
         gateway = Gateway(
             policy,
             app,

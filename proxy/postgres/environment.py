@@ -10,13 +10,18 @@ from proxy.postgres.address import Database, rewritten
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one listens everywhere, the app comes by loopback
 
 
+def seen(host: str) -> str:
+    """A listener's host as the app sees it."""
+    return _EVERY.get(host, host)
+
+
 def variables(
     policy: Postgres, host: str, port: int, password: str, found: Database, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """A variable that holds a URL keeps the spelling and the parameters that it had; the policy's own URL stands
     in for one that the app does not have yet."""
     assert policy.url is not None
-    host = _EVERY.get(host, host)
+    host = seen(host)
     parts = {"host": host, "port": str(port), "user": found.user, "password": password, "database": found.name}
     env: dict[str, str] = {}
     for variable, part in policy.env.items():

@@ -127,7 +127,7 @@ async def test_a_version_that_is_not_known_is_left_alone_and_named(vendor, tmp_p
         said = (await eventually(lambda: g.events("app.attribution")))[-1]
         assert said["not_hooked"] == ["httpx 0.12.3"]
         assert said["level"] == "warning"
-        assert g.events("call")[0]["user"] == "ada"
+        assert (await eventually(lambda: g.events("call")))[0]["user"] == "ada"
 
 
 async def test_a_call_that_goes_straight_to_an_upstream_is_counted_and_warned_of_once(vendor, tmp_path):
@@ -144,11 +144,10 @@ async def test_a_call_that_goes_straight_to_an_upstream_is_counted_and_warned_of
         async def counted() -> bool:
             return b'outrigger_bypass_total{upstream="openai"} 3.0' in await g.request("/metrics", port=g.admin)
 
-        for _ in range(200):
-            if await counted():
-                break
-        assert await counted()
-        warned = g.events("bypass")
+        async with asyncio.timeout(20):
+            while not await counted():
+                await asyncio.sleep(0.05)
+        warned = await eventually(lambda: g.events("bypass"))
         assert [(event["upstream"], event["host"]) for event in warned] == [("openai", f"127.0.0.1:{vendor.port}")]
         assert "OPENAI_BASE_URL" in warned[0]["message"]
         assert all("X-Outrigger-Request" not in headers for _, _, headers, _ in vendor.requests)
@@ -171,7 +170,8 @@ async def test_a_taken_port_for_what_is_told_costs_a_warning_and_nothing_else(tm
         taken.bind(("127.0.0.1", egress))
         async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=IDENTITY, egress=egress) as g:
             await g.ready()
-            assert [event["level"] for event in g.events("app.attribution")] == ["warning"]
+            said = await eventually(lambda: g.events("app.attribution"))
+            assert [event["level"] for event in said] == ["warning"]
             assert (await g.request("/env?OUTRIGGER_METERED")).endswith(b"(unset)")
 
 
@@ -180,7 +180,8 @@ async def test_an_app_that_is_no_python_is_told_to_pass_the_header_on(tmp_path):
     node.symlink_to(sys.executable)
     async with gateway(tmp_path, str(node), str(APPS / "plain.py"), policy=IDENTITY) as g:
         await g.ready()
-        assert "passes on X-Outrigger-Request" in g.events("app.attribution")[0]["message"]
+        said = await eventually(lambda: g.events("app.attribution"))
+        assert "passes on X-Outrigger-Request" in said[0]["message"]
         assert str(FOLDER).encode() not in await g.request("/env?PYTHONPATH")
 
 
@@ -192,6 +193,7 @@ async def test_a_wrapped_line_names_the_request_that_it_was_written_for(tmp_path
         users = [f"user{number}" for number in range(10)]
         await asyncio.gather(*(g.request("/", headers=[f"X-User: {user}"]) for user in users))
         await eventually(lambda: g.output().count("ValueError: user") == len(users))
+        await eventually(lambda: len(g.events("request")) == len(users))
         asked = {event["request_id"]: event["user"] for event in g.events("request")}
         said = g.events("app")
         assert "\\u001e" not in g.output()
@@ -208,5 +210,5 @@ async def test_the_apps_output_passes_as_it_is_where_it_is_not_wrapped(tmp_path)
     async with gateway(tmp_path, command, policy=IDENTITY, environ=ON_PATH) as g:
         await g.ready(40)
         await g.request("/", headers=["X-User: ada"])
-        lines = g.output().splitlines()
-        assert {"ada: printed", "ada: in pieces", "INFO ada: logged", "ada: by a thread"} <= set(lines)
+        wanted = {"ada: printed", "ada: in pieces", "INFO ada: logged", "ada: by a thread"}
+        await eventually(lambda: wanted <= set(g.output().splitlines()))

@@ -10,14 +10,15 @@ import subprocess
 
 GRACE = 2  # seconds between SIGTERM to the app and SIGKILL to its group
 
+# `kill -s`, since dash takes the `--` after `kill -KILL` for a process.
 SCRIPT = f"""
 pid=0
 while read -r line; do pid=$line; done
 [ "$pid" = 0 ] && exit 0
 kill -TERM "$pid"
 i=0
-while [ $i -lt {GRACE * 10} ] && kill -0 -- "-$pid"; do sleep 0.1; i=$((i+1)); done
-kill -KILL -- "-$pid"
+while [ $i -lt {GRACE * 10} ] && kill -s 0 -- "-$pid"; do sleep 0.1; i=$((i+1)); done
+kill -s KILL -- "-$pid"
 """
 
 

@@ -132,6 +132,17 @@ async def test_kill_9_to_the_gateway_leaves_no_orphan(tmp_path):
         await eventually(lambda: not alive(pid))
 
 
+async def test_kill_9_to_the_gateway_ends_what_a_shell_line_left_in_its_group(tmp_path):
+    line = f"A=1 {shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'plain.py'))}; true"
+    async with gateway(tmp_path, line) as g:
+        await g.ready()
+        group = g.app_pid()
+        assert len(processes_of(group)) == 2
+        g.signal(signal.SIGKILL)
+        await g.ended()
+        await eventually(lambda: not processes_of(group))
+
+
 async def test_a_taken_address_is_named_by_its_key_and_the_app_never_starts(tmp_path):
     async with gateway(tmp_path, *APP) as first:
         await first.ready()

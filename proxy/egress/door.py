@@ -16,12 +16,13 @@ from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
 from proxy.egress.money.books import Books
-from proxy.egress.money.spend import Spend, load
+from proxy.egress.money.spend import Spend, load, load_later
 from proxy.egress.money.table import table_age
 from proxy.egress.notices import Notices
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.stray import refused
 from proxy.egress.upstream import Upstream
+from proxy.ledger.database import LedgerAway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.health import PartState
 from proxy.observe.log import Log
@@ -94,23 +95,27 @@ class Egress:
                 )
             recount = self.upstreams[name].apply(wanted, policy.faults)
             if (recount or (fresh and self._loaded)) and self._ledger is not None:
-                self._load(self.upstreams[name], self._ledger)
+                self._load_later(self.upstreams[name], self._ledger, time.time())
         self.pipeline.tiers = Tiers(policy.identity.tiers)
         self.hosts.apply(policy.egress)
 
-    def _load(self, upstream: Upstream, ledger: Ledger) -> None:
-        task = self._loop.create_task(load(upstream, ledger, time.time()))
+    def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
+        task = self._loop.create_task(load_later(upstream, ledger, until))
         self._loading.add(task)
         task.add_done_callback(self._loading.discard)
 
     async def load(self) -> None:
-        """Count what was spent before this start, as far as the ledger answers in time; later otherwise."""
-        if self._ledger is not None:
-            for upstream in self.upstreams.values():
-                self._load(upstream, self._ledger)
-            if self._loading:
-                await asyncio.wait(self._loading, timeout=LOADING)
-            self._loaded = True
+        """Count what was spent before this start, or where the ledger does not answer now, as soon as it does."""
+        if self._ledger is None:
+            return
+        until = time.time()
+        for upstream in self.upstreams.values():
+            try:
+                async with asyncio.timeout(LOADING):
+                    await load(upstream, self._ledger, until)
+            except (TimeoutError, LedgerAway):
+                self._load_later(upstream, self._ledger, until)
+        self._loaded = True
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""

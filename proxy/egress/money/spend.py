@@ -64,15 +64,20 @@ class Spend:
 
 async def load(upstream: Upstream, ledger: Ledger, until: float) -> None:
     """Count what the ledger has of the windows under way, of calls that began before `until` (wall clock): caps
-    hold over a restart. While the ledger is away it is asked again and again."""
+    hold over a restart. Raises LedgerAway."""
     if not upstream.meter.metered:
         return
     purse = upstream.meter.purse
-    while True:
-        try:
-            spent = await ledger.spent(upstream.name, purse.windows(), until)
-            break
-        except LedgerAway:
-            await asyncio.sleep(AGAIN)
+    spent = await ledger.spent(upstream.name, purse.windows(), until)
     for period in PERIODS:
         purse.load(period, spent[period].users, spent[period].rest)
+
+
+async def load_later(upstream: Upstream, ledger: Ledger, until: float) -> None:
+    """The same, asked again and again while the ledger is away."""
+    while True:
+        try:
+            await load(upstream, ledger, until)
+            return
+        except LedgerAway:
+            await asyncio.sleep(AGAIN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Literal
 
 from proxy.egress.body import Body
@@ -34,7 +33,6 @@ class Call:
         "fallback",
         "fields",
         "first_byte_at",
-        "id",
         "method",
         "outcome",
         "over",
@@ -42,6 +40,7 @@ class Call:
         "reason",
         "refused",
         "rest",
+        "row_id",
         "sdk_retry",
         "status",
         "tier",
@@ -55,7 +54,7 @@ class Call:
     body: Body
 
     def __init__(self, upstream: str, method: str, rest: str, fields: Fields, began: float, at: float = 0.0) -> None:
-        self.id = secrets.token_hex(16)
+        self.row_id = ""  # in the ledger, where no bill has one
         self.upstream = upstream  # the one that was called, whoever answered in the end
         self.used = upstream
         self.method = method

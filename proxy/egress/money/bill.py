@@ -6,7 +6,6 @@ vendor bills an answer that nobody waited for.
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 from proxy.egress.dialects import Usage
@@ -59,7 +58,7 @@ class Bill:
         self._body_bytes = body_bytes
         self._input = input_tokens
         self._output = output_tokens
-        self.id = secrets.token_hex(16)
+        self.id = meter.ids.token()
         self.upstream = meter.name
         self.model = model
         self.cost = 0

@@ -9,6 +9,7 @@ from proxy.egress import refusal
 from proxy.egress.window import Window
 from proxy.ledger.entry import Entry
 from proxy.ledger.ledger import Ledger
+from proxy.observe.trace import Ids
 
 if TYPE_CHECKING:
     from proxy.egress.call import Call
@@ -26,6 +27,7 @@ class Books:
     def __init__(self, ledger: Ledger | None, clock: Callable[[], float]) -> None:
         self._ledger = ledger
         self._refused = Window(MINUTE, clock)
+        self._ids = Ids()
 
     def open(self, call: Call, upstream: Upstream) -> Bill | None:
         """A call's bill at this upstream, with what it may cost reserved; None where it has no price.
@@ -61,7 +63,9 @@ class Books:
         last = call.bills[-1] if call.bills else None
         if last is None and not self._worth_a_row(call):
             return
-        row = _row(call, call.used, last.id if last is not None else call.id, call.model)
+        if last is None:
+            call.row_id = call.row_id or self._ids.token()
+        row = _row(call, call.used, last.id if last is not None else call.row_id, call.model)
         row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache
         if last is not None:
             row.upstream = last.upstream

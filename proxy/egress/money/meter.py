@@ -14,6 +14,7 @@ from proxy.egress.money.purse import CapReached, Purse, Warn
 from proxy.egress.money.tariff import Cost, Tariffs
 from proxy.observe.metrics import Metrics
 from proxy.observe.series import OTHER
+from proxy.observe.trace import Ids
 from proxy.policy import outgoing
 from proxy.units import NANOS
 
@@ -43,6 +44,7 @@ class Meter:
         self._metrics = metrics
         self._tariffs = _tariffs(policy)
         self._estimator = Estimator()
+        self.ids = Ids()
         self._seen: str | None = None  # the model of the last call that named one
         self._projection = Projection(now)
         self.purse = Purse(policy.cap, now=now, on_warn=on_warn)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from proxy.postgres.client import Client
     from proxy.postgres.session import Session
 
-FRESH = 0.002  # seconds after its last use that a server is not looked at
 AGAIN = 0.25  # seconds from one cancel of what a client left behind to the next
 POLITE = 3.0  # seconds until what was sent before a goodbye is cancelled
 LEAVE = 2.0  # seconds that a server has to be rid of a client which left in the middle
@@ -96,8 +95,7 @@ class Pool:
             server = idle[index]
             if server.backend.key == key and not server.closed:
                 del idle[index]
-                idle_for = now - server.since
-                if idle_for <= self.policy.check and (idle_for < FRESH or not server.stirs()):
+                if now - server.since <= self.policy.check and not server.stirs():
                     return server
                 server.check()
         return None

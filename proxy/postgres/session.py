@@ -283,6 +283,16 @@ class Session:
             self._pin(self.pinned | LOADED)
         frontend.flags |= hint & (PROBED | SCHEMA)
 
+    def translated(self, error: bytes) -> bytes:
+        """An error that says one of our names says the client's."""
+        if self._statements.prefix not in error:
+            return error
+        for ours, theirs in self.frontend.given_up.items():
+            error = error.replace(ours, theirs)
+        for theirs, statement in self.frontend.names.items():
+            error = error.replace(statement.name, theirs)
+        return error
+
     def outdated(self, statement: Statement) -> None:
         self._statements.renew(statement)
 

@@ -97,6 +97,7 @@ def inspect(text: bytes) -> Hints:
         and b"advisory" not in low
         and b"prepare" not in low
         and b"deallocate" not in low
+        and b"discard" not in low
         and b"load" not in low
     ):
         return NONE
@@ -122,11 +123,13 @@ def inspect(text: bytes) -> Hints:
             flags |= LOCAL
         elif low.lstrip()[:2] == b"do":
             flags |= SETTINGS
-    found = _DEALLOCATE.fullmatch(text) if b"deallocate" in low else None
+    if b"deallocate" in low or b"discard" in low:
+        flags |= FORGET
+    found = _DEALLOCATE.fullmatch(text) if flags & FORGET else None
     if found is not None and found[1].lower() != b"all":
         name = found[1]
         name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
-        return Hints(PREPARED, (), name)
+        return Hints(PREPARED | FORGET, (), name)
     pins = 0
     for flag, word, pattern in _PINS:
         if word in low and pattern.search(low):

@@ -665,3 +665,64 @@ def test_describing_what_returns_nothing():
     talk = linked()
     talk.client(P("s", "begin") + D("s") + S)
     assert kinds(talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + nothing + ready())) == "1tnZ"
+
+
+# ── names over several batches at once ───────────────────────────────────────────────────────────
+
+
+def through(talk, data, answers):
+    """All that the server gets for `data`, where it answers each time that it is asked, and what the client gets."""
+    got = heard = b""
+    rest = data
+    for answer in [*answers, b""]:
+        while rest and not talk.session.hold:
+            got += talk.client(rest)
+            rest = talk.session.frontend.rest
+        heard += talk.server(answer)
+    assert rest == b""
+    return got, heard
+
+
+def test_a_parse_that_was_skipped_takes_no_name():
+    talk = linked()
+    got, heard = through(
+        talk,
+        D("nope") + P("q", "select 1") + S + P("q", "select 2") + S,
+        [err("26000") + ready(), parsed + ready()],
+    )
+    assert kinds(got) == "DPSHPS"
+    assert kinds(heard) == "EZ1Z"
+    got, heard = through(talk, P("q", "select 3") + S, [err("42P05") + ready()])
+    assert kinds(heard) == "EZ"
+
+
+def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
+    talk = linked()
+    got, heard = through(
+        talk,
+        P("p", "deallocate all") + B("p") + E + S + P("p", "select 2") + S,
+        [parsed + bound + done("DEALLOCATE ALL") + ready(), parsed + ready()],
+    )
+    assert kinds(heard) == "12CZ1Z"
+    assert "p" in {name.decode() for name in talk.session.frontend.names}
+
+
+def test_names_of_ours_are_told_to_nobody():
+    talk = linked()
+    name = prepared(talk)
+    talk.client(P("", "deallocate s") + B("") + E + S)
+    talk.server(parsed + bound + done("DEALLOCATE") + ready())
+    talk.server(rows + done("SELECT 0") + ready())
+    talk.client(B("") + E + S)
+    said = talk.server(bound + err("26000", f'prepared statement "{name}" does not exist') + ready())
+    assert name.encode() not in said
+    assert b'statement "s" does not' in said
+
+
+def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
+    talk = linked()
+    through(talk, P("", "select 1") + S, [parsed + ready()])
+    through(talk, B("") + P("", "select 2") + P("", "select 3") + S, [err("08P01") + ready()])
+    assert talk.session.frontend.unnamed.startswith(b"select 1")
+    through(talk, P("", "select 4") + P("", "select 5") + S, [err("42601") + ready()])
+    assert talk.session.frontend.unnamed is None

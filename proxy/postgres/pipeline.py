@@ -87,7 +87,7 @@ class Pipeline:
     def synced(self) -> None:
         """A Sync is about to be sent: whether the server will answer it."""
         if not self.copying:
-            self.rested = False
+            self.rested = self.failed = False
             self.queue.append(SYNC)
 
     def copied(self) -> None:

@@ -126,6 +126,7 @@ class Session:
             self.params = backend.params
             return b"", told
         self.frontend.hold = sets
+        backend.unnamed = None  # every Query ends it
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._set_up))
         return wire.query(text), b""
 
@@ -214,6 +215,7 @@ class Session:
     def _probe(self, flags: int) -> None:
         text = state.probe(flags, self.frontend.mentioned)
         self.frontend.flags, self._asked = 0, flags
+        self._linked().unnamed = None
         if flags & SETTINGS and self._own != self._linked().base:
             self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
@@ -340,6 +342,7 @@ class Session:
             self.broken = wire.fatal("XX000", f"{text.decode()} did not do what it should")
             return
         self._cleaned = step
+        self._linked().unnamed = None
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._discarded if step == 2 else None))
         self._behind += wire.query(text)
         self.unsettled = True

@@ -145,6 +145,15 @@ def test_nothing_but_a_sync_goes_on_after_an_error():
     assert talk.session.free
 
 
+def test_what_comes_after_the_sync_that_ends_the_skipping_is_not_skipped():
+    talk = linked()
+    talk.client(P("", "a") + H)
+    talk.server(err())
+    assert talk.client(B("") + S + P("", "b") + S) == S + P("", "b") + S
+    assert talk.server(ready() + parsed + ready()) == ready() + parsed + ready()
+    assert talk.session.free
+
+
 def test_a_long_row_passes_in_pieces():
     talk = linked()
     talk.client(Q("select"))
@@ -605,6 +614,14 @@ def test_the_unnamed_statement_follows_its_client():
     talk.link()
     assert talk.client(B("") + E + S) == P("", "select 1") + B("") + E + S
     assert talk.server(parsed + bound + done() + ready()) == bound + done() + ready()
+
+
+def test_what_we_ask_between_ends_no_unnamed_statement_of_a_client():
+    talk = linked()
+    talk.client(P("", "listen a") + B("") + E + S)
+    talk.server(parsed + bound + done("LISTEN") + ready())
+    talk.server(held(16))
+    assert kinds(talk.client(B("") + E + S)) == "PBES"
 
 
 def test_nobody_gets_the_unnamed_statement_of_another():

@@ -26,6 +26,9 @@ class Asking:
         self.hold = self.asks = True
         return False
 
+    def _go_on(self) -> None:
+        self.hold = False
+
     def answered(self, refused: bytes = b"") -> None:
         """What `_may_pin` waited for: a slot, or the error that says that there is none."""
         self.hold = self.asks = False

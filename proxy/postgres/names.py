@@ -18,6 +18,8 @@ class Names(OrderedDict[bytes, Statement]):
     def __init__(self) -> None:
         super().__init__()
         self.forgets = False
+        self.parsed = False  # the unnamed statement was, in this batch
+        self._unnamed = False  # and in one before, not answered yet
         self._fresh: set[bytes] = set()  # touched in this batch
         self._open: set[bytes] = set()  # touched in earlier ones, and not answered yet
 
@@ -39,15 +41,19 @@ class Names(OrderedDict[bytes, Statement]):
 
     def synced(self) -> None:
         """A Sync was sent."""
+        if self.parsed:
+            self.parsed, self._unnamed = False, True
         if self._fresh:
             self._open |= self._fresh
             self._fresh.clear()
 
     def answered(self) -> None:
         """Nothing is owed that could change a name."""
-        self.forgets = False
+        self.forgets = self._unnamed = False
         self._open.clear()
 
-    def unsure(self, *names: bytes) -> bool:
-        """Whether what these mean hangs on an answer that is to come."""
-        return self.forgets or not self._open.isdisjoint(names)
+    def unsure(self, name: bytes, statement: Statement | None) -> bool:
+        """Whether what a name means, or whether its statement is there, hangs on an answer that is to come."""
+        if not name:
+            return self._unnamed and not self.parsed
+        return self.forgets or name in self._open or (statement is not None and statement.name in self._open)

@@ -76,12 +76,12 @@ class Preparing(Asking):
             if statement is not None:
                 rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
                 self._out.append(wire.parse(b"", rest))
-            pipeline.expect(Expect(wire.PARSE, undo=partial(self._no_unnamed, self.unnamed, backend.unnamed)))
-            self.unnamed = backend.unnamed = rest
+            self._expect_unnamed(backend, rest, skip=False)
+            self.names.parsed = True
             return statement is not None
-        if self._unsure(name):
-            return False
         known = self.names.get(name)
+        if self._unsure(name, known):
+            return False
         if known is not None:  # PostgreSQL refuses it, and says so better than we could
             if not known.stale and self._prepare(known, name):
                 return False
@@ -90,7 +90,7 @@ class Preparing(Asking):
             return True
         # What was set in this very transaction may change what names mean: nobody else shares that.
         statement = self._statements.get(rest, self.scope if not self.flags & SETTINGS else b"%d" % id(self))
-        if self._unsure(statement.name):
+        if self._unsure(name, statement):
             return False
         self.names.put(name, statement)
         if statement not in backend.prepared:
@@ -112,7 +112,7 @@ class Preparing(Asking):
         self.unsynced = True
         name = data[first + 1 : second]
         statement = self.names.get(name) if name else None
-        if name and self._unsure(name, statement.name if statement is not None else name):
+        if self._unsure(name, statement):
             return False
         if statement is not None and statement.hints.pins and not self.slot and not self._may_pin():
             return False
@@ -133,8 +133,7 @@ class Preparing(Asking):
             elif self._prepare(statement, name):
                 return False
             hints = statement.hints
-            if hints.flags or hints.names:
-                self._hinted(hints)
+            self._hinted(hints)
             self._binds(hints.flags)
             known, shown = statement.name, Expect(wire.BIND, statement=statement, name=name)
         self._pipeline.expect(shown)
@@ -146,7 +145,7 @@ class Preparing(Asking):
     def _describe(self, name: bytes) -> bool:
         backend, pipeline = self._linked(), self._pipeline
         statement = self.names.get(name) if name else None
-        if name and self._unsure(name, statement.name if statement is not None else name):
+        if self._unsure(name, statement):
             return False
         if statement is None:
             if not name:
@@ -206,9 +205,6 @@ class Preparing(Asking):
                     self._statements.renew(statement)
         return b""
 
-    def _go_on(self) -> None:
-        self.hold = False
-
     def _send_parse(self, statement: Statement, name: bytes, *, skip: bool) -> None:
         prepared = self._linked().prepared
         while len(prepared) >= MOST_PREPARED:
@@ -235,21 +231,23 @@ class Preparing(Asking):
                 self._out.append(wire.close_statement(b""))
             return
         hints = self._unnamed_hints
-        if hints.flags or hints.names:
-            self._hinted(hints)
+        self._hinted(hints)
         self._binds(hints.flags)
         if backend.unnamed is not self.unnamed:
-            self._pipeline.expect(
-                Expect(wire.PARSE, skip=True, undo=partial(self._no_unnamed, self.unnamed, backend.unnamed))
-            )
-            backend.unnamed = self.unnamed
+            self._expect_unnamed(backend, self.unnamed, skip=True)
             self._out.append(wire.parse(b"", self.unnamed))
 
-    def _no_unnamed(self, before: bytes | None, there: bytes | None) -> None:
+    def _expect_unnamed(self, backend: Backend, rest: bytes, *, skip: bool) -> None:
+        undo = partial(self._no_unnamed, rest, self.unnamed, backend.unnamed)
+        self._pipeline.expect(Expect(wire.PARSE, skip=skip, undo=undo))
+        self.unnamed = backend.unnamed = rest
+
+    def _no_unnamed(self, parsed: bytes, before: bytes | None, there: bytes | None) -> None:
         """A Parse of the unnamed statement came to nothing: failed, there is none; skipped, it is what it was."""
         skipped = self._pipeline.skips
-        self.unnamed = before if skipped else None
-        if self.backend is not None:
+        if self.unnamed is parsed:
+            self.unnamed = before if skipped else None
+        if self.backend is not None and self.backend.unnamed is parsed:
             self.backend.unnamed = there if skipped else None
 
     def _deallocates(self, name: bytes) -> Statement | None:
@@ -266,6 +264,8 @@ class Preparing(Asking):
     # ── what it leaves behind ────────────────────────────────────────────────────────────────
 
     def _hinted(self, hints: Hints) -> None:
+        if hints is NONE:
+            return
         self.flags |= hints.flags & ~(LOCAL | PREPARED | FORGET)
         if hints.flags & FORGET:
             self.names.forgets = True
@@ -273,12 +273,12 @@ class Preparing(Asking):
             if len(self.mentioned) < MOST_MENTIONED:
                 self.mentioned[name] = None
 
-    def _unsure(self, *names: bytes) -> bool:
+    def _unsure(self, name: bytes, statement: Statement | None = None) -> bool:
         """Whether the message has to wait until it is known what a name means."""
         pipeline = self._pipeline
         if not pipeline.queue:
             self.names.answered()
-        if not self.names.unsure(*names):
+        if not self.names.unsure(name, statement):
             return False
         self.hold = True
         pipeline.expect(Expect(FAKE, done=self._sure, undo=self._go_on))

@@ -620,8 +620,9 @@ def test_what_we_ask_between_ends_no_unnamed_statement_of_a_client():
     talk = linked()
     talk.client(P("", "listen a") + B("") + E + S)
     talk.server(parsed + bound + done("LISTEN") + ready())
+    talk.behind()
     talk.server(held(16))
-    assert kinds(talk.client(B("") + E + S)) == "PBES"
+    assert kinds(talk.session.requests(B("") + E + S)) == "PBES"
 
 
 def test_nobody_gets_the_unnamed_statement_of_another():
@@ -743,3 +744,14 @@ def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
     assert talk.session.frontend.unnamed.startswith(b"select 1")
     through(talk, P("", "select 4") + P("", "select 5") + S, [err("42601") + ready()])
     assert talk.session.frontend.unnamed is None
+
+
+def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
+    talk = linked()
+    got, heard = through(
+        talk,
+        B("nope") + P("", "select 1") + S + D("") + S,
+        [err("26000") + ready(), err("26000") + ready()],
+    )
+    assert kinds(got) == "BPSHDS"
+    assert kinds(heard) == "EZEZ"

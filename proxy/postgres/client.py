@@ -40,6 +40,7 @@ class Client(asyncio.Protocol):
         self.key = (0, 0)
         self.port = 0
         self.closing = False
+        self.route = ""  # of the request that it works for, where that is known
         self.patience: asyncio.TimerHandle | None = None  # how long it may take to log in
         self.done: Callable[[], None] = _nothing  # it works no more for the request it worked for
         self._between = Between()

@@ -130,6 +130,8 @@ class Door:
         for client in self.clients.values():
             if client.port == port:
                 client.done()
+                owner = self._requests.find(token)
+                client.route = owner.route if owner is not None else ""
                 client.done = self._requests.works(token, partial(self._abandon, client))
                 return True
         return False

@@ -182,6 +182,9 @@ class Pool:
         states.update({"connecting": len(self.supply.opening)} if len(self.supply.opening) else {})
         held = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
         text = f"query_wait_timeout: no database connection was free within {wait}; of {self.policy.pool.max}: {held}"
+        idle = (each.client for each in self.servers if each.state == "idle_in_transaction")
+        routes = ", ".join(sorted({client.route for client in idle if client is not None and client.route}))
+        text += f" (idle in transactions of {routes})" if routes else ""
         if self._clock() - self._told >= 1.0:
             self._told = self._clock()
             self.emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)

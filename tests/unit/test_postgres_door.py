@@ -87,12 +87,13 @@ async def test_a_connection_works_for_a_request_until_it_works_for_another():
     client.port = 4711
     cancelled = []
     door._abandon = cancelled.append
-    request = SimpleNamespace(user="u", tier="t", request_id="r", trace_id=None)
+    request = SimpleNamespace(user="u", tier="t", request_id="r", trace_id=None, route_name="checkout")
     for token in ("one", "two"):
         requests.begin(token, request)
     assert door.belongs(4711, "one")
     assert door.belongs(4711, "two")
     assert not door.belongs(4712, "two")
+    assert client.route == "checkout"
     requests.end("one", abandoned=True)
     assert cancelled == []
     requests.end("two", abandoned=True)

@@ -245,6 +245,8 @@ class Door:
             self._emit("postgres.login", f"A client was refused: {login.wrong}.", level="warning")
         self.pool.forget(client)
         client.server = None
+        if server is None and client.session is not None:
+            client.session.unpin()  # it had a slot, and waited for a server
         if server is not None and server.client is client:
             self.pool.left(server, politely=client.said_goodbye)
 

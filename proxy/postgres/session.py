@@ -196,6 +196,7 @@ class Session:
             if frontend.flags or self.pinned:
                 self._clean(2, b"DISCARD ALL")
             else:
+                self.unpin()
                 self.free = self.unsettled = True
             return
         if frontend.flags:

@@ -66,7 +66,11 @@ _PINS = (
     (
         TEMP,
         b"temp",
-        re.compile(rb"\bcreate\s+(?:local\s+|global\s+)?temp(?:orary)?\s+table\b(?!.*\bon\s+commit\s+drop\b)", re.S),
+        re.compile(
+            rb"\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s+(?!.*\bon\s+commit\s+drop\b)"
+            rb"|\binto\s+temp(?:orary)?\s",
+            re.DOTALL,
+        ),
     ),
 )
 
@@ -149,7 +153,8 @@ def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
     if flags & SETTINGS:
         parts.append(
             b"SELECT 's'::text, name, setting FROM pg_catalog.pg_settings WHERE source = 'session'"
-            b" AND setting IS DISTINCT FROM reset_val AND name NOT IN ('application_name', 'client_encoding')"
+            b" AND setting IS DISTINCT FROM reset_val AND name NOT IN ('application_name', 'client_encoding',"
+            b" 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable')"
         )
         asked = (NAME, ENCODING, b"role", b"session_authorization", *names)
         values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)

@@ -460,6 +460,17 @@ def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_step
     assert talk.given_up == 1
 
 
+def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
+    talk = linked()
+    talk.client(P("", "listen a") + S)
+    talk.server(err() + ready("T"))
+    assert talk.session.frontend.slot
+    talk.session.leave()
+    talk.server(done("ROLLBACK") + ready())
+    assert talk.session.free
+    assert talk.given_up == 1
+
+
 def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned():
     talk = linked()
     talk.client(Q("set search_path to ''"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from proxy.postgres import wire
 from proxy.postgres.between import Between
-from proxy.postgres.login import Gate, Login
+from proxy.postgres.desk import Desk
+from proxy.postgres.login import Login
 from proxy.postgres.preparing import ProtocolError
 from proxy.postgres.session import Session, no_slot
 from proxy.postgres.startup import Key, Startup
@@ -18,23 +19,6 @@ if TYPE_CHECKING:
 
 NEEDY = frozenset((b"Q", b"P", b"B"))  # never without a server
 BACKLOG = 256 * 1024  # bytes that are read from a client which has to wait; the rest waits in its socket
-
-
-class Desk(Protocol):
-    """Where clients go."""
-
-    gate: Gate
-
-    @property
-    def always(self) -> bool:
-        """Whether a server is reset at every change of clients."""
-
-    def full(self) -> bool: ...
-    def entered(self, client: Client) -> None: ...
-    def left(self, client: Client) -> None: ...
-    def cancel(self, key: tuple[int, int]) -> None: ...
-    def encrypt(self, client: Client, transport: asyncio.Transport) -> None: ...
-    def take(self, client: Client) -> Server | None: ...
 
 
 class Client(asyncio.Protocol):
@@ -56,6 +40,8 @@ class Client(asyncio.Protocol):
         self.key = (0, 0)
         self.port = 0
         self.closing = False
+        self.route = ""  # of the request that it works for, where that is known
+        self.patience: asyncio.TimerHandle | None = None  # how long it may take to log in
         self.done: Callable[[], None] = _nothing  # it works no more for the request it worked for
         self._between = Between()
         self._data = b""
@@ -74,6 +60,10 @@ class Client(asyncio.Protocol):
         if self.waiting or self.session.frontend.asks:
             return "waiting"
         return "idle" if self.server is None else self.server.state
+
+    @property
+    def said_goodbye(self) -> bool:
+        return self.session is not None and self.session.frontend.ended
 
     @property
     def held_back(self) -> bool:

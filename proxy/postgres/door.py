@@ -130,6 +130,8 @@ class Door:
         for client in self.clients.values():
             if client.port == port:
                 client.done()
+                owner = self._requests.find(token)
+                client.route = owner.route if owner is not None else ""
                 client.done = self._requests.works(token, partial(self._abandon, client))
                 return True
         return False
@@ -147,12 +149,8 @@ class Door:
         self._count += 1
         client = Client(self, self._loop.time, self._count)
         self.clients[client.number] = client
-        self._loop.call_later(LOGIN, self._too_slow, client)
+        client.patience = self._loop.call_later(LOGIN, client.end)
         return client
-
-    def _too_slow(self, client: Client) -> None:
-        if client.login is not None:
-            client.end()
 
     def full(self) -> bool:
         """Whether one more may not even try."""
@@ -175,6 +173,8 @@ class Door:
     def entered(self, client: Client) -> None:
         """It has shown the password."""
         assert client.startup is not None
+        if client.patience is not None:
+            client.patience.cancel()
         if client.startup.database == self.gate.console and self.gate.console != self.gate.database:
             console = Console(self, client.write, client.end)
             client.listener = console.hear
@@ -230,6 +230,8 @@ class Door:
         if self.clients.pop(client.number, None) is None:
             return
         client.done()
+        if client.patience is not None:
+            client.patience.cancel()
         login, server = client.login, client.server
         if login is not None and login.declined and not login.wrong and not login.cancel and not self._told_of_tls:
             self._told_of_tls = True
@@ -243,8 +245,10 @@ class Door:
             self._emit("postgres.login", f"A client was refused: {login.wrong}.", level="warning")
         self.pool.forget(client)
         client.server = None
+        if server is None and client.session is not None:
+            client.session.unpin()  # it had a slot, and waited for a server
         if server is not None and server.client is client:
-            self.pool.left(server)
+            self.pool.left(server, politely=client.said_goodbye)
 
     def take(self, client: Client) -> Server | None:
         return self.pool.take(client)

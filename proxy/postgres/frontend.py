@@ -88,6 +88,7 @@ class Frontend(Preparing):
             elif kind == SYNC:
                 pipeline.synced()
                 self.unsynced = self._local = self._bound = False
+                self.names.synced()
             elif kind == EXECUTE:
                 self.unsynced = True
                 pipeline.expect(owed.EXECUTE if not self._local else _EXECUTE_LOCAL)

@@ -27,6 +27,7 @@ class Owner(Protocol):
     def parameter(self, name: bytes, value: bytes, *, shown: bool) -> None: ...
     def tagged(self, hint: int, tag: bytes) -> None: ...
     def outdated(self, statement: Statement) -> None: ...
+    def translated(self, error: bytes) -> bytes: ...
 
 
 class Pipeline:
@@ -48,6 +49,7 @@ class Pipeline:
         "failed",
         "queue",
         "rested",
+        "skips",
         "status",
     )
 
@@ -59,6 +61,7 @@ class Pipeline:
         self.failed = False
         self.copying = False
         self.errors = 0
+        self.skips = False  # what is undone was skipped; else it is what has failed
         self.ended = False  # the server has said its last words
         self.cancelled = b""  # what the client is told when a cancel of ours arrives
         self._part = b""  # the begin of a message, where that is all that came
@@ -84,7 +87,7 @@ class Pipeline:
     def synced(self) -> None:
         """A Sync is about to be sent: whether the server will answer it."""
         if not self.copying:
-            self.rested = False
+            self.rested = self.failed = False
             self.queue.append(SYNC)
 
     def copied(self) -> None:
@@ -101,7 +104,7 @@ class Pipeline:
             return b""
         due = b""
         while queue and queue[0].kind <= MARK:
-            due += queue.popleft().fake
+            due += self._given(queue.popleft())
         return due
 
     def replies(self, data: bytes) -> bytes:
@@ -159,7 +162,7 @@ class Pipeline:
             if kind not in _ASIDE:
                 while queue and queue[0].kind <= MARK:
                     out = out or []
-                    out += (data[start:pos], queue.popleft().fake)
+                    out += (data[start:pos], self._given(queue.popleft()))
                     start = pos
                 if queue:
                     keep, extra = self._reply(kind, queue[0], data, pos, end)
@@ -211,6 +214,10 @@ class Pipeline:
             return keep, self._answered(head)
         return keep, b""
 
+    def _given(self, entry: Expect) -> bytes:
+        """What is said without the server, now that all before it is."""
+        return entry.fake + (entry.done(b"") if entry.done is not None else b"")
+
     def _answered(self, head: Expect) -> bytes:
         self.queue.popleft()
         return self._done(head) if head.skip else b""
@@ -241,10 +248,14 @@ class Pipeline:
         if extended:
             self._skipped = []
             queue = self.queue
+            dropped: list[Expect] = []
             while queue and queue[0].kind != wire.SYNC:
-                dropped = queue.popleft()
-                if dropped.undo is not None:
-                    dropped.undo()
+                dropped.append(queue.popleft())
+            while dropped:  # the last is undone first, and what has failed last
+                undone = dropped.pop()
+                self.skips = bool(dropped)
+                if undone.undo is not None:
+                    undone.undo()
             self.failed = not queue  # else the Sync that ends the skipping is on its way already
             self.copying = False
         elif head.skip:
@@ -258,6 +269,8 @@ class Pipeline:
             if b"\0C0A000\0" in body and b"cached plan" in body:
                 self._owner.outdated(head.statement)
             return True, wire.message(wire.ERROR, body.replace(head.statement.name, head.name))
+        if (translated := self._owner.translated(body)) is not body:
+            return True, wire.message(wire.ERROR, translated)
         return True, b"" if not head.skip else data[pos:end]
 
     def _copies(self) -> None:

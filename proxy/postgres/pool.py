@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from proxy.postgres.client import Client
     from proxy.postgres.session import Session
 
-FRESH = 0.002  # seconds after its last use that a server is not looked at
 AGAIN = 0.25  # seconds from one cancel of what a client left behind to the next
+POLITE = 3.0  # seconds until what was sent before a goodbye is cancelled
 LEAVE = 2.0  # seconds that a server has to be rid of a client which left in the middle
 
 
@@ -50,6 +50,7 @@ class Pool:
         self.waiters: deque[Client] = deque()
         self.outcomes: Counter[str] = Counter(ok=0, error=0, abandoned=0, refused=0)
         self.draining = False
+        self._told = float("-inf")  # when it was last said that there are too few
         self.supply = Supply(self, connect)
         self.slots = Slots(self)
         self.upkeep = Upkeep(self)
@@ -92,10 +93,9 @@ class Pool:
         now, idle = self._clock(), self.idle
         for index in range(len(idle) - 1, -1, -1):
             server = idle[index]
-            if server.backend.key == key:
+            if server.backend.key == key and not server.closed:
                 del idle[index]
-                idle_for = now - server.since
-                if idle_for <= self.policy.check and (idle_for < FRESH or not server.stirs()):
+                if now - server.since <= self.policy.check and not server.stirs():
                     return server
                 server.check()
         return None
@@ -182,7 +182,12 @@ class Pool:
         states.update({"connecting": len(self.supply.opening)} if len(self.supply.opening) else {})
         held = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
         text = f"query_wait_timeout: no database connection was free within {wait}; of {self.policy.pool.max}: {held}"
-        self.emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)
+        idle = (each.client for each in self.servers if each.state == "idle_in_transaction")
+        routes = ", ".join(sorted({client.route for client in idle if client is not None and client.route}))
+        text += f" (idle in transactions of {routes})" if routes else ""
+        if self._clock() - self._told >= 1.0:
+            self._told = self._clock()
+            self.emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)
         return wire.error("53300", text, severity=severity, hint="Raise postgres.pool.max or shorten transactions.")
 
     # ── connections that come and go ─────────────────────────────────────────────────────────
@@ -219,8 +224,9 @@ class Pool:
 
     # ── cancelling and leaving ───────────────────────────────────────────────────────────────
 
-    def left(self, server: Server) -> None:
-        """The client of a server has gone: it is to be clean before it serves another."""
+    def left(self, server: Server, *, politely: bool = False) -> None:
+        """The client of a server has gone: it is to be clean before it serves another. What one that said goodbye
+        had sent before is done, as PostgreSQL would, if that does not take long."""
         session = server.session
         assert session is not None
         server.client = None
@@ -233,7 +239,7 @@ class Pool:
         if session.free:
             self.released(server)
             return
-        self._chase(server, session, 0.0)
+        self._chase(server, session, -POLITE if politely else 0.0)
 
     def _chase(self, server: Server, session: Session, after: float) -> None:
         """Cancel what a client left behind, again where that came before the query did; in the end without a word."""
@@ -242,7 +248,7 @@ class Pool:
         if after >= LEAVE:
             server.abort()
             return
-        if session.works and not server.cancelling:
+        if after >= 0 and session.works and not server.cancelling:
             self.cancel(server)
         self._loop.call_later(AGAIN, self._chase, server, session, after + AGAIN)
 

@@ -3,18 +3,19 @@ server at hand lacks it."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
 from proxy.postgres import expect as owed
 from proxy.postgres import wire
+from proxy.postgres.asking import Asking
 from proxy.postgres.backend import MOST_PREPARED, Backend
 from proxy.postgres.expect import FAKE, Expect
+from proxy.postgres.names import Names
 from proxy.postgres.pipeline import Pipeline
-from proxy.postgres.state import LOCAL, NONE, PREPARED, SETTINGS, Hints, inspect
+from proxy.postgres.state import FORGET, LOCAL, NONE, PREPARED, SETTINGS, Hints, inspect
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
-from proxy.postgres.statements import MOST_NAMES, Statement, Statements
+from proxy.postgres.statements import Statement, Statements
 from proxy.postgres.wire import HEAD_SIZE
 
 _PARSED = wire.message(wire.PARSED)
@@ -27,32 +28,28 @@ class ProtocolError(Exception):
     """A client does not speak the protocol; the text says how."""
 
 
-class Preparing:
+class Preparing(Asking):
     """The half of a frontend that knows statements. `hold` stops it until the server has said something that the
     next message depends on. What the server gets is left in `_out`."""
 
     def __init__(
         self, statements: Statements, pipeline: Pipeline, *, ask: Callable[[], bool], slot: bool = False
     ) -> None:
+        super().__init__(ask, slot=slot)
         self._statements = statements
         self._pipeline = pipeline
         self._local = False  # what is executed sets nothing but for its transaction
         self._bound = False  # something was bound since the last Sync
         self._out: list[bytes] = []
-        self._parsed_unnamed = Expect(wire.PARSE, undo=self._no_unnamed)
         self.backend: Backend | None = None
-        self.names: OrderedDict[bytes, Statement] = OrderedDict()
+        self.names = Names()
+        self.given_up: dict[bytes, bytes] = {}  # the server's names of what was deallocated, and the client's
         self.unnamed: bytes | None = None
         self._unnamed_hints = NONE
         self.deallocating: list[bytes] = []
         self.flags = 0  # what this transaction may leave behind
         self.mentioned: dict[bytes, None] = {}  # parameters of the app's own
-        self._ask = ask
-        self.slot = slot  # its connection may become its own
-        self.asks = False  # it waits for that
-        self.refused = b""  # the error that the text gets which waited in vain
         self.unsynced = False
-        self.hold = False
         self.scope = b""
 
     def _parse(self, data: bytes, pos: int, end: int) -> bool:
@@ -79,10 +76,12 @@ class Preparing:
             if statement is not None:
                 rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
                 self._out.append(wire.parse(b"", rest))
-            self.unnamed = backend.unnamed = rest
-            pipeline.expect(self._parsed_unnamed)
+            self._expect_unnamed(backend, rest, skip=False)
+            self.names.parsed = True
             return statement is not None
         known = self.names.get(name)
+        if self._unsure(name, known):
+            return False
         if known is not None:  # PostgreSQL refuses it, and says so better than we could
             if not known.stale and self._prepare(known, name):
                 return False
@@ -91,14 +90,16 @@ class Preparing:
             return True
         # What was set in this very transaction may change what names mean: nobody else shares that.
         statement = self._statements.get(rest, self.scope if not self.flags & SETTINGS else b"%d" % id(self))
-        self._name(name, statement)
+        if self._unsure(name, statement):
+            return False
+        self.names.put(name, statement)
         if statement not in backend.prepared:
             self._send_parse(statement, name, skip=False)
         elif pipeline.status != wire.FAILED:
-            pipeline.expect(Expect(FAKE, fake=_PARSED, undo=lambda: self._forget(name, statement)))
+            pipeline.expect(Expect(FAKE, fake=_PARSED, undo=lambda: self.names.drop(name, statement)))
         else:  # nearly every text is refused in a failed transaction
             backend.unnamed = None
-            pipeline.expect(Expect(wire.PARSE, undo=lambda: self._forget(name, statement)))
+            pipeline.expect(Expect(wire.PARSE, undo=lambda: self.names.drop(name, statement)))
             self._out.append(wire.parse(b"", rest))
         return True
 
@@ -111,6 +112,8 @@ class Preparing:
         self.unsynced = True
         name = data[first + 1 : second]
         statement = self.names.get(name) if name else None
+        if self._unsure(name, statement):
+            return False
         if statement is not None and statement.hints.pins and not self.slot and not self._may_pin():
             return False
         if self.refused:
@@ -130,8 +133,7 @@ class Preparing:
             elif self._prepare(statement, name):
                 return False
             hints = statement.hints
-            if hints.flags or hints.names:
-                self._hinted(hints)
+            self._hinted(hints)
             self._binds(hints.flags)
             known, shown = statement.name, Expect(wire.BIND, statement=statement, name=name)
         self._pipeline.expect(shown)
@@ -143,6 +145,8 @@ class Preparing:
     def _describe(self, name: bytes) -> bool:
         backend, pipeline = self._linked(), self._pipeline
         statement = self.names.get(name) if name else None
+        if self._unsure(name, statement):
+            return False
         if statement is None:
             if not name:
                 self._unnamed()
@@ -161,11 +165,14 @@ class Preparing:
     def _close(self, name: bytes) -> bool:
         if not name:
             self.unnamed = self._linked().unnamed = None
+        elif self._unsure(name):
+            return False
         statement = self.names.pop(name, None)
+        self.names.touch(name)
         if statement is None:
             self._pipeline.expect(owed.CLOSE)
             return False
-        self._pipeline.expect(Expect(FAKE, fake=_CLOSED, undo=lambda: self._name(name, statement)))
+        self._pipeline.expect(Expect(FAKE, fake=_CLOSED, undo=lambda: self.names.put(name, statement)))
         return True
 
     # ── statements on the server ─────────────────────────────────────────────────────────────
@@ -198,21 +205,18 @@ class Preparing:
                     self._statements.renew(statement)
         return b""
 
-    def _go_on(self) -> None:
-        self.hold = False
-
     def _send_parse(self, statement: Statement, name: bytes, *, skip: bool) -> None:
         prepared = self._linked().prepared
         while len(prepared) >= MOST_PREPARED:
             old, _ = prepared.popitem(last=False)
-            self._pipeline.expect(Expect(wire.CLOSE, skip=True, undo=partial(_keep, prepared, old)))
+            self._pipeline.expect(Expect(wire.CLOSE, skip=True, undo=partial(prepared.__setitem__, old, None)))
             self._out.append(wire.close_statement(old.name))
         prepared[statement] = None
 
         def undo() -> None:
             prepared.pop(statement, None)
             if not skip:
-                self._forget(name, statement)
+                self.names.drop(name, statement)
 
         self._pipeline.expect(Expect(wire.PARSE, skip=skip, statement=statement, name=name, undo=undo))
         self._out.append(wire.parse(statement.name, statement.rest))
@@ -227,18 +231,24 @@ class Preparing:
                 self._out.append(wire.close_statement(b""))
             return
         hints = self._unnamed_hints
-        if hints.flags or hints.names:
-            self._hinted(hints)
+        self._hinted(hints)
         self._binds(hints.flags)
         if backend.unnamed is not self.unnamed:
-            backend.unnamed = self.unnamed
-            self._pipeline.expect(Expect(wire.PARSE, skip=True, undo=self._no_unnamed))
+            self._expect_unnamed(backend, self.unnamed, skip=True)
             self._out.append(wire.parse(b"", self.unnamed))
 
-    def _no_unnamed(self) -> None:
-        self.unnamed = None
-        if self.backend is not None:
-            self.backend.unnamed = None
+    def _expect_unnamed(self, backend: Backend, rest: bytes, *, skip: bool) -> None:
+        undo = partial(self._no_unnamed, rest, self.unnamed, backend.unnamed)
+        self._pipeline.expect(Expect(wire.PARSE, skip=skip, undo=undo))
+        self.unnamed = backend.unnamed = rest
+
+    def _no_unnamed(self, parsed: bytes, before: bytes | None, there: bytes | None) -> None:
+        """A Parse of the unnamed statement came to nothing: failed, there is none; skipped, it is what it was."""
+        skipped = self._pipeline.skips
+        if self.unnamed is parsed:
+            self.unnamed = before if skipped else None
+        if self.backend is not None and self.backend.unnamed is parsed:
+            self.backend.unnamed = there if skipped else None
 
     def _deallocates(self, name: bytes) -> Statement | None:
         statement = self.names.get(name)
@@ -247,52 +257,43 @@ class Preparing:
         if statement not in self._linked().prepared:
             self._send_parse(statement, name, skip=True)
         self.deallocating.append(name)
+        if len(self.given_up) < MOST_MENTIONED:
+            self.given_up[statement.name] = name
         return statement
-
-    def _name(self, name: bytes, statement: Statement) -> None:
-        self.names[name] = statement
-        if len(self.names) > MOST_NAMES:
-            self.names.popitem(last=False)
-
-    def _forget(self, name: bytes, statement: Statement) -> None:
-        if self.names.get(name) is statement:
-            del self.names[name]
 
     # ── what it leaves behind ────────────────────────────────────────────────────────────────
 
     def _hinted(self, hints: Hints) -> None:
-        self.flags |= hints.flags & ~(LOCAL | PREPARED)
+        if hints is NONE:
+            return
+        self.flags |= hints.flags & ~(LOCAL | PREPARED | FORGET)
+        if hints.flags & FORGET:
+            self.names.forgets = True
         for name in hints.names:
             if len(self.mentioned) < MOST_MENTIONED:
                 self.mentioned[name] = None
+
+    def _unsure(self, name: bytes, statement: Statement | None = None) -> bool:
+        """Whether the message has to wait until it is known what a name means."""
+        pipeline = self._pipeline
+        if not pipeline.queue:
+            self.names.answered()
+        if not self.names.unsure(name, statement):
+            return False
+        self.hold = True
+        pipeline.expect(Expect(FAKE, done=self._sure, undo=self._go_on))
+        self._out.append(wire.message(wire.FLUSH))
+        return True
+
+    def _sure(self, _: bytes) -> bytes:
+        self.names.answered()
+        self.hold = False
+        return b""
 
     def _binds(self, flags: int) -> None:
         self._local = bool(flags & LOCAL) and (self._local or not self._bound)
         self._bound = True
 
-    def _may_pin(self) -> bool:
-        """Whether a text that pins may go on, to the server or to its refusal; else it waits."""
-        if self.refused:
-            return True
-        if self._ask():
-            self.slot = True
-            return True
-        self.hold = self.asks = True
-        return False
-
-    def answered(self, refused: bytes = b"") -> None:
-        """What `_may_pin` waited for: a slot, or the error that says that there is none."""
-        self.hold = self.asks = False
-        self.slot, self.refused = not refused, refused
-
-    def _refusal(self) -> bytes:
-        refused, self.refused = self.refused, b""
-        return refused
-
     def _linked(self) -> Backend:
         assert self.backend is not None
         return self.backend
-
-
-def _keep(prepared: OrderedDict[Statement, None], statement: Statement) -> None:
-    prepared[statement] = None

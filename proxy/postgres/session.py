@@ -126,6 +126,7 @@ class Session:
             self.params = backend.params
             return b"", told
         self.frontend.hold = sets
+        backend.unnamed = None  # every Query ends it
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._set_up))
         return wire.query(text), b""
 
@@ -195,6 +196,7 @@ class Session:
             if frontend.flags or self.pinned:
                 self._clean(2, b"DISCARD ALL")
             else:
+                self.unpin()
                 self.free = self.unsettled = True
             return
         if frontend.flags:
@@ -214,6 +216,7 @@ class Session:
     def _probe(self, flags: int) -> None:
         text = state.probe(flags, self.frontend.mentioned)
         self.frontend.flags, self._asked = 0, flags
+        self._linked().unnamed = None
         if flags & SETTINGS and self._own != self._linked().base:
             self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
@@ -283,6 +286,16 @@ class Session:
             self._pin(self.pinned | LOADED)
         frontend.flags |= hint & (PROBED | SCHEMA)
 
+    def translated(self, error: bytes) -> bytes:
+        """An error that says one of our names says the client's."""
+        if self._statements.prefix not in error:
+            return error
+        for ours, theirs in self.frontend.given_up.items():
+            error = error.replace(ours, theirs)
+        for theirs, statement in self.frontend.names.items():
+            error = error.replace(statement.name, theirs)
+        return error
+
     def outdated(self, statement: Statement) -> None:
         self._statements.renew(statement)
 
@@ -330,6 +343,7 @@ class Session:
             self.broken = wire.fatal("XX000", f"{text.decode()} did not do what it should")
             return
         self._cleaned = step
+        self._linked().unnamed = None
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._discarded if step == 2 else None))
         self._behind += wire.query(text)
         self.unsettled = True

@@ -66,7 +66,11 @@ _PINS = (
     (
         TEMP,
         b"temp",
-        re.compile(rb"\bcreate\s+(?:local\s+|global\s+)?temp(?:orary)?\s+table\b(?!.*\bon\s+commit\s+drop\b)", re.S),
+        re.compile(
+            rb"\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s+(?!.*\bon\s+commit\s+drop\b)"
+            rb"|\binto\s+temp(?:orary)?\s",
+            re.DOTALL,
+        ),
     ),
 )
 
@@ -97,6 +101,7 @@ def inspect(text: bytes) -> Hints:
         and b"advisory" not in low
         and b"prepare" not in low
         and b"deallocate" not in low
+        and b"discard" not in low
         and b"load" not in low
     ):
         return NONE
@@ -122,11 +127,13 @@ def inspect(text: bytes) -> Hints:
             flags |= LOCAL
         elif low.lstrip()[:2] == b"do":
             flags |= SETTINGS
-    found = _DEALLOCATE.fullmatch(text) if b"deallocate" in low else None
+    if b"deallocate" in low or b"discard" in low:
+        flags |= FORGET
+    found = _DEALLOCATE.fullmatch(text) if flags & FORGET else None
     if found is not None and found[1].lower() != b"all":
         name = found[1]
         name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
-        return Hints(PREPARED, (), name)
+        return Hints(PREPARED | FORGET, (), name)
     pins = 0
     for flag, word, pattern in _PINS:
         if word in low and pattern.search(low):
@@ -146,7 +153,8 @@ def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
     if flags & SETTINGS:
         parts.append(
             b"SELECT 's'::text, name, setting FROM pg_catalog.pg_settings WHERE source = 'session'"
-            b" AND setting IS DISTINCT FROM reset_val AND name NOT IN ('application_name', 'client_encoding')"
+            b" AND setting IS DISTINCT FROM reset_val AND name NOT IN ('application_name', 'client_encoding',"
+            b" 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable')"
         )
         asked = (NAME, ENCODING, b"role", b"session_authorization", *names)
         values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)

@@ -34,10 +34,10 @@ class Statements:
     ever taken for one of ours."""
 
     def __init__(self) -> None:
-        self._prefix = f"outrigger_{secrets.token_hex(4)}_".encode()
+        self.prefix = f"outrigger_{secrets.token_hex(4)}_".encode()
         self._count = 0
         self._known: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
-        self.nobody = self._prefix + b"0"  # a name that no server has
+        self.nobody = self.prefix + b"0"  # a name that no server has
 
     def __len__(self) -> int:
         return len(self._known)
@@ -50,7 +50,7 @@ class Statements:
             self._known.move_to_end(key)
             return found
         self._count += 1
-        name = self._prefix + str(self._count).encode()
+        name = self.prefix + str(self._count).encode()
         made = self._known[key] = Statement(name, rest, scope, inspect(rest[: rest.find(b"\0")]))
         if len(self._known) > MOST_TEXTS:
             self._known.popitem(last=False)

@@ -67,6 +67,8 @@ class Supply:
             (client.startup.key, client.startup.name) for client in self._pool.waiters if client.startup is not None
         ]
         wanted += [(key, self._names[key]) for key in self._greeted]
+        if self.opening.failures and not wanted and not self._pool.servers:
+            wanted.append((self._key, self._name))  # nobody waits, but somebody is to notice that it is back
         missing = self._pool.policy.pool.min - len(self._pool.servers) - len(self.opening)
         wanted += [(self._key, self._name)] * max(0, missing - len(wanted))
         for key, name in wanted:

@@ -46,7 +46,7 @@ class Upkeep:
             self._judge(server, now)
         spare = len(pool.servers) - pool.policy.pool.min
         for server in list(pool.idle):
-            old = now >= server.retire
+            old = now >= server.retire or len(pool.servers) > pool.policy.pool.max
             if old or (spare > 0 and now - server.since > pool.policy.pool.idle):
                 pool.idle.remove(server)
                 spare -= 1

@@ -61,6 +61,7 @@ class Client:
         self.waiting = False
         self.waits_for_server = False
         self.held_back = False
+        self.route = ""
         self.since = 0.0
         self.error = b""
         self.asked = []
@@ -180,12 +181,13 @@ async def test_whoever_waits_in_vain_is_told_who_holds_what_and_may_try_again():
     await settled()
     holder.query("begin")
     holder.answer(wire.IN_TRANSACTION)
+    holder.route = "checkout"
     late.take()
     scene.time += 1
     await asyncio.sleep(0.05)
     fields = wire.fields(late.error[5:])
     assert fields["C"] == "53300"
-    assert "1 idle in transaction" in fields["M"]
+    assert "1 idle in transaction (idle in transactions of checkout)" in fields["M"]
     assert not scene.pool.waiters
     holder.done()
     assert late.take() is not None

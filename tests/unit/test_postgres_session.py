@@ -145,6 +145,15 @@ def test_nothing_but_a_sync_goes_on_after_an_error():
     assert talk.session.free
 
 
+def test_what_comes_after_the_sync_that_ends_the_skipping_is_not_skipped():
+    talk = linked()
+    talk.client(P("", "a") + H)
+    talk.server(err())
+    assert talk.client(B("") + S + P("", "b") + S) == S + P("", "b") + S
+    assert talk.server(ready() + parsed + ready()) == ready() + parsed + ready()
+    assert talk.session.free
+
+
 def test_a_long_row_passes_in_pieces():
     talk = linked()
     talk.client(Q("select"))
@@ -451,6 +460,17 @@ def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_step
     assert talk.given_up == 1
 
 
+def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
+    talk = linked()
+    talk.client(P("", "listen a") + S)
+    talk.server(err() + ready("T"))
+    assert talk.session.frontend.slot
+    talk.session.leave()
+    talk.server(done("ROLLBACK") + ready())
+    assert talk.session.free
+    assert talk.given_up == 1
+
+
 def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned():
     talk = linked()
     talk.client(Q("set search_path to ''"))
@@ -607,6 +627,15 @@ def test_the_unnamed_statement_follows_its_client():
     assert talk.server(parsed + bound + done() + ready()) == bound + done() + ready()
 
 
+def test_what_we_ask_between_ends_no_unnamed_statement_of_a_client():
+    talk = linked()
+    talk.client(P("", "listen a") + B("") + E + S)
+    talk.server(parsed + bound + done("LISTEN") + ready())
+    talk.behind()
+    talk.server(held(16))
+    assert kinds(talk.session.requests(B("") + E + S)) == "PBES"
+
+
 def test_nobody_gets_the_unnamed_statement_of_another():
     first, second, backend = Talk(), Talk(number=2), server()
     first.link(backend)
@@ -665,3 +694,75 @@ def test_describing_what_returns_nothing():
     talk = linked()
     talk.client(P("s", "begin") + D("s") + S)
     assert kinds(talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + nothing + ready())) == "1tnZ"
+
+
+# ── names over several batches at once ───────────────────────────────────────────────────────────
+
+
+def through(talk, data, answers):
+    """All that the server gets for `data`, where it answers each time that it is asked, and what the client gets."""
+    got = heard = b""
+    rest = data
+    for answer in [*answers, b""]:
+        while rest and not talk.session.hold:
+            got += talk.client(rest)
+            rest = talk.session.frontend.rest
+        heard += talk.server(answer)
+    assert rest == b""
+    return got, heard
+
+
+def test_a_parse_that_was_skipped_takes_no_name():
+    talk = linked()
+    got, heard = through(
+        talk,
+        D("nope") + P("q", "select 1") + S + P("q", "select 2") + S,
+        [err("26000") + ready(), parsed + ready()],
+    )
+    assert kinds(got) == "DPSHPS"
+    assert kinds(heard) == "EZ1Z"
+    got, heard = through(talk, P("q", "select 3") + S, [err("42P05") + ready()])
+    assert kinds(heard) == "EZ"
+
+
+def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
+    talk = linked()
+    got, heard = through(
+        talk,
+        P("p", "deallocate all") + B("p") + E + S + P("p", "select 2") + S,
+        [parsed + bound + done("DEALLOCATE ALL") + ready(), parsed + ready()],
+    )
+    assert kinds(heard) == "12CZ1Z"
+    assert "p" in {name.decode() for name in talk.session.frontend.names}
+
+
+def test_names_of_ours_are_told_to_nobody():
+    talk = linked()
+    name = prepared(talk)
+    talk.client(P("", "deallocate s") + B("") + E + S)
+    talk.server(parsed + bound + done("DEALLOCATE") + ready())
+    talk.server(rows + done("SELECT 0") + ready())
+    talk.client(B("") + E + S)
+    said = talk.server(bound + err("26000", f'prepared statement "{name}" does not exist') + ready())
+    assert name.encode() not in said
+    assert b'statement "s" does not' in said
+
+
+def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
+    talk = linked()
+    through(talk, P("", "select 1") + S, [parsed + ready()])
+    through(talk, B("") + P("", "select 2") + P("", "select 3") + S, [err("08P01") + ready()])
+    assert talk.session.frontend.unnamed.startswith(b"select 1")
+    through(talk, P("", "select 4") + P("", "select 5") + S, [err("42601") + ready()])
+    assert talk.session.frontend.unnamed is None
+
+
+def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
+    talk = linked()
+    got, heard = through(
+        talk,
+        B("nope") + P("", "select 1") + S + D("") + S,
+        [err("26000") + ready(), err("26000") + ready()],
+    )
+    assert kinds(got) == "BPSHDS"
+    assert kinds(heard) == "EZEZ"

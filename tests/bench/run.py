@@ -11,6 +11,7 @@ PARTS = (
     "bench_latency",
     "bench_bytes",
     "bench_calls",
+    "bench_postgres",
     "bench_money",
     "bench_ledger",
     "bench_attribution",

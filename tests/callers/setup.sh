@@ -26,3 +26,13 @@ elif ! fresh "$node" tests/callers/package.json; then
     { npm install --prefix "$node" --silent --no-audit --no-fund --no-package-lock && touch "$node/.stamp"; } ||
         sorry "the Node SDK"
 fi
+
+# Node's drivers of Postgres. The stand-in for Prisma's schema engine is never started: no migration is run.
+drivers=.venv-callers-drivers
+if command -v node >/dev/null && command -v npm >/dev/null && ! fresh "$drivers" tests/callers/drivers/package.json; then
+    echo "setting up drivers ($drivers) …"
+    rm -rf "$drivers" && cp -R tests/callers/drivers "$drivers"
+    { npm install --prefix "$drivers" --silent --no-audit --no-fund --no-package-lock &&
+        (cd "$drivers" && PRISMA_SCHEMA_ENGINE_BINARY=/bin/true npx --no-install prisma generate >/dev/null 2>&1) &&
+        touch "$drivers/.stamp"; } || sorry "Node's drivers of Postgres"
+fi

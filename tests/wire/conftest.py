@@ -1,0 +1,94 @@
+"""Databases for the tests of the database door."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+
+import pytest
+from cluster import Cluster
+from doorway import Doorway, Doorways
+from pgpair import SCHEMA
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One for all; each test has databases of its own in it."""
+    cluster = Cluster.made(max_connections=200)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def mortal() -> Iterator[Cluster]:
+    cluster = Cluster.made()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def own(mortal: Cluster) -> Iterator[Cluster]:
+    """One that a test may stop and kill; its database is `app`."""
+    if not mortal.running:
+        mortal.start()
+    mortal.drop("app")
+    mortal.make("app", *SCHEMA)
+    yield mortal
+    if not mortal.running:
+        mortal.start()
+    with mortal.control() as control:
+        control.execute("alter role app connection limit -1")
+
+
+@pytest.fixture
+def doorway(cluster: Cluster) -> Doorways:
+    return Doorways(cluster)
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    with Doorways(cluster).database() as name:
+        yield name
+
+
+class Shelf:
+    """One door for one test of a module after the other (`POOL` connections, two where it does not say); a test that
+    fails takes it with it."""
+
+    def __init__(self, doorways: Doorways, size: int) -> None:
+        self._doorways, self._size = doorways, size
+        self._stack = contextlib.ExitStack()
+        self._door: Doorway | None = None
+
+    def door(self) -> Doorway:
+        if self._door is None:
+            self._door = self._stack.enter_context(self._doorways(pool={"min": 0, "max": self._size, "wait": "15s"}))
+        return self._door
+
+    def drop(self) -> None:
+        self._door = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def shelf(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    shelf = Shelf(Doorways(cluster), getattr(request.module, "POOL", 2))
+    yield shelf
+    shelf.drop()
+
+
+@pytest.fixture
+def shared(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[Doorway]:
+    yield shelf.door()
+    if request.node.stash.get(FAILED, False):
+        shelf.drop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report

@@ -24,7 +24,7 @@ for version in 3.11 3.12 3.13 3.14; do
 done
 
 echo "── Python $mine: everything"
-.venv/bin/python -m pytest tests -n 4 --dist loadfile
+.venv/bin/python -m pytest tests -n 4 --dist worksteal
 for version in $others; do
     venv=".venv-$version"
     if [ ! -e "$venv/.stamp" ] || [ -n "$(find requirements.txt requirements-dev.txt -newer "$venv/.stamp")" ]; then
@@ -36,6 +36,6 @@ for version in $others; do
     what=tests/unit
     [ "$version" != "$newest" ] || what=tests
     echo "── Python $version: $what"
-    "$venv/bin/python" -m pytest "$what" -n 4 --dist loadfile \
+    "$venv/bin/python" -m pytest "$what" -n 4 --dist worksteal \
         --ignore tests/wire/test_egress_callers.py --ignore tests/wire/test_egress_llmock.py
 done

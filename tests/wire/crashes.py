@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 from outward import CHAT, Vendor, says
-from running import gateway
+from running import Running, gateway
 
 PRICE = 17_000  # nano-dollars of an answer with the usual usage
 CALLERS = 20
@@ -59,9 +59,10 @@ ledger: {{url: "sqlite:///{tmp}/ledger.db"}}
 log: {{level: warning}}
 """
     try:
-        for turn in range(kills):
+        while (turn := len(killed)) < kills:
             async with gateway(tmp, "sleep 1000", policy=text) as g:
-                await _calling(g.egress)
+                if not await _calling(g):
+                    continue  # somebody took one of its ports first
                 until = time.monotonic() + rng.uniform(1.2, 1.8)
                 callers = [asyncio.create_task(_caller(g.egress, f"{turn}-{n}", began, ended)) for n in range(CALLERS)]
                 await asyncio.sleep(until - time.monotonic())
@@ -74,16 +75,21 @@ log: {{level: warning}}
     return _reckon(tmp / "ledger.db", kills, began, ended, killed)
 
 
-async def _calling(egress: int) -> None:
-    """Until the gateway takes calls."""
-    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
-        while True:
+async def _calling(g: Running) -> bool:
+    """Until the gateway takes calls; False where it cannot have its addresses."""
+    async with aiohttp.ClientSession() as session:
+        for _ in range(1500):
             try:
-                async with session.get(f"http://127.0.0.1:{egress}/nobody") as answer:
+                async with session.get(f"http://127.0.0.1:{g.egress}/nobody") as answer:
                     if answer.status == 404:
-                        return
+                        return True
             except aiohttp.ClientError:
                 await asyncio.sleep(0.02)
+            if g.process.returncode is not None:
+                break
+    if "is taken by another process" in g.output():
+        return False
+    raise AssertionError(f"it takes no calls:\n{g.output()[-4000:]}")
 
 
 async def _caller(egress: int, name: str, began: dict[str, float], ended: dict[str, float]) -> None:

@@ -91,7 +91,7 @@ class Pair:
         self.status = "I"
         self.heard: tuple[list[Message], list[Message]] = ([], [])
         self.unsynced = False
-        self._said: list[bytes] = []
+        self.said: list[bytes] = []
         ours, theirs = self.door.parameters, self.direct.parameters
         assert ours == theirs, f"at startup {startup}: {ours} is not {theirs}"
 
@@ -109,9 +109,12 @@ class Pair:
             # Of ParameterStatus counts what the client takes from it: a value told again is nothing new.
             told.append([normal(each) for each in answer if each.kind not in "AS"])
         if told[0] != told[1]:
-            raise Mismatch(self._said, *told)
-        if self.door.parameters != self.direct.parameters:
-            raise Mismatch(self._said, *([Message("S", repr(side.parameters).encode())] for side in self._sides()))
+            raise Mismatch(self.said, *told)
+        ours, theirs = (side.parameters.items() for side in self._sides())
+        if ours != theirs:
+            raise Mismatch(
+                self.said, *([Message("S", repr(sorted(items)).encode())] for items in (ours - theirs, theirs - ours))
+            )
         for each in told[1]:
             if each.kind == "Z":
                 self.status = each.body.decode()
@@ -119,8 +122,8 @@ class Pair:
 
     def ask(self, *parts: bytes, answers: int = 1) -> list[Message]:
         """Send to both and compare all up to that many ReadyForQuery."""
-        self._said.append(b"".join(parts))
-        with kept(self._wrong, self._said):
+        self.said.append(b"".join(parts))
+        with kept(self._wrong, self.said):
             for side in self._sides():
                 side.send(*parts)
             # The direct one first: where it says less than was thought, nobody waits for the door's.
@@ -130,8 +133,8 @@ class Pair:
 
     def flushed(self, *parts: bytes) -> list[Message]:
         """Extended messages and a Flush: compare all that they are answered with, up to the first error."""
-        self._said.append(b"".join((*parts, FLUSH)))
-        with kept(self._wrong, self._said):
+        self.said.append(b"".join((*parts, FLUSH)))
+        with kept(self._wrong, self.said):
             for side in self._sides():
                 side.send(*parts, FLUSH)
             self.unsynced = True
@@ -155,7 +158,7 @@ class Pair:
             if self.heard[0] == self.heard[1]:
                 return
             if time.monotonic() > deadline:
-                raise Mismatch(self._said, *self.heard)
+                raise Mismatch(self.said, *self.heard)
             time.sleep(0.01)
 
     def drop(self, how: Callable[[Wire], None] = Wire.drop) -> None:

@@ -108,6 +108,25 @@ def test_a_client_that_leaves_with_its_last_answer_leaves_nothing(shared: Doorwa
         shared.clean()
 
 
+NEXT = {
+    "a batch begun": lambda wire: (wire.send(parse("select 1"), FLUSH), wire.read()),
+    "a batch begun, unanswered": lambda wire: wire.send(parse("select 1"), FLUSH),
+    "a copy begun": lambda wire: (wire.send(query("copy public.common from stdin")), wire.answer("G")),
+    "a query": lambda wire: wire.send(query("select pg_sleep(30)")),
+}
+
+
+@pytest.mark.parametrize("then", NEXT)
+def test_a_client_that_hardly_waited_leaves_nothing(shared: Doorway, then: str) -> None:
+    """Its next message may come while the door still looks at what the one before has left."""
+    for turn, sql in enumerate(("create temp table scratch (a int)", "listen news", "set search_path = other") * 8):
+        wire = Wire(shared.url)
+        wire.ask(query(sql))
+        NEXT[then](wire)
+        HOWS[turn % 2](wire)
+        shared.clean()
+
+
 def test_clients_that_leave_while_they_wait_are_forgotten(shared: Doorway) -> None:
     holders = [Wire(shared.url) for _ in range(shared.max)]
     for wire in holders:

@@ -39,8 +39,8 @@ def machine(
             with kept(wrong):
                 self.pairs[slot] = Pair(door, direct, slot, wrong, **start)
 
-        def rest(self) -> None:
-            with kept(wrong):
+        def rest(self, *left: Pair) -> None:
+            with kept(wrong, [said for pair in left for said in (b"", *pair.said)]):
                 alike(controls)
 
         def pair(self, slot: int) -> Pair:
@@ -54,8 +54,9 @@ def machine(
         @rule(slot=slots, how=st.sampled_from((Wire.drop, Wire.bye, Wire.reset)), start=st.sampled_from(STARTUPS))
         def leave_and_come_back(self, slot, how, start):
             if slot in self.pairs:
-                self.pairs.pop(slot).drop(how)
-                self.rest()
+                left = self.pairs.pop(slot)
+                left.drop(how)
+                self.rest(left)
             self.come(slot, **start)
 
         @rule(slot=slots, text=pgmachine.TEXTS)
@@ -109,7 +110,7 @@ def machine(
         def teardown(self) -> None:
             for pair in self.pairs.values():
                 pair.drop()
-            self.rest()
+            self.rest(*self.pairs.values())
 
     return Clients
 

@@ -168,6 +168,7 @@ class Frontend(Preparing):
     def _query(self, data: bytes, pos: int, here: int, end: int) -> bool:
         backend = self._linked()
         if here < end:
+            self.names.pending = True
             self.unnamed = backend.unnamed = None
             self.flags |= PROBED  # too long to be read: the database is asked whether it left anything
             self._pipeline.expect(owed.QUERY)
@@ -176,6 +177,9 @@ class Frontend(Preparing):
         hints = inspect(text)
         if hints.pins and not self.slot and not self._may_pin():
             return False
+        if hints.deallocates and self._unsure(hints.deallocates, self.names.get(hints.deallocates)):
+            return False
+        self.names.pending = True
         self.unnamed = backend.unnamed = None
         if self.refused:
             self._pipeline.expect(Expect(QUERY, instead=self._refusal()))

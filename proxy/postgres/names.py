@@ -18,6 +18,7 @@ class Names(OrderedDict[bytes, Statement]):
     def __init__(self) -> None:
         super().__init__()
         self.forgets = False
+        self.pending = False  # what was sent before this batch may not be answered, nor whether it failed
         self.parsed = False  # the unnamed statement was, in this batch
         self._unnamed = False  # and in one before, not answered yet
         self._fresh: set[bytes] = set()  # touched in this batch
@@ -36,11 +37,12 @@ class Names(OrderedDict[bytes, Statement]):
             del self[name]
 
     def touch(self, name: bytes) -> None:
-        """It is being closed."""
+        """It is being closed, or a statement of ours is prepared or closed where a client did not ask for it."""
         self._fresh.add(name)
 
     def synced(self) -> None:
         """A Sync was sent."""
+        self.pending = True
         if self.parsed:
             self.parsed, self._unnamed = False, True
         if self._fresh:
@@ -49,7 +51,7 @@ class Names(OrderedDict[bytes, Statement]):
 
     def answered(self) -> None:
         """Nothing is owed that could change a name."""
-        self.forgets = self._unnamed = False
+        self.forgets = self.pending = self._unnamed = False
         self._open.clear()
 
     def unsure(self, name: bytes, statement: Statement | None) -> bool:

@@ -72,6 +72,8 @@ class Preparing(Asking):
                     self._out.append(wire.parse(b"", WRONG + b"\0\0\0"))
                     return True
             deallocated = hints.deallocates
+            if deallocated and self._unsure(deallocated, self.names.get(deallocated)):
+                return False
             statement = self._deallocates(deallocated) if deallocated else None
             if statement is not None:
                 rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
@@ -82,9 +84,7 @@ class Preparing(Asking):
         known = self.names.get(name)
         if self._unsure(name, known):
             return False
-        if known is not None:  # PostgreSQL refuses it, and says so better than we could
-            if not known.stale and self._prepare(known, name):
-                return False
+        if known is not None and known in backend.prepared:  # PostgreSQL refuses it, and says so better than we could
             pipeline.expect(Expect(wire.PARSE, statement=known, name=name))
             self._out.append(wire.parse(known.name, rest))
             return True
@@ -92,10 +92,16 @@ class Preparing(Asking):
         statement = self._statements.get(rest, self.scope if not self.flags & SETTINGS else b"%d" % id(self))
         if self._unsure(name, statement):
             return False
+        if known is not None:  # it is to be refused, but for a reason that comes first
+            if statement not in backend.prepared:
+                self._send_parse(statement, name, skip=True)
+            pipeline.expect(Expect(wire.PARSE, statement=statement, name=name))
+            self._out.append(wire.parse(statement.name, rest))
+            return True
         self.names.put(name, statement)
         if statement not in backend.prepared:
             self._send_parse(statement, name, skip=False)
-        elif pipeline.status != wire.FAILED:
+        elif pipeline.status != wire.FAILED and not self.names.pending:
             pipeline.expect(Expect(FAKE, fake=_PARSED, undo=lambda: self.names.drop(name, statement)))
         else:  # nearly every text is refused in a failed transaction
             backend.unnamed = None
@@ -211,7 +217,9 @@ class Preparing(Asking):
             old, _ = prepared.popitem(last=False)
             self._pipeline.expect(Expect(wire.CLOSE, skip=True, undo=partial(prepared.__setitem__, old, None)))
             self._out.append(wire.close_statement(old.name))
+            self.names.touch(old.name)
         prepared[statement] = None
+        self.names.touch(statement.name)
 
         def undo() -> None:
             prepared.pop(statement, None)

@@ -766,3 +766,58 @@ def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
     )
     assert kinds(got) == "BPSHDS"
     assert kinds(heard) == "EZEZ"
+
+
+def elsewhere(talk, backend=None):
+    """Its client goes on with a server that knows nothing of it."""
+    talk.release()
+    talk.link(backend)
+
+
+def test_what_was_to_be_prepared_again_and_was_skipped_is_so_in_the_next_batch():
+    talk = linked()
+    through(talk, P("q", "begin") + S, [parsed + ready()])
+    elsewhere(talk)
+    got, heard = through(talk, D("nope") + B("q") + S + B("q") + S, [err("26000") + ready(), parsed + bound + ready()])
+    assert kinds(got).count("P") == 2
+    assert kinds(heard) == "EZ2Z"
+
+
+def test_a_taken_name_is_refused_by_the_server_wherever_it_was_given():
+    backend, talk = server(), linked()
+    prepared(talk, "p", "select 1")
+    elsewhere(talk, backend)
+    talk.client(Q("begin; oops"))
+    talk.server(err() + ready("E"))
+    sent = talk.client(P("p", "commit") + S)  # which is let through in a failed transaction, and `select 1` is not
+    name = named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
+    assert sent == P(name, "commit") * 2 + S
+    said = talk.server(parsed + err("42P05", f'prepared statement "{name}" already exists') + ready("E"))
+    assert wire.fields(said[5:])["M"] == 'prepared statement "p" already exists'
+    assert talk.session.frontend.names[b"p"].rest.startswith(b"select 1")
+    talk.client(P("p", "select 2") + S)
+    assert wire.fields(talk.server(err("25P02") + ready("E"))[5:])["C"] == "25P02"
+    assert len(backend.prepared) == 1
+
+
+def test_the_server_is_asked_to_parse_where_it_may_have_failed_before():
+    talk = linked()
+    prepared(talk, "p", "select 1")
+    talk.client(Q("begin"))
+    talk.server(done("BEGIN") + ready("T"))
+    assert kinds(talk.client(D("nope") + S + P("q", "select 1") + S)) == "DSPS"
+    assert kinds(talk.server(err("26000") + ready("E") + err("25P02") + ready("E"))) == "EZEZ"
+    assert b"q" not in talk.session.frontend.names
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_what_a_deallocate_means_hangs_on_what_came_of_the_parse_before_it(extended):
+    talk = linked()
+    deallocate = P("", "deallocate p") + B("") + E + S if extended else Q("deallocate p")
+    got, heard = through(
+        talk,
+        D("nope") + P("p", "select 1") + S + deallocate,
+        [err("26000") + ready(), err("26000") + ready()],
+    )
+    assert b"deallocate p" in got
+    assert kinds(heard) == "EZEZ"

@@ -23,9 +23,9 @@ async def main() -> None:
     print(
         f"rows in the ledger                     {found.rows:,}, of which {found.open_rows} open at their reservation"
     )
-    print(f"served and without a row               {found.lost}, all of the last second before a kill")
-    print(f"  older than a second                  {found.older_lost}")
-    print(f"under way for over a second, no row    {found.unrecorded}")
+    print(f"served and without a row               {found.lost}")
+    print(f"  older than a second and a half       {found.older_lost}")
+    print(f"under way for longer than that, no row {found.unrecorded}")
     print(f"rows twice                             {found.doubled}")
     print(f"ledger ÷ price of the rows' answers    {found.cost / found.least:.4f}")
 

@@ -17,12 +17,13 @@ from running import Running, gateway
 
 PRICE = 17_000  # nano-dollars of an answer with the usual usage
 CALLERS = 20
+GRACE = 1.5  # seconds: the second that may be lost, and half a one for a machine that is busy
 
 
 @dataclass
 class Found:
-    """`older_lost`: answers that were whole for more than a second when the gateway was killed, and have no row.
-    `unrecorded`: calls that were under way for more than a second then, and have none."""
+    """`older_lost`: answers that were whole for longer than GRACE when the gateway was killed, and have no row.
+    `unrecorded`: calls that were under way for longer than that, and have none."""
 
     kills: int
     served: int
@@ -63,7 +64,7 @@ log: {{level: warning}}
             async with gateway(tmp, "sleep 1000", policy=text) as g:
                 if not await _calling(g):
                     continue  # somebody took one of its ports first
-                until = time.monotonic() + rng.uniform(1.2, 1.8)
+                until = time.monotonic() + rng.uniform(1.8, 2.4)
                 callers = [asyncio.create_task(_caller(g.egress, f"{turn}-{n}", began, ended)) for n in range(CALLERS)]
                 await asyncio.sleep(until - time.monotonic())
                 killed.append(time.monotonic())
@@ -116,8 +117,8 @@ def _reckon(file: Path, kills: int, began: dict[str, float], ended: dict[str, fl
     named = [user for user, _, _ in rows]
     known = set(named)
     lost = [user for user in ended if user not in known]
-    older = [user for user in lost if ended[user] < killed[int(user.split("-")[0])] - 1.0]
-    long = [user for user in began if user not in ended and began[user] < killed[int(user.split("-")[0])] - 1.0]
+    older = [user for user in lost if ended[user] < killed[int(user.split("-")[0])] - GRACE]
+    long = [user for user in began if user not in ended and began[user] < killed[int(user.split("-")[0])] - GRACE]
     return Found(
         kills=kills,
         served=len(ended),

@@ -46,4 +46,3 @@ class Backend:
         """DISCARD ALL was done."""
         self.applied = self.base
         self.prepared.clear()
-        self.unnamed = None

@@ -166,12 +166,9 @@ class Frontend(Preparing):
     # ── the simple protocol ──────────────────────────────────────────────────────────────────
 
     def _query(self, data: bytes, pos: int, here: int, end: int) -> bool:
-        backend = self._linked()
         if here < end:
-            self.names.pending = True
-            self.unnamed = backend.unnamed = None
             self.flags |= PROBED  # too long to be read: the database is asked whether it left anything
-            self._pipeline.expect(owed.QUERY)
+            self._queried(owed.QUERY)
             return False
         text = data[pos + HEAD_SIZE : end - 1]
         hints = inspect(text)
@@ -179,17 +176,26 @@ class Frontend(Preparing):
             return False
         if hints.deallocates and self._unsure(hints.deallocates, self.names.get(hints.deallocates)):
             return False
-        self.names.pending = True
-        self.unnamed = backend.unnamed = None
         if self.refused:
-            self._pipeline.expect(Expect(QUERY, instead=self._refusal()))
+            self._queried(Expect(QUERY, instead=self._refusal()))
             self._out.append(wire.query(WRONG))
             return True
         if hints.flags or hints.names:
             self._hinted(hints)
         if hints.deallocates and (statement := self._deallocates(hints.deallocates)) is not None:
-            self._pipeline.expect(Expect(QUERY, statement=statement, name=hints.deallocates))
+            self._queried(Expect(QUERY, statement=statement, name=hints.deallocates))
             self._out.append(wire.query(b'DEALLOCATE "' + statement.name + b'"'))
             return True
-        self._pipeline.expect(owed.QUERY if not hints.flags & LOCAL else _QUERY_LOCAL)
+        self._queried(owed.QUERY if not hints.flags & LOCAL else _QUERY_LOCAL)
         return False
+
+    def _queried(self, entry: Expect) -> None:
+        """A Query is sent: it ends the unnamed statement, unless it is skipped with the batch that it is in."""
+        self.names.pending = True
+        if self.unsynced:
+            entry = Expect(QUERY, instead=entry.instead, statement=entry.statement, name=entry.name, flags=entry.flags)
+            self._turned(entry, self.unnamed.parsed(self._linked(), None))
+        else:
+            self.unnamed.ended()
+            self._linked().unnamed = None
+            self._pipeline.expect(entry)

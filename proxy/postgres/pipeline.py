@@ -61,7 +61,7 @@ class Pipeline:
         self.failed = False
         self.copying = False
         self.errors = 0
-        self.skips = False  # what is undone was skipped; else it is what has failed
+        self.skips = True  # what is undone was skipped; else it is what has failed
         self.ended = False  # the server has said its last words
         self.cancelled = b""  # what the client is told when a cancel of ours arrives
         self._part = b""  # the begin of a message, where that is all that came
@@ -251,11 +251,11 @@ class Pipeline:
             dropped: list[Expect] = []
             while queue and queue[0].kind != wire.SYNC:
                 dropped.append(queue.popleft())
-            while dropped:  # the last is undone first, and what has failed last
-                undone = dropped.pop()
-                self.skips = bool(dropped)
+            for undone in reversed(dropped):  # what has failed is undone last
+                self.skips = undone is not head
                 if undone.undo is not None:
                     undone.undo()
+            self.skips = True
             self.failed = not queue  # else the Sync that ends the skipping is on its way already
             self.copying = False
         elif head.skip:

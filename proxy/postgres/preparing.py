@@ -8,14 +8,14 @@ from functools import partial
 
 from proxy.postgres import expect as owed
 from proxy.postgres import wire
-from proxy.postgres.asking import Asking
-from proxy.postgres.backend import MOST_PREPARED, Backend
+from proxy.postgres.backend import MOST_PREPARED
 from proxy.postgres.expect import FAKE, Expect
-from proxy.postgres.names import Names
 from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.state import FORGET, LOCAL, NONE, PREPARED, SETTINGS, Hints, inspect
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
 from proxy.postgres.statements import Statement, Statements
+from proxy.postgres.unnamed import UNKNOWN
+from proxy.postgres.waiting import Waiting
 from proxy.postgres.wire import HEAD_SIZE
 
 _PARSED = wire.message(wire.PARSED)
@@ -28,24 +28,17 @@ class ProtocolError(Exception):
     """A client does not speak the protocol; the text says how."""
 
 
-class Preparing(Asking):
-    """The half of a frontend that knows statements. `hold` stops it until the server has said something that the
-    next message depends on. What the server gets is left in `_out`."""
+class Preparing(Waiting):
+    """The half of a frontend that knows statements."""
 
     def __init__(
         self, statements: Statements, pipeline: Pipeline, *, ask: Callable[[], bool], slot: bool = False
     ) -> None:
-        super().__init__(ask, slot=slot)
+        super().__init__(pipeline, ask=ask, slot=slot)
         self._statements = statements
-        self._pipeline = pipeline
         self._local = False  # what is executed sets nothing but for its transaction
         self._bound = False  # something was bound since the last Sync
-        self._out: list[bytes] = []
-        self.backend: Backend | None = None
-        self.names = Names()
         self.given_up: dict[bytes, bytes] = {}  # the server's names of what was deallocated, and the client's
-        self.unnamed: bytes | None = None
-        self._unnamed_hints = NONE
         self.deallocating: list[bytes] = []
         self.flags = 0  # what this transaction may leave behind
         self.mentioned: dict[bytes, None] = {}  # parameters of the app's own
@@ -61,15 +54,17 @@ class Preparing(Asking):
             raise ProtocolError("a Parse has no text")
         self.unsynced = True
         if not name:
-            hints = self._unnamed_hints if rest == self.unnamed else inspect(text)
-            self._unnamed_hints = hints
+            if self._deep():
+                return False
+            unnamed = self.unnamed
+            hints = unnamed.hints if rest == unnamed.rest else inspect(text)
             if hints.pins and not self.slot:
                 if not self._may_pin():
                     return False
                 if self.refused:
-                    pipeline.expect(Expect(wire.PARSE, instead=self._refusal()))
-                    backend.unnamed = None
-                    self._out.append(wire.parse(b"", WRONG + b"\0\0\0"))
+                    rest = WRONG + b"\0\0\0"
+                    self._turned(Expect(wire.PARSE, instead=self._refusal()), unnamed.parsed(backend, rest))
+                    self._out.append(wire.parse(b"", rest))
                     return True
             deallocated = hints.deallocates
             if deallocated and self._unsure(deallocated, self.names.get(deallocated)):
@@ -78,8 +73,7 @@ class Preparing(Asking):
             if statement is not None:
                 rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
                 self._out.append(wire.parse(b"", rest))
-            self._expect_unnamed(backend, rest, skip=False)
-            self.names.parsed = True
+            self._turned(Expect(wire.PARSE), unnamed.parsed(backend, rest, hints))
             return statement is not None
         known = self.names.get(name)
         if self._unsure(name, known):
@@ -104,8 +98,8 @@ class Preparing(Asking):
         elif pipeline.status != wire.FAILED and not self.names.pending:
             pipeline.expect(Expect(FAKE, fake=_PARSED, undo=lambda: self.names.drop(name, statement)))
         else:  # nearly every text is refused in a failed transaction
-            backend.unnamed = None
-            pipeline.expect(Expect(wire.PARSE, undo=lambda: self.names.drop(name, statement)))
+            turn = self.unnamed.replaced(backend, UNKNOWN)
+            self._turned(Expect(wire.PARSE), turn, lambda: self.names.drop(name, statement))
             self._out.append(wire.parse(b"", rest))
         return True
 
@@ -170,8 +164,11 @@ class Preparing(Asking):
 
     def _close(self, name: bytes) -> bool:
         if not name:
-            self.unnamed = self._linked().unnamed = None
-        elif self._unsure(name):
+            if self._deep():
+                return False
+            self._turned(Expect(wire.CLOSE), self.unnamed.parsed(self._linked(), None))
+            return False
+        if self._unsure(name):
             return False
         statement = self.names.pop(name, None)
         self.names.touch(name)
@@ -231,32 +228,18 @@ class Preparing(Asking):
 
     def _unnamed(self) -> None:
         """See that the server has this client's unnamed statement, or none where it has none."""
-        backend = self._linked()
-        if self.unnamed is None:
+        backend, unnamed = self._linked(), self.unnamed
+        if unnamed.rest is None:
             if backend.unnamed is not None:  # another client's: the server is to say that there is none
-                backend.unnamed = None
-                self._pipeline.expect(Expect(wire.CLOSE, skip=True))
+                self._turned(Expect(wire.CLOSE, skip=True), unnamed.replaced(backend, None))
                 self._out.append(wire.close_statement(b""))
             return
-        hints = self._unnamed_hints
+        hints = unnamed.hints
         self._hinted(hints)
         self._binds(hints.flags)
-        if backend.unnamed is not self.unnamed:
-            self._expect_unnamed(backend, self.unnamed, skip=True)
-            self._out.append(wire.parse(b"", self.unnamed))
-
-    def _expect_unnamed(self, backend: Backend, rest: bytes, *, skip: bool) -> None:
-        undo = partial(self._no_unnamed, rest, self.unnamed, backend.unnamed)
-        self._pipeline.expect(Expect(wire.PARSE, skip=skip, undo=undo))
-        self.unnamed = backend.unnamed = rest
-
-    def _no_unnamed(self, parsed: bytes, before: bytes | None, there: bytes | None) -> None:
-        """A Parse of the unnamed statement came to nothing: failed, there is none; skipped, it is what it was."""
-        skipped = self._pipeline.skips
-        if self.unnamed is parsed:
-            self.unnamed = before if skipped else None
-        if self.backend is not None and self.backend.unnamed is parsed:
-            self.backend.unnamed = there if skipped else None
+        if backend.unnamed is not unnamed.rest:
+            self._turned(Expect(wire.PARSE, skip=True), unnamed.replaced(backend, unnamed.rest))
+            self._out.append(wire.parse(b"", unnamed.rest))
 
     def _deallocates(self, name: bytes) -> Statement | None:
         statement = self.names.get(name)
@@ -281,27 +264,6 @@ class Preparing(Asking):
             if len(self.mentioned) < MOST_MENTIONED:
                 self.mentioned[name] = None
 
-    def _unsure(self, name: bytes, statement: Statement | None = None) -> bool:
-        """Whether the message has to wait until it is known what a name means."""
-        pipeline = self._pipeline
-        if not pipeline.queue:
-            self.names.answered()
-        if not self.names.unsure(name, statement):
-            return False
-        self.hold = True
-        pipeline.expect(Expect(FAKE, done=self._sure, undo=self._go_on))
-        self._out.append(wire.message(wire.FLUSH))
-        return True
-
-    def _sure(self, _: bytes) -> bytes:
-        self.names.answered()
-        self.hold = False
-        return b""
-
     def _binds(self, flags: int) -> None:
         self._local = bool(flags & LOCAL) and (self._local or not self._bound)
         self._bound = True
-
-    def _linked(self) -> Backend:
-        assert self.backend is not None
-        return self.backend

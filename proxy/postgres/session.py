@@ -126,7 +126,7 @@ class Session:
             self.params = backend.params
             return b"", told
         self.frontend.hold = sets
-        backend.unnamed = None  # every Query ends it
+        self._end_unnamed()
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._set_up))
         return wire.query(text), b""
 
@@ -216,7 +216,7 @@ class Session:
     def _probe(self, flags: int) -> None:
         text = state.probe(flags, self.frontend.mentioned)
         self.frontend.flags, self._asked = 0, flags
-        self._linked().unnamed = None
+        self._end_unnamed()
         if flags & SETTINGS and self._own != self._linked().base:
             self.frontend.hold = True  # a RESET has led elsewhere than on a connection of its own: see `_carry`
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=lambda answered: self._probed(flags, answered)))
@@ -270,7 +270,6 @@ class Session:
             if tag == b"DISCARD ALL":
                 backend.discarded()
                 frontend.names.clear()
-                frontend.unnamed = None
                 self._pin(self.pinned & ~COMPUTED)
             elif tag == b"DEALLOCATE ALL":
                 backend.prepared.clear()
@@ -343,7 +342,7 @@ class Session:
             self.broken = wire.fatal("XX000", f"{text.decode()} did not do what it should")
             return
         self._cleaned = step
-        self._linked().unnamed = None
+        self._end_unnamed()
         self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._discarded if step == 2 else None))
         self._behind += wire.query(text)
         self.unsettled = True
@@ -353,6 +352,11 @@ class Session:
         self.frontend.flags = 0
         self.unpin()
         return b""
+
+    def _end_unnamed(self) -> None:
+        """A Query of ours ends the server's unnamed statement: the client's is parsed again."""
+        self._linked().unnamed = None
+        self.frontend.unnamed.settle()
 
     def _linked(self) -> Backend:
         assert self.backend is not None

@@ -752,9 +752,9 @@ def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
     talk = linked()
     through(talk, P("", "select 1") + S, [parsed + ready()])
     through(talk, B("") + P("", "select 2") + P("", "select 3") + S, [err("08P01") + ready()])
-    assert talk.session.frontend.unnamed.startswith(b"select 1")
+    assert talk.session.frontend.unnamed.rest.startswith(b"select 1")
     through(talk, P("", "select 4") + P("", "select 5") + S, [err("42601") + ready()])
-    assert talk.session.frontend.unnamed is None
+    assert talk.session.frontend.unnamed.rest is None
 
 
 def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
@@ -821,3 +821,65 @@ def test_what_a_deallocate_means_hangs_on_what_came_of_the_parse_before_it(exten
     )
     assert b"deallocate p" in got
     assert kinds(heard) == "EZEZ"
+
+
+SKIPPED = err("26000") + ready()
+
+
+@pytest.mark.parametrize(
+    ("batches", "answers", "left"),
+    [
+        (D("nope") + P("", "select 2") + S, [SKIPPED], b"select 1"),
+        (D("nope") + C("") + S, [SKIPPED], b"select 1"),
+        (D("nope") + Q("select 2") + S, [SKIPPED], b"select 1"),
+        ((D("nope") + P("", "select 2") + S) * 2, [SKIPPED * 2], b"select 1"),
+        (D("nope") + P("", "select 2") + S + P("", "select 3") + S, [SKIPPED + parsed + ready()], b"select 3"),
+        (D("nope") + P("", "select 2") + S + P("", "oops") + S, [SKIPPED + err() + ready()], None),
+        (D("nope") + Q("select 2") + S + Q("select 3"), [SKIPPED + ANSWER + ready()], None),
+        (C("") + S + D("nope") + P("", "select 2") + S, [closed + ready() + SKIPPED], None),
+    ],
+)
+def test_the_unnamed_statement_is_the_last_that_was_parsed_and_not_ended(batches, answers, left):
+    backend, talk = server(), Talk()
+    talk.link(backend)
+    through(talk, P("", "select 1") + S, [parsed + ready()])
+    through(talk, batches, answers)
+    rest = talk.session.frontend.unnamed.rest
+    assert (rest and rest.split(b"\0")[0]) == left
+    assert backend.unnamed == rest  # so nobody else gets it, and it need not be parsed again
+
+
+def test_an_unnamed_statement_outlives_that_all_is_discarded():
+    talk = linked()
+    through(talk, P("", "discard all") + B("") + E + S, [parsed + bound + done("DISCARD ALL") + ready()])
+    assert talk.session.frontend.unnamed.rest.startswith(b"discard all")
+
+
+def test_what_an_unnamed_statement_may_leave_behind_is_known_though_another_was_skipped():
+    talk = linked()
+    through(talk, P("", "select set_config('a', 'b', false)") + S, [parsed + ready()])
+    through(talk, D("nope") + P("", "select 2") + S, [SKIPPED])
+    talk.client(B("") + E + S)
+    talk.server(bound + ANSWER + ready())
+    assert kinds(talk.behind()) == "Q"
+
+
+def test_an_unnamed_statement_outlives_that_it_could_not_be_parsed_again():
+    talk = linked()
+    through(talk, P("", "select 1") + S, [parsed + ready()])
+    elsewhere(talk)
+    through(talk, P("b", "begin") + B("b") + E + S, [parsed + bound + done("BEGIN") + ready("T")])
+    through(talk, D("nope") + S, [err("26000") + ready("E")])
+    assert kinds(talk.client(B("") + E + S)) == "PBES"
+    assert kinds(talk.server(err("25P02") + ready("E"))) == "EZ"
+    assert talk.session.frontend.unnamed.rest is not None
+
+
+def test_of_what_is_not_answered_a_bounded_part_is_remembered():
+    talk = linked()
+    talk.client((P("", "select 1") + B("") + E + S) * 500)
+    assert talk.session.hold
+    asked = sum(entry.kind == wire.SYNC for entry in talk.session.pipeline.queue)
+    assert asked < 200
+    talk.server((parsed + bound + ANSWER + ready()) * asked)
+    assert not talk.session.hold

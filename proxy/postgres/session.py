@@ -348,6 +348,8 @@ class Session:
         self.unsettled = True
 
     def _discarded(self, answered: bytes) -> bytes:
+        if any(kind == wire.ERROR for kind, _ in wire.messages(answered)):
+            return b""  # a late cancel has hit it: nothing is clean, and `_rest` finds that out
         self._linked().discarded()
         self.frontend.flags = 0
         self.unpin()

@@ -483,6 +483,19 @@ def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned()
     assert talk.session.free
 
 
+def test_a_late_cancel_that_hits_the_cleaning_leaves_no_server_to_others():
+    talk = linked()
+    talk.client(Q("set search_path to ''"))
+    talk.server(done("SET") + ready())
+    talk.behind()
+    talk.session.leave()
+    talk.server(probe_answer(search_path=b"", **BASE))
+    assert talk.behind() == Q("DISCARD ALL")
+    talk.server(err("57014") + ready())
+    assert not talk.session.free
+    assert b"DISCARD ALL did not do what it should" in talk.session.broken
+
+
 def test_half_a_message_cannot_be_taken_back():
     talk = linked()
     talk.client(wire.message(wire.COPY_DATA, b"x" * 1_000_000)[:100_000])

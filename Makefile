@@ -64,7 +64,7 @@ readme: .venv/$(STAMP) callers
 check: lint types test
 
 bench: .venv/$(STAMP) setup
-	@PYTHONPATH=. .venv/bin/python tests/bench/run.py
+	@PYTHONPATH=. .venv/bin/python tests/bench/run.py $(PART)
 
 prices: .venv/$(STAMP)
 	@.venv/bin/python deploy/prices.py

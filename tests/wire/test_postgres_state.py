@@ -18,7 +18,7 @@ from pgpair import Pair, alike, kept
 from pgwire import COPY_DONE, SYNC, Wire, bind, call, close, copy_data, copy_fail, execute, parse, query
 
 CLIENTS = 4
-EXAMPLES = (("EXAMPLES", "25"), ("SEED", "1"))
+EXAMPLES = (("EXAMPLES", "25"), ("SEED", "3"))
 STARTUPS = (
     {}, {}, {}, {"application_name": "app"}, {"options": "-c work_mem=25MB -c app.tenant=started"},
     {"search_path": "other,public"}, {"TimeZone": "Asia/Tokyo", "DateStyle": "SQL"}, {"client_encoding": "'utf-8'"},

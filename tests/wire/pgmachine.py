@@ -1,4 +1,4 @@
-"""What clients do at random, for the machine of test_postgres_state: pure strategies, no socket."""
+"""What clients do at random, for the machine of test_postgres_random: pure strategies, no socket."""
 
 from __future__ import annotations
 

@@ -129,6 +129,6 @@ async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_b
         await visits(1000)
         tasks, files, memory = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), resident_kib()
         await visits(10_000)
-        assert len(asyncio.all_tasks()) <= tasks
-        assert len(os.listdir("/proc/self/fd")) <= files
+        await until(lambda: len(asyncio.all_tasks()) <= tasks)
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= files)  # the last clients close theirs a turn later
         assert resident_kib() - memory < 8 * 1024  # under a byte for each that they sent

@@ -7,6 +7,7 @@ import random
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,7 @@ async def _caller(egress: int, name: str, began: dict[str, float], ended: dict[s
 
 
 def _reckon(file: Path, kills: int, began: dict[str, float], ended: dict[str, float], killed: list[float]) -> Found:
-    with sqlite3.connect(file) as ledger:
+    with closing(sqlite3.connect(file)) as ledger:
         rows = ledger.execute("select user_id, outcome, cost from outrigger_calls").fetchall()
     named = [user for user, _, _ in rows]
     known = set(named)

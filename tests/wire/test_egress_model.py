@@ -8,7 +8,8 @@ from pathlib import Path
 import openai
 import pytest
 from outward import outward
-from running import eventually, free_port
+from ports import free_port
+from running import eventually
 
 HOME = Path(__file__).parents[2] / ".venv-model"
 MODEL, PYTHON = HOME / "model.gguf", HOME / "bin" / "python"

@@ -8,7 +8,8 @@ import sys
 
 import httpx
 import pytest
-from running import APPS, eventually, free_port, gateway, processes_of
+from ports import free_port
+from running import APPS, eventually, gateway, processes_of
 
 PY = shlex.quote(sys.executable)
 HERE = shlex.quote(str(APPS))

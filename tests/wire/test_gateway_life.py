@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import APPS, ROOT, eventually, free_port, gateway, processes_of
+from ports import free_port
+from running import APPS, ROOT, eventually, gateway, processes_of
 
 APP = (sys.executable, str(APPS / "plain.py"))
 

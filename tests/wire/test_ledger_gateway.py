@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running import APPS, ROOT, free_port, gateway
+from ports import free_port
+from running import APPS, ROOT, gateway
 
 APP = (sys.executable, str(APPS / "plain.py"))
 

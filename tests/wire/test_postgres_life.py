@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cluster import PASSWORD, Cluster, backends
 from pgwire import Gone, Wire, fields, kinds, query
-from running import Running, eventually, free_port, gateway
+from ports import free_port
+from running import Running, eventually, gateway
 
 # Tells what it got; ends when told to, by SIGTERM, after the query it has begun.
 APP = """

@@ -143,7 +143,7 @@ def streaming(bench: Bench) -> None:
 async def first_events(port: int, path: str) -> list[float]:
     times = []
     async with aiohttp.ClientSession() as session:
-        for _ in range(100):
+        for _ in range(310):
             began = time.perf_counter()
             async with session.post(
                 f"http://127.0.0.1:{port}{path}/v1/chat/completions", json={**CHAT, "stream": True}

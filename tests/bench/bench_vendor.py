@@ -29,6 +29,11 @@ class Vendor(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
         self.buffer = b""
+        self.task = None
+
+    def connection_lost(self, error):
+        if self.task is not None:
+            self.task.cancel()  # else the streams of callers who left are written on, to nobody
 
     def data_received(self, data):
         self.buffer += data

@@ -14,11 +14,10 @@ STAMP := .stamp
 help:
 	@echo 'make run             Outrigger in front of the demo app'
 	@echo "make run APP='…'     in front of your own, e.g. APP='uvicorn main:app --port \$$\$$PORT'"
-	@echo 'make test            everything, on each Python from 3.11 up that is installed'
+	@echo 'make test            everything, and our own code on the newest Python here too'
 	@echo 'make check           lint, types and make test'
 	@echo 'make bench           the figures of the README'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
-
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
 	@echo 'make readme          the tables of the README that are what a test saw'
 

@@ -27,6 +27,7 @@ from proxy.errors import BindError
 from proxy.ingress.door import Door
 from proxy.ledger.ledger import Ledger
 from proxy.observe.health import Health
+from proxy.observe.history import History
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
@@ -93,6 +94,7 @@ class Gateway:
         if database is not None:
             self.health.register("postgres", database.health)
         self.runtime.on_sample(view.sample)
+        self.history = History(metrics, clock=loop.time, levels=view.levels)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
             health=self.health,
@@ -134,6 +136,7 @@ class Gateway:
             if self.database is not None and self._sockets.postgres is not None:
                 await self.database.start(self._sockets.postgres)
             self._spawn(self.runtime.run())
+            self._spawn(self.history.run())
             self._spawn(self.reloader.watch(self.reload))
             life = self._loop.create_task(self.app.run())
             ended = await self._until_ready(life)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy.app.memory import limit
 from proxy.observe.health import PartState
+from proxy.observe.history import Levels
 from proxy.observe.runtime import Sample
 from proxy.policy.policy import Policy
 
@@ -42,6 +43,17 @@ class Overview:
         if share is None:
             return PartState("ok", "no limit is known")
         return PartState("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
+
+    def levels(self) -> Levels:
+        """What the history keeps beside counts."""
+        latest, database = self._gateway.runtime.latest, self._gateway.database
+        pool = database.pool if database is not None else None
+        return Levels(
+            app_bytes=latest.app_bytes or 0,
+            gateway_bytes=latest.gateway_bytes,
+            pool_in_use=len(pool.servers) - len(pool.idle) if pool is not None else 0,
+            pool_waiting=len(pool.waiters) if pool is not None else 0,
+        )
 
     def fill(self) -> None:
         """Set the gauges that are cheaper asked for than kept."""

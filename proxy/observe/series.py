@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -40,6 +41,17 @@ class Series(Generic[Child]):
 
     def values(self) -> list[tuple[str, ...]]:
         return list(self._children)
+
+    def numbers(self) -> Iterator[tuple[tuple[str, ...], list[float]]]:
+        """The label values and the count of every counter or gauge, or a histogram's counts up to each bound.
+
+        Read where the client library keeps them: what it hands out is made anew each time, 20 times as dear.
+        """
+        for values, child in self._children.items():
+            if isinstance(child, Histogram):
+                yield values, list(accumulate(bucket.get() for bucket in child._buckets))
+            else:
+                yield values, [child._value.get()]
 
     def forget(self, *values: str) -> None:
         """Takes a series out: a gauge of something that is no more. Counters are never forgotten."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
@@ -29,6 +30,10 @@ class Tally(Collector):
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
+
+    def cumulative(self) -> list[float]:
+        """How many were at most each bound, +Inf the last."""
+        return list(accumulate(map(float, self._counts)))
 
     def collect(self) -> Iterable[Metric]:
         total = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,10 @@ from proxy.app.readiness import status
 from proxy.bind import Sockets
 from proxy.egress.door import Egress
 from proxy.errors import BindError
+from proxy.facts import HouseFacts
 from proxy.ingress.door import Door
 from proxy.ledger.ledger import Ledger
+from proxy.observe.alerts.board import Alerts
 from proxy.observe.health import Health
 from proxy.observe.history import History
 from proxy.observe.log import Log
@@ -91,10 +94,23 @@ class Gateway:
         self.health.register("memory", view.memory)
         self.health.register("upstreams", egress.health)
         self.health.register("ledger", ledger.health)
+        self.health.register("store", view.store)
         if database is not None:
             self.health.register("postgres", database.health)
         self.runtime.on_sample(view.sample)
         self.history = History(metrics, clock=loop.time, levels=view.levels)
+        facts = HouseFacts(self)
+        self.alerts = Alerts(
+            policy.alerts,
+            facts,
+            clock=loop.time,
+            emit=log.emit,
+            metrics=metrics,
+            app=environ.get("RENDER_SERVICE_NAME") or socket.gethostname(),
+            version=__version__,
+        )
+        self.runtime.on_sample(facts.tick)
+        self.runtime.on_sample(self.alerts.tick)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
             health=self.health,
@@ -137,6 +153,7 @@ class Gateway:
                 await self.database.start(self._sockets.postgres)
             self._spawn(self.runtime.run())
             self._spawn(self.history.run())
+            self._spawn(self.alerts.run())
             self._spawn(self.reloader.watch(self.reload))
             life = self._loop.create_task(self.app.run())
             ended = await self._until_ready(life)
@@ -234,6 +251,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.alerts.close()
         await self.ledger.stop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
@@ -259,6 +277,7 @@ class Gateway:
         self.door.apply(policy)
         self.egress.apply(policy)
         self.ledger.apply(policy.ledger)
+        self.alerts.apply(policy.alerts)
         if self.database is not None:
             self.database.apply(policy.postgres)
 

@@ -44,6 +44,9 @@ class Overview:
             return PartState("ok", "no limit is known")
         return PartState("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
 
+    def store(self) -> PartState:
+        return PartState("ok", "counts are kept in this instance's memory")
+
     def levels(self) -> Levels:
         """What the history keeps beside counts."""
         latest, database = self._gateway.runtime.latest, self._gateway.database

@@ -100,7 +100,7 @@ class History:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._counts = Counts(metrics)
-        self._clock = clock
+        self.clock = clock
         self._now = now
         self._levels = levels
         self._sleep = sleep
@@ -121,7 +121,7 @@ class History:
 
     def take(self) -> None:
         """Keep what the counts are now."""
-        now, row = self._latest = self._clock(), self._counts.read()
+        now, row = self._latest = self.clock(), self._counts.read()
         before_at, before = self._near[-1]
         levels = self._levels()
         places = self._counts.places()
@@ -138,7 +138,7 @@ class History:
     def since(self, seconds: float) -> Span:
         """What happened from so many seconds ago until now, at most an hour. Exact at its end; its beginning is
         the newest row that is old enough, so it may be up to 5 s longer (60 s, of a span over 15 min)."""
-        now = self._clock()
+        now = self.clock()
         if now - self._latest[0] > FRESH:
             self._latest = (now, self._counts.read())
         now, row = self._latest

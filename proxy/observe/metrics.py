@@ -5,8 +5,8 @@ need, and a scrape endpoint that renders on the loop without a pause, which it m
 the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
-`event_loop_lag_seconds`, `ledger_*`, `price_table_age_seconds`, `bypass_total`, and `process_*` (CPU time, memory
-and files of the gateway itself).
+`event_loop_lag_seconds`, `ledger_*`, `price_table_age_seconds`, `bypass_total`, `alerts_sent_total`, and
+`process_*` (CPU time, memory and files of the gateway itself).
 """
 
 from __future__ import annotations
@@ -150,6 +150,9 @@ class Metrics:
             "ledger_dropped_total", "Rows that were lost because far too many waited, or no database takes them."
         )
         self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
+        self.alerts_sent_total = counter(
+            "alerts_sent_total", "Messages of alerts, by what became of them.", "sender", "result"
+        )
         self.policy_reloads_total = counter("policy_reloads_total", "Reloads of the policy.", "result")
         build = gauge("build_info", "Always 1; what runs.", "version", "python")
         build.child(version, platform.python_version()).set(1)
@@ -160,6 +163,9 @@ class Metrics:
             self.app_restarts_total.child(reason)
         for result in ("ok", "error"):
             self.ledger_writes_total.child(result)
+        for sender in ("slack", "webhook"):
+            for result in ("ok", "error", "dropped"):
+                self.alerts_sent_total.child(sender, result)
         for result in ("ok", "refused"):
             self.policy_reloads_total.child(result)
 

@@ -13,7 +13,7 @@ from proxy.policy.urls import sqlite_path
 from proxy.units import format_duration
 
 PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
-UNBUILT = ("alerts", "sentry")
+UNBUILT = ("sentry",)
 
 
 def cautions(reader: Reader, policy: Policy) -> Iterator[str]:

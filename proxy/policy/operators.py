@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from proxy.policy import kinds, urls
+from proxy.policy.condition import WHEN, Condition, parse
 from proxy.policy.values import Label, Period, Seconds, Share
 
 Severity = Literal["warning", "critical"]
@@ -21,22 +22,22 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    when: Annotated[str, kinds.TEXT]
+    when: Annotated[Condition, WHEN]
     severity: Severity = "warning"
 
 
 SHIPPED_RULES: Mapping[str, AlertRule] = MappingProxyType(
     {
-        "app_down": AlertRule("app is down for 10s", "critical"),
-        "breaker_open": AlertRule("breaker is open for 5s", "critical"),
-        "error_rate": AlertRule("errors > 5% over 5m", "critical"),
-        "slow": AlertRule("p95 > 50% of timeout over 5m"),
-        "memory": AlertRule("memory > 85% for 1m"),
-        "cost_cap": AlertRule("cost > 80% of cap"),
-        "pool_exhausted": AlertRule("pool wait > 1s over 1m"),
-        "cpu_throttled": AlertRule("throttled > 25% over 5m"),
-        "bypass": AlertRule("calls bypass an upstream"),
-        "store_lost": AlertRule("store is down for 10s"),
+        "app_down": AlertRule(parse("app is down for 10s"), "critical"),
+        "breaker_open": AlertRule(parse("breaker is open for 5s"), "critical"),
+        "error_rate": AlertRule(parse("errors > 5% over 5m"), "critical"),
+        "slow": AlertRule(parse("p95 > 50% of timeout over 5m")),
+        "memory": AlertRule(parse("memory > 85% for 1m")),
+        "cost_cap": AlertRule(parse("cost > 80% of cap")),
+        "pool_exhausted": AlertRule(parse("pool wait > 1s over 1m")),
+        "cpu_throttled": AlertRule(parse("throttled > 25% over 5m")),
+        "bypass": AlertRule(parse("calls bypass an upstream")),
+        "store_lost": AlertRule(parse("store is down for 10s")),
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.policy.condition import BreakerOpen, Errors, Slow
 from proxy.policy.outgoing import Fallback, Upstream
 from proxy.policy.policy import Policy
 from proxy.policy.read import Reader
@@ -21,6 +22,7 @@ def check_outgoing(reader: Reader, policy: Policy) -> None:
             _fallback(reader, policy, name, f"{key}.fallback[{index}]", fallback)
     _postgres(reader, policy)
     _faults(reader, policy)
+    _alerts(reader, policy)
 
 
 def _upstream(reader: Reader, key: str, upstream: Upstream) -> None:
@@ -85,3 +87,22 @@ def _faults(reader: Reader, policy: Policy) -> None:
             reader.fault(key, "it does nothing", "write status: 503, delay: 2s, cut: true, or several")
         elif fault.cut and fault.route is not None:
             reader.fault(f"{key}.cut", "only a call out can be cut", "write upstream: … in place of route: …")
+
+
+def _alerts(reader: Reader, policy: Policy) -> None:
+    """Rules about a route or an upstream that there is not."""
+    routes = {route.name: route for route in policy.routes}
+    for name, rule in policy.alerts.rules.items():
+        key, when = f"alerts.rules.{name}.when", rule.when
+        if not reader.sound(key):
+            continue
+        if isinstance(when, BreakerOpen) and when.upstream is not None and when.upstream not in policy.upstreams:
+            if reader.sound("upstreams"):
+                mend = reader.nearest(when.upstream, tuple(policy.upstreams))
+                reader.fault(key, f"there is no upstream {when.upstream}", mend)
+        if isinstance(when, Errors | Slow) and when.route is not None and reader.sound("routes"):
+            route = routes.get(when.route)
+            if route is None:
+                reader.fault(key, f"there is no route {when.route}", reader.nearest(when.route, tuple(routes)))
+            elif isinstance(when, Slow) and when.share is not None and route.timeout is None:
+                reader.fault(key, f"the route {route.name} has no timeout", "write seconds, as in p95 > 5s")

@@ -43,10 +43,10 @@ class Account:
             self._seen[outcome] = count
 
     def health(self) -> PartState:
-        """Degraded while the database cannot be reached: nothing that a restart of the instance would mend."""
+        """Down while the database cannot be reached; the whole is degraded by that, since no restart would mend it."""
         pool, opening = self._pool, self._pool.supply.opening
         if opening.failures and not pool.servers:
-            return PartState("degraded", f"the database cannot be reached: {opening.reason}", opening.since)
+            return PartState("down", f"the database cannot be reached: {opening.reason}", opening.since)
         if opening.failures:
             return PartState("degraded", f"no new database connections: {opening.reason}", opening.since)
         if pool.longest_wait() > LONG_WAIT:

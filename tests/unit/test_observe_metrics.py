@@ -44,6 +44,7 @@ memory_limit_bytes gauge
 app_restarts_total counter
 cpu_throttled_seconds_total counter
 alerts_firing gauge
+alerts_sent_total counter
 policy_reloads_total counter
 build_info gauge
 rate_limit_evicted_total counter

@@ -18,7 +18,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
     ("text", "key"),
     [
         ("store: {url: 'redis://x'}", "store.url"),
-        ("alerts: {every: 1m}", "alerts"),
         ("sentry: {environment: x}", "sentry"),
         ("metrics: {app: /metrics}", "metrics.app"),
         ("app: {memory: {recycle: 92%}}", "app.memory.recycle"),

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from proxy.policy.condition import Condition
 from proxy.policy.identity import Identity, JwtSource, Source
 from proxy.policy.load import PolicySource, load
 from proxy.policy.model import TrustedProxies
@@ -28,7 +29,7 @@ ENVIRON = {"JWT_KEY": "k" * 40}
 
 # Shown in comments alone, since nothing of theirs is there by default.
 IN_COMMENTS = (Fallback, Price, InjectedFault)
-WRITTEN_OTHERWISE = (Address, Rate, Spend, TrustedProxies, *get_args(Source))
+WRITTEN_OTHERWISE = (Address, Rate, Spend, TrustedProxies, *get_args(Source), *get_args(Condition))
 
 
 def say(text: str) -> Policy:

@@ -39,7 +39,7 @@ upstreams:
 egress: {breaker: null, timeout: {idle: null}}
 postgres: {env: {H: host, P: port}, timeout: {query: 30s}}
 store: {url: "redis://x:6379"}
-alerts: {rules: {slow: off, mine: {when: "x > 1"}}}
+alerts: {rules: {slow: off, mine: {when: "p99 > 1500ms on off over 10m", severity: critical}}}
 log: {redact: [mine]}
 metrics: {app: /metrics}
 faults: [{route: a, delay: 2s, share: 0.1%}, {upstream: mine, status: 503}]

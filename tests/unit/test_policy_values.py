@@ -109,10 +109,12 @@ def test_what_an_upstream_leaves_out_stays_at_its_default() -> None:
 
 
 def test_an_alert_rule_of_a_shipped_name_replaces_it_and_off_removes_it() -> None:
-    rules = say('alerts: {rules: {slow: off, memory: {when: "memory > 90% for 1m"}, mine: {when: x}}}').alerts.rules
+    rules = say(
+        'alerts: {rules: {slow: off, memory: {when: "memory > 90% for 1m"}, mine: {when: "errors>1%  over 1m"}}}'
+    ).alerts.rules
     assert "slow" not in rules
-    assert (rules["memory"].when, rules["memory"].severity) == ("memory > 90% for 1m", "warning")
-    assert rules["mine"].severity == "warning"
+    assert (str(rules["memory"].when), rules["memory"].severity) == ("memory > 90% for 1m", "warning")
+    assert (str(rules["mine"].when), rules["mine"].severity) == ("errors > 1% over 1m", "warning")
     assert "app_down" in rules
 
 

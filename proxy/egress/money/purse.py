@@ -184,6 +184,26 @@ class Purse:
                 return text, pot.end - self._now()
         return None
 
+    def above(self, share: float, tier_of: Callable[[str], str]) -> int:
+        """How many users (the unattributed are one) have spent more than this share of a cap of their own."""
+        spends = [spend for several in self.cap.per_user.values() for spend in several]
+        spends += [self.cap.unattributed] if self.cap.unattributed is not None else []
+        least: dict[Period, float] = {}
+        for spend in spends:
+            least[spend.period] = min(least.get(spend.period, float("inf")), share * to_nanos(spend.amount))
+        if not least:
+            return 0
+        now, count = self._now(), 0
+        for user, pots in self._users.items():
+            # A tier is looked up only of who may have come so far.
+            if any(pots[period].spent > some and pots[period].end > now for period, some in least.items()):
+                limits = self.limits_of(user, tier_of(user))
+                count += any(
+                    pots[spend.period].spent > share * to_nanos(spend.amount) and pots[spend.period].end > now
+                    for spend in limits
+                )
+        return count
+
     def top(self, period: Period, count: int) -> list[tuple[str, int]]:
         """Who spent most in this window."""
         found = [(user, self._at_hand(pots)[period].spent) for user, pots in self._users.items()]

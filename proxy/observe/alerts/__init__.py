@@ -1,0 +1,1 @@
+"""What an owner is told, and when: rules judged, remembered, put into words, sent."""

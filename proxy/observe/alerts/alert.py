@@ -1,0 +1,100 @@
+"""One rule that holds, or held, for one subject: begun, said again, over, flapping."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.observe.alerts.finding import Finding
+from proxy.policy.operators import Severity
+
+State = Literal["firing", "flapping", "cleared"]
+What = Literal["begun", "again", "cleared", "flapping"]
+
+FLAPPING = 3  # beginnings within
+WITHIN = 600.0  # seconds
+WORSE = 1.05  # times what was last said
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What there is to say of an alert now."""
+
+    what: What
+    alert: Alert
+
+
+class Alert:
+    """Times are the clock's, in seconds. Says what there is to say at each judging: once when it begins, once when
+    it is over, and again after its cooldown while it lasts. One that began three times within 10 min is called
+    flapping, once, and nothing else is said until it has been quiet, or has held, for 10 min."""
+
+    def __init__(self, name: str, subject: str) -> None:
+        self.name = name
+        self.subject = subject
+        self.severity: Severity = "warning"
+        self.state: State = "cleared"
+        self.holds = False
+        self.since = 0.0
+        self.ended = 0.0
+        self.finding = Finding(subject, "", "", "")
+        self._begun: deque[float] = deque(maxlen=FLAPPING)
+        self._said = 0.0
+        self._level = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Alert {self.name} {self.subject}: {self.state}>"
+
+    @property
+    def beginnings(self) -> int:
+        return len(self._begun)
+
+    def judged(self, now: float, finding: Finding | None, severity: Severity, cooldown: float) -> Iterator[What]:
+        self.severity = severity
+        while self._begun and now - self._begun[0] > WITHIN:
+            self._begun.popleft()
+        if finding is not None:
+            yield from self._found(now, finding, cooldown)
+        elif self.holds:
+            yield from self._over(now)
+        elif self.state == "flapping" and now - self.ended > WITHIN:
+            self.state = "cleared"
+            yield "cleared"
+
+    def _found(self, now: float, finding: Finding, cooldown: float) -> Iterator[What]:
+        self.finding = finding
+        if not self.holds:
+            self.holds = True
+            self._begun.append(now)
+            if self.state == "cleared":
+                self.since = now if finding.since is None else finding.since
+                if len(self._begun) < FLAPPING:
+                    self.state = "firing"
+                    yield self._say(now, "begun")
+                    return
+                self.state = "flapping"
+                yield self._say(now, "flapping")
+                return
+        elif self.state == "flapping" and not self._begun:
+            self.state = "firing"  # it has held for long: it is plainly there
+        worse = finding.level > self._level * WORSE
+        if now - self._said >= cooldown and (worse or not finding.settled):
+            yield self._say(now, "flapping" if self.state == "flapping" else "again")
+
+    def _over(self, now: float) -> Iterator[What]:
+        self.holds = False
+        self.ended = now
+        if self.state == "firing":
+            self.state = "cleared"
+            yield "cleared"
+
+    def _say(self, now: float, what: What) -> What:
+        self._said = now
+        self._level = self.finding.level
+        return what
+
+
+def worst(alerts: Sequence[Alert]) -> Severity:
+    return "critical" if any(alert.severity == "critical" for alert in alerts) else "warning"

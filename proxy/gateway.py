@@ -14,6 +14,8 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING
 
 from proxy import __version__
+from proxy.actions import Actions
+from proxy.admin.ctl import Ctl
 from proxy.admin.endpoints import Endpoints
 from proxy.admin.guard import is_loopback
 from proxy.admin.listener import AdminListener
@@ -28,6 +30,7 @@ from proxy.errors import BindError
 from proxy.facts import HouseFacts
 from proxy.ingress.door import Door
 from proxy.ledger.ledger import Ledger
+from proxy.ledger.marks import Marks
 from proxy.observe.alerts.board import Alerts
 from proxy.observe.health import Health
 from proxy.observe.history import History
@@ -74,6 +77,7 @@ class Gateway:
         self.reloader = reloader
         self.egress = egress
         self.ledger = ledger
+        self.marks = Marks(ledger.database, emit=log.emit)
         self.database = database
         self._loop = loop
         self.stopping = False
@@ -120,6 +124,7 @@ class Gateway:
             status=view.status,
             version=__version__,
             loopback=is_loopback(policy.listen.admin.host),
+            ctl=Ctl(Actions(self), log.emit),
         )
         self._admin = AdminListener(endpoints, ids=Ids(), emit=log.emit)
         self.door = Door(
@@ -131,6 +136,7 @@ class Gateway:
             log=log,
             requests=requests,
             allowances=egress.spend,
+            blocked=self.marks.users,
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
@@ -147,6 +153,7 @@ class Gateway:
         try:
             await self._admin.start(self._sockets.admin)
             await self.ledger.start()
+            await self.marks.start()
             await self.egress.load()
             await self.egress.start(self._sockets.egress)
             if self.database is not None and self._sockets.postgres is not None:
@@ -252,6 +259,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.alerts.close()
+        await self.marks.stop()
         await self.ledger.stop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)

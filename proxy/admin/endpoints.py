@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from proxy.admin.ctl import Ctl
 from proxy.admin.guard import check_local
 from proxy.admin.token import TokenGate
 from proxy.errors import Refusal
@@ -57,6 +58,7 @@ healthz   how the app and the gateway are
 readyz    whether a request would be served now
 metrics   for Prometheus
 status    everything, as JSON
+ctl/…     what an operator does (POST)
 """
 
 
@@ -78,6 +80,7 @@ class Endpoints:
         status: Callable[[], Mapping[str, object]],
         version: str,
         loopback: bool = True,
+        ctl: Ctl | None = None,
     ) -> None:
         self._health = health
         self._metrics = metrics
@@ -86,6 +89,7 @@ class Endpoints:
         self._status = status
         self._version = version
         self._loopback = loopback
+        self._ctl = ctl
         self._paths: Mapping[str, Answer] = {
             "/": self._index,
             "/healthz": self._healthz,
@@ -100,6 +104,8 @@ class Endpoints:
         try:
             if guarded:
                 check_local(request.headers)
+            if self._ctl is not None and self._ctl.takes(request.path):
+                return await self._act(self._ctl, request, guarded)
             handler = self._paths.get(request.path or "/")
             if handler is None:
                 return None
@@ -138,6 +144,14 @@ class Endpoints:
         if not open_here or self._gate.token:
             await self._need_token(request)
         return _json(200, {"health": self._health.report(), **self._status()})
+
+    async def _act(self, ctl: Ctl, request: AdminRequest, open_here: bool) -> AdminAnswer:
+        if not open_here or self._gate.token:
+            await self._need_token(request)
+        if request.method != "POST":
+            refusal = Refusal("method-not-allowed", 405, "Method not allowed", "An action is a POST.")
+            return self._refused(request, refusal, ("Allow", "POST"))
+        return _json(200, {"done": await ctl.do(request.path, peer=request.peer, request_id=request.request_id)})
 
     async def _shown(self, request: AdminRequest) -> bool:
         return await self._gate.shown(request.headers("authorization"), request.peer)

@@ -14,6 +14,8 @@ outrigger run --policy FILE                       front the app at app.url or ap
 outrigger check [FILE] [--print]                  validate a policy; show it with every default
 outrigger explain METHOD PATH [-H 'K: V']…        which route, user, tier and limits a request gets
 outrigger report [--since 24h] [--by user|model|route] [--csv]   spend, tokens and calls out of the ledger
+outrigger ctl ACTION                              act on the running gateway: block USER, unblock USER,
+                                                  forgive USER, breaker UPSTREAM open|close|auto, reload, restart-app
 outrigger --version
 """
 
@@ -36,6 +38,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             from proxy.cli.explain import explain
 
             return explain(argv[1:], environ, sys.stdout, sys.stderr)
+        if first == "ctl":
+            from proxy.cli.ctl import ctl
+
+            return ctl(argv[1:], environ, sys.stdout, sys.stderr)
         if first == "report":
             from proxy.cli.report import report
 

@@ -18,6 +18,7 @@ import pybreaker
 from proxy.egress.window import Window
 
 CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
+HELD = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
 GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
 
@@ -74,7 +75,8 @@ class Breaker:
 
     def __repr__(self) -> str:
         calls, failed = self._window.counts()
-        left = f", {self.retry_after:.0f} s left" if self.state == OPEN else ""
+        left = f", {self.retry_after:.0f} s left" if self.state == OPEN and self.forced is None else ""
+        left += ", held by an operator" if self.forced is not None else ""
         return f"<Breaker {self.name}: {self.state}{left}, {failed} of {calls} failed>"
 
     @property
@@ -84,7 +86,9 @@ class Breaker:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until a probe may pass; 0 where calls pass."""
+        """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
+        if self.forced == OPEN:
+            return self.rule.open if self.rule is not None else HELD
         return max(0.0, self._until - self._clock()) if self._state.current_state == OPEN else 0.0
 
     def counts(self) -> tuple[int, int]:
@@ -95,7 +99,7 @@ class Breaker:
         """Take another rule; None: no breaker, everything passes."""
         self.rule = rule
         if rule is None:
-            if self._state.current_state != CLOSED:
+            if self._state.current_state != CLOSED and self.forced is None:
                 self._close("the policy has no breaker any more")
         elif rule.window != self._window.seconds:
             self._window = Window(rule.window, self._clock)
@@ -167,7 +171,7 @@ class Breaker:
 
     def _open(self, why: str) -> None:
         self._turn(why)
-        self._until = self._clock() + (self.rule.open if self.rule is not None and self.forced is None else 3600.0)
+        self._until = self._clock() + (self.rule.open if self.rule is not None else HELD)
         self._state.open()
 
     def _close(self, why: str) -> None:

@@ -145,7 +145,9 @@ class Egress:
             if breaker.state == OPEN:
                 text = f"the breaker of {upstream.name} is open: {breaker.why}"
                 return PartState("degraded", text, breaker.since)
-        return PartState("ok", f"{len(self.upstreams)} taking calls")
+        held = ", ".join(name for name, upstream in self.upstreams.items() if upstream.breaker.forced is not None)
+        text = f"; an operator holds closed the breaker of {held}" if held else ""
+        return PartState("ok", f"{len(self.upstreams)} taking calls{text}")
 
     def status(self) -> Mapping[str, object]:
         return {
@@ -153,6 +155,7 @@ class Egress:
                 "base_url": upstream.policy.base_url,
                 "breaker": upstream.breaker.state,
                 "why": upstream.breaker.why,
+                "held": upstream.breaker.forced,
                 "state": repr(upstream),
                 "faults": len(upstream.faults.all),
                 "cost": self.spend.status(upstream) if upstream.meter.metered else None,

@@ -108,7 +108,7 @@ class Producer:
         """Raises CallFailed where nothing went to the app yet, so that something else may."""
         breaker = upstream.breaker
         if breaker.state == OPEN:
-            raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after))
+            raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None))
         bill = self._books.open(call, upstream)
         try:
             await self._paid(call, upstream, sink, deadline, key, bill)
@@ -124,7 +124,9 @@ class Producer:
         try:
             admission = breaker.admit()
             if admission is None:
-                raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after))
+                raise CallFailed(
+                    refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
+                )
             ok: bool | None = None
             upstream.budget.call()
             try:

@@ -9,7 +9,10 @@ from aiohttp.http_exceptions import LineTooLong
 from proxy.errors import AttemptFailed, CallRefused
 
 
-def unavailable(upstream: str, retry_after: float) -> CallRefused:
+def unavailable(upstream: str, retry_after: float, *, held: bool = False) -> CallRefused:
+    if held:
+        text = f"An operator holds the breaker of {upstream} open, so it gets no calls for now."
+        return CallRefused("upstream_unavailable", 503, text, retry_after=retry_after)
     text = f"{upstream} has been failing, so it gets no calls for now; a probe may pass in {retry_after:.0f} s."
     return CallRefused("upstream_unavailable", 503, text, retry_after=max(1.0, retry_after))
 

@@ -32,7 +32,7 @@ async def upgrade(
     """Raw bytes both ways after the 101, and no deadline."""
     admission = upstream.breaker.admit()
     if admission is None:
-        raise refusal.unavailable(upstream.name, upstream.breaker.retry_after)
+        raise refusal.unavailable(upstream.name, upstream.breaker.retry_after, held=upstream.breaker.forced is not None)
     ok: bool | None = None
     asked = [*call.fields, ("Connection", "Upgrade"), ("Upgrade", request.headers["Upgrade"])]
     call.attempts = 1

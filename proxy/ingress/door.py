@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from proxy.ingress.account import Account
 from proxy.ingress.admission import Admission
@@ -37,6 +37,7 @@ class Door:
         log: Log,
         requests: Requests | None = None,
         allowances: Allowances | None = None,
+        blocked: Container[str] = (),
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
         patience: Patience = Patience(),
@@ -60,6 +61,7 @@ class Door:
             emit=log.emit,
             clock=loop.time,
             allowances=allowances,
+            blocked=blocked,
         )
         self.server = Server(
             loop,

@@ -139,6 +139,13 @@ def _named(value: str) -> str | None:
     return value
 
 
+def canonical(user: str) -> str:
+    """A user's name as requests bear it: an address in any spelling is the network that it counts with."""
+    if user.startswith(IP) and address.parse(user.removeprefix(IP)) is not None:
+        return _ip_user(user.removeprefix(IP))
+    return user
+
+
 def _ip_user(client_ip: str) -> str:
     found = address.parse(client_ip)
     if isinstance(found, IPv6Address):

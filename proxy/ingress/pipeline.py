@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -86,6 +86,7 @@ class Pipeline:
         emit: Emit,
         clock: Callable[[], float],
         allowances: Allowances | None = None,
+        blocked: Container[str] = (),
     ) -> None:
         self._clock = clock
         self._ids = Ids()
@@ -97,6 +98,7 @@ class Pipeline:
         self._account = account
         self._requests = requests
         self._allowances = allowances
+        self._blocked = blocked
         self._emit = emit
 
     async def handle(self, connection: Connection, x: Exchange) -> bool:
@@ -117,6 +119,7 @@ class Pipeline:
             self._account.begin(x)
             self._requests.begin(x.token, x)
             counted = True
+            self._check_blocked(x)
             self._check_size(x)
             self._check_budget(x)
             self._check_rate(x)
@@ -166,6 +169,10 @@ class Pipeline:
         host = x.headers.get("Host")
         if host is not None and not HOST.fullmatch(host):
             raise bad_request("The Host field is not a host and port (RFC 9110 section 7.2).")
+
+    def _check_blocked(self, x: Exchange) -> None:
+        if x.user in self._blocked and not is_preflight(x):
+            raise Refusal("blocked", 403, "Blocked", "An operator of this service has blocked this user.")
 
     def _check_size(self, x: Exchange) -> None:
         limit = x.max_body = x.route.max_body if x.route.max_body is not None else self.rules.max_body

@@ -56,6 +56,21 @@ class Sum:
     estimated: int
 
 
+@dataclass(frozen=True, slots=True)
+class Forgiven:
+    """Money of one window that an operator no longer counts against a user's caps."""
+
+    id: str
+    at: float  # wall clock, seconds since the epoch
+    upstream: str
+    user: str
+    period: str
+    amount: int  # nano-dollars
+
+
+KEPT = 63 * 86400.0  # seconds that forgiven money is remembered: past any month
+
+
 class Database(Protocol):
     """Every method raises LedgerAway. `where` is for people, without a password."""
 
@@ -75,6 +90,20 @@ class Database(Protocol):
 
     async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
         """What each window since its beginning comes to."""
+        ...
+
+    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+        """Remember them, each once, and drop those older than `KEPT`."""
+        ...
+
+    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+        """What was forgiven in each window from its beginning (wall clock) until then, by user."""
+        ...
+
+    async def blocked(self) -> list[str]: ...
+
+    async def block(self, user: str, at: float | None) -> None:
+        """Remember that a user is blocked since then, or (None) is not any more."""
         ...
 
     async def close(self) -> None: ...

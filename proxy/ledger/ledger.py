@@ -128,6 +128,14 @@ class Ledger:
         """
         return await self._database.spent(upstream, since, until)
 
+    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+        """What operators forgave in each of these windows, by user. Raises LedgerAway."""
+        return await self._database.forgiven(upstream, since, until)
+
+    @property
+    def database(self) -> Database:
+        return self._database
+
     def health(self) -> PartState:
         if self._trouble is None:
             return PartState("ok", f"calls are written to {self._database.where}", self._since)

@@ -16,10 +16,12 @@ import asyncpg
 from proxy.ledger.database import (
     BY,
     CACHED,
+    KEPT,
     NAMES,
     ON_CONFLICT,
     USERS,
     By,
+    Forgiven,
     LedgerAway,
     Spent,
     Sum,
@@ -50,6 +52,11 @@ STEPS: Sequence[Sequence[str]] = (
     (
         f"CREATE TABLE public.outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS)})",
         "CREATE INDEX outrigger_calls_at ON public.outrigger_calls (at)",
+    ),
+    (  # an operator's word
+        "CREATE TABLE public.outrigger_blocked (user_id text PRIMARY KEY, at float8 NOT NULL)",
+        "CREATE TABLE public.outrigger_forgiven (id text PRIMARY KEY, at float8 NOT NULL, upstream text NOT NULL,"
+        " user_id text NOT NULL, period text NOT NULL, amount int8 NOT NULL)",
     ),
 )
 
@@ -108,6 +115,44 @@ class Postgres:
                 users = {row[0]: row[1] for row in rows}
                 found[window] = Spent(users, rows[0][2] - sum(users.values()) if rows else 0)
         return found
+
+    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+        async with self._connection() as connection, connection.transaction():
+            await connection.executemany(
+                "INSERT INTO public.outrigger_forgiven VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
+                [(row.id, row.at, row.upstream, row.user, row.period, row.amount) for row in rows],
+            )
+            newest = max((row.at for row in rows), default=0.0)
+            await connection.execute("DELETE FROM public.outrigger_forgiven WHERE at < $1", newest - KEPT)
+
+    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+        found = {}
+        async with self._connection() as connection:
+            for window, start in since.items():
+                rows = await connection.fetch(
+                    "SELECT user_id, sum(amount)::int8 FROM public.outrigger_forgiven"
+                    " WHERE upstream = $1 AND period = $2 AND at >= $3 AND at < $4 GROUP BY user_id",
+                    upstream,
+                    window,
+                    start,
+                    until,
+                )
+                found[window] = {row[0]: row[1] for row in rows}
+        return found
+
+    async def blocked(self) -> list[str]:
+        async with self._connection() as connection:
+            rows = await connection.fetch("SELECT user_id FROM public.outrigger_blocked ORDER BY at, user_id")
+        return [row[0] for row in rows]
+
+    async def block(self, user: str, at: float | None) -> None:
+        async with self._connection() as connection:
+            if at is None:
+                await connection.execute("DELETE FROM public.outrigger_blocked WHERE user_id = $1", user)
+            else:
+                await connection.execute(
+                    "INSERT INTO public.outrigger_blocked VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING", user, at
+                )
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
-from proxy.ledger.database import NAMES, ON_CONFLICT, LedgerAway, Spent, Unwritable, newer
+from proxy.ledger.database import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Unwritable, newer
 from proxy.ledger.entry import Entry
 from proxy.ledger.sqliteschema import STEPS
 from proxy.ledger.sqlitesums import spent, version_of, why
@@ -55,6 +55,18 @@ class Sqlite:
 
     async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
         return await self._do(lambda: self._spent(upstream, since, until))
+
+    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+        await self._do(lambda: self._forgive(rows))
+
+    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+        return await self._do(lambda: self._forgiven(upstream, since, until))
+
+    async def blocked(self) -> list[str]:
+        return await self._do(self._blocked)
+
+    async def block(self, user: str, at: float | None) -> None:
+        await self._do(lambda: self._block(user, at))
 
     async def close(self) -> None:
         if self._thread is not None:
@@ -181,3 +193,47 @@ class Sqlite:
         if connection is None:
             return {window: Spent({}, 0) for window in since}
         return {window: spent(connection, upstream, start, until) for window, start in since.items()}
+
+    def _forgive(self, rows: Sequence[Forgiven]) -> None:
+        connection = self._ready(True)
+        assert connection is not None
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            "INSERT INTO outrigger_forgiven VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            [(row.id, row.at, row.upstream, row.user, row.period, row.amount) for row in rows],
+        )
+        newest = max((row.at for row in rows), default=0.0)
+        connection.execute("DELETE FROM outrigger_forgiven WHERE at < ?", (newest - KEPT,))
+        connection.execute("COMMIT")
+
+    def _forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+        connection = self._ready(False)
+        if connection is None:
+            return {window: {} for window in since}
+        return {
+            window: dict(
+                connection.execute(
+                    "SELECT user_id, SUM(amount) FROM outrigger_forgiven"
+                    " WHERE upstream = ? AND period = ? AND at >= ? AND at < ? GROUP BY user_id",
+                    (upstream, window, start, until),
+                )
+            )
+            for window, start in since.items()
+        }
+
+    def _blocked(self) -> list[str]:
+        connection = self._ready(False)
+        if connection is None:
+            return []
+        return [user for (user,) in connection.execute("SELECT user_id FROM outrigger_blocked ORDER BY at, user_id")]
+
+    def _block(self, user: str, at: float | None) -> None:
+        connection = self._ready(at is not None)
+        if connection is None:
+            return
+        if at is None:
+            connection.execute("DELETE FROM outrigger_blocked WHERE user_id = ?", (user,))
+        else:
+            connection.execute(
+                "INSERT INTO outrigger_blocked VALUES (?, ?) ON CONFLICT (user_id) DO NOTHING", (user, at)
+            )

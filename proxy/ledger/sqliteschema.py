@@ -77,4 +77,9 @@ STEPS: Sequence[Sequence[str]] = (
         f"CREATE TRIGGER outrigger_calls_changed AFTER UPDATE ON outrigger_calls BEGIN {_TAKE} {_ADD} END",
         f"CREATE TRIGGER outrigger_calls_removed AFTER DELETE ON outrigger_calls BEGIN {_TAKE} END",
     ),
+    (  # an operator's word
+        "CREATE TABLE outrigger_blocked (user_id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE outrigger_forgiven (id TEXT PRIMARY KEY, at REAL NOT NULL, upstream TEXT NOT NULL,"
+        " user_id TEXT NOT NULL, period TEXT NOT NULL, amount INTEGER NOT NULL)",
+    ),
 )

@@ -130,6 +130,18 @@ def test_an_operators_word_stands_until_taken_back():
     assert breaker.state == "open"
 
 
+def test_an_operators_word_outlives_a_reload_that_takes_the_breaker_away():
+    breaker = Breaker("openai", policy.Breaker(open=7.0), clock=Clock())
+    breaker.force("open")
+    assert breaker.retry_after == 7.0
+    breaker.reconfigure(None)
+    assert breaker.admit() is None
+    assert breaker.retry_after == 60.0
+    assert repr(breaker) == "<Breaker openai: open, held by an operator, 0 of 0 failed>"
+    breaker.force(None)
+    assert breaker.admit() is not None
+
+
 def test_changes_are_told_once():
     told, clock = [], Clock()
     breaker = Breaker("a", policy.Breaker(min_calls=1), clock=clock, on_change=lambda state, why: told.append(state))

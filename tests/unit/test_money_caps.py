@@ -348,3 +348,35 @@ class Money(RuleBasedStateMachine):
 
 Money.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestMoney = Money.TestCase
+
+
+def test_a_forgiven_day_stands_against_no_cap_of_that_user_and_is_spent_all_the_same():
+    clock = Clock()
+    mine = purse(clock, per_user=["$1/d", "$3/month"], total="$2.5/d")
+    pay(mine, 1.0)
+    clock.at += 86400
+    pay(mine, 1.0)
+    with pytest.raises(CapReached):
+        pay(mine, 0.1)
+    assert mine.used_up("ada", "free") is not None
+    assert mine.forgive("ada") == {"h": NANOS, "d": NANOS, "month": NANOS}
+    assert mine.used_up("ada", "free") is None
+    assert (mine.counted("d", "ada"), mine.counted("month", "ada")) == (0, NANOS)  # yesterday's is not forgiven
+    assert mine.spent("d", "ada") == NANOS
+    assert mine.forgive("ada") == {}
+    assert mine.forgive("bob") == {}
+    pay(mine, 1.0)
+    assert mine.forgive("ada")["month"] == NANOS
+    with pytest.raises(CapReached, match=r"cap\.total"):
+        pay(mine, 1.0)
+
+
+def test_a_call_under_way_when_its_user_is_forgiven_counts_once_it_is_paid():
+    mine = purse(per_user=["$1/d"])
+    pay(mine, 0.4)
+    hold = mine.hold("ada", "free")
+    hold.take(NANOS // 2)
+    mine.forgive("ada")
+    hold.spend(NANOS // 2)
+    hold.release()
+    assert mine.counted("d", "ada") == NANOS // 2

@@ -21,6 +21,9 @@ class Ledger:
             raise LedgerAway("it is down")
         return {window: Spent({"ada": 5}, 7) for window in since}
 
+    async def forgiven(self, upstream, since, until):
+        return {window: {"ada": 2} for window in since}
+
 
 def upstream(kind="openai"):
     policy = outgoing.Upstream(kind, "https://api.openai.com/v1")
@@ -36,6 +39,7 @@ async def test_a_ledger_that_is_away_is_asked_until_it_answers_for_what_came_bef
     assert len(ledger.asked) == 4
     assert {until for _, _, until in ledger.asked} == {1234.5}
     assert mine.meter.purse.spent("d", "ada") == 105
+    assert mine.meter.purse.counted("d", "ada") == 103  # two were forgiven
     assert mine.meter.purse.spent("month") == 112
 
 

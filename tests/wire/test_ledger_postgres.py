@@ -17,12 +17,15 @@ import pytest
 from postgres_server import Relay, Server, postgres
 
 from proxy.cli.report import report
-from proxy.ledger.database import LedgerAway, Spent
+from proxy.ledger.database import KEPT, Forgiven, LedgerAway, Spent
 from proxy.ledger.entry import COLUMNS, Entry
 from proxy.ledger.ledger import Ledger
+from proxy.ledger.marks import Marks
 from proxy.ledger.postgres import STEPS, Postgres, address, read
 from proxy.observe.metrics import Metrics
 from proxy.policy import model, services
+
+TABLES = [f"public.outrigger_{name}" for name in ("calls", "schema", "blocked", "forgiven")]
 
 
 def entry(id: object, cost: int = 10, at: float = 1000.0, **rest: object) -> Entry:
@@ -39,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 async def url(server: Server) -> str:
     """An empty database."""
-    await query(server.url, "DROP TABLE IF EXISTS public.outrigger_calls, public.outrigger_schema")
+    await query(server.url, f"DROP TABLE IF EXISTS {', '.join(TABLES)}")
     return server.url
 
 
@@ -158,6 +161,29 @@ async def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_left_alone(
             await database.write([entry(3)], [])
     with pytest.raises(LedgerAway, match="newer Outrigger"):
         await read(url, "the server", "user", 0.0)
+
+
+async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there_were_any(url: str) -> None:
+    async with opened(url, steps=STEPS[:1]) as database:
+        await database.write([entry(1)], [])
+    async with opened(url) as database:
+        marks = Marks(database, emit=lambda *_, **__: None, now=lambda: 1000.0)
+        await marks.start()
+        for user in ("o'brien", "ada", "ada"):
+            assert await marks.block(user) is None
+        rows = [Forgiven(f"{n}", 1000.0 + n, "openai", "ada", "d", 5) for n in range(2)]
+        assert await marks.forgive(rows) is None
+        assert await marks.forgive(rows[:1]) is None
+        assert await database.forgiven("openai", {"d": 900.0, "month": 0.0}, 2000.0) == {"d": {"ada": 10}, "month": {}}
+        assert await database.forgiven("openai", {"d": 1001.0}, 1001.0) == {"d": {}}
+    async with opened(url) as database:
+        marks = Marks(database, emit=lambda *_, **__: None)
+        await marks.start()
+        assert list(marks.users) == ["ada", "o'brien"]
+        assert await marks.unblock("ada") is None
+        assert await database.blocked() == ["o'brien"]
+        await marks.forgive([Forgiven("9", 1000.0 + KEPT + 1, "openai", "ada", "d", 1)])
+        assert await database.forgiven("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 6}}
 
 
 async def test_a_user_that_may_make_no_table_is_told_how_to_help_it(url: str) -> None:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from proxy.egress.money.calendar import PERIODS, Calendar
+from proxy.egress.money.pot import Pot, Pots
 from proxy.errors import OutriggerError
 from proxy.policy.outgoing import Cap
 from proxy.policy.values import ANY_TIER, Spend
@@ -29,22 +30,6 @@ class CapReached(OutriggerError):
     def __init__(self, text: str, turns: float | None) -> None:
         super().__init__(text)
         self.turns = turns
-
-
-class Pot:
-    """One window's money. `full`: a call of the usual size found no room."""
-
-    __slots__ = ("end", "full", "reserved", "spent", "warned")
-
-    def __init__(self, end: float) -> None:
-        self.end = end
-        self.spent = 0
-        self.reserved = 0
-        self.full = False
-        self.warned = 0.0
-
-
-Pots = dict[Period, Pot]
 
 
 class Hold:
@@ -133,7 +118,7 @@ class Purse:
             raise CapReached(text, None)
         for name, spend, pot in self._limits(hold):
             limit = to_nanos(spend.amount)
-            if pot.spent + pot.reserved + amount > limit:
+            if pot.counted + pot.reserved + amount > limit:
                 pot.full = pot.full or amount <= 2 * (self._usual or amount)
                 raise CapReached(self._refused(name, spend, pot, amount), pot.end)
 
@@ -147,7 +132,7 @@ class Purse:
         if self._on_warn is None:
             return
         for name, spend, pot in self._limits(hold):
-            share = pot.spent / (to_nanos(spend.amount) or 1)
+            share = pot.counted / (to_nanos(spend.amount) or 1)
             reached = max((mark for mark in self.cap.warn if mark <= share), default=0.0)
             if reached > pot.warned:
                 pot.warned = reached
@@ -179,8 +164,8 @@ class Purse:
         pots = self._of(user)
         for spend in spends:
             pot = pots[spend.period]
-            if pot.spent >= to_nanos(spend.amount) or pot.full:
-                text = f"${format_nanos(pot.spent)} of {spend} is spent; it turns at {self._calendar.shown(pot.end)}"
+            if pot.counted >= to_nanos(spend.amount) or pot.full:
+                text = f"${format_nanos(pot.counted)} of {spend} is spent; it turns at {self._calendar.shown(pot.end)}"
                 return text, pot.end - self._now()
         return None
 
@@ -196,13 +181,30 @@ class Purse:
         now, count = self._now(), 0
         for user, pots in self._users.items():
             # A tier is looked up only of who may have come so far.
-            if any(pots[period].spent > some and pots[period].end > now for period, some in least.items()):
+            if any(pots[period].counted > some and pots[period].end > now for period, some in least.items()):
                 limits = self.limits_of(user, tier_of(user))
                 count += any(
-                    pots[spend.period].spent > share * to_nanos(spend.amount) and pots[spend.period].end > now
+                    pots[spend.period].counted > share * to_nanos(spend.amount) and pots[spend.period].end > now
                     for spend in limits
                 )
         return count
+
+    def counted(self, period: Period, user: str) -> int:
+        """Nano-dollars of this window that stand against this user's caps."""
+        pots = self._users.get(user)
+        return self._at_hand(pots)[period].counted if pots is not None else 0
+
+    def forgive(self, user: str) -> dict[Period, int]:
+        """Today's spend stands against none of this user's caps any more, that of the month included; what this
+        took off each window. The whole's windows keep it: the money is gone."""
+        pots = self._users.get(user)
+        if pots is None:
+            return {}
+        today = self._at_hand(pots)["d"].counted
+        taken = {period: min(pots[period].counted, today) for period in PERIODS}
+        for period, amount in taken.items():
+            pots[period].forgive(amount)
+        return {period: amount for period, amount in taken.items() if amount}
 
     def top(self, period: Period, count: int) -> list[tuple[str, int]]:
         """Who spent most in this window."""
@@ -224,6 +226,10 @@ class Purse:
             total.spent += amount
             self._of(user)[period].spent += amount
 
+    def load_forgiven(self, period: Period, users: Mapping[str, int]) -> None:
+        for user, amount in users.items():
+            self._of(user)[period].forgive(amount)
+
     # ── windows ──────────────────────────────────────────────────────────────────────────────
 
     def _limits(self, hold: Hold) -> list[tuple[str, Spend, Pot]]:
@@ -235,7 +241,7 @@ class Purse:
         return found
 
     def _refused(self, name: str, spend: Spend, pot: Pot, amount: int) -> str:
-        used = f"${format_nanos(pot.spent)} is spent"
+        used = f"${format_nanos(pot.counted)} is spent"
         used += f" and ${format_nanos(pot.reserved)} reserved" if pot.reserved else ""
         return (
             f"It may cost ${format_nanos(amount)}, and of {spend} for {name} {used}; "

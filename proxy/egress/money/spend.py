@@ -10,7 +10,7 @@ from proxy.egress.money.calendar import PERIODS
 from proxy.ledger.database import LedgerAway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.metrics import Metrics
-from proxy.units import NANOS, format_nanos, to_nanos
+from proxy.units import NANOS, Period, format_nanos, to_nanos
 
 if TYPE_CHECKING:
     from proxy.egress.upstream import Upstream
@@ -29,7 +29,7 @@ class Spend:
         return any(upstream.meter.purse.limits_of(user, tier) for upstream in self._upstreams.values())
 
     def used_today(self, user: str) -> int:
-        return sum(upstream.meter.purse.spent("d", user) for upstream in self._upstreams.values())
+        return sum(upstream.meter.purse.counted("d", user) for upstream in self._upstreams.values())
 
     def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
         for upstream in self._upstreams.values():
@@ -37,6 +37,14 @@ class Spend:
             if found is not None:
                 return found
         return None
+
+    def forgive(self, user: str) -> list[tuple[str, Period, int]]:
+        """Today's spend counts against this user's caps no longer: upstream, window and nano-dollars of each part."""
+        return [
+            (name, period, amount)
+            for name, upstream in self._upstreams.items()
+            for period, amount in upstream.meter.purse.forgive(user).items()
+        ]
 
     def fill(self, metrics: Metrics) -> None:
         """Set the gauges that are cheaper asked for than kept."""
@@ -68,9 +76,12 @@ async def load(upstream: Upstream, ledger: Ledger, until: float) -> None:
     if not upstream.meter.metered:
         return
     purse = upstream.meter.purse
-    spent = await ledger.spent(upstream.name, purse.windows(), until)
+    windows = purse.windows()
+    spent = await ledger.spent(upstream.name, windows, until)
+    forgiven = await ledger.forgiven(upstream.name, windows, until)
     for period in PERIODS:
         purse.load(period, spent[period].users, spent[period].rest)
+        purse.load_forgiven(period, forgiven[period])
 
 
 async def load_later(upstream: Upstream, ledger: Ledger, until: float) -> None:

@@ -1,0 +1,161 @@
+"""An operator's orders to a gateway that runs: what users of the app then meet, over restarts too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+
+import pytest
+from outward import Vendor, completion, says
+from running import APPS, ROOT, Running, eventually, gateway
+
+APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
+ANSWER = {**completion(), "usage": {"prompt_tokens": 700, "completion_tokens": 500, "total_tokens": 1200}}
+PRICE = "0.001700"
+
+
+def policy(vendor: Vendor, tmp) -> str:
+    return f"""
+app: {{ready: {{path: /environ}}, hold: 20s}}
+identity: {{user: [{{path: "/api/user/{{user}}/*"}}, ip]}}
+routes: [{{name: ask, match: {{path: "/api/user/*"}}, requires_budget: true}}]
+upstreams:
+  openai:
+    base_url: http://127.0.0.1:{vendor.port}/v1
+    prices: {{gpt-4o-mini: {{input: 1, output: 2}}}}
+    cap: {{per_user: [$0.004/d, $0.006/month], total: $1/d}}
+ledger: {{url: "sqlite:///{tmp}/ledger.db"}}
+"""
+
+
+@pytest.fixture
+async def vendor():
+    vendor = Vendor(says(ANSWER))
+    await vendor.start()
+    yield vendor
+    await vendor.stop()
+
+
+class Desk:
+    """`ctl` on a command line of its own, as an operator has it."""
+
+    def __init__(self, g: Running, tmp) -> None:
+        self.g, self.tmp = g, tmp
+
+    async def __call__(self, *words: str, says: str, status: int = 0) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy", "ctl", *words, "--policy", str(self.tmp / f"policy-{self.g.port}.yaml"),
+            cwd=self.tmp, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        said = (err if status else out).decode()
+        assert says in said, (out, err)
+        assert process.returncode == status
+
+
+async def get(g: Running, path: str, *headers: str) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = (await g.request(path, headers=headers)).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+async def status(g: Running) -> dict:
+    return json.loads((await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2])
+
+
+async def spend_all(g: Running, user: str) -> None:
+    for _ in range(6):
+        if (await get(g, f"/api/user/{user}/x"))[0] != 200:
+            break
+    assert (await get(g, f"/api/user/{user}/x"))[0] == 402
+
+
+async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_path, vendor):
+    text, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k"}
+    async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
+        await g.ready()
+        ctl = Desk(g, tmp_path)
+        await ctl("block", "eve", says="eve is blocked: every request of theirs is refused with 403.")
+        code, fields, body = await get(g, "/api/user/eve/x", "Origin: https://page.example")
+        assert code == 403
+        assert json.loads(body)["type"] == "urn:outrigger:blocked"
+        assert fields["Access-Control-Allow-Origin"] == "https://page.example"
+        upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x")
+        assert (await get(g, "/api/user/eve/x", *upgrade))[0] == 403
+        preflight = (await g.request(
+            "/api/user/eve/x", method="OPTIONS",
+            headers=["Origin: https://page.example", "Access-Control-Request-Method: POST"],
+        ))  # fmt: skip
+        assert b" 403 " not in preflight.splitlines()[0]
+        assert vendor.requests == []
+        assert (await get(g, "/api/user/ada/x"))[0] == 200
+
+        await spend_all(g, "ada")
+        await ctl("forgive", "ada", says="that ada spent today counts against none of their caps any more")
+        code, fields, _ = await get(g, "/api/user/ada/x")
+        assert (code, fields["X-Cost-Used-Today"]) == (200, PRICE)
+        found = await status(g)
+        assert float(found["upstreams"]["openai"]["cost"]["top_users_today"][0]["usd"]) > 0.004  # the money is gone
+        await ctl("forgive", "nobody", says="nobody has spent nothing today")
+        await eventually(lambda: len(g.events("ctl")) == 3)
+        orders = [(one["action"], one["subject"], one["level"]) for one in g.events("ctl")]
+        assert orders == [("block", "eve", "info"), ("forgive", "ada", "info"), ("forgive", "nobody", "info")]
+        assert {one["peer"] for one in g.events("ctl")} == {"127.0.0.1"}
+        assert await g.stop() == 0
+
+    async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
+        await g.ready()
+        ctl = Desk(g, tmp_path)
+        assert (await get(g, "/api/user/eve/x"))[0] == 403
+        code, fields, _ = await get(g, "/api/user/ada/x")
+        assert (code, fields["X-Cost-Used-Today"]) == (200, "0.003400")
+        await ctl("unblock", "eve", says="eve is not blocked any more.")
+        assert (await get(g, "/api/user/eve/x"))[0] == 200
+        await ctl("unblock", "eve", says="eve is not blocked; nobody is.", status=1)
+        assert await g.stop() == 0
+
+
+async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
+    text, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k", "OUTRIGGER_ADMIN_TOKEN": "t0ken-of-this-test"}
+    async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
+        await g.ready()
+        file = tmp_path / f"policy-{g.port}.yaml"
+        ctl = Desk(g, tmp_path)
+        await ctl("reload", says="Show the admin token", status=1)
+        file.write_text(file.read_text() + "admin: {token: t0ken-of-this-test}\n")
+        await eventually(lambda: g.events("policy.reload"))
+
+        await ctl("breaker", "openai", "open", says="The breaker of openai is open until `auto`")
+        asked = len(vendor.requests)
+        assert (await get(g, "/api/user/ada/x"))[0] != 200
+        assert len(vendor.requests) == asked
+        health = json.loads((await g.request("/healthz", port=g.admin)).partition(b"\r\n\r\n")[2])
+        assert health["status"] == "degraded"
+        assert "an operator opened it" in health["upstreams"]["reason"]
+        metrics = await g.request("/metrics", port=g.admin)
+        assert b'outrigger_breaker_state{upstream="openai"} 2' in metrics
+        await ctl("reload", says="is in force.")
+        assert (await get(g, "/api/user/ada/x"))[0] != 200  # a reload is not an operator's word
+        await ctl("breaker", "openai", "auto", says="given back to its window")
+        assert (await get(g, "/api/user/ada/x"))[0] == 200
+        await ctl("breaker", "openai", "auto", says="The breaker of openai is not held; it is closed")
+        await ctl("breaker", "mistral", "open", says="mistral is no upstream; there are openai", status=1)
+
+        good = file.read_text()
+        file.write_text(good + "rotes: []\n")
+        path = "/_outrigger/ctl/reload"
+        answer = await g.request(path, method="POST", headers=["Authorization: Bearer t0ken-of-this-test"])
+        assert answer.startswith(b"HTTP/1.1 422 ")
+        assert b"rotes" in answer
+        file.write_text(good)
+
+        before = g.app_pid()
+        await ctl("restart-app", says="The app is being replaced; its requests wait up to 20 s (app.hold).")
+        assert (await get(g, "/api/user/bob/x"))[0] == 200  # it waited
+        await eventually(lambda: g.app_pid() != before)
+        metrics = await g.request("/metrics", port=g.admin)
+        assert b'outrigger_app_restarts_total{reason="reload"} 1' in metrics
+        assert await g.stop() == 0

@@ -13,6 +13,8 @@ outrigger [run] [--policy FILE] -- COMMAND ARG…   start an app and everything 
 outrigger run --policy FILE                       front the app at app.url or app.port
 outrigger check [FILE] [--print]                  validate a policy; show it with every default
 outrigger explain METHOD PATH [-H 'K: V']…        which route, user, tier and limits a request gets
+outrigger init [DIR]                              look at an app, write a policy for it, say how to start it
+outrigger doctor [--slack] [-- COMMAND ARG…]      try what the policy names: a table of ok, warning, error
 outrigger report [--since 24h] [--by user|model|route] [--csv]   spend, tokens and calls out of the ledger
 outrigger ctl ACTION                              act on the running gateway: block USER, unblock USER,
                                                   forgive USER, breaker UPSTREAM open|close|auto, reload, restart-app
@@ -38,6 +40,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             from proxy.cli.explain import explain
 
             return explain(argv[1:], environ, sys.stdout, sys.stderr)
+        if first == "doctor":
+            from proxy.cli.doctor import doctor
+
+            return doctor(argv[1:], environ, sys.stdout, sys.stderr)
+        if first == "init":
+            from proxy.cli.init import init
+
+            return init(argv[1:], sys.stdout, sys.stderr)
         if first == "ctl":
             from proxy.cli.ctl import ctl
 

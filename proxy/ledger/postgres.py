@@ -225,6 +225,18 @@ async def read(url: str, where: str, by: By, since: float) -> list[Sum]:
         raise LedgerAway(f"{where}: {_why(error)}") from error
 
 
+async def reachable(url: str, where: str) -> int:
+    """The version of the schema there, 0 where there is none yet. Raises LedgerAway."""
+    try:
+        connection = await asyncpg.connect(address(url), **_OPTIONS)
+        try:
+            return await _version(connection)
+        finally:
+            connection.terminate()
+    except (*_ROWS, *_FAULTS) as error:
+        raise LedgerAway(f"{where}: {_why(error)}") from error
+
+
 async def _version(connection: Any) -> int:
     """0 where there is no ledger yet."""
     if not await connection.fetchval("SELECT to_regclass('public.outrigger_schema') IS NOT NULL"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shlex
 import sys
 
 import pytest
 from outward import Vendor, completion, says
-from running import APPS, ROOT, Running, eventually, gateway
+from running import APPS, Running, eventually, gateway
+
+from proxy.cli.ctl import ctl
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 ANSWER = {**completion(), "usage": {"prompt_tokens": 700, "completion_tokens": 500, "total_tokens": 1200}}
@@ -39,21 +42,16 @@ async def vendor():
 
 
 class Desk:
-    """`ctl` on a command line of its own, as an operator has it."""
+    """`ctl` as an operator has it, with the policy's file."""
 
     def __init__(self, g: Running, tmp) -> None:
-        self.g, self.tmp = g, tmp
+        self.policy = f"{tmp}/policy-{g.port}.yaml"
 
     async def __call__(self, *words: str, says: str, status: int = 0) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "proxy", "ctl", *words, "--policy", str(self.tmp / f"policy-{self.g.port}.yaml"),
-            cwd=self.tmp, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await asyncio.wait_for(process.communicate(), 30)
-        said = (err if status else out).decode()
-        assert says in said, (out, err)
-        assert process.returncode == status
+        out, err = io.StringIO(), io.StringIO()
+        found = await asyncio.to_thread(ctl, [*words, "--policy", self.policy], {}, out, err)
+        assert says in (err if status else out).getvalue(), (out.getvalue(), err.getvalue())
+        assert found == status
 
 
 async def get(g: Running, path: str, *headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -77,8 +75,8 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
     text, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k"}
     async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
         await g.ready()
-        ctl = Desk(g, tmp_path)
-        await ctl("block", "eve", says="eve is blocked: every request of theirs is refused with 403.")
+        desk = Desk(g, tmp_path)
+        await desk("block", "eve", says="eve is blocked: every request of theirs is refused with 403.")
         code, fields, body = await get(g, "/api/user/eve/x", "Origin: https://page.example")
         assert code == 403
         assert json.loads(body)["type"] == "urn:outrigger:blocked"
@@ -94,12 +92,12 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
         assert (await get(g, "/api/user/ada/x"))[0] == 200
 
         await spend_all(g, "ada")
-        await ctl("forgive", "ada", says="that ada spent today counts against none of their caps any more")
+        await desk("forgive", "ada", says="that ada spent today counts against none of their caps any more")
         code, fields, _ = await get(g, "/api/user/ada/x")
         assert (code, fields["X-Cost-Used-Today"]) == (200, PRICE)
         found = await status(g)
         assert float(found["upstreams"]["openai"]["cost"]["top_users_today"][0]["usd"]) > 0.004  # the money is gone
-        await ctl("forgive", "nobody", says="nobody has spent nothing today")
+        await desk("forgive", "nobody", says="nobody has spent nothing today")
         await eventually(lambda: len(g.events("ctl")) == 3)
         orders = [(one["action"], one["subject"], one["level"]) for one in g.events("ctl")]
         assert orders == [("block", "eve", "info"), ("forgive", "ada", "info"), ("forgive", "nobody", "info")]
@@ -108,13 +106,13 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
 
     async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
         await g.ready()
-        ctl = Desk(g, tmp_path)
+        desk = Desk(g, tmp_path)
         assert (await get(g, "/api/user/eve/x"))[0] == 403
         code, fields, _ = await get(g, "/api/user/ada/x")
         assert (code, fields["X-Cost-Used-Today"]) == (200, "0.003400")
-        await ctl("unblock", "eve", says="eve is not blocked any more.")
+        await desk("unblock", "eve", says="eve is not blocked any more.")
         assert (await get(g, "/api/user/eve/x"))[0] == 200
-        await ctl("unblock", "eve", says="eve is not blocked; nobody is.", status=1)
+        await desk("unblock", "eve", says="eve is not blocked; nobody is.", status=1)
         assert await g.stop() == 0
 
 
@@ -123,12 +121,12 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
     async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
         await g.ready()
         file = tmp_path / f"policy-{g.port}.yaml"
-        ctl = Desk(g, tmp_path)
-        await ctl("reload", says="Show the admin token", status=1)
+        desk = Desk(g, tmp_path)
+        await desk("reload", says="Show the admin token", status=1)
         file.write_text(file.read_text() + "admin: {token: t0ken-of-this-test}\n")
         await eventually(lambda: g.events("policy.reload"))
 
-        await ctl("breaker", "openai", "open", says="The breaker of openai is open until `auto`")
+        await desk("breaker", "openai", "open", says="The breaker of openai is open until `auto`")
         asked = len(vendor.requests)
         assert (await get(g, "/api/user/ada/x"))[0] != 200
         assert len(vendor.requests) == asked
@@ -137,12 +135,12 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         assert "an operator opened it" in health["upstreams"]["reason"]
         metrics = await g.request("/metrics", port=g.admin)
         assert b'outrigger_breaker_state{upstream="openai"} 2' in metrics
-        await ctl("reload", says="is in force.")
+        await desk("reload", says="is in force.")
         assert (await get(g, "/api/user/ada/x"))[0] != 200  # a reload is not an operator's word
-        await ctl("breaker", "openai", "auto", says="given back to its window")
+        await desk("breaker", "openai", "auto", says="given back to its window")
         assert (await get(g, "/api/user/ada/x"))[0] == 200
-        await ctl("breaker", "openai", "auto", says="The breaker of openai is not held; it is closed")
-        await ctl("breaker", "mistral", "open", says="mistral is no upstream; there are openai", status=1)
+        await desk("breaker", "openai", "auto", says="The breaker of openai is not held; it is closed")
+        await desk("breaker", "mistral", "open", says="mistral is no upstream; there are openai", status=1)
 
         good = file.read_text()
         file.write_text(good + "rotes: []\n")
@@ -153,7 +151,7 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         file.write_text(good)
 
         before = g.app_pid()
-        await ctl("restart-app", says="The app is being replaced; its requests wait up to 20 s (app.hold).")
+        await desk("restart-app", says="The app is being replaced; its requests wait up to 20 s (app.hold).")
         assert (await get(g, "/api/user/bob/x"))[0] == 200  # it waited
         await eventually(lambda: g.app_pid() != before)
         metrics = await g.request("/metrics", port=g.admin)

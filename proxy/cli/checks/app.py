@@ -1,0 +1,124 @@
+"""The app's command: whether its program is there, what runs it, and what it trusts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from proxy.app.command import parse
+from proxy.app.environment import build
+from proxy.cli.looks.app import look
+from proxy.cli.looks.folder import Folder
+from proxy.cli.looks.trust import in_code, in_command
+from proxy.cli.screen import Finding
+from proxy.policy.policy import Policy
+
+PATIENCE = 5.0  # seconds
+_TARGET = re.compile(r"[A-Za-z_][\w.]*(:[\w.]+(\(.*\))?)?")
+_SERVERS = {"uvicorn", "gunicorn", "hypercorn", "daphne", "waitress-serve", "granian"}
+_VALUED = re.compile(r"-\w|--[\w-]+")
+
+
+async def app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], cwd: Path) -> list[Finding]:
+    if policy.app.url is not None or (not words and policy.app.port != "auto"):
+        return [await _external(policy), *_trusting(cwd, "")]
+    line = ""
+    if not words:
+        start = look(Folder(cwd)).start
+        if start is None:
+            mend = "give it after `--`, as to run: doctor -- COMMAND ARG…"
+            text = "no start command is known, so it was not looked at"
+            return [Finding("warning", "app", text, mend), *_trusting(cwd, "")]
+        line, words = f" (from {start.source})", [start.line]
+    command = parse(words, None, 1)
+    env, _ = build(environ, program=command.program, public=None, private=1, extra={})
+    found = await _program(command.program, command.shown + line, env, cwd)
+    module = _module(command.shown, cwd)
+    return [found, *([module] if module else []), *_trusting(cwd, command.shown)]
+
+
+async def _external(policy: Policy) -> Finding:
+    url = policy.app.url or f"http://127.0.0.1:{policy.app.port}"
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+    except (OSError, TimeoutError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "no answer in time"
+        return Finding("error", "app", f"nothing accepts at {url}: {why}", "start the app, or mend app.url or app.port")
+    writer.close()
+    return Finding("ok", "app", f"{url} accepts connections")
+
+
+async def _program(program: str, shown: str, env: Mapping[str, str], cwd: Path) -> Finding:
+    path = shutil.which(program, path=env.get("PATH"))
+    if path is None and (cwd / program).is_file():
+        path = str(cwd / program)
+    if path is None:
+        return Finding("error", "app", f"{program} is not found on PATH: {shown}", "install it, or give its path")
+    python = _interpreter(Path(path))
+    version = await _version(python, env) if python else ""
+    if python and not version:
+        return Finding("error", "app", f"{program} is run by {python}, which does not start", "install it anew")
+    return Finding("ok", "app", f"{shown}: {path}" + (f", {version}" if version else ""))
+
+
+def _interpreter(path: Path) -> str | None:
+    """The Python that runs this program, or None where it is none."""
+    if re.fullmatch(r"python[\d.]*", path.name):
+        return str(path)
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(512)
+    except OSError:
+        return None
+    words = first.removeprefix(b"#!").decode(errors="replace").split() if first.startswith(b"#!") else []
+    return words[-1] if words and re.search(r"python[\d.]*$", words[-1]) else None
+
+
+async def _version(python: str, env: Mapping[str, str]) -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            python, "-V", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=dict(env)
+        )
+        async with asyncio.timeout(PATIENCE):
+            out, _ = await process.communicate()
+    except (OSError, TimeoutError):
+        return ""
+    return out.decode(errors="replace").strip() if process.returncode == 0 else ""
+
+
+def _module(line: str, cwd: Path) -> Finding | None:
+    """Whether the module that a server is to import is there. It is not imported: that may do anything."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return None
+    servers = [at for at, word in enumerate(words) if Path(word).name in _SERVERS]
+    if not servers or any(word in ("--app-dir", "--chdir", "--factory-dir") for word in words):
+        return None
+    rest = words[servers[0] + 1 :]
+    for at, word in enumerate(rest):
+        after_option = at > 0 and _VALUED.fullmatch(rest[at - 1]) is not None
+        if ":" not in word or not _TARGET.fullmatch(word) or after_option:
+            continue
+        module = word.partition(":")[0]
+        parts = module.split(".")
+        places = [cwd / "/".join(parts[:-1]) / f"{parts[-1]}.py", cwd / "/".join(parts) / "__init__.py"]
+        if any(place.is_file() for place in places):
+            return Finding("ok", "app module", f"{module} is {next(p for p in places if p.is_file())}")
+        text = f"{module} is not in {cwd}"
+        return Finding("warning", "app module", text, "start from the folder that has it, or name it as it is imported")
+    return None
+
+
+def _trusting(cwd: Path, line: str) -> list[Finding]:
+    found = [*in_command(line), *in_code(Folder(cwd))]
+    if not found:
+        return [Finding("ok", "loopback", "nothing was found that trusts 127.0.0.1, which is every request's peer now")]
+    return [Finding("warning", "loopback", f"{one.where}: {one.what}", one.mend) for one in found]

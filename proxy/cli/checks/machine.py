@@ -1,0 +1,39 @@
+"""What the machine gives: memory, and time to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.cli.screen import Finding
+from proxy.overview import memory_limit
+from proxy.policy.policy import Policy
+from proxy.units import format_duration, format_size
+
+OWN = 64 * 1024 * 1024  # what the gateway itself may take
+SMALL = 256 * 1024 * 1024
+PATIENCE = 30.0  # Render's maxShutdownDelaySeconds where it is not set; Kubernetes' too
+
+
+async def machine(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+    return [_memory(policy), _stop(policy, environ)]
+
+
+def _memory(policy: Policy) -> Finding:
+    limit = memory_limit(policy)
+    if limit is None:
+        text = "no limit is to be seen here, so alerts on memory have nothing to go by"
+        return Finding("ok", "memory", text, "on a machine of its own name one by app.memory.limit")
+    shown = f"gateway and app have {format_size(limit)} together"
+    if limit < SMALL:
+        return Finding("warning", "memory", shown, f"the gateway takes up to {format_size(OWN)} of it; take more")
+    return Finding("ok", "memory", shown)
+
+
+def _stop(policy: Policy, environ: Mapping[str, str]) -> Finding:
+    both = policy.listen.drain + policy.app.stop_timeout
+    shown = f"a stop takes up to {format_duration(both)} (listen.drain and app.stop_timeout)"
+    if both > PATIENCE:
+        where = "maxShutdownDelaySeconds" if environ.get("RENDER") else "the platform's patience"
+        mend = f"set {where} to {format_duration(both + 5)} or more, or make the two smaller"
+        return Finding("warning", "stopping", shown, mend)
+    return Finding("ok", "stopping", f"{shown}; platforms wait {format_duration(PATIENCE)}")

@@ -1,0 +1,49 @@
+"""The addresses to listen on: free, or held by a gateway that runs with this policy already."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+
+from proxy.bind import bind
+from proxy.cli.ctl import seen
+from proxy.cli.screen import Finding
+from proxy.errors import BindError
+from proxy.policy.model import Address
+from proxy.policy.policy import Policy
+
+PATIENCE = 3.0  # seconds
+
+
+async def ports(policy: Policy) -> list[Finding]:
+    listen = policy.listen
+    version = await asyncio.to_thread(_gateway, seen(listen.admin))
+    wanted = [(listen.public, "listen.public"), (listen.admin, "listen.admin"), (listen.egress, "listen.egress")]
+    if policy.postgres.url:
+        wanted.append((policy.postgres.listen, "postgres.listen"))
+    return [_port(address, key, version) for address, key in wanted if address is not None]
+
+
+def _port(address: Address, key: str, version: str | None) -> Finding:
+    try:
+        bind(address, key).close()
+    except BindError as error:
+        if version is not None:
+            return Finding("ok", key, f"{address} is held; a gateway (Outrigger {version}) runs with this policy")
+        text, _, mend = str(error).partition("; ")
+        return Finding("error", key, text, mend.rstrip("."))
+    return Finding("ok", key, f"{address} is free")
+
+
+def _gateway(address: Address) -> str | None:
+    """The version of the gateway whose admin listener is there, or None."""
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", "/healthz")
+        found = json.loads(connection.getresponse().read(1024 * 1024))
+        return str(found.get("version", "?")) if "status" in found else None
+    except (OSError, http.client.HTTPException, ValueError, AttributeError, TypeError):
+        return None
+    finally:
+        connection.close()

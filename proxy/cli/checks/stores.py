@@ -1,0 +1,93 @@
+"""The database and the ledger: reached, wide enough, writable."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from proxy.cli.screen import Finding
+from proxy.policy.policy import Policy
+from proxy.policy.urls import mask_password, sqlite_path
+
+PATIENCE = 5.0  # seconds
+FAR = 0.05  # seconds for a question and its answer
+
+
+async def database(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+    if not policy.postgres.url:
+        return [Finding("ok", "database", "no pool: the app's own address of it stays as it is")]
+    import asyncpg
+
+    from proxy.postgres.address import database as parsed
+
+    where = mask_password(policy.postgres.url)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            connection = await asyncpg.connect(parsed(policy.postgres.url, environ).dsn, statement_cache_size=0)
+            try:
+                version = await connection.fetchval("show server_version")
+                most = int(await connection.fetchval("show max_connections"))
+                began = time.perf_counter()
+                used = int(await connection.fetchval("select count(*) from pg_stat_activity where datname is not null"))
+                took = time.perf_counter() - began
+            finally:
+                connection.terminate()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
+        why = f"no answer in {PATIENCE:g} s" if isinstance(error, TimeoutError) else str(error).partition("\n")[0]
+        text = f"{where} cannot be used: {why or type(error).__name__}"
+        return [Finding("error", "database", text, "mend postgres.url (DATABASE_URL), or start the database")]
+    shown = f"{where}: PostgreSQL {version}, {used} of {most} connections in use, {took * 1000:.0f} ms away"
+    if policy.postgres.pool.max > most:
+        mend = "make pool.max smaller"
+        return [Finding("error", "database", f"{shown}; pool.max is {policy.postgres.pool.max}", mend)]
+    if policy.postgres.pool.max > (most - used) * 0.9:
+        mend = "make pool.max smaller, or close other clients"
+        return [Finding("warning", "database", f"{shown}; pool.max {policy.postgres.pool.max} takes nearly all", mend)]
+    if took > FAR:
+        return [Finding("warning", "database", shown, "move the app and its database into one region")]
+    return [Finding("ok", "database", shown)]
+
+
+async def ledger(policy: Policy) -> list[Finding]:
+    url = policy.ledger.url
+    path = sqlite_path(url)
+    if path is not None:
+        return [await asyncio.to_thread(_file, Path(path))]
+    from proxy.ledger.database import LedgerAway
+    from proxy.ledger.postgres import reachable
+
+    try:
+        async with asyncio.timeout(PATIENCE):
+            version = await reachable(url, mask_password(url))
+    except (LedgerAway, TimeoutError) as error:
+        why = str(error) or f"{mask_password(url)}: no answer in {PATIENCE:g} s"
+        return [Finding("error", "ledger", why, "mend ledger.url, or start the database")]
+    begun = "is there" if version else "is made with the first start"
+    return [Finding("ok", "ledger", f"{mask_password(url)} can be reached; the ledger {begun}")]
+
+
+def _file(path: Path) -> Finding:
+    """Without touching it: a ledger in use is another's."""
+    mend = "make the folder writable, or name another ledger.url"
+    if not path.exists():
+        folder = next(one for one in path.absolute().parents if one.exists())
+        if os.access(folder, os.W_OK | os.X_OK):
+            return Finding("ok", "ledger", f"{path} is made with the first row")
+        return Finding("error", "ledger", f"{path} cannot be made: {folder} is not writable", mend)
+    if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
+        return Finding("error", "ledger", f"{path} is not writable", mend)
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2.0)
+        try:
+            connection.execute("PRAGMA user_version").fetchone()
+            count = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return Finding("error", "ledger", f"{path}: {error}", "move it away, and a new one is begun")
+    return Finding("ok", "ledger", f"{path} can be read and written" if count else f"{path} is empty as yet")

@@ -1,0 +1,105 @@
+"""Upstreams and webhooks: found, reached, spoken to. A GET of a list or of nothing: no call that costs money."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from proxy.cli.screen import Finding
+from proxy.egress.target import join
+from proxy.policy.outgoing import Upstream, default_upstreams
+from proxy.policy.policy import Policy
+
+PATIENCE = 5.0  # seconds
+_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+_GO_ROUND = "see that this machine may call out, or mend its base_url"
+
+
+async def upstreams(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False) as session:
+        found = await asyncio.gather(
+            *(_upstream(session, name, one, environ) for name, one in policy.upstreams.items())
+        )
+    return list(found)
+
+
+async def alerts(policy: Policy, *, post: bool) -> list[Finding]:
+    """Where alerts go; with `post` a test message goes there."""
+    found = []
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+        for what, url in (("alerts.slack", policy.alerts.slack), ("alerts.webhook", policy.alerts.webhook)):
+            if url:
+                found.append(await _hook(session, what, url, post=post and what == "alerts.slack"))
+    if not policy.alerts.slack:
+        text = "alerts are logged only"
+        level: Finding = Finding("ok", "alerts.slack", text, "set SLACK_WEBHOOK_URL to be told of them")
+        if post:
+            level = Finding("error", "alerts.slack", "there is no webhook to post to", "set SLACK_WEBHOOK_URL")
+        found.append(level)
+    return found
+
+
+async def _upstream(
+    session: aiohttp.ClientSession, name: str, upstream: Upstream, environ: Mapping[str, str]
+) -> Finding:
+    what = f"upstream {name}"
+    key = upstream.api_key or environ.get(_KEYS.get(upstream.kind, ""), "")
+    headers = {}
+    if upstream.kind == "anthropic":
+        headers = {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
+    elif upstream.kind == "openai" and key:
+        headers = {"Authorization": f"Bearer {key}"}
+    url = join(upstream.base_url, "/v1/models") if upstream.kind != "http" else URL(upstream.base_url, encoded=True)
+    try:
+        async with session.get(url, headers=headers, allow_redirects=False) as answer:
+            status = answer.status
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        if upstream == default_upstreams().get(name) and not key:
+            mend = "where the app calls it, see that this machine may; where it does not, write `openai: off`"
+            return Finding("warning", what, f"{url.host} cannot be reached: {_why(error)}", mend)
+        return Finding("error", what, f"{url.host} cannot be reached: {_why(error)}", _GO_ROUND)
+    shown = f"{url.host} answers ({status})"
+    if status >= 500:
+        return Finding("warning", what, shown, "it is unwell; look at its status page")
+    if status in (401, 403) and key and upstream.kind != "http":
+        whose = "api_key" if upstream.api_key else _KEYS[upstream.kind]
+        return Finding("error", what, f"{shown}: the key is refused", f"mend {whose}")
+    if status == 404 and upstream.kind != "http":
+        return Finding("warning", what, f"{shown} and has no list of models", "see that its base_url is right")
+    return Finding("ok", what, shown + (", the key is taken" if key and status < 300 else ""))
+
+
+async def _hook(session: aiohttp.ClientSession, what: str, url: str, *, post: bool) -> Finding:
+    parts = urlsplit(url)
+    place = parts.hostname or ""
+    if what == "alerts.slack" and place == "hooks.slack.com" and not parts.path.startswith("/services/"):
+        mend = "copy it from Slack once more: https://hooks.slack.com/services/…"
+        return Finding("error", what, "it is not what Slack's webhooks look like", mend)
+    try:
+        if post:
+            message = {"text": "A test of Outrigger's doctor: alerts will come here."}
+            async with session.post(url, json=message, allow_redirects=False) as answer:
+                if answer.status >= 300:
+                    return Finding(
+                        "error", what, f"{place} refuses the message ({answer.status})", "make a new webhook"
+                    )
+            return Finding("ok", what, f"a test message went to {place}")
+        tls = True if parts.scheme == "https" else None
+        async with asyncio.timeout(PATIENCE):
+            _, writer = await asyncio.open_connection(place, parts.port or (443 if tls else 80), ssl=tls)
+        writer.close()
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Finding("error", what, f"{place} cannot be reached: {_why(error)}", "see that this machine may call out")
+    return Finding("ok", what, f"{place} can be reached; --slack posts a test message")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer in {PATIENCE:g} s"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.cli.screen import rows
 from proxy.errors import PolicyError, UsageError
 from proxy.ingress.exchange import path_of
 from proxy.ingress.identity import Identified
@@ -15,7 +16,8 @@ from proxy.ingress.pipeline import Rules
 from proxy.policy.load import find, load
 from proxy.policy.policy import Policy
 from proxy.policy.route import Route
-from proxy.units import format_duration, format_rate, format_size, format_spend
+from proxy.policy.values import ANY_TIER
+from proxy.units import format_duration, format_rate, format_size
 
 PEER = "127.0.0.1"  # who asks, unless a trusted X-Forwarded-For says otherwise
 
@@ -49,17 +51,16 @@ def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, std
     request.client_ip = rules.peers.client(PEER, request.joined).ip
     identified = rules.identifier.identify(request)
     route, reading = rules.routes.reading(method, request.path)
-    rows = [
+    said = [
         ("request", f"{method} {target}"),
         ("route", _why_route(route, request.path, reading)),
         ("user", f"{identified.user}, by {identified.source}"),
         ("tier", _why_tier(policy, identified)),
         *_limits(policy, route, identified.tier),
         ("caps", _caps(policy, identified.tier)),
+        ("budget", _budget(policy, route, identified.tier)),
     ]
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        print(f"{name.ljust(width)}  {text}", file=stdout)
+    rows(said, stdout)
     return 0
 
 
@@ -105,6 +106,8 @@ def _why_tier(policy: Policy, identified: Identified) -> str:
 
 def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
     rates = ", ".join(format_rate(rate.count, rate.period) for rate in route.limits_for(tier)) or "none"
+    if route.rate_limit and rates == "none":
+        rates = f"none: rate_limit has nothing for tier {tier}"
     shadow = "" if route.enforce else " (shadow mode: counted, not refused)"
     size = route.max_body if route.max_body is not None else policy.listen.max_body
     at_once = "any number"
@@ -118,12 +121,41 @@ def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
         ("body", "any size" if size is None else f"up to {format_size(size)}"),
         ("at once", at_once),
         ("overload", policy.overload.mode),
+        ("abandoned", _abandoned(route)),
+        ("retries", _retries(route)),
     ]
 
 
 def _caps(policy: Policy, tier: str) -> str:
     found = []
     for name, upstream in policy.upstreams.items():
-        spends = upstream.cap.per_user.get(tier) or upstream.cap.per_user.get("*") or ()
-        found += [f"{name} {format_spend(spend.amount, spend.period)} a user" for spend in spends]
+        cap = upstream.cap
+        key = tier if tier in cap.per_user else ANY_TIER
+        found += [f"{name} {spend} a user{_by(key)}" for spend in cap.per_user.get(key, ())]
+        found += [f"{name} ${cap.per_call:f} a call"] if cap.per_call is not None else []
+        found += [f"{name} {cap.total} in all"] if cap.total is not None else []
     return ", ".join(found) or "none"
+
+
+def _by(key: str) -> str:
+    return "" if key == ANY_TIER else f" of tier {key}"
+
+
+def _budget(policy: Policy, route: Route, tier: str) -> str:
+    if not route.requires_budget:
+        return "the request is served whatever is spent; only calls out are refused"
+    capped = any(tier in up.cap.per_user or ANY_TIER in up.cap.per_user for up in policy.upstreams.values())
+    if not capped:
+        return "requires_budget, but no per_user cap fits this tier: never refused for it"
+    return "402 before the app works, once a cap of this user is spent (requires_budget)"
+
+
+def _abandoned(route: Route) -> str:
+    if route.when_abandoned == "cancel":
+        return "a client that leaves ends the request, its calls out and its queries"
+    return "a client that leaves ends the request; its calls out go on"
+
+
+def _retries(route: Route) -> str:
+    attempts = route.retries.attempts
+    return "none" if attempts <= 1 else f"up to {attempts} attempts, only where no byte was sent yet"

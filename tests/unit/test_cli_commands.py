@@ -40,6 +40,21 @@ def test_explain_says_what_a_request_would_meet_and_why():
     assert found["timeout"] == "1m to and between bytes"
 
 
+def test_explain_says_what_may_be_spent_and_what_follows():
+    text = POLICY.replace("timeout: 60s", "timeout: 60s, requires_budget: true, when_abandoned: cancel") + (
+        "upstreams: {openai: {cap: {per_user: {free: [$1/d, $5/month]}, total: $9/d, per_call: $0.5}}}\n"
+    )
+    _, out, _ = said(explain, "POST", "/api/user/7/make", text=text)
+    found = {name.strip(): value.strip() for name, value in rows(out).items()}
+    assert found["caps"] == (
+        "openai $1/d a user of tier free, openai $5/month a user of tier free, openai $0.5 a call, openai $9/d in all"
+    )
+    assert found["budget"].startswith("402 before the app works")
+    assert found["abandoned"] == "a client that leaves ends the request, its calls out and its queries"
+    _, out, _ = said(explain, "POST", "/api/user/premium_7/make", text=text)
+    assert "no per_user cap fits this tier" in out
+
+
 def test_explain_reads_headers_and_falls_back_to_the_default_route():
     _, out, _ = said(explain, "GET", "/", "-H", "X-Forwarded-For: 198.51.100.7")
     assert "default: /* fits" in out

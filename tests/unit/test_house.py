@@ -1,6 +1,7 @@
 """Who may know whom, and how big a room may get."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_nobody_knows_whom_they_may_not(file):
         allowed |= {"observe", "policy"}
     wrong = {one for one in imports(file) if room(one) not in allowed and room(one) != "__version__"}
     assert not wrong, f"{mine} may not know {sorted(wrong)}"
+
+
+def test_a_gateway_that_runs_never_loads_what_only_a_terminal_needs():
+    users = [file for file in FILES if re.search(r"^\s*(from|import) rich\b", file.read_text(), re.MULTILINE)]
+    assert [str(file.relative_to(ROOT)) for file in users] == ["proxy/cli/screen.py"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -140,6 +140,7 @@ class Gateway:
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
+        app.attach(self.door.pool, lambda: self.policy.listen.drain)
         metrics.on_scrape(view.fill)
         metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
         metrics.follow(metrics.log_dropped_total, lambda: log.dropped)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from proxy.app.memory import limit
-from proxy.observe.health import PartState
+from proxy.observe.health import PartState, State
 from proxy.observe.history import Levels
 from proxy.observe.runtime import Sample
 from proxy.policy.policy import Policy
@@ -36,7 +36,8 @@ class Overview:
 
     def app(self) -> PartState:
         app = self._gateway.app
-        return PartState("ok" if app.is_ready else "down", f"{app.state}: {app.reason}", app.since)
+        state: State = "ok" if app.is_ready else "degraded" if app.replacing else "down"
+        return PartState(state, f"{app.state}: {app.reason}", app.since)
 
     def memory(self) -> PartState:
         share, warn = self._gateway.runtime.latest.memory_share, self._gateway.policy.app.memory.warn

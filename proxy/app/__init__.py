@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from proxy.policy import model
 
 State = Literal["starting", "ready", "restarting", "stopping", "ended"]
+
+
+class Traffic(Protocol):
+    """What the app is asked just now, by those who send it requests."""
+
+    @property
+    def in_use(self) -> int:
+        """Connections with a request under way; tunnels are none."""
+
+    def drop_idle(self) -> None:
+        """End the connections that wait for a next request."""
 
 
 class AppFace(Protocol):
@@ -15,6 +27,10 @@ class AppFace(Protocol):
     state: State
     reason: str
     since: float
+
+    @property
+    def replacing(self) -> bool:
+        """Away because it is being replaced, and not for longer than that may take."""
 
     @property
     def is_ready(self) -> bool: ...
@@ -36,6 +52,14 @@ class AppFace(Protocol):
 
     def kill(self) -> None:
         """End it now."""
+
+    def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
+        """Know who sends it requests, and how many seconds those in flight have before it is replaced."""
+
+    async def replace(self, reason: str) -> bool:
+        """Stop it in order and start it anew, losing no request: new ones wait, those in flight finish first.
+        True once the new one is ready; False where it was not ready to begin with, is not ours to start, or
+        did not come back. Whoever waits here may go: the replacement goes on."""
 
     def note_answer(self) -> None:
         """It has just answered something: it is alive, whatever a probe says."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from proxy.app import State
+from proxy.app import State, Traffic
 from proxy.app.readiness import LOOPBACK, probe
 from proxy.errors import UsageError
 from proxy.observe.events import Emit
@@ -43,6 +43,16 @@ class External:
     @property
     def pid(self) -> int | None:
         return None
+
+    @property
+    def replacing(self) -> bool:
+        return False
+
+    def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
+        pass  # whoever runs it looks after its requests
+
+    async def replace(self, reason: str) -> bool:
+        return False
 
     def note_answer(self) -> None:
         self._last_answer = self._clock()

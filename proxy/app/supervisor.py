@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 
-from proxy.app import State
+from proxy.app import State, Traffic
 from proxy.app.command import Command
 from proxy.app.output import Find, follow
 from proxy.app.process import AppProcess, CannotStart
@@ -20,6 +20,7 @@ from proxy.observe.events import Emit
 from proxy.policy import model
 
 SLOW_START = 20.0  # seconds until a start that takes long is spoken of
+LOOK = 0.02  # seconds between two looks at what is still in flight
 NEVER_READY = 1  # the status where the app was stopped for not getting ready in time, and ended with 0
 
 
@@ -57,6 +58,11 @@ class Supervisor:
         self._asked: asyncio.Future[str] | None = None  # why the running process is to be replaced
         self._stopping = False
         self._ended = asyncio.Event()
+        self._traffic: Traffic | None = None
+        self._drain: Callable[[], float] = lambda: 0.0
+        self._drained = asyncio.Event()  # clear while requests in flight finish before a replacement
+        self._drained.set()
+        self._back_by = 0.0  # until then a replacement is no outage
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = self._ready_at = 0.0
         self.state: State = "starting"
@@ -83,6 +89,13 @@ class Supervisor:
         process = self._process
         return process.pid if process is not None and process.running else None
 
+    @property
+    def replacing(self) -> bool:
+        return not self.is_ready and self._clock() < self._back_by
+
+    def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
+        self._traffic, self._drain = traffic, drain
+
     def note_answer(self) -> None:
         self._last_answer = self._clock()
 
@@ -90,10 +103,16 @@ class Supervisor:
         self._policy = policy
 
     async def wait_ready(self, timeout: float) -> bool:
-        if not self.is_ready and not self._ended.is_set():
+        until = self._clock() + timeout
+        while not self.is_ready and not self._ended.is_set() and (left := until - self._clock()) > 0:
+            if not self._drained.is_set():
+                began = self._clock()
+                await self._drained.wait()  # others' requests finish first: `drain` bounds it, not `timeout`
+                until += self._clock() - began
+                continue
             try:
-                async with asyncio.timeout(None if timeout == float("inf") else timeout):
-                    await self._ready.wait()
+                async with asyncio.timeout(None if timeout == float("inf") else left):
+                    await self._ready.wait()  # it may be gone again by the time that this comes back
             except TimeoutError:
                 pass
         return self.is_ready
@@ -110,12 +129,14 @@ class Supervisor:
                 task.cancel()
             self._become("ended", self.reason)
             self._ended.set()
+            self._drained.set()
             self._ready.set()
 
     async def stop(self) -> None:
         if self._ended.is_set():
             return
         self._stopping = True
+        self._drained.set()
         self._become("stopping", "the gateway is stopping it")
         self._ask("stop")
         process = self._process
@@ -129,10 +150,36 @@ class Supervisor:
         if self._process is not None:
             self._process.kill_group()
 
-    def request_restart(self, reason: str) -> None:
-        """Replace the running app: SIGTERM, `stop_timeout`, a new one. `reason` is a word of the metric
-        app_restarts_total: memory, hung, reload."""
-        self._ask(reason)
+    async def replace(self, reason: str) -> bool:
+        """`reason` is a word of the metric app_restarts_total: memory, reload."""
+        process, asked = self._process, self._asked
+        if not self.is_ready or self._stopping or process is None or asked is None:
+            return False
+        self._back_by = float("inf")
+        self._drained.clear()
+        self._become("restarting", f"it is being replaced ({reason}): requests in flight finish first")
+        self._spawn(self._replace(reason, process, asked))
+        policy = self._policy
+        return await self.wait_ready(policy.stop_timeout + policy.start_timeout)
+
+    async def _replace(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
+        traffic, patience = self._traffic, self._drain()
+        try:
+            if traffic is not None:
+                text = f"Replacing the app ({reason}); {traffic.in_use} requests have {patience:g} s to finish."
+                self._emit("app.replace", text, pid=process.pid, reason=reason)
+                until = self._clock() + patience
+                while traffic.in_use and process.running and not self._stopping and self._clock() < until:
+                    await asyncio.sleep(LOOK)
+                if traffic.in_use and process.running and not self._stopping:
+                    text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
+                    self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
+                traffic.drop_idle()
+        finally:
+            self._back_by = self._clock() + self._policy.stop_timeout + self._policy.hold
+            self._drained.set()
+            if not asked.done():
+                asked.set_result(reason)
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -283,6 +330,7 @@ class Supervisor:
             self.since = self._clock()
         self.state, self.reason = state, reason
         if state == "ready":
+            self._back_by = 0.0
             self._ready.set()
         elif not self._ended.is_set():
             self._ready.clear()

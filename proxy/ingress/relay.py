@@ -62,7 +62,8 @@ class Relay:
         """The leg whose answer's head has come. An idle leg that proves dead is replaced once, where
         nothing of the answer was seen and the method may be repeated."""
         repeatable = x.method in IDEMPOTENT and upload.whole
-        leg = self._pool.take_idle(repeatable=repeatable)
+        # An app that is away gets nothing more over the connections it still holds: it is about to stop.
+        leg = self._pool.take_idle(repeatable=repeatable) if self._backend.is_ready else None
         if leg is not None:
             try:
                 return await self._send(connection, x, head, upload, leg)
@@ -107,7 +108,10 @@ class Relay:
                     if self.ending or left <= 0 or not await self._backend.wait_ready(left):
                         raise self._away()
                 try:
-                    return await self._pool.connect()
+                    leg = await self._pool.connect()
+                    if self._backend.is_ready:
+                        return leg
+                    self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
                 except AppUnreachable:
                     if self._backend.is_ready and self._loop.time() - started > SETTLE:
                         raise

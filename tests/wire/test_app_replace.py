@@ -1,0 +1,159 @@
+"""The app replaced under load: nobody notices but by waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from front import Front, ours
+from ports import free_port
+from running import APPS
+
+from proxy.app.command import Command
+from proxy.app.supervisor import Supervisor
+from proxy.ingress.door import Door
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+from proxy.policy.load import PolicySource, load
+
+PLAIN = Command((sys.executable, str(APPS / "plain.py")), "plain.py", ())
+
+
+class Replaced(Front):
+    def __init__(self, supervisor: Supervisor, door: Door, port: int, log: Path, metrics: Metrics) -> None:
+        super().__init__(door, supervisor, port, log, metrics)  # type: ignore[arg-type]
+        self.supervisor = supervisor
+        self.reasons: list[str] = []
+
+
+@asynccontextmanager
+async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0, delay: str = "0") -> AsyncIterator[Replaced]:
+    loop = asyncio.get_running_loop()
+    parsed = load(PolicySource("test", None, policy or "{}"), {})
+    descriptor = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = Log(parsed.log, out=descriptor)
+    metrics = Metrics(parsed.metrics, version="test")
+    port = free_port()
+    environ = {**os.environ, "PORT": str(port), "START_DELAY": delay}
+    reasons: list[str] = []
+    app = Supervisor(parsed.app, PLAIN, environ, port=port, emit=log.emit, on_restart=reasons.append, clock=loop.time)
+    door = Door(loop, parsed, app, ours=ours, metrics=metrics, log=log)
+    app.attach(door.pool, lambda: drain)
+    life = loop.create_task(app.run())
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    try:
+        assert await app.wait_ready(20.0)
+        await door.open(sock)
+        there = Replaced(app, door, sock.getsockname()[1], tmp / "log", metrics)
+        there.reasons = reasons
+        yield there
+    finally:
+        await app.stop()
+        await life
+        door.close()
+        log.close()
+        os.close(descriptor)
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ")[1]) if answer else 0
+
+
+async def test_hundreds_of_requests_while_it_is_replaced_are_all_answered(tmp_path):
+    async with supervised(tmp_path) as there:
+        before = there.supervisor.pid
+        over = False
+        statuses: list[int] = []
+
+        async def client(n: int) -> None:
+            reader, writer = await there.connect()
+            try:
+                while not over:
+                    path = f"/slow?0.0{n % 9 + 1}" if n % 2 else "/world"
+                    method, body = ("POST", b"x") if n % 3 == 0 else ("GET", b"")
+                    head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+                    writer.write(head.encode() + body)
+                    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+                    statuses.append(status_of(answer))
+                    length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                    await reader.readexactly(length)
+            finally:
+                writer.close()
+
+        clients = [asyncio.create_task(client(n)) for n in range(20)]
+        await asyncio.sleep(0.2)
+        for _ in range(2):
+            assert await there.supervisor.replace("memory")
+        after = len(statuses) + 50
+        async with asyncio.timeout(20):
+            while len(statuses) < after:
+                await asyncio.sleep(0.01)
+        over = True
+        await asyncio.gather(*clients)
+        assert len(statuses) > 300
+        assert set(statuses) == {200}
+        assert there.supervisor.pid != before
+        assert there.reasons == ["memory", "memory"]
+
+
+async def test_what_is_in_flight_finishes_and_what_comes_waits_longer_than_hold_for_it(tmp_path):
+    async with supervised(tmp_path, "app: {hold: 1s}") as there:
+        slow = asyncio.create_task(
+            there.raw(b"GET /slow?1.5 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20)
+        )
+        async with asyncio.timeout(5):
+            while not there.door.pool.in_use:
+                await asyncio.sleep(0.01)
+        replaced = asyncio.create_task(there.supervisor.replace("reload"))
+        await asyncio.sleep(0)
+        assert there.supervisor.replacing
+        waits = asyncio.create_task(there.raw(b"GET /w HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20))
+        assert (await slow).endswith(b"slow")
+        assert (await waits).endswith(b"hello /w")
+        assert await replaced
+        assert not there.supervisor.replacing
+
+
+async def test_what_does_not_finish_within_drain_is_cut_and_said(tmp_path):
+    async with supervised(tmp_path, "app: {stop_timeout: 200ms}", drain=0.2) as there:
+        slow = asyncio.create_task(there.get("/slow?60"))
+        async with asyncio.timeout(5):
+            while not there.door.pool.in_use:
+                await asyncio.sleep(0.01)
+        assert await there.supervisor.replace("reload")
+        assert status_of(await slow) == 502
+        async with asyncio.timeout(5):  # lines are written a moment later
+            while b"1 requests did not finish in 0.2 s (listen.drain)" not in there.log.read_bytes():
+                await asyncio.sleep(0.02)
+
+
+async def test_whoever_asked_may_go_and_one_replacement_is_made_at_a_time(tmp_path):
+    async with supervised(tmp_path) as there:
+        before = there.supervisor.pid
+        asked = asyncio.create_task(there.supervisor.replace("reload"))
+        await asyncio.sleep(0)
+        assert not await there.supervisor.replace("memory")
+        asked.cancel()
+        async with asyncio.timeout(20):
+            while there.supervisor.pid == before or not there.supervisor.is_ready:
+                await asyncio.sleep(0.02)
+        assert there.reasons == ["reload"]
+
+
+async def test_stopping_in_the_middle_of_a_replacement_ends_both(tmp_path):
+    async with supervised(tmp_path) as there:
+        slow = asyncio.create_task(there.get("/slow?60"))
+        async with asyncio.timeout(5):
+            while not there.door.pool.in_use:
+                await asyncio.sleep(0.01)
+        replaced = asyncio.create_task(there.supervisor.replace("reload"))
+        await asyncio.sleep(0.05)
+        await there.supervisor.stop()
+        assert not await asyncio.wait_for(replaced, 20)
+        await asyncio.gather(slow, return_exceptions=True)

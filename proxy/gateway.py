@@ -22,7 +22,8 @@ from proxy.admin.listener import AdminListener
 from proxy.admin.public import PublicEndpoints
 from proxy.admin.token import TokenGate
 from proxy.app import AppFace
-from proxy.app.memory import app_bytes
+from proxy.app.memory import Meter
+from proxy.app.pressure import Pressure
 from proxy.app.readiness import status
 from proxy.bind import Sockets
 from proxy.egress.door import Egress
@@ -86,10 +87,11 @@ class Gateway:
         self._signalled = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
+        meter = Meter()
         self.runtime = Runtime(
             metrics,
             clock=loop.time,
-            app_bytes=lambda: app_bytes(app.pid) if app.pid is not None else None,
+            app_bytes=lambda: meter.bytes(app.pid) if app.pid is not None else None,
             limit_bytes=lambda: memory_limit(self.policy),
         )
         view = Overview(self)
@@ -115,6 +117,14 @@ class Gateway:
         )
         self.runtime.on_sample(facts.tick)
         self.runtime.on_sample(self.alerts.tick)
+        pressure = Pressure(
+            app,
+            lambda: self.policy.app,
+            replace=lambda reason: self._spawn(self._replace(reason)),
+            emit=log.emit,
+            clock=loop.time,
+        )
+        self.runtime.on_sample(pressure.take)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
             health=self.health,
@@ -289,6 +299,9 @@ class Gateway:
         self.alerts.apply(policy.alerts)
         if self.database is not None:
             self.database.apply(policy.postgres)
+
+    async def _replace(self, reason: str) -> None:
+        await self.app.replace(reason)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -21,9 +21,10 @@ class Overview:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def sample(self, _: Sample) -> None:
+    def sample(self, sample: Sample) -> None:
         """Once a second: since when a part is as it is must not depend on who asks."""
         self._gateway.health.observe()
+        self._gateway.door.account.growth.take(self._gateway.app.pid, sample.app_bytes)
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a request would be served now, and why not."""
@@ -65,6 +66,8 @@ class Overview:
         metrics, door = gateway.metrics, gateway.door
         metrics.app_up.set(1 if gateway.app.is_ready else 0)
         gateway.egress.spend.fill(metrics)
+        for name, grown in door.account.growth.last_hour().items():
+            metrics.app_memory_growth_bytes.child(name).set(grown.amount)
         metrics.concurrency_limit.set(door.admission.limit or 0)
         for route in gateway.policy.routes:
             metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
@@ -88,7 +91,14 @@ class Overview:
             "hosts": gateway.egress.hosts.status(),
             "postgres": gateway.database.status() if gateway.database is not None else None,
             "connections": {"clients": repr(door.server), "app": repr(door.pool)},
-            "memory": {"gateway": latest.gateway_bytes, "app": latest.app_bytes},
+            "memory": {
+                "gateway": latest.gateway_bytes,
+                "app": latest.app_bytes,
+                "growth": {  # of the last hour
+                    name: {"bytes": grown.amount, "requests": grown.requests}
+                    for name, grown in door.account.growth.last_hour().items()
+                },
+            },
         }
 
 

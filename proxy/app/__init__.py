@@ -27,6 +27,7 @@ class AppFace(Protocol):
     state: State
     reason: str
     since: float
+    last_start_took: float | None  # seconds from its start to its being ready; None where that is not known
 
     @property
     def replacing(self) -> bool:

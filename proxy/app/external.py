@@ -31,6 +31,7 @@ class External:
         self.state: State = "starting"
         self.reason = "not asked yet"
         self.since = clock()
+        self.last_start_took: float | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from proxy.errors import Refusal
 from proxy.ingress.exchange import Exchange
+from proxy.observe.growth import Growth
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.units import nanos_as_dollars
@@ -23,9 +24,11 @@ class Account:
         self._clock = clock
         self._app_bytes = app_bytes
         self.in_flight: Counter[str] = Counter()  # by route
+        self.growth = Growth(self.in_flight, clock)
 
     def begin(self, x: Exchange) -> None:
         self.in_flight[x.route.name] += 1
+        self.growth.begun[x.route.name] += 1
         x.memory_before = self._app_bytes()
 
     def limited(self, x: Exchange, refused: bool) -> None:

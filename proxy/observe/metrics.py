@@ -5,8 +5,8 @@ need, and a scrape endpoint that renders on the loop without a pause, which it m
 the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
-`event_loop_lag_seconds`, `ledger_*`, `price_table_age_seconds`, `bypass_total`, `alerts_sent_total`, and
-`process_*` (CPU time, memory and files of the gateway itself).
+`event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`, `bypass_total`,
+`alerts_sent_total`, and `process_*` (CPU time, memory and files of the gateway itself).
 """
 
 from __future__ import annotations
@@ -128,6 +128,11 @@ class Metrics:
         self.app_memory_bytes = self._gauge_alone(
             "app_memory_bytes", "Resident memory of the app and its children; 0: not measured."
         )
+        self.app_memory_growth_bytes = gauge(
+            "app_memory_growth_bytes",
+            "What the app's memory grew by in the last hour while requests of a route were in flight, split evenly.",
+            "route",
+        )
         self.memory_limit_bytes = self._gauge_alone(
             "memory_limit_bytes", "Memory that app and gateway may use together; 0: unknown."
         )
@@ -179,13 +184,14 @@ class Metrics:
     def declare_routes(self, names: Iterable[str]) -> None:
         """The routes that there are now: their series start with 0, gauges of those gone are taken out."""
         routes = dict.fromkeys(names)
-        for series in (self.http_in_flight, self.http_queued):
+        for series in (self.http_in_flight, self.http_queued, self.app_memory_growth_bytes):
             for values in series.values():
                 if values[0] not in routes and values[0] != OTHER:
                     series.forget(*values)
         for route in routes:
             self.http_in_flight.child(route)
             self.http_queued.child(route)
+            self.app_memory_growth_bytes.child(route)
             self.http_request_duration_seconds.child(route)
 
     def declare_limits(self, pairs: Iterable[tuple[str, str]]) -> None:

@@ -54,8 +54,6 @@ def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
         yield "store.url"
     if policy.metrics.app is not None:
         yield "metrics.app"
-    if policy.app.memory.recycle is not None:
-        yield "app.memory.recycle"
 
 
 def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """A small app on the standard library alone, as unlike a gateway as can be.
 
-GET / says hello; /slow?SECONDS waits; /pid; /env?NAME; /big?BYTES; POST / echoes; /die ends the process.
+GET / says hello; /slow?SECONDS waits; /pid; /env?NAME; /big?BYTES; /grow?BYTES keeps them; POST / echoes; /die ends the process.
 """
 
 import asyncio
@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from urllib.parse import unquote
+
+KEPT = []
 
 
 async def serve(reader, writer):
@@ -38,6 +40,9 @@ async def serve(reader, writer):
                 answer = " ".join(sys.argv).encode()
             elif path == "/headers":
                 answer = head.encode("latin-1")
+            elif path == "/grow":
+                KEPT.append(b"x" * int(query))
+                answer = b"grown"
             elif path == "/die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif path == "/big":

@@ -1,11 +1,9 @@
 """What the app gets of the environment."""
 
-import os
-
 import pytest
 
 from proxy.app.environment import build
-from proxy.app.memory import app_bytes, limit
+from proxy.app.memory import limit
 
 
 def env_of(environ, **more):
@@ -76,7 +74,10 @@ def test_an_environment_that_app_and_gateway_share_is_the_apps_own(tmp_path):
         ({"memory.max": "max\n"}, "0::/\n", None),
         ({"memory.max": "max\n", "a/b/memory.max": "100\n"}, "0::/a/b\n", 100),
         ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, "3:memory:/\n", None),
+        ({"memory.max": "max\n", "a/memory.max": "100\n", "a/b/memory.max": "max\n"}, "0::/a/b\n", 100),
+        ({"unified/a/memory.max": "100\n"}, "1:name=systemd:/a\n0::/a\n", 100),
         ({"memory/memory.limit_in_bytes": "1000\n"}, "3:cpu,memory:/x\n", 1000),
+        ({"memory/x/memory.limit_in_bytes": "1000\n"}, "3:cpu,memory:/x/y\n", 1000),
         ({}, "", None),
     ],
 )
@@ -86,9 +87,3 @@ def test_the_containers_memory_limit_is_found_in_either_kind_of_cgroup(tmp_path,
         (tmp_path / name).write_text(text)
     (tmp_path / "own").write_text(own)
     assert limit(tmp_path, tmp_path / "own") == expected
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc here")
-def test_a_processs_memory_is_measured_and_a_gone_one_has_none():
-    assert 2**20 < app_bytes(os.getpid()) < 2**34
-    assert app_bytes(2**22 + 1) is None

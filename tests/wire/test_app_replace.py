@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from front import Front, ours
 from ports import free_port
-from running import APPS
+from running import APPS, gateway
 
 from proxy.app.command import Command
 from proxy.app.supervisor import Supervisor
@@ -86,17 +87,18 @@ async def test_hundreds_of_requests_while_it_is_replaced_are_all_answered(tmp_pa
             finally:
                 writer.close()
 
+        async def enough(many: int) -> None:
+            async with asyncio.timeout(20):
+                while len(statuses) < many:
+                    await asyncio.sleep(0.01)
+
         clients = [asyncio.create_task(client(n)) for n in range(20)]
-        await asyncio.sleep(0.2)
         for _ in range(2):
+            await enough(len(statuses) + 100)
             assert await there.supervisor.replace("memory")
-        after = len(statuses) + 50
-        async with asyncio.timeout(20):
-            while len(statuses) < after:
-                await asyncio.sleep(0.01)
+        await enough(len(statuses) + 100)
         over = True
         await asyncio.gather(*clients)
-        assert len(statuses) > 300
         assert set(statuses) == {200}
         assert there.supervisor.pid != before
         assert there.reasons == ["memory", "memory"]
@@ -157,3 +159,39 @@ async def test_stopping_in_the_middle_of_a_replacement_ends_both(tmp_path):
         await there.supervisor.stop()
         assert not await asyncio.wait_for(replaced, 20)
         await asyncio.gather(slow, return_exceptions=True)
+
+
+async def test_an_app_that_leaks_is_replaced_in_time_and_its_route_is_named(tmp_path):
+    policy = (
+        "app: {memory: {limit: 400MiB, warn: 50%, recycle: 60%}, restart: {backoff: 100ms}}\n"
+        "routes: [{name: leaks, match: {path: /grow}}]\n"
+    )
+    async with gateway(tmp_path, *PLAIN.argv, policy=policy) as g:
+        await g.ready()
+        first = g.app_pid()
+        async with asyncio.timeout(10):  # growth is told from one sample to the next
+            while b"outrigger_app_memory_bytes 0.0" in await g.request("/metrics", port=g.admin):
+                await asyncio.sleep(0.1)
+        answers: list[bytes] = []
+
+        async def client() -> None:
+            while len(g.events("app.ready")) < 2:
+                answers.append(await g.request("/slow?0.05"))
+
+        clients = [asyncio.create_task(client()) for _ in range(5)]
+        for _ in range(8):
+            answers.append(await g.request("/grow?40000000"))
+        await asyncio.wait_for(asyncio.gather(*clients), 30)
+        assert {status_of(answer) for answer in answers} == {200}
+        assert g.app_pid() != first
+        status = json.loads((await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2])
+        growth = status["memory"]["growth"]
+        assert growth["leaks"]["requests"] == 8
+        assert growth["leaks"]["bytes"] > 10_000_000
+        metrics = (await g.request("/metrics", port=g.admin)).decode()
+        assert 'outrigger_app_restarts_total{reason="memory"} 1.0' in metrics
+        assert 'outrigger_app_restarts_total{reason="crash"} 0.0' in metrics
+        assert 'outrigger_app_memory_growth_bytes{route="leaks"}' in metrics
+        assert len(g.events("memory.warning")) == 1
+        assert "the app is replaced (app.memory.recycle: 60%)" in g.events("memory.recycle")[0]["message"]
+        assert await g.stop() == 0

@@ -1,0 +1,72 @@
+"""Which route the app's memory grows with: a leak gets a name."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+SLOT = 60.0  # seconds
+SLOTS = 60  # so: the last hour
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """`amount` in bytes, below 0 where memory was given back."""
+
+    amount: int
+    requests: int
+
+
+class Growth:
+    """What memory changes by from one sample to the next is split evenly among the requests that were in flight
+    in between. One route alone gets the whole; routes that always run together cannot be told apart. What changes
+    while nothing is in flight belongs to nobody, and a new process begins anew.
+
+    Kept a minute at a time for an hour, by route: bounded by the policy's routes.
+    """
+
+    def __init__(self, in_flight: Mapping[str, int], clock: Callable[[], float]) -> None:
+        self._in_flight = in_flight
+        self._clock = clock
+        self.begun: Counter[str] = Counter()  # requests by route since the last sample
+        self._carried: dict[str, int] = {}  # in flight at the last sample
+        self._before: tuple[int, int] | None = None  # the process and its bytes at the last sample
+        self._slots: deque[tuple[float, dict[str, list[float]]]] = deque(maxlen=SLOTS)
+
+    def take(self, pid: int | None, size: int | None) -> None:
+        """A sample: `size` bytes of the app whose first process is `pid`; None where it is away."""
+        active = Counter(self._carried)
+        active.update(self.begun)
+        delta = 0
+        if self._before is not None and size is not None and self._before[0] == pid:
+            delta = size - self._before[1]
+        self._before = (pid, size) if pid is not None and size is not None else None
+        total = active.total()
+        if total:
+            slot = self._slot()
+            for route, requests in active.items():
+                kept = slot.setdefault(route, [0.0, 0])
+                kept[0] += delta * requests / total
+                kept[1] += self.begun[route]
+        self.begun.clear()
+        self._carried = {route: requests for route, requests in self._in_flight.items() if requests}
+
+    def last_hour(self) -> dict[str, Grown]:
+        """By route, the one that grew most first."""
+        since = self._clock() - SLOT * SLOTS
+        sums: dict[str, list[float]] = {}
+        for began, slot in self._slots:
+            if began >= since:
+                for route, (amount, requests) in slot.items():
+                    kept = sums.setdefault(route, [0.0, 0])
+                    kept[0] += amount
+                    kept[1] += requests
+        ordered = sorted(sums.items(), key=lambda item: -item[1][0])
+        return {route: Grown(round(amount), int(requests)) for route, (amount, requests) in ordered}
+
+    def _slot(self) -> dict[str, list[float]]:
+        now = self._clock()
+        if not self._slots or now - self._slots[-1][0] >= SLOT:
+            self._slots.append((now, {}))
+        return self._slots[-1][1]

@@ -25,6 +25,7 @@ from proxy.app import AppFace
 from proxy.app.memory import Meter
 from proxy.app.pressure import Pressure
 from proxy.app.readiness import status
+from proxy.app.scrape import AppScrape
 from proxy.bind import Sockets
 from proxy.egress.door import Egress
 from proxy.errors import BindError
@@ -151,6 +152,7 @@ class Gateway:
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
         app.attach(self.door.pool, lambda: self.policy.listen.drain)
+        metrics.append = AppScrape(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
         metrics.on_scrape(view.fill)
         metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
         metrics.follow(metrics.log_dropped_total, lambda: log.dropped)

@@ -20,23 +20,23 @@ SLICE = 300  # samples, about 2 ms
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-_END = b"# EOF\n"
+END = b"# EOF\n"
 
 
-async def render(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The text and its Content-Type, without the `_created` series: they double a scrape and tell nothing."""
-    wanted = wants_openmetrics(accept)
+async def render(registry: CollectorRegistry, wanted: bool) -> tuple[bytes, str]:
+    """The text and its Content-Type, OpenMetrics where that is wanted, without the `_created` series: they double
+    a scrape and tell nothing."""
     encode = openmetrics.generate_latest if wanted else generate_latest
     parts: list[bytes] = []
     for metric in registry.collect():
         samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
         for at in range(0, max(1, len(samples)), SLICE):
             metric.samples = samples[at : at + SLICE]
-            text = encode(_Slice(metric)).removesuffix(_END)
+            text = encode(_Slice(metric)).removesuffix(END)
             parts.append(_without_head(text) if at else text)
             await asyncio.sleep(0)
     if wanted:
-        parts.append(_END)
+        parts.append(END)
     return b"".join(parts), OPENMETRICS if wanted else TEXT
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from proxy.observe.exposition import render
+from proxy.observe.appended import Append, told
+from proxy.observe.exposition import END, render, wants_openmetrics
 from proxy.observe.series import OTHER, Series
 from proxy.observe.tally import Tally
 from proxy.policy import model
@@ -44,6 +45,7 @@ class Metrics:
     def __init__(self, policy: model.Metrics, *, version: str) -> None:
         self._limit = policy.max_series
         self._scrapes: list[Callable[[], None]] = []
+        self.append: Append | None = None  # brings the metrics of the app itself
         self.registry = CollectorRegistry(auto_describe=False)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
@@ -230,10 +232,18 @@ class Metrics:
         self.on_scrape(catch_up)
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The scrape's body and its Content-Type: Prometheus text, or OpenMetrics where `accept` wants it."""
+        """The scrape's body and its Content-Type: Prometheus text, or OpenMetrics where `accept` wants it (and the
+        app, where its metrics come along, speaks it as well)."""
+        wanted = wants_openmetrics(accept)
+        theirs = await self.append(wanted) if self.append is not None else None
+        if theirs is not None and theirs.text and not theirs.openmetrics:
+            wanted = False
         for fill in self._scrapes:
             fill()
-        return await render(self.registry, accept)
+        text, kind = await render(self.registry, wanted)
+        if theirs is not None:
+            text = b"".join((text.removesuffix(END), told(theirs), theirs.text or b"", END if wanted else b""))
+        return text, kind
 
     def _counter(self, name: str, text: str, *labels: str) -> Series[Counter]:
         counter = Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)

@@ -52,8 +52,6 @@ def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
     yield from (key for key in UNBUILT if key in reader.named)
     if policy.store.url != "memory://":
         yield "store.url"
-    if policy.metrics.app is not None:
-        yield "metrics.app"
 
 
 def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,6 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
     [
         ("store: {url: 'redis://x'}", "store.url"),
         ("sentry: {environment: x}", "sentry"),
-        ("metrics: {app: /metrics}", "metrics.app"),
     ],
 )
 def test_what_is_not_built_yet_is_warned_of_where_it_is_named(text: str, key: str) -> None:

@@ -1,0 +1,86 @@
+"""The app's own metrics behind ours in one exposition, so that a scraper has one place to ask.
+
+One line that does not parse would cost the scraper ours as well, so every line is looked at, some hundred at a
+time. Names are kept; a family under our own prefix is left out. Formats: Prometheus text 0.0.4 and OpenMetrics 1.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+PREFIX = "outrigger_"
+SLICE = 500  # lines, about 1 ms
+
+_LABEL = r'[a-zA-Z_]\w*\s*=\s*"(?:[^"\\]|\\.)*"'
+_NUMBER = r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI]nf(?:inity)?|[nN]a[nN])"
+_LABELS = rf"\{{\s*(?:{_LABEL}\s*(?:,\s*{_LABEL}\s*)*,?)?\s*\}}"
+_SAMPLE = re.compile(rf"([a-zA-Z_:][\w:]*)[ \t]*(?:{_LABELS})?[ \t]*{_NUMBER}(?:[ \t]+-?[\d.]+)?[ \t]*", re.ASCII)
+_EXEMPLAR = re.compile(rf" # {_LABELS} {_NUMBER}(?: {_NUMBER})?$", re.ASCII)
+_SUFFIX = re.compile(r"_(?:total|created|bucket|sum|count|info)$")
+_ABOUT = re.compile(r"#[ \t]+(HELP|TYPE|UNIT)[ \t]+([a-zA-Z_:][\w:]*)(?:[ \t]|$)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`text` without `# EOF`; `text` None where there is none to be had. `dropped` families had names of ours."""
+
+    text: bytes | None
+    openmetrics: bool = False
+    dropped: int = 0
+
+
+# Takes whether OpenMetrics is wanted; None where the policy names no metrics of the app.
+Append = Callable[[bool], Awaitable[Appended | None]]
+
+
+class NoExposition(ValueError):
+    """Says which line, never what it holds."""
+
+
+async def read(body: bytes, *, openmetrics: bool) -> Appended:
+    """What the app answered, fit to stand behind ours. Raises NoExposition."""
+    try:
+        lines = body.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise NoExposition("it is not UTF-8") from error
+    kept: list[str] = []
+    dropped: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+        if openmetrics and line == "# EOF":
+            break
+        if not line.strip():
+            continue
+        about = _ABOUT.match(line)
+        if line.startswith("#"):
+            if about is None:
+                continue  # a remark; OpenMetrics has none
+            name = about[2]
+        else:
+            sample = _SAMPLE.match(line)
+            rest = line[sample.end() :] if sample is not None else line
+            if sample is None or (rest and not (openmetrics and _EXEMPLAR.fullmatch(f" {rest.lstrip()}"))):
+                raise NoExposition(f"its line {number} is no sample")
+            name = sample[1]
+        if name.startswith(PREFIX):
+            dropped.add(_SUFFIX.sub("", name))
+            continue
+        kept.append(line)
+    text = "\n".join(kept)
+    return Appended(f"{text}\n".encode() if text else b"", openmetrics, len(dropped))
+
+
+def told(appended: Appended) -> bytes:
+    """What is said of the app's part; there only where the policy names one."""
+    return (
+        b"# HELP outrigger_app_scrape_success 1 where the app's own metrics are in this scrape, else 0.\n"
+        b"# TYPE outrigger_app_scrape_success gauge\n"
+        b"outrigger_app_scrape_success %d\n"
+        b"# HELP outrigger_app_scrape_dropped Families of the app left out for having a name of ours.\n"
+        b"# TYPE outrigger_app_scrape_dropped gauge\n"
+        b"outrigger_app_scrape_dropped %d\n"
+    ) % (appended.text is not None, appended.dropped)

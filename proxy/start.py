@@ -105,6 +105,7 @@ def make_app(
         env,
         port=private,
         emit=log.emit,
+        tell=log.tell,
         on_restart=lambda reason: metrics.app_restarts_total.child(reason).inc(),
         wrap=policy.log.app_output == "wrap",
         find=requests.find,

@@ -1,8 +1,13 @@
-"""`app_output: wrap`: the app's lines become log lines. It is never stalled: its pipes are always drained."""
+"""`app_output: wrap`: the app's lines become log lines. It is never stalled: its pipes are always drained.
+
+A traceback is one event: what belongs to it comes within some milliseconds. No line is ever left out for its level:
+the app decided to print it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from typing import IO
@@ -11,62 +16,160 @@ from proxy.observe.events import Emit, Level
 from proxy.observe.requests import Owner
 
 LONGEST = 64 * 1024  # bytes of one line; the rest of a longer one becomes further lines
-READ = 64 * 1024
-
+BLOCK = 32 * 1024  # characters of one traceback; the rest of a longer one becomes further events
+SOON = 0.05  # seconds within which the next line of a traceback comes
 
 MARK = re.compile("\x1e([0-9A-Za-z]{1,64})\x1f")  # a request's token, put there by the attribution inside the app
+BEGINS = re.compile(r"[ +|]*(?:Exception Group )?Traceback \(most recent call last\):")
+CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
 
 Find = Callable[[str], Owner | None]
 
 
 class Lines(asyncio.Protocol):
-    """Cuts what a pipe brings into lines and tells each, with the request that it bears the token of."""
+    """Cuts what a pipe brings into lines and tells each, with the request that it bears the token of.
+
+    A line that looks like the beginning of a traceback waits `SOON` for what follows it.
+    """
 
     def __init__(self, emit: Emit, stream: str, find: Find) -> None:
         self._emit = emit
         self._stream = stream
         self._find = find
         self._rest = b""
+        self._block: list[str] = []
+        self._size = 0
+        self._token: str | None = None  # of the block
+        self._framed = False  # in its frames: whatever comes belongs to it up to the exception's own line
+        self._grouped = False  # an ExceptionGroup's
+        self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
-            self._tell(line)
+            self._take(line)
         while len(self._rest) > LONGEST:
-            self._tell(self._rest[:LONGEST])
+            self._take(self._rest[:LONGEST])
             self._rest = self._rest[LONGEST:]
+        if self._block:
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest:
-            self._tell(self._rest)
+            self._take(self._rest)
             self._rest = b""
+        self._flush()
 
-    def _tell(self, line: bytes) -> None:
+    def _take(self, line: bytes) -> None:
         for at in range(0, max(len(line), 1), LONGEST):
             text = line[at : at + LONGEST].decode("utf-8", "replace").rstrip("\r")
-            facts: dict[str, object] = {"stream": self._stream}
+            token = None
             if "\x1e" in text:
-                text = self._unmarked(text, facts)
-            if text:
-                self._emit("app", text, level=level_of(text), **facts)
+                found = MARK.search(text)
+                token = found[1] if found is not None else None
+                text = MARK.sub("", text)
+            self._place(text, token)
 
-    def _unmarked(self, text: str, facts: dict[str, object]) -> str:
-        found = MARK.search(text)
-        owner = self._find(found[1]) if found is not None else None
+    def _place(self, text: str, token: str | None) -> None:
+        """Into the block that is open, into one of its own, or out at once."""
+        if self._block:
+            if self._belongs(text) and self._size < BLOCK and token in (None, self._token):
+                self._add(text)
+                return
+            self._flush()
+        begins = BEGINS.match(text)
+        if text and (begins or level_of(text) == "error"):
+            self._token = token
+            self._framed, self._grouped = begins is not None, begins is not None and "+" in begins[0]
+            self._add(text)
+        elif text:
+            self._tell(text, token)
+
+    def _belongs(self, text: str) -> bool:
+        if begins := BEGINS.match(text):
+            self._framed, self._grouped = True, self._grouped or "+" in begins[0]
+            return True
+        if self._framed:
+            # Frames are indented; the first line that is not is the exception's own. A group is indented to its end.
+            self._framed = not text or text[0] in " \t|+"
+            return self._framed or not self._grouped
+        return not text or text[0] in " \t|+" or text.startswith(CHAINS)
+
+    def _add(self, text: str) -> None:
+        self._block.append(text)
+        self._size += len(text) + 1
+
+    def _wait(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(SOON, self._flush)
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        block, self._block, self._size = self._block, [], 0
+        text = "\n".join(block).rstrip("\n")
+        if text:
+            self._tell(text, self._token)
+
+    def _tell(self, text: str, token: str | None) -> None:
+        facts: dict[str, object] = {"stream": self._stream}
+        owner = self._find(token) if token is not None else None
         if owner is not None:
             facts["request_id"], facts["trace_id"] = owner.request_id, owner.trace_id
-        return MARK.sub("", text)
+        self._emit("app", text, level=level_of(text), **facts)
+
+
+_WORDS: dict[str, Level] = {
+    "trace": "debug", "debug": "debug", "info": "info", "notice": "info", "warn": "warning", "warning": "warning",
+    "error": "error", "err": "error", "critical": "error", "fatal": "error", "panic": "error", "alert": "error",
+    "emergency": "error",
+}  # fmt: skip
+# A word in capitals near the line's beginning, the same in brackets or before a colon, or a field of logfmt. The
+# first one counts: what comes after it is what the line is about.
+_SAID = re.compile(
+    r"\b(TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
+    r"|\[(?i:(trace|debug|info|notice|warn|warning|error|critical|fatal|alert))\]"
+    r"|^(?i:(debug|info|warn|warning|error|critical|fatal)):"
+    r"|\b(?:level|lvl|severity)=\"?(?i:([a-z]+))"
+)
+_RAISED = re.compile(r"(?:Uncaught )?(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::|$)")
+_NUMBERS: tuple[tuple[int, Level], ...] = (
+    (50, "error"),
+    (40, "warning"),
+    (30, "info"),
+    (0, "debug"),
+)  # pino's and bunyan's
 
 
 def level_of(line: str) -> Level:
-    """What the line says of itself at its beginning; info where it says nothing."""
-    start = line[:60].upper()
-    if "ERROR" in start or "CRITICAL" in start or start.startswith("TRACEBACK"):
+    """What the line says of itself: as JSON with a level, at its beginning in words, or by being an exception's;
+    info where it says nothing."""
+    if line.startswith("{"):
+        found = _of_json(line)
+        if found is not None:
+            return found
+    if BEGINS.match(line) or _RAISED.match(line):
         return "error"
-    if "WARN" in start:
-        return "warning"
-    return "info"
+    said = _SAID.search(line[:120])
+    word = next((group for group in said.groups() if group), "") if said is not None else ""
+    return _WORDS.get(word.lower(), "info")
+
+
+def _of_json(line: str) -> Level | None:
+    try:
+        facts = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    for key in ("level", "severity", "levelname", "log.level", "lvl"):
+        value = facts.get(key)
+        if isinstance(value, str) and value.lower() in _WORDS:
+            return _WORDS[value.lower()]
+        if isinstance(value, int):
+            return next((level for least, level in _NUMBERS if value >= least), "debug")
+    return None
 
 
 async def follow(pipe: IO[bytes], emit: Emit, stream: str, find: Find) -> None:

@@ -26,7 +26,8 @@ NEVER_READY = 1  # the status where the app was stopped for not getting ready in
 
 class Supervisor:
     """Runs one command as long as it should live. `worker`: it serves no port, so it is ready once it runs,
-    and its ending with status 0 is the end. `find` knows a request by the token that a wrapped line bears."""
+    and its ending with status 0 is the end. `tell` gets the app's own lines where they are wrapped,
+    `find` knows a request by the token that a wrapped line bears."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Supervisor:
         *,
         port: int,
         emit: Emit,
+        tell: Emit | None = None,
         on_restart: Callable[[str], None],
         wrap: bool = False,
         find: Find = lambda token: None,
@@ -47,6 +49,7 @@ class Supervisor:
         self._environ = environ
         self._port = port
         self._emit = emit
+        self._tell = tell or emit
         self._on_restart = on_restart
         self._wrap = wrap
         self._find = find
@@ -225,8 +228,8 @@ class Supervisor:
         warden.watch(process.pid)
         self._process = process
         if process.stdout is not None and process.stderr is not None:
-            self._spawn(follow(process.stdout, self._emit, "stdout", self._find))
-            self._spawn(follow(process.stderr, self._emit, "stderr", self._find))
+            self._spawn(follow(process.stdout, self._tell, "stdout", self._find))
+            self._spawn(follow(process.stderr, self._tell, "stderr", self._find))
         shown = self._command.shown
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
         if self.state != "restarting":

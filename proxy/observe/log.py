@@ -56,6 +56,10 @@ class Log:
         if self.wants(level):
             self.put(self.encode(event, message, level, facts))
 
+    def tell(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None:
+        """An `Emit` for what others decided to say: told whatever its level."""
+        self.put(self.encode(event, message, level, facts))
+
     def encode(self, event: str, message: str, level: str, facts: Mapping[str, object]) -> str:
         """The line with its newline; facts cannot take the place of `time`, `level`, `event`, `message`."""
         if not facts.keys().isdisjoint(_OURS):

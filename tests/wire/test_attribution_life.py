@@ -202,7 +202,15 @@ async def test_a_wrapped_line_names_the_request_that_it_was_written_for(tmp_path
             who, colon, _ = event["message"].removeprefix("INFO ").removeprefix("ERROR ").partition(": ")
             if colon and who in ("nobody", *users):
                 assert asked.get(event["request_id"], "nobody") == who, event
-        assert sum(event["request_id"] in asked for event in said) >= 9 * len(users)
+        known = [event for event in said if event["request_id"] in asked]
+        assert sum(event["message"].count("\n") + 1 for event in known) >= 9 * len(users)
+        tracebacks = [event for event in said if "Traceback" in event["message"]]
+        assert len(tracebacks) == len(users)
+        for event in tracebacks:
+            who = asked[event["request_id"]]
+            assert event["message"].startswith(f"ERROR {who}: failed\nTraceback")
+            assert event["message"].endswith(f"ValueError: {who}: raised")
+            assert event["level"] == "error"
         assert any("b'x\\n'" in event["message"] for event in said)
 
 

@@ -11,7 +11,8 @@ from proxy.postgres.between import Between
 from proxy.postgres.desk import Desk
 from proxy.postgres.login import Login
 from proxy.postgres.preparing import ProtocolError
-from proxy.postgres.session import Session, no_slot
+from proxy.postgres.session import Session
+from proxy.postgres.slots import no_slot
 from proxy.postgres.startup import Key, Startup
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ MARK = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swall
 class Expect:
     """One reply owed, or several up to ReadyForQuery. `skip`: the client does not get it; `fake` is given
     without the server; `instead` replaces an error; `done` gets what was skipped and gives what the client gets in
-    its place; `undo` is called where the reply never came, because this or something before it failed."""
+    its place, or is told that a command has completed; `undo` is called where the reply never came, because this or
+    something before it failed."""
 
     __slots__ = ("done", "fake", "flags", "instead", "kind", "name", "plain", "skip", "statement", "undo")
 
@@ -32,7 +33,8 @@ class Expect:
         undo: Callable[[], None] | None = None,
     ) -> None:
         self.kind = kind
-        self.plain = not skip and (kind != wire.DESCRIBE or statement is None)  # its answer passes unread
+        # Its answer passes unread.
+        self.plain = not skip and done is None and (kind != wire.DESCRIBE or statement is None)
         self.skip = skip
         self.fake = fake
         self.instead = instead

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from functools import partial
 
 from proxy.postgres import expect as owed
 from proxy.postgres import wire
 from proxy.postgres.expect import Expect
 from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
-from proxy.postgres.state import LOCAL, PROBED, inspect
+from proxy.postgres.state import LOCAL, PROBED, RESETS, inspect
 from proxy.postgres.statements import Statements
 from proxy.postgres.wire import (
     BIND,
@@ -38,6 +40,7 @@ PORTAL = b"P"
 _STREAMED = frozenset((BIND, COPY_DATA, FUNCTION))
 _QUERY_LOCAL = Expect(QUERY, flags=LOCAL)
 _EXECUTE_LOCAL = Expect(EXECUTE, flags=LOCAL)
+_FLUSH = wire.message(FLUSH)
 
 
 class Frontend(Preparing):
@@ -91,7 +94,8 @@ class Frontend(Preparing):
                 self.names.synced()
             elif kind == EXECUTE:
                 self.unsynced = True
-                pipeline.expect(owed.EXECUTE if not self._local else _EXECUTE_LOCAL)
+                if not self.portals or not self._executes(data[pos + HEAD_SIZE : end]):
+                    pipeline.expect(owed.EXECUTE if not self._local else _EXECUTE_LOCAL)
             elif kind in (COPY_DATA, FLUSH):
                 pass
             elif kind == DESCRIBE and data[pos + HEAD_SIZE : pos + HEAD_SIZE + 1] == PORTAL:
@@ -129,6 +133,11 @@ class Frontend(Preparing):
                 pos = size
                 break
             pos = end
+            if self.stop:
+                self.stop, self.hold = False, True
+                out += (data[start:pos], _FLUSH)
+                start = pos
+                break
         self.rest = data[pos:]
         if start >= pos:
             return out[0] if len(out) == 1 else b"".join(out)
@@ -183,17 +192,27 @@ class Frontend(Preparing):
         if hints.flags or hints.names:
             self._hinted(hints)
         if hints.deallocates and (statement := self._deallocates(hints.deallocates)) is not None:
-            self._queried(Expect(QUERY, statement=statement, name=hints.deallocates))
+            done = partial(self._deallocated, hints.deallocates, statement)
+            self._queried(Expect(QUERY, statement=statement, name=hints.deallocates, done=done))
             self._out.append(wire.query(b'DEALLOCATE "' + statement.name + b'"'))
             return True
+        if hints.resets and self.foreign:
+            self._queried(Expect(QUERY, flags=RESETS, done=partial(self.put_back, hints.resets, False)))
+            self._stop(self._queried_on)
+            return False
         self._queried(owed.QUERY if not hints.flags & LOCAL else _QUERY_LOCAL)
         return False
+
+    def _queried_on(self, _: bytes) -> bytes:
+        self.hold = False
+        self._pipeline.rested = not self._pipeline.queue
+        return b""
 
     def _queried(self, entry: Expect) -> None:
         """A Query is sent: it ends the unnamed statement, unless it is skipped with the batch that it is in."""
         self.names.pending = True
         if self.unsynced:
-            entry = Expect(QUERY, instead=entry.instead, statement=entry.statement, name=entry.name, flags=entry.flags)
+            entry = copy(entry)
             self._turned(entry, self.unnamed.parsed(self._linked(), None))
         else:
             self.unnamed.ended()

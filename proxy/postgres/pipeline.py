@@ -8,26 +8,16 @@ skipped as well, and answered by nothing.
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
 
 from proxy.postgres import wire
 from proxy.postgres.expect import COPIED, MARK, SYNC, Expect
-from proxy.postgres.state import LOCAL, SETTINGS, TAGS
-from proxy.postgres.statements import Statement
+from proxy.postgres.owner import Owner
+from proxy.postgres.state import LOCAL, RESETS, SETTINGS, TAGS
 from proxy.postgres.wire import COMPLETE, HEAD_SIZE, READY, read_head
 from proxy.postgres.wire import EXECUTE as EXECUTED
 
 HUGE = 1 << 30
 LONG = 64 * 1024  # bytes; a row longer than this passes before it is whole
-
-
-class Owner(Protocol):
-    """Who is told of what the server said beside its replies."""
-
-    def parameter(self, name: bytes, value: bytes, *, shown: bool) -> None: ...
-    def tagged(self, hint: int, tag: bytes) -> None: ...
-    def outdated(self, statement: Statement) -> None: ...
-    def translated(self, error: bytes) -> bytes: ...
 
 
 class Pipeline:
@@ -169,8 +159,9 @@ class Pipeline:
                     skipping = bool(queue) and queue[0].skip
             elif kind == wire.PARAMETER:
                 name, _, value = data[pos + HEAD_SIZE : end - 1].partition(b"\0")
-                keep = not skipping
-                self._owner.parameter(name, value, shown=keep)
+                resets = bool(queue) and bool(queue[0].flags & RESETS)
+                extra = self._owner.parameter(name, value, shown=not skipping, resets=resets)
+                keep = not skipping and not extra
             else:
                 keep = not skipping or kind == wire.NOTIFICATION
             if kind == wire.ERROR and b"VFATAL\0" in data[pos:end]:
@@ -204,6 +195,8 @@ class Pipeline:
             if hint is not None and not head.skip:
                 if hint != SETTINGS or not head.flags & LOCAL:
                     self._owner.tagged(hint, data[pos + HEAD_SIZE : end - 1])
+            if head.done is not None and not head.skip:
+                head.done(b"")
             if head.kind == wire.EXECUTE:
                 self.queue.popleft()
         elif kind == wire.COPY_IN:

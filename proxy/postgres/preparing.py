@@ -9,13 +9,13 @@ from functools import partial
 from proxy.postgres import expect as owed
 from proxy.postgres import wire
 from proxy.postgres.backend import MOST_PREPARED
+from proxy.postgres.executing import Executing
 from proxy.postgres.expect import FAKE, Expect
 from proxy.postgres.pipeline import Pipeline
-from proxy.postgres.state import FORGET, LOCAL, NONE, PREPARED, SETTINGS, Hints, inspect
 from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
+from proxy.postgres.state import NONE, SETTINGS, inspect
 from proxy.postgres.statements import Statement, Statements
 from proxy.postgres.unnamed import UNKNOWN
-from proxy.postgres.waiting import Waiting
 from proxy.postgres.wire import HEAD_SIZE
 
 _PARSED = wire.message(wire.PARSED)
@@ -28,7 +28,7 @@ class ProtocolError(Exception):
     """A client does not speak the protocol; the text says how."""
 
 
-class Preparing(Waiting):
+class Preparing(Executing):
     """The half of a frontend that knows statements."""
 
     def __init__(
@@ -36,12 +36,6 @@ class Preparing(Waiting):
     ) -> None:
         super().__init__(pipeline, ask=ask, slot=slot)
         self._statements = statements
-        self._local = False  # what is executed sets nothing but for its transaction
-        self._bound = False  # something was bound since the last Sync
-        self.given_up: dict[bytes, bytes] = {}  # the server's names of what was deallocated, and the client's
-        self.deallocating: list[bytes] = []
-        self.flags = 0  # what this transaction may leave behind
-        self.mentioned: dict[bytes, None] = {}  # parameters of the app's own
         self.unsynced = False
         self.scope = b""
 
@@ -66,15 +60,10 @@ class Preparing(Waiting):
                     self._turned(Expect(wire.PARSE, instead=self._refusal()), unnamed.parsed(backend, rest))
                     self._out.append(wire.parse(b"", rest))
                     return True
-            deallocated = hints.deallocates
-            if deallocated and self._unsure(deallocated, self.names.get(deallocated)):
+            if hints.deallocates and self._unsure(hints.deallocates, self.names.get(hints.deallocates)):
                 return False
-            statement = self._deallocates(deallocated) if deallocated else None
-            if statement is not None:
-                rest = b'DEALLOCATE "' + statement.name + b'"\0\0\0'
-                self._out.append(wire.parse(b"", rest))
             self._turned(Expect(wire.PARSE), unnamed.parsed(backend, rest, hints))
-            return statement is not None
+            return False
         known = self.names.get(name)
         if self._unsure(name, known):
             return False
@@ -116,8 +105,22 @@ class Preparing(Waiting):
             return False
         if statement is not None and statement.hints.pins and not self.slot and not self._may_pin():
             return False
+        hints = statement.hints if statement is not None else self.unnamed.hints if not name else NONE
+        given = None
+        if hints.deallocates:
+            if self._unsure(hints.deallocates, self.names.get(hints.deallocates)):
+                return False
+            given = self._deallocates(hints.deallocates)
+        if hints is not NONE or self.portals:
+            self._minds(data[pos + HEAD_SIZE : first], hints, given)
         if self.refused:
             known, shown = self._statements.nobody, Expect(wire.BIND, instead=self._refusal())
+        elif given is not None:
+            self._turned(Expect(wire.PARSE, skip=True), self.unnamed.replaced(backend, UNKNOWN))
+            self._out.append(wire.parse(b"", b'DEALLOCATE "' + given.name + b'"\0\0\0'))
+            self._hinted(hints)
+            self._binds(hints.flags)
+            known, shown = b"", Expect(wire.BIND, statement=given, name=hints.deallocates)
         elif statement is None:
             if name:
                 self._binds(0)
@@ -132,7 +135,6 @@ class Preparing(Waiting):
                 backend.prepared.move_to_end(statement)
             elif self._prepare(statement, name):
                 return False
-            hints = statement.hints
             self._hinted(hints)
             self._binds(hints.flags)
             known, shown = statement.name, Expect(wire.BIND, statement=statement, name=name)
@@ -247,23 +249,6 @@ class Preparing(Waiting):
             return None
         if statement not in self._linked().prepared:
             self._send_parse(statement, name, skip=True)
-        self.deallocating.append(name)
         if len(self.given_up) < MOST_MENTIONED:
             self.given_up[statement.name] = name
         return statement
-
-    # ── what it leaves behind ────────────────────────────────────────────────────────────────
-
-    def _hinted(self, hints: Hints) -> None:
-        if hints is NONE:
-            return
-        self.flags |= hints.flags & ~(LOCAL | PREPARED | FORGET)
-        if hints.flags & FORGET:
-            self.names.forgets = True
-        for name in hints.names:
-            if len(self.mentioned) < MOST_MENTIONED:
-                self.mentioned[name] = None
-
-    def _binds(self, flags: int) -> None:
-        self._local = bool(flags & LOCAL) and (self._local or not self._bound)
-        self._bound = True

@@ -15,6 +15,8 @@ from proxy.postgres.backend import Backend
 from proxy.postgres.expect import Expect
 from proxy.postgres.frontend import Frontend
 from proxy.postgres.pipeline import Pipeline
+from proxy.postgres.reset import put_back
+from proxy.postgres.slots import no_slot
 from proxy.postgres.startup import ENCODING, NAME, Settings, Startup
 from proxy.postgres.state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
 from proxy.postgres.statements import Statement, Statements
@@ -25,6 +27,7 @@ SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server un
 _ABORT = wire.message(wire.EXECUTE, b"outrigger_none\0\0\0\0\0")
 _COPY_FAIL = wire.message(wire.COPY_FAIL, b"the client has left\0")
 _SYNC = wire.message(wire.SYNC)
+_FLUSH = wire.message(wire.FLUSH)
 
 
 class Session:
@@ -53,6 +56,7 @@ class Session:
         self._give_up = give_up
         encoding = startup.encoding or params.get(b"server_encoding", b"UTF8").decode()
         self.frontend.scope = self._kind = dict(startup.key).get("search_path", "").encode("utf-8", "surrogateescape")
+        self.frontend.put_back = self._put_back
         self._own: Settings = {NAME: startup.name.encode("utf-8", "surrogateescape"), ENCODING: encoding.encode()}
         self.settings: Settings = self._own
         self.pinned = SESSION_MODE if keep else 0
@@ -105,6 +109,7 @@ class Session:
         With `always` it is reset whatever is known of it, where another client had it before.
         """
         self.backend = self.frontend.backend = backend
+        self.frontend.foreign = self._own != backend.base
         self.free = False
         text, sets = b"", False
         if always and backend.last != self.number:
@@ -192,6 +197,7 @@ class Session:
                 self._clean(1, b"ROLLBACK")
             return
         frontend = self.frontend
+        frontend.portals.clear()
         if self.gone:
             if frontend.flags or self.pinned:
                 self._clean(2, b"DISCARD ALL")
@@ -241,11 +247,10 @@ class Session:
     def _carry(self, backend: Backend, settings: dict[bytes, bytes]) -> None:
         if settings.get(b"session_authorization") == backend.user:
             del settings[b"session_authorization"]
-        backend.applied = settings
+        backend.applied = {**backend.base, **settings}
         backend.define(settings)
         # RESET leads to what the connection was opened with; a client of its own would be back at its own.
-        own = {name: self._own[name] for name in self._own if settings.get(name) == backend.base[name]}
-        self.settings = {**settings, **own} if own else settings
+        self.settings = {**self._own, **settings}
         self.frontend.scope = b"\0".join((self._kind, *(settings[name] for name in SCOPE if name in settings)))
 
     def _pin(self, pinned: int) -> None:
@@ -257,12 +262,15 @@ class Session:
 
     # ── told by the pipeline ─────────────────────────────────────────────────────────────────
 
-    def parameter(self, name: bytes, value: bytes, *, shown: bool) -> None:
+    def parameter(self, name: bytes, value: bytes, *, shown: bool, resets: bool) -> bytes:
         backend = self._linked()
         backend.params = {**backend.params, name: value}
-        if shown:
-            self.params = backend.params if len(self.params) == 0 else {**self.params, name: value}
-            self.frontend.flags |= SETTINGS
+        if not shown:
+            return b""
+        self.frontend.flags |= SETTINGS
+        back = resets and value == backend.base.get(name) != self._own.get(name)
+        self.params = {**self.params, name: self._own[name] if back else value}
+        return wire.parameter(name, self._own[name]) if back else b""
 
     def tagged(self, hint: int, tag: bytes) -> None:
         frontend, backend = self.frontend, self._linked()
@@ -274,10 +282,6 @@ class Session:
             elif tag == b"DEALLOCATE ALL":
                 backend.prepared.clear()
                 frontend.names.clear()
-            elif tag == b"DEALLOCATE" and frontend.deallocating:
-                statement = frontend.names.pop(frontend.deallocating.pop(0), None)
-                if statement is not None:
-                    backend.prepared.pop(statement, None)
             hint = PROBED if hint == FORGET else hint
         if hint & SCHEMA:
             self._statements.changed()
@@ -355,6 +359,30 @@ class Session:
         self.unpin()
         return b""
 
+    def _put_back(self, names: tuple[bytes, ...], extended: bool, _: bytes) -> bytes:
+        """A RESET has led to what the connection was opened with, where one of the client's own would be back at what
+        the client was. In the extended protocol that goes into the transaction at hand, so that it ends with it."""
+        own = {name: self._own[name] for name in names if self._own[name] != self._linked().base[name]}
+        if self.gone or not own:
+            return b""
+        if extended:
+            for entry, sent in put_back(self._statements.prefix + b"own", own, self._put):
+                self.pipeline.expect(entry)
+                self._behind += sent
+            self._behind += _FLUSH
+        else:
+            self._end_unnamed()
+            self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._put))
+            self._behind += wire.query(b";".join(map(state.setting, own.items())))
+        self.unsettled = True
+        return b""
+
+    def _put(self, _: bytes) -> bytes:
+        backend = self._linked()
+        told = state.greeting(backend.params, self.params)
+        self.params = backend.params
+        return told
+
     def _end_unnamed(self) -> None:
         """A Query of ours ends the server's unnamed statement: the client's is parsed again."""
         self._linked().unnamed = None
@@ -363,14 +391,3 @@ class Session:
     def _linked(self) -> Backend:
         assert self.backend is not None
         return self.backend
-
-
-def no_slot(pinned: int, severity: str = "ERROR") -> bytes:
-    """Too many connections are held for what cannot be shared."""
-    return wire.error(
-        "53300",
-        f"{state.words(pinned) or 'state of the session'} needs a database connection of its own, and no more may be"
-        " held so",
-        severity=severity,
-        hint="postgres.pin.max says how many may; SHOW CLIENTS of database outrigger says who holds them.",
-    )

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from proxy.postgres import state, wire
+
 if TYPE_CHECKING:
     from proxy.postgres.client import Client
     from proxy.postgres.pool import Pool
@@ -54,3 +56,14 @@ class Slots:
         if client in self._waiting and self._pool.now() >= at - 0.001:
             self._waiting.remove(client)
             client.slot(granted=False)
+
+
+def no_slot(pinned: int, severity: str = "ERROR") -> bytes:
+    """Too many connections are held for what cannot be shared."""
+    return wire.error(
+        "53300",
+        f"{state.words(pinned) or 'state of the session'} needs a database connection of its own, and no more may be"
+        " held so",
+        severity=severity,
+        hint="postgres.pin.max says how many may; SHOW CLIENTS of database outrigger says who holds them.",
+    )

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from proxy.postgres.startup import ENCODING, NAME, Settings
 from proxy.postgres.wire import DATA_ROW, cells, messages, parameter
 
-SETTINGS, TEMP, LOCKS, CURSORS, LISTEN, PREPARED, LOADED, COMPUTED, LOCAL, SCHEMA, FORGET = (
-    1 << bit for bit in range(11)
+SETTINGS, TEMP, LOCKS, CURSORS, LISTEN, PREPARED, LOADED, COMPUTED, LOCAL, SCHEMA, FORGET, RESETS = (
+    1 << bit for bit in range(12)
 )
 PROBED = SETTINGS | TEMP | LOCKS | CURSORS | LISTEN | PREPARED
 WORDS = {
@@ -56,6 +56,11 @@ _NAMED = re.compile(
     rb"\bset\s+(?:session\s+|local\s+)?((?:\w+|\"[^\"]+\")(?:\s*\.\s*(?:\w+|\"[^\"]+\"))+)\s*(?:=|to\b)"
 )
 _ONLY_LOCAL = re.compile(rb"\s*set\s+(?:local|transaction)\s[^;]*;?\s*")
+_RESETS = re.compile(
+    rb"\s*(?:(?:discard|reset)\s+(?P<all>all)"
+    rb"|(?:reset\s+|set\s+(?:session\s+)?(?=\S+\s*(?:=|\bto\b)\s*default\b))\"?(?P<one>application_name|client_encoding)\b\"?"
+    rb"|set\s+(?P<names>names)\s+default)[^;]*;?\s*"
+)
 _DEALLOCATE = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?(\"(?:[^\"]|\"\")+\"|\w+)\s*;?\s*", re.IGNORECASE)
 _PINS = (
     (LISTEN, b"listen", re.compile(rb"(?:^|;)\s*listen\s")),
@@ -79,12 +84,14 @@ _PINS = (
 class Hints:
     """`flags` of what a text may leave behind; `names` of the app's own parameters that it mentions;
     `deallocates`: the statement that it gives up, in SQL (psycopg does); `pins`: what of it is certain to hold the
-    connection, as far as a text can be."""
+    connection, as far as a text can be; `resets`: those of NAME and ENCODING that it leads back to what the connection
+    was opened with."""
 
     flags: int = 0
     names: tuple[bytes, ...] = ()
     deallocates: bytes = b""
     pins: int = 0
+    resets: tuple[bytes, ...] = ()
 
 
 NONE = Hints()
@@ -138,9 +145,17 @@ def inspect(text: bytes) -> Hints:
     for flag, word, pattern in _PINS:
         if word in low and pattern.search(low):
             pins |= flag
-    if not flags and not names and not pins:
+    resets = _resets(low)
+    if not flags and not names and not pins and not resets:
         return NONE
-    return Hints(flags, tuple(dict.fromkeys(names)), pins=pins)
+    return Hints(flags, tuple(dict.fromkeys(names)), pins=pins, resets=resets)
+
+
+def _resets(low: bytes) -> tuple[bytes, ...]:
+    found = _RESETS.fullmatch(low)
+    if found is None:
+        return ()
+    return (NAME, ENCODING) if found["all"] else (found["one"] or ENCODING,)
 
 
 def words(flags: int) -> str:
@@ -148,15 +163,16 @@ def words(flags: int) -> str:
 
 
 def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
-    """The query that asks a connection what it holds, for the hints at hand: rows of what, name, value."""
+    """The query that asks a connection what it holds, for the hints at hand: rows of what, name, value. A NAME or
+    ENCODING that nobody set, or that was RESET, has no row."""
     parts: list[bytes] = []
     if flags & SETTINGS:
         parts.append(
             b"SELECT 's'::text, name, setting FROM pg_catalog.pg_settings WHERE source = 'session'"
-            b" AND setting IS DISTINCT FROM reset_val AND name NOT IN ('application_name', 'client_encoding',"
-            b" 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable')"
+            b" AND (setting IS DISTINCT FROM reset_val OR name IN ('application_name', 'client_encoding'))"
+            b" AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable')"
         )
-        asked = (NAME, ENCODING, b"role", b"session_authorization", *names)
+        asked = (b"role", b"session_authorization", *names)
         values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)
         parts.append(
             b"SELECT 'n', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
@@ -206,6 +222,12 @@ def change(applied: Settings, wanted: Settings, defined: Set[bytes] = frozenset(
     for name in sorted(new, key=_last):
         text += b"SELECT pg_catalog.set_config(%b, %b, false);" % (literal(name), literal(wanted[name]))
     return text, bool(new)
+
+
+def setting(one: tuple[bytes, bytes]) -> bytes:
+    """A SET, which unlike `set_config` takes no snapshot: what a transaction may say only before its first query, it
+    may still say."""
+    return b"SET %b TO %b" % (identifier(one[0]), literal(one[1]))
 
 
 def literal(value: bytes) -> bytes:

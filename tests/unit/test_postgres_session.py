@@ -687,7 +687,7 @@ def test_deallocate_in_sql_means_the_statement_that_the_client_named(how, extend
     name = prepared(talk)
     sent = talk.client(P("", how) + B("") + E + S if extended else Q(how))
     assert f'DEALLOCATE "{name}"'.encode() in sent
-    talk.server((parsed + bound if extended else b"") + done("DEALLOCATE") + ready())
+    talk.server((parsed * 2 + bound if extended else b"") + done("DEALLOCATE") + ready())
     assert not talk.session.frontend.names
     assert not backend.prepared
 

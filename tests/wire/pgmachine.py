@@ -78,8 +78,6 @@ def step(draw: st.DrawFn, slot: int) -> list[bytes]:
     name, portal = draw(NAMES), draw(PORTALS)
     text, values = draw(st.sampled_from(PREPARED))
     text = text.format(k=slot)
-    if text == "deallocate p":
-        return [parse(text), bind(), execute()]  # as psycopg sends it; one that is kept for later is nobody's
     match draw(st.integers(0, 9)):
         case 0 | 1 | 2 | 3:
             described = [describe("S", name)] if draw(st.booleans()) else []

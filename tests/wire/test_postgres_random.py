@@ -42,7 +42,7 @@ def machine(
 
         def rest(self, *left: Pair) -> None:
             with kept(wrong, [said for pair in left for said in (b"", *pair.said)]):
-                alike(controls)
+                alike(controls, unsynced=sum(pair.unsynced for pair in self.pairs.values()))
 
         def pair(self, slot: int) -> Pair:
             if slot not in self.pairs:

@@ -183,7 +183,8 @@ class Frontend(Preparing):
         hints = inspect(text)
         if hints.pins and not self.slot and not self._may_pin():
             return False
-        if hints.deallocates and self._unsure(hints.deallocates, self.names.get(hints.deallocates)):
+        given = self._deallocates(hints.deallocates) if hints.deallocates else None
+        if self.hold:
             return False
         if self.refused:
             self._queried(Expect(QUERY, instead=self._refusal()))
@@ -191,10 +192,10 @@ class Frontend(Preparing):
             return True
         if hints.flags or hints.names:
             self._hinted(hints)
-        if hints.deallocates and (statement := self._deallocates(hints.deallocates)) is not None:
-            done = partial(self._deallocated, hints.deallocates, statement)
-            self._queried(Expect(QUERY, statement=statement, name=hints.deallocates, done=done))
-            self._out.append(wire.query(b'DEALLOCATE "' + statement.name + b'"'))
+        if given is not None:
+            done = partial(self._deallocated, hints.deallocates, given)
+            self._queried(Expect(QUERY, statement=given, name=hints.deallocates, done=done))
+            self._out.append(wire.query(b'DEALLOCATE "' + given.name + b'"'))
             return True
         if hints.resets and self.foreign:
             self._queried(Expect(QUERY, flags=RESETS, done=partial(self.put_back, hints.resets, False)))

@@ -108,9 +108,9 @@ class Preparing(Executing):
         hints = statement.hints if statement is not None else self.unnamed.hints if not name else NONE
         given = None
         if hints.deallocates:
-            if self._unsure(hints.deallocates, self.names.get(hints.deallocates)):
-                return False
             given = self._deallocates(hints.deallocates)
+            if self.hold:
+                return False
         if hints is not NONE or self.portals:
             self._minds(data[pos + HEAD_SIZE : first], hints, given)
         if self.refused:
@@ -244,11 +244,19 @@ class Preparing(Executing):
             self._out.append(wire.parse(b"", unnamed.rest))
 
     def _deallocates(self, name: bytes) -> Statement | None:
-        statement = self.names.get(name)
-        if statement is None:
+        """The statement that a text gives up, if it is one by the protocol; with `hold` that is to be seen."""
+        statement, pipeline = self.names.get(name), self._pipeline
+        if self._unsure(name, statement) or statement is None:
             return None
         if statement not in self._linked().prepared:
-            self._send_parse(statement, name, skip=True)
+            if pipeline.queue:
+                self._wait()
+                return None
+            if pipeline.status == wire.FAILED:
+                return None  # the text is refused whatever it names
+            # The server is to have something of that name; what it is does not matter any more.
+            pipeline.expect(Expect(wire.PARSE, skip=True))
+            self._out.append(wire.parse(statement.name, b"\0\0\0"))
         if len(self.given_up) < MOST_MENTIONED:
             self.given_up[statement.name] = name
         return statement

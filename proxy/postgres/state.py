@@ -56,6 +56,8 @@ _NAMED = re.compile(
     rb"\bset\s+(?:session\s+|local\s+)?((?:\w+|\"[^\"]+\")(?:\s*\.\s*(?:\w+|\"[^\"]+\"))+)\s*(?:=|to\b)"
 )
 _ONLY_LOCAL = re.compile(rb"\s*set\s+(?:local|transaction)\s[^;]*;?\s*")
+# One statement that changes rows: its SET is none of a parameter.
+_UPDATE = re.compile(rb"\s*(?:update|insert)\b[^;]*;?\s*", re.IGNORECASE)
 _RESETS = re.compile(
     rb"\s*(?:(?:discard|reset)\s+(?P<all>all)"
     rb"|(?:reset\s+|set\s+(?:session\s+)?(?=\S+\s*(?:=|\bto\b)\s*default\b))\"?(?P<one>application_name|client_encoding)\b\"?"
@@ -63,14 +65,14 @@ _RESETS = re.compile(
 )
 _DEALLOCATE = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?(\"(?:[^\"]|\"\")+\"|\w+)\s*;?\s*", re.IGNORECASE)
 _PINS = (
-    (LISTEN, b"listen", re.compile(rb"(?:^|;)\s*listen\s")),
-    (LOADED, b"load", re.compile(rb"(?:^|;)\s*load\s")),
-    (PREPARED, b"prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
-    (CURSORS, b"hold", re.compile(rb"\bwith\s+hold\b")),
-    (LOCKS, b"advisory", re.compile(rb"\bpg_advisory_lock")),
+    (LISTEN, "listen", re.compile(rb"(?:^|;)\s*listen\s")),
+    (LOADED, "load", re.compile(rb"(?:^|;)\s*load\s")),
+    (PREPARED, "prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
+    (CURSORS, "hold", re.compile(rb"\bwith\s+hold\b")),
+    (LOCKS, "advisory", re.compile(rb"\bpg_advisory_lock")),
     (
         TEMP,
-        b"temp",
+        "temp",
         re.compile(
             rb"\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s+(?!.*\bon\s+commit\s+drop\b)"
             rb"|\binto\s+temp(?:orary)?\s",
@@ -98,43 +100,47 @@ NONE = Hints()
 
 
 def inspect(text: bytes) -> Hints:
-    """What a text may leave behind that no tag tells of. Under 1 µs where there is nothing."""
-    low = text.lower()
+    """What a text may leave behind that no tag tells of. 2 µs where there is nothing."""
+    word = text.decode("latin-1").lower()  # bytes are eight times as slow to search
+    sets = "set" in word
+    if sets and _UPDATE.fullmatch(text) is not None:
+        sets = "set_config" in word
     if (
-        b"set" not in low
-        and b"temp" not in low
-        and b"hold" not in low
-        and b"listen" not in low
-        and b"advisory" not in low
-        and b"prepare" not in low
-        and b"deallocate" not in low
-        and b"discard" not in low
-        and b"load" not in low
+        not sets
+        and "temp" not in word
+        and "hold" not in word
+        and "listen" not in word
+        and "advisory" not in word
+        and "prepare" not in word
+        and "deallocate" not in word
+        and "discard" not in word
+        and "load" not in word
     ):
         return NONE
+    low = text.lower()
     flags = 0
     names: list[bytes] = []
-    if b"advisory" in low and _LOCK.search(low):
+    if "advisory" in word and _LOCK.search(low):
         flags |= LOCKS
-    if b"temp" in low and _TEMP.search(low):
+    if "temp" in word and _TEMP.search(low):
         flags |= TEMP
-    if b"hold" in low:
+    if "hold" in word:
         flags |= CURSORS
-    if b"set" in low:
-        if b"set_config" in low:
+    if sets:
+        if "set_config" in word:
             for literal, _ in _SET_CONFIG.findall(low):
                 flags |= SETTINGS
                 if not literal:
                     flags |= COMPUTED
                 elif b"." in literal:
                     names.append(literal)
-        if b"." in low:
+        if "." in word:
             names += [re.sub(rb"[\"\s]", b"", name) for name in _NAMED.findall(low)]
         if _ONLY_LOCAL.fullmatch(low):
             flags |= LOCAL
         elif low.lstrip()[:2] == b"do":
             flags |= SETTINGS
-    if b"deallocate" in low or b"discard" in low:
+    if "deallocate" in word or "discard" in word:
         flags |= FORGET
     found = _DEALLOCATE.fullmatch(text) if flags & FORGET else None
     if found is not None and found[1].lower() != b"all":
@@ -142,8 +148,8 @@ def inspect(text: bytes) -> Hints:
         name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
         return Hints(PREPARED | FORGET, (), name)
     pins = 0
-    for flag, word, pattern in _PINS:
-        if word in low and pattern.search(low):
+    for flag, hint, pattern in _PINS:
+        if hint in word and pattern.search(low):
             pins |= flag
     resets = _resets(low)
     if not flags and not names and not pins and not resets:

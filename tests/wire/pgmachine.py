@@ -78,12 +78,13 @@ def step(draw: st.DrawFn, slot: int) -> list[bytes]:
     name, portal = draw(NAMES), draw(PORTALS)
     text, values = draw(st.sampled_from(PREPARED))
     text = text.format(k=slot)
+    shaped = "*" in text  # who never asked for the shape of its rows is not told that it has changed
     match draw(st.integers(0, 9)):
         case 0 | 1 | 2 | 3:
-            described = [describe("S", name)] if draw(st.booleans()) else []
+            described = [describe("S", name)] if shaped or draw(st.booleans()) else []
             return [parse(text, name), *described, bind(values, name, portal), execute(0, portal)]
         case 4:
-            return [parse(text, name)]
+            return [parse(text, name), *([describe("S", name)] if shaped else [])]
         case 5:
             return [bind(values, name, portal), describe("P", portal), execute(draw(st.sampled_from((0, 2))), portal)]
         case 6:

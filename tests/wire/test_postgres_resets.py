@@ -95,3 +95,17 @@ def test_a_statement_is_given_up_when_that_is_executed(shared, name: str) -> Non
     for parts, answers in DEALLOCATED[name]:
         pair.ask(*parts, answers=answers)
     pair.drop(Wire.bye)
+
+
+@pytest.mark.parametrize("how", ["simple", "extended"])
+def test_a_statement_is_given_up_on_a_connection_that_never_had_it(shared, how: str) -> None:
+    pair = Pair(shared.url, shared.direct, 0, [])
+    pair.ask(parse("select 1", "p"), SYNC)
+    with Wire(shared.url) as holder:
+        holder.ask(query("begin"))  # the connection used last
+        given_up = [query("deallocate p")] if how == "simple" else [*extended("deallocate p"), SYNC]
+        pair.ask(query("begin"), query("select 1/0"), *given_up, query("rollback"), answers=4)
+        pair.ask(*given_up)
+        pair.ask(*given_up)
+        pair.ask(parse("select 2", "p"), bind((), "p"), execute(), SYNC)
+    pair.drop(Wire.bye)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +39,7 @@ class Alert:
         self.holds = False
         self.since = 0.0
         self.ended = 0.0
-        self.finding = Finding(subject, "", "", "")
+        self.finding = self.worst = Finding(subject, "", "", "")  # now, and since it began
         self._begun: deque[float] = deque(maxlen=FLAPPING)
         self._said = 0.0
         self._level = 0.0
@@ -65,6 +65,8 @@ class Alert:
 
     def _found(self, now: float, finding: Finding, cooldown: float) -> Iterator[What]:
         self.finding = finding
+        if not self.holds or finding.level >= self.worst.level:
+            self.worst = finding
         if not self.holds:
             self.holds = True
             self._begun.append(now)
@@ -94,7 +96,3 @@ class Alert:
         self._said = now
         self._level = self.finding.level
         return what
-
-
-def worst(alerts: Sequence[Alert]) -> Severity:
-    return "critical" if any(alert.severity == "critical" for alert in alerts) else "warning"

@@ -101,13 +101,13 @@ class Judge:
             return
         part, state = condition.part, self._facts.parts()[condition.part]
         name = "the app" if part == "app" else part
-        length = now - lasting.since
+        length = level = now - lasting.since
         if part == "app" and state.state == "ok":
-            text = f"the app is not steadily up: it went down {length:.0f} s ago, and is up for the moment"
+            text, level = f"the app is up for the moment, but went down {length:.0f} s ago and may again", 0.0
         else:
             text = f"{name} is {state.state} for {length:.0f} s: {state.reason}"
         yield Finding(
-            part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=length, cause=state.reason
+            part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=level, cause=state.reason
         )
 
     def _breaker(self, now: float, condition: when.BreakerOpen) -> Iterator[Finding]:

@@ -31,7 +31,8 @@ class Notice:
 
 
 def notice(what: What, alert: Alert, condition: Condition, now: float, since: str) -> Notice:
-    known, finding = advice(condition), alert.finding
+    known = advice(condition)
+    finding = alert.worst if what == "cleared" else alert.finding
     state: State = "firing"
     if what == "cleared":
         state = "cleared"

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.observe.alerts.notice import Notice
 
-MOST = 10  # alerts shown in one message; the rest are named
+MOST = 8  # alerts shown in one message, which has at most 50 blocks; the rest are named
 COLOURS = {"critical": "#d72b3f", "warning": "#e8a917", "cleared": "#2e9e5b"}
 SIGNS = {"critical": ":red_circle:", "warning": ":large_yellow_circle:", "cleared": ":large_green_circle:"}
 

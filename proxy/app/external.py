@@ -12,7 +12,7 @@ from proxy.errors import UsageError
 from proxy.observe.events import Emit
 from proxy.policy import model
 
-SETTLED = 5.0  # seconds between two looks at an app that is there
+SETTLED = 2.0  # seconds between two looks at an app that is there: two of them, and health is true within 5 s
 
 
 class External:

@@ -140,11 +140,10 @@ class Egress:
         """Degraded while a breaker is open; a fault of a vendor's is never ours to be restarted for."""
         if not self.upstreams:
             return PartState("off", "no upstream")
-        for upstream in self.upstreams.values():
-            breaker = upstream.breaker
-            if breaker.state == OPEN:
-                text = f"the breaker of {upstream.name} is open: {breaker.why}"
-                return PartState("degraded", text, breaker.since)
+        opened = [upstream.breaker for upstream in self.upstreams.values() if upstream.breaker.state == OPEN]
+        if opened:
+            text = "; ".join(f"the breaker of {breaker.name} is open: {breaker.why}" for breaker in opened)
+            return PartState("degraded", text, min(breaker.since for breaker in opened))
         held = ", ".join(name for name, upstream in self.upstreams.items() if upstream.breaker.forced is not None)
         text = f"; an operator holds closed the breaker of {held}" if held else ""
         return PartState("ok", f"{len(self.upstreams)} taking calls{text}")

@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_alerts_rules import House, route
 
 from proxy.observe.alerts import slack, webhook
+from proxy.observe.alerts.advice import page
 from proxy.observe.alerts.alert import Alert
 from proxy.observe.alerts.board import MOST, REMEMBERED, Alerts
 from proxy.observe.alerts.finding import Finding
@@ -316,3 +319,8 @@ def test_the_next_try_comes_later_each_time_or_when_slack_says(attempt, asked, w
 
     assert Backoff().get_timeout(attempt, Answer()) == wait
     assert Backoff().get_timeout(attempt) == min(60, 2 ** (attempt - 1))
+
+
+def test_the_page_of_a_rule_is_where_the_project_says_that_incidents_are():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert page("app_down") == f"{project['urls']['Incidents']}#app_down"

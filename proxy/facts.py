@@ -11,7 +11,7 @@ from proxy.observe.alerts.facts import BreakerFact, CapFact
 from proxy.observe.health import PATIENCE, PartState
 from proxy.observe.runtime import Sample
 from proxy.observe.span import Span
-from proxy.units import NANOS, to_nanos
+from proxy.units import NANOS
 
 if TYPE_CHECKING:
     from proxy.egress.upstream import Upstream
@@ -28,7 +28,11 @@ class HouseFacts:
         self._held = ("", 0.0)
 
     def tick(self, _: Sample) -> None:
-        """Once a second: who holds connections while others wait; at the next judging they may be gone."""
+        """Once a second: at the next judging they may be gone."""
+        self._look_at_pool()
+
+    def _look_at_pool(self) -> None:
+        """Who holds connections while others wait."""
         database = self._gateway.database
         if database is not None and database.pool.waiters:
             idle = [server.client for server in database.pool.servers if server.state == "idle_in_transaction"]
@@ -84,6 +88,7 @@ class HouseFacts:
         return [now - client.since for client in database.pool.waiters]
 
     def pool_holders(self) -> str:
+        self._look_at_pool()
         text, at = self._held
         return text if text and self._gateway.history.clock() - at < HELD else ""
 
@@ -98,6 +103,6 @@ def _cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> Cap
         spent_today=purse.spent("d") / NANOS,
         projected_today=upstream.meter.projected() / NANOS,
         total="" if total is None else str(total),
-        total_share=None if total is None else purse.spent(total.period) / (to_nanos(total.amount) or 1),
+        total_share=purse.share(),
         users=purse.above(share, tier_of),
     )

@@ -380,3 +380,25 @@ def test_a_call_under_way_when_its_user_is_forgiven_counts_once_it_is_paid():
     hold.spend(NANOS // 2)
     hold.release()
     assert mine.counted("d", "ada") == NANOS // 2
+
+
+def test_how_many_are_near_their_caps_is_told_without_a_name() -> None:
+    clock = Clock()
+    near = purse(clock, per_user={"free": (Spend.parse("$1/d"),), "premium": (Spend.parse("$10/d"),)}, total="$20/d")
+    for user, dollars in (("ada", 0.9), ("bob", 0.2), ("premium_eve", 5.0)):
+        pay(near, dollars, user, "premium" if user.startswith("premium") else "free")
+
+    def tier_of(user: str) -> str:
+        return "premium" if user.startswith("premium") else "free"
+
+    assert near.above(0.8, tier_of) == 1
+    assert near.above(0.1, tier_of) == 3
+    assert near.share() == pytest.approx(6.1 / 20)
+    with pytest.raises(CapReached):
+        pay(near, 0.85, "bob")  # found no room, though it has spent little
+    assert near.above(0.8, tier_of) == 2
+    clock.at += 86400
+    assert near.above(0.0, tier_of) == 0
+    assert near.share() == 0
+    assert purse().share() is None
+    assert purse().above(0.8, tier_of) == 0

@@ -58,7 +58,7 @@ async def report(tmp, file, *words: str) -> list[dict[str, str]]:
 
 
 async def test_a_user_whose_cap_is_spent_gets_402_before_the_app_works_and_after_a_restart_too(tmp_path, vendor):
-    text = policy(vendor, tmp_path)
+    text = policy(vendor, tmp_path, "alerts: {every: 200ms}")
     environ = {"OPENAI_API_KEY": "k"}
     async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
         await g.ready()
@@ -77,6 +77,11 @@ async def test_a_user_whose_cap_is_spent_gets_402_before_the_app_works_and_after
         assert problem["retry_after"] == int(fields["Retry-After"]) <= 86400
         assert float(fields["X-Cost-Used-Today"]) >= 0.0034
         assert "X-Cost-Used-Today" in fields["Access-Control-Expose-Headers"]
+        (alert,) = await eventually(lambda: g.events("alert"))
+        assert alert["message"].startswith(
+            "cost_cap: at openai, 1 user has spent more than 80% of a cap of their own; $0.00"
+        )
+        assert "ada" not in json.dumps(alert)
         asked = len(vendor.requests)
         assert parted(await g.request("/api/user/ada/x"))[0] == 402
         assert len(vendor.requests) == asked

@@ -235,3 +235,22 @@ async def test_a_gateway_that_is_killed_leaves_no_backend(tmp_path: Path, cluste
         with pytest.raises(Gone):
             wire.read()
         wire.drop()
+
+
+async def test_an_alert_names_whose_transactions_hold_the_pool_while_others_wait(
+    tmp_path: Path, cluster: Cluster, database: str
+) -> None:
+    rules = 'alerts: {every: 200ms, rules: {pool_exhausted: {when: "pool wait > 100ms over 5s"}}}'
+    text = policy(cluster.url(database), free_port(), rules)
+    async with gateway(tmp_path, sys.executable, "-c", APP, policy=text) as running:
+        await running.ready()
+        url = (await environment(running))["DATABASE_URL"]
+        with Wire(url) as one, Wire(url) as two, Wire(url) as three, Wire(url) as four:
+            one.ask(query("begin"))
+            two.ask(query("begin"))
+            three.send(query("select 1"))
+            four.send(query("select 1"))
+            (alert,) = await eventually(lambda: running.events("alert"))
+            assert alert["alert"] == "pool_exhausted"
+            assert "waited for a database connection longer than 100ms" in alert["message"]
+            assert "2 idle in transactions of no request (2)" in alert["likely_cause"]

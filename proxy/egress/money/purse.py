@@ -169,8 +169,18 @@ class Purse:
                 return text, pot.end - self._now()
         return None
 
+    def share(self) -> float | None:
+        """How much of the total cap is spent, 1 where a call of the usual size found no room; None without one."""
+        total = self.cap.total
+        if total is None:
+            return None
+        pot = self._at_hand(self._total)[total.period]
+        share = pot.spent / (to_nanos(total.amount) or 1)
+        return max(share, 1.0) if pot.full else share
+
     def above(self, share: float, tier_of: Callable[[str], str]) -> int:
-        """How many users (the unattributed are one) have spent more than this share of a cap of their own."""
+        """How many users (the unattributed are one) have spent more than this share of a cap of their own, or found
+        no room in it."""
         spends = [spend for several in self.cap.per_user.values() for spend in several]
         spends += [self.cap.unattributed] if self.cap.unattributed is not None else []
         least: dict[Period, float] = {}
@@ -179,14 +189,15 @@ class Purse:
         if not least:
             return 0
         now, count = self._now(), 0
+
+        def past(pot: Pot, amount: float) -> bool:
+            return pot.end > now and (pot.full or pot.counted > amount)
+
         for user, pots in self._users.items():
             # A tier is looked up only of who may have come so far.
-            if any(pots[period].counted > some and pots[period].end > now for period, some in least.items()):
+            if any(past(pots[period], some) for period, some in least.items()):
                 limits = self.limits_of(user, tier_of(user))
-                count += any(
-                    pots[spend.period].counted > share * to_nanos(spend.amount) and pots[spend.period].end > now
-                    for spend in limits
-                )
+                count += any(past(pots[spend.period], share * to_nanos(spend.amount)) for spend in limits)
         return count
 
     def counted(self, period: Period, user: str) -> int:

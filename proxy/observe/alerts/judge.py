@@ -106,9 +106,7 @@ class Judge:
             text, level = f"the app is up for the moment, but went down {length:.0f} s ago and may again", 0.0
         else:
             text = f"{name} is {state.state} for {length:.0f} s: {state.reason}"
-        yield Finding(
-            part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=level, cause=state.reason
-        )
+        yield Finding(part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=level)
 
     def _breaker(self, now: float, condition: when.BreakerOpen) -> Iterator[Finding]:
         for name, breaker in self._facts.breakers().items():

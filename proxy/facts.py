@@ -62,7 +62,7 @@ class HouseFacts:
         for name, upstream in self._gateway.egress.upstreams.items():
             state = upstream.breaker.state
             opened = None if state == HALF_OPEN else state != CLOSED
-            found[name] = BreakerFact(opened, upstream.breaker.why)
+            found[name] = BreakerFact(opened, upstream.breaker.why, upstream.breaker.forced is not None)
         return found
 
     def sample(self) -> Sample:

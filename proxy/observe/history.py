@@ -112,6 +112,8 @@ class History:
         self._day = Points(COARSE, int(DAY / COARSE))
         self._day_from = self._latest
         self._highest = Levels()
+        self._spans_at = began  # several rules ask for the same span at once
+        self._spans: dict[float, Span] = {}
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -136,12 +138,19 @@ class History:
         self._age(now)
 
     def since(self, seconds: float) -> Span:
-        """What happened from so many seconds ago until now, at most an hour. Exact at its end; its beginning is
-        the newest row that is old enough, so it may be up to 5 s longer (60 s, of a span over 15 min)."""
-        now = self.clock()
-        if now - self._latest[0] > FRESH:
-            self._latest = (now, self._counts.read())
+        """What happened from so many seconds ago until now, at most an hour. Its end is at most half a second
+        old; its beginning is the newest row that is old enough, so it may be up to 5 s longer, or 60 s, where it is
+        over 15 min."""
+        if self.clock() - self._latest[0] > FRESH:
+            self._latest = (self.clock(), self._counts.read())
         now, row = self._latest
+        if self._spans_at != now:
+            self._spans_at, self._spans = now, {}
+        if seconds not in self._spans:
+            self._spans[seconds] = self._since(seconds, now, row)
+        return self._spans[seconds]
+
+    def _since(self, seconds: float, now: float, row: Row) -> Span:
         wanted = now - seconds + FINE / 100
         began, first = (self._far or self._near)[0]
         for rows in (self._near, self._far):

@@ -191,7 +191,7 @@ async def test_nobody_is_told_anything_while_the_gateway_stops(parts):
     assert alerts.judge() == ()
 
 
-async def test_a_fault_in_a_judging_does_not_end_those_that_follow(parts):
+async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(parts):
     house, clock, alerts, events, _ = parts
 
     def broken(seconds):
@@ -203,16 +203,18 @@ async def test_a_fault_in_a_judging_does_not_end_those_that_follow(parts):
         nonlocal turns
         turns += 1
         clock.now += 1
+        alerts.tick(None)
         if turns == 20:
             house.since = lambda seconds: Span(300, routes={"a": route(10, 10)})
         if turns == 40:
             raise asyncio.CancelledError
 
     house.since = broken
+    house.app = PartState("down", "it ended")
     alerts._sleep = sleep
     with pytest.raises(asyncio.CancelledError):
         await alerts.run()
-    assert [event[0] for event in events] == ["alert.fault", "alert"]
+    assert [event[0] for event in events] == ["alert.fault", "alert", "alert"]
 
 
 async def test_judging_the_shipped_rules_costs_little(parts):

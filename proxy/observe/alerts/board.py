@@ -57,6 +57,7 @@ class Alerts:
         self._alerts: dict[Key, Alert] = {}
         self._messages: dict[Key, str] = {}
         self._senders: dict[str, Sender] = {}
+        self._faults: dict[str, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._declare()
 
@@ -69,15 +70,14 @@ class Alerts:
             if self._clock() - judged < self._policy.every:
                 continue
             judged = self._clock()
-            try:
-                self.judge()
-            except Exception as error:  # a fault in one judging must not silence all that follow
-                text = f"The alerts could not be judged: {type(error).__name__}: {error}."
-                self._emit("alert.fault", text, level="error")
+            self.judge()
 
     def tick(self, _: Sample) -> None:
         """Once a second."""
-        self._judge.tick(self._clock(), {rule.when for rule in self._policy.rules.values()})
+        try:
+            self._judge.tick(self._clock(), {rule.when for rule in self._policy.rules.values()})
+        except Exception as error:  # who measures memory must not end by it
+            self._fault("the rules", error)
 
     def judge(self) -> Sequence[Notice]:
         """Look at every rule now, and tell what is new."""
@@ -86,7 +86,10 @@ class Alerts:
         now = self._clock()
         told: list[Notice] = []
         for name, rule in self._policy.rules.items():
-            told += self._judge_rule(now, name, rule)
+            try:
+                told += self._judge_rule(now, name, rule)
+            except Exception as error:  # a fault in one rule must not silence the others
+                self._fault(name, error)
         self._forget(now)
         self._tell(told)
         return told
@@ -155,6 +158,14 @@ class Alerts:
             if index < many or now - ended > REMEMBERED:
                 del self._alerts[key]
                 self._messages.pop(key, None)
+
+    def _fault(self, what: str, error: Exception) -> None:
+        """Said once an hour."""
+        now = self._clock()
+        if now - self._faults.get(what, float("-inf")) >= 3600.0:
+            self._faults[what] = now
+            text = f"{what} cannot be judged: {type(error).__name__}: {error}."
+            self._emit("alert.fault", text, level="error", alert=what)
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────
 

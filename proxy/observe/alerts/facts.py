@@ -13,10 +13,11 @@ from proxy.observe.span import Span
 
 @dataclass(frozen=True, slots=True)
 class BreakerFact:
-    """`open` is None while it lets a probe through: neither here nor there."""
+    """`open` is None while it lets a probe through: neither here nor there. `forced`: an operator's own word."""
 
     open: bool | None
     why: str
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

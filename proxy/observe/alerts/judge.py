@@ -119,7 +119,15 @@ class Judge:
             worst = sorted(((n, result) for result, n in attempts.items() if n and result != "ok"), reverse=True)
             shown = ", ".join(f"{n:.0f} × {result}" for n, result in worst[:3])
             text += f"; attempts of the last minute: {shown}" if shown else ""
-            yield Finding(name, text, f"open for {length:.0f} s", str(condition), since=lasting.since, level=length)
+            yield Finding(
+                name,
+                text,
+                f"open for {length:.0f} s",
+                str(condition),
+                since=lasting.since,
+                level=0.0 if breaker.forced else length,
+                settled=breaker.forced,
+            )
 
     def _memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
         lasting, sample = self._of(condition, "", condition.lasting), self._facts.sample()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from proxy.units import format_nanos
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
+PATIENCE = 10.0  # seconds that an operator waits for the app to be back
 FORCED = {"open": OPEN, "close": CLOSED, "auto": None}
 SAYS = {
     "open": "open until `auto`: its calls fall back or are refused",
@@ -91,8 +93,14 @@ class Actions:
         if gateway.stopping or not app.is_ready:
             state = "the gateway is draining" if gateway.stopping else f"the app is {app.state}: {app.reason}"
             raise Refusal("not-now", 409, "Not now", f"There is nothing to restart now, {state}; try again later.")
-        app.request_restart("reload")
-        return f"The app is being replaced; its requests wait up to {gateway.policy.app.hold:g} s (app.hold)."
+        try:
+            async with asyncio.timeout(PATIENCE):
+                back = await app.replace("reload")
+        except TimeoutError:  # it goes on
+            return f"The app is being replaced; its requests wait up to {gateway.policy.app.hold:g} s (app.hold)."
+        if not back:
+            raise Refusal("not-now", 409, "Not now", f"The app did not come back, it is {app.state}: {app.reason}.")
+        return "The app was replaced."
 
     def _who(self) -> str:
         users = list(self._gateway.marks.users)

@@ -151,7 +151,7 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         file.write_text(good)
 
         before = g.app_pid()
-        await desk("restart-app", says="The app is being replaced; its requests wait up to 20 s (app.hold).")
+        await desk("restart-app", says="The app was replaced.")
         assert (await get(g, "/api/user/bob/x"))[0] == 200  # it waited
         await eventually(lambda: g.app_pid() != before)
         metrics = await g.request("/metrics", port=g.admin)

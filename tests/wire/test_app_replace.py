@@ -105,9 +105,9 @@ async def test_hundreds_of_requests_while_it_is_replaced_are_all_answered(tmp_pa
 
 
 async def test_what_is_in_flight_finishes_and_what_comes_waits_longer_than_hold_for_it(tmp_path):
-    async with supervised(tmp_path, "app: {hold: 1s}") as there:
+    async with supervised(tmp_path, "app: {hold: 3s}") as there:
         slow = asyncio.create_task(
-            there.raw(b"GET /slow?1.5 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20)
+            there.raw(b"GET /slow?3.5 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20)
         )
         async with asyncio.timeout(5):
             while not there.door.pool.in_use:

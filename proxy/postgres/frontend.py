@@ -11,7 +11,7 @@ from proxy.postgres import wire
 from proxy.postgres.expect import Expect
 from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
-from proxy.postgres.state import LOCAL, PROBED, RESETS, inspect
+from proxy.postgres.state import LOCAL, NONE, PROBED, RESETS, inspect
 from proxy.postgres.statements import Statements
 from proxy.postgres.wire import (
     BIND,
@@ -71,6 +71,8 @@ class Frontend(Preparing):
     def take(self, data: bytes) -> bytes:
         """What the server gets. Not to be called while `hold`. Raises ProtocolError."""
         size = len(data)
+        if size > HEAD_SIZE and read_head(data) == (QUERY, size - 1) and self._alone(data):
+            return data
         pos = start = 0
         out = self._out = []
         if self._inside:
@@ -145,6 +147,19 @@ class Frontend(Preparing):
             return data if start == 0 and pos == size else data[start:pos]
         out.append(data[start:pos])
         return b"".join(out)
+
+    def _alone(self, data: bytes) -> bool:
+        """One Query that leaves nothing behind, which is what most send."""
+        pipeline = self._pipeline
+        if self.unsynced or self._inside or pipeline.failed or self.refused or inspect(data[HEAD_SIZE:-1]) is not NONE:
+            return False
+        self.names.pending = True
+        self.unnamed.ended()
+        self._linked().unnamed = None
+        pipeline.rested = False
+        pipeline.queue.append(owed.QUERY)
+        self.rest = b""
+        return True
 
     def _early(self, kind: int, length: int, here: int) -> bool:
         """Whether a message may go on though only `here` bytes of it came."""

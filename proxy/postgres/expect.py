@@ -57,3 +57,16 @@ PARSE, BIND, CLOSE, DESCRIBE, EXECUTE = (
     Expect(wire.DESCRIBE),
     Expect(wire.EXECUTE),
 )
+
+# What answers nothing, what is answered by ReadyForQuery, and which reply ends which message's.
+ASIDE = frozenset((wire.PARAMETER, wire.NOTICE, wire.NOTIFICATION))
+READIES = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION))
+ANSWERS = {
+    wire.PARSED: wire.PARSE,
+    wire.BOUND: wire.BIND,
+    wire.CLOSED: wire.CLOSE,
+    wire.ROW_DESCRIPTION: wire.DESCRIBE,
+    wire.NO_DATA: wire.DESCRIBE,
+    wire.EMPTY_QUERY: wire.EXECUTE,
+    wire.SUSPENDED: wire.EXECUTE,
+}

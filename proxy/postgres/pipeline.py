@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from proxy.postgres import wire
-from proxy.postgres.expect import COPIED, MARK, SYNC, Expect
+from proxy.postgres.expect import ANSWERS, ASIDE, COPIED, MARK, QUERY, READIES, SYNC, Expect
 from proxy.postgres.owner import Owner
 from proxy.postgres.state import LOCAL, RESETS, SETTINGS, TAGS
 from proxy.postgres.wire import COMPLETE, HEAD_SIZE, READY, read_head
@@ -99,10 +99,12 @@ class Pipeline:
 
     def replies(self, data: bytes) -> bytes:
         """Raises ValueError where the server does not speak the protocol."""
+        queue = self.queue
         if self._part:
             data = self._part + data
             self._part = b""
-        queue = self.queue
+        elif len(queue) == 1 and queue[0] is QUERY and not self._inside and self._whole(data):
+            return data
         size = len(data)
         out: list[bytes] | None = None
         start = pos = 0
@@ -126,7 +128,7 @@ class Pipeline:
                     raise ValueError("the database sent what is no message of its protocol")
                 break
             if queue and (head := queue[0]).plain and head.kind > MARK and length >= 4:  # what is usual
-                answered = _ANSWERS.get(kind)
+                answered = ANSWERS.get(kind)
                 if answered is not None:
                     if answered == head.kind:
                         queue.popleft()
@@ -139,7 +141,7 @@ class Pipeline:
                         skipping = bool(queue) and queue[0].skip
                     pos = end
                     continue
-                if kind == READY and len(queue) == 1 and head.kind in _READIES:
+                if kind == READY and len(queue) == 1 and head.kind in READIES:
                     queue.clear()
                     self.status = data[pos + HEAD_SIZE]
                     self.rested = True
@@ -149,7 +151,7 @@ class Pipeline:
             if length < 4 or kind not in wire.BACKEND:
                 raise ValueError("the database sent what is no message of its protocol")
             keep, extra = True, b""
-            if kind not in _ASIDE:
+            if kind not in ASIDE:
                 while queue and queue[0].kind <= MARK:
                     out = out or []
                     out += (data[start:pos], self._given(queue.popleft()))
@@ -180,6 +182,22 @@ class Pipeline:
             return data if start == 0 and pos == size else data[start:pos]
         return b"".join((*(out or ()), data[start:pos], tail))
 
+    def _whole(self, data: bytes) -> bool:
+        """A Query's whole answer, in which nothing counts but how it ends."""
+        pos, last = 0, len(data) - HEAD_SIZE - 1
+        while pos < last:
+            kind, length = read_head(data, pos)
+            if kind != 68 and kind != 84 and (kind != COMPLETE or data[pos + 5 : pos + 8] in TAGS):
+                return False
+            pos += 1 + length
+        if pos != last or data[pos] != READY:
+            return False
+        self.queue.clear()
+        self.status = data[-1]
+        self.rested = True
+        self.failed = self.copying = False
+        return True
+
     def _reply(self, kind: int, head: Expect, data: bytes, pos: int, end: int) -> tuple[bool, bytes]:
         """One message that answers `head`: whether the client gets it, and what it gets instead."""
         if head.skip and head.done is not None:
@@ -201,7 +219,7 @@ class Pipeline:
                 self.queue.popleft()
         elif kind == wire.COPY_IN:
             self._copies()
-        elif kind in _ANSWERS and head.kind == _ANSWERS[kind]:
+        elif kind in ANSWERS and head.kind == ANSWERS[kind]:
             if kind in (wire.ROW_DESCRIPTION, wire.NO_DATA) and head.statement is not None and not head.skip:
                 head.statement.result = wire.shape(data[pos:end])
             return keep, self._answered(head)
@@ -219,7 +237,7 @@ class Pipeline:
         queue = self.queue
         while queue:
             head = queue.popleft()
-            if head.kind in _READIES:
+            if head.kind in READIES:
                 self.failed = self.copying = False
                 while queue and queue[0].kind == MARK:
                     queue.popleft()  # the end of a COPY that was refused
@@ -278,16 +296,3 @@ class Pipeline:
         else:
             self.copying = True
         queue.appendleft(first)
-
-
-_ASIDE = frozenset((wire.PARAMETER, wire.NOTICE, wire.NOTIFICATION))
-_READIES = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION))
-_ANSWERS = {
-    wire.PARSED: wire.PARSE,
-    wire.BOUND: wire.BIND,
-    wire.CLOSED: wire.CLOSE,
-    wire.ROW_DESCRIPTION: wire.DESCRIBE,
-    wire.NO_DATA: wire.DESCRIBE,
-    wire.EMPTY_QUERY: wire.EXECUTE,
-    wire.SUSPENDED: wire.EXECUTE,
-}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from proxy.egress.breaker import CLOSED, HALF_OPEN
 from proxy.observe.alerts.facts import BreakerFact, CapFact
-from proxy.observe.health import PATIENCE, PartState
+from proxy.observe.health import PartState
 from proxy.observe.runtime import Sample
 from proxy.observe.span import Span
 from proxy.units import NANOS
@@ -49,13 +49,10 @@ class HouseFacts:
 
     def app_excused(self) -> bool:
         app = self._gateway.app
-        if app.state in ("stopping", "ended") or getattr(app, "replacing", False):
+        if app.state in ("stopping", "ended") or app.replacing:
             return True
-        now = self._gateway.history.clock()
-        if app.state == "starting":
-            return now - app.since < self._gateway.policy.app.start_timeout
-        asked = app.state == "restarting" and app.reason.split()[-1] in ("reload", "memory")
-        return asked and now - app.since < PATIENCE
+        waited = self._gateway.history.clock() - app.since
+        return app.state == "starting" and waited < self._gateway.policy.app.start_timeout
 
     def breakers(self) -> Mapping[str, BreakerFact]:
         found = {}

@@ -30,6 +30,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
 from proxy.policy.policy import Policy
 from proxy.policy.tiers import Tiers
+from proxy.policy.urls import mask_password
 
 LOADING = 10.0  # seconds that a start waits for the ledger's counts
 
@@ -151,7 +152,7 @@ class Egress:
     def status(self) -> Mapping[str, object]:
         return {
             name: {
-                "base_url": upstream.policy.base_url,
+                "base_url": mask_password(upstream.policy.base_url),
                 "breaker": upstream.breaker.state,
                 "why": upstream.breaker.why,
                 "held": upstream.breaker.forced,

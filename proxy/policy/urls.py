@@ -87,7 +87,7 @@ def _kind(parse: Callable[[str], str], write: str, *, secret: bool = False) -> K
     return Kind(parse, mask_password, write, secret=secret, quoted=False)
 
 
-APP_URL = Kind(_app_url, str, "an address such as http://127.0.0.1:8002")
+APP_URL = _kind(_app_url, "an address such as http://127.0.0.1:8002")
 HTTP_URL = _kind(_web, "a URL such as https://api.example.com/v1")
 WEBHOOK = _kind(_web, "a URL such as https://hooks.example.com/…", secret=True)
 DSN = _kind(_web, "the DSN that Sentry shows", secret=True)

@@ -11,7 +11,7 @@ from proxy.observe.alerts.lasting import Lasting
 from proxy.observe.health import PartState
 from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
 from proxy.observe.runtime import Sample
-from proxy.observe.span import RouteSpan, Span
+from proxy.observe.span import RouteSpan, Span, together
 from proxy.policy import condition as when
 from proxy.policy.condition import FORMS, RELATIVES, parse
 from proxy.policy.load import PolicySource, load
@@ -166,7 +166,10 @@ def test_errors_are_a_share_of_enough_requests(ok, failed, holds):
     ("text", "spans", "subjects"),
     [
         ("p95 > 50% of timeout over 5m", {"a": route(20, seconds=9)}, ["a"]),
-        ("p95 > 50% of timeout over 5m", {"a": route(19, seconds=9)}, []),
+        ("p95 > 50% of timeout over 5m", {"a": route(5, seconds=9)}, ["a"]),
+        ("p95 > 50% of timeout over 5m", {"a": route(4, seconds=9)}, []),
+        ("p95 > 50% of timeout over 5m", {"a": together([route(18), route(1, seconds=9)])}, []),
+        ("p95 > 50% of timeout over 5m", {"a": together([route(18), route(2, seconds=9)])}, ["a"]),
         ("p95 > 50% of timeout over 5m", {"a": route(50, seconds=2), "b": route(50, seconds=99)}, []),
         ("p95 > 5s over 5m", {"a": route(50, seconds=2), "b": route(50, seconds=99)}, ["b"]),
         ("p95 > 1s on a over 5m", {"a": route(50, seconds=2), "b": route(50, seconds=99)}, ["a"]),

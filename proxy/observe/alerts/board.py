@@ -72,7 +72,7 @@ class Alerts:
             judged = self._clock()
             self.judge()
 
-    def tick(self, _: Sample) -> None:
+    def tick(self, _: Sample | None = None) -> None:
         """Once a second."""
         try:
             self._judge.tick(self._clock(), {rule.when for rule in self._policy.rules.values()})
@@ -83,6 +83,7 @@ class Alerts:
         """Look at every rule now, and tell what is new."""
         if self._facts.ending():
             return ()
+        self.tick()
         now = self._clock()
         told: list[Notice] = []
         for name, rule in self._policy.rules.items():

@@ -1,7 +1,8 @@
 """Which rules hold now, of what, and how bad it is in figures.
 
 A rule on errors or percentiles says nothing of a handful of requests: errors need 5 that failed in their window
-(or 3, where nothing else was answered at all), a percentile 20 requests of the route, waits for the database 2.
+(or 3, where nothing else was answered at all), a percentile 20 requests of the route (or 5, where half of them
+were that slow), waits for the database 2.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from proxy.policy.condition import Condition
 from proxy.units import format_duration, format_money, format_share
 
 FEWEST_ERRORS, FEWEST_IF_ALL = 5, 3
-FEWEST_REQUESTS = 20
+FEWEST_REQUESTS, FEWEST_IF_HALF = 20, 5
 FEWEST_WAITS, WAITING_SHARE = 2, 0.05
 BYPASS_SEEN = 300.0  # seconds for which a call past the gateway is news
 NEVER_DOWN = ("upstreams", "ledger", "memory")  # parts whose worst word is degraded
@@ -163,7 +164,7 @@ class Judge:
     def _slow(self, condition: when.Slow) -> Iterator[Finding]:
         span, timeouts = self._facts.since(condition.over), self._facts.timeouts()
         for name, route in span.routes.items():
-            if condition.route not in (None, name) or route.requests < FEWEST_REQUESTS:
+            if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
                 continue
             most = condition.seconds
             if most is None:
@@ -173,6 +174,8 @@ class Judge:
                 most = timeout * (condition.share or 0.0)
             found = route.quantile(condition.percent / 100)
             if found is None or found <= most:
+                continue
+            if route.requests < FEWEST_REQUESTS and (route.quantile(0.5) or 0.0) <= most:
                 continue
             text = (
                 f"{100 - condition.percent}% of {route.requests:.0f} requests of {name} took longer than {found:.1f} s"

@@ -16,7 +16,7 @@ from aiohttp_retry import RetryClient, RetryOptionsBase
 from proxy.observe.events import Emit
 
 WAITING = 50  # messages; past that the oldest is dropped
-TRIES = 10  # about 6 min of them
+TRIES = 10  # four minutes of them, six where each hangs
 PATIENCE = 10.0  # seconds for one try
 BACKOFF = (1.0, 60.0)  # seconds between tries: the first, the longest
 LONGEST_HOLD = 300.0  # seconds that a Retry-After is obeyed at most

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,12 @@ from proxy.observe.health import Health
 from proxy.observe.history import History
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
 from proxy.overview import Overview, memory_limit
+from proxy.picture import Picture
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
@@ -67,6 +70,7 @@ class Gateway:
         ledger: Ledger,
         database: Database | None,
         requests: Requests,
+        recent: Recent,
         environ: Mapping[str, str],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -81,7 +85,10 @@ class Gateway:
         self.ledger = ledger
         self.marks = Marks(ledger.database, emit=log.emit)
         self.database = database
+        self.recent = recent
+        self.policy_since = time.time()
         self._loop = loop
+        self.clock = loop.time
         self.stopping = False
         self._open = False
         self._signals = 0
@@ -96,6 +103,7 @@ class Gateway:
             limit_bytes=lambda: memory_limit(self.policy),
         )
         view = Overview(self)
+        picture = Picture(self)
         self.health = Health(loop.time, version=__version__)
         self.health.register("app", view.app)
         self.health.register("memory", view.memory)
@@ -126,13 +134,16 @@ class Gateway:
             clock=loop.time,
         )
         self.runtime.on_sample(pressure.take)
+        self.runtime.on_sample(picture.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
         endpoints = Endpoints(
             health=self.health,
             metrics=metrics,
             gate=self.gate,
             ready=view.readiness,
-            status=view.status,
+            status=picture.status,
+            history=picture.history,
+            clock=loop.time,
             version=__version__,
             loopback=is_loopback(policy.listen.admin.host),
             ctl=Ctl(Actions(self), log.emit),
@@ -148,6 +159,7 @@ class Gateway:
             requests=requests,
             allowances=egress.spend,
             blocked=self.marks.users,
+            recent=recent,
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
@@ -291,7 +303,7 @@ class Gateway:
 
     def reload(self, policy: Policy) -> None:
         """Take a newer policy, already checked: counts, queues and connections go on."""
-        self.policy = policy
+        self.policy, self.policy_since = policy, time.time()
         self._log.apply(policy.log)
         self.gate.token = policy.admin.token
         self.app.apply(policy.app)

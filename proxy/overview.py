@@ -1,8 +1,7 @@
-"""What the gateway shows of itself: readiness, its parts' health, gauges, and everything at once."""
+"""What the gateway shows of itself: readiness, its parts' health and gauges."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from proxy.app.memory import limit
@@ -72,34 +71,6 @@ class Overview:
         for route in gateway.policy.routes:
             metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
             metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
-
-    def status(self) -> Mapping[str, object]:
-        """The body of /status beside health."""
-        gateway = self._gateway
-        app, door, latest = gateway.app, gateway.door, gateway.runtime.latest
-        return {
-            "app": {"state": app.state, "reason": app.reason, "pid": app.pid},
-            "policy": {"source": gateway.policy.source, "refused": gateway.reloader.refused},
-            "routes": {
-                route.name: {
-                    "in_flight": door.account.in_flight[route.name],
-                    "queued": door.admission.queued(route.name),
-                }
-                for route in gateway.policy.routes
-            },
-            "upstreams": gateway.egress.status(),
-            "hosts": gateway.egress.hosts.status(),
-            "postgres": gateway.database.status() if gateway.database is not None else None,
-            "connections": {"clients": repr(door.server), "app": repr(door.pool)},
-            "memory": {
-                "gateway": latest.gateway_bytes,
-                "app": latest.app_bytes,
-                "growth": {  # of the last hour
-                    name: {"bytes": grown.amount, "requests": grown.requests}
-                    for name, grown in door.account.growth.last_hour().items()
-                },
-            },
-        }
 
 
 def memory_limit(policy: Policy) -> int | None:

@@ -21,6 +21,7 @@ from proxy.gateway import Gateway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.policy.load import PolicySource
 from proxy.policy.model import Address
@@ -39,9 +40,12 @@ async def serve(
     metrics = Metrics(policy.metrics, version=__version__)
     sockets = Sockets.bind(policy)
     try:
+        recent = Recent(lambda target: log.redactor.target(target))
         requests = Requests(asyncio.get_running_loop().time)
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
-        egress = Egress(policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ)
+        egress = Egress(
+            policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent
+        )
         extra = egress.environment(policy, sockets.egress_address, environ)
         database, pool = None, ""
         if sockets.postgres is not None:
@@ -65,6 +69,7 @@ async def serve(
             ledger=ledger,
             database=database,
             requests=requests,
+            recent=recent,
             environ=environ,
         )
         settle_memory()

@@ -1,59 +1,29 @@
-"""What both listeners answer themselves: health, readiness, metrics, status. No sockets here."""
+"""What both listeners answer themselves: health, readiness, metrics, status, dashboard. No sockets here."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 
 from proxy.admin.ctl import Ctl
-from proxy.admin.guard import check_local
+from proxy.admin.dashboard import PATH, PUBLIC, Dashboard
+from proxy.admin.guard import check_local, same_origin
+from proxy.admin.message import AdminAnswer as AdminAnswer
+from proxy.admin.message import AdminRequest as AdminRequest
+from proxy.admin.message import Header, as_json, as_numbers, plain
+from proxy.admin.session import Sessions
 from proxy.admin.token import TokenGate
 from proxy.errors import Refusal
 from proxy.observe.health import Health
-from proxy.observe.lines import json_text
 from proxy.observe.metrics import Metrics
 from proxy.problem import CONTENT_TYPE, render_problem, whole_seconds
-
-Header = tuple[str, str]
-
-
-async def _no_body() -> bytes:
-    return b""
-
-
-@dataclass(frozen=True, slots=True)
-class AdminRequest:
-    """`path` is as sent, `/_outrigger` taken off; `headers` takes a name in lower case.
-
-    `peer` is the client's IP address, after `trusted_proxies` on the public listener.
-    """
-
-    method: str
-    path: str
-    headers: Callable[[str], str | None]
-    peer: str
-    query: str = ""
-    request_id: str = ""
-    body: Callable[[], Awaitable[bytes]] = field(default=_no_body)
-
-
-@dataclass(frozen=True, slots=True)
-class AdminAnswer:
-    """`headers` are complete but for what the listener adds to every answer (Date, Server, request id).
-
-    Content-Length is among them, for HEAD too, whose `body` is empty.
-    """
-
-    status: int
-    headers: list[Header]
-    body: bytes
-
 
 Answer = Callable[[AdminRequest, bool], Awaitable[AdminAnswer]]
 
 _INDEX = """Outrigger {version}
 
+dashboard all of it on a page
 healthz   how the app and the gateway are
 readyz    whether a request would be served now
 metrics   for Prometheus
@@ -67,7 +37,7 @@ class Endpoints:
 
     `loopback` says that the admin listener is bound to a loopback address: only then is it open without the
     token. `ready` gives whether a request would be served now, and why not. `status` gives what /status has
-    beside health: app, routes.
+    beside health, `history` what it has of the last 24 hours (`/status?history=1`).
     """
 
     def __init__(
@@ -81,17 +51,21 @@ class Endpoints:
         version: str,
         loopback: bool = True,
         ctl: Ctl | None = None,
+        history: Callable[[], Mapping[str, object]] = dict,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._health = health
         self._metrics = metrics
         self._gate = gate
         self._ready = ready
         self._status = status
+        self._history = history
+        self._sessions = Sessions(lambda: gate.token, clock=clock)
+        self._dashboard = Dashboard(gate, self._sessions)
         self._version = version
         self._loopback = loopback
         self._ctl = ctl
         self._paths: Mapping[str, Answer] = {
-            "/": self._index,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/metrics": self._scrape,
@@ -104,46 +78,52 @@ class Endpoints:
         try:
             if guarded:
                 check_local(request.headers)
+            request = _straight(request)
+            if self._dashboard.takes(request.path):
+                return _bare(request, await self._dashboard.answer(request, public=public, guarded=guarded))
             if self._ctl is not None and self._ctl.takes(request.path):
-                return await self._act(self._ctl, request, guarded)
-            handler = self._paths.get(request.path or "/")
-            if handler is None:
+                return _bare(request, await self._act(self._ctl, request, guarded))
+            if request.path in ("", "/") and request.method in ("GET", "HEAD"):
+                return _bare(request, self._index(f"{PUBLIC if public else ''}{PATH}", guarded))
+            handler = self._paths.get(request.path)
+            if handler is None and request.path not in ("", "/"):
                 return None
-            if request.method not in ("GET", "HEAD"):
+            if handler is None or request.method not in ("GET", "HEAD"):
                 refusal = Refusal("method-not-allowed", 405, "Method not allowed", "Only GET and HEAD here.")
-                return self._refused(request, refusal, ("Allow", "GET, HEAD"))
+                return _bare(request, self._refused(request, refusal, ("Allow", "GET, HEAD")))
             answer = await handler(request, guarded)
         except Refusal as refusal:
             challenge = ("WWW-Authenticate", 'Bearer realm="outrigger"')
             answer = self._refused(request, refusal, *([challenge] if refusal.status == 401 else []))
-        if request.method == "HEAD":
-            return AdminAnswer(answer.status, answer.headers, b"")
-        return answer
+        return _bare(request, answer)
 
-    async def _index(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
+    def _index(self, page: str, open_here: bool) -> AdminAnswer:
+        """A browser is led on to the page; who reads the body sees what else there is."""
         text = _INDEX.format(version=self._version if open_here else "").encode()
-        return _answer(200, "text/plain; charset=utf-8", text)
+        return plain(302, "text/plain; charset=utf-8", text, ("Location", page))
 
     async def _healthz(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
         report = self._health.report()
         if not open_here and not await self._shown(request):
             report = {"status": report["status"]}
-        return _json(503 if report["status"] == "down" else 200, report)
+        return as_json(503 if report["status"] == "down" else 200, report)
 
     async def _readyz(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
         ready, reason = self._ready()
-        return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", "reason": reason})
+        return as_json(200 if ready else 503, {"status": "ready" if ready else "not ready", "reason": reason})
 
     async def _scrape(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
         if not open_here:
             await self._need_token(request)
         text, content_type = await self._metrics.render(request.headers("accept") or "")
-        return _answer(200, content_type, text)
+        return plain(200, content_type, text)
 
     async def _everything(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
         if not open_here or self._gate.token:
             await self._need_token(request)
-        return _json(200, {"health": self._health.report(), **self._status()})
+        if request.query == "history=1":
+            return as_numbers({"history": self._history()})
+        return as_json(200, {"health": self._health.report(), **self._status()})
 
     async def _act(self, ctl: Ctl, request: AdminRequest, open_here: bool) -> AdminAnswer:
         if not open_here or self._gate.token:
@@ -151,9 +131,13 @@ class Endpoints:
         if request.method != "POST":
             refusal = Refusal("method-not-allowed", 405, "Method not allowed", "An action is a POST.")
             return self._refused(request, refusal, ("Allow", "POST"))
-        return _json(200, {"done": await ctl.do(request.path, peer=request.peer, request_id=request.request_id)})
+        return as_json(200, {"done": await ctl.do(request.path, peer=request.peer, request_id=request.request_id)})
 
     async def _shown(self, request: AdminRequest) -> bool:
+        """The token, or the dashboard's cookie: for reading, and from the dashboard itself for acting."""
+        if self._sessions.holds(request.headers("cookie")):
+            if request.method in ("GET", "HEAD") or same_origin(request.headers):
+                return True
         return await self._gate.shown(request.headers("authorization"), request.peer)
 
     async def _need_token(self, request: AdminRequest) -> None:
@@ -175,25 +159,18 @@ class Endpoints:
         if refusal.retry_after is not None:
             more = (*more, ("Retry-After", str(whole_seconds(refusal.retry_after))))
         body = render_problem(refusal, request.request_id)
-        answer = _answer(refusal.status, CONTENT_TYPE, body, *more)
-        return AdminAnswer(answer.status, answer.headers, b"") if request.method == "HEAD" else answer
+        return plain(refusal.status, CONTENT_TYPE, body, *more)
 
 
-def _answer(status: int, content_type: str, body: bytes, *more: Header) -> AdminAnswer:
-    headers = [
-        ("Content-Type", content_type),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-        ("X-Content-Type-Options", "nosniff"),
-        *more,
-    ]
-    return AdminAnswer(status, headers, body)
+def _straight(request: AdminRequest) -> AdminRequest:
+    """The dashboard's data are at its own path too: where its cookie is for that path alone."""
+    path = request.path.removeprefix(PATH)
+    if path == request.path or not (path == "/status" or path.startswith("/ctl/")):
+        return request
+    return dataclasses.replace(request, path=path)
 
 
-def _json(status: int, body: Mapping[str, object]) -> AdminAnswer:
-    return _answer(status, "application/json", f"{_pretty(body)}\n".encode())
-
-
-def _pretty(body: Mapping[str, object]) -> str:
-    # Through our own encoder first: a status may hold anything.
-    return json.dumps(json.loads(json_text(body)), indent=2)
+def _bare(request: AdminRequest, answer: AdminAnswer | None) -> AdminAnswer | None:
+    if answer is None or request.method != "HEAD":
+        return answer
+    return AdminAnswer(answer.status, answer.headers, b"")

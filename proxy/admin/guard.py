@@ -45,6 +45,15 @@ def check_local(header: Callable[[str], str | None]) -> None:
         )
 
 
+def same_origin(header: Callable[[str], str | None]) -> bool:
+    """Whether a page of this very origin asks (Fetch metadata, or an Origin that is the Host). A browser that says
+    neither of the two is not believed."""
+    site, origin, host = header("sec-fetch-site"), header("origin"), header("host")
+    if origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower()):
+        return False
+    return site == "same-origin" if site is not None else origin is not None
+
+
 def _without_port(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0]

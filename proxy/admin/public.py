@@ -24,11 +24,12 @@ class PublicEndpoints:
         body: bytes,
         peer: str,
         request_id: str,
+        secure: bool,
     ) -> tuple[int, list[tuple[str, str]], bytes]:
         async def read() -> bytes:
             return body
 
-        request = AdminRequest(method, path, header, peer, query, request_id, read)
+        request = AdminRequest(method, path, header, peer, query, request_id, read, secure)
         answer = await self._endpoints.answer(request, public=True)
         if answer is not None:
             return answer.status, answer.headers, answer.body

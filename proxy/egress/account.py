@@ -9,15 +9,27 @@ from proxy.egress.money.books import Books
 from proxy.egress.upstream import Upstream
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.units import nanos_as_dollars
+
+# What refuses a call of one user, by the names that refuse requests.
+BY_NAME = {"cost_cap_exceeded": "cost-cap"}
 
 
 class Account:
-    def __init__(self, metrics: Metrics, books: Books, emit: Emit, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        books: Books,
+        emit: Emit,
+        clock: Callable[[], float],
+        recent: Recent | None = None,
+    ) -> None:
         self._metrics = metrics
         self._books = books
         self._emit = emit
         self._clock = clock
+        self._recent = recent
         self.in_flight = 0
 
     def begin(self, call: Call) -> None:
@@ -47,6 +59,8 @@ class Account:
         if first is not None:
             metrics.upstream_first_byte_seconds.child(name).observe(first)
         metrics.cache_total.child(name, call.cache).inc()
+        if self._recent is not None and call.outcome in ("error", "refused"):
+            self._remember(self._recent, call, took)
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
             for kind, count in (
@@ -80,6 +94,16 @@ class Account:
             refused=call.refused.code if call.refused is not None else None,
             reason=call.reason,
         )
+
+    def _remember(self, recent: Recent, call: Call, took: float) -> None:
+        refused = call.refused
+        if call.outcome == "refused":
+            if refused is not None and refused.code in BY_NAME:
+                recent.refused(call.user, call.tier, call.upstream, BY_NAME[refused.code])
+            return
+        request_id = call.owner.request_id if call.owner is not None else None
+        reason = call.reason or (str(refused) if refused is not None else f"it answered {call.status}")
+        recent.call_failed(request_id, call.upstream, call.model, call.user, call.status, reason, took)
 
 
 def _basis(call: Call) -> str | None:

@@ -27,6 +27,7 @@ from proxy.ledger.ledger import Ledger
 from proxy.observe.health import PartState
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.policy.policy import Policy
 from proxy.policy.tiers import Tiers
@@ -47,6 +48,7 @@ class Egress:
         log: Log,
         ledger: Ledger | None = None,
         environ: Mapping[str, str] | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
@@ -60,7 +62,7 @@ class Egress:
         self._loading: set[asyncio.Task[None]] = set()
         self.spend = Spend(self.upstreams)
         books = Books(ledger, self._loop.time)
-        self.account = Account(metrics, books, log.emit, self._loop.time)
+        self.account = Account(metrics, books, log.emit, self._loop.time, recent)
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
         )

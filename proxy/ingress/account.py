@@ -10,19 +10,29 @@ from proxy.ingress.exchange import Exchange
 from proxy.observe.growth import Growth
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.units import nanos_as_dollars
 
 MIB = 1024 * 1024
+BY_NAME = frozenset(("rate-limited", "cost-cap", "blocked"))  # refusals that are of one user
 
 
 class Account:
     """`app_bytes` is the app's memory as last measured, in bytes."""
 
-    def __init__(self, metrics: Metrics, log: Log, clock: Callable[[], float], app_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: Log,
+        clock: Callable[[], float],
+        app_bytes: Callable[[], int],
+        recent: Recent | None = None,
+    ) -> None:
         self._metrics = metrics
         self._log = log
         self._clock = clock
         self._app_bytes = app_bytes
+        self._recent = recent
         self.in_flight: Counter[str] = Counter()  # by route
         self.growth = Growth(self.in_flight, clock)
 
@@ -39,6 +49,8 @@ class Account:
         self.in_flight[x.route.name] -= 1
         took = self._clock() - x.received
         self._metrics.request(x.route.name, x.method, x.status, took, x.overhead)
+        if self._recent is not None and (x.status >= 500 or x.refused is not None):
+            self._remember(self._recent, x, took)
         self._line(x, took)
 
     def stray(self, x: Exchange) -> None:
@@ -59,6 +71,14 @@ class Account:
             status=refusal.status,
             refused=refusal.name,
         )
+
+    def _remember(self, recent: Recent, x: Exchange, took: float) -> None:
+        refused = x.refused
+        if x.status >= 500:
+            reason = refused.detail if refused is not None else "the app's own answer"
+            recent.request_failed(x.request_id, x.route.name, x.method, x.target, x.user, x.status, reason, took)
+        elif refused is not None and refused.name in BY_NAME:
+            recent.refused(x.user, x.tier, x.route.name, refused.name)
 
     def _line(self, x: Exchange, took: float) -> None:
         self._log.access(

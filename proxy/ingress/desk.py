@@ -26,7 +26,14 @@ class Desk:
     async def answer(self, connection: Connection, x: Exchange) -> bool:
         path = x.path if x.path in self.claim else x.path[len(PREFIX) :] or "/"
         answer = await self._ours(
-            x.method, path, x.target.partition("?")[2], x.header, await _body(x), x.client_ip, x.request_id
+            x.method,
+            path,
+            x.target.partition("?")[2],
+            x.header,
+            await _body(x),
+            x.client_ip,
+            x.request_id,
+            x.client.proto == "https",
         )
         return write(connection, x, answer)
 

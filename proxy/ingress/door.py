@@ -19,6 +19,7 @@ from proxy.ingress.relay import Relay
 from proxy.ingress.server import Patience, Server
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.policy.policy import Policy
 
@@ -40,6 +41,7 @@ class Door:
         blocked: Container[str] = (),
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
+        recent: Recent | None = None,
         patience: Patience = Patience(),
     ) -> None:
         self._on_render = on_render
@@ -48,7 +50,7 @@ class Door:
         self.relay = Relay(loop, backend, self.pool)
         self.limiter = RateLimiter(loop.time)
         self.admission = Admission(policy.overload, clock=loop.time, on_shed=self._shed)
-        self.account = Account(metrics, log, loop.time, app_bytes)
+        self.account = Account(metrics, log, loop.time, app_bytes, recent)
         self.desk = Desk(ours, policy.listen.claim)
         self.pipeline = Pipeline(
             Rules.of(policy, on_render=on_render),

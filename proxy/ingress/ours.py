@@ -9,7 +9,10 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Ours(Protocol):
-    """Answers a request to an endpoint of ours: status, complete headers, body."""
+    """Answers a request to an endpoint of ours: status, complete headers, body.
+
+    `secure`: the client came by HTTPS, as a trusted proxy says.
+    """
 
     async def __call__(
         self,
@@ -20,4 +23,5 @@ class Ours(Protocol):
         body: bytes,
         peer: str,
         request_id: str,
+        secure: bool,
     ) -> Answer: ...

@@ -59,3 +59,48 @@ def _throttled(file: Path) -> float:
         if key == "throttled_time" and value.isdigit():
             return int(value) / 1e9
     return 0.0
+
+
+class Usage:
+    """What the container uses of its CPU: of our own group, against the least quota of any level above.
+
+    `seconds` is CPU time since the group was made; `cores` how many it may keep busy, None without a quota.
+    """
+
+    def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
+        self._folders = [file.parent for file in _stat_files(root, own)]
+
+    def seconds(self) -> float | None:
+        for folder in self._folders[:1]:
+            for name, key, scale in (("cpu.stat", "usage_usec", 1e6), ("cpuacct.usage", "", 1e9)):
+                if (value := _field(folder / name, key)) is not None:
+                    return value / scale
+        return None
+
+    def cores(self) -> float | None:
+        return min((cores for folder in self._folders if (cores := _quota(folder)) is not None), default=None)
+
+
+def _field(file: Path, key: str) -> int | None:
+    """The number behind a key, or without one the file's only number."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.rpartition(" ")
+        if name == key and value.isdigit():
+            return int(value)
+    return None
+
+
+def _quota(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        return int(quota) / int(period) if quota.isdigit() and int(period) else None
+    except (OSError, ValueError):
+        return None

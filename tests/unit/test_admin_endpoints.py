@@ -14,7 +14,7 @@ from proxy.observe.health import Health, PartState
 from proxy.observe.metrics import Metrics
 from proxy.policy import model
 
-PATHS = ["/", "/healthz", "/readyz", "/metrics", "/status"]
+PATHS = ["/dashboard", "/dashboard/app.js", "/healthz", "/readyz", "/metrics", "/status"]
 
 
 class House:
@@ -61,7 +61,7 @@ RIGHT = "Bearer t0ken"
         ("/status", False, "", None, 200),
         ("/status", False, "t0ken", None, 401),
         ("/status", False, "t0ken", RIGHT, 200),
-        ("/", True, "", None, 200),
+        ("/status", True, "t0ken", "Bearer t0kem", 401),
         ("/healthz", True, "", None, 200),
         ("/readyz", True, "", None, 200),
         ("/metrics", True, "", None, 401),
@@ -151,7 +151,16 @@ async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
     if path != "/metrics":  # its length changes with the process's own figures
         assert headed.headers == got.headers
     assert header(headed, "Content-Length") != "0"
-    assert header(headed, "Cache-Control") == "no-store"
+    assert header(headed, "Cache-Control") == ("no-cache" if "dashboard" in path else "no-store")
+
+
+@pytest.mark.parametrize(("public", "page"), [(False, "/dashboard"), (True, "/_outrigger/dashboard")])
+@pytest.mark.parametrize("path", ["", "/"])
+async def test_the_root_leads_to_the_dashboard_and_says_what_else_there_is(path: str, public: bool, page: str) -> None:
+    answer = await House().get(path, public=public)
+    assert (answer.status, header(answer, "Location")) == (302, page)
+    assert b"metrics" in answer.body
+    assert (await House().get(path, public=public, method="HEAD")).body == b""
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])

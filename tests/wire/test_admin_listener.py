@@ -79,7 +79,7 @@ async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/", "text/plain; charset=utf-8"),
+        ("/dashboard/style.css", "text/css; charset=utf-8"),
         ("/healthz", "application/json"),
         ("/healthz?x=1", "application/json"),
         ("/readyz", "application/json"),

@@ -1,0 +1,67 @@
+"""What the admin endpoints are asked and what they answer, whichever listener carries it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from proxy.observe.lines import json_text
+
+Header = tuple[str, str]
+
+
+async def _no_body() -> bytes:
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRequest:
+    """`path` is as sent, `/_outrigger` taken off; `headers` takes a name in lower case.
+
+    `peer` is the client's IP address, after `trusted_proxies` on the public listener. `secure` says that the
+    client came by HTTPS to a proxy that is trusted.
+    """
+
+    method: str
+    path: str
+    headers: Callable[[str], str | None]
+    peer: str
+    query: str = ""
+    request_id: str = ""
+    body: Callable[[], Awaitable[bytes]] = field(default=_no_body)
+    secure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdminAnswer:
+    """`headers` are complete but for what the listener adds to every answer (Date, Server, request id).
+
+    Content-Length is among them, for HEAD too, whose `body` is empty.
+    """
+
+    status: int
+    headers: list[Header]
+    body: bytes
+
+
+def plain(status: int, content_type: str, body: bytes, *more: Header, cache: str = "no-store") -> AdminAnswer:
+    headers = [
+        ("Content-Type", content_type),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", cache),
+        ("X-Content-Type-Options", "nosniff"),
+        *more,
+    ]
+    return AdminAnswer(status, headers, body)
+
+
+def as_json(status: int, body: Mapping[str, object]) -> AdminAnswer:
+    # Through our own encoder first: a status may hold anything.
+    text = json.dumps(json.loads(json_text(body)), indent=2)
+    return plain(status, "application/json", f"{text}\n".encode())
+
+
+def as_numbers(body: Mapping[str, object]) -> AdminAnswer:
+    """Long lists of numbers, whole: the other encoder clips what is too long for a line of the log."""
+    return plain(200, "application/json", json.dumps(body, separators=(",", ":")).encode())

@@ -1,0 +1,133 @@
+"""What went wrong lately, and who was refused: a little of it, for the dashboard. All of it is in the log."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+KEPT = 50  # errors of requests, and as many of calls
+TEXT = 300  # characters of a path or a reason
+SLOT = 600.0  # seconds; an hour is six of them and what has begun of a seventh
+SLOTS = 7
+MOST = 500  # users in each slot; the one refused longest ago goes first
+TOP = 10
+
+
+class Recent:
+    """`now` is the wall clock, `redact` takes the secrets out of a request target."""
+
+    def __init__(self, redact: Callable[[str], str], *, now: Callable[[], float] = time.time) -> None:
+        self._redact = redact
+        self._now = now
+        self._requests: deque[Mapping[str, object]] = deque(maxlen=KEPT)
+        self._calls: deque[Mapping[str, object]] = deque(maxlen=KEPT)
+        self._slots: deque[tuple[int, OrderedDict[tuple[str, str], _Refused]]] = deque(maxlen=SLOTS)
+
+    def request_failed(
+        self, request_id: str, route: str, method: str, target: str, user: str, status: int, reason: str, took: float
+    ) -> None:
+        self._requests.append(
+            {
+                "time": rfc3339(self._now()),
+                "request_id": request_id,
+                "route": route,
+                "method": method,
+                "path": self._redact(target)[:TEXT],
+                "user": user[:TEXT],
+                "status": status,
+                "reason": reason[:TEXT],
+                "duration_ms": round(took * 1000, 1),
+            }
+        )
+
+    def call_failed(
+        self, request_id: str | None, upstream: str, model: str | None, user: str, status: int, reason: str, took: float
+    ) -> None:
+        self._calls.append(
+            {
+                "time": rfc3339(self._now()),
+                "request_id": request_id,
+                "upstream": upstream,
+                "model": model and model[:TEXT],
+                "user": user[:TEXT],
+                "status": status or None,
+                "reason": reason[:TEXT],
+                "duration_ms": round(took * 1000, 1),
+            }
+        )
+
+    def refused(self, user: str, tier: str, where: str, reason: str) -> None:
+        """By a limit, a cap or an operator; `where` is a route or an upstream."""
+        slot = self._slot()
+        key = (user[:TEXT], reason)
+        entry = slot.get(key)
+        if entry is None:
+            entry = slot[key] = _Refused()
+            if len(slot) > MOST:
+                slot.popitem(last=False)
+        else:
+            slot.move_to_end(key)
+        entry.count += 1
+        entry.tier, entry.where, entry.last = tier, where, self._now()
+
+    # ── read ─────────────────────────────────────────────────────────────────────────────────
+
+    def errors(self) -> list[Mapping[str, object]]:
+        """Requests answered with 500 and above, the newest first."""
+        return list(reversed(self._requests))
+
+    def calls(self) -> list[Mapping[str, object]]:
+        """Calls out that failed, the newest first."""
+        return list(reversed(self._calls))
+
+    def limited(self) -> list[Mapping[str, object]]:
+        """Who was refused most in the last hour."""
+        self._slot()
+        sums: dict[tuple[str, str], _Refused] = {}
+        for _, slot in self._slots:
+            for key, entry in slot.items():
+                whole = sums.setdefault(key, _Refused())
+                whole.count += entry.count
+                whole.tier, whole.where, whole.last = entry.tier, entry.where, entry.last
+        top = sorted(sums.items(), key=lambda pair: -pair[1].count)[:TOP]
+        return [
+            {
+                "user": user,
+                "reason": reason,
+                "tier": entry.tier,
+                "where": entry.where,
+                "refused": entry.count,
+                "last": rfc3339(entry.last),
+            }
+            for (user, reason), entry in top
+        ]
+
+    def limited_by(self, where: str) -> int:
+        """How many users a route or an upstream refused in the last hour."""
+        self._slot()
+        return len({key for _, slot in self._slots for key, entry in slot.items() if entry.where == where})
+
+    def _slot(self) -> OrderedDict[tuple[str, str], _Refused]:
+        number = int(self._now() / SLOT)
+        while self._slots and self._slots[0][0] <= number - SLOTS:
+            self._slots.popleft()
+        if not self._slots or self._slots[-1][0] != number:
+            self._slots.append((number, OrderedDict()))
+        return self._slots[-1][1]
+
+
+class _Refused:
+    __slots__ = ("count", "last", "tier", "where")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.tier = ""
+        self.where = ""
+        self.last = 0.0
+
+
+def rfc3339(moment: float) -> str:
+    """A moment of the wall clock, in UTC, to the second."""
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%S}Z"

@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench bench-litellm prices readme callers model setup clean
+.PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -20,6 +20,7 @@ help:
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
 	@echo 'make readme          the tables of the README that are what a test saw'
+	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
 .outrigger/$(STAMP): requirements.txt
 	$(call need_python)
@@ -59,6 +60,9 @@ model: .venv/$(STAMP)
 
 readme: .venv/$(STAMP) callers
 	@OUTRIGGER_WRITE_README=1 .venv/bin/python -m pytest tests/wire/test_egress_callers.py
+
+screenshots: .venv/$(STAMP) setup
+	@PYTHONPATH=.:tests/wire .venv/bin/python tests/screenshots.py
 
 check: lint types test
 

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING
 
 from proxy import __version__
-from proxy.actions import Actions
-from proxy.admin.ctl import Ctl
-from proxy.admin.endpoints import Endpoints
-from proxy.admin.guard import is_loopback
 from proxy.admin.listener import AdminListener
 from proxy.admin.public import PublicEndpoints
 from proxy.admin.token import TokenGate
@@ -30,11 +25,10 @@ from proxy.app.scrape import AppScrape
 from proxy.bind import Sockets
 from proxy.egress.door import Egress
 from proxy.errors import BindError
-from proxy.facts import HouseFacts
 from proxy.ingress.door import Door
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.marks import Marks
-from proxy.observe.alerts.board import Alerts
+from proxy.lookout import make_alerts, make_endpoints
 from proxy.observe.health import Health
 from proxy.observe.history import History
 from proxy.observe.log import Log
@@ -44,7 +38,6 @@ from proxy.observe.requests import Requests
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
 from proxy.overview import Overview, memory_limit
-from proxy.picture import Picture
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
 
@@ -103,7 +96,6 @@ class Gateway:
             limit_bytes=lambda: memory_limit(self.policy),
         )
         view = Overview(self)
-        picture = Picture(self)
         self.health = Health(loop.time, version=__version__)
         self.health.register("app", view.app)
         self.health.register("memory", view.memory)
@@ -114,17 +106,7 @@ class Gateway:
             self.health.register("postgres", database.health)
         self.runtime.on_sample(view.sample)
         self.history = History(metrics, clock=loop.time, levels=view.levels)
-        facts = HouseFacts(self)
-        self.alerts = Alerts(
-            policy.alerts,
-            facts,
-            clock=loop.time,
-            emit=log.emit,
-            metrics=metrics,
-            app=environ.get("RENDER_SERVICE_NAME") or socket.gethostname(),
-            version=__version__,
-        )
-        self.runtime.on_sample(facts.tick)
+        self.alerts = make_alerts(self, log, environ)
         self.runtime.on_sample(self.alerts.tick)
         pressure = Pressure(
             app,
@@ -134,20 +116,8 @@ class Gateway:
             clock=loop.time,
         )
         self.runtime.on_sample(pressure.take)
-        self.runtime.on_sample(picture.sample)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)
-        endpoints = Endpoints(
-            health=self.health,
-            metrics=metrics,
-            gate=self.gate,
-            ready=view.readiness,
-            status=picture.status,
-            history=picture.history,
-            clock=loop.time,
-            version=__version__,
-            loopback=is_loopback(policy.listen.admin.host),
-            ctl=Ctl(Actions(self), log.emit),
-        )
+        endpoints = make_endpoints(self, view, log)
         self._admin = AdminListener(endpoints, ids=Ids(), emit=log.emit)
         self.door = Door(
             loop,

@@ -46,7 +46,7 @@ class Picture:
         """The body of /status beside health."""
         gateway = self._gateway
         app, lately = gateway.app, gateway.history.since(LATELY)
-        alerts = self._alerts()
+        alerts = gateway.alerts.status()
         return {
             "summary": self._summary(alerts),
             "time": rfc3339(time.time()),
@@ -174,10 +174,6 @@ class Picture:
     def _database(self) -> Mapping[str, object] | None:
         database = self._gateway.database
         return None if database is None else {**database.status(), "max": database.policy.pool.max}
-
-    def _alerts(self) -> list[Mapping[str, object]]:
-        judged = getattr(self._gateway, "alerts", None)
-        return list(judged.status()) if judged is not None else []
 
     def _blocked(self) -> list[str]:
         return sorted(self._gateway.marks.users)[:BLOCKED]

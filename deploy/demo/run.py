@@ -19,6 +19,7 @@ ROOT = HERE.parent.parent
 
 HINTS = """
   the app          http://127.0.0.1:{port}/
+  dashboard        http://127.0.0.1:9901/
   health           http://127.0.0.1:9901/healthz
   metrics          http://127.0.0.1:9901/metrics
   policy           config/policy.yaml (save it: it is in force within 2 s)

@@ -11,7 +11,7 @@ FILES = sorted((ROOT / "proxy").rglob("*.py"))
 MIDDLE = ("ingress", "egress", "postgres", "app", "admin")
 BELOW = ("observe", "ledger", "store", "policy")
 GROUND = ("errors", "problem", "units")
-TOP = ("__main__", "cli", "start", "gateway", "actions", "facts", "overview", "picture", "reload", "bind")
+TOP = ("__main__", "cli", "start", "gateway", "actions", "facts", "lookout", "overview", "picture", "reload", "bind")
 # May be longer than 300 lines, with the reason.
 LONG = {
     "proxy/ingress/connection.py": "one protocol: what comes off a connection and what ends it share their state",

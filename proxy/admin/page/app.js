@@ -306,7 +306,7 @@ function charts() {
       drawn.push(new uPlot({
         width: Math.max(200, space.clientWidth), height: 140, legend: { show: false }, cursor: { show: false },
         scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-        axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000)) },
+        axes: [{ ...axis, space: 70, size: 26, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000)) },
           { ...axis, size: 64, values: (_, ticks) => ticks.map(chart.say) }],
         series: [{}, ...chart.lines.map((line, index) => ({ label: line, width: 2, stroke: colour(index ? "--second" : "--first"), dash: index ? [6, 4] : undefined, points: { show: found.at.length < 2 } }))],
       }, [found.at, ...columns], space));

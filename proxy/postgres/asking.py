@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 class Asking:
     """`hold`: no message goes on until something else has happened; `asks`: that is a slot for a connection of its
-    own. `slot`: it has one. `refused`: the error that the text gets which waited in vain."""
+    own, for what `wants` says. `slot`: it has one. `refused`: the error that the text gets which waited in vain."""
 
     def __init__(self, ask: Callable[[], bool], *, slot: bool) -> None:
         self._ask = ask
         self.slot = slot
         self.hold = False
         self.asks = False
+        self.wants = 0
         self.refused = b""
 
-    def _may_pin(self) -> bool:
+    def _may_pin(self, pins: int) -> bool:
         """Whether a text that pins may go on, to the server or to its refusal; else it waits."""
         if self.refused:
             return True
@@ -24,6 +25,7 @@ class Asking:
             self.slot = True
             return True
         self.hold = self.asks = True
+        self.wants = pins
         return False
 
     def _go_on(self) -> None:

@@ -224,7 +224,7 @@ class Client(asyncio.Protocol):
         """What a text of its that pins has waited for."""
         session = self.session
         assert session is not None
-        session.frontend.answered(b"" if granted else no_slot(0))
+        session.frontend.answered(b"" if granted else no_slot(session.frontend.wants))
         self.advance()
 
     def _link(self, server: Server, session: Session) -> None:

@@ -164,7 +164,9 @@ class Door:
         try:
             secure = await self._loop.start_tls(transport, client, self._context, server_side=True)
         except (OSError, ConnectionError) as error:
-            self._emit("postgres.tls", f"A client could not agree on TLS: {error}.", level="warning")
+            self._emit(
+                "postgres.tls", f"A client could not agree on TLS: {str(error) or 'it hung up'}.", level="warning"
+            )
             client.end()
             return
         if secure is not None:

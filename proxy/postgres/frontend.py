@@ -196,7 +196,7 @@ class Frontend(Preparing):
             return False
         text = data[pos + HEAD_SIZE : end - 1]
         hints = inspect(text)
-        if hints.pins and not self.slot and not self._may_pin():
+        if hints.pins and not self.slot and not self._may_pin(hints.pins):
             return False
         given = self._deallocates(hints.deallocates) if hints.deallocates else None
         if self.hold:

@@ -53,7 +53,7 @@ class Preparing(Executing):
             unnamed = self.unnamed
             hints = unnamed.hints if rest == unnamed.rest else inspect(text)
             if hints.pins and not self.slot:
-                if not self._may_pin():
+                if not self._may_pin(hints.pins):
                     return False
                 if self.refused:
                     rest = WRONG + b"\0\0\0"
@@ -103,7 +103,7 @@ class Preparing(Executing):
         statement = self.names.get(name) if name else None
         if self._unsure(name, statement):
             return False
-        if statement is not None and statement.hints.pins and not self.slot and not self._may_pin():
+        if statement is not None and statement.hints.pins and not self.slot and not self._may_pin(statement.hints.pins):
             return False
         hints = statement.hints if statement is not None else self.unnamed.hints if not name else NONE
         given = None

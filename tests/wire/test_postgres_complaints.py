@@ -422,6 +422,7 @@ def test_pins_are_at_most_so_many_and_then_a_clear_error(doorway) -> None:
             assert kinds(found) == "EZ"
             assert error(found)["C"][:2] in ("53", "55")
             assert "pin" in repr(error(found))
+            assert error(found)["M"].startswith("LISTEN needs")
             assert third.value("select 'on'") == "on"
             assert plain.value("select 'on'") == "on"
             pinned[0].ask(query("unlisten *"))
@@ -429,6 +430,23 @@ def test_pins_are_at_most_so_many_and_then_a_clear_error(doorway) -> None:
         for wire in pinned:
             wire.bye()
         door.clean()
+
+
+def test_who_asks_in_vain_for_a_lock_waits_for_no_pin(doorway) -> None:
+    """As workers do that elect one of them. Who gets the lock where no pin is left must not believe that it has it."""
+    with doorway(pool={"min": 0, "max": 3, "wait": "5s"}, pin={"max": 1}) as door, Wire(door.direct) as leader:
+        with Wire(door.url) as listener, Wire(door.url) as worker:
+            listener.ask(query("listen news"))
+            leader.rows("select pg_advisory_lock(9)")
+            began = time.monotonic()
+            assert [worker.value("select pg_try_advisory_lock(9)") for _ in range(20)] == ["f"] * 20
+            assert time.monotonic() - began < 4
+            leader.rows("select pg_advisory_unlock(9)")
+            with pytest.raises((Gone, Refused), match="53300"):
+                worker.value("select pg_try_advisory_lock(9)")
+                while True:
+                    worker.value("select 1")
+            until(lambda: leader.value("select pg_try_advisory_lock(9)") == "t", "the lock's release")
 
 
 def test_what_ends_with_its_transaction_pins_nothing(doorway) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import subprocess
 
 import psutil
+import psycopg
 import pytest
-from cluster import PASSWORD, USER
+from cluster import PASSWORD, USER, program
 from doorway import Doorway
 from pgwire import (
     GSS_REQUEST,
@@ -244,3 +246,30 @@ def test_a_long_value_passes_whole(shared: Doorway) -> None:
         found = wire.ask(parse("select length($1::text), $1::text"), bind([value]), message(b"E", b"\0\0\0\0\0"), SYNC)
         assert [each.kind for each in found] == ["1", "2", "D", "C", "Z"]
         assert found[2].body.endswith(value.encode())
+
+
+def test_with_tls_on_a_client_that_insists_is_served(doorway) -> None:
+    with doorway(tls="on") as door:
+        with psycopg.connect(door.url, sslmode="require") as secure:
+            assert secure.pgconn.ssl_in_use
+            assert secure.execute("select 'served'").fetchone() == ("served",)
+        with Wire(door.url) as plain:
+            assert plain.value("select 'served'") == "served"
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(door.url, sslmode="require", sslnegotiation="direct")
+        door.until(lambda: "sslnegotiation=postgres" in repr(door.events()), "the reason in the log")
+
+
+def test_psql_looks_into_the_pool(shared: Doorway) -> None:
+    url = shared.url.rpartition("/")[0] + "/outrigger"
+    with Wire(shared.url) as wire:
+        wire.ask(query("begin"))
+        command = [program("psql"), url, "-XAt", "-v", "ON_ERROR_STOP=1"]
+        for word, shown in (
+            ("POOLS", "|transaction"), ("clients", "idle_in_transaction"), ("SERVERS;", "idle_in_transaction"),
+            ("stats", shared.database), ("config", "postgres.pool.max|2"),
+        ):  # fmt: skip
+            assert shown in subprocess.check_output([*command, "-c", f"show {word}"], text=True)
+        wrong = subprocess.run([*command, "-c", "show nonsense"], capture_output=True, text=True)
+        assert wrong.returncode
+        assert "SHOW" in wrong.stderr

@@ -71,7 +71,7 @@ class Frontend(Preparing):
     def take(self, data: bytes) -> bytes:
         """What the server gets. Not to be called while `hold`. Raises ProtocolError."""
         size = len(data)
-        if size > HEAD_SIZE and read_head(data) == (QUERY, size - 1) and self._alone(data):
+        if size > HEAD_SIZE and data[0] == QUERY and read_head(data)[1] == size - 1 and self._alone(data):
             return data
         pos = start = 0
         out = self._out = []

@@ -43,15 +43,15 @@ class Preparing(Executing):
         backend, pipeline = self._linked(), self._pipeline
         stop = data.find(b"\0", pos + HEAD_SIZE, end)
         name, rest = data[pos + HEAD_SIZE : stop], data[stop + 1 : end]
-        text = rest[: rest.find(b"\0")]
-        if stop < 0 or len(text) == len(rest):
+        again = not name and rest == self.unnamed.rest
+        if stop < 0 or (not again and rest.find(b"\0") < 0):
             raise ProtocolError("a Parse has no text")
         self.unsynced = True
         if not name:
             if self._deep():
                 return False
             unnamed = self.unnamed
-            hints = unnamed.hints if rest == unnamed.rest else inspect(text)
+            hints = unnamed.hints if again else inspect(rest[: rest.find(b"\0")])
             if hints.pins and not self.slot:
                 if not self._may_pin(hints.pins):
                     return False

@@ -45,7 +45,7 @@ class HouseFacts:
         return self._gateway.stopping
 
     def parts(self) -> Mapping[str, PartState]:
-        return self._gateway.health.latest()
+        return self._gateway.health.observe()
 
     def app_excused(self) -> bool:
         app = self._gateway.app

@@ -12,7 +12,6 @@ State = Literal["ok", "degraded", "down", "off"]
 Status = Literal["ok", "degraded", "down"]
 
 PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory")
-FRESH = 0.5  # seconds for which what was just seen is not asked anew
 PATIENCE = 60.0  # seconds without a ready app until the whole is down
 
 
@@ -52,7 +51,6 @@ class Health:
         self._patience = patience
         self._started = clock()
         self._checks: dict[str, Check] = {}
-        self._observed: tuple[float, dict[str, PartState]] = (float("-inf"), {})
         self._seen: dict[str, tuple[State, float]] = {}
 
     def register(self, part: str, check: Check) -> None:
@@ -63,15 +61,7 @@ class Health:
     def observe(self) -> dict[str, PartState]:
         """Every part's state, `since` filled in; called once a second, so that it is close to true."""
         now = self._clock()
-        found = {part: self._ask(part, now) for part in PARTS}
-        self._observed = now, found
-        return found
-
-    def latest(self) -> dict[str, PartState]:
-        """As `observe`, but not older than a second."""
-        if self._clock() - self._observed[0] > FRESH:
-            self.observe()
-        return self._observed[1]
+        return {part: self._ask(part, now) for part in PARTS}
 
     def status(self) -> Status:
         return self._overall(self.observe())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.observe.cgroup import Throttling
+from proxy.observe.cgroup import Throttling, Usage
 from proxy.observe.metrics import Metrics
 from proxy.observe.runtime import Runtime, Sample, resident_bytes
 from proxy.policy import model
@@ -111,3 +111,32 @@ async def test_the_loops_lag_is_how_late_the_next_second_came() -> None:
 
 def test_resident_memory_is_that_of_a_python_process() -> None:
     assert 5_000_000 < resident_bytes() < 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds", "cores"),
+    [
+        ({"cpu.stat": "usage_usec 2500000\nuser_usec 1\n", "cpu.max": "50000 100000\n"}, 2.5, 0.5),
+        ({"cpu.stat": "usage_usec 2500000\n", "cpu.max": "max 100000\n"}, 2.5, None),
+        (
+            {
+                "cpu/cpu.stat": "nr_periods 1\n",
+                "cpu/cpuacct.usage": "3000000000\n",
+                "cpu/cpu.cfs_quota_us": "200000\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+            2.0,
+        ),
+        ({"cpu/cpu.stat": "nr_periods 1\n", "cpu/cpu.cfs_quota_us": "-1\n"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_what_the_container_uses_of_its_cpu(
+    tmp_path: Path, files: dict[str, str], seconds: float | None, cores: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    usage = Usage(tmp_path, tmp_path / "none")
+    assert (usage.seconds(), usage.cores()) == (seconds, cores)

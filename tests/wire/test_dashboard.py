@@ -160,6 +160,15 @@ async def test_who_has_no_token_logs_in_by_the_form_and_out_again(house: House) 
         assert await page.context.cookies() == []
 
 
+@pytest.mark.parametrize(("proto", "secure"), [("https", True), ("http", False)])
+async def test_the_cookie_is_secure_where_a_trusted_proxy_says_https(house: House, proto: str, secure: bool) -> None:
+    url, form = f"{house.public}/dashboard/login", {"token": TOKEN}
+    headers = {"X-Forwarded-Proto": proto, "X-Forwarded-For": "203.0.113.7"}
+    async with house.session.post(url, data=form, headers=headers, allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (303, "/_outrigger/dashboard")
+        assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) == secure
+
+
 async def test_a_user_is_blocked_and_unblocked_by_hand_with_the_keyboard_alone(house: House) -> None:
     async with look(house.browser, f"{house.admin}/dashboard") as seen:
         page = seen.page
@@ -217,6 +226,9 @@ async def test_a_phone_and_a_reader_of_screens_can_read_it(house: House) -> None
         await expect(page.locator("#charts canvas").first).to_be_visible()
         for figure in await page.locator("#charts [role=img]").all():
             assert ":" in (await figure.get_attribute("aria-label") or "")
+        await page.get_by_label("24 hours").check()
+        await expect(page.get_by_role("img", name="Memory, 24 hours")).to_be_visible()
+        await page.get_by_label("15 minutes").check()
         for width, scheme in ((1280, "light"), (360, "dark"), (360, "light")):
             await page.set_viewport_size({"width": width, "height": 800})
             await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]

@@ -194,6 +194,7 @@ function routes(status) {
     word(`${number(one.lately.errors)} / ${number(one.errors)}`, one.lately.errors ? "bad" : ""),
     took(one.lately.p50_ms), took(one.lately.p95_ms),
     number(one.in_flight), number(one.queued), number(one.refused), number(one.limited_users),
+    status.memory.growth[name] ? bytes(status.memory.growth[name].bytes) : "–",
   ]));
 }
 
@@ -335,7 +336,7 @@ function show(status) {
   draw("alerts", status.alerts, () => alerts(status.alerts));
   draw("parts", [status.health, status.memory, status.cpu].map((one) => ({ ...one, uptime_s: 0 })), () => parts(status));
   draw("policy", [status.policy, status.app, status.health.version], () => policy(status));
-  draw("routes", status.routes, () => routes(status));
+  draw("routes", [status.routes, status.memory.growth], () => routes(status));
   draw("upstreams", status.upstreams, () => upstreams(status));
   draw("money", status.money, () => money(status.money));
   draw("users", [status.limited, status.blocked], () => users(status));

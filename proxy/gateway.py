@@ -20,7 +20,7 @@ from proxy.admin.token import TokenGate
 from proxy.app import AppFace
 from proxy.app.memory import Meter
 from proxy.app.pressure import Pressure
-from proxy.app.readiness import status
+from proxy.app.readiness import warn_of_claims
 from proxy.app.scrape import AppScrape
 from proxy.bind import Sockets
 from proxy.egress.door import Egress
@@ -111,7 +111,7 @@ class Gateway:
         pressure = Pressure(
             app,
             lambda: self.policy.app,
-            replace=lambda reason: self._spawn(self._replace(reason)),
+            replace=app.start_replacing,
             emit=log.emit,
             clock=loop.time,
         )
@@ -201,16 +201,8 @@ class Gateway:
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
-        self._spawn(self._warn_of_claims())
-
-    async def _warn_of_claims(self) -> None:
-        """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
-        host, port = self.app.address
-        for path in self.policy.listen.claim:
-            found = await status(host, port, path, self.policy.app.ready.timeout)
-            if found is not None and found < 400:
-                text = f"The app answers {path} as well ({found}); listen.claim takes it from the app."
-                self._emit("policy.claim", text, level="warning", path=path)
+        listen, patience = self.policy.listen, self.policy.app.ready.timeout
+        self._spawn(warn_of_claims(self.app.address, listen.claim, patience, self._emit))
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 
@@ -283,9 +275,6 @@ class Gateway:
         self.alerts.apply(policy.alerts)
         if self.database is not None:
             self.database.apply(policy.postgres)
-
-    async def _replace(self, reason: str) -> None:
-        await self.app.replace(reason)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -57,6 +57,9 @@ class AppFace(Protocol):
     def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
         """Know who sends it requests, and how many seconds those in flight have before it is replaced."""
 
+    def start_replacing(self, reason: str) -> bool:
+        """Begin what `replace` waits for; False where there is nothing to replace now."""
+
     async def replace(self, reason: str) -> bool:
         """Stop it in order and start it anew, losing no request: new ones wait, those in flight finish first.
         True once the new one is ready; False where it was not ready to begin with, is not ours to start, or

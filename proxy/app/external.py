@@ -52,6 +52,9 @@ class External:
     def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
         pass  # whoever runs it looks after its requests
 
+    def start_replacing(self, reason: str) -> bool:
+        return False
+
     async def replace(self, reason: str) -> bool:
         return False
 

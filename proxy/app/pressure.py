@@ -22,7 +22,7 @@ class Pressure:
         app: AppFace,
         policy: Callable[[], model.App],
         *,
-        replace: Callable[[str], None],
+        replace: Callable[[str], object],
         emit: Emit,
         clock: Callable[[], float],
     ) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+
+from proxy.observe.events import Emit
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -27,6 +30,15 @@ async def status(host: str, port: int, path: str, timeout: float) -> int | None:
             return await _get(host, port, path)
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
         return None
+
+
+async def warn_of_claims(address: tuple[str, int], claims: Iterable[str], timeout: float, emit: Emit) -> None:
+    """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
+    for path in claims:
+        found = await status(*address, path, timeout)
+        if found is not None and found < 400:
+            text = f"The app answers {path} as well ({found}); listen.claim takes it from the app."
+            emit("policy.claim", text, level="warning", path=path)
 
 
 async def _ask(host: str, port: int, path: str | None) -> bool:

@@ -153,7 +153,7 @@ class Supervisor:
         if self._process is not None:
             self._process.kill_group()
 
-    async def replace(self, reason: str) -> bool:
+    def start_replacing(self, reason: str) -> bool:
         """`reason` is a word of the metric app_restarts_total: memory, reload."""
         process, asked = self._process, self._asked
         if not self.is_ready or self._stopping or process is None or asked is None:
@@ -162,8 +162,11 @@ class Supervisor:
         self._drained.clear()
         self._become("restarting", f"it is being replaced ({reason}): requests in flight finish first")
         self._spawn(self._replace(reason, process, asked))
+        return True
+
+    async def replace(self, reason: str) -> bool:
         policy = self._policy
-        return await self.wait_ready(policy.stop_timeout + policy.start_timeout)
+        return self.start_replacing(reason) and await self.wait_ready(policy.stop_timeout + policy.start_timeout)
 
     async def _replace(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
         traffic, patience = self._traffic, self._drain()

@@ -23,6 +23,7 @@ from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
+from proxy.observe.sentry import connect
 from proxy.policy.load import PolicySource
 from proxy.policy.model import Address
 from proxy.policy.policy import Policy
@@ -37,6 +38,27 @@ async def serve(
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
     for warning in policy.warnings:
         log.emit("policy.warning", warning, level="warning")
+    loop = asyncio.get_running_loop()
+    sentry = connect(policy.sentry, version=__version__, clock=loop.time)
+    if sentry is None:
+        return await _serve(source, policy, words, environ, log)
+    log.on_error = sentry.event
+    loop.set_exception_handler(sentry.handle)
+    try:
+        return await _serve(source, policy, words, environ, log)
+    except OutriggerError:
+        raise  # said in a sentence: an operator's to mend
+    except Exception as error:
+        sentry.fault(error)
+        raise
+    finally:
+        log.on_error = None
+        await asyncio.to_thread(sentry.close)
+
+
+async def _serve(
+    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: Log
+) -> int:
     metrics = Metrics(policy.metrics, version=__version__)
     sockets = Sockets.bind(policy)
     try:

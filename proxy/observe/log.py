@@ -32,6 +32,7 @@ class Log:
         bound: int = HELD,
     ) -> None:
         self._stamp = Stamp(now)
+        self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # told of errors as well
         self.apply(policy)
         self._sink = Sink(out, notice=self._dropped_line, bound=bound)
 
@@ -53,6 +54,8 @@ class Log:
         return LEVELS.get(level, 40) >= self._least
 
     def emit(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None:
+        if level == "error" and self.on_error is not None:
+            self.on_error(event, message, facts)
         if self.wants(level):
             self.put(self.encode(event, message, level, facts))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from proxy.policy.identity import CookieSource, HeaderSource, PathSource, Source
@@ -13,7 +14,6 @@ from proxy.policy.urls import sqlite_path
 from proxy.units import format_duration
 
 PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
-UNBUILT = ("sentry",)
 
 
 def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
@@ -24,6 +24,8 @@ def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
 def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
     for key in _unbuilt(reader, policy):
         yield key, "not built yet, has no effect"
+    if policy.sentry.dsn is not None and find_spec("sentry_sdk") is None:
+        yield "sentry.dsn", "sentry-sdk is not installed, so nothing is told there; pip install 'outrigger[sentry]'"
     if policy.faults:
         yield "faults", "they break requests and calls on purpose: for staging only"
     yield from _foreign(policy)
@@ -49,7 +51,6 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
 
 def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
     """Named parts whose machinery is not there; what has its own default written out asks for nothing."""
-    yield from (key for key in UNBUILT if key in reader.named)
     if policy.store.url != "memory://":
         yield "store.url"
 

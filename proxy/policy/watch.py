@@ -26,6 +26,8 @@ FIXED = (
     "postgres.url",
     "postgres.env",
     "postgres.tls",
+    "sentry.dsn",
+    "sentry.environment",
 )
 
 

@@ -18,11 +18,19 @@ LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
     ("text", "key"),
     [
         ("store: {url: 'redis://x'}", "store.url"),
-        ("sentry: {environment: x}", "sentry"),
     ],
 )
 def test_what_is_not_built_yet_is_warned_of_where_it_is_named(text: str, key: str) -> None:
     assert warnings_of(f"version: 1\n{text}") == (f"p.yaml:2: {key}: not built yet, has no effect",)
+
+
+def test_a_dsn_without_the_package_is_warned_of_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "sentry: {dsn: 'https://key@sentry.example/1'}"
+    assert warnings_of(text) == ()
+    monkeypatch.setattr("proxy.policy.cautions.find_spec", lambda name: None)
+    (warning,) = warnings_of(text)
+    assert warning.startswith("p.yaml:1: sentry.dsn: sentry-sdk is not installed")
+    assert "pip install 'outrigger[sentry]'" in warning
 
 
 def test_a_policy_that_names_nothing_unbuilt_has_no_warnings() -> None:

@@ -1,0 +1,124 @@
+"""Faults of the gateway and crashes of the app, told to Sentry: what kind, where in the code, never what about.
+
+sentry-sdk is an extra (`outrigger[sentry]`), imported only where a DSN is set: it takes 5 MiB. Its client is
+used alone, without `init`: no integration, no hook, no breadcrumb, no trace. A message of an exception may hold
+anything (a URL with a password, a user's words), so only its type and its frames leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from proxy.policy.operators import Sentry as Policy
+
+if TYPE_CHECKING:
+    from sentry_sdk import Client
+
+FAULTS = frozenset({"fault", "gateway.fault", "admin.error"})
+CRASHES = frozenset({"app.exit", "app.give-up", "app.hung", "app.start-timeout"})  # their sentences are all ours
+AGAIN = 60.0  # seconds until one group is told again
+GROUPS = 100  # that are remembered
+FRAMES = 50
+
+
+class Sentry:
+    """Takes events from any thread; the client sends in a thread of its own, and drops what is too much."""
+
+    def __init__(self, client: Client, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._clock = clock
+        self._told: OrderedDict[str, float] = OrderedDict()
+
+    def event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
+        """An event of level error of the log; most are none of Sentry's."""
+        if event in CRASHES:
+            self._send(event, message, None, facts)
+        elif event in FAULTS:
+            self._send(event, "A fault of the gateway", sys.exc_info()[1], facts)
+
+    def fault(self, error: BaseException) -> None:
+        """One that nobody caught."""
+        self._send("fault", "A fault of the gateway", error, {})
+
+    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop's exception handler: as ever, and to Sentry."""
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self.fault(error)
+        loop.default_exception_handler(context)
+
+    def close(self) -> None:
+        """Send what waits, 2 s at most. Blocks."""
+        self._client.close(timeout=2.0)
+
+    def _send(self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]) -> None:
+        group = [event, str(facts.get("status", ""))]
+        told: dict[str, object] = {"level": "error", "logger": "outrigger", "tags": {"event": event}}
+        if error is None:
+            told["message"] = message
+        else:
+            frames = [
+                {"filename": _short(frame.filename), "function": frame.name, "lineno": frame.lineno}
+                for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]
+            ]
+            kind = type(error)
+            group += [kind.__name__, *(f"{frame['filename']}:{frame['function']}" for frame in frames[-1:])]
+            value = {"type": kind.__name__, "module": kind.__module__, "value": message}
+            told["exception"] = {"values": [{**value, **({"stacktrace": {"frames": frames}} if frames else {})}]}
+        if not self._due("|".join(group)):
+            return
+        told["fingerprint"] = group
+        if isinstance(facts.get("request_id"), str):
+            told["tags"] = {"event": event, "request_id": facts["request_id"]}
+        self._client.capture_event(told)  # type: ignore[arg-type]
+
+    def _due(self, group: str) -> bool:
+        now = self._clock()
+        last = self._told.get(group)
+        if last is not None and now - last < AGAIN:
+            return False
+        self._told[group] = now
+        self._told.move_to_end(group)
+        if len(self._told) > GROUPS:
+            self._told.popitem(last=False)
+        return True
+
+
+def connect(policy: Policy, *, version: str, clock: Callable[[], float]) -> Sentry | None:
+    """None where no DSN is set, or the package is not there (the policy's warning says so)."""
+    if policy.dsn is None:
+        return None
+    try:
+        from sentry_sdk import Client
+    except ImportError:
+        return None
+    client = Client(
+        policy.dsn,
+        environment=policy.environment,
+        release=f"outrigger@{version}",
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        send_default_pii=False,
+        include_local_variables=False,
+        include_source_context=False,
+        max_breadcrumbs=0,
+        auto_session_tracking=False,
+        send_client_reports=False,
+        propagate_traces=False,
+        enable_backpressure_handling=False,
+    )
+    return Sentry(client, clock)
+
+
+def _short(filename: str) -> str:
+    """From the package's folder on: where the environment lies is nobody's business."""
+    for mark in ("/site-packages/", "/proxy/"):
+        at = filename.rfind(mark)
+        if at >= 0:
+            return filename[at + 1 :].removeprefix("site-packages/")
+    return filename.rsplit("/", 1)[-1]

@@ -46,11 +46,16 @@ class Meter:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._pids: list[int] = []
-        self._full = self._resident = self._turn = 0
+        self._pid = self._full = self._resident = self._turn = 0
 
     def bytes(self, pid: int) -> int | None:
         """None where it has ended."""
-        pids = family(pid, self._proc)
+        pids = _descendants(pid, self._proc)
+        if pids is None:
+            # Reading of every process there is takes 0.1 ms each: what it found is good for the next ones, too.
+            known = self._pid == pid and self._turn < FULL - 1
+            pids = self._pids if known else family(pid, self._proc)
+        self._pid = pid
         sizes = [size for one in pids if (size := _resident(self._proc / str(one))) is not None]
         if not sizes:
             return None
@@ -68,8 +73,25 @@ class Meter:
         return max(0, self._full + resident - self._resident)
 
 
+def _descendants(pid: int, proc: Path) -> list[int] | None:
+    """A process and its descendants in order; None where the kernel was built without task/*/children."""
+    if not (proc / str(pid) / "task" / str(pid) / "children").exists():
+        return None
+    found, waiting = set[int](), [pid]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            try:
+                for task in (proc / str(one) / "task").iterdir():
+                    waiting += map(int, (task / "children").read_text().split())
+            except (OSError, ValueError):
+                continue  # it ended meanwhile
+    return sorted(found)
+
+
 def family(pid: int, proc: Path = Path("/proc")) -> list[int]:
-    """A process, its descendants, and whoever is of its group, in order."""
+    """The same by everybody's parents, and whoever is of its group."""
     try:
         parents = _parents(proc)
     except OSError:
@@ -87,8 +109,7 @@ def family(pid: int, proc: Path = Path("/proc")) -> list[int]:
 
 
 def _parents(proc: Path) -> dict[int, tuple[int, int]]:
-    """Parent and group of every process there is. `task/*/children` would be the shorter way, but many kernels are
-    built without it, and it misses who was orphaned."""
+    """Parent and group of every process there is."""
     found = {}
     for name in os.listdir(proc):
         if name.isdigit():

@@ -17,6 +17,7 @@ PARTS = (
     "bench_attribution",
     "overload",
     "logs",
+    "bench_observation",
     "scrape",
 )
 

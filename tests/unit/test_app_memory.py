@@ -54,6 +54,18 @@ def test_between_full_measurements_the_change_of_resident_memory_is_added(tmp_pa
     assert [meter.bytes(10) for _ in range(FULL)] == [100 * 1024 + 10 * PAGE] * (FULL - 1) + [7 * 1024]
 
 
+def test_children_are_taken_from_the_kernels_own_list_where_it_keeps_one(tmp_path: Path) -> None:
+    for pid, children in ((10, "11 12 "), (11, ""), (12, "13 "), (13, "")):
+        process(tmp_path, pid, 1, pss=10)
+        (tmp_path / str(pid) / "task" / str(pid)).mkdir(parents=True)
+        (tmp_path / str(pid) / "task" / str(pid) / "children").write_text(children)
+    process(tmp_path, 14, 10, pss=1000)  # read nowhere: the list says who is whose
+    meter = Meter(tmp_path)
+    assert meter.bytes(10) == 40 * 1024
+    (tmp_path / "11" / "task" / "11" / "children").write_text("14 ")
+    assert meter.bytes(10) == 1040 * 1024
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc here")
 def test_real_children_are_counted_and_a_gone_process_has_none() -> None:
     code = "import time; x = b'x' * 50_000_000; print(flush=True); time.sleep(60)"

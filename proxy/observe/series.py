@@ -45,7 +45,7 @@ class Series(Generic[Child]):
     def numbers(self) -> Iterator[tuple[tuple[str, ...], list[float]]]:
         """The label values and the count of every counter or gauge, or a histogram's counts up to each bound.
 
-        Read where the client library keeps them: what it hands out is made anew each time, 20 times as dear.
+        Read where the client library keeps them: what it hands out is made anew each time, several times as dear.
         """
         for values, child in self._children.items():
             if isinstance(child, Histogram):

@@ -50,6 +50,7 @@ class Unnamed:
     def ended(self) -> None:
         """A Query ends it, and is not skipped."""
         self.rest = self._last = None
+        self.hints = NONE
 
     def parsed(self, backend: Backend, rest: bytes | None, hints: Hints = NONE) -> Turn:
         """A Parse of the client's, or None: its Close."""

@@ -69,6 +69,10 @@ DEALLOCATED = {
         ((parse("deallocate p"), SYNC), 1), ((parse("select 1", "p"), SYNC), 1), ((bind(), execute(), SYNC), 1),
         ((bind((), "p"), execute(), SYNC), 1),
     ],
+    "kept, and ended by a query": [
+        ((parse("select 1", "p"), parse("deallocate p"), SYNC, query("select 1")), 2), ((bind(), execute(), SYNC), 1),
+        ((bind((), "p"), execute(), SYNC), 1),
+    ],
     "by name": [
         ((parse("select 1", "p"), parse("deallocate p", "d"), SYNC), 1), ((bind((), "d"), execute(), SYNC), 1),
         ((bind((), "d"), execute(), SYNC), 1), ((parse("select 2", "p"), bind((), "p"), execute(), SYNC), 1),

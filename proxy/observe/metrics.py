@@ -62,12 +62,11 @@ class Metrics:
             DURATION_BUCKETS,
             "route",
         )
-        self.http_overhead_seconds = Histogram(
-            "http_overhead_seconds",
+        self.http_overhead_seconds = Tally(
+            f"{NAMESPACE}_http_overhead_seconds",
             "Time that a request spent in the gateway itself.",
-            namespace=NAMESPACE,
-            registry=self.registry,
-            buckets=OVERHEAD_BUCKETS,
+            OVERHEAD_BUCKETS,
+            self.registry,
         )
         self.http_in_flight = gauge("http_in_flight", "Requests being answered.", "route")
         self.http_queued = gauge("http_queued", "Requests waiting for their turn.", "route")

@@ -84,6 +84,8 @@ class Door:
         self.server.max_header = policy.listen.max_header
         self.server.keepalive = policy.listen.keepalive
         self._metrics.declare_routes([route.name for route in policy.routes])
+        tiers = [tier.name for tier in policy.identity.tiers] or [""]
+        self._metrics.declare_limits((x.name, tier) for x in policy.routes for tier in tiers if x.limits_for(tier))
 
     def _shed(self, reason: str) -> None:
         self._metrics.shed_total.child(reason).inc()

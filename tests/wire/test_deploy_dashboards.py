@@ -82,7 +82,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 async def scraped(tmp: Path) -> str:
-    policy = "upstreams: {openai: {base_url: http://127.0.0.1:9, cap: {total: $1/d}}}\n"
+    policy = "upstreams: {openai: {base_url: http://127.0.0.1:9, cap: {total: $1/d}}}\nroutes: [{name: ask, rate_limit: 5/min}]\n"
     async with gateway(tmp, sys.executable, str(APPS / "plain.py"), policy=policy) as running:
         await running.ready()
         return (await running.request("/metrics", port=running.admin)).partition(b"\r\n\r\n")[2].decode()
@@ -167,3 +167,9 @@ def test_promtool_reads_the_configuration(tmp_path: Path):
         ["promtool", "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_refusals_of_a_limit_are_counted_from_the_start(tmp_path: Path):
+    """A rule on `increase` misses the first of what was not there before."""
+    text = asyncio.run(scraped(tmp_path))
+    assert 'outrigger_rate_limit_total{decision="refused",route="ask",tier=""} 0.0' in text

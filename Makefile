@@ -3,7 +3,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup clean
+.PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
+.PHONY: loadtest soak incidents clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -19,6 +20,8 @@ help:
 	@echo 'make bench           the figures of the README'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
+	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
+	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
 	@echo 'make readme          the tables of the README that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
@@ -78,6 +81,21 @@ prices: .venv/$(STAMP)
 
 bench-litellm: .venv-litellm/$(STAMP) .venv/$(STAMP) setup
 	@PYTHONPATH=. .venv/bin/python tests/bench/run.py bench_calls
+
+.venv-locust/$(STAMP): deploy/loadtest/requirements.txt
+	$(call need_python)
+	@echo 'setting up Locust (.venv-locust) …'
+	@$(PYTHON) -m venv .venv-locust && .venv-locust/bin/python $(PIP) -r $< && touch $@
+
+loadtest: setup .venv-locust/$(STAMP)
+	@.demo/bin/python deploy/loadtest/run.py --gateway .outrigger/bin/python --locust .venv-locust/bin/locust
+
+SOAK = 1h
+soak: setup .venv-locust/$(STAMP)
+	@.demo/bin/python deploy/loadtest/run.py --gateway .outrigger/bin/python --locust .venv-locust/bin/locust --for $(SOAK)
+
+incidents: .venv/$(STAMP)
+	@PYTHONPATH=. .venv/bin/python tests/incidents/table.py $(ONLY)
 
 clean:
 	rm -rf .outrigger .demo .venv .venv-* var

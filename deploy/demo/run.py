@@ -102,7 +102,7 @@ def wait_for(port: int, patience: float = 20.0) -> None:
             time.sleep(0.05)
         else:
             return
-    raise SystemExit(f"the OpenAI stand-in did not come up on port {port}")
+    raise SystemExit(f"nothing came up on port {port} within {patience:g} s")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
 import re
@@ -28,10 +29,10 @@ USERS = ("ada", "ben", "cyd")
 
 
 class Slack:
-    """An incoming webhook that remembers: when, and all text of the message."""
+    """An incoming webhook that remembers of each alert when it came, its title, and what it says."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[float, str]] = []
+        self.messages: list[tuple[float, str, str]] = []
         self._vendor = Vendor(self._take)
 
     async def __aenter__(self) -> Slack:
@@ -46,18 +47,10 @@ class Slack:
         return f"http://127.0.0.1:{self._vendor.port}/services/T0/B0/secret"
 
     async def _take(self, _: web.BaseRequest) -> web.StreamResponse:
-        body = self._vendor.bodies[-1]
-        self.messages.append((time.monotonic(), " · ".join(dict.fromkeys(_texts(body)))))
+        for one in self._vendor.bodies[-1]["attachments"]:
+            title = one["blocks"][0]["text"]["text"]
+            self.messages.append((time.monotonic(), title, html.unescape(one["fallback"])))
         return web.Response(text="ok")
-
-
-def _texts(value: object) -> list[str]:
-    if isinstance(value, dict):
-        own = [value["text"]] if isinstance(value.get("text"), str) else []
-        return own + [one for part in value.values() for one in _texts(part)]
-    if isinstance(value, list):
-        return [one for part in value for one in _texts(part)]
-    return []
 
 
 class Scene:
@@ -158,16 +151,14 @@ class Scene:
             assert time.monotonic() < deadline, f"{what}: not within {patience:g} s\n{self.running.output()[-3000:]}"
             await asyncio.sleep(0.1)
 
-    async def told(self, *words: str, since: float, patience: float) -> tuple[float, str]:
-        """The first message to Slack after `since` that has all these words: how late, and what it says."""
+    async def told(self, title: str, *, since: float, patience: float) -> tuple[float, str]:
+        """The first alert after `since` whose title is like this: how many seconds later, and what it says."""
 
         async def found() -> tuple[float, str] | None:
-            for at, text in self.slack.messages:
-                if at >= since and all(re.search(word, text, re.IGNORECASE) for word in words):
-                    return at - since, text
-            return None
+            alerts = [(at - since, text) for at, head, text in self.slack.messages if re.search(title, head)]
+            return next((one for one in alerts if one[0] >= 0), None)
 
-        return await self.until(found, patience, f"a message about {words}")  # type: ignore[return-value]
+        return await self.until(found, patience, f"an alert like {title!r}")  # type: ignore[return-value]
 
     def limit_files(self, size: int | None) -> None:
         """The gateway's disk is full at files of this size; None: there is room again."""
@@ -191,7 +182,7 @@ async def scene(
             running, pump = await _gateway(folder, vendor, slack, database.url if with_database else "", edit)
             here = Scene(running, vendor, slack, database, folder)
             try:
-                await running.ready(60)
+                await running.ready(180)
                 for user in USERS:
                     assert await here.ask(user) == "200"
                 yield here

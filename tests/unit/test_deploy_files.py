@@ -170,3 +170,20 @@ def test_prometheus_scrapes_the_app_and_grafana_asks_prometheus():
     assert source["url"] == "http://prometheus:9090"
     (provider,) = read("grafana/provisioning/dashboards/outrigger.yaml")["providers"]
     assert any(volume.split(":")[1].startswith(provider["options"]["path"]) for volume in compose["grafana"]["volumes"])
+
+
+# ── the worked example ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_worked_example_says_what_its_plan_asks_for():
+    path = ROOT / "config" / "sprint.yaml"
+    policy = load(PolicySource("sprint", path, path.read_text()), {})
+    openai = policy.upstreams["openai"]
+    assert openai.timeout.total == openai.timeout.idle == 30
+    assert policy.postgres.pool.max == 5
+    assert openai.breaker is not None
+    assert openai.fallback
+    routes = {route.name: route for route in policy.routes}
+    assert all(routes[name].rate_limit and routes[name].timeout == 30 for name in ("ask", "story"))
+    assert policy.app.memory.recycle is not None
+    assert policy.alerts.slack is None

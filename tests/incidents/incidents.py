@@ -1,0 +1,282 @@
+"""What goes wrong, scripted: each fault, how it is made, how it is mended, and what must have been said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+from aiohttp import web
+from outward import completion, errs, says
+from scene import Scene, scene
+
+Step = Callable[[Scene], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """`alert`: a pattern for the names of rules, one of which must fire; "": none does, and `sign` is waited for.
+    `visits`: what users do meanwhile, and how many seconds apart. `changes`: of the shipped policy, to make the fault
+    small enough to be made."""
+
+    name: str
+    title: str
+    fault: Step
+    mend: Step
+    alert: str = ""
+    part: str = ""
+    page: str = ""
+    visits: tuple[tuple[str, float], ...] = (("ask", 0.5),)
+    sign: Callable[[Scene], Awaitable[object]] | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    clears: bool = True
+
+
+@dataclass
+class Report:
+    incident: Incident
+    seen: dict[str, int] = field(default_factory=dict)
+    slowest: float = 0.0
+    alert_after: float | None = None
+    alert: str = ""
+    status: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    healthy_after: float = 0.0
+    clear_after: float | None = None
+    clear: str = ""
+
+
+async def play(
+    incident: Incident, folder: Path, *, patience: float, quick: tuple[tuple[str, str], ...] = (), often: float = 10.0
+) -> Report:
+    """From a healthy start to the all-clear. AssertionError, with the log's end, where something was not said."""
+
+    def edit(text: str) -> str:
+        for old, new in (*incident.changes, *quick):
+            assert old in text, f"the shipped policy does not have {old!r}"
+            text = text.replace(old, new)
+        return text
+
+    report = Report(incident)
+    stored = any("/api/notes" in path for path, _ in incident.visits)
+    async with scene(folder, edit=edit, with_database=stored) as here:
+        for path, every in incident.visits:
+            here.visit(path, every=min(every, often))
+        await here.until(lambda: _well(here), patience, "a healthy start")
+        await asyncio.sleep(1)
+        here.seen.clear()
+        here.slowest = 0.0
+        began = time.monotonic()
+        await incident.fault(here)
+        if incident.alert:
+            title = rf"^\S+ ({incident.alert})\b"
+            report.alert_after, report.alert = await here.told(title, since=began, patience=patience)
+        if incident.sign is not None:
+            await here.until(lambda: _signed(incident, here), patience, "its sign")
+            if not incident.alert:
+                report.alert_after = time.monotonic() - began
+        if incident.part:
+            await here.until(lambda: _unwell(incident.part, here), patience, f"health of {incident.part}")
+        report.status, report.parts = await here.health()
+        report.seen, report.slowest = dict(here.seen.most_common()), here.slowest
+        mended = time.monotonic()
+        await incident.mend(here)
+        if incident.alert and incident.clears:
+            title = f"all clear: ({incident.alert})"
+            report.clear_after, report.clear = await here.told(title, since=mended, patience=patience)
+        await here.until(lambda: _well(here), patience, "health after it was mended")
+        report.healthy_after = time.monotonic() - mended
+    return report
+
+
+async def _well(here: Scene) -> bool:
+    return (await here.health())[0] == "ok"
+
+
+async def _unwell(part: str, here: Scene) -> bool:
+    return part in (await here.health())[1]
+
+
+async def _signed(incident: Incident, here: Scene) -> object:
+    assert incident.sign is not None
+    return await incident.sign(here)
+
+
+def _event(name: str) -> Callable[[Scene], Awaitable[object]]:
+    async def found(here: Scene) -> object:
+        return here.running.events(name)
+
+    return found
+
+
+def _answering(*answers: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Step:
+    async def change(here: Scene) -> None:
+        here.vendor.answers[:] = answers
+
+    return change
+
+
+def _after(seconds: float) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    async def answer(_: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(seconds)
+        return web.json_response(completion())
+
+    return answer
+
+
+WELL = says(completion("An outrigger is a float beside a boat."))
+DEAR = says({**completion(), "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 5, "total_tokens": 1_000_005}})
+
+
+async def _nothing(_: Scene) -> None:
+    """It mends itself."""
+
+
+async def _database_down(here: Scene) -> None:
+    await asyncio.to_thread(here.database.crash)
+
+
+async def _database_up(here: Scene) -> None:
+    await asyncio.to_thread(here.database.start)
+
+
+async def _forgotten(here: Scene) -> None:
+    for _ in range(6):
+        here.begin(here.ask(path="/forget?seconds=600"))
+
+
+async def _ended(here: Scene) -> None:
+    connection = await asyncpg.connect(here.database.url)
+    try:
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction'"
+        )
+    finally:
+        await connection.close()
+
+
+async def _crashes(here: Scene) -> None:
+    here.broken.touch()
+    here.begin(here.ask(path="/crash"))
+
+
+async def _repaired(here: Scene) -> None:
+    here.broken.unlink()
+
+
+async def _hangs(here: Scene) -> None:
+    here.begin(here.ask(path="/hang"))
+
+
+async def _leaks(here: Scene) -> None:
+    for _ in range(40):
+        if "memory" in (await here.health())[1]:
+            break
+        await here.ask(path="/leak?mib=16")
+        await asyncio.sleep(1.1)  # memory is measured every second
+    await here.ask(path="/leak?mib=16")
+
+
+async def _restarted(here: Scene) -> None:
+    assert "replaced" in await here.ctl("restart-app")
+
+
+async def _spends(here: Scene) -> None:
+    await _answering(DEAR)(here)
+    here.visit("ask", every=0.2, users=("mallory",))
+
+
+async def _forgiven(here: Scene) -> None:
+    await here.ctl("block", "mallory")
+    await _answering(WELL)(here)
+    assert "none of their caps" in await here.ctl("forgive", "mallory")
+
+
+async def _floods(here: Scene) -> None:
+    here.visit("ask", every=0.05, users=("mallory",))
+
+
+async def _flooded(here: Scene) -> object:
+    return here.seen.get("429 rate-limited", 0) > 50
+
+
+async def _blocked(here: Scene) -> None:
+    assert "is blocked" in await here.ctl("block", "mallory")
+
+
+async def _pushes(here: Scene) -> None:
+    text = here.policy.read_text()
+    here.policy.with_name("good").write_text(text)
+    here.policy.write_text(text.replace("rate_limit: 600/min", "rate_limit: 600/minit"))
+
+
+async def _pulls(here: Scene) -> None:
+    here.policy.write_text(here.policy.with_name("good").read_text())
+
+
+async def _refused(here: Scene) -> object:
+    return (await here.get("status"))["policy"]["refused"]
+
+
+async def _fills(here: Scene) -> None:
+    here.limit_files((here.folder / "var" / "outrigger.db").stat().st_size)
+
+
+async def _makes_room(here: Scene) -> None:
+    here.limit_files(None)
+
+
+async def _held(here: Scene) -> object:
+    return len(here.vendor.requests) > 12
+
+
+INCIDENTS = (
+    Incident(
+        "openai_down", "OpenAI is down (503)", _answering(errs(503)), _answering(WELL),
+        alert="breaker_open", part="upstreams", page="breaker_open",
+    ),
+    Incident(
+        "openai_slow", "OpenAI takes 80 s an answer", _answering(_after(80)), _answering(WELL),
+        alert="error_rate|slow|breaker_open", page="slow", visits=(("ask", 2.0),),
+    ),
+    Incident(
+        "openai_limited", "OpenAI limits us (429, Retry-After 2 s)", _answering(errs(429, "rate_limit_exceeded", Retry_After="2")),
+        _answering(WELL), sign=_held, page="rate_limited",
+    ),
+    Incident(
+        "database_down", "the database crashes", _database_down, _database_up,
+        alert="postgres_down|error_rate|pool_exhausted", part="postgres", page="postgres_down",
+        visits=(("/api/notes", 0.5),),
+    ),
+    Incident(
+        "database_idle", "six transactions left open", _forgotten, _ended,
+        alert="pool_exhausted", page="pool_exhausted", visits=(("/api/notes", 0.5),),
+    ),
+    Incident(
+        "crash_loop", "the app crashes, and at each start again", _crashes, _repaired,
+        alert="app_down", part="app", page="app_down",
+    ),
+    Incident("hung", "the app hangs", _hangs, _nothing, alert="app_hung|app_down|error_rate", page="app_down"),
+    Incident(
+        "memory_leak", "16 MiB more with each request", _leaks, _restarted,
+        alert="memory", part="memory", page="memory",
+        changes=(("app:\n", "app:\n  memory: {limit: 300MiB}\n"),),
+    ),
+    Incident(
+        "money", "one user spends without measure", _spends, _forgiven, alert="cost_cap", page="cost_cap",
+    ),
+    Incident(
+        "flood", "one user asks 20 times a second", _floods, _blocked, sign=_flooded, page="flooded",
+        visits=(("/api/notes", 0.5),),
+    ),
+    Incident(
+        "bad_policy", "a policy with a fault is saved", _pushes, _pulls, sign=_refused, page="policy_refused",
+    ),
+    Incident(
+        "disk_full", "the ledger's disk is full", _fills, _makes_room,
+        alert="disk_full", part="ledger", page="disk_full", visits=(("ask", 0.5),),
+    ),
+)  # fmt: skip

@@ -115,7 +115,7 @@ async def test_nobody_is_told_of_a_start_a_restart_that_was_asked_for_or_an_end(
         async with gateway(tmp_path, *APP, policy=policy, environ=environ) as g:
             await g.ready()
             assert b" 200 " in (await g.request("/ctl/restart-app", method="POST", port=g.admin)).partition(b"\r\n")[0]
-            await eventually(lambda: len(g.events("app.ready")) == 2)
+            await eventually(lambda: len(g.events("app.ready")) == 2, 40)
             await g.stop()
             assert channel.messages == []
             assert not g.events("alert")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shlex
+import shlex
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -115,7 +116,7 @@ async def test_what_trusts_loopback_is_found(practice):
 
 
 async def test_ports_that_this_policys_own_gateway_holds_are_no_fault(practice, tmp_path):
-    app = f"{sys.executable} {APPS / 'plain.py'} $PORT"
+    app = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'plain.py'))} $PORT"
     async with gateway(tmp_path, app, policy="upstreams: {openai: off}\n") as g:
         await g.ready()
         status, found, said = await practice.asks("--policy", str(tmp_path / f"policy-{g.port}.yaml"))

@@ -251,7 +251,7 @@ async def test_one_users_burst_does_not_starve_another(tmp_path):
         await asyncio.sleep(0.1)
         began = asyncio.get_running_loop().time()
         assert (await out.chat({**CHAT, "user": "one"}))[0] == 200
-        assert asyncio.get_running_loop().time() - began < 0.3
+        assert asyncio.get_running_loop().time() - began < 0.6  # the burst alone takes 0.8 s
         assert [answer[0] for answer in await asyncio.gather(*burst)] == [200] * 40
 
 

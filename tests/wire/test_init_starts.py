@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -48,7 +47,9 @@ async def test_the_start_command_starts_the_app_behind_the_gateway(name, tmp_pat
     made.write_text(text.replace("listen:\n", f"listen:\n  admin: 127.0.0.1:{admin}\n  egress: 127.0.0.1:{egress}\n"))
 
     outrigger = tmp_path / "outrigger"
-    outrigger.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m proxy "$@"\n')
+    outrigger.write_text(
+        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m proxy "$@"\n'
+    )
     outrigger.chmod(0o755)
     python = tmp_path / "python"  # the app's own: the gateway's environment is taken out of its PATH
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')

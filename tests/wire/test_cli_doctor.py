@@ -6,8 +6,8 @@ import asyncio
 import io
 import os
 import shlex
-import shlex
 import shutil
+import socket
 import sys
 from pathlib import Path
 

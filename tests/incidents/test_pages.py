@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ async def test_every_command_of_the_pages_can_be_run_as_it_stands(tmp_path: Path
     programs = tmp_path / ".outrigger" / "bin"
     programs.mkdir(parents=True)
     shim = programs / "outrigger"
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m proxy "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m proxy "$@"\n')
     shim.chmod(0o755)
     async with scene(tmp_path) as here:
         await here.ask()

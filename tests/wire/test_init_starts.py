@@ -53,7 +53,7 @@ async def test_the_start_command_starts_the_app_behind_the_gateway(name, tmp_pat
     )
     outrigger.chmod(0o755)
     python = tmp_path / "python"  # the app's own: the gateway's environment is taken out of its PATH
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     line = re.sub(r"\S*/bin/outrigger", str(outrigger), start_of(out.getvalue()))
     log = tmp_path / "log"

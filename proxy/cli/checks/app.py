@@ -74,9 +74,13 @@ def _interpreter(path: Path) -> str | None:
         return str(path)
     try:
         with open(path, "rb") as file:
-            first = file.readline(512)
+            first, second = file.readline(512), file.readline(512)
     except OSError:
         return None
+    # A path that is long or has spaces fits no #! line: pip writes a program for sh and Python at once then.
+    behind = re.match(rb"'''exec' \"?([^\"]+?)\"? ", second)
+    if first.startswith(b"#!/bin/sh") and behind:
+        return behind[1].decode(errors="replace")
     words = first.removeprefix(b"#!").decode(errors="replace").split() if first.startswith(b"#!") else []
     return words[-1] if words and re.search(r"python[\d.]*$", words[-1]) else None
 

@@ -78,9 +78,9 @@ def _interpreter(path: Path) -> str | None:
     except OSError:
         return None
     # A path that is long or has spaces fits no #! line: pip writes a program for sh and Python at once then.
-    behind = re.match(rb"'''exec' \"?([^\"]+?)\"? ", second)
+    behind = re.match(rb"'''exec' (?:\"([^\"]+)\"|(\S+)) ", second)
     if first.startswith(b"#!/bin/sh") and behind:
-        return behind[1].decode(errors="replace")
+        return (behind[1] or behind[2]).decode(errors="replace")
     words = first.removeprefix(b"#!").decode(errors="replace").split() if first.startswith(b"#!") else []
     return words[-1] if words and re.search(r"python[\d.]*$", words[-1]) else None
 

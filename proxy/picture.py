@@ -108,11 +108,11 @@ class Picture:
         gateway = self._gateway
         door, metrics = gateway.door, gateway.metrics
         requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
-        for (name, _, code), (count,) in metrics.http_requests_total.numbers():
-            requests[name] += int(count)
-            errors[name] += int(count) if code >= "500" else 0
-        for (name, _, decision), (count,) in metrics.rate_limit_total.numbers():
-            refused[name] += int(count) if decision == "refused" else 0
+        for (name, _, code), count in metrics.http_requests_total.items():
+            requests[name] += int(count.value)
+            errors[name] += int(count.value) if code >= "500" else 0
+        for (name, _, decision), count in metrics.rate_limit_total.items():
+            refused[name] += int(count.value) if decision == "refused" else 0
         return {
             route.name: {
                 "in_flight": door.account.in_flight[route.name],
@@ -131,12 +131,12 @@ class Picture:
         metrics, shown = gateway.metrics, gateway.egress.status()
         models: dict[str, dict[str, Counter[str]]] = {}
         attempts: dict[str, Counter[str]] = {}
-        for (name, model, outcome), (count,) in metrics.upstream_calls_total.numbers():
-            if count:
-                models.setdefault(name, {}).setdefault(model, Counter())[outcome] += int(count)
-        for (name, result), (count,) in metrics.upstream_attempts_total.numbers():
-            if count:
-                attempts.setdefault(name, Counter())[result] += int(count)
+        for (name, model, outcome), count in metrics.upstream_calls_total.items():
+            if count.value:
+                models.setdefault(name, {}).setdefault(model, Counter())[outcome] += int(count.value)
+        for (name, result), count in metrics.upstream_attempts_total.items():
+            if count.value:
+                attempts.setdefault(name, Counter())[result] += int(count.value)
         found = {}
         for name, upstream in gateway.egress.upstreams.items():
             before = shown[name]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from proxy.errors import Refusal
 from proxy.ingress.exchange import Exchange
+from proxy.observe.access import Access
 from proxy.observe.growth import Growth
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -82,21 +83,23 @@ class Account:
 
     def _line(self, x: Exchange, took: float) -> None:
         self._log.access(
-            request_id=x.request_id,
-            trace_id=x.trace_id,
-            route=x.route.name,
-            method=x.method,
-            path=x.target,
-            status=x.status,
-            duration_ms=took * 1000,
-            app_ms=x.app_seconds * 1000,
-            user=x.user,
-            tier=x.tier,
-            client_ip=x.client_ip,
-            bytes_in=x.bytes_in,
-            bytes_out=x.bytes_out,
-            cost_usd=None if x.cost is None else nanos_as_dollars(x.cost),
-            calls=x.calls,
-            memory_delta_mb=(self._app_bytes() - x.memory_before) / MIB if x.memory_before else None,
-            refused=x.refused.name if x.refused is not None else None,
+            Access(
+                x.request_id,
+                x.trace_id,
+                x.route.name,
+                x.method,
+                x.target,
+                x.status,
+                took * 1000,
+                x.app_seconds * 1000,
+                x.user,
+                x.tier,
+                x.client_ip,
+                x.bytes_in,
+                x.bytes_out,
+                None if x.cost is None else nanos_as_dollars(x.cost),
+                x.calls,
+                (self._app_bytes() - x.memory_before) / MIB if x.memory_before else None,
+                x.refused.name if x.refused is not None else None,
+            )
         )

@@ -36,25 +36,24 @@ class Counts:
         """What was counted until now: about 1 ms at 20 routes."""
         metrics = self._metrics
         row = array("d", bytes(8 * self._width))
-        for (route, _, code), (count,) in metrics.http_requests_total.numbers():
+        for (route, _, code), count in metrics.http_requests_total.items():
             at = self._route(route, row)
-            row[at + REQUESTS] += count
+            row[at + REQUESTS] += count.value
             if code >= "500":
-                row[at + ERRORS] += count
-        for (route,), buckets in metrics.http_request_duration_seconds.numbers():
+                row[at + ERRORS] += count.value
+        for (route,), tally in metrics.http_request_duration_seconds.items():
             at = self._route(route, row) + BUCKETS
-            for bucket, count in enumerate(buckets):
-                row[at + bucket] += count
-        for (upstream, _, outcome), (count,) in metrics.upstream_calls_total.numbers():
-            row[self._place(("calls", upstream, outcome), 1, row)] += count
-        for (upstream, result), (count,) in metrics.upstream_attempts_total.numbers():
-            row[self._place(("attempts", upstream, result), 1, row)] += count
-        for (upstream, _, _), (dollars,) in metrics.cost_usd_total.numbers():
-            row[self._place(("cost", upstream), 1, row)] += dollars
+            for bucket, requests in enumerate(tally.cumulative()):
+                row[at + bucket] += requests
+        for (upstream, _, outcome), count in metrics.upstream_calls_total.items():
+            row[self._place(("calls", upstream, outcome), 1, row)] += count.value
+        for (upstream, result), count in metrics.upstream_attempts_total.items():
+            row[self._place(("attempts", upstream, result), 1, row)] += count.value
+        for (upstream, _, _), dollars in metrics.cost_usd_total.items():
+            row[self._place(("cost", upstream), 1, row)] += dollars.value
         at = self._place(WAIT, WAIT_WIDTH, row)
         row[at : at + WAIT_WIDTH] = array("d", metrics.postgres_wait_seconds.cumulative())
-        for metric in metrics.cpu_throttled_seconds_total.collect():
-            row[self._place(THROTTLED, 1, row)] = metric.samples[0].value
+        row[self._place(THROTTLED, 1, row)] = metrics.cpu_throttled_seconds_total.value
         return row
 
     def places(self) -> Mapping[Key, int]:

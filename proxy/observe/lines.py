@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 
@@ -28,20 +28,18 @@ _BARE = re.compile(r"[!#-<>-~]+")  # printable ASCII without space, quote and eq
 class Stamp:
     """RFC 3339 in UTC with milliseconds; the part down to the second is kept while the second lasts."""
 
-    __slots__ = ("_now", "_second", "_text")
+    __slots__ = ("_kept",)
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._second = -1
-        self._text = ""
+    def __init__(self) -> None:
+        self._kept = (-1, "")  # one attribute, since several threads come here
 
-    def __call__(self) -> str:
-        now = self._now()
-        second = int(now)
-        if second != self._second:
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._text}.{int((now - second) * 1000):03d}Z"
+    def __call__(self, moment: float) -> str:
+        """`moment` is in seconds since the epoch."""
+        second = int(moment)
+        kept = self._kept
+        if kept[0] != second:
+            kept = self._kept = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        return f"{kept[1]}.{int((moment - second) * 1000):03d}Z"
 
 
 def json_line(stamp: str, level: str, event: str, message: str, facts: Mapping[str, object]) -> str:

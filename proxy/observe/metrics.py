@@ -1,8 +1,8 @@
 """Every metric of the house, on a registry of its own.
 
-prometheus-client alone: prometheus-async adds timers for coroutines, which our one accounting step does not
-need, and a scrape endpoint that renders on the loop without a pause, which it must not. `Series` adds what
-the client lacks: a bound on label values.
+prometheus-client writes the scrape; prometheus-async would add timers for coroutines, which our one accounting step
+does not need, and a scrape endpoint that renders on the loop without a pause, which it must not. `Series` counts
+without locks, and has what the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
 `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`, `bypass_total`,
@@ -14,12 +14,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from proxy.observe.appended import Append, told
 from proxy.observe.exposition import END, render, wants_openmetrics
-from proxy.observe.series import OTHER, Series
-from proxy.observe.tally import Tally
+from proxy.observe.series import OTHER, Child, Counter, Gauge, Histogram, Series
 from proxy.policy import model
 
 NAMESPACE = "outrigger"
@@ -48,6 +47,7 @@ class Metrics:
         self.append: Append | None = None  # brings the metrics of the app itself
         self.registry = CollectorRegistry(auto_describe=False)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        counter_alone, gauge_alone = self._counter_alone, self._gauge_alone
 
         self.http_requests_total = counter(
             "http_requests_total",
@@ -62,24 +62,19 @@ class Metrics:
             DURATION_BUCKETS,
             "route",
         )
-        self.http_overhead_seconds = Tally(
-            f"{NAMESPACE}_http_overhead_seconds",
-            "Time that a request spent in the gateway itself.",
-            OVERHEAD_BUCKETS,
-            self.registry,
-        )
+        self.http_overhead_seconds = histogram(
+            "http_overhead_seconds", "Time that a request spent in the gateway itself.", OVERHEAD_BUCKETS
+        ).child()
         self.http_in_flight = gauge("http_in_flight", "Requests being answered.", "route")
         self.http_queued = gauge("http_queued", "Requests waiting for their turn.", "route")
         self.rate_limit_total = counter(
             "rate_limit_total", "Decisions of the rate limits.", "route", "tier", "decision"
         )
-        self.rate_limit_evicted_total = self._counter_alone(
+        self.rate_limit_evicted_total = counter_alone(
             "rate_limit_evicted_total", "Users whose counts were dropped to keep memory bounded."
         )
         self.shed_total = counter("shed_total", "Requests refused because of overload.", "reason")
-        self.concurrency_limit = self._gauge_alone(
-            "concurrency_limit", "Requests that the app gets at once; 0: no limit."
-        )
+        self.concurrency_limit = gauge_alone("concurrency_limit", "Requests that the app gets at once; 0: no limit.")
         self.upstream_calls_total = counter(
             "upstream_calls_total", "Calls out, by how they ended.", "upstream", "model", "outcome"
         )
@@ -103,7 +98,7 @@ class Metrics:
         self.tokens_total = counter("tokens_total", "Tokens of model calls.", "upstream", "model", "kind")
         self.cost_usd_total = counter("cost_usd_total", "Dollars spent on calls out.", "upstream", "model", "basis")
         self.cost_cap_ratio = gauge("cost_cap_ratio", "Spent share of the total cap.", "upstream")
-        self.price_table_age_seconds = self._gauge_alone(
+        self.price_table_age_seconds = gauge_alone(
             "price_table_age_seconds", "Since the newest day that the source of the price table names."
         )
         self.cost_projected_usd = gauge(
@@ -116,17 +111,14 @@ class Metrics:
         self.postgres_client_connections = gauge(
             "postgres_client_connections", "Connections from the app to the pool.", "state"
         )
-        self.postgres_wait_seconds = Tally(
-            f"{NAMESPACE}_postgres_wait_seconds",
-            "How long clients waited for a database connection.",
-            WAIT_BUCKETS,
-            self.registry,
-        )
+        self.postgres_wait_seconds = histogram(
+            "postgres_wait_seconds", "How long clients waited for a database connection.", WAIT_BUCKETS
+        ).child()
         self.postgres_transactions_total = counter(
             "postgres_transactions_total", "Transactions through the pool.", "outcome"
         )
-        self.app_up = self._gauge_alone("app_up", "1 while the app is ready, else 0.")
-        self.app_memory_bytes = self._gauge_alone(
+        self.app_up = gauge_alone("app_up", "1 while the app is ready, else 0.")
+        self.app_memory_bytes = gauge_alone(
             "app_memory_bytes", "Resident memory of the app and its children; 0: not measured."
         )
         self.app_memory_growth_bytes = gauge(
@@ -134,25 +126,23 @@ class Metrics:
             "What the app's memory grew by in the last hour while requests of a route were in flight, split evenly.",
             "route",
         )
-        self.memory_limit_bytes = self._gauge_alone(
+        self.memory_limit_bytes = gauge_alone(
             "memory_limit_bytes", "Memory that app and gateway may use together; 0: unknown."
         )
         self.app_restarts_total = counter("app_restarts_total", "Restarts of the app.", "reason")
-        self.cpu_throttled_seconds_total = self._counter_alone(
+        self.cpu_throttled_seconds_total = counter_alone(
             "cpu_throttled_seconds_total", "Time that the CPU quota held this container back."
         )
-        self.event_loop_lag_seconds = self._gauge_alone(
+        self.event_loop_lag_seconds = gauge_alone(
             "event_loop_lag_seconds", "How late the gateway's loop was at its last second."
         )
-        self.log_dropped_total = self._counter_alone("log_dropped_total", "Log lines that nobody read in time.")
-        self.ledger_backlog_rows = self._gauge_alone(
-            "ledger_backlog_rows", "Rows that wait to be written to the ledger."
-        )
+        self.log_dropped_total = counter_alone("log_dropped_total", "Log lines that nobody read in time.")
+        self.ledger_backlog_rows = gauge_alone("ledger_backlog_rows", "Rows that wait to be written to the ledger.")
         self.ledger_writes_total = counter("ledger_writes_total", "Batches written to the ledger, or not.", "result")
-        self.ledger_folded_total = self._counter_alone(
+        self.ledger_folded_total = counter_alone(
             "ledger_folded_total", "Rows that were summed up because too many waited."
         )
-        self.ledger_dropped_total = self._counter_alone(
+        self.ledger_dropped_total = counter_alone(
             "ledger_dropped_total", "Rows that were lost because far too many waited, or no database takes them."
         )
         self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
@@ -186,7 +176,7 @@ class Metrics:
         """The routes that there are now: their series start with 0, gauges of those gone are taken out."""
         routes = dict.fromkeys(names)
         for series in (self.http_in_flight, self.http_queued, self.app_memory_growth_bytes):
-            for values in series.values():
+            for values, _ in list(series.items()):
                 if values[0] not in routes and values[0] != OTHER:
                     series.forget(*values)
         for route in routes:
@@ -245,19 +235,22 @@ class Metrics:
         return text, kind
 
     def _counter(self, name: str, text: str, *labels: str) -> Series[Counter]:
-        counter = Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
-        return Series(counter, labels, free=_FREE, limit=self._limit)
+        return self._series("counter", name, text, labels, Counter)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Series[Gauge]:
-        gauge = Gauge(name, text, labels, namespace=NAMESPACE, registry=self.registry)
-        return Series(gauge, labels, free=_FREE, limit=self._limit)
+        return self._series("gauge", name, text, labels, Gauge)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Series[Histogram]:
-        histogram = Histogram(name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
-        return Series(histogram, labels, free=_FREE, limit=self._limit)
+        return self._series("histogram", name, text, labels, lambda: Histogram(buckets))
 
     def _counter_alone(self, name: str, text: str) -> Counter:
-        return Counter(name, text, namespace=NAMESPACE, registry=self.registry)
+        return self._counter(name, text).child()
 
     def _gauge_alone(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, namespace=NAMESPACE, registry=self.registry)
+        return self._gauge(name, text).child()
+
+    def _series(
+        self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
+    ) -> Series[Child]:
+        name = f"{NAMESPACE}_{name}"
+        return Series(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._limit)

@@ -8,14 +8,18 @@ import select
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import BinaryIO
 
 HELD = 8 * 1024 * 1024
 LINGER = 0.05  # seconds that the writer waits for more lines: each wake-up fights the loop for the interpreter
 _CHUNK = 1024 * 1024
+_BATCH = 64  # lines written out before the loop has its turn: under 1 ms
 _RETRY = 0.2  # seconds between looks at a descriptor that takes nothing
+
+
+Line = bytes | Callable[[], bytes]  # the latter is made by the thread that writes it, and must not raise
 
 
 class Sink:
@@ -41,7 +45,7 @@ class Sink:
             self._piece = select.PIPE_BUF
         self._notice = notice
         self._bound = bound
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[tuple[Line, int]] = deque()
         self._held = 0
         self._unsaid = 0
         self._awake = False
@@ -55,14 +59,14 @@ class Sink:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def put(self, line: bytes) -> bool:
-        """False when the line was dropped. Never waits for the reader."""
+    def put(self, line: Line, size: int) -> bool:
+        """False when the line was dropped. Never waits for the reader. `size`: bytes that it holds in memory."""
         with self._lock:
-            if self._held + len(line) > self._bound or self._closing.is_set():
+            if self._held + size > self._bound or self._closing.is_set():
                 self._count(1)
                 return False
-            self._held += len(line)
-            self._lines.append(line)
+            self._held += size
+            self._lines.append((line, size))
             if self._awake:
                 return True
             self._awake = True
@@ -86,29 +90,35 @@ class Sink:
             self._wake.get()
             self._closing.wait(LINGER)
             while batch := self._take():
-                if self._write(b"".join(batch)):
-                    self._tell()
-                else:
-                    with self._lock:
-                        self._count(len(batch))
+                for lines in self._pieces(batch):
+                    if self._write(b"".join(lines)):
+                        self._tell()
+                    else:
+                        with self._lock:
+                            self._count(len(lines))
                 with self._lock:
-                    self._held -= sum(map(len, batch))
+                    self._held -= sum(size for _, size in batch)
             if self._closing.is_set():
                 return
 
-    def _take(self) -> list[bytes]:
-        """Lines for one write: as many as fit a piece, at least one."""
-        batch: list[bytes] = []
-        size = 0
+    def _take(self) -> list[tuple[Line, int]]:
         with self._lock:
-            if self._held <= self._piece:
-                batch, self._lines = list(self._lines), deque()
-            while self._lines and (not batch or size + len(self._lines[0]) <= self._piece):
-                batch.append(self._lines.popleft())
-                size += len(batch[-1])
-            if not batch:
-                self._awake = False
+            batch = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
+            self._awake = bool(batch)
         return batch
+
+    def _pieces(self, batch: list[tuple[Line, int]]) -> Iterator[list[bytes]]:
+        """Lines for one write each: as many as fit a piece, at least one."""
+        piece: list[bytes] = []
+        size = 0
+        for line, _ in batch:
+            data = line if isinstance(line, bytes) else line()
+            if piece and size + len(data) > self._piece:
+                yield piece
+                piece, size = [], 0
+            piece.append(data)
+            size += len(data)
+        yield piece
 
     def _tell(self) -> None:
         """Says what was dropped, now that lines flow again."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+from proxy.observe.access import Access
 from proxy.observe.lines import json_line
 from proxy.observe.log import Log
 from proxy.policy import model
@@ -81,12 +82,12 @@ def main() -> None:
 
     null = os.open(os.devnull, os.O_WRONLY)
     log = Log(model.Log(), out=null)
-    show("Log.access, thread and write included", cost(lambda: log.access(**ACCESS)))
+    show("Log.access, thread and write included", cost(lambda: log.access(Access(**ACCESS))))
     secret = ACCESS | {"path": "/api?token=abc&lang=en"}
-    show("Log.access with a secret in the query", cost(lambda: log.access(**secret)))
+    show("Log.access with a secret in the query", cost(lambda: log.access(Access(**secret))))
     show("Log.emit, thread and write included", cost(lambda: log.emit("request", "POST", **ACCESS)))
     log.apply(model.Log(access="off"))
-    show("Log.access, switched off", cost(lambda: log.access(**ACCESS)))
+    show("Log.access, switched off", cost(lambda: log.access(Access(**ACCESS))))
     log.close()
     print(f"{log.dropped} lines dropped")
 

@@ -114,7 +114,7 @@ def pass_time(clock, alerts, seconds, every=15):
 
 
 def firing(metrics, name):
-    return next(value for values, (value,) in metrics.alerts_firing.numbers() if values == (name,))
+    return next(level.value for values, level in metrics.alerts_firing.items() if values == (name,))
 
 
 async def test_a_fault_is_told_within_the_rules_time_and_one_judging(parts):
@@ -150,7 +150,7 @@ async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
     house.span = Span(300, routes={"a": route(10, 10)})
     assert len(pass_time(clock, alerts, 15)) == 2
     alerts.apply(Policy(rules={"app_down": AlertRule(parse("app is down for 2s"), "warning")}, cooldown=Cooldown(1e6)))
-    assert ("errors",) not in metrics.alerts_firing.values()
+    assert ("errors",) not in dict(metrics.alerts_firing.items())
     assert pass_time(clock, alerts, 60) == []
     assert [(each["name"], each["state"], each["severity"]) for each in alerts.status()] == [
         ("app_down", "firing", "warning")

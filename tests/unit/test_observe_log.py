@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.observe.access import Access
 from proxy.observe.events import Emit
 from proxy.observe.lines import json_line, printable, text_line
 from proxy.observe.log import Log
@@ -86,7 +87,7 @@ def test_emit_is_what_the_parts_expect() -> None:
 
 
 def test_the_access_line_has_every_field_of_the_contract_and_no_secret() -> None:
-    [line] = objects(model.Log(), lambda log: log.access(**ACCESS, cost_usd=Decimal("0.000012"), calls=2))
+    [line] = objects(model.Log(), lambda log: log.access(Access(**ACCESS, cost_usd=Decimal("0.000012"), calls=2)))
     assert tuple(line) == FIELDS
     assert line["event"] == "request"
     assert line["path"] == "/a?token=***&b=1"
@@ -99,7 +100,7 @@ def test_the_access_line_has_every_field_of_the_contract_and_no_secret() -> None
 def test_what_a_client_writes_into_user_or_path_stays_within_its_line(shape: Any) -> None:
     evil = 'x"\n{"event":"forged"}\r\x1b[31m\u2028\udcff\x00'
     facts = ACCESS | {"user": evil, "path": "/" + evil, "route": "a\nb"}
-    lines = written(model.Log(format=shape), lambda log: log.access(**facts))
+    lines = written(model.Log(format=shape), lambda log: log.access(Access(**facts)))
     assert len(lines) == 1
     assert lines[0].isprintable()
     if shape == "json":
@@ -110,7 +111,7 @@ def test_what_a_client_writes_into_user_or_path_stays_within_its_line(shape: Any
 def test_the_policy_says_which_requests_are_logged(access: Any, statuses: list[int]) -> None:
     def act(log: Log) -> None:
         for status in (200, 429, 500):
-            log.access(**(ACCESS | {"status": status}))
+            log.access(Access(**(ACCESS | {"status": status})))
 
     assert [line["status"] for line in objects(model.Log(access=access), act)] == statuses
 
@@ -119,7 +120,7 @@ def test_lines_below_the_level_are_left_out_until_a_new_policy_wants_them() -> N
     def act(log: Log) -> None:
         log.emit("a", "")
         log.emit("b", "", level="warning")
-        log.access(**ACCESS)
+        log.access(Access(**ACCESS))
         log.apply(model.Log(level="debug"))
         log.emit("c", "", level="debug")
 

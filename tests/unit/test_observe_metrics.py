@@ -234,16 +234,18 @@ async def test_promtool_finds_nothing_to_say() -> None:
         assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
 
 
-async def test_a_tally_reads_as_the_clients_own_histogram_does():
-    from prometheus_client import CollectorRegistry, Histogram, generate_latest
+async def test_a_histogram_reads_as_the_clients_own_histogram_does():
+    import prometheus_client as client
 
-    from proxy.observe.tally import Tally
+    from proxy.observe.series import Histogram, Series
 
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
-    tally = Tally("waits_seconds", "How long.", (0.1, 1.0, 10), ours)
-    histogram = Histogram("waits_seconds", "How long.", buckets=(0.1, 1.0, 10), registry=theirs)
+    ours, theirs = client.CollectorRegistry(), client.CollectorRegistry()
+    bounds = (0.1, 1.0, 10)
+    series = Series("histogram", "waits_seconds", "How long.", (), lambda: Histogram(bounds), ours, free=(), limit=1)
+    histogram = series.child()
+    peer = client.Histogram("waits_seconds", "How long.", buckets=bounds, registry=theirs)
     for value in (0.0, 0.05, 0.1, 0.11, 1.0, 9.0, 10.0, 11.0):
-        tally.observe(value)
         histogram.observe(value)
-    lines = [line for line in generate_latest(theirs).decode().splitlines() if "_created" not in line]
-    assert generate_latest(ours).decode().splitlines() == lines
+        peer.observe(value)
+    lines = [line for line in client.generate_latest(theirs).decode().splitlines() if "_created" not in line]
+    assert client.generate_latest(ours).decode().splitlines() == lines

@@ -66,7 +66,7 @@ def labels(query: str, shown: str) -> set[str]:
 def labels_of() -> dict[str, set[str]]:
     """By a metric's name without its suffix: the labels that it has, in use or not."""
     metrics = Metrics(model.Metrics(), version="test")
-    found = {name: set(one._names) for name, one in vars(metrics).items() if isinstance(one, Series)}
+    found = {name: set(one.labels) for name, one in vars(metrics).items() if isinstance(one, Series)}
     return {f"{NAMESPACE}_{name}": of for name, of in found.items()}
 
 

@@ -199,7 +199,7 @@ class Alerts:
 
     def _declare(self) -> None:
         gauge = self._metrics.alerts_firing
-        for (name,) in gauge.values():
+        for (name,), _ in list(gauge.items()):
             if name not in self._policy.rules:
                 gauge.forget(name)
         for name in self._policy.rules:

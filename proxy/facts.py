@@ -56,10 +56,13 @@ class HouseFacts:
 
     def breakers(self) -> Mapping[str, BreakerFact]:
         found = {}
+        now = self._gateway.history.clock()
         for name, upstream in self._gateway.egress.upstreams.items():
-            state = upstream.breaker.state
+            breaker = upstream.breaker
+            state = breaker.state
             opened = None if state == HALF_OPEN else state != CLOSED
-            found[name] = BreakerFact(opened, upstream.breaker.why, upstream.breaker.forced is not None)
+            changed = now - breaker.since if breaker.why else None
+            found[name] = BreakerFact(opened, breaker.why, breaker.forced is not None, changed)
         return found
 
     def sample(self) -> Sample:
@@ -88,6 +91,9 @@ class HouseFacts:
         self._look_at_pool()
         text, at = self._held
         return text if text and self._gateway.history.clock() - at < HELD else ""
+
+    def policy_refused(self) -> str:
+        return self._gateway.reloader.refused or ""
 
     def since(self, seconds: float) -> Span:
         return self._gateway.history.since(seconds)

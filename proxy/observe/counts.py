@@ -15,7 +15,7 @@ MOST_KEYS = 1000  # blocks in all: what a year of reloads may add is bounded
 Key = tuple[str, ...]
 Row: TypeAlias = "array[float]"
 
-REQUESTS, ERRORS, BUCKETS = 0, 1, 2  # within a route's block
+REQUESTS, ERRORS, REFUSED, BUCKETS = 0, 1, 2, 3  # within a route's block
 ROUTE_WIDTH = BUCKETS + len(DURATION_BUCKETS) + 1
 WAIT_WIDTH = len(WAIT_BUCKETS) + 1
 WAIT: Key = ("wait",)
@@ -45,6 +45,9 @@ class Counts:
             at = self._route(route, row) + BUCKETS
             for bucket, requests in enumerate(tally.cumulative()):
                 row[at + bucket] += requests
+        for (route, _, decision), count in metrics.rate_limit_total.items():
+            if decision == "refused":
+                row[self._route(route, row) + REFUSED] += count.value
         for (upstream, _, outcome), count in metrics.upstream_calls_total.items():
             row[self._place(("calls", upstream, outcome), 1, row)] += count.value
         for (upstream, result), count in metrics.upstream_attempts_total.items():

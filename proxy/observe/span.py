@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.observe.counts import BUCKETS, ERRORS, REQUESTS, ROUTE_WIDTH, THROTTLED, WAIT, WAIT_WIDTH, Key, Row
+from proxy.observe.counts import BUCKETS, ERRORS, REFUSED, REQUESTS, ROUTE_WIDTH, THROTTLED, WAIT, WAIT_WIDTH, Key, Row
 from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSpan:
-    """`errors` are answers of 500 and above; `buckets` how many took at most so long, +Inf the last."""
+    """`errors` are answers of 500 and above, `refused` is by rate limits; `buckets` how many took at most so long,
+    +Inf the last."""
 
     requests: float = 0.0
     errors: float = 0.0
     buckets: Sequence[float] = ()
+    refused: float = 0.0
 
     @property
     def error_share(self) -> float:
@@ -72,7 +74,7 @@ def span(seconds: float, row: Row, places: Mapping[Key, int]) -> Span:
             continue
         if key[0] == "route":
             buckets = row[at + BUCKETS : at + ROUTE_WIDTH].tolist()
-            routes[key[1]] = RouteSpan(row[at + REQUESTS], row[at + ERRORS], buckets)
+            routes[key[1]] = RouteSpan(row[at + REQUESTS], row[at + ERRORS], buckets, row[at + REFUSED])
         elif key[0] == "calls":
             calls.setdefault(key[1], {})[key[2]] = row[at]
         elif key[0] == "attempts":
@@ -87,14 +89,15 @@ def span(seconds: float, row: Row, places: Mapping[Key, int]) -> Span:
 
 
 def together(routes: Iterable[RouteSpan]) -> RouteSpan:
-    requests = errors = 0.0
+    requests = errors = refused = 0.0
     buckets = [0.0] * (len(DURATION_BUCKETS) + 1)
     for route in routes:
         requests += route.requests
         errors += route.errors
+        refused += route.refused
         if route.requests:
             buckets = [a + b for a, b in zip(buckets, route.buckets, strict=True)]
-    return RouteSpan(requests, errors, buckets)
+    return RouteSpan(requests, errors, buckets, refused)
 
 
 def quantile(bounds: Sequence[float], cumulative: Sequence[float], share: float) -> float | None:

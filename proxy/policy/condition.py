@@ -1,25 +1,17 @@
-"""What a rule's `when` says: `errors > 5% over 5m`, read into small typed conditions and written back.
+"""What an alert's rule says, typed; each writes itself as it is written in a policy.
 
-`for T`: it has been so for that long. `over T`: counted over the last T. Each form stands once in FORMS; what fits
-none is told the nearest.
+`for T`: it has been so for that long. `over T`: counted over the last T.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 from proxy import units
-from proxy.policy.kinds import Kind
 
 PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory")
-SHORTEST, LONGEST = 5.0, 3600.0  # seconds that can be looked back
-
-T = TypeVar("T")
 PartName = Literal["app", "upstreams", "postgres", "store", "ledger", "memory"]
 
 
@@ -125,116 +117,58 @@ class ThrottledAbove:
 
 
 @dataclass(frozen=True, slots=True)
+class CallErrors:
+    """A share of the calls out that ended badly or in a fallback's answer, of one upstream or of each by itself."""
+
+    share: float
+    upstream: str | None
+    over: float
+
+    def __str__(self) -> str:
+        share, over = units.format_share(self.share), units.format_duration(self.over)
+        return f"call errors > {share}{_on(self.upstream)} over {over}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """A share of the requests that a rate limit refused, of one route or of all together."""
+
+    share: float
+    route: str | None
+    over: float
+
+    def __str__(self) -> str:
+        return f"refusals > {units.format_share(self.share)}{_on(self.route)} over {units.format_duration(self.over)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRefused:
+    def __str__(self) -> str:
+        return "policy is refused"
+
+
+@dataclass(frozen=True, slots=True)
 class Bypassed:
     def __str__(self) -> str:
         return "calls bypass an upstream"
 
 
 Condition = (
-    PartIs | BreakerOpen | Errors | Slow | MemoryAbove | CapSpent | SpentToday | PoolWait | ThrottledAbove | Bypassed
+    PartIs
+    | BreakerOpen
+    | Errors
+    | CallErrors
+    | Refusals
+    | Slow
+    | MemoryAbove
+    | CapSpent
+    | SpentToday
+    | PoolWait
+    | ThrottledAbove
+    | Bypassed
+    | PolicyRefused
 )
 
 
-def _on(route: str | None) -> str:
-    return f" on {route}" if route is not None else ""
-
-
-def _lasting(text: str) -> float:
-    seconds = _read(units.parse_duration, text)
-    if seconds > LONGEST:
-        raise ValueError(f"{text}: it is longer than {units.format_duration(LONGEST)}")
-    return seconds
-
-
-def _over(text: str) -> float:
-    seconds = _lasting(text)
-    if seconds < SHORTEST:
-        raise ValueError(f"{text}: it is shorter than {units.format_duration(SHORTEST)}")
-    return seconds
-
-
-def _share(text: str) -> float:
-    return _read(units.parse_share, text)
-
-
-def _read(parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ValueError(f"{text}: {error}") from None
-
-
-def _part(part: str, state: str, lasting: str) -> Condition:
-    return PartIs(cast(PartName, part), "down" if state == "down" else "degraded", _lasting(lasting))
-
-
-def _slow(percent: str, most: str, of: str | None, route: str | None, over: str) -> Condition:
-    if of is None and not most.endswith("%"):
-        return Slow(int(percent), _read(units.parse_duration, most), None, route, _over(over))
-    if of is None:
-        raise ValueError(f"{most} of what: of timeout")
-    return Slow(int(percent), None, _share(most), route, _over(over))
-
-
-_NAME = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})"
-
-# Values are any word here, so that what is wrong with one can be said of it alone.
-FORMS: Sequence[tuple[str, re.Pattern[str], Callable[..., Condition]]] = (
-    ("app is down for 10s", re.compile(rf"({'|'.join(PARTS)}) is (down|degraded) for (\S+)"), _part),
-    (
-        "breaker is open for 5s",
-        re.compile(rf"breaker(?: of {_NAME})? is open for (\S+)"),
-        lambda upstream, lasting: BreakerOpen(upstream, _lasting(lasting)),
-    ),
-    (
-        "errors > 5% over 5m",
-        re.compile(rf"errors > (\S+)(?: on {_NAME})? over (\S+)"),
-        lambda share, route, over: Errors(_share(share), route, _over(over)),
-    ),
-    (
-        "p95 > 50% of timeout over 5m",
-        re.compile(rf"p(50|90|95|99) > (\S+)( of timeout)?(?: on {_NAME})? over (\S+)"),
-        _slow,
-    ),
-    (
-        "memory > 85% for 1m",
-        re.compile(r"memory > (\S+) for (\S+)"),
-        lambda share, lasting: MemoryAbove(_share(share), _lasting(lasting)),
-    ),
-    ("cost > 80% of cap", re.compile(r"cost > (\S+) of cap"), lambda share: CapSpent(_share(share))),
-    ("cost > $5 today", re.compile(r"cost > (\S+) today"), lambda amount: SpentToday(_read(units.parse_money, amount))),
-    (
-        "pool wait > 1s over 1m",
-        re.compile(r"pool wait > (\S+) over (\S+)"),
-        lambda seconds, over: PoolWait(_read(units.parse_duration, seconds), _over(over)),
-    ),
-    (
-        "throttled > 25% over 5m",
-        re.compile(r"throttled > (\S+) over (\S+)"),
-        lambda share, over: ThrottledAbove(_share(share), _over(over)),
-    ),
-    ("calls bypass an upstream", re.compile(r"calls bypass an upstream"), Bypassed),
-)
-# What else may be near to what was written.
-RELATIVES = (
-    *(f"{part} is {state} for 10s" for part in PARTS for state in ("down", "degraded")),
-    "breaker of UPSTREAM is open for 5s",
-    "errors > 5% on ROUTE over 5m",
-    "p95 > 5s on ROUTE over 5m",
-    "p95 > 5s over 5m",
-)
-
-
-def parse(text: str) -> Condition:
-    """Raises ValueError with one clause that names the nearest form."""
-    words = " ".join(text.replace(">", " > ").split())
-    for _, pattern, make in FORMS:
-        match = pattern.fullmatch(words)
-        if match is not None:
-            return make(*match.groups())
-    known = [example for example, _, _ in FORMS] + list(RELATIVES)
-    near = get_close_matches(words[:100], known, 1, 0.3) or [known[0]]
-    raise ValueError(f'that is no condition; the nearest is "{near[0]}"')
-
-
-WHEN = Kind(parse, str, 'a condition such as "errors > 5% over 5m"')
+def _on(name: str | None) -> str:
+    return f" on {name}" if name is not None else ""

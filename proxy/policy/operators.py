@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from proxy.policy import kinds, urls
-from proxy.policy.condition import WHEN, Condition, parse
+from proxy.policy.condition import Condition
 from proxy.policy.values import Label, Period, Seconds, Share
+from proxy.policy.when import WHEN, parse
 
 Severity = Literal["warning", "critical"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.policy.condition import BreakerOpen, Errors, Slow
+from proxy.policy.condition import BreakerOpen, CallErrors, Errors, Refusals, Slow
 from proxy.policy.outgoing import Fallback, Upstream
 from proxy.policy.policy import Policy
 from proxy.policy.read import Reader
@@ -96,11 +96,15 @@ def _alerts(reader: Reader, policy: Policy) -> None:
         key, when = f"alerts.rules.{name}.when", rule.when
         if not reader.sound(key):
             continue
-        if isinstance(when, BreakerOpen) and when.upstream is not None and when.upstream not in policy.upstreams:
+        if (
+            isinstance(when, BreakerOpen | CallErrors)
+            and when.upstream is not None
+            and when.upstream not in policy.upstreams
+        ):
             if reader.sound("upstreams"):
                 mend = reader.nearest(when.upstream, tuple(policy.upstreams))
                 reader.fault(key, f"there is no upstream {when.upstream}", mend)
-        if isinstance(when, Errors | Slow) and when.route is not None and reader.sound("routes"):
+        if isinstance(when, Errors | Refusals | Slow) and when.route is not None and reader.sound("routes"):
             route = routes.get(when.route)
             if route is None:
                 reader.fault(key, f"there is no route {when.route}", reader.nearest(when.route, tuple(routes)))

@@ -18,21 +18,18 @@ Step = Callable[[Scene], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Incident:
-    """`alert`: a pattern for the names of rules, one of which must fire; "": none does, and `sign` is waited for.
-    `visits`: what users do meanwhile, and how many seconds apart. `changes`: of the shipped policy, to make the fault
+    """`alert`: a pattern for the names of rules, one of which must fire. `visits`: what users do meanwhile, and how many seconds apart. `changes`: of the shipped policy, to make the fault
     small enough to be made."""
 
     name: str
     title: str
     fault: Step
     mend: Step
-    alert: str = ""
+    alert: str
     part: str = ""
     page: str = ""
     visits: tuple[tuple[str, float], ...] = (("ask", 0.5),)
-    sign: Callable[[Scene], Awaitable[object]] | None = None
     changes: tuple[tuple[str, str], ...] = ()
-    clears: bool = True
 
 
 @dataclass
@@ -71,22 +68,16 @@ async def play(
         here.slowest = 0.0
         began = time.monotonic()
         await incident.fault(here)
-        if incident.alert:
-            title = rf"^\S+ ({incident.alert})\b"
-            report.alert_after, report.alert = await here.told(title, since=began, patience=patience)
-        if incident.sign is not None:
-            await here.until(lambda: _signed(incident, here), patience, "its sign")
-            if not incident.alert:
-                report.alert_after = time.monotonic() - began
+        title = rf"^\S+ ({incident.alert})\b"
+        report.alert_after, report.alert = await here.told(title, since=began, patience=patience)
         if incident.part:
             await here.until(lambda: _unwell(incident.part, here), patience, f"health of {incident.part}")
         report.status, report.parts = await here.health()
         report.seen, report.slowest = dict(here.seen.most_common()), here.slowest
         mended = time.monotonic()
         await incident.mend(here)
-        if incident.alert and incident.clears:
-            title = f"all clear: ({incident.alert})"
-            report.clear_after, report.clear = await here.told(title, since=mended, patience=patience)
+        title = f"all clear: ({incident.alert})"
+        report.clear_after, report.clear = await here.told(title, since=mended, patience=patience)
         await here.until(lambda: _well(here), patience, "health after it was mended")
         report.healthy_after = time.monotonic() - mended
     return report
@@ -98,18 +89,6 @@ async def _well(here: Scene) -> bool:
 
 async def _unwell(part: str, here: Scene) -> bool:
     return part in (await here.health())[1]
-
-
-async def _signed(incident: Incident, here: Scene) -> object:
-    assert incident.sign is not None
-    return await incident.sign(here)
-
-
-def _event(name: str) -> Callable[[Scene], Awaitable[object]]:
-    async def found(here: Scene) -> object:
-        return here.running.events(name)
-
-    return found
 
 
 def _answering(*answers: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Step:
@@ -199,10 +178,6 @@ async def _floods(here: Scene) -> None:
     here.visit("ask", every=0.05, users=("mallory",))
 
 
-async def _flooded(here: Scene) -> object:
-    return here.seen.get("429 rate-limited", 0) > 50
-
-
 async def _blocked(here: Scene) -> None:
     assert "is blocked" in await here.ctl("block", "mallory")
 
@@ -217,20 +192,12 @@ async def _pulls(here: Scene) -> None:
     here.policy.write_text(here.policy.with_name("good").read_text())
 
 
-async def _refused(here: Scene) -> object:
-    return (await here.get("status"))["policy"]["refused"]
-
-
 async def _fills(here: Scene) -> None:
     here.limit_files((here.folder / "var" / "outrigger.db").stat().st_size)
 
 
 async def _makes_room(here: Scene) -> None:
     here.limit_files(None)
-
-
-async def _held(here: Scene) -> object:
-    return len(here.vendor.requests) > 12
 
 
 INCIDENTS = (
@@ -244,7 +211,7 @@ INCIDENTS = (
     ),
     Incident(
         "openai_limited", "OpenAI limits us (429, Retry-After 2 s)", _answering(errs(429, "rate_limit_exceeded", Retry_After="2")),
-        _answering(WELL), sign=_held, page="rate_limited",
+        _answering(WELL), alert="calls_failing", page="calls_failing",
     ),
     Incident(
         "database_down", "the database crashes", _database_down, _database_up,
@@ -269,11 +236,11 @@ INCIDENTS = (
         "money", "one user spends without measure", _spends, _forgiven, alert="cost_cap", page="cost_cap",
     ),
     Incident(
-        "flood", "one user asks 20 times a second", _floods, _blocked, sign=_flooded, page="flooded",
+        "flood", "one user asks 20 times a second", _floods, _blocked, alert="flooded", page="flooded",
         visits=(("/api/notes", 0.5),),
     ),
     Incident(
-        "bad_policy", "a policy with a fault is saved", _pushes, _pulls, sign=_refused, page="policy_refused",
+        "bad_policy", "a policy with a fault is saved", _pushes, _pulls, alert="policy_refused", page="policy_refused",
     ),
     Incident(
         "disk_full", "the ledger's disk is full", _fills, _makes_room,

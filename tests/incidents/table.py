@@ -59,17 +59,16 @@ def table(reports: list[Report]) -> str:
 
 def _row(report: Report) -> tuple[str, ...]:
     incident = report.incident
-    alert = report.alert.replace("|", "\\|") if incident.alert else "none: no rule is for it"
+    alert = report.alert.replace("|", "\\|")
     parts = "; ".join(f"{part}: {reason}" for part, reason in report.parts.items())
-    clear = report.clear_after if incident.alert else None
     seen = ", ".join(f"{count} × {_answer(name)}" for name, count in report.seen.items()) or "nothing yet"
     return (
         f"[{incident.title}](#{incident.page})",
         f"{seen}; slowest {_seconds(report.slowest)}",
-        _seconds(report.alert_after) if incident.alert else "—",
+        _seconds(report.alert_after),
         alert,
         f"{report.status}{': ' if parts else ''}{parts}".replace("|", "\\|"),
-        _seconds(clear),
+        _seconds(report.clear_after),
     )
 
 

@@ -21,6 +21,8 @@ RULES = """
 QUICK = (
     ("\n  rules: ", RULES.rstrip() + " "),
     ("is degraded for 10s", "is degraded for 1s"),
+    ("call errors > 20% over 5m", "call errors > 20% over 5s"),
+    ("refusals > 10% over 5m", "refusals > 10% over 5s"),
     ("  ready: {path: /health} ", "  restart: {max_backoff: 1s}\n  stop_timeout: 1s\n  ready: {path: /health} "),
     ("  liveness: {path: /health} ", "  liveness: {path: /health, interval: 500ms, timeout: 500ms} "),
     (
@@ -36,4 +38,4 @@ QUICK = (
 async def test_an_incident_is_told_of_and_so_is_its_end(tmp_path: Path, incident: Incident):
     report = await play(incident, tmp_path, patience=30, quick=QUICK, often=0.4)
     assert report.status == ("degraded" if incident.part else report.status)
-    assert bool(report.alert) == bool(incident.alert)
+    assert report.alert

@@ -20,9 +20,9 @@ from proxy.observe.health import PartState
 from proxy.observe.metrics import Metrics
 from proxy.observe.span import Span
 from proxy.policy import model
-from proxy.policy.condition import parse
 from proxy.policy.operators import AlertRule, Cooldown
 from proxy.policy.operators import Alerts as Policy
+from proxy.policy.when import parse
 
 HOLDS = Finding("openai", "it is bad", "9", "8", level=1.0)
 

@@ -13,9 +13,9 @@ from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
 from proxy.observe.runtime import Sample
 from proxy.observe.span import RouteSpan, Span, together
 from proxy.policy import condition as when
-from proxy.policy.condition import FORMS, RELATIVES, parse
 from proxy.policy.load import PolicySource, load
 from proxy.policy.operators import SHIPPED_RULES
+from proxy.policy.when import FORMS, RELATIVES, parse
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,11 @@ from proxy.policy.operators import SHIPPED_RULES
         ("pool wait > 1s over 1m", when.PoolWait(1, 60)),
         ("throttled > 25% over 5m", when.ThrottledAbove(0.25, 300)),
         ("calls bypass an upstream", when.Bypassed()),
+        ("call errors > 20% over 5m", when.CallErrors(0.2, None, 300)),
+        ("call errors > 20% on openai over 1m", when.CallErrors(0.2, "openai", 60)),
+        ("refusals > 10% over 5m", when.Refusals(0.1, None, 300)),
+        ("refusals > 10% on ask over 5m", when.Refusals(0.1, "ask", 300)),
+        ("policy is refused", when.PolicyRefused()),
     ],
 )
 def test_a_condition_is_read_and_written_back(text, condition):
@@ -66,6 +71,8 @@ def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
         ("breakers are open", 'the nearest is "breaker is open for 5s"'),
         ("x", "that is no condition"),
         ("breaker of nobody is open for 5s", "there is no upstream nobody"),
+        ("call errors > 20% on nobody over 5m", "there is no upstream nobody"),
+        ("refusals > 10% on nowhere over 5m", "there is no route nowhere"),
         ("errors > 5% on nowhere over 5m", "there is no route nowhere"),
         ("p95 > 50% of timeout on quick over 5m", "the route quick has no timeout"),
     ],
@@ -98,6 +105,8 @@ class House:
         self.past = {}
         self.waits = []
         self.holders = ""
+        self.turned = None
+        self.refused = ""
 
     def ending(self):
         return False
@@ -109,7 +118,10 @@ class House:
         return self.excused
 
     def breakers(self):
-        return {name: BreakerFact(opened, "3 of the last 3 calls failed") for name, opened in self.open.items()}
+        return {
+            name: BreakerFact(opened, "3 of the last 3 calls failed", changed=self.turned)
+            for name, opened in self.open.items()
+        }
 
     def sample(self):
         return self.latest
@@ -128,6 +140,9 @@ class House:
 
     def pool_holders(self):
         return self.holders
+
+    def policy_refused(self):
+        return self.refused
 
     def since(self, seconds):
         return self.span
@@ -216,6 +231,52 @@ def test_money_is_told_by_upstream_without_the_name_of_any_user():
     (finding,) = Judge(house).judge(0, parse("cost > $5 today"))
     assert "most of it at openai" in finding.message
     assert not found(house, "cost > $6 today")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "open", "turned", "holds"),
+    [
+        ({"error": 2}, False, None, False),
+        ({"error": 3}, False, None, True),
+        ({"fallback": 3, "refused": 9}, False, None, True),
+        ({"error": 4, "ok": 1}, False, None, False),
+        ({"error": 5, "ok": 15, "cached": 4}, False, None, True),
+        ({"error": 5, "ok": 15, "cached": 5}, False, None, False),
+        ({"error": 9}, True, 5.0, False),
+        ({"error": 9}, None, 5.0, False),
+        ({"error": 9}, False, 299.0, False),
+        ({"error": 9}, False, 300.0, True),
+    ],
+)
+def test_calls_that_fail_are_a_share_of_enough_and_an_open_breaker_speaks_for_itself(outcomes, open, turned, holds):
+    house = House()
+    house.open, house.turned = {"openai": open}, turned
+    house.span = Span(300, calls={"openai": outcomes, "gone": {"error": 99}}, attempts={"openai": {"429": 12, "ok": 1}})
+    for text in ("call errors > 20% over 5m", "call errors > 20% on openai over 5m"):
+        findings = list(Judge(house).judge(0, parse(text)))
+        assert [finding.subject for finding in findings] == ["openai"] * holds
+        assert all("attempts of these 5m: 12 × 429" in finding.message for finding in findings)
+    assert not found(house, "call errors > 20% on other over 5m")
+
+
+@pytest.mark.parametrize(("requests", "refused", "holds"), [(4, 4, False), (5, 5, True), (50, 5, False), (49, 5, True)])
+def test_refusals_are_a_share_of_enough_requests(requests, refused, holds):
+    house = House()
+    house.span = Span(
+        300, routes={"ask": RouteSpan(requests, 0, route(requests).buckets, refused), "page": RouteSpan()}
+    )
+    (text,) = [one.message for one in Judge(house).judge(0, parse("refusals > 10% over 5m"))] or [None]
+    assert (text is not None and f"{refused} of {requests} requests" in text and f"ask ({refused})" in text) == holds
+    assert bool(found(house, "refusals > 10% on ask over 5m")) == holds
+    assert not found(house, "refusals > 10% on page over 5m")
+
+
+def test_a_policy_that_is_refused_is_told_with_its_first_fault():
+    house = House()
+    assert not found(house, "policy is refused")
+    house.refused = "p.yaml:3: routes: no\np.yaml:4: more"
+    (finding,) = Judge(house).judge(0, parse("policy is refused"))
+    assert finding.message.endswith("stays in force: p.yaml:3: routes: no")
 
 
 def test_calls_past_the_gateway_are_told_by_upstream():

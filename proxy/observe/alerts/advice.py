@@ -29,6 +29,18 @@ _ERRORS = Advice(
     "a fault in the app since a deploy, or something that it needs is away",
     "find the requests with status 500 and above in the log; roll back if it began with a deploy",
 )
+_CALLS = Advice(
+    "the vendor limits you or the account has no credit left (429), the key is wrong (401), or it is unwell",
+    "look at the results of the attempts, then at the vendor's usage page; `upstreams.NAME.pace` asks for less at once",
+)
+_REFUSALS = Advice(
+    "one user's script or loop, or a limit that is too tight for how the app is used",
+    'see who it is under "Who was refused" on the dashboard; block one with `ctl block USER`, or raise the limit',
+)
+_POLICY = Advice(
+    "a typing error, a value that does not fit, or a variable of the environment that is not set",
+    "`outrigger check` names every fault with its line; mend the file and save it",
+)
 _SLOW = Advice(
     "a slow vendor or database behind the route, or too little CPU",
     "compare duration_ms with app_ms, calls and cost of the route's requests in the log",
@@ -77,6 +89,12 @@ def advice(condition: Condition) -> Advice:
             return _BREAKER
         case when.Errors():
             return _ERRORS
+        case when.CallErrors():
+            return _CALLS
+        case when.Refusals():
+            return _REFUSALS
+        case when.PolicyRefused():
+            return _POLICY
         case when.Slow():
             return _SLOW
         case when.MemoryAbove():

@@ -13,11 +13,13 @@ from proxy.observe.span import Span
 
 @dataclass(frozen=True, slots=True)
 class BreakerFact:
-    """`open` is None while it lets a probe through: neither here nor there. `forced`: an operator's own word."""
+    """`open` is None while it lets a probe through: neither here nor there. `forced`: an operator's own word.
+    `changed`: how many seconds ago it last opened or closed; None: never."""
 
     open: bool | None
     why: str
     forced: bool = False
+    changed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +60,8 @@ class Facts(Protocol):
 
     def pool_holders(self) -> str:
         """Whose transactions hold connections and do nothing, in words; empty where none do."""
+
+    def policy_refused(self) -> str:
+        """Why the newest policy is not in force; empty where it is."""
 
     def since(self, seconds: float) -> Span: ...

@@ -164,7 +164,11 @@ async def _restarted(here: Scene) -> None:
 
 
 async def _spends(here: Scene) -> None:
-    await _answering(DEAR)(here)
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        hers = b"mallory asks" in here.vendor.requests[-1][3]
+        return await (DEAR if hers else WELL)(request)
+
+    await _answering(answer)(here)
     here.visit("ask", every=0.2, users=("mallory",))
 
 

@@ -20,17 +20,24 @@ for version in 3.12 3.13 3.14; do
     [ "${version#3.}" -le "${newest#3.}" ] || [ -z "$(find_python "$version")" ] || newest=$version
 done
 
+venv=".venv-$newest"
+set_up_newest() {
+    if [ ! -e "$venv/.stamp" ] || [ -n "$(find requirements.txt requirements-dev.txt -newer "$venv/.stamp")" ]; then
+        "$(find_python "$newest")" -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+        touch "$venv/.stamp"
+    fi
+}
+
+if [ "$newest" != "$mine" ]; then
+    set_up_newest &  # beside the first tests
+    setting_up=$!
+fi
 echo "── Python $mine: everything"
 .venv/bin/python -m pytest tests -n 4 --dist worksteal
 [ "$newest" != "$mine" ] || exit 0
 
-venv=".venv-$newest"
-if [ ! -e "$venv/.stamp" ] || [ -n "$(find requirements.txt requirements-dev.txt -newer "$venv/.stamp")" ]; then
-    echo "setting up Python $newest ($venv) …"
-    "$(find_python "$newest")" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-    touch "$venv/.stamp"
-fi
+wait "$setting_up"
 echo "── Python $newest: our own code and its protocols"
 cd tests/wire
 set -- test_relay_http.py test_relay_tunnel.py test_gateway_life.py test_egress_calls.py test_money_calls.py \

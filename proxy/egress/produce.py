@@ -146,7 +146,9 @@ class Producer:
                 ok = False
                 call.outcome, call.reason = "error", str(broken)
             except asyncio.CancelledError:
-                ok = False if deadline.passed and deadline.reason != "request" else None
+                # A time-out of a call that mostly waited for its place here says nothing of the upstream.
+                in_time = self._clock() - admission.began >= admission.began - call.began
+                ok = False if deadline.passed and deadline.reason != "request" and in_time else None
                 if bill is not None and not bill.over and call.body.sent:
                     bill.lost()
                 raise

@@ -77,7 +77,9 @@ class Scene:
             if target == "/api/notes":
                 answer = await self.session.get(self.url + target)
             else:
-                answer = await self.session.post(self.url + target, json=body or {"question": f"What is an outrigger? {user} asks."})
+                answer = await self.session.post(
+                    self.url + target, json=body or {"question": f"What is an outrigger? {user} asks."}
+                )
             async with answer:
                 text = await answer.text()
         except (aiohttp.ClientError, TimeoutError) as error:

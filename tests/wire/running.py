@@ -79,7 +79,7 @@ class Running:
         finally:
             writer.close()
 
-    async def ready(self, timeout: float = 20.0) -> None:
+    async def ready(self, timeout: float = 60.0) -> None:
         await self.until_answer("/_outrigger/readyz", timeout)
 
     async def until_answer(self, target: str, timeout: float = 20.0) -> bytes:

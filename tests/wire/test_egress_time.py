@@ -5,6 +5,7 @@ import json
 
 import pytest
 from aiohttp import web
+from front import until
 from outward import CHAT, CameIn, Vendor, chunks, errs, hangs, outward, says, streams
 
 STREAM = {**CHAT, "stream": True}
@@ -93,13 +94,28 @@ async def test_no_attempt_begins_that_the_deadline_would_not_let_wait(tmp_path):
 
 
 async def test_waiting_for_a_place_counts_against_the_deadline(tmp_path):
-    policy = "pace: {concurrency: 1, wait: 30s}\ntimeout: {connect: 100ms, total: 600ms}"
+    policy = "pace: {concurrency: 1, wait: 30s}\ntimeout: {connect: 1s, total: 1s}"
     vendor = Vendor(hangs())
     async with outward(tmp_path, vendor, openai=policy) as out:
-        answers = await asyncio.wait_for(asyncio.gather(out.chat(), out.chat()), 10)
+        first = asyncio.create_task(out.chat())
+        await until(lambda: vendor.requests)
+        second = out.chat(headers={"X-Stainless-Read-Timeout": "0.4"})  # has 250 ms less
+        answers = await asyncio.wait_for(asyncio.gather(first, second), 10)
         assert [(status, code(text)) for status, _, text in answers] == [(504, "upstream_timeout")] * 2
         assert out.openai.breaker.counts() == (1, 1)  # who never got a place says nothing of the upstream
     assert len(vendor.requests) == 1
+
+
+async def test_a_call_that_mostly_waited_here_says_nothing_of_the_upstream(tmp_path):
+    policy = "pace: {concurrency: 1, wait: 30s}\ntimeout: {connect: 1s, total: 1s}\nretry: {attempts: 1}"
+    vendor = Vendor(slow(says(), 0.7), hangs())
+    async with outward(tmp_path, vendor, openai=policy) as out:
+        first = asyncio.create_task(out.chat())
+        await until(lambda: vendor.requests)
+        second = await asyncio.wait_for(out.chat(), 10)
+        assert ((await first)[0], second[0]) == (200, 504)
+        assert len(vendor.requests) == 2
+        assert out.openai.breaker.counts() == (1, 0)
 
 
 async def test_the_requests_own_time_counts_only_where_it_is_cancelled_with_it(tmp_path):

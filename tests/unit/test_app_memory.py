@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.memory import FULL, Meter, family
+from proxy.app.memory import FULL, LOOK, Meter, family, limit
 from proxy.app.pressure import IN_A_ROW, MIB, Pressure
 from proxy.observe.growth import Grown, Growth
 from proxy.observe.runtime import Sample
@@ -54,16 +54,19 @@ def test_between_full_measurements_the_change_of_resident_memory_is_added(tmp_pa
     assert [meter.bytes(10) for _ in range(FULL)] == [100 * 1024 + 10 * PAGE] * (FULL - 1) + [7 * 1024]
 
 
-def test_children_are_taken_from_the_kernels_own_list_where_it_keeps_one(tmp_path: Path) -> None:
-    for pid, children in ((10, "11 12 "), (11, ""), (12, "13 "), (13, "")):
-        process(tmp_path, pid, 1, pss=10)
-        (tmp_path / str(pid) / "task" / str(pid)).mkdir(parents=True)
-        (tmp_path / str(pid) / "task" / str(pid) / "children").write_text(children)
-    process(tmp_path, 14, 10, pss=1000)  # read nowhere: the list says who is whose
+def test_a_new_process_counts_three_measurements_later_at_the_latest(tmp_path: Path) -> None:
+    process(tmp_path, 10, 1, pss=100)
     meter = Meter(tmp_path)
-    assert meter.bytes(10) == 40 * 1024
-    (tmp_path / "11" / "task" / "11" / "children").write_text("14 ")
-    assert meter.bytes(10) == 1040 * 1024
+    assert meter.bytes(10) == 100 * 1024
+    process(tmp_path, 11, 10, pss=50)
+    assert [meter.bytes(10) for _ in range(LOOK)] == [100 * 1024] * (LOOK - 1) + [150 * 1024]
+
+
+def test_another_app_is_measured_whole_at_once(tmp_path: Path) -> None:
+    process(tmp_path, 10, 1, pss=100)
+    process(tmp_path, 20, 1, pss=7)
+    meter = Meter(tmp_path)
+    assert [meter.bytes(10), meter.bytes(20), meter.bytes(30), meter.bytes(10)] == [102400, 7168, None, 102400]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc here")
@@ -75,7 +78,7 @@ def test_real_children_are_counted_and_a_gone_process_has_none() -> None:
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        after = meter.bytes(os.getpid())
+        after = [meter.bytes(os.getpid()) for _ in range(LOOK)][-1]
         assert before is not None
         assert after is not None
         assert 40_000_000 < after - before < 120_000_000
@@ -83,6 +86,59 @@ def test_real_children_are_counted_and_a_gone_process_has_none() -> None:
         child.kill()
         child.communicate()
     assert meter.bytes(2**22 + 1) is None
+
+
+# ── the limit ─────────────────────────────────────────────────────────────────────────────────
+
+MAX_V1 = "9223372036854771712"  # what v1 says where it has no limit
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "found"),
+    [
+        ("0::/", {"memory.max": "max"}, None),
+        ("0::/", {"memory.max": "536870912\n"}, 536870912),
+        ("0::/", {}, None),
+        ("0::/pod/box", {"pod/memory.max": "400", "pod/box/memory.max": "max"}, 400),
+        ("0::/pod/box", {"pod/memory.max": "400", "pod/box/memory.max": "300"}, 300),
+        ("0::/../../elsewhere", {"memory.max": "500"}, 500),
+        ("0::/", {"memory.max": "2000000000"}, 1_024_000_000),  # more than the machine has
+        ("4:memory:/", {"memory/memory.limit_in_bytes": "500"}, 500),
+        ("4:memory:/docker/ab", {"memory/memory.limit_in_bytes": "500"}, 500),  # the host's path leads nowhere
+        (
+            "4:cpu,memory:/pod/box",
+            {"memory/pod/memory.limit_in_bytes": "400", "memory/pod/box/memory.limit_in_bytes": MAX_V1},
+            400,
+        ),
+        (
+            "4:memory:/",
+            {"memory/memory.limit_in_bytes": MAX_V1, "memory/memory.stat": f"cache 7\nhierarchical_memory_limit {MAX_V1}"},
+            None,
+        ),
+        (
+            "4:memory:/pod/box",
+            {"memory/memory.limit_in_bytes": MAX_V1, "memory/memory.stat": "cache 7\nhierarchical_memory_limit 400\n"},
+            400,
+        ),
+        ("4:memory:/\n0::/box", {"memory/memory.limit_in_bytes": MAX_V1, "unified/box/memory.max": "600"}, 600),
+        ("nonsense", {"memory.max": "500"}, 500),
+        ("", {"memory.max": "nonsense"}, None),
+    ],
+)
+def test_the_containers_limit_is_the_least_of_any_level_and_of_the_machine(
+    tmp_path: Path, own: str, files: dict[str, str], found: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    (tmp_path / "meminfo").write_text("MemTotal:           1000000 kB\nMemFree: 7 kB\n")
+    assert limit(tmp_path, tmp_path / "own", tmp_path / "meminfo") == found
+
+
+def test_where_the_machine_says_nothing_the_groups_word_stands(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("500")
+    assert limit(tmp_path, tmp_path / "none", tmp_path / "none") == 500
 
 
 # ── growth ────────────────────────────────────────────────────────────────────────────────────

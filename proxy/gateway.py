@@ -114,6 +114,7 @@ class Gateway:
             replace=app.start_replacing,
             emit=log.emit,
             clock=loop.time,
+            stopping=lambda: self.stopping,
         )
         self.runtime.on_sample(pressure.take)
         self.gate = TokenGate(policy.admin.token, clock=loop.time)

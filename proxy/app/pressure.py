@@ -15,7 +15,8 @@ IN_A_ROW = 3  # samples, one a second: a passing peak is no reason to replace th
 
 
 class Pressure:
-    """`take` gets every sample. `replace` begins a replacement and comes back at once."""
+    """`take` gets every sample. `replace` begins a replacement and comes back at once. While the gateway is
+    `stopping` nothing is replaced: the app is about to end anyhow."""
 
     def __init__(
         self,
@@ -25,12 +26,14 @@ class Pressure:
         replace: Callable[[str], object],
         emit: Emit,
         clock: Callable[[], float],
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._app = app
         self._policy = policy
         self._replace = replace
         self._emit = emit
         self._clock = clock
+        self._stopping = stopping
         self._warned = False
         self._over = 0
         self._told = ""  # why it is not replaced, as last said
@@ -38,12 +41,13 @@ class Pressure:
 
     def take(self, sample: Sample) -> None:
         share = sample.memory_share
-        if share is None or not self._app.is_ready:
+        policy = self._policy().memory
+        if share is None or not self._app.is_ready or self._stopping():
             self._over = 0
             return
-        policy = self._policy().memory
         self._warn(sample, share, policy.warn)
         if policy.recycle is None:
+            self._over = 0
             return
         if share < policy.recycle - RELIEF:
             self._told = ""

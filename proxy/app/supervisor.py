@@ -63,7 +63,7 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._traffic: Traffic | None = None
         self._drain: Callable[[], float] = lambda: 0.0
-        self._drained = asyncio.Event()  # clear while requests in flight finish before a replacement
+        self._drained = asyncio.Event()  # clear from a replacement's beginning to the old process's end
         self._drained.set()
         self._back_by = 0.0  # until then a replacement is no outage
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,7 +110,7 @@ class Supervisor:
         while not self.is_ready and not self._ended.is_set() and (left := until - self._clock()) > 0:
             if not self._drained.is_set():
                 began = self._clock()
-                await self._drained.wait()  # others' requests finish first: `drain` bounds it, not `timeout`
+                await self._drained.wait()  # bounded by `drain` and `stop_timeout`: `timeout` is for the start
                 until += self._clock() - began
                 continue
             try:
@@ -170,22 +170,21 @@ class Supervisor:
 
     async def _replace(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
         traffic, patience = self._traffic, self._drain()
-        try:
-            if traffic is not None:
-                text = f"Replacing the app ({reason}); {traffic.in_use} requests have {patience:g} s to finish."
-                self._emit("app.replace", text, pid=process.pid, reason=reason)
-                until = self._clock() + patience
-                while traffic.in_use and process.running and not self._stopping and self._clock() < until:
-                    await asyncio.sleep(LOOK)
-                if traffic.in_use and process.running and not self._stopping:
-                    text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
-                    self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
-                traffic.drop_idle()
-        finally:
-            self._back_by = self._clock() + self._policy.stop_timeout + self._policy.hold
-            self._drained.set()
-            if not asked.done():
-                asked.set_result(reason)
+        if traffic is not None:
+            text = f"Replacing the app ({reason}); {traffic.in_use} requests have {patience:g} s to finish."
+            self._emit("app.replace", text, pid=process.pid, reason=reason)
+            until = self._clock() + patience
+            while traffic.in_use and process.running and not self._stopping and self._clock() < until:
+                await asyncio.sleep(LOOK)
+            if traffic.in_use and process.running and not self._stopping:
+                text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
+                self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
+            traffic.drop_idle()
+        if not asked.done():
+            asked.set_result(reason)
+        await process.ended.wait()
+        self._back_by = self._clock() + self._policy.hold
+        self._drained.set()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 

@@ -112,7 +112,10 @@ MAX_V1 = "9223372036854771712"  # what v1 says where it has no limit
         ),
         (
             "4:memory:/",
-            {"memory/memory.limit_in_bytes": MAX_V1, "memory/memory.stat": f"cache 7\nhierarchical_memory_limit {MAX_V1}"},
+            {
+                "memory/memory.limit_in_bytes": MAX_V1,
+                "memory/memory.stat": f"cache 7\nhierarchical_memory_limit {MAX_V1}",
+            },
             None,
         ),
         (
@@ -206,6 +209,7 @@ class App:
 class Pressed:
     def __init__(self, memory: model.Memory, *, hold: float = 15.0) -> None:
         self.now = 1000.0
+        self.stopping = False
         self.app = App()
         self.policy = model.App(memory=memory, hold=hold)
         self.said: list[tuple[str, str]] = []
@@ -216,6 +220,7 @@ class Pressed:
             replace=self.replaced.append,
             emit=lambda event, message, **facts: self.said.append((event, message)),
             clock=lambda: self.now,
+            stopping=lambda: self.stopping,
         )
 
     def at(self, percent: int, times: int = 1) -> None:
@@ -270,9 +275,30 @@ def test_an_app_that_starts_slower_than_hold_is_only_warned_of(took: float | Non
     assert f"its last start took {said}, and requests wait no longer than 15 s (app.hold)" in p.said[-1][1]
 
 
-def test_nothing_is_done_without_a_limit_or_while_the_app_is_away() -> None:
+def test_nothing_is_done_without_a_limit_or_while_the_app_is_away_or_the_gateway_ends() -> None:
     p = Pressed(model.Memory(recycle=0.92))
     p.pressure.take(Sample(app_bytes=10**9, limit_bytes=None))
     p.app.is_ready = False
     p.at(99, 10)
+    p.app.is_ready, p.stopping = True, True
+    p.at(99, 10)
     assert p.events() == []
+
+
+def test_a_newer_policy_holds_from_the_next_sample_on() -> None:
+    p = Pressed(model.Memory(recycle=0.92))
+    p.at(95, IN_A_ROW - 1)
+    p.policy = model.App(memory=model.Memory())
+    p.at(95)
+    p.policy = model.App(memory=model.Memory(recycle=0.92))
+    p.at(95, IN_A_ROW - 1)
+    assert not p.replaced
+    p.policy = model.App(memory=model.Memory(recycle=0.97))
+    p.at(95, IN_A_ROW)
+    assert not p.replaced
+    p.policy = model.App(memory=model.Memory(recycle=0.9))
+    p.at(95, IN_A_ROW)
+    assert p.replaced == ["memory"]
+    p.policy = model.App(memory=model.Memory(recycle=0.9, every=10.0))
+    p.at(95, 10)
+    assert p.replaced == ["memory"] * 2

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from front import Front, ours
+from front import Front, ours, until
 from ports import free_port
 from running import APPS, gateway
 
@@ -33,14 +33,14 @@ class Replaced(Front):
 
 
 @asynccontextmanager
-async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0, delay: str = "0") -> AsyncIterator[Replaced]:
+async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> AsyncIterator[Replaced]:
     loop = asyncio.get_running_loop()
     parsed = load(PolicySource("test", None, policy or "{}"), {})
     descriptor = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = Log(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
     port = free_port()
-    environ = {**os.environ, "PORT": str(port), "START_DELAY": delay}
+    environ = {**os.environ, "PORT": str(port)}
     reasons: list[str] = []
     app = Supervisor(parsed.app, PLAIN, environ, port=port, emit=log.emit, on_restart=reasons.append, clock=loop.time)
     door = Door(loop, parsed, app, ours=ours, metrics=metrics, log=log)
@@ -104,19 +104,21 @@ async def test_hundreds_of_requests_while_it_is_replaced_are_all_answered(tmp_pa
         assert there.reasons == ["memory", "memory"]
 
 
-async def test_what_is_in_flight_finishes_and_what_comes_waits_longer_than_hold_for_it(tmp_path):
-    async with supervised(tmp_path, "app: {hold: 3s}") as there:
-        slow = asyncio.create_task(
-            there.raw(b"GET /slow?3.5 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20)
-        )
-        async with asyncio.timeout(5):
-            while not there.door.pool.in_use:
-                await asyncio.sleep(0.01)
+async def test_what_is_in_flight_finishes_and_what_comes_waits(tmp_path):
+    async with supervised(tmp_path) as there:
+        slow = asyncio.create_task(there.get("/slow?0.5"))
+        reader, writer = await there.connect()
+        writer.write(b"GET /big?20000000 HTTP/1.1\r\nHost: t\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await until(lambda: there.door.pool.in_use == 2)
         replaced = asyncio.create_task(there.supervisor.replace("reload"))
         await asyncio.sleep(0)
         assert there.supervisor.replacing
         waits = asyncio.create_task(there.raw(b"GET /w HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20))
         assert (await slow).endswith(b"slow")
+        assert not replaced.done()  # the other has not been read yet
+        assert len(await asyncio.wait_for(reader.readexactly(20_000_000), 20)) == 20_000_000
+        writer.close()
         assert (await waits).endswith(b"hello /w")
         assert await replaced
         assert not there.supervisor.replacing
@@ -125,9 +127,7 @@ async def test_what_is_in_flight_finishes_and_what_comes_waits_longer_than_hold_
 async def test_what_does_not_finish_within_drain_is_cut_and_said(tmp_path):
     async with supervised(tmp_path, "app: {stop_timeout: 200ms}", drain=0.2) as there:
         slow = asyncio.create_task(there.get("/slow?60"))
-        async with asyncio.timeout(5):
-            while not there.door.pool.in_use:
-                await asyncio.sleep(0.01)
+        await until(lambda: there.door.pool.in_use == 1)
         assert await there.supervisor.replace("reload")
         assert status_of(await slow) == 502
         async with asyncio.timeout(5):  # lines are written a moment later
@@ -151,9 +151,7 @@ async def test_whoever_asked_may_go_and_one_replacement_is_made_at_a_time(tmp_pa
 async def test_stopping_in_the_middle_of_a_replacement_ends_both(tmp_path):
     async with supervised(tmp_path) as there:
         slow = asyncio.create_task(there.get("/slow?60"))
-        async with asyncio.timeout(5):
-            while not there.door.pool.in_use:
-                await asyncio.sleep(0.01)
+        await until(lambda: there.door.pool.in_use == 1)
         replaced = asyncio.create_task(there.supervisor.replace("reload"))
         await asyncio.sleep(0.05)
         await there.supervisor.stop()

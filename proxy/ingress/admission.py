@@ -29,9 +29,10 @@ _SAID = {
 class Admission:
     """Two gates: the route's `concurrency` with its queue, then the app's `overload` limit with its own.
 
-    The route's queue is first come, first served. The app's serves the most important tier first (the
-    lowest number in `overload.priority`; tiers not named there come after all that are); when it is full,
-    an arrival that is more important takes the place of the newest of the least important.
+    Both queues serve the users in turn, each first come, first served; where one is full, an arrival takes the
+    place of the newest of the user who has most waiting, unless that is its own. The app's serves the most
+    important tier first (the lowest number in `overload.priority`; tiers not named there come after all that
+    are), and when it is full, the least important make room first.
 
     A request that finds no place is refused with 503 `overloaded`, and `on_shed` is told why:
     route_queue_full, route_wait, queue_full, wait or priority.
@@ -85,7 +86,7 @@ class Admission:
         for name in idle:
             del self._routes[name]
 
-    def try_enter(self, route: Route, tier: str, *, exempt: bool = False) -> Permit | None:
+    def try_enter(self, route: Route, *, exempt: bool = False) -> Permit | None:
         """A permit where both gates have room now; None where `enter` would wait or refuse."""
         if exempt:
             return Permit(self, None, None)
@@ -97,19 +98,16 @@ class Admission:
             return None
         return Permit(self, gate, self._app)
 
-    async def enter(self, route: Route, tier: str, *, exempt: bool = False) -> Permit:
+    async def enter(self, route: Route, tier: str, user: str) -> Permit:
         """A permit, as soon as there is room. Raises Refusal (503 `overloaded`)."""
-        permit = self.try_enter(route, tier, exempt=exempt)
-        if permit is not None:
-            return permit
         gate = self._gate(route)
         at: Gate = gate
         try:
-            await gate.take(0)
+            await gate.take(0, user)
             at = self._app
             gate.waiting_for_app += 1
             try:
-                await self._take_app(tier)
+                await self._take_app(tier, user)
             except BaseException:  # cancelled or shed: the place at the first gate goes back either way
                 gate.give()
                 raise
@@ -128,7 +126,7 @@ class Admission:
             self._gradient.sample(route_name, app_seconds, crowd)
             self._step()
 
-    async def _take_app(self, tier: str) -> None:
+    async def _take_app(self, tier: str, user: str) -> None:
         if self._app.try_take():
             return
         if self._gradient is not None:
@@ -136,7 +134,7 @@ class Admission:
             self._step()
             self._tick()
         priority = self._overload.priority
-        await self._app.take(priority.get(tier, max(priority.values(), default=0) + 1))
+        await self._app.take(priority.get(tier, max(priority.values(), default=0) + 1), user)
 
     def _gate(self, route: Route) -> RouteGate:
         gate = self._routes.get(route.name)

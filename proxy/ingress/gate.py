@@ -44,16 +44,16 @@ class Gate:
         self.in_flight += 1
         return True
 
-    async def take(self, priority: int) -> None:
+    async def take(self, priority: int, user: str) -> None:
         """Take a place, waiting for it if need be. Raises Shed."""
         if self.try_take():
             return
         if len(self.waiters) >= self.size:
-            loser = self.waiters.displaced_by(priority)
+            loser = self.waiters.displaced_by(priority, user)
             if loser is None:
                 raise Shed(f"{self._prefix}queue_full")
-            loser.tell("priority")
-        waiter = Waiter(priority)
+            loser.tell("priority" if loser.priority > priority else f"{self._prefix}queue_full")
+        waiter = Waiter(priority, user)
         self.waiters.add(waiter)
         timer = asyncio.get_running_loop().call_later(self.wait, self._expire, waiter)
         try:

@@ -212,12 +212,11 @@ class Pipeline:
             )
 
     async def _admit(self, x: Exchange) -> None:
-        exempt = x.path in self.rules.probes
-        permit = self._admission.try_enter(x.route, x.tier, exempt=exempt)
+        permit = self._admission.try_enter(x.route, exempt=x.path in self.rules.probes)
         if permit is None:
             began = self._clock()
             try:
-                permit = await self._admission.enter(x.route, x.tier, exempt=exempt)
+                permit = await self._admission.enter(x.route, x.tier, x.user)
             finally:
                 x.waited += self._clock() - began
         x.permit = permit

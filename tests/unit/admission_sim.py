@@ -105,7 +105,7 @@ class Scene:
         """One request. `model`: seconds in an outgoing call, which admission is `told` of as it happens."""
         arrived = self.loop.time()
         try:
-            permit = await self.admission.enter(route, "free")
+            permit = self.admission.try_enter(route) or await self.admission.enter(route, "free", "")
         except Refusal as refusal:
             report.shed[refusal.name] += 1
             return

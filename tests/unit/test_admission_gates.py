@@ -28,8 +28,8 @@ class Desk:
         self.loop = asyncio.get_running_loop()
         self.admission = Admission(overload, clock=self.loop.time, on_shed=self.shed.append)
 
-    def ask(self, route: Route = PLAIN, tier: str = "free") -> asyncio.Task[Permit]:
-        return asyncio.ensure_future(self.admission.enter(route, tier))
+    def ask(self, route: Route = PLAIN, tier: str = "free", user: str = "ada") -> asyncio.Task[Permit]:
+        return asyncio.ensure_future(self.admission.enter(route, tier, user))
 
 
 def simulated(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -48,7 +48,7 @@ async def settle() -> None:
 @simulated
 async def test_without_a_limit_everybody_enters_at_once_and_is_counted() -> None:
     desk = Desk(OFF)
-    permits = [desk.admission.try_enter(PLAIN, "free") for _ in range(1000)]
+    permits = [desk.admission.try_enter(PLAIN) for _ in range(1000)]
     assert all(permits)
     assert desk.admission.in_flight("plain") == 1000
     assert desk.admission.limit is None
@@ -61,10 +61,10 @@ async def test_without_a_limit_everybody_enters_at_once_and_is_counted() -> None
 
 
 @simulated
-async def test_a_routes_queue_is_first_come_first_served_and_bounded() -> None:
+async def test_a_routes_queue_is_first_come_first_served_within_a_user_and_bounded() -> None:
     desk = Desk(OFF)
     inside = await desk.ask(NARROW)
-    assert desk.admission.try_enter(NARROW, "free") is None
+    assert desk.admission.try_enter(NARROW) is None
     first, second, third = desk.ask(NARROW), desk.ask(NARROW), desk.ask(NARROW)
     with pytest.raises(Refusal) as refused:
         await third
@@ -121,6 +121,50 @@ async def test_the_more_important_goes_first_and_displaces_the_newest_of_the_lea
 
 
 @simulated
+async def test_users_are_served_in_turn_and_one_who_floods_a_full_queue_makes_room_for_the_others() -> None:
+    for overload, route, full in (
+        (OFF, Route("narrow", concurrency=1, queue=Queue(size=4, wait=60.0)), "route_queue_full"),
+        (Overload("fixed", fixed=FixedLimit(limit=1, queue=4, wait=60.0)), PLAIN, "queue_full"),
+    ):
+        desk = Desk(overload)
+        inside = await desk.ask(route, user="mallory")
+        asked = [(f"mallory {n}", desk.ask(route, user="mallory")) for n in range(6)]
+        await settle()
+        for name in ("ada 1", "ben 1", "ada 2", "ada 3"):
+            asked.append((name, desk.ask(route, user=name.split()[0])))
+            await settle()
+        shed = [name for name, task in asked if task.done()]
+        assert shed == ["mallory 2", "mallory 3", "mallory 4", "mallory 5", "ada 2", "ada 3"]
+        assert desk.shed == [full] * 6
+        waiting = [(name, task) for name, task in asked if not task.done()]
+        served = []
+        while len(served) < 4:
+            inside.release()
+            await settle()
+            name, task = next((name, task) for name, task in waiting if task.done() and name not in served)
+            served.append(name)
+            inside = task.result()
+        assert served == ["mallory 0", "ada 1", "ben 1", "mallory 1"]
+        inside.release()
+
+
+@simulated
+async def test_importance_goes_before_fairness() -> None:
+    priority = {"admin": 1, "free": 2}
+    desk = Desk(Overload("fixed", fixed=FixedLimit(limit=1, queue=3, wait=60.0), priority=priority))
+    inside = await desk.ask()
+    admins = [desk.ask(tier="admin", user="root") for _ in range(3)]
+    await settle()
+    with pytest.raises(Refusal):
+        await desk.ask(user="ada")
+    assert desk.shed == ["queue_full"]
+    for admin in admins:
+        inside.release()
+        inside = await admin
+    inside.release()
+
+
+@simulated
 async def test_a_streaming_answer_counts_for_the_app_until_its_head_and_for_its_route_until_its_end() -> None:
     desk = Desk(fixed(1))
     stream = await desk.ask(NARROW)
@@ -129,16 +173,16 @@ async def test_a_streaming_answer_counts_for_the_app_until_its_head_and_for_its_
     assert not other.done()
     stream.head_sent()
     (await other).release()
-    assert desk.admission.try_enter(NARROW, "free") is None
+    assert desk.admission.try_enter(NARROW) is None
     stream.release()
-    assert desk.admission.try_enter(NARROW, "free") is not None
+    assert desk.admission.try_enter(NARROW) is not None
 
 
 @simulated
 async def test_a_probe_is_never_shed() -> None:
     desk = Desk(fixed(1, queue=0))
     inside = await desk.ask()
-    probe = desk.admission.try_enter(PLAIN, "free", exempt=True)
+    probe = desk.admission.try_enter(PLAIN, exempt=True)
     assert probe is not None
     probe.sample(9.0)
     probe.release()
@@ -188,7 +232,7 @@ async def test_a_reload_keeps_what_is_in_flight_and_lets_in_whom_the_new_limit_h
     admitted = [task.result() for task in waiting if task.exception() is None]
     assert len(admitted) == 3
     desk.admission.reconfigure(fixed(4))
-    assert desk.admission.try_enter(PLAIN, "free") is None, "those in flight count"
+    assert desk.admission.try_enter(PLAIN) is None, "those in flight count"
     for permit in [inside, *admitted]:
         permit.release()
     assert desk.admission.in_flight("plain") == 0
@@ -201,7 +245,7 @@ async def test_a_routes_new_concurrency_holds_from_the_next_request_on() -> None
     waiting = desk.ask(NARROW)
     await settle()
     wider = Route("narrow", concurrency=3, queue=Queue(size=2, wait=5.0))
-    second = desk.admission.try_enter(wider, "free")
+    second = desk.admission.try_enter(wider)
     assert second is not None
     third = await waiting
     assert desk.admission.in_flight("narrow") == 3
@@ -213,16 +257,16 @@ async def test_a_routes_new_concurrency_holds_from_the_next_request_on() -> None
 async def test_a_request_that_waits_for_its_outgoing_call_holds_no_place_under_an_adaptive_limit() -> None:
     desk = Desk(Overload("adaptive", adaptive=AdaptiveLimit(min=1, max=1)))
     calling = await desk.ask()
-    assert desk.admission.try_enter(PLAIN, "free") is None
+    assert desk.admission.try_enter(PLAIN) is None
     calling.call_began()
     calling.call_began()
-    other = desk.admission.try_enter(PLAIN, "free")
+    other = desk.admission.try_enter(PLAIN)
     assert other is not None
     calling.call_ended()
     calling.call_ended()  # it goes on without waiting: the app has it already
-    assert desk.admission.try_enter(PLAIN, "free") is None
+    assert desk.admission.try_enter(PLAIN) is None
     other.release()
-    assert desk.admission.try_enter(PLAIN, "free") is None
+    assert desk.admission.try_enter(PLAIN) is None
     calling.release()
     calling.call_began()
     calling.call_ended()
@@ -246,7 +290,9 @@ def test_no_place_is_lost_whatever_is_cancelled_refused_or_reloaded(mode: str, s
 
         async def request() -> None:
             try:
-                permit = await desk.admission.enter(chance.choice(routes), chance.choice(["free", "admin"]))
+                permit = await desk.admission.enter(
+                    chance.choice(routes), chance.choice(["free", "admin"]), chance.choice("abc")
+                )
             except Refusal:
                 return
             try:

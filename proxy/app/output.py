@@ -1,7 +1,7 @@
 """`app_output: wrap`: the app's lines become log lines. It is never stalled: its pipes are always drained.
 
 A traceback is one event: what belongs to it comes within some milliseconds. No line is ever left out for its level:
-the app decided to print it.
+the app decided to print it. Colours are left out: they are a terminal's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from proxy.observe.events import Emit, Level
@@ -20,6 +20,7 @@ BLOCK = 32 * 1024  # characters of one traceback; the rest of a longer one becom
 SOON = 0.05  # seconds within which the next line of a traceback comes
 
 MARK = re.compile("\x1e([0-9A-Za-z]{1,64})\x1f")  # a request's token, put there by the attribution inside the app
+COLOUR = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")  # any control sequence (ECMA-48 section 5.4)
 BEGINS = re.compile(r"[ +|]*(?:Exception Group )?Traceback \(most recent call last\):")
 CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
 
@@ -46,12 +47,9 @@ class Lines(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
+        *begun, self._rest = _pieces(lines.pop())
+        for line in (*lines, *begun):
             self._take(line)
-        while len(self._rest) > LONGEST:
-            self._take(self._rest[:LONGEST])
-            self._rest = self._rest[LONGEST:]
         if self._block:
             self._wait()
 
@@ -62,9 +60,11 @@ class Lines(asyncio.Protocol):
         self._flush()
 
     def _take(self, line: bytes) -> None:
-        for at in range(0, max(len(line), 1), LONGEST):
-            text = line[at : at + LONGEST].decode("utf-8", "replace").rstrip("\r")
+        for piece in _pieces(line):
+            text = piece.decode("utf-8", "replace").rstrip("\r")
             token = None
+            if "\x1b" in text:
+                text = COLOUR.sub("", text)
             if "\x1e" in text:
                 found = MARK.search(text)
                 token = found[1] if found is not None else None
@@ -122,17 +122,28 @@ class Lines(asyncio.Protocol):
         self._emit("app", text, level=level_of(text), **facts)
 
 
+def _pieces(line: bytes) -> Iterator[bytes]:
+    """Of at most LONGEST bytes, cut between characters."""
+    while len(line) > LONGEST:
+        at = LONGEST
+        while at > LONGEST - 4 and line[at] & 0xC0 == 0x80:
+            at -= 1
+        yield line[:at]
+        line = line[at:]
+    yield line
+
+
 _WORDS: dict[str, Level] = {
     "trace": "debug", "debug": "debug", "info": "info", "notice": "info", "warn": "warning", "warning": "warning",
     "error": "error", "err": "error", "critical": "error", "fatal": "error", "panic": "error", "alert": "error",
     "emergency": "error",
 }  # fmt: skip
-# A word in capitals near the line's beginning, the same in brackets or before a colon, or a field of logfmt. The
-# first one counts: what comes after it is what the line is about.
+# A word in capitals near the line's beginning, any in brackets, one before a colon with at most a time before it, or
+# a field of logfmt. The first one counts: what comes after it is what the line is about.
 _SAID = re.compile(
     r"\b(TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
     r"|\[(?i:(trace|debug|info|notice|warn|warning|error|critical|fatal|alert))\]"
-    r"|^(?i:(debug|info|warn|warning|error|critical|fatal)):"
+    r"|^[\d\s:.,/TZ+-]*\b(?i:(debug|info|warn|warning|error|critical|fatal|panic)):"
     r"|\b(?:level|lvl|severity)=\"?(?i:([a-z]+))"
 )
 _RAISED = re.compile(r"(?:Uncaught )?(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::|$)")
@@ -167,7 +178,7 @@ def _of_json(line: str) -> Level | None:
         value = facts.get(key)
         if isinstance(value, str) and value.lower() in _WORDS:
             return _WORDS[value.lower()]
-        if isinstance(value, int):
+        if type(value) is int:  # True is one, too
             return next((level for least, level in _NUMBERS if value >= least), "debug")
     return None
 

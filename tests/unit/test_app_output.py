@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.app.output import BLOCK, Lines, level_of
+from proxy.app.output import BLOCK, LONGEST, Lines, level_of
 from proxy.observe.requests import Owner
 
 PYTHON = """\
@@ -100,6 +100,42 @@ async def test_an_endless_traceback_is_bounded() -> None:
     assert sum(message.count("File x") for message in heard.messages()) == 20_000
 
 
+async def test_colours_neither_hide_a_level_nor_are_told() -> None:
+    heard = Heard()
+    heard.lines.data_received(
+        b"\x1b[31m[Nest] 7  - \x1b[39m02:00:00 \x1b[31m  ERROR\x1b[39m \x1b[38;5;3m[X] \x1b[39mz\n"
+        b"\x1b[31mERROR\x1b[0m:    x\n\x1b[32mINFO\x1b[0m:     y\n"
+        b"\x1b[1mTraceback (most recent call last):\x1b[0m\n  File x\n\x1b[1;35mValueError\x1b[0m: w\n"
+    )
+    heard.lines.connection_lost(None)
+    assert [(level, text) for level, text, _ in heard.events] == [
+        ("error", "[Nest] 7  - 02:00:00   ERROR [X] z"),
+        ("error", "ERROR:    x"),
+        ("info", "INFO:     y"),
+        ("error", "Traceback (most recent call last):\n  File x\nValueError: w"),
+    ]
+
+
+@pytest.mark.parametrize("step", [1000, 10**6])
+async def test_a_line_too_long_becomes_several_cut_between_characters(step: int) -> None:
+    heard = Heard()
+    line = "a" + "é" * LONGEST
+    data = f"{line}\nshort\n".encode()
+    for at in range(0, len(data), step):
+        heard.lines.data_received(data[at : at + step])
+    *pieces, last = heard.messages()
+    assert ("".join(pieces), last) == (line, "short")
+    assert max(len(piece.encode()) for piece in pieces) <= LONGEST
+
+
+async def test_bytes_that_are_no_utf8_are_shown_as_such_and_hurt_no_other_line() -> None:
+    heard = Heard()
+    heard.lines.data_received(b"\xff\xfe x \xe2\x82\n" + b"\x80" * (LONGEST + 9) + b"\nWARNING: y\n")
+    assert heard.messages()[0] == "\ufffd\ufffd x \ufffd"
+    assert sum(map(len, heard.messages()[1:-1])) == LONGEST + 9
+    assert heard.events[-1][:2] == ("warning", "WARNING: y")
+
+
 @pytest.mark.parametrize(
     ("line", "level"),
     [
@@ -110,6 +146,11 @@ async def test_an_endless_traceback_is_bounded() -> None:
         ("[2026-11-27 02:00:00 +0000] [7] [CRITICAL] WORKER TIMEOUT", "error"),
         ("[warn] x", "warning"),
         ("error: x", "error"),
+        ("2026-11-27T02:00:00.000Z error: x", "error"),
+        ("panic: runtime error: x", "error"),
+        ("it met an error: x", "info"),
+        ('[27/Nov/2026 02:00:00] "GET / HTTP/1.1" 500 5', "info"),
+        ("2026-11-27 02:00:00.000 | ERROR    | app:f:1 - x", "error"),
         ("ValueError: x", "error"),
         ("sqlalchemy.exc.OperationalError: x", "error"),
         ('INFO:     127.0.0.1:1 - "GET /ERROR HTTP/1.1" 200 OK', "info"),
@@ -121,6 +162,7 @@ async def test_an_endless_traceback_is_bounded() -> None:
         ('{"levelname": "CRITICAL"}', "error"),
         ('{"level":50,"msg":"x"}', "error"),
         ('{"level":30,"msg":"ERROR"}', "info"),
+        ('{"level":true}', "info"),
         ('{"msg":"x"}', "info"),
         ("{not json", "info"),
         ("{" * 50_000, "info"),

@@ -78,13 +78,16 @@ class Lines(asyncio.Protocol):
                 self._add(text)
                 return
             self._flush()
-        begins = BEGINS.match(text)
-        if text and (begins or level_of(text) == "error"):
+        if not text:
+            return
+        level = level_of(text)
+        if level == "error":
+            begins = BEGINS.match(text)
             self._token = token
             self._framed, self._grouped = begins is not None, begins is not None and "+" in begins[0]
             self._add(text)
-        elif text:
-            self._tell(text, token)
+        else:
+            self._tell(text, token, level)
 
     def _belongs(self, text: str) -> bool:
         if begins := BEGINS.match(text):
@@ -112,14 +115,14 @@ class Lines(asyncio.Protocol):
         block, self._block, self._size = self._block, [], 0
         text = "\n".join(block).rstrip("\n")
         if text:
-            self._tell(text, self._token)
+            self._tell(text, self._token, "error")
 
-    def _tell(self, text: str, token: str | None) -> None:
+    def _tell(self, text: str, token: str | None, level: Level) -> None:
         facts: dict[str, object] = {"stream": self._stream}
         owner = self._find(token) if token is not None else None
         if owner is not None:
             facts["request_id"], facts["trace_id"] = owner.request_id, owner.trace_id
-        self._emit("app", text, level=level_of(text), **facts)
+        self._emit("app", text, level=level, **facts)
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:

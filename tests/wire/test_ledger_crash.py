@@ -13,6 +13,7 @@ from pathlib import Path
 LOAD = Path(__file__).parent / "ledger_load.py"
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("OUTRIGGER_KILLS", "8"))
+AT_ONCE = 4  # ledgers, each with its share of the kills
 GRACE = 2.0  # seconds: the promise is one, and machines that run tests are slow at times
 
 
@@ -51,9 +52,15 @@ async def live_and_die(url: str, seconds: float) -> tuple[Told, float]:
 
 
 async def test_a_killed_process_loses_at_most_its_last_second_and_doubles_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "x.db"
+    lives = (killed_again_and_again(tmp_path / f"{n}.db", -(-KILLS // AT_ONCE)) for n in range(AT_ONCE))
+    oldest = max(await asyncio.gather(*lives))
+    print(f"{KILLS} kills; the oldest thing lost was {oldest:.2f} s old")
+
+
+async def killed_again_and_again(path: Path, kills: int) -> float:
+    """How old the oldest thing was that was lost, in seconds."""
     lost_ages = [0.0]
-    for _ in range(KILLS):
+    for _ in range(kills):
         told, killed = await live_and_die(f"sqlite:///{path}", random.uniform(1.0, 3.5))
         connection = sqlite3.connect(path)
         found = {
@@ -77,4 +84,4 @@ async def test_a_killed_process_loses_at_most_its_last_second_and_doubles_nothin
                 lost_ages.append(killed - when)  # an open row that was to go
         assert max(lost_ages) < GRACE
         assert len(told.put) > 50
-    print(f"{KILLS} kills; the oldest thing lost was {max(lost_ages):.2f} s old")
+    return max(lost_ages)

@@ -1,7 +1,6 @@
 """Connections to the app: which are used again, which are not, and what is sent again."""
 
 import asyncio
-import socket
 
 import pytest
 from front import OK, Scripted, answering, front, until
@@ -132,29 +131,3 @@ async def test_an_app_without_keep_alive_gets_a_connection_a_request():
         writer.close()
         assert door.app.connections == 3
         assert door.door.pool.idle == 0
-
-
-async def test_a_connection_whose_answer_ended_while_the_client_was_behind_is_read_again():
-    """Somewhere among these sizes the last bytes are those that ask for a pause."""
-    sizes = range(2**20, 6 * 2**20, 150 * 1024)
-
-    async def script(reader, writer):
-        while True:
-            size = int((await app.head(reader)).split()[1][1:])
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
-            await writer.drain()
-
-    app = Scripted(script)
-    async with front(app) as door:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.connect(("127.0.0.1", door.port))
-        reader, writer = await asyncio.open_connection(sock=sock, limit=64 * 1024)
-        for size in sizes:
-            writer.write(f"GET /{size} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
-            await asyncio.sleep(0.01)
-            async with asyncio.timeout(5):
-                await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(size)
-        writer.close()
-        assert app.connections == 1

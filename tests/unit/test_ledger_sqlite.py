@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger.database import LedgerAway, Spent, Sum
+from proxy.ledger.database import Forgiven, LedgerAway, Spent, Sum
 from proxy.ledger.entry import COLUMNS, Entry
 from proxy.ledger.sqlite import Sqlite
 from proxy.ledger.sqliteschema import STEPS
@@ -201,6 +201,26 @@ async def test_a_ledger_of_an_older_schema_is_brought_up_to_date_in_place(tmp_pa
         await database.write([entry(2, 6)], [])
     assert rows(path, "PRAGMA user_version") == [(len(later),)]
     assert rows(path, "SELECT cost, note FROM outrigger_calls ORDER BY id") == [(5, None), (6, None)]
+
+
+async def test_a_ledger_of_the_first_schema_keeps_its_rows_and_sums_and_learns_an_operators_word(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.db"
+    async with opened(path, steps=STEPS[:1]) as database:
+        await database.write([entry(n, 5, at=1000.0 + 4000 * n) for n in range(3)], [])
+    everything = "SELECT * FROM outrigger_calls ORDER BY id", "SELECT * FROM outrigger_hours ORDER BY hour"
+    before = [rows(path, one) for one in everything]
+    async with opened(path) as database:
+        assert await database.blocked() == []
+        await database.block("eve", 1.0)
+        await database.forgive([Forgiven("1", 1000.0, "openai", "ada", "d", 5)])
+        assert (await database.spent("openai", {"d": 0.0}, None))["d"].users == {"ada": 15}
+    assert [rows(path, one) for one in everything] == before
+    assert rows(path, "PRAGMA user_version") == [(2,)]
+    async with opened(path) as database:
+        assert await database.blocked() == ["eve"]
+        assert await database.forgiven("openai", {"d": 0.0}, 2000.0) == {"d": {"ada": 5}}
 
 
 async def test_a_step_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:

@@ -245,7 +245,8 @@ async def test_a_row_that_no_database_takes_does_not_hold_up_the_others() -> Non
     assert [message for _, message, _ in seen.events] == ["A row cannot be written and is left out: no such thing."]
 
 
-async def test_what_cannot_be_written_before_the_end_is_told_of() -> None:
+async def test_what_cannot_be_written_before_the_end_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.ledger.ledger.STOPPING", 0.6)
     table, seen = Table(), Seen()
     table.away = LedgerAway("gone")
     async with started(table, seen) as ledger:

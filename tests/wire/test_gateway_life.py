@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -212,19 +213,25 @@ async def test_a_gibibyte_down_and_up_passes_in_little_memory(tmp_path):
     size = 2**30
     async with gateway(tmp_path, *APP) as g:
         await g.ready()
-        reader, writer = await asyncio.open_connection("127.0.0.1", g.port)
-        writer.write(f"GET /big?{size} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
-        await reader.readuntil(b"\r\n\r\n")
-        got = 0
-        while got < size:
-            got += len(await reader.read(1 << 20))
-        writer.write(f"POST /swallow HTTP/1.1\r\nHost: t\r\nContent-Length: {size}\r\n\r\n".encode())
-        piece = b"x" * (1 << 20)
-        for _ in range(size // len(piece)):
-            writer.write(piece)
-            await writer.drain()
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-        writer.close()
+
+        def down() -> None:
+            with socket.create_connection(("127.0.0.1", g.port), timeout=60) as client:
+                client.sendall(f"GET /big?{size} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
+                buffer = bytearray(1 << 20)
+                got = 0
+                while more := client.recv_into(buffer):
+                    got += more
+                assert size < got < size + 1000
+
+        def up() -> None:
+            with socket.create_connection(("127.0.0.1", g.port), timeout=60) as client:
+                client.sendall(f"POST /swallow HTTP/1.1\r\nHost: t\r\nContent-Length: {size}\r\n\r\n".encode())
+                piece = b"x" * (1 << 20)
+                for _ in range(size // len(piece)):
+                    client.sendall(piece)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+        await asyncio.gather(asyncio.to_thread(down), asyncio.to_thread(up))
         assert peak_mib(g.pid) < 96
         assert await g.stop() == 0
 
@@ -290,16 +297,16 @@ async def test_a_worker_without_a_port_runs_and_its_clean_end_is_the_end(tmp_pat
 
 
 async def test_usage_errors_say_what_to_write(tmp_path):
-    async with gateway(tmp_path) as g:
-        assert await g.ended() == 2
-        assert "give the app's start command after `--`" in g.output()
-    async with gateway(tmp_path, *APP, arguments=("--polcy", "x")) as g:
-        assert await g.ended() == 2
-        assert "`--polcy`" in g.output()
-    async with gateway(tmp_path, *APP, policy="  drian: 1s\n") as g:
-        assert await g.ended() == 2
-        assert ":5: listen.drian" in g.output()
-        assert "drain" in g.output()
+    async with (
+        gateway(tmp_path) as nothing,
+        gateway(tmp_path, *APP, arguments=("--polcy", "x")) as option,
+        gateway(tmp_path, *APP, policy="  drian: 1s\n") as key,
+    ):
+        assert await asyncio.gather(nothing.ended(), option.ended(), key.ended()) == [2, 2, 2]
+        assert "give the app's start command after `--`" in nothing.output()
+        assert "`--polcy`" in option.output()
+        assert ":5: listen.drian" in key.output()
+        assert "drain" in key.output()
 
 
 async def test_a_claimed_path_that_the_app_answers_too_is_told_of(tmp_path):

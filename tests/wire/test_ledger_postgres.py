@@ -165,7 +165,8 @@ async def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_left_alone(
 
 async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there_were_any(url: str) -> None:
     async with opened(url, steps=STEPS[:1]) as database:
-        await database.write([entry(1)], [])
+        await database.write([entry(1), entry(2)], [])
+    before = await query(url, "SELECT * FROM outrigger_calls ORDER BY id")
     async with opened(url) as database:
         marks = Marks(database, emit=lambda *_, **__: None, now=lambda: 1000.0)
         await marks.start()
@@ -180,6 +181,8 @@ async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there
         marks = Marks(database, emit=lambda *_, **__: None)
         await marks.start()
         assert list(marks.users) == ["ada", "o'brien"]
+        assert await query(url, "SELECT * FROM outrigger_calls ORDER BY id") == before
+        assert await query(url, "SELECT version FROM outrigger_schema") == [(2,)]
         assert await marks.unblock("ada") is None
         assert await database.blocked() == ["o'brien"]
         await marks.forgive([Forgiven("9", 1000.0 + KEPT + 1, "openai", "ada", "d", 1)])

@@ -123,7 +123,7 @@ def make_app(
     for change in command.replaced:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
     extra = {**extra, **carry(policy, command.program, environ, egress, sockets, log, pool)}
-    env, notes = build(environ, program=command.program, public=public, private=private, extra=extra)
+    env, notes = build(environ, programs=command.programs, public=public, private=private, extra=extra)
     for note in notes:
         log.emit("app.port", f"{note}.", port=private)
     return Supervisor(

@@ -29,6 +29,13 @@ class Command:
             return words[0] if words else SHELL
         return self.argv[0]
 
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The words that may be programs: all of a shell line's."""
+        if self.argv[0] == SHELL and len(self.argv) == 3:
+            return tuple(word for word in re.split(r"[\s;&|()'\"]+", self.argv[2]) if word)
+        return (self.argv[0],)
+
 
 def parse(words: Sequence[str], public: int | None, private: int) -> Command:
     """The command to start. One word with spaces in it is a shell line; there the public port is replaced
@@ -76,9 +83,8 @@ def _word(word: str, before: str, public: int | None, private: int) -> str:
 
 
 def _value(value: str, public: int | None, private: int) -> str:
-    """A port, or an address that ends with it."""
-    host, colon, port = value.rpartition(":")
-    return f"{host}{colon}{private}" if port == str(public) else value
+    """A port, or an address that ends with it; in a line it may stand in quotes."""
+    return re.sub(rf"(^|[:'\"]){public}(?=['\"]?$)", rf"\g<1>{private}", value)
 
 
 def _in_line(line: str, public: int | None, private: int) -> tuple[str, tuple[str, ...]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import which
 
 SECRETS = ("OUTRIGGER_ADMIN_TOKEN",)
 _BIND = re.compile(r"(?:(?<=\s)|^)(--bind(?:=|\s+)|-b(?:=|\s+|))(\S+)")
@@ -15,7 +15,7 @@ _BIND = re.compile(r"(?:(?<=\s)|^)(--bind(?:=|\s+)|-b(?:=|\s+|))(\S+)")
 def build(
     environ: Mapping[str, str],
     *,
-    program: str,
+    programs: Sequence[str],
     public: int | None,
     private: int,
     extra: Mapping[str, str] | None = None,
@@ -24,7 +24,7 @@ def build(
     """The app's environment, and sentences on what was changed in it.
 
     `venv` is the gateway's own virtual environment (by default the running one): where it was activated,
-    it is taken out of PATH and VIRTUAL_ENV, unless the app's program is found nowhere else.
+    it is taken out of PATH and VIRTUAL_ENV, unless one of the app's `programs` is found nowhere else.
     """
     env = {name: value for name, value in environ.items() if name not in SECRETS}
     notes: list[str] = []
@@ -37,7 +37,7 @@ def build(
             notes.append(f"GUNICORN_CMD_ARGS bound the public port; the app gets {changed}")
     own = venv if venv is not None else _own_venv()
     if own is not None:
-        _leave(env, own, program)
+        _leave(env, own, programs)
     env.update(extra or {})
     return env, notes
 
@@ -51,11 +51,11 @@ def _own_venv() -> Path | None:
     return Path(sys.prefix) if sys.prefix != sys.base_prefix else None
 
 
-def _leave(env: dict[str, str], own: Path, program: str) -> None:
+def _leave(env: dict[str, str], own: Path, programs: Sequence[str]) -> None:
     bins = {str(own / "bin"), str(own.resolve() / "bin")}
     path = env.get("PATH", "")
     kept = ":".join(entry for entry in path.split(":") if entry.rstrip("/") not in bins)
-    if kept != path and shutil.which(program, path=kept) is None and shutil.which(program, path=path):
+    if kept != path and any(which(one, path=kept) is None and which(one, path=path) for one in programs):
         return  # app and gateway share one environment: it is the app's own
     if kept != path:
         env["PATH"] = kept

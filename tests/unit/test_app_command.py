@@ -52,6 +52,7 @@ def test_only_the_public_port_after_a_port_option_or_as_host_and_port_is_replace
         ("FOO=1 uvicorn main:app", "FOO=1 uvicorn main:app"),
         ("exec uvicorn main:app", "exec uvicorn main:app"),
         ("python -c 'print(1); print(2)'", "python -c 'print(1); print(2)'"),
+        ("uvicorn main:app --port='10000' -p\"10000\"", "exec uvicorn main:app --port='4000' -p\"4000\""),
         ("  gunicorn app  -b  '0.0.0.0:10000'  ", "exec gunicorn app  -b  '0.0.0.0:4000'"),
     ],
 )

@@ -2,12 +2,12 @@
 
 import pytest
 
+from proxy.app.command import parse
 from proxy.app.environment import build
-from proxy.app.memory import limit
 
 
 def env_of(environ, **more):
-    options = {"program": "app", "public": 10000, "private": 4000, "venv": None, **more}
+    options = {"programs": ["app"], "public": 10000, "private": 4000, "venv": None, **more}
     return build(environ, **options)
 
 
@@ -63,27 +63,6 @@ def test_an_environment_that_app_and_gateway_share_is_the_apps_own(tmp_path):
     own = tmp_path / "own"
     program(own / "bin", "app")
     environ = {"PATH": f"{own / 'bin'}:/usr/bin", "VIRTUAL_ENV": str(own)}
-    env, _ = env_of(environ, venv=own)
-    assert env == {**environ, "PORT": "4000"}
-
-
-@pytest.mark.parametrize(
-    ("files", "own", "expected"),
-    [
-        ({"memory.max": "536870912\n"}, "0::/\n", 536870912),
-        ({"memory.max": "max\n"}, "0::/\n", None),
-        ({"memory.max": "max\n", "a/b/memory.max": "100\n"}, "0::/a/b\n", 100),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, "3:memory:/\n", None),
-        ({"memory.max": "max\n", "a/memory.max": "100\n", "a/b/memory.max": "max\n"}, "0::/a/b\n", 100),
-        ({"unified/a/memory.max": "100\n"}, "1:name=systemd:/a\n0::/a\n", 100),
-        ({"memory/memory.limit_in_bytes": "1000\n"}, "3:cpu,memory:/x\n", 1000),
-        ({"memory/x/memory.limit_in_bytes": "1000\n"}, "3:cpu,memory:/x/y\n", 1000),
-        ({}, "", None),
-    ],
-)
-def test_the_containers_memory_limit_is_found_in_either_kind_of_cgroup(tmp_path, files, own, expected):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    (tmp_path / "own").write_text(own)
-    assert limit(tmp_path, tmp_path / "own") == expected
+    for programs in (["app"], parse(["cd src && A=1 'app' --x"], None, 1).programs):
+        env, _ = env_of(environ, venv=own, programs=programs)
+        assert env == {**environ, "PORT": "4000"}

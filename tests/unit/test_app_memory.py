@@ -104,6 +104,7 @@ MAX_V1 = "9223372036854771712"  # what v1 says where it has no limit
         ("0::/../../elsewhere", {"memory.max": "500"}, 500),
         ("0::/", {"memory.max": "2000000000"}, 1_024_000_000),  # more than the machine has
         ("4:memory:/", {"memory/memory.limit_in_bytes": "500"}, 500),
+        ("3:cpu,memory:/x/y", {"memory/x/memory.limit_in_bytes": "1000"}, 1000),
         ("4:memory:/docker/ab", {"memory/memory.limit_in_bytes": "500"}, 500),  # the host's path leads nowhere
         (
             "4:cpu,memory:/pod/box",

@@ -36,7 +36,7 @@ async def app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], 
             return [Finding("warning", "app", text, mend), *_trusting(cwd, "")]
         line, words = f" (from {start.source})", [start.line]
     command = parse(words, None, 1)
-    env, _ = build(environ, program=command.program, public=None, private=1, extra={})
+    env, _ = build(environ, programs=command.programs, public=None, private=1, extra={})
     found = await _program(command.program, command.shown + line, env, cwd)
     module = _module(command.shown, cwd)
     return [found, *([module] if module else []), *_trusting(cwd, command.shown)]

@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TextIO
 
-from proxy.errors import PolicyError
-from proxy.policy.load import find, load
+from proxy.cli.line import parse
+from proxy.cli.policy import UNFIT, taken
+from proxy.cli.screen import complain, styled, write
+from proxy.errors import UsageError
 from proxy.policy.render import render
-
-USAGE = "usage: check [FILE] [--print]"
 
 
 def check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
-    """Exit status 0 for a policy that can be taken, 2 for one that cannot or a line that makes no sense."""
-    options = {argument for argument in argv if argument.startswith("-")}
-    files = [argument for argument in argv if not argument.startswith("-")]
-    if options & {"-h", "--help"}:
-        _line(stdout, USAGE)
-        return 0
-    if options - {"--print"} or len(files) > 1:
-        wrong = ", ".join(sorted(options - {"--print"})) or f"{len(files)} files"
-        _line(stderr, f"check: it does not take {wrong}; {USAGE}")
-        return 2
-    try:
-        policy = load(find(files[0] if files else None, environ, Path.cwd()), environ)
-    except PolicyError as error:
-        _line(stderr, error)
-        return 2
+    """Exit status 0 for a policy that can be taken, 2 for one that cannot. Raises UsageError."""
+    line = parse("check", argv, valued=("--policy",), alone=("--print",))
+    files = [*line.words, *line.options.get("--policy", ()), *(line.rest or ())]
+    if len(files) > 1:
+        raise UsageError(f"check: it takes one file, not {len(files)}")
+    policy = taken(files[0] if files else None, environ, stderr)
+    if policy is None:
+        return UNFIT
     for warning in policy.warnings:
-        _line(stderr, f"warning: {warning}")
-    if "--print" in options:
-        _write(stdout, render(policy))
+        complain(stderr, f"warning: {warning}")
+    if "--print" in line.options:
+        write(stdout, render(policy))
     else:
         count = len(policy.routes)
-        _line(stdout, f"{policy.source}: ok, {count} route{'s' if count != 1 else ''}")
+        styled(stdout, f"{policy.source}: ok, {count} route{'s' if count != 1 else ''}", "green")
     return 0
-
-
-def _line(stream: TextIO, text: object) -> None:
-    _write(stream, f"{text}\n")
-
-
-def _write(stream: TextIO, text: str) -> None:
-    # A terminal that is not UTF-8 gets escapes, which double-quoted YAML understands as well.
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
-from proxy.errors import PolicyError, UsageError
-from proxy.policy.load import find, load
+from proxy.cli.line import parse
+from proxy.cli.policy import UNFIT, taken
+from proxy.cli.screen import complain, styled
+from proxy.errors import UsageError
 from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 
@@ -24,26 +25,24 @@ def ctl(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr:
     """Exit status 0 when it was done, 1 where the gateway refused or did not answer, 2 for a policy that cannot be
     taken. Raises UsageError."""
     option, path = _arguments(argv)
-    try:
-        policy = load(find(option, environ, Path.cwd()), environ)
-    except PolicyError as error:
-        print(error, file=stderr)
-        return 2
+    policy = taken(option, environ, stderr)
+    if policy is None:
+        return UNFIT
     place = seen(policy.listen.admin)
     try:
         status, text = _post(policy, place, path)
     except (OSError, http.client.HTTPException) as error:
-        why = str(error) or type(error).__name__
-        print(
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        complain(
+            stderr,
             f"ctl: no gateway answers on {place} ({why}); start it, or show the policy it runs with by --policy"
             " (the address is listen.admin)",
-            file=stderr,
         )
         return FAILED
     if status == 200:
-        print(text, file=stdout)
+        styled(stdout, text, "green")
         return 0
-    print(f"ctl: {text}", file=stderr)
+    complain(stderr, f"ctl: {text}")
     return FAILED
 
 
@@ -56,9 +55,9 @@ def seen(address: Address) -> Address:
 def _post(policy: Policy, place: Address, path: str) -> tuple[int, str]:
     """The status, and what the gateway says. Raises OSError, HTTPException."""
     connection = http.client.HTTPConnection(place.host, place.port, timeout=PATIENCE)
-    headers = {"Content-Length": "0"}
+    headers: dict[str, str | bytes] = {"Content-Length": "0"}
     if policy.admin.token:
-        headers["Authorization"] = f"Bearer {policy.admin.token}"
+        headers["Authorization"] = f"Bearer {policy.admin.token}".encode()
     try:
         connection.request("POST", f"/ctl/{path}", headers=headers)
         answer = connection.getresponse()
@@ -74,30 +73,18 @@ def _post(policy: Policy, place: Address, path: str) -> tuple[int, str]:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[str | None, str]:
-    """The policy option, and the action as a path."""
-    option: str | None = None
-    words: list[str] = []
-    rest = list(argv)
-    while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        if word == "--policy":
-            if not equals:
-                if not rest:
-                    raise UsageError("ctl: --policy needs a value")
-                value = rest.pop(0)
-            option = value
-        elif word == "--" and not equals:
-            words += rest
-            break
-        elif word.startswith("-"):
-            raise UsageError(f"ctl: `{word}` is not known; there is --policy, and -- before a name that begins with -")
-        else:
-            words.append(f"{word}{equals}{value}")
-    match words:
+    """The policy option, and the action as a path. A name that begins with - stands after `--`."""
+    line = parse("ctl", argv, valued=("--policy",))
+    option = line.last("--policy")
+    match [*line.words, *(line.rest or ())]:
         case [("reload" | "restart-app") as action]:
             return option, action
         case [("block" | "unblock" | "forgive") as action, name] if name:
-            return option, f"{action}/{quote(name, safe='')}"
+            return option, f"{action}/{_quoted(name)}"
         case ["breaker", upstream, ("open" | "close" | "auto") as word] if upstream:
-            return option, f"breaker/{quote(upstream, safe='')}/{word}"
+            return option, f"breaker/{_quoted(upstream)}/{word}"
     raise UsageError(f"ctl: give one of {WORDS}")
+
+
+def _quoted(name: str) -> str:
+    return quote(name.encode("utf-8", "surrogateescape"), safe="")

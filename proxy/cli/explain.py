@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.cli.line import parse
+from proxy.cli.policy import UNFIT, taken
 from proxy.cli.screen import rows
-from proxy.errors import PolicyError, UsageError
+from proxy.errors import UsageError
 from proxy.ingress.exchange import path_of
 from proxy.ingress.identity import Identified
 from proxy.ingress.pipeline import Rules
-from proxy.policy.load import find, load
 from proxy.policy.policy import Policy
 from proxy.policy.route import Route
 from proxy.policy.values import ANY_TIER
@@ -41,11 +41,9 @@ class Imagined:
 def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
     """Exit status 0, or 2 for a policy that cannot be taken. Raises UsageError."""
     option, method, target, headers = _arguments(argv)
-    try:
-        policy = load(find(option, environ, Path.cwd()), environ)
-    except PolicyError as error:
-        print(error, file=stderr)
-        return 2
+    policy = taken(option, environ, stderr)
+    if policy is None:
+        return UNFIT
     rules = Rules.of(policy, on_render=bool(environ.get("RENDER")))
     request = Imagined(method, target, headers)
     request.client_ip = rules.peers.client(PEER, request.joined).ip
@@ -65,30 +63,17 @@ def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, std
 
 
 def _arguments(argv: Sequence[str]) -> tuple[str | None, str, str, CIMultiDictProxy[str]]:
-    option: str | None = None
+    line = parse("explain", argv, valued=("-H", "--header", "--policy"))
     headers: CIMultiDict[str] = CIMultiDict()
-    words: list[str] = []
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-H", "--header", "--policy"):
-            if not rest:
-                raise UsageError(f"explain: {word} needs a value")
-            value = rest.pop(0)
-            if word == "--policy":
-                option = value
-                continue
-            name, colon, text = value.partition(":")
-            if not colon:
-                raise UsageError(f"explain: `{value}` is no header; write 'Name: value'")
-            headers.add(name.strip(), text.strip())
-        elif word.startswith("-"):
-            raise UsageError(f"explain: `{word}` is not known; there are -H and --policy")
-        else:
-            words.append(word)
+    for given in (*line.options.get("-H", ()), *line.options.get("--header", ())):
+        name, colon, text = given.partition(":")
+        if not colon:
+            raise UsageError(f"explain: `{given}` is no header; write 'Name: value'")
+        headers.add(name.strip(), text.strip())
+    words = [*line.words, *(line.rest or ())]
     if len(words) != 2 or not words[1].startswith("/"):
         raise UsageError("explain: give a method and a path, as in `explain GET /api/notes`")
-    return option, words[0].upper(), words[1], CIMultiDictProxy(headers)
+    return line.last("--policy"), words[0].upper(), words[1], CIMultiDictProxy(headers)
 
 
 def _why_route(route: Route, path: str, reading: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from proxy.cli.looks.app import App, look
+from proxy.cli.line import parse
+from proxy.cli.looks.app import App, begin, look
 from proxy.cli.looks.draft import draft, user_paths
-from proxy.cli.looks.folder import SKIPPED, Folder
-from proxy.cli.looks.start import find_start
-from proxy.cli.screen import rows, write
+from proxy.cli.looks.folder import SKIPPED, Folder, part
+from proxy.cli.looks.start import Start, render_starts
+from proxy.cli.screen import complain, rows, styled, write
 from proxy.errors import UsageError
 from proxy.policy.load import load
 from proxy.policy.source import FILES, PolicySource
@@ -22,24 +24,34 @@ FILE = "outrigger.yaml"
 INSTALL = (
     "python3 -m venv .outrigger && .outrigger/bin/pip install 'outrigger @ git+https://github.com/OWNER/outrigger'"
 )
+IN_IMAGE = "/opt/outrigger/bin/outrigger"
+OUT = "To take it out again: OUTRIGGER=off in the environment."
+BESIDE = f"Health check path: /_outrigger/healthz. {OUT}"
+REFUSED = 1
 PLACES = ("backend", "server", "api", "app", "web", "src", "service")
 
 
 def init(argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
     """Exit status 0; 1 where no app was found, or a policy is there already. Raises UsageError."""
-    if any(word.startswith("-") for word in argv) or len(argv) > 1:
+    line = parse("init", argv)
+    words = [*line.words, *(line.rest or ())]
+    if len(words) > 1:
         raise UsageError("init: it takes one folder at most, as in `init backend`")
-    root = Path(argv[0] if argv else ".")
-    if not root.is_dir():
-        raise UsageError(f"init: {root} is no folder")
-    apps = candidates(root)
+    root = Path(words[0] if words else ".")
+    if not os.path.isdir(root):
+        raise UsageError(f"init: {root} is no folder; name the app's, as in `init backend`")
+    try:
+        apps = candidates(root)
+    except OSError as error:
+        complain(stderr, f"init: {error.filename} cannot be read: {error.strerror}; make it readable")
+        return REFUSED
     if not apps:
-        print(f"init: no app was found in {root}; name its folder, as in `init backend`", file=stderr)
-        return 1
+        complain(stderr, f"init: no app was found in {root}; name its folder, as in `init backend`")
+        return REFUSED
     if len(apps) > 1:
         names = ", ".join(str(path) for path, _ in apps)
-        print(f"init: there are several apps ({names}); name one, as in `init {apps[0][0]}`", file=stderr)
-        return 1
+        complain(stderr, f"init: there are several apps ({names}); name one, as in `init {apps[0][0]}`")
+        return REFUSED
     path, app = apps[0]
     there = next((path / name for name in FILES if os.path.lexists(path / name)), None)
     if there is None:
@@ -49,34 +61,45 @@ def init(argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
             with open(path / FILE, "x", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            print(f"init: {path / FILE} cannot be written: {error.strerror}; make {path} writable", file=stderr)
-            return 1
-    rows(_found(path, app), stdout)
+            complain(stderr, f"init: {path / FILE} cannot be written: {error.strerror}; make {path} writable")
+            return REFUSED
+    rows(found(path, app), stdout)
     write(stdout, "\n")
     if there is None:
-        write(stdout, f"Wrote {path / FILE}: read it once, and `check` it after each change.\n")
-    _steps(app, path, stdout)
-    for one in app.trusting:
-        write(stdout, f"\nLook at {one.where}: {one.what}. {one.mend[:1].upper()}{one.mend[1:]}.\n")
+        styled(stdout, f"Wrote {path / FILE}: read it once, and `check` it after each change.", "green")
+    for head, code in steps(app, path):
+        styled(stdout, f"\n{head}:\n", "bold")
+        for one in code:
+            styled(stdout, f"    {one}", "cyan")
+    styled(stdout, f"\n{BESIDE}" if app.start is None or not app.start.worker else f"\n{OUT}")
+    for note in app.notes:
+        styled(stdout, f"\nNote: {note}.", "yellow")
+    for trust in app.trusting:
+        mend = f"{trust.mend[:1].upper()}{trust.mend[1:]}"
+        styled(stdout, f"\nLook at {trust.where}: {trust.what}. {mend}.", "yellow")
     if there is not None:
-        print(f"\ninit: {there} is there already and was left as it is; move it away to have one made", file=stderr)
-        return 1
+        write(stdout, "\n")
+        complain(stderr, f"init: {there} is there already and was left as it is; move it away to have one made")
+        return REFUSED
     return 0
 
 
 def candidates(root: Path) -> list[tuple[Path, App]]:
-    """The folder itself where it is an app, else those right below it (and below `packages` and the like)."""
-    start = find_start(Folder(root))
-    if start is not None and start.folder and (root / start.folder).is_dir():
-        app = look(Folder(root / start.folder))
-        app.start = start if app.start is None or start.source.startswith("render") else app.start
-        return [(root / start.folder, app)]
+    """The folder itself where it is an app, else those that a Blueprint names, else those right below it (and below
+    `packages` and the like). Raises OSError."""
+    starts = [one for one in render_starts(Folder(root)) if (root / one.folder).is_dir()]
+    if any(one.folder for one in starts):
+        folders = {one.folder: one for one in reversed(starts)}
+        return [(root / name, _started(root / name, folders[name])) for name in sorted(folders)]
     app = look(Folder(root))
+    if app.start is None or not app.start.source.startswith("render"):
+        above = _above(root)
+        app = _started(root, above) if above else app
     if app.found and app.start is not None:
         return [(root, app)]
     found = []
     for place in sorted([*root.iterdir(), *root.glob("apps/*"), *root.glob("services/*"), *root.glob("packages/*")]):
-        if place.is_dir() and not place.name.startswith(".") and (place.name not in SKIPPED):
+        if os.path.isdir(place) and not place.name.startswith(".") and (place.name not in SKIPPED):
             below = look(Folder(place))
             if below.found and below.start is not None:
                 found.append((place, below))
@@ -88,7 +111,24 @@ def candidates(root: Path) -> list[tuple[Path, App]]:
     return chosen or ([(root, app)] if app.found else [])
 
 
-def _found(path: Path, app: App) -> list[tuple[str, str]]:
+def _above(root: Path) -> Start | None:
+    """What a Blueprint in a folder above says of this one."""
+    whole = root.resolve()
+    for above in list(whole.parents)[:3]:
+        for start in render_starts(Folder(above)):
+            if start.folder and above / start.folder == whole:
+                return start
+    return None
+
+
+def _started(path: Path, start: Start) -> App:
+    app = look(Folder(path))
+    begin(app, start, Folder(path))
+    app.health = start.health or app.health
+    return app
+
+
+def found(path: Path, app: App) -> list[tuple[str, str]]:
     pairs = [
         ("app", f"{path}: {app.language}" + (f", {app.framework}" if app.framework not in ("", app.language) else ""))
     ]
@@ -98,9 +138,9 @@ def _found(path: Path, app: App) -> list[tuple[str, str]]:
         why = f", {app.changed}" if app.changed else ""
         pairs.append(("start", f"{app.start.line}  (from {app.start.source}{why})"))
     else:
-        pairs.append(("start", "nothing says how it is started"))
+        pairs.append(("start", "nothing says how it is started: put its command in place of COMMAND below"))
     if app.port is not None:
-        pairs.append(("port", f"{app.port}, which is in its code"))
+        pairs.append(("port", f"{app.port}, which is in {app.port_where}"))
     health = f"{app.health}  ({app.health_where})" if app.health else "no path found: ready once its port accepts"
     pairs.append(("health", health))
     models = [one for one in app.routes if one.model]
@@ -117,24 +157,18 @@ def _found(path: Path, app: App) -> list[tuple[str, str]]:
     return pairs
 
 
-def _steps(app: App, path: Path, out: TextIO) -> None:
-    if app.start is None:
-        write(out, "\nStart it by:\n\n    .outrigger/bin/outrigger -- COMMAND\n\nBuild with:\n\n")
-        write(out, f"    {INSTALL}\n")
+def steps(app: App, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """What to set, and to what."""
+    if app.start is not None and app.start.source == "Dockerfile":
+        words = ", ".join(json.dumps(word, ensure_ascii=False) for word in (IN_IMAGE, "--", app.start.line))
+        code = [f"RUN {INSTALL.replace('.outrigger', '/opt/outrigger')}", f"CMD [{words}]"]
+        if app.public is not None and app.public != app.port:
+            code.insert(1, f"ENV PORT={app.public}")
+        yield "In the Dockerfile, before and instead of its CMD (and ENTRYPOINT, where it has one)", code
         return
-    if app.start.source == "Dockerfile":
-        words = ", ".join(f'"{word}"' for word in ("/opt/outrigger/bin/outrigger", "--"))
-        line = app.start.line.replace("\\", "\\\\").replace('"', '\\"')
-        write(out, "\nIn the Dockerfile, before and instead of its CMD (and ENTRYPOINT, where it has one):\n\n")
-        write(out, f"    RUN {INSTALL.replace('.outrigger', '/opt/outrigger')}\n")
-        if app.public is not None:
-            write(out, f"    ENV PORT={app.public}\n")
-        write(out, f'    CMD [{words}, "{line}"]\n')
-        return
-    write(out, f"\nStart command:\n\n    {command(app.start.line)}\n")
-    build = f"{_build(app, path)} && " if _build(app, path) else ""
-    write(out, f"\nBuild command:\n\n    {build}{INSTALL}\n")
-    write(out, "\nHealth check path: /_outrigger/healthz. To take it out again: OUTRIGGER=off in the environment.\n")
+    build = build_of(app, path)
+    yield "Start command", [command(app.start.line) if app.start else ".outrigger/bin/outrigger -- COMMAND"]
+    yield "Build command", [f"{build} && {INSTALL}" if build else INSTALL]
 
 
 def command(line: str) -> str:
@@ -149,16 +183,25 @@ def _quoted(line: str) -> str:
     return shlex.quote(line if re.search(r"\s", line) else f" {line} ")
 
 
-def _build(app: App, path: Path) -> str:
+def build_of(app: App, path: Path) -> str:
+    """What installs the app's packages, and builds what it must build."""
     if app.start is not None and app.start.build:
         return re.sub(r"\s*&&\s*python3? -m venv \.outrigger.*", "", app.start.build, flags=re.DOTALL)
+    folder = Folder(path)
     if app.language == "node":
-        install = {"npm": "npm ci" if (path / "package-lock.json").is_file() else "npm install"}
-        return install.get(app.manager, f"{app.manager} install")
+        install = {"npm": "npm ci" if folder.has("package-lock.json") else "npm install"}
+        words = install.get(app.manager, f"{app.manager} install")
+        return (
+            f"{words} && {app.manager} run build"
+            if part(folder.json("package.json"), "scripts").get("build")
+            else words
+        )
     if app.manager == "poetry":
         return "poetry install --only main"
     if app.manager == "uv":
         return "uv sync"
     if app.manager == "pipenv":
-        return "pipenv install --deploy"
-    return "pip install -r requirements.txt" if (path / "requirements.txt").is_file() else ""
+        return "pipenv install --deploy" if folder.has("Pipfile.lock") else "pipenv install"
+    if folder.has("requirements.txt"):
+        return "pip install -r requirements.txt"
+    return "pip install ." if part(folder.toml("pyproject.toml"), "project") else ""

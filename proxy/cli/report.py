@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from proxy.errors import PolicyError, UsageError
+from proxy.cli.line import parse
+from proxy.cli.policy import UNFIT, taken
+from proxy.cli.screen import complain, figures, styled, write
+from proxy.errors import UsageError
 from proxy.ledger.database import By, LedgerAway, Sum
-from proxy.ledger.report import as_csv, as_table, moment
-from proxy.policy.load import find, load
+from proxy.ledger.report import HEADS, SPARE, as_csv, as_rows, dollars, moment, total
 from proxy.policy.urls import mask_password, sqlite_path
 
+FAULT = 1
 _BY: Mapping[str, By] = {"user": "user", "model": "model", "route": "route"}
-
-
-@dataclass
-class Wanted:
-    policy: str | None = None
-    since: str = "24h"
-    by: By = "user"
-    csv: bool = False
 
 
 def report(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
@@ -31,33 +26,47 @@ def report(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stde
 
     Raises UsageError.
     """
-    wanted = _arguments(argv)
+    line = parse("report", argv, valued=("--policy", "--since", "--by"), alone=("--csv",))
+    if surplus := [*line.words, *(line.rest or ())]:
+        raise UsageError(f"report: `{surplus[0]}` is not known; there is --policy, --since, --by and --csv")
+    by = _BY.get(line.last("--by") or "user")
+    if by is None:
+        raise UsageError(f"report: --by {line.last('--by')} is not known; write user, model or route")
+    asked = line.last("--since") or "24h"
     try:
-        since = moment(wanted.since, time.time())
+        since = moment(asked, time.time())
     except ValueError as error:
-        raise UsageError(f"report: --since {wanted.since}: {error}; write 24h, 7d or 2026-11-26") from None
-    try:
-        policy = load(find(wanted.policy, environ, Path.cwd()), environ)
-    except PolicyError as error:
-        print(error, file=stderr)
-        return 2
+        raise UsageError(f"report: --since {asked}: {error}; write 24h, 7d or 2026-11-26") from None
+    policy = taken(line.last("--policy"), environ, stderr)
+    if policy is None:
+        return UNFIT
     url = policy.ledger.url
     try:
-        sums = _read(url, wanted.by, since)
+        sums = _read(url, by, since)
     except FileNotFoundError as error:
-        print(f"report: there is no ledger at {error}; it is begun with the first call out", file=stderr)
+        complain(stderr, f"report: there is no ledger at {error}; it is begun with the first call out")
         sums = []
     except LedgerAway as error:
-        print(f"report: the ledger cannot be read: {error}", file=stderr)
-        return 1
+        complain(stderr, f"report: the ledger cannot be read: {error}")
+        return FAULT
     else:
         if not sums:
-            print(f"report: no calls since {wanted.since} in {mask_password(url)}", file=stderr)
-    if wanted.csv:
-        _write(stdout, as_csv(sums, wanted.by))
+            complain(stderr, f"report: no calls since {asked} in {mask_password(url)}")
+    if "--csv" in line.options:
+        write(stdout, as_csv(sums, by))
     elif sums:
-        _write(stdout, as_table(sums, wanted.by, since))
+        _table(sums, by, since, stdout)
     return 0
+
+
+def _table(sums: Sequence[Sum], by: By, since: float, out: TextIO) -> None:
+    styled(out, f"Since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC, by {by}:")
+    write(out, "\n")
+    *body, foot = as_rows(sums, by)
+    figures((by, *HEADS), body, foot, SPARE, out)
+    if estimated := total(sums, "").estimated:
+        write(out, "\n")
+        styled(out, f"${dollars(estimated)} of it is estimated: no usage was reported, or not yet.")
 
 
 def _read(url: str, by: By, since: float) -> list[Sum]:
@@ -69,34 +78,3 @@ def _read(url: str, by: By, since: float) -> list[Sum]:
     from proxy.ledger import postgres
 
     return asyncio.run(postgres.read(url, mask_password(url), by, since))
-
-
-def _arguments(argv: Sequence[str]) -> Wanted:
-    wanted = Wanted()
-    rest = list(argv)
-    while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        if word == "--csv" and not equals:
-            wanted.csv = True
-            continue
-        if word not in ("--policy", "--since", "--by"):
-            raise UsageError(f"report: `{word}` is not known; there are --policy, --since, --by and --csv")
-        if not equals:
-            if not rest:
-                raise UsageError(f"report: {word} needs a value")
-            value = rest.pop(0)
-        if word == "--policy":
-            wanted.policy = value
-        elif word == "--since":
-            wanted.since = value
-        elif value in _BY:
-            wanted.by = _BY[value]
-        else:
-            raise UsageError(f"report: --by {value} is not known; write user, model or route")
-    return wanted
-
-
-def _write(stream: TextIO, text: str) -> None:
-    # A terminal that is not UTF-8 gets escapes.
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
+from proxy.cli import FORMS
+from proxy.cli.line import parse
+from proxy.cli.policy import UNFIT
+from proxy.cli.screen import complain
 from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
 from proxy.observe.log import Log
 from proxy.observe.stdlib import install_stdlib_logging, uninstall_stdlib_logging
 from proxy.policy.load import find, load
 
 FAULT = 1
-USAGE = 2
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The exit status. Raises UsageError."""
-    option, words = arguments(argv)
+    line = parse("run", argv, valued=("--policy",))
+    if line.words:
+        nearest = get_close_matches(line.words[0], FORMS, 1)
+        mend = f"did you mean {nearest[0]}?" if nearest else "an app's command goes after `--`"
+        raise UsageError(f"`{line.words[0]}` is not known here; {mend}")
+    if line.rest == []:
+        raise UsageError("there is no command after `--`")
+    words = line.rest or []
     if environ.get("OUTRIGGER", "").lower() == "off":
         from proxy.app.untouched import exec_untouched
 
@@ -26,11 +37,11 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             raise UsageError("OUTRIGGER=off starts the app alone, and there is no command after `--`")
         exec_untouched(words, environ)
     try:
-        source = find(option, environ, Path.cwd())
+        source = find(line.last("--policy"), environ, Path.cwd())
         policy = load(source, environ)
     except PolicyError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE
+        complain(sys.stderr, error)
+        return UNFIT
     if words and policy.app.url is not None:
         raise UsageError("app.url names an app that something else runs, yet there is a command after `--`")
     if not words and policy.app.url is None and policy.app.port == "auto":
@@ -48,27 +59,6 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     finally:
         uninstall_stdlib_logging(installed)
         log.close()
-
-
-def arguments(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The policy option and the app's command. Raises UsageError."""
-    option: str | None = None
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word == "--":
-            if not rest:
-                raise UsageError("there is no command after `--`")
-            return option, rest
-        if word == "--policy":
-            if not rest or rest[0] == "--":
-                raise UsageError("--policy needs a file's name")
-            option = rest.pop(0)
-        elif word.startswith("--policy="):
-            option = word.partition("=")[2]
-        else:
-            raise UsageError(f"`{word}` is not known here; the app's command goes after `--`")
-    return option, []
 
 
 def _run(work: Coroutine[None, None, int]) -> int:

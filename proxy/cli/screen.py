@@ -1,13 +1,23 @@
-"""What commands show: with colours and columns on a terminal, plain lines where somebody reads them by a pipe."""
+"""What commands show: with colours and columns on a terminal, plain lines where somebody reads them by a pipe.
+
+Colours go where NO_COLOR (no-color.org) or TERM=dumb asks for none. rich is loaded for a terminal alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from proxy.observe.lines import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
 Level = Literal["ok", "warning", "error"]
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+NARROW = 80  # columns; with fewer a finding is a paragraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,47 +33,129 @@ class Finding:
 def show(findings: Sequence[Finding], out: TextIO) -> None:
     """A table; `level  what  text → mend` a line where `out` is no terminal."""
     if out.isatty():
-        _table(findings, out)
+        _print(_findings(findings, _console(out).width), out)
         return
     wide = max((len(one.what) for one in findings), default=0)
     for one in findings:
         mend = f" → {one.mend}" if one.mend else ""
-        write(out, f"{one.level.ljust(7)}  {one.what.ljust(wide)}  {one.text}{mend}\n")
+        line = f"{one.level.ljust(7)}  {one.what.ljust(wide)}  {one.text}{mend}"
+        write(out, f"{printable(line)}\n")
 
 
 def rows(pairs: Sequence[tuple[str, str]], out: TextIO) -> None:
-    """Names and what is to say of them, names in bold on a terminal."""
-    width = max(len(name) for name, _ in pairs)
+    """Names and what is to say of them."""
     if not out.isatty():
+        width = max(len(name) for name, _ in pairs)
         for name, text in pairs:
-            write(out, f"{name.ljust(width)}  {text}\n")
+            write(out, f"{name.ljust(width)}  {printable(text)}\n")
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     for name, text in pairs:
-        table.add_row(Text(name, style="bold cyan"), Text(text))
-    Console(file=out, highlight=False).print(table)
+        table.add_row(Text(name, style="bold cyan", no_wrap=True), Text(printable(text), overflow="fold"))
+    _print(table, out)
+
+
+def figures(
+    head: Sequence[str], body: Sequence[Sequence[str]], foot: Sequence[str], spare: Sequence[str], out: TextIO
+) -> None:
+    """Names with figures, right-aligned. Where a terminal is too narrow the columns `spare` go, the first of them
+    first, and a line says which."""
+    if not out.isatty():
+        widths = [max(len(row[at]) for row in (head, *body, foot)) for at in range(len(head))]
+        rule = ["─" * width for width in widths]
+        for row in (head, rule, *body, rule, foot):
+            name, *rest = (
+                cell.ljust(width) if not at else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            write(out, "  ".join([name, *rest]) + "\n")
+        return
+    console = _console(out)
+    gone: list[str] = []
+    while console.measure(table := _figures(head, body, foot, gone)).maximum > console.width and len(gone) < len(spare):
+        gone.append(spare[len(gone)])
+    _print(table, out)
+    if gone:
+        styled(out, f"Too narrow here for {', '.join(gone)}; --csv has every column.", "dim")
+
+
+def styled(out: TextIO, text: str, style: str = "") -> None:
+    """A line, in a style where `out` is a terminal; it is never broken, so that it can be copied."""
+    if not out.isatty() or not style:
+        write(out, f"{text}\n")
+        return
+    from rich.text import Text
+
+    _print(Text(text, style=style), out, whole=True)
+
+
+def complain(err: TextIO, error: object) -> None:
+    """What went wrong, each line with its place before the first `: `."""
+    for line in str(error).splitlines():
+        place, colon, rest = line.partition(": ")
+        if err.isatty() and colon:
+            from rich.text import Text
+
+            _print(Text.assemble((place + colon, "bold red"), rest), err, whole=True)
+        else:
+            write(err, f"{line}\n")
 
 
 def write(out: TextIO, text: str) -> None:
-    """A terminal that is not UTF-8 gets escapes."""
+    """A terminal that is not UTF-8 gets escapes, which double-quoted YAML understands as well."""
     encoding = out.encoding or "utf-8"
     out.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _table(findings: Sequence[Finding], out: TextIO) -> None:
+def _findings(findings: Sequence[Finding], width: int) -> RenderableType:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
+    if width < NARROW:
+        parts: list[RenderableType] = []
+        for one in findings:
+            parts.append(Text.assemble((one.level, _COLOURS[one.level]), "  ", (one.what, "bold")))
+            text = printable(one.text) + (f"\n→ {printable(one.mend)}" if one.mend else "")
+            parts.append(Padding(Text(text, overflow="fold"), (0, 0, 0, 2)))
+        return Group(*parts)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("", "what", "found", "what to do"):
         table.add_column(head, overflow="fold")
     for one in findings:
-        style = _COLOURS[one.level]
-        table.add_row(Text(one.level, style=style), Text(one.what), Text(one.text), Text(one.mend))
-    Console(file=out, highlight=False).print(table)
+        cells = Text(one.what), Text(printable(one.text)), Text(printable(one.mend))
+        table.add_row(Text(one.level, style=_COLOURS[one.level]), *cells)
+    return table
+
+
+def _figures(head: Sequence[str], body: Sequence[Sequence[str]], foot: Sequence[str], gone: Sequence[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=True, header_style="bold", footer_style="bold")
+    kept = [at for at, name in enumerate(head) if name not in gone]
+    for at in kept:
+        justify: Literal["left", "right"] = "right" if at else "left"
+        table.add_column(head[at], foot[at], justify=justify, no_wrap=True, overflow="ellipsis")
+    for row in body:
+        table.add_row(*(Text(row[at], style="" if at else "cyan") for at in kept))
+    return table
+
+
+def _print(what: RenderableType, out: TextIO, *, whole: bool = False) -> None:
+    console = _console(out)
+    with console.capture() as captured:
+        console.print(what, soft_wrap=whole)
+    write(out, captured.get())
+
+
+def _console(out: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=out, highlight=False)

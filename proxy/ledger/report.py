@@ -22,6 +22,7 @@ COLUMNS = (
     "estimated_usd",
 )
 HEADS = ("calls", "errors", "cached", "input tokens", "of it cached", "output tokens", "cost $", "estimated $")
+SPARE = ("of it cached", "estimated $", "cached", "input tokens", "output tokens", "errors")  # the least missed first
 SHOWN = 40  # rows of the table; the CSV has them all
 WIDEST = 48  # characters of a name in the table
 
@@ -57,21 +58,14 @@ def as_csv(sums: Iterable[Sum], by: By) -> str:
     return out.getvalue()
 
 
-def as_table(sums: Sequence[Sum], by: By, since: float) -> str:
+def as_rows(sums: Sequence[Sum], by: By) -> list[tuple[str, ...]]:
     """Top spenders first, then what the others come to, then all together."""
     rows = [(_name(one.name, by), *_cells(one, ",")) for one in sums[:SHOWN]]
     if len(sums) > SHOWN:
         others = total(sums[SHOWN:], f"{len(sums) - SHOWN:,} others")
         rows.append((others.name, *_cells(others, ",")))
     whole = total(sums, "total")
-    head, foot = (by, *HEADS), (whole.name, *_cells(whole, ","))
-    widths = [max(len(row[at]) for row in (head, *rows, foot)) for at in range(len(head))]
-    rule = "  ".join("─" * width for width in widths)
-    lines = [f"Since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC, by {by}:", ""]
-    lines += [_line(head, widths), rule, *(_line(row, widths) for row in rows), rule, _line(foot, widths)]
-    if whole.estimated:
-        lines += ["", f"${dollars(whole.estimated)} of it is estimated: no usage was reported, or not yet."]
-    return "\n".join(lines) + "\n"
+    return [*rows, (whole.name, *_cells(whole, ","))]
 
 
 def total(sums: Iterable[Sum], name: str) -> Sum:
@@ -92,10 +86,3 @@ def _cells(one: Sum, thousands: str = "") -> tuple[str, ...]:
 def _name(name: str, by: By) -> str:
     shown = printable(name) or _NAMELESS[by]
     return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = cells
-    return "  ".join(
-        [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-    )

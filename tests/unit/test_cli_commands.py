@@ -1,14 +1,20 @@
-"""The commands that only read: check and explain."""
+"""How command lines are read, and the commands that only look at a policy."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from proxy.cli import main
+from proxy.cli import FORMS, main, usage
 from proxy.cli.check import check
 from proxy.cli.explain import explain
-from proxy.cli.run import arguments
+from proxy.cli.line import parse
 from proxy.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
 
 POLICY = """
 identity:
@@ -62,7 +68,8 @@ def test_explain_reads_headers_and_falls_back_to_the_default_route():
 
 
 @pytest.mark.parametrize(
-    "argv", [(), ("GET",), ("GET", "x"), ("GET", "/", "-H", "x"), ("GET", "/", "--wat"), ("GET", "/", "-H")]
+    "argv",
+    [(), ("GET",), ("GET", "x"), ("GET", "/", "-H", "x"), ("GET", "/", "--wat"), ("GET", "/", "-H"), ("GET", "/", "x")],
 )
 def test_explain_says_how_it_is_used(argv):
     with pytest.raises(UsageError, match="explain: "):
@@ -80,20 +87,70 @@ def test_a_bad_policy_is_refused_with_every_fault_at_once():
 
 
 @pytest.mark.parametrize(
-    ("argv", "expected"),
+    ("argv", "option", "rest"),
     [
-        (["--policy", "p", "--", "a", "b"], ("p", ["a", "b"])),
-        (["--policy=p", "--", "a b"], ("p", ["a b"])),
-        (["--", "a", "--policy", "x"], (None, ["a", "--policy", "x"])),
-        (["--policy", "p"], ("p", [])),
-        ([], (None, [])),
+        (["--policy", "p", "--", "a", "b"], "p", ["a", "b"]),
+        (["--policy=p", "--", "a b"], "p", ["a b"]),
+        (["--", "a", "--policy", "x"], None, ["a", "--policy", "x"]),
+        (["--policy", "o", "--policy", "p"], "p", None),
+        (["--policy=a=b"], "a=b", None),
+        ([], None, None),
     ],
 )
-def test_what_stands_after_the_dashes_is_the_apps(argv, expected):
-    assert arguments(argv) == expected
+def test_what_stands_after_the_dashes_is_the_apps(argv, option, rest):
+    line = parse("run", argv, valued=("--policy",))
+    assert (line.last("--policy"), line.rest) == (option, rest)
 
 
-@pytest.mark.parametrize("argv", [["uvicorn"], ["--policy"], ["--"], ["--policy", "--", "a"], ["-x", "--", "a"]])
-def test_a_command_line_that_makes_no_sense_is_status_2(argv, capsys):
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["uvicorn"], "`uvicorn` is not known here; an app's command goes after `--`"),
+        (["doctr"], "`doctr` is not known here; did you mean doctor?"),
+        (["--policy"], "run: --policy needs a value"),
+        (["--policy="], "run: --policy needs a value"),
+        (["--policy", "--", "a"], "run: --policy needs a value"),
+        (["--"], "there is no command after `--`"),
+        (["-x", "--", "a"], "run: `-x` is not known; there is --policy"),
+        (["check", "--pront"], "check: `--pront` is not known; there is --policy and --print"),
+        (["doctor", "uvicorn"], "doctor: `uvicorn` is not known here; an app's command goes after `--`"),
+        (["report", "--by", "tier"], "report: --by tier is not known; write user, model or route"),
+        (["ctl"], "ctl: give one of block USER"),
+        (["init", "--force"], "init: `--force` is not known; there is no option"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_status_2_a_sentence_and_the_commands_own_usage(argv, says, capsys):
     assert main(argv, {}) == 2
-    assert capsys.readouterr().err.startswith("outrigger: ")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"outrigger: {says}")
+    assert len(err.splitlines()) < 16
+    command = argv[0] if argv[0] in FORMS else "run"
+    assert err.endswith(usage(command))
+
+
+@pytest.mark.parametrize("command", FORMS)
+def test_help_is_a_commands_own_and_nothing_is_done(command, capsys):
+    assert main([command, "--help"], {}) == 0
+    assert capsys.readouterr() == (usage(command), "")
+    assert main(["--help"], {}) == 0
+    assert usage(command) in capsys.readouterr().out
+
+
+def test_help_after_the_dashes_is_the_apps():
+    assert parse("run", ["--", "uvicorn", "--help"]).rest == ["uvicorn", "--help"]
+
+
+@pytest.mark.parametrize("argv", [["check", "--print"], ["explain", "GET", "/"], ["report", "--csv"]])
+def test_a_reader_that_has_enough_gets_no_traceback(argv, tmp_path):
+    """As `outrigger check --print | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = f"import sys; from proxy.cli import main; sys.exit(main({argv!r}, {{}}))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, env=env, timeout=60
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert b"Error" not in done.stderr

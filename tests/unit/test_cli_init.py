@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.cli.init import command, init
-from proxy.cli.looks.start import with_port
+from proxy.cli.looks.port import with_port
 from proxy.errors import UsageError
 from proxy.policy.load import load
 from proxy.policy.model import HeaderSource, PathSource

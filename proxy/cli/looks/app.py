@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.cli.looks.folder import Folder, part
+from proxy.cli.looks.guess import guess
+from proxy.cli.looks.port import fixed_port, public_port, script_of, unbound, with_port
 from proxy.cli.looks.routes import Seen, find_routes
-from proxy.cli.looks.start import Start, find_start, manager_of_node, script_of, with_port
+from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node
 from proxy.cli.looks.trust import Trust, in_code, in_command
 
 HEALTHY = ("/health", "/healthz", "/api/health", "/_health", "/readyz", "/livez", "/up", "/ping", "/status")
 USERS = ("user", "user_id", "userid", "username", "uid", "account", "account_id", "customer_id", "member_id")
-FRAMEWORKS = ("fastapi", "flask", "django", "starlette", "aiohttp", "quart", "litestar")
-SERVERS = ("uvicorn", "gunicorn", "hypercorn", "waitress")
+FRAMEWORKS = ("fastapi", "flask", "django", "starlette", "aiohttp", "quart", "litestar", "streamlit")
 DRIVERS = ("asyncpg", "psycopg", "psycopg2", "psycopg2-binary", "pg8000", "pg", "postgres", "@prisma/client")
 VENDORS = ("openai", "anthropic")
 BEYOND = ("langchain-openai", "litellm", "llama-index", "pydantic-ai", "instructor")  # they bring the openai package
+OURS = (10000, 9901, 9902)  # listen.public's default, listen.admin, listen.egress
 _HEADER = re.compile(r"['\"](X-(?:User|Account|Customer)(?:-Id|-Name)?)['\"]|\bx_user_id\b\s*:", re.IGNORECASE)
-_PORT = re.compile(r"(?:uvicorn\.run|app\.run|\.listen|run_app)\([^)\n]*?(?:port\s*=\s*|\(\s*)?\b(\d{4,5})\b")
 
 
 @dataclass
@@ -32,7 +33,8 @@ class App:
     start: Start | None = None
     changed: str = ""  # what was changed of the start command
     public: int | None = None  # the port in the start command as it was
-    port: int | None = None  # in its code, not to be told otherwise
+    port: int | None = None  # that it has whatever PORT says
+    port_where: str = ""  # the file that fixes it
     health: str = ""
     health_where: str = ""
     routes: list[Seen] = field(default_factory=list)
@@ -40,6 +42,7 @@ class App:
     database: bool = False
     header: str = ""  # that names its users
     trusting: list[Trust] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what its files do not say, a sentence each
 
     @property
     def found(self) -> bool:
@@ -57,16 +60,14 @@ def look(folder: Folder) -> App:
         app.framework = next((name for name in FRAMEWORKS if name in app.needs), "")
     if not app.framework and folder.has("manage.py"):
         app.framework = "django"
-    start = find_start(folder) or (_guess(folder, app) if app.language == "python" else None)
+    start = find_start(folder, node=app.language == "node")
+    if start is None and app.language == "python":
+        start = guess(folder, app.framework, app.manager, app.needs)
+    start = start or find_worker(folder)
     if start is not None:
-        app.language = app.language or "other"
-        line, app.changed = with_port(start.line)
-        app.start = Start(line, start.source, start.build, start.health, start.folder)
-        told = re.search(r"(?:--port[= ]|-p[= ]?|:)(\d{2,5})\b", start.line)
-        app.public = int(told[1]) if told else None
-        app.port = _hard_port(folder, script_of(folder, line))
+        begin(app, start, folder)
     app.routes = find_routes(folder)
-    app.health, app.health_where = _health(app, start)
+    app.health, app.health_where = _health(app)
     app.vendors = tuple(name for name in VENDORS if name in app.needs or f"@{name}-ai/sdk" in app.needs)
     if "openai" not in app.vendors and app.needs & set(BEYOND):
         app.vendors = ("openai", *app.vendors)
@@ -78,6 +79,38 @@ def look(folder: Folder) -> App:
     return app
 
 
+def begin(app: App, start: Start, folder: Folder) -> None:
+    """Takes a start command, as it must be for the app to listen where PORT says."""
+    app.language = app.language or "other"
+    app.notes.clear()
+    app.start = start
+    if start.others:
+        names = ", ".join(start.others[:5]) + (" and more" if len(start.others) > 5 else "")
+        app.notes.append(f"{start.source} names {names} too, which stay as they are: this policy is for `{start.line}`")
+    if start.worker:
+        return
+    app.public = public_port(folder, start.line, image=start.source == "Dockerfile")
+    line, app.changed = with_port(start.line)
+    if not app.changed:
+        line, app.changed = unbound(folder, line)
+    app.start = replace(start, line=line)
+    if fixed := fixed_port(folder, line):
+        port, app.port_where = fixed
+        if port in OURS:
+            app.notes.append(f"{app.port_where} fixes port {port}, which the gateway takes: write $PORT there")
+        else:
+            app.port = port
+            if start.source == "Dockerfile":
+                app.notes.append(
+                    f"{app.port_where} fixes port {port}, so the gateway has another (PORT, else 10000): publish that"
+                    " one, or write $PORT there and take `port` out of the policy"
+                )
+    script = script_of(line)
+    text = folder.text(script) if script else ""
+    if text and not re.search(r"^\s*exec\s", text, re.MULTILINE):
+        app.notes.append(f"{script} has no `exec` before its server, so a stop reaches the shell alone: write it there")
+
+
 def _is_python(folder: Folder) -> bool:
     names = ("requirements.txt", "pyproject.toml", "Pipfile", "manage.py", "setup.py", "main.py", "app.py", "wsgi.py")
     return any(folder.has(name) for name in names)
@@ -87,7 +120,7 @@ def _manager(folder: Folder) -> str:
     project = folder.toml("pyproject.toml")
     if folder.has("uv.lock") or part(project, "tool", "uv"):
         return "uv"
-    if folder.has("poetry.lock") or part(project, "tool", "poetry"):
+    if folder.has("poetry.lock") or part(project, "tool", "poetry") or "poetry" in str(part(project, "build-system")):
         return "poetry"
     return "pipenv" if folder.has("Pipfile") else "pip"
 
@@ -109,57 +142,9 @@ def _needs(folder: Folder) -> frozenset[str]:
     return frozenset(found)
 
 
-def _guess(folder: Folder, app: App) -> Start | None:
-    """The start that a framework's own pages propose."""
-    run = {"poetry": "poetry run ", "uv": "uv run ", "pipenv": "pipenv run "}.get(app.manager, "")
-    made = re.compile(r"^(\w+)\s*(?::[^=]+)?=\s*(FastAPI|Flask|Starlette|Quart|Litestar)\(", re.MULTILINE)
-    for name, text in folder.sources(".py"):
-        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".").removeprefix("src.")
-        if hit := made.search(text):
-            asgi = hit[2] not in ("Flask",)
-            if asgi and not ("gunicorn" in app.needs and "uvicorn" not in app.needs):
-                aside = " --app-dir src" if name.startswith("src/") else ""
-                return Start(f"{run}uvicorn {module}:{hit[1]}{aside} --host 0.0.0.0 --port $PORT", name)
-            if "gunicorn" in app.needs:
-                return Start(f"{run}gunicorn {module}:{hit[1]}", name)
-            return Start(f"{run}flask --app {module}:{hit[1]} run --host 0.0.0.0 --port $PORT", name)
-        if re.search(r"^def create_app\(", text, re.MULTILINE) and app.framework == "flask":
-            if "gunicorn" in app.needs:
-                return Start(f"{run}gunicorn '{module}:create_app()'", name)
-            return Start(f"{run}flask --app {module}:create_app run --host 0.0.0.0 --port $PORT", name)
-    if app.framework == "django":
-        return _django(folder, app, run)
-    return None
-
-
-def _django(folder: Folder, app: App, run: str) -> Start | None:
-    for kind, server in (("asgi", "uvicorn"), ("wsgi", "gunicorn")):
-        for name, _ in folder.sources(f"{kind}.py"):
-            module = name.removesuffix(".py").replace("/", ".")
-            if server in app.needs and server == "uvicorn" and "gunicorn" not in app.needs:
-                return Start(f"{run}uvicorn {module}:application --host 0.0.0.0 --port $PORT", name)
-            if server in app.needs and server == "gunicorn":
-                return Start(f"{run}gunicorn {module}:application", name)
-    if folder.has("manage.py"):
-        return Start(f"{run}python manage.py runserver --noreload 0.0.0.0:$PORT", "manage.py")
-    return None
-
-
-def _hard_port(folder: Folder, line: str) -> int | None:
-    """The port in the code of the script that the line runs, where nothing there asks for PORT."""
-    if "PORT" in line:
-        return None
-    hit = re.search(r"\b(?:python[\d.]*|node|ts-node|tsx)\s+(?:-\S+\s+)*([\w./-]+\.(?:py|js|ts|mjs|cjs))\b", line)
-    text = folder.text(hit[1]) if hit else ""
-    if not text or re.search(r"\bPORT\b['\"\])]|env\.PORT\b", text):
-        return None
-    found = _PORT.search(text)
-    return int(found[1]) if found and 1024 <= int(found[1]) <= 65535 else None
-
-
-def _health(app: App, start: Start | None) -> tuple[str, str]:
-    if start is not None and start.health:
-        return start.health, start.source
+def _health(app: App) -> tuple[str, str]:
+    if app.start is not None and app.start.health:
+        return app.start.health, app.start.source
     looks = {one.path.rstrip("/"): one for one in app.routes if "GET" in one.methods and not one.varies}
     for path in HEALTHY:
         if path in looks:

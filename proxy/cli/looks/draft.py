@@ -23,7 +23,7 @@ def draft(app: App, name: str) -> str:
         "",
         *_app(app),
         "",
-        *_listen(),
+        *_listen(app),
         "",
         *_identity(app),
         "",
@@ -47,7 +47,7 @@ def _say(line: str, why: str = "") -> str:
 def _app(app: App) -> Iterator[str]:
     yield "app:"
     if app.port is not None:
-        yield _say(f"  port: {app.port}", "the code listens there, whatever PORT says")
+        yield _say(f"  port: {app.port}", f"{app.port_where} says so, whatever PORT is")
     if app.health:
         where = f" ({app.health_where})" if app.health_where else ""
         yield _say(f"  ready: {{path: {_text(app.health)}}}", f"ready once this answers below 500{where}")
@@ -61,8 +61,10 @@ def _app(app: App) -> Iterator[str]:
     yield _say("  hold: 15s", "requests that find the app restarting wait this long")
 
 
-def _listen() -> Iterator[str]:
+def _listen(app: App) -> Iterator[str]:
     yield "listen:"
+    if app.start is not None and app.start.worker:
+        yield _say("  public: off", "a worker: nobody calls it")
     yield _say("  max_body: 10MiB", "a bigger upload gets 413; routes may say otherwise (max_body)")
     yield _say("  drain: 20s", "with app.stop_timeout (8s) below the 30 s that most platforms wait")
 

@@ -32,7 +32,7 @@ class Folder:
         self.path = path
 
     def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        return os.path.isfile(self.path / name)
 
     def text(self, name: str) -> str:
         """The text of a file; empty where there is none that can be read."""

@@ -1,16 +1,17 @@
-"""The command that starts an app, from where platforms look for it, or as its framework wants it."""
+"""The command that starts an app, from where platforms look for it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.cli.looks.folder import Folder, part
 
-PORT = "$PORT"
+SCRIPTS = ("start.sh", "run.sh", "entrypoint.sh", "scripts/start.sh", "bin/start.sh")
+_SERVES = re.compile(r"\b(uvicorn|gunicorn|hypercorn|daphne|granian|waitress-serve|flask|fastapi|python[\d.]*|node)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,84 +23,83 @@ class Start:
     build: str = ""
     health: str = ""  # the path that the platform asks, where it is known
     folder: str = ""  # where it is run, from the folder that was looked at
+    worker: bool = False  # nobody calls it
+    others: tuple[str, ...] = ()  # what else its source starts, by name
 
 
-def find_start(folder: Folder) -> Start | None:
+def find_start(folder: Folder, *, node: bool) -> Start | None:
     """What a platform would run; None where nothing says it."""
-    for look in (_render, _procfile, _dockerfile, _package):
-        found = look(folder)
-        if found is not None:
-            return found
-    return None
+    rendered = next(iter(render_starts(folder)), None)
+    return rendered or _procfile(folder) or _dockerfile(folder) or (_package(folder) if node else _script(folder))
 
 
-def with_port(line: str) -> tuple[str, str]:
-    """The line so that the app listens where PORT says, and what was changed, empty where nothing was."""
-    hard = re.sub(r"(--port[= ]|-p[= ]?|(?:--bind|-b)[= ]?(?:[\w.\[\]*-]+)?:)(\d{2,5})\b", rf"\1{PORT}", line)
-    if hard != line:
-        return hard, "its port was a number in the command; it is PORT now"
-    if "PORT" in line:
-        return line, ""
-    words = _words(line)
-    names = [word.rpartition("/")[2] for word in words]
-    if {"uvicorn", "hypercorn", "daphne", "granian"} & set(names) and not _is_gunicorn(names):
-        option = "--bind 0.0.0.0:" if "hypercorn" in names else "--port "
-        return f"{line} {option}{PORT}", "its server was told no port"
-    if "fastapi" in names or ("flask" in names and "run" in names):
-        return f"{line} --port {PORT}", "its server was told no port"
-    if "runserver" in names:
-        if re.fullmatch(r"(.*:)?\d+", words[-1]):
-            words = words[:-1]
-        return f"{shlex.join(words)} 0.0.0.0:{PORT}", "runserver was told no port of the platform's"
-    return line, ""
+def find_worker(folder: Folder) -> Start | None:
+    """What has no public port, where a platform's file names nothing that has one."""
+    processes = _processes(folder)
+    for name in (*(one for one in processes if "worker" in one), *processes):
+        if name != "release":
+            others = tuple(other for other in processes if other != name)
+            return Start(processes[name], "Procfile", worker=True, others=others)
+    return next(iter(render_starts(folder, "worker")), None)
 
 
-def _is_gunicorn(names: list[str]) -> bool:
-    return "gunicorn" in names  # it listens on PORT by itself
-
-
-def _render(folder: Folder) -> Start | None:
+def render_starts(folder: Folder, kind: str = "web") -> list[Start]:
+    """The services of a Blueprint (render.com/docs/blueprint-spec) that have a start command."""
+    found = []
     for name in ("render.yaml", "render.yml"):
-        services = folder.yaml(name).get("services")
-        for service in services if isinstance(services, list) else []:
-            if isinstance(service, dict) and service.get("type") == "web" and service.get("startCommand"):
-                line = str(service["startCommand"]).strip()
-                if "outrigger" in line and " -- " in line:
-                    line = line.partition(" -- ")[2].strip("'\"")
-                return Start(
+        listed = folder.yaml(name).get("services")
+        services = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        names = [str(one.get("name") or one.get("type") or "?") for one in services]
+        for at, service in enumerate(services):
+            if service.get("type") != kind or not service.get("startCommand"):
+                continue
+            line = str(service["startCommand"]).strip()
+            if "outrigger" in line and " -- " in line:
+                line = line.partition(" -- ")[2].strip("'\"")
+            found.append(
+                Start(
                     line,
                     name,
                     build=str(service.get("buildCommand") or "").strip(),
                     health=_own(str(service.get("healthCheckPath") or "")),
-                    folder=str(service.get("rootDir") or "").strip("./"),
+                    folder=str(service.get("rootDir") or "").removeprefix("./").strip("/"),
+                    worker=kind == "worker",
+                    others=tuple(names[:at] + names[at + 1 :]),
                 )
-    return None
+            )
+    return found
 
 
 def _own(path: str) -> str:
     return "" if path.startswith("/_outrigger") or not path.startswith("/") else path
 
 
+def _processes(folder: Folder) -> dict[str, str]:
+    """The process types of a Procfile (devcenter.heroku.com/articles/procfile)."""
+    lines = (line.strip() for line in folder.text("Procfile").splitlines())
+    found = (re.fullmatch(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)", line) for line in lines)
+    return {one[1]: one[2] for one in found if one}
+
+
 def _procfile(folder: Folder) -> Start | None:
-    for line in folder.text("Procfile").splitlines():
-        found = re.match(r"web\s*:\s*(\S.*)", line.strip())
-        if found:
-            return Start(found[1], "Procfile")
-    return None
+    processes = _processes(folder)
+    if "web" not in processes:
+        return None
+    return Start(processes["web"], "Procfile", others=tuple(name for name in processes if name != "web"))
 
 
 def _dockerfile(folder: Folder) -> Start | None:
     text = re.sub(r"\\\s*\n", " ", folder.text("Dockerfile"))
-    entry, command = "", ""
+    entry, command, alone = "", "", False
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if word.upper() == "FROM":
             entry = command = ""
         elif word.upper() == "ENTRYPOINT":
-            entry = _joined(rest.strip())
+            entry, alone = _joined(rest.strip()), not rest.strip().startswith("[")
         elif word.upper() == "CMD":
             command = _joined(rest.strip())
-    both = f"{entry} {command}".strip()
+    both = entry if entry and alone else f"{entry} {command}".strip()  # a shell's ENTRYPOINT passes no CMD on
     return Start(both, "Dockerfile") if both else None
 
 
@@ -130,22 +130,18 @@ def _package(folder: Folder) -> Start | None:
     return None
 
 
+def _script(folder: Folder) -> Start | None:
+    """A shell script by one of the usual names that starts a server."""
+    for name in SCRIPTS:
+        text = folder.text(name)
+        if _SERVES.search(text):
+            shell = "bash" if re.match(r"#!.*\bbash\b", text) else "sh"
+            runs = os.access(folder.path / name, os.X_OK) and text.startswith("#!")
+            return Start(f"./{name}" if runs else f"{shell} {name}", name)
+    return None
+
+
 def manager_of_node(folder: Folder) -> str:
     if folder.has("pnpm-lock.yaml"):
         return "pnpm"
     return "yarn" if folder.has("yarn.lock") else "npm"
-
-
-def script_of(folder: Folder, line: str) -> str:
-    """What `npm start` comes to, where the line is that."""
-    if re.fullmatch(r"(npm|yarn|pnpm)( run)? start", line):
-        scripts: Mapping[str, object] = part(folder.json("package.json"), "scripts")
-        return str(scripts.get("start") or line)
-    return line
-
-
-def _words(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError:
-        return line.split()

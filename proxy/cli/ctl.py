@@ -39,6 +39,11 @@ def ctl(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr:
             " (the address is listen.admin)",
         )
         return FAILED
+    if status == 401:
+        how = "by this admin token" if policy.admin.token else "without its admin token"
+        mend = "set OUTRIGGER_ADMIN_TOKEN to the gateway's own, or show its policy by --policy (admin.token)"
+        complain(stderr, f"ctl: the gateway on {place} takes no orders {how}; {mend}")
+        return FAILED
     if status == 200:
         styled(stdout, text, "green")
         return 0

@@ -71,7 +71,7 @@ def init(argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
         styled(stdout, f"\n{head}:\n", "bold")
         for one in code:
             styled(stdout, f"    {one}", "cyan")
-    styled(stdout, f"\n{BESIDE}" if app.start is None or not app.start.worker else f"\n{OUT}")
+    styled(stdout, f"\n{OUT}" if app.worker else f"\n{BESIDE}")
     for note in app.notes:
         styled(stdout, f"\nNote: {note}.", "yellow")
     for trust in app.trusting:
@@ -141,20 +141,26 @@ def found(path: Path, app: App) -> list[tuple[str, str]]:
         pairs.append(("start", "nothing says how it is started: put its command in place of COMMAND below"))
     if app.port is not None:
         pairs.append(("port", f"{app.port}, which is in {app.port_where}"))
-    health = f"{app.health}  ({app.health_where})" if app.health else "no path found: ready once its port accepts"
-    pairs.append(("health", health))
-    models = [one for one in app.routes if one.model]
-    count = f"{len(app.routes)} found" + (f", {len(models)} of them call a model" if models else "")
-    if app.routes:
-        pairs.append(("routes", count))
-    pairs += [("", f"{'/'.join(one.methods)} {one.path}  ({one.where})") for one in models[:10]]
-    users = [path for path, _ in user_paths(app.routes)] + ([f"header {app.header}"] if app.header else [])
-    pairs.append(("users", ", ".join(users) or "told apart by address"))
+    pairs += [("port", "none to the outside: a worker")] if app.worker else _visited(app)
     if app.vendors:
         pairs.append(("calls", ", ".join(app.vendors)))
     if app.database:
         pairs.append(("database", "PostgreSQL, by DATABASE_URL"))
     return pairs
+
+
+def _visited(app: App) -> Iterator[tuple[str, str]]:
+    yield (
+        "health",
+        f"{app.health}  ({app.health_where})" if app.health else "no path found: ready once its port accepts",
+    )
+    models = [one for one in app.routes if one.model]
+    if app.routes:
+        yield "routes", f"{len(app.routes)} found" + (f", {len(models)} of them call a model" if models else "")
+    for one in models[:10]:
+        yield "", f"{'/'.join(one.methods)} {one.path}  ({one.where})"
+    users = [path for path, _ in user_paths(app.routes)] + ([f"header {app.header}"] if app.header else [])
+    yield "users", ", ".join(users) or "told apart by address"
 
 
 def steps(app: App, path: Path) -> Iterator[tuple[str, list[str]]]:

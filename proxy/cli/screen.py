@@ -5,7 +5,7 @@ Colours go where NO_COLOR (no-color.org) or TERM=dumb asks for none. rich is loa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -13,10 +13,10 @@ from proxy.observe.lines import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
 Level = Literal["ok", "warning", "error"]
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+GAP = "  "  # between figures
 NARROW = 80  # columns; with fewer a finding is a paragraph
 
 
@@ -62,34 +62,43 @@ def figures(
     head: Sequence[str], body: Sequence[Sequence[str]], foot: Sequence[str], spare: Sequence[str], out: TextIO
 ) -> None:
     """Names with figures, right-aligned. Where a terminal is too narrow the columns `spare` go, the first of them
-    first, and a line says which."""
-    if not out.isatty():
-        widths = [max(len(row[at]) for row in (head, *body, foot)) for at in range(len(head))]
-        rule = ["─" * width for width in widths]
-        for row in (head, rule, *body, rule, foot):
-            name, *rest = (
-                cell.ljust(width) if not at else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            write(out, "  ".join([name, *rest]) + "\n")
-        return
-    console = _console(out)
+    first, and a line says which; then names are shortened."""
+    widths = {at: max(len(row[at]) for row in (head, *body, foot)) for at in range(len(head))}
     gone: list[str] = []
-    while console.measure(table := _figures(head, body, foot, gone)).maximum > console.width and len(gone) < len(spare):
-        gone.append(spare[len(gone)])
-    _print(table, out)
+    if out.isatty():
+        space = _console(out).width
+        while (surplus := sum(widths.values()) + len(GAP) * (len(widths) - 1) - space) > 0 and len(gone) < len(spare):
+            gone.append(spare[len(gone)])
+            del widths[head.index(gone[-1])]
+        widths[0] = max(min(widths[0], 8), widths[0] - max(0, surplus))
+    rule = ["─" * width for width in widths.values()]
+    styled(out, _row(head, widths), "bold")
+    styled(out, GAP.join(rule))
+    for row in body:
+        styled(out, _row(row, widths), "cyan", first=widths[0])
+    styled(out, GAP.join(rule))
+    styled(out, _row(foot, widths), "bold")
     if gone:
-        styled(out, f"Too narrow here for {', '.join(gone)}; --csv has every column.", "dim")
+        styled(out, f"Too narrow for: {', '.join(gone)}. --csv has every column.", "dim")
 
 
-def styled(out: TextIO, text: str, style: str = "") -> None:
-    """A line, in a style where `out` is a terminal; it is never broken, so that it can be copied."""
+def _row(cells: Sequence[str], widths: Mapping[int, int]) -> str:
+    first, *rest = ((cells[at], width) for at, width in widths.items())
+    name = first[0] if len(first[0]) <= first[1] else f"{first[0][: first[1] - 1]}…"
+    return GAP.join([name.ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
+
+
+def styled(out: TextIO, text: str, style: str = "", *, first: int | None = None) -> None:
+    """A line, in a style (of its `first` characters alone) where `out` is a terminal; it is never broken, so that it
+    can be copied."""
     if not out.isatty() or not style:
         write(out, f"{text}\n")
         return
     from rich.text import Text
 
-    _print(Text(text, style=style), out, whole=True)
+    shown = Text(text)
+    shown.stylize(style, 0, first)
+    _print(shown, out, whole=True)
 
 
 def complain(err: TextIO, error: object) -> None:
@@ -130,21 +139,6 @@ def _findings(findings: Sequence[Finding], width: int) -> RenderableType:
     for one in findings:
         cells = Text(one.what), Text(printable(one.text)), Text(printable(one.mend))
         table.add_row(Text(one.level, style=_COLOURS[one.level]), *cells)
-    return table
-
-
-def _figures(head: Sequence[str], body: Sequence[Sequence[str]], foot: Sequence[str], gone: Sequence[str]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=True, header_style="bold", footer_style="bold")
-    kept = [at for at, name in enumerate(head) if name not in gone]
-    for at in kept:
-        justify: Literal["left", "right"] = "right" if at else "left"
-        table.add_column(head[at], foot[at], justify=justify, no_wrap=True, overflow="ellipsis")
-    for row in body:
-        table.add_row(*(Text(row[at], style="" if at else "cyan") for at in kept))
     return table
 
 

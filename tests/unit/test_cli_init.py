@@ -31,7 +31,7 @@ FOUND = {
     "django_uvicorn": (
         "", f"{RUN}'uvicorn mysite.asgi:application --host 0.0.0.0 --port $PORT'", None, [], "INTERNAL_IPS",
     ),
-    "node_express": ("", f"{RUN}npm start\n", "/healthz", ["users-ask", "health"], "server.js:17"),
+    "node_express": ("", f"{RUN}node server.js\n", "/healthz", ["users-ask", "health"], "server.js:17"),
     "node_procfile": ("", f"{RUN}node server.js\n", None, [], ""),
     "dockerfile": (
         "", 'ENV PORT=8000\n    CMD ["/opt/outrigger/bin/outrigger", "--", "uvicorn main:app --host 0.0.0.0 --port $PORT"]',

@@ -122,7 +122,7 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         await g.ready()
         file = tmp_path / f"policy-{g.port}.yaml"
         desk = Desk(g, tmp_path)
-        await desk("reload", says="Show the admin token", status=1)
+        await desk("reload", says="takes no orders without its admin token; set OUTRIGGER_ADMIN_TOKEN", status=1)
         file.write_text(file.read_text() + "admin: {token: t0ken-of-this-test}\n")
         await eventually(lambda: g.events("policy.reload"))
 

@@ -48,6 +48,11 @@ class App:
     def found(self) -> bool:
         return bool(self.language)
 
+    @property
+    def worker(self) -> bool:
+        """Whether nobody calls it."""
+        return self.start is not None and self.start.worker
+
 
 def look(folder: Folder) -> App:
     app = App()
@@ -86,7 +91,7 @@ def begin(app: App, start: Start, folder: Folder) -> None:
     app.start = start
     if start.others:
         names = ", ".join(start.others[:5]) + (" and more" if len(start.others) > 5 else "")
-        app.notes.append(f"{start.source} names {names} too, which stay as they are: this policy is for `{start.line}`")
+        app.notes.append(f"{start.source} also starts {names}: these stay as they are, and go round the gateway")
     if start.worker:
         return
     app.public = public_port(folder, start.line, image=start.source == "Dockerfile")
@@ -105,6 +110,10 @@ def begin(app: App, start: Start, folder: Folder) -> None:
                     f"{app.port_where} fixes port {port}, so the gateway has another (PORT, else 10000): publish that"
                     " one, or write $PORT there and take `port` out of the policy"
                 )
+    if start.indirect:
+        app.notes.append(
+            f"`{line}` passes no SIGTERM on, so a stop cuts what the app is doing: start it by its own command"
+        )
     script = script_of(line)
     text = folder.text(script) if script else ""
     if text and not re.search(r"^\s*exec\s", text, re.MULTILINE):
@@ -145,7 +154,7 @@ def _needs(folder: Folder) -> frozenset[str]:
 def _health(app: App) -> tuple[str, str]:
     if app.start is not None and app.start.health:
         return app.start.health, app.start.source
-    looks = {one.path.rstrip("/"): one for one in app.routes if "GET" in one.methods and not one.varies}
+    looks = {one.path.rstrip("/"): one for one in app.routes if "GET" in (one.methods or ("GET",)) and not one.varies}
     for path in HEALTHY:
         if path in looks:
             return looks[path].path, looks[path].where

@@ -20,17 +20,11 @@ def draft(app: App, name: str) -> str:
         "# what is on here can refuse requests. `check` validates it, `explain` says what a request would meet; saving",
         "# it puts it in force. What is not here has the defaults of config/reference.yaml, which refuse nothing.",
         "version: 1",
-        "",
-        *_app(app),
-        "",
-        *_listen(app),
-        "",
-        *_identity(app),
-        "",
-        *_routes(app),
-        "",
-        *_overload(),
     ]
+    if app.worker:
+        lines += ["", "listen:", _say("  public: off", "a worker: nobody calls it")]
+    else:
+        lines += ["", *_app(app), "", *_listen(), "", *_identity(app), "", *_routes(app), "", *_overload()]
     if app.vendors:
         lines += ["", *_upstreams(app)]
     if app.database:
@@ -61,10 +55,8 @@ def _app(app: App) -> Iterator[str]:
     yield _say("  hold: 15s", "requests that find the app restarting wait this long")
 
 
-def _listen(app: App) -> Iterator[str]:
+def _listen() -> Iterator[str]:
     yield "listen:"
-    if app.start is not None and app.start.worker:
-        yield _say("  public: off", "a worker: nobody calls it")
     yield _say("  max_body: 10MiB", "a bigger upload gets 413; routes may say otherwise (max_body)")
     yield _say("  drain: 20s", "with app.stop_timeout (8s) below the 30 s that most platforms wait")
 
@@ -130,7 +122,7 @@ def _upstreams(app: App) -> Iterator[str]:
         )
         yield _say("    pace: {concurrency: 20, wait: 10s}", "more wait in turn, user by user")
         yield "    cap:                                    # dollars; reserved before a call, settled after it"
-        if named:
+        if named and not app.worker:
             yield _say("      per_user: [$1/d, $10/month]", "then cost_cap_exceeded")
         yield _say("      total: $20/d", "all calls together: what a day may cost you at most")
         yield "    # fallback:                             # in place of an error, once everything else has failed"

@@ -19,11 +19,13 @@ _ROUNDS = 3  # how far a call is followed through the app's own functions
 _COMMON = {"get", "post", "create", "run", "main", "call", "close", "send", "open", "read", "write", "execute", "add"}
 _EXPRESS = re.compile(r"\b\w+\.(get|post|put|patch|delete)\(\s*(['\"`])(/[^'\"`]*)\2")
 _JS_CALLS = re.compile(r"\.(chat\.completions|responses|messages|embeddings|images)\.(create|generate|stream)\(")
+_NEXT = re.compile(r"(?:src/)?(?:app/(?P<app>(?:.*/)?)route|pages/(?P<page>api/.*?))\.[jt]s")
+_EXPORTED = re.compile(r"^export\s+(?:async\s+function|function|const)\s+(GET|POST|PUT|PATCH|DELETE)\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`path` as the framework writes it, `where` FILE:LINE."""
+    """`path` as the framework writes it, `where` FILE:LINE; no `methods`: any."""
 
     methods: tuple[str, ...]
     path: str
@@ -153,6 +155,9 @@ def _callers(trees: Sequence[tuple[str, ast.AST]]) -> set[tuple[str, str]]:
 def _of_node(folder: Folder) -> list[Seen]:
     found = []
     for name, text in folder.sources(".js", ".ts", ".mjs", ".cjs"):
+        if by_file := _NEXT.fullmatch(name):
+            found.append(_of_next(by_file, name, text))
+            continue
         hits = list(_EXPRESS.finditer(text))
         for at, hit in enumerate(hits):
             body = text[hit.end() : hits[at + 1].start() if at + 1 < len(hits) else len(text)]
@@ -162,6 +167,21 @@ def _of_node(folder: Folder) -> list[Seen]:
             model = _JS_CALLS.search(body) is not None
             found.append(Seen((hit[1].upper(),), path, f"{name}:{line}", "", model=model, streams=streams))
     return found
+
+
+def _of_next(file: re.Match[str], name: str, text: str) -> Seen:
+    """A route whose path is its file's (nextjs.org/docs/app/api-reference/file-conventions/route)."""
+    path = re.sub(r"\([^)/]*\)/", "", file["app"]) if file["app"] is not None else file["page"].removesuffix("/index")
+    path = "/" + re.sub(r"\[+(?:\.\.\.)?([^\]]*)\]+", r"{\1}", path).strip("/")
+    methods = tuple(dict.fromkeys(_EXPORTED.findall(text))) if file["app"] is not None else ()
+    return Seen(
+        methods,
+        path,
+        f"{name}:1",
+        "",
+        model=_JS_CALLS.search(text) is not None,
+        streams="text/event-stream" in text or "ReadableStream" in text,
+    )
 
 
 def _words(node: ast.AST) -> Iterator[str]:

@@ -24,6 +24,7 @@ class Start:
     health: str = ""  # the path that the platform asks, where it is known
     folder: str = ""  # where it is run, from the folder that was looked at
     worker: bool = False  # nobody calls it
+    indirect: bool = False  # npm stands between a stop and the app
     others: tuple[str, ...] = ()  # what else its source starts, by name
 
 
@@ -120,14 +121,28 @@ def _package(folder: Folder) -> Start | None:
     package = folder.json("package.json")
     if not package:
         return None
-    if part(package, "scripts").get("start"):
-        return Start(f"{manager_of_node(folder)} start", "package.json")
+    scripts, manager = part(package, "scripts"), manager_of_node(folder)
+    if script := str(scripts.get("start") or "").strip():
+        own = None if "prestart" in scripts else _own_of_node(folder, script)
+        return Start(own or f"{manager} start", "package.json", indirect=not own)
     main = package.get("main")
     names = (str(main) if main else "", "server.js", "index.js", "app.js")
     for name in names:
         if name and folder.has(name):
             return Start(f"node {name}", "package.json")
     return None
+
+
+def _own_of_node(folder: Folder, script: str) -> str | None:
+    """A start script's command without npm before it, which takes memory and passes SIGTERM on to nobody; None where
+    only a shell, or npm's own PATH, can run it."""
+    if re.fullmatch(r"[\w@./:=, -]+", script) is None:
+        return None
+    program = script.split()[0]
+    if program == "node":
+        return script
+    installed = program in part(folder.json("package.json"), "dependencies") and not folder.has(".pnp.cjs")
+    return f"node_modules/.bin/{script}" if installed else None
 
 
 def _script(folder: Folder) -> Start | None:

@@ -67,7 +67,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         from proxy.cli.screen import complain
 
         complain(sys.stderr, f"outrigger: {error}")
-        sys.stderr.write(f"\n{usage(command)}")
+        sys.stderr.write(f"\n{usage(*(FORMS if command != first else [command]))}")
         return 2
     except BrokenPipeError:  # `outrigger report | head -1`; what is left unsaid goes nowhere (docs.python.org, signal)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

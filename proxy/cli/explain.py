@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -73,6 +74,8 @@ def _arguments(argv: Sequence[str]) -> tuple[str | None, str, str, CIMultiDictPr
     words = [*line.words, *(line.rest or ())]
     if len(words) != 2 or not words[1].startswith("/"):
         raise UsageError("explain: give a method and a path, as in `explain GET /api/notes`")
+    if re.fullmatch(r"[A-Za-z-]+", words[0]) is None:
+        raise UsageError(f"explain: `{words[0]}` is no method; write GET, POST or the like")
     return line.last("--policy"), words[0].upper(), words[1], CIMultiDictProxy(headers)
 
 

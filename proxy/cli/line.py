@@ -21,9 +21,11 @@ class Line:
 
 
 def parse(command: str, argv: Sequence[str], *, valued: Sequence[str] = (), alone: Sequence[str] = ()) -> Line:
-    """`--name value` and `--name=value` are the same. Raises UsageError, which begins with the command's name."""
+    """`--name value` and `--name=value` are the same. Raises UsageError, which begins with the command's name
+    where there is one."""
     line = Line()
     left = list(argv)
+    prefix = f"{command}: " if command else ""
     while left:
         word = left.pop(0)
         name, equals, value = word.partition("=")
@@ -38,11 +40,11 @@ def parse(command: str, argv: Sequence[str], *, valued: Sequence[str] = (), alon
             if not equals and left and left[0] != "--":
                 value = left.pop(0)
             if not value:
-                raise UsageError(f"{command}: {name} needs a value")
+                raise UsageError(f"{prefix}{name} needs a value")
             line.options.setdefault(name, []).append(value)
         else:
             known = [*valued, *alone]
-            raise UsageError(f"{command}: `{word}` is not known; there is {_listed(known)}")
+            raise UsageError(f"{prefix}`{word}` is not known; there is {_listed(known)}")
     return line
 
 

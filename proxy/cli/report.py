@@ -44,10 +44,12 @@ def report(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stde
     try:
         sums = _read(url, by, since)
     except FileNotFoundError as error:
-        complain(stderr, f"report: there is no ledger at {error}; it is begun with the first call out")
+        where = f"{Path(str(error)).absolute()}, where ledger.url of {policy.source} leads"
+        complain(stderr, f"report: there is no ledger at {where}; it is begun with the first call out")
         sums = []
     except LedgerAway as error:
-        complain(stderr, f"report: the ledger cannot be read: {error}")
+        mend = "" if sqlite_path(url) else "; start that database, or mend ledger.url"
+        complain(stderr, f"report: the ledger cannot be read: {error}{mend}")
         return FAULT
     else:
         if not sums:

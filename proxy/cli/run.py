@@ -22,7 +22,7 @@ FAULT = 1
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The exit status. Raises UsageError."""
-    line = parse("run", argv, valued=("--policy",))
+    line = parse("", argv, valued=("--policy",))
     if line.words:
         nearest = get_close_matches(line.words[0], FORMS, 1)
         mend = f"did you mean {nearest[0]}?" if nearest else "an app's command goes after `--`"

@@ -46,27 +46,34 @@ def find(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySou
     if option is not None:
         return read_file(cwd / option, option)
     if named := environ.get("OUTRIGGER_POLICY"):
-        return read_file(cwd / named, named)
+        return read_file(cwd / named, named, named_by="mend $OUTRIGGER_POLICY, which names it")
     if (text := environ.get("OUTRIGGER_POLICY_TEXT", "")).strip():
         # Where the locale is not UTF-8 the environment's bytes come as lone surrogates.
         content = text.encode("utf-8", "surrogateescape")
         return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode("$OUTRIGGER_POLICY_TEXT", content))
     for name in FILES:
-        if (cwd / name).exists():
+        if os.path.lexists(cwd / name):
             return read_file(cwd / name, name)
     warning = f"no policy found ({' or '.join(FILES)}, --policy, $OUTRIGGER_POLICY): the defaults hold"
     return PolicySource("(defaults)", None, "", warning=warning)
 
 
-def read_file(path: Path, name: str) -> PolicySource:
+def read_file(path: Path, name: str, *, named_by: str = "") -> PolicySource:
     """The policy in a file, pipes and /dev/stdin included; `name` is what faults call it."""
     try:
         with open(path, "rb") as file:
             stamp = Stamp.of(os.fstat(file.fileno()))
             content = file.read(MAX_TEXT * 4 + 1)
+    except FileNotFoundError:
+        raise _unfit(
+            name, 1, "it cannot be read: there is no such file", named_by or "name one that is there"
+        ) from None
+    except IsADirectoryError:
+        raise _unfit(name, 1, "it cannot be read: it is a folder", named_by or "name the policy's file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _unfit(name, 1, f"it cannot be read ({reason})", "name a file that can be") from None
+        mend = named_by or "name a file that can be"
+        raise _unfit(name, 1, f"it cannot be read ({reason})", mend) from None
     return PolicySource(name, path, _decode(name, content), stamp)
 
 

@@ -69,7 +69,16 @@ def test_explain_reads_headers_and_falls_back_to_the_default_route():
 
 @pytest.mark.parametrize(
     "argv",
-    [(), ("GET",), ("GET", "x"), ("GET", "/", "-H", "x"), ("GET", "/", "--wat"), ("GET", "/", "-H"), ("GET", "/", "x")],
+    [
+        (),
+        ("GET",),
+        ("GET", "x"),
+        ("GET", "/", "-H", "x"),
+        ("GET", "/", "--wat"),
+        ("GET", "/", "-H"),
+        ("GET", "/", "x"),
+        ("GE T", "/"),
+    ],
 )
 def test_explain_says_how_it_is_used(argv):
     with pytest.raises(UsageError, match="explain: "):
@@ -107,11 +116,11 @@ def test_what_stands_after_the_dashes_is_the_apps(argv, option, rest):
     [
         (["uvicorn"], "`uvicorn` is not known here; an app's command goes after `--`"),
         (["doctr"], "`doctr` is not known here; did you mean doctor?"),
-        (["--policy"], "run: --policy needs a value"),
-        (["--policy="], "run: --policy needs a value"),
-        (["--policy", "--", "a"], "run: --policy needs a value"),
+        (["--policy"], "--policy needs a value"),
+        (["--policy="], "--policy needs a value"),
+        (["--policy", "--", "a"], "--policy needs a value"),
         (["--"], "there is no command after `--`"),
-        (["-x", "--", "a"], "run: `-x` is not known; there is --policy"),
+        (["-x", "--", "a"], "`-x` is not known; there is --policy"),
         (["check", "--pront"], "check: `--pront` is not known; there is --policy and --print"),
         (["doctor", "uvicorn"], "doctor: `uvicorn` is not known here; an app's command goes after `--`"),
         (["report", "--by", "tier"], "report: --by tier is not known; write user, model or route"),
@@ -124,9 +133,7 @@ def test_a_command_line_that_makes_no_sense_is_status_2_a_sentence_and_the_comma
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"outrigger: {says}")
-    assert len(err.splitlines()) < 16
-    command = argv[0] if argv[0] in FORMS else "run"
-    assert err.endswith(usage(command))
+    assert err.endswith(f"\n\n{usage(*([argv[0]] if argv[0] in FORMS else FORMS))}")
 
 
 @pytest.mark.parametrize("command", FORMS)
@@ -141,12 +148,11 @@ def test_help_after_the_dashes_is_the_apps():
     assert parse("run", ["--", "uvicorn", "--help"]).rest == ["uvicorn", "--help"]
 
 
-@pytest.mark.parametrize("argv", [["check", "--print"], ["explain", "GET", "/"], ["report", "--csv"]])
-def test_a_reader_that_has_enough_gets_no_traceback(argv, tmp_path):
+def test_a_reader_that_has_enough_gets_no_traceback(tmp_path):
     """As `outrigger check --print | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
-    code = f"import sys; from proxy.cli import main; sys.exit(main({argv!r}, {{}}))"
+    code = "import sys; from proxy.cli import main; sys.exit(main(['check', '--print'], {}))"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, env=env, timeout=60

@@ -156,7 +156,8 @@ def test_where_there_is_nothing_to_report_one_sentence_says_so(ledger: Path, tmp
     assert err.startswith("report: no calls since 1s in sqlite:///")
     status, out, err = said("--csv", path=tmp_path / "none.db")
     assert (status, out) == (0, f"user,{HEAD}\n")
-    assert err == f"report: there is no ledger at {tmp_path / 'none.db'}; it is begun with the first call out\n"
+    where = f"{tmp_path / 'none.db'}, where ledger.url of $OUTRIGGER_POLICY_TEXT leads"
+    assert err == f"report: there is no ledger at {where}; it is begun with the first call out\n"
 
 
 def test_a_ledger_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:

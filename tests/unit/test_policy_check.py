@@ -67,10 +67,23 @@ def test_a_line_that_makes_no_sense_is_a_usage_error(run, argv: tuple[str, ...])
         run(*argv)
 
 
-def test_a_missing_file_is_status_2_and_names_it(run) -> None:  # type: ignore[no-untyped-def]
-    status, _, stderr = run("none.yaml")
-    assert status == 2
-    assert stderr == ("none.yaml:1: policy: it cannot be read (No such file or directory); name a file that can be\n")
+def test_what_is_no_file_to_read_is_status_2_and_says_why_and_who_named_it(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("none.yaml")[::2] == (
+        2,
+        "none.yaml:1: policy: it cannot be read: there is no such file; name one that is there\n",
+    )
+    Path("folder").mkdir()
+    assert run("folder")[::2] == (2, "folder:1: policy: it cannot be read: it is a folder; name the policy's file\n")
+    named = run(OUTRIGGER_POLICY="none.yaml")
+    assert named[::2] == (
+        2,
+        "none.yaml:1: policy: it cannot be read: there is no such file; mend $OUTRIGGER_POLICY, which names it\n",
+    )
+    Path("outrigger.yaml").symlink_to("gone")  # it would have been taken: no other is in its place
+    assert run()[::2] == (
+        2,
+        "outrigger.yaml:1: policy: it cannot be read: there is no such file; name one that is there\n",
+    )
 
 
 def test_a_terminal_that_is_not_utf_8_gets_escapes_that_yaml_understands() -> None:

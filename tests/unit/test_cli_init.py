@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from proxy.cli.init import command, init
-from proxy.cli.looks.port import with_port
 from proxy.errors import UsageError
 from proxy.policy.load import load
 from proxy.policy.model import HeaderSource, PathSource
@@ -44,6 +43,10 @@ FOUND = {
     "monorepo": (
         "backend", f"{RUN}'uvicorn main:app --host 0.0.0.0 --port $PORT'", "/health", ["health"], "",
     ),
+    "django_below": (
+        "", f"{RUN}gunicorn --chdir src config.wsgi:application\n", None, [], "src/config/settings/local.py:3: INTERNAL_IPS",
+    ),
+    "gunicorn_conf": ("", f"{RUN}'gunicorn app:app --bind 127.0.0.1:$PORT'\n", None, [], ""),
     "hard_port": ("", f"{RUN}python server.py\n", None, [], ""),
 }  # fmt: skip
 
@@ -156,24 +159,6 @@ def test_names_with_anything_in_them_make_no_policy_but_what_is_meant(tmp_path):
     (folder / "x\nlisten: 1.py").write_text('@app.get("/{user}/\\"x")\ndef x():\n    client.responses.create()\n')
     assert init([str(folder)], io.StringIO(), io.StringIO()) == 0
     assert load(read_file(folder / "outrigger.yaml", "x"), {}).routes
-
-
-@pytest.mark.parametrize(
-    ("line", "as_started"),
-    [
-        ("uvicorn main:app", "uvicorn main:app --port $PORT"),
-        ("uvicorn main:app --port=8000", "uvicorn main:app --port=$PORT"),
-        ("uvicorn main:app --port ${PORT:-8000}", "uvicorn main:app --port ${PORT:-8000}"),
-        ("gunicorn -k uvicorn.workers.UvicornWorker main:app", "gunicorn -k uvicorn.workers.UvicornWorker main:app"),
-        ("gunicorn app:app -b 0.0.0.0:5000", "gunicorn app:app -b 0.0.0.0:$PORT"),
-        ("hypercorn main:app", "hypercorn main:app --bind 0.0.0.0:$PORT"),
-        ("python manage.py runserver 8000", "python manage.py runserver 0.0.0.0:$PORT"),
-        ("flask run", "flask run --port $PORT"),
-        ("node server.js", "node server.js"),
-    ],
-)
-def test_the_app_is_told_its_port(line, as_started):
-    assert with_port(line)[0] == as_started
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ LAYOUTS = ROOT / "tests" / "layouts"
 # A path to ask for, and what the answer has in it.
 ASKED = {
     "fastapi_procfile": ("/api/user/ada/notes/7", b'{"note":7}'),
-    "fastapi_render": ("/api/chat/ping/you", b'"name":"you"'),
     "flask_factory": ("/items/3", b'{"item":3}'),
-    "django_gunicorn": ("/", b"hello"),
-    "django_uvicorn": ("/", b"hello"),
+    "django_below": ("/", b"hello"),
+    "gunicorn_conf": ("/", b"hello"),
     "node_procfile": ("/", b"hello"),
     "dockerfile": ("/", b"hello"),
     "hard_port": ("/", b"hello"),
+    "poetry": ("/up", b"up"),
 }
 
 
@@ -47,17 +47,14 @@ async def test_the_start_command_starts_the_app_behind_the_gateway(name, tmp_pat
     text = made.read_text()
     made.write_text(text.replace("listen:\n", f"listen:\n  admin: 127.0.0.1:{admin}\n  egress: 127.0.0.1:{egress}\n"))
 
-    outrigger = tmp_path / "outrigger"
-    outrigger.write_text(
-        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m proxy "$@"\n'
-    )
-    outrigger.chmod(0o755)
-    python = tmp_path / "python"  # the app's own: the gateway's environment is taken out of its PATH
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
+    own, bin = shlex.quote(sys.executable), tmp_path / "bin"
+    bin.mkdir()
+    outrigger = program(bin / "outrigger", f'PYTHONPATH={shlex.quote(str(ROOT))} exec {own} -m proxy "$@"')
+    program(bin / "python", f'exec {own} "$@"')  # the app's: the gateway's environment leaves its PATH
+    program(bin / "poetry", f'shift; exec {own} -m "$@"')
     line = re.sub(r"\S*/bin/outrigger", str(outrigger), start_of(out.getvalue()))
     log = tmp_path / "log"
-    path = f"{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{bin}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with open(log, "wb") as file:
         process = await asyncio.create_subprocess_exec(
             "sh", "-c", f"exec {line}", cwd=made.parent, env={"PATH": path, "PORT": str(port)},
@@ -77,6 +74,12 @@ async def test_the_start_command_starts_the_app_behind_the_gateway(name, tmp_pat
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def program(path: Path, line: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+    return path
 
 
 def start_of(said: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from proxy.policy.identity import CookieSource, HeaderSource, PathSource, Source
 from proxy.policy.policy import Policy
 from proxy.policy.read import Reader
+from proxy.policy.route import Match
 from proxy.policy.urls import sqlite_path
 from proxy.units import format_duration
 
@@ -22,8 +23,8 @@ def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
 
 
 def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
-    for key in _unbuilt(reader, policy):
-        yield key, "not built yet, has no effect"
+    if policy.store.url != "memory://":
+        yield "store.url", "not built yet, has no effect"
     if policy.sentry.dsn is not None and find_spec("sentry_sdk") is None:
         yield "sentry.dsn", "sentry-sdk is not installed, so nothing is told there; pip install 'outrigger[sentry]'"
     if policy.faults:
@@ -31,7 +32,7 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
     yield from _foreign(policy)
     yield from _writable(policy)
     yield from _fleeting(reader, policy)
-    yield from _unreachable(policy)
+    yield from _unreachable(reader, policy)
     tiers = policy.identity.tiers
     if tiers and tiers[-1].users is not None:
         key = f"identity.tiers[{len(tiers) - 1}].users"
@@ -47,12 +48,6 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
         key = "listen.drain" if "listen.drain" in reader.named else "app.stop_timeout"
         both = f"listen.drain and app.stop_timeout together are {format_duration(stop)}"
         yield key, f"{both}, and Render kills after {format_duration(PATIENCE)}"
-
-
-def _unbuilt(reader: Reader, policy: Policy) -> Iterator[str]:
-    """Named parts whose machinery is not there; what has its own default written out asks for nothing."""
-    if policy.store.url != "memory://":
-        yield "store.url"
 
 
 def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:
@@ -116,8 +111,9 @@ def _kept(path: Path) -> bool:
     return Path("/var/data") in folders or any(folder.is_mount() for folder in folders)
 
 
-def _unreachable(policy: Policy) -> Iterator[tuple[str, str]]:
-    for index, route in enumerate(policy.routes[:-2]):
-        if route.match.path == "/*" and not route.match.methods:
+def _unreachable(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
+    """A route that takes everything before others that are written; the implied last one is no other."""
+    for index, route in enumerate(policy.routes):
+        if route.match == Match() and f"routes[{index + 1}]" in reader.named:
             yield f"routes[{index}]", "it fits every request, so no route after it is ever taken"
             return

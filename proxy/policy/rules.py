@@ -44,8 +44,9 @@ def _addresses(reader: Reader, policy: Policy) -> None:
         ("listen.public", listen.public or Address("", 0)),
         ("listen.admin", listen.admin),
         ("listen.egress", listen.egress),
-        ("postgres.listen", policy.postgres.listen),
     ]
+    if policy.postgres.url:
+        places.append(("postgres.listen", policy.postgres.listen))
     if isinstance(policy.app.port, int):
         places.append(("app.port", Address("127.0.0.1", policy.app.port)))
     for index, (key, address) in enumerate(places):

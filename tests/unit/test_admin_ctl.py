@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -177,6 +179,28 @@ def test_where_nobody_answers_one_sentence_says_which_address_was_tried_and_what
     assert ctl(["reload", "--policy", str(file)], {}, io.StringIO(), err) == 1
     assert err.getvalue().startswith("ctl: no gateway answers on 127.0.0.1:1 (")
     assert "listen.admin" in err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"), [(b"HTTP/1.1 200 OK\r\n\r\nhello", "not as a gateway does"), (b"", "no gateway")]
+)
+def test_another_that_listens_there_is_told_from_a_gateway(tmp_path, answer, says):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file, err = tmp_path / "p.yaml", io.StringIO()
+        file.write_text(f"listen: {{admin: 127.0.0.1:{server.getsockname()[1]}}}\n")
+
+        def serve():
+            peer, _ = server.accept()
+            with peer:
+                asked.append(peer.recv(4096))
+                peer.sendall(answer)
+
+        asked: list[bytes] = []
+        with ThreadPoolExecutor() as pool:
+            pool.submit(serve)
+            assert ctl(["block", "a/\udcff", "--policy", str(file)], {}, io.StringIO(), err) == 1
+    assert says in err.getvalue()
+    assert asked[0].startswith(b"POST /ctl/block/a%2F%FF HTTP/1.1\r\n")
 
 
 def test_a_policy_that_cannot_be_taken_says_why(tmp_path):

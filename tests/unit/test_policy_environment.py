@@ -78,6 +78,12 @@ def test_a_bad_port_in_the_environment_is_a_fault_even_without_a_policy() -> Non
         say("", PORT="eighty")
 
 
+def test_the_databases_port_is_free_for_others_while_there_is_no_pool() -> None:
+    assert say("", PORT="6432").listen.public == Address("0.0.0.0", 6432)
+    with pytest.raises(PolicyError, match=r"postgres\.listen: it takes the same port|same port as postgres\.listen"):
+        say("postgres: {url: 'postgresql://h/d'}", PORT="6432")
+
+
 def test_a_variable_that_already_leads_elsewhere_is_the_upstreams_address() -> None:
     policy = say("", OPENAI_BASE_URL="https://openrouter.example/v1")
     assert policy.upstreams["openai"].base_url == "https://openrouter.example/v1"

@@ -117,13 +117,13 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
 
 
 async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
-    text, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k", "OUTRIGGER_ADMIN_TOKEN": "t0ken-of-this-test"}
+    text, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k", "OUTRIGGER_ADMIN_TOKEN": "t0kén-of-this-test"}
     async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
         await g.ready()
         file = tmp_path / f"policy-{g.port}.yaml"
         desk = Desk(g, tmp_path)
         await desk("reload", says="takes no orders without its admin token; set OUTRIGGER_ADMIN_TOKEN", status=1)
-        file.write_text(file.read_text() + "admin: {token: t0ken-of-this-test}\n")
+        file.write_text(file.read_text() + "admin: {token: t0kén-of-this-test}\n")
         await eventually(lambda: g.events("policy.reload"))
 
         await desk("breaker", "openai", "open", says="The breaker of openai is open until `auto`")
@@ -145,7 +145,7 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         good = file.read_text()
         file.write_text(good + "rotes: []\n")
         path = "/_outrigger/ctl/reload"
-        answer = await g.request(path, method="POST", headers=["Authorization: Bearer t0ken-of-this-test"])
+        answer = await g.request(path, method="POST", headers=["Authorization: Bearer t0kén-of-this-test"])
         assert answer.startswith(b"HTTP/1.1 422 ")
         assert b"rotes" in answer
         file.write_text(good)

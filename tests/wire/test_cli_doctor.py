@@ -115,6 +115,23 @@ async def test_what_trusts_loopback_is_found(practice):
     assert "mysite/settings.py:4: INTERNAL_IPS" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "level", "says"),
+    [
+        (["cd . && FLAGS=1 exec python -m http.server"], "ok", "Python 3"),
+        (["python migrate.py && gunicorm app:app"], "error", "gunicorm is not found on PATH"),
+        (["./start.sh"], "error", "./start.sh cannot be executed: ./start.sh → chmod +x ./start.sh"),
+        (["start.sh"], "error", "start.sh is here, and not on PATH: start.sh → write ./start.sh"),
+    ],
+)
+async def test_a_program_that_would_not_start_is_an_error(practice, words, level, says):
+    (practice.folder / "start.sh").write_text("#!/bin/sh\nexec true\n")
+    practice.policy()
+    _, found, said = await practice.asks("--", *words)
+    assert found["app"][0] == level, said
+    assert says in found["app"][1]
+
+
 async def test_ports_that_this_policys_own_gateway_holds_are_no_fault(practice, tmp_path):
     app = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'plain.py'))} $PORT"
     async with gateway(tmp_path, app, policy="upstreams: {openai: off}\n") as g:

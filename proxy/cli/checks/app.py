@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.app.command import parse
+from proxy.app.command import SHELL, Command, parse
 from proxy.app.environment import build
 from proxy.cli.looks.app import look
 from proxy.cli.looks.folder import Folder
@@ -21,6 +21,25 @@ from proxy.policy.policy import Policy
 PATIENCE = 5.0  # seconds
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[\w.]+(\(.*\))?)?")
 _SERVERS = {"uvicorn", "gunicorn", "hypercorn", "daphne", "waitress-serve", "granian"}
+_BUILTIN = {
+    "cd",
+    "export",
+    "set",
+    ".",
+    "source",
+    "if",
+    "then",
+    "else",
+    "fi",
+    "for",
+    "while",
+    "do",
+    "done",
+    "[",
+    "test",
+    "{",
+    "}",
+}
 _VALUED = re.compile(r"-\w|--[\w-]+")
 
 
@@ -37,9 +56,11 @@ async def app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], 
         line, words = f" (from {start.source})", [start.line]
     command = parse(words, None, 1)
     env, _ = build(environ, programs=command.programs, public=None, private=1, extra={})
-    found = await _program(command.program, command.shown + line, env, cwd)
+    shown = command.shown + line
+    found = [await _program(program, shown, env, cwd) for program in _programs(command)]
+    told = next((one for one in found if one.level == "error"), None) or (found[-1] if found else None)
     module = _module(command.shown, cwd)
-    return [found, *([module] if module else []), *_trusting(cwd, command.shown)]
+    return [*(one for one in (told, module) if one), *_trusting(cwd, command.shown)]
 
 
 async def _external(policy: Policy) -> Finding:
@@ -55,10 +76,26 @@ async def _external(policy: Policy) -> Finding:
     return Finding("ok", "app", f"{url} accepts connections")
 
 
+def _programs(command: Command) -> list[str]:
+    """What is to be found on PATH: of a shell line each command's first word, but for the shell's own."""
+    if command.argv[0] != SHELL:
+        return [command.argv[0]]
+    found = []
+    for piece in re.split(r"&&|\|\||[;&|\n]", command.shown):
+        words = piece.split()
+        while words and (re.match(r"\w+=", words[0]) or words[0] == "exec"):
+            words.pop(0)
+        if words and words[0] not in _BUILTIN and re.fullmatch(r"[\w./+-]+", words[0]):
+            found.append(words[0])
+    return found
+
+
 async def _program(program: str, shown: str, env: Mapping[str, str], cwd: Path) -> Finding:
     path = shutil.which(program, path=env.get("PATH"))
     if path is None and (cwd / program).is_file():
-        path = str(cwd / program)
+        if "/" in program:
+            return Finding("error", "app", f"{program} cannot be executed: {shown}", f"chmod +x {program}")
+        return Finding("error", "app", f"{program} is here, and not on PATH: {shown}", f"write ./{program}")
     if path is None:
         return Finding("error", "app", f"{program} is not found on PATH: {shown}", "install it, or give its path")
     python = _interpreter(Path(path))

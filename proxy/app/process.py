@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from proxy.app.orphans import is_heir, reap
 from proxy.errors import OutriggerError
 
 NOT_FOUND = 127
@@ -102,6 +103,8 @@ class AppProcess:
             async with asyncio.timeout_at(deadline):
                 await self.ended.wait()
                 while _group_lives(self.pid):
+                    if is_heir():
+                        reap(None)
                     await asyncio.sleep(POLL)
         except TimeoutError:
             pass

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from proxy.app import State, Traffic
 from proxy.app.command import Command
+from proxy.app.orphans import inherit, is_heir
 from proxy.app.output import Find, follow
 from proxy.app.process import AppProcess, CannotStart
 from proxy.app.readiness import LOOPBACK, probe
@@ -122,6 +123,8 @@ class Supervisor:
 
     async def run(self) -> int:
         warden = Warden()
+        if is_heir():
+            self._spawn(inherit(lambda: None if self._process is None else self._process.pid))
         try:
             return await self._life(warden)
         finally:

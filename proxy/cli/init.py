@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from proxy import __repository__
 from proxy.cli.line import parse
 from proxy.cli.looks.app import App, begin, look
 from proxy.cli.looks.draft import draft, user_paths
@@ -21,9 +22,8 @@ from proxy.policy.load import load
 from proxy.policy.source import FILES, PolicySource
 
 FILE = "outrigger.yaml"
-INSTALL = (
-    "python3 -m venv .outrigger && .outrigger/bin/pip install 'outrigger @ git+https://github.com/OWNER/outrigger'"
-)
+# --clear: pip takes what is there of the same version, from a build before, for the newest
+INSTALL = f"python3 -m venv --clear .outrigger && .outrigger/bin/pip install 'outrigger @ git+{__repository__}'"
 IN_IMAGE = "/opt/outrigger/bin/outrigger"
 OUT = "To take it out again: OUTRIGGER=off in the environment."
 BESIDE = f"Health check path: /_outrigger/healthz. {OUT}"

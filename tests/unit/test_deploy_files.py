@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy import __repository__
+from proxy.cli.init import INSTALL
 from proxy.policy.load import PolicySource, load
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-# render.com/docs/blueprint-spec
+# Render's Blueprint YAML Reference and Compute Plans, October 2026
 SERVICE = {
     "type", "name", "runtime", "plan", "region", "buildCommand", "startCommand", "preDeployCommand", "healthCheckPath",
     "maxShutdownDelaySeconds", "envVars", "numInstances", "scaling", "disk", "domains", "autoDeployTrigger",
@@ -25,6 +27,7 @@ SERVICE = {
 }  # fmt: skip
 VARIABLE = {"key", "value", "sync", "generateValue", "fromDatabase", "fromService", "fromGroup"}
 DATABASE = {"name", "plan", "region", "databaseName", "user", "postgresMajorVersion", "ipAllowList", "diskSizeGB"}
+PLAN = re.compile(r"\d+(\.\d)?c-\d+(mb|g)")
 BLUEPRINTS = ("render.yaml", "worker.yaml")
 
 
@@ -43,8 +46,11 @@ def test_a_blueprint_has_only_keys_that_render_knows(service):
     for variable in service["envVars"]:
         assert set(variable) <= VARIABLE
         assert len(variable) == 2, variable
+    assert PLAN.fullmatch(service["plan"])
     for database in read("render.yaml")["databases"]:
         assert set(database) <= DATABASE
+        assert PLAN.fullmatch(database["plan"])
+        assert isinstance(database["postgresMajorVersion"], str)
 
 
 def test_no_secret_is_written_into_a_blueprint(service):
@@ -60,12 +66,27 @@ def test_renders_patience_at_the_end_is_longer_than_ours(service):
     policy = load(PolicySource("worker", None, text), {}) if text else shipped()
     needed = (policy.listen.drain if policy.listen.public else 0) + policy.app.stop_timeout
     assert needed + 5 <= service["maxShutdownDelaySeconds"] <= 300
+    assert "disk" not in service  # takes no delay of its own
+
+
+def test_a_build_command_makes_the_gateways_environment_anew(service):
+    """Without --clear pip keeps what an earlier build left there, the version being the same."""
+    app, venv, gateway = service["buildCommand"].split(" && ")
+    assert app == "pip install -r requirements.txt"
+    assert f"{venv} && {gateway}".replace("python ", "python3 ", 1) == INSTALL
+    assert service["startCommand"].startswith(".outrigger/bin/outrigger -- ")
+
+
+def test_every_page_names_the_one_address_where_the_project_is_published():
+    pages = [ROOT / "README.md", *DEPLOY.glob("*.md"), *DEPLOY.glob("*.yaml"), DEPLOY / "Dockerfile"]
+    found = {page.name: set(re.findall(r"https://github\.com/[^/]+/outrigger\b", page.read_text())) for page in pages}
+    assert {one for of in found.values() for one in of} == {__repository__}
+    assert {name for name, of in found.items() if of} >= {"README.md", "RUNBOOK.md", "render.yaml", "worker.yaml"}
 
 
 def test_the_web_service_is_probed_where_the_gateway_answers():
     (web,) = read("render.yaml")["services"]
     assert web["healthCheckPath"] == "/_outrigger/healthz"
-    assert web["plan"] != "free"  # sleeps, and counts the same
 
 
 def test_the_worker_has_no_public_port_and_says_what_its_calls_may_cost():

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxy import __repository__
 from proxy.policy import condition as when
 from proxy.policy.condition import Condition
-
-# One heading a rule; the same address stands in pyproject.toml.
-RUNBOOK = "https://github.com/OWNER/outrigger/blob/main/deploy/INCIDENTS.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +108,5 @@ def advice(condition: Condition) -> Advice:
 
 
 def page(rule: str) -> str:
-    return f"{RUNBOOK}#{rule}"
+    """What to do about it: one heading a rule."""
+    return f"{__repository__}/blob/main/deploy/INCIDENTS.md#{rule}"

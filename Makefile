@@ -22,7 +22,7 @@ help:
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
-	@echo 'make readme          the tables of the README that are what a test saw'
+	@echo 'make readme          the tables of README and docs that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
 .outrigger/$(STAMP): requirements.txt

@@ -1,4 +1,4 @@
-"""What an `except` sees of each fault, direct and through: the tables of the README are what was seen here.
+"""What an `except` sees of each fault, direct and through: the tables of the pages are what was seen here.
 
 `make readme` writes them anew. Callers in environments of their own are set up by `make callers`.
 """
@@ -15,17 +15,20 @@ import pytest
 from outward import Vendor, chunks, completion, hangs, outward, resets, says, streams
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
 ASK = ROOT / "tests" / "callers"
 RULES = "timeout: {idle: 3s}, breaker: off, retry: {budget: 100%, backoff: {first: 1ms, max: 5ms}}"
-OWN = "openai"  # the caller whose table stands alone
+OWN = "openai"  # the caller whose table stands alone, in the README
 
 
 def venv(name: str) -> list[str]:
     return [str(ROOT / f".venv-callers-{name}" / "bin" / "python"), str(ASK / "ask.py")]
 
 
-# The README's name of a caller, what starts it, and the dialect that it speaks.
+def page(caller: str) -> Path:
+    return ROOT / "README.md" if caller == OWN else ROOT / "docs" / "exactly.md"
+
+
+# A caller's name in its table, what starts it, and the dialect that it speaks.
 CALLERS = {
     OWN: ([sys.executable, str(ASK / "ask.py"), "openai"], "openai"),
     "`openai` 1.109": ([*venv("openai-1.109"), "openai"], "openai"),
@@ -140,7 +143,7 @@ async def seen(tmp: Path, command: list[str], dialect: str) -> dict[str, tuple[s
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_the_readmes_tables_are_what_this_caller_saw(tmp_path, caller):
+async def test_the_pages_tables_are_what_this_caller_saw(tmp_path, caller):
     command, dialect = CALLERS[caller]
     if command[0] != sys.executable and Path(sys.prefix) != ROOT / ".venv":
         pytest.skip("asked from .venv, whose Python theirs is")
@@ -150,8 +153,8 @@ async def test_the_readmes_tables_are_what_this_caller_saw(tmp_path, caller):
     for fault, (_, through) in found.items():
         assert through != "half an answer, and no error", fault
     if os.environ.get("OUTRIGGER_WRITE_README"):
-        README.write_text(written(README.read_text(), caller, found))
-    assert read(README.read_text(), caller) == found
+        page(caller).write_text(written(page(caller).read_text(), caller, found))
+    assert read(page(caller).read_text(), caller) == found
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────

@@ -126,13 +126,12 @@ class Stage:
             process = subprocess.Popen(command, env=environ, cwd=self._folder, stdout=log, stderr=log, process_group=0)
         self._processes.append(process)
 
-    def metric(self, name: str) -> float:
-        """The sum of all its series."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}/metrics")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+    def metrics(self, *names: str) -> list[float]:
+        """Of each the sum of all its series, from one scrape."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-        found = re.findall(rf"^outrigger_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        return sum(float(one) for one in found)
+        found = [re.findall(rf"^outrigger_{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE) for name in names]
+        return [sum(map(float, values)) for values in found]
 
     def refusals(self) -> Counter[str]:
         """Of all requests that had no good answer, those while the vendor was away included: route and why."""
@@ -143,7 +142,7 @@ class Stage:
         return found
 
     def spent(self) -> float:
-        return self.metric("cost_usd_total")
+        return self.metrics("cost_usd_total")[0]
 
     def alert_after(self, patience: float) -> tuple[float, str] | None:
         """From the vendor's end to Slack's first message about it, in seconds."""
@@ -182,8 +181,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(EVERY):
-            self.gateway.append(self._stage.metric("process_resident_memory_bytes") / 2**20)
-            self.app.append(self._stage.metric("app_memory_bytes") / 2**20)
+            try:
+                gateway, app = self._stage.metrics("process_resident_memory_bytes", "app_memory_bytes")
+            except OSError:
+                continue  # a sample that is missed is no reason to stop looking for the rest of the night
+            self.gateway.append(gateway / 2**20)
+            self.app.append(app / 2**20)
 
 
 def locust(program: str, stage: Stage, users: int, seconds: int) -> list[dict]:

@@ -31,10 +31,22 @@ async def test_every_command_of_the_pages_can_be_run_as_it_stands(tmp_path: Path
     shim.chmod(0o755)
     async with scene(tmp_path) as here:
         await here.ask()
+        known: set[str] = set()
         for kind, text in (*blocks("RUNBOOK.md"), *blocks("INCIDENTS.md")):
-            if kind == "sh":
+            if kind == "sh" and (new := unknown(text, known)):
                 await here.running.ready()
-                await run(here, text)
+                await run(here, new)
+
+
+def unknown(text: str, known: set[str]) -> str:
+    """Without the commands of ours that an earlier block has run: each takes half a second to start."""
+    lines = []
+    for line in text.splitlines():
+        command = line.partition("  #")[0].rstrip()
+        if not (command.startswith("outrigger ") and command in known):
+            lines.append(line)
+            known.add(command)
+    return "\n".join(lines)
 
 
 async def run(here: Scene, text: str) -> None:

@@ -135,7 +135,7 @@ def found(path: Path, app: App) -> list[tuple[str, str]]:
     if app.manager:
         pairs.append(("packages", app.manager))
     if app.start is not None:
-        why = f", {app.changed}" if app.changed else ""
+        why = f"; {app.changed}" if app.changed else ""
         pairs.append(("start", f"{app.start.line}  (from {app.start.source}{why})"))
     else:
         pairs.append(("start", "nothing says how it is started: put its command in place of COMMAND below"))

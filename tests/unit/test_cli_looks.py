@@ -71,6 +71,7 @@ def looked(files: dict[str, str], at: Path) -> App:
         # npm only where nothing else can run it
         ({"package.json": NODE % '"start": "node dist/server.js"'}, "node dist/server.js"),
         ({"package.json": NODE % '"start": "next start -p 3000"'}, "node_modules/.bin/next start -p $PORT"),
+        ({"package.json": NODE % '"start": "node a.js"', "Procfile": "web: npm start"}, "node a.js"),
         ({"package.json": NODE % '"start": "next start"', ".pnp.cjs": ""}, "npm start"),
         ({"package.json": NODE % '"start": "node a.js", "prestart": "node b.js"'}, "npm start"),
         ({"package.json": NODE % '"start": "NODE_ENV=production node a.js && echo"', "yarn.lock": ""}, "yarn start"),

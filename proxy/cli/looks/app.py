@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from proxy.cli.looks.folder import Folder, part
 from proxy.cli.looks.guess import guess
 from proxy.cli.looks.port import fixed_port, public_port, script_of, unbound, with_port
 from proxy.cli.looks.routes import Seen, find_routes
-from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node
+from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node, of_package, own_of_package
 from proxy.cli.looks.trust import Trust, in_code, in_command
 
 HEALTHY = ("/health", "/healthz", "/api/health", "/_health", "/readyz", "/livez", "/up", "/ping", "/status")
@@ -88,16 +89,25 @@ def begin(app: App, start: Start, folder: Folder) -> None:
     """Takes a start command, as it must be for the app to listen where PORT says."""
     app.language = app.language or "other"
     app.notes.clear()
+    app.port, app.port_where = None, ""
     app.start = start
     if start.others:
         names = ", ".join(start.others[:5]) + (" and more" if len(start.others) > 5 else "")
         app.notes.append(f"{start.source} also starts {names}: these stay as they are, and go round the gateway")
     if start.worker:
         return
-    app.public = public_port(folder, start.line, image=start.source == "Dockerfile")
-    line, app.changed = with_port(start.line)
-    if not app.changed:
-        line, app.changed = unbound(folder, line)
+    line, whys = start.line, []
+    if of_package(line):
+        if own := own_of_package(folder):
+            whys.append(f"in place of `{line}`, which passes no SIGTERM on")
+            line = own
+        else:
+            app.notes.append(f"`{line}` passes no SIGTERM on, so a stop cuts what the app does: start its own command")
+    app.public = public_port(folder, line, image=start.source == "Dockerfile")
+    for step in (with_port, partial(unbound, folder)):
+        line, why = step(line)
+        whys += [why] if why else []
+    app.changed = "; ".join(whys)
     app.start = replace(start, line=line)
     if fixed := fixed_port(folder, line):
         port, app.port_where = fixed
@@ -110,10 +120,6 @@ def begin(app: App, start: Start, folder: Folder) -> None:
                     f"{app.port_where} fixes port {port}, so the gateway has another (PORT, else 10000): publish that"
                     " one, or write $PORT there and take `port` out of the policy"
                 )
-    if start.indirect:
-        app.notes.append(
-            f"`{line}` passes no SIGTERM on, so a stop cuts what the app is doing: start it by its own command"
-        )
     script = script_of(line)
     text = folder.text(script) if script else ""
     if text and not re.search(r"^\s*exec\s", text, re.MULTILINE):

@@ -24,7 +24,6 @@ class Start:
     health: str = ""  # the path that the platform asks, where it is known
     folder: str = ""  # where it is run, from the folder that was looked at
     worker: bool = False  # nobody calls it
-    indirect: bool = False  # npm stands between a stop and the app
     others: tuple[str, ...] = ()  # what else its source starts, by name
 
 
@@ -121,10 +120,8 @@ def _package(folder: Folder) -> Start | None:
     package = folder.json("package.json")
     if not package:
         return None
-    scripts, manager = part(package, "scripts"), manager_of_node(folder)
-    if script := str(scripts.get("start") or "").strip():
-        own = None if "prestart" in scripts else _own_of_node(folder, script)
-        return Start(own or f"{manager} start", "package.json", indirect=not own)
+    if part(package, "scripts").get("start"):
+        return Start(f"{manager_of_node(folder)} start", "package.json")
     main = package.get("main")
     names = (str(main) if main else "", "server.js", "index.js", "app.js")
     for name in names:
@@ -133,16 +130,22 @@ def _package(folder: Folder) -> Start | None:
     return None
 
 
-def _own_of_node(folder: Folder, script: str) -> str | None:
-    """A start script's command without npm before it, which takes memory and passes SIGTERM on to nobody; None where
+def of_package(line: str) -> bool:
+    return re.fullmatch(r"(npm|yarn|pnpm)( run)? start", line) is not None
+
+
+def own_of_package(folder: Folder) -> str:
+    """What a start script runs, without npm before it, which takes memory and passes SIGTERM on to nobody; empty where
     only a shell, or npm's own PATH, can run it."""
-    if re.fullmatch(r"[\w@./:=, -]+", script) is None:
-        return None
+    package = folder.json("package.json")
+    script = str(part(package, "scripts").get("start") or "").strip()
+    if "prestart" in part(package, "scripts") or re.fullmatch(r"[\w@./:=, -]+", script) is None:
+        return ""
     program = script.split()[0]
     if program == "node":
         return script
-    installed = program in part(folder.json("package.json"), "dependencies") and not folder.has(".pnp.cjs")
-    return f"node_modules/.bin/{script}" if installed else None
+    installed = program in part(package, "dependencies") and not folder.has(".pnp.cjs")
+    return f"node_modules/.bin/{script}" if installed else ""
 
 
 def _script(folder: Folder) -> Start | None:

@@ -119,6 +119,7 @@ async def test_what_trusts_loopback_is_found(practice):
     ("words", "level", "says"),
     [
         (["cd . && FLAGS=1 exec python -m http.server"], "ok", "Python 3"),
+        (["cd web && ./run; python -c 'import a; b c'"], "ok", "Python 3"),
         (["python migrate.py && gunicorm app:app"], "error", "gunicorm is not found on PATH"),
         (["./start.sh"], "error", "./start.sh cannot be executed: ./start.sh → chmod +x ./start.sh"),
         (["start.sh"], "error", "start.sh is here, and not on PATH: start.sh → write ./start.sh"),

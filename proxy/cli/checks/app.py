@@ -22,24 +22,9 @@ PATIENCE = 5.0  # seconds
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[\w.]+(\(.*\))?)?")
 _SERVERS = {"uvicorn", "gunicorn", "hypercorn", "daphne", "waitress-serve", "granian"}
 _BUILTIN = {
-    "cd",
-    "export",
-    "set",
-    ".",
-    "source",
-    "if",
-    "then",
-    "else",
-    "fi",
-    "for",
-    "while",
-    "do",
-    "done",
-    "[",
-    "test",
-    "{",
-    "}",
-}
+    "cd", "export", "set", "unset", "ulimit", "umask", "trap", "wait", "eval", "command", ".", "source",
+    "if", "then", "else", "fi", "for", "while", "do", "done", "[", "test", "{", "}", "(", ")",
+}  # fmt: skip
 _VALUED = re.compile(r"-\w|--[\w-]+")
 
 
@@ -80,13 +65,21 @@ def _programs(command: Command) -> list[str]:
     """What is to be found on PATH: of a shell line each command's first word, but for the shell's own."""
     if command.argv[0] != SHELL:
         return [command.argv[0]]
-    found = []
-    for piece in re.split(r"&&|\|\||[;&|\n]", command.shown):
-        words = piece.split()
-        while words and (re.match(r"\w+=", words[0]) or words[0] == "exec"):
-            words.pop(0)
-        if words and words[0] not in _BUILTIN and re.fullmatch(r"[\w./+-]+", words[0]):
-            found.append(words[0])
+    reader = shlex.shlex(command.shown, posix=True, punctuation_chars=True)
+    reader.whitespace_split = True
+    try:
+        words = list(reader)
+    except ValueError:  # a quote that nothing closes
+        return [command.program]
+    found, first = [], True
+    for word in words:
+        if first and (re.match(r"\w+=", word) or word == "exec"):
+            continue
+        if first and word not in _BUILTIN and re.fullmatch(r"[\w./+-]+", word):
+            # Past a `cd` what is relative is relative to another folder.
+            if not ("cd" in words and "/" in word and not word.startswith("/")):
+                found.append(word)
+        first = re.fullmatch(r"[;&|]+", word) is not None or word in ("then", "else", "do")
     return found
 
 

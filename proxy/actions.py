@@ -42,7 +42,9 @@ class Actions:
         except Full:
             text = f"{MOST:,} users are blocked already; unblock some, or refuse them all by a rate_limit of a tier."
             raise Refusal("too-many-blocked", 409, "Too many users are blocked", text) from None
-        return f"{user} is blocked: every request of theirs is refused with 403{_doubt(trouble)}."
+        cut = self._gateway.door.cut_tunnels(user)
+        ended = f", {cut} open WebSocket{'s' if cut > 1 else ''} ended" if cut else ""
+        return f"{user} is blocked: every request of theirs is refused with 403{ended}{_doubt(trouble)}."
 
     async def unblock(self, user: str) -> str:
         user = canonical(user)

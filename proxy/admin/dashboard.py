@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs
 
 from proxy.admin.assets import Assets
-from proxy.admin.guard import same_origin
+from proxy.admin.guard import of_another_site, same_origin
 from proxy.admin.message import AdminAnswer, AdminRequest, Header, plain
 from proxy.admin.session import Sessions, set_cookie
 from proxy.admin.token import TokenGate
@@ -52,10 +52,14 @@ class Dashboard:
             return self._fill(request, "index.html", public, logout="hidden")
         if await self._gate.shown(request.headers("authorization"), request.peer):
             return self._fill(request, "index.html", public, logout="hidden")
+        if request.claimed:
+            return self._lead(public)  # to where the cookie counts: the app shall not get it
         return self._fill(request, "login.html" if self._gate.token else "closed.html", public)
 
     async def _login(self, request: AdminRequest, public: bool) -> AdminAnswer:
         """A form's POST: right, and the page comes with a cookie; wrong, and the form comes again, and later."""
+        if of_another_site(request.headers):
+            raise Refusal("cross-site", 403, "Not for pages of another site", "Log in on the dashboard itself.")
         form = parse_qs((await request.body())[:FORM].decode("utf-8", "replace"))
         token = form.get("token", [""])[0]
         try:

@@ -11,16 +11,19 @@ from proxy.admin.dashboard import PATH, PUBLIC, Dashboard
 from proxy.admin.guard import check_local, same_origin
 from proxy.admin.message import AdminAnswer as AdminAnswer
 from proxy.admin.message import AdminRequest as AdminRequest
-from proxy.admin.message import Header, as_json, as_numbers, plain
+from proxy.admin.message import as_json, as_numbers, bare, plain, problem
 from proxy.admin.session import Sessions
 from proxy.admin.token import TokenGate
 from proxy.errors import Refusal
 from proxy.observe.health import Health
 from proxy.observe.metrics import Metrics
-from proxy.problem import CONTENT_TYPE, render_problem, whole_seconds
 
 Answer = Callable[[AdminRequest, bool], Awaitable[AdminAnswer]]
 
+_MORE = {  # of a refusal: RFC 9110 sections 11.6.1 and 15.5.6
+    401: ("WWW-Authenticate", 'Bearer realm="outrigger"'),
+    405: ("Allow", "GET, HEAD"),
+}
 _INDEX = """Outrigger {version}
 
 dashboard all of it on a page
@@ -33,7 +36,7 @@ ctl/…     what an operator does (POST)
 
 
 class Endpoints:
-    """Answers a request for one of our own paths, or None where the path is none of them.
+    """Answers requests of both listeners.
 
     `loopback` says that the admin listener is bound to a loopback address: only then is it open without the
     token. `ready` gives whether a request would be served now, and why not. `status` gives what /status has
@@ -72,30 +75,35 @@ class Endpoints:
             "/status": self._everything,
         }
 
-    async def answer(self, request: AdminRequest, *, public: bool) -> AdminAnswer | None:
+    async def answer(self, request: AdminRequest, *, public: bool) -> AdminAnswer:
         """Never raises a Refusal: it comes back as its problem, so that every answer has one shape."""
-        guarded = not public and self._loopback
         try:
-            if guarded:
-                check_local(request.headers)
-            request = _straight(request)
-            if self._dashboard.takes(request.path):
-                return _bare(request, await self._dashboard.answer(request, public=public, guarded=guarded))
-            if self._ctl is not None and self._ctl.takes(request.path):
-                return _bare(request, await self._act(self._ctl, request, guarded))
-            if request.path in ("", "/") and request.method in ("GET", "HEAD"):
-                return _bare(request, self._index(f"{PUBLIC if public else ''}{PATH}", guarded))
-            handler = self._paths.get(request.path)
-            if handler is None and request.path not in ("", "/"):
-                return None
-            if handler is None or request.method not in ("GET", "HEAD"):
-                refusal = Refusal("method-not-allowed", 405, "Method not allowed", "Only GET and HEAD here.")
-                return _bare(request, self._refused(request, refusal, ("Allow", "GET, HEAD")))
-            answer = await handler(request, guarded)
+            answer = await self._answer(request, public)
         except Refusal as refusal:
-            challenge = ("WWW-Authenticate", 'Bearer realm="outrigger"')
-            answer = self._refused(request, refusal, *([challenge] if refusal.status == 401 else []))
-        return _bare(request, answer)
+            more = [_MORE[refusal.status]] if refusal.status in _MORE else []
+            answer = problem(refusal, request.request_id, *more)
+        return bare(request, answer)
+
+    async def _answer(self, request: AdminRequest, public: bool) -> AdminAnswer:
+        guarded = not public and self._loopback
+        if guarded:
+            check_local(request.headers)
+        request = _straight(request)
+        if self._dashboard.takes(request.path):
+            found = await self._dashboard.answer(request, public=public, guarded=guarded)
+            if found is not None:
+                return found
+        elif self._ctl is not None and self._ctl.takes(request.path):
+            return await self._act(self._ctl, request, guarded)
+        handler = self._paths.get(request.path)
+        if handler is None and request.path not in ("", "/"):
+            place = f"{PUBLIC if public else ''}/"
+            raise Refusal("not-found", 404, "Not found", f"There is nothing here; {place} lists what is.")
+        if request.method not in ("GET", "HEAD"):
+            raise Refusal("method-not-allowed", 405, "Method not allowed", "Only GET and HEAD here.")
+        if handler is None:
+            return self._index(f"{PUBLIC if public else ''}{PATH}", guarded)
+        return await handler(request, guarded)
 
     def _index(self, page: str, open_here: bool) -> AdminAnswer:
         """A browser is led on to the page; who reads the body sees what else there is."""
@@ -130,7 +138,7 @@ class Endpoints:
             await self._need_token(request)
         if request.method != "POST":
             refusal = Refusal("method-not-allowed", 405, "Method not allowed", "An action is a POST.")
-            return self._refused(request, refusal, ("Allow", "POST"))
+            return problem(refusal, request.request_id, ("Allow", "POST"))
         return as_json(200, {"done": await ctl.do(request.path, peer=request.peer, request_id=request.request_id)})
 
     async def _shown(self, request: AdminRequest) -> bool:
@@ -155,12 +163,6 @@ class Endpoints:
             )
         raise Refusal("unauthorized", 401, "The admin token is needed", detail)
 
-    def _refused(self, request: AdminRequest, refusal: Refusal, *more: Header) -> AdminAnswer:
-        if refusal.retry_after is not None:
-            more = (*more, ("Retry-After", str(whole_seconds(refusal.retry_after))))
-        body = render_problem(refusal, request.request_id)
-        return plain(refusal.status, CONTENT_TYPE, body, *more)
-
 
 def _straight(request: AdminRequest) -> AdminRequest:
     """The dashboard's data are at its own path too: where its cookie is for that path alone."""
@@ -168,9 +170,3 @@ def _straight(request: AdminRequest) -> AdminRequest:
     if path == request.path or not (path == "/status" or path.startswith("/ctl/")):
         return request
     return dataclasses.replace(request, path=path)
-
-
-def _bare(request: AdminRequest, answer: AdminAnswer | None) -> AdminAnswer | None:
-    if answer is None or request.method != "HEAD":
-        return answer
-    return AdminAnswer(answer.status, answer.headers, b"")

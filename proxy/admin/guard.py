@@ -34,9 +34,7 @@ def check_local(header: Callable[[str], str | None]) -> None:
             "Not a host of this listener",
             "The admin listener answers only a loopback Host such as 127.0.0.1 or localhost.",
         )
-    origin = header("origin")
-    foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
-    if foreign or (header("sec-fetch-site") in ("cross-site", "same-site") and not _followed_link(header)):
+    if _foreign(header) or (of_another_site(header) and not _followed_link(header)):
         raise Refusal(
             "cross-site",
             403,
@@ -45,13 +43,21 @@ def check_local(header: Callable[[str], str | None]) -> None:
         )
 
 
+def of_another_site(header: Callable[[str], str | None]) -> bool:
+    """Whether a browser says so (Fetch metadata). It holds behind a proxy that changes the Host, too."""
+    return header("sec-fetch-site") in ("cross-site", "same-site")
+
+
 def same_origin(header: Callable[[str], str | None]) -> bool:
     """Whether a page of this very origin asks (Fetch metadata, or an Origin that is the Host). A browser that says
     neither of the two is not believed."""
-    site, origin, host = header("sec-fetch-site"), header("origin"), header("host")
-    if origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower()):
-        return False
-    return site == "same-origin" if site is not None else origin is not None
+    site = header("sec-fetch-site")
+    return not _foreign(header) and (site == "same-origin" if site is not None else header("origin") is not None)
+
+
+def _foreign(header: Callable[[str], str | None]) -> bool:
+    origin, host = header("origin"), header("host")
+    return origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower())
 
 
 def _without_port(host: str) -> str:

@@ -7,10 +7,10 @@ import socket
 from aiohttp import web
 
 from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
+from proxy.admin.message import bare, problem
 from proxy.errors import Refusal
 from proxy.observe.events import Emit
 from proxy.observe.trace import Ids
-from proxy.problem import CONTENT_TYPE, render_problem
 
 KEEPALIVE = 75.0
 STOP = 1.0  # seconds that answers under way have when the listener stops
@@ -65,7 +65,9 @@ class AdminListener:
             request_id=request_id,
         )
         try:
-            answer = await self._endpoints.answer(asked, public=False)
+            return await self._endpoints.answer(asked, public=False)
+        except web.HTTPRequestEntityTooLarge:  # by aiohttp's own limit, 1 MiB
+            refusal = Refusal("body-too-large", 413, "Content too large", "No request here has so much to say.")
         except Exception as error:  # outermost: whoever asks gets an answer, the log gets the reason
             self._emit(
                 "admin.error",
@@ -74,14 +76,4 @@ class AdminListener:
                 request_id=request_id,
             )
             refusal = Refusal("internal-error", 500, "Internal error", "The log says more under this request id.")
-        else:
-            if answer is not None:
-                return answer
-            refusal = Refusal("not-found", 404, "No such page", "`/` lists what is here.")
-        body = render_problem(refusal, request_id)
-        headers = [
-            ("Content-Type", CONTENT_TYPE),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-        ]
-        return AdminAnswer(refusal.status, headers, b"" if request.method == "HEAD" else body)
+        return bare(asked, problem(refusal, request_id))

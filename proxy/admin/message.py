@@ -6,7 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from proxy.errors import Refusal
 from proxy.observe.lines import json_text
+from proxy.problem import CONTENT_TYPE, render_problem, whole_seconds
 
 Header = tuple[str, str]
 
@@ -17,7 +19,8 @@ async def _no_body() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class AdminRequest:
-    """`path` is as sent, `/_outrigger` taken off; `headers` takes a name in lower case.
+    """`path` is as sent, `/_outrigger` taken off; `headers` takes a name in lower case. `claimed` says that it was
+    asked for at the root of the public listener (`listen.claim`).
 
     `peer` is the client's IP address, after `trusted_proxies` on the public listener. `secure` says that the
     client came by HTTPS to a proxy that is trusted.
@@ -31,6 +34,7 @@ class AdminRequest:
     request_id: str = ""
     body: Callable[[], Awaitable[bytes]] = field(default=_no_body)
     secure: bool = False
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class AdminAnswer:
     body: bytes
 
 
+def bare(request: AdminRequest, answer: AdminAnswer) -> AdminAnswer:
+    """HEAD has the headers of GET, and no body (RFC 9110 section 9.3.2)."""
+    return AdminAnswer(answer.status, answer.headers, b"") if request.method == "HEAD" else answer
+
+
 def plain(status: int, content_type: str, body: bytes, *more: Header, cache: str = "no-store") -> AdminAnswer:
     headers = [
         ("Content-Type", content_type),
@@ -54,6 +63,12 @@ def plain(status: int, content_type: str, body: bytes, *more: Header, cache: str
         *more,
     ]
     return AdminAnswer(status, headers, body)
+
+
+def problem(refusal: Refusal, request_id: str, *more: Header) -> AdminAnswer:
+    if refusal.retry_after is not None:
+        more = (*more, ("Retry-After", str(whole_seconds(refusal.retry_after))))
+    return plain(refusal.status, CONTENT_TYPE, render_problem(refusal, request_id), *more)
 
 
 def as_json(status: int, body: Mapping[str, object]) -> AdminAnswer:

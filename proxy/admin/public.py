@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy.admin.dashboard import PUBLIC
 from proxy.admin.endpoints import AdminRequest, Endpoints
-from proxy.errors import Refusal
-from proxy.problem import CONTENT_TYPE, render_problem
 
 
 class PublicEndpoints:
@@ -29,12 +28,9 @@ class PublicEndpoints:
         async def read() -> bytes:
             return body
 
-        request = AdminRequest(method, path, header, peer, query, request_id, read, secure)
+        below = path.removeprefix(PUBLIC)
+        request = AdminRequest(
+            method, below or "/", header, peer, query, request_id, read, secure, claimed=below == path
+        )
         answer = await self._endpoints.answer(request, public=True)
-        if answer is not None:
-            return answer.status, answer.headers, answer.body
-        detail = "There is nothing here; /_outrigger/ lists what is."
-        refusal = Refusal("not-found", 404, "Not found", detail)
-        problem = render_problem(refusal, request_id)
-        headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(problem)))]
-        return 404, headers, b"" if method == "HEAD" else problem
+        return answer.status, answer.headers, answer.body

@@ -10,24 +10,29 @@ from proxy.ingress.exchange import Exchange
 from proxy.ingress.ours import Answer, Ours
 
 PREFIX = "/_outrigger"
+CTL = "/ctl"  # the one path of ours that is claimed with what is below it
 MAX_BODY = 64 * 1024
 
 
 class Desk:
-    """Answers from `ours`, and with 404 what `ours` does not know."""
+    """Answers from `ours`, which says 404 where it knows no better."""
 
     def __init__(self, ours: Ours, claim: Iterable[str]) -> None:
         self._ours = ours
-        self.claim = frozenset(claim)
+        self.claim(claim)
+
+    def claim(self, paths: Iterable[str]) -> None:
+        """Take these at the root too, in place of those before."""
+        self._whole = frozenset((PREFIX, *paths))
+        self._below = (f"{PREFIX}/", f"{CTL}/") if CTL in self._whole else f"{PREFIX}/"
 
     def takes(self, path: str) -> bool:
-        return path in self.claim or (path.startswith(PREFIX) and path[len(PREFIX) :][:1] in ("", "/"))
+        return path in self._whole or path.startswith(self._below)
 
     async def answer(self, connection: Connection, x: Exchange) -> bool:
-        path = x.path if x.path in self.claim else x.path[len(PREFIX) :] or "/"
         answer = await self._ours(
             x.method,
-            path,
+            x.path,
             x.target.partition("?")[2],
             x.header,
             await _body(x),

@@ -79,7 +79,7 @@ class Door:
         """Take a policy, the first or a newer one: counts, queues and connections go on as they are."""
         self.pipeline.rules = Rules.of(policy, on_render=self._on_render)
         self.admission.reconfigure(policy.overload)
-        self.desk.claim = frozenset(policy.listen.claim)
+        self.desk.claim(policy.listen.claim)
         self.relay.hold = policy.app.hold
         self.server.max_header = policy.listen.max_header
         self.server.keepalive = policy.listen.keepalive
@@ -96,6 +96,13 @@ class Door:
     async def drain(self, patience: float) -> bool:
         """Finish what is in flight, accept nothing more; False where `patience` seconds were too few."""
         return await self.server.drain(patience)
+
+    def cut_tunnels(self, user: str) -> int:
+        """End this user's WebSockets and other upgrades, and say how many there were."""
+        found = [c.tunnel for c in self.server.connections if c.tunnel is not None and c.tunnel.user == user]
+        for tunnel in found:
+            tunnel.abort()
+        return len(found)
 
     def end_waiting(self) -> None:
         """The app is about to stop: who waits for it is told, idle connections to it end."""

@@ -9,7 +9,7 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Ours(Protocol):
-    """Answers a request to an endpoint of ours: status, complete headers, body.
+    """Answers a request to an endpoint of ours: status, complete headers, body. `path` is as sent.
 
     `secure`: the client came by HTTPS, as a trusted proxy says.
     """

@@ -177,7 +177,7 @@ class Relay:
             self._pool.discard(leg)
             return
         self._watches.remove(leg)
-        tunnel = Tunnel(self._loop)
+        tunnel = Tunnel(self._loop, x.user)
         self._pool.forget(leg)
         app, from_app = leg.take_over(tunnel.app)
         client, from_client = connection.take_over(tunnel.client)

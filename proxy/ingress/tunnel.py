@@ -47,7 +47,8 @@ class _End(asyncio.Protocol):
 class Tunnel:
     """Two ends and the future that both are closed."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, user: str = "") -> None:
+        self.user = user
         self.client = _End(self)
         self.app = _End(self)
         self.closed: asyncio.Future[None] = loop.create_future()

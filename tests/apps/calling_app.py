@@ -23,7 +23,16 @@ async def environ(_: web.Request) -> web.Response:
     return web.json_response(dict(os.environ))
 
 
+async def live(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        await socket.send_str(message.data)
+    return socket
+
+
 app = web.Application()
+app.router.add_get("/api/user/{user}/live", live)
 app.router.add_get("/environ", environ)
 app.router.add_get("/{path:.*}", ask)
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)

@@ -68,7 +68,6 @@ class House:
         headers = {"host": "127.0.0.1:9901"} | {name.replace("_", "-"): text for name, text in headers.items()}
         request = AdminRequest(method, path, headers.get, "203.0.113.9", request_id="r-1")
         answer = await self.endpoints.answer(request, public=public)
-        assert answer is not None
         return answer.status, json.loads(answer.body) if answer.body else {}
 
 
@@ -108,6 +107,8 @@ async def test_an_order_is_done_said_and_logged(path, done):
         ("block/%00", 400, "1 to 256 printable"),
         ("block/" + "a" * 257, 400, "1 to 256 printable"),
         ("block/%FF", 400, "not UTF-8"),
+        ("block/ada%0D%0ASet-Cookie:%20x=y", 400, "1 to 256 printable"),
+        ("block/%E2%80%AEada", 400, "1 to 256 printable"),
         ("breaker/openai/ajar", 404, "open|close|auto"),
         ("breaker/mistral/open", 404, "there are openai"),
     ],

@@ -56,6 +56,7 @@ class House:
         public: bool = True,
         form: Mapping[str, str] | None = None,
         secure: bool = False,
+        claimed: bool = False,
         **headers: str,
     ) -> AdminAnswer:
         async def body() -> bytes:
@@ -63,12 +64,11 @@ class House:
 
         fields = {"host": "app.example" if public else "127.0.0.1:9901"}
         fields |= {name.replace("_", "-"): text for name, text in headers.items()}
-        request = AdminRequest(method, path, fields.get, "203.0.113.9", body=body, secure=secure)
         path, _, query = path.partition("?")
-        request = AdminRequest(method, path, fields.get, "203.0.113.9", query, body=body, secure=secure)
-        answer = await self.endpoints.answer(request, public=public)
-        assert answer is not None
-        return answer
+        request = AdminRequest(
+            method, path, fields.get, "203.0.113.9", query, body=body, secure=secure, claimed=claimed
+        )
+        return await self.endpoints.answer(request, public=public)
 
     async def login(self, **options: bool) -> str:
         answer = await self.ask("/dashboard/login", method="POST", form={"token": TOKEN}, **options)
@@ -138,6 +138,52 @@ async def test_the_cookie_reads_and_acts_only_from_its_own_origin(path, method, 
     assert (await house.ask(path, method=method, **headers)).status == 401
 
 
+async def test_a_claimed_dashboard_leads_to_where_its_cookie_counts() -> None:
+    house = House()
+    for headers in ({}, {"cookie": "outrigger=x"}):
+        answer = await house.ask("/dashboard", claimed=True, **headers)
+        assert (answer.status, header(answer, "Location")) == (303, "/_outrigger/dashboard")
+    shown = await house.ask("/dashboard", claimed=True, authorization=f"Bearer {TOKEN}")
+    assert (shown.status, "Trend" in shown.body.decode()) == (200, True)
+
+
+async def test_a_page_of_another_site_cannot_use_up_an_operators_guesses() -> None:
+    house = House()
+    for site in ("cross-site", "same-site", "cross-site", "cross-site"):
+        form = {"token": "wrong"}
+        assert (await house.ask("/dashboard/login", method="POST", form=form, sec_fetch_site=site)).status == 403
+    assert await house.login()
+    assert house.waits == []
+
+
+async def test_the_token_itself_is_no_cookie() -> None:
+    house = House()
+    for value in (TOKEN, "", "None", '"', 10_000 * "a"):
+        assert (await house.ask("/status", cookie=f"outrigger={value}")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "method", "status"),
+    [
+        ("", "/dashboard", "GET", 200),
+        (TOKEN, "/dashboard", "GET", 200),
+        (TOKEN, "/dashboard/login", "POST", 401),
+        ("", "/dashboard/login", "POST", 401),
+        (TOKEN, "/dashboard/app.js", "GET", 200),
+    ],
+)
+async def test_every_page_is_framed_by_nobody_and_kept_by_no_cache_unasked(token, path, method, status) -> None:
+    answer = await House(token).ask(path, method=method)
+    assert answer.status == status
+    assert "frame-ancestors 'none'" in header(answer, "Content-Security-Policy")
+    assert [header(answer, name) for name in ("X-Frame-Options", "X-Content-Type-Options", "Cache-Control")] == [
+        "DENY",
+        "nosniff",
+        "no-cache",
+    ]
+    assert header(answer, "Vary") == ("" if path.endswith(".js") else "Cookie, Authorization")
+
+
 async def test_wrong_tokens_are_told_so_slowed_and_set_no_cookie() -> None:
     house = House()
     for _ in range(6):
@@ -198,7 +244,7 @@ async def test_nothing_inline_and_nothing_from_elsewhere() -> None:
         assert not re.findall(
             r"\sstyle=|\son\w+=|<style|<script(?! src=)|(?:src|href|action)=\"(?!\{base\}|#|\{data\})", text
         )
-    ours = (PAGE / "app.js").read_text()
+    ours = "".join(file.read_text() for file in PAGE.iterdir() if file.name.endswith(".js") and file.name != "uPlot.js")
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|https?://", ours)
 
 
@@ -212,4 +258,4 @@ def test_all_of_it_is_small() -> None:
 async def test_no_other_file_is_to_be_had(path: str) -> None:
     house = House("")
     request = AdminRequest("GET", path, {"host": "127.0.0.1"}.get, "")
-    assert await house.endpoints.answer(request, public=False) is None
+    assert (await house.endpoints.answer(request, public=False)).status == 404

@@ -163,6 +163,12 @@ async def test_other_methods_are_told_what_is_allowed(client: httpx.AsyncClient)
     assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_a_body_without_end_is_refused_and_no_fault(running: Running, client: httpx.AsyncClient) -> None:
+    answer = await client.post("/dashboard/login", content=2_000_000 * b"x")
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:outrigger:body-too-large")
+    assert running.events == []
+
+
 async def test_a_fault_inside_is_a_500_with_its_reason_in_the_log(running: Running, client: httpx.AsyncClient) -> None:
     running.status["broken"] = True
     answer = await client.get("/status", headers=TOKEN)

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 
+import aiohttp
 import pytest
 from outward import Vendor, completion, says
 from running import APPS, Running, eventually, gateway
@@ -72,10 +73,17 @@ async def spend_all(g: Running, user: str) -> None:
 
 
 async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_path, vendor):
-    text, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k"}
-    async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
+    rules, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k"}
+    async with gateway(tmp_path, APP, policy=rules, environ=environ) as g:
         await g.ready()
         desk = Desk(g, tmp_path)
+        async with aiohttp.ClientSession() as session:
+            sockets = [await session.ws_connect(f"http://127.0.0.1:{g.port}/api/user/{x}/live") for x in ("eve", "ada")]
+            text = "eve is blocked: every request of theirs is refused with 403, 1 open WebSocket ended."
+            await desk("block", "eve", says=text)
+            assert (await sockets[0].receive(20)).type == aiohttp.WSMsgType.CLOSED
+            await sockets[1].send_str("still here")
+            assert await sockets[1].receive_str(timeout=20) == "still here"
         await desk("block", "eve", says="eve is blocked: every request of theirs is refused with 403.")
         code, fields, body = await get(g, "/api/user/eve/x", "Origin: https://page.example")
         assert code == 403
@@ -98,13 +106,13 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
         found = await status(g)
         assert float(found["upstreams"]["openai"]["cost"]["top_users_today"][0]["usd"]) > 0.004  # the money is gone
         await desk("forgive", "nobody", says="nobody has spent nothing today")
-        await eventually(lambda: len(g.events("ctl")) == 3)
+        await eventually(lambda: len(g.events("ctl")) == 4)
         orders = [(one["action"], one["subject"], one["level"]) for one in g.events("ctl")]
-        assert orders == [("block", "eve", "info"), ("forgive", "ada", "info"), ("forgive", "nobody", "info")]
+        assert orders[1:] == [("block", "eve", "info"), ("forgive", "ada", "info"), ("forgive", "nobody", "info")]
         assert {one["peer"] for one in g.events("ctl")} == {"127.0.0.1"}
         assert await g.stop() == 0
 
-    async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
+    async with gateway(tmp_path, APP, policy=rules, environ=environ) as g:
         await g.ready()
         desk = Desk(g, tmp_path)
         assert (await get(g, "/api/user/eve/x"))[0] == 403

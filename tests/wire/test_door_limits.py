@@ -212,11 +212,23 @@ routes:
         assert sorted(map(status_of, await asyncio.gather(*asking))) == [200, 503, 503]
 
 
-async def test_the_gateways_own_paths_and_no_others_are_its_own():
-    async with front(answering(OK), "listen: {claim: [/healthz]}") as door:
-        for path in ("/_outrigger/healthz", "/_outrigger", "/_outrigger/x", "/healthz"):
+@pytest.mark.parametrize(
+    ("claim", "own", "apps"),
+    [
+        (
+            "/healthz",
+            ("/healthz", "/_outrigger/healthz", "/_outrigger", "/_outrigger/x"),
+            ("/_outriggers", "/readyz", "/"),
+        ),
+        ("/dashboard", ("/dashboard",), ("/dashboard/", "/dashboard/app.js", "/dashboards", "/ctl/reload")),
+        ("/ctl", ("/ctl", "/ctl/reload", "/ctl/block/ada"), ("/ctls", "/dashboard", "/healthz")),
+    ],
+)
+async def test_the_gateways_own_paths_and_no_others_are_its_own(claim, own, apps):
+    async with front(answering(OK), f"listen: {{claim: [{claim}]}}") as door:
+        for path in own:
             assert (await door.get(path)).endswith(b"ours")
-        for path in ("/_outriggers", "/readyz", "/metrics", "/"):
+        for path in apps:
             assert (await door.get(path)).endswith(b"ok")
 
 

@@ -47,6 +47,27 @@ async def test_bytes_pass_raw_both_ways_from_the_first(protocol):
         await until(lambda: not door.door.server.connections)
 
 
+async def test_those_of_one_user_are_cut_and_no_others():
+    async with front(echoing(), "identity: {user: [{header: X-User}, ip]}") as door:
+        ends = []
+        for user in (b"eve", b"ada", b"eve"):
+            reader, writer = await door.connect()
+            writer.write((WS % b"websocket").replace(b"Host: t\r\n", b"Host: t\r\nX-User: %s\r\n" % user))
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
+            ends.append((reader, writer))
+        assert door.door.cut_tunnels("eve") == 2
+        await until(lambda: door.app.open == 1)
+        for reader, _ in (ends[0], ends[2]):
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await asyncio.wait_for(reader.readexactly(1), 3)
+        reader, writer = ends[1]
+        writer.write(b"still here")
+        assert await asyncio.wait_for(reader.readexactly(10), 3) == b"still here"
+        assert door.door.cut_tunnels("eve") == 0
+        for _, writer in ends:
+            writer.close()
+
+
 async def test_the_apps_close_reaches_the_client():
     async def script(reader, writer):
         await app.head(reader)

@@ -63,6 +63,8 @@ class Demo:
 
 
 async def main() -> None:
+    if chromium.found() is None:
+        sys.exit(f"screenshots: {chromium.MISSING}")
     vendor = Vendor(answers())
     await vendor.start()
     port, admin, egress, pool = (free_port() for _ in range(4))
@@ -106,7 +108,7 @@ async def shoot(demo: Demo) -> None:
         ):
             for seen, name in ((wide, "dashboard"), (phone, "dashboard-phone")):
                 await says(seen.page, "is not answering", timeout=NEVER)
-                await seen.page.wait_for_selector("#alert-list li", timeout=NEVER * 1000)
+                await seen.page.wait_for_selector("#alert-list li:has-text('openai')", timeout=NEVER * 1000)
                 await seen.page.wait_for_selector("#charts canvas")
                 await seen.page.screenshot(path=DOCS / f"{name}.png")
                 print(f"docs/{name}.png", (DOCS / f"{name}.png").stat().st_size // 1024, "KiB")

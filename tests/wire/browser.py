@@ -10,6 +10,7 @@ from pathlib import Path
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+MISSING = f"none of {', '.join(NAMES)} is on PATH (Debian: apt-get install chromium)"
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import aiohttp
 import browser as chromium
 import pytest
 import pytest_asyncio
+import scenes
 from axe_playwright_python.async_playwright import Axe
-from browser import look
+from browser import Look, look
 from outward import Vendor, completion, errs
 from outward import says as answers
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, Route, expect
 from running import APPS, Running, gateway
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(chromium.found() is None, reason="there is no Chromium on PATH (Debian: chromium)"),
+    pytest.mark.skipif(chromium.found() is None, reason=chromium.MISSING),
 ]
 
 expect.set_options(timeout=20_000)
 TOKEN = "a token for the dashboard"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]  # of axe-core; contrast is among them
 EVIL = "<img src=x onerror=complaints.push(1)>"
-POLICY = """
+POLICY = """\
+  claim: [/dashboard, /ctl]
 identity: {user: [{header: X-User}, ip]}
 routes:
   - {name: narrow, match: {path: /narrow}, rate_limit: 1/h}
@@ -56,8 +60,12 @@ class House(SimpleNamespace):
         return f"http://127.0.0.1:{self.gateway.admin}"
 
     @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.port}"
+
+    @property
     def public(self) -> str:
-        return f"http://127.0.0.1:{self.gateway.port}/_outrigger"
+        return f"{self.root}/_outrigger"
 
     async def chat(self, count: int = 1, user: str = "ada") -> None:
         body = {
@@ -94,19 +102,16 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
 
 
 async def test_it_shows_an_incident_from_beginning_to_end(house: House) -> None:
-    async with look(house.browser, f"{house.admin}/", token=TOKEN) as seen:
+    async with look(house.browser, f"{house.admin}/", token=TOKEN) as seen, in_haste(seen.page):
         page = seen.page
         now, row = page.locator("#now"), page.locator("#upstreams tbody tr", has_text="openai")
-        await page.clock.install()
         await house.chat(2)
-        await page.clock.fast_forward(2000)
         await expect(now).to_have_text("All is well.")
         await expect(row).to_contain_text("closed, calls pass")
         await expect(page.locator("#money")).to_contain_text("spent")
 
         house.vendor.answers = [errs(500)]
         await house.chat(3)
-        await page.clock.fast_forward(2000)
         await expect(now).to_contain_text("openai is not answering since")
         await expect(page).to_have_title(re.compile("^! openai is"))
         await expect(now).to_have_class("degraded")
@@ -117,7 +122,6 @@ async def test_it_shows_an_incident_from_beginning_to_end(house: House) -> None:
         await expect(now).to_contain_text("openai is being tried again")
         house.vendor.answers = [answers(completion())]
         await house.chat(1)
-        await page.clock.fast_forward(2000)
         await expect(now).to_have_text("All is well.")
         await expect(page.locator("#alert-list li.cleared")).to_contain_text("breaker_open: openai")
         await expect(row).to_contain_text("closed, calls pass")
@@ -136,11 +140,21 @@ async def test_names_of_users_are_text_whatever_they_are(house: House) -> None:
         await page.keyboard.press("Escape")
         assert await page.locator("img").count() == 0
         assert await seen.settled() == []
+    told = {"status": scenes.everywhere(EVIL, scenes.bad_night()), "history": scenes.history(0.1)}
+    async with look(house.browser, "about:blank", token=TOKEN) as seen:
+        page = await tell(seen, told, house)
+        for part in ("now", "glance", "alerts", "parts", "routes", "models", "upstreams", "caps", "blocked", "failed"):
+            await expect(page.locator(f"#{part}")).to_contain_text(EVIL[:12])
+        await page.locator("#upstreams").get_by_role("button", name="Open").first.click()
+        await expect(page.locator("#sure-what")).to_contain_text(EVIL)
+        assert await page.locator("img").count() == 0
+        assert await seen.settled() == []
 
 
 async def test_who_has_no_token_logs_in_by_the_form_and_out_again(house: House) -> None:
-    async with look(house.browser, f"{house.public}/dashboard") as seen:
+    async with look(house.browser, f"{house.root}/dashboard") as seen:
         page = seen.page
+        await expect(page).to_have_url(f"{house.public}/dashboard")
         await page.get_by_label("Admin token").fill("wrong")
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("alert")).to_have_text("That is not the token.")
@@ -154,10 +168,42 @@ async def test_who_has_no_token_logs_in_by_the_form_and_out_again(house: House) 
         await page.get_by_role("button", name="Do it").click()
         await expect(page.locator("#done")).to_contain_text("policy")
         assert "Not done" not in await page.inner_text("#done")
+        await page.goto(f"{house.root}/dashboard")
+        await expect(page.locator("#routes tbody tr")).to_have_count(2)
         assert await seen.settled() == []
         await page.get_by_role("button", name="Log out").click()
         await expect(page.get_by_label("Admin token")).to_be_visible()
         assert await page.context.cookies() == []
+
+
+async def test_a_page_of_another_site_neither_acts_nor_reads_nor_frames_it(house: House) -> None:
+    page_of_theirs = f"""
+        <iframe src="{house.public}/dashboard"></iframe><iframe name="hidden"></iframe>
+        <form method="post" target="hidden" action="{house.public}/ctl/restart-app"></form>
+        <script>
+          document.forms[0].submit();
+          for (const [path, method] of [["ctl/reload", "POST"], ["status", "GET"]])
+            fetch(`{house.public}/${{path}}`, {{method, mode: "no-cors", credentials: "include"}});
+        </script>"""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n{page_of_theirs}".encode())
+        writer.close()
+
+    theirs = await asyncio.start_server(serve, "127.0.0.1")
+    async with theirs, look(house.browser, f"{house.public}/dashboard") as seen:
+        await seen.page.get_by_label("Admin token").fill(TOKEN)
+        await seen.page.keyboard.press("Enter")
+        await expect(seen.page.locator("#routes tbody tr")).to_have_count(2)
+        before = house.gateway.app_pid(), len(house.gateway.events("ctl"))
+        page, answers = await seen.page.context.new_page(), dict[str, int]()
+        page.on("response", lambda got: answers.update({got.url.rpartition("_outrigger")[2]: got.status}))
+        await page.goto(f"http://localhost:{theirs.sockets[0].getsockname()[1]}/")  # the same machine, another site
+        await page.wait_for_load_state("networkidle")
+        assert [answers.get(path) for path in ("/ctl/restart-app", "/ctl/reload", "/status")] == [401, 401, 401]
+        assert "Outrigger" not in "".join([await frame.content() for frame in page.frames[1:]])
+        assert (house.gateway.app_pid(), len(house.gateway.events("ctl"))) == before
 
 
 @pytest.mark.parametrize(("proto", "secure"), [("https", True), ("http", False)])
@@ -214,30 +260,89 @@ async def test_a_breaker_is_held_open_and_given_back_by_hand(house: House) -> No
         assert await seen.settled() == []
 
 
-async def test_a_phone_and_a_reader_of_screens_can_read_it(house: House) -> None:
-    house.vendor.answers = [errs(500), answers(completion())]
-    house.vendor._turn = 0
-    long = "a-user-with-a-name-that-is-long-" + 8 * "and-longer-"
-    await house.chat(1, long)
-    await house.ask("/narrow", 2, long)
-    async with look(house.browser, f"{house.admin}/dashboard", token=TOKEN) as seen:
-        page = seen.page
-        await expect(page.locator("#failed tbody tr").first).to_contain_text("500")
-        await expect(page.locator("#charts canvas").first).to_be_visible()
+async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(house: House) -> None:
+    told = {"status": scenes.bad_night(), "history": scenes.history()}
+    async with look(house.browser, "about:blank", token=TOKEN) as seen:
+        page = await tell(seen, told, house)
+        await expect(page.locator("#now .line").nth(1)).to_contain_text("openai is not answering since")
+        await expect(page.locator("#glance li").nth(3)).to_contain_text("96 % of openai’s cap")
+        await expect(page.locator("#gauges")).to_contain_text("CPU: 0.47 of 0.5 cores")
+        await expect(page.locator("#routes tbody tr")).to_have_count(10)
+        await expect(page.locator("#routes tbody tr").first).to_contain_text("1 / 15")  # with errors, so first
+        await expect(page.locator("#charts canvas")).to_have_count(6)
         for figure in await page.locator("#charts [role=img]").all():
-            assert ":" in (await figure.get_attribute("aria-label") or "")
+            assert re.search(r"\d.* now, .*\d.* at most", await figure.get_attribute("aria-label") or "")
         await page.get_by_label("24 hours").check()
-        await expect(page.get_by_role("img", name="Memory, 24 hours")).to_be_visible()
-        await page.get_by_label("15 minutes").check()
-        for width, scheme in ((1280, "light"), (360, "dark"), (360, "light")):
+        await expect(page.get_by_role("img", name="Memory, 24 hours. app: 389 MiB now")).to_be_visible()
+        await page.evaluate("document.querySelectorAll('tr:nth-child(n + 4)').forEach((one) => one.remove())")  # alike
+        for width, scheme, rules in ((1280, "light", RULES), (360, "dark", ["color-contrast"])):
             await page.set_viewport_size({"width": width, "height": 800})
             await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            found = await Axe().run(page, options={"runOnly": rules, "resultTypes": ["violations"]})
+            assert found.violations_count == 0, found.generate_report()
+        await page.evaluate("document.querySelectorAll('.more:not([hidden])').forEach((one) => one.click())")
+        await expect(page.locator("#errors tbody tr")).to_have_count(50)
+        await expect(page.locator("#routes tbody tr")).to_have_count(30)
+        for width in (320, 360, 768, 993, 1280):
+            await page.set_viewport_size({"width": width, "height": 800})
             assert await page.evaluate("document.documentElement.scrollWidth") <= width
-            if (width, scheme) != (360, "light"):
-                rules = RULES if scheme == "light" else ["color-contrast"]
-                found = await Axe().run(page, options={"runOnly": rules})
-                assert found.violations_count == 0, found.generate_report()
         assert await seen.settled() == []
+
+
+async def test_what_is_not_there_is_said_in_a_line(house: House) -> None:
+    told = {"status": scenes.starting(), "history": scenes.history(0)}
+    async with look(house.browser, "about:blank", token=TOKEN, width=360) as seen, in_haste(seen.page):
+        page = await tell(seen, told, house)
+        await expect(page.locator("#now")).to_contain_text("the app does not answer since")
+        await expect(page.locator("#no-trend")).to_have_text("The first point comes five seconds after the start.")
+        await expect(page.locator("#off")).to_have_text("Off: upstreams, postgres, store, ledger.")
+        for text in (
+            "No alert in",
+            "No upstream is named",
+            "No upstream has prices",
+            "No database goes",
+            "No error is",
+        ):
+            await expect(page.get_by_text(text)).to_be_visible()
+        assert await page.locator("table:not(.empty), canvas").evaluate_all("(all) => all.map((one) => one.id)") == [
+            "parts",
+            "routes",
+        ]
+        told |= {"status": scenes.quiet(), "history": scenes.history(0.1)}
+        await expect(page.locator("#now")).to_have_text("All is well.")
+        await expect(page.locator("#charts h3")).to_have_text(["Requests a minute", "Time of a request", "Memory"])
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert await seen.settled() == []
+
+
+@asynccontextmanager
+async def in_haste(page: Page) -> AsyncIterator[None]:
+    """The page's own time passes tenfold: it asks every fifth of a second."""
+    await page.clock.install()
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            await page.clock.fast_forward(2000)
+
+    running = asyncio.create_task(run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def tell(seen: Look, told: Mapping[str, object], house: House) -> Page:
+    """The page, of what no gateway says in the time that a test has."""
+
+    async def answer(route: Route) -> None:
+        history = "history" in route.request.url
+        await route.fulfill(json={"history": told["history"]} if history else told["status"])
+
+    await seen.page.route("**/status*", answer)
+    await seen.page.goto(f"{house.admin}/dashboard")
+    return seen.page
 
 
 async def test_what_is_old_is_said_to_be_old_and_a_hidden_tab_does_not_ask(house: House) -> None:
@@ -269,7 +374,6 @@ async def test_what_is_old_is_said_to_be_old_and_a_hidden_tab_does_not_ask(house
 async def test_an_error_is_found_by_its_request_id(house: House) -> None:
     await house.ask("/narrow", user="ann")
     await house.ask("/die", user="ann", **{"X-Request-Id": "lost-1"})
-    await house.gateway.ready()
     async with look(house.browser, f"{house.admin}/dashboard", token=TOKEN) as seen:
         page = seen.page
         await expect(page.locator("#errors")).to_contain_text("lost-1")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from proxy.app import State, Traffic
 from proxy.app.command import Command
+from proxy.app.liveness import Liveness
 from proxy.app.orphans import inherit, is_heir
 from proxy.app.output import Find, follow
 from proxy.app.process import AppProcess, CannotStart
@@ -68,7 +69,8 @@ class Supervisor:
         self._drained.set()
         self._back_by = 0.0  # until then a replacement is no outage
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_answer = self._ready_at = 0.0
+        self._liveness = Liveness(lambda: self._policy.liveness, clock)
+        self._ready_at = 0.0
         self.state: State = "starting"
         self.reason = "not started yet"
         self.since = clock()
@@ -101,7 +103,7 @@ class Supervisor:
         self._traffic, self._drain = traffic, drain
 
     def note_answer(self) -> None:
-        self._last_answer = self._clock()
+        self._liveness.note_answer()
 
     def apply(self, policy: model.App) -> None:
         self._policy = policy
@@ -281,12 +283,14 @@ class Supervisor:
         """Why a ready app is over: crash, or what it was replaced for."""
         asked = self._asked
         assert asked is not None
-        liveness = asyncio.get_running_loop().create_task(self._liveness())
-        try:
-            await _first(process.ended.wait(), asyncio.shield(asked))
-        finally:
-            liveness.cancel()
-        return asked.result() if asked.done() and process.running else "crash"
+        hangs = asyncio.ensure_future(self._liveness.lost(*self.address))
+        await _first(process.ended.wait(), asyncio.shield(asked), hangs)
+        if not process.running:
+            return "crash"
+        if asked.done():
+            return asked.result()
+        self._emit("app.hung", hangs.result(), level="error")
+        return "hung"
 
     async def _finish(self, process: AppProcess, why: str) -> int:
         """See a process and its group to their end; the status."""
@@ -310,26 +314,6 @@ class Supervisor:
         while not self._stopping and (left := deadline - self._clock()) > 0:
             await asyncio.sleep(min(left, 0.1))
         return self._stopping
-
-    async def _liveness(self) -> None:
-        """Ask for a replacement when probes fail and nothing else is being answered either."""
-        failures, streak = 0, self._clock()
-        while True:
-            policy = self._policy.liveness
-            await asyncio.sleep(policy.interval)
-            if policy.path is None:
-                continue
-            asked = self._clock()
-            if await probe(self._port, policy.path, policy.timeout, (self._host,)) is not None:
-                failures = 0
-                continue
-            streak = asked if failures == 0 else streak
-            failures = failures + 1 if self._last_answer < streak else 0
-            if failures >= policy.failures:
-                text = f"The app hangs: {failures} probes of {policy.path} failed and nothing was answered."
-                self._emit("app.hung", text, level="error")
-                self._ask("hung")
-                return
 
     # ── small things ─────────────────────────────────────────────────────────────────────────
 

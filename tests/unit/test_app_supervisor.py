@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from admission_sim import simulate
 
-from proxy.app import supervisor
+from proxy.app import liveness, supervisor
 from proxy.app.command import Command
 from proxy.app.supervisor import Supervisor
 from proxy.policy import model
@@ -104,6 +104,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     monkeypatch.setattr(supervisor, "AppProcess", Process)
     monkeypatch.setattr(supervisor, "probe", probe)
+    monkeypatch.setattr(liveness, "probe", probe)
     monkeypatch.setattr(supervisor, "Warden", Warden)
 
     def run(story: Callable[[Life], Awaitable[None]], policy: model.App = model.App()) -> None:

@@ -95,17 +95,21 @@ class Log:
         return self._sink.close(timeout)
 
     def _access_line(self, request: Access, level: str, moment: float) -> bytes:
-        path = self.redactor.target(request.path)
-        stamp = self._stamp(moment)
-        if self._json:
-            line = request.json(stamp, level, path)
-        else:
-            message = f"{request.method} {path} {request.status}"
-            line = text_line(stamp, level, "request", message, request.facts())
+        try:
+            path = self.redactor.target(request.path)
+            stamp = self._stamp(moment)
+            if self._json:
+                line = request.json(stamp, level, path)
+            else:
+                message = f"{request.method} {path} {request.status}"
+                line = text_line(stamp, level, "request", message, request.facts())
+        except Exception as error:  # as in `encode`: it must not take other lines along
+            text = f"A request's line could not be written out: {type(error).__name__}"
+            line = self.encode("log.fault", text, "error", {"request_id": request.request_id})
         return line.encode("ascii" if self._json else "utf-8", "backslashreplace")
 
     def _dropped_line(self, lines: int) -> bytes:
-        message = f"{lines} log lines were dropped: the reader of the log did not take them in time"
+        message = f"{lines} log lines were dropped: they could not be written in time"
         return self.encode("log.dropped", message, "warning", {"lines": lines}).encode("ascii")
 
 

@@ -89,17 +89,24 @@ class Sink:
         while True:
             self._wake.get()
             self._closing.wait(LINGER)
+            ending = self._closing.is_set()  # asked first: what came before it is among the lines by now
             while batch := self._take():
-                for lines in self._pieces(batch):
-                    if self._write(b"".join(lines)):
-                        self._tell()
-                    else:
-                        with self._lock:
-                            self._count(len(lines))
-                with self._lock:
-                    self._held -= sum(size for _, size in batch)
-            if self._closing.is_set():
+                self._deliver(batch)
+            if ending:
                 return
+
+    def _deliver(self, batch: list[tuple[Line, int]]) -> None:
+        left = len(batch)
+        try:
+            for lines in self._pieces(batch):
+                if self._write(b"".join(lines)):
+                    left -= len(lines)
+                    self._tell()
+        except Exception:  # noqa: S110  the thread's outermost seam: told by what is counted below
+            pass
+        with self._lock:
+            self._count(left)
+            self._held -= sum(size for _, size in batch)
 
     def _take(self) -> list[tuple[Line, int]]:
         with self._lock:

@@ -179,7 +179,7 @@ def test_text_is_for_people() -> None:
     assert line == '2026-09-21T14:13:20.123Z INFO    app.exit: It\\nended code=1 why="a b"'
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(message=st.text(), key=st.text(), value=st.text() | st.floats() | st.lists(st.text()))
 def test_no_text_makes_two_lines_or_bad_json(message: str, key: str, value: object) -> None:
     for shape in (json_line, text_line):
@@ -272,6 +272,64 @@ def test_a_reader_that_went_away_is_counted_not_raised(pipe: tuple[int, int]) ->
     log.emit("x", "y")
     until(lambda: log.dropped == 1)
     assert not log.close()
+
+
+def test_a_line_that_cannot_be_written_out_takes_neither_others_nor_the_writer_along() -> None:
+    def act(log: Log) -> None:
+        log.emit("before", "")
+        log.access(Access(**(ACCESS | {"duration_ms": "soon"})))
+        until(lambda: not log._sink._held)
+        log.emit("after", "")
+
+    for shape in ("json", "text"):
+        lines = "\n".join(written(model.Log(format=shape), act))  # type: ignore[arg-type]
+        assert [lines.find(word) >= 0 for word in ("before", "log.fault", "abc", "after")] == [True] * 4
+        assert lines.index("before") < lines.index("log.fault") < lines.index("after")
+
+
+class Strange(io.BytesIO):
+    """Raises what no file should, once."""
+
+    raised = False
+
+    def write(self, data: Any) -> int:
+        if not self.raised:
+            self.raised = True
+            raise RuntimeError("no")
+        return super().write(data)
+
+
+def test_nothing_ends_the_writer_and_what_it_lost_is_counted_and_told() -> None:
+    out = Strange()
+    log = Log(model.Log(), out=out)
+    log.emit("lost", "")
+    until(lambda: log.dropped == 1 and not log._sink._held)
+    log.emit("next", "")
+    assert log.close()
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["next", "log.dropped"]
+
+
+def test_what_was_taken_before_the_close_is_written_in_the_order_that_it_came() -> None:
+    for _ in range(20):
+        out = io.BytesIO()
+        log = Log(model.Log(), out=out)
+        taken: list[int] = []
+
+        def put(log: Log = log, taken: list[int] = taken) -> None:
+            for number in range(500):
+                request = Access(**(ACCESS | {"bytes_in": number}))
+                log.access(request) if number % 2 else log.emit("n", "", bytes_in=number)
+                if not log.dropped:
+                    taken.append(number)
+
+        putter = threading.Thread(target=put)
+        putter.start()
+        time.sleep(0.0005)
+        log.close(5)
+        putter.join(5)
+        lines = [json.loads(line) for line in out.getvalue().splitlines()]
+        assert [line["bytes_in"] for line in lines if line["event"] != "log.dropped"] == taken
+        assert log.dropped == 500 - len(taken)
 
 
 def test_lines_after_the_close_are_counted_and_the_close_comes_twice() -> None:

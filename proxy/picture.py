@@ -82,9 +82,8 @@ class Picture:
     def _summary(self, alerts: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
         """What is wrong, each in a few words with why and since when; nothing where all is well."""
         gateway = self._gateway
-        parts = gateway.health.observe()
         found = []
-        for name, part in parts.items():
+        for name, part in gateway.health.observe().items():
             if part.state in ("degraded", "down") and name != "upstreams":
                 found.append(_problem(_WORDS.get(name, name), part.reason, self._wall(part.since)))
         for name, upstream in gateway.egress.upstreams.items():
@@ -111,6 +110,7 @@ class Picture:
         for (name, _, code), count in metrics.http_requests_total.items():
             requests[name] += int(count.value)
             errors[name] += int(count.value) if code >= "500" else 0
+        limited = gateway.recent.limited_by()
         for (name, _, decision), count in metrics.rate_limit_total.items():
             refused[name] += int(count.value) if decision == "refused" else 0
         return {
@@ -120,7 +120,7 @@ class Picture:
                 "requests": requests[route.name],
                 "errors": errors[route.name],
                 "refused": refused[route.name],
-                "limited_users": gateway.recent.limited_by(route.name),
+                "limited_users": limited[route.name],
                 "lately": _lately(lately.routes.get(route.name)),
             }
             for route in gateway.policy.routes

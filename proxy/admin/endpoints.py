@@ -11,7 +11,7 @@ from proxy.admin.dashboard import PATH, PUBLIC, Dashboard
 from proxy.admin.guard import check_local, same_origin
 from proxy.admin.message import AdminAnswer as AdminAnswer
 from proxy.admin.message import AdminRequest as AdminRequest
-from proxy.admin.message import as_json, as_numbers, bare, plain, problem
+from proxy.admin.message import as_data, as_json, bare, plain, problem
 from proxy.admin.session import Sessions
 from proxy.admin.token import TokenGate
 from proxy.errors import Refusal
@@ -130,8 +130,8 @@ class Endpoints:
         if not open_here or self._gate.token:
             await self._need_token(request)
         if request.query == "history=1":
-            return as_numbers({"history": self._history()})
-        return as_json(200, {"health": self._health.report(), **self._status()})
+            return as_data({"history": self._history()})
+        return as_data({"health": self._health.report(), **self._status()})
 
     async def _act(self, ctl: Ctl, request: AdminRequest, open_here: bool) -> AdminAnswer:
         if not open_here or self._gate.token:

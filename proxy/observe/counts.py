@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
+from operator import sub
 from typing import TypeAlias
 
 from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS, Metrics
@@ -86,7 +87,4 @@ class Counts:
 
 def between(old: Row, new: Row) -> Row:
     """What was added from one row to a later one."""
-    row = array("d", new)
-    for at, value in enumerate(old):
-        row[at] -= value
-    return row
+    return array("d", map(sub, new, old)) + new[len(old) :]

@@ -60,14 +60,14 @@ def text_line(stamp: str, level: str, event: str, message: str, facts: Mapping[s
     return " ".join(parts) + "\n"
 
 
-def json_text(facts: Mapping[str, object]) -> str:
+def json_text(facts: Mapping[str, object], longest: int = LONGEST) -> str:
     """Any facts as strict JSON in ASCII: no NaN, no lone surrogates, no cycles, nothing overlong."""
     try:
         text = _encode(facts)
     except (TypeError, ValueError, RecursionError):
         text = _encode(_tame(facts, 0))
     # Lone surrogates would be escaped to what strict readers refuse; true pairs begin alike and survive.
-    if "\\ud" in text or len(text) > LONGEST:
+    if "\\ud" in text or len(text) > longest:
         text = _encode(_tame(facts, 0))
     return text
 

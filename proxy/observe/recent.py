@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -104,10 +104,11 @@ class Recent:
             for (user, reason), entry in top
         ]
 
-    def limited_by(self, where: str) -> int:
-        """How many users a route or an upstream refused in the last hour."""
+    def limited_by(self) -> Counter[str]:
+        """How many users each route and upstream refused in the last hour."""
         self._slot()
-        return len({key for _, slot in self._slots for key, entry in slot.items() if entry.where == where})
+        pairs = {(entry.where, user) for _, slot in self._slots for (user, _), entry in slot.items()}
+        return Counter(where for where, _ in pairs)
 
     def _slot(self) -> OrderedDict[tuple[str, str], _Refused]:
         number = int(self._now() / SLOT)

@@ -137,6 +137,14 @@ async def test_status_has_health_and_what_the_parts_give() -> None:
     assert body["routes"]["default"]["in_flight"] == 1
 
 
+async def test_a_status_that_is_longer_than_a_line_of_the_log_may_be_is_whole() -> None:
+    house = House()
+    routes = {f"route{number}": {"path": "x" * 500} for number in range(150)}
+    house.endpoints._status = lambda: {"routes": routes}
+    body = json.loads((await house.get("/status")).body)
+    assert body["routes"] == routes
+
+
 @pytest.mark.parametrize("path", PATHS)
 async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
     house = House()

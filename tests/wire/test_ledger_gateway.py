@@ -37,7 +37,7 @@ async def test_an_app_that_calls_nobody_finds_its_folder_as_it_was(tmp_path):
         assert b"outrigger_ledger_backlog_rows 0.0" in await g.request("/metrics", port=g.admin)
         said = await asyncio.to_thread(report, folder, "--csv")
         assert (said.returncode, said.stdout.count("\n")) == (0, 1)
-        assert "there is no ledger at var/outrigger.db" in said.stderr
+        assert f"there is no ledger at {folder}/var/outrigger.db, where ledger.url of" in said.stderr
         assert await g.stop() == 0
     assert list(folder.iterdir()) == []
 

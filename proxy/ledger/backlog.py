@@ -33,11 +33,13 @@ Key = tuple[int, str, str, str, str, str, str, str, str, bool]
 
 @dataclass(slots=True)
 class Batch:
-    """Rows and removals on their way; `opened` is what is in it of calls under way, and since when (clock)."""
+    """Rows and removals on their way; `opened` is what is in it of calls under way, and since when (clock); `known`
+    are the ids that the database may have since an earlier try."""
 
     settled: list[Entry]
     opened: list[tuple[float, Entry]]
     removals: list[str]
+    known: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.settled) + len(self.opened) + len(self.removals)
@@ -49,8 +51,8 @@ class Batch:
     def singly(self) -> list[Batch]:
         """Each thing in it as a batch of its own."""
         return [
-            *(Batch([entry], [], []) for entry in self.settled),
-            *(Batch([], [entry], []) for entry in self.opened),
+            *(Batch([entry], [], [], self.known) for entry in self.settled),
+            *(Batch([], [entry], [], self.known) for entry in self.opened),
             *(Batch([], [], [id]) for id in self.removals),
         ]
 
@@ -108,6 +110,7 @@ class Backlog:
     def take(self, now: float, *, everything: bool = False) -> Batch | None:
         """The next batch, the oldest first; None where nothing is due. One at a time: then `done` or `give_back`."""
         settled = _first(self._firm, BATCH)
+        known = {entry.id for entry in settled}
         settled += _first(self._rows, BATCH - len(settled))
         settled += _first(self._sums, BATCH - len(settled))
         removals = list(islice(self._removals, BATCH))
@@ -118,10 +121,12 @@ class Backlog:
             if not everything and now - since < OPEN_AFTER:
                 break
             del self._opened[id]
+            if id in self._shown:
+                known.add(id)
             self._show(id)
             opened.append((since, entry))
         self._out = len(settled)
-        return Batch(settled, opened, removals) if settled or opened or removals else None
+        return Batch(settled, opened, removals, frozenset(known)) if settled or opened or removals else None
 
     def done(self) -> None:
         self._out = 0
@@ -133,20 +138,20 @@ class Backlog:
         """
         self._out = 0
         newer = self._rows.keys() | self._firm.keys() | self._removals.keys()
-        if doubtful:
-            for entry in batch.settled:
-                if entry.id in self._rows:
-                    self._firm[entry.id] = self._rows.pop(entry.id)
-        back = {entry.id: entry for entry in batch.settled if entry.id not in newer}
-        if doubtful:
-            self._firm = {**back, **self._firm}
-        else:
-            self._rows = {**back, **self._rows}
+        firm, rows = {}, {}
+        for entry in batch.settled:
+            may_be_there = doubtful or entry.id in batch.known
+            if may_be_there and entry.id in self._rows:
+                self._firm[entry.id] = self._rows.pop(entry.id)
+            if entry.id not in newer:
+                (firm if may_be_there else rows)[entry.id] = entry
+        self._firm = {**firm, **self._firm}
+        self._rows = {**rows, **self._rows}
         opened = {}
         for since, entry in batch.opened:
             if entry.id not in newer:
                 opened[entry.id] = (since, entry)
-                if not doubtful:
+                if not doubtful and entry.id not in batch.known:
                     self._shown.pop(entry.id, None)
         self._opened = {**opened, **self._opened}
         for id in batch.removals:

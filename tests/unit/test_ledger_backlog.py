@@ -173,6 +173,23 @@ def test_rows_that_the_database_may_have_are_never_summed_up() -> None:
     assert found["shown"] == 6
 
 
+def test_what_was_doubtful_once_stays_so_though_the_next_try_certainly_failed() -> None:
+    backlog = Backlog(bound=100)
+    backlog.put(entry("settled", 5))
+    backlog.open(entry("dropped", 5), 0.0)
+    for doubtful in (True, False):
+        batch = backlog.take(1.0)
+        assert batch is not None
+        backlog.give_back(batch, doubtful=doubtful)
+    backlog.drop("dropped")
+    for n in range(1000):
+        backlog.put(entry(n))
+    batch = backlog.take(1.0)
+    assert batch is not None
+    assert batch.entries[0].id == "settled"
+    assert batch.removals == ["dropped"]
+
+
 def drain(backlog: Backlog) -> list[Entry]:
     rows: list[Entry] = []
     while (batch := backlog.take(1e9, everything=True)) is not None:

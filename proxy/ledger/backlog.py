@@ -138,7 +138,8 @@ class Backlog:
         """
         self._out = 0
         newer = self._rows.keys() | self._firm.keys() | self._removals.keys()
-        firm, rows = {}, {}
+        firm: dict[str, Entry] = {}
+        rows: dict[str, Entry] = {}
         for entry in batch.settled:
             may_be_there = doubtful or entry.id in batch.known
             if may_be_there and entry.id in self._rows:

@@ -48,6 +48,7 @@ async def _one(incident: Incident, folder: Path, gate: asyncio.Semaphore) -> Rep
         except (AssertionError, OSError, RuntimeError) as error:  # a fault that was not made on purpose
             print(f"{incident.name}: {error!r}", file=sys.stderr, flush=True)
             return None
+    report.alert = report.alert.replace(f"{folder}/", "")
     print(f"{incident.name}: alert after {_seconds(report.alert_after)}, clear after {_seconds(report.clear_after)}")
     return report
 

@@ -128,7 +128,7 @@ async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_b
             door.app.heads.clear()
             gc.collect()
 
-        await visits(3000)  # buffers and the allocator's arenas have their size after that
+        await visits(10_000)  # buffers and the allocator's arenas have their size after that
         tasks, files, memory = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), resident_kib()
         await visits(10_000)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)

@@ -174,6 +174,19 @@ class Supervisor:
         return self.start_replacing(reason) and await self.wait_ready(policy.stop_timeout + policy.start_timeout)
 
     async def _replace(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
+        try:
+            await self._let_finish(process, reason)
+        finally:  # whatever happens, nobody waits for ever
+            if not asked.done():
+                asked.set_result(reason)
+            try:
+                await process.ended.wait()
+            finally:
+                self._back_by = self._clock() + self._policy.hold
+                self._drained.set()
+
+    async def _let_finish(self, process: AppProcess, reason: str) -> None:
+        """Requests in flight have the drain's time."""
         traffic, patience = self._traffic, self._drain()
         if traffic is not None:
             text = f"Replacing the app ({reason}); {traffic.in_use} requests have {patience:g} s to finish."
@@ -185,11 +198,6 @@ class Supervisor:
                 text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
                 self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
             traffic.drop_idle()
-        if not asked.done():
-            asked.set_result(reason)
-        await process.ended.wait()
-        self._back_by = self._clock() + self._policy.hold
-        self._drained.set()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 

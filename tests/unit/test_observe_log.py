@@ -179,7 +179,7 @@ def test_text_is_for_people() -> None:
     assert line == '2026-09-21T14:13:20.123Z INFO    app.exit: It\\nended code=1 why="a b"'
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(message=st.text(), key=st.text(), value=st.text() | st.floats() | st.lists(st.text()))
 def test_no_text_makes_two_lines_or_bad_json(message: str, key: str, value: object) -> None:
     for shape in (json_line, text_line):

@@ -22,7 +22,7 @@ WORDS = sorted({word.strip("{}[],:\"'#") for word in REFERENCE.split()} - {""})
 # The key is what a rendered policy shows in its place, so that it loads again.
 ENVIRON = {"JWT_KEY": "***", "A": "1", "EMPTY": ""}
 
-swift = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+swift = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def judge(text: str) -> None:
@@ -87,7 +87,7 @@ def test_any_tree_as_json_and_as_yaml(tree: dict[str, object], as_json: bool) ->
     judge(json.dumps(tree) if as_json else yaml.safe_dump(tree))
 
 
-@settings(swift, max_examples=200)
+@settings(swift, max_examples=400)
 @given(st.integers(0, 1 << 62), st.integers(1, 4))
 def test_the_reference_with_lines_dropped_doubled_moved_and_changed(seed: int, times: int) -> None:
     rng = random.Random(seed)
@@ -97,7 +97,7 @@ def test_the_reference_with_lines_dropped_doubled_moved_and_changed(seed: int, t
     judge("\n".join(lines))
 
 
-@settings(swift, max_examples=50)
+@settings(swift, max_examples=100)
 @given(st.integers(0, 1 << 62))
 def test_a_few_lines_of_the_reference(seed: int) -> None:
     rng = random.Random(seed)

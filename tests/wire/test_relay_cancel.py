@@ -1,6 +1,7 @@
 """A client that leaves, at every stage: the app's connection ends, nothing is left behind."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import socket
@@ -107,6 +108,8 @@ async def test_clients_that_leave_by_the_hundred_leave_nothing_behind(stage, how
 
 
 def resident_kib():
+    """What is resident once the C library has given back what it keeps of freed memory: that varies by megabytes."""
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4
 
 
@@ -128,9 +131,9 @@ async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_b
             door.app.heads.clear()
             gc.collect()
 
-        await visits(10_000)  # buffers and the allocator's arenas have their size after that
+        await visits(5000)  # buffers and the allocator's arenas have their size after that
         tasks, files, memory = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), resident_kib()
         await visits(10_000)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         await until(lambda: len(os.listdir("/proc/self/fd")) <= files)  # the last clients close theirs a turn later
-        assert resident_kib() - memory < 4 * 1024  # 400 bytes a client would show
+        assert resident_kib() - memory < 1024  # 100 bytes a client would show

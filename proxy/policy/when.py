@@ -32,6 +32,7 @@ from proxy.policy.condition import (
 from proxy.policy.kinds import Kind
 
 SHORTEST, LONGEST = 5.0, 3600.0  # seconds that can be looked back
+SLOWEST = 120.0  # seconds: the last bound of a request's histogram
 
 T = TypeVar("T")
 
@@ -67,7 +68,10 @@ def _part(part: str, state: str, lasting: str) -> Condition:
 
 def _slow(percent: str, most: str, of: str | None, route: str | None, over: str) -> Condition:
     if of is None and not most.endswith("%"):
-        return Slow(int(percent), _read(units.parse_duration, most), None, route, _over(over))
+        seconds = _read(units.parse_duration, most)
+        if seconds >= SLOWEST:
+            raise ValueError(f"{most}: it is not under {units.format_duration(SLOWEST)}, past which none is told apart")
+        return Slow(int(percent), seconds, None, route, _over(over))
     if of is None:
         raise ValueError(f"{most} of what: of timeout")
     return Slow(int(percent), None, _share(most), route, _over(over))

@@ -15,7 +15,7 @@ from proxy.observe.span import RouteSpan, Span, together
 from proxy.policy import condition as when
 from proxy.policy.load import PolicySource, load
 from proxy.policy.operators import SHIPPED_RULES
-from proxy.policy.when import FORMS, RELATIVES, parse
+from proxy.policy.when import FORMS, RELATIVES, SLOWEST, parse
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,10 @@ def test_a_condition_is_read_and_written_back(text, condition):
     assert parse(str(condition)) == condition
 
 
+def test_what_is_told_apart_ends_where_the_histogram_does():
+    assert DURATION_BUCKETS[-1] == SLOWEST
+
+
 def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
     for rule in SHIPPED_RULES.values():
         assert parse(str(rule.when)) == rule.when
@@ -67,6 +71,7 @@ def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
         ("errors > 5% over 2h", "2h: it is longer than 1h"),
         ("errors > 5% over 1s", "1s: it is shorter than 5s"),
         ("p95 > 50% over 5m", "50% of what: of timeout"),
+        ("p95 > 3m over 5m", "3m: it is not under 2m"),
         ("cost > 5 today", "5: it has no dollar sign"),
         ("breakers are open", 'the nearest is "breaker is open for 5s"'),
         ("x", "that is no condition"),
@@ -313,6 +318,28 @@ def test_what_must_last_is_not_told_before():
         assert lasting(house, text, at=10) == [subject], text
     assert lasting(house, "breaker of other is open for 0s", at=9) == []
     assert lasting(house, "store is down for 0s", at=9) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "subject"),
+    [
+        ("breaker is open for 5s", "breaker is open for 20s", "openai"),
+        ("memory > 85% for 10s", "memory > 85% for 1s", ""),
+        ("app is down for 10s", "app is down for 15s", "app"),
+    ],
+)
+def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, subject):
+    house = House()
+    house.app = PartState("down", "it ended")
+    house.open = {"openai": True}
+    house.latest = Sample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
+    judge = Judge(house)
+    for now in range(30):
+        judge.tick(now, {parse(old)})
+    judge.tick(30, {parse(new)})
+    (finding,) = judge.judge(30, parse(new))
+    assert (finding.subject, finding.since) == (subject, 0)
+    assert len(judge._lasting) == 1
 
 
 def test_an_app_that_is_away_on_purpose_is_no_news():

@@ -6,6 +6,7 @@ What must last is looked at once a second; what is counted, when it is asked for
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from proxy.observe.alerts.counted import attempts, counted
 from proxy.observe.alerts.facts import Facts
@@ -15,6 +16,7 @@ from proxy.policy import condition as when
 from proxy.policy.condition import Condition
 
 NEVER_DOWN = ("upstreams", "ledger", "memory")  # parts whose worst word is degraded
+LASTING = (when.PartIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 
 
@@ -27,8 +29,8 @@ class Judge:
 
     def tick(self, now: float, conditions: set[Condition]) -> None:
         """Once a second: look at what must last."""
-        for key in [key for key in self._lasting if key[0] not in conditions]:
-            del self._lasting[key]
+        for old in {key[0] for key in self._lasting} - conditions:
+            self._hand_on(old, conditions)
         for condition in conditions:
             match condition:
                 case when.PartIs():
@@ -57,6 +59,15 @@ class Judge:
                 yield from self._memory(now, condition)
             case _:
                 yield from counted(self._facts, condition)
+
+    def _hand_on(self, old: Condition, conditions: set[Condition]) -> None:
+        """A rule of which a reload changed the `for` alone goes on from where it was."""
+        heir = next((new for new in conditions if _same(old, new)), None)
+        for key in [key for key in self._lasting if key[0] == old]:
+            lasting = self._lasting.pop(key)
+            if isinstance(heir, LASTING) and (heir, key[1]) not in self._lasting:
+                lasting.seconds = heir.lasting
+                self._lasting[heir, key[1]] = lasting
 
     def _of(self, condition: Condition, subject: str, seconds: float) -> Lasting:
         key = (condition, subject)
@@ -116,3 +127,8 @@ class Judge:
             f" (app {(sample.app_bytes or 0) / MIB:.0f} MiB, gateway {sample.gateway_bytes / MIB:.0f} MiB)"
         )
         yield Finding("", text, f"{share:.0%}", str(condition), since=lasting.since, level=share)
+
+
+def _same(old: Condition, new: Condition) -> bool:
+    """Whether they are about the same, for however long."""
+    return isinstance(old, LASTING) and isinstance(new, LASTING) and replace(old, lasting=new.lasting) == new

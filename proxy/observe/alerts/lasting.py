@@ -10,10 +10,10 @@ class Lasting:
     """A relapse within the time that it must last (10 s at most) goes on where it left off: an app that crashes
     again and again is down, however often it is up for a moment."""
 
-    __slots__ = ("_seconds", "_unsure", "_well", "since")
+    __slots__ = ("_unsure", "_well", "seconds", "since")
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self.since: float | None = None
         self._well: float | None = None
         self._unsure: float | None = None
@@ -33,8 +33,8 @@ class Lasting:
             self._well = None
         elif self.since is not None:
             self._well = now if self._well is None else self._well
-            if now - self._well >= min(self._seconds, SETTLING):
+            if now - self._well >= min(self.seconds, SETTLING):
                 self.since = self._well = None
 
     def holds(self, now: float) -> bool:
-        return self.since is not None and now - self.since >= self._seconds
+        return self.since is not None and now - self.since >= self.seconds

@@ -35,7 +35,7 @@ def key(
         if name not in _NEUTRAL and not name.startswith(_NEUTRAL_PREFIXES):
             parts += [name, value]
     for part in parts:
-        raw = part.encode("utf-8", "surrogateescape")
+        raw = part.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "big") + raw)
     digest.update(b"\xff" * 8 + body)
     return digest.digest()

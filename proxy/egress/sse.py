@@ -83,8 +83,6 @@ def fields(event: bytes) -> Event:
     return Event(name, data)
 
 
-def message(data: str, name: str = "") -> bytes:
-    """One event with this data."""
-    lines = [f"event: {name}\n"] if name else []
-    lines += [f"data: {line}\n" for line in data.split("\n")]
-    return ("".join(lines) + "\n").encode()
+def message(data: bytes, name: str = "") -> bytes:
+    """One event with this data, which is a line."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"

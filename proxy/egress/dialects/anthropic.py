@@ -18,6 +18,7 @@ from proxy.egress.dialects.dialect import (
     mapping,
     text,
 )
+from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
 
 _TYPES = {
@@ -64,7 +65,7 @@ class Anthropic(Dialect):
 
     def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
         error = {"type": _TYPES.get(status, "api_error"), "message": message, "code": code}
-        return json.dumps({"type": "error", "error": error, "request_id": request_id or None}).encode()
+        return json_bytes({"type": "error", "error": error, "request_id": request_id or None})
 
     def permanent(self, status: int, answer: object) -> bool:
         kind = str(mapping(mapping(answer).get("error")).get("type") or "")
@@ -123,7 +124,7 @@ class MessagesStream(StreamState):
     def failure(self, code: str, message_: str) -> bytes:
         kind = "timeout_error" if code == "upstream_timeout" else "api_error"
         error = {"type": "error", "error": {"type": kind, "message": message_, "code": code}}
-        return message(json.dumps(error, ensure_ascii=False), "error")
+        return message(json_bytes(error), "error")
 
     def _use(self, found: object) -> None:
         self._used.update({key: value for key, value in mapping(found).items() if value is not None})

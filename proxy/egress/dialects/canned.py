@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from proxy.egress.dialects.dialect import Canned, Json, mapping, text
+from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import message
 
 WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
@@ -162,9 +162,9 @@ def anthropic_answer(body: Json, said: str, *, id: str) -> Canned:
 
 
 def _json(answer: Json) -> Canned:
-    return Canned(WHOLE, json.dumps(answer, ensure_ascii=False).encode())
+    return Canned(WHOLE, json_bytes(answer))
 
 
 def _events(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> Canned:
-    parts = [message(json.dumps(event, ensure_ascii=False), event["type"] if named else "") for event in events]
-    return Canned(STREAM, b"".join(parts) + (message("[DONE]") if done else b""))
+    parts = [message(json_bytes(event), event["type"] if named else "") for event in events]
+    return Canned(STREAM, b"".join(parts) + (message(b"[DONE]") if done else b""))

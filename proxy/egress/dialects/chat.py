@@ -6,6 +6,7 @@ import json
 
 from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
 from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
 
 
@@ -47,7 +48,7 @@ class ChatStream(StreamState):
 
     def failure(self, code: str, message_: str) -> bytes:
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
-        return message(json.dumps({"error": error}, ensure_ascii=False))
+        return message(json_bytes({"error": error}))
 
     def _choices(self, chunk: Json) -> Verdict:
         choices = chunk.get("choices")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
 from typing import Any
+
+from proxy.egress.jsonbytes import json_bytes
 
 Json = Mapping[str, Any]
 
@@ -100,7 +101,7 @@ class Dialect:
         return None
 
     def with_model(self, raw: bytes, body: Json, model: str) -> bytes:
-        return json.dumps({**body, "model": model}, ensure_ascii=False).encode()
+        return json_bytes({**body, "model": model})
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return None
@@ -110,7 +111,7 @@ class Dialect:
         kind = {"cost_cap_exceeded": "insufficient_quota", "rate_limit_exceeded": "rate_limit_error"}.get(code)
         kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
         error = {"message": message, "type": kind, "param": None, "code": code}
-        return json.dumps({"error": error}, ensure_ascii=False).encode()
+        return json_bytes({"error": error})
 
     def permanent(self, status: int, answer: object) -> bool:
         """Whether this error is one that no retry mends, for all that its status says otherwise."""

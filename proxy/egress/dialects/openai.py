@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from proxy.egress.dialects.canned import openai_answer
@@ -20,6 +19,7 @@ from proxy.egress.dialects.dialect import (
 )
 from proxy.egress.dialects.responses import ResponsesStream
 from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.jsonbytes import json_bytes
 
 _ENDPOINTS = {
     "/chat/completions": "chat",
@@ -92,7 +92,7 @@ class OpenAI(Dialect):
         if asked.get("include_usage") is True or not isinstance(options, dict | None):
             return None
         changed = {**body, "stream_options": {**asked, "include_usage": True}}
-        return json.dumps(changed, ensure_ascii=False).encode()
+        return json_bytes(changed)
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return openai_usage(mapping(answer))

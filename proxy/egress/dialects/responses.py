@@ -8,6 +8,7 @@ from typing import Any
 from proxy.egress.dialects.chat import judged
 from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
 from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
 
 _START = frozenset(
@@ -83,8 +84,8 @@ class ResponsesStream(StreamState):
             },
         }
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
-        first = message(json.dumps(failed, ensure_ascii=False), "response.failed")
-        return first + message(json.dumps({"error": error}, ensure_ascii=False), "error")
+        first = message(json_bytes(failed), "response.failed")
+        return first + message(json_bytes({"error": error}), "error")
 
     def _use(self, response: Json) -> None:
         self.usage = openai_usage(response) or self.usage

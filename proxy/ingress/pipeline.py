@@ -107,7 +107,7 @@ class Pipeline:
         self._name(x)
         x.client = rules.peers.client(x.peer, x.joined)
         ours = self._desk.takes(x.path)
-        counted = False
+        counted = told = False
         try:
             if ours:
                 return await self._desk.answer(connection, x)
@@ -126,6 +126,7 @@ class Pipeline:
             await self._admit(x)
             if rules.faults:
                 await self._inject(rules.faults.get(x.route.name, ()))
+            told = True
             return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.joined))
         except Refusal as refusal:
             if refusal.status == UNSEEN and x.decision is not None:
@@ -146,7 +147,8 @@ class Pipeline:
             if x.permit is not None:
                 x.permit.release()
             if counted:
-                self._requests.end(x.token, abandoned=x.route.when_abandoned == "cancel" and x.given_up)
+                abandoned = x.route.when_abandoned == "cancel" and x.given_up
+                self._requests.end(x.token, abandoned=abandoned, told=told)
                 self._account.end(x)
             elif not ours:
                 self._account.stray(x)

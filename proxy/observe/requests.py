@@ -3,16 +3,21 @@
 Every request gets a random token, which the app gets as `X-Outrigger-Request`; what comes back with it is
 that request's work. After its end a token still names its user for ten minutes, for what the request left
 running in the background, and no longer: a loop that a request happened to start does not belong to it.
+
+Most requests leave nothing running (a page, a static file). So the ended ones whose token came back are kept apart
+from those whose token never did: where there are too many of these, they go first, and push none of the others out.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.observe.ended import Ended, Shelf, pack
+
 AFTERLIFE = 600.0  # seconds
-MOST_ENDED = 5000  # ended requests that are remembered, about 200 bytes each
+MOST_SILENT = 40_000  # ended requests whose token never came back: 66 a second for ten minutes, 10 MiB
+MOST_HEARD = 20_000  # whose did: 33 a second, 5 MiB
 
 
 class Request(Protocol):
@@ -59,41 +64,35 @@ class Owner:
         self.request = request
 
 
-class _Ended:
-    __slots__ = ("at", "request_id", "route", "tier", "trace_id", "user")
-
-    def __init__(self, request: Request, at: float) -> None:
-        self.user = request.user
-        self.tier = request.tier
-        self.request_id = request.request_id
-        self.trace_id = request.trace_id
-        self.route = request.route_name
-        self.at = at
-
-
 class Requests:
     """The requests under way by their tokens, and the ended ones for a while."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._live: dict[str, Request] = {}
-        self._ended: OrderedDict[str, _Ended] = OrderedDict()
+        self._heard: set[str] = set()  # tokens of live ones that came back
+        self._ended_heard = Shelf(MOST_HEARD, AFTERLIFE, clock)
+        self._ended_silent = Shelf(MOST_SILENT, AFTERLIFE, clock)
         self._work: dict[str, set[Callable[[], object]]] = {}
 
     def __repr__(self) -> str:
-        return f"<Requests {len(self._live)} live, {len(self._ended)} ended>"
+        return f"<Requests {len(self._live)} live, {len(self._ended_heard) + len(self._ended_silent)} ended>"
 
     def begin(self, token: str, request: Request) -> None:
         self._live[token] = request
 
-    def end(self, token: str, *, abandoned: bool = False) -> None:
-        """The request is over; with `abandoned` what still works for it is cancelled."""
+    def end(self, token: str, *, abandoned: bool = False, told: bool = True) -> None:
+        """The request is over; with `abandoned` what still works for it is cancelled. `told`: the app may have its
+        token; else nobody can ever come with it."""
         request = self._live.pop(token, None)
         if request is None:
             return
-        self._ended[token] = _Ended(request, self._clock())
-        if len(self._ended) > MOST_ENDED:
-            self._ended.popitem(last=False)
+        heard = token in self._heard
+        if heard:
+            self._heard.discard(token)
+        if heard or told:
+            shelf = self._ended_heard if heard else self._ended_silent
+            shelf.put(token, Ended(self._clock(), pack(request)))
         work = self._work.pop(token, None)
         if abandoned and work is not None:
             for cancel in work:
@@ -104,11 +103,16 @@ class Requests:
             return None
         live = self._live.get(token)
         if live is not None:
+            self._heard.add(token)
             return Owner(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
-        ended = self._ended.get(token)
-        if ended is None or self._clock() > ended.at + AFTERLIFE:
-            return None
-        return Owner(token, ended.user, ended.tier, ended.request_id, ended.trace_id, ended.route, None)
+        ended = self._ended_heard.find(token)
+        if ended is None:
+            ended = self._ended_silent.take(token)
+            if ended is None:
+                return None
+            self._ended_heard.put(token, ended)
+        user, tier, route, request_id, trace_id = ended.fields
+        return Owner(token, user, tier, request_id, trace_id, route, None)
 
     def works(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
         """Something works for a live request, and is cancelled when that one is abandoned; call what is

@@ -13,6 +13,7 @@ from proxy.ingress.door import Door
 from proxy.ingress.server import Patience
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.requests import Requests
 from proxy.policy.load import PolicySource, load
 from proxy.policy.policy import Policy
 
@@ -127,7 +128,12 @@ async def ours(*_: object) -> tuple[int, list[tuple[str, str]], bytes]:
 
 @asynccontextmanager
 async def front(
-    app: Scripted, policy: str = "", *, patience: Patience = Patience(sweep=0.05), tmp: Path | None = None
+    app: Scripted,
+    policy: str = "",
+    *,
+    patience: Patience = Patience(sweep=0.05),
+    tmp: Path | None = None,
+    requests: Requests | None = None,
 ) -> AsyncIterator[Front]:
     loop = asyncio.get_running_loop()
     await app.start()
@@ -135,7 +141,7 @@ async def front(
     descriptor = os.open(tmp / "log" if tmp else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = Log(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
-    door = Door(loop, parsed, app, ours=ours, metrics=metrics, log=log, patience=patience)
+    door = Door(loop, parsed, app, ours=ours, metrics=metrics, log=log, patience=patience, requests=requests)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     await door.open(sock)

@@ -113,7 +113,8 @@ def resident_kib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4
 
 
-async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_byte():
+async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_byte(monkeypatch):
+    monkeypatch.setattr("proxy.observe.requests.MOST_SILENT", 1600)  # whose work it was is remembered on purpose
     stages = [STAGES[name] for name in ("after the head", "in the upload", "in the stream")]
     async with front(patient_app()) as door:
 

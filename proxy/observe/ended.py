@@ -1,0 +1,99 @@
+"""Ended requests by their tokens, for a time and within a bound: whose work it is that they left running."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+PARTS = 16  # pieces that go at once, when there are too many
+AGES = 10  # pieces that a full time is cut into at least
+_NONE = "-"  # of a trace's id, which has hexadecimal digits
+
+
+class Request(Protocol):
+    user: str
+    tier: str
+    request_id: str
+    trace_id: str | None
+
+    @property
+    def route_name(self) -> str: ...
+
+
+class Ended:
+    """What is left of a request: `at` is when it ended, by the clock that `Shelf` goes by."""
+
+    __slots__ = ("at", "packed")
+
+    def __init__(self, at: float, packed: bytes) -> None:
+        self.at = at
+        self.packed = packed
+
+    @property
+    def fields(self) -> tuple[str, str, str, str, str | None]:
+        """User, tier, route, request id, trace id."""
+        user, tier, route, request_id, trace_id = self.packed.decode("utf-8", "surrogatepass").split("\0")
+        return user, tier, route, request_id, None if trace_id == _NONE else trace_id
+
+
+def pack(request: Request) -> bytes:
+    """One object in place of five: some 100 bytes in place of 250. A NUL in a name is none of anybody's."""
+    words = (request.user, request.tier, request.route_name, request.request_id, request.trace_id or _NONE)
+    return "\0".join(word.replace("\0", "\ufffd") for word in words).encode("utf-8", "surrogatepass")
+
+
+class _Piece(dict[str, Ended]):
+    """Those that ended one after the other; `last` is when the last of them did."""
+
+    __slots__ = ("first", "last")
+
+    def __init__(self, now: float) -> None:
+        super().__init__()
+        self.first = self.last = now
+
+
+class Shelf:
+    """At most `most`, each for `keep` seconds. They lie in pieces by age, of which the oldest goes as a whole: where
+    its last has had its time, or to make room."""
+
+    def __init__(self, most: int, keep: float, clock: Callable[[], float]) -> None:
+        self._size = max(1, most // PARTS)
+        self._keep = keep
+        self._clock = clock
+        self._pieces: deque[_Piece] = deque()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pieces))
+
+    def put(self, token: str, ended: Ended) -> None:
+        now = self._clock()
+        pieces = self._pieces
+        while pieces and now > pieces[0].last + self._keep:
+            pieces.popleft()
+        if not pieces or len(pieces[-1]) >= self._size or now > pieces[-1].first + self._keep / AGES:
+            self._begin(now)
+        pieces[-1][token] = ended
+        pieces[-1].last = now
+
+    def find(self, token: str) -> Ended | None:
+        for piece in reversed(self._pieces):
+            found = piece.get(token)
+            if found is not None:
+                return found if self._clock() <= found.at + self._keep else None
+        return None
+
+    def take(self, token: str) -> Ended | None:
+        """The same, and it is gone."""
+        found = self.find(token)
+        if found is not None:
+            for piece in self._pieces:
+                piece.pop(token, None)
+        return found
+
+    def _begin(self, now: float) -> None:
+        pieces = self._pieces
+        room = self._size * (PARTS - 1)
+        while pieces and len(self) > room:
+            pieces.popleft()
+        pieces.append(_Piece(now))

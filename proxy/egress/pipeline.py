@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -154,7 +155,7 @@ class Pipeline:
         if request.headers.get("Expect", "").lower() == "100-continue":
             assert request.transport is not None
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        call.endpoint = upstream.dialect.endpoint(call.method, call.path)
+        call.endpoint, deployment = upstream.endpoint(call.method, call.rest)
         source = request.content if request.body_exists else None
         uploads = request.content_type.startswith("multipart/")
         call.body = await read_body(source, request.content_length, pass_on=uploads)
@@ -162,6 +163,8 @@ class Pipeline:
         call.ask = upstream.dialect.ask(call.endpoint, call.body.parsed)
         if uploads and call.endpoint is not None:
             call.ask = Ask(model=call.body.form_model)
+        if deployment is not None:
+            call.ask = replace(call.ask, model=upstream.meter.deployed(deployment, call.ask.model))
         if call.owner is None and call.ask.user:
             call.user = call.ask.user[:LONGEST_USER]
             call.tier = self.tiers.of(call.user)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from yarl import URL
 
+from proxy.egress.dialects import Dialect
+from proxy.egress.dialects.paths import below, endings, plain
+
 
 def split(target: str) -> tuple[str, str]:
     """The upstream's name and the rest, query included, of `/openai/v1/models?limit=2`."""
@@ -20,6 +23,15 @@ def join(base_url: str, rest: str) -> URL:
     if base.endswith("/v1") and (rest == "/v1" or rest.startswith(("/v1/", "/v1?"))):
         rest = rest[3:]
     return URL(base + rest, encoded=True)
+
+
+def endpoint(dialect: Dialect, method: str, url: URL, base_url: str) -> tuple[str | None, str | None]:
+    """Which inference endpoint a call goes to, however its path is spelled, and the model where the path names it."""
+    path = plain(url.raw_path)
+    rest = below(path, plain(URL(base_url, encoded=True).raw_path))
+    tails = endings(path) if rest is None else [rest]
+    found = next((known for tail in tails if (known := dialect.endpoint(method, tail)) is not None), None)
+    return found, dialect.deployment(path) if found is not None else None
 
 
 def shown(base_url: str, address: str, name: str, kind: str, *, adopted: bool) -> str:

@@ -17,7 +17,7 @@ from proxy.egress.faults import Faults
 from proxy.egress.flight import Flights
 from proxy.egress.money.meter import Meter
 from proxy.egress.pace import Pace
-from proxy.egress.target import join
+from proxy.egress.target import endpoint, join
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
 from proxy.observe.series import OTHER
@@ -72,6 +72,12 @@ class Upstream:
 
     def url(self, rest: str) -> URL:
         return join(self.policy.base_url, rest)
+
+    def endpoint(self, method: str, rest: str) -> tuple[str | None, str | None]:
+        """The inference endpoint, and the model that its path names."""
+        if not self.meter.metered:
+            return None, None
+        return endpoint(self.dialect, method, self.url(rest), self.policy.base_url)
 
     def apply(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> bool:
         """Take the policy, the first or a newer one: what was learnt of the upstream stays. True where what was

@@ -37,7 +37,7 @@ _STATUSES = {"overloaded_error": 529, "rate_limit_error": 429, "api_error": 500,
 
 class Anthropic(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
-        return "messages" if method == "POST" and path.removeprefix("/v1") == "/messages" else None
+        return "messages" if method == "POST" and path.lower().removeprefix("/v1") == "/messages" else None
 
     def due(self, endpoint: str) -> frozenset[str]:
         return frozenset(("content",))

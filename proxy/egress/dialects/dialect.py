@@ -78,7 +78,11 @@ class Dialect:
     """The dialect of `kind: http`, and the base of the others."""
 
     def endpoint(self, method: str, path: str) -> str | None:
-        """Which inference endpoint this is; None for everything that only passes."""
+        """Which inference endpoint this plain path below the base is; None for everything that only passes."""
+        return None
+
+    def deployment(self, path: str) -> str | None:
+        """The model, where the vendor's whole path names it."""
         return None
 
     def due(self, endpoint: str) -> frozenset[str]:

@@ -42,6 +42,7 @@ _DUE = {
     "moderations": frozenset(("results",)),
 }
 _AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)")
+_DEPLOYMENT = re.compile(r"/deployments/([^/]{1,200})/", re.IGNORECASE)
 _SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
 
 
@@ -49,7 +50,13 @@ class OpenAI(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
         if method != "POST":
             return None
-        return _ENDPOINTS.get(_AZURE.sub("", path, count=1).removeprefix("/v1"))
+        return _ENDPOINTS.get(_AZURE.sub("", path.lower(), count=1).removeprefix("/v1"))
+
+    def deployment(self, path: str) -> str | None:
+        """learn.microsoft.com/azure/foundry/openai/reference: the body needs no `model`, and one that it has is not
+        looked at."""
+        found = _DEPLOYMENT.search(path)
+        return found[1] if found is not None else None
 
     def due(self, endpoint: str) -> frozenset[str]:
         return _DUE.get(endpoint, frozenset())

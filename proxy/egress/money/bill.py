@@ -88,6 +88,7 @@ class Bill:
             return
         self.over = True
         if usage is not None:
+            self._meter.answered(self.model, usage.model)
             self.model = usage.model or self.model
             self._spend(self._meter.cost(self._endpoint, usage, self.model))
             self._meter.learn(self.model, self._body_bytes, usage, text_bytes)

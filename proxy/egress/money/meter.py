@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FIRST_GUESS = 1_000  # tokens of an answer, until the model's own are known
 UNREAD = 200_000  # tokens of a body that was too large to be read: that is pictures, and their bytes are no text
+ANSWERED = 500  # names of deployments that are remembered
 TEXT = frozenset(("chat", "responses", "completions", "messages"))  # endpoints whose answers are tokens
 
 
@@ -46,6 +48,7 @@ class Meter:
         self._estimator = Estimator()
         self.ids = Ids()
         self._seen: str | None = None  # the model of the last call that named one
+        self._answered: OrderedDict[str, str] = OrderedDict()  # names without a price → the model behind them
         self._projection = Projection(now)
         self.purse = Purse(policy.cap, now=now, on_warn=on_warn)
 
@@ -69,7 +72,7 @@ class Meter:
         """
         if call.endpoint is None or not self.metered:
             return None
-        body, endpoint, model = call.body, call.endpoint, call.ask.model
+        body, endpoint, model = call.body, call.endpoint, self._priced_as(call.ask.model)
         if model is not None and self._tariffs.refuses(model):
             raise refusal.unknown_price(self.name, model)
         size, fixed = 0, None  # nothing can be learnt from what was not read
@@ -113,6 +116,26 @@ class Meter:
             self.purse.check(self.purse.hold(call.user, call.tier), 1)
         except CapReached as reached:
             raise refusal.cost_cap(self.name, str(reached)) from reached
+
+    def deployed(self, name: str, model: str | None) -> str:
+        """What a deployment is priced by: its own name, where that tells anything, before the model that the body
+        names, which Azure does not look at."""
+        return name if model is None or self.known(self._priced_as(name)) or not self.known(model) else model
+
+    def answered(self, asked: str | None, model: str | None) -> None:
+        """A call for one model was answered under another name: the deployment's model."""
+        if asked is None or model is None or asked == model or self.known(asked):
+            return
+        self._answered[asked] = model
+        self._answered.move_to_end(asked)
+        if len(self._answered) > ANSWERED:
+            self._answered.popitem(last=False)
+
+    def _priced_as(self, asked: str | None) -> str | None:
+        """Its own name; where that has no price, the one that its last answer gave."""
+        if asked is None or asked not in self._answered or self.known(asked):
+            return asked
+        return self._answered[asked]
 
     # ── prices ───────────────────────────────────────────────────────────────────────────────
 

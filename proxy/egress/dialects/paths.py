@@ -1,0 +1,47 @@
+"""Which path a vendor takes a path for: what decides whether a call is metered, whatever way it is spelled.
+
+Servers differ in what they forgive (RFC 3986 section 6.2, WHATWG URL section 4.4, and what frameworks do beyond
+them), so here all of it is forgiven at once. A spelling that the vendor does not know gets its 404, which costs
+nothing; one that it knows is never free. The bytes that go out stay the app's own.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+# What a plain path has none of. Upper case is no oddity: names are compared without it.
+_ODD = re.compile(r"[^\w/.~!$&'()*+,=:@-]|//|/\.|/$", re.ASCII)
+UNESCAPED = 3  # times: as often as a path may pass a server that reads it and passes on what it read
+_SLASHES = re.compile(r"/+")
+
+
+def plain(path: str) -> str:
+    """Unescaped, without fragment, query, parameters, empty and dot segments; case as it was."""
+    if _ODD.search(path) is None:
+        return path
+    for _ in range(UNESCAPED):
+        path = unquote(path)
+    path = re.split(r"[?#]", path, maxsplit=1)[0].replace("\\", "/")
+    kept: list[str] = []
+    for segment in _SLASHES.split(path):
+        name = segment.partition(";")[0].strip(" \t\r\n\0")
+        if name == "..":
+            del kept[-1:]
+        elif name not in ("", "."):
+            kept.append(name)
+    return "/" + "/".join(kept)
+
+
+def below(path: str, base: str) -> str | None:
+    """What of a plain path is below a base; None where its dots led out of it."""
+    if not base.strip("/"):
+        return path
+    root = base.rstrip("/")
+    rest = path[len(root) :]
+    return rest if path[: len(root)].lower() == root.lower() and rest[:1] in ("", "/") else None
+
+
+def endings(path: str) -> list[str]:
+    """A path from each of its segments on: where the vendor's own root is not known."""
+    return [path[match.start() :] for match in _SLASHES.finditer(path)]

@@ -11,8 +11,6 @@ Architecture Blog, "Exponential Backoff and Jitter"), or what the upstream asked
 from __future__ import annotations
 
 import random
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, cast
 
 from aiohttp_retry import RetryOptionsBase
@@ -23,6 +21,7 @@ from proxy.egress.call import Call
 from proxy.egress.deadline import Deadline
 from proxy.errors import AttemptFailed, OutriggerError
 from proxy.policy.outgoing import Retry
+from proxy.retryafter import asked_wait
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -90,7 +89,7 @@ class Series(RetryOptionsBase):
         answer = cast("Answer", response)
         if answer.judged < 400:
             return True
-        asked = retry_after(answer, self._upstream.now())
+        asked = asked_wait(answer.field, self._upstream.now())
         upstream = self._upstream
         permanent = upstream.dialect.permanent(answer.judged, answer.parsed)
         if answer.judged == 429 and asked is not None and not permanent:
@@ -150,27 +149,3 @@ def backoff(retry: Retry, made: int) -> float:
     """Seconds before the next attempt, after `made` of them."""
     most = min(retry.backoff.max, retry.backoff.first * 2.0 ** (made - 1))
     return random.uniform(0.0, most) if retry.backoff.jitter == "full" else most  # noqa: S311 (no secret)
-
-
-def retry_after(answer: Answer, now: float) -> float | None:
-    """Seconds that the upstream wants us to wait: `retry-after-ms`, else Retry-After in seconds or as a date
-    (RFC 9110 section 10.2.3). `now` is the wall clock."""
-    millis = answer.field("retry-after-ms")
-    if millis is not None:
-        try:
-            return max(0.0, float(millis) / 1000.0)
-        except ValueError:
-            pass
-    value = answer.field("retry-after")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-        return max(0.0, seconds) if seconds == seconds else None
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)

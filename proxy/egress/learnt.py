@@ -47,7 +47,7 @@ def seconds(text: str | None) -> float | None:
 def _number(text: str | None) -> float | None:
     try:
         value = float(text) if text is not None else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return value if value is not None and 0 <= value < 1e12 else None
 
@@ -55,5 +55,5 @@ def _number(text: str | None) -> float | None:
 def _until(text: str | None, now: float) -> float | None:
     try:
         return datetime.fromisoformat(text).timestamp() - now if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -39,6 +39,8 @@ def _open(reader: Reader, key: str, upstream: Upstream) -> tuple[Upstream, list[
         except ValueError as error:
             return replace(upstream, env=()), [f"{key}: {named} is no URL ({error}), so it is left alone"]
     dialect = NAMED_AFTER_THEIR_KIND.get(upstream.kind)
+    if dialect is None and upstream.base_url:  # openai, passed on without being metered
+        return upstream, []
     if dialect is None:
         reader.fault(key, "base_url is missing", "write base_url: https://…")
         return upstream, []

@@ -8,6 +8,7 @@ from dataclasses import replace
 from proxy.errors import Fault, PolicyError
 from proxy.policy.adopt import adopt
 from proxy.policy.cautions import cautions
+from proxy.policy.defaults import give_way
 from proxy.policy.nodes import Node, Table, Unreadable
 from proxy.policy.policy import Policy
 from proxy.policy.read import Reader
@@ -35,10 +36,11 @@ def load(source: PolicySource, environ: Mapping[str, str]) -> Policy:
     policy: Policy = reader.section(Policy, root, "", Policy())
     if not isinstance(policy, Policy):
         raise PolicyError(reader.faults)
+    policy, moved = give_way(reader, policy)
     upstreams, disagreements = adopt(reader, policy.upstreams)
     policy = replace(policy, upstreams=upstreams, source=source.name)
     check(reader, policy)
     if reader.faults:
         raise PolicyError(sorted(reader.faults, key=lambda fault: fault.line))
     first = (source.warning,) if source.warning else ()
-    return replace(policy, warnings=(*first, *disagreements, *cautions(reader, policy)))
+    return replace(policy, warnings=(*first, *reader.warnings, *moved, *disagreements, *cautions(reader, policy)))

@@ -50,7 +50,7 @@ def _shipped_rules() -> Mapping[str, AlertRule]:
 @dataclass(frozen=True, slots=True)
 class Alerts:
     slack: Annotated[str, urls.WEBHOOK] | None = field(
-        default=None, repr=False, metadata={"absent": "${SLACK_WEBHOOK_URL:-}"}
+        default=None, repr=False, metadata={"absent": "${SLACK_WEBHOOK_URL:-}", "foreign": True}
     )
     webhook: Annotated[str, urls.WEBHOOK] | None = None
     every: Period = 15.0
@@ -60,9 +60,11 @@ class Alerts:
 
 @dataclass(frozen=True, slots=True)
 class Sentry:
-    dsn: Annotated[str, urls.DSN] | None = field(default=None, repr=False, metadata={"absent": "${SENTRY_DSN:-}"})
+    dsn: Annotated[str, urls.DSN] | None = field(
+        default=None, repr=False, metadata={"absent": "${SENTRY_DSN:-}", "foreign": True}
+    )
     environment: Annotated[str, kinds.TEXT] = field(
-        default="local", metadata={"absent": "${RENDER_SERVICE_NAME:-local}"}
+        default="local", metadata={"absent": "${RENDER_SERVICE_NAME:-local}", "foreign": True}
     )
 
 

@@ -50,6 +50,23 @@ def quote(text: str) -> str:
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in shown)
 
 
+def is_off(node: Scalar, text: str) -> bool:
+    """Whether a scalar's text says `off`. JSON, and YAML 1.1 in other tools, write it as false or in quotes."""
+    return text == "off" or (node.plain and text == "false")
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether "off" in quotes could be a value of its own."""
+    for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+        if isinstance(mark, Kind):
+            try:
+                mark.parse("off")
+            except ValueError:
+                return False
+            return True
+    return False
+
+
 class Reader:
     def __init__(self, file: str, environ: Mapping[str, str], shapes: Mapping[str, Shape], lines: int) -> None:
         self.file = file
@@ -60,6 +77,7 @@ class Reader:
         self.named: dict[str, int] = {}  # the line of every key that the policy names
         self._hit: set[str] = set()  # keys that have a fault
         self._unsound: set[str] = set()  # those, and what they stand in
+        self.warnings: list[str] = []
         self.lost: set[str] = set()  # lists that an item is missing from, so that indexes lie
 
     # ── what rules ask ───────────────────────────────────────────────────────────────────────
@@ -109,7 +127,7 @@ class Reader:
             if entry is not None:
                 value = self.value(entry.value, known[item.name], path, fallback)
             else:
-                value = self._absent(item.metadata.get("absent"), node.line, known[item.name], path, fallback)
+                value = self._absent(item.metadata, node.line, known[item.name], path, fallback)
             if value is MISSING:
                 self.fault(key or "policy", f"{item.name} is missing", f"write {item.name}: …", node.line)
             values[item.name] = fallback if isinstance(value, Broken) else value
@@ -117,7 +135,16 @@ class Reader:
             return BROKEN
         return cls(**values)
 
-    def _absent(self, text: str | None, line: int, hint: Any, key: str, fallback: Any) -> Any:
+    def _absent(self, metadata: Mapping[str, Any], line: int, hint: Any, key: str, fallback: Any) -> Any:
+        text = metadata.get("absent")
+        if text is not None and metadata.get("foreign", False):
+            # A variable that the app may have for a purpose of its own: nobody wrote that it is ours.
+            trial = Reader(self.file, self.environ, self.shapes, self.last_line)
+            value = trial.value(Scalar(line, text), hint, key, fallback)
+            if not trial.faults:
+                return value
+            self.warnings.append(f"{key}: {trial.faults[0].problem} ({text}), so it is left out")
+            return fallback
         if text is not None:
             return self.value(Scalar(line, text), hint, key, fallback)
         if is_dataclass(hint) and isinstance(hint, type):
@@ -178,7 +205,7 @@ class Reader:
             text = self.text(node, key)
             if isinstance(text, Broken):
                 return BROKEN
-            if node.plain and text == "off":
+            if is_off(node, text) and not (not node.plain and _is_text(other)):
                 return None
             if not off_only and (node.null or text == ""):
                 return None
@@ -203,6 +230,8 @@ class Reader:
             return BROKEN
         if text in words:
             return text
+        if node.plain and (word := {"true": "on", "false": "off"}.get(text)) in words:  # JSON has no other words
+            return word
         if kind is not None and kind.empty and (node.null or not text):
             return ""
         if node.null or not text:

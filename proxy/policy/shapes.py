@@ -13,7 +13,7 @@ from proxy.policy.model import REDACT, TrustedProxies
 from proxy.policy.nodes import Entry, Listing, Node, Scalar, Table
 from proxy.policy.operators import SHIPPED_RULES, AlertRule
 from proxy.policy.outgoing import NAMED_AFTER_THEIR_KIND, Upstream
-from proxy.policy.read import BROKEN, Broken, Reader, Shape, quote
+from proxy.policy.read import BROKEN, Broken, Reader, Shape, is_off, quote
 from proxy.policy.route import DEFAULT_ROUTE, Route
 from proxy.policy.services import DatabasePart
 from proxy.policy.values import ANY_TIER, Label, Network
@@ -43,7 +43,7 @@ def _several(reader: Reader, node: Node, key: str, kind: Kind) -> tuple[Any, ...
         text = reader.text(node, key)
         if isinstance(text, Broken):
             return BROKEN
-        if node.null or text in ("", "off"):
+        if node.null or text == "" or is_off(node, text):
             return ()
     items = node.items if isinstance(node, Listing) else (node,)
     values = []
@@ -178,7 +178,7 @@ def alert_rules(reader: Reader, node: Node, key: str, fallback: Any) -> Any:
 
 
 def _off(reader: Reader, entry: Entry) -> bool:
-    return isinstance(entry.value, Scalar) and entry.value.plain and entry.value.text == "off"
+    return isinstance(entry.value, Scalar) and is_off(entry.value, entry.value.text)
 
 
 def redact(reader: Reader, node: Node, key: str, fallback: Any) -> Any:

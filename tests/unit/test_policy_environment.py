@@ -80,8 +80,9 @@ def test_a_bad_port_in_the_environment_is_a_fault_even_without_a_policy() -> Non
 
 def test_the_databases_port_is_free_for_others_while_there_is_no_pool() -> None:
     assert say("", PORT="6432").listen.public == Address("0.0.0.0", 6432)
+    assert say("postgres: {url: 'postgresql://h/d'}", PORT="6432").postgres.listen == Address("127.0.0.1", 6433)
     with pytest.raises(PolicyError, match=r"postgres\.listen: it takes the same port|same port as postgres\.listen"):
-        say("postgres: {url: 'postgresql://h/d'}", PORT="6432")
+        say("postgres: {url: 'postgresql://h/d', listen: '127.0.0.1:6432'}", PORT="6432")
 
 
 def test_a_variable_that_already_leads_elsewhere_is_the_upstreams_address() -> None:

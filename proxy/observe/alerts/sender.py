@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ import aiohttp
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.observe.events import Emit
+from proxy.retryafter import parse_retry_after
 
 WAITING = 50  # messages; past that the oldest is dropped
 TRIES = 10  # four minutes of them, six where each hangs
@@ -34,10 +36,10 @@ class Backoff(RetryOptionsBase):
     def get_timeout(self, attempt: int, response: aiohttp.ClientResponse | None = None) -> float:
         wait: float = min(BACKOFF[1], BACKOFF[0] * 2 ** (attempt - 1))
         if response is not None:
-            asked = response.headers.get("Retry-After", "")
+            asked = parse_retry_after(response.headers.get("Retry-After"), time.time())
             response.close()  # the library would keep its connection
-            if asked.isascii() and asked.isdigit():
-                return min(LONGEST_HOLD, max(wait, float(asked)))
+            if asked is not None:
+                return min(LONGEST_HOLD, max(wait, asked))
         return wait
 
 

@@ -1,0 +1,114 @@
+"""Defaults give way to what is written beside them: a value that nobody wrote makes no fault.
+
+`timeout: {total: 2s}` means a connect of 2 s at most, a public port of 9901 means another one for `listen.admin`.
+Where both sides are written, rules.py finds fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from proxy.policy.outgoing import Upstream
+from proxy.policy.policy import Policy
+from proxy.policy.read import Reader
+from proxy.policy.values import Address
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+T = TypeVar("T")
+
+
+def give_way(reader: Reader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
+    """The policy with its unwritten values moved out of the way, and what to warn of."""
+    app, overload, postgres = policy.app, policy.overload, policy.postgres
+    policy = replace(
+        policy,
+        app=replace(app, restart=_ordered(reader, "app.restart", app.restart, "backoff", "max_backoff")),
+        overload=replace(overload, adaptive=_ordered(reader, "overload.adaptive", overload.adaptive, "min", "max")),
+        postgres=replace(postgres, pool=_pool(reader, policy)),
+        upstreams=MappingProxyType(
+            {name: _upstream(reader, policy, name, upstream) for name, upstream in policy.upstreams.items()}
+        ),
+    )
+    return _moved(reader, policy)
+
+
+def _ordered(reader: Reader, key: str, section: T, least: str, most: str) -> T:
+    """The section with `least` at most `most`, where one of them is unwritten."""
+    low, high = getattr(section, least), getattr(section, most)
+    if low is None or high is None or low <= high:
+        return section
+    changed: dict[str, Any] = {}
+    if f"{key}.{least}" not in reader.named:
+        changed = {least: high}
+    elif f"{key}.{most}" not in reader.named:
+        changed = {most: low}
+    return replace(section, **changed)  # type: ignore[type-var]  # every section is a dataclass
+
+
+def _pool(reader: Reader, policy: Policy) -> Any:
+    pool, pin = policy.postgres.pool, policy.postgres.pin.max
+    pool = _ordered(reader, "postgres.pool", pool, "min", "max")
+    if "postgres.pin.max" in reader.named and "postgres.pool.max" not in reader.named and pin > pool.max:
+        return replace(pool, max=pin)
+    return pool
+
+
+def _upstream(reader: Reader, policy: Policy, name: str, upstream: Upstream) -> Upstream:
+    key = f"upstreams.{name}"
+    env = upstream.env
+    if f"{key}.env" not in reader.named:
+        elsewhere = {
+            variable
+            for other, one in policy.upstreams.items()
+            if f"upstreams.{other}.env" in reader.named
+            for variable in one.env
+        }
+        env = tuple(variable for variable in env if variable not in elsewhere)
+    retry = upstream.retry
+    return replace(
+        upstream,
+        env=env,
+        timeout=_ordered(reader, f"{key}.timeout", upstream.timeout, "connect", "total"),
+        retry=replace(retry, backoff=_ordered(reader, f"{key}.retry.backoff", retry.backoff, "first", "max")),
+    )
+
+
+# ── ports ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _moved(reader: Reader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
+    """The addresses of ours that nobody wrote, on the next port that nothing written takes."""
+    listen, postgres = policy.listen, policy.postgres
+    ours = {"listen.admin": listen.admin, "listen.egress": listen.egress}
+    if postgres.url:
+        ours["postgres.listen"] = postgres.listen
+    taken = set(_taken(policy))
+    taken |= {address.port for key, address in ours.items() if key in reader.named}
+    free = {address.port for key, address in ours.items() if key not in reader.named} - taken
+    warnings = []
+    for key, address in ours.items():
+        if key in reader.named or address.port not in taken:
+            continue
+        port = next(port for port in range(address.port, 1 << 17) if port not in taken | free)
+        warnings.append(f"{key}: its port {address.port} is taken by another address of the policy, so it is {port}")
+        ours[key] = Address(address.host, port)
+        taken.add(port)
+    listen = replace(listen, admin=ours["listen.admin"], egress=ours["listen.egress"])
+    postgres = replace(postgres, listen=ours.get("postgres.listen", postgres.listen))
+    return replace(policy, listen=listen, postgres=postgres), tuple(warnings)
+
+
+def _taken(policy: Policy) -> Iterator[int]:
+    if policy.listen.public is not None:
+        yield policy.listen.public.port
+    if isinstance(policy.app.port, int):
+        yield policy.app.port
+    if policy.app.url is not None:
+        parts = urlsplit(policy.app.url)
+        if parts.hostname in LOOPBACK:
+            yield parts.port or 80

@@ -12,6 +12,7 @@ from proxy.egress.account import Account
 from proxy.egress.breaker import OPEN, Breaker
 from proxy.egress.bypass import Bypass
 from proxy.egress.environment import variables
+from proxy.egress.generations import Generations
 from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
@@ -29,6 +30,7 @@ from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
+from proxy.policy import outgoing
 from proxy.policy.policy import Policy
 from proxy.policy.tiers import Tiers
 from proxy.policy.urls import mask_password
@@ -55,8 +57,7 @@ class Egress:
         self._log = log
         self._proxy = parent_proxies(os.environ if environ is None else environ)
         self._keys = Keys()
-        self.upstreams: dict[str, Upstream] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self.upstreams = Generations(self._open)
         self._ledger = ledger
         self._loaded = False
         self._loading: set[asyncio.Task[None]] = set()
@@ -85,22 +86,16 @@ class Egress:
 
     def apply(self, policy: Policy) -> None:
         """Take a policy, the first or a newer one; calls under way go on under what they began with."""
-        for name in [name for name in self.upstreams if name not in policy.upstreams]:
-            gone = self.upstreams.pop(name)
-            task = self._loop.create_task(gone.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        for name, wanted in policy.upstreams.items():
-            fresh = name not in self.upstreams
-            if fresh:
-                self.upstreams[name] = Upstream(
-                    name, wanted, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
-                )
-            recount = self.upstreams[name].apply(wanted, policy.faults)
-            if (recount or (fresh and self._loaded)) and self._ledger is not None:
-                self._load_later(self.upstreams[name], self._ledger, time.time())
+        for upstream in self.upstreams.renew(policy.upstreams, policy.faults):
+            if self._loaded and self._ledger is not None:
+                self._load_later(upstream, self._ledger, time.time())
         self.pipeline.tiers = Tiers(policy.identity.tiers)
         self.hosts.apply(policy.egress)
+
+    def _open(self, name: str, policy: outgoing.Upstream) -> Upstream:
+        return Upstream(
+            name, policy, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
+        )
 
     def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
         task = self._loop.create_task(load_later(upstream, ledger, until))
@@ -112,13 +107,13 @@ class Egress:
         if self._ledger is None:
             return
         until = time.time()
-        for upstream in self.upstreams.values():
+        self._loaded = True  # what a reload adds from here on is counted by the reload
+        for upstream in list(self.upstreams.values()):
             try:
                 async with asyncio.timeout(LOADING):
                     await load(upstream, self._ledger, until)
             except (TimeoutError, LedgerAway):
                 self._load_later(upstream, self._ledger, until)
-        self._loaded = True
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
@@ -129,11 +124,10 @@ class Egress:
         await self._listener.stop()
         self.notices.stop()
         await self.hosts.close()
-        for upstream in self.upstreams.values():
-            await upstream.close()
+        await self.upstreams.close()
         for task in self._loading:
             task.cancel()
-        await asyncio.gather(*self._closing, *self._loading, return_exceptions=True)
+        await asyncio.gather(*self._loading, return_exceptions=True)
 
     def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
         """What the app gets, so that its calls come this way."""

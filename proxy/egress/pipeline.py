@@ -59,7 +59,7 @@ class Pipeline:
         self._account = account
         self._emit = emit
         self._clock = asyncio.get_running_loop().time
-        self._producer = Producer(upstreams, books, self._clock)
+        self._producer = Producer(books, self._clock)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         name, rest = split(request.raw_path)
@@ -74,6 +74,7 @@ class Pipeline:
         call.ask = upstream.dialect.ask(None, None)
         self._whose(call, came)
         self._account.begin(call)
+        upstream.begin()
         done = self._cancellable(call)
         try:
             return await self._serve(call, upstream, request, came, sink)
@@ -96,6 +97,7 @@ class Pipeline:
         finally:
             done()
             self._account.end(call, upstream)
+            upstream.end()
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
@@ -229,7 +231,10 @@ class Pipeline:
             finally:
                 self._account.paid(call)
 
-        return upstream.flights.start(key, work)
+        upstream.begin()
+        flight = upstream.flights.start(key, work)
+        flight.task.add_done_callback(lambda _: upstream.end())
+        return flight
 
     async def _join(self, call: Call, flight: Flight, sink: ToApp, deadline: Deadline) -> None:
         async with flight.join() as reader:

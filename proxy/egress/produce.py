@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from proxy.egress import fallback, refusal
 from proxy.egress.answer import Answer
@@ -40,8 +40,7 @@ class Broken(OutriggerError):
 
 
 class Producer:
-    def __init__(self, upstreams: Mapping[str, Upstream], books: Books, clock: Callable[[], float]) -> None:
-        self.upstreams = upstreams
+    def __init__(self, books: Books, clock: Callable[[], float]) -> None:
         self._books = books
         self._clock = clock
 
@@ -83,7 +82,7 @@ class Producer:
             call.fallback = "text"
             await self._give(call, Head(200, "", [("Content-Type", made[0])]), made[1], sink)
             return True
-        moved = fallback.elsewhere(call, step, self.upstreams)
+        moved = fallback.elsewhere(call, step, upstream.beside)
         if moved is None:
             return False
         copy, other = moved

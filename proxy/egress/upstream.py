@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from yarl import URL
 
@@ -27,6 +28,11 @@ from proxy.policy.values import Spend
 
 
 class Upstream:
+    """As one policy has it. What is remembered of it is shared with what newer policies make of it (`renewed`).
+
+    A call of it is told with `begin` and `end`; `on_idle` is called when its last one is over.
+    """
+
     def __init__(
         self,
         name: str,
@@ -53,6 +59,9 @@ class Upstream:
         self.faults = Faults(())
         self.meter = Meter(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
         self.sender = Sender(self)
+        self.beside: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
+        self.in_flight = 0
+        self.on_idle: Callable[[], None] = lambda: None
         metrics.declare_upstream(name)
 
     def __repr__(self) -> str:
@@ -79,23 +88,35 @@ class Upstream:
             return None, None
         return endpoint(self.dialect, method, self.url(rest), self.policy.base_url)
 
-    def apply(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> bool:
-        """Take the policy, the first or a newer one: what was learnt of the upstream stays. True where what was
-        spent must be counted anew from the ledger."""
+    def renewed(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
+        """The upstream under this policy, the first or a newer one: what was learnt of it stays, and calls under
+        way keep this one. With True where what was spent must be counted anew from the ledger."""
+        new = copy.copy(self)
+        new.in_flight = 0
         if policy.kind != self.policy.kind:
-            self.dialect = dialect(policy.kind)
-        self.policy = policy
-        self.breaker.reconfigure(policy.breaker)
-        self.budget.share = policy.retry.budget
-        self.pace.reconfigure(policy.pace)
-        self.cache.reconfigure(policy.cache)
-        recount = self.meter.reconfigure(policy)
+            new.dialect = dialect(policy.kind)
+        new.policy = policy
+        new.sender = Sender(new)
+        new.breaker.reconfigure(policy.breaker)
+        new.budget.share = policy.retry.budget
+        new.pace.reconfigure(policy.pace)
+        new.cache.reconfigure(policy.cache)
+        new.meter = copy.copy(self.meter)  # with prices of its own, and the same purse
+        recount = new.meter.reconfigure(policy)
         mine = [fault for fault in faults if fault.upstream == self.name]
         if mine and tuple(mine) != self.faults.all:
             text = f"Faults are injected into calls to {self.name} (faults): not for production."
             self._emit("faults", text, level="warning", upstream=self.name, faults=len(mine))
-        self.faults = Faults(mine)
-        return recount
+        new.faults = Faults(mine)
+        return new, recount
+
+    def begin(self) -> None:
+        self.in_flight += 1
+
+    def end(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.on_idle()
 
     def count_attempt(self, result: str) -> None:
         self._metrics.upstream_attempts_total.child(self.name, result).inc()

@@ -148,16 +148,47 @@ def test_a_call_over_midnight_is_paid_in_the_window_in_which_it_began():
 
 def test_a_cap_is_spent_when_a_call_of_the_usual_size_no_longer_fits():
     mine = purse(per_user=["$0.10/d"])
-    for _ in range(9):
+    for _ in range(8):
         pay(mine, 0.0105)
     assert mine.used_up("ada", "free") is None
-    with pytest.raises(CapReached):
-        pay(mine, 0.0105)
+    pay(mine, 0.0105)
     text, turns = mine.used_up("ada", "free")
     assert text == "$0.094500 of $0.10/d is spent; it turns at 2026-11-27 00:00+00:00"
     assert turns == 12 * 3600
-    pay(mine, 0.001)  # a smaller one does
+    for _ in range(20):
+        pay(mine, 0.0001)  # smaller ones are usual now, and fit
     assert mine.used_up("ada", "free") is None
+
+
+def test_a_cap_with_more_than_a_fifth_left_is_never_spent():
+    mine = purse(per_user=["$0.10/d"])
+    pay(mine, 0.079)
+    with pytest.raises(CapReached):
+        pay(mine, 0.079)
+    assert mine.used_up("ada", "free") is None
+    pay(mine, 0.002)
+    assert mine.used_up("ada", "free") is not None
+
+
+def test_what_is_reserved_makes_no_cap_spent_and_a_higher_one_is_open_at_once():
+    mine = purse(per_user=["$0.10/d"], total="$0.10/d")
+    holds = [mine.hold("ada", "free") for _ in range(5)]
+    for hold in holds[:4]:
+        hold.take(25_000_000)
+    with pytest.raises(CapReached):
+        holds[4].take(25_000_000)
+    assert mine.used_up("ada", "free") is None
+    assert (mine.share(), mine.above(0.8, lambda _: "free")) == (0, 0)
+    for hold in holds:
+        hold.spend(1_000)
+        hold.release()
+    assert mine.used_up("ada", "free") is None
+    pay(mine, 0.099)
+    assert mine.used_up("ada", "free") is not None
+    assert (mine.share(), mine.above(0.8, lambda _: "free")) == (1.0, 1)
+    mine.reconfigure(cap(per_user=["$1/d"], total="$1/d"))
+    assert mine.used_up("ada", "free") is None
+    assert mine.share() == pytest.approx(0.099, rel=0.01)
 
 
 def test_one_giant_call_that_is_refused_does_not_close_the_door_for_others():
@@ -395,8 +426,8 @@ def test_how_many_are_near_their_caps_is_told_without_a_name() -> None:
     assert near.above(0.1, tier_of) == 3
     assert near.share() == pytest.approx(6.1 / 20)
     with pytest.raises(CapReached):
-        pay(near, 0.85, "bob")  # found no room, though it has spent little
-    assert near.above(0.8, tier_of) == 2
+        pay(near, 0.85, "bob")  # finds no room, and has four fifths of its cap left
+    assert near.above(0.8, tier_of) == 1
     clock.at += 86400
     assert near.above(0.0, tier_of) == 0
     assert near.share() == 0

@@ -6,17 +6,15 @@ from proxy.units import Period
 
 
 class Pot:
-    """One window's money. `full`: a call of the usual size found no room. `forgiven` is the part of what was spent
-    that an operator no longer counts."""
+    """One window's money. `forgiven` is the part of what was spent that an operator no longer counts."""
 
-    __slots__ = ("end", "forgiven", "full", "reserved", "spent", "warned")
+    __slots__ = ("end", "forgiven", "reserved", "spent", "warned")
 
     def __init__(self, end: float) -> None:
         self.end = end
         self.spent = 0
         self.forgiven = 0
         self.reserved = 0
-        self.full = False
         self.warned = 0.0
 
     @property
@@ -26,7 +24,6 @@ class Pot:
 
     def forgive(self, amount: int) -> None:
         self.forgiven += amount
-        self.full = False
         self.warned = 0.0
 
 

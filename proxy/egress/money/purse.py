@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from proxy.egress.money.calendar import PERIODS, Calendar
 from proxy.egress.money.pot import Pot, Pots
+from proxy.egress.money.wallet import LITTLE, Wallet
 from proxy.errors import OutriggerError
 from proxy.policy.outgoing import Cap
 from proxy.policy.values import ANY_TIER, Spend
@@ -19,7 +20,6 @@ from proxy.units import Period, format_nanos, to_nanos
 UNATTRIBUTED = "unattributed"
 MOST_USERS = 10_000  # about 500 bytes each; past that the one of a few longest unseen who spent least is dropped
 _LOOKED_AT = 32
-USUAL = 0.1  # the weight of the newest call in what a call usually reserves
 
 Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `warn` that was reached
 
@@ -35,20 +35,27 @@ class CapReached(OutriggerError):
 class Hold:
     """What one attempt has reserved. It stays in the windows in which it was made, even past their end."""
 
-    __slots__ = ("_purse", "amount", "pots", "tier", "user")
+    __slots__ = ("_purse", "_wallets", "amount", "pots", "tier", "user")
 
-    def __init__(self, purse: Purse, user: str, tier: str, pots: tuple[Pots, Pots]) -> None:
+    def __init__(self, purse: Purse, user: str, tier: str, wallets: tuple[Wallet, Wallet]) -> None:
+        """`wallets`: that of all, and this user's."""
         self._purse = purse
+        self._wallets = wallets
         self.user = user
         self.tier = tier
-        self.pots = pots
+        self.pots: tuple[Pots, Pots] = (dict(wallets[0].pots), dict(wallets[1].pots))
         self.amount = 0
 
     def take(self, amount: int) -> None:
         """Reserve so much. Raises CapReached, and then nothing is reserved."""
         self.release()
-        self._purse.check(self, amount)
-        self._purse.fits(self, amount)
+        fitted = False
+        try:
+            self._purse.check(self, amount)
+            fitted = True
+        finally:
+            for wallet in self._wallets:
+                wallet.asked(amount, fitted=fitted)
         for pots in self.pots:
             for pot in pots.values():
                 pot.reserved += amount
@@ -78,9 +85,8 @@ class Purse:
         self._on_warn = on_warn
         self._calendar = Calendar(cap.timezone)
         self._turns: dict[Period, float] = {}
-        self._total: Pots = {}
-        self._users: OrderedDict[str, Pots] = OrderedDict()
-        self._usual = 0.0
+        self._total = Wallet()
+        self._users: OrderedDict[str, Wallet] = OrderedDict()
         self.cap = cap
         self.evicted = 0
 
@@ -100,7 +106,7 @@ class Purse:
         if moved:
             self._calendar = Calendar(cap.timezone)
             self._turns.clear()
-            self._total = {}
+            self._total = Wallet()
             self._users.clear()
         return moved
 
@@ -108,7 +114,8 @@ class Purse:
 
     def hold(self, user: str, tier: str) -> Hold:
         """A call's own; nothing is reserved by it yet."""
-        return Hold(self, user, tier, (dict(self._at_hand(self._total)), dict(self._of(user))))
+        self._at_hand(self._total)
+        return Hold(self, user, tier, (self._total, self._of(user)))
 
     def check(self, hold: Hold, amount: int) -> None:
         """Raises CapReached where `amount` more would pass a cap."""
@@ -119,14 +126,7 @@ class Purse:
         for name, spend, pot in self._limits(hold):
             limit = to_nanos(spend.amount)
             if pot.counted + pot.reserved + amount > limit:
-                pot.full = pot.full or amount <= 2 * (self._usual or amount)
                 raise CapReached(self._refused(name, spend, pot, amount), pot.end)
-
-    def fits(self, hold: Hold, amount: int) -> None:
-        """One more call found room."""
-        self._usual += (amount - self._usual) * (USUAL if self._usual else 1.0)
-        for _, _, pot in self._limits(hold):
-            pot.full = False
 
     def warn(self, hold: Hold) -> None:
         if self._on_warn is None:
@@ -144,8 +144,8 @@ class Purse:
         """Nano-dollars of this window so far, of one user or of all."""
         if user is None:
             return self._at_hand(self._total)[period].spent
-        pots = self._users.get(user)
-        return self._at_hand(pots)[period].spent if pots is not None else 0
+        wallet = self._users.get(user)
+        return self._at_hand(wallet)[period].spent if wallet is not None else 0
 
     @property
     def reserved(self) -> int:
@@ -157,61 +157,65 @@ class Purse:
         return self.cap.per_user.get(tier) or self.cap.per_user.get(ANY_TIER) or ()
 
     def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
-        """Which cap of this user's is spent, in words, and the seconds until its window turns; None where none is."""
+        """Which cap of this user's is spent, in words, and the seconds until its window turns; None where none is.
+        One with so little left that a usual call of theirs does not fit counts as spent."""
         spends = self.limits_of(user, tier)
         if not spends:
             return None
-        pots = self._of(user)
+        wallet = self._users.get(user) or Wallet()
+        pots = self._at_hand(wallet)
         for spend in spends:
             pot = pots[spend.period]
-            if pot.counted >= to_nanos(spend.amount) or pot.full:
+            if wallet.spent_up(pot, to_nanos(spend.amount)):
                 text = f"${format_nanos(pot.counted)} of {spend} is spent; it turns at {self._calendar.shown(pot.end)}"
                 return text, pot.end - self._now()
         return None
 
     def share(self) -> float | None:
-        """How much of the total cap is spent, 1 where a call of the usual size found no room; None without one."""
+        """How much of the total cap is spent, 1 where a usual call has no room in it; None without one."""
         total = self.cap.total
         if total is None:
             return None
-        pot = self._at_hand(self._total)[total.period]
-        share = pot.spent / (to_nanos(total.amount) or 1)
-        return max(share, 1.0) if pot.full else share
+        pot, limit = self._at_hand(self._total)[total.period], to_nanos(total.amount)
+        share = pot.spent / (limit or 1)
+        return max(share, 1.0) if self._total.spent_up(pot, limit) else share
 
     def above(self, share: float, tier_of: Callable[[str], str]) -> int:
-        """How many users (the unattributed are one) have spent more than this share of a cap of their own, or found
-        no room in it."""
+        """How many users (the unattributed are one) have spent more than this share of a cap of their own, or have
+        no room in it for a usual call."""
         spends = [spend for several in self.cap.per_user.values() for spend in several]
         spends += [self.cap.unattributed] if self.cap.unattributed is not None else []
         least: dict[Period, float] = {}
         for spend in spends:
-            least[spend.period] = min(least.get(spend.period, float("inf")), share * to_nanos(spend.amount))
+            some = min(share, 1.0 - LITTLE) * to_nanos(spend.amount)
+            least[spend.period] = min(least.get(spend.period, float("inf")), some)
         if not least:
             return 0
         now, count = self._now(), 0
 
-        def past(pot: Pot, amount: float) -> bool:
-            return pot.end > now and (pot.full or pot.counted > amount)
+        def past(wallet: Wallet, spend: Spend) -> bool:
+            pot, limit = wallet.pots[spend.period], to_nanos(spend.amount)
+            return pot.end > now and (pot.counted > share * limit or wallet.spent_up(pot, limit))
 
-        for user, pots in self._users.items():
+        for user, wallet in self._users.items():
             # A tier is looked up only of who may have come so far.
-            if any(past(pots[period], some) for period, some in least.items()):
-                limits = self.limits_of(user, tier_of(user))
-                count += any(past(pots[spend.period], share * to_nanos(spend.amount)) for spend in limits)
+            if any(wallet.pots[period].counted >= some for period, some in least.items()):
+                count += any(past(wallet, spend) for spend in self.limits_of(user, tier_of(user)))
         return count
 
     def counted(self, period: Period, user: str) -> int:
         """Nano-dollars of this window that stand against this user's caps."""
-        pots = self._users.get(user)
-        return self._at_hand(pots)[period].counted if pots is not None else 0
+        wallet = self._users.get(user)
+        return self._at_hand(wallet)[period].counted if wallet is not None else 0
 
     def forgive(self, user: str) -> dict[Period, int]:
         """Today's spend stands against none of this user's caps any more, that of the month included; what this
         took off each window. The whole's windows keep it: the money is gone."""
-        pots = self._users.get(user)
-        if pots is None:
+        wallet = self._users.get(user)
+        if wallet is None:
             return {}
-        today = self._at_hand(pots)["d"].counted
+        pots = self._at_hand(wallet)
+        today = pots["d"].counted
         taken = {period: min(pots[period].counted, today) for period in PERIODS}
         for period, amount in taken.items():
             pots[period].forgive(amount)
@@ -219,7 +223,7 @@ class Purse:
 
     def top(self, period: Period, count: int) -> list[tuple[str, int]]:
         """Who spent most in this window."""
-        found = [(user, self._at_hand(pots)[period].spent) for user, pots in self._users.items()]
+        found = [(user, self._at_hand(wallet)[period].spent) for user, wallet in self._users.items()]
         return sorted((pair for pair in found if pair[1]), key=lambda pair: -pair[1])[:count]
 
     # ── after a restart ──────────────────────────────────────────────────────────────────────
@@ -235,11 +239,11 @@ class Purse:
         total.spent += rest
         for user, amount in users.items():
             total.spent += amount
-            self._of(user)[period].spent += amount
+            self._of(user).pots[period].spent += amount
 
     def load_forgiven(self, period: Period, users: Mapping[str, int]) -> None:
         for user, amount in users.items():
-            self._of(user)[period].forgive(amount)
+            self._of(user).pots[period].forgive(amount)
 
     # ── windows ──────────────────────────────────────────────────────────────────────────────
 
@@ -259,19 +263,20 @@ class Purse:
             f"it turns at {self._calendar.shown(pot.end)}."
         )
 
-    def _of(self, user: str) -> Pots:
-        pots = self._users.get(user)
-        if pots is None:
-            pots = self._users[user] = {}
+    def _of(self, user: str) -> Wallet:
+        wallet = self._users.get(user)
+        if wallet is None:
+            wallet = self._users[user] = Wallet()
             if len(self._users) > MOST_USERS:
                 self._evict()
         else:
             self._users.move_to_end(user)
-        return self._at_hand(pots)
+        self._at_hand(wallet)
+        return wallet
 
-    def _at_hand(self, pots: Pots) -> Pots:
-        """With a fresh pot for each window that has turned."""
-        now = self._now()
+    def _at_hand(self, wallet: Wallet) -> Pots:
+        """Its pots, with a fresh one for each window that has turned."""
+        now, pots = self._now(), wallet.pots
         for period in PERIODS:
             if now >= self._turns.get(period, 0.0):
                 self._turns[period] = self._calendar.window(period, now)[1]
@@ -282,9 +287,9 @@ class Purse:
 
     def _evict(self) -> None:
         candidates = []
-        for user, pots in self._users.items():
-            if not any(pot.reserved for pot in pots.values()):
-                candidates.append((max((pot.spent for pot in pots.values()), default=0), user))
+        for user, wallet in self._users.items():
+            if not any(pot.reserved for pot in wallet.pots.values()):
+                candidates.append((max((pot.spent for pot in wallet.pots.values()), default=0), user))
             if len(candidates) >= _LOOKED_AT:
                 break
         if candidates:

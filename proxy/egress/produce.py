@@ -119,7 +119,7 @@ class Producer:
         self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None, bill: Bill | None
     ) -> None:
         breaker = upstream.breaker
-        place = await self._place(call, upstream)
+        place = await self._place(call, upstream, bill)
         try:
             admission = breaker.admit()
             if admission is None:
@@ -157,8 +157,10 @@ class Producer:
             used = call.usage
             place.release(used.input + used.output if used is not None else None)
 
-    async def _place(self, call: Call, upstream: Upstream) -> Place:
-        tokens = len(call.body.whole or b"") // 4 + (call.ask.max_tokens or 0)
+    async def _place(self, call: Call, upstream: Upstream, bill: Bill | None) -> Place:
+        """`pace.tokens` goes by what was reserved for the question: a picture is not as long as its base64."""
+        asked = bill.input_tokens if bill is not None else len(call.body.whole or b"") // 4
+        tokens = asked + (call.ask.max_tokens or 0)
         place = upstream.pace.try_enter(call.user, tokens)
         if place is not None:
             return place

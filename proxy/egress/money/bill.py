@@ -21,16 +21,18 @@ class Bill:
     whole nano-dollars, final once `over`."""
 
     __slots__ = (
+        "_asked",
         "_body_bytes",
+        "_elsewhere",
         "_endpoint",
         "_fixed",
         "_hold",
-        "_input",
         "_meter",
         "_output",
         "cost",
         "estimated",
         "id",
+        "input_tokens",
         "model",
         "over",
         "reserved",
@@ -49,14 +51,18 @@ class Bill:
         output_tokens: int,
         reserve: int,
         fixed: Cost | None = None,
+        elsewhere: bool = False,
     ) -> None:
-        """`fixed`: what it costs whatever the answer is, where that has no usage. Raises CapReached."""
+        """`fixed`: what it costs whatever the answer is, where that has no usage. `elsewhere`: the model reads more
+        than the body has. Raises CapReached."""
         self._meter = meter
         self._hold = hold
         self._endpoint = endpoint
         self._fixed = fixed
+        self._asked = model
         self._body_bytes = body_bytes
-        self._input = input_tokens
+        self._elsewhere = elsewhere
+        self.input_tokens = input_tokens  # as they were estimated
         self._output = output_tokens
         self.id = meter.ids.token()
         self.upstream = meter.name
@@ -91,7 +97,8 @@ class Bill:
             self._meter.answered(self.model, usage.model)
             self.model = usage.model or self.model
             self._spend(self._meter.cost(self._endpoint, usage, self.model))
-            self._meter.learn(self.model, self._body_bytes, usage, text_bytes)
+            names = {self._asked, self.model}
+            self._meter.learn(names, self._body_bytes, usage, text_bytes, elsewhere=self._elsewhere)
         else:
             self._spend(self._guess(self._meter.output_tokens(self._endpoint, self.model, text_bytes)))
         self._hold.release()
@@ -104,7 +111,7 @@ class Bill:
     def _guess(self, output_tokens: int) -> Cost:
         if self._fixed is not None:
             return self._fixed
-        return self._meter.estimate(self._endpoint, self.model, self._input, output_tokens)
+        return self._meter.estimate(self._endpoint, self.model, self.input_tokens, output_tokens)
 
     def _spend(self, cost: Cost) -> None:
         if cost.nanos:

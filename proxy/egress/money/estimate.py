@@ -24,11 +24,12 @@ AUDIO_BYTES = 235  # of an upload, for a token: 4 kB/s, 17 tokens/s
 
 
 class _Learnt:
-    __slots__ = ("input", "output", "outputs")
+    __slots__ = ("input", "inputs", "output", "outputs")
 
     def __init__(self) -> None:
         self.input = FIRST_BYTES
         self.output = FIRST_BYTES
+        self.inputs: deque[int] = deque(maxlen=SEEN)  # of calls that read more than their bodies have
         self.outputs: deque[int] = deque(maxlen=SEEN)
 
 
@@ -41,19 +42,28 @@ class Estimator:
     def __repr__(self) -> str:
         return f"<Estimator {len(self._learnt)} models>"
 
-    def input_tokens(self, model: str | None, body_bytes: int, *, endpoint: str | None = None) -> int:
-        """`body_bytes`: of text (see text_bytes_of); for an upload of audio, its length and the endpoint."""
+    def input_tokens(
+        self, model: str | None, body_bytes: int, *, endpoint: str | None = None, elsewhere: bool = False
+    ) -> int:
+        """`body_bytes`: of text (see text_bytes_of); for an upload of audio, its length and the endpoint.
+        `elsewhere`: the model reads more than the body has (see context), as much as it usually does then."""
         if endpoint == "audio":
             return _tokens(body_bytes, AUDIO_BYTES)
         known = self._learnt.get(model or "")
-        return _tokens(body_bytes, known.input if known is not None else FIRST_BYTES)
+        if known is None:
+            return _tokens(body_bytes, FIRST_BYTES)
+        found = _tokens(body_bytes, known.input)
+        return max(found, _typical(known.inputs) or 0) if elsewhere else found
 
     def output_tokens(self, model: str | None, text_bytes: int) -> int:
         known = self._learnt.get(model or "")
         return _tokens(text_bytes, known.output if known is not None else FIRST_BYTES)
 
-    def learn(self, model: str | None, *, body_bytes: int, usage: Usage, text_bytes: int | None) -> None:
-        """`text_bytes`: of the answer, as the stream counted them; None where nobody did."""
+    def learn(
+        self, model: str | None, *, body_bytes: int, usage: Usage, text_bytes: int | None, elsewhere: bool = False
+    ) -> None:
+        """`text_bytes`: of the answer, as the stream counted them; None where nobody did. `elsewhere`: the model read
+        more than the body had, so that its length says nothing."""
         key = model or ""
         known = self._learnt.get(key)
         if known is None:
@@ -63,7 +73,10 @@ class Estimator:
         else:
             self._learnt.move_to_end(key)
         before, after = count(usage.input), count(usage.output)
-        known.input = _moved(known.input, body_bytes, before)
+        if elsewhere:
+            known.inputs.append(before)
+        else:
+            known.input = _moved(known.input, body_bytes, before)
         if text_bytes is not None:
             # What it thought is not in the text, so it says nothing about the text.
             known.output = _moved(known.output, text_bytes, after - min(after, count(usage.reasoning)))
@@ -73,10 +86,7 @@ class Estimator:
     def typical_output(self, model: str | None) -> int | None:
         """The 95th percentile of the tokens of its last answers; None: none was seen."""
         known = self._learnt.get(model or "")
-        if known is None or not known.outputs:
-            return None
-        lengths = sorted(known.outputs)
-        return lengths[min(len(lengths) - 1, int(len(lengths) * TYPICAL))]
+        return None if known is None else _typical(known.outputs)
 
 
 def text_bytes_of(body: Mapping[str, Any]) -> int:
@@ -111,6 +121,13 @@ def text_bytes_of(body: Mapping[str, Any]) -> int:
         else:
             total += 4
     return total
+
+
+def _typical(seen: deque[int]) -> int | None:
+    if not seen:
+        return None
+    lengths = sorted(seen)
+    return lengths[min(len(lengths) - 1, int(len(lengths) * TYPICAL))]
 
 
 def _data(url: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from proxy.egress import refusal
 from proxy.egress.dialects import Usage
 from proxy.egress.money.bill import Bill
+from proxy.egress.money.context import is_elsewhere
 from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.projection import Projection
 from proxy.egress.money.purse import CapReached, Purse, Warn
@@ -75,11 +76,11 @@ class Meter:
         body, endpoint, model = call.body, call.endpoint, self._priced_as(call.ask.model)
         if model is not None and self._tariffs.refuses(model):
             raise refusal.unknown_price(self.name, model)
-        size, fixed = 0, None  # nothing can be learnt from what was not read
+        size, fixed, elsewhere = 0, None, False  # nothing can be learnt from what was not read
         if body.parsed is not None:
-            size = text_bytes_of(body.parsed)
+            size, elsewhere = text_bytes_of(body.parsed), is_elsewhere(body.parsed)
             fixed = self._tariffs.of_request(endpoint, body.parsed, at=self._now())
-            sent = self._estimator.input_tokens(model, size)
+            sent = self._estimator.input_tokens(model, size, elsewhere=elsewhere)
         else:
             length = body.length or len(body.whole or b"")
             model = model or self._seen
@@ -99,6 +100,7 @@ class Meter:
                 output_tokens=most,
                 reserve=reserve.nanos,
                 fixed=fixed,
+                elsewhere=elsewhere,
             )
         except CapReached as reached:
             raise refusal.cost_cap(self.name, str(reached)) from reached
@@ -154,8 +156,14 @@ class Meter:
     def output_tokens(self, endpoint: str, model: str | None, text_bytes: int) -> int:
         return self._estimator.output_tokens(model, text_bytes) if endpoint in TEXT else 0
 
-    def learn(self, model: str | None, body_bytes: int, usage: Usage, text_bytes: int) -> None:
-        self._estimator.learn(model, body_bytes=body_bytes, usage=usage, text_bytes=text_bytes or None)
+    def learn(
+        self, models: Iterable[str | None], body_bytes: int, usage: Usage, text_bytes: int, *, elsewhere: bool
+    ) -> None:
+        """Under each of the names that the model has: the one that was asked for is often an alias."""
+        for model in models:
+            self._estimator.learn(
+                model, body_bytes=body_bytes, usage=usage, text_bytes=text_bytes or None, elsewhere=elsewhere
+            )
 
     def projected(self) -> int:
         """Nano-dollars that today will have cost at its end, at the pace of the last hour."""

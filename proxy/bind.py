@@ -10,13 +10,15 @@ from proxy.errors import BindError
 from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 
+BACKLOG = 1024
+
 
 def bind(address: Address, key: str) -> socket.socket:
     """A bound TCP socket that does not listen yet. Raises BindError naming the address and its policy key.
 
     Until it listens, the address refuses connections: a platform that probes the port sees that nobody is
-    ready. SO_REUSEADDR is asked for only where connections of a predecessor still linger there, since two
-    sockets that both ask for it may hold one address until one of them listens.
+    ready. SO_REUSEADDR is asked for only to get past a predecessor's connections in TIME_WAIT, and is off again
+    until `listen`: two sockets that both ask for it may hold one address until one of them listens (ip(7)).
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
@@ -28,6 +30,22 @@ def bind(address: Address, key: str) -> socket.socket:
         return _bound(family, address, reuse=True)
     except OSError as error:
         raise BindError(_sentence(address, key, error)) from error
+
+
+def listen(sock: socket.socket, key: str) -> socket.socket:
+    """Listen on a bound socket. Raises BindError.
+
+    From here on with SO_REUSEADDR, which accepted connections inherit: one that we close lies in TIME_WAIT for a
+    minute, and without it no successor could bind the address. Nobody can share it: binding beside a socket that
+    listens needs SO_REUSEPORT on both.
+    """
+    address = Address(*sock.getsockname()[:2])
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise BindError(_sentence(address, key, error)) from error
+    return sock
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -48,6 +66,8 @@ def _bound(family: socket.AddressFamily, address: Address, *, reuse: bool) -> so
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address.host, address.port))
+        if reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
         sock.close()
         raise

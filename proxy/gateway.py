@@ -22,9 +22,8 @@ from proxy.app.memory import Meter
 from proxy.app.pressure import Pressure
 from proxy.app.readiness import warn_of_claims
 from proxy.app.scrape import AppScrape
-from proxy.bind import Sockets
+from proxy.bind import Sockets, listen
 from proxy.egress.door import Egress
-from proxy.errors import BindError
 from proxy.ingress.door import Door
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.marks import Marks
@@ -147,13 +146,13 @@ class Gateway:
         """
         self._catch_signals()
         try:
-            await self._admin.start(self._sockets.admin)
+            await self._admin.start(listen(self._sockets.admin, "listen.admin"))
             await self.ledger.start()
             await self.marks.start()
             await self.egress.load()
-            await self.egress.start(self._sockets.egress)
+            await self.egress.start(listen(self._sockets.egress, "listen.egress"))
             if self.database is not None and self._sockets.postgres is not None:
-                await self.database.start(self._sockets.postgres)
+                await self.database.start(listen(self._sockets.postgres, "postgres.listen"))
             self._spawn(self.runtime.run())
             self._spawn(self.history.run())
             self._spawn(self.alerts.run())
@@ -195,15 +194,12 @@ class Gateway:
         if public is None:
             self._emit("gateway.ready", "The app is ready; there is no public port (listen.public: off).")
             return
-        try:
-            await self.door.open(public)
-        except OSError as error:
-            raise BindError(f"{self.policy.listen.public} (listen.public) cannot be listened on: {error}.") from error
+        await self.door.open(listen(public, "listen.public"))
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
-        listen, patience = self.policy.listen, self.policy.app.ready.timeout
-        self._spawn(warn_of_claims(self.app.address, listen.claim, patience, self._emit))
+        claim, patience = self.policy.listen.claim, self.policy.app.ready.timeout
+        self._spawn(warn_of_claims(self.app.address, claim, patience, self._emit))
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 

@@ -42,21 +42,37 @@ class Stamp:
         return f"{kept[1]}.{int((moment - second) * 1000):03d}Z"
 
 
-def json_line(stamp: str, level: str, event: str, message: str, facts: Mapping[str, object]) -> str:
-    """`request_id` and `trace_id` are always there, null where the event belongs to no request."""
+def json_line(
+    stamp: str,
+    level: str,
+    event: str,
+    message: str,
+    facts: Mapping[str, object],
+    longest: int = LONGEST,
+) -> str:
+    """`request_id` and `trace_id` are always there, null where the event belongs to no request. `longest` is of the
+    message and of the facts, each."""
     rest = {"request_id": None, "trace_id": None, **facts}
-    text = json_text(rest)
-    head = json_text({"message": message})
+    text = json_text(rest, longest)
+    head = json_text({"message": message}, longest)
     return (
         f'{{"time":"{stamp}","level":"{level}","event":{quote(event)},{head[1:-1]},'
         f"{text[1:] if len(text) > 2 else '}'}\n"
     )
 
 
-def text_line(stamp: str, level: str, event: str, message: str, facts: Mapping[str, object]) -> str:
-    """`TIME LEVEL event: message key=value …`; facts without a value are left out."""
+def text_line(
+    stamp: str,
+    level: str,
+    event: str,
+    message: str,
+    facts: Mapping[str, object],
+    longest: int = LONGEST,
+) -> str:
+    """`TIME LEVEL event: message key=value …`; facts without a value are left out. `longest` is of each fact: a
+    message is never clipped here."""
     parts = [f"{stamp} {level.upper():<7} {printable(event)}: {printable(message)}"]
-    parts += [f"{printable(key)}={_shown(value)}" for key, value in facts.items() if value is not None]
+    parts += [f"{printable(key)}={_shown(value, longest)}" for key, value in facts.items() if value is not None]
     return " ".join(parts) + "\n"
 
 
@@ -66,9 +82,11 @@ def json_text(facts: Mapping[str, object], longest: int = LONGEST) -> str:
         text = _encode(facts)
     except (TypeError, ValueError, RecursionError):
         text = _encode(_tame(facts, 0))
+    if len(text) > longest:
+        return _encode(_tame(facts, 0))
     # Lone surrogates would be escaped to what strict readers refuse; true pairs begin alike and survive.
-    if "\\ud" in text or len(text) > longest:
-        text = _encode(_tame(facts, 0))
+    if "\\ud" in text:
+        text = _encode(_tame(facts, 0, clips=False))
     return text
 
 
@@ -79,12 +97,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, longest: int) -> str:
+    if isinstance(value, str) and _BARE.fullmatch(value):
+        return value
+    text = json_text({"": value}, longest)[4:-1]
     if isinstance(value, str):
-        if _BARE.fullmatch(value):
-            return value
-        return json_text({"": value})[4:-1]
-    text = json_text({"": value})[4:-1]
+        return text
     return text[1:-1] if text[0] == '"' and _BARE.fullmatch(text[1:-1]) else text
 
 
@@ -106,19 +124,23 @@ def _plain(value: object) -> object:
 _encode = json.JSONEncoder(separators=(",", ":"), default=_plain, allow_nan=False).encode
 
 
-def _tame(value: object, depth: int) -> object:
+def _tame(value: object, depth: int, *, clips: bool = True) -> object:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
         text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text if len(text) <= _CLIPPED_STRING else f"{text[:_CLIPPED_STRING]}… ({len(text)} characters)"
+        long = clips and len(text) > _CLIPPED_STRING
+        return f"{text[:_CLIPPED_STRING]}… ({len(text)} characters)" if long else text
     if depth >= _DEEPEST:
         return "…"
     if isinstance(value, Mapping):
-        pairs = list(value.items())[:_CLIPPED_ITEMS]
-        return {str(_tame(str(key), depth + 1)): _tame(item, depth + 1) for key, item in pairs}
+        pairs = list(value.items())[: _CLIPPED_ITEMS if clips else None]
+        return {
+            str(_tame(str(key), depth + 1, clips=clips)): _tame(item, depth + 1, clips=clips) for key, item in pairs
+        }
     if isinstance(value, list | tuple):
-        return [_tame(item, depth + 1) for item in value[:_CLIPPED_ITEMS]]
-    return _tame(_plain(value), depth + 1)
+        items = value[: _CLIPPED_ITEMS if clips else None]
+        return [_tame(item, depth + 1, clips=clips) for item in items]
+    return _tame(_plain(value), depth + 1, clips=clips)

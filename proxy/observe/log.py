@@ -9,12 +9,13 @@ from typing import BinaryIO
 
 from proxy.observe.access import Access
 from proxy.observe.events import Level
-from proxy.observe.lines import Stamp, json_line, text_line
+from proxy.observe.lines import LONGEST, Stamp, json_line, text_line
 from proxy.observe.redact import Redactor
 from proxy.observe.sink import HELD, Sink
 from proxy.policy import model
 
 _HELD_BY_ACCESS = 2048  # bytes of memory that a request waiting to be written takes, its path apart
+WHOLE = 2**31  # characters: whoever hands them over has cut them to a size
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -63,16 +64,16 @@ class Log:
             self.put(self.encode(event, message, level, facts))
 
     def tell(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None:
-        """An `Emit` for what others decided to say: told whatever its level."""
-        self.put(self.encode(event, message, level, facts))
+        """An `Emit` for what others decided to say: told whatever its level, and whole."""
+        self.put(self.encode(event, message, level, facts, WHOLE))
 
-    def encode(self, event: str, message: str, level: str, facts: Mapping[str, object]) -> str:
+    def encode(self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = LONGEST) -> str:
         """The line with its newline; facts cannot take the place of `time`, `level`, `event`, `message`."""
         if not facts.keys().isdisjoint(_OURS):
             facts = {f"{key}_" if key in _OURS else key: value for key, value in facts.items()}
         shape = json_line if self._json else text_line
         try:
-            return shape(self._stamp(self._now()), level, event, message, facts)
+            return shape(self._stamp(self._now()), level, event, message, facts, longest)
         except Exception as error:  # a fact's own str() may do anything, and must not break what is logged
             told = {"problem": f"facts left out: {type(error).__name__}"}
             return shape(self._stamp(self._now()), level, event, message, told)

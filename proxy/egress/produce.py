@@ -13,6 +13,7 @@ from proxy.egress.cache import Entry
 from proxy.egress.call import Call
 from proxy.egress.caller import discard
 from proxy.egress.deadline import Deadline
+from proxy.egress.dialects import Written
 from proxy.egress.headers import fields, returning
 from proxy.egress.heads import of_answer, ours
 from proxy.egress.money.bill import Bill
@@ -195,7 +196,11 @@ class Producer:
         if answer.body is not None:
             call.usage = upstream.dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
             if bill is not None:
-                bill.settle(call.usage, len(answer.body))
+                unread = answer.parsed is None
+                bill.settle(
+                    call.usage,
+                    Written(len(answer.body)) if unread else upstream.dialect.written(bill.endpoint, answer.parsed),
+                )
             head = of_answer(call, upstream.dialect, answer)
             if key is not None and answer.status == 200 and upstream.policy.cache.ttl:
                 self._keep(call, upstream, key, answer, answer.body)
@@ -221,7 +226,10 @@ class Producer:
             if answer.state is not None:
                 call.usage = answer.state.usage
             if bill is not None:
-                bill.settle(call.usage, recorder.passed if answer.state is None else answer.state.text_bytes)
+                if answer.state is None:
+                    bill.settle(call.usage, Written(recorder.passed))
+                else:
+                    bill.settle(call.usage, answer.state.written, final=answer.state.final)
         if key is not None and recorder.kept is not None and not answer.errored and upstream.policy.cache.ttl:
             self._keep(call, upstream, key, answer, b"".join(recorder.kept))
 

@@ -14,7 +14,7 @@ from bench_tools import table
 
 from proxy.egress.body import Body
 from proxy.egress.call import Call
-from proxy.egress.dialects import dialect
+from proxy.egress.dialects import Written, dialect
 from proxy.egress.money.books import Books
 from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.meter import Meter
@@ -88,7 +88,7 @@ def whole_bill() -> float:
         call = asked()
         bill = books.open(call, upstream)
         call.usage = spoken.usage("chat", ANSWER)
-        bill.settle(call.usage, 700)
+        bill.settle(call.usage, Written(700))
         bill.close()
         books.close(call)
         if number % 400 == 0:  # as the writer does, twice a second

@@ -3,8 +3,9 @@
 from proxy.egress.dialects.anthropic import Anthropic
 from proxy.egress.dialects.dialect import NOTHING, Ask, Canned, Dialect, StreamState, Usage, Verdict
 from proxy.egress.dialects.openai import OpenAI
+from proxy.egress.dialects.written import Written
 
-__all__ = ["NOTHING", "Ask", "Canned", "Dialect", "StreamState", "Usage", "Verdict", "dialect"]
+__all__ = ["NOTHING", "Ask", "Canned", "Dialect", "StreamState", "Usage", "Verdict", "Written", "dialect"]
 
 
 def dialect(kind: str) -> Dialect:

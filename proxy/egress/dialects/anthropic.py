@@ -18,6 +18,7 @@ from proxy.egress.dialects.dialect import (
     mapping,
     text,
 )
+from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
 
@@ -63,6 +64,12 @@ class Anthropic(Dialect):
         found = mapping(answer)
         return usage_of(mapping(found.get("usage")), text(found.get("model"))) if found.get("usage") else None
 
+    def written(self, endpoint: str, answer: object) -> Written:
+        written, content = Written(), mapping(answer).get("content")
+        for block in content if isinstance(content, list) else ():
+            written_block(written, mapping(block))
+        return written
+
     def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
         error = {"type": _TYPES.get(status, "api_error"), "message": message, "code": code}
         return json_bytes({"type": "error", "error": error, "request_id": request_id or None})
@@ -85,10 +92,29 @@ def usage_of(found: Json, model: str | None) -> Usage:
     return Usage(fresh + read + wrote, read, count(found.get("output_tokens")), 0, model, dict(found))
 
 
+HINTED = 4  # bytes that a token of thoughts kept back would have had
+# Blocks that no model wrote. So are all `…_result`: what tools answered is input.
+_GIVEN = frozenset(("fallback", "container_upload", "mcp_tool_listing"))
+
+
+def written_block(written: Written, block: Json) -> None:
+    kind = text(block.get("type")) or ""
+    if kind == "redacted_thinking":
+        written.seal(block.get("data"))
+    elif not kind.endswith("_result") and kind not in _GIVEN:
+        written.part(block)
+
+
 class MessagesStream(StreamState):
     def __init__(self) -> None:
         super().__init__()
         self._used: dict[str, object] = {}
+        self._final = False
+        self._thought = self._hinted = 0  # bytes of the block's thoughts so far; tokens of those kept back
+
+    @property
+    def final(self) -> bool:
+        return self._final  # it begins with what was read, and a token or two
 
     def judge(self, event: bytes) -> Verdict:
         found = fields(event)
@@ -106,10 +132,15 @@ class MessagesStream(StreamState):
             self.model = text(start.get("model"))
             self._use(start.get("usage"))
             return Verdict.START
-        if kind in ("ping", "content_block_start"):
+        if kind == "content_block_start":
+            self._thought = self._hinted = 0
+            written_block(self.written, mapping(said.get("content_block")))
+            return Verdict.START
+        if kind == "ping":
             return Verdict.START
         if kind == "message_delta":
             self._use(said.get("usage"))
+            self._final = self._final or bool(said.get("usage"))
         if kind == "error":
             error = text(mapping(said.get("error")).get("type")) or ""
             self.error_status, self.retryable = _STATUSES.get(error, 400), error in _STATUSES
@@ -118,13 +149,26 @@ class MessagesStream(StreamState):
             self.ended = True
             return Verdict.END
         if kind == "content_block_delta":
-            self.text_bytes += len(text(mapping(said.get("delta")).get("text")) or "")
+            self._count(mapping(said.get("delta")))
         return Verdict.REAL
 
     def failure(self, code: str, message_: str) -> bytes:
         kind = "timeout_error" if code == "upstream_timeout" else "api_error"
         error = {"type": "error", "error": {"type": kind, "message": message_, "code": code}}
         return message(json_bytes(error), "error")
+
+    def _count(self, delta: Json) -> None:
+        """All but `citations_delta`: what it quotes are no tokens (docs.claude.com, citations)."""
+        before = self.written.thought
+        if delta.get("type") == "signature_delta":
+            self.written.seal(delta.get("signature"), self._thought + HINTED * self._hinted)
+        else:
+            self.written.part(delta)
+            if not delta.get("thinking"):  # kept back (`display: omitted`), and at times told by its length
+                hinted = count(delta.get("estimated_tokens"))
+                self.written.tokens += hinted
+                self._hinted += hinted
+        self._thought += self.written.thought - before
 
     def _use(self, found: object) -> None:
         self._used.update({key: value for key, value in mapping(found).items() if value is not None})

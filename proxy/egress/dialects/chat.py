@@ -6,6 +6,7 @@ import json
 
 from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
 from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
 
@@ -20,6 +21,10 @@ class ChatStream(StreamState):
         self._tier: str | None = None
         self._done = False
         self._open: dict[int, bool] = {}  # choices without a finish_reason so far
+
+    @property
+    def final(self) -> bool:
+        return self.ended  # some (xAI, vLLM) tell it with every chunk
 
     def judge(self, event: bytes) -> Verdict:
         found = fields(event)
@@ -59,10 +64,9 @@ class ChatStream(StreamState):
             done = choice.get("finish_reason") is not None
             self._open[count(choice.get("index"))] = not done
             delta = mapping(choice.get("delta"))
-            said = text(choice.get("text")) or text(delta.get("content"))
-            if said is not None:
-                self.text_bytes += len(said)
-            if done or said is not None or any(value for key, value in delta.items() if key != "role"):
+            said = self.written.say(choice.get("text"))
+            self.written.part(delta)
+            if done or said or any(value for key, value in delta.items() if key != "role"):
                 verdict = Verdict.REAL
         if self._open:  # with several choices (n) one may end before the next begins
             self.ended = self._done or not any(self._open.values())
@@ -70,6 +74,16 @@ class ChatStream(StreamState):
 
     def _error(self, error: Json) -> None:
         self.error_status, self.retryable = judged(error)
+
+
+def written_choices(answer: Json) -> Written:
+    """Of a whole answer, chat's or legacy completions'."""
+    written = Written()
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        written.say(mapping(choice).get("text"))
+        written.part(mapping(mapping(choice).get("message")))
+    return written
 
 
 def judged(error: Json) -> tuple[int, bool]:

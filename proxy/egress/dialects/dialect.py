@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import Enum, auto
 from typing import Any
 
+from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 
 Json = Mapping[str, Any]
@@ -56,7 +57,8 @@ class Verdict(Enum):
 
 
 class StreamState:
-    """One streamed answer as it passes. `ended`: a clean end of the connection now ends a whole answer."""
+    """One streamed answer as it passes. `ended`: a clean end of the connection now ends a whole answer. `final`: its
+    usage, where there is any, is that of all of it."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -64,7 +66,11 @@ class StreamState:
         self.retryable = False
         self.error_status = 500
         self.model: str | None = None
-        self.text_bytes = 0
+        self.written = Written()
+
+    @property
+    def final(self) -> bool:
+        return True
 
     def judge(self, event: bytes) -> Verdict:
         raise NotImplementedError
@@ -109,6 +115,10 @@ class Dialect:
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return None
+
+    def written(self, endpoint: str, answer: object) -> Written:
+        """What the model wrote of a whole answer."""
+        return Written()
 
     def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
         """OpenAI's shape, which says all there is to say, in a dialect that has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from proxy.egress.dialects.canned import openai_answer
-from proxy.egress.dialects.chat import ChatStream, judged
+from proxy.egress.dialects.chat import ChatStream, judged, written_choices
 from proxy.egress.dialects.dialect import (
     NOTHING,
     Ask,
@@ -17,8 +17,9 @@ from proxy.egress.dialects.dialect import (
     mapping,
     text,
 )
-from proxy.egress.dialects.responses import ResponsesStream
+from proxy.egress.dialects.responses import ResponsesStream, written_output
 from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 
 _ENDPOINTS = {
@@ -103,6 +104,11 @@ class OpenAI(Dialect):
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return openai_usage(mapping(answer))
+
+    def written(self, endpoint: str, answer: object) -> Written:
+        if endpoint == "responses":
+            return written_output(mapping(answer))
+        return written_choices(mapping(answer)) if endpoint in ("chat", "completions") else Written()
 
     def permanent(self, status: int, answer: object) -> bool:
         error = mapping(mapping(answer).get("error"))

@@ -7,7 +7,9 @@ from typing import Any
 
 from proxy.egress.dialects.chat import judged
 from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
+from proxy.egress.dialects.drawing import PARTIAL, image_tokens
 from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
 
@@ -21,6 +23,11 @@ _START = frozenset(
         "keepalive",
     )
 )
+PARTIAL_IMAGE = "response.image_generation_call.partial_image"
+COMMAND = "response.shell_call_command.added"
+MOST_ITEMS = 1_000  # under way at once, whose deltas are told apart
+# Items that no model wrote: what tools and people answered, lists of tools. So are all `…_output`.
+_GIVEN = frozenset(("mcp_list_tools", "additional_tools", "mcp_approval_response"))
 _END = frozenset(("response.completed", "response.incomplete"))
 
 
@@ -29,6 +36,7 @@ class ResponsesStream(StreamState):
         super().__init__()
         self.sequence_number = -1
         self._response: dict[str, Any] = {}
+        self._told: dict[int, int] = {}  # bytes of an item that its deltas had
 
     def judge(self, event: bytes) -> Verdict:
         found = fields(event)
@@ -60,8 +68,7 @@ class ResponsesStream(StreamState):
             error = mapping(mapping(response).get("error")) or mapping(said.get("error")) or said
             self.error_status, self.retryable = judged(error)
             return Verdict.ERROR
-        if kind == "response.output_text.delta":
-            self.text_bytes += len(text(said.get("delta")) or "")
+        self._count(kind or "", said)
         return Verdict.REAL
 
     def failure(self, code: str, message_: str) -> bytes:
@@ -87,5 +94,43 @@ class ResponsesStream(StreamState):
         first = message(json_bytes(failed), "response.failed")
         return first + message(json_bytes({"error": error}), "error")
 
+    def _count(self, kind: str, said: Json) -> None:
+        """All that its deltas have, and of an item that is over what none of them had: some come at once."""
+        written, at = self.written, count(said.get("output_index"))
+        if kind == "response.output_item.done":
+            whole = Written()
+            written_item(whole, mapping(said.get("item")))
+            rest = max(0, whole.text + whole.thought - self._told.pop(at, 0))
+            written.text += min(rest, whole.text)
+            written.thought += max(0, rest - whole.text)
+            written.images += whole.images
+        elif kind == "response.audio.delta":
+            written.speak(said.get("delta"))
+        elif kind == PARTIAL_IMAGE:
+            written.images += PARTIAL
+        elif kind.endswith(".delta") or kind == COMMAND:
+            new = said.get("command") if kind == COMMAND else said.get("delta")
+            size = written.say(new, thought="reasoning" in kind)
+            if at in self._told or len(self._told) < MOST_ITEMS:
+                self._told[at] = self._told.get(at, 0) + size
+
     def _use(self, response: Json) -> None:
         self.usage = openai_usage(response) or self.usage
+
+
+def written_output(answer: Json) -> Written:
+    """Of a whole answer."""
+    written = Written()
+    output = answer.get("output")
+    for item in output if isinstance(output, list) else ():
+        written_item(written, mapping(item))
+    return written
+
+
+def written_item(written: Written, item: Json) -> None:
+    kind = text(item.get("type")) or ""
+    if kind.endswith("_output") or kind in _GIVEN:
+        return
+    if kind == "image_generation_call" and item.get("result"):
+        written.images += image_tokens(text(item.get("model")), item.get("size"), item.get("quality"))
+    written.part(item, thought=kind == "reasoning")

@@ -6,9 +6,10 @@ vendor bills an answer that nobody waited for.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from proxy.egress.dialects import Usage
+from proxy.egress.dialects import Usage, Written
 from proxy.egress.money.purse import CapReached, Hold
 from proxy.egress.money.tariff import Cost
 
@@ -24,12 +25,12 @@ class Bill:
         "_asked",
         "_body_bytes",
         "_elsewhere",
-        "_endpoint",
         "_fixed",
         "_hold",
         "_meter",
         "_output",
         "cost",
+        "endpoint",
         "estimated",
         "id",
         "input_tokens",
@@ -57,7 +58,7 @@ class Bill:
         than the body has. Raises CapReached."""
         self._meter = meter
         self._hold = hold
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._fixed = fixed
         self._asked = model
         self._body_bytes = body_bytes
@@ -88,19 +89,26 @@ class Bill:
             return False
         return True
 
-    def settle(self, usage: Usage | None, text_bytes: int) -> None:
-        """The answer came, whole or in part: paid as reported, else by its bytes."""
+    def settle(self, usage: Usage | None, written: Written, *, final: bool = True) -> None:
+        """The answer came, whole or in part: paid as reported, else by what was written. `final`: the usage is that
+        of all of it; else no less than what was written counts."""
         if self.over:
             return
         self.over = True
         if usage is not None:
             self._meter.answered(self.model, usage.model)
             self.model = usage.model or self.model
-            self._spend(self._meter.cost(self._endpoint, usage, self.model))
-            names = {self._asked, self.model}
-            self._meter.learn(names, self._body_bytes, usage, text_bytes, elsewhere=self._elsewhere)
+            cost = self._meter.cost(self.endpoint, usage, self.model)
+            if final:
+                names, lesson = {self._asked, self.model}, written.lesson(usage.reasoning)
+                self._meter.learn(names, self._body_bytes, usage, lesson, elsewhere=self._elsewhere)
+            else:
+                cost = self._at_least(cost, usage, written)
+            self._spend(cost)
+        elif self._fixed is not None:
+            self._spend(self._fixed)
         else:
-            self._spend(self._guess(self._meter.output_tokens(self._endpoint, self.model, text_bytes)))
+            self._spend(self._meter.estimate_written(self.endpoint, self.model, self.input_tokens, written))
         self._hold.release()
 
     def close(self) -> None:
@@ -108,10 +116,17 @@ class Bill:
         self.over = True
         self._hold.release()
 
+    def _at_least(self, told: Cost, usage: Usage, written: Written) -> Cost:
+        tokens = self._meter.output_tokens(self.endpoint, self.model, written)
+        if tokens <= usage.output:
+            return told
+        more = self._meter.cost(self.endpoint, replace(usage, output=tokens), self.model).nanos - told.nanos
+        return Cost(told.nanos + max(0, more), told.estimated + max(0, more))
+
     def _guess(self, output_tokens: int) -> Cost:
         if self._fixed is not None:
             return self._fixed
-        return self._meter.estimate(self._endpoint, self.model, self.input_tokens, output_tokens)
+        return self._meter.estimate(self.endpoint, self.model, self.input_tokens, output_tokens)
 
     def _spend(self, cost: Cost) -> None:
         if cost.nanos:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from proxy.egress import refusal
-from proxy.egress.dialects import Usage
+from proxy.egress.dialects import Usage, Written
 from proxy.egress.money.bill import Bill
 from proxy.egress.money.context import is_elsewhere
 from proxy.egress.money.estimate import Estimator, text_bytes_of
@@ -153,8 +153,22 @@ class Meter:
         typical = self._estimator.typical_output(model)
         return FIRST_GUESS if typical is None else typical
 
-    def output_tokens(self, endpoint: str, model: str | None, text_bytes: int) -> int:
-        return self._estimator.output_tokens(model, text_bytes) if endpoint in TEXT else 0
+    def output_tokens(self, endpoint: str, model: str | None, written: Written) -> int:
+        """Tokens of what was written, by all that can be known of it."""
+        if endpoint not in TEXT:
+            return 0
+        text = self._estimator.output_tokens(model, written.text + written.thought)
+        return text + written.tokens + written.audio + written.images
+
+    def estimate_written(self, endpoint: str, model: str | None, input_tokens: int, written: Written) -> Cost:
+        """What an answer costs that reports nothing; all of it is an estimate."""
+        output = self.output_tokens(endpoint, model, written)
+        if not (output and (written.audio or written.images)):
+            return self.estimate(endpoint, model, input_tokens, output)
+        kinds = {"audio_tokens": written.audio, "image_tokens": written.images}
+        usage = Usage(input_tokens, 0, output, 0, model, {"completion_tokens_details": kinds})
+        nanos = self.cost(endpoint, usage, model).nanos
+        return Cost(nanos, nanos)
 
     def learn(
         self, models: Iterable[str | None], body_bytes: int, usage: Usage, text_bytes: int, *, elsewhere: bool

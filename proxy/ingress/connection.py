@@ -24,6 +24,7 @@ from proxy.errors import Refusal
 from proxy.ingress.badinput import bad_request, too_long, too_slow, unreadable
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.headers import requested_upgrade
+from proxy.ingress.upgrade import Upgrading
 
 READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
 PIPELINED = 16  # requests read ahead of the one being answered
@@ -42,17 +43,21 @@ class Connection(BaseProtocol):
     `refuse` answers what never became one."""
 
     __slots__ = (
+        "_begun",
         "_body",
+        "_deaf",
         "_discarded",
         "_discarding",
         "_handle",
         "_head_bytes",
+        "_holding",
         "_max_header",
         "_messages",
         "_on_lost",
         "_refuse",
         "_tail",
         "_task",
+        "_upgrading",
         "_waiter",
         "answered",
         "busy",
@@ -95,6 +100,10 @@ class Connection(BaseProtocol):
         self._task: asyncio.Task[None] | None = None
         self._body: Body | None = None  # of the newest request
         self._head_bytes = 0
+        self._begun = b""  # of a head that is not whole yet
+        self._upgrading: Upgrading | None = None  # a request whose body goes on
+        self._holding = False
+        self._deaf = False
         self._tail = b""
         self._discarding = False
         self._discarded = 0
@@ -130,12 +139,22 @@ class Connection(BaseProtocol):
             if self._discarded > LINGER_BYTES:
                 self.abort()
             return
-        if self._upgraded:
+        if self._holding and data:
             self._keep_tail(data)
             return
+        if self._upgrading is not None and (end := self._upgrading.end_in(data)) is not None:
+            self._upgrading = None
+            self._feed(data[:end])
+            self._switch(data[end:])
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        fresh = False  # whether no body goes on with this
         if data:  # there is none when the parser is asked to go on with what it has
             self.last_read = self._loop.time()
             if self._body is None or self._body.is_eof():
+                fresh = True
                 if self._head_bytes == 0:
                     self.head_since = self.last_read
                 self._head_bytes += len(data)
@@ -148,15 +167,41 @@ class Connection(BaseProtocol):
             self._end_input(unreadable(error, self._max_header))
             return
         if messages:
+            begun, self._begun = self._begun, b""
             self._take(messages)
-        elif self._head_bytes > self._max_header and (self._body is None or self._body.is_eof()):
-            self._end_input(too_long(self._max_header))
-        if upgraded:
+            if upgraded:
+                self._upgraded = True
+                self._switch(tail)
+            elif messages[-1][0].upgrade and not self._discarding:
+                self._await_switch(begun + data if fresh else b"")
+        elif upgraded:
             self._upgraded = True
-            if tail:
-                self._keep_tail(tail)
+            self._switch(tail)
+        elif self._body is None or self._body.is_eof():
+            if fresh:
+                self._begun += data
+            if self._head_bytes > self._max_header:
+                self._end_input(too_long(self._max_header))
+
+    def _await_switch(self, begun: bytes) -> None:
+        """A request for a protocol that the parser knows nothing of: what is behind it waits for its answer."""
+        upgrading = Upgrading(begun)
+        if upgrading.end is not None:
+            self._switch(begun[upgrading.end :])
+        elif begun and self.body_missing:
+            self._upgrading = upgrading
+        else:
+            self._deaf = True  # where it ends is not known: it is answered, and nothing behind it taken for a request
+
+    def _switch(self, tail: bytes) -> None:
+        """What comes from here on may be another protocol's: kept until the answer says so."""
+        self._holding = True
+        if tail:
+            self._keep_tail(tail)
 
     def _take(self, messages: Any) -> None:
+        if self._deaf:
+            return
         for message, body in messages:
             if self._head_bytes > self._max_header and _head_size(message) > self._max_header:
                 self._end_input(too_long(self._max_header))
@@ -269,15 +314,19 @@ class Connection(BaseProtocol):
             received=self._loop.time(),
             http10=message.version == HttpVersion10,
             chunked=bool(message.chunked),
-            should_close=message.should_close,
+            should_close=message.should_close or (self._deaf and not self._messages),
             upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade")) if message.upgrade else None,
         )
-        return await self._handle(self, x) and body.is_eof() and not self._discarding
+        return (
+            await self._handle(self, x)
+            and body.is_eof()
+            and not (self._discarding or (self._deaf and not self._messages))
+        )
 
     def _continue_input(self) -> None:
-        if self._upgraded and self._parser is not None:  # asked for, not granted: plain HTTP goes on
+        if self._holding and self._parser is not None:  # asked for, not granted: plain HTTP goes on
             self._parser.set_upgraded(False)
-            self._upgraded = False
+            self._upgraded = self._holding = False
             tail, self._tail = self._tail, b""
             if tail:
                 self.data_received(tail)

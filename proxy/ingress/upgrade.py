@@ -1,0 +1,87 @@
+"""Where a request ends that asks to switch to a protocol other than WebSocket (RFC 9110 section 7.8).
+
+Until its answer has said whether the protocol is switched, what comes behind it is neither HTTP nor that protocol
+and has to be kept. aiohttp's parser does so for `websocket` alone; of any other it goes on as HTTP, and drops what
+lay behind the request in the same packet.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: -\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = b"\r\n\r\n"
+
+
+class Upgrading:
+    """`begun` is what came of the request from its head's first byte on; whole requests may come before it.
+
+    `end`: how much of `begun` is the request's and theirs, or None where it is not whole yet or cannot be read.
+    """
+
+    def __init__(self, begun: bytes) -> None:
+        self._left = 0  # bytes of a body of known length
+        self._coded = False
+        self._chunks: httptools.HttpRequestParser | None = None  # reads a body without one
+        self._complete = False
+        self.end: int | None = None
+        head = self._head(begun)
+        if head is None:
+            return
+        if self._coded:
+            chunks = httptools.HttpRequestParser(self)
+            chunks.feed_data(CHUNKED)
+            self._chunks = chunks
+        found = self.end_in(begun[head:])
+        self.end = None if found is None else head + found
+
+    def end_in(self, data: bytes) -> int | None:
+        """How much of the next bytes is still the request's; None: all, and it goes on."""
+        if self._chunks is not None:
+            return self._end_of_chunks(data)
+        if self._left > len(data):
+            self._left -= len(data)
+            return None
+        return self._left
+
+    def _head(self, begun: bytes) -> int | None:
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(begun)
+        except httptools.HttpParserUpgrade as switch:
+            end: int = switch.args[0]
+            return end
+        except httptools.HttpParserError:
+            pass
+        return None
+
+    def _end_of_chunks(self, data: bytes) -> int | None:
+        """The last chunk ends with an empty line, which may be cut anywhere."""
+        assert self._chunks is not None
+        at = 0
+        while at < len(data):
+            found = data.find(END, at)
+            to = at + 1 if at < len(END) - 1 else len(data) if found < 0 else found + len(END)
+            try:
+                self._chunks.feed_data(data[at:to])
+            except httptools.HttpParserError:
+                return None  # aiohttp's parser says so as well
+            if self._complete:
+                return to
+            at = to
+        return None
+
+    # ── httptools ────────────────────────────────────────────────────────────────────────────
+
+    def on_message_begin(self) -> None:
+        if self._chunks is None:
+            self._left, self._coded = 0, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-length":
+            self._left = int(value)
+        elif name.lower() == b"transfer-encoding":
+            self._coded = True
+
+    def on_message_complete(self) -> None:
+        self._complete = self._chunks is not None

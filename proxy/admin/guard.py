@@ -8,26 +8,16 @@ page). What gives them away is the Host that they ask for and, in a browser, the
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from proxy.errors import Refusal
-
-
-def is_loopback(host: str) -> bool:
-    """For a host without port, an IPv6 address with or without brackets. No name is looked up."""
-    host = host.strip("[]").lower().rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+from proxy.policy.urls import host_of
+from proxy.policy.urls import is_loopback as is_loopback
 
 
 def check_local(header: Callable[[str], str | None]) -> None:
     """Raises Refusal (421, 403) unless a loopback Host is asked for, and by no page of another origin."""
     host = header("host")
-    if host is None or not is_loopback(_without_port(host)):
+    if host is None or not is_loopback(host_of(host)):
         raise Refusal(
             "misdirected",
             421,
@@ -58,12 +48,6 @@ def same_origin(header: Callable[[str], str | None]) -> bool:
 def _foreign(header: Callable[[str], str | None]) -> bool:
     origin, host = header("origin"), header("host")
     return origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower())
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0]
-    return host.partition(":")[0]
 
 
 def _followed_link(header: Callable[[str], str | None]) -> bool:

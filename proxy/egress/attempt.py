@@ -31,7 +31,7 @@ class Sender:
 
     async def answer(self, call: Call, series: Series) -> Answer:
         """What the attempts came to: an answer for the app, good or bad. Raises AttemptFailed without one."""
-        url = self._upstream.url(call.rest)
+        url = self._upstream.url(call.target)
         try:
             # It takes `request`'s result for a ClientResponse, of which it asks only status and method.
             found = await self._client.request(call.method, url, retry_options=series, series=series, call=call)

@@ -43,6 +43,7 @@ class Call:
         "row_id",
         "sdk_retry",
         "status",
+        "target",
         "tier",
         "upstream",
         "usage",
@@ -58,7 +59,8 @@ class Call:
         self.upstream = upstream  # the one that was called, whoever answered in the end
         self.used = upstream
         self.method = method
-        self.rest = rest  # path and query below the upstream, as sent
+        self.rest = rest  # path and query below the upstream, as the app sent them
+        self.target = rest  # as they go on: the real key may stand in them, so they are shown to nobody
         self.fields = fields  # what goes on
         self.began = began
         self.at = at  # began, by the wall clock

@@ -13,6 +13,7 @@ from proxy.egress.breaker import OPEN, Breaker
 from proxy.egress.bypass import Bypass
 from proxy.egress.environment import variables
 from proxy.egress.generations import Generations
+from proxy.egress.guard import Guard
 from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
@@ -71,18 +72,22 @@ class Egress:
         self.notices = Notices(self.bypass, log.emit)
         self.hosts = Hosts(
             policy.egress,
-            named=lambda: {upstream.url("").host or "" for upstream in self.upstreams.values()},
+            named=self._hosts_of_upstreams,
             clock=self._loop.time,
             emit=log.emit,
             gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
             parent=self._proxy,
             passed=self.bypass.note,
         )
+        guard = Guard(self._hosts_of_upstreams, lambda token: requests.find(token) is not None)
         self._listener = Listener(
-            self.pipeline.handle, self.hosts.handle, lambda why: refused("no call", why, log.emit)
+            self.pipeline.handle, self.hosts.handle, lambda why: refused("no call", why, log.emit), guard.check
         )
         metrics.on_scrape(lambda: metrics.price_table_age_seconds.set(table_age(time.time())))
         self.apply(policy)
+
+    def _hosts_of_upstreams(self) -> set[str]:
+        return {upstream.url("").host or "" for upstream in self.upstreams.values()}
 
     def apply(self, policy: Policy) -> None:
         """Take a policy, the first or a newer one; calls under way go on under what they began with."""

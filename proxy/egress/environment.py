@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from proxy.egress.hosts import environment as other_hosts
-from proxy.egress.keys import VARIABLES, Keys
+from proxy.egress.keys import VARIABLES, Keys, variable
 from proxy.egress.target import shown
 from proxy.policy import urls
 from proxy.policy.outgoing import Upstream
@@ -17,12 +17,15 @@ def variables(policy: Policy, address: str, environ: Mapping[str, str], keys: Ke
     """`address` is the egress listener's HOST:PORT."""
     env = {"OUTRIGGER_EGRESS": f"http://{address}"}
     for name, upstream in policy.upstreams.items():
-        for variable in upstream.env:
-            adopted = _same(environ.get(variable), upstream.base_url)
-            env[variable] = shown(upstream.base_url, address, name, upstream.kind, adopted=adopted)
-    for kind, variable in VARIABLES.items():
+        for its in upstream.env:
+            adopted = _same(environ.get(its), upstream.base_url)
+            env[its] = shown(upstream.base_url, address, name, upstream.kind, adopted=adopted)
+    for kind, its in VARIABLES.items():
         if _keyed(kind, policy.upstreams):
-            env[variable] = keys.shown(kind)
+            env[its] = keys.shown(kind)
+    for name, upstream in policy.upstreams.items():
+        if upstream.kind not in VARIABLES and upstream.api_key is not None:
+            env[variable(upstream.kind, name)] = keys.shown(upstream.kind, name)
     if policy.egress.other_hosts != "allow":
         database = urlsplit(environ.get("DATABASE_URL", "")).hostname
         env.update(other_hosts.variables(policy.egress, address, environ, own_hosts=[database] if database else []))

@@ -50,6 +50,7 @@ def elsewhere(call: Call, step: outgoing.Fallback, upstreams: Mapping[str, Upstr
         fields = own(other.policy.kind, other.policy.api_key, fields)
     copy = Call(call.upstream, call.method, call.rest, fields, call.began, call.at)
     copy.used = other.name
+    copy.target = call.target if other.name == call.upstream else call.rest
     copy.endpoint, copy.owner, copy.user, copy.tier = call.endpoint, call.owner, call.user, call.tier
     copy.ask, copy.body, copy.sdk_retry = call.ask, call.body, call.sdk_retry
     copy.attempts, copy.cache, copy.bills = call.attempts, call.cache, call.bills

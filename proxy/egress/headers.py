@@ -59,6 +59,11 @@ def named_by_connection(came: Fields) -> set[str]:
     return named
 
 
+def named_key(name: str) -> bool:
+    """Whether a field is where the vendors of the dialects look for a key."""
+    return name.lower() in KEYS
+
+
 def first(came: Fields, wanted: str) -> str | None:
     for name, value in came:
         if name.lower() == wanted:

@@ -1,51 +1,92 @@
-"""The upstream's real key, put in here: the app has a key made at start in its place."""
+"""The upstream's real key, put in here: the app has a key made at start in its place.
+
+The made-up one is replaced wherever the app shows it, as the vendor's documentation has it put the real one: in a
+header field of any name and scheme (Basic included), in the query, in the path. A call that does not show it is
+nobody's that this gateway serves.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
+import re
 import secrets
+from urllib.parse import quote
 
-from proxy.egress.headers import KEYS, Fields
+from proxy.egress.headers import Fields, named_key
 
 VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+PREFIX = "sk-outrigger-"  # no secret: what is compared in constant time stands behind it
+
+
+def variable(kind: str, name: str) -> str:
+    """The variable that the app reads its key from: the dialect's own; of `kind: http` one named after the upstream,
+    so `mail-er` has MAIL_ER_API_KEY."""
+    found = VARIABLES.get(kind)
+    if found is not None:
+        return found
+    word = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+    return f"{'_' if word[:1].isdigit() else ''}{word}_API_KEY"
 
 
 class Keys:
-    """One key a process for each kind, since the app has one variable for all of a kind; it opens nothing but
-    this gateway."""
+    """One key a process for each variable that the app has; it opens nothing but this gateway."""
 
     def __init__(self) -> None:
         self._made: dict[str, str] = {}
 
-    def shown(self, kind: str) -> str:
+    def shown(self, kind: str, name: str = "") -> str:
         """What the app gets as its key."""
-        return self._made.setdefault(kind, f"sk-outrigger-{secrets.token_urlsafe(24)}")
+        return self._made.setdefault(variable(kind, name), f"{PREFIX}{secrets.token_urlsafe(24)}")
 
-    def injected(self, kind: str, real: str, fields: Fields) -> Fields | None:
-        """The header with the real key in the app's place; None where the app's is not the one it was given.
-
-        A kind without a variable of its own (http) was given none: the key is put in as a bearer token.
-        """
-        if kind not in VARIABLES:
-            return [(name, value) for name, value in fields if name.lower() not in KEYS] + _as_bearer(real)
-        wanted = self.shown(kind).encode()
-        changed, found = [], False
+    def injected(self, made: str, real: str, target: str, fields: Fields) -> tuple[str, Fields] | None:
+        """Target and header with the real key in the made-up one's place; None where that is not shown."""
+        found = False
+        path, mark, query = target.partition("?")
+        changed_path = _replaced(path, made, quote(real, safe="/:@"))
+        changed_query = _replaced(query, made, quote(real, safe="/:@"))
+        found = changed_path is not None or changed_query is not None
+        target = f"{changed_path or path}{mark}{changed_query or query}"
+        changed: Fields = []
         for name, value in fields:
-            if name.lower() not in KEYS:
-                changed.append((name, value))
-                continue
-            scheme, space, key = value.rpartition(" ")
-            if hmac.compare_digest(key.strip().encode("utf-8", "surrogateescape"), wanted):
-                changed.append((name, scheme + space + real))
-                found = True
-        return changed if found else None
+            put = _replaced(value, made, real)
+            if put is None and name.lower() == "authorization":
+                put = _basic(value, made, real)
+            changed.append((name, value if put is None else put))
+            found = found or put is not None
+        return (target, changed) if found else None
 
 
 def own(kind: str, real: str, fields: Fields) -> Fields:
     """The header for another upstream than the one that was called: its own key, nobody else's."""
-    kept = [(name, value) for name, value in fields if name.lower() not in KEYS]
-    return kept + ([("x-api-key", real)] if kind == "anthropic" else _as_bearer(real))
+    kept = [(name, value) for name, value in fields if not named_key(name)]
+    return [*kept, ("x-api-key", real) if kind == "anthropic" else ("Authorization", f"Bearer {real}")]
 
 
-def _as_bearer(real: str) -> Fields:
-    return [("Authorization", f"Bearer {real}")]
+def _replaced(text: str, made: str, real: str) -> str | None:
+    """The text with `real` wherever `made` stands; None where it does not."""
+    at = text.find(PREFIX)
+    if at < 0:
+        return None
+    wanted, parts, since = made.encode(), [], 0
+    while at >= 0:
+        end = at + len(made)
+        if hmac.compare_digest(text[at:end].encode("utf-8", "surrogatepass"), wanted):
+            parts += [text[since:at], real]
+            since = end
+        at = text.find(PREFIX, at + 1)
+    return "".join([*parts, text[since:]]) if parts else None
+
+
+def _basic(value: str, made: str, real: str) -> str | None:
+    """The same within the Basic scheme, whose user and password are in base64 (RFC 7617)."""
+    scheme, space, word = value.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        text = base64.b64decode(word.strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return None
+    put = _replaced(text, made, real)
+    return None if put is None else f"{scheme}{space}{base64.b64encode(put.encode()).decode()}"

@@ -13,6 +13,7 @@ from proxy.egress.sink import Head
 from proxy.errors import BindError, CallRefused
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Check = Callable[[web.BaseRequest], CallRefused | None]
 Refuser = Callable[[CallRefused], tuple[Head, bytes]]
 
 KEEPALIVE = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
@@ -21,10 +22,11 @@ HEADER = 64 * 1024
 
 class Listener:
     """`calls` gets what names an upstream by its path, `hosts` what comes as to a proxy; `refuse` words the
-    answer to what is no request at all."""
+    answer to what is no request at all, or is not to be answered by what `check` says."""
 
-    def __init__(self, calls: Handler, hosts: Handler, refuse: Refuser) -> None:
+    def __init__(self, calls: Handler, hosts: Handler, refuse: Refuser, check: Check) -> None:
         self._calls = calls
+        self._check = check
         self._hosts = hosts
         self._refuse = refuse
         self._runner: web.ServerRunner | None = None
@@ -56,6 +58,10 @@ class Listener:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "CONNECT" or not request.raw_path.startswith("/"):
             return await self._hosts(request)
+        why = self._check(request)
+        if why is not None:
+            head, body = self._refuse(why)
+            return web.Response(status=head.status, headers=CIMultiDict(head.fields), body=body)
         return await self._calls(request)
 
 

@@ -23,7 +23,7 @@ from proxy.egress.dialects import Ask, Dialect
 from proxy.egress.flight import Flight
 from proxy.egress.headers import Fields, fields, first, outgoing, token_of
 from proxy.egress.heads import of_refusal
-from proxy.egress.keys import Keys
+from proxy.egress.keys import Keys, variable
 from proxy.egress.money.books import Books
 from proxy.egress.produce import Producer
 from proxy.egress.sink import Head, ToApp
@@ -121,10 +121,11 @@ class Pipeline:
     ) -> web.StreamResponse:
         policy = upstream.policy
         if policy.api_key is not None:
-            changed = self._keys.injected(policy.kind, policy.api_key, call.fields)
+            made = self._keys.shown(policy.kind, upstream.name)
+            changed = self._keys.injected(made, policy.api_key, call.rest, call.fields)
             if changed is None:
-                raise refusal.invalid_key(upstream.name)
-            call.fields = changed
+                raise refusal.invalid_key(upstream.name, variable(policy.kind, upstream.name))
+            call.target, call.fields = changed
         deadline = self._deadline(call, upstream, came)
         try:
             async with deadline:

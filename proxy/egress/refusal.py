@@ -40,9 +40,24 @@ def rate_limited(upstream: str, reason: str, retry_after: float) -> CallRefused:
     return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, again=True)
 
 
-def invalid_key(upstream: str) -> CallRefused:
-    text = f"{upstream} is called with a key of the gateway's own (upstreams.{upstream}.api_key); use the one it set."
+def invalid_key(upstream: str, variable: str) -> CallRefused:
+    text = (
+        f"{upstream} is called with a key of the gateway's own (upstreams.{upstream}.api_key);"
+        f" show the one that it set for the app, {variable}."
+    )
     return CallRefused("invalid_api_key", 401, text)
+
+
+def misdirected() -> CallRefused:
+    text = (
+        "Calls out are taken for a loopback Host alone, such as 127.0.0.1, or at an address that listen.egress opens."
+    )
+    return CallRefused("misdirected", 421, text)
+
+
+def cross_site() -> CallRefused:
+    text = "Calls out are the app's: none is taken from a page of another site (its Origin, or Sec-Fetch-Site)."
+    return CallRefused("cross_site", 403, text)
 
 
 def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:

@@ -38,7 +38,7 @@ async def upgrade(
     call.attempts = 1
     try:
         response = await upstream.caller.send(
-            call.method, upstream.url(call.rest), asked, None, connect=upstream.policy.timeout.connect
+            call.method, upstream.url(call.target), asked, None, connect=upstream.policy.timeout.connect
         )
         upstream.count_attempt("ok" if response.status < 400 else str(response.status))
         call.status, call.first_byte_at = response.status, clock()

@@ -30,6 +30,7 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.faults:
         yield "faults", "they break requests and calls on purpose: for staging only"
     yield from _foreign(policy)
+    yield from _keyless(policy)
     yield from _writable(policy)
     yield from _fleeting(reader, policy)
     yield from _unreachable(reader, policy)
@@ -60,6 +61,18 @@ def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:
                 yield key, f"{step.upstream} has no api_key, and never gets {name}'s, so it is passed over"
             if step.stale and not upstream.cache.ttl:
                 yield key, f"nothing is ever stale while upstreams.{name}.cache.ttl is 0s"
+
+
+def _keyless(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Keys that nobody can be given."""
+    if policy.app.url is None:
+        return
+    for name, upstream in policy.upstreams.items():
+        if upstream.api_key is not None:
+            what = (
+                "an app that something else starts (app.url) is not given the key made for it, so its calls are refused"
+            )
+            yield f"upstreams.{name}.api_key", f"{what}; leave it out, or let the app be started here"
 
 
 def _writable(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from proxy.policy.kinds import Kind
@@ -21,6 +22,24 @@ def split(text: str) -> SplitResult:
     if port == 0:
         raise ValueError("its port is 0")
     return parts
+
+
+def is_loopback(host: str) -> bool:
+    """For a host without port, an IPv6 address with or without brackets. No name is looked up."""
+    host = host.strip("[]").lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(authority: str) -> str:
+    """The host of HOST or HOST:PORT, in lower case; an IPv6 address keeps its brackets."""
+    if authority.startswith("["):
+        return authority.partition("]")[0]
+    return authority.partition(":")[0].lower()
 
 
 def _web(text: str) -> str:

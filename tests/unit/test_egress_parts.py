@@ -16,7 +16,7 @@ from proxy.egress.flight import Flight, Flights
 from proxy.egress.headers import outgoing
 from proxy.egress.hosts import parent_proxies
 from proxy.egress.hosts.environment import variables
-from proxy.egress.keys import Keys
+from proxy.egress.keys import Keys, variable
 from proxy.egress.learnt import lessons, seconds
 from proxy.egress.target import join, shown, split
 from proxy.egress.turns import Turns
@@ -352,11 +352,23 @@ def test_what_a_variable_is_set_to_leads_where_its_value_led():
 def test_a_made_key_is_exchanged_for_the_real_one_where_it_stands():
     keys = Keys()
     made = keys.shown("openai")
-    assert keys.injected("openai", "real", [("Authorization", f"Bearer {made}")]) == [("Authorization", "Bearer real")]
-    assert keys.injected("openai", "real", [("api-key", made)]) == [("api-key", "real")]
-    assert keys.injected("openai", "real", [("Authorization", "Bearer x")]) is None
-    assert keys.injected("openai", "real", []) is None
-    assert keys.injected("http", "real", [("x", "y")]) == [("x", "y"), ("Authorization", "Bearer real")]
+    for shows, gets in (
+        (("/x", [("Authorization", f"Bearer {made}")]), ("/x", [("Authorization", "Bearer re/al")])),
+        (("/x", [("api-key", made)]), ("/x", [("api-key", "re/al")])),
+        ((f"/x?key={made}&a=%20", [("x", "y")]), ("/x?key=re/al&a=%20", [("x", "y")])),
+        (("/x", [("Authorization", f"Bearer {made[:-1]}")]), None),
+        (("/x", [("Authorization", f"Bearer {made[:-1]}é"), ("x", f"{made[:-1]}\udcff")]), None),
+        (("/x", [("Authorization", "Basic ****")]), None),
+        (("/x", []), None),
+    ):
+        assert keys.injected(made, "re/al", *shows) == gets
+
+
+def test_each_upstream_of_kind_http_has_a_key_of_its_own():
+    keys = Keys()
+    assert variable("openai", "azure") == "OPENAI_API_KEY"
+    assert variable("http", "mail-er.v2") == "MAIL_ER_V2_API_KEY"
+    assert keys.shown("http", "a") == keys.shown("http", "a") != keys.shown("http", "b")
 
 
 def test_what_is_between_app_and_gateway_does_not_leave():

@@ -19,6 +19,7 @@ from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
 from proxy.policy.load import PolicySource, load
+from proxy.policy.policy import Policy
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -169,8 +170,11 @@ class CameIn:
 
 
 class Out:
-    def __init__(self, egress: Egress, port: int, log: Path, metrics: Metrics, requests: Requests) -> None:
+    def __init__(
+        self, egress: Egress, port: int, log: Path, metrics: Metrics, requests: Requests, policy: Policy
+    ) -> None:
         self.egress = egress
+        self.policy = policy
         self.port = port
         self.log = log
         self.metrics = metrics
@@ -206,7 +210,12 @@ class Out:
 
 @asynccontextmanager
 async def outward(
-    tmp: Path, *vendors: Vendor, openai: str = QUICK, more: str = "", environ: dict[str, str] | None = None
+    tmp: Path,
+    *vendors: Vendor,
+    openai: str = QUICK,
+    more: str = "",
+    environ: dict[str, str] | None = None,
+    bind: str = "127.0.0.1",
 ) -> AsyncIterator[Out]:
     """The first vendor is `openai`; the policy may name the others by {1}, {2} …, their ports."""
     for vendor in vendors:
@@ -224,9 +233,9 @@ async def outward(
     requests = Requests(asyncio.get_running_loop().time)
     egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ or {})
     sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
+    sock.bind((bind, 0))
     await egress.start(sock)
-    out = Out(egress, sock.getsockname()[1], path, metrics, requests)
+    out = Out(egress, sock.getsockname()[1], path, metrics, requests, policy)
     try:
         yield out
     finally:

@@ -77,6 +77,20 @@ IMAGES = {
     },
     "dall-e-2": {"256x256": ("0.016",) * 2, "512x512": ("0.018",) * 2, "1024x1024": ("0.02",) * 2},
 }
+# Dollars a second of video: developers.openai.com/api/docs/pricing, Sora, 2026-03; some hosts still serve it.
+VIDEOS = {
+    "sora-2": {"720x1280": "0.1", "1280x720": "0.1"},
+    "sora-2-pro": {
+        "720x1280": "0.3",
+        "1280x720": "0.3",
+        "1024x1792": "0.5",
+        "1792x1024": "0.5",
+        "1080x1920": "0.7",
+        "1920x1080": "0.7",
+    },
+}
+# Cached input of fine-tunes, where genai-prices has none: half of fresh (the same page, fine-tuning).
+TUNED = {"ft:gpt-4o": "1.875", "ft:gpt-4o-mini": "0.15"}
 # The most tokens of an answer, by the model's name, the first that fits: "max output" of
 # developers.openai.com/api/docs/models and platform.claude.com/docs/en/about-claude/models/overview, 2026-11.
 MOST = (
@@ -124,6 +138,7 @@ def compiled(taken: date) -> str:
         "images": {
             name: {size: [float(one) for one in two] for size, two in of.items()} for name, of in IMAGES.items()
         },
+        "videos": {name: {size: float(one) for size, one in of.items()} for name, of in VIDEOS.items()},
     }
     lines = [json.dumps(head)[:-1]]
     lines.append(f'"prices": {_rows(prices.rows)}')
@@ -196,6 +211,8 @@ def _whole(provider: types.Provider, model: types.ModelInfo, price: types.ModelP
     audio = AUDIO.get(model.id) if provider.id == "openai" else None
     if audio is not None:
         row |= {"audio_in": float(audio[0]), "audio_out": float(audio[1])}
+    if provider.id == "openai" and model.id in TUNED:
+        row = {"input": row["input"], "cached": float(TUNED[model.id]), **row}
     if provider.id == "groq" and "hours" in row:
         row["least_seconds"] = 10  # console.groq.com/docs/speech-to-text: at least 10 s are billed
     return row

@@ -205,6 +205,7 @@ class Pipeline:
         if not (policy.cache.ttl or policy.coalesce) or call.body.whole is None:
             return None
         question = call.endpoint is not None and call.body.parsed is not None
+        question = question and upstream.dialect.repeatable(call.endpoint or "", call.body.parsed)  # else an order
         question = question or (policy.kind == "http" and call.method == "GET")
         if not question or (policy.cache.when == "deterministic" and not call.ask.deterministic):
             return None

@@ -164,6 +164,13 @@ HEADER_SIZE = Kind(_header_size, units.format_size, "a size such as 32KiB")
 SHARE = Kind(units.parse_share, units.format_share, "a share such as 85%")
 MONEY = Kind(units.parse_money, units.format_money, "an amount such as $0.05")
 PRICE = Kind(_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50")
+FEE = Kind(_price, lambda value: f"{value:f}", "dollars each such as 0.01")
+TOKENS = Kind(matching(r"[1-9][0-9]{0,8}", "it is not a number of tokens"), str, "a number of tokens such as 200000")
+SERVICE_TIER = Kind(
+    matching("flex|batch|priority|fast|ultrafast", "it is no tier that an answer names and that changes a price"),
+    str,
+    "flex, batch, priority, fast or ultrafast",
+)
 MEMORY = Kind(_nonzero(units.parse_size), units.format_size, "a size such as 512MiB")
 FACTOR = Kind(_factor, repr, "a number from 1 up such as 2.0")
 VERSION = Kind(_version, str, "1")

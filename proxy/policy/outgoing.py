@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Annotated, Literal
 
 from proxy.policy import kinds, urls
+from proxy.policy.price import Price as Price
 from proxy.policy.values import (
     RATE,
     SPEND,
@@ -117,15 +117,6 @@ class Fallback:
     model: Annotated[str, kinds.TEXT] | None = None
     stale: bool = False
     text: Annotated[str, kinds.PROSE] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Dollars per million tokens; without `cached_input` those cost what `input` does."""
-
-    input: Annotated[Decimal, kinds.PRICE]
-    output: Annotated[Decimal, kinds.PRICE]
-    cached_input: Annotated[Decimal, kinds.PRICE] | None = None
 
 
 @dataclass(frozen=True, slots=True)

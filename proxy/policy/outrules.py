@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.policy.condition import BreakerOpen, CallErrors, Errors, Refusals, Slow
 from proxy.policy.outgoing import Fallback, Upstream
 from proxy.policy.policy import Policy
+from proxy.policy.price import Price
 from proxy.policy.read import Reader
 
 
@@ -13,6 +14,8 @@ def check_outgoing(reader: Reader, policy: Policy) -> None:
     for name, upstream in policy.upstreams.items():
         key = f"upstreams.{name}"
         _upstream(reader, key, upstream)
+        for model, price in upstream.prices.items():
+            _price(reader, f"{key}.prices.{model}", price)
         for variable in upstream.env:
             owner = owners.setdefault(variable, name)
             if owner != name and reader.sound(f"{key}.env"):
@@ -32,6 +35,17 @@ def _upstream(reader: Reader, key: str, upstream: Upstream) -> None:
     timeout = upstream.timeout
     if reader.sound(f"{key}.timeout") and timeout.total is not None and timeout.connect > timeout.total:
         reader.fault(f"{key}.timeout", "connect is longer than total", "write a total of at least connect")
+
+
+def _price(reader: Reader, key: str, price: Price) -> None:
+    """Tokens have both prices or none, so that one forgotten gives nothing away; then something else has one."""
+    if not reader.sound(key):
+        return
+    tokens = {"input": price.input, "output": price.output}
+    missing = [name for name, value in tokens.items() if value is None]
+    bought = (price.characters, price.per_minute, price.per_second, price.per_image, price.per_request)
+    if missing and (len(missing) < len(tokens) or all(value is None for value in bought)):
+        reader.fault(key, f"{missing[0]} is missing", f"write {missing[0]}: …")
 
 
 def _fallback(reader: Reader, policy: Policy, name: str, key: str, fallback: Fallback) -> None:

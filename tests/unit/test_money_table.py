@@ -68,7 +68,7 @@ RICH = {
     "output_image_tokens": 70,
 }
 # Supplemented by us: tests/unit/test_money_prices.py has their sources.
-OURS = {"gpt-4o-audio-preview", "gpt-4o-mini-audio-preview"}
+OURS = {"gpt-4o-audio-preview", "gpt-4o-mini-audio-preview", "ft:gpt-4o", "ft:gpt-4o-mini"}
 
 
 def usage_of(usage, model, **more):

@@ -18,6 +18,7 @@ from proxy.egress.dialects.dialect import (
     mapping,
     text,
 )
+from proxy.egress.dialects.iterations import usage_of
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
@@ -83,13 +84,6 @@ class Anthropic(Dialect):
 
     def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
         return anthropic_answer(body, text, id=id)
-
-
-def usage_of(found: Json, model: str | None) -> Usage:
-    """Their input_tokens leave out what the cache read or wrote; ours have all of them."""
-    read, wrote = count(found.get("cache_read_input_tokens")), count(found.get("cache_creation_input_tokens"))
-    fresh = count(found.get("input_tokens"))
-    return Usage(fresh + read + wrote, read, count(found.get("output_tokens")), 0, model, dict(found))
 
 
 HINTED = 4  # bytes that a token of thoughts kept back would have had

@@ -31,7 +31,11 @@ NOTHING = Ask()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens. `input` has the cached ones too, `output` those of reasoning; `details` is the vendor's own."""
+    """Tokens. `input` has the cached ones too, `output` those of reasoning; `details` is the vendor's own.
+
+    `parts` is what the call was made of, where the vendor tells that apart: each is priced by its own model and
+    context, and the whole by its parts alone. `endpoint` is the kind of call that a part was, where another.
+    """
 
     input: int
     cached_input: int
@@ -39,6 +43,8 @@ class Usage:
     reasoning: int
     model: str | None
     details: Json = field(default_factory=dict)
+    parts: tuple[Usage, ...] = ()
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 from proxy.egress.dialects.canned import openai_answer
 from proxy.egress.dialects.chat import ChatStream, judged, written_choices
@@ -18,13 +19,15 @@ from proxy.egress.dialects.dialect import (
     text,
 )
 from proxy.egress.dialects.responses import ResponsesStream, written_output
-from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.usage import image_usage, openai_usage, video_usage
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 
 _ENDPOINTS = {
     "/chat/completions": "chat",
     "/responses": "responses",
+    "/responses/compact": "compact",
+    "/decisions": "decisions",
     "/completions": "completions",
     "/embeddings": "embeddings",
     "/moderations": "moderations",
@@ -34,14 +37,21 @@ _ENDPOINTS = {
     "/images/generations": "images",
     "/images/edits": "images",
     "/images/variations": "images",
+    "/videos": "videos",
+    "/videos/edits": "videos",
+    "/videos/extensions": "videos",
 }
+_REMIX = re.compile(r"/videos/[^/]+/remix")
 _DUE = {
     "chat": frozenset(("choices",)),
     "completions": frozenset(("choices",)),
     "responses": frozenset(("id", "output")),
+    "compact": frozenset(("id", "output")),
+    "decisions": frozenset(("answers",)),
     "embeddings": frozenset(("data",)),
     "moderations": frozenset(("results",)),
 }
+_USAGE: Mapping[str, Callable[[Json], Usage | None]] = {"images": image_usage, "videos": video_usage}
 _AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)")
 _DEPLOYMENT = re.compile(r"/deployments/([^/]{1,200})/", re.IGNORECASE)
 _SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
@@ -51,7 +61,8 @@ class OpenAI(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
         if method != "POST":
             return None
-        return _ENDPOINTS.get(_AZURE.sub("", path.lower(), count=1).removeprefix("/v1"))
+        short = _AZURE.sub("", path.lower(), count=1).removeprefix("/v1")
+        return _ENDPOINTS.get(short) or ("videos" if _REMIX.fullmatch(short) else None)
 
     def deployment(self, path: str) -> str | None:
         """learn.microsoft.com/azure/foundry/openai/reference: the body needs no `model`, and one that it has is not
@@ -71,6 +82,8 @@ class OpenAI(Dialect):
         return status if again or status == 429 or "invalid" in str(said.get("type")) else 502
 
     def repeatable(self, endpoint: str, body: Json | None) -> bool:
+        if endpoint == "videos":
+            return False  # each one orders a video
         return not (endpoint == "responses" and body is not None and body.get("background"))
 
     def ask(self, endpoint: str | None, body: Json | None) -> Ask:
@@ -103,7 +116,7 @@ class OpenAI(Dialect):
         return json_bytes(changed)
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
-        return openai_usage(mapping(answer))
+        return _USAGE.get(endpoint, openai_usage)(mapping(answer))
 
     def written(self, endpoint: str, answer: object) -> Written:
         if endpoint == "responses":

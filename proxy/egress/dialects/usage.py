@@ -1,34 +1,78 @@
-"""Tokens as the vendors report them."""
+"""Usage as OpenAI and its likenesses report it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from proxy.egress.dialects.dialect import Json, Usage, count, mapping, text
 
 TOOLS = 20  # kinds of them, that are counted
+DRAWINGS = 20  # of one answer, whose authors are told apart
+DRAWING = "image_generation_call"
+SEARCHING = "web_search_call"
 
 
 def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
     """Of an answer or of a stream's chunk; both spellings, chat's and Responses'.
 
     `details` has the vendor's usage, the answer's `service_tier` (`tier`: the one that an earlier chunk named), and
-    `tools`: how many calls of each the answer's output lists.
+    `tools`: how many calls of each the answer's output lists. `parts` has what models of its tools took besides.
     """
+    drawn = _drawn(answer)
+    parts = (*drawn, *_authored(answer))
     found = answer.get("usage")
     if not isinstance(found, dict):
+        if not parts:
+            return None
+        found = {}
+    told = {"service_tier": answer.get("service_tier") or tier or found.get("service_tier")}
+    usage = _tokens(found, text(answer.get("model")), told)
+    if tools := _tools(answer, drawn=bool(drawn)):
+        usage = replace(usage, details={**usage.details, "tools": tools})
+    return replace(usage, parts=(usage, *parts)) if parts else usage
+
+
+def image_usage(answer: Json) -> Usage | None:
+    """Of drawn images: `details` has how many there are as `images`."""
+    usage, drawn = openai_usage(answer), answer.get("data")
+    if usage is None or not isinstance(drawn, list):
+        return usage
+    told = {"images": len(drawn), "size": answer.get("size")}
+    own = replace(usage, details={**usage.details, **told}, parts=())
+    return replace(own, parts=(own, *usage.parts[1:])) if usage.parts else own
+
+
+def video_usage(answer: Json) -> Usage | None:
+    """Of a video that was ordered: no tokens; its `seconds` and `size` are what is billed."""
+    usage = openai_usage(answer)
+    if usage is not None:
+        return usage
+    try:
+        seconds = float(answer.get("seconds") or 0)
+    except (TypeError, ValueError):
         return None
+    if not 0 < seconds < float("inf"):
+        return None
+    return Usage(0, 0, 0, 0, text(answer.get("model")), {"video_seconds": seconds, "size": answer.get("size")})
+
+
+def _tokens(found: Json, model: str | None, more: Json, endpoint: str | None = None) -> Usage:
     before = mapping(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
     after = mapping(found.get("completion_tokens_details") or found.get("output_tokens_details"))
-    details = {**found, "service_tier": answer.get("service_tier") or tier or found.get("service_tier")}
-    if tools := _tools(answer.get("output")):
-        details["tools"] = tools
-    return Usage(
-        input=count(found.get("prompt_tokens", found.get("input_tokens"))),
-        cached_input=_cached(found, before),
-        output=count(found.get("completion_tokens", found.get("output_tokens"))),
-        reasoning=count(after.get("reasoning_tokens")),
-        model=text(answer.get("model")),
-        details=details,
-    )
+    sent = count(found.get("prompt_tokens", found.get("input_tokens")))
+    written = count(found.get("completion_tokens", found.get("output_tokens")))
+    reasoning = count(after.get("reasoning_tokens", found.get("reasoning_tokens")))
+    total, details = count(found.get("total_tokens")), {**found, **more}
+    if total and not sent and not written:
+        sent = total  # embeddings of some likenesses say no more
+    outside = max(0, total - sent - written) if total else reasoning if reasoning > written else 0
+    if outside:
+        # Written all the same: xAI's total has the reasoning besides the completion (docs.x.ai), Gemini's what it
+        # thought, which no other field of this dialect has.
+        if outside != reasoning:
+            details["outside"] = outside
+        written, reasoning = written + outside, max(reasoning, outside)
+    return Usage(sent, _cached(found, before), written, reasoning, model, details, endpoint=endpoint)
 
 
 def _cached(found: Json, before: Json) -> int:
@@ -39,15 +83,58 @@ def _cached(found: Json, before: Json) -> int:
     return 0
 
 
-def _tools(output: object) -> dict[str, int]:
-    """Calls of the Responses API's own tools. Of the web's only searches cost, not the pages opened."""
+def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
+    """Calls of the Responses API's own tools. Of the web's only searches cost, not the pages opened.
+
+    `tool_usage` says which searches are billed, and goes before the list. `drawn`: images are priced by their tokens.
+    """
     found: dict[str, int] = {}
+    output = answer.get("output")
     for item in output if isinstance(output, list) else ():
         kind = text(mapping(item).get("type"))
         if kind is None or not kind.endswith("_call") or kind == "function_call":
             continue
-        if kind == "web_search_call" and mapping(item.get("action")).get("type", "search") != "search":
+        if kind == SEARCHING and mapping(item.get("action")).get("type", "search") != "search":
             continue
         if kind in found or len(found) < TOOLS:
             found[kind] = found.get(kind, 0) + 1
+    searches = mapping(mapping(answer.get("tool_usage")).get("web_search")).get("num_requests")
+    if isinstance(searches, int):
+        found[SEARCHING] = count(searches)
+    if drawn:
+        found.pop(DRAWING, None)
     return found
+
+
+def _drawn(answer: Json) -> list[Usage]:
+    """What the image model behind a Responses call took: tokens of its own, at its own price."""
+    image = mapping(mapping(answer.get("tool_usage")).get("image_gen"))
+    if not count(image.get("input_tokens")) and not count(image.get("output_tokens")):
+        return []
+    old = mapping(image.get("cached_tokens_details"))
+    before: dict[str, object] = {**mapping(image.get("input_tokens_details"))}
+    before["cached_tokens"] = image.get("cached_tokens")
+    if old:
+        before["cached_tokens_details"] = {
+            "image_tokens": old.get("cached_image_tokens"),
+            "text_tokens": old.get("cached_text_tokens"),
+        }
+    found = {**image, "input_tokens_details": before}
+    return [_tokens(found, _drawing_model(answer), {}, endpoint="images")]
+
+
+def _drawing_model(answer: Json) -> str | None:
+    """An answer repeats the tools it was given; a default is not named."""
+    tools = answer.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        if mapping(tool).get("type") == "image_generation":
+            return text(tool.get("model"))
+    return None
+
+
+def _authored(answer: Json) -> list[Usage]:
+    """What models that write SVG took, besides the one that draws."""
+    output = answer.get("output")
+    told = [answer, *(output if isinstance(output, list) else ())]
+    found = [mapping(mapping(one).get("svg_usage")) for one in told]
+    return [_tokens(one, text(one.get("model")), {}, endpoint="responses") for one in found if one][:DRAWINGS]

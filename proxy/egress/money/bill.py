@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.egress.dialects import Usage, Written
+from proxy.egress.money.cost import Cost
 from proxy.egress.money.purse import CapReached, Hold
-from proxy.egress.money.tariff import Cost
 
 if TYPE_CHECKING:
     from proxy.egress.money.meter import Meter
@@ -120,7 +120,9 @@ class Bill:
         tokens = self._meter.output_tokens(self.endpoint, self.model, written)
         if tokens <= usage.output:
             return told
-        more = self._meter.cost(self.endpoint, replace(usage, output=tokens), self.model).nanos - told.nanos
+        own = replace(usage, parts=())
+        price = self._meter.cost(self.endpoint, own, self.model).nanos
+        more = self._meter.cost(self.endpoint, replace(own, output=tokens), self.model).nanos - price
         return Cost(told.nanos + max(0, more), told.estimated + max(0, more))
 
     def _guess(self, output_tokens: int) -> Cost:

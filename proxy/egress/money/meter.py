@@ -10,10 +10,11 @@ from proxy.egress import refusal
 from proxy.egress.dialects import Usage, Written
 from proxy.egress.money.bill import Bill
 from proxy.egress.money.context import is_elsewhere
+from proxy.egress.money.cost import Cost
 from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.projection import Projection
 from proxy.egress.money.purse import CapReached, Purse, Warn
-from proxy.egress.money.tariff import Cost, Tariffs
+from proxy.egress.money.tariff import Tariffs
 from proxy.observe.metrics import Metrics
 from proxy.observe.series import OTHER
 from proxy.observe.trace import Ids
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 FIRST_GUESS = 1_000  # tokens of an answer, until the model's own are known
 UNREAD = 200_000  # tokens of a body that was too large to be read: that is pictures, and their bytes are no text
 ANSWERED = 500  # names of deployments that are remembered
-TEXT = frozenset(("chat", "responses", "completions", "messages"))  # endpoints whose answers are tokens
+# Endpoints whose answers are tokens.
+TEXT = frozenset(("chat", "responses", "compact", "decisions", "completions", "messages"))
 
 
 class Meter:

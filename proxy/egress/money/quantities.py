@@ -16,7 +16,7 @@ from proxy.egress.dialects import Usage
 from proxy.egress.dialects.dialect import Json, count, decimal, mapping
 
 SPEECH_TOKENS = 17  # of audio a second (platform.openai.com/docs/pricing: $0.006 a minute at $6 a million)
-LONGEST = 30 * 86_400  # seconds of audio in one call that are believed
+LONGEST = 30 * 86_400  # seconds of audio or video in one call that are believed
 _INPUTS = frozenset(
     ("input", "cached", "written", "written_1h", "audio_in", "audio_cached", "image_in", "image_cached")
 )
@@ -41,6 +41,9 @@ def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model
     """`priced` are the units that the model has a price of its own for."""
     found = Quantities({"requests": 1})
     details = usage.details
+    if "video_seconds" in details:
+        found.amounts["video_seconds"] = _milliseconds(details["video_seconds"])
+        return found
     for key in _SECONDS:
         if key in details and ("hours" in priced or details.get("type") == "duration"):
             _audio(found, details[key], priced)
@@ -57,12 +60,16 @@ def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model
 
 def _audio(found: Quantities, seconds: object, priced: frozenset[str]) -> None:
     """Audio by its length; in tokens where the model has no price by the hour."""
-    length = min(max(decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST))
+    length = _milliseconds(seconds)
     if "hours" in priced:
-        found.amounts["hours"] = int(length * 1000)
+        found.amounts["hours"] = length
     else:
-        found.amounts["audio_in"] = int(length * SPEECH_TOKENS)
+        found.amounts["audio_in"] = length * SPEECH_TOKENS // 1000
         found.doubtful.add("audio_in")
+
+
+def _milliseconds(seconds: object) -> int:
+    return int(min(max(decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST)) * 1000)
 
 
 def _input(found: Quantities, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
@@ -85,6 +92,8 @@ def _input(found: Quantities, endpoint: str | None, usage: Usage, priced: frozen
     amounts["cached"] = cached
     if written:
         amounts |= {"written": written - hour, "written_1h": hour}
+        if count(mapping(before.get("cache_write_tokens_details")).get("ttl_12h_tokens")):
+            found.doubtful.add("written")  # kept longer than the one price that there is says
     amounts["input"] = max(0, total - named)
     if named > total:
         found.doubtful |= _INPUTS
@@ -128,6 +137,10 @@ def _output(found: Quantities, endpoint: str | None, usage: Usage, priced: froze
         if (audio and "audio_out" not in priced) or (image and "image_out" not in priced and endpoint != "images"):
             found.doubtful |= {"audio_out", "image_out"}
         total = max(0, total - audio - image)
+    if "images" in priced:
+        found.amounts["images"] = count(usage.details.get("images"))
+    if "outside" in usage.details:
+        found.doubtful.add("reasoning")  # what was neither input nor output the answer does not say
     found.amounts["reasoning"] = min(reasoning, total)
     found.amounts["output"] = total - min(reasoning, total)
 

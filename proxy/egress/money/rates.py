@@ -20,6 +20,8 @@ _PER: Mapping[str, int] = {  # how many units a price is for; of the others a mi
     "searches": 1000,
     "file_searches": 1000,
     "requests": 1000,
+    "images": 1,
+    "video_seconds": 1000,  # counted in milliseconds too
 }
 # What is charged like its parent where it has no price of its own. Order matters: parents first.
 _PARENTS: Mapping[str, tuple[str, ...]] = {
@@ -36,7 +38,17 @@ _PARENTS: Mapping[str, tuple[str, ...]] = {
     "image_out": ("output",),
     "video_out": ("output",),
 }
-_PRICED_ALONE = ("input", "output", "characters", "hours", "searches", "file_searches", "requests")
+_PRICED_ALONE = (
+    "input",
+    "output",
+    "characters",
+    "hours",
+    "searches",
+    "file_searches",
+    "requests",
+    "images",
+    "video_seconds",
+)
 Row = Mapping[str, object]  # as the table has it: unit → dollars, or [dollars, [from tokens, dollars] …]
 
 
@@ -62,6 +74,14 @@ class Rates:
             if context > start:
                 return rates
         return self._bands[0][1]
+
+
+def parent(unit: str, row: Row) -> object:
+    """The price of what a unit is charged like, where a row has none of its own for it."""
+    for one in _PARENTS.get(unit, ()):
+        if (found := row.get(one, parent(one, row))) is not None:
+            return found
+    return None
 
 
 def nanos(amount: int, times: int = 1, over: int = 1) -> int:

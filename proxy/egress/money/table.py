@@ -98,6 +98,7 @@ class Table:
         self.vendors: Mapping[str, str] = found["vendors"]
         self.others: Mapping[str, Sequence[str]] = found["others"]
         self.images: Mapping[str, Mapping[str, Sequence[float]]] = found["images"]
+        self.videos: Mapping[str, Mapping[str, float]] = found["videos"]
         self._hosts: Sequence[tuple[str, str]] = found["hosts"]
         self._prices = found["prices"]
         self._rows = found["models"]
@@ -145,6 +146,16 @@ def image_price(model: str, size: str, *, hd: bool) -> Decimal | None:
     """Dollars an image."""
     prices = table().images.get(model, {}).get(size)
     return None if prices is None else Decimal(str(prices[hd]))
+
+
+def video_prices(model: str | None) -> Mapping[str, Decimal]:
+    """Dollars a second, by size; empty for a model that is not known. None: of each size the dearest."""
+    known = table().videos
+    if model is not None:
+        name = re.sub(r"-20\d\d-\d\d-\d\d$", "", model.lower().rpartition("/")[2])
+        return {size: Decimal(str(price)) for size, price in known.get(name, {}).items()}
+    sizes = {size for of in known.values() for size in of}
+    return {size: max(Decimal(str(of[size])) for of in known.values() if size in of) for size in sizes}
 
 
 def _fits(matcher: Any, name: str) -> bool:

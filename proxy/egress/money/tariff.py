@@ -12,9 +12,13 @@ from typing import Literal
 from proxy.egress.dialects import Usage
 from proxy.egress.dialects.dialect import Json, count, decimal, mapping, text
 from proxy.egress.money.catalog import LONGEST_NAME, Catalog, snapshot_of
+from proxy.egress.money.cost import NOTHING as NOTHING
+from proxy.egress.money.cost import Cost as Cost
+from proxy.egress.money.own import Own
 from proxy.egress.money.quantities import SPEECH_TOKENS, Quantities, quantities
 from proxy.egress.money.rates import Rates, dollars, nanos
-from proxy.egress.money.table import Model, image_price
+from proxy.egress.money.table import Model, image_price, video_prices
+from proxy.egress.money.video import seconds_asked, size_of, video_cost
 from proxy.policy import outgoing
 
 SAFE_OUTPUT = 128_000  # tokens; more no model of the table writes in one answer but one
@@ -22,24 +26,14 @@ REMEMBERED = 512  # names of models
 DEAREST = Decimal(1_000_000)  # dollars; no single call costs more, whatever an answer says
 TIERS = frozenset(("flex", "batch", "priority", "fast", "ultrafast"))  # those that change a price
 CHARACTERS = 15  # of English, spoken in a second
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Whole nano-dollars (1e-9 $), never a float. `estimated` is the part that rests on an estimate."""
-
-    nanos: int
-    estimated: int = 0
-
-
-NOTHING = Cost(0)
+TICKS = 10  # of xAI, a nano-dollar
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A price: the policy's (`rates`), or a model of the table. `sure`: this very model's, so no estimate."""
+    """A price: the policy's (`own`), or a model of the table. `sure`: this very model's, so no estimate."""
 
-    rates: Rates | None = None
+    own: Own | None = None
     model: Model | None = None
     sure: bool = True
     times: int = 1
@@ -56,13 +50,13 @@ class Tariffs:
         unknown: Literal["highest", "refuse", "zero"],
     ) -> None:
         self._catalog = Catalog(kind, base_url)
-        self._overrides = {name: Rates(_row(price)) for name, price in overrides.items()}
+        self._overrides = {name: Own(price) for name, price in overrides.items()}
         self._unknown = unknown
         self._find = lru_cache(maxsize=REMEMBERED)(self._look)
 
     def known(self, model: str | None) -> bool:
         """Whether there is a price, so that it may be a metric's label too."""
-        return self._found(model, None) is not None
+        return self._found(model, None) is not None or (model is not None and bool(video_prices(model)))
 
     def refuses(self, model: str | None) -> bool:
         return self._unknown == "refuse" and not self.known(model)
@@ -81,15 +75,35 @@ class Tariffs:
         if endpoint == "moderations":
             return NOTHING  # developers.openai.com/api/docs/models/omni-moderation-latest: free
         found = self._found(model, usage.model)
-        if found is None or found.rates is None:
+        if found is None or found.own is None:
             reported = _reported(usage.details)
             if reported is not None:
                 return Cost(reported)
-        if found is None and self._unknown == "zero":
+        if not usage.parts:
+            return self._priced(endpoint, usage, found, model, at)
+        total = estimated = 0
+        for part in usage.parts:
+            # The model asked for says nothing of what another model of the same call costs.
+            asked = model if part.model == usage.model and part.endpoint is None else None
+            kind = part.endpoint or endpoint
+            cost = self._priced(kind, part, self._found(asked, part.model), asked, at, first=part is usage.parts[0])
+            total, estimated = total + cost.nanos, estimated + cost.estimated
+        return Cost(total, estimated)
+
+    def _priced(
+        self, endpoint: str | None, usage: Usage, found: Found | None, model: str | None, at: float, first: bool = True
+    ) -> Cost:
+        """`first`: of several parts, the one that is charged what a call costs once."""
+        details, named = usage.details, usage.model or model
+        if found is None and self._unknown == "zero" and not (endpoint == "videos" and named and video_prices(named)):
             return NOTHING
-        rates, sure = self._rates(found, endpoint, _tier(usage.details), at)
-        took = quantities(endpoint, usage, rates.priced, usage.model or model)
-        return self._charge(took, rates, found, sure=sure, at=at, geo=usage.details.get("inference_geo"))
+        rates, sure = self._rates(found, endpoint, _tier(details), at, details.get("size"))
+        if endpoint == "videos" and "video_seconds" not in rates.priced:
+            return video_cost(named, details)
+        took = quantities(endpoint, usage, rates.priced, named)
+        if not first:
+            took.amounts.pop("requests", None)
+        return self._charge(took, rates, found, sure=sure, at=at, geo=details.get("inference_geo"))
 
     def estimate(
         self, endpoint: str | None, model: str | None, *, input_tokens: int, output_tokens: int, at: float
@@ -98,6 +112,9 @@ class Tariffs:
         found = self._found(model, None)
         if endpoint == "moderations" or (found is None and self._unknown == "zero"):
             return NOTHING
+        if endpoint == "videos":
+            guess = self._video(model, {}, found, at).nanos
+            return Cost(guess, guess)
         rates, _ = self._rates(found, endpoint, None, at)
         took = _expected(endpoint, count(input_tokens), count(output_tokens), rates.priced)
         return self._charge(took, rates, found, sure=False, at=at)
@@ -108,16 +125,33 @@ class Tariffs:
         found = self._found(model, None)
         if endpoint == "moderations":
             return NOTHING
+        if endpoint == "videos":
+            return self._video(model, body, found, at)
         if endpoint == "images":
-            return _images(model, body)
+            return self._images(model, body, found, at)
         said = body.get("input")
         if endpoint != "audio" or not isinstance(said, str) or found is None:
             return None
         rates, sure = self._rates(found, endpoint, None, at)
         if "characters" in rates.priced:
-            return self._charge(Quantities({"characters": len(said)}), rates, found, sure=sure, at=at)
+            took = Quantities({"characters": len(said), "requests": 1})
+            return self._charge(took, rates, found, sure=sure, at=at)
         took = Quantities({"input": -(-len(said) // 4), "audio_out": -(-len(said) * SPEECH_TOKENS // CHARACTERS)})
         return self._charge(took, rates, found, sure=False, at=at)
+
+    def _images(self, model: str | None, body: Json, found: Found | None, at: float) -> Cost | None:
+        if found is not None:
+            rates, sure = self._rates(found, "images", None, at, body.get("size"))
+            if "images" in rates.priced:
+                took = Quantities({"images": _number(body), "requests": 1})
+                return self._charge(took, rates, found, sure=sure, at=at)
+        return _images(model, body)
+
+    def _video(self, model: str | None, body: Json, found: Found | None, at: float) -> Cost:
+        """What was ordered; an estimate where it is another video's length, or the API's to choose."""
+        told = {"video_seconds": seconds_asked(body), "size": size_of(body)}
+        cost = self._priced("videos", Usage(0, 0, 0, 0, model, told), found, model, at)
+        return cost if model and body.get("seconds") else Cost(cost.nanos, cost.nanos)
 
     def _found(self, asked: str | None, answered: str | None) -> Found | None:
         if (asked is not None and len(asked) > LONGEST_NAME) or (answered is not None and len(answered) > LONGEST_NAME):
@@ -128,18 +162,20 @@ class Tariffs:
         names = [name for name in (asked, answered) if name]
         for name in (*names, *(short for name in names if (short := snapshot_of(name)) is not None)):
             if name in self._overrides:
-                return Found(rates=self._overrides[name], model=self._catalog.model(name))
+                return Found(own=self._overrides[name], model=self._catalog.model(name))
         # The answer names the snapshot; where only the request's name is known, that one it is.
         for name in reversed(names):
             if (entry := self._catalog.entry(name)) is not None:
                 return Found(model=entry.model, sure=entry.sure, times=entry.times)
         return None
 
-    def _rates(self, found: Found | None, endpoint: str | None, tier: str | None, at: float) -> tuple[Rates, bool]:
+    def _rates(
+        self, found: Found | None, endpoint: str | None, tier: str | None, at: float, size: object = None
+    ) -> tuple[Rates, bool]:
         if found is None:
             return self._catalog.dearest(endpoint, at), False
-        if found.rates is not None:
-            return found.rates, True
+        if found.own is not None:
+            return found.own.rates(tier, size), True
         assert found.model is not None
         rates, known = found.model.rates(at, tier)
         return rates, known and found.sure
@@ -163,7 +199,7 @@ class Tariffs:
                 doubtful += part
         times, over = (found.times if found is not None else 1), 1
         uplift = 0
-        if found is None or found.rates is None:  # the policy's price is all there is to pay
+        if found is None or found.own is None:  # the policy's price is all there is to pay
             if geo == "us":
                 times, over = times * 11, 10  # platform.claude.com/docs/en/about-claude/pricing: 1.1 times everything
             if self._catalog.regional:
@@ -175,15 +211,12 @@ class Tariffs:
         return Cost(total + uplift, min(total, nanos(doubtful, times, over)) + uplift)
 
 
-def _row(price: outgoing.Price) -> dict[str, object]:
-    row: dict[str, object] = {"input": price.input, "output": price.output}
-    if price.cached_input is not None:
-        row["cached"] = price.cached_input
-    return row
-
-
 def _reported(details: Json) -> int | None:
-    """OpenRouter's `cost` in dollars (openrouter.ai/docs/use-cases/usage-accounting), Perplexity's `total_cost`."""
+    """OpenRouter's `cost` in dollars (openrouter.ai/docs/use-cases/usage-accounting), Perplexity's `total_cost`,
+    xAI's `cost_in_usd_ticks` (docs.x.ai/developers/cost-tracking)."""
+    ticks = details.get("cost_in_usd_ticks")
+    if type(ticks) is int and ticks >= 0:  # and no bool
+        return min((ticks + TICKS // 2) // TICKS, dollars(DEAREST))
     cost = details.get("cost")
     value = decimal(mapping(cost).get("total_cost")) if isinstance(cost, dict) else decimal(cost)
     if value is None or value < 0:
@@ -215,8 +248,12 @@ def _expected(endpoint: str | None, before: int, after: int, priced: frozenset[s
 
 def _images(model: str | None, body: Json) -> Cost | None:
     name = (model or "dall-e-2").lower().rpartition("/")[2]  # the API's own default
-    wanted = body.get("n")
-    number = wanted if isinstance(wanted, int) and 1 <= wanted <= 10 else 1
     size = re.sub(r"\s", "", text(body.get("size")) or "1024x1024")
     price = image_price(name, size, hd=body.get("quality") == "hd")
-    return None if price is None else Cost(dollars(price * number))
+    return None if price is None else Cost(dollars(price * _number(body)))
+
+
+def _number(body: Json) -> int:
+    """Images asked for."""
+    wanted = body.get("n")
+    return wanted if isinstance(wanted, int) and 1 <= wanted <= 10 else 1

@@ -37,10 +37,12 @@ class Account:
         if call.owner is not None and call.owner.request is not None:
             call.owner.request.call_began()
 
-    def paid(self, call: Call) -> None:
-        """An answer that several read has been paid by the call that began it, which may be over since long."""
+    def paid(self, call: Call, upstream: Upstream) -> None:
+        """An answer that several read is whole, and what it cost is known: told by the call that began it, which
+        may be over since long."""
+        call.shared = False
         if call.over:
-            self._books.close(call)
+            self._tell(call, upstream)
 
     def end(self, call: Call, upstream: Upstream) -> None:
         self.in_flight -= 1
@@ -49,8 +51,14 @@ class Account:
         if owner is not None and owner.request is not None:
             owner.request.call_ended(spent if call.bills else None)
         call.over = True
+        call.took = self._clock() - call.began
+        if not call.shared:
+            self._tell(call, upstream)
+
+    def _tell(self, call: Call, upstream: Upstream) -> None:
         self._books.close(call)
-        took = self._clock() - call.began
+        owner, took = call.owner, call.took
+        spent = sum(bill.cost for bill in call.bills)
         metrics, name = self._metrics, call.upstream
         model = upstream.label(call.model)
         metrics.upstream_calls_total.child(name, model, call.outcome).inc()
@@ -63,6 +71,7 @@ class Account:
             self._remember(self._recent, call, took)
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
+            used = upstream.beside.get(call.used, upstream)
             for kind, count in (
                 ("input", usage.input - usage.cached_input),
                 ("cached_input", usage.cached_input),
@@ -70,7 +79,7 @@ class Account:
                 ("reasoning", usage.reasoning),
             ):
                 if count > 0:
-                    metrics.tokens_total.child(name, model, kind).inc(count)
+                    metrics.tokens_total.child(used.name, used.label(call.model), kind).inc(count)
         self._emit(
             "call",
             f"{call.method} {call.upstream}{call.path} {call.status or call.outcome}",

@@ -44,16 +44,29 @@ class Answer:
     splitter: Splitter | None = None
     state: StreamState | None = None
     parsed: object = None
-    errored: bool = False  # the stream had an error event of its own
+    errored: bool = False  # the stream had an error event, of its own or of ours
+    error_status: int = 0  # what its own error event would have been as an answer; 0 where it has none
+    permanent: bool = False  # its own error event is one that no retry mends
     broken: str | None = None  # what is wrong with the stream, found behind its first event
 
     def release(self) -> None:
         """Give back or close what still holds a connection."""
         discard(self.response)
 
+    def err(self, state: StreamState) -> None:
+        """The stream's own error event came."""
+        self.errored = True
+        self.error_status = state.error_status
+        self.permanent = not state.retryable
+
     def learnt(self) -> Mapping[str, str]:
         """The header fields by name, for whoever looks for limits in them."""
         return self.response.headers if self.response is not None else {}
+
+    @property
+    def redirected(self) -> bool:
+        """It says where an answer is, or that there is no newer one (3xx): the app's to follow."""
+        return 300 <= self.status < 400
 
     def field(self, name: str) -> str | None:
         for key, value in self.fields:
@@ -72,7 +85,7 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
         if not complete:
             answer.held, answer.body = [answer.body], None
         return answer
-    if call.endpoint is None or call.method == "HEAD" or response.status in (204, 304):
+    if call.endpoint is None or call.method == "HEAD" or response.status == 204 or answer.redirected:
         return answer
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":
@@ -134,8 +147,8 @@ async def _begin(answer: Answer, state: StreamState) -> None:
                 answer.broken = MALFORMED
                 return
             if verdict is Verdict.ERROR:
-                answer.errored = True
-                if not begun and state.retryable:
+                answer.err(state)
+                if not begun:
                     answer.judged = state.error_status
             held.append(event)
             count += 1

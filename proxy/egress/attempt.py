@@ -27,7 +27,6 @@ class Sender:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._client = RetryClient(client_session=cast("aiohttp.ClientSession", self))
-        self._refuses_usage = False  # it knows no stream_options: it answered so
 
     async def answer(self, call: Call, series: Series) -> Answer:
         """What the attempts came to: an answer for the app, good or bad. Raises AttemptFailed without one."""
@@ -77,10 +76,12 @@ class Sender:
             return self._made_up(call, injected.status)
         answer, asked_usage = await self._send(call, url)
         if asked_usage and answer.status in (400, 422) and b"stream_options" in (answer.body or b""):
-            # Some hosts that speak this dialect do not know the option: theirs is the app's request as it was.
-            self._refuses_usage = True
+            # It may not know the option, or quote the input of a call that it refuses anyway: theirs is the app's
+            # request as it was, and what becomes of that tells.
             answer.release()
-            answer, _ = await self._send(call, url)
+            answer, _ = await self._send(call, url, as_it_was=True)
+            if answer.judged < 400:
+                self._upstream.usage_option.refused(call.ask.model)
         if injected is not None and injected.cut:
             if answer.state is None:
                 answer.release()
@@ -88,14 +89,16 @@ class Sender:
             answer.broken = "cut by a fault of the policy (faults)"
         return answer
 
-    async def _send(self, call: Call, url: URL) -> tuple[Answer, bool]:
+    async def _send(self, call: Call, url: URL, *, as_it_was: bool = False) -> tuple[Answer, bool]:
         """An answer, and whether its stream was asked for usage on our own account."""
         upstream = self._upstream
         body, fields, asked_usage = call.body, call.fields, False
         if call.endpoint is not None:
             fields = _readable(fields, call.ask.stream or call.body.parsed is None)
-            if call.body.whole and call.body.parsed is not None and not self._refuses_usage:
+            if call.body.whole and call.body.parsed is not None and not as_it_was:
                 changed = upstream.dialect.add_usage(call.endpoint, call.body.whole, call.body.parsed)
+                if changed is not None and not upstream.usage_option.known(call.ask.model):
+                    changed = None
                 if changed is not None:
                     body, asked_usage = call.body.replaced(changed), True
         length = body.length if body.whole is None or len(body.whole) > SLICE else None

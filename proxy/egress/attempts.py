@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from proxy.egress.upstream import Upstream
 
 HOPELESS = frozenset(("certificate",))
-INDEFINITE = frozenset(("reset", "first_byte"))  # what the upstream made of it, and bills, nobody knows
+INDEFINITE = frozenset(("reset", "first_byte", "malformed"))  # what the upstream made of it, and bills, nobody knows
 LONGEST_HOLD = 60.0  # seconds that one Retry-After holds back an upstream's next calls at most
 SAFE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 
@@ -91,7 +91,7 @@ class Series(RetryOptionsBase):
             return True
         asked = asked_wait(answer.field, self._upstream.now())
         upstream = self._upstream
-        permanent = upstream.dialect.permanent(answer.judged, answer.parsed)
+        permanent = answer.permanent or upstream.dialect.permanent(answer.judged, answer.parsed)
         if answer.judged == 429 and asked is not None and not permanent:
             upstream.pace.hold(min(asked, LONGEST_HOLD))
         told = (answer.field("x-should-retry") or "").strip().lower()

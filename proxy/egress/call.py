@@ -42,9 +42,11 @@ class Call:
         "rest",
         "row_id",
         "sdk_retry",
+        "shared",
         "status",
         "target",
         "tier",
+        "took",
         "upstream",
         "usage",
         "used",
@@ -80,7 +82,14 @@ class Call:
         self.usage: Usage | None = None
         self.refused: CallRefused | None = None
         self.over = False
+        self.took = 0.0  # seconds, once it is over
+        self.shared = False  # others read its answer too: what it costs is known when that ends
         self.reason: str | None = None  # in words, where something failed
+
+    def became(self, copy: Call) -> None:
+        """It was answered as a copy of it that went to another model or upstream (a fallback)."""
+        self.status, self.usage, self.first_byte_at = copy.status, copy.usage, copy.first_byte_at
+        self.fallback, self.used, self.ask = copy.fallback, copy.used, copy.ask
 
     @property
     def path(self) -> str:

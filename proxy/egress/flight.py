@@ -25,7 +25,8 @@ class Flight:
         self._size = 0
         self._error: BaseException | None = None
         self._over = False
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}  # in the order in which they came
+        self._taken = False  # somebody has the head
         self._moved = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._run(work))
 
@@ -82,7 +83,7 @@ class Flight:
             reader.more.set()
 
     def _left(self, reader: Reader) -> None:
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
         self._moved.set()
         if not self._readers and not self._over:
             self.task.cancel()
@@ -96,7 +97,8 @@ class Reader:
         self.at = 0  # chunks read
         self.read = 0  # bytes read
         self.more = asyncio.Event()
-        flight._readers.add(self)
+        self.first = False  # of all, to have the head: who began the flight, unless that one is gone
+        flight._readers[self] = None
 
     async def __aenter__(self) -> Reader:
         return self
@@ -110,6 +112,8 @@ class Reader:
         while self._flight._head is None:
             self._raise()
             await self._wait()
+        self.first = not self._flight._taken
+        self._flight._taken = True
         return self._flight._head
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -22,7 +22,7 @@ from proxy.egress.deadline import PATIENCE, Deadline, patience_of
 from proxy.egress.dialects import Ask, Dialect
 from proxy.egress.flight import Flight
 from proxy.egress.headers import Fields, fields, first, outgoing, token_of
-from proxy.egress.heads import of_refusal
+from proxy.egress.heads import as_shared, of_refusal
 from proxy.egress.keys import Keys, variable
 from proxy.egress.money.books import Books
 from proxy.egress.produce import Producer
@@ -230,12 +230,15 @@ class Pipeline:
             except TimeoutError:
                 took = self._clock() - call.began
                 raise refusal.timed_out(upstream.name, deadline.reason, took) from None
-            finally:
-                self._account.paid(call)
+
+        def over(_: asyncio.Task[None]) -> None:
+            self._account.paid(call, upstream)
+            upstream.end()
 
         upstream.begin()
+        call.shared = True
         flight = upstream.flights.start(key, work)
-        flight.task.add_done_callback(lambda _: upstream.end())
+        flight.task.add_done_callback(over)
         return flight
 
     async def _join(self, call: Call, flight: Flight, sink: ToApp, deadline: Deadline) -> None:
@@ -246,8 +249,7 @@ class Pipeline:
             call.status = head.status
             deadline.commit(None)
             if call.cache == "coalesced":
-                replaced = [(n, v) for n, v in head.fields if n.lower() != "x-outrigger-cache"]
-                head = Head(head.status, head.reason, [*replaced, ("x-outrigger-cache", "coalesced")], head.length)
+                head = Head(head.status, head.reason, as_shared(head.fields, pays=reader.first), head.length)
             await sink.begin(head)
             async for data in reader:
                 await sink.write(data)
@@ -263,7 +265,6 @@ class Pipeline:
             if (step.stale or step.text is not None) and hasattr(call, "body"):
                 deadline = Deadline(self._clock(), total=None, patience=None)
                 if await self._producer.fall_back(call, upstream, step, sink, deadline, key):
-                    call.outcome = "fallback"
                     return
         raise late
 

@@ -54,11 +54,10 @@ class Producer:
         try:
             for step in fallback.steps(upstream):
                 if await self.fall_back(call, upstream, step, sink, deadline, key):
-                    call.outcome = "fallback"
                     return
             if isinstance(failure, CallRefused):
                 raise failure
-            call.outcome = "error" if failure.judged >= 500 else "ok"
+            call.outcome = "error" if failure.judged >= 500 or failure.error_status else "ok"
             await self._send(call, upstream, failure, sink, deadline, None)
         except Broken as broken:
             call.outcome, call.reason = "error", str(broken)
@@ -69,18 +68,19 @@ class Producer:
     async def fall_back(
         self, call: Call, upstream: Upstream, step: Fallback, sink: Sink, deadline: Deadline, key: bytes | None
     ) -> bool:
+        """Whether this step of the policy's gave an answer; then the call has its outcome."""
         if step.stale:
             entry = upstream.cache.stale(key) if key is not None else None
             if entry is None:
                 return False
-            call.cache, call.fallback = "stale", "stale"
+            call.cache, call.fallback, call.outcome = "stale", "stale", "fallback"
             await self._give(call, Head(entry.status, "", fields(entry.headers)), entry.body, sink)
             return True
         if step.text is not None:
             made = fallback.canned(call, upstream, step.text)
             if made is None:
                 return False
-            call.fallback = "text"
+            call.fallback, call.outcome = "text", "fallback"
             await self._give(call, Head(200, "", [("Content-Type", made[0])]), made[1], sink)
             return True
         moved = fallback.elsewhere(call, step, upstream.beside)
@@ -97,11 +97,15 @@ class Producer:
             if isinstance(failed.failure, Answer):
                 failed.failure.release()
             return False
+        except asyncio.CancelledError:
+            call.became(copy)
+            call.outcome = copy.outcome
+            raise
         finally:
             call.attempts = copy.attempts
             call.reason = copy.reason or call.reason
-        call.status, call.usage, call.first_byte_at = copy.status, copy.usage, copy.first_byte_at
-        call.fallback, call.used = copy.fallback, other.name
+        call.became(copy)
+        call.outcome = "error" if copy.outcome == "error" else "fallback"
         return True
 
     async def _call(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
@@ -129,6 +133,7 @@ class Producer:
                 )
             ok: bool | None = None
             upstream.budget.call()
+            answer: Answer | None = None
             try:
                 answer = await self._attempts(call, upstream, Series(call, upstream, deadline, admission, bill))
                 if answer.judged >= 400:
@@ -137,7 +142,8 @@ class Producer:
                         raise CallFailed(answer)
                 await self._send(call, upstream, answer, sink, deadline, key, bill)
                 call.outcome = "ok"  # until here it is the app that may be gone
-                ok = True if answer.judged < 400 else ok
+                if answer.judged < 400:
+                    ok = None if answer.redirected and call.endpoint is not None else True
             except AttemptFailed as failure:
                 ok = False
                 call.outcome, call.reason = "error", str(failure)
@@ -153,6 +159,10 @@ class Producer:
                     bill.lost()
                 raise
             finally:
+                if answer is not None and answer.error_status:  # inside its stream, which the app may leave for it
+                    ok = False if answer.error_status >= 500 else None
+                    call.outcome = "error"
+                    call.reason = f"its stream ended with an error event, of the kind of a {answer.error_status}"
                 breaker.ended(admission, ok, seconds=(call.first_byte_at or self._clock()) - admission.began)
         finally:
             used = call.usage
@@ -193,6 +203,8 @@ class Producer:
             call.reason = call.reason or f"status {answer.judged}"
             if bill is not None:
                 bill.close()  # a definite error is not billed
+        elif answer.redirected and bill is not None:
+            bill.close()  # it is no answer yet
         if answer.body is not None:
             call.usage = upstream.dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
             if bill is not None:

@@ -44,7 +44,7 @@ async def _events(answer: Answer, sink: Sink, deadline: Deadline) -> None:
                 answer.broken = MALFORMED
                 break
             if verdict is Verdict.ERROR:
-                answer.errored = True
+                answer.err(state)
             if verdict is not Verdict.DROP:
                 passed.append(event)
         if passed:

@@ -19,6 +19,7 @@ from proxy.egress.flight import Flights
 from proxy.egress.money.meter import Meter
 from proxy.egress.pace import Pace
 from proxy.egress.target import endpoint, join
+from proxy.egress.usageoption import UsageOption
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
 from proxy.observe.series import OTHER
@@ -58,6 +59,7 @@ class Upstream:
         self.flights = Flights()
         self.faults = Faults(())
         self.meter = Meter(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
+        self.usage_option = UsageOption(clock)
         self.sender = Sender(self)
         self.beside: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
         self.in_flight = 0

@@ -65,7 +65,8 @@ class Books:
             return
         if last is None:
             call.row_id = call.row_id or self._ids.token()
-        row = _row(call, call.used, last.id if last is not None else call.row_id, call.model)
+        id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
+        row = _row(call, call.used, id, model)
         row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache
         if last is not None:
             row.upstream = last.upstream

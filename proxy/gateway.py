@@ -223,7 +223,7 @@ class Gateway:
         if self._open and not await self.door.drain(drain):
             left = sum(self.door.account.in_flight.values())
             self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
-        self.door.end_waiting()
+        await self.door.cut()
         await self.app.stop()
         await asyncio.wait((life,))
         self._emit("gateway.end", "Stopped.")

@@ -20,6 +20,9 @@ class Traffic(Protocol):
     def drop_idle(self) -> None:
         """End the connections that wait for a next request."""
 
+    def cut(self, detail: str) -> int:
+        """End those with a request under way, and say how many there were; who waits for an answer is told why."""
+
 
 class AppFace(Protocol):
     """An app, whoever runs it. `since` is the clock's time of the last change of state."""

@@ -197,6 +197,7 @@ class Supervisor:
             if traffic.in_use and process.running and not self._stopping:
                 text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
                 self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
+                traffic.cut("The app did not finish its answer within listen.drain, and is being replaced.")
             traffic.drop_idle()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────

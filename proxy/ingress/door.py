@@ -104,10 +104,13 @@ class Door:
             tunnel.abort()
         return len(found)
 
-    def end_waiting(self) -> None:
-        """The app is about to stop: who waits for it is told, idle connections to it end."""
+    async def cut(self) -> None:
+        """The app is about to stop: who waits for it is told, what is under way is cut, idle connections to it end.
+        Else it would spend its orderly stop on them. Tunnels stay: the app closes its own."""
         self.relay.ending = True
+        self.pool.cut("The app did not finish its answer within listen.drain, and is being stopped.")
         self.pool.drop_idle()
+        await self.server.cut()
 
     def close(self) -> None:
         self.server.close()

@@ -14,7 +14,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from proxy.errors import AppUnreachable
+from proxy.errors import AppUnreachable, Refusal
 from proxy.ingress.leg import Leg
 
 IDLE = 1.5
@@ -119,6 +119,15 @@ class Pool:
         """End idle legs: the app was replaced, or is about to stop."""
         while self._idle:
             self.discard(self._idle.popleft()[0])
+
+    def cut(self, detail: str) -> int:
+        """End what is under way: before its answer's head with a 502, later so that nobody takes it for whole. How
+        many there were; tunnels stay."""
+        idle = {leg for leg, _ in self._idle}
+        left = [leg for leg in self._sockets if leg not in idle]
+        for leg in left:
+            leg.expire(Refusal("app-unreachable", 502, "Bad gateway", detail))
+        return len(left)
 
     def close(self) -> None:
         self._closed = True

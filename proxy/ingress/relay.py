@@ -61,6 +61,8 @@ class Relay:
     async def _ask(self, connection: Connection, x: Exchange, head: bytes, upload: Upload) -> Leg:
         """The leg whose answer's head has come. An idle leg that proves dead is replaced once, where
         nothing of the answer was seen and the method may be repeated."""
+        if self.ending:
+            raise self._away()
         repeatable = x.method in IDEMPOTENT and upload.whole
         # An app that is away gets nothing more over the connections it still holds: it is about to stop.
         leg = self._pool.take_idle(repeatable=repeatable) if self._backend.is_ready else None

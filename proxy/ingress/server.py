@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.ingress.connection import Connection, Handler, Refuser
 
 BACKLOG = 1024
+FLUSH = 0.5  # seconds for the last bytes to a connection that is being cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ class Server:
         done, _ = await asyncio.wait((self._quiet,), timeout=patience)
         self._quiet.cancel()
         return bool(done)
+
+    async def cut(self) -> None:
+        """End every connection that is no tunnel, once what was last written to it had a moment to go out."""
+        deadline = self._loop.time() + FLUSH
+        while not self._is_quiet() and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            if connection.tunnel is None:
+                connection.abort()
 
     def close(self) -> None:
         """End every connection now."""

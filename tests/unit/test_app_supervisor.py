@@ -55,6 +55,10 @@ class Traffic:
     def drop_idle(self) -> None:
         self.dropped += 1
 
+    def cut(self, _: str) -> int:
+        cut, self.in_use = self.in_use, 0
+        return cut
+
 
 class Warden:
     def watch(self, _: int) -> None: ...

@@ -53,7 +53,7 @@ async def _looked(policy: Policy, words: Sequence[str], environ: Mapping[str, st
     from proxy.cli.checks.upstreams import alerts, upstreams
 
     found = await asyncio.gather(
-        _bounded("ports", ports(policy)),
+        _bounded("ports", ports(policy, environ)),
         _bounded("app", app(policy, words, environ, Path.cwd())),
         _bounded("database", database(policy, environ)),
         _bounded("ledger", ledger(policy)),

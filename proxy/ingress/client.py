@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 from proxy.ingress import address, forwarded
 from proxy.ingress.address import CLOUDFLARE, PRIVATE, Address
+from proxy.ingress.dropped_fields import DROPPED
 from proxy.policy.model import Network, TrustedProxies
 
 Fields = Callable[[str], str | None]
 
 REMEMBERED = 4096  # addresses parsed lately; about 1 MiB when full
+STATED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded")
+RENDER_STATES = STATED[:2]  # what Render's edge writes itself; the others pass through it as its client sent them
 LOCAL = ""  # the peer's name where it has no address: a Unix socket
 
 
@@ -23,6 +26,7 @@ class Client(NamedTuple):
     proto: str | None
     host: str | None
     trusted: bool  # whether the direct peer's X-Forwarded-* are believed
+    dropped: frozenset[bytes] = DROPPED["nobody"]  # fields of the request that do not reach the app, in lower case
 
 
 class _Seen(NamedTuple):
@@ -58,10 +62,30 @@ class TrustedPeers:
         if kind == "auto":
             kind = "render" if on_render else "private"
         self._kind = kind
+        self._automatic = policy.kind == "auto"
+        self._stated = RENDER_STATES if kind == "render" else STATED
+        self._dropped = DROPPED["render" if kind == "render" else "private" if kind == "private" else "named"]
         self._hops = policy.hops
         self._networks: tuple[Network, ...] = policy.networks
         # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
         self._look = lru_cache(maxsize=REMEMBERED)(self._examine)
+
+    @property
+    def sentence(self) -> str:
+        """Whom this believes, for whoever runs it."""
+        fields = " and ".join(self._stated) if self._kind == "render" else "X-Forwarded-* and the like"
+        key = (
+            f"listen.trusted_proxies: auto, which is {self._kind} here" if self._automatic else "listen.trusted_proxies"
+        )
+        private = f"peers on a private network ({', '.join(str(one) for one in PRIVATE)})"
+        whom = {
+            "none": "nobody",
+            "render": f"{private}, behind one edge of Cloudflare",
+            "private": f"all {private}; whoever is on one can pose as anybody: name your proxy's own if others are",
+            "hops": f"everybody, {self._hops} hops deep",
+            "networks": ", ".join(str(one) for one in self._networks),
+        }[self._kind]
+        return f"{fields} are believed of {whom} ({key})."
 
     def client(self, peer: str, header: Fields) -> Client:
         """The client behind `peer`.
@@ -73,12 +97,8 @@ class TrustedPeers:
         if not self._believes(seen):
             return Client(seen.text if seen is not None else peer, None, None, False)
         found = self._walk(self._chain(header), seen)
-        return Client(
-            found.text if found is not None else LOCAL,
-            _proto(header),
-            header("x-forwarded-host"),
-            True,
-        )
+        host = header("x-forwarded-host") if "X-Forwarded-Host" in self._stated else None
+        return Client(found.text if found is not None else LOCAL, self._proto(header), host, True, self._dropped)
 
     def forwarding(self, client: Client, peer: str, header: Fields) -> tuple[tuple[bytes, bytes], ...]:
         """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
@@ -94,11 +114,11 @@ class TrustedPeers:
             fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
             return (*fields, (b"X-Forwarded-Proto", b"http"))
         fields = []
-        for name in ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"):
+        for name in self._stated:
             value = header(name.lower())
             if value is not None:
                 fields.append((name.encode(), _bytes(value)))
-        if seen is not None and header("x-forwarded-for") is None and header("forwarded") is None:
+        if seen is not None and header("x-forwarded-for") is None and self._forwarded(header) is None:
             fields.append((b"X-Forwarded-For", seen.text.encode()))
         return tuple(fields)
 
@@ -116,10 +136,24 @@ class TrustedPeers:
         value = header("x-forwarded-for")
         if value is not None:
             return reversed(value.split(","))
-        value = header("forwarded")
+        value = self._forwarded(header)
         if value is not None:
             return [hop.get("for", "") for hop in reversed(forwarded.elements(value))]
         return ()
+
+    def _forwarded(self, header: Fields) -> str | None:
+        return header("forwarded") if "Forwarded" in self._stated else None
+
+    def _proto(self, header: Fields) -> str | None:
+        value = header("x-forwarded-proto")
+        if value is None:
+            chain = self._forwarded(header)
+            hops = forwarded.elements(chain) if chain is not None else []
+            value = hops[0].get("proto") if hops else None
+        if value is None:
+            return None
+        first = value.partition(",")[0].strip().lower()
+        return first if first in ("http", "https", "ws", "wss") else None
 
     def _walk(self, chain: Iterable[str], peer: _Seen | None) -> _Seen | None:
         last = peer
@@ -158,18 +192,6 @@ class TrustedPeers:
             address.within(found, CLOUDFLARE),
             address.within(found, self._networks),
         )
-
-
-def _proto(header: Fields) -> str | None:
-    value = header("x-forwarded-proto")
-    if value is None:
-        value = header("forwarded")
-        hops = forwarded.elements(value) if value is not None else []
-        value = hops[0].get("proto") if hops else None
-    if value is None:
-        return None
-    first = value.partition(",")[0].strip().lower()
-    return first if first in ("http", "https", "ws", "wss") else None
 
 
 def _bytes(value: str) -> bytes:

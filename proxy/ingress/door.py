@@ -46,6 +46,8 @@ class Door:
     ) -> None:
         self._on_render = on_render
         self._metrics = metrics
+        self._emit = log.emit
+        self._trust = ""  # whom X-Forwarded-* are believed of, as it was last told
         self.pool = Pool(loop, lambda: backend.address)
         self.relay = Relay(loop, backend, self.pool)
         self.limiter = RateLimiter(loop.time)
@@ -77,7 +79,10 @@ class Door:
 
     def apply(self, policy: Policy) -> None:
         """Take a policy, the first or a newer one: counts, queues and connections go on as they are."""
-        self.pipeline.rules = Rules.of(policy, on_render=self._on_render)
+        self.pipeline.rules = rules = Rules.of(policy, on_render=self._on_render)
+        if policy.listen.public is not None and rules.peers.sentence != self._trust:
+            self._trust = rules.peers.sentence
+            self._emit("listen.trust", self._trust)
         self.admission.reconfigure(policy.overload)
         self.desk.claim(policy.listen.claim)
         self.relay.hold = policy.app.hold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from multidict import CIMultiDictProxy
@@ -173,14 +174,17 @@ class Exchange:
         return ", ".join(self.headers.getall(name))
 
 
+_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+
+
 def path_of(target: str) -> str:
-    """The path in a request target, of origin-form or absolute-form (RFC 9112 section 3.2)."""
-    if not target.startswith("/") and "://" in target:
-        rest = target.split("://", 1)[1]
-        slash = rest.find("/")
-        target = rest[slash:] if slash >= 0 else "/"
-    for mark in ("?", "#"):
-        cut = target.find(mark)
-        if cut >= 0:
-            target = target[:cut]
-    return target or "/"
+    """The path in a request target, of origin-form or absolute-form (RFC 9112 section 3.2).
+
+    A `#` has no place in a target; servers that take it for a part of the path are as many as those that cut there,
+    so it stays, and `pattern.readings` reads both.
+    """
+    if not target.startswith("/") and (authority := _AUTHORITY.match(target)) is not None:
+        target = target[authority.end() :]
+        if not target.startswith("/"):
+            target = "/" + target
+    return target.partition("?")[0] or "/"

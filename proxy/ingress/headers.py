@@ -3,48 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
 
 from proxy.ingress.badinput import bad_request
+from proxy.ingress.dropped_fields import HOP_BY_HOP
 from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.units import format_nanos
 
-# Connection-level fields end at a proxy, as does authentication meant for one (RFC 9110 section 11.7).
-HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authorization",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-# Fields the gateway itself speaks for: a client's own are dropped.
-OURS = frozenset(
-    (
-        b"x-outrigger-request",
-        b"x-request-id",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-        b"forwarded",
-    )
-)
-
-
-def _spellings(name: bytes) -> Iterable[bytes]:
-    """A name with each of its dashes also as an underscore: CGI-style apps cannot tell them apart."""
-    parts = name.split(b"-")
-    for marks in product((b"-", b"_"), repeat=len(parts) - 1):
-        yield parts[0] + b"".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))
-
-
 MOST_MEMBERS = 31  # of a client's tracestate, beside ours
-DROPPED_FROM_REQUESTS = HOP_BY_HOP | {spelling for name in OURS for spelling in _spellings(name)}
 VIA = b"Via: 1.1 outrigger\r\n"
 # HTTP/2 in a tunnel would carry requests past every limit (RFC 9113 took this upgrade out of HTTP/2).
 REFUSED_UPGRADES = frozenset(("h2c", "h2"))
@@ -78,13 +43,13 @@ def check_framing(x: Exchange, transfer_encoding: str | None) -> None:
 
 
 def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authority: str) -> bytes:
-    """The head the app gets: the client's, less what ends here, with what we vouch for.
+    """The head the app gets: the client's, less what ends here (`dropped_fields`), with what we vouch for.
 
     `forwarding` are the X-Forwarded-* and Forwarded fields to state. `authority` stands in for the
     Host that an HTTP/1.0 client need not send.
     """
     lines = [b"%s %s HTTP/1.1\r\n" % (x.method.encode(), x.target.encode("utf-8", "surrogateescape"))]
-    dropped = DROPPED_FROM_REQUESTS
+    dropped = x.client.dropped
     connection = x.headers.get("Connection")
     if connection is not None:
         values = (value for name, value in x.raw_headers if name.lower() == b"connection")

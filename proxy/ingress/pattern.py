@@ -1,7 +1,8 @@
 """Path patterns, and the ways in which a path can be read.
 
 A server may decode `%61` before it routes or after, take `//` for `/`, resolve `/../` or hand it on, treat
-`%2F` or a backslash as a slash, and ignore case or a slash at the end. Which of these the app does is not
+`%2F` or a backslash as a slash, cut a path at `#` or keep it, and ignore case or a slash at the end. A router whose
+expressions end in `$` takes one newline (`%0A`) after the path for its end, too. Which of these the app does is not
 known here, so a pattern is matched against every reading that differs (`readings`): a client cannot step
 around a limit by writing a path in another way. What the app gets stays as it was sent.
 
@@ -21,7 +22,7 @@ _UNUSUAL = re.compile(r"[%\\#]|//|/\.{1,2}(?:/|\Z)").search
 _ESCAPED_SLASH = re.compile(r"%2[fF]")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
 _SLASHES = re.compile(r"//+")
-_TOKEN = re.compile(r"\*+|\{[A-Za-z_][A-Za-z0-9_]*\}")
+_GAP = re.compile(r"((?:\*|\{[A-Za-z_][A-Za-z0-9_]*\})+)")
 
 
 def is_plain(path: str) -> bool:
@@ -39,11 +40,12 @@ def readings(path: str) -> tuple[str, ...]:
 def _readings(path: str) -> Iterator[str]:
     for spelling in _spellings(path):
         for decoded in _decodings(spelling):
-            merged = _SLASHES.sub("/", decoded)
-            if _DOTS.search(merged):
-                yield _resolve(merged)
-                yield _SLASHES.sub("/", _resolve(decoded))
-            yield merged
+            for ended in (decoded, decoded[:-1]) if decoded.endswith("\n") else (decoded,):
+                merged = _SLASHES.sub("/", ended)
+                if _DOTS.search(merged):
+                    yield _resolve(merged)
+                    yield _SLASHES.sub("/", _resolve(ended))
+                yield merged
 
 
 def _spellings(path: str) -> Iterator[str]:
@@ -56,7 +58,10 @@ def _spellings(path: str) -> Iterator[str]:
 
 
 def _decodings(path: str) -> Iterator[str]:
-    yield unquote(path)
+    decoded = unquote(path)
+    yield decoded
+    if "\ufffd" in decoded:  # not UTF-8: some leave such bytes out (Bottle)
+        yield unquote(path, errors="ignore")
     if _ESCAPED_SLASH.search(path):  # routers that split first and decode each segment later
         yield unquote(_ESCAPED_SLASH.sub("%252F", path))
 
@@ -76,11 +81,13 @@ def _resolve(path: str) -> str:
 
 
 def regex(pattern: str, *, capture: bool = False) -> str:
-    """The regular expression of a pattern, to be matched with FLAGS and ended by `\\Z`.
+    """The regular expression of a pattern, to be matched with FLAGS and ended by `\\Z`. Matching takes time linear in
+    the path, whatever the pattern.
 
     `*` as a segment stands for one segment that is not empty, within a segment for any run of its
     characters, and at the end of the pattern for everything that follows; `/*` at the end also matches
-    without its slash. `{name}` stands for one segment, or part of one, and is a group where `capture`.
+    without its slash. `{name}` stands for one segment, or part of one, and is a group where `capture`: of a
+    template that has it once.
     """
     path = _SLASHES.sub("/", "/" + unquote(pattern))
     if path.endswith("*"):
@@ -98,21 +105,23 @@ def _segments(path: str, capture: bool) -> str:
 
 
 def _segment(segment: str, capture: bool) -> str:
+    """One segment's expression: words, and gaps between them that are never tried twice.
+
+    Of a gap with words after it the first place where these stand is as good as any later one (what follows has
+    the more room), so it is atomic. The last gap ends where its segment does. The gap that names the user is as
+    long as it can be where only a `*` comes after its words: `{user}-*` names `a-b` in `a-b-c`.
+    """
     if segment == "*":
         return "[^/]+"
-    tokens = list(_TOKEN.finditer(segment))
-    out, end = [], 0
-    for index, token in enumerate(tokens):
-        out.append(re.escape(segment[end : token.start()]))
-        end = token.end()
-        following = tokens[index + 1].start() if index + 1 < len(tokens) else None
-        if token[0][0] == "{":
-            out.append("([^/]+)" if capture else "[^/]+")
-        elif following is None or following == end:
-            out.append("[^/]*")
-        else:  # the first place where the next words stand is as good as any: no need to try others
-            words = re.escape(segment[end:following])
-            out.append(f"(?>[^/]*?{words})")
-            end = following
-    out.append(re.escape(segment[end:]))
+    pieces = _GAP.split(segment)  # words, gap, words, gap, …, words
+    out = [re.escape(pieces[0])]
+    for index in range(1, len(pieces), 2):
+        gap, words = pieces[index], re.escape(pieces[index + 1])
+        least = gap.count("{")
+        named = capture and least > 0
+        last = index == len(pieces) - 2
+        longest = last or (named and index == len(pieces) - 4 and not pieces[-1])
+        run = f"[^/]{{{least},}}" + ("" if longest else "?")
+        run = f"({run})" if named else run
+        out.append(f"{run}{words}" if longest else f"(?>{run}{words})")
     return "".join(out)

@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+from collections.abc import Mapping
 
 from proxy.bind import bind
 from proxy.cli.ctl import seen
 from proxy.cli.screen import Finding
 from proxy.errors import BindError
+from proxy.ingress.client import TrustedPeers
 from proxy.policy.model import Address
 from proxy.policy.policy import Policy
 
 PATIENCE = 3.0  # seconds
 
 
-async def ports(policy: Policy) -> list[Finding]:
+async def ports(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
     listen = policy.listen
     version = await asyncio.to_thread(_gateway, seen(listen.admin))
     wanted = [(listen.public, "listen.public"), (listen.admin, "listen.admin"), (listen.egress, "listen.egress")]
     if policy.postgres.url:
         wanted.append((policy.postgres.listen, "postgres.listen"))
-    return [_port(address, key, version) for address, key in wanted if address is not None]
+    found = [_port(address, key, version) for address, key in wanted if address is not None]
+    if listen.public is not None:
+        believed = TrustedPeers(listen.trusted_proxies, on_render=bool(environ.get("RENDER"))).sentence
+        found.append(Finding("ok", "listen.trusted_proxies", believed.rstrip(".")))
+    return found
 
 
 def _port(address: Address, key: str, version: str | None) -> Finding:

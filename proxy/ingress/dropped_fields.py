@@ -1,0 +1,96 @@
+"""Which fields of a client's never reach the app: those of the connection, ours, and what only a proxy may say.
+
+The app's peer is the gateway now, on loopback, which many servers trust: gunicorn lets such a peer set SCRIPT_NAME and
+with it the path that the app routes by, frameworks and their middleware take addresses, schemes, hosts and users from
+X-Forwarded-* and its kin. So a client's own words in these fields end here, unless it is a proxy that is believed
+(`listen.trusted_proxies`), and then as far as that kind of proxy is known to write them itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import Literal
+
+# Connection-level fields end at a proxy, as does authentication meant for one (RFC 9110 section 11.7).
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# The gateway itself speaks for these, and states them anew.
+OURS = (
+    b"x-outrigger-request",
+    b"x-request-id",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"forwarded",
+)
+# What else proxies, load balancers and CDNs tell an app of its client, by the names that servers and frameworks read.
+BY_PROXIES = (
+    b"x-forwarded-by",
+    b"x-forwarded-client-cert",
+    b"x-forwarded-email",
+    b"x-forwarded-groups",
+    b"x-forwarded-path",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-forwarded-protocol",
+    b"x-forwarded-scheme",
+    b"x-forwarded-server",
+    b"x-forwarded-ssl",
+    b"x-forwarded-uri",
+    b"x-forwarded-url",
+    b"x-forwarded-user",
+    b"x-original-forwarded-for",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"x-envoy-external-address",
+    b"x-real-ip",
+    b"x-scheme",
+    b"x-script-name",
+    b"x-ssl",
+    b"x-url-scheme",
+    b"cf-connecting-ip",
+    b"cf-connecting-ipv6",
+    b"fastly-client-ip",
+    b"fly-client-ip",
+    b"front-end-https",
+    b"true-client-ip",
+)
+# gunicorn's `forwarder_headers`, which it takes from a loopback peer (docs.gunicorn.org, settings).
+BY_GUNICORN = (b"script_name", b"path_info")
+# Render's edge writes these itself, whatever its client sent; the other names pass through it as they came.
+BY_RENDER = (b"cf-connecting-ip", b"cf-connecting-ipv6", b"true-client-ip")
+
+
+def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
+    """Each name with each of its dashes also as an underscore: CGI-style apps cannot tell them apart."""
+    found = set()
+    for name in names:
+        parts = name.replace(b"_", b"-").split(b"-")
+        for marks in product((b"-", b"_"), repeat=len(parts) - 1):
+            found.add(parts[0] + b"".join(mark + part for mark, part in zip(marks, parts[1:], strict=True)))
+    return frozenset(found)
+
+
+Believed = Literal["nobody", "render", "private", "named"]
+
+_ALWAYS = HOP_BY_HOP | _spellings(OURS)
+DROPPED: dict[Believed, frozenset[bytes]] = {
+    "nobody": _ALWAYS | _spellings((*BY_PROXIES, *BY_GUNICORN)),
+    "render": _ALWAYS | _spellings(name for name in (*BY_PROXIES, *BY_GUNICORN) if name not in BY_RENDER),
+    # A private peer is believed by default, so not with what turns one path into another.
+    "private": _ALWAYS | _spellings(BY_GUNICORN),
+    "named": _ALWAYS,  # by their networks or number: the operator vouches for them
+}
+"""By who is believed, in lower case."""

@@ -56,6 +56,7 @@ class Actions:
 
     async def forgive(self, user: str) -> str:
         user = canonical(user)
+        await self._gateway.egress.spend.recall(user)
         taken = self._gateway.egress.spend.forgive(user)
         if not taken:
             return f"{user} has spent nothing today that counts against a cap."

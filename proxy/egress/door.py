@@ -18,6 +18,7 @@ from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
 from proxy.egress.money.books import Books
+from proxy.egress.money.recall import Recall
 from proxy.egress.money.spend import Spend, load, load_later
 from proxy.egress.money.table import table_age
 from proxy.egress.notices import Notices
@@ -62,8 +63,9 @@ class Egress:
         self._ledger = ledger
         self._loaded = False
         self._loading: set[asyncio.Task[None]] = set()
-        self.spend = Spend(self.upstreams)
-        books = Books(ledger, self._loop.time)
+        self._recall = Recall(ledger, self._loop.time)
+        self.spend = Spend(self.upstreams, self._recall)
+        books = Books(ledger, self._loop.time, self._recall)
         self.account = Account(metrics, books, log.emit, self._loop.time, recent)
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
@@ -98,9 +100,12 @@ class Egress:
         self.hosts.apply(policy.egress)
 
     def _open(self, name: str, policy: outgoing.Upstream) -> Upstream:
-        return Upstream(
+        upstream = Upstream(
             name, policy, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
         )
+        if self._ledger is not None:
+            upstream.meter.purse.doubt()
+        return upstream
 
     def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
         task = self._loop.create_task(load_later(upstream, ledger, until))
@@ -132,6 +137,7 @@ class Egress:
         await self.upstreams.close()
         for task in self._loading:
             task.cancel()
+        await self._recall.close()
         await asyncio.gather(*self._loading, return_exceptions=True)
 
     def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -130,6 +130,7 @@ class Pipeline:
         try:
             async with deadline:
                 if request.headers.get("Upgrade", "").lower() == "websocket":
+                    await self._books.look_up(call, upstream)
                     upstream.meter.check(call)
                     return await upgrade(call, upstream, request, sink, deadline, self._clock)
                 await self._understand(call, upstream, request)

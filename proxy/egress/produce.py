@@ -113,6 +113,8 @@ class Producer:
         breaker = upstream.breaker
         if breaker.state == OPEN:
             raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None))
+        if call.endpoint is not None and not upstream.meter.purse.knows(call.user):
+            await self._books.look_up(call, upstream)
         bill = self._books.open(call, upstream)
         try:
             await self._paid(call, upstream, sink, deadline, key, bill)

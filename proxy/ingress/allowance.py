@@ -11,6 +11,12 @@ class Allowances(Protocol):
     def capped(self, user: str, tier: str) -> bool:
         """Whether there is a cap on this user at all."""
 
+    def knows(self, user: str, tier: str) -> bool:
+        """Whether all that this user spent is at hand; else it is worth asking for it."""
+
+    async def recall(self, user: str, tier: str) -> None:
+        """Ask for it, a second or two at most; nothing is raised where it cannot be had."""
+
     def used_today(self, user: str) -> int: ...
 
     def used_up(self, user: str, tier: str) -> tuple[str, float] | None:

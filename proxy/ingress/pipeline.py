@@ -121,7 +121,8 @@ class Pipeline:
             counted = True
             self._check_blocked(x)
             self._check_size(x)
-            self._check_budget(x)
+            if self._is_capped(x):
+                await self._check_budget(x)
             self._check_rate(x)
             await self._admit(x)
             if rules.faults:
@@ -181,11 +182,18 @@ class Pipeline:
         if limit is not None and int(x.headers.get("Content-Length") or 0) > limit:
             raise body_too_large(limit)
 
-    def _check_budget(self, x: Exchange) -> None:
+    def _is_capped(self, x: Exchange) -> bool:
         allowances = self._allowances
         if allowances is None or not allowances.capped(x.user, x.tier):
-            return
+            return False
         x.allowances = allowances
+        return True
+
+    async def _check_budget(self, x: Exchange) -> None:
+        allowances = x.allowances
+        assert allowances is not None
+        if not allowances.knows(x.user, x.tier):
+            await allowances.recall(x.user, x.tier)
         if not x.route.requires_budget or is_preflight(x):
             return
         spent = allowances.used_up(x.user, x.tier)

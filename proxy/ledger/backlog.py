@@ -11,8 +11,9 @@ it would then count twice.
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 from uuid import uuid4
 
@@ -68,13 +69,13 @@ class Backlog:
         self._sums: dict[Key, Entry] = {}
         self._removals: dict[str, None] = {}
         self._shown: dict[str, None] = {}  # open calls that the database may know
-        self._out = 0  # settled rows on their way
+        self._out: Sequence[Entry] = ()  # settled rows on their way
         self.dropped = 0
         self.folded = 0
 
     def __len__(self) -> int:
         """Settled rows that wait."""
-        return len(self._rows) + len(self._firm) + len(self._sums) + self._out
+        return len(self._rows) + len(self._firm) + len(self._sums) + len(self._out)
 
     @property
     def idle(self) -> bool:
@@ -84,6 +85,11 @@ class Backlog:
     @property
     def full(self) -> bool:
         return len(self) >= self._bound
+
+    def holds(self, users: Container[str]) -> bool:
+        """Whether something of these users is not in the database yet, or not as it ended."""
+        waiting = (self._rows.values(), self._firm.values(), self._sums.values(), self._out)
+        return bool(self._removals) or any(entry.user in users for entry in chain(*waiting))
 
     def open(self, entry: Entry, now: float) -> None:
         self._opened[entry.id] = (now, entry)
@@ -125,18 +131,18 @@ class Backlog:
                 known.add(id)
             self._show(id)
             opened.append((since, entry))
-        self._out = len(settled)
+        self._out = settled
         return Batch(settled, opened, removals, frozenset(known)) if settled or opened or removals else None
 
     def done(self) -> None:
-        self._out = 0
+        self._out = ()
 
     def give_back(self, batch: Batch, *, doubtful: bool) -> None:
         """What could not be written waits again, unless something newer took its place.
 
         Where it is doubtful whether it was written, it must be written again under its own id.
         """
-        self._out = 0
+        self._out = ()
         newer = self._rows.keys() | self._firm.keys() | self._removals.keys()
         firm: dict[str, Entry] = {}
         rows: dict[str, Entry] = {}

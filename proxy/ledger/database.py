@@ -42,6 +42,14 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Nano-dollars of one user by window: what was spent, and what of it an operator no longer counts."""
+
+    spent: Mapping[str, int]
+    forgiven: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Sum:
     """What one user, model or route comes to; money in nano-dollars."""
 
@@ -90,6 +98,12 @@ class Database(Protocol):
 
     async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
         """What each window since its beginning comes to."""
+        ...
+
+    async def standing(
+        self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
+    ) -> dict[str, Standing]:
+        """What these users come to in each window from its beginning until then."""
         ...
 
     async def forgive(self, rows: Sequence[Forgiven]) -> None:

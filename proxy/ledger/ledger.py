@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from proxy.ledger.backlog import BATCH, BOUND, Backlog, Batch
-from proxy.ledger.database import Database, LedgerAway, Spent, Unwritable
+from proxy.ledger.database import Database, LedgerAway, Spent, Standing, Unwritable
 from proxy.ledger.entry import Entry
 from proxy.observe.events import Emit
 from proxy.observe.health import PartState
@@ -52,6 +52,7 @@ class Ledger:
         self._backlog = Backlog(bound)
         self._wanted = asyncio.Event()  # there is something to write, or a database to look for
         self._full = asyncio.Event()  # enough for a batch
+        self._written = asyncio.Event()  # the batch under way has ended; then a new one takes its place
         self._trouble: str | None = None
         self._since = clock()
         self._pause = AGAIN[0]
@@ -128,6 +129,20 @@ class Ledger:
         """
         return await self._database.spent(upstream, since, until)
 
+    async def standing(
+        self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None = None
+    ) -> dict[str, Standing]:
+        """What these users come to in each window, rows that wait included: those are written first. For users without
+        a call under way, whose open row would count twice. Raises LedgerAway."""
+        while self._trouble is None and self._backlog.holds(set(users)):
+            written = self._written
+            self._full.set()
+            self._wanted.set()
+            await written.wait()
+        if self._trouble is not None:
+            raise LedgerAway(self._trouble)
+        return await self._database.standing(upstream, users, since, until)
+
     async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
         """What operators forgave in each of these windows, by user. Raises LedgerAway."""
         return await self._database.forgiven(upstream, since, until)
@@ -144,7 +159,12 @@ class Ledger:
 
     def refuses(self) -> bool:
         """Whether calls must not go on: `on_error: deny`, and they could not be written down."""
-        return self._policy.on_error == "deny" and (self._trouble is not None or self._backlog.full)
+        return self.strict and (self._trouble is not None or self._backlog.full)
+
+    @property
+    def strict(self) -> bool:
+        """Whether no call goes on that the ledger knows nothing of (`on_error: deny`)."""
+        return self._policy.on_error == "deny"
 
     @property
     def backlog(self) -> int:
@@ -192,6 +212,9 @@ class Ledger:
             self._lost(str(away))
         except Exception as error:  # a fault of ours must not end the writer, and with it the ledger
             self._lost(f"{type(error).__name__}: {error}")
+        finally:
+            self._written.set()
+            self._written = asyncio.Event()
 
     async def _write(self, batch: Batch) -> None:
         """A row that no database takes is left out, so that it does not hold up the others."""

@@ -24,6 +24,7 @@ from proxy.ledger.database import (
     Forgiven,
     LedgerAway,
     Spent,
+    Standing,
     Sum,
     Unwritable,
     newer,
@@ -33,6 +34,7 @@ from proxy.ledger.entry import COLUMNS, Entry
 CONNECT = 5.0  # seconds
 COMMAND = 10.0  # seconds for a statement
 REPORT = 60.0
+MIGRATION = 300.0  # an index over a large table takes its time
 LOCK = 0x6F757472  # the advisory lock of the migration
 
 _TYPES = {"text": "text", "real": "float8", "integer": "int8"}
@@ -58,6 +60,8 @@ STEPS: Sequence[Sequence[str]] = (
         "CREATE TABLE public.outrigger_forgiven (id text PRIMARY KEY, at float8 NOT NULL, upstream text NOT NULL,"
         " user_id text NOT NULL, period text NOT NULL, amount int8 NOT NULL)",
     ),
+    # what one user comes to is asked for before a call of theirs, where it is not remembered
+    ("CREATE INDEX outrigger_calls_user ON public.outrigger_calls (user_id, at)",),
 )
 
 
@@ -115,6 +119,28 @@ class Postgres:
                 users = {row[0]: row[1] for row in rows}
                 found[window] = Spent(users, rows[0][2] - sum(users.values()) if rows else 0)
         return found
+
+    async def standing(
+        self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
+    ) -> dict[str, Standing]:
+        sums = ", ".join(f"coalesce(sum(cost) FILTER (WHERE at >= ${at}), 0)::int8" for at in range(5, 5 + len(since)))
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                f"SELECT user_id, {sums} FROM public.outrigger_calls WHERE user_id = ANY($1::text[]) AND upstream = $2"
+                " AND at >= $3 AND at < $4 GROUP BY user_id",
+                list(users),
+                upstream,
+                min(since.values()),
+                float("inf") if until is None else until,
+                *since.values(),
+            )
+        paid = {row[0]: dict(zip(since, row[1:], strict=True)) for row in map(tuple, rows)}
+        taken = await self.forgiven(upstream, since, float("inf") if until is None else until)
+        nothing = dict.fromkeys(since, 0)
+        return {
+            user: Standing(paid.get(user, nothing), {window: taken[window].get(user, 0) for window in since})
+            for user in users
+        }
 
     async def forgive(self, rows: Sequence[Forgiven]) -> None:
         async with self._connection() as connection, connection.transaction():
@@ -191,7 +217,7 @@ class Postgres:
                 raise newer(found, len(self._steps))
             for step in self._steps[found:]:
                 for statement in step:
-                    await connection.execute(statement)
+                    await connection.execute(statement, timeout=MIGRATION)
             await connection.execute(
                 "INSERT INTO public.outrigger_schema VALUES ('ledger', $1)"
                 " ON CONFLICT (part) DO UPDATE SET version = excluded.version",

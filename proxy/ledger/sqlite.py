@@ -18,10 +18,10 @@ from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
-from proxy.ledger.database import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Unwritable, newer
+from proxy.ledger.database import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Standing, Unwritable, newer
 from proxy.ledger.entry import Entry
 from proxy.ledger.sqliteschema import STEPS
-from proxy.ledger.sqlitesums import spent, version_of, why
+from proxy.ledger.sqlitesums import FAR, spent, standing, version_of, why
 
 T = TypeVar("T")
 
@@ -55,6 +55,11 @@ class Sqlite:
 
     async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
         return await self._do(lambda: self._spent(upstream, since, until))
+
+    async def standing(
+        self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
+    ) -> dict[str, Standing]:
+        return await self._do(lambda: self._standing(upstream, users, since, until))
 
     async def forgive(self, rows: Sequence[Forgiven]) -> None:
         await self._do(lambda: self._forgive(rows))
@@ -194,6 +199,18 @@ class Sqlite:
             return {window: Spent({}, 0) for window in since}
         return {window: spent(connection, upstream, start, until) for window, start in since.items()}
 
+    def _standing(
+        self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
+    ) -> dict[str, Standing]:
+        connection = self._ready(False)
+        if connection is None:
+            return {user: Standing({}, {}) for user in users}
+        paid = {window: standing(connection, upstream, users, start, until) for window, start in since.items()}
+        taken = self._forgiven(upstream, since, FAR if until is None else until)
+        return {
+            user: Standing(*({w: found[w].get(user, 0) for w in since} for found in (paid, taken))) for user in users
+        }
+
     def _forgive(self, rows: Sequence[Forgiven]) -> None:
         connection = self._ready(True)
         assert connection is not None
@@ -237,3 +254,7 @@ class Sqlite:
             connection.execute(
                 "INSERT INTO outrigger_blocked VALUES (?, ?) ON CONFLICT (user_id) DO NOTHING", (user, at)
             )
+
+
+def _of(user: str, sums: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    return {window: users.get(user, 0) for window, users in sums.items()}

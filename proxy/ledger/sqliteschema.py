@@ -82,4 +82,6 @@ STEPS: Sequence[Sequence[str]] = (
         "CREATE TABLE outrigger_forgiven (id TEXT PRIMARY KEY, at REAL NOT NULL, upstream TEXT NOT NULL,"
         " user_id TEXT NOT NULL, period TEXT NOT NULL, amount INTEGER NOT NULL)",
     ),
+    # what one user comes to is asked for before a call of theirs, where it is not remembered
+    tuple(f"CREATE INDEX {table}_user ON {table} (user_id, upstream, {unit})" for table, unit, _ in LEVELS),
 )

@@ -75,6 +75,19 @@ def spent(connection: sqlite3.Connection, upstream: str, since: float, until: fl
     return Spent(users, sum(cost for _, cost in found))
 
 
+def standing(
+    connection: sqlite3.Connection, upstream: str, users: Sequence[str], since: float, until: float | None
+) -> dict[str, int]:
+    """What each of these users spent between two moments. Raises sqlite3's errors."""
+    named = {f"user{at}": user for at, user in enumerate(users)}
+    asked = ", ".join(f":{name}" for name in named)
+    within, bounds = _within("user_id", since, until, f" AND upstream = :upstream AND user_id IN ({asked})")
+    found = connection.execute(
+        f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id", {"upstream": upstream, **named, **bounds}
+    )
+    return dict(found.fetchall())
+
+
 def _within(name: str, since: float, until: float | None, where: str = "") -> tuple[str, dict[str, float]]:
     """A table of sums under a name that together cover the time between two moments, and its parameters."""
     parts: list[str] = []

@@ -12,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 from proxy.egress.money.calendar import Calendar
 from proxy.egress.money.projection import Projection
 from proxy.egress.money.purse import MOST_USERS, UNATTRIBUTED, CapReached, Purse
+from proxy.ledger.database import Spent, Standing
 from proxy.policy.outgoing import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import NANOS, format_nanos
@@ -211,9 +212,11 @@ def test_each_mark_is_warned_of_once():
 
 def test_what_the_ledger_has_counts_after_a_restart():
     mine = purse(per_user=["$0.10/d", "$1/month"], total="$5/d")
-    mine.load("d", {"ada": 90_000_000}, rest=1_000_000_000)
-    mine.load("month", {"ada": 95_000_000}, rest=0)
-    assert mine.spent("d") == 1_090_000_000
+    mine.doubt()
+    spent = {"d": Spent({"ada": 90_000_000}, 0), "month": Spent({"ada": 95_000_000, "bob": 1_000_000_000}, 0)}
+    mine.load(mine.windows(), spent | {"h": Spent({}, 0)}, {})
+    assert mine.spent("month") == 1_095_000_000
+    assert mine.spent("d") == 90_000_000
     assert mine.spent("month", "ada") == 95_000_000
     with pytest.raises(CapReached):
         pay(mine, 0.02)
@@ -239,6 +242,43 @@ def test_memory_is_bounded_and_who_owes_most_is_remembered():
     assert mine.spent("d", "whale") == 900_000_000
     holding.release()
     assert mine.reserved == 0
+
+
+def test_who_was_forgotten_is_in_doubt_until_the_ledger_was_asked_or_the_month_is_over():
+    clock = Clock()
+    mine = purse(clock, per_user=["$1/d"])
+    for number in range(MOST_USERS + 1):
+        pay(mine, 0.00005 * (number + 1), f"user-{number}")
+    assert mine.evicted == 1
+    assert not mine.knows("user-0")
+    assert mine.knows("user-1")
+    mine.recall("user-0", Standing({"d": 1_000_000, "month": 5_000_000}, {"month": 2_000_000}), mine.windows())
+    assert mine.knows("user-0")
+    assert (mine.spent("d", "user-0"), mine.counted("month", "user-0")) == (1_000_000, 3_000_000)
+    mine.recall("user-0", Standing({"d": 9}, {}), mine.windows())
+    assert mine.spent("d", "user-0") == 1_000_000, "once"
+    assert not mine.knows("user-1"), "who made room for it"
+    clock.at = Calendar("UTC").window("month", clock.at)[1]
+    assert mine.knows("user-1"), "in a new month nobody spent anything"
+
+
+def test_windows_that_turned_while_the_ledger_was_asked_are_left_out():
+    clock = Clock()
+    mine = purse(clock, per_user=["$1/d"])
+    mine.doubt()
+    windows = mine.windows()
+    clock.at += 86400
+    mine.recall("ada", Standing(dict.fromkeys(windows, 7), {}), windows)
+    assert {period: mine.spent(period, "ada") for period in windows} == {"h": 0, "d": 0, "month": 7}
+
+
+def test_a_call_that_goes_on_without_the_ledgers_word_is_not_asked_for_again():
+    clock = Clock()
+    mine = purse(clock, per_user=["$1/d"])
+    mine.doubt()
+    mine.hold("ada", "free", clock.at - 3)
+    mine.hold("ada", "free", clock.at - 7)
+    assert mine.since("ada") == clock.at - 7
 
 
 def test_a_projection_adds_the_pace_of_the_last_hour():
@@ -281,7 +321,8 @@ class Money(RuleBasedStateMachine):
         for user, at, amount in self.ledger:
             if at >= start:
                 found[user] = found.get(user, 0) + amount
-        self.purse.load("d", found, rest=0)
+        self.purse.doubt()
+        self.purse.load(self.purse.windows(), {"d": Spent(found, 0)}, {})
         self.live: list[dict] = []
         self.day = start
 

@@ -34,13 +34,16 @@ def upstream(kind="openai"):
 async def test_a_ledger_that_is_away_is_asked_until_it_answers_for_what_came_before_the_start(monkeypatch):
     monkeypatch.setattr(spend, "AGAIN", 0.001)
     ledger, mine = Ledger(away=3), upstream()
-    mine.meter.purse.hold("ada", "free").spend(100)  # a call of the meantime
+    mine.meter.purse.doubt()
+    mine.meter.purse.hold("bob", "free").spend(100)  # a call of the meantime
     await spend.load_later(mine, ledger, 1234.5)
     assert len(ledger.asked) == 4
     assert {until for _, _, until in ledger.asked} == {1234.5}
-    assert mine.meter.purse.spent("d", "ada") == 105
-    assert mine.meter.purse.counted("d", "ada") == 103  # two were forgiven
+    assert mine.meter.purse.spent("d", "ada") == 5
+    assert mine.meter.purse.counted("d", "ada") == 3  # two were forgiven
     assert mine.meter.purse.spent("month") == 112
+    assert mine.meter.purse.knows("ada")
+    assert not mine.meter.purse.knows("bob"), "what he spent before is asked for with his next call"
 
 
 async def test_an_upstream_without_prices_asks_nobody():

@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.egress.door import Egress
+from proxy.ledger.ledger import Ledger
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.requests import Requests
@@ -216,8 +217,10 @@ async def outward(
     more: str = "",
     environ: dict[str, str] | None = None,
     bind: str = "127.0.0.1",
+    ledger: Ledger | None = None,
 ) -> AsyncIterator[Out]:
-    """The first vendor is `openai`; the policy may name the others by {1}, {2} …, their ports."""
+    """The first vendor is `openai`; the policy may name the others by {1}, {2} …, their ports. What a `ledger` has is
+    loaded, as at a start."""
     for vendor in vendors:
         await vendor.start()
     ports = [vendor.port for vendor in vendors]
@@ -231,7 +234,8 @@ async def outward(
     log = Log(policy.log, out=descriptor)
     metrics = Metrics(policy.metrics, version="test")
     requests = Requests(asyncio.get_running_loop().time)
-    egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ or {})
+    egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ or {}, ledger=ledger)
+    await egress.load()
     sock = socket.socket()
     sock.bind((bind, 0))
     await egress.start(sock)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.egress import refusal
+from proxy.egress.money.recall import Recall
 from proxy.egress.window import Window
 from proxy.ledger.entry import Entry
 from proxy.ledger.ledger import Ledger
@@ -24,10 +25,27 @@ LONGEST = 200  # characters of a model's name
 class Books:
     """`clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart."""
 
-    def __init__(self, ledger: Ledger | None, clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger | None, clock: Callable[[], float], recall: Recall | None = None) -> None:
         self._ledger = ledger
+        self._recall = recall if recall is not None else Recall(ledger, clock)
         self._refused = Window(MINUTE, clock)
         self._ids = Ids()
+
+    async def look_up(self, call: Call, upstream: Upstream) -> None:
+        """Learn of the ledger what this call's user spent, where that counts and is not remembered. While the ledger
+        is away the call goes on, and what it has is counted once it is back.
+
+        Raises CallRefused with `on_error: deny`.
+        """
+        purse = upstream.meter.purse
+        if not upstream.meter.metered or not purse.limits_of(call.user, call.tier) or purse.knows(call.user):
+            return
+        if (
+            not await self._recall.of(upstream.name, purse, call.user)
+            and self._ledger is not None
+            and self._ledger.strict
+        ):
+            raise refusal.no_ledger()
 
     def open(self, call: Call, upstream: Upstream) -> Bill | None:
         """A call's bill at this upstream, with what it may cost reserved; None where it has no price.

@@ -90,7 +90,7 @@ class Meter:
         self._seen = model
         most = self._most_output(call, model)
         reserve = fixed if fixed is not None else self.estimate(endpoint, model, sent, most)
-        hold = self.purse.hold(call.user, call.tier)
+        hold = self.purse.hold(call.user, call.tier, call.at)
         try:
             bill = Bill(
                 self,

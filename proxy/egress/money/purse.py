@@ -6,21 +6,25 @@ reserved counts as spent, so a cap is passed by the error of the estimates in fl
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import islice
 
 from proxy.egress.money.calendar import PERIODS, Calendar
 from proxy.egress.money.pot import Pot, Pots
 from proxy.egress.money.wallet import LITTLE, Wallet
 from proxy.errors import OutriggerError
+from proxy.ledger.database import Spent, Standing
 from proxy.policy.outgoing import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import Period, format_nanos, to_nanos
 
 UNATTRIBUTED = "unattributed"
-MOST_USERS = 10_000  # about 500 bytes each; past that the one of a few longest unseen who spent least is dropped
+MOST_USERS = 10_000  # about 500 bytes each; past that the one of a few longest unseen who spent least is forgotten
 _LOOKED_AT = 32
 
+Taken = Mapping[str, Mapping[str, int]]  # nano-dollars that were forgiven, by window and user
 Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `warn` that was reached
 
 
@@ -87,6 +91,7 @@ class Purse:
         self._turns: dict[Period, float] = {}
         self._total = Wallet()
         self._users: OrderedDict[str, Wallet] = OrderedDict()
+        self._doubt = 0.0  # until then (wall clock) one who is not remembered may have spent something
         self.cap = cap
         self.evicted = 0
 
@@ -108,14 +113,18 @@ class Purse:
             self._turns.clear()
             self._total = Wallet()
             self._users.clear()
+            self.doubt()
         return moved
 
     # ── before and after a call ──────────────────────────────────────────────────────────────
 
-    def hold(self, user: str, tier: str) -> Hold:
-        """A call's own; nothing is reserved by it yet."""
+    def hold(self, user: str, tier: str, at: float | None = None) -> Hold:
+        """A call's own; nothing is reserved by it yet. `at`: when the call began, where that was before now."""
         self._at_hand(self._total)
-        return Hold(self, user, tier, (self._total, self._of(user)))
+        wallet = self._of(user)
+        if wallet.since is not None and at is not None:
+            wallet.since = min(wallet.since, at)
+        return Hold(self, user, tier, (self._total, wallet))
 
     def check(self, hold: Hold, amount: int) -> None:
         """Raises CapReached where `amount` more would pass a cap."""
@@ -226,24 +235,60 @@ class Purse:
         found = [(user, self._at_hand(wallet)[period].spent) for user, wallet in self._users.items()]
         return sorted((pair for pair in found if pair[1]), key=lambda pair: -pair[1])[:count]
 
-    # ── after a restart ──────────────────────────────────────────────────────────────────────
+    # ── out of the ledger ────────────────────────────────────────────────────────────────────
 
     def windows(self) -> dict[str, float]:
         """When each window began."""
         now = self._now()
         return {period: self._calendar.window(period, now)[0] for period in PERIODS}
 
-    def load(self, period: Period, users: Mapping[str, int], rest: int) -> None:
-        """Add what the ledger has of this window; `rest` is of users that it did not name."""
-        total = self._at_hand(self._total)[period]
-        total.spent += rest
-        for user, amount in users.items():
-            total.spent += amount
-            self._of(user).pots[period].spent += amount
+    def doubt(self) -> None:
+        """Nothing has been counted yet: whoever is not remembered may have spent something, until `load`."""
+        self._doubt = math.inf
 
-    def load_forgiven(self, period: Period, users: Mapping[str, int]) -> None:
-        for user, amount in users.items():
-            self._of(user).pots[period].forgive(amount)
+    def knows(self, user: str) -> bool:
+        """Whether all that this user spent is counted here. Where it is not, the ledger is asked (see recall) before
+        a call of theirs is reserved."""
+        wallet = self._users.get(user)
+        return wallet.since is None if wallet is not None else self._now() >= self._doubt
+
+    def since(self, user: str) -> float | None:
+        """The moment up to which the ledger is to be asked; None: all that it has."""
+        wallet = self._users.get(user)
+        return wallet.since if wallet is not None else None
+
+    def load(self, windows: Mapping[str, float], spent: Mapping[str, Spent], forgiven: Taken) -> None:
+        """Add what the ledger has of these windows (when each began). Of users as many as are told apart, the largest
+        spenders of the longest window; the others are in doubt."""
+        began = self.windows()
+        periods = [period for period in PERIODS if period in spent and windows[period] == began[period]]
+        total = self._at_hand(self._total)
+        for period in periods:
+            total[period].spent += spent[period].total
+        named = set[str]().union(*(spent[period].users for period in periods))
+        kept = [user for user in (spent[periods[-1]].users if periods else ()) if _named(user, spent)][:MOST_USERS]
+        left_out = len(kept) < len(named) or any(spent[period].rest for period in periods)
+        self._doubt = total["month"].end if left_out else 0.0
+        for user in reversed(kept):  # the largest last, as if they had called last
+            if user in self._users:
+                continue  # who called meanwhile is counted from then on, and asked for when they call again
+            standing = Standing(
+                {period: spent[period].users.get(user, 0) for period in periods},
+                {period: forgiven.get(period, {}).get(user, 0) for period in periods},
+            )
+            self.recall(user, standing, windows)
+
+    def recall(self, user: str, standing: Standing, windows: Mapping[str, float]) -> None:
+        """Add what the ledger has of one user, in these windows; nothing where it is known already."""
+        wallet = self._of(user, known=False)
+        if wallet.since is None:
+            return
+        wallet.since = None
+        began = self.windows()
+        for period, pot in wallet.pots.items():
+            if windows[period] == began[period]:  # it may have turned meanwhile
+                pot.spent += standing.spent.get(period, 0)
+                pot.forgive(standing.forgiven.get(period, 0))
 
     # ── windows ──────────────────────────────────────────────────────────────────────────────
 
@@ -263,15 +308,20 @@ class Purse:
             f"it turns at {self._calendar.shown(pot.end)}."
         )
 
-    def _of(self, user: str) -> Wallet:
+    def _of(self, user: str, *, known: bool = True) -> Wallet:
+        """This user's wallet. A new one has everything that was spent where nobody is in doubt, unless it is not
+        `known` to."""
         wallet = self._users.get(user)
         if wallet is None:
-            wallet = self._users[user] = Wallet()
+            now = self._now()
+            wallet = Wallet(None if known and now >= self._doubt else now)
+            self._users[user] = wallet
+            self._at_hand(wallet)
             if len(self._users) > MOST_USERS:
                 self._evict()
         else:
             self._users.move_to_end(user)
-        self._at_hand(wallet)
+            self._at_hand(wallet)
         return wallet
 
     def _at_hand(self, wallet: Wallet) -> Pots:
@@ -286,12 +336,24 @@ class Purse:
         return pots
 
     def _evict(self) -> None:
-        candidates = []
-        for user, wallet in self._users.items():
+        """Forget the one of a few longest unseen who spent least. What they spent is in the ledger, which is asked
+        when they come again."""
+        now, candidates = self._now(), []
+        for user, wallet in islice(self._users.items(), len(self._users) - 1):  # all but the newest
             if not any(pot.reserved for pot in wallet.pots.values()):
-                candidates.append((max((pot.spent for pot in wallet.pots.values()), default=0), user))
+                spent = max((pot.spent for pot in wallet.pots.values() if pot.end > now), default=0)
+                candidates.append((spent, user))
             if len(candidates) >= _LOOKED_AT:
                 break
-        if candidates:
-            del self._users[min(candidates)[1]]
-            self.evicted += 1
+        if not candidates:
+            return
+        spent, user = min(candidates)
+        gone = self._users.pop(user)
+        self.evicted += 1
+        if spent or gone.since is not None:
+            self._doubt = max(self._doubt, gone.pots["month"].end)
+
+
+def _named(user: str, spent: Mapping[str, Spent]) -> bool:
+    """Whether the ledger named this user in every window, or everybody who is in it."""
+    return all(user in window.users or not window.rest for window in spent.values())

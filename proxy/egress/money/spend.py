@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from proxy.egress.money.calendar import PERIODS
+from proxy.egress.money.purse import Purse
+from proxy.egress.money.recall import Recall
 from proxy.ledger.database import LedgerAway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.metrics import Metrics
@@ -22,11 +23,26 @@ AGAIN = 2.0  # seconds between tries at a ledger that is away
 class Spend:
     """The front door's `Allowances`."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], recall: Recall) -> None:
         self._upstreams = upstreams
+        self._recall = recall
 
     def capped(self, user: str, tier: str) -> bool:
         return any(upstream.meter.purse.limits_of(user, tier) for upstream in self._upstreams.values())
+
+    def knows(self, user: str, tier: str) -> bool:
+        return not any(self._unknown(user, tier))
+
+    async def recall(self, user: str, tier: str | None = None) -> None:
+        """At each upstream that has a cap on such a user, or without a tier at all."""
+        for name, purse in list(self._unknown(user, tier)):
+            await self._recall.of(name, purse, user)
+
+    def _unknown(self, user: str, tier: str | None) -> Iterator[tuple[str, Purse]]:
+        for name, upstream in self._upstreams.items():
+            purse = upstream.meter.purse
+            if upstream.meter.metered and (tier is None or purse.limits_of(user, tier)) and not purse.knows(user):
+                yield name, purse
 
     def used_today(self, user: str) -> int:
         return sum(upstream.meter.purse.counted("d", user) for upstream in self._upstreams.values())
@@ -78,10 +94,7 @@ async def load(upstream: Upstream, ledger: Ledger, until: float) -> None:
     purse = upstream.meter.purse
     windows = purse.windows()
     spent = await ledger.spent(upstream.name, windows, until)
-    forgiven = await ledger.forgiven(upstream.name, windows, until)
-    for period in PERIODS:
-        purse.load(period, spent[period].users, spent[period].rest)
-        purse.load_forgiven(period, forgiven[period])
+    purse.load(windows, spent, await ledger.forgiven(upstream.name, windows, until))
 
 
 async def load_later(upstream: Upstream, ledger: Ledger, until: float) -> None:

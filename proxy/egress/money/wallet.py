@@ -9,12 +9,15 @@ LITTLE = 0.2  # of a cap: with more than that left it is never spent, however la
 
 
 class Wallet:
-    """A user's, or that of all together. `usual` is in nano-dollars, 0 until a call asked."""
+    """A user's, or that of all together. `usual` is in nano-dollars, 0 until a call asked. `since` is None where
+    everything that was spent is in it, else the moment (wall clock) from which on it is: what came before is the
+    ledger's to say."""
 
-    __slots__ = ("pots", "usual")
+    __slots__ = ("pots", "since", "usual")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float | None = None) -> None:
         self.pots: Pots = {}
+        self.since = since
         self.usual = 0.0
 
     def asked(self, amount: int, *, fitted: bool) -> None:

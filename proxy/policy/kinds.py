@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -75,6 +76,17 @@ def _price(text: str) -> Decimal:
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,12})?", text, re.ASCII) is None:
         raise ValueError("it is not a number of dollars")
     return Decimal(text)
+
+
+def _when(text: str) -> str:
+    if re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]", text, re.ASCII):
+        return text
+    try:
+        if re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
+            return date.fromisoformat(text).isoformat()
+    except ValueError:
+        pass
+    raise ValueError("it is neither a day nor two times of a day")
 
 
 def _header_size(text: str) -> int:
@@ -166,6 +178,7 @@ MONEY = Kind(units.parse_money, units.format_money, "an amount such as $0.05")
 PRICE = Kind(_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50")
 FEE = Kind(_price, lambda value: f"{value:f}", "dollars each such as 0.01")
 TOKENS = Kind(matching(r"[1-9][0-9]{0,8}", "it is not a number of tokens"), str, "a number of tokens such as 200000")
+WHEN = Kind(_when, str, "a day such as 2027-01-01, or times of each day such as 01:00-04:00 (UTC)")
 SERVICE_TIER = Kind(
     matching("flex|batch|priority|fast|ultrafast", "it is no tier that an answer names and that changes a price"),
     str,

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated
 
 from proxy.policy import kinds
-from proxy.policy.values import empty
+from proxy.policy.values import Count, empty
 
 Rated = Annotated[Decimal, kinds.PRICE] | None  # dollars a million of tokens, or of characters
 Fee = Annotated[Decimal, kinds.FEE] | None  # dollars each
@@ -16,7 +16,7 @@ Fee = Annotated[Decimal, kinds.FEE] | None  # dollars each
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """What one tier, or a long context, is charged otherwise; what it does not name costs what it always does."""
+    """What something costs, or costs otherwise in a long context, a tier, a size or at a time."""
 
     input: Rated = None
     output: Rated = None
@@ -43,6 +43,8 @@ class Charges:
 class Price(Charges):
     """Without a price of its own cached input costs what input does, and so on (see money/rates.py)."""
 
+    least_seconds: Count | None = None
     above: Mapping[Annotated[str, kinds.TOKENS], Charges] = field(default_factory=empty)
     tiers: Mapping[Annotated[str, kinds.SERVICE_TIER], Charges] = field(default_factory=empty)
     sizes: Mapping[Annotated[str, kinds.TEXT], Charges] = field(default_factory=empty)
+    times: Mapping[Annotated[str, kinds.WHEN], Charges] = field(default_factory=empty)

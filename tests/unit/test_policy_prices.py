@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def free(*, but: dict[str, int]) -> str:
 
 def test_every_word_of_a_price_has_a_test_of_its_effect() -> None:
     assert {item.name for item in fields(Charges)} == set(UNITS) == {*EFFECTS, "characters"}
-    assert {item.name for item in fields(Price)} - set(UNITS) == {"above", "tiers", "sizes"}
+    assert {item.name for item in fields(Price)} - set(UNITS) == {"above", "tiers", "sizes", "times", "least_seconds"}
 
 
 @pytest.mark.parametrize("word", EFFECTS)
@@ -161,6 +162,37 @@ def test_above_so_many_tokens_of_input_all_of_the_call_costs_more() -> None:
     assert costs("{input: 2, output: 12, above: {200000: {cached_input: 3}}}", "chat", cached) == Decimal("0.7")
 
 
+def test_a_price_holds_from_a_day_on_or_at_times_of_each_day() -> None:
+    price = '{input: 1, output: 1, cached_input: 0, times: {"22:00-04:00": {input: 2}, 2027-01-01: {input: 3}}}'
+    usage = dialect("openai").usage("chat", {"usage": {"prompt_tokens": 1000}})
+    assert usage is not None
+    for at, micros in (
+        ("2026-11-29T21:59", 1000),
+        ("2026-11-29T22:00", 2000),
+        ("2026-11-30T03:59", 2000),
+        ("2026-11-30T04:00", 1000),
+        ("2027-01-01T00:00", 3000),
+    ):
+        when = datetime.fromisoformat(f"{at}+00:00").timestamp()
+        assert tariffs(price).cost("chat", usage, "m", at=when).nanos == micros * 1000, at
+
+
+def test_so_many_seconds_of_audio_are_billed_at_least() -> None:
+    for seconds, dollars in ((3, "0.01"), (60, "0.06")):
+        said = {"type": "duration", "seconds": seconds}
+        assert costs("{per_minute: 0.06, least_seconds: 10}", "audio", said) == Decimal(dollars)
+
+
+def test_an_image_costs_what_its_size_and_its_quality_do() -> None:
+    drawn = tariffs("{per_image: 1, sizes: {a: {per_image: 2}, a hd: {per_image: 3}, b hd: {per_image: 4}}}")
+    for body, dollars in (({}, 1), ({"size": "a"}, 2), ({"size": "a", "quality": "hd"}, 3), ({"size": "b"}, 1)):
+        cost = drawn.of_request("images", {"model": "m", **body}, at=NOW)
+        assert cost is not None
+        assert cost.nanos == dollars * 10**9
+    unread = tariffs("{per_image: 1}").estimate("images", "m", input_tokens=0, output_tokens=0, at=NOW)
+    assert unread.nanos == 10**9
+
+
 @pytest.mark.parametrize(
     ("price", "problem"),
     [
@@ -170,6 +202,8 @@ def test_above_so_many_tokens_of_input_all_of_the_call_costs_more() -> None:
         ("{tiers: {flex: {input: 1, output: 1}}}", "input is missing"),
         ("{input: 1, output: 1, tiers: {cheap: {input: 1}}}", "no tier"),
         ("{input: 1, output: 1, above: {many: {input: 1}}}", "number of tokens"),
+        ("{input: 1, output: 1, times: {2027-02-30: {input: 1}}}", "day"),
+        ("{input: 1, output: 1, times: {noon: {input: 1}}}", "day"),
         ("{input: 1, output: 1, per_request: $1}", "number of dollars"),
         ("{input: 1, output: 1, cache_write: 1}", "cached_write"),
     ],
@@ -182,8 +216,8 @@ def test_half_a_price_is_a_fault_that_names_its_place(price: str, problem: str) 
 
 
 def test_the_prices_in_the_references_comments_are_prices_that_come_back_as_they_were_written() -> None:
-    assert len(SHOWN) == 10
+    assert len(SHOWN) == 11
     models = ", ".join(f"m{number}: {price}" for number, price in enumerate(SHOWN))
     policy = load(PolicySource("shown", None, f"upstreams: {{openai: {{prices: {{{models}}}}}}}"), {})
-    assert len(policy.upstreams["openai"].prices) == 10
+    assert len(policy.upstreams["openai"].prices) == 11
     assert load(PolicySource("again", None, render(policy)), {}).upstreams == policy.upstreams

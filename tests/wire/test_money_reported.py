@@ -35,6 +35,7 @@ TOOLS = {
     "output": [SEARCH, SEARCH, SEARCH, {"type": "image_generation_call", "result": "AAAA"}],
     "tool_usage": {"image_gen": EASEL, "web_search": {"num_requests": 2}},
 }
+PICTURE = {"type": "image_generation_call", "result": "AAAA", "size": "1024x1024", "quality": "low"}  # 196 tokens
 NO_TOOLS = {"image_gen": {**EASEL, "input_tokens": 0, "output_tokens": 0}, "web_search": {"num_requests": 0}}
 SVG = {
     "model": "author",
@@ -65,10 +66,10 @@ ANSWERS = {
         False,
     ),
     "searches in the list alone": ("responses", {**RESPONSE, "usage": ORDINARY, "output": [SEARCH]}, 0.012, False),
-    "a picture whose tokens nobody tells": (
+    "a picture whose tokens nobody tells, by its size": (
         "responses",
-        {**RESPONSE, "usage": ORDINARY, "output": [{"type": "image_generation_call"}], "tool_usage": NO_TOOLS},
-        0.002,
+        {**RESPONSE, "usage": ORDINARY, "tools": TOOLS["tools"], "output": [PICTURE], "tool_usage": NO_TOOLS},
+        0.00984,
         True,
     ),
     "the author of a Responses picture in SVG": (

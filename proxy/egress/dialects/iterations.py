@@ -62,7 +62,7 @@ def _parts(found: Json, iterations: list[object], model: str | None) -> list[Usa
     for one in islice(map(mapping, iterations), MOST):
         if not one:
             continue
-        kind = one.get("type")
+        kind = text(one.get("type"))
         speed = {} if kind == ADVICE or found.get(_SPEED) is None else {_SPEED: found[_SPEED]}
         part = _tokens({**one, **shared, **speed}, text(one.get("model")) or model)
         parts.append(part)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.egress.dialects.dialect import Json, Usage, count, mapping, text
+from proxy.egress.dialects.dialect import MOST, Json, Usage, count, mapping, text
+from proxy.egress.dialects.drawing import image_tokens
 
 TOOLS = 20  # kinds of them, that are counted
 DRAWINGS = 20  # of one answer, whose authors are told apart
@@ -37,7 +38,7 @@ def image_usage(answer: Json) -> Usage | None:
     usage, drawn = openai_usage(answer), answer.get("data")
     if usage is None or not isinstance(drawn, list):
         return usage
-    told = {"images": len(drawn), "size": answer.get("size")}
+    told = {"images": len(drawn), "size": answer.get("size"), "quality": answer.get("quality")}
     own = replace(usage, details={**usage.details, **told}, parts=())
     return replace(own, parts=(own, *usage.parts[1:])) if usage.parts else own
 
@@ -49,7 +50,7 @@ def video_usage(answer: Json) -> Usage | None:
         return usage
     try:
         seconds = float(answer.get("seconds") or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if not 0 < seconds < float("inf"):
         return None
@@ -107,10 +108,13 @@ def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
 
 
 def _drawn(answer: Json) -> list[Usage]:
-    """What the image model behind a Responses call took: tokens of its own, at its own price."""
+    """What the image model behind a Responses call took: tokens of its own, at its own price.
+
+    Where nobody tells them they are estimated by the images' sizes (`guessed`).
+    """
     image = mapping(mapping(answer.get("tool_usage")).get("image_gen"))
     if not count(image.get("input_tokens")) and not count(image.get("output_tokens")):
-        return []
+        return _guessed(answer)
     old = mapping(image.get("cached_tokens_details"))
     before: dict[str, object] = {**mapping(image.get("input_tokens_details"))}
     before["cached_tokens"] = image.get("cached_tokens")
@@ -121,6 +125,19 @@ def _drawn(answer: Json) -> list[Usage]:
         }
     found = {**image, "input_tokens_details": before}
     return [_tokens(found, _drawing_model(answer), {}, endpoint="images")]
+
+
+def _guessed(answer: Json) -> list[Usage]:
+    output, named = answer.get("output"), _drawing_model(answer)
+    tokens = 0
+    for item in output if isinstance(output, list) else ():
+        found = mapping(item)
+        if found.get("type") == DRAWING and found.get("result"):
+            tokens += image_tokens(text(found.get("model")) or named, found.get("size"), found.get("quality"))
+    if not tokens:
+        return []
+    details = {"output_tokens_details": {"image_tokens": tokens}, "guessed": True}
+    return [Usage(0, 0, min(tokens, MOST), 0, named, details, endpoint="images")]
 
 
 def _drawing_model(answer: Json) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
 
+from proxy.egress.dialects.dialect import Json
 from proxy.egress.money.rates import Rates, parent
+from proxy.egress.money.times import holds, span_of
 from proxy.policy.price import Charges, Price
 
 # The policy's words, the table's unit, and how many of what the policy prices are what the table prices.
@@ -32,37 +34,48 @@ UNITS: Mapping[str, tuple[str, int]] = {
     "file_search": ("file_searches", 1000),
 }
 Row = dict[str, object]
+NOTHING_DRAWN: Json = {}
 
 
 class Own:
-    """Of a tier or a size that the policy does not name the price is the usual one: there is nothing else to pay."""
+    """Of a tier, a size or a time that the policy does not name the price is the usual one: all there is to pay."""
 
-    __slots__ = ("_made", "_price", "_usual")
+    __slots__ = ("_made", "_price", "_times", "_usual")
 
     def __init__(self, price: Price) -> None:
         self._price = price
-        self._usual = Rates(_row(price, None, None))
-        self._made: dict[tuple[str | None, str | None], Rates] = {}
+        self._times = [(span_of(when), charges) for when, charges in price.times.items()]
+        self._usual = Rates(_row(price))
+        self._made: dict[tuple[object, ...], Rates] = {}
 
-    def rates(self, tier: str | None = None, size: object = None) -> Rates:
-        tier = tier if tier in self._price.tiers else None
-        found = size if isinstance(size, str) and size in self._price.sizes else None
-        if tier is None and found is None:
+    def rates(self, at: float, tier: str | None = None, drawn: Json = NOTHING_DRAWN) -> Rates:
+        """`at`: wall clock. `drawn`: what has a `size` and a `quality`, where an image or a video is priced."""
+        price = self._price
+        over = [charges for span, charges in self._times if holds(span, at)]
+        if tier is not None and tier in price.tiers:
+            over.append(price.tiers[tier])
+        size = drawn.get("size") if price.sizes else None
+        if isinstance(size, str):
+            over += [price.sizes[one] for one in (size, f"{size} {drawn.get('quality')}") if one in price.sizes]
+        if not over:
             return self._usual
-        if (tier, found) not in self._made:
-            self._made[tier, found] = Rates(_row(self._price, tier, found))
-        return self._made[tier, found]
+        key = tuple(map(id, over))  # they live as long as the price does
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = Rates(_row(price, over))
+        return found
 
 
-def _row(price: Price, tier: str | None, size: str | None) -> Row:
+def _row(price: Price, over: Sequence[Charges] = ()) -> Row:
     row = _charges(price)
     for tokens, charges in sorted(price.above.items(), key=lambda item: int(item[0])):
         for unit, dollars in _charges(charges).items():
             before = row.get(unit, parent(unit, row) or 0)
             row[unit] = [*(before if isinstance(before, list) else [before]), [int(tokens), dollars]]
-    for key, more in ((tier, price.tiers), (size, price.sizes)):
-        if key is not None:
-            row |= _charges(more[key])
+    for more in over:
+        row |= _charges(more)
+    if price.least_seconds:
+        row["least_seconds"] = price.least_seconds
     return row
 
 

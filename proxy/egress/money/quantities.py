@@ -55,6 +55,7 @@ def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model
     _input(found, endpoint, usage, priced)
     _output(found, endpoint, usage, priced)
     _tools(found, endpoint, usage, model or usage.model or "")
+    found.uncertain = found.uncertain or "guessed" in details
     return found
 
 

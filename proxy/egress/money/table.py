@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from proxy.egress.money.rates import Rates, Row
+from proxy.egress.money.times import DAY as DAY
+from proxy.egress.money.times import holds, span_of
 
 _FILE = Path(__file__).parent / "prices.json"
-DAY = 86_400
 
 
 class Model:
@@ -28,8 +29,8 @@ class Model:
     def __init__(self, row: Sequence[Any], prices: Sequence[Mapping[str, Any]]) -> None:
         self.name: str = row[0]
         dated: list[tuple[str | None, int]] = row[2] if isinstance(row[2], list) else [(None, row[2])]
-        self._dated = tuple((_span(since), number) for since, number in dated)
-        self._tiers = tuple((tier, _span(since), number) for tier, since, number in (row[3] if len(row) > 3 else ()))
+        self._dated = tuple((span_of(since), number) for since, number in dated)
+        self._tiers = tuple((tier, span_of(since), number) for tier, since, number in (row[3] if len(row) > 3 else ()))
         self.most: int = row[4] if len(row) > 4 else 0
         self._prices = prices
         self._made: dict[tuple[int, ...], Rates] = {}
@@ -45,7 +46,7 @@ class Model:
         if tier is not None:
             # Flex costs what a batch does (developers.openai.com/api/docs/pricing), and has no row of its own always.
             for name in (tier, "batch") if tier == "flex" else (tier,):
-                over = tuple(one for known, span, one in self._tiers if known == name and _holds(span, at))
+                over = tuple(one for known, span, one in self._tiers if known == name and holds(span, at))
                 if over:
                     numbers = (number, *reversed(over))
                     break
@@ -58,7 +59,7 @@ class Model:
         return found, tier is None or len(numbers) > 1
 
     def _number(self, at: float) -> int:
-        return next((one for span, one in reversed(self._dated) if _holds(span, at)), self._dated[0][1])
+        return next((one for span, one in reversed(self._dated) if holds(span, at)), self._dated[0][1])
 
 
 class Section:
@@ -170,23 +171,3 @@ def _fits(matcher: Any, name: str) -> bool:
     if sign == "$":
         return name.endswith(text)
     return name == text if sign == "=" else re.search(text, name) is not None
-
-
-def _span(since: str | None) -> tuple[float, float] | None:
-    """From when on, in wall clock; or the seconds of each day between which it holds."""
-    if since is None:
-        return None
-    if len(since) == 10:
-        return datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp(), float("inf")
-    begin, end = (int(one[:2]) * 3600 + int(one[3:]) * 60 for one in since.split("-"))
-    return float(begin), float(end)
-
-
-def _holds(span: tuple[float, float] | None, at: float) -> bool:
-    if span is None:
-        return True
-    begin, end = span
-    if end == float("inf"):
-        return at >= begin
-    second = at % DAY
-    return begin <= second < end if begin <= end else second >= begin or second < end

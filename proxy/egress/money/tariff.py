@@ -14,7 +14,7 @@ from proxy.egress.dialects.dialect import Json, count, decimal, mapping, text
 from proxy.egress.money.catalog import LONGEST_NAME, Catalog, snapshot_of
 from proxy.egress.money.cost import NOTHING as NOTHING
 from proxy.egress.money.cost import Cost as Cost
-from proxy.egress.money.own import Own
+from proxy.egress.money.own import NOTHING_DRAWN, Own
 from proxy.egress.money.quantities import SPEECH_TOKENS, Quantities, quantities
 from proxy.egress.money.rates import Rates, dollars, nanos
 from proxy.egress.money.table import Model, image_price, video_prices
@@ -97,7 +97,7 @@ class Tariffs:
         details, named = usage.details, usage.model or model
         if found is None and self._unknown == "zero" and not (endpoint == "videos" and named and video_prices(named)):
             return NOTHING
-        rates, sure = self._rates(found, endpoint, _tier(details), at, details.get("size"))
+        rates, sure = self._rates(found, endpoint, _tier(details), at, details)
         if endpoint == "videos" and "video_seconds" not in rates.priced:
             return video_cost(named, details)
         took = quantities(endpoint, usage, rates.priced, named)
@@ -141,7 +141,7 @@ class Tariffs:
 
     def _images(self, model: str | None, body: Json, found: Found | None, at: float) -> Cost | None:
         if found is not None:
-            rates, sure = self._rates(found, "images", None, at, body.get("size"))
+            rates, sure = self._rates(found, "images", None, at, body)
             if "images" in rates.priced:
                 took = Quantities({"images": _number(body), "requests": 1})
                 return self._charge(took, rates, found, sure=sure, at=at)
@@ -170,12 +170,12 @@ class Tariffs:
         return None
 
     def _rates(
-        self, found: Found | None, endpoint: str | None, tier: str | None, at: float, size: object = None
+        self, found: Found | None, endpoint: str | None, tier: str | None, at: float, drawn: Json = NOTHING_DRAWN
     ) -> tuple[Rates, bool]:
         if found is None:
             return self._catalog.dearest(endpoint, at), False
         if found.own is not None:
-            return found.own.rates(tier, size), True
+            return found.own.rates(at, tier, drawn), True
         assert found.model is not None
         rates, known = found.model.rates(at, tier)
         return rates, known and found.sure
@@ -243,7 +243,10 @@ def _expected(endpoint: str | None, before: int, after: int, priced: frozenset[s
         return Quantities({"characters": before * 4, "requests": 1})
     incoming = "audio_in" if endpoint == "audio" and "audio_in" in priced else "input"
     outgoing_ = "image_out" if endpoint == "images" else "output"
-    return Quantities({incoming: before, outgoing_: after, "requests": 1}, context=before)
+    amounts = {incoming: before, outgoing_: after, "requests": 1}
+    if endpoint == "images" and "images" in priced:
+        amounts["images"] = 1
+    return Quantities(amounts, context=before)
 
 
 def _images(model: str | None, body: Json) -> Cost | None:

@@ -62,7 +62,7 @@ async def _serve(
     metrics = Metrics(policy.metrics, version=__version__)
     sockets = Sockets.bind(policy)
     try:
-        recent = Recent(lambda target: log.redactor.target(target))
+        recent = Recent(log.redacted)
         requests = Requests(asyncio.get_running_loop().time)
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(

@@ -24,7 +24,9 @@ class Account:
         emit: Emit,
         clock: Callable[[], float],
         recent: Recent | None = None,
+        redact: Callable[[str], str] = lambda path: path,
     ) -> None:
+        self.redact = redact
         self._metrics = metrics
         self._books = books
         self._emit = emit
@@ -82,7 +84,7 @@ class Account:
                     metrics.tokens_total.child(used.name, used.label(call.model), kind).inc(count)
         self._emit(
             "call",
-            f"{call.method} {call.upstream}{call.path} {call.status or call.outcome}",
+            f"{call.method} {call.upstream}{self.redact(call.path)} {call.status or call.outcome}",
             level="warning" if call.outcome == "error" else "info",
             request_id=owner.request_id if owner is not None else None,
             trace_id=owner.trace_id if owner is not None else None,

@@ -13,7 +13,7 @@ OVERHEAD = 400  # bytes an entry costs beside what it holds
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A whole answer as it went to the app; `stored` is the clock's."""
+    """A whole answer, of whose header there is what several callers may see; `stored` is the clock's."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]

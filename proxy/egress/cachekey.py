@@ -24,12 +24,12 @@ _NEUTRAL = frozenset(
 _NEUTRAL_PREFIXES = ("x-stainless-", "x-outrigger-")
 
 
-def key(
-    *, upstream: str, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes, scope: str
-) -> bytes:
-    """A digest; keys and cookies are in it, and cannot be had out of it. `scope` is the user, or empty."""
+def key(*, upstream: str, url: str, method: str, headers: Iterable[tuple[str, str]], body: bytes, scope: str) -> bytes:
+    """A digest; keys and cookies are in it, and cannot be had out of it. `url` is where the call goes, as it is sent,
+    `headers` what goes along: so another address or account after a reload is another question. `scope` is the user,
+    or empty."""
     digest = hashlib.blake2b(digest_size=24)
-    parts = [upstream, method, target, scope]
+    parts = [upstream, method, url, scope]
     counted = [(name.lower(), value) for name, value in headers]
     for name, value in sorted(counted):
         if name not in _NEUTRAL and not name.startswith(_NEUTRAL_PREFIXES):

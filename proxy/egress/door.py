@@ -66,7 +66,7 @@ class Egress:
         self._recall = Recall(ledger, self._loop.time)
         self.spend = Spend(self.upstreams, self._recall)
         books = Books(ledger, self._loop.time, self._recall)
-        self.account = Account(metrics, books, log.emit, self._loop.time, recent)
+        self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redacted)
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
         )
@@ -74,7 +74,7 @@ class Egress:
         self.notices = Notices(self.bypass, log.emit)
         self.hosts = Hosts(
             policy.egress,
-            named=self._hosts_of_upstreams,
+            named=self._addresses_of_upstreams,
             clock=self._loop.time,
             emit=log.emit,
             gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
@@ -87,6 +87,9 @@ class Egress:
         )
         metrics.on_scrape(lambda: metrics.price_table_age_seconds.set(table_age(time.time())))
         self.apply(policy)
+
+    def _addresses_of_upstreams(self) -> set[str]:
+        return {f"{url.host}:{url.port}" for url in (upstream.url("") for upstream in self.upstreams.values())}
 
     def _hosts_of_upstreams(self) -> set[str]:
         return {upstream.url("").host or "" for upstream in self.upstreams.values()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.egress.call import Call
 from proxy.egress.headers import Fields
 from proxy.egress.keys import own
+from proxy.egress.target import portable
 from proxy.egress.upstream import Upstream
 from proxy.policy import outgoing
 
@@ -38,19 +39,23 @@ def named(step: outgoing.Fallback) -> str:
 def elsewhere(call: Call, step: outgoing.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
     """The call as it goes to another model or upstream; None where it cannot be put so.
 
-    Another upstream never sees this one's key: it is called with its own, or not at all.
+    Another upstream never sees this one's key, nor anything else that says whose the call is: it gets what is asked,
+    and its own key, or is not called at all.
     """
     other = upstreams.get(step.upstream or call.upstream)
     if other is None or not call.body.repeatable:
         return None
     fields: Fields = call.fields
+    target: str | None = call.target
     if other.name != call.upstream:
         if other.policy.api_key is None:
             return None
         fields = own(other.policy.kind, other.policy.api_key, fields)
+        target = portable(call.rest, inference=call.endpoint is not None)
+    if target is None:
+        return None
     copy = Call(call.upstream, call.method, call.rest, fields, call.began, call.at)
-    copy.used = other.name
-    copy.target = call.target if other.name == call.upstream else call.rest
+    copy.used, copy.target = other.name, target
     copy.endpoint, copy.owner, copy.user, copy.tier = call.endpoint, call.owner, call.user, call.tier
     copy.ask, copy.body, copy.sdk_retry = call.ask, call.body, call.sdk_retry
     copy.attempts, copy.cache, copy.bills = call.attempts, call.cache, call.bills

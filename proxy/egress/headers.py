@@ -22,7 +22,54 @@ HOP_BY_HOP = frozenset(
 )
 _REQUEST = HOP_BY_HOP | {"host", "content-length", "expect", "x-outrigger-request"}
 _ANSWER = HOP_BY_HOP | {"content-length"}
-KEYS = ("authorization", "x-api-key", "api-key")
+
+# What another upstream gets of a call's header: what it asks for, and nothing that says whose it is. Vendors and
+# gateways invent names for their keys, so what is not here does not go along.
+_PORTABLE = frozenset(
+    (
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "anthropic-beta",
+        "anthropic-version",
+        "cache-control",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "idempotency-key",
+        "openai-beta",
+        "prefer",
+        "range",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "x-client-request-id",
+        "x-request-id",
+    )
+)
+# What another caller gets of an answer's header: what belongs to the answer, and no cookie, id or account.
+_SHARED = frozenset(
+    (
+        "accept-ranges",
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-location",
+        "content-type",
+        "date",
+        "etag",
+        "expires",
+        "last-modified",
+        "link",
+        "openai-model",
+        "openai-version",
+        "retry-after",
+        "retry-after-ms",
+        "vary",
+        "x-should-retry",
+    )
+)
 
 
 def fields(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
@@ -59,9 +106,14 @@ def named_by_connection(came: Fields) -> set[str]:
     return named
 
 
-def named_key(name: str) -> bool:
-    """Whether a field is where the vendors of the dialects look for a key."""
-    return name.lower() in KEYS
+def portable(came: Fields) -> Fields:
+    """What of a call's header another upstream may see."""
+    return [(n, v) for n, v in came if n.lower() in _PORTABLE or n.lower().startswith("x-stainless-")]
+
+
+def shared(came: Fields) -> Fields:
+    """What of an answer's header another caller may see, ours on how it was made included."""
+    return [(n, v) for n, v in came if n.lower() in _SHARED or n.lower().startswith("x-outrigger-")]
 
 
 def first(came: Fields, wanted: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.egress.answer import Answer
 from proxy.egress.call import Call
 from proxy.egress.dialects import Dialect
-from proxy.egress.headers import Fields, first, replaced, returning
+from proxy.egress.headers import Fields, first, replaced, returning, shared
 from proxy.egress.sink import Head
 from proxy.errors import CallRefused
 from proxy.units import format_nanos
@@ -26,7 +26,7 @@ def ours(call: Call | None) -> Fields:
 
 def as_shared(said: Fields, *, pays: bool) -> Fields:
     """The head of another's call, as somebody gets it who joined it. What it cost is told to one of them."""
-    said = replaced(said, "x-outrigger-cache", "coalesced")
+    said = replaced(shared(said), "x-outrigger-cache", "coalesced")
     if pays or first(said, "x-outrigger-cost") is None:
         return said
     return replaced(said, "x-outrigger-cost", format_nanos(0))

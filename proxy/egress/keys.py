@@ -14,7 +14,7 @@ import re
 import secrets
 from urllib.parse import quote
 
-from proxy.egress.headers import Fields, named_key
+from proxy.egress.headers import Fields, portable
 
 VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 PREFIX = "sk-outrigger-"  # no secret: what is compared in constant time stands behind it
@@ -59,9 +59,8 @@ class Keys:
 
 
 def own(kind: str, real: str, fields: Fields) -> Fields:
-    """The header for another upstream than the one that was called: its own key, nobody else's."""
-    kept = [(name, value) for name, value in fields if not named_key(name)]
-    return [*kept, ("x-api-key", real) if kind == "anthropic" else ("Authorization", f"Bearer {real}")]
+    """The header for another upstream than the one that was called: its own key, nothing of anybody else's."""
+    return [*portable(fields), ("x-api-key", real) if kind == "anthropic" else ("Authorization", f"Bearer {real}")]
 
 
 def _replaced(text: str, made: str, real: str) -> str | None:

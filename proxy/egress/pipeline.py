@@ -66,7 +66,7 @@ class Pipeline:
         upstream = self.upstreams.get(name)
         sink = ToApp(request)
         if upstream is None:
-            sink.whole(*stray.unknown(request.method, name, self.upstreams, self._emit))
+            sink.whole(*stray.unknown(request.method, self._account.redact(f"/{name}")[1:], self.upstreams, self._emit))
             assert sink.response is not None
             return sink.response
         came = fields(request.raw_headers)
@@ -213,8 +213,8 @@ class Pipeline:
         scope = call.user if policy.cache.scope == "user" else ""
         return cache_key(
             upstream=upstream.name,
+            url=f"{policy.kind} {policy.base_url} {call.target}",
             method=call.method,
-            target=call.rest,
             headers=call.fields,
             body=call.body.whole,
             scope=scope,

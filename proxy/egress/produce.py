@@ -14,7 +14,7 @@ from proxy.egress.call import Call
 from proxy.egress.caller import discard
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import Written
-from proxy.egress.headers import fields, returning
+from proxy.egress.headers import fields, returning, shared
 from proxy.egress.heads import of_answer, ours
 from proxy.egress.money.bill import Bill
 from proxy.egress.money.books import Books
@@ -284,6 +284,6 @@ class Producer:
 
     def _keep(self, call: Call, upstream: Upstream, key: bytes, answer: Answer, body: bytes) -> None:
         headers = tuple(
-            (n.encode("latin-1"), v.encode("utf-8", "surrogateescape")) for n, v in returning(answer.fields)
+            (n.encode("latin-1"), v.encode("utf-8", "surrogateescape")) for n, v in shared(returning(answer.fields))
         )
         upstream.cache.put(key, Entry(answer.status, headers, body, self._clock(), call.model, call.usage))

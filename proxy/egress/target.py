@@ -6,6 +6,11 @@ from yarl import URL
 
 from proxy.egress.dialects import Dialect
 from proxy.egress.dialects.paths import below, endings, plain
+from proxy.observe.redact import Redactor
+from proxy.policy.model import REDACT
+
+_SECRETS = Redactor((*REDACT, "secret", "signature", "sig", "auth", "credential", "session", "code", "jwt", "sas"))
+_ASKED = frozenset(("api-version", "beta"))  # members of a model call's query that say what is asked for
 
 
 def split(target: str) -> tuple[str, str]:
@@ -32,6 +37,17 @@ def endpoint(dialect: Dialect, method: str, url: URL, base_url: str) -> tuple[st
     tails = endings(path) if rest is None else [rest]
     found = next((known for tail in tails if (known := dialect.endpoint(method, tail)) is not None), None)
     return found, dialect.deployment(path) if found is not None else None
+
+
+def portable(rest: str, *, inference: bool) -> str | None:
+    """The target as another upstream may see it; None where a secret stands in its path. A model call says nothing in
+    its query but what is known here; elsewhere the query is the question, less what is named like a secret."""
+    path, mark, query = rest.partition("?")
+    if _SECRETS.path(path) != path:
+        return None
+    names = [(pair, pair.partition("=")[0]) for pair in query.split("&") if pair]
+    kept = [pair for pair, name in names if (name in _ASKED if inference else not _SECRETS.secret(name))]
+    return f"{path}{mark}{'&'.join(kept)}" if kept else path
 
 
 def shown(base_url: str, address: str, name: str, kind: str, *, adopted: bool) -> str:

@@ -78,6 +78,10 @@ class Log:
             told = {"problem": f"facts left out: {type(error).__name__}"}
             return shape(self._stamp(self._now()), level, event, message, told)
 
+    def redacted(self, target: str) -> str:
+        """A request target as it may be told, by the policy in force."""
+        return self.redactor.target(target)
+
     def put(self, line: str) -> None:
         """A finished line, whatever its level."""
         data = line.encode("utf-8", "backslashreplace")

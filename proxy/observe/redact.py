@@ -5,6 +5,10 @@ and where camelCase turns). It is secret when a listed name, its words together,
 a number behind it counts too. With the list as shipped: `token`, `api_key`, `apiKey`, `apikey`,
 `access_token`, `user[password]`, `password2`, `X-Auth-Token` are; `keyword`, `tokenizer` and `passwordless`
 are not. The price is a false alarm now and then (`monkey`): better one value too many than one too few.
+
+In a path a segment is secret that says so itself (a bot's `bot123:…`, keys as their makers begin them: `sk-…`,
+`ghp_…`, a JWT), what stands behind Slack's `/services/T…`, and what looks drawn at random behind a secret name or a
+word of links that open something (`/reset/…`, `/webhooks/…`). Other long segments are ids, which a log is searched for.
 """
 
 from __future__ import annotations
@@ -19,6 +23,17 @@ MASK = "***"
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN = re.compile(r"[^a-z0-9]+")
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
+# Keys as their makers begin them: what says that it is one stays.
+_KEY = re.compile(
+    r"(?<![A-Za-z0-9])(?:(bot[0-9]+(?::|%3a))[^/]+|"
+    r"(sk-|[sr]k_(?:live|test)_|whsec_|xox[a-z]-|xapp-|gh[a-z]_|github_pat_|glpat-|akia|aiza|ya29\.|hf_|eyj)"
+    r"(?=[^/]*[0-9])[A-Za-z0-9_.~:=%-]{16,})",
+    re.IGNORECASE,
+)
+_SLACK = re.compile(r"(/(?:services|triggers|workflows)/T[A-Z0-9]+/).+")
+_OPENS = re.compile(r"(?:verif|confirm|activat|invit|magic|reset|unsubscribe|recover|hooks?$|webhook)", re.IGNORECASE)
+_RANDOM = re.compile(r"(?=[^A-Za-z]*[A-Za-z])(?=[^0-9]*[0-9])[A-Za-z0-9_.~:=%-]{16,}")
+_LONG = re.compile("[^/]{16}")  # most paths have no such segment, and so no secret
 
 
 def _words(name: str) -> str:
@@ -63,9 +78,27 @@ class Redactor:
         if target[:1] != "/" or target[:2] == "//":
             target = _USERINFO.sub(lambda found: f"{found[1] or ''}//", target)
         path, mark, query = target.partition("?")
+        shown = self.path(path)
         if mark and ("%" in query or self._hint.search(query)):
-            target = f"{path}?{'&'.join(map(self._pair, query.split('&')))}"
+            target = f"{shown}?{'&'.join(map(self._pair, query.split('&')))}"
+        elif shown is not path:
+            target = f"{shown}{mark}{query}"
         return target if target.isascii() else _printable(target)
+
+    def path(self, path: str) -> str:
+        """A path, percent-encoded as it came, without the secrets in it."""
+        if "/bot" not in path and _LONG.search(path) is None:
+            return path
+        shown = _SLACK.sub(rf"\1{MASK}", _KEY.sub(lambda found: f"{found[1] or found[2]}{MASK}", path))
+        segments = shown.split("/")
+        behind = False
+        for index, segment in enumerate(segments):
+            if behind and _RANDOM.fullmatch(segment):
+                segments[index] = MASK
+            elif len(segment) <= 64 and (_OPENS.match(segment) or self.secret(segment)):
+                behind = True
+        found = "/".join(segments)
+        return path if found == path else found
 
     def _pair(self, pair: str) -> str:
         # Some parsers also part pairs at `;`. A secret is hidden up to the `&`: it may hold a `;` itself.

@@ -220,7 +220,7 @@ def test_a_key_covers_what_changes_the_answer_and_nothing_else():
     base = {
         "upstream": "o",
         "method": "POST",
-        "target": "/c",
+        "url": "/c",
         "headers": [("Authorization", "a")],
         "body": b"x",
         "scope": "u",
@@ -231,7 +231,7 @@ def test_a_key_covers_what_changes_the_answer_and_nothing_else():
     other = [
         {"upstream": "p"},
         {"method": "GET"},
-        {"target": "/d"},
+        {"url": "/d"},
         {"body": b"y"},
         {"scope": "v"},
         {"headers": [("Authorization", "b")]},

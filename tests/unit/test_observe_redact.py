@@ -59,6 +59,34 @@ def test_a_target_keeps_every_byte_but_its_secrets(redactor: Redactor, target: s
     assert redactor.target(target) == shown
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/bot123:ABC/getMe", "/bot123:***/getMe"),
+        ("/telegram/bot123%3aABC/sendMessage?x=1", "/telegram/bot123%3a***/sendMessage?x=1"),
+        ("/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX", "/services/T00000000/***"),
+        ("/api/webhooks/123456789/aB3_aB3-aB3_aB3-aB3", "/api/webhooks/123456789/***"),
+        ("/x/sk-proj-0123456789abcdefgh", "/x/sk-***"),
+        ("/x/sk_live_0123456789abcdefgh?token=1", "/x/sk_live_***?token=***"),
+        ("/auth/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "/auth/eyJ***"),
+        ("/password/reset/MQ/c5k1a2-9f3b7d8e6a5c4d3e2f1a", "/password/reset/MQ/***"),
+        ("/v1/api-keys/0123456789abcdef", "/v1/api-keys/***"),
+        ("/verify_email/550e8400-e29b-41d4-a716-446655440000", "/verify_email/***"),
+        # ids, words and files, which a log is searched for
+        ("/users/550e8400-e29b-41d4-a716-446655440000", "/users/550e8400-e29b-41d4-a716-446655440000"),
+        ("/v1/responses/resp_68a1b2c3d4e5f6a7b8c9d0e1f2", "/v1/responses/resp_68a1b2c3d4e5f6a7b8c9d0e1f2"),
+        ("/static/main.4f3a2b1c9d8e7f6a5b4c.js", "/static/main.4f3a2b1c9d8e7f6a5b4c.js"),
+        ("/services/list/things-we-do-for-you", "/services/list/things-we-do-for-you"),
+        ("/sk-bratislava/hotels-and-restaurants", "/sk-bratislava/hotels-and-restaurants"),
+        ("/webhooks/stripe", "/webhooks/stripe"),
+        ("/robots.txt", "/robots.txt"),
+        ("/bottles/1234567890123456", "/bottles/1234567890123456"),
+    ],
+)
+def test_a_path_keeps_its_ids_and_loses_its_secrets(redactor: Redactor, path: str, shown: str) -> None:
+    assert redactor.target(path) == shown
+
+
 @given(
     before=st.text(alphabet="abx=%;25&", max_size=12),
     value=st.text(alphabet="SECRET;=", min_size=1, max_size=12),

@@ -22,7 +22,8 @@ PLACES = (
     "cookie", "x-api-key", "proxy-authorization", "request-body", "answer-body", "guess-of-the-admin-token",
     "session-as-user", "jwt-of-a-user", "call-authorization", "call-query", "call-api-key", "vendor-echo",
     "vendor-header", "prompt", "completion", "unreadable-request", "two-hosts", "upstream-userinfo",
-    "websocket-protocol", "referer",
+    "websocket-protocol", "referer", "bot-in-a-path", "slack-in-a-path", "link-in-a-path", "bot-called",
+    "slack-called", "nobody-called",
 )  # fmt: skip
 
 
@@ -60,6 +61,10 @@ async def vendor(request: web.Request) -> web.StreamResponse:
 async def ask_all(g: Running) -> None:
     query = f"token={mark('query-token')}&api%5Fkey={mark('query-key-encoded')}&user[password]={mark('query-array')}"
     await g.request(f"/path?{query}&a=1;secret_token={mark('query-semicolon')}")
+    for path in ("/bot123:{}/x", "/bot123%3A{}/x"):
+        await g.request(path.format(mark("bot-in-a-path")))
+    await g.request(f"/services/T0000/B0000/{mark('slack-in-a-path')}")
+    await g.request(f"/reset-password/{mark('link-in-a-path')}?a=1")
     await g.request(f"http://me:{mark('userinfo')}@localhost/x")
     fields = [
         f"Authorization: Bearer {mark('authorization')}",
@@ -94,6 +99,9 @@ async def call_all(g: Running) -> None:
     wrong = [kind, f"Authorization: Bearer {mark('call-authorization')}", f"Api-Key: {mark('call-api-key')}"]
     await g.request(f"{path}?key={mark('call-query')}", port=g.egress, method="POST", headers=wrong, body=chat("x"))
     away = f"/away/v1/chat/completions?key={mark('call-query')}"
+    await g.request(f"/away/bot123:{mark('bot-called')}/getMe", port=g.egress)
+    await g.request(f"/away/services/T0/B0/{mark('slack-called')}", port=g.egress, method="POST", body=b"{}")
+    await g.request(f"/bot9:{mark('nobody-called')}/getMe", port=g.egress)
     answer = await g.request(away, port=g.egress, method="POST", headers=wrong, body=chat(mark("prompt")))
     assert answer.startswith(b"HTTP/1.1 502"), answer
 
@@ -126,7 +134,7 @@ async def test_no_secret_comes_out_in_a_log_a_metric_a_status_or_the_ledger(tmp_
                 for path in ("/metrics", "/status", "/healthz", "/readyz", "/dashboard")
             }
             assert pages["/status"].startswith("HTTP/1.1 200")
-            await eventually(lambda: len(g.events("call")) >= 4)
+            await eventually(lambda: len(g.events("call")) >= 7)
             assert await g.stop() == 0
             everywhere = {"the log": g.output(), **pages}
             for file in Path(tmp_path).glob("ledger.db*"):

@@ -33,7 +33,7 @@ CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class Hosts:
-    """`named` are the hosts that upstreams name: those pass even where others are denied. `passed` is told the
+    """`named` are the HOST:PORT of upstreams: those pass even where others are denied. `passed` is told the
     HOST:PORT of every call that passes."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Hosts:
         try:
             url = _url(request)
             host = url.host or ""
-            self._check(host)
+            self._check(host, url.port)
             self._passed(f"{host}:{url.port}")
             breaker = self._gate(host)
             admission = breaker.admit()
@@ -114,9 +114,9 @@ class Hosts:
             self._account(request.method, host, outcome, began, reason)
         return sink.response if sink.response is not None else web.Response()
 
-    def _check(self, host: str) -> None:
-        if self.policy.other_hosts == "deny" and host not in self._named():
-            text = f"{host or 'this host'} is no upstream of the policy, and others are denied (egress.other_hosts)."
+    def _check(self, host: str, port: int | None) -> None:
+        if self.policy.other_hosts == "deny" and f"{host}:{port}" not in self._named():
+            text = f"{host}:{port} is no upstream of the policy, and others are denied (egress.other_hosts)."
             raise Refusal("host-denied", 403, "Forbidden", text)
 
     def _gate(self, host: str) -> Breaker:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -25,6 +24,10 @@ HEADS = ("calls", "errors", "cached", "input tokens", "of it cached", "output to
 SPARE = ("of it cached", "estimated $", "cached", "input tokens", "output tokens", "errors")  # the least missed first
 SHOWN = 40  # rows of the table; the CSV has them all
 WIDEST = 48  # characters of a name in the table
+
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
+_PARTS = re.compile(r"[,;|\t\r\n\"]")
 
 _NAMELESS = {"user": "(nobody)", "model": "(unknown)", "route": "(no request)"}
 
@@ -51,11 +54,16 @@ def dollars(nano: int) -> str:
 
 def as_csv(sums: Iterable[Sum], by: By) -> str:
     """RFC 4180 but for the line ends, which are those of Unix tools."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((by, *COLUMNS))
-    writer.writerows((one.name, *_cells(one)) for one in sums)
-    return out.getvalue()
+    rows = [(by, *COLUMNS), *((_cell(one.name), *_cells(one)) for one in sums)]
+    return "".join(f"{','.join(row)}\n" for row in rows)
+
+
+def _cell(name: str) -> str:
+    """A name as a cell that no spreadsheet computes (OWASP, "CSV Injection"): clients choose them. In quotes
+    where it has a sign that parts cells anywhere, for readers differ."""
+    if _FORMULA.match(name) and not _NUMBER.fullmatch(name):
+        name = f"'{name}"
+    return '"{}"'.format(name.replace('"', '""')) if _PARTS.search(name) else name
 
 
 def as_rows(sums: Sequence[Sum], by: By) -> list[tuple[str, ...]]:

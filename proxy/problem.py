@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from email.utils import formatdate
+from functools import lru_cache
 
 from proxy.errors import Refusal
 
@@ -18,6 +20,12 @@ _EXPOSED = (
 def whole_seconds(seconds: float) -> int:
     """Seconds as Retry-After has them (RFC 9110 section 10.2.3): rounded up, never negative."""
     return max(0, math.ceil(seconds))
+
+
+@lru_cache(maxsize=2)
+def http_date(second: int) -> bytes:
+    """A second of the calendar as Date has it (RFC 9110 section 5.6.7)."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def render_problem(refusal: Refusal, request_id: str) -> bytes:

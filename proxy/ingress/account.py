@@ -46,6 +46,9 @@ class Account:
         decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
         self._metrics.rate_limit_total.child(x.route.name, x.tier, decision).inc()
 
+    def shadowed(self, x: Exchange, name: str) -> None:
+        self._metrics.shadow_total.child(x.route.name, name).inc()
+
     def end(self, x: Exchange) -> None:
         self.in_flight[x.route.name] -= 1
         took = self._clock() - x.received

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from proxy.policy.model import Network
@@ -85,6 +86,15 @@ def parse(text: str) -> Address | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+@lru_cache(maxsize=4096)
+def network_of(text: str) -> str:
+    """What counts as one client: an IPv4 address, of IPv6 its /64, `unknown` where there is no address."""
+    found = parse(text)
+    if isinstance(found, IPv6Address):
+        return str(ip_network((found, 64), strict=False))
+    return str(found) if found is not None else "unknown"
 
 
 def within(address: Address, networks: tuple[Network, ...]) -> bool:

@@ -9,6 +9,7 @@ from proxy.errors import Refusal
 from proxy.ingress.gate import Gate, Shed
 from proxy.ingress.gradient import STEP, Gradient
 from proxy.ingress.permit import Permit
+from proxy.ingress.share import Share, Shares
 from proxy.policy.model import Overload, Route
 
 # The queue before an adaptive limit. While the app is quick it takes up bursts; once the app is overloaded
@@ -16,12 +17,15 @@ from proxy.policy.model import Overload, Route
 CALM_QUEUE = 100
 QUEUE_WAIT = 10.0
 LONGEST_RETRY_AFTER = 60.0
+PROBES = 4  # health probes at once that need no place; a platform sends one at a time
 
 _SAID = {
     "route_queue_full": "This route has its fill of requests, and its queue is full.",
     "route_wait": "This route has its fill of requests, and none ended in time while this one waited.",
     "queue_full": "The app has its fill of requests, and the queue is full.",
     "wait": "The app has its fill of requests, and none ended in time while this one waited.",
+    "share_queue_full": "This address has its share of requests whose bodies are still coming, and its queue is full.",
+    "share_wait": "This address has its share of requests whose bodies are still coming, and none ended in time.",
     "priority": "The app has its fill of requests, and the queue was needed for more important ones.",
 }
 
@@ -34,8 +38,10 @@ class Admission:
     important tier first (the lowest number in `overload.priority`; tiers not named there come after all that
     are), and when it is full, the least important make room first.
 
+    Before both, a request whose body is still coming needs one of its address's share of the places.
+
     A request that finds no place is refused with 503 `overloaded`, and `on_shed` is told why:
-    route_queue_full, route_wait, queue_full, wait or priority.
+    route_queue_full, route_wait, queue_full, wait, priority, share_queue_full or share_wait.
 
     `clock` must be the loop's, or run with it: waits are timed by the loop.
     """
@@ -45,6 +51,9 @@ class Admission:
         self._on_shed = on_shed
         self.working: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
         self._app = Gate("")
+        self._probes = Gate("probe_")
+        self._probes.limit = PROBES
+        self._shares = Shares()
         self._routes: dict[str, RouteGate] = {}
         self._gradient: Gradient | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -64,6 +73,11 @@ class Admission:
     @property
     def adaptive(self) -> bool:
         return self._gradient is not None
+
+    def overfull(self, route_name: str) -> bool:
+        """Whether a route in shadow mode has more requests than its places and its queue would hold."""
+        gate = self._routes.get(route_name)
+        return gate is not None and gate.overfull
 
     def in_flight(self, route_name: str) -> int:
         gate = self._routes.get(route_name)
@@ -87,9 +101,13 @@ class Admission:
             del self._routes[name]
 
     def try_enter(self, route: Route, *, exempt: bool = False) -> Permit | None:
-        """A permit where both gates have room now; None where `enter` would wait or refuse."""
-        if exempt:
-            return Permit(self, None, None)
+        """A permit where both gates have room now; None where `enter` would wait or refuse.
+
+        An exempt request, a health probe, needs room at neither, but for places of its own: who comes when these are
+        taken is treated as everybody is.
+        """
+        if exempt and self._probes.try_take():
+            return Permit(self, self._probes, None)
         gate = self._gate(route)
         if not gate.try_take():
             return None
@@ -119,6 +137,28 @@ class Admission:
             seconds = min(LONGEST_RETRY_AFTER, max(1.0, at.expected_wait()))
             raise Refusal("overloaded", 503, "Overloaded", _SAID[reason], retry_after=seconds) from None
         return Permit(self, gate, self._app)
+
+    def bounded(self, route: Route) -> bool:
+        """Whether a request of this route may have to wait for a place."""
+        return self._app.limit is not None or (route.concurrency is not None and route.enforce)
+
+    async def take_share(self, route: Route, address: str) -> Share:
+        """For a request whose body is still coming: its address's share of each gate. Raises Refusal (503)."""
+        share = Share(self._shares)
+        try:
+            if route.concurrency is not None and route.enforce:
+                queue = route.queue
+                await self._shares.take(share, route.name, address, route.concurrency, queue.size, queue.wait)
+            if self._app.limit is not None:
+                await self._shares.take(share, "", address, self._app.limit, self._app.size, self._app.wait)
+        except Shed as shed:
+            share.give()
+            self._on_shed(str(shed))
+            raise Refusal("overloaded", 503, "Overloaded", _SAID[str(shed)], retry_after=1.0, close=True) from None
+        except BaseException:
+            share.give()
+            raise
+        return share
 
     def sample(self, route_name: str, app_seconds: float, crowd: int) -> None:
         """See `Permit.sample`."""
@@ -180,11 +220,16 @@ class RouteGate(Gate):
     """The gate of one route, which also knows how many of its requests wait at the app's."""
 
     def __init__(self, route: Route) -> None:
-        super().__init__("route_")
-        self.name = route.name
+        super().__init__("route_", route.name)
         self.waiting_for_app = 0
         self.take_on(route)
 
     def take_on(self, route: Route) -> None:
         self.route = route
-        self.configure(route.concurrency, route.queue.size, route.queue.wait)
+        self.configure(route.concurrency if route.enforce else None, route.queue.size, route.queue.wait)
+
+    @property
+    def overfull(self) -> bool:
+        """In shadow mode, which refuses nobody: whether all places and the queue would be taken by now."""
+        route = self.route
+        return not route.enforce and route.concurrency is not None and self.in_flight > route.concurrency + self.size

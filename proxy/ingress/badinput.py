@@ -25,6 +25,13 @@ def too_long(max_header: int) -> Refusal:
 
 
 def too_slow(part: str) -> Refusal:
+    return _late(f"The request's {part} did not come in time.")
+
+
+def below_rate(least: int) -> Refusal:
+    return _late(f"The request's body came slower than {least} bytes a second (listen.body.min_rate).")
+
+
+def _late(detail: str) -> Refusal:
     """RFC 9110 section 15.5.9."""
-    detail = f"The request's {part} did not come in time."
     return Refusal("request-timeout", 408, "Request timeout", detail, close=True)

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from proxy.errors import Refusal
-from proxy.ingress.badinput import bad_request, too_long, too_slow, unreadable
+from proxy.ingress.badinput import bad_request, too_long, unreadable
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.headers import requested_upgrade
 from proxy.ingress.upgrade import Upgrading
@@ -60,6 +60,7 @@ class Connection(BaseProtocol):
         "_upgrading",
         "_waiter",
         "answered",
+        "body_bytes",
         "busy",
         "draining",
         "head_since",
@@ -67,6 +68,9 @@ class Connection(BaseProtocol):
         "last_read",
         "on_writable",
         "peer",
+        "rate_bytes",
+        "rate_since",
+        "served",
         "stalled_bytes",
         "stalled_since",
         "tunnel",
@@ -115,7 +119,11 @@ class Connection(BaseProtocol):
         self.on_writable: Callable[[], None] | None = None
         # what the sweep looks at
         self.idle_since = self.last_read = loop.time()
+        self.served = False  # at least one request
         self.head_since = 0.0  # 0: no head has begun
+        self.body_bytes = 0  # of bodies, but for what came with their heads
+        self.rate_since = 0.0  # since when they are measured, 0: they are not
+        self.rate_bytes = 0  # how many there were then
         self.stalled_since = 0.0  # 0: the client reads what it is sent
         self.stalled_bytes = 0
 
@@ -158,6 +166,8 @@ class Connection(BaseProtocol):
                 if self._head_bytes == 0:
                     self.head_since = self.last_read
                 self._head_bytes += len(data)
+            else:
+                self.body_bytes += len(data)
         parser = self._parser
         if parser is None:
             return
@@ -254,9 +264,9 @@ class Connection(BaseProtocol):
         body: Any = self._body
         body.set_exception(error)
 
-    def time_out(self, *, body: bool) -> None:
+    def time_out(self, refusal: Refusal) -> None:
         """The rest of a head or body did not come in time."""
-        self._end_input(too_slow("body" if body else "head"))
+        self._end_input(refusal)
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────
 
@@ -278,6 +288,7 @@ class Connection(BaseProtocol):
                 self.answered = False
                 keep = await self._answer(self._messages.popleft())
                 self.busy = False
+                self.served = True
                 self.idle_since = self._loop.time()
                 if not keep:
                     break

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from proxy.ingress.connection import Connection
 from proxy.ingress.downstream import connection_line
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.ours import Answer, Ours
+from proxy.problem import http_date
 
 PREFIX = "/_outrigger"
 CTL = "/ctl"  # the one path of ours that is claimed with what is below it
@@ -47,6 +49,7 @@ def write(connection: Connection, x: Exchange, answer: Answer) -> bool:
     status, headers, body = answer
     keep = not (x.should_close or connection.draining or connection.body_missing)
     lines = [b"HTTP/1.1 %d \r\n" % status]
+    lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
     lines += [f"{name}: {value}\r\n".encode() for name, value in headers]
     lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.append(connection_line(x, keep=keep))

@@ -71,8 +71,7 @@ class Door:
             loop,
             self.pipeline.handle,
             self.pipeline.refuse_early,
-            max_header=policy.listen.max_header,
-            keepalive=policy.listen.keepalive,
+            listen=policy.listen,
             patience=patience,
         )
         self.apply(policy)
@@ -86,8 +85,7 @@ class Door:
         self.admission.reconfigure(policy.overload)
         self.desk.claim(policy.listen.claim)
         self.relay.hold = policy.app.hold
-        self.server.max_header = policy.listen.max_header
-        self.server.keepalive = policy.listen.keepalive
+        self.server.listen = policy.listen
         self._metrics.declare_routes([route.name for route in policy.routes])
         tiers = [tier.name for tier in policy.identity.tiers] or [""]
         self._metrics.declare_limits((x.name, tier) for x in policy.routes for tier in tiers if x.limits_for(tier))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.ingress.client import Client
     from proxy.ingress.permit import Permit
     from proxy.ingress.ratelimit import Decision
+    from proxy.ingress.share import Share
 
 HeaderList = list[tuple[bytes, bytes]]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
@@ -26,6 +27,8 @@ STATUS_CLIENT_GONE = 499  # nginx's word for a request whose client left before 
 class Body(Protocol):
     """A request's body as it comes in; reading it is what lets more of it come."""
 
+    @property
+    def total_bytes(self) -> int: ...  # that came so far, read or not
     def is_eof(self) -> bool: ...
     def at_eof(self) -> bool: ...
     def read_nowait(self, n: int = -1) -> bytes: ...
@@ -46,6 +49,7 @@ class Exchange:
         "calls",
         "chunked",
         "client",
+        "continued",
         "cost",
         "cut",
         "decision",
@@ -64,6 +68,8 @@ class Exchange:
         "refused",
         "request_id",
         "route",
+        "seen",
+        "share",
         "should_close",
         "status",
         "target",
@@ -115,9 +121,12 @@ class Exchange:
         self.max_body: int | None = None
         self.decision: Decision | None = None
         self.permit: Permit | None = None
+        self.share: Share | None = None  # held while its body still comes
+        self.continued = False  # it was told to go on with its body (100)
         self.refused: Refusal | None = None
         self.status = 0
         self.cut = False  # broken off, by the client or by the app
+        self.seen = False  # the app has it, or a part of it
         self.answered = False  # the head of an answer is on its way to the client
         self.bytes_in = 0
         self.bytes_out = 0

@@ -18,7 +18,8 @@ class Gate:
     and waited for. One that is cancelled in the moment it was admitted passes its place on.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, name: str = "") -> None:
+        self.name = name
         self._prefix = prefix  # of the reasons to be sent away
         self.limit: int | None = None
         self.size = 0

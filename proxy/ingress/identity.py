@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_network
 from typing import NamedTuple
 
 from proxy.ingress import address, pattern
@@ -147,7 +146,4 @@ def canonical(user: str) -> str:
 
 
 def _ip_user(client_ip: str) -> str:
-    found = address.parse(client_ip)
-    if isinstance(found, IPv6Address):
-        return f"{IP}{ip_network((found, 64), strict=False)}"
-    return f"{IP}{found}" if found is not None else f"{IP}unknown"
+    return IP + address.network_of(client_ip)

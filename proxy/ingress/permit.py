@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 from proxy.ingress.gate import Gate
 
 if TYPE_CHECKING:
-    from proxy.ingress.admission import Admission, RouteGate
+    from proxy.ingress.admission import Admission
 
 
 class Permit:
-    """A request's places at both gates; none for a health probe.
+    """A request's places at both gates; for a health probe one of the places that these have.
 
     `release` belongs in a `finally`. It and `head_sent` may be called again, to no effect.
     """
 
     __slots__ = ("_admission", "_app", "_calls", "_crowd", "_in_app", "_route", "route_name", "since")
 
-    def __init__(self, admission: Admission, route: RouteGate | None, app: Gate | None) -> None:
+    def __init__(self, admission: Admission, route: Gate | None, app: Gate | None) -> None:
         self._admission = admission
         self._route = route
-        self.route_name = route.name if route is not None else ""
+        self.route_name = route.name if route is not None else ""  # of a probe none
         self._app = app  # until the answer's head is sent
         self._in_app = app is not None  # whether the place there is held now
         self._calls = 0  # outgoing ones of this request that are under way

@@ -17,9 +17,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Refusal
 from proxy.ingress.account import Account
+from proxy.ingress.address import network_of
 from proxy.ingress.admission import Admission
 from proxy.ingress.allowance import Allowances
 from proxy.ingress.badinput import bad_request
+from proxy.ingress.bodybuffer import BufferedBody
 from proxy.ingress.client import TrustedPeers
 from proxy.ingress.connection import Connection
 from proxy.ingress.desk import Desk
@@ -30,6 +32,7 @@ from proxy.ingress.ratelimit import RateLimiter
 from proxy.ingress.refusal import refuse
 from proxy.ingress.relay import AnswerCut, Relay
 from proxy.ingress.route import RouteTable
+from proxy.ingress.timeout import within_total
 from proxy.ingress.upload import body_too_large
 from proxy.observe.events import Emit
 from proxy.observe.requests import Requests
@@ -38,7 +41,6 @@ from proxy.policy.operators import InjectedFault
 from proxy.policy.policy import Policy
 
 NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
-UNSEEN = 503  # the status of every refusal that comes after the rate limit and before the app
 HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
 
 
@@ -50,6 +52,7 @@ class Rules:
     identifier: Identifier
     peers: TrustedPeers
     max_body: int | None
+    buffer: int  # bytes of a body that are here before its request takes a place
     faults: Mapping[str, tuple[InjectedFault, ...]]  # by route, for staging
     probes: frozenset[str]  # paths of the app's own health, never shed
 
@@ -61,6 +64,7 @@ class Rules:
             Identifier(policy.identity),
             TrustedPeers(policy.listen.trusted_proxies, on_render=on_render),
             policy.listen.max_body,
+            policy.listen.body.buffer,
             {
                 route.name: hits
                 for route in policy.routes
@@ -124,13 +128,15 @@ class Pipeline:
             if self._is_capped(x):
                 await self._check_budget(x)
             self._check_rate(x)
+            if not x.body.is_eof() and self._admission.bounded(x.route):
+                await self._await_body(connection, x)
             await self._admit(x)
             if rules.faults:
                 await self._inject(rules.faults.get(x.route.name, ()))
             told = True
             return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.joined))
         except Refusal as refusal:
-            if refusal.status == UNSEEN and x.decision is not None:
+            if x.decision is not None and not x.seen:  # what the app never saw does not count
                 self._limiter.give_back(x.route, x.user, x.decision)
             return refuse(connection, x, refusal)
         except AnswerCut as cut:
@@ -147,7 +153,10 @@ class Pipeline:
         finally:
             if x.permit is not None:
                 x.permit.release()
+            if x.share is not None:
+                x.share.give()
             if counted:
+                self._check_size_in_shadow(x)
                 abandoned = x.route.when_abandoned == "cancel" and x.given_up
                 self._requests.end(x.token, abandoned=abandoned, told=told)
                 self._account.end(x)
@@ -178,9 +187,21 @@ class Pipeline:
             raise Refusal("blocked", 403, "Blocked", "An operator of this service has blocked this user.")
 
     def _check_size(self, x: Exchange) -> None:
-        limit = x.max_body = x.route.max_body if x.route.max_body is not None else self.rules.max_body
-        if limit is not None and int(x.headers.get("Content-Length") or 0) > limit:
+        limit, own = self.rules.max_body, x.route.max_body
+        if own is not None:
+            if x.route.enforce:
+                limit = own
+            elif limit is not None:
+                limit = max(own, limit)  # shadow mode refuses nothing that the route's own word would let pass
+        x.max_body = limit
+        if limit is not None and _size(x) > limit:
             raise body_too_large(limit)
+
+    def _check_size_in_shadow(self, x: Exchange) -> None:
+        """At the end, when its size is known however it was framed."""
+        own = x.route.max_body
+        if own is not None and not x.route.enforce and _size(x) > own:
+            self._shadow(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
 
     def _is_capped(self, x: Exchange) -> bool:
         allowances = self._allowances
@@ -202,7 +223,7 @@ class Pipeline:
         text, turns = spent
         if x.route.enforce:
             raise Refusal("cost-cap", 402, "Spending cap reached", f"Of {text}.", retry_after=turns)
-        self._emit("cap.shadow", f"Would be refused: of {text}.", request_id=x.request_id, user=x.user)
+        self._shadow(x, "cost-cap", f"of {text}", event="cap.shadow")
 
     def _check_rate(self, x: Exchange) -> None:
         if not x.route.rate_limit or is_preflight(x):
@@ -212,24 +233,50 @@ class Pipeline:
             return
         refused = not decision.allowed
         self._account.limited(x, refused)
-        if refused and x.route.enforce:
-            raise Refusal(
-                "rate-limited",
-                429,
-                "Too many requests",
-                f"The limit of this route ({x.route.name}) is used up; come again in {decision.retry_after:.0f} s.",
-                retry_after=decision.retry_after,
-            )
+        if not refused:
+            return
+        used_up = f"the limit of this route ({x.route.name}) is used up"
+        if not x.route.enforce:
+            self._shadow(x, "rate-limited", used_up)
+            return
+        detail = f"T{used_up[1:]}; come again in {decision.retry_after:.0f} s."
+        raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
+
+    async def _await_body(self, connection: Connection, x: Exchange) -> None:
+        """A body, or the buffer's fill of it, is here before its request takes a place."""
+        if not self.rules.buffer:
+            return
+        if not x.http10 and not x.body.total_bytes and "100-continue" in (x.headers.get("Expect") or "").lower():
+            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # it waits for this, and we for its body
+            x.continued = True
+        began = self._clock()
+        body = x.body = BufferedBody(x.body)
+        try:
+            async with within_total(x):
+                await body.fill(self.rules.buffer, x.max_body)
+                if not body.is_eof():
+                    x.share = await self._admission.take_share(x.route, network_of(x.client.ip))
+        finally:
+            x.waited += self._clock() - began
 
     async def _admit(self, x: Exchange) -> None:
         permit = self._admission.try_enter(x.route, exempt=x.path in self.rules.probes)
         if permit is None:
             began = self._clock()
             try:
-                permit = await self._admission.enter(x.route, x.tier, x.user)
+                async with within_total(x):
+                    permit = await self._admission.enter(x.route, x.tier, x.user)
             finally:
                 x.waited += self._clock() - began
         x.permit = permit
+        if not x.route.enforce and self._admission.overfull(x.route.name):
+            self._shadow(x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full")
+
+    def _shadow(self, x: Exchange, name: str, why: str, *, event: str = "shadow") -> None:
+        """A refusal that a route in shadow mode (`enforce: false`) does not make."""
+        self._account.shadowed(x, name)
+        text = f"Would be refused ({name}): {why}."
+        self._emit(event, text, request_id=x.request_id, route=x.route.name, user=x.user, refused=name)
 
     async def _inject(self, faults: Iterable[InjectedFault]) -> None:
         """What the policy's `faults` do to this request, each drawn by its share."""
@@ -249,6 +296,11 @@ class Pipeline:
             return False
         detail = "The gateway met a fault of its own; the log has it under this request_id."
         return refuse(connection, x, Refusal("fault", 500, "Internal server error", detail, close=True))
+
+
+def _size(x: Exchange) -> int:
+    """Of the body, as it was announced or as much as came."""
+    return max(int(x.headers.get("Content-Length") or 0), x.body.total_bytes)
 
 
 def is_preflight(x: Exchange) -> bool:

@@ -12,11 +12,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import NamedTuple
 
 from proxy.ingress import ratefields, ratelog
 from proxy.ingress.ratelog import EXACT, Mixed, UserLog
 from proxy.policy.model import Rate, Route
+
+LONGEST_KEPT = 40  # characters of a user's name
 
 
 class Item(NamedTuple):
@@ -91,7 +94,7 @@ class RateLimiter:
         self._clock = clock
         self._capacity = capacity
         self._most_times = most_times
-        self._logs: OrderedDict[str, UserLog] = OrderedDict()  # by route and user, the longest unseen first
+        self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, the longest unseen first
         self._specs: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _Spec | None]]] = {}
         self._longest = 0.0  # the longest period of any limit seen
         self.times = 0  # remembered now, by all users
@@ -110,7 +113,7 @@ class RateLimiter:
         if spec is None:
             return None
         now = self._clock()
-        log = self._log(f"{route.name}\n{user}", spec, now)
+        log = self._log(_key(route, user), spec, now)
         if isinstance(log, Mixed):
             return self._decide_mixed(log, spec, now)
         wait = _wait(log, spec, now)
@@ -124,13 +127,13 @@ class RateLimiter:
 
     def give_back(self, route: Route, user: str, decision: Decision) -> None:
         """Uncount a request that was admitted here and refused elsewhere before the app saw it."""
-        log = self._logs.get(f"{route.name}\n{user}")
+        log = self._logs.get(_key(route, user))
         if log is None or not decision.allowed:
             return
         times = log.times if isinstance(log, Mixed) else log
         if isinstance(log, Mixed):
             for coarse in log.coarse:
-                coarse.take_back()
+                coarse.take_back(decision.at, self._clock())
         place = bisect_left(times, decision.at)
         if place < len(times) and times[place] == decision.at:
             del times[place]
@@ -165,7 +168,7 @@ class RateLimiter:
             self._longest = max([self._longest, *(rate.period for rate in rates)])
         return specs[tier]
 
-    def _log(self, key: str, spec: _Spec, now: float) -> UserLog:
+    def _log(self, key: str | bytes, spec: _Spec, now: float) -> UserLog:
         log = self._logs.get(key)
         if log is None:
             log = ratelog.carry(ratelog.new_times(), spec.keep, spec.coarse)
@@ -198,6 +201,14 @@ class RateLimiter:
             self.times -= len(log)
             if now - ratelog.last_time(log) < self._longest:
                 self.evicted += 1
+
+
+def _key(route: Route, user: str) -> str | bytes:
+    """A long name is kept as its hash: who writes names of a kilobyte has no more of our memory than others."""
+    key = f"{route.name}\n{user}"
+    if len(user) <= LONGEST_KEPT and user.isascii():
+        return key
+    return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def _wait(times: array[float], spec: _Spec, now: float) -> float:

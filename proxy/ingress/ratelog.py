@@ -4,14 +4,14 @@ A log has the times of the requests that were admitted, oldest first, as 8-byte 
 period has room exactly when the N-th last of them is a period old: one look, however many there are.
 
 Limits above EXACT are kept by `Coarse` logs, one a limit: they note every `step`-th request alone, where
-step is a hundredth of N, and count it with those since the one before. That can only count too many, by
-less than `step`: never more than N are admitted, and at most 1 % of N is refused early.
+step is a hundredth of N, and count it with those since the one before, its group. That can only count too
+many, by less than `step`: never more than N are admitted, and at most 1 % of N is refused early.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
@@ -26,22 +26,33 @@ def new_times(times: Iterable[float] = ()) -> array[float]:
 class Coarse:
     """The log of one limit above EXACT."""
 
-    __slots__ = ("last", "marks", "partial", "period", "quota", "step")
+    __slots__ = ("counts", "last", "marks", "partial", "period", "quota", "step", "uneven")
 
     def __init__(self, quota: int, period: float) -> None:
         self.quota = quota
         self.period = period
         self.step = quota // 100
-        self.marks = new_times()  # when each whole group of `step` requests was complete
+        self.marks = new_times()  # when each group of requests was complete
+        self.counts = array("L")  # how many each group has: `step`, less what was given back
+        self.uneven = False  # whether any has less
         self.partial = 0  # requests since the last mark
         self.last = 0.0  # the time of the last of those
 
     def wait(self, now: float) -> float:
         """Seconds until there is room; 0: now."""
-        groups = (self.quota - 1 - self._partial(now)) // self.step
+        room = self.quota - 1 - self._partial(now)
+        groups = self._fitting(room) if self.uneven else room // self.step
         if len(self.marks) <= groups:
             return 0.0
         return max(0.0, self.period - (now - self.marks[-(groups + 1)]))
+
+    def _fitting(self, room: int) -> int:
+        """How many of the newest groups have no more than `room` requests together."""
+        for groups, count in enumerate(reversed(self.counts)):
+            room -= count
+            if room < 0:
+                return groups
+        return len(self.counts)
 
     def add(self, now: float) -> None:
         self.partial = self._partial(now) + 1
@@ -49,25 +60,46 @@ class Coarse:
         if self.partial == self.step:
             self.partial = 0
             self.marks.append(now)
-            trim(self.marks, self.quota // self.step + 1)
+            self.counts.append(self.step)
+            self._trim(SLACK)
 
-    def take_back(self) -> None:
-        """Uncount the last request, unless it completed a group: then it counts on, within the 1 %."""
-        if self.partial:
-            self.partial -= 1
+    def take_back(self, at: float, now: float) -> None:
+        """Uncount a request that was counted at that time, in the group that has it and in no later one: one that is a
+        period old counts no more, and those since are others."""
+        if now - at >= self.period:
+            return
+        place = bisect_left(self.marks, at)
+        if place == len(self.marks):
+            self.partial = max(0, self.partial - 1)
+            return
+        self.counts[place] -= 1
+        self.uneven = True
+        left, after = self.counts[place], place + 1
+        if after < len(self.counts) and left + self.counts[after] <= self.step:
+            self.counts[after] += left  # counted longer than it must be, by less than `step` requests: as ever
+            left = 0
+        if not left:
+            del self.marks[place], self.counts[place]
+
+    def _trim(self, slack: int) -> None:
+        """Two groups side by side have more than `step` together, so that many of them are enough."""
+        keep = (2 if self.uneven else 1) * (self.quota // self.step + 1)
+        if len(self.marks) > keep + slack:
+            del self.marks[:-keep], self.counts[:-keep]
+            self.uneven = min(self.counts) < self.step
 
     def standing(self, now: float) -> tuple[int, float]:
         """How many requests count now, and the seconds until one of them no longer will."""
         first = bisect_right(self.marks, now - self.period)
         partial = self._partial(now)
-        count = min(self.quota, (len(self.marks) - first) * self.step + partial)
+        whole = sum(self.counts[first:]) if self.uneven else (len(self.marks) - first) * self.step
+        count = min(self.quota, whole + partial)
         oldest = self.marks[first] if first < len(self.marks) else self.last
         return count, max(0.0, oldest + self.period - now) if count else 0.0
 
     def entries(self) -> Iterator[tuple[float, int]]:
         """Times and how many requests each stands for, oldest first."""
-        for mark in self.marks:
-            yield mark, self.step
+        yield from zip(self.marks, self.counts, strict=True)
         if self.partial:
             yield self.last, self.partial
 
@@ -75,8 +107,9 @@ class Coarse:
         for time, count in entries:
             whole, self.partial = divmod(self.partial + count, self.step)
             self.marks.extend([time] * min(whole, self.quota))
+            self.counts.extend([self.step] * min(whole, self.quota))
             self.last = time
-        trim(self.marks, self.quota // self.step + 1, slack=0)
+        self._trim(0)
 
     def _partial(self, now: float) -> int:
         return self.partial if now - self.last < self.period else 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 from proxy.errors import Refusal
 from proxy.ingress.connection import Connection
 from proxy.ingress.downstream import connection_line
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import limit_lines
-from proxy.problem import cors_headers, render_problem
+from proxy.problem import cors_headers, http_date, render_problem
 
 REASONS = {
     400: b"Bad Request",
@@ -31,6 +32,7 @@ def refuse(connection: Connection, x: Exchange, refusal: Refusal) -> bool:
     keep = not (refusal.close or x.should_close or connection.draining or connection.body_missing)
     body = render_problem(refusal, x.request_id)
     lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))]
+    lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
     lines.append(b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body))
     lines.append(b"Cache-Control: no-store\r\nX-Request-Id: %s\r\n" % x.request_id.encode())
     if refusal.retry_after is not None:

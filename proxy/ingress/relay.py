@@ -13,12 +13,13 @@ from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.headers import request_head
 from proxy.ingress.leg import Leg
 from proxy.ingress.pool import Pool
-from proxy.ingress.timeout import Watches
+from proxy.ingress.timeout import Watches, within_total
 from proxy.ingress.tunnel import Tunnel
 from proxy.ingress.upload import Upload
 
 # RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+CONTINUE = 100
 SETTLE = 1.0  # an app that refuses connections while it counts as ready: its end is noticed by then
 RECONNECT = 0.05
 
@@ -74,19 +75,22 @@ class Relay:
             except AppUnreachable:
                 if not (repeatable and leg.silent):
                     raise
+                x.seen = False
         leg = await self._connect(x)
         return await self._send(connection, x, head, upload, leg)
 
     async def _send(self, connection: Connection, x: Exchange, head: bytes, upload: Upload, leg: Leg) -> Leg:
         def informational(status: int, reason: bytes, headers: HeaderList) -> None:
-            if not x.http10:
+            if not (x.http10 or (x.continued and status == CONTINUE)):
                 connection.write(informational_head(status, reason, headers))
 
         sent = self._loop.time()
         if x.route.timeout is not None or x.route.total is not None:
             self._watches.add(leg, x, upload)
         try:
-            answered = leg.send(head + upload.first(), x.method, x.upgrade, informational)
+            first = upload.first()
+            x.seen = True
+            answered = leg.send(head + first, x.method, x.upgrade, informational)
             if not upload.whole:
                 upload.start(leg)
             await answered
@@ -104,22 +108,26 @@ class Relay:
         """A fresh leg; an app that is away is waited for (`app.hold`): nothing was sent yet."""
         started = self._loop.time()
         try:
-            while True:
-                if not self._backend.is_ready:
-                    left = self.hold - (self._loop.time() - started)
-                    if self.ending or left <= 0 or not await self._backend.wait_ready(left):
-                        raise self._away()
-                try:
-                    leg = await self._pool.connect()
-                    if self._backend.is_ready:
-                        return leg
-                    self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
-                except AppUnreachable:
-                    if self._backend.is_ready and self._loop.time() - started > SETTLE:
-                        raise
-                    await asyncio.sleep(RECONNECT)
+            async with within_total(x):
+                return await self._connected(started)
         finally:
             x.waited += self._loop.time() - started
+
+    async def _connected(self, started: float) -> Leg:
+        while True:
+            if not self._backend.is_ready:
+                left = self.hold - (self._loop.time() - started)
+                if self.ending or left <= 0 or not await self._backend.wait_ready(left):
+                    raise self._away()
+            try:
+                leg = await self._pool.connect()
+                if self._backend.is_ready:
+                    return leg
+                self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
+            except AppUnreachable:
+                if self._backend.is_ready and self._loop.time() - started > SETTLE:
+                    raise
+                await asyncio.sleep(RECONNECT)
 
     def _away(self) -> Refusal:
         if self.ending or self._backend.state in ("stopping", "ended"):

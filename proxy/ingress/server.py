@@ -6,7 +6,9 @@ import asyncio
 import socket
 from dataclasses import dataclass
 
+from proxy.ingress.badinput import below_rate, too_slow
 from proxy.ingress.connection import Connection, Handler, Refuser
+from proxy.policy.model import Listen
 
 BACKLOG = 1024
 FLUSH = 0.5  # seconds for the last bytes to a connection that is being cut
@@ -18,6 +20,7 @@ class Patience:
 
     head: float = 20.0  # from a head's first byte to its last
     body: float = 60.0  # between two reads of a body, until the app answers
+    rate: float = 10.0  # for a body to reach `listen.body.min_rate`
     stall: float = 60.0  # for a client that takes nothing of what it is sent
     drain: float = 1.0  # for a request already under way on a connection that a drain finds idle
     sweep: float = 1.0  # between two looks
@@ -32,16 +35,14 @@ class Server:
         handle: Handler,
         refuse: Refuser,
         *,
-        max_header: int,
-        keepalive: float,
+        listen: Listen,
         patience: Patience = Patience(),
     ) -> None:
         self._patience = patience
         self._loop = loop
         self._handle = handle
         self._refuse = refuse
-        self.max_header = max_header
-        self.keepalive = keepalive
+        self.listen = listen
         self.connections: set[Connection] = set()
         self.draining = False
         self._listener: asyncio.Server | None = None
@@ -58,7 +59,7 @@ class Server:
         self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
 
     def _accept(self) -> Connection:
-        connection = Connection(self._loop, self._handle, self._refuse, self._lost, max_header=self.max_header)
+        connection = Connection(self._loop, self._handle, self._refuse, self._lost, max_header=self.listen.max_header)
         connection.draining = self.draining
         self.connections.add(connection)
         return connection
@@ -128,11 +129,28 @@ class Server:
             elif now - connection.stalled_since > self._patience.stall:
                 connection.abort()
         elif connection.busy:
-            waiting_for_body = connection.body_missing and not connection.reading_held
-            if waiting_for_body and not connection.answered and now - connection.last_read > self._patience.body:
-                connection.time_out(body=True)
+            if connection.answered or connection.reading_held or not connection.body_missing:
+                connection.rate_since = 0.0
+            elif now - connection.last_read > self._patience.body:
+                connection.time_out(too_slow("body"))
+            elif self.listen.body.min_rate is not None:
+                self._look_at_rate(connection, now, self.listen.body.min_rate)
         elif connection.head_since:
             if now - connection.head_since > self._patience.head:
-                connection.time_out(body=False)
-        elif now - connection.idle_since > (self._patience.drain if self.draining else self.keepalive):
+                connection.time_out(too_slow("head"))
+        elif now - connection.idle_since > self._idle_patience(connection):
             connection.close()
+
+    def _idle_patience(self, connection: Connection) -> float:
+        if self.draining:
+            return self._patience.drain
+        listen = self.listen
+        return listen.keepalive if connection.served else min(listen.first_byte, listen.keepalive)
+
+    def _look_at_rate(self, connection: Connection, now: float, least: int) -> None:
+        """Waiting for a body, and it is the client whom we wait for."""
+        took = now - connection.rate_since
+        if not connection.rate_since or took >= self._patience.rate:
+            if connection.rate_since and connection.body_bytes - connection.rate_bytes < least * took:
+                connection.time_out(below_rate(least))
+            connection.rate_since, connection.rate_bytes = now, connection.body_bytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from proxy.errors import Refusal
 from proxy.ingress.exchange import Exchange
@@ -56,15 +58,30 @@ class Watch:
         """The refusal that is due now, if one is."""
         route = self._x.route
         if route.total is not None and now >= self._x.received + route.total:
-            return self._refusal("total", route.total)
+            return timed_out(self._x, "total", route.total)
         if route.timeout is None:
             return None
         if self._upload.waits_for_client or leg.paused:
             self._moved = now
         if now >= max(self._moved, leg.last_read, self._upload.moved_at) + route.timeout:
-            return self._refusal("timeout", route.timeout)
+            return timed_out(self._x, "timeout", route.timeout)
         return None
 
-    def _refusal(self, key: str, seconds: float) -> Refusal:
-        detail = f"The app did not answer within {seconds:g} s (routes: {self._x.route.name}: {key})."
-        return Refusal("timeout", 504, "Gateway timeout", detail)
+
+def timed_out(x: Exchange, key: str, seconds: float) -> Refusal:
+    detail = f"The app did not answer within {seconds:g} s (routes: {x.route.name}: {key})."
+    return Refusal("timeout", 504, "Gateway timeout", detail)
+
+
+@asynccontextmanager
+async def within_total(x: Exchange) -> AsyncIterator[None]:
+    """Bounds a wait before the app has the request by what is left of `route.total`. Raises Refusal (504)."""
+    total = x.route.total
+    if total is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout_at(x.received + total):
+            yield
+    except TimeoutError:
+        raise timed_out(x, "total", total) from None

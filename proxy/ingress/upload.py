@@ -31,6 +31,8 @@ class Upload:
         if self._first is None:
             data = self._x.body.read_nowait()
             self._x.bytes_in = len(data)
+            if self._x.max_body is not None and len(data) > self._x.max_body:
+                raise body_too_large(self._x.max_body)
             if self._x.chunked:
                 data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
             self._first = data
@@ -67,6 +69,8 @@ class Upload:
                 leg.write(b"0\r\n\r\n")
             self.done = True
             self.done_at = loop.time()
+            if x.share is not None:
+                x.share.give()
         except Refusal as refusal:  # the body is malformed, too large or too late
             leg.expire(refusal)
         except (AppUnreachable, ConnectionError):

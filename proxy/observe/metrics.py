@@ -74,6 +74,9 @@ class Metrics:
             "rate_limit_evicted_total", "Users whose counts were dropped to keep memory bounded."
         )
         self.shed_total = counter("shed_total", "Requests refused because of overload.", "reason")
+        self.shadow_total = counter(
+            "shadow_total", "Requests that a route in shadow mode would have refused.", "route", "name"
+        )
         self.concurrency_limit = gauge_alone("concurrency_limit", "Requests that the app gets at once; 0: no limit.")
         self.upstream_calls_total = counter(
             "upstream_calls_total", "Calls out, by how they ended.", "upstream", "model", "outcome"

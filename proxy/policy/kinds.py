@@ -96,6 +96,15 @@ def _header_size(text: str) -> int:
     return size
 
 
+def _byte_rate(text: str) -> int:
+    size, slash, unit = text.partition("/")
+    if not slash or unit.strip() != "s":
+        raise ValueError("it is not a size and /s")
+    if not (number := units.parse_size(size)):
+        raise ValueError("it is zero")
+    return number
+
+
 def _text(text: str) -> str:
     if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
         raise ValueError("it has a control character in it")
@@ -172,6 +181,7 @@ def _lower(parse: Callable[[str], str]) -> Callable[[str], str]:
 DURATION = Kind(units.parse_duration, units.format_duration, "a duration such as 30s")
 PERIOD = Kind(_nonzero(units.parse_duration), units.format_duration, "a duration above zero such as 30s")
 SIZE = Kind(units.parse_size, units.format_size, "a size such as 10MiB")
+BYTE_RATE = Kind(_byte_rate, lambda value: f"{units.format_size(value)}/s", "bytes a second such as 500B/s")
 HEADER_SIZE = Kind(_header_size, units.format_size, "a size such as 32KiB")
 SHARE = Kind(units.parse_share, units.format_share, "a share such as 85%")
 MONEY = Kind(units.parse_money, units.format_money, "an amount such as $0.05")

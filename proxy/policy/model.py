@@ -112,6 +112,14 @@ class TrustedProxies:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """`min_rate` is in bytes a second."""
+
+    buffer: Bytes = 64 * 1024
+    min_rate: Annotated[int, kinds.BYTE_RATE] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     public: Annotated[ListenAt | None, "off"] = field(
         default=Address("0.0.0.0", 10000), metadata={"absent": "0.0.0.0:${PORT:-10000}"}
@@ -123,6 +131,8 @@ class Listen:
     max_header: Annotated[int, kinds.HEADER_SIZE] = 32 * 1024
     max_body: Bytes | None = None
     keepalive: Period = 125.0
+    first_byte: Period = 20.0
+    body: Body = Body()
     drain: Seconds = 20.0
 
 

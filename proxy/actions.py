@@ -14,6 +14,7 @@ from proxy.errors import Refusal
 from proxy.ingress.identity import canonical
 from proxy.ledger.database import Forgiven
 from proxy.ledger.marks import MOST, Full
+from proxy.observe.users import NOBODY
 from proxy.units import format_nanos
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Actions:
         return f"{user} is not blocked any more{_doubt(trouble)}."
 
     async def forgive(self, user: str) -> str:
-        user = canonical(user)
+        user = user if user == NOBODY else canonical(user)  # calls of nobody have a cap too
         await self._gateway.egress.spend.recall(user)
         taken = self._gateway.egress.spend.forgive(user)
         if not taken:

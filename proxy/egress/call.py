@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from proxy.egress.body import Body
 from proxy.egress.dialects import Ask, Usage
 from proxy.egress.headers import Fields
-from proxy.egress.money.purse import UNATTRIBUTED
 from proxy.observe.requests import Owner
+from proxy.observe.users import NOBODY
 
 if TYPE_CHECKING:
     from proxy.egress.money.bill import Bill
@@ -68,7 +68,7 @@ class Call:
         self.at = at  # began, by the wall clock
         self.endpoint: str | None = None
         self.owner: Owner | None = None
-        self.user = UNATTRIBUTED
+        self.user = NOBODY
         self.tier = ""
         self.sdk_retry = False  # the SDK tries again by itself: none of ours on top
         # set on the way

@@ -33,9 +33,8 @@ from proxy.egress.upstream import Upstream
 from proxy.errors import CallRefused
 from proxy.observe.events import Emit
 from proxy.observe.requests import Requests
+from proxy.observe.users import named
 from proxy.policy.tiers import Tiers
-
-LONGEST_USER = 256  # characters of a user's name
 
 
 class Pipeline:
@@ -170,7 +169,7 @@ class Pipeline:
         if deployment is not None:
             call.ask = replace(call.ask, model=upstream.meter.deployed(deployment, call.ask.model))
         if call.owner is None and call.ask.user:
-            call.user = call.ask.user[:LONGEST_USER]
+            call.user = named(call.ask.user)
             call.tier = self.tiers.of(call.user)
 
     async def _answer(self, call: Call, upstream: Upstream, sink: ToApp, deadline: Deadline) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from proxy.ingress import address, pattern
 from proxy.ingress.view import RequestView
+from proxy.observe.users import MARK, OURS, named
 from proxy.policy.model import (
     CookieSource,
     HeaderSource,
@@ -41,7 +42,8 @@ class Identified(NamedTuple):
 class Identifier:
     """Asks the sources of `identity.user` in turn; the first that yields a fit value names the user.
 
-    Names from path, header and token are the app's own names for its users and stand as they are. A user
+    Names from path, header and token are the app's own names for its users and stand as they are, but for those that
+    are ours (`unattributed`), which get a mark. A user
     known by cookie is `cookie:` and 16 hex digits of a SHA-256, the same after every restart; one known by
     address is `ip:` and the address, of IPv6 its /64. No other source can yield a name with these
     beginnings, nor one that is empty, longer than 256 characters, or has unprintable characters in it: such
@@ -135,11 +137,14 @@ def _by_cookie(name: str) -> _Find:
 def _named(value: str) -> str | None:
     if not value or len(value) > LONGEST_USER or not value.isprintable() or value.startswith((IP, COOKIE)):
         return None
-    return value
+    return named(value)
 
 
 def canonical(user: str) -> str:
-    """A user's name as requests bear it: an address in any spelling is the network that it counts with."""
+    """A user's name as requests bear it: an address in any spelling is the network that it counts with, and none has
+    a name of ours without a mark."""
+    if user in OURS:
+        return MARK + user
     if user.startswith(IP) and address.parse(user.removeprefix(IP)) is not None:
         return _ip_user(user.removeprefix(IP))
     return user

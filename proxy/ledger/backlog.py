@@ -18,12 +18,12 @@ from typing import TypeVar
 from uuid import uuid4
 
 from proxy.ledger.entry import ESTIMATED, OPEN, Entry
+from proxy.observe.users import VARIOUS
 
 OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
 BATCH = 500
 BOUND = 20_000  # rows, about 12 MiB
 SHOWN = 20_000  # open calls told apart
-VARIOUS = "various"  # the user of sums, where even these are too many
 
 _QUARTER = 900.0
 _FOLD = 500  # rows at a time: 1 ms

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger.backlog import BATCH, OPEN_AFTER, VARIOUS, Backlog
+from proxy.ledger.backlog import BATCH, OPEN_AFTER, Backlog
 from proxy.ledger.entry import Entry
+from proxy.observe.users import VARIOUS
 
 
 def entry(id: object, cost: int = 10, **rest: object) -> Entry:

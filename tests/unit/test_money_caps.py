@@ -11,8 +11,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 
 from proxy.egress.money.calendar import Calendar
 from proxy.egress.money.projection import Projection
-from proxy.egress.money.purse import MOST_USERS, UNATTRIBUTED, CapReached, Purse
+from proxy.egress.money.purse import MOST_USERS, CapReached, Purse
 from proxy.ledger.database import Spent, Standing
+from proxy.observe.users import NOBODY
 from proxy.policy.outgoing import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import NANOS, format_nanos
@@ -59,7 +60,7 @@ def pay(purse: Purse, dollars: float, user: str = "ada", tier: str = "free") -> 
         ({"per_user": ["$0.05/d"]}, "ada", "for ada (cap.per_user)"),
         ({"per_user": ["$1/d", "$0.05/month"]}, "ada", "$0.05/month"),
         ({"per_user": ["$0.05/h"]}, "ada", "$0.05/h"),
-        ({"unattributed": "$0.05/d"}, UNATTRIBUTED, "calls of nobody (cap.unattributed)"),
+        ({"unattributed": "$0.05/d"}, NOBODY, "calls of nobody (cap.unattributed)"),
         ({"total": "$0.05/d"}, "ada", "all calls together (cap.total)"),
     ],
 )

@@ -16,11 +16,11 @@ from proxy.egress.money.pot import Pot, Pots
 from proxy.egress.money.wallet import LITTLE, Wallet
 from proxy.errors import OutriggerError
 from proxy.ledger.database import Spent, Standing
+from proxy.observe.users import NOBODY
 from proxy.policy.outgoing import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import Period, format_nanos, to_nanos
 
-UNATTRIBUTED = "unattributed"
 MOST_USERS = 10_000  # about 500 bytes each; past that the one of a few longest unseen who spent least is forgotten
 _LOOKED_AT = 32
 
@@ -161,7 +161,7 @@ class Purse:
         return self._at_hand(self._total)["month"].reserved
 
     def limits_of(self, user: str, tier: str) -> tuple[Spend, ...]:
-        if user == UNATTRIBUTED:
+        if user == NOBODY:
             return () if self.cap.unattributed is None else (self.cap.unattributed,)
         return self.cap.per_user.get(tier) or self.cap.per_user.get(ANY_TIER) or ()
 
@@ -294,7 +294,7 @@ class Purse:
 
     def _limits(self, hold: Hold) -> list[tuple[str, Spend, Pot]]:
         total, mine = hold.pots
-        whom = "calls of nobody (cap.unattributed)" if hold.user == UNATTRIBUTED else f"{hold.user} (cap.per_user)"
+        whom = "calls of nobody (cap.unattributed)" if hold.user == NOBODY else f"{hold.user} (cap.per_user)"
         found = [(whom, spend, mine[spend.period]) for spend in self.limits_of(hold.user, hold.tier)]
         if self.cap.total is not None:
             found.append(("all calls together (cap.total)", self.cap.total, total[self.cap.total.period]))

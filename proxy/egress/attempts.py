@@ -118,7 +118,7 @@ class Series(RetryOptionsBase):
             if asked > retry.retry_after.max:
                 return False
             wait = max(wait, asked)
-        if wait >= self._deadline.left() or not upstream.breaker.holds(self._admission):
+        if wait >= self._deadline.left() or not self._admission.breaker.holds(self._admission):
             return False
         if not upstream.budget.take():
             return False

@@ -1,8 +1,8 @@
 """The circuit breaker of an upstream: calls that would fail anyway are refused at once.
 
 States and their names are pybreaker's, which also tells its listeners of each change; what it lacks we add:
-a sliding window by ratio instead of failures in a row, a monotonic clock, exactly as many probes as asked
-for, and eras, so that a call admitted before a change has no say after it.
+a sliding window by ratio instead of failures in a row, a monotonic clock, as many probes as asked for and few
+more while these take their time, and eras, so that a call admitted before a change has no say after it.
 
 pybreaker's own `call` is not used: it cannot await, lets any number of probes through, and counts what was
 cancelled as a failure.
@@ -19,6 +19,8 @@ from proxy.egress.window import Window
 
 CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
 HELD = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
+PROBE_EVERY = 1.0  # seconds after which another probe may pass beside one that has not ended: answers take minutes
+MOST_PROBES = 5  # under way at once, where the rule asks for fewer
 GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
 
@@ -40,9 +42,10 @@ class Rule(Protocol):
 class Admission:
     """A call that the breaker let through, to be reported with `ended` once."""
 
-    __slots__ = ("began", "era", "open", "probe")
+    __slots__ = ("began", "breaker", "era", "open", "probe")
 
-    def __init__(self, era: int, probe: bool, began: float) -> None:
+    def __init__(self, breaker: Breaker, era: int, probe: bool, began: float) -> None:
+        self.breaker = breaker
         self.era = era
         self.probe = probe
         self.began = began
@@ -67,6 +70,7 @@ class Breaker:
         self._era = 0
         self._until = 0.0  # when an open breaker lets a probe through
         self._probing = 0
+        self._probed_at = 0.0
         self._succeeded = 0
         self.why = ""
         self.since = clock()
@@ -112,10 +116,11 @@ class Breaker:
             return None
         probe = state == HALF_OPEN
         if probe:
-            if self.rule is None or self._probing >= self.rule.probes:
+            if self.rule is None or not self._may_probe(self.rule):
                 return None
             self._probing += 1
-        return Admission(self._era, probe, self._clock())
+            self._probed_at = self._clock()
+        return Admission(self, self._era, probe, self._clock())
 
     def holds(self, admission: Admission) -> bool:
         """Whether what let this call through still stands: its next attempt may go."""
@@ -155,6 +160,12 @@ class Breaker:
         else:
             self._close("an operator closed it" if state == CLOSED else "an operator gave it back")
 
+    def _may_probe(self, rule: Rule) -> bool:
+        """One slow probe does not hold recovery, and many at once do not hit who is just getting up."""
+        if self._probing < rule.probes:
+            return True
+        return self._probing < MOST_PROBES and self._clock() >= self._probed_at + PROBE_EVERY
+
     def _probed(self, failed: bool) -> None:
         assert self.rule is not None
         if failed:
@@ -165,9 +176,16 @@ class Breaker:
             self._close("the probe succeeded")
 
     def _thaw(self) -> None:
-        if self._state.current_state == OPEN and self.forced is None and self._clock() >= self._until:
+        """What time alone does: an open breaker lets probes through, and one of which nobody asks any more says
+        nothing of now."""
+        state = self._state.current_state
+        if state == CLOSED or self.forced is not None:
+            return
+        if state == OPEN and self._clock() >= self._until:
             self._turn("a probe may pass")
             self._state.half_open()
+        elif state == HALF_OPEN and not self._probing and self._clock() >= self.since + self._window.seconds:
+            self._close("nothing has been asked of it since")
 
     def _open(self, why: str) -> None:
         self._turn(why)

@@ -2,7 +2,7 @@
 
 Each call that retries on its own makes an overload worse: with four attempts a failing provider gets four
 times the load. A budget over all calls bounds that to a share (as Finagle's RetryBudget and Envoy's
-`retry_budget` do).
+`retry_budget` do), and by time: some are allowed however few the calls are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from proxy.egress.window import Window
 
 WINDOW = 60.0  # seconds
-LEAST = 3  # retries in a window that are always allowed: a lone caller's call is worth a second try
+LEAST = 10  # retries in a window that are always allowed: of few calls a share is none, and they overload nobody
 
 
 class Budget:

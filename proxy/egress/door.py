@@ -165,6 +165,7 @@ class Egress:
                 "base_url": mask_password(upstream.policy.base_url),
                 "breaker": upstream.breaker.state,
                 "why": upstream.breaker.why,
+                "breakers": upstream.breaker.unwell(),
                 "held": upstream.breaker.forced,
                 "state": repr(upstream),
                 "faults": len(upstream.faults.all),

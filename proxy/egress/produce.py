@@ -110,7 +110,7 @@ class Producer:
 
     async def _call(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
         """Raises CallFailed where nothing went to the app yet, so that something else may."""
-        breaker = upstream.breaker
+        breaker = upstream.breaker_of(call)
         if breaker.state == OPEN:
             raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None))
         if call.endpoint is not None and not upstream.meter.purse.knows(call.user):
@@ -125,7 +125,7 @@ class Producer:
     async def _paid(
         self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None, bill: Bill | None
     ) -> None:
-        breaker = upstream.breaker
+        breaker = upstream.breaker_of(call)
         place = await self._place(call, upstream, bill)
         try:
             admission = breaker.admit()

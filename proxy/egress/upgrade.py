@@ -30,9 +30,10 @@ async def upgrade(
     clock: Callable[[], float],
 ) -> web.StreamResponse:
     """Raw bytes both ways after the 101, and no deadline."""
-    admission = upstream.breaker.admit()
+    breaker = upstream.breaker.of("websocket", None)
+    admission = breaker.admit()
     if admission is None:
-        raise refusal.unavailable(upstream.name, upstream.breaker.retry_after, held=upstream.breaker.forced is not None)
+        raise refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
     ok: bool | None = None
     asked = [*call.fields, ("Connection", "Upgrade"), ("Upgrade", request.headers["Upgrade"])]
     call.attempts = 1
@@ -46,7 +47,7 @@ async def upgrade(
         call.outcome = "ok" if response.status < 500 else "error"
         if response.status == 101:
             deadline.never()
-            upstream.breaker.ended(admission, ok)
+            breaker.ended(admission, ok)
             await pump(request, response, ours(call))
             return web.Response()  # for form: the connection is closed
         body, _ = await whole(response, LARGEST)
@@ -63,4 +64,4 @@ async def upgrade(
         ok = False if ok is None and deadline.passed and deadline.reason != "request" else ok
         raise
     finally:
-        upstream.breaker.ended(admission, ok)
+        breaker.ended(admission, ok)

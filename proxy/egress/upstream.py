@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from yarl import URL
 
 from proxy.egress.attempt import Sender
-from proxy.egress.breaker import GAUGE, Breaker
+from proxy.egress.breaker import GAUGE, OPEN, Breaker
+from proxy.egress.breakers import Breakers
 from proxy.egress.budget import Budget
 from proxy.egress.cache import Cache
+from proxy.egress.call import Call
 from proxy.egress.caller import Caller, Proxy
 from proxy.egress.dialects import Dialect, dialect
 from proxy.egress.faults import Faults
@@ -52,7 +54,7 @@ class Upstream:
         self._emit = emit
         self.dialect: Dialect = dialect(policy.kind)
         self.caller = Caller(proxy=proxy)
-        self.breaker = Breaker(name, policy.breaker, clock=clock, on_change=self._breaker_changed)
+        self.breaker = Breakers(name, policy.breaker, clock=clock, on_change=self._breaker_changed)
         self.budget = Budget(policy.retry.budget, clock)
         self.pace = Pace(policy.pace, clock=clock)
         self.cache = Cache(policy.cache, clock=clock)
@@ -112,6 +114,12 @@ class Upstream:
         new.faults = Faults(mine)
         return new, recount
 
+    def breaker_of(self, call: Call) -> Breaker:
+        """What such calls are judged by. Lists, files and their kind are no inference: they count for nothing."""
+        return self.breaker.of(
+            call.endpoint, call.ask.model, counts=call.endpoint is not None or not self.meter.metered
+        )
+
     def begin(self) -> None:
         self.in_flight += 1
 
@@ -132,7 +140,8 @@ class Upstream:
         text = f"{share:.0%} of {cap} is spent by {whom} at {self.name}."
         self._emit("cap", text, level="warning", upstream=self.name, whom=whom, cap=str(cap), share=share)
 
-    def _breaker_changed(self, state: str, why: str) -> None:
-        self._metrics.breaker_state.child(self.name).set(GAUGE[state])
-        text = f"The breaker of {self.name} is {state}: {why}."
-        self._emit("breaker", text, level="error" if state == "open" else "info", upstream=self.name, state=state)
+    def _breaker_changed(self, what: str, state: str, why: str, worst: str) -> None:
+        self._metrics.breaker_state.child(self.name).set(GAUGE[worst])
+        text = f"The breaker of {self.name} is {state}: {why}{f' ({what})' if what else ''}."
+        said = {"upstream": self.name, "state": state, "calls": what or None}
+        self._emit("breaker", text, level="error" if state == OPEN else "info", **said)

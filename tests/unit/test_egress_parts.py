@@ -166,13 +166,13 @@ def test_a_window_counts_what_is_in_it(events):
     assert sum(surely) <= some <= sum(perhaps)
 
 
-def test_the_budget_is_a_share_of_the_calls_and_three_at_least():
+def test_the_budget_is_a_share_of_the_calls_and_ten_a_minute_at_least():
     clock = Clock()
     budget = Budget(0.2, clock)
-    assert [budget.take() for _ in range(4)] == [True, True, True, False]
+    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
     for _ in range(100):
         budget.call()
-    assert sum(budget.take() for _ in range(50)) == 17
+    assert sum(budget.take() for _ in range(50)) == 10
     clock.now += 61
     assert budget.take()
 

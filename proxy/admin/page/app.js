@@ -106,7 +106,7 @@ function routes(status) {
 }
 
 function upstreams(status) {
-  const states = { closed: ["closed, calls pass", "ok"], "half-open": ["half-open, one probe decides", "warn"], open: ["open, calls are refused", "bad"] };
+  const states = { closed: ["closed, calls pass", "ok"], "half-open": ["half-open, probes decide", "warn"], open: ["open, calls are refused", "bad"] };
   $("no-upstream").hidden = Object.keys(status.upstreams).length > 0;
   fill("upstreams", Object.entries(status.upstreams).map(([name, one]) => {
     const [text, kind] = states[one.breaker] ?? [one.breaker, ""];

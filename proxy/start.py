@@ -13,6 +13,7 @@ from proxy.app import AppFace, attribution
 from proxy.app.command import parse
 from proxy.app.environment import build
 from proxy.app.external import External
+from proxy.app.orphans import Orphans, become_heir
 from proxy.app.supervisor import Supervisor
 from proxy.bind import Sockets, free_port
 from proxy.egress.door import Egress
@@ -137,6 +138,7 @@ def make_app(
         wrap=policy.log.app_output == "wrap",
         find=requests.find,
         worker=public is None,
+        orphans=Orphans() if become_heir() else None,
         clock=clock,
     )
 

@@ -7,26 +7,26 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SHELL = "/bin/sh"
-# What only a shell understands; variables alone leave a simple command.
-_OPERATORS = re.compile(r"[;&|<>()`\n#]|\$\(|\bif\b|\bfor\b|\bwhile\b|^\s*\w+=|^\s*(exec|cd|export|set|\.)\s")
+from proxy.app.shell import SHELL, program, take_place
+
 _OPTIONS = ("--port", "--bind", "-p", "-b")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`argv` is what is executed; `replaced` says which words were changed, for the log."""
+    """`argv` is what is executed; `replaced` says which words were changed, for the log. `is_line`: the shell in it
+    was put there by us."""
 
     argv: tuple[str, ...]
     shown: str
     replaced: tuple[str, ...] = ()
+    is_line: bool = False
 
     @property
     def program(self) -> str:
-        """The program that is looked for, for a shell line its first word."""
+        """The program that is looked for, of a shell line the one that stays."""
         if self.argv[0] == SHELL and len(self.argv) == 3:
-            words = self.argv[2].removeprefix("exec ").split()
-            return words[0] if words else SHELL
+            return program(self.argv[2]) or SHELL
         return self.argv[0]
 
     @property
@@ -46,9 +46,7 @@ def parse(words: Sequence[str], public: int | None, private: int) -> Command:
     """
     if len(words) == 1 and re.search(r"\s", words[0].strip()):
         line, replaced = _in_line(words[0].strip(), public, private)
-        # A simple command takes the shell's place, so that signals reach the app itself.
-        text = line if _OPERATORS.search(line) else f"exec {line}"
-        return Command((SHELL, "-c", text), line, replaced)
+        return Command((SHELL, "-c", take_place(line)), line, replaced, is_line=True)
     argv, replaced = _in_words(words, public, private)
     return Command(tuple(argv), shlex.join(argv), replaced)
 

@@ -86,12 +86,12 @@ def family(pid: int, proc: Path = Path("/proc")) -> list[int]:
     thread: 40 ms for twenty workers of forty threads.
     """
     try:
-        parents = _parents(proc)
+        everybody = parents(proc)
     except OSError:
         return [pid]
-    found, waiting = set[int](), [pid, *(one for one, (_, group) in parents.items() if group == pid)]
+    found, waiting = set[int](), [pid, *(one for one, (_, group) in everybody.items() if group == pid)]
     children: dict[int, list[int]] = {}
-    for one, (parent, _) in parents.items():
+    for one, (parent, _) in everybody.items():
         children.setdefault(parent, []).append(one)
     while waiting:
         one = waiting.pop()
@@ -101,7 +101,7 @@ def family(pid: int, proc: Path = Path("/proc")) -> list[int]:
     return sorted(found)
 
 
-def _parents(proc: Path) -> dict[int, tuple[int, int]]:
+def parents(proc: Path) -> dict[int, tuple[int, int]]:
     """Parent and group of every process there is."""
     found = {}
     for name in os.listdir(proc):

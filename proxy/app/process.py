@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from proxy.app.orphans import is_heir, reap
+from proxy.app.shell import is_shell
 from proxy.errors import OutriggerError
 
 NOT_FOUND = 127
@@ -28,10 +28,23 @@ class CannotStart(OutriggerError):
 
 
 class AppProcess:
-    """`ended` is set when the process started has; members of its group may outlive it."""
+    """`ended` is set when the process started has; members of its group may outlive it. `is_line`: it is a shell of
+    ours. `reap` waits for orphans that have ended: a zombie is still of its group."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, wrap: bool) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        wrap: bool,
+        is_line: bool = False,
+        reap: Callable[[int | None], None] = lambda ours: None,
+    ) -> None:
         """Raises CannotStart."""
+        self._program = argv[0]
+        self._is_line = is_line
+        self._reap = reap
+        self._ending: asyncio.Task[None] | None = None
         ours = [os.pipe(), os.pipe()] if wrap else []
         out, err = [write for _, write in ours] or (None, None)
         env = dict(environ)
@@ -78,14 +91,6 @@ class AppProcess:
     def running(self) -> bool:
         return self.status is None
 
-    def terminate(self) -> None:
-        """SIGTERM to the process started, not to its group: its children are its own business."""
-        if self.running:
-            try:
-                os.kill(self.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
-
     def kill_group(self) -> bool:
         """SIGKILL to whoever is left of the group; whether there was anybody."""
         try:
@@ -94,22 +99,42 @@ class AppProcess:
             return False
         return True
 
-    async def stop(self, patience: float) -> None:
-        """SIGTERM, up to `patience` seconds for the whole group to end, SIGKILL for what is left of it."""
+    async def stop(self, patience: float, stop: signal.Signals) -> None:
+        """The signal `stop`, up to `patience` seconds for the whole group to end, SIGKILL for what is left of it.
+
+        The signal goes to the process that was started: its children are its own business. Behind a shell of ours
+        nobody but the group is the app. A shell of the app's own that ends by the signal leaves children that nobody
+        tells any more: they are told as well, as are those whose parent had ended before.
+        Whoever asks later waits for the same end.
+        """
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(patience, stop))
+        await asyncio.shield(self._ending)
+
+    async def _end(self, patience: float, stop: signal.Signals) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        self.terminate()
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self.ended.wait()
-                while _group_lives(self.pid):
-                    if is_heir():
-                        reap(None)
-                    await asyncio.sleep(POLL)
-        except TimeoutError:
-            pass
+        shell = self.running and is_shell(self.pid, self._program)
+        told = not self.running or (shell and self._is_line)
+        self._send(stop, group=told)
+        while _group_lives(self.pid) and (left := deadline - loop.time()) > 0:
+            if shell and not told and not self.running:
+                told = True
+                self._send(stop, group=True)
+            try:
+                async with asyncio.timeout(min(POLL, left)):
+                    await (self.ended.wait() if self.running else asyncio.sleep(POLL))
+            except TimeoutError:
+                pass
+            self._reap(self.pid if self.running else None)
         self.kill_group()
         await self.ended.wait()
+
+    def _send(self, number: signal.Signals, *, group: bool) -> None:
+        try:
+            (os.killpg if group else os.kill)(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
 
 
 def _group_lives(group: int) -> bool:

@@ -8,12 +8,13 @@ any ─stop()→ stopping → ended
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import signal
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from proxy.app import State, Traffic
 from proxy.app.command import Command
 from proxy.app.liveness import Liveness
-from proxy.app.orphans import inherit, is_heir
+from proxy.app.orphans import Orphans, reap
 from proxy.app.output import Find, follow
 from proxy.app.process import AppProcess, CannotStart
 from proxy.app.readiness import LOOPBACK, probe
@@ -29,7 +30,7 @@ NEVER_READY = 1  # the status where the app was stopped for not getting ready in
 class Supervisor:
     """Runs one command as long as it should live. `worker`: it serves no port, so it is ready once it runs,
     and its ending with status 0 is the end. `tell` gets the app's own lines where they are wrapped,
-    `find` knows a request by the token that a wrapped line bears."""
+    `find` knows a request by the token that a wrapped line bears. `orphans`: what the app detaches comes to us."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Supervisor:
         wrap: bool = False,
         find: Find = lambda token: None,
         worker: bool = False,
+        orphans: Orphans | None = None,
         clock: Callable[[], float],
     ) -> None:
         self._policy = policy
@@ -56,6 +58,7 @@ class Supervisor:
         self._wrap = wrap
         self._find = find
         self._worker = worker
+        self._orphans = orphans
         self._clock = clock
         self._host = LOOPBACK[0]
         self._process: AppProcess | None = None
@@ -125,13 +128,13 @@ class Supervisor:
 
     async def run(self) -> int:
         warden = Warden()
-        if is_heir():
-            self._spawn(inherit(lambda: None if self._process is None else self._process.pid))
+        if self._orphans is not None:
+            self._orphans.spare(warden.pid)
+            self._spawn(self._orphans.watch(lambda: self.pid, lambda left: self._entrust(warden, left)))
         try:
             return await self._life(warden)
         finally:
-            if self._process is not None:
-                self._process.kill_group()
+            self._kill()
             warden.dismiss()
             for task in self._tasks:
                 task.cancel()
@@ -150,13 +153,18 @@ class Supervisor:
         process = self._process
         if process is not None and process.running:
             self._emit("app.stop", f"Stopping the app; it has {self._policy.stop_timeout:g} s.", pid=process.pid)
-            await process.stop(self._policy.stop_timeout)
+            await self._end(process)
 
     def kill(self) -> None:
         self._stopping = True
         self._ask("stop")
+        self._kill()
+
+    def _kill(self) -> None:
         if self._process is not None:
             self._process.kill_group()
+        if self._orphans is not None:
+            self._orphans.kill()
 
     def start_replacing(self, reason: str) -> bool:
         """`reason` is a word of the metric app_restarts_total: memory, reload."""
@@ -240,9 +248,15 @@ class Supervisor:
 
     def _start(self, warden: Warden) -> AppProcess:
         """Raises CannotStart."""
-        process = AppProcess(self._command.argv, self._environ, wrap=self._wrap)
-        warden.watch(process.pid)
+        process = AppProcess(
+            self._command.argv,
+            self._environ,
+            wrap=self._wrap,
+            is_line=self._command.is_line,
+            reap=reap if self._orphans is not None else lambda _: None,
+        )
         self._process = process
+        self._entrust(warden, ())
         if process.stdout is not None and process.stderr is not None:
             self._spawn(follow(process.stdout, self._tell, "stdout", self._find))
             self._spawn(follow(process.stderr, self._tell, "stderr", self._find))
@@ -306,10 +320,7 @@ class Supervisor:
         on_its_own = not process.running
         if not self._stopping:
             self._become("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
-        if process.running and not self._stopping:
-            await process.stop(self._policy.stop_timeout)
-        await process.ended.wait()
-        process.kill_group()
+        await self._end(process)
         status = process.status or 0
         if on_its_own and not self._stopping:
             text = f"The app ended with status {status}."
@@ -317,6 +328,23 @@ class Supervisor:
         elif not on_its_own and not self.ready_once:
             status = status or NEVER_READY
         return status
+
+    async def _end(self, process: AppProcess) -> None:
+        """`stop_timeout` for all of it, detached processes included."""
+        began, patience = self._clock(), self._policy.stop_timeout
+        await process.stop(patience, signal.Signals[self._policy.stop_signal])
+        if self._orphans is not None:
+            await self._orphans.end(patience - (self._clock() - began), self._tell_of_orphans)
+
+    def _tell_of_orphans(self, count: int) -> None:
+        self._emit("app.orphans", f"The app has ended; processes that it had detached are ended, too: {count}.")
+
+    def _entrust(self, warden: Warden, orphans: Sequence[int]) -> None:
+        """Who is to end, and how, should we be killed."""
+        process = self._process
+        if process is not None and process.running:
+            stop = signal.Signals[self._policy.stop_signal]
+            warden.watch(process.pid, whole=self._command.is_line, stop=stop, orphans=orphans)
 
     async def _stopped_within(self, seconds: float) -> bool:
         deadline = self._clock() + seconds

@@ -80,6 +80,7 @@ class App:
     ready: Ready = Ready()
     start_timeout: Period = 900.0
     stop_timeout: Seconds = 8.0
+    stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH"] = "SIGTERM"
     restart: Restart = Restart()
     hold: Seconds = 15.0
     liveness: Liveness = Liveness()

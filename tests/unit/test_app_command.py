@@ -48,15 +48,15 @@ def test_only_the_public_port_after_a_port_option_or_as_host_and_port_is_replace
     ("line", "text"),
     [
         ("uvicorn main:app --port $PORT", "exec uvicorn main:app --port $PORT"),
-        ("cd app && uvicorn main:app --port 10000", "cd app && uvicorn main:app --port 4000"),
-        ("FOO=1 uvicorn main:app", "FOO=1 uvicorn main:app"),
+        ("cd app && uvicorn main:app --port 10000", "cd app && exec uvicorn main:app --port 4000"),
+        ("FOO=1 uvicorn main:app", "FOO=1 exec uvicorn main:app"),
         ("exec uvicorn main:app", "exec uvicorn main:app"),
-        ("python -c 'print(1); print(2)'", "python -c 'print(1); print(2)'"),
+        ("python -c 'print(1); print(2)'", "exec python -c 'print(1); print(2)'"),
         ("uvicorn main:app --port='10000' -p\"10000\"", "exec uvicorn main:app --port='4000' -p\"4000\""),
         ("  gunicorn app  -b  '0.0.0.0:10000'  ", "exec gunicorn app  -b  '0.0.0.0:4000'"),
     ],
 )
-def test_a_shell_line_stays_as_it_is_and_a_simple_one_takes_the_shells_place(line, text):
+def test_a_shell_line_stays_as_it_is_and_its_last_command_takes_the_shells_place(line, text):
     assert parse([line], 10000, 4000).argv == (SHELL, "-c", text)
 
 

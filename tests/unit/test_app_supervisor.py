@@ -40,7 +40,9 @@ class Process:
         if self.running:
             self.end(137)
 
-    async def stop(self, patience: float) -> None:
+    async def stop(self, patience: float, *_: object) -> None:
+        if not self.running:
+            return
         try:
             async with asyncio.timeout(min(patience, self.LINGER)):
                 await self.ended.wait()
@@ -61,7 +63,7 @@ class Traffic:
 
 
 class Warden:
-    def watch(self, _: int) -> None: ...
+    def watch(self, *_: object, **__: object) -> None: ...
     def dismiss(self) -> None: ...
 
 

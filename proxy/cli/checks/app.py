@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.app.command import SHELL, Command, parse
+from proxy.app.command import Command, parse
 from proxy.app.environment import build
+from proxy.app.shell import SHELL
+from proxy.cli.checks.stopping import stopping
 from proxy.cli.looks.app import look
 from proxy.cli.looks.folder import Folder
 from proxy.cli.looks.trust import in_code, in_command
@@ -45,7 +47,8 @@ async def app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], 
     found = [await _program(program, shown, env, cwd) for program in _programs(command)]
     told = next((one for one in found if one.level == "error"), None) or (found[-1] if found else None)
     module = _module(command.shown, cwd)
-    return [*(one for one in (told, module) if one), *_trusting(cwd, command.shown)]
+    ends = stopping(policy, command.shown, env, cwd)
+    return [*(one for one in (told, module) if one), *ends, *_trusting(cwd, command.shown)]
 
 
 async def _external(policy: Policy) -> Finding:

@@ -1,0 +1,63 @@
+"""Servers that do not end in order at SIGTERM, by what their own pages say of signals.
+
+uWSGI: uwsgi-docs.readthedocs.io, Managing; nginx: nginx.org/en/docs/control.html; Apache: httpd.apache.org/docs/2.4,
+Stopping and Restarting; Unicorn: yhbt.net/unicorn/SIGNALS.html; PHP-FPM: php-fpm(8).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from proxy.cli.screen import Finding
+from proxy.policy.policy import Policy
+
+QUITS = "cuts its connections at SIGTERM, and ends in order at SIGQUIT"
+SERVERS: Mapping[str, tuple[str, str]] = {
+    "nginx": ("SIGQUIT", QUITS),
+    "php-fpm": ("SIGQUIT", QUITS),
+    "unicorn": ("SIGQUIT", QUITS),
+    "unicorn_rails": ("SIGQUIT", QUITS),
+    "apache2": ("SIGWINCH", "cuts its connections at SIGTERM, and ends in order at SIGWINCH"),
+    "httpd": ("SIGWINCH", "cuts its connections at SIGTERM, and ends in order at SIGWINCH"),
+    "uwsgi": ("SIGQUIT", "reloads at SIGTERM, unless it is told to die-on-term"),
+}
+LARGEST = 1024 * 1024  # bytes of a configuration that is looked into
+
+
+def stopping(policy: Policy, line: str, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
+    """Whether `app.stop_signal` fits what the command starts; nothing where no such server is seen."""
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:  # a quote that nothing closes
+        return []
+    name = next((name for name in (Path(word).name for word in words) if name in SERVERS), None)
+    if name is None:
+        return []
+    fitting, why = SERVERS[name]
+    signal = policy.app.stop_signal
+    if name == "uwsgi":
+        fits = signal in ("SIGINT", "SIGQUIT") or (signal == "SIGTERM" and _dies_on_term(words, environ, cwd))
+        mend = f"add --die-on-term to it, or write app.stop_signal: {fitting}"
+    else:
+        fits, mend = signal == fitting, f"write app.stop_signal: {fitting}"
+    if fits:
+        return [Finding("ok", "app stop", f"{name} ends at {signal} (app.stop_signal)")]
+    return [Finding("warning", "app stop", f"{name} {why}; it would get {signal} (app.stop_signal)", mend)]
+
+
+def _dies_on_term(words: Sequence[str], environ: Mapping[str, str], cwd: Path) -> bool:
+    """By an option, a variable (UWSGI_…), or a line of a configuration that the command names."""
+    if any(word.lstrip("-") in ("die-on-term", "die-on-term=true") for word in words):
+        return True
+    if environ.get("UWSGI_DIE_ON_TERM", "false") not in ("", "0", "false"):
+        return True
+    for word in words:
+        file = cwd / word.partition("=")[2] if word.startswith("--") and "=" in word else cwd / word
+        if file.suffix in (".ini", ".yaml", ".yml", ".json", ".xml") and file.is_file():
+            with open(file, errors="replace") as config:
+                if re.search(r"^[^#;\n]*\bdie-on-term\b", config.read(LARGEST), re.MULTILINE):
+                    return True
+    return False

@@ -89,8 +89,15 @@ VIDEOS = {
         "1920x1080": "0.7",
     },
 }
-# Cached input of fine-tunes, where genai-prices has none: half of fresh (the same page, fine-tuning).
-TUNED = {"ft:gpt-4o": "1.875", "ft:gpt-4o-mini": "0.15"}
+# Fine-tunes: cached input where genai-prices has none, and those that it does not have: input, cached input, output
+# (developers.openai.com/api/docs/pricing, fine-tuning, 2026-03).
+TUNED_CACHED = {"ft:gpt-4o": "1.875", "ft:gpt-4o-mini": "0.15"}
+TUNED = {
+    "ft:gpt-4.1-2025-": ("3", "0.75", "12"),
+    "ft:gpt-4.1-mini-2025-": ("0.8", "0.2", "3.2"),
+    "ft:gpt-4.1-nano-2025-": ("0.2", "0.05", "0.8"),
+    "ft:o4-mini-2025-": ("4", "1", "16"),
+}
 # The most tokens of an answer, by the model's name, the first that fits: "max output" of
 # developers.openai.com/api/docs/models and platform.claude.com/docs/en/about-claude/models/overview, 2026-11.
 MOST = (
@@ -177,6 +184,9 @@ def _models(provider: types.Provider, prices: Prices, taken: date) -> Iterator[l
         while len(row) > 3 and not row[-1]:
             row.pop()
         yield row
+    for name, dollars in TUNED.items() if provider.id == "openai" else ():
+        row = {unit: _number(Decimal(one)) for unit, one in zip(("input", "cached", "output"), dollars, strict=True)}
+        yield [name.removesuffix("-2025-"), [f"^{name}"], prices.add(row), [], _written(name)]
 
 
 def _as_at_its_vendor(model: types.ModelInfo) -> bool:
@@ -211,8 +221,8 @@ def _whole(provider: types.Provider, model: types.ModelInfo, price: types.ModelP
     audio = AUDIO.get(model.id) if provider.id == "openai" else None
     if audio is not None:
         row |= {"audio_in": float(audio[0]), "audio_out": float(audio[1])}
-    if provider.id == "openai" and model.id in TUNED:
-        row = {"input": row["input"], "cached": float(TUNED[model.id]), **row}
+    if provider.id == "openai" and model.id in TUNED_CACHED:
+        row = {"input": row["input"], "cached": float(TUNED_CACHED[model.id]), **row}
     if provider.id == "groq" and "hours" in row:
         row["least_seconds"] = 10  # console.groq.com/docs/speech-to-text: at least 10 s are billed
     return row
@@ -290,10 +300,13 @@ def _alternatives(clause: Any) -> list[Any]:
 
 def _most(model: types.ModelInfo) -> int:
     """0: not known. A small context bounds an answer too; a large one says nothing of it."""
-    name = model.id.lower().rpartition("/")[2]
-    most = next((tokens for pattern, tokens in MOST if re.search(pattern, name)), 0)
+    most = _written(model.id.lower().rpartition("/")[2])
     context = model.context_window or 0
     return min(most, context or most) if most else context if context < 128_000 else 0
+
+
+def _written(name: str) -> int:
+    return next((tokens for pattern, tokens in MOST if re.search(pattern, name)), 0)
 
 
 def _others(provider: types.Provider) -> list[str]:

@@ -220,8 +220,8 @@ def test_a_model_is_known_by_all_its_names(kind, base_url, name, same_as, sure):
 
 
 def test_a_fine_tune_without_a_price_of_its_own_costs_twice_its_base_and_is_an_estimate():
-    tuned = asked("chat", chat("ft:gpt-4.1-mini-2025-04-14:acme::Ab1", 1000, 1000))
-    base = asked("chat", chat("gpt-4.1-mini", 1000, 1000))
+    tuned = asked("chat", chat("ft:gpt-5-mini-2025-08-07:acme::Ab1", 1000, 1000))
+    base = asked("chat", chat("gpt-5-mini", 1000, 1000))
     assert tuned == Cost(2 * base.nanos, 2 * base.nanos)
 
 

@@ -11,6 +11,7 @@ TOOLS = 20  # kinds of them, that are counted
 DRAWINGS = 20  # of one answer, whose authors are told apart
 DRAWING = "image_generation_call"
 SEARCHING = "web_search_call"
+_TOOLED = frozenset(("output", "tool_usage", "svg_usage"))  # where more than the plain tokens of a model may be told
 
 
 def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
@@ -19,15 +20,17 @@ def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
     `details` has the vendor's usage, the answer's `service_tier` (`tier`: the one that an earlier chunk named), and
     `tools`: how many calls of each the answer's output lists. `parts` has what models of its tools took besides.
     """
+    found = answer.get("usage")
+    plain, used = _TOOLED.isdisjoint(answer), isinstance(found, dict)
+    if not used and plain:
+        return None
+    usage = _tokens(mapping(found), text(answer.get("model")), answer.get("service_tier") or tier)
+    if plain:
+        return usage
     drawn = _drawn(answer)
     parts = (*drawn, *_authored(answer))
-    found = answer.get("usage")
-    if not isinstance(found, dict):
-        if not parts:
-            return None
-        found = {}
-    told = {"service_tier": answer.get("service_tier") or tier or found.get("service_tier")}
-    usage = _tokens(found, text(answer.get("model")), told)
+    if not used and not parts:
+        return None
     if tools := _tools(answer, drawn=bool(drawn)):
         usage = replace(usage, details={**usage.details, "tools": tools})
     return replace(usage, parts=(usage, *parts)) if parts else usage
@@ -57,13 +60,15 @@ def video_usage(answer: Json) -> Usage | None:
     return Usage(0, 0, 0, 0, text(answer.get("model")), {"video_seconds": seconds, "size": answer.get("size")})
 
 
-def _tokens(found: Json, model: str | None, more: Json, endpoint: str | None = None) -> Usage:
+def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str | None = None) -> Usage:
     before = mapping(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
     after = mapping(found.get("completion_tokens_details") or found.get("output_tokens_details"))
     sent = count(found.get("prompt_tokens", found.get("input_tokens")))
     written = count(found.get("completion_tokens", found.get("output_tokens")))
     reasoning = count(after.get("reasoning_tokens", found.get("reasoning_tokens")))
-    total, details = count(found.get("total_tokens")), {**found, **more}
+    total, details = count(found.get("total_tokens")), {**found}
+    if tier is not None:
+        details["service_tier"] = tier
     if total and not sent and not written:
         sent = total  # embeddings of some likenesses say no more
     outside = max(0, total - sent - written) if total else reasoning if reasoning > written else 0
@@ -124,7 +129,7 @@ def _drawn(answer: Json) -> list[Usage]:
             "text_tokens": old.get("cached_text_tokens"),
         }
     found = {**image, "input_tokens_details": before}
-    return [_tokens(found, _drawing_model(answer), {}, endpoint="images")]
+    return [_tokens(found, _drawing_model(answer), endpoint="images")]
 
 
 def _guessed(answer: Json) -> list[Usage]:
@@ -154,4 +159,4 @@ def _authored(answer: Json) -> list[Usage]:
     output = answer.get("output")
     told = [answer, *(output if isinstance(output, list) else ())]
     found = [mapping(mapping(one).get("svg_usage")) for one in told]
-    return [_tokens(one, text(one.get("model")), {}, endpoint="responses") for one in found if one][:DRAWINGS]
+    return [_tokens(one, text(one.get("model")), endpoint="responses") for one in found if one][:DRAWINGS]

@@ -24,7 +24,6 @@ from proxy.egress.target import endpoint, join
 from proxy.egress.usageoption import UsageOption
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
-from proxy.observe.series import OTHER
 from proxy.policy import outgoing
 from proxy.policy.operators import InjectedFault
 from proxy.policy.values import Spend
@@ -78,10 +77,8 @@ class Upstream:
         return frozenset(named | set(self.policy.prices))
 
     def label(self, model: str | None) -> str:
-        """The model as a metric's label: only what the policy or the price table knows is one."""
-        if model is not None and (model in self.known_models or self.meter.known(model)):
-            return model
-        return OTHER
+        """The model as a metric's label: only what the policy or the price table names is one."""
+        return model if model is not None and model in self.known_models else self.meter.label(model)
 
     def url(self, rest: str) -> URL:
         return join(self.policy.base_url, rest)

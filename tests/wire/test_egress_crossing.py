@@ -196,3 +196,15 @@ async def test_after_a_reload_an_answer_comes_from_the_address_and_the_account_t
             assert (await said())[0] == "one"
     finally:
         await two.stop()
+
+
+async def test_names_of_models_from_outside_make_no_series(tmp_path):
+    answer = says({"choices": [], "model": "gpt-4o:answered", "usage": {"prompt_tokens": 1}})
+    async with outward(tmp_path, Vendor(answer)) as out:
+        for number in range(30):
+            await out.chat({**CHAT, "model": f"gpt-4o:v{number}"})
+        told = await out.text()
+        assert {line["model"] for line in await out.logged(30)} == {"gpt-4o:answered"}  # the log names it
+    assert "gpt-4o:" not in told
+    assert 'outrigger_upstream_calls_total{model="other",outcome="ok",upstream="openai"} 30.0' in told
+    assert 'outrigger_cost_usd_total{basis="estimated",model="other",upstream="openai"}' in told

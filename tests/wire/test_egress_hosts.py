@@ -86,6 +86,35 @@ async def test_denied_hosts_are_told_so_and_named_ones_pass(tmp_path):
             assert (await http.get(f"http://127.0.0.1:{vendor.port}/")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("base_url", "passes", "denied"),
+    [
+        ("https://api.far.invalid/v1", "api.far.invalid:443", ["api.far.invalid:22", "api.far.invalid:80"]),
+        ("http://api.far.invalid", "api.far.invalid:80", ["api.far.invalid:443", "far.invalid:80"]),
+        ("https://API.far.invalid:8443", "Api.FAR.invalid:8443", ["api.far.invalid:443"]),
+        ("https://[2001:db8::1]", "[2001:db8::1]:443", ["[2001:db8::1]:22", "[2001:db8::2]:443"]),
+    ],
+)
+async def test_only_the_port_that_an_upstream_names_passes_where_others_are_denied(tmp_path, base_url, passes, denied):
+    more = f"  far: {{kind: http, base_url: '{base_url}'}}\n"
+    more += "egress: {other_hosts: deny, timeout: {connect: 100ms}}\n"
+    async with outward(tmp_path, Vendor(says()), more=more) as out:
+
+        async def said(target: str) -> bytes:
+            reader, writer = await connect(out, target)
+            answer = await asyncio.wait_for(reader.read(2000), 10)
+            writer.close()
+            return answer
+
+        assert not (await said(passes)).startswith(b"HTTP/1.1 403")  # there is nobody of that name to reach
+        for target in denied:
+            answer = await said(target)
+            assert answer.startswith(b"HTTP/1.1 403"), target
+            assert b"egress.other_hosts" in answer
+        async with httpx.AsyncClient(proxy=out.url) as http:
+            assert (await http.get("http://api.far.invalid:22/")).status_code == 403
+
+
 async def test_an_idle_tunnel_ends_and_leaves_nothing(tmp_path):
     async def silent(reader, writer):
         await reader.read()

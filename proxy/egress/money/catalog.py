@@ -54,6 +54,22 @@ class Catalog:
         key = name.strip().lower().removeprefix("models/")  # Google's
         return self._tuned(key) if key.startswith("ft:") else self._named(key)
 
+    def label(self, name: str) -> str | None:
+        """The name of a model as a metric's label: one that the table has, however many others come from outside. A
+        snapshot that it lacks goes by its model; what is no more than a variant of something has none."""
+        key = name.strip().lower().removeprefix("models/")
+        vendor, slash, _ = key.partition("/")
+        sold = table().vendors.get(vendor) if slash and self._sections() else None
+        for one in filter(None, (key, snapshot_of(key))):
+            if self._sections() and one in table().videos:
+                return one
+            for section in self._sections():
+                if (found := section.label(one)) is not None:
+                    return found
+            if sold is not None and (found := table().section(sold).label(one.partition("/")[2])) is not None:
+                return f"{vendor}/{found}"
+        return None
+
     def dearest(self, endpoint: str | None, at: float) -> Rates:
         """The dearest price of each unit that any model fit for the endpoint has, long contexts included."""
         fit = _FIT.get(endpoint or "", _any)

@@ -65,6 +65,10 @@ class Meter:
         self._tariffs = _tariffs(policy)
         return self.purse.reconfigure(policy.cap)
 
+    def label(self, model: str | None) -> str:
+        """The model as a metric's label, of which there is an end, whatever names come from outside."""
+        return (self._tariffs.label(model) if model is not None else None) or OTHER
+
     def known(self, model: str | None) -> bool:
         return model is not None and self._tariffs.known(model)
 
@@ -188,7 +192,7 @@ class Meter:
 
     def count(self, model: str | None, cost: Cost) -> None:
         self._projection.add(cost.nanos)
-        label = model if model is not None and self.known(model) else OTHER
+        label = self.label(model)
         for basis, amount in (("reported", cost.nanos - cost.estimated), ("estimated", cost.estimated)):
             if amount:
                 self._metrics.cost_usd_total.child(self.name, label, basis).inc(amount / NANOS)

@@ -83,6 +83,13 @@ class Section:
         first = next((at for at, matcher in self._others if at < first and _fits(matcher, name)), first)
         return self._model(first) if first < len(self._rows) else None
 
+    def label(self, name: str) -> str | None:
+        """One of the table's own names for the model, of which there is an end: this one, or the row's that it fits."""
+        if name in self._exact:
+            return name
+        found = self.find(name)
+        return found.name if found is not None else None
+
     def models(self) -> Iterator[Model]:
         return (self._model(at) for at in range(len(self._rows)))
 

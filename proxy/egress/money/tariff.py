@@ -53,10 +53,21 @@ class Tariffs:
         self._overrides = {name: Own(price) for name, price in overrides.items()}
         self._unknown = unknown
         self._find = lru_cache(maxsize=REMEMBERED)(self._look)
+        self._label = lru_cache(maxsize=REMEMBERED)(self._label_of)
 
     def known(self, model: str | None) -> bool:
-        """Whether there is a price, so that it may be a metric's label too."""
+        """Whether there is a price."""
         return self._found(model, None) is not None or (model is not None and bool(video_prices(model)))
+
+    def label(self, model: str) -> str | None:
+        """The model as a metric's label; None where neither policy nor table has its very name (or its snapshot's)."""
+        return self._label(model) if len(model) <= LONGEST_NAME else None
+
+    def _label_of(self, model: str) -> str | None:
+        for name in filter(None, (model, snapshot_of(model))):
+            if name in self._overrides:
+                return name
+        return self._catalog.label(model)
 
     def refuses(self, model: str | None) -> bool:
         return self._unknown == "refuse" and not self.known(model)

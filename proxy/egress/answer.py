@@ -15,7 +15,8 @@ import aiohttp
 
 from proxy.egress.call import Call
 from proxy.egress.caller import chunk, discard, whole
-from proxy.egress.dialects import Dialect, StreamState, Verdict
+from proxy.egress.dialects import Dialect, Passing, StreamState, Verdict
+from proxy.egress.ends import Ends
 from proxy.egress.headers import Fields, fields
 from proxy.egress.sse import EventTooLarge, Splitter
 from proxy.errors import AttemptFailed
@@ -43,6 +44,9 @@ class Answer:
     response: aiohttp.ClientResponse | None = None
     splitter: Splitter | None = None
     state: StreamState | None = None
+    media: Passing | None = None  # a stream that passes as it comes
+    ends: Ends | None = None  # of JSON that is too large to be kept
+    complete: bool = False  # it passed to its end
     parsed: object = None
     errored: bool = False  # the stream had an error event, of its own or of ours
     error_status: int = 0  # what its own error event would have been as an answer; 0 where it has none
@@ -91,6 +95,7 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
     if kind == "text/event-stream":
         if not response.headers.get("Content-Encoding"):
             answer.state = dialect.stream(call.endpoint, strip_usage=strip_usage)
+            answer.media = dialect.media(call.endpoint) if answer.state is None else None
         if answer.state is not None:
             await _begin(answer, answer.state)
         return answer
@@ -102,6 +107,9 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
     body, complete = await whole(response, LARGEST)
     if not complete:
         answer.held = [body]
+        encoding = _encoding(answer)
+        if kind == "application/json" and encoding in ENCODINGS:
+            answer.ends = Ends(encoding)
         return answer
     answer.body = body
     answer.parsed = parsed(answer)
@@ -126,7 +134,11 @@ def _judge(answer: Answer, due: frozenset[str], dialect: Dialect) -> None:
 
 
 def _readable(answer: Answer) -> bool:
-    return (answer.field("content-encoding") or "identity").strip().lower() in ENCODINGS
+    return _encoding(answer) in ENCODINGS
+
+
+def _encoding(answer: Answer) -> str:
+    return (answer.field("content-encoding") or "identity").strip().lower()
 
 
 async def _begin(answer: Answer, state: StreamState) -> None:
@@ -180,7 +192,7 @@ def parsed(answer: Answer) -> object:
     body = answer.body
     if not body:
         return None
-    encoding = (answer.field("content-encoding") or "identity").strip().lower()
+    encoding = _encoding(answer)
     try:
         if encoding in ENCODINGS and encoding != "identity":
             unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 8 * LARGEST)

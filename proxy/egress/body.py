@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from aiohttp import BytesPayload
 from aiohttp.abc import AbstractStreamWriter
 
+from proxy.egress.ends import Ends
+from proxy.egress.form import Form, boundary_of
+
 LARGEST = 4 * 1024 * 1024  # bytes; what is larger is not parsed, not sent again, only passed
 SLICE = 256 * 1024
-
-
-_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([!-~]{1,200})\r\n')
+Scan = Callable[[], Form | Ends | None]
 
 
 class Source(Protocol):
@@ -24,9 +24,10 @@ class Source(Protocol):
 
 
 class Body:
-    """`whole` is None where the rest still comes from the app; such a body can be sent once."""
+    """`whole` is None where the rest still comes from the app; such a body can be sent once, and what it says is
+    read as it passes."""
 
-    __slots__ = ("_first", "_sending", "_source", "length", "parsed", "started", "whole")
+    __slots__ = ("_first", "_scan", "_sending", "_source", "length", "parsed", "started", "whole")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Body:
         source: Source | None,
         length: int | None,
         sending: Sending | None = None,
+        scan: Form | Ends | None = None,
     ) -> None:
         self.whole = whole
         self.length = length if whole is None else len(whole)  # None: not known beforehand
@@ -43,6 +45,9 @@ class Body:
         self._first = first
         self._source = source
         self._sending = sending or Sending()
+        self._scan = scan
+        if scan is not None and first:
+            scan.feed(first)
 
     @property
     def sent(self) -> bool:
@@ -72,11 +77,23 @@ class Body:
         body.parsed = self.parsed
         return body
 
+    def said(self) -> Mapping[str, object]:
+        """The members or fields of what was asked; of a body that passes, those that have passed so far."""
+        if self.parsed is not None:
+            return self.parsed
+        scan = self._scan
+        if isinstance(scan, Form):
+            return {name: _typed(text) for name, text in scan.fields.items() if name not in scan.twice}
+        return scan.members() if scan is not None else {}
+
     @property
-    def form_model(self) -> str | None:
-        """The `model` of an upload, where it stands before the file, as the SDKs write it."""
-        found = _MODEL.search(self._first)
-        return found[1].decode() if found is not None else None
+    def passed(self) -> int:
+        """Bytes of a body that passes, so far."""
+        return self._scan.size if self._scan is not None else 0
+
+    @property
+    def passes(self) -> bool:
+        return self._scan is not None
 
     def parse(self) -> None:
         if not self.whole or self.whole.lstrip()[:1] != b"{":
@@ -94,7 +111,11 @@ class Body:
             yield self._first
         assert self._source is not None
         while data := await self._source.readany():
+            if self._scan is not None:
+                self._scan.feed(data)
             yield data
+        if self._scan is not None:
+            self.length = self.length or self._scan.size
 
     async def _slices(self, whole: bytes) -> AsyncIterator[bytes]:
         self.sent = True
@@ -123,17 +144,35 @@ class _Whole(BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def read(source: Source | None, length: int | None, *, pass_on: bool) -> Body:
-    """The body of a call; with `pass_on` nothing of it is kept (uploads)."""
+def scanner(headers: Mapping[str, str]) -> Form | Ends | None:
+    """What reads a body of that kind while it passes."""
+    content_type = headers.get("Content-Type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    coded = headers.get("Content-Encoding", "").strip().lower() or "identity"
+    if kind.startswith("multipart/"):
+        boundary = boundary_of(content_type)
+        return Form(boundary) if boundary is not None and coded == "identity" else None
+    return Ends(coded) if kind.endswith("json") and coded in ("identity", "gzip", "deflate") else None
+
+
+async def read(source: Source | None, length: int | None, *, pass_on: bool, scan: Scan | None = None) -> Body:
+    """The body of a call; with `pass_on` nothing of it is kept (uploads). `scan` makes what reads one that passes."""
     if source is None:
         return Body(b"", b"", None, None)
     if pass_on or (length is not None and length > LARGEST):
-        return Body(None, await source.readany(), source, length)
+        return Body(None, await source.readany(), source, length, scan=scan() if scan is not None else None)
     parts: list[bytes] = []
     size = 0
     while data := await source.readany():
         parts.append(data)
         size += len(data)
         if size > LARGEST:
-            return Body(None, b"".join(parts), source, length)
+            return Body(None, b"".join(parts), source, length, scan=scan() if scan is not None else None)
     return Body(b"".join(parts), b"", None, None)
+
+
+def _typed(text: str) -> object:
+    """A field as JSON would have it: a form knows text alone."""
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return int(text)
+    return {"true": True, "false": False}.get(text, text)

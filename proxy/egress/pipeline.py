@@ -10,16 +10,18 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 
 from proxy.egress import fallback, refusal, stray
 from proxy.egress.account import Account
 from proxy.egress.body import read as read_body
+from proxy.egress.body import scanner
 from proxy.egress.cachekey import key as cache_key
 from proxy.egress.call import Call
 from proxy.egress.deadline import PATIENCE, Deadline, patience_of
-from proxy.egress.dialects import Ask, Dialect
+from proxy.egress.dialects import Dialect
 from proxy.egress.flight import Flight
 from proxy.egress.headers import Fields, fields, first, outgoing, token_of
 from proxy.egress.heads import as_shared, of_refusal
@@ -161,11 +163,11 @@ class Pipeline:
         call.endpoint, deployment = upstream.endpoint(call.method, call.rest)
         source = request.content if request.body_exists else None
         uploads = request.content_type.startswith("multipart/")
-        call.body = await read_body(source, request.content_length, pass_on=uploads)
+        scan = partial(scanner, request.headers) if call.endpoint is not None else None
+        call.body = await read_body(source, request.content_length, pass_on=uploads, scan=scan)
         call.body.parse()
-        call.ask = upstream.dialect.ask(call.endpoint, call.body.parsed)
-        if uploads and call.endpoint is not None:
-            call.ask = Ask(model=call.body.form_model)
+        asked = call.body.said() if call.body.whole is None else call.body.parsed
+        call.ask = upstream.dialect.ask(call.endpoint, asked)
         if deployment is not None:
             call.ask = replace(call.ask, model=upstream.meter.deployed(deployment, call.ask.model))
         if call.owner is None and call.ask.user:

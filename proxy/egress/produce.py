@@ -13,12 +13,12 @@ from proxy.egress.cache import Entry
 from proxy.egress.call import Call
 from proxy.egress.caller import discard
 from proxy.egress.deadline import Deadline
-from proxy.egress.dialects import Written
 from proxy.egress.headers import fields, returning, shared
 from proxy.egress.heads import of_answer, ours
 from proxy.egress.money.bill import Bill
 from proxy.egress.money.books import Books
 from proxy.egress.pace import PaceRefusal, Place
+from proxy.egress.settlement import settle_passed, settle_whole
 from proxy.egress.sink import Head, Sink, ToApp
 from proxy.egress.stream import Recorder, relay
 from proxy.egress.upstream import Upstream
@@ -208,13 +208,7 @@ class Producer:
         elif answer.redirected and bill is not None:
             bill.close()  # it is no answer yet
         if answer.body is not None:
-            call.usage = upstream.dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
-            if bill is not None:
-                unread = answer.parsed is None
-                bill.settle(
-                    call.usage,
-                    Written(len(answer.body)) if unread else upstream.dialect.written(bill.endpoint, answer.parsed),
-                )
+            settle_whole(call, upstream.dialect, answer, answer.body, bill)
             head = of_answer(call, upstream.dialect, answer)
             if key is not None and answer.status == 200 and upstream.policy.cache.ttl:
                 self._keep(call, upstream, key, answer, answer.body)
@@ -237,13 +231,7 @@ class Producer:
             raise
         finally:
             discard(answer.response)
-            if answer.state is not None:
-                call.usage = answer.state.usage
-            if bill is not None:
-                if answer.state is None:
-                    bill.settle(call.usage, Written(recorder.passed))
-                else:
-                    bill.settle(call.usage, answer.state.written, final=answer.state.final)
+            settle_passed(call, upstream.dialect, answer, recorder.passed, bill)
         if key is not None and recorder.kept is not None and not answer.errored and upstream.policy.cache.ttl:
             self._keep(call, upstream, key, answer, b"".join(recorder.kept))
 

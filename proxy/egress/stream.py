@@ -16,15 +16,21 @@ from proxy.errors import AttemptFailed
 
 async def relay(answer: Answer, sink: Sink, deadline: Deadline) -> None:
     """Pass on what was held back and all that follows. Raises AttemptFailed where the upstream broke it."""
+    watching = answer.media or answer.ends  # fed before it is written: who leaves meanwhile has seen it
     if answer.held:
-        await _write(sink, deadline, b"".join(answer.held))
-        answer.held = []
+        held, answer.held = b"".join(answer.held), []
+        if watching is not None:
+            watching.feed(held)
+        await _write(sink, deadline, held)
     if answer.response is None:
         return
     if answer.state is None:
         while data := await chunk(answer.response):
             deadline.moved()
+            if watching is not None:
+                watching.feed(data)
             await _write(sink, deadline, data)
+        answer.complete = True
         return
     await _events(answer, sink, deadline)
 

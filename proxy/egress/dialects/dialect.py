@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
@@ -86,6 +86,20 @@ class StreamState:
         raise NotImplementedError
 
 
+class Passing(Protocol):
+    """A stream that is read as it passes, whatever the size of its events. `drawn`: images, previews too; `failed`:
+    it had an error event of its own."""
+
+    usage: Usage | None
+    written: Written
+    drawn: int
+    failed: bool
+
+    def feed(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Dialect:
     """The dialect of `kind: http`, and the base of the others."""
 
@@ -138,6 +152,10 @@ class Dialect:
         return False
 
     def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
+        return None
+
+    def media(self, endpoint: str) -> Passing | None:
+        """Of a stream whose events pass as they come."""
         return None
 
     def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:

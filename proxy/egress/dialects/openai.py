@@ -13,11 +13,13 @@ from proxy.egress.dialects.dialect import (
     Canned,
     Dialect,
     Json,
+    Passing,
     StreamState,
     Usage,
     mapping,
     text,
 )
+from proxy.egress.dialects.media import MediaStream
 from proxy.egress.dialects.responses import ResponsesStream, written_output
 from proxy.egress.dialects.usage import image_usage, openai_usage, video_usage
 from proxy.egress.dialects.written import Written
@@ -119,8 +121,12 @@ class OpenAI(Dialect):
         return _USAGE.get(endpoint, openai_usage)(mapping(answer))
 
     def written(self, endpoint: str, answer: object) -> Written:
-        if endpoint == "responses":
+        if endpoint in ("responses", "compact"):
             return written_output(mapping(answer))
+        if endpoint == "audio":
+            written = Written()
+            written.say(mapping(answer).get("text"))
+            return written
         return written_choices(mapping(answer)) if endpoint in ("chat", "completions") else Written()
 
     def permanent(self, status: int, answer: object) -> bool:
@@ -131,6 +137,11 @@ class OpenAI(Dialect):
         if endpoint in ("chat", "completions"):
             return ChatStream(strip_usage=strip_usage)
         return ResponsesStream() if endpoint == "responses" else None
+
+    def media(self, endpoint: str) -> Passing | None:
+        if endpoint == "images":
+            return MediaStream(lambda drawn: image_usage({**drawn, "data": [None]}))
+        return MediaStream(openai_usage) if endpoint == "audio" else None
 
     def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
         return openai_answer(endpoint, body, text, id=id, created=created)

@@ -6,7 +6,8 @@ vendor bills an answer that nobody waited for.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.egress.dialects import Usage, Written
@@ -17,23 +18,38 @@ if TYPE_CHECKING:
     from proxy.egress.money.meter import Meter
 
 
+# Endpoints whose answers are written.
+TEXT = frozenset(("chat", "responses", "compact", "decisions", "completions", "messages"))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call asks for, as far as it is known. `named`: the call said which model; else it is a guess. `fixed`:
+    what it costs whatever the answer is, where that has no usage. `elsewhere`: the model reads more than the body
+    has."""
+
+    model: str | None
+    named: bool
+    body_bytes: int
+    input_tokens: int
+    output_tokens: int
+    fixed: Cost | None
+    elsewhere: bool
+
+
 class Bill:
     """One upstream's part of a call. `cost` and `estimated`, which is the part of it that rests on an estimate, are
     whole nano-dollars, final once `over`."""
 
     __slots__ = (
         "_asked",
-        "_body_bytes",
-        "_elsewhere",
-        "_fixed",
         "_hold",
+        "_later",
         "_meter",
-        "_output",
         "cost",
         "endpoint",
         "estimated",
         "id",
-        "input_tokens",
         "model",
         "over",
         "reserved",
@@ -46,37 +62,36 @@ class Bill:
         hold: Hold,
         *,
         endpoint: str,
-        model: str | None,
-        body_bytes: int,
-        input_tokens: int,
-        output_tokens: int,
+        asked: Asked,
         reserve: int,
-        fixed: Cost | None = None,
-        elsewhere: bool = False,
+        later: Callable[[], Asked] | None = None,
     ) -> None:
-        """`fixed`: what it costs whatever the answer is, where that has no usage. `elsewhere`: the model reads more
-        than the body has. Raises CapReached."""
+        """`later`: what was asked by a body that is read as it passes. Raises CapReached."""
         self._meter = meter
         self._hold = hold
         self.endpoint = endpoint
-        self._fixed = fixed
-        self._asked = model
-        self._body_bytes = body_bytes
-        self._elsewhere = elsewhere
-        self.input_tokens = input_tokens  # as they were estimated
-        self._output = output_tokens
+        self._asked = asked
+        self._later = later
         self.id = meter.ids.token()
         self.upstream = meter.name
-        self.model = model
+        self.model = asked.model
         self.cost = 0
         self.estimated = 0
         self.over = False
         self.reserved = reserve
         hold.take(reserve)
 
+    @property
+    def input_tokens(self) -> int:
+        """As they were estimated."""
+        return self._asked.input_tokens
+
     def lost(self) -> None:
         """An attempt was sent, and what became of it nobody knows."""
-        output = min(self._output, self._meter.usual_output(self.model))
+        self._read_again()
+        output = self._asked.output_tokens
+        if self.endpoint in TEXT:
+            output = min(output, self._meter.usual_output(self.model))
         guess = self._guess(output)
         self._spend(Cost(guess.nanos, guess.nanos))
         self._hold.release()
@@ -95,20 +110,23 @@ class Bill:
         if self.over:
             return
         self.over = True
+        self._read_again()
         if usage is not None:
+            named = self._asked.named or usage.model is not None
             self._meter.answered(self.model, usage.model)
             self.model = usage.model or self.model
             cost = self._meter.cost(self.endpoint, usage, self.model)
-            if final:
-                names, lesson = {self._asked, self.model}, written.lesson(usage.reasoning)
-                self._meter.learn(names, self._body_bytes, usage, lesson, elsewhere=self._elsewhere)
-            else:
+            if not final:
                 cost = self._at_least(cost, usage, written)
-            self._spend(cost)
-        elif self._fixed is not None:
-            self._spend(self._fixed)
+            elif named:
+                asked, lesson = self._asked, written.lesson(usage.reasoning)
+                names = {asked.model, self.model}
+                self._meter.learn(names, asked.body_bytes, usage, lesson, elsewhere=asked.elsewhere)
+            self._spend(cost if named else Cost(cost.nanos, cost.nanos))
+        elif self._asked.fixed is not None or self.endpoint == "images":
+            self._spend(self._guess(self._asked.output_tokens))
         else:
-            self._spend(self._meter.estimate_written(self.endpoint, self.model, self.input_tokens, written))
+            self._spend(self._meter.estimate_written(self.endpoint, self.model, self._asked.input_tokens, written))
         self._hold.release()
 
     def close(self) -> None:
@@ -116,19 +134,28 @@ class Bill:
         self.over = True
         self._hold.release()
 
+    def _read_again(self) -> None:
+        if self._later is not None:
+            self._asked = self._later()
+            self.model = self._asked.model
+
     def _at_least(self, told: Cost, usage: Usage, written: Written) -> Cost:
-        tokens = self._meter.output_tokens(self.endpoint, self.model, written)
+        tokens, details = self._meter.output_tokens(self.endpoint, self.model, written), usage.details
+        if self.endpoint == "images":  # all that was asked for, since what is not shown may be drawn
+            tokens = self._asked.output_tokens
+            details = {key: value for key, value in details.items() if key != "output_tokens_details"}
         if tokens <= usage.output:
             return told
         own = replace(usage, parts=())
         price = self._meter.cost(self.endpoint, own, self.model).nanos
-        more = self._meter.cost(self.endpoint, replace(own, output=tokens), self.model).nanos - price
+        whole = replace(own, output=tokens, details=details)
+        more = self._meter.cost(self.endpoint, whole, self.model).nanos - price
         return Cost(told.nanos + max(0, more), told.estimated + max(0, more))
 
     def _guess(self, output_tokens: int) -> Cost:
-        if self._fixed is not None:
-            return self._fixed
-        return self._meter.estimate(self.endpoint, self.model, self.input_tokens, output_tokens)
+        if self._asked.fixed is not None:
+            return self._asked.fixed
+        return self._meter.estimate(self.endpoint, self.model, self._asked.input_tokens, output_tokens)
 
     def _spend(self, cost: Cost) -> None:
         if cost.nanos:

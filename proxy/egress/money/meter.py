@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.egress import refusal
 from proxy.egress.dialects import Usage, Written
-from proxy.egress.money.bill import Bill
+from proxy.egress.dialects.dialect import Json
+from proxy.egress.dialects.drawing import drawn_tokens
+from proxy.egress.money.bill import TEXT, Asked, Bill
 from proxy.egress.money.context import is_elsewhere
 from proxy.egress.money.cost import Cost
 from proxy.egress.money.estimate import Estimator, text_bytes_of
@@ -25,10 +29,11 @@ if TYPE_CHECKING:
     from proxy.egress.call import Call
 
 FIRST_GUESS = 1_000  # tokens of an answer, until the model's own are known
+UNTOLD = 4 * 1024 * 1024  # bytes that an upload may have whose length is not told
+MOST_PICTURES, PICTURE, PICTURE_BYTES = 16, 6_500, 1024 * 1024  # in one call; tokens of one, in high fidelity; its size
+HEARD = 4  # tokens of sound for one of the text that is made of it: 17 a second, of 3 to 4 words
 UNREAD = 200_000  # tokens of a body that was too large to be read: that is pictures, and their bytes are no text
 ANSWERED = 500  # names of deployments that are remembered
-# Endpoints whose answers are tokens.
-TEXT = frozenset(("chat", "responses", "compact", "decisions", "completions", "messages"))
 
 
 class Meter:
@@ -50,7 +55,7 @@ class Meter:
         self._tariffs = _tariffs(policy)
         self._estimator = Estimator()
         self.ids = Ids()
-        self._seen: str | None = None  # the model of the last call that named one
+        self._seen: dict[str, str] = {}  # endpoint → the model of the last call that named one
         self._answered: OrderedDict[str, str] = OrderedDict()  # names without a price → the model behind them
         self._projection = Projection(now)
         self.purse = Purse(policy.cap, now=now, on_warn=on_warn)
@@ -79,39 +84,56 @@ class Meter:
         """
         if call.endpoint is None or not self.metered:
             return None
-        body, endpoint, model = call.body, call.endpoint, self._priced_as(call.ask.model)
-        if model is not None and self._tariffs.refuses(model):
-            raise refusal.unknown_price(self.name, model)
-        size, fixed, elsewhere = 0, None, False  # nothing can be learnt from what was not read
-        if body.parsed is not None:
-            size, elsewhere = text_bytes_of(body.parsed), is_elsewhere(body.parsed)
-            fixed = self._tariffs.of_request(endpoint, body.parsed, at=self._now())
-            sent = self._estimator.input_tokens(model, size, elsewhere=elsewhere)
-        else:
-            length = body.length or len(body.whole or b"")
-            model = model or self._seen
-            sent = min(UNREAD, self._estimator.input_tokens(model, length, endpoint=endpoint))
-        self._seen = model
-        most = self._most_output(call, model)
-        reserve = fixed if fixed is not None else self.estimate(endpoint, model, sent, most)
+        endpoint, asked = call.endpoint, self._ask_of(call)
+        if asked.named and self._tariffs.refuses(asked.model):
+            raise refusal.unknown_price(self.name, asked.model or "")
+        reserve = asked.fixed
+        if reserve is None:
+            reserve = self.estimate(endpoint, asked.model, asked.input_tokens, asked.output_tokens)
         hold = self.purse.hold(call.user, call.tier, call.at)
         try:
             bill = Bill(
                 self,
                 hold,
                 endpoint=endpoint,
-                model=model,
-                body_bytes=size,
-                input_tokens=sent,
-                output_tokens=most,
+                asked=asked,
                 reserve=reserve.nanos,
-                fixed=fixed,
-                elsewhere=elsewhere,
+                later=partial(self._ask_later, call) if call.body.passes else None,
             )
         except CapReached as reached:
             raise refusal.cost_cap(self.name, str(reached)) from reached
         call.bills.append(bill)
         return bill
+
+    def _ask_of(self, call: Call) -> Asked:
+        body, endpoint, named = call.body, call.endpoint or "", self._priced_as(call.ask.model)
+        said = body.said()
+        if named is not None:
+            self._seen[endpoint] = named
+            said = {**said, "model": named}  # where its path names it, the body need not
+        model = named or self._seen.get(endpoint)
+        size, elsewhere = 0, False  # nothing can be learnt from what was not read
+        if body.parsed is not None:
+            size, elsewhere = text_bytes_of(said), is_elsewhere(said)
+            sent = self._estimator.input_tokens(model, size, elsewhere=elsewhere)
+        else:
+            length = max(body.passed, UNTOLD) if body.length is None else body.length
+            sent = self._input_of_upload(endpoint, model, length)
+        fixed = self._tariffs.of_request(endpoint, said, at=self._now()) if named or body.parsed is not None else None
+        most = self._most_output(call, model, said, sent)
+        return Asked(model, named is not None, size, sent, most, fixed, elsewhere)
+
+    def _ask_later(self, call: Call) -> Asked:
+        """What was asked, now that more of the body has passed."""
+        model = call.body.said().get("model")
+        if call.ask.model is None and isinstance(model, str) and model:
+            call.ask = replace(call.ask, model=model)
+        return self._ask_of(call)
+
+    def _input_of_upload(self, endpoint: str, model: str | None, length: int) -> int:
+        if endpoint == "images":
+            return min(MOST_PICTURES, 1 + length // PICTURE_BYTES) * PICTURE
+        return min(UNREAD, self._estimator.input_tokens(model, length, endpoint=endpoint))
 
     def check(self, call: Call) -> None:
         """Of a call whose price will never be seen (a WebSocket): whether any money is left for it at all.
@@ -161,7 +183,7 @@ class Meter:
 
     def output_tokens(self, endpoint: str, model: str | None, written: Written) -> int:
         """Tokens of what was written, by all that can be known of it."""
-        if endpoint not in TEXT:
+        if endpoint not in TEXT and endpoint != "audio":
             return 0
         text = self._estimator.output_tokens(model, written.text + written.thought)
         return text + written.tokens + written.audio + written.images
@@ -197,7 +219,11 @@ class Meter:
             if amount:
                 self._metrics.cost_usd_total.child(self.name, label, basis).inc(amount / NANOS)
 
-    def _most_output(self, call: Call, model: str | None) -> int:
+    def _most_output(self, call: Call, model: str | None, said: Json, sent: int) -> int:
+        if call.endpoint == "images":
+            return drawn_tokens(model, said) * call.ask.choices
+        if call.endpoint == "audio" and call.body.parsed is None:
+            return sent // HEARD
         if call.endpoint not in TEXT:
             return 0
         most = call.ask.max_tokens

@@ -1,0 +1,102 @@
+"""An upload's fields, read as they pass (multipart/form-data, RFC 7578 and RFC 2046 section 5.1).
+
+Nothing is delayed or changed, and of a file nothing is kept but as many bytes as a delimiter has, since that may be
+split over any two chunks.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_HEAD = 8 * 1024  # bytes of a part's header fields
+LONGEST_VALUE = 1024  # bytes of a field that is kept
+MOST_FIELDS = 64
+
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
+_DISPOSITION = re.compile(rb"^content-disposition:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_NAME = re.compile(rb';\s*name=(?:"([^"\r\n]{1,100})"|([^\s;"]{1,100}))', re.IGNORECASE)
+_FILE = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
+
+BODY, MARK, HEAD, OVER = range(4)
+
+
+def boundary_of(content_type: str) -> bytes | None:
+    found = _BOUNDARY.search(content_type)
+    return (found[1] or found[2]).encode("latin-1", "replace") if found is not None else None
+
+
+class Form:
+    """Fed with the bytes as they pass. `fields` has the small ones so far, the last of a name; `twice` the names that
+    came with two values, of which servers take the first or the last."""
+
+    __slots__ = ("_delimiter", "_held", "_name", "_state", "_value", "fields", "size", "twice")
+
+    def __init__(self, boundary: bytes) -> None:
+        self.fields: dict[str, str] = {}
+        self.twice: set[str] = set()
+        self.size = 0  # bytes so far
+        self._delimiter = b"\r\n--" + boundary
+        self._held = b"\r\n"  # the first delimiter may be the very first line
+        self._state = BODY
+        self._name: str | None = None  # of the part under way, where it is a field
+        self._value = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self.size += len(data)
+        held = self._held + data
+        while True:
+            if self._state == BODY:
+                at = held.find(self._delimiter)
+                if at < 0:
+                    keep = len(self._delimiter) - 1
+                    self._take(held[:-keep])
+                    self._held = held[-keep:]
+                    return
+                self._take(held[:at])
+                self._end_part()
+                held, self._state = held[at + len(self._delimiter) :], MARK
+            elif self._state == MARK:
+                if held.startswith(b"--"):
+                    self._state, self._held = OVER, b""
+                    return
+                end = held.find(b"\n")
+                if end < 0:
+                    self._held = held if len(held) <= LONGEST_HEAD else b""
+                    return
+                held, self._state = b"\r\n" + held[end + 1 :], HEAD
+            elif self._state == HEAD:
+                end = held.find(b"\r\n\r\n")
+                if end < 0 and len(held) <= LONGEST_HEAD:
+                    self._held = held
+                    return
+                self._begin_part(held[: end if end >= 0 else LONGEST_HEAD])
+                held, self._state = held[end + 2 :] if end >= 0 else held, BODY
+            else:
+                self._held = b""
+                return
+
+    def _begin_part(self, head: bytes) -> None:
+        self._name, self._value = None, bytearray()
+        found = _DISPOSITION.search(head)
+        if found is None or _FILE.search(found[1]) is not None:
+            return
+        name = _NAME.search(found[1])
+        if name is not None and len(self.fields) < MOST_FIELDS:
+            self._name = (name[1] or name[2]).decode("utf-8", "replace")
+
+    def _take(self, data: bytes) -> None:
+        if self._name is None:
+            return
+        self._value += data
+        if len(self._value) > LONGEST_VALUE + 2:
+            self._name = None
+
+    def _end_part(self) -> None:
+        name, value = self._name, bytes(self._value[2:])  # behind the blank line's end
+        self._name = None
+        if name is None:
+            return
+        text = value.decode("utf-8", "replace")
+        if self.fields.get(name, text) != text:
+            self.twice.add(name)
+        self.fields[name] = text

@@ -1,0 +1,52 @@
+"""What an answer is paid by: the usage that it reports, wherever in it that stands, else what was written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.egress.answer import Answer
+from proxy.egress.dialects import Dialect, Usage, Written
+
+if TYPE_CHECKING:
+    from proxy.egress.call import Call
+    from proxy.egress.money.bill import Bill
+
+
+def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill: Bill | None) -> None:
+    """An answer that was read before the app sees it."""
+    call.usage = dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
+    if bill is None:
+        return
+    written = dialect.written(bill.endpoint, answer.parsed) if answer.parsed is not None else _bytes(answer, len(body))
+    bill.settle(call.usage, written)
+
+
+def settle_passed(call: Call, dialect: Dialect, answer: Answer, passed: int, bill: Bill | None) -> None:
+    """An answer that passed, to its end or not; `passed`: bytes of it."""
+    final = answer.complete
+    if answer.state is not None:
+        call.usage, written, final = answer.state.usage, answer.state.written, answer.state.final
+    elif answer.media is not None:
+        answer.media.close()
+        call.usage, written = answer.media.usage, answer.media.written
+        if bill is not None and call.usage is None and answer.media.failed and not answer.media.drawn:
+            bill.close()  # a definite error
+    else:
+        call.usage, written = _at_its_ends(call, dialect, answer), _bytes(answer, passed)
+    if bill is not None:
+        bill.settle(call.usage, written, final=final)
+
+
+def _at_its_ends(call: Call, dialect: Dialect, answer: Answer) -> Usage | None:
+    if answer.ends is None or call.endpoint is None:
+        return None
+    told = answer.ends.members()
+    if call.endpoint == "images":
+        told.setdefault("data", [None] * call.ask.choices)  # they are not kept; as many as were asked for
+    return dialect.usage(call.endpoint, told)
+
+
+def _bytes(answer: Answer, size: int) -> Written:
+    """Of what cannot be read: text by its length; sound and pictures by what was asked for."""
+    kind = (answer.field("content-type") or "").strip().lower()
+    return Written() if kind.startswith(("audio/", "image/", "video/", "application/octet-stream")) else Written(size)

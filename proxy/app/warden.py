@@ -11,6 +11,8 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
+from proxy.hardening import bare_environment
+
 GRACE = 2  # seconds between the stop signal and SIGKILL
 
 # Lines of: the group, whom its stop signal goes to, that signal, orphans of the app; the last one counts, 0: nobody.
@@ -50,6 +52,7 @@ class Warden:
             stderr=subprocess.DEVNULL,
             process_group=0,  # a terminal's Ctrl-C is not for it
             cwd="/",
+            env=bare_environment(),
             bufsize=0,
         )
         self.pid = self._process.pid

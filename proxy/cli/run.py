@@ -13,6 +13,7 @@ from proxy.cli.line import parse
 from proxy.cli.policy import UNFIT
 from proxy.cli.screen import complain
 from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
+from proxy.hardening import hide_memory
 from proxy.observe.log import Log
 from proxy.observe.stdlib import install_stdlib_logging, uninstall_stdlib_logging
 from proxy.policy.load import find, load
@@ -47,6 +48,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not words and policy.app.url is None and policy.app.port == "auto":
         raise UsageError("nothing to front: give the app's start command after `--`, or app.url or app.port")
 
+    hide_memory()  # before there is an app that could look
     from proxy.start import serve
 
     log = Log(policy.log, out=sys.stdout.fileno())

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "proxy").rglob("*.py"))
 MIDDLE = ("ingress", "egress", "postgres", "app", "admin")
 BELOW = ("observe", "ledger", "store", "policy")
-GROUND = ("errors", "problem", "retryafter", "units")
+GROUND = ("errors", "hardening", "problem", "retryafter", "units")
 TOP = ("__main__", "cli", "start", "gateway", "actions", "facts", "lookout", "overview", "picture", "reload", "bind")
 LONGEST = 500  # lines of a file: past that it holds a second noun
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -129,6 +129,7 @@ async def gateway(
     admin: int = 0,
     egress: int = 0,
     cwd: Path | None = None,
+    preexec: Callable[[], None] | None = None,
 ) -> AsyncIterator[Running]:
     """`policy` gets the listeners' addresses put in front of it; the app gets $PORT."""
     port, admin, egress = port or free_port(), admin or free_port(), egress or free_port()
@@ -152,6 +153,7 @@ async def gateway(
             env=env,
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=preexec,
         )
     running = Running(process, port, admin, out, egress)
     try:

@@ -1,0 +1,35 @@
+"""What keeps the gateway's secrets from the app beside it, which runs as the same user.
+
+The vendors' keys and the database's password are in this process's environment and memory, and any process of the same
+user may read both (/proc/PID/environ, ptrace), unless this one says that it is not dumpable (prctl(2),
+PR_SET_DUMPABLE). Then only CAP_SYS_PTRACE may, which neither a container's root nor a platform's user has by default.
+
+What else changes by it: no core dumps of this process; its files in /proc are root's, of which it reads none that is
+closed to others; gdb, strace and py-spy need that capability. A program that is executed, as the app is, begins anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
+def hide_memory() -> bool:
+    """Whether other processes of this user are kept from reading this one. Linux alone knows how."""
+    if sys.platform != "linux":
+        return False
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):
+        return False
+    zero = ctypes.c_ulong(0)
+    done: int = prctl(ctypes.c_int(PR_SET_DUMPABLE), zero, zero, zero, zero)
+    return done == 0
+
+
+def bare_environment() -> dict[str, str]:
+    """For a helper of our own, whose environment anybody of this user can read: where programs are, no more."""
+    return {"PATH": os.environ.get("PATH") or os.defpath}

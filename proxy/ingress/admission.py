@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from proxy.errors import Refusal
 from proxy.ingress.gate import Gate, Shed
-from proxy.ingress.gradient import STEP, Gradient
+from proxy.ingress.gradient import STEP, Gradient, Trial
 from proxy.ingress.permit import Permit
 from proxy.ingress.share import Share, Shares
 from proxy.policy.model import Overload, Route
@@ -165,6 +165,10 @@ class Admission:
         if self._gradient is not None:
             self._gradient.sample(route_name, app_seconds, crowd)
             self._step()
+
+    def trial(self) -> Trial | None:
+        """The experiment of the adaptive limit that a request which has just entered is part of."""
+        return self._gradient.admitted(self._app.in_flight) if self._gradient is not None else None
 
     async def _take_app(self, tier: str, user: str) -> None:
         if self._app.try_take():

@@ -118,7 +118,7 @@ class Scene:
                 if told:
                     permit.call_ended()
             await self.app.work(service)
-            permit.sample(self.loop.time() - entered - model)
+            permit.sample(self.loop.time() - entered)
             permit.head_sent()
         finally:
             permit.release()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from admission_sim import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate
 
-from proxy.ingress.gradient import PINNED, Gradient
+from proxy.ingress.gradient import Gradient
 from proxy.policy.model import AdaptiveLimit, Overload, Route
 
 CAPACITY = 400.0  # requests a second
@@ -87,22 +87,92 @@ def test_an_app_that_became_slower_for_good_is_not_held_at_the_minimum() -> None
     simulate(run())
 
 
+# ── slower is not yet overloaded ─────────────────────────────────────────────────────────────
+
+
+def test_a_route_whose_mix_turns_to_slow_waits_is_not_shed() -> None:
+    async def run() -> None:
+        scene = Scene(ADAPTIVE, App())
+        await scene.load(20.0, 60.0)
+        turned = await scene.load(20.0, 60.0, model=2.0, told=False)
+        assert turned.shed.total() <= 0.01 * len(turned.times)
+        later = await scene.load(20.0, 60.0, model=2.0, told=False)
+        assert not later.shed
+        assert later.percentile(0.95) < 2.1
+        assert not (await scene.load(20.0, 30.0)).shed
+
+    simulate(run())
+
+
+def test_quick_and_slow_requests_of_one_route_are_hardly_ever_mistaken_for_overload() -> None:
+    async def run() -> None:
+        scene = Scene(ADAPTIVE, App(spread=0.6))
+        await scene.load(30.0, 60.0)
+        quick, slow = await asyncio.gather(scene.load(15.0, 180.0), scene.load(15.0, 180.0, model=1.0, told=False))
+        assert quick.shed.total() + slow.shed.total() <= 0.05 * (len(quick.times) + len(slow.times))
+
+    simulate(run())
+
+
+def test_what_the_app_waits_for_may_grow_slower_and_quicker_at_will() -> None:
+    async def run() -> None:
+        scene = Scene(ADAPTIVE, App(spread=0.5))
+        for wait in (0.0, 0.1, 0.3, 1.0, 3.0, 1.0, 0.1, 0.0, 3.0, 0.0):
+            report = await scene.load(10.0, 40.0, model=wait, told=False)
+            assert report.shed.total() <= 0.01 * len(report.times), wait
+
+    simulate(run())
+
+
+def test_calls_out_that_pass_through_the_gateway_are_not_the_apps_own_time() -> None:
+    async def run() -> None:
+        scene = Scene(ADAPTIVE, App())
+        await scene.load(20.0, 30.0)
+        before = scene.admission.limit
+        report = await scene.load(20.0, 60.0, model=5.0, told=True)
+        assert not report.shed
+        assert scene.admission.limit >= before
+
+    simulate(run())
+
+
+def test_an_app_of_two_slow_workers_that_is_truly_flooded_is_held_to_few_at_once() -> None:
+    async def run() -> None:
+        scene = Scene(ADAPTIVE, App(workers=2, service=0.5, spread=0.5))
+        await scene.load(0.5, 60.0)
+        await scene.load(12.0, 60.0)
+        flooded = await scene.load(12.0, 60.0)
+        assert scene.admission.limit <= 12
+        assert flooded.goodput() >= 0.6 * 4.0 / 1.13  # a lognormal of 0.5 has a mean of 1.13
+        after = await scene.load(1.0, 60.0)
+        assert not after.shed
+
+    simulate(run())
+
+
 def test_under_load_that_never_ends_what_an_app_takes_at_the_minimum_becomes_the_least() -> None:
     now = 0.0
     gradient = Gradient(AdaptiveLimit(min=4, max=100), lambda: now)
 
-    def step(seconds: float) -> None:
+    def step(seconds: float, minimum: bool) -> None:
+        """Some answers under the limit as it is: quicker with fewer in flight, but slow at the minimum as well."""
         nonlocal now
         for _ in range(20):
-            gradient.sample("r", seconds, 50)
+            trial = gradient.admitted(gradient.limit)
+            taken = seconds * gradient.limit / 28 if not minimum else seconds
+            gradient.sample("r", taken, gradient.limit)
+            if trial is not None:
+                trial.enters(now)
+                trial.leaves(now, now + taken)
+                trial.ends(taken, taken)
         gradient.reached()
         now += 0.2
         assert gradient.step(list)
 
-    step(0.02)
+    step(0.005, minimum=True)
     limits = []
-    for _ in range(PINNED + 10):
-        step(0.2)
+    for _ in range(60):
+        step(0.2, minimum=gradient.limit <= 5)
         limits.append(gradient.limit)
     assert min(limits) <= 5
     assert limits[-1] > 5
@@ -129,8 +199,8 @@ def test_requests_in_flight_that_are_late_already_hold_back_a_limit_that_gets_no
         gradient.reached()
         now += 1.0
         assert gradient.step(lambda: [("r", 5.0)] * 20)
-    assert gradient.limit < first
-    assert gradient.overloaded
+    assert gradient.limit <= first
+    assert not gradient.overloaded  # nothing has shown that load is why
 
 
 def test_while_nobody_is_late_a_limit_that_is_reached_grows_without_samples() -> None:

@@ -43,8 +43,12 @@ class Account:
         """An answer that several read is whole, and what it cost is known: told by the call that began it, which
         may be over since long."""
         call.shared = False
-        if call.over:
-            self._tell(call, upstream)
+        if not call.over:
+            return
+        owner, late = call.owner, sum(bill.cost for bill in call.bills) - call.told
+        if owner is not None and owner.request is not None and late:
+            owner.request.call_paid(late)
+        self._tell(call, upstream)
 
     def end(self, call: Call, upstream: Upstream) -> None:
         self.in_flight -= 1
@@ -52,6 +56,7 @@ class Account:
         spent = sum(bill.cost for bill in call.bills)
         if owner is not None and owner.request is not None:
             owner.request.call_ended(spent if call.bills else None)
+        call.told = spent
         call.over = True
         call.took = self._clock() - call.began
         if not call.shared:

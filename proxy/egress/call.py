@@ -46,6 +46,7 @@ class Call:
         "status",
         "target",
         "tier",
+        "told",
         "took",
         "upstream",
         "usage",
@@ -82,6 +83,7 @@ class Call:
         self.usage: Usage | None = None
         self.refused: CallRefused | None = None
         self.over = False
+        self.told = 0  # nano-dollars that its request was told of
         self.took = 0.0  # seconds, once it is over
         self.shared = False  # others read its answer too: what it costs is known when that ends
         self.reason: str | None = None  # in words, where something failed

@@ -164,6 +164,9 @@ class Exchange:
         if self.permit is not None:
             self.permit.call_ended()
 
+    def call_paid(self, cost: int) -> None:
+        self.cost = (self.cost or 0) + cost
+
     @property
     def given_up(self) -> bool:
         """Whether nobody waits for the answer any more: the client left, or a time-out passed."""

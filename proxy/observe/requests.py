@@ -39,6 +39,9 @@ class Request(Protocol):
     def call_ended(self, cost: int | None) -> None:
         """With what it cost in nano-dollars; None where it has no price."""
 
+    def call_paid(self, cost: int) -> None:
+        """What a call cost beyond that, which ended before it was known: others went on reading its answer."""
+
 
 class Owner:
     """Whose work it is. `request` is None once that request has ended."""

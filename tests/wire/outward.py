@@ -159,6 +159,7 @@ class CameIn:
         self.left = left
         self.user = user
         self.under_way = 0
+        self.cost = 0
 
     def time_left(self, now: float) -> float | None:
         return self.left
@@ -168,6 +169,10 @@ class CameIn:
 
     def call_ended(self, cost: int | None) -> None:
         self.under_way -= 1
+        self.cost += cost or 0
+
+    def call_paid(self, cost: int) -> None:
+        self.cost += cost
 
 
 class Out:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from aiohttp import web
-from outward import CHAT, QUICK, Vendor, chunks, completion, errs, outward, says, streams
+from outward import CHAT, QUICK, CameIn, Vendor, chunks, completion, errs, outward, says, streams
 from running import eventually
 
 from proxy.ledger.ledger import Ledger
@@ -174,9 +174,12 @@ async def test_a_shared_call_whose_first_caller_left_costs_what_it_costs_once(tm
     ask = {**EXACT, "stream": True} if streamed else EXACT
     async with outward(tmp_path, vendor, openai=f"{PRICES}\ncoalesce: true") as out:
         out.egress.pipeline._books._ledger = ledger
-        first = asyncio.ensure_future(out.chat(ask))
+        request = CameIn(left=None)
+        out.requests.begin("token", request)
+        token = {"X-Outrigger-Request": "token"}
+        first = asyncio.ensure_future(out.chat(ask, token))
         await eventually(lambda: vendor.open)
-        others = [asyncio.ensure_future(out.chat(ask)) for _ in range(2)]
+        others = [asyncio.ensure_future(out.chat(ask, token)) for _ in range(2)]
         await eventually(lambda: sum(len(f._readers) for f in out.openai.flights._flights.values()) == 3)
         first.cancel()
         await eventually(lambda: out.egress.account.in_flight == 2)
@@ -186,12 +189,13 @@ async def test_a_shared_call_whose_first_caller_left_costs_what_it_costs_once(tm
         assert sorted(call["cost_usd"] for call in calls) == [0.0, 0.0, 0.000017]
         [paid] = [call for call in calls if call["cost_usd"]]
         assert (paid["cache"], paid["basis"], paid["output_tokens"]) == ("miss", "reported", 5)
+        assert (paid["user"], request.cost, request.under_way) == ("ada", 17_000, 0)
         told = [answer[1].get("x-outrigger-cost") for answer in answers]
         assert sorted(told) == ["0.000000", "0.000017"] if not streamed else told == [None, None]
         assert spent(out) == 17_000
         assert len(re.findall(r'outrigger_tokens_total{kind="output",.*} 5.0', await out.text())) == 1
     [row] = (await rows(ledger, tmp_path, "user")).values()
-    assert (row.cost, row.calls, row.output_tokens) == (17_000, 3, 5)
+    assert (row.name, row.cost, row.calls, row.output_tokens) == ("ada", 17_000, 3, 5)
 
 
 async def test_a_shared_call_that_everybody_left_is_paid_and_told(tmp_path):

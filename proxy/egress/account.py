@@ -76,6 +76,8 @@ class Account:
         metrics.cache_total.child(name, call.cache).inc()
         if self._recent is not None and call.outcome in ("error", "refused"):
             self._remember(self._recent, call, took)
+        pending = any(bill.standing for bill in call.bills)
+        known = (bool(call.bills) and not pending) or call.cost is not None
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
             used = upstream.beside.get(call.used, upstream)
@@ -101,7 +103,7 @@ class Account:
             first_byte_ms=None if first is None else round(first * 1000, 3),
             input_tokens=None if usage is None else usage.input,
             output_tokens=None if usage is None else usage.output,
-            cost_usd=nanos_as_dollars(spent) if call.bills or call.cost is not None else None,
+            cost_usd=nanos_as_dollars(spent) if known else None,
             basis=_basis(call),
             user=call.user,
             cache=call.cache,

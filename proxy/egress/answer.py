@@ -48,6 +48,7 @@ class Answer:
     ends: Ends | None = None  # of JSON that is too large to be kept
     complete: bool = False  # it passed to its end
     parsed: object = None
+    tap: Tap | None = None  # who reads along in a stream that passes as it comes
     errored: bool = False  # the stream had an error event, of its own or of ours
     error_status: int = 0  # what its own error event would have been as an answer; 0 where it has none
     permanent: bool = False  # its own error event is one that no retry mends
@@ -89,9 +90,13 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
         if not complete:
             answer.held, answer.body = [answer.body], None
         return answer
-    if call.endpoint is None or call.method == "HEAD" or response.status == 204 or answer.redirected:
+    unread = call.endpoint is None and call.follows is None
+    if unread or call.method == "HEAD" or response.status == 204 or answer.redirected:
         return answer
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if call.endpoint is None:
+        await _follow(answer, response, kind, dialect)
+        return answer
     if kind == "text/event-stream":
         if not response.headers.get("Content-Encoding"):
             answer.state = dialect.stream(call.endpoint, strip_usage=strip_usage)
@@ -107,15 +112,48 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
     body, complete = await whole(response, LARGEST)
     if not complete:
         answer.held = [body]
-        encoding = _encoding(answer)
-        if kind == "application/json" and encoding in ENCODINGS:
-            answer.ends = Ends(encoding)
+        answer.ends = _ends(answer, kind)
         return answer
     answer.body = body
     answer.parsed = parsed(answer)
     if due and response.status == 200 and _readable(answer):
         _judge(answer, due, dialect)
     return answer
+
+
+async def _follow(answer: Answer, response: aiohttp.ClientResponse, kind: str, dialect: Dialect) -> None:
+    """Of what the vendor goes on with by itself: it passes whatever it is, and what it shows is read."""
+    if kind == "text/event-stream":
+        state = dialect.stream("responses", strip_usage=False)
+        if state is not None and not response.headers.get("Content-Encoding"):
+            answer.tap = Tap(state)
+    elif kind == "application/json":
+        body, complete = await whole(response, LARGEST)
+        if complete:
+            answer.body = body
+            answer.parsed = parsed(answer)
+        else:
+            answer.held = [body]
+            answer.ends = _ends(answer, kind)
+
+
+class Tap:
+    """Reads a stream that passes, whatever comes of it: `state` knows what was seen."""
+
+    __slots__ = ("_splitter", "state")
+
+    def __init__(self, state: StreamState) -> None:
+        self.state = state
+        self._splitter: Splitter | None = Splitter()
+
+    def see(self, data: bytes) -> None:
+        if self._splitter is None:
+            return
+        try:
+            for event in events(self._splitter, data):
+                self.state.judge(event)
+        except AttemptFailed:  # an event that is larger than any: what follows cannot be told apart
+            self._splitter = None
 
 
 def _judge(answer: Answer, due: frozenset[str], dialect: Dialect) -> None:
@@ -135,6 +173,11 @@ def _judge(answer: Answer, due: frozenset[str], dialect: Dialect) -> None:
 
 def _readable(answer: Answer) -> bool:
     return _encoding(answer) in ENCODINGS
+
+
+def _ends(answer: Answer, kind: str) -> Ends | None:
+    encoding = _encoding(answer)
+    return Ends(encoding) if kind == "application/json" and encoding in ENCODINGS else None
 
 
 def _encoding(answer: Answer) -> str:

@@ -101,6 +101,8 @@ class Sender:
                     changed = None
                 if changed is not None:
                     body, asked_usage = call.body.replaced(changed), True
+        elif call.follows is not None:
+            fields = _readable(fields, "stream=" in call.rest.partition("?")[2])
         length = body.length if body.whole is None or len(body.whole) > SLICE else None
         response = await upstream.caller.send(
             call.method, url, fields, body.payload(), connect=upstream.policy.timeout.connect, length=length

@@ -33,6 +33,7 @@ class Call:
         "fallback",
         "fields",
         "first_byte_at",
+        "follows",
         "method",
         "outcome",
         "over",
@@ -68,6 +69,7 @@ class Call:
         self.began = began
         self.at = at  # began, by the wall clock
         self.endpoint: str | None = None
+        self.follows: str | None = None  # the reference that it asks after, of what the vendor goes on with
         self.owner: Owner | None = None
         self.user = NOBODY
         self.tier = ""

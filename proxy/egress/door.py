@@ -18,6 +18,7 @@ from proxy.egress.hosts import Hosts, parent_proxies
 from proxy.egress.keys import Keys
 from proxy.egress.listener import Listener
 from proxy.egress.money.books import Books
+from proxy.egress.money.pending import PendingCalls
 from proxy.egress.money.recall import Recall
 from proxy.egress.money.spend import Spend, load, load_later
 from proxy.egress.money.table import table_age
@@ -63,9 +64,11 @@ class Egress:
         self._ledger = ledger
         self._loaded = False
         self._loading: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
         self._recall = Recall(ledger, self._loop.time)
         self.spend = Spend(self.upstreams, self._recall)
-        books = Books(ledger, self._loop.time, self._recall)
+        self._pending = PendingCalls(ledger, self._recall, log.emit, time.time)
+        books = Books(ledger, self._loop.time, self._recall, self._pending)
         self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redacted)
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
@@ -111,7 +114,7 @@ class Egress:
         return upstream
 
     def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
-        task = self._loop.create_task(load_later(upstream, ledger, until))
+        task = self._loop.create_task(load_later(upstream, ledger, until, self._pending))
         self._loading.add(task)
         task.add_done_callback(self._loading.discard)
 
@@ -124,7 +127,7 @@ class Egress:
         for upstream in list(self.upstreams.values()):
             try:
                 async with asyncio.timeout(LOADING):
-                    await load(upstream, self._ledger, until)
+                    await load(upstream, self._ledger, until, self._pending)
             except (TimeoutError, LedgerAway):
                 self._load_later(upstream, self._ledger, until)
 
@@ -132,16 +135,18 @@ class Egress:
         """Raises BindError."""
         await self._listener.start(sock)
         await self.notices.start()
+        self._watching = self._loop.create_task(self._pending.watch())
 
     async def stop(self) -> None:
         await self._listener.stop()
         self.notices.stop()
         await self.hosts.close()
         await self.upstreams.close()
-        for task in self._loading:
+        tasks = [*self._loading, *([self._watching] if self._watching is not None else [])]
+        for task in tasks:
             task.cancel()
         await self._recall.close()
-        await asyncio.gather(*self._loading, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
         """What the app gets, so that its calls come this way."""

@@ -161,6 +161,8 @@ class Pipeline:
             assert request.transport is not None
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         call.endpoint, deployment = upstream.endpoint(call.method, call.rest)
+        if call.endpoint is None:
+            call.follows = upstream.follows(call.method, call.rest)
         source = request.content if request.body_exists else None
         uploads = request.content_type.startswith("multipart/")
         scan = partial(scanner, request.headers) if call.endpoint is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from proxy.egress import fallback, refusal
 from proxy.egress.answer import Answer
@@ -13,6 +14,7 @@ from proxy.egress.cache import Entry
 from proxy.egress.call import Call
 from proxy.egress.caller import discard
 from proxy.egress.deadline import Deadline
+from proxy.egress.dialects import UNPAID, Shown
 from proxy.egress.headers import fields, returning, shared
 from proxy.egress.heads import of_answer, ours
 from proxy.egress.money.bill import Bill
@@ -20,7 +22,7 @@ from proxy.egress.money.books import Books
 from proxy.egress.pace import PaceRefusal, Place
 from proxy.egress.settlement import settle_passed, settle_whole
 from proxy.egress.sink import Head, Sink, ToApp
-from proxy.egress.stream import Recorder, relay
+from proxy.egress.stream import Recorder, Shows, relay
 from proxy.egress.upstream import Upstream
 from proxy.errors import AttemptFailed, CallRefused, OutriggerError
 from proxy.policy.outgoing import Fallback
@@ -117,6 +119,8 @@ class Producer:
             await self._books.look_up(call, upstream)
         bill = self._books.open(call, upstream)
         try:
+            if bill is not None and call.ask.background:
+                await self._books.record(call, bill)
             await self._paid(call, upstream, sink, deadline, key, bill)
         finally:
             if bill is not None:
@@ -208,6 +212,8 @@ class Producer:
         elif answer.redirected and bill is not None:
             bill.close()  # it is no answer yet
         if answer.body is not None:
+            if answer.judged < 400:
+                await self._see(call, upstream, answer, bill)
             settle_whole(call, upstream.dialect, answer, answer.body, bill)
             head = of_answer(call, upstream.dialect, answer)
             if key is not None and answer.status == 200 and upstream.policy.cache.ttl:
@@ -218,8 +224,11 @@ class Producer:
         deadline.commit(upstream.policy.timeout.idle if answer.state is not None else None)
         recorder = Recorder(sink, upstream.policy.cache.max // 4 if key is not None and answer.status == 200 else 0)
         try:
+            shows = await self._shows(call, upstream, answer, bill)
             await sink.begin(head)
-            await relay(answer, recorder, deadline)
+            await relay(answer, recorder, deadline, shows)
+            if call.follows is not None and answer.ends is not None:
+                await self._show(call, upstream, upstream.dialect.shown(answer.ends.members()))
         except AttemptFailed as failure:
             await self._last_words(answer, sink, "upstream_unreachable", f"{upstream.name}: {failure}")
             raise Broken(str(failure)) from failure
@@ -234,6 +243,42 @@ class Producer:
             settle_passed(call, upstream.dialect, answer, recorder.passed, bill)
         if key is not None and recorder.kept is not None and not answer.errored and upstream.policy.cache.ttl:
             self._keep(call, upstream, key, answer, b"".join(recorder.kept))
+
+    # ── what the vendor goes on with by itself ───────────────────────────────────────────────
+
+    async def _see(self, call: Call, upstream: Upstream, answer: Answer, bill: Bill | None) -> None:
+        """What a whole answer shows of it: that it has begun, or what it came to."""
+        if call.follows is not None:
+            said = upstream.dialect.shown(answer.parsed) or Shown(call.follows, None, None)
+            await self._show(call, upstream, replace(said, deleted=said.deleted or call.method == "DELETE"))
+        elif call.endpoint == "responses" and bill is not None:
+            shown = upstream.dialect.shown(answer.parsed)
+            if shown is not None and shown.status in UNPAID and shown.usage is None:
+                bill.close()  # a definite failure is not billed
+            elif shown is not None and not shown.over:
+                await self._books.defer(call, bill, shown.reference)
+
+    async def _shows(self, call: Call, upstream: Upstream, answer: Answer, bill: Bill | None) -> Shows | None:
+        """Who is to be told when a stream shows what it came to; None where that is the call's own affair."""
+        if call.follows is not None and call.method == "DELETE" and answer.judged < 300:
+            await self._show(call, upstream, Shown(call.follows, None, None, deleted=True))  # 204
+        elif call.follows is not None and answer.tap is not None:
+            return lambda shown: self._show(call, upstream, shown)
+        shown = answer.state.shown if answer.state is not None and call.ask.background else None
+        if bill is None or shown is None or shown.over:
+            return None
+        await self._books.defer(call, bill, shown.reference)
+
+        async def show(shown: Shown) -> None:
+            await self._books.pending.shown(upstream, shown)
+
+        return show
+
+    async def _show(self, call: Call, upstream: Upstream, shown: Shown | None) -> None:
+        if shown is not None and shown.over and call.follows is not None:
+            shown = replace(shown, reference=call.follows)
+            if await self._books.pending.shown(upstream, shown):
+                call.usage = shown.usage
 
     async def _last_words(self, answer: Answer, sink: Sink, code: str, text: str) -> None:
         """End a broken stream with an error event; break off a body that has no such thing."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill: Bill | None) -> None:
     """An answer that was read before the app sees it."""
-    call.usage = dialect.usage(call.endpoint, answer.parsed) if call.endpoint else None
+    if call.endpoint is None:
+        return
+    call.usage = dialect.usage(call.endpoint, answer.parsed)
     if bill is None:
         return
     written = dialect.written(bill.endpoint, answer.parsed) if answer.parsed is not None else _bytes(answer, len(body))
@@ -23,6 +25,8 @@ def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill
 
 def settle_passed(call: Call, dialect: Dialect, answer: Answer, passed: int, bill: Bill | None) -> None:
     """An answer that passed, to its end or not; `passed`: bytes of it."""
+    if call.endpoint is None:
+        return
     final = answer.complete
     if answer.state is not None:
         call.usage, written, final = answer.state.usage, answer.state.written, answer.state.final

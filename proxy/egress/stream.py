@@ -6,17 +6,24 @@ body of any other kind breaks off downstream as it did upstream.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from proxy.egress.answer import MALFORMED, Answer, events
 from proxy.egress.caller import chunk
 from proxy.egress.deadline import Deadline
-from proxy.egress.dialects import Verdict
+from proxy.egress.dialects import Shown, Verdict
 from proxy.egress.sink import Head, Sink
 from proxy.errors import AttemptFailed
 
+Shows = Callable[[Shown], Awaitable[None]]
 
-async def relay(answer: Answer, sink: Sink, deadline: Deadline) -> None:
-    """Pass on what was held back and all that follows. Raises AttemptFailed where the upstream broke it."""
+
+async def relay(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows | None = None) -> None:
+    """Pass on what was held back and all that follows. `shows` is told once, before the bytes that say it pass, that
+    something which the vendor goes on with is over. Raises AttemptFailed where the upstream broke it."""
     watching = answer.media or answer.ends  # fed before it is written: who leaves meanwhile has seen it
+    if shows is not None:
+        shows = await _told(answer, shows)
     if answer.held:
         held, answer.held = b"".join(answer.held), []
         if watching is not None:
@@ -29,13 +36,27 @@ async def relay(answer: Answer, sink: Sink, deadline: Deadline) -> None:
             deadline.moved()
             if watching is not None:
                 watching.feed(data)
+            elif answer.tap is not None:
+                answer.tap.see(data)
+                if shows is not None:
+                    shows = await _told(answer, shows)
             await _write(sink, deadline, data)
         answer.complete = True
         return
-    await _events(answer, sink, deadline)
+    await _events(answer, sink, deadline, shows)
 
 
-async def _events(answer: Answer, sink: Sink, deadline: Deadline) -> None:
+async def _told(answer: Answer, shows: Shows) -> Shows | None:
+    """None once it has been told."""
+    state = answer.state if answer.tap is None else answer.tap.state
+    shown = state.shown if state is not None else None
+    if shown is None or not shown.over:
+        return shows
+    await shows(shown)
+    return None
+
+
+async def _events(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows | None) -> None:
     state, splitter, response = answer.state, answer.splitter, answer.response
     assert state is not None
     assert splitter is not None
@@ -53,6 +74,8 @@ async def _events(answer: Answer, sink: Sink, deadline: Deadline) -> None:
                 answer.err(state)
             if verdict is not Verdict.DROP:
                 passed.append(event)
+        if shows is not None:
+            shows = await _told(answer, shows)
         if passed:
             await _write(sink, deadline, b"".join(passed))
         if not data:

@@ -33,10 +33,20 @@ def join(base_url: str, rest: str) -> URL:
 def endpoint(dialect: Dialect, method: str, url: URL, base_url: str) -> tuple[str | None, str | None]:
     """Which inference endpoint a call goes to, however its path is spelled, and the model where the path names it."""
     path = plain(url.raw_path)
-    rest = below(path, plain(URL(base_url, encoded=True).raw_path))
-    tails = endings(path) if rest is None else [rest]
+    tails = _tails(path, base_url)
     found = next((known for tail in tails if (known := dialect.endpoint(method, tail)) is not None), None)
     return found, dialect.deployment(path) if found is not None else None
+
+
+def follows(dialect: Dialect, method: str, url: URL, base_url: str) -> str | None:
+    """The reference of what a call asks after, however its path is spelled."""
+    tails = _tails(plain(url.raw_path), base_url)
+    return next((found for tail in tails if (found := dialect.follows(method, tail)) is not None), None)
+
+
+def _tails(path: str, base_url: str) -> list[str]:
+    rest = below(path, plain(URL(base_url, encoded=True).raw_path))
+    return endings(path) if rest is None else [rest]
 
 
 def portable(rest: str, *, inference: bool) -> str | None:

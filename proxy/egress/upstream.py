@@ -20,7 +20,7 @@ from proxy.egress.faults import Faults
 from proxy.egress.flight import Flights
 from proxy.egress.money.meter import Meter
 from proxy.egress.pace import Pace
-from proxy.egress.target import endpoint, join
+from proxy.egress.target import endpoint, follows, join
 from proxy.egress.usageoption import UsageOption
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
@@ -88,6 +88,12 @@ class Upstream:
         if not self.meter.metered:
             return None, None
         return endpoint(self.dialect, method, self.url(rest), self.policy.base_url)
+
+    def follows(self, method: str, rest: str) -> str | None:
+        """The reference of what a call asks after, where the vendor goes on with it by itself."""
+        if not self.meter.metered:
+            return None
+        return follows(self.dialect, method, self.url(rest), self.policy.base_url)
 
     def renewed(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
         """The upstream under this policy, the first or a newer one: what was learnt of it stays, and calls under

@@ -65,7 +65,7 @@ class Backlog:
         self._bound = bound
         self._opened: dict[str, tuple[float, Entry]] = {}
         self._rows: dict[str, Entry] = {}
-        self._firm: dict[str, Entry] = {}  # settled, and the database may know their id
+        self._firm: dict[str, Entry] = {}  # settled or firm, and the database may know their id
         self._sums: dict[Key, Entry] = {}
         self._removals: dict[str, None] = {}
         self._shown: dict[str, None] = {}  # open calls that the database may know
@@ -94,12 +94,16 @@ class Backlog:
     def open(self, entry: Entry, now: float) -> None:
         self._opened[entry.id] = (now, entry)
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: Entry, *, firm: bool = False) -> None:
+        """`firm`: its id must last, settled or not; it is written as it is, and next."""
         self._opened.pop(entry.id, None)
         self._removals.pop(entry.id, None)
-        if entry.id in self._shown or entry.id in self._firm:
+        if firm or entry.id in self._shown or entry.id in self._firm:
             self._shown.pop(entry.id, None)
+            self._rows.pop(entry.id, None)
             self._firm[entry.id] = entry
+            if entry.outcome == OPEN:
+                self._show(entry.id)
         else:
             self._rows[entry.id] = entry
         if len(self) > self._bound:

@@ -11,6 +11,7 @@ from proxy.ledger.entry import COLUMNS, FROM_CACHE, Entry
 
 By = Literal["user", "model", "route"]
 
+MOST_ASKED = 500  # ids in one question
 USERS = 50_000  # told apart in one window of `spent`
 
 
@@ -106,6 +107,18 @@ class Database(Protocol):
         """What these users come to in each window from its beginning until then."""
         ...
 
+    async def pending(self, upstream: str, most: int) -> list[Entry]:
+        """Calls whose price is still to come, the newest first."""
+        ...
+
+    async def referred(self, upstream: str, reference: str) -> Entry | None:
+        """The call that has this reference, whatever became of it."""
+        ...
+
+    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+        """Those of these calls that have been settled, and what they cost; at most `MOST_ASKED` at once."""
+        ...
+
     async def forgive(self, rows: Sequence[Forgiven]) -> None:
         """Remember them, each once, and drop those older than `KEPT`."""
         ...
@@ -125,11 +138,15 @@ class Database(Protocol):
 
 NAMES: Sequence[str] = tuple(name for name, _ in COLUMNS)
 
-# A settled row is never replaced by an open one: a connection that died may deliver its last words late.
+# A settled row is never replaced by an open one: a connection that died may deliver its last words late. For the same
+# reason, and since several instances may settle one call, a reference and what a vendor reported of it stay.
 ON_CONFLICT = (
     "ON CONFLICT (id) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in NAMES if name != "id")
-    + " WHERE outrigger_calls.outcome = 'open' OR excluded.outcome <> 'open'"
+    + " WHERE (outrigger_calls.outcome = 'open' OR excluded.outcome <> 'open')"
+    + " AND (outrigger_calls.reference = '' OR excluded.reference <> '')"
+    + " AND (outrigger_calls.reference = '' OR outrigger_calls.input_tokens + outrigger_calls.output_tokens = 0"
+    + " OR excluded.input_tokens + excluded.output_tokens > 0)"
 )
 CACHED = "cache IN (" + ", ".join(f"'{word}'" for word in FROM_CACHE) + ")"
 BY: Mapping[str, str] = {"user": "user_id", "model": "model", "route": "route"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 OPEN = "open"  # the outcome of a call under way
 ESTIMATED = "estimated"
@@ -29,7 +31,9 @@ COLUMNS = (
     ("outcome", "text"),
     ("cache", "text"),
     ("calls", "integer"),
+    ("reference", "text"),
 )
+FIRST = 20  # columns that the first schema had
 
 Row = tuple[str | float | int | None, ...]
 
@@ -61,6 +65,7 @@ class Entry:
     outcome: str = ""  # ok error refused cached fallback gone, or `open` while under way
     cache: str = "off"
     calls: int = 1  # more where a full backlog was summed up
+    reference: str = ""  # the vendor's id of what it goes on with, by which the price comes later
 
     def row(self) -> Row:
         """The values of COLUMNS, fit for either database: a name that a client chose must not hold up the rest."""
@@ -85,7 +90,13 @@ class Entry:
             _text(self.outcome),
             _text(self.cache),
             _whole(self.calls),
+            _text(self.reference),
         )
+
+
+def entry_of(row: Sequence[Any]) -> Entry:
+    """The entry of a row of COLUMNS."""
+    return Entry(*row)
 
 
 def _text(text: str) -> str:

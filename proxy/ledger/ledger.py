@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from proxy.ledger.backlog import BATCH, BOUND, Backlog, Batch
-from proxy.ledger.database import Database, LedgerAway, Spent, Standing, Unwritable
+from proxy.ledger.database import MOST_ASKED, Database, LedgerAway, Spent, Standing, Unwritable
 from proxy.ledger.entry import Entry
 from proxy.observe.events import Emit
 from proxy.observe.health import PartState
@@ -23,6 +23,7 @@ from proxy.policy.urls import mask_password, sqlite_path
 
 FLUSH = 0.4  # seconds: with OPEN_AFTER and the writing itself, a call is on record within its first second
 AGAIN = (0.5, 5.0)  # seconds between tries while the database is away: the first, the longest
+PATIENCE = 2.0  # seconds that a call waits for its row to be on record, where it must be
 STARTING = 5.0  # seconds that a start waits for the database
 STOPPING = 3.0  # seconds that a stop tries to write what waits
 PRUNE_FIRST, PRUNE_EVERY, PRUNE_PAUSE = 30.0, 600.0, 0.05  # seconds
@@ -56,6 +57,7 @@ class Ledger:
         self._trouble: str | None = None
         self._since = clock()
         self._pause = AGAIN[0]
+        self._waiters: list[asyncio.Future[bool]] = []  # who waits for what is firm to be written
         self._ending = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         metrics.on_scrape(lambda: metrics.ledger_backlog_rows.set(len(self._backlog)))
@@ -110,12 +112,26 @@ class Ledger:
         self._backlog.open(entry, self._clock())
         self._wanted.set()
 
-    def put(self, entry: Entry) -> None:
-        """A call was settled. Never blocks, never raises."""
-        self._backlog.put(entry)
+    def put(self, entry: Entry, *, firm: bool = False) -> None:
+        """A call was settled, or (`firm`) must be on record as it is. Never blocks, never raises."""
+        self._backlog.put(entry, firm=firm)
         self._wanted.set()
         if len(self._backlog) >= BATCH:
             self._full.set()
+
+    async def written(self, patience: float = PATIENCE) -> bool:
+        """Whether what was firm before now is on record: waits for it, but not while the database is away."""
+        if self._trouble is not None or not self._tasks:
+            return False
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wanted.set()
+        self._full.set()
+        try:
+            async with asyncio.timeout(patience):
+                return await waiter
+        except TimeoutError:
+            return False
 
     def drop(self, id: str) -> None:
         """A call ended without costing or being worth a row; its `open` row goes, if one was written."""
@@ -142,6 +158,21 @@ class Ledger:
         if self._trouble is not None:
             raise LedgerAway(self._trouble)
         return await self._database.standing(upstream, users, since, until)
+
+    async def pending(self, upstream: str, most: int) -> list[Entry]:
+        """Calls whose price is still to come. Raises LedgerAway."""
+        return await self._database.pending(upstream, most)
+
+    async def referred(self, upstream: str, reference: str) -> Entry | None:
+        """The call that the vendor knows by this reference, whatever became of it. Raises LedgerAway."""
+        return await self._database.referred(upstream, reference)
+
+    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+        """Which of these calls somebody settled, and what they cost. Raises LedgerAway."""
+        found: dict[str, int] = {}
+        for at in range(0, len(ids), MOST_ASKED):
+            found |= await self._database.settled(ids[at : at + MOST_ASKED])
+        return found
 
     async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
         """What operators forgave in each of these windows, by user. Raises LedgerAway."""
@@ -197,6 +228,7 @@ class Ledger:
             self._full.clear()
 
     async def _flush(self) -> None:
+        waiters, self._waiters = self._waiters, []
         try:
             written = 0
             if self._trouble is not None:
@@ -207,6 +239,7 @@ class Ledger:
                 if len(batch) < BATCH and not self._ending.is_set():
                     break  # what came in the meantime can wait for its own turn
             self._found(written)
+            _tell(waiters, True)
         except LedgerAway as away:
             self._metrics.ledger_writes_total.child("error").inc()
             self._lost(str(away))
@@ -215,6 +248,7 @@ class Ledger:
         finally:
             self._written.set()
             self._written = asyncio.Event()
+            _tell(waiters, False)
 
     async def _write(self, batch: Batch) -> None:
         """A row that no database takes is left out, so that it does not hold up the others."""
@@ -274,6 +308,12 @@ class Ledger:
             except (LedgerAway, Unwritable):
                 pass  # the writer tells of it
             await asyncio.sleep(PRUNE_EVERY)
+
+
+def _tell(waiters: Sequence[asyncio.Future[bool]], written: bool) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(written)
 
 
 def database_of(url: str) -> Database:

@@ -29,7 +29,7 @@ from proxy.ledger.database import (
     Unwritable,
     newer,
 )
-from proxy.ledger.entry import COLUMNS, Entry
+from proxy.ledger.entry import COLUMNS, FIRST, Entry, entry_of
 
 CONNECT = 5.0  # seconds
 COMMAND = 10.0  # seconds for a statement
@@ -52,7 +52,7 @@ def _column(name: str, kind: str) -> str:
 
 STEPS: Sequence[Sequence[str]] = (
     (
-        f"CREATE TABLE public.outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS)})",
+        f"CREATE TABLE public.outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS[:FIRST])})",
         "CREATE INDEX outrigger_calls_at ON public.outrigger_calls (at)",
     ),
     (  # an operator's word
@@ -62,6 +62,10 @@ STEPS: Sequence[Sequence[str]] = (
     ),
     # what one user comes to is asked for before a call of theirs, where it is not remembered
     ("CREATE INDEX outrigger_calls_user ON public.outrigger_calls (user_id, at)",),
+    (  # calls whose price comes later, by the vendor's own id of them
+        "ALTER TABLE public.outrigger_calls ADD COLUMN reference text NOT NULL DEFAULT ''",
+        "CREATE INDEX outrigger_calls_reference ON public.outrigger_calls (reference) WHERE reference <> ''",
+    ),
 )
 
 
@@ -141,6 +145,34 @@ class Postgres:
             user: Standing(paid.get(user, nothing), {window: taken[window].get(user, 0) for window in since})
             for user in users
         }
+
+    async def pending(self, upstream: str, most: int) -> list[Entry]:
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                f"SELECT {', '.join(NAMES)} FROM public.outrigger_calls"
+                " WHERE upstream = $1 AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT $2",
+                upstream,
+                most,
+            )
+        return [entry_of(row) for row in rows]
+
+    async def referred(self, upstream: str, reference: str) -> Entry | None:
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                f"SELECT {', '.join(NAMES)} FROM public.outrigger_calls"
+                " WHERE reference = $2 AND reference <> '' AND upstream = $1 ORDER BY at DESC LIMIT 1",
+                upstream,
+                reference,
+            )
+        return entry_of(row) if row is not None else None
+
+    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                "SELECT id, cost FROM public.outrigger_calls WHERE id = ANY($1::text[]) AND outcome <> 'open'",
+                list(ids),
+            )
+        return {row[0]: row[1] for row in rows}
 
     async def forgive(self, rows: Sequence[Forgiven]) -> None:
         async with self._connection() as connection, connection.transaction():

@@ -19,7 +19,7 @@ from time import sleep
 from typing import TypeVar
 
 from proxy.ledger.database import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Standing, Unwritable, newer
-from proxy.ledger.entry import Entry
+from proxy.ledger.entry import Entry, entry_of
 from proxy.ledger.sqliteschema import STEPS
 from proxy.ledger.sqlitesums import FAR, spent, standing, version_of, why
 
@@ -60,6 +60,18 @@ class Sqlite:
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, Standing]:
         return await self._do(lambda: self._standing(upstream, users, since, until))
+
+    async def pending(self, upstream: str, most: int) -> list[Entry]:
+        where = "upstream = ? AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT ?"
+        return await self._do(lambda: self._rows(where, (upstream, most)))
+
+    async def referred(self, upstream: str, reference: str) -> Entry | None:
+        where = "reference = ? AND reference <> '' AND upstream = ? ORDER BY at DESC LIMIT 1"
+        return next(iter(await self._do(lambda: self._rows(where, (reference, upstream)))), None)
+
+    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+        where = f"id IN ({', '.join('?' * len(ids))}) AND outcome <> 'open'"
+        return {entry.id: entry.cost for entry in await self._do(lambda: self._rows(where, ids))}
 
     async def forgive(self, rows: Sequence[Forgiven]) -> None:
         await self._do(lambda: self._forgive(rows))
@@ -210,6 +222,13 @@ class Sqlite:
         return {
             user: Standing(*({w: found[w].get(user, 0) for w in since} for found in (paid, taken))) for user in users
         }
+
+    def _rows(self, where: str, values: Sequence[object]) -> list[Entry]:
+        connection = self._ready(False)
+        if connection is None:
+            return []
+        found = connection.execute(f"SELECT {', '.join(NAMES)} FROM outrigger_calls WHERE {where}", tuple(values))
+        return [entry_of(row) for row in found]
 
     def _forgive(self, rows: Sequence[Forgiven]) -> None:
         connection = self._ready(True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.ledger.database import CACHED
-from proxy.ledger.entry import COLUMNS
+from proxy.ledger.entry import COLUMNS, FIRST
 
 Level = tuple[str, str, int]  # a table of sums, its key and the seconds of that
 LEVELS: tuple[Level, ...] = (("outrigger_hours", "hour", 3600), ("outrigger_days", "day", 86400))
@@ -70,7 +70,7 @@ _TAKE = " ".join(_take(*level) for level in LEVELS)
 
 STEPS: Sequence[Sequence[str]] = (
     (
-        f"CREATE TABLE outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS)})",
+        f"CREATE TABLE outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS[:FIRST])})",
         "CREATE INDEX outrigger_calls_at ON outrigger_calls (at)",
         *(_table(*level) for level in LEVELS),
         f"CREATE TRIGGER outrigger_calls_added AFTER INSERT ON outrigger_calls BEGIN {_ADD} END",
@@ -84,4 +84,8 @@ STEPS: Sequence[Sequence[str]] = (
     ),
     # what one user comes to is asked for before a call of theirs, where it is not remembered
     tuple(f"CREATE INDEX {table}_user ON {table} (user_id, upstream, {unit})" for table, unit, _ in LEVELS),
+    (  # calls whose price comes later, by the vendor's own id of them
+        "ALTER TABLE outrigger_calls ADD COLUMN reference TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX outrigger_calls_reference ON outrigger_calls (reference) WHERE reference <> ''",
+    ),
 )

@@ -18,6 +18,8 @@ from proxy.egress.dialects import Written, dialect
 from proxy.egress.money.books import Books
 from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.meter import Meter
+from proxy.egress.money.pending import PendingCalls
+from proxy.egress.money.recall import Recall
 from proxy.egress.money.table import Table
 from proxy.egress.money.tariff import Tariffs
 from proxy.ledger.backlog import Backlog
@@ -66,7 +68,8 @@ def whole_bill() -> float:
     ledger = SimpleNamespace(
         refuses=lambda: False, open=lambda row: backlog.open(row, 0.0), put=backlog.put, drop=backlog.drop
     )
-    books = Books(ledger, time.monotonic)
+    recall = Recall(None, time.monotonic)
+    books = Books(ledger, time.monotonic, recall, PendingCalls(None, recall, lambda *_, **__: None, time.time))
     spoken = dialect("openai")
     body = Body(json.dumps(BODY).encode(), b"", None, None)
     body.parse()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger.database import Forgiven, LedgerAway, Spent, Sum
-from proxy.ledger.entry import COLUMNS, Entry
+from proxy.ledger.database import NAMES, Forgiven, LedgerAway, Spent, Sum
+from proxy.ledger.entry import COLUMNS, FIRST, Entry
 from proxy.ledger.sqlite import Sqlite
 from proxy.ledger.sqliteschema import STEPS
 from proxy.ledger.sqlitesums import read
@@ -61,14 +61,14 @@ async def test_nothing_is_made_before_the_first_row(tmp_path: Path) -> None:
 async def test_a_row_keeps_every_fact(tmp_path: Path) -> None:
     full = Entry(
         "ab" * 16, 1234.5, "req-1", "ada", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-        "reported", 2, 200, "ok", "miss",
+        "reported", 2, 200, "ok", "miss", 1, "resp_1",
     )  # fmt: skip
     async with opened(tmp_path / "x.db") as database:
         await database.write([full, entry(2, request_id=None)], [])
     found = rows(tmp_path / "x.db", "SELECT * FROM outrigger_calls ORDER BY at DESC")
     assert found[0] == (
         "ab" * 16, 1234.5, "req-1", "ada", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-        "reported", 2, 200, "ok", "miss", 1,
+        "reported", 2, 200, "ok", "miss", 1, "resp_1",
     )  # fmt: skip
     assert found[1][2] is None
 
@@ -208,8 +208,14 @@ async def test_a_ledger_of_the_first_schema_keeps_its_rows_and_sums_and_learns_a
 ) -> None:
     path = tmp_path / "x.db"
     async with opened(path, steps=STEPS[:1]) as database:
-        await database.write([entry(n, 5, at=1000.0 + 4000 * n) for n in range(3)], [])
-    everything = "SELECT * FROM outrigger_calls ORDER BY id", "SELECT * FROM outrigger_hours ORDER BY hour"
+        await database.ready(create=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        old = [entry(n, 5, at=1000.0 + 4000 * n).row()[:FIRST] for n in range(3)]
+        connection.executemany(f"INSERT INTO outrigger_calls VALUES ({', '.join('?' * FIRST)})", old)
+    everything = (
+        f"SELECT {', '.join(NAMES[:FIRST])} FROM outrigger_calls ORDER BY id",
+        "SELECT * FROM outrigger_hours ORDER BY hour",
+    )
     before = [rows(path, one) for one in everything]
     async with opened(path) as database:
         assert await database.blocked() == []
@@ -218,6 +224,7 @@ async def test_a_ledger_of_the_first_schema_keeps_its_rows_and_sums_and_learns_a
         assert (await database.spent("openai", {"d": 0.0}, None))["d"].users == {"ada": 15}
     assert [rows(path, one) for one in everything] == before
     assert rows(path, "PRAGMA user_version") == [(len(STEPS),)]
+    assert rows(path, "SELECT DISTINCT reference FROM outrigger_calls") == [("",)]
     async with opened(path) as database:
         assert await database.blocked() == ["eve"]
         assert await database.forgiven("openai", {"d": 0.0}, 2000.0) == {"d": {"ada": 5}}

@@ -63,7 +63,7 @@ log: {{level: warning}}
     try:
         while (turn := len(killed)) < kills:
             async with gateway(tmp, "sleep 1000", policy=text) as g:
-                if not await _calling(g):
+                if not await calling(g):
                     continue  # somebody took one of its ports first
                 until = time.monotonic() + rng.uniform(1.8, 2.4)
                 callers = [asyncio.create_task(_caller(g.egress, f"{turn}-{n}", began, ended)) for n in range(CALLERS)]
@@ -77,7 +77,7 @@ log: {{level: warning}}
     return _reckon(tmp / "ledger.db", kills, began, ended, killed)
 
 
-async def _calling(g: Running) -> bool:
+async def calling(g: Running) -> bool:
     """Until the gateway takes calls; False where it cannot have its addresses."""
     async with aiohttp.ClientSession() as session:
         for _ in range(1500):

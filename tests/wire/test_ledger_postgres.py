@@ -17,8 +17,8 @@ import pytest
 from postgres_server import Relay, Server, postgres
 
 from proxy.cli.report import report
-from proxy.ledger.database import KEPT, Forgiven, LedgerAway, Spent
-from proxy.ledger.entry import COLUMNS, Entry
+from proxy.ledger.database import KEPT, NAMES, Forgiven, LedgerAway, Spent
+from proxy.ledger.entry import COLUMNS, FIRST, Entry
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.marks import Marks
 from proxy.ledger.postgres import STEPS, Postgres, address, read
@@ -86,7 +86,7 @@ async def until(condition: Callable[[], object], patience: float = 30.0) -> None
 async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
     full = Entry(
         "ab" * 16, 7201.5, "req-1", "bob", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-        "reported", 2, 200, "ok", "hit",
+        "reported", 2, 200, "ok", "hit", 1, "resp_1",
     )  # fmt: skip
     async with opened(url) as database:
         await database.write([full, entry(2, 9, status=503), entry(3, 8, outcome="open"), entry(4)], ["4"])
@@ -106,7 +106,7 @@ async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
     assert rows == [
         (
             "ab" * 16, 7201.5, "req-1", "bob", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-            "reported", 2, 200, "ok", "hit", 1,
+            "reported", 2, 200, "ok", "hit", 1, "resp_1",
         )
     ]  # fmt: skip
 
@@ -165,8 +165,12 @@ async def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_left_alone(
 
 async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there_were_any(url: str) -> None:
     async with opened(url, steps=STEPS[:1]) as database:
-        await database.write([entry(1), entry(2)], [])
-    before = await query(url, "SELECT * FROM outrigger_calls ORDER BY id")
+        await database.ready(create=True)
+    everything = f"SELECT {', '.join(NAMES[:FIRST])} FROM outrigger_calls ORDER BY id"
+    for old in (entry(1), entry(2)):
+        values = ", ".join("NULL" if value is None else repr(value) for value in old.row()[:FIRST])
+        await query(url, f"INSERT INTO outrigger_calls VALUES ({values})")
+    before = await query(url, everything)
     async with opened(url) as database:
         marks = Marks(database, emit=lambda *_, **__: None, now=lambda: 1000.0)
         await marks.start()
@@ -181,7 +185,8 @@ async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there
         marks = Marks(database, emit=lambda *_, **__: None)
         await marks.start()
         assert list(marks.users) == ["ada", "o'brien"]
-        assert await query(url, "SELECT * FROM outrigger_calls ORDER BY id") == before
+        assert await query(url, everything) == before
+        assert await query(url, "SELECT DISTINCT reference FROM outrigger_calls") == [("",)]
         assert await query(url, "SELECT version FROM outrigger_schema") == [(len(STEPS),)]
         assert await marks.unblock("ada") is None
         assert await database.blocked() == ["o'brien"]

@@ -1,11 +1,35 @@
 """The languages that upstreams speak: endpoints, usage, errors, streams, and answers of our own in each."""
 
 from proxy.egress.dialects.anthropic import Anthropic
-from proxy.egress.dialects.dialect import NOTHING, Ask, Canned, Dialect, Passing, StreamState, Usage, Verdict
+from proxy.egress.dialects.dialect import (
+    NOTHING,
+    UNPAID,
+    Ask,
+    Canned,
+    Dialect,
+    Passing,
+    Shown,
+    StreamState,
+    Usage,
+    Verdict,
+)
 from proxy.egress.dialects.openai import OpenAI
 from proxy.egress.dialects.written import Written
 
-__all__ = ["NOTHING", "Ask", "Canned", "Dialect", "Passing", "StreamState", "Usage", "Verdict", "Written", "dialect"]
+__all__ = [
+    "NOTHING",
+    "UNPAID",
+    "Ask",
+    "Canned",
+    "Dialect",
+    "Passing",
+    "Shown",
+    "StreamState",
+    "Usage",
+    "Verdict",
+    "Written",
+    "dialect",
+]
 
 
 def dialect(kind: str) -> Dialect:

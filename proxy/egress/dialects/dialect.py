@@ -24,6 +24,7 @@ class Ask:
     deterministic: bool = False  # temperature 0, a seed, or embeddings
     max_tokens: int | None = None  # of one answer
     choices: int = 1  # answers asked for at once
+    background: bool = False  # the vendor goes on with it by itself
 
 
 NOTHING = Ask()
@@ -45,6 +46,29 @@ class Usage:
     details: Json = field(default_factory=dict)
     parts: tuple[Usage, ...] = ()
     endpoint: str | None = None
+
+
+UNFINISHED = frozenset(("queued", "in_progress"))
+UNPAID = frozenset(("failed", "cancelled"))  # where no usage says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an answer shows of something that a vendor goes on with by itself: `reference` is the vendor's id of it."""
+
+    reference: str
+    status: str | None
+    usage: Usage | None
+    background: bool | None = None  # None: the answer does not say
+    deleted: bool = False
+    written: Written = field(default_factory=Written)
+
+    @property
+    def over(self) -> bool:
+        """Whether its price will be no other. Some likenesses count as they go."""
+        if self.status in UNFINISHED:
+            return False
+        return self.deleted or self.status is not None or self.usage is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +101,11 @@ class StreamState:
     @property
     def final(self) -> bool:
         return True
+
+    @property
+    def shown(self) -> Shown | None:
+        """What it said last of something that goes on without it; None: it is no such thing."""
+        return None
 
     def judge(self, event: bytes) -> Verdict:
         raise NotImplementedError
@@ -139,6 +168,14 @@ class Dialect:
     def written(self, endpoint: str, answer: object) -> Written:
         """What the model wrote of a whole answer."""
         return Written()
+
+    def follows(self, method: str, path: str) -> str | None:
+        """The reference that a call asks after, stops or deletes, of something that the vendor goes on with."""
+        return None
+
+    def shown(self, answer: object) -> Shown | None:
+        """What a whole answer shows of such a thing; None: it is none."""
+        return None
 
     def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
         """OpenAI's shape, which says all there is to say, in a dialect that has none."""

@@ -14,13 +14,14 @@ from proxy.egress.dialects.dialect import (
     Dialect,
     Json,
     Passing,
+    Shown,
     StreamState,
     Usage,
     mapping,
     text,
 )
 from proxy.egress.dialects.media import MediaStream
-from proxy.egress.dialects.responses import ResponsesStream, written_output
+from proxy.egress.dialects.responses import ResponsesStream, shown_of, written_output
 from proxy.egress.dialects.usage import image_usage, openai_usage, video_usage
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
@@ -56,6 +57,8 @@ _DUE = {
 _USAGE: Mapping[str, Callable[[Json], Usage | None]] = {"images": image_usage, "videos": video_usage}
 _AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)")
 _DEPLOYMENT = re.compile(r"/deployments/([^/]{1,200})/", re.IGNORECASE)
+_RESPONSE = re.compile(r"/responses/([^/]{1,200})(/cancel)?")
+_ASKING = {("GET", False), ("DELETE", False), ("POST", True)}  # method, and whether the path ends in /cancel
 _SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
 
 
@@ -63,8 +66,20 @@ class OpenAI(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
         if method != "POST":
             return None
-        short = _AZURE.sub("", path.lower(), count=1).removeprefix("/v1")
+        short = _api(path.lower())
         return _ENDPOINTS.get(short) or ("videos" if _REMIX.fullmatch(short) else None)
+
+    def follows(self, method: str, path: str) -> str | None:
+        """A response, which one in the background is asked after by (developers.openai.com/docs/guides/background)."""
+        lower = _api(path.lower())
+        found = _RESPONSE.fullmatch(lower)
+        if found is None or (method, found[2] is not None) not in _ASKING:
+            return None
+        start = len(path) - len(lower) + found.start(1)  # ids have a case
+        return path[start : start + len(found[1])]
+
+    def shown(self, answer: object) -> Shown | None:
+        return shown_of(answer)
 
     def deployment(self, path: str) -> str | None:
         """learn.microsoft.com/azure/foundry/openai/reference: the body needs no `model`, and one that it has is not
@@ -101,6 +116,7 @@ class OpenAI(Dialect):
             deterministic=endpoint == "embeddings" or exact or body.get("seed") is not None,
             max_tokens=most,
             choices=_choices(body),
+            background=endpoint == "responses" and body.get("background") is True,
         )
 
     def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
@@ -145,6 +161,11 @@ class OpenAI(Dialect):
 
     def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
         return openai_answer(endpoint, body, text, id=id, created=created)
+
+
+def _api(path: str) -> str:
+    """Below the API's root, whichever of those that Azure and OpenAI have."""
+    return _AZURE.sub("", path, count=1).removeprefix("/v1")
 
 
 def _choices(body: Json) -> int:

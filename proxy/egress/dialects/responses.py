@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from proxy.egress.dialects.chat import judged
-from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
+from proxy.egress.dialects.dialect import Json, Shown, StreamState, Verdict, count, mapping, text
 from proxy.egress.dialects.drawing import PARTIAL, image_tokens
 from proxy.egress.dialects.usage import openai_usage
 from proxy.egress.dialects.written import Written
@@ -37,6 +37,10 @@ class ResponsesStream(StreamState):
         self.sequence_number = -1
         self._response: dict[str, Any] = {}
         self._told: dict[int, int] = {}  # bytes of an item that its deltas had
+
+    @property
+    def shown(self) -> Shown | None:
+        return shown_of(self._response)
 
     def judge(self, event: bytes) -> Verdict:
         found = fields(event)
@@ -134,3 +138,20 @@ def written_item(written: Written, item: Json) -> None:
     if kind == "image_generation_call" and item.get("result"):
         written.images += image_tokens(text(item.get("model")), item.get("size"), item.get("quality"))
     written.part(item, thought=kind == "reasoning")
+
+
+def shown_of(answer: object) -> Shown | None:
+    """Of a response as a whole answer or an event has it, or of what is said of one that was deleted."""
+    found = mapping(answer)
+    reference = text(found.get("id"))
+    if reference is None:
+        return None
+    background, usage = found.get("background"), openai_usage(found)
+    return Shown(
+        reference=reference,
+        status=text(found.get("status")),
+        usage=usage,
+        background=background if isinstance(background, bool) else None,
+        deleted=found.get("deleted") is True,
+        written=written_output(found) if usage is None else Written(),
+    )

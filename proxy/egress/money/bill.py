@@ -52,7 +52,9 @@ class Bill:
         "id",
         "model",
         "over",
+        "reference",
         "reserved",
+        "standing",
         "upstream",
     )
 
@@ -65,21 +67,49 @@ class Bill:
         asked: Asked,
         reserve: int,
         later: Callable[[], Asked] | None = None,
+        id: str | None = None,
     ) -> None:
-        """`later`: what was asked by a body that is read as it passes. Raises CapReached."""
+        """`later`: what was asked by a body that is read as it passes. `id`: of a call that began before a restart, for
+        which `hold` reserves already. Raises CapReached."""
         self._meter = meter
         self._hold = hold
         self.endpoint = endpoint
         self._asked = asked
         self._later = later
-        self.id = meter.ids.token()
+        self.id = id or meter.ids.token()
         self.upstream = meter.name
         self.model = asked.model
         self.cost = 0
         self.estimated = 0
         self.over = False
+        self.reference = ""  # the vendor's, of what it goes on with
+        self.standing = False  # the price comes later, whatever becomes of this call
         self.reserved = reserve
-        hold.take(reserve)
+        if id is None:
+            hold.take(reserve)
+
+    def stand(self, reference: str) -> None:
+        """The vendor goes on with it: what is reserved stays so until it is shown what it came to."""
+        self.reference = reference
+        self.standing = True
+
+    def held_by(self, hold: Hold) -> None:
+        """Another hold has its reservation, in windows that were counted anew."""
+        self._hold = hold
+
+    def found(self, cost: int) -> None:
+        """Another instance settled it."""
+        self.standing, self.over, self.cost = False, True, cost
+        self._hold.spend(cost)
+        self._hold.release()
+
+    def expire(self, written: Written) -> None:
+        """Nobody will be shown what it came to: no less than what was reserved for it, or was written."""
+        self.standing, self.over = False, True
+        guess = self._meter.estimate_written(self.endpoint, self.model, self._asked.input_tokens, written).nanos
+        amount = max(guess, self.reserved)
+        self._spend(Cost(amount, amount))
+        self._hold.release()
 
     @property
     def input_tokens(self) -> int:
@@ -88,6 +118,8 @@ class Bill:
 
     def lost(self) -> None:
         """An attempt was sent, and what became of it nobody knows."""
+        if self.standing:
+            return
         self._read_again()
         output = self._asked.output_tokens
         if self.endpoint in TEXT:
@@ -107,7 +139,7 @@ class Bill:
     def settle(self, usage: Usage | None, written: Written, *, final: bool = True) -> None:
         """The answer came, whole or in part: paid as reported, else by what was written. `final`: the usage is that
         of all of it; else no less than what was written counts."""
-        if self.over:
+        if self.over or self.standing:
             return
         self.over = True
         self._read_again()
@@ -131,6 +163,8 @@ class Bill:
 
     def close(self) -> None:
         """The call is over: what is still reserved was not spent."""
+        if self.standing:
+            return
         self.over = True
         self._hold.release()
 

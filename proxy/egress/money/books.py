@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.egress import refusal
+from proxy.egress.money.pending import PendingCalls
 from proxy.egress.money.recall import Recall
 from proxy.egress.window import Window
 from proxy.ledger.entry import Entry
@@ -25,9 +26,12 @@ LONGEST = 200  # characters of a model's name
 class Books:
     """`clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart."""
 
-    def __init__(self, ledger: Ledger | None, clock: Callable[[], float], recall: Recall | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger | None, clock: Callable[[], float], recall: Recall, pending: PendingCalls
+    ) -> None:
         self._ledger = ledger
-        self._recall = recall if recall is not None else Recall(ledger, clock)
+        self._recall = recall
+        self.pending = pending
         self._refused = Window(MINUTE, clock)
         self._ids = Ids()
 
@@ -56,11 +60,21 @@ class Books:
             raise refusal.no_ledger()
         bill = upstream.meter.open(call)
         if bill is not None and self._ledger is not None:
-            row = _row(call, bill.upstream, bill.id, bill.model)
-            row.cost = row.estimated = bill.reserved
-            row.basis, row.outcome = "estimated", "open"
-            self._ledger.open(row)
+            self._ledger.open(_open(call, bill))
         return bill
+
+    async def record(self, call: Call, bill: Bill) -> None:
+        """Have a call on record before it is made: what it begins goes on by itself, whatever becomes of us."""
+        if self._ledger is not None:
+            row = _open(call, bill)
+            self._ledger.put(row, firm=True)
+            await self._ledger.written()
+
+    async def defer(self, call: Call, bill: Bill, reference: str) -> None:
+        """The vendor goes on with it under this reference: its price comes later."""
+        row = _row(call, bill.upstream, bill.id, bill.model)
+        row.attempts, row.status = call.attempts, call.status
+        await self.pending.begin(row, bill, reference)
 
     def close(self, call: Call) -> None:
         """The call is over. Its row is that of the last upstream and model that were asked; one before that took
@@ -79,8 +93,8 @@ class Books:
             else:
                 ledger.drop(bill.id)
         last = call.bills[-1] if call.bills else None
-        if last is None and not self._worth_a_row(call):
-            return
+        if (last is None and not self._worth_a_row(call)) or (last is not None and last.standing):
+            return  # nothing, or on record as pending
         if last is None:
             call.row_id = call.row_id or self._ids.token()
         id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
@@ -93,7 +107,7 @@ class Books:
             if usage is not None and last.over:
                 row.input_tokens, row.cached_input_tokens = usage.input, usage.cached_input
                 row.output_tokens, row.reasoning_tokens = usage.output, usage.reasoning
-        ledger.put(row)
+        ledger.put(row, firm=bool(row.reference))
 
     def _worth_a_row(self, call: Call) -> bool:
         if call.outcome != "refused":
@@ -118,7 +132,15 @@ def _row(call: Call, upstream: str, id: str, model: str | None) -> Entry:
     )
 
 
+def _open(call: Call, bill: Bill) -> Entry:
+    row = _row(call, bill.upstream, bill.id, bill.model)
+    row.cost = row.estimated = bill.reserved
+    row.basis, row.outcome = "estimated", "open"
+    return row
+
+
 def _paid(row: Entry, bill: Bill) -> Entry:
     row.cost, row.estimated = (bill.cost, bill.estimated) if bill.over else (bill.reserved, bill.reserved)
+    row.reference = bill.reference
     row.basis = "estimated" if row.estimated else "reported" if row.cost else ""
     return row

@@ -17,7 +17,7 @@ from proxy.egress.money.context import is_elsewhere
 from proxy.egress.money.cost import Cost
 from proxy.egress.money.estimate import Estimator, text_bytes_of
 from proxy.egress.money.projection import Projection
-from proxy.egress.money.purse import CapReached, Purse, Warn
+from proxy.egress.money.purse import CapReached, Hold, Purse, Warn
 from proxy.egress.money.tariff import Tariffs
 from proxy.observe.metrics import Metrics
 from proxy.observe.series import OTHER
@@ -27,6 +27,7 @@ from proxy.units import NANOS
 
 if TYPE_CHECKING:
     from proxy.egress.call import Call
+    from proxy.ledger.entry import Entry
 
 FIRST_GUESS = 1_000  # tokens of an answer, until the model's own are known
 UNTOLD = 4 * 1024 * 1024  # bytes that an upload may have whose length is not told
@@ -134,6 +135,25 @@ class Meter:
         if endpoint == "images":
             return min(MOST_PICTURES, 1 + length // PICTURE_BYTES) * PICTURE
         return min(UNREAD, self._estimator.input_tokens(model, length, endpoint=endpoint))
+
+    def reopen(self, row: Entry) -> Bill:
+        """The bill of a call that began before a restart and whose price is still to come: what was loaded as spent is
+        reserved again."""
+        bill = Bill(
+            self,
+            self.kept(row),
+            endpoint="responses",
+            asked=Asked(row.model or None, bool(row.model), 0, 0, 0, None, elsewhere=True),
+            reserve=row.cost,
+            id=row.id,
+        )
+        bill.stand(row.reference)
+        return bill
+
+    def kept(self, row: Entry) -> Hold:
+        hold = self.purse.hold(row.user, row.tier)
+        hold.keep(row.cost, self.purse.windows(), row.at)
+        return hold
 
     def check(self, call: Call) -> None:
         """Of a call whose price will never be seen (a WebSocket): whether any money is left for it at all.

@@ -72,6 +72,15 @@ class Hold:
                 pot.spent += amount
         self._purse.warn(self)
 
+    def keep(self, amount: int, since: Mapping[str, float], at: float) -> None:
+        """What was loaded as spent, of a call that began `at`, is reserved again; `since`: when each window began."""
+        self.pots = (_begun(self.pots[0], since, at), _begun(self.pots[1], since, at))
+        for pots in self.pots:
+            for pot in pots.values():
+                pot.spent -= amount
+                pot.reserved += amount
+        self.amount = amount
+
     def release(self) -> None:
         """Give back what is still reserved; may be called again to no effect."""
         amount, self.amount = self.amount, 0
@@ -357,3 +366,8 @@ class Purse:
 def _named(user: str, spent: Mapping[str, Spent]) -> bool:
     """Whether the ledger named this user in every window, or everybody who is in it."""
     return all(user in window.users or not window.rest for window in spent.values())
+
+
+def _begun(pots: Pots, since: Mapping[str, float], at: float) -> Pots:
+    """The windows that had begun by then."""
+    return {period: pot for period, pot in pots.items() if since[period] <= at}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from proxy.egress.money.pending import PendingCalls
 from proxy.egress.money.purse import Purse
 from proxy.egress.money.recall import Recall
 from proxy.ledger.database import LedgerAway
@@ -86,7 +87,7 @@ class Spend:
         }
 
 
-async def load(upstream: Upstream, ledger: Ledger, until: float) -> None:
+async def load(upstream: Upstream, ledger: Ledger, until: float, pending: PendingCalls | None = None) -> None:
     """Count what the ledger has of the windows under way, of calls that began before `until` (wall clock): caps
     hold over a restart. Raises LedgerAway."""
     if not upstream.meter.metered:
@@ -94,14 +95,18 @@ async def load(upstream: Upstream, ledger: Ledger, until: float) -> None:
     purse = upstream.meter.purse
     windows = purse.windows()
     spent = await ledger.spent(upstream.name, windows, until)
-    purse.load(windows, spent, await ledger.forgiven(upstream.name, windows, until))
+    forgiven = await ledger.forgiven(upstream.name, windows, until)
+    rows = await pending.rows(upstream.name) if pending is not None else []
+    purse.load(windows, spent, forgiven)  # from here on nothing fails, and is counted again
+    if pending is not None:
+        await pending.take_up(upstream, rows, until)
 
 
-async def load_later(upstream: Upstream, ledger: Ledger, until: float) -> None:
+async def load_later(upstream: Upstream, ledger: Ledger, until: float, pending: PendingCalls | None = None) -> None:
     """The same, asked again and again while the ledger is away."""
     while True:
         try:
-            await load(upstream, ledger, until)
+            await load(upstream, ledger, until, pending)
             return
         except LedgerAway:
             await asyncio.sleep(AGAIN)

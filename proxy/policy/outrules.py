@@ -44,8 +44,11 @@ def _price(reader: Reader, key: str, price: Price) -> None:
     tokens = {"input": price.input, "output": price.output}
     missing = [name for name, value in tokens.items() if value is None]
     bought = (price.characters, price.per_minute, price.per_second, price.per_image, price.per_request)
-    if missing and (len(missing) < len(tokens) or all(value is None for value in bought)):
+    if len(missing) == 1:
         reader.fault(key, f"{missing[0]} is missing", f"write {missing[0]}: …")
+    elif missing and all(value is None for value in bought):
+        mend = "write input: … and output: …, or characters, per_minute, per_second, per_image or per_request"
+        reader.fault(key, "input is missing", mend)
 
 
 def _fallback(reader: Reader, policy: Policy, name: str, key: str, fallback: Fallback) -> None:

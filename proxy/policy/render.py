@@ -16,6 +16,7 @@ from proxy.policy.model import TrustedProxies
 from proxy.policy.operators import SHIPPED_RULES, AlertRule
 from proxy.policy.outgoing import Upstream
 from proxy.policy.policy import Policy
+from proxy.policy.price import Charges
 from proxy.policy.read import hints
 from proxy.policy.route import Route
 from proxy.policy.services import DatabasePart
@@ -43,11 +44,10 @@ def render(policy: Policy) -> str:
 def _section(section: Any) -> dict[str, Tree]:
     cls: type = type(section)
     known = hints(cls)
-    return {
-        item.name: _tree(getattr(section, item.name), known[item.name])
-        for item in fields(section)
-        if item.name in known
-    }
+    values = {item.name: getattr(section, item.name) for item in fields(section) if item.name in known}
+    if isinstance(section, Charges):  # two dozen words, of which most say nothing
+        values = {name: value for name, value in values.items() if value is not None and value != {}}
+    return {name: _tree(value, known[name]) for name, value in values.items()}
 
 
 def _tree(value: Any, hint: Any) -> Tree:

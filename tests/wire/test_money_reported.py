@@ -10,6 +10,7 @@ PRICES = """prices:
   m: {input: 1, output: 10, cached_input: 0.1, search: 0.01, tiers: {flex: {input: 0.5, output: 5}, batch: {output: 5}}}
   easel: {input: 5, output: 10, image_output: 40, cached_input: 1}
   author: {input: 2, output: 20}
+  brush: {per_image: 0.04}
   film: {per_second: 0.10, sizes: {1792x1024: {per_second: 0.50}}}
 """
 POLICY = f"{QUICK}\n{PRICES}"
@@ -71,6 +72,12 @@ ANSWERS = {
         {**RESPONSE, "usage": ORDINARY, "tools": TOOLS["tools"], "output": [PICTURE], "tool_usage": NO_TOOLS},
         0.00984,
         True,
+    ),
+    "pictures that are paid by their number": (
+        "responses",
+        {**TOOLS, "tools": [{"type": "image_generation", "model": "brush"}], "output": [PICTURE, PICTURE]},
+        0.102,
+        False,
     ),
     "the author of a Responses picture in SVG": (
         "responses",

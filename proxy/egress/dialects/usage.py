@@ -128,21 +128,23 @@ def _drawn(answer: Json) -> list[Usage]:
             "image_tokens": old.get("cached_image_tokens"),
             "text_tokens": old.get("cached_text_tokens"),
         }
-    found = {**image, "input_tokens_details": before}
+    found = {**image, "input_tokens_details": before, "images": len(_pictures(answer))}
     return [_tokens(found, _drawing_model(answer), endpoint="images")]
 
 
 def _guessed(answer: Json) -> list[Usage]:
-    output, named = answer.get("output"), _drawing_model(answer)
-    tokens = 0
-    for item in output if isinstance(output, list) else ():
-        found = mapping(item)
-        if found.get("type") == DRAWING and found.get("result"):
-            tokens += image_tokens(text(found.get("model")) or named, found.get("size"), found.get("quality"))
+    named, pictures = _drawing_model(answer), _pictures(answer)
+    tokens = sum(image_tokens(text(one.get("model")) or named, one.get("size"), one.get("quality")) for one in pictures)
     if not tokens:
         return []
-    details = {"output_tokens_details": {"image_tokens": tokens}, "guessed": True}
+    details = {"output_tokens_details": {"image_tokens": tokens}, "images": len(pictures), "guessed": True}
     return [Usage(0, 0, min(tokens, MOST), 0, named, details, endpoint="images")]
+
+
+def _pictures(answer: Json) -> list[Json]:
+    output = answer.get("output")
+    items = map(mapping, output) if isinstance(output, list) else ()
+    return [item for item in items if item.get("type") == DRAWING and item.get("result")]
 
 
 def _drawing_model(answer: Json) -> str | None:

@@ -138,8 +138,8 @@ def _output(found: Quantities, endpoint: str | None, usage: Usage, priced: froze
         if (audio and "audio_out" not in priced) or (image and "image_out" not in priced and endpoint != "images"):
             found.doubtful |= {"audio_out", "image_out"}
         total = max(0, total - audio - image)
-    if "images" in priced:
-        found.amounts["images"] = count(usage.details.get("images"))
+    if "images" in priced and endpoint == "images":
+        found.amounts["images"] = count(usage.details.get("images")) or 1
     if "outside" in usage.details:
         found.doubtful.add("reasoning")  # what was neither input nor output the answer does not say
     found.amounts["reasoning"] = min(reasoning, total)

@@ -48,7 +48,7 @@ class Sender:
             answer = await self._attempt(call, url)
             call.body.sent = False  # it has been answered
             result = "ok" if answer.judged < 400 else str(answer.judged)
-            upstream.pace.learn(answer.learnt())
+            upstream.pace.limits.learn(answer.learnt(), call.ask.model)
             return answer
         except AttemptFailed as failure:
             result = failure.word

@@ -19,6 +19,7 @@ from proxy.egress.answer import Answer
 from proxy.egress.breaker import Admission
 from proxy.egress.call import Call
 from proxy.egress.deadline import Deadline
+from proxy.egress.learnt import is_of_every_model
 from proxy.errors import AttemptFailed, OutriggerError
 from proxy.policy.outgoing import Retry
 from proxy.retryafter import asked_wait
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 HOPELESS = frozenset(("certificate",))
 INDEFINITE = frozenset(("reset", "first_byte", "malformed"))  # what the upstream made of it, and bills, nobody knows
-LONGEST_HOLD = 60.0  # seconds that one Retry-After holds back an upstream's next calls at most
+LONGEST_HOLD = 60.0  # seconds that one Retry-After holds back the next calls at most
 SAFE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 
 
@@ -93,7 +94,7 @@ class Series(RetryOptionsBase):
         upstream = self._upstream
         permanent = answer.permanent or upstream.dialect.permanent(answer.judged, answer.parsed)
         if answer.judged == 429 and asked is not None and not permanent:
-            upstream.pace.hold(min(asked, LONGEST_HOLD))
+            self._hold(answer, min(asked, LONGEST_HOLD))
         told = (answer.field("x-should-retry") or "").strip().lower()
         if permanent or told == "false":
             return True
@@ -102,6 +103,14 @@ class Series(RetryOptionsBase):
             return True
         answer.release()
         return False
+
+    def _hold(self, answer: Answer, seconds: float) -> None:
+        """The next calls wait as well: of this model, or of all where the vendor says so."""
+        limits = self._upstream.pace.limits
+        if is_of_every_model(answer.body or b"".join(answer.held)):
+            limits.hold_every(seconds)
+        else:
+            limits.hold(seconds, self._call.ask.model)
 
     def _due(self, word: str, *, sent: bool, asked: float | None) -> bool:
         """Whether another attempt is to be made; `asked` is how long the upstream wants us to wait."""

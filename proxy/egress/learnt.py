@@ -13,6 +13,14 @@ from datetime import datetime
 
 LONGEST = 60.0  # seconds that one lesson is believed
 
+LONGEST_ERROR = 4096  # bytes of an error that are looked at
+
+# Anthropic's account limit; words of several hosts; Cloudflare's page for an address that asks too often.
+_EVERY = re.compile(
+    rb"\b(?:your|this|per) account(?:'s|\xe2\x80\x99s|\\u2019s)? (?:rate )?limit|\baccount[- ]wide\b"
+    rb"|\b(?:all|every) models?\b|\bIP address\b|\berror code: 1015\b",
+    re.IGNORECASE,
+)
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _WORTH = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 
@@ -29,6 +37,12 @@ def lessons(headers: Mapping[str, str], now: float) -> list[tuple[str, float, fl
         if left is not None and again is not None:
             found.append((kind, left, min(LONGEST, max(0.0, again))))
     return found
+
+
+def is_of_every_model(error: bytes) -> bool:
+    """Whether the body of a 429 says that the limit is not that of one model. OpenAI's and Anthropic's usual ones are
+    ("Rate limit reached for gpt-4.1 in organization …", "your organization's rate limit of 30,000 input tokens")."""
+    return _EVERY.search(error[:LONGEST_ERROR]) is not None
 
 
 def seconds(text: str | None) -> float | None:

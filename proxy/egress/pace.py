@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from aiolimiter import AsyncLimiter
 
-from proxy.egress.learnt import lessons
+from proxy.egress.limits import Limits
 from proxy.egress.turns import Turns
 from proxy.errors import OutriggerError
 from proxy.policy import outgoing
 from proxy.policy.values import Rate
 
 MOST_WAITING = 1000
+ASKED = "the upstream asked for a pause (Retry-After)"
 
 
 class PaceRefusal(OutriggerError):
@@ -52,26 +53,20 @@ class Pace:
         self, policy: outgoing.Pace, *, clock: Callable[[], float], now: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
-        self._now = now
         self._turns: Turns[_Waiter] = Turns()
         self._in_flight = 0
-        self._held_until = 0.0  # by a 429 with Retry-After
-        self._learnt_until = 0.0  # by the upstream's own count of what is left
-        self._tokens_left: tuple[float, float] | None = None  # how many, until when
         self._debt = 0.0  # tokens taken beyond the estimates; below zero a credit
         self._server: asyncio.Task[None] | None = None
-        self._room = asyncio.Event()
+        self._served: _Waiter | None = None  # whose rates are being paid
+        self._changed = asyncio.Event()  # somebody came or went, or there is room
         self._requests: AsyncLimiter | None = None
         self._tokens: AsyncLimiter | None = None
+        self.limits = Limits(clock, now)
         self.policy = outgoing.Pace()
         self.reconfigure(policy)
 
     def __repr__(self) -> str:
-        held = max(self._held_until, self._learnt_until) - self._clock()
-        return (
-            f"<Pace {self._in_flight} in flight, {len(self._turns)} waiting"
-            f"{f', held for {held:.1f} s' if held > 0 else ''}>"
-        )
+        return f"<Pace {self._in_flight} in flight, {len(self._turns)} waiting, {self.limits!r}>"
 
     def reconfigure(self, policy: outgoing.Pace) -> None:
         old, self.policy = self.policy, policy
@@ -79,63 +74,52 @@ class Pace:
             self._requests = _bucket(policy.requests)
         if policy.tokens != old.tokens:
             self._tokens = _bucket(policy.tokens)
-        self._room.set()
+        self._changed.set()
 
-    def try_enter(self, user: str, tokens: int) -> Place | None:
+    def try_enter(self, user: str, tokens: int, model: str | None) -> Place | None:
         """A place where there is one now and nobody waits; None where `enter` would wait or refuse."""
-        if self._turns or self._serving or self._requests is not None or self._tokens is not None:
+        if self._turns or self._serving or self._requests is not None or self._tokens is not None or self._full:
             return None
-        if self._clock() < max(self._held_until, self._learnt_until) or self._full or self._lacks(tokens):
+        now = self._clock()
+        if now < self.limits.held_until(model) or now < self.limits.learnt_until(model, tokens):
             return None
         return self._place(tokens)
 
-    async def enter(self, user: str, tokens: int) -> Place:
+    async def enter(self, user: str, tokens: int, model: str | None) -> Place:
         """A place, in turn. Raises PaceRefusal."""
-        wait = self.policy.wait
-        held = self._held_until - self._clock()
+        wait, now = self.policy.wait, self._clock()
+        held = self.limits.held_until(model) - now
         if held > wait:
-            raise PaceRefusal("the upstream asked for a pause (Retry-After)", held)
+            raise PaceRefusal(ASKED, held)
         if len(self._turns) >= MOST_WAITING:
             raise PaceRefusal("too many wait already", wait)
-        waiter = _Waiter(user, tokens, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(user, tokens, model, asyncio.get_running_loop().create_future(), now)
         self._turns.add(user, waiter)
+        self._changed.set()
         self._serve()
         try:
             async with asyncio.timeout(wait):
                 return await waiter.place
         except TimeoutError:
             self._gone(waiter)
-            raise PaceRefusal(self._reason(), self._expected(user, tokens)) from None
+            raise PaceRefusal(self._reason(model), self._expected(waiter)) from None
         except asyncio.CancelledError:
             self._gone(waiter)
             raise
-
-    def hold(self, seconds: float) -> None:
-        """The upstream wants a pause: nobody is placed until then."""
-        self._held_until = max(self._held_until, self._clock() + seconds)
-
-    def learn(self, headers: Mapping[str, str]) -> None:
-        """From an answer's header: where nothing is left, new calls wait until there is."""
-        if not headers:
-            return
-        for kind, left, again in lessons(headers, self._now()):
-            until = self._clock() + again
-            if kind == "tokens":
-                self._tokens_left = (left, until)
-            elif left < 1:
-                self._learnt_until = max(self._learnt_until, until)
 
     def give(self, more: int) -> None:
         self._in_flight -= 1
         if self._tokens is not None:
             self._debt = max(self._debt + more, -self._tokens.max_rate)
-        self._room.set()
+        self._changed.set()
 
     def close(self) -> None:
         if self._server is not None:
             self._server.cancel()
             self._server = None
-        while (waiter := self._turns.next()) is not None:
+        waiting = [*self._turns] if self._served is None else [self._served, *self._turns]
+        self._served, self._turns = None, Turns()
+        for waiter in waiting:
             if not waiter.place.done():
                 waiter.place.set_exception(PaceRefusal("this upstream was taken out of the policy", 1.0))
 
@@ -161,31 +145,37 @@ class Pace:
             place.cancel()
         elif not place.cancelled() and place.exception() is None:
             place.result().release(None)
-        self._room.set()
+        self._changed.set()
 
     def _serve(self) -> None:
         if self._server is None:
             self._server = asyncio.get_running_loop().create_task(self._serve_all())
 
     async def _serve_all(self) -> None:
-        """Gives places while anybody waits: one task, so that nobody overtakes."""
+        """Gives places while anybody waits: one task, so that nobody overtakes. Only who waits for a model that is
+        held back is overtaken, by those who ask for another."""
         try:
-            while (waiter := self._turns.next()) is not None:
-                await self._until_room(waiter)
-                if not waiter.place.done():
+            while self._turns:
+                self._changed.clear()
+                waiter = None if self._full else self._turns.next(self._may_go)
+                if waiter is None:
+                    await self._wait(None if self._full else self._soonest())
+                    continue
+                if not waiter.paid:
+                    self._served = waiter
+                    await self._pay(waiter)
+                    self._served, waiter.paid = None, True
+                if waiter.place.done():
+                    continue
+                if self._may_go(waiter):
                     waiter.place.set_result(self._place(waiter.tokens))
+                else:  # the upstream asked for a pause meanwhile
+                    self._turns.put_back(waiter.user, waiter)
         finally:
             self._server = None
 
-    async def _until_room(self, waiter: _Waiter) -> None:
-        while self._full and not waiter.place.done():
-            self._room.clear()
-            await self._room.wait()
-        began = self._clock()
-        while not waiter.place.done() and (pause := self._pause(waiter, began)) > 0:
-            await self._nap(pause)
-        if waiter.place.done():
-            return
+    async def _pay(self, waiter: _Waiter) -> None:
+        """Wait until the policy's rates have room for it."""
         if self._requests is not None:
             await _take(self._requests, 1.0, waiter)
         if self._tokens is not None and not waiter.place.done():
@@ -195,51 +185,55 @@ class Pace:
                 await _take(self._tokens, piece, waiter)
                 owed -= piece
 
-    def _pause(self, waiter: _Waiter, began: float) -> float:
-        """Seconds until the upstream is ready for this one. What was learnt delays by `wait` at most, since
+    def _ready_at(self, waiter: _Waiter) -> float:
+        """The moment at which the upstream is ready for this one. What was learnt delays by `wait` at most, since
         it may be wrong; what it asked for (Retry-After) holds."""
-        now = self._clock()
-        learnt = self._learnt_until
-        if self._lacks(waiter.tokens) and self._tokens_left is not None:
-            learnt = max(learnt, self._tokens_left[1])
-        return max(self._held_until - now, min(learnt, began + self.policy.wait * 0.9) - now)
+        learnt = self.limits.learnt_until(waiter.model, waiter.tokens)
+        return max(self.limits.held_until(waiter.model), min(learnt, waiter.since + self.policy.wait * 0.9))
 
-    def _lacks(self, tokens: int) -> bool:
-        if self._tokens_left is None or self._clock() >= self._tokens_left[1]:
-            return False
-        return tokens > self._tokens_left[0]
+    def _may_go(self, waiter: _Waiter) -> bool:
+        return self._ready_at(waiter) <= self._clock()
 
-    async def _nap(self, seconds: float) -> None:
-        self._room.clear()
+    def _soonest(self) -> float:
+        """Seconds until the first of those who wait may go."""
+        return max(0.0, min(map(self._ready_at, self._turns), default=0.0) - self._clock())
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until something changed, or so long."""
         try:
             async with asyncio.timeout(seconds):
-                await self._room.wait()
+                await self._changed.wait()
         except TimeoutError:
             pass
 
-    def _reason(self) -> str:
-        if self._clock() < self._held_until:
-            return "the upstream asked for a pause (Retry-After)"
+    def _reason(self, model: str | None) -> str:
+        if self._clock() < self.limits.held_until(model):
+            return ASKED
         return "too many calls at once" if self._full else "its rate is used up"
 
-    def _expected(self, user: str, tokens: int) -> float:
+    def _expected(self, waiter: _Waiter) -> float:
         """When a place may be had, roughly: by the rates, for those who are before."""
-        before = self._turns.ahead(user) + 1
-        waits = [self._held_until - self._clock(), 1.0]
+        before = self._turns.ahead(waiter.user) + 1
+        waits = [self.limits.held_until(waiter.model) - self._clock(), 1.0]
         if self.policy.requests is not None:
             waits.append(before * self.policy.requests.period / self.policy.requests.count)
         if self.policy.tokens is not None:
-            waits.append(tokens * self.policy.tokens.period / self.policy.tokens.count)
+            waits.append(waiter.tokens * self.policy.tokens.period / self.policy.tokens.count)
         return max(waits)
 
 
 class _Waiter:
-    __slots__ = ("place", "tokens", "user")
+    """`since` is when it came; `paid` whether the policy's rates had room for it."""
 
-    def __init__(self, user: str, tokens: int, place: asyncio.Future[Place]) -> None:
+    __slots__ = ("model", "paid", "place", "since", "tokens", "user")
+
+    def __init__(self, user: str, tokens: int, model: str | None, place: asyncio.Future[Place], since: float) -> None:
         self.user = user
         self.tokens = tokens
+        self.model = model
         self.place = place
+        self.since = since
+        self.paid = False
 
 
 async def _take(bucket: AsyncLimiter, amount: float, waiter: _Waiter) -> None:

@@ -178,11 +178,11 @@ class Producer:
         """`pace.tokens` goes by what was reserved for the question: a picture is not as long as its base64."""
         asked = bill.input_tokens if bill is not None else len(call.body.whole or b"") // 4
         tokens = asked + (call.ask.max_tokens or 0)
-        place = upstream.pace.try_enter(call.user, tokens)
+        place = upstream.pace.try_enter(call.user, tokens, call.ask.model)
         if place is not None:
             return place
         try:
-            return await upstream.pace.enter(call.user, tokens)
+            return await upstream.pace.enter(call.user, tokens, call.ask.model)
         except PaceRefusal as error:
             raise CallFailed(refusal.rate_limited(upstream.name, error.reason, error.retry_after)) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Generic, TypeVar
 
 Waiter = TypeVar("Waiter")
@@ -34,18 +36,28 @@ class Turns(Generic[Waiter]):
         if not mine:
             del self._users[user]
 
-    def next(self) -> Waiter | None:
-        """The one whose turn it is; its user goes to the end of the line."""
-        if not self._users:
-            return None
-        user, mine = next(iter(self._users.items()))
-        waiter = mine.popleft()
-        self._size -= 1
-        if mine:
-            self._users.move_to_end(user)
-        else:
-            del self._users[user]
-        return waiter
+    def __iter__(self) -> Iterator[Waiter]:
+        return chain.from_iterable(self._users.values())
+
+    def next(self, may_go: Callable[[Waiter], bool] = lambda _: True) -> Waiter | None:
+        """The one whose turn it is of those that may go; its user goes to the end of the line."""
+        for user, mine in self._users.items():
+            for at, waiter in enumerate(mine):
+                if may_go(waiter):
+                    del mine[at]
+                    self._size -= 1
+                    if mine:
+                        self._users.move_to_end(user)
+                    else:
+                        del self._users[user]
+                    return waiter
+        return None
+
+    def put_back(self, user: str, waiter: Waiter) -> None:
+        """One that was next and cannot go after all: it is the next of its user's again."""
+        self._users.setdefault(user, deque()).appendleft(waiter)
+        self._users.move_to_end(user, last=False)
+        self._size += 1
 
     def ahead(self, user: str) -> int:
         """How many go before a newcomer of this user, at least."""

@@ -18,6 +18,7 @@ from proxy.egress.hosts import parent_proxies
 from proxy.egress.hosts.environment import variables
 from proxy.egress.keys import Keys, variable
 from proxy.egress.learnt import lessons, seconds
+from proxy.egress.limits import MOST_MODELS, Limits
 from proxy.egress.target import join, shown, split
 from proxy.egress.turns import Turns
 from proxy.egress.window import Window
@@ -211,6 +212,36 @@ def test_users_go_in_turn():
         turns.add(name[0], name)
     turns.remove("c", "c1")
     assert [turns.next() for _ in range(6)] == ["a1", "b1", "c2", "a2", "a3", None]
+
+
+def test_who_may_not_go_is_passed_over_and_keeps_the_place():
+    turns: Turns[str] = Turns()
+    for name in ("a1", "a2", "b1"):
+        turns.add(name[0], name)
+    assert turns.next(lambda name: name != "a1") == "a2"
+    assert turns.next(lambda name: name != "a1") == "b1"
+    assert turns.next(lambda name: name != "a1") is None
+    turns.put_back("b", "b1")
+    assert list(turns) == ["b1", "a1"]
+    assert [turns.next() for _ in range(3)] == ["b1", "a1", None]
+
+
+def test_limits_of_so_many_models_are_remembered_those_that_last_longest():
+    limits = Limits(lambda: 100.0, lambda: 0.0)
+    limits.hold(50.0, "long")
+    for number in range(3 * MOST_MODELS):
+        limits.hold(1.0 + number / 1000, f"model-{number}")
+    limits.learn({"x-ratelimit-remaining-tokens": "10", "x-ratelimit-reset-tokens": "30s"}, "m" * 10_000)
+    assert len(limits._models) == MOST_MODELS
+    assert limits.held_until("long") == 150.0
+    assert limits.held_until("model-0") <= 100.0
+    assert max(len(name) for name in limits._models) <= 200
+    assert (limits.learnt_until("m" * 10_000, 10), limits.learnt_until("m" * 10_000, 11)) == (0.0, 130.0)
+    assert limits.held_until(None) == 0.0
+    limits.hold_every(5.0)
+    assert limits.held_until("anything") == limits.held_until(None) == 105.0
+    assert "long for 50.0 s" in repr(limits)
+    assert "every model for 5.0 s" in repr(limits)
 
 
 # ── cache and shared calls ───────────────────────────────────────────────────────────────────

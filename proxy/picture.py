@@ -50,7 +50,13 @@ class Picture:
         return {
             "summary": self._summary(alerts),
             "time": rfc3339(time.time()),
-            "app": {"state": app.state, "reason": app.reason, "pid": app.pid, "since": self._wall(app.since)},
+            "app": {
+                "state": app.state,
+                "reason": app.reason,
+                "pid": app.pid,
+                "since": self._wall(app.since),
+                **app.exits.status(rfc3339),
+            },
             "policy": {
                 "source": gateway.policy.source,
                 "since": rfc3339(gateway.policy_since),

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from proxy.app.exits import Exits
 from proxy.policy import model
 
 State = Literal["starting", "ready", "restarting", "stopping", "ended"]
 
 
 class Traffic(Protocol):
-    """What the app is asked just now, by those who send it requests."""
+    """What the app is asked just now, by those who send it requests. `refused`: connections that it refused so far."""
+
+    refused: int
 
     @property
     def in_use(self) -> int:
@@ -30,6 +33,7 @@ class AppFace(Protocol):
     state: State
     reason: str
     since: float
+    exits: Exits
     last_start_took: float | None  # seconds from its start to its being ready; None where that is not known
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from proxy.app import State, Traffic
+from proxy.app.exits import Exits
 from proxy.app.readiness import LOOPBACK, probe
 from proxy.errors import UsageError
 from proxy.observe.events import Emit
@@ -32,6 +33,7 @@ class External:
         self.reason = "not asked yet"
         self.since = clock()
         self.last_start_took: float | None = None
+        self.exits = Exits()  # whoever runs it knows
 
     @property
     def is_ready(self) -> bool:

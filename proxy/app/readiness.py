@@ -23,6 +23,21 @@ async def probe(port: int, path: str | None, timeout: float, hosts: tuple[str, .
     return None
 
 
+async def refuses(port: int, timeout: float = 5.0) -> bool:
+    """Whether every loopback address refuses connections; one that does not answer in time does not."""
+    for host in LOOPBACK:
+        try:
+            async with asyncio.timeout(timeout):
+                _, writer = await asyncio.open_connection(host, port)
+        except TimeoutError:
+            return False
+        except OSError:  # refused, or there is no such address
+            continue
+        writer.close()
+        return False
+    return True
+
+
 async def status(host: str, port: int, path: str, timeout: float) -> int | None:
     """The status that the app itself answers to a GET, or None."""
     try:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from proxy.app import State, Traffic
 from proxy.app.command import Command
+from proxy.app.exits import Exits
 from proxy.app.liveness import Liveness
 from proxy.app.orphans import Orphans, reap
 from proxy.app.output import Find, follow
 from proxy.app.process import AppProcess, CannotStart
 from proxy.app.readiness import LOOPBACK, probe
 from proxy.app.warden import Warden
-from proxy.observe.events import Emit
+from proxy.observe.events import Emit, Level
 from proxy.policy import model
 
 SLOW_START = 20.0  # seconds until a start that takes long is spoken of
@@ -72,13 +73,16 @@ class Supervisor:
         self._drained.set()
         self._back_by = 0.0  # until then a replacement is no outage
         self._tasks: set[asyncio.Task[None]] = set()
-        self._liveness = Liveness(lambda: self._policy.liveness, clock)
+        self._liveness = Liveness(
+            lambda: self._policy.liveness, clock, lambda: 0 if self._traffic is None else self._traffic.refused
+        )
         self._ready_at = 0.0
         self.state: State = "starting"
         self.reason = "not started yet"
         self.since = clock()
         self.ready_once = False
         self.last_start_took: float | None = None
+        self.exits = Exits()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.state}: {self.reason}>"
@@ -306,7 +310,8 @@ class Supervisor:
         """Why a ready app is over: crash, or what it was replaced for."""
         asked = self._asked
         assert asked is not None
-        hangs = asyncio.ensure_future(self._liveness.lost(*self.address))
+        listened = not (self._worker and self._policy.ready.path is None)
+        hangs = asyncio.ensure_future(self._liveness.lost(*self.address, listened=listened))
         await _first(process.ended.wait(), asyncio.shield(asked), hangs)
         if not process.running:
             return "crash"
@@ -320,14 +325,29 @@ class Supervisor:
         on_its_own = not process.running
         if not self._stopping:
             self._become("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
+        if on_its_own:
+            self._note_exit(process, "stop" if self._stopping else why)
         await self._end(process)
         status = process.status or 0
-        if on_its_own and not self._stopping:
-            text = f"The app ended with status {status}."
-            self._emit("app.exit", text, level="error", status=status, pid=process.pid)
-        elif not on_its_own and not self.ready_once:
-            status = status or NEVER_READY
+        if not on_its_own:
+            self._note_exit(process, "stop" if self._stopping else why)
+            if not self.ready_once:
+                status = status or NEVER_READY
         return status
+
+    def _note_exit(self, process: AppProcess, why: str) -> None:
+        """In the log as an error where it ended by itself."""
+        exit = self.exits.note(process.status or 0, why, process.pid)
+        crashes = self.exits.crashes
+        if why == "crash":
+            text = (
+                f"The app ended with {exit}; so far it ended by itself {crashes} {'time' if crashes == 1 else 'times'}."
+            )
+        else:
+            text = f"The app ended with {exit}, as it was told to ({why})."
+        level: Level = "error" if why == "crash" else "info"
+        facts = {"status": exit.status, "signal": exit.signal, "why": why, "pid": process.pid, "crashes": crashes}
+        self._emit("app.exit", text, level=level, **facts)
 
     async def _end(self, process: AppProcess) -> None:
         """`stop_timeout` for all of it, detached processes included."""

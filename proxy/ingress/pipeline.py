@@ -58,7 +58,8 @@ class Rules:
 
     @classmethod
     def of(cls, policy: Policy, *, on_render: bool) -> Rules:
-        probes = (policy.app.ready.path, policy.app.liveness.path)
+        liveness = policy.app.liveness
+        probes = (policy.app.ready.path, None if liveness is None else liveness.path)
         return cls(
             RouteTable(policy.routes),
             Identifier(policy.identity),

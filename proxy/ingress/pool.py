@@ -34,6 +34,7 @@ class Pool:
         self._sockets: dict[Leg, socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self.refused = 0  # connections that the app refused
         self._turn = 0  # of the loop, as far as it matters: it polled all sockets between two
         self._turning = False
 
@@ -81,6 +82,7 @@ class Pool:
             _, leg = await self._loop.create_connection(lambda: Leg(self._loop), sock=sock)
         except OSError as error:  # TimeoutError is one
             sock.close()
+            self.refused += 1
             reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
             raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
         except BaseException:

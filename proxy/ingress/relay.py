@@ -20,7 +20,7 @@ from proxy.ingress.upload import Upload
 # RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 CONTINUE = 100
-SETTLE = 1.0  # an app that refuses connections while it counts as ready: its end is noticed by then
+SETTLE = 4.5  # seconds; an app that refuses connections while it counts as ready: its end is noticed by then
 RECONNECT = 0.05
 
 

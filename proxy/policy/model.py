@@ -83,7 +83,7 @@ class App:
     stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH"] = "SIGTERM"
     restart: Restart = Restart()
     hold: Seconds = 15.0
-    liveness: Liveness = Liveness()
+    liveness: Annotated[Liveness | None, "off"] = Liveness()
     memory: Memory = Memory()
     attribution: Literal["auto", "on", "off"] = "auto"
 

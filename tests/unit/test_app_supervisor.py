@@ -20,6 +20,7 @@ class Process:
     START = 4.0
     LINGER = 3.0
     made: list[Process]
+    listens = True
 
     def __init__(self, *_: object, **__: object) -> None:
         self.began = asyncio.get_running_loop().time()
@@ -53,6 +54,7 @@ class Process:
 class Traffic:
     in_use = 0
     dropped = 0
+    refused = 0
 
     def drop_idle(self) -> None:
         self.dropped += 1
@@ -111,6 +113,11 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(supervisor, "AppProcess", Process)
     monkeypatch.setattr(supervisor, "probe", probe)
     monkeypatch.setattr(liveness, "probe", probe)
+
+    async def refuses(_: int) -> bool:
+        return not Process.made[-1].listens
+
+    monkeypatch.setattr(liveness, "refuses", refuses)
     monkeypatch.setattr(supervisor, "Warden", Warden)
 
     def run(story: Callable[[Life], Awaitable[None]], policy: model.App = model.App()) -> None:
@@ -228,6 +235,40 @@ def test_a_hung_app_is_replaced_though_its_requests_never_finish(live) -> None:
         assert life.restarts == ["hung"]
 
     live(story, model.App(liveness=model.Liveness(path="/", interval=1.0, timeout=1.0, failures=3)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "away", "restarts"),
+    [
+        (model.App(), 2.0, []),  # a reloader's moment
+        (model.App(), 60.0, ["hung"]),
+        (model.App(liveness=None), 60.0, []),
+        (model.App(liveness=model.Liveness(path="/")), 60.0, ["hung"]),
+    ],
+)
+def test_an_app_whose_port_refuses_for_seconds_is_replaced_unless_that_is_off(live, policy, away, restarts) -> None:
+    async def story(life: Life) -> None:
+        process = life.process
+        process.listens = False
+        await asyncio.sleep(away)
+        process.listens = True
+        await asyncio.sleep(30.0)
+        assert life.restarts == restarts
+        assert life.app.exits.crashes == len(restarts)
+        assert life.app.is_ready
+
+    live(story, policy)
+
+
+def test_one_that_goes_on_answering_is_not_asked_whether_it_listens(live) -> None:
+    async def story(life: Life) -> None:
+        life.process.listens = False
+        for _ in range(60):
+            await asyncio.sleep(0.5)
+            life.app.note_answer()
+        assert life.restarts == []
+
+    live(story)
 
 
 def test_a_newer_policy_holds_for_the_replacement_under_way(live) -> None:

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from front import OK, Scripted, answering, front, until
 
+from proxy.ingress import relay
+
 
 def body_of(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
@@ -336,7 +338,9 @@ async def _reset():
     raise ConnectionResetError
 
 
-async def test_an_app_that_refuses_or_breaks_before_the_first_byte_is_a_502():
+async def test_an_app_that_refuses_or_breaks_before_the_first_byte_is_a_502(monkeypatch):
+    monkeypatch.setattr(relay, "SETTLE", 0.5)
+
     async def script(reader, writer):
         await app.head(reader)
 

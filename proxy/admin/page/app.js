@@ -81,6 +81,12 @@ function parts(status) {
   const gauges = [gauge("Memory", both, memory.limit, `${bytes(both)}${of} (${whose})`, memory.warn)];
   if (cpu.busy !== null) gauges.push(gauge("CPU", cpu.busy, cpu.limit ?? cpu.cores, `${number(cpu.busy, 2)} of ${plural(cpu.limit ?? cpu.cores, "core")}`));
   if (cpu.limit !== null) gauges.push(make("p", {}, `Held back by the CPU quota: ${number(cpu.throttled_lately_s, 1)} s in the last 5 minutes`));
+  const last = status.app.last_exit;
+  if (last) {
+    const how = `status ${last.status}${last.signal ? ` (${last.signal})` : ""}, ${last.why}`;
+    const often = status.app.crashes ? `The app ended by itself ${plural(status.app.crashes, "time")}; ` : "The app was replaced; ";
+    gauges.push(make("p", { class: status.app.crashes ? "warn" : "" }, `${often}last at ${clock(last.time)}: ${how}`));
+  }
   $("gauges").replaceChildren(...gauges);
 }
 
@@ -195,7 +201,7 @@ function show(status) {
   now(status);
   draw("glance", [status.lately_s, status.routes, status.upstreams, status.money, status.memory], () => glance(status));
   draw("alerts", status.alerts, () => alerts(status.alerts));
-  draw("parts", [status.health, status.memory, status.cpu].map((one) => ({ ...one, uptime_s: 0 })), () => parts(status));
+  draw("parts", [status.health, status.memory, status.cpu, status.app].map((one) => ({ ...one, uptime_s: 0 })), () => parts(status));
   draw("policy", [status.policy, status.app, status.health.version], () => policy(status));
   draw("routes", [status.routes, status.memory.growth], () => routes(status));
   draw("upstreams", status.upstreams, () => upstreams(status));

@@ -176,6 +176,24 @@ async def test_a_stream_of_the_responses_api_ends_with_what_its_tools_took(tmp_p
         assert await paid(out) == (0.183, False)
 
 
+async def test_an_answer_that_is_too_large_to_be_kept_tells_what_its_tools_took_all_the_same(tmp_path):
+    large = {**PICTURE, "result": "A" * (5 * 1024 * 1024)}
+    async with outward(tmp_path, Vendor(says({**TOOLS, "output": [SEARCH, large]})), openai=POLICY) as out:
+        async with out.session.post(f"{out.url}/openai/v1/responses", json={"model": "m", "input": "x"}) as got:
+            assert len(await got.read()) > 5 * 1024 * 1024
+        assert await paid(out) == (0.183, False)
+
+
+async def test_each_image_of_a_stream_is_paid_with_its_author(tmp_path):
+    done = {"type": "image_generation.completed", "b64_json": "A", "usage": ORDINARY, "svg_usage": SVG}
+    lines = [f"event: {done['type']}\ndata: {json.dumps(done)}\n\n".encode()] * 2
+    async with outward(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
+        body = {"model": "m", "prompt": "x", "n": 2, "stream": True}
+        async with out.session.post(f"{out.url}/openai/v1/images/generations", json=body) as got:
+            await got.read()
+        assert await paid(out) == (0.01, False)
+
+
 @pytest.mark.parametrize(("reasoning", "estimated"), [(90, False), (None, True)])
 async def test_a_stream_of_chat_is_paid_for_reasoning_besides_its_completion(tmp_path, reasoning, estimated):
     head = {"id": "c", "object": "chat.completion.chunk", "model": "m"}

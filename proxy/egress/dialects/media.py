@@ -88,6 +88,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
         output=one.output + other.output,
         reasoning=one.reasoning + other.reasoning,
         details=_merged(one.details, other.details),
+        parts=(*(one.parts or (one,)), *(other.parts or (other,))) if one.parts or other.parts else (),
     )
 
 

@@ -196,6 +196,11 @@ def history(share: float = 1.0) -> Status:
     return {"day": _points(COARSE, DAY, share), "recent": _points(FINE, NEAR, share)}
 
 
+def points(step: float, count: int) -> Status:
+    """The first so many of a gateway's samples."""
+    return _points(step, step * count, 1.0)
+
+
 def _points(step: float, length: float, share: float) -> Status:
     count = round(share * length / step)
     found: Status = {"step_s": step, "at": [round(time.time() - step * (count - 1 - at), 1) for at in range(count)]}

@@ -15,6 +15,9 @@ const CHARTS = [
   { name: "Memory", lines: ["app", "gateway"], of: (h) => [h.app_bytes, h.gateway_bytes], say: bytes, steps: BINARY, on: always },
   { name: "Database connections", lines: ["in use", "waiting"], of: (h) => [h.pool_in_use, h.pool_waiting], say: (v) => number(v), steps: STEPS, on: (s) => s.postgres !== null },
 ];
+// Seconds: what an axis of time is parted by, and the least that one spans: a single sample has no width of its own.
+const PARTS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+const LEAST = { day: 3600, recent: 300 };
 const drawn = [];
 
 export function charts(history, status) {
@@ -37,17 +40,17 @@ function figure(chart, found, range, colour) {
   });
   const name = `h-${chart.name.replaceAll(" ", "-")}`;
   const space = make("div", { role: "img", "aria-label": `${chart.name}, ${range === "day" ? "24 hours" : "15 minutes"}. ${spoken.join("; ")}.` });
-  requestAnimationFrame(() => plot(chart, found.at, columns, space, colour));
+  requestAnimationFrame(() => plot(chart, found.at, columns, space, colour, LEAST[range]));
   return make("figure", { role: "group", "aria-labelledby": name }, make("h3", { id: name }, chart.name), space,
     make("figcaption", {}, spoken.map((text, index) => make("div", { class: `key-${index + 1}` }, text))));
 }
 
-function plot(chart, at, columns, space, colour) {
+function plot(chart, at, columns, space, colour, least) {
   const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
   drawn.push(new uPlot({
     width: Math.max(200, space.clientWidth), height: 140, legend: { show: false }, cursor: { show: false },
-    scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-    axes: [{ ...axis, space: 56, size: 26, values: (_, ticks) => ticks.map((one) => tick(one * 1000)) },
+    scales: { x: { range: () => [Math.min(at[0], at.at(-1) - least), at.at(-1)] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+    axes: [{ ...axis, space: 56, size: 26, incrs: PARTS, values: (_, ticks) => ticks.map((one) => tick(one * 1000)) },
       { ...axis, size: 64, ...(chart.steps ? { incrs: chart.steps } : {}), values: (_, ticks) => ticks.map(chart.say) }],
     series: [{}, ...chart.lines.map((line, index) => ({ label: line, width: 2, stroke: colour(index ? "--second" : "--first"), dash: index ? [6, 4] : undefined, points: { show: at.length < 2 } }))],
   }, [at, ...columns], space));

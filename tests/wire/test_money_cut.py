@@ -154,6 +154,23 @@ async def test_a_stream_that_is_cut_is_paid_by_all_that_was_written(tmp_path, pa
     assert tokens <= call["cost_usd"] * 1e6 <= tokens + 15, "names and marks beside it are a few tokens"
 
 
+async def test_a_picture_that_a_tool_had_drawn_is_paid_at_its_own_models_price(tmp_path):
+    start, *rest = response(
+        {"type": "response.image_generation_call.partial_image", "partial_image_b64": "A", "partial_image_index": 0},
+        item(type="image_generation_call", result="A" * 100, size="1024x1024", quality="high"),
+    )
+    said = json.loads(start.split(b"data: ")[1])
+    said["response"]["tools"] = [{"type": "image_generation", "model": "painter"}]
+    prices = "prices: {m: {input: 0, output: 1}, painter: {input: 0, output: 40}}"
+    vendor = Vendor(streams([*sse(said, named=True), *rest], then="cut"))
+    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{prices}") as out:
+        async with out.session.post(f"{out.url}/openai/v1/responses", json={"model": "m", "stream": True}) as answer:
+            await answer.read()
+        call = (await out.logged())[0]
+    assert call["basis"] == "estimated"
+    assert call["cost_usd"] == pytest.approx((100 + 7024) * 40e-6, abs=5e-6)
+
+
 async def test_what_was_reported_on_the_way_is_no_less_than_what_was_written(tmp_path):
     first, second = chat(content=SAID)
     told = json.loads(second[6:])

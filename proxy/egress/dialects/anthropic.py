@@ -18,6 +18,7 @@ from proxy.egress.dialects.dialect import (
     mapping,
     text,
 )
+from proxy.egress.dialects.endpoints import ANTHROPIC, Endpoints
 from proxy.egress.dialects.iterations import usage_of
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
@@ -34,12 +35,13 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_ENDPOINTS = Endpoints(ANTHROPIC)
 _STATUSES = {"overloaded_error": 529, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504}
 
 
 class Anthropic(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
-        return "messages" if method == "POST" and path.lower().removeprefix("/v1") == "/messages" else None
+        return _ENDPOINTS.find(path) if method == "POST" else None
 
     def due(self, endpoint: str) -> frozenset[str]:
         return frozenset(("content",))

@@ -20,31 +20,13 @@ from proxy.egress.dialects.dialect import (
     mapping,
     text,
 )
+from proxy.egress.dialects.endpoints import OPENAI, Endpoints
 from proxy.egress.dialects.media import MediaStream
 from proxy.egress.dialects.responses import ResponsesStream, shown_of, written_output
 from proxy.egress.dialects.usage import image_usage, openai_usage, video_usage
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 
-_ENDPOINTS = {
-    "/chat/completions": "chat",
-    "/responses": "responses",
-    "/responses/compact": "compact",
-    "/decisions": "decisions",
-    "/completions": "completions",
-    "/embeddings": "embeddings",
-    "/moderations": "moderations",
-    "/audio/speech": "audio",
-    "/audio/transcriptions": "audio",
-    "/audio/translations": "audio",
-    "/images/generations": "images",
-    "/images/edits": "images",
-    "/images/variations": "images",
-    "/videos": "videos",
-    "/videos/edits": "videos",
-    "/videos/extensions": "videos",
-}
-_REMIX = re.compile(r"/videos/[^/]+/remix")
 _DUE = {
     "chat": frozenset(("choices",)),
     "completions": frozenset(("choices",)),
@@ -55,7 +37,8 @@ _DUE = {
     "moderations": frozenset(("results",)),
 }
 _USAGE: Mapping[str, Callable[[Json], Usage | None]] = {"images": image_usage, "videos": video_usage}
-_AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)")
+_ENDPOINTS = Endpoints(OPENAI)
+_AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)", re.IGNORECASE)
 _DEPLOYMENT = re.compile(r"/deployments/([^/]{1,200})/", re.IGNORECASE)
 _RESPONSE = re.compile(r"/responses/([^/]{1,200})(/cancel)?")
 _ASKING = {("GET", False), ("DELETE", False), ("POST", True)}  # method, and whether the path ends in /cancel
@@ -66,8 +49,7 @@ class OpenAI(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
         if method != "POST":
             return None
-        short = _api(path.lower())
-        return _ENDPOINTS.get(short) or ("videos" if _REMIX.fullmatch(short) else None)
+        return _ENDPOINTS.find(_api(path))
 
     def follows(self, method: str, path: str) -> str | None:
         """A response, which one in the background is asked after by (developers.openai.com/docs/guides/background)."""

@@ -8,7 +8,7 @@ from typing import Any
 from proxy.egress.dialects.chat import judged
 from proxy.egress.dialects.dialect import Json, Shown, StreamState, Verdict, count, mapping, text
 from proxy.egress.dialects.drawing import PARTIAL, image_tokens
-from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.usage import drawing_model, openai_usage
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
 from proxy.egress.sse import fields, message
@@ -60,6 +60,7 @@ class ResponsesStream(StreamState):
         response = said.get("response")
         if isinstance(response, dict):
             self._response = response
+            self.written.painter = drawing_model(response)
             self.model = text(response.get("model")) or self.model
             self._use(response)
         if kind in _START:

@@ -129,11 +129,11 @@ def _drawn(answer: Json) -> list[Usage]:
             "text_tokens": old.get("cached_text_tokens"),
         }
     found = {**image, "input_tokens_details": before, "images": len(_pictures(answer))}
-    return [_tokens(found, _drawing_model(answer), endpoint="images")]
+    return [_tokens(found, drawing_model(answer), endpoint="images")]
 
 
 def _guessed(answer: Json) -> list[Usage]:
-    named, pictures = _drawing_model(answer), _pictures(answer)
+    named, pictures = drawing_model(answer), _pictures(answer)
     tokens = sum(image_tokens(text(one.get("model")) or named, one.get("size"), one.get("quality")) for one in pictures)
     if not tokens:
         return []
@@ -147,7 +147,7 @@ def _pictures(answer: Json) -> list[Json]:
     return [item for item in items if item.get("type") == DRAWING and item.get("result")]
 
 
-def _drawing_model(answer: Json) -> str | None:
+def drawing_model(answer: Json) -> str | None:
     """An answer repeats the tools it was given; a default is not named."""
     tools = answer.get("tools")
     for tool in tools if isinstance(tools, list) else ():

@@ -38,7 +38,12 @@ UNWRITTEN = frozenset(
         "logprobs",
         "outputs",
         "output",
+        "result",
         "results",
+        "size",
+        "quality",
+        "background",
+        "output_format",
         "tools",
         "error",
         "moderation",
@@ -55,15 +60,17 @@ PICTURE = 1_300  # tokens of an image inside a text answer (ai.google.dev/gemini
 
 
 class Written:
-    """`text` and `thought` are bytes of UTF-8; `audio`, `images` and `tokens` (of no kind of their own) are tokens."""
+    """`text` and `thought` are bytes of UTF-8; `audio`, `images` and `tokens` (of no kind of their own) are tokens.
+    `painter`: the model that a tool draws with, where that is another and named."""
 
-    __slots__ = ("audio", "images", "text", "thought", "tokens")
+    __slots__ = ("audio", "images", "painter", "text", "thought", "tokens")
 
     def __init__(self, text: int = 0) -> None:
         self.text = text
         self.thought = 0
         self.audio = 0
         self.images = 0
+        self.painter: str | None = None
         self.tokens = 0
 
     def __repr__(self) -> str:

@@ -215,6 +215,10 @@ class Meter:
             return self.estimate(endpoint, model, input_tokens, output)
         kinds = {"audio_tokens": written.audio, "image_tokens": written.images}
         usage = Usage(input_tokens, 0, output, 0, model, {"completion_tokens_details": kinds})
+        if endpoint == "responses" and written.images:  # a tool's, which draws with a model of its own
+            own = replace(usage, output=output - written.images, details={})
+            drawn = {"output_tokens_details": {"image_tokens": written.images}, "guessed": True}
+            usage = replace(own, parts=(own, Usage(0, 0, written.images, 0, written.painter, drawn, endpoint="images")))
         nanos = self.cost(endpoint, usage, model).nanos
         return Cost(nanos, nanos)
 

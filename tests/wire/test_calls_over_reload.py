@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import random
 
 import aiohttp
 import pytest
 from aiohttp import web
-from outward import CHAT, QUICK, Vendor, chunks, completion, outward, says
+from outward import CHAT, QUICK, Vendor, chunks, completion, outward, says, streams
 
 from proxy.policy.load import PolicySource, load
 
@@ -228,3 +229,62 @@ async def test_a_call_has_the_price_that_it_began_with(tmp_path):
         gate.set()
         assert (await calling)[1]["x-outrigger-cost"] == "0.000012"
         assert (await out.chat(upstream="mine"))[1]["x-outrigger-cost"] == "0.012000"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_a_reload_falls_into_nothing_is_left_and_each_call_meets_one_vendor(tmp_path, seed):
+    """Calls of every shape, some abandoned, while upstreams come, go and move between two vendors with keys of their
+    own: a key never arrives at the other's."""
+    chance = random.Random(seed)
+
+    def vendor(key):
+        async def answer(request):
+            arrived.add((key, request.headers["Authorization"]))
+            await asyncio.sleep(chance.random() * 0.03)
+            if chance.random() < 0.3:
+                return web.json_response({"error": {"message": "busy"}}, status=503)
+            ask = json.loads(made[key].requests[-1][3])
+            return await (streams(chunks("a", "b", usage=True), pause=0.002) if ask.get("stream") else says())(request)
+
+        made[key] = Vendor(answer)
+        return made[key]
+
+    made, arrived = {}, set()
+    one, two = vendor("key-a"), vendor("key-b")
+    more = ", coalesce: true, breaker: off, pace: {concurrency: 4}"
+    async with outward(tmp_path, one, two) as out:
+        token = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
+        seen = set()
+
+        def turn():
+            spare = policy_of(two, "key-b", "spare").removeprefix("upstreams: {").removesuffix("}")
+            where = chance.choice([(one, "key-a"), (two, "key-b")])
+            falling = policy_of(*where, more=f"{more}, fallback: [{{upstream: spare}}]")
+            reload(out, chance.choice([NONE, policy_of(*where, more=more), f"{falling[:-1]}, {spare}}}"]))
+            seen.update(out.egress.upstreams.values())
+
+        async def call():
+            ask = {**CHAT, "temperature": 0, "stream": chance.random() < 0.5, "n": chance.choice([1, 1, 2])}
+            calling = asyncio.ensure_future(out.chat(ask, token, "mine"))
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.random() * 0.05)
+                calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+        for _ in range(40):
+            turn()
+            calls = [asyncio.ensure_future(call()) for _ in range(chance.randrange(1, 8))]
+            await asyncio.sleep(chance.random() * 0.02)
+            turn()
+            if chance.random() < 0.3:
+                await asyncio.gather(*calls)
+        reload(out, NONE)
+        await until(lambda: not out.egress.account.in_flight and not out.egress.upstreams._older)
+        gone = [upstream for upstream in seen if upstream.name != "openai"]
+        await until(lambda: all(upstream.caller._session is None for upstream in gone))
+        assert {upstream.meter.purse.reserved for upstream in seen} == {0}
+        assert {upstream.in_flight for upstream in seen} == {0}
+        assert not any(upstream.pace._in_flight or upstream.flights._flights for upstream in seen)
+        assert arrived == {("key-a", "Bearer key-a"), ("key-b", "Bearer key-b")}
+        assert {call["status"] for call in out.calls()} <= {None, 200, 404, 503}
+        assert '"event":"fault"' not in out.log.read_text().replace(" ", "")

@@ -74,6 +74,10 @@ class AppUnreachable(OutriggerError):
         self.sent = sent  # whether a byte of the request may have reached the app
 
 
+class NoDescriptors(AppUnreachable):
+    """This process holds as many files as it may: there is none left for a connection to the app."""
+
+
 class AppMisframed(AppUnreachable):
     """The app's answer is framed in a way two readers could read differently (RFC 9112 section 6)."""
 

@@ -101,6 +101,7 @@ class Gateway:
         self.health.register("upstreams", egress.health)
         self.health.register("ledger", ledger.health)
         self.health.register("store", view.store)
+        self.health.register("connections", view.connections)
         if database is not None:
             self.health.register("postgres", database.health)
         self.runtime.on_sample(view.sample)

@@ -48,6 +48,13 @@ class Overview:
     def store(self) -> PartState:
         return PartState("ok", "counts are kept in this instance's memory")
 
+    def connections(self) -> PartState:
+        door = self._gateway.door
+        trouble = door.capacity.trouble()
+        if trouble is not None:
+            return PartState("degraded", trouble)
+        return PartState("ok", f"{len(door.server.connections)} of {door.capacity.total} are open")
+
     def levels(self) -> Levels:
         """What the history keeps beside counts."""
         latest, database = self._gateway.runtime.latest, self._gateway.database
@@ -67,6 +74,7 @@ class Overview:
         gateway.egress.spend.fill(metrics)
         for name, grown in door.account.growth.last_hour().items():
             metrics.app_memory_growth_bytes.child(name).set(grown.amount)
+        door.fill()
         metrics.concurrency_limit.set(door.admission.limit or 0)
         for route in gateway.policy.routes:
             metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])

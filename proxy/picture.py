@@ -220,6 +220,7 @@ _WORDS = {
     "store": "the shared store is unwell",
     "ledger": "the ledger cannot be written",
     "memory": "memory is short",
+    "connections": "connections are refused",
 }
 
 

@@ -13,6 +13,7 @@ from proxy.app import AppFace, attribution
 from proxy.app.command import parse
 from proxy.app.environment import build
 from proxy.app.external import External
+from proxy.app.filelimit import raise_limit
 from proxy.app.orphans import Orphans, become_heir
 from proxy.app.supervisor import Supervisor
 from proxy.bind import Sockets, free_port
@@ -36,6 +37,7 @@ async def serve(
 ) -> int:
     """The status to exit with. Raises BindError, and OutriggerError where aiohttp lacks its C parser."""
     require_c_parser()
+    raise_limit()
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
     for warning in policy.warnings:
         log.emit("policy.warning", warning, level="warning")

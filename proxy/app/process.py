@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
+from proxy.app.filelimit import spawn
 from proxy.app.shell import is_shell
 from proxy.errors import OutriggerError
 
@@ -53,7 +54,7 @@ class AppProcess:
         # A background group that reads a terminal would be stopped by it.
         stdin = subprocess.DEVNULL if sys.stdin is not None and sys.stdin.isatty() else None
         try:
-            self._process = subprocess.Popen(list(argv), env=env, stdin=stdin, stdout=out, stderr=err, process_group=0)
+            self._process = spawn(list(argv), env=env, stdin=stdin, stdout=out, stderr=err, process_group=0)
         except (OSError, ValueError) as error:
             for read, _ in ours:
                 os.close(read)

@@ -55,6 +55,7 @@ def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, std
         ("route", _why_route(route, request.path, reading)),
         ("user", f"{identified.user}, by {identified.source}"),
         ("tier", _why_tier(policy, identified)),
+        ("connections", _connections(policy)),
         *_limits(policy, route, identified.tier),
         ("caps", _caps(policy, identified.tier)),
         ("budget", _budget(policy, route, identified.tier)),
@@ -97,7 +98,6 @@ def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
     if route.rate_limit and rates == "none":
         rates = f"none: rate_limit has nothing for tier {tier}"
     shadow = "" if route.enforce else " (shadow mode: counted, not refused)"
-    size = route.max_body if route.max_body is not None else policy.listen.max_body
     at_once = "any number"
     if route.concurrency is not None:
         queue = route.queue
@@ -106,12 +106,29 @@ def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
         ("rate limit", rates + shadow),
         ("timeout", "none" if route.timeout is None else f"{format_duration(route.timeout)} to and between bytes"),
         ("total", "none" if route.total is None else format_duration(route.total)),
-        ("body", "any size" if size is None else f"up to {format_size(size)}"),
+        ("body", _body(policy, route)),
         ("at once", at_once),
         ("overload", policy.overload.mode),
         ("abandoned", _abandoned(route)),
         ("retries", _retries(route)),
     ]
+
+
+def _connections(policy: Policy) -> str:
+    bound = policy.listen.connections
+    total = "as many as there are descriptors for" if bound.total == "auto" else f"{bound.total} in all"
+    return total if bound.per_address is None else f"{total}, {bound.per_address} from one address"
+
+
+def _body(policy: Policy, route: Route) -> str:
+    size = route.max_body if route.max_body is not None and route.enforce else policy.listen.max_body
+    said = ["any size" if size is None else f"up to {format_size(size)}"]
+    body = policy.listen.body
+    if body.buffer and (policy.overload.mode != "off" or (route.concurrency is not None and route.enforce)):
+        said.append(f"{format_size(body.buffer)} of it is here before the request takes a place")
+    if body.min_rate is not None:
+        said.append(f"{body.min_rate} B/s at least")
+    return ", ".join(said)
 
 
 def _caps(policy: Policy, tier: str) -> str:

@@ -122,6 +122,10 @@ class TrustedPeers:
             fields.append((b"X-Forwarded-For", seen.text.encode()))
         return tuple(fields)
 
+    def believes(self, peer: str) -> bool:
+        """Whether what this peer says of its client counts."""
+        return self._believes(self._seen(peer))
+
     def _believes(self, peer: _Seen | None) -> bool:
         if self._kind == "none":
             return False

@@ -30,6 +30,7 @@ READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
 PIPELINED = 16  # requests read ahead of the one being answered
 TAIL = 64 * 1024  # bytes kept for a protocol that is being switched to
 LINGER = 5.0  # seconds to go on reading behind a last answer, so that a reset does not eat it
+BRIEF = 0.5  # the same for one that only had to be told that there is no place
 LINGER_BYTES = 8 * 1024 * 1024
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
@@ -54,6 +55,7 @@ class Connection(BaseProtocol):
         "_max_header",
         "_messages",
         "_on_lost",
+        "_opening",
         "_refuse",
         "_tail",
         "_task",
@@ -68,12 +70,15 @@ class Connection(BaseProtocol):
         "last_read",
         "on_writable",
         "peer",
+        "place",
+        "proxied",
         "rate_bytes",
         "rate_since",
         "served",
         "stalled_bytes",
         "stalled_since",
         "tunnel",
+        "turned_away",
     )
 
     def __init__(
@@ -108,6 +113,7 @@ class Connection(BaseProtocol):
         self._upgrading: Upgrading | None = None  # a request whose body goes on
         self._holding = False
         self._deaf = False
+        self._opening = False
         self._tail = b""
         self._discarding = False
         self._discarded = 0
@@ -116,6 +122,9 @@ class Connection(BaseProtocol):
         self.answered = False  # the answer to the present request has begun
         self.draining = False
         self.tunnel: Any = None
+        self.turned_away = False
+        self.place: str | None = None  # the address whose place it has, where they are bounded
+        self.proxied = False  # a request of it named another client than its peer
         self.on_writable: Callable[[], None] | None = None
         # what the sweep looks at
         self.idle_since = self.last_read = loop.time()
@@ -137,9 +146,18 @@ class Connection(BaseProtocol):
         super().connection_made(transport)
         assert self.transport is not None
         tcp_keepalive(self.transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if peer else ""
-        self._task = self._loop.create_task(self._serve())
+
+    def open(self, sock: socket.socket, peer: str) -> None:
+        """Serve the one who is at the other end of an accepted socket."""
+        self.peer = peer
+        self._opening = True
+        self._task = self._loop.create_task(self._serve(sock))
+
+    def turn_away(self, refusal: Refusal) -> None:
+        """Before `open`: tell it this and nothing else."""
+        self.turned_away = True
+        self._discarding = True
+        self._messages.append(refusal)
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
@@ -274,7 +292,17 @@ class Connection(BaseProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _serve(self) -> None:
+    async def _serve(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, sock)
+            self._opening = False
+        except BaseException as error:
+            sock.close()
+            if self.transport is None:  # it was gone already, or we are closing
+                self._on_lost(self)
+            if isinstance(error, OSError):
+                return
+            raise
         try:
             while self.transport is not None:
                 if not self._messages:
@@ -358,7 +386,7 @@ class Connection(BaseProtocol):
         self._hold_reading(False)
         if transport.can_write_eof() and not transport.is_closing():
             transport.write_eof()
-        self._loop.call_later(LINGER, self.abort)
+        self._loop.call_later(BRIEF if self.turned_away else LINGER, self.abort)
 
     def _keep_tail(self, data: bytes) -> None:
         self._tail += data
@@ -379,6 +407,12 @@ class Connection(BaseProtocol):
     @property
     def unsent(self) -> int:
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing was asked that is not answered."""
+        asked = self.busy or self.head_since or self._messages or self.tunnel or self._discarding
+        return not (asked or self.gone or self.unsent)
 
     @property
     def gone(self) -> bool:
@@ -450,6 +484,8 @@ class Connection(BaseProtocol):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+        elif self._opening and self._task is not None:
+            self._task.cancel()
 
 
 def _head_size(message: Any) -> int:

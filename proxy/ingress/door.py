@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Callable, Container
 
 from proxy.ingress.account import Account
 from proxy.ingress.admission import Admission
 from proxy.ingress.allowance import Allowances
 from proxy.ingress.backend import Backend
+from proxy.ingress.capacity import Capacity
 from proxy.ingress.desk import Desk
 from proxy.ingress.ours import Ours
 from proxy.ingress.pipeline import Pipeline, Rules
@@ -53,6 +55,7 @@ class Door:
         self.limiter = RateLimiter(loop.time)
         self.admission = Admission(policy.overload, clock=loop.time, on_shed=self._shed)
         self.account = Account(metrics, log, loop.time, app_bytes, recent)
+        self.capacity = Capacity(policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics)
         self.desk = Desk(ours, policy.listen.claim)
         self.pipeline = Pipeline(
             Rules.of(policy, on_render=on_render),
@@ -66,12 +69,18 @@ class Door:
             clock=loop.time,
             allowances=allowances,
             blocked=blocked,
+            capacity=self.capacity,
         )
+        self.pool.on_exhausted = self._make_room
         self.server = Server(
             loop,
             self.pipeline.handle,
             self.pipeline.refuse_early,
             listen=policy.listen,
+            capacity=self.capacity,
+            legs=lambda: self.pool.in_use + self.pool.idle,
+            believes=lambda peer: self.pipeline.rules.peers.believes(peer),
+            apology=self.pipeline.apology,
             patience=patience,
         )
         self.apply(policy)
@@ -86,12 +95,23 @@ class Door:
         self.desk.claim(policy.listen.claim)
         self.relay.hold = policy.app.hold
         self.server.listen = policy.listen
+        self.capacity.apply(policy.listen.connections)
         self._metrics.declare_routes([route.name for route in policy.routes])
         tiers = [tier.name for tier in policy.identity.tiers] or [""]
         self._metrics.declare_limits((x.name, tier) for x in policy.routes for tier in tiers if x.limits_for(tier))
 
     def _shed(self, reason: str) -> None:
         self._metrics.shed_total.child(reason).inc()
+
+    def fill(self) -> None:
+        """Set the gauges that are cheaper counted at a scrape than kept."""
+        states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.server.connections)
+        for state in ("idle", "busy", "upgraded"):
+            self._metrics.connections.child(state).set(states[state])
+        self._metrics.connections_limit.set(self.capacity.total)
+
+    def _make_room(self) -> None:
+        self.server.make_room()
 
     async def open(self, sock: socket.socket) -> None:
         await self.server.open(sock)

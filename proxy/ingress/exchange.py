@@ -63,6 +63,7 @@ class Exchange:
         "path",
         "peer",
         "permit",
+        "place",
         "raw_headers",
         "received",
         "refused",
@@ -121,6 +122,7 @@ class Exchange:
         self.max_body: int | None = None
         self.decision: Decision | None = None
         self.permit: Permit | None = None
+        self.place: str | None = None  # of its client's address, where a proxy is between
         self.share: Share | None = None  # held while its body still comes
         self.continued = False  # it was told to go on with its body (100)
         self.refused: Refusal | None = None

@@ -22,6 +22,7 @@ from proxy.ingress.admission import Admission
 from proxy.ingress.allowance import Allowances
 from proxy.ingress.badinput import bad_request
 from proxy.ingress.bodybuffer import BufferedBody
+from proxy.ingress.capacity import PER_ADDRESS, Capacity
 from proxy.ingress.client import TrustedPeers
 from proxy.ingress.connection import Connection
 from proxy.ingress.desk import Desk
@@ -29,7 +30,7 @@ from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange
 from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
 from proxy.ingress.ratelimit import RateLimiter
-from proxy.ingress.refusal import refuse
+from proxy.ingress.refusal import bare, refuse
 from proxy.ingress.relay import AnswerCut, Relay
 from proxy.ingress.route import RouteTable
 from proxy.ingress.timeout import within_total
@@ -92,6 +93,7 @@ class Pipeline:
         clock: Callable[[], float],
         allowances: Allowances | None = None,
         blocked: Container[str] = (),
+        capacity: Capacity | None = None,
     ) -> None:
         self._clock = clock
         self._ids = Ids()
@@ -104,6 +106,7 @@ class Pipeline:
         self._requests = requests
         self._allowances = allowances
         self._blocked = blocked
+        self._capacity = capacity
         self._emit = emit
 
     async def handle(self, connection: Connection, x: Exchange) -> bool:
@@ -124,6 +127,8 @@ class Pipeline:
             self._account.begin(x)
             self._requests.begin(x.token, x)
             counted = True
+            if self._capacity is not None and self._capacity.per_address is not None:
+                self._check_address(self._capacity, connection, x)
             self._check_blocked(x)
             self._check_size(x)
             if self._is_capped(x):
@@ -156,6 +161,8 @@ class Pipeline:
                 x.permit.release()
             if x.share is not None:
                 x.share.give()
+            if x.place is not None and self._capacity is not None:
+                self._capacity.give(x.place)
             if counted:
                 self._check_size_in_shadow(x)
                 abandoned = x.route.when_abandoned == "cancel" and x.given_up
@@ -163,6 +170,9 @@ class Pipeline:
                 self._account.end(x)
             elif not ours:
                 self._account.stray(x)
+
+    def apology(self, refusal: Refusal) -> bytes:
+        return bare(refusal, self._ids.token())
 
     def refuse_early(self, connection: Connection, refusal: Refusal) -> None:
         """Answer what could not be read as a request at all."""
@@ -182,6 +192,25 @@ class Pipeline:
         host = x.headers.get("Host")
         if host is not None and not HOST.fullmatch(host):
             raise bad_request("The Host field is not a host and port (RFC 9110 section 7.2).")
+
+    def _check_address(self, capacity: Capacity, connection: Connection, x: Exchange) -> None:
+        """One place for each connection of a client, or for each of its requests where a proxy is between."""
+        if x.path in self.rules.probes:
+            return
+        peer, client = network_of(x.peer), network_of(x.client.ip)
+        if client != peer:
+            connection.proxied = True
+            if connection.place is not None:
+                capacity.give(connection.place)
+                connection.place = None
+        if connection.place is not None or (connection.proxied and client == peer):
+            return
+        if not capacity.take(client):
+            raise capacity.refusal(PER_ADDRESS)
+        if connection.proxied:
+            x.place = client
+        else:
+            connection.place = client
 
     def _check_blocked(self, x: Exchange) -> None:
         if x.user in self._blocked and not is_preflight(x):

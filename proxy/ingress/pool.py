@@ -10,11 +10,12 @@ and a method that may not be repeated takes only one that was idle for under 0.5
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable
 
-from proxy.errors import AppUnreachable, Refusal
+from proxy.errors import AppUnreachable, NoDescriptors, Refusal
 from proxy.ingress.leg import Leg
 
 IDLE = 1.5
@@ -28,6 +29,7 @@ class Pool:
     """Idle legs, newest last. One request has one leg: nothing waits behind another's answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: Callable[[], tuple[str, int]]) -> None:
+        self.on_exhausted: Callable[[], object] = lambda: None  # told that no descriptor is left
         self._loop = loop
         self._address = address
         self._idle: deque[tuple[Leg, socket.socket]] = deque()
@@ -73,7 +75,13 @@ class Pool:
         """A fresh leg. Raises AppUnreachable, nothing sent."""
         host, port = self._address()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.on_exhausted()
+            raise NoDescriptors("No file descriptor is left for a connection to the app.", sent=False) from error
         sock.setblocking(False)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

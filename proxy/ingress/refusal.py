@@ -27,6 +27,19 @@ REASONS = {
 }
 
 
+def bare(refusal: Refusal, request_id: str) -> bytes:
+    """A refusal as bytes alone, for one whose request is never read."""
+    body = render_problem(refusal, request_id)
+    retry_after = max(1, math.ceil(refusal.retry_after or 0))
+    return (
+        b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))
+        + b"Date: %s\r\n" % http_date(int(time.time()))
+        + b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body)
+        + b"Cache-Control: no-store\r\nRetry-After: %d\r\nConnection: close\r\n\r\n" % retry_after
+        + body
+    )
+
+
 def refuse(connection: Connection, x: Exchange, refusal: Refusal) -> bool:
     """Write a refusal; whether the connection may go on."""
     keep = not (refusal.close or x.should_close or connection.draining or connection.body_missing)

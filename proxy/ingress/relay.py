@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from proxy.errors import AppMisframed, AppUnreachable, OutriggerError, Refusal
+from proxy.errors import AppMisframed, AppUnreachable, NoDescriptors, OutriggerError, Refusal
 from proxy.ingress.backend import Backend
 from proxy.ingress.connection import Connection
 from proxy.ingress.downstream import Downstream, informational_head
@@ -48,8 +48,8 @@ class Relay:
         upload = Upload(x, connection)
         try:
             leg = await self._ask(connection, x, head, upload)
-        except AppMisframed as error:
-            raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
+        except NoDescriptors as error:
+            raise Refusal("overloaded", 503, "Overloaded", str(error), retry_after=1.0) from error
         except AppUnreachable as error:
             raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
         if leg.raw:

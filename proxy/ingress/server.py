@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.errors import Refusal
+from proxy.ingress.acceptor import Acceptor
+from proxy.ingress.address import network_of
 from proxy.ingress.badinput import below_rate, too_slow
+from proxy.ingress.capacity import DESCRIPTORS, PER_ADDRESS, TOTAL, Capacity
 from proxy.ingress.connection import Connection, Handler, Refuser
 from proxy.policy.model import Listen
 
-BACKLOG = 1024
+SETTLED = 1.0  # seconds after which an idle connection may be closed to make room for another
+SILENT = 0.25  # the same for one that has not said a thing yet: a client's first bytes come with its connection
+AGAIN = 0.1  # seconds between two looks for one, while somebody waits
 FLUSH = 0.5  # seconds for the last bytes to a connection that is being cut
 
 
@@ -22,6 +30,7 @@ class Patience:
     body: float = 60.0  # between two reads of a body, until the app answers
     rate: float = 10.0  # for a body to reach `listen.body.min_rate`
     stall: float = 60.0  # for a client that takes nothing of what it is sent
+    place: float = 1.0  # in the backlog, for a place; who waits longer is told that there is none
     drain: float = 1.0  # for a request already under way on a connection that a drain finds idle
     sweep: float = 1.0  # between two looks
 
@@ -36,8 +45,22 @@ class Server:
         refuse: Refuser,
         *,
         listen: Listen,
+        capacity: Capacity,
+        legs: Callable[[], int] = lambda: 0,
+        believes: Callable[[str], bool] = lambda peer: False,
+        apology: Callable[[Refusal], bytes] = lambda refusal: b"",
         patience: Patience = Patience(),
     ) -> None:
+        """`legs` counts the connections to the app, `believes` says of a peer whether it may name another client,
+        `apology` what is written to one for whom there is not even a descriptor."""
+        self._capacity = capacity
+        self._legs = legs
+        self._believes = believes
+        self._apology = apology
+        self.refusing = 0
+        self._full_since = 0.0
+        self._found_none = float("-inf")
+        self._looking: asyncio.TimerHandle | None = None
         self._patience = patience
         self._loop = loop
         self._handle = handle
@@ -45,7 +68,7 @@ class Server:
         self.listen = listen
         self.connections: set[Connection] = set()
         self.draining = False
-        self._listener: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._quiet: asyncio.Future[None] | None = None
 
@@ -55,18 +78,115 @@ class Server:
 
     async def open(self, sock: socket.socket) -> None:
         """Accept on a bound socket from now on. Raises OSError where it cannot listen."""
-        self._listener = await self._loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
+        self._acceptor = Acceptor(
+            self._loop,
+            sock,
+            self._accept,
+            is_full=self._is_full,
+            on_full=self._make_way,
+            on_exhausted=lambda _: self.make_room(),
+            apology=lambda: self._apology(self._capacity.refusal(DESCRIPTORS)),
+        )
         self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
 
-    def _accept(self) -> Connection:
+    # ── accepting ────────────────────────────────────────────────────────────────────────────
+
+    def _accept(self, sock: socket.socket, peer: str) -> None:
+        capacity, connection = self._capacity, self._connection()
+        self.connections.add(connection)
+        if capacity.per_address is not None:
+            address = network_of(peer)
+            if capacity.take(address):
+                connection.place = address
+            elif not self._believes(peer):  # a proxy's first request says for whom it is
+                self._turn_away(connection, capacity.refusal(PER_ADDRESS), sock, peer)
+                return
+        connection.open(sock, peer)
+
+    def _connection(self) -> Connection:
         connection = Connection(self._loop, self._handle, self._refuse, self._lost, max_header=self.listen.max_header)
         connection.draining = self.draining
-        self.connections.add(connection)
         return connection
 
+    def _turn_away(self, connection: Connection, refusal: Refusal, sock: socket.socket, peer: str) -> None:
+        if self.refusing >= self._capacity.refusing:  # a flood of these: no word for each
+            self.connections.discard(connection)
+            sock.close()
+            return
+        self.refusing += 1
+        self.connections.add(connection)
+        connection.turn_away(refusal)
+        connection.open(sock, peer)
+
     def _lost(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            if connection.place is not None:
+                self._capacity.give(connection.place)
+                connection.place = None
+            if connection.turned_away:
+                self.refusing -= 1
+            if self._acceptor is not None and self._acceptor.paused:
+                self._acceptor.resume()
         self._check_quiet()
+
+    def _make_way(self) -> None:
+        """Somebody waits, and all places are taken."""
+        if not self._evict():
+            self._full_since = self._loop.time()
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._looking is None:
+            self._looking = self._loop.call_later(AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        if self._acceptor is None or not self._acceptor.paused:
+            return
+        if not self._is_full():
+            self._acceptor.resume()
+        elif not self._evict():
+            self._look_later()
+
+    def _is_full(self) -> bool:
+        there, capacity = len(self.connections) - self.refusing, self._capacity
+        return there >= capacity.total or there + self._legs() >= capacity.room
+
+    def make_room(self) -> bool:
+        """No descriptor is left: close idle connections; whether there were any."""
+        self._capacity.exhausted()
+        return self._evict()
+
+    def _evict(self) -> bool:
+        """Close the connections that are idle the longest, a hundredth of all at once: looking for them takes time."""
+        now = self._loop.time()
+        if now - self._found_none < AGAIN:
+            return False
+        settled, silent = now - SETTLED, now - SILENT
+        idle = [c for c in self.connections if c.idle and c.idle_since < (settled if c.served else silent)]
+        oldest = heapq.nsmallest(max(1, self._capacity.total // 100), idle, key=lambda found: found.idle_since)
+        for connection in oldest:
+            connection.close()
+        self._capacity.evicted(len(oldest))
+        if not oldest:
+            self._found_none = now
+        return bool(oldest)
+
+    def _turn_away_waiting(self) -> None:
+        """All places are taken, nobody is idle, and none has left for a while: who waits in the backlog is told."""
+        acceptor = self._acceptor
+        if acceptor is None or not acceptor.paused:
+            return
+        if not self._is_full() or self._loop.time() - self._full_since < self._patience.place:
+            return
+        try:
+            while self.refusing < self._capacity.refusing and (found := acceptor.next()) is not None:
+                self._turn_away(self._connection(), self._capacity.refusal(TOTAL), *found)
+        except OSError:
+            acceptor.resume()  # it knows what to do without descriptors
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────
 
     def _check_quiet(self) -> None:
         if self._quiet is not None and not self._quiet.done() and self._is_quiet():
@@ -81,8 +201,8 @@ class Server:
         True: everything was answered. False: after `patience` seconds some was not.
         """
         self.draining = True
-        if self._listener is not None:
-            self._listener.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         for connection in self.connections:
             connection.begin_drain()
         if self._is_quiet():
@@ -103,10 +223,11 @@ class Server:
 
     def close(self) -> None:
         """End every connection now."""
-        if self._listener is not None:
-            self._listener.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        for timer in (self._sweeper, self._looking):
+            if timer is not None:
+                timer.cancel()
         for connection in list(self.connections):
             if connection.tunnel is not None:
                 connection.tunnel.abort()
@@ -119,6 +240,7 @@ class Server:
         for connection in list(self.connections):
             if connection.tunnel is None:
                 self._look_at(connection, now)
+        self._turn_away_waiting()
         self._check_quiet()  # a connection that became a tunnel is waited for no longer
         self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
 

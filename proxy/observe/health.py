@@ -11,7 +11,7 @@ from typing import Literal
 State = Literal["ok", "degraded", "down", "off"]
 Status = Literal["ok", "degraded", "down"]
 
-PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory")
+PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
 PATIENCE = 60.0  # seconds without a ready app until the whole is down
 
 

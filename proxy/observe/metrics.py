@@ -74,6 +74,14 @@ class Metrics:
             "rate_limit_evicted_total", "Users whose counts were dropped to keep memory bounded."
         )
         self.shed_total = counter("shed_total", "Requests refused because of overload.", "reason")
+        self.connections = gauge("connections", "Clients' connections, by what they do.", "state")
+        self.connections_limit = gauge_alone("connections_limit", "Clients' connections that there may be.")
+        self.connections_refused_total = counter(
+            "connections_refused_total", "Connections, or requests on them, that found no place.", "reason"
+        )
+        self.connections_evicted_total = counter_alone(
+            "connections_evicted_total", "Idle connections that were closed to make room."
+        )
         self.shadow_total = counter(
             "shadow_total", "Requests that a route in shadow mode would have refused.", "route", "name"
         )
@@ -158,6 +166,8 @@ class Metrics:
         # Under our own prefix: the app's own process_* may be appended to the same scrape.
         ProcessCollector(namespace=NAMESPACE, registry=self.registry)
 
+        for reason in ("total", "per_address", "descriptors"):
+            self.connections_refused_total.child(reason)
         for reason in ("crash", "memory", "hung", "reload"):
             self.app_restarts_total.child(reason)
         for result in ("ok", "error"):

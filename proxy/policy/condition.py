@@ -11,8 +11,8 @@ from typing import Literal
 
 from proxy import units
 
-PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory")
-PartName = Literal["app", "upstreams", "postgres", "store", "ledger", "memory"]
+PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
+PartName = Literal["app", "upstreams", "postgres", "store", "ledger", "memory", "connections"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,14 @@ class TrustedProxies:
 
 
 @dataclass(frozen=True, slots=True)
+class Connections:
+    """`auto`: what the descriptor limit has room for."""
+
+    total: Positive | Literal["auto"] = "auto"
+    per_address: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
     """`min_rate` is in bytes a second."""
 
@@ -132,6 +140,7 @@ class Listen:
     max_header: Annotated[int, kinds.HEADER_SIZE] = 32 * 1024
     max_body: Bytes | None = None
     keepalive: Period = 125.0
+    connections: Connections = Connections()
     first_byte: Period = 20.0
     body: Body = Body()
     drain: Seconds = 20.0

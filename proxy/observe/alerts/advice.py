@@ -75,6 +75,10 @@ _PARTS = {
         "free the disk, or look at the database; rows wait in memory until then",
     ),
     "memory": _MEMORY,
+    "connections": Advice(
+        "more clients than there are places or file descriptors, or one who opens connections without end",
+        "bound one address by listen.connections.per_address, or raise the descriptor limit (ulimit -n)",
+    ),
     "app": _APP,
 }
 

@@ -108,6 +108,7 @@ def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
         ("total", "none" if route.total is None else format_duration(route.total)),
         ("body", _body(policy, route)),
         ("at once", at_once),
+        ("streams", "any number" if route.streams is None else f"{route.streams} open at once by this user"),
         ("overload", policy.overload.mode),
         ("abandoned", _abandoned(route)),
         ("retries", _retries(route)),

@@ -94,6 +94,10 @@ class Door:
         self.admission.reconfigure(policy.overload)
         self.desk.claim(policy.listen.claim)
         self.relay.hold = policy.app.hold
+        self._bounded = [route.name for route in policy.routes if route.streams is not None]
+        for (name,), _ in list(self._metrics.http_streams.items()):
+            if name not in self._bounded:
+                self._metrics.http_streams.forget(name)
         self.server.listen = policy.listen
         self.capacity.apply(policy.listen.connections)
         self._metrics.declare_routes([route.name for route in policy.routes])
@@ -109,6 +113,9 @@ class Door:
         for state in ("idle", "busy", "upgraded"):
             self._metrics.connections.child(state).set(states[state])
         self._metrics.connections_limit.set(self.capacity.total)
+        streams = self.pipeline.streams
+        for name in self._bounded:
+            self._metrics.http_streams.child(name).set(streams.get(name, 0))
 
     def _make_room(self) -> None:
         self.server.make_room()

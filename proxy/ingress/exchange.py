@@ -73,6 +73,7 @@ class Exchange:
         "share",
         "should_close",
         "status",
+        "streaming",
         "target",
         "tier",
         "token",
@@ -128,6 +129,7 @@ class Exchange:
         self.refused: Refusal | None = None
         self.status = 0
         self.cut = False  # broken off, by the client or by the app
+        self.streaming = False  # its answer has a place among its user's streams
         self.seen = False  # the app has it, or a part of it
         self.answered = False  # the head of an answer is on its way to the client
         self.bytes_in = 0
@@ -171,8 +173,13 @@ class Exchange:
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody waits for the answer any more: the client left, or a time-out passed."""
-        return self.status in (STATUS_CLIENT_GONE, 504) or self.cut
+        """Whether nobody waits for the app's answer any more: the client left, or we refused the request meanwhile."""
+        return self.status in (STATUS_CLIENT_GONE, 504) or self.cut or self._refused_late
+
+    @property
+    def _refused_late(self) -> bool:
+        """By us, while the app worked on it; what the app broke off itself is no matter of ours."""
+        return self.seen and self.refused is not None and self.status != 502
 
     @property
     def client_ip(self) -> str:

@@ -33,6 +33,7 @@ from proxy.ingress.ratelimit import RateLimiter
 from proxy.ingress.refusal import bare, refuse
 from proxy.ingress.relay import AnswerCut, Relay
 from proxy.ingress.route import RouteTable
+from proxy.ingress.streams import Streams
 from proxy.ingress.timeout import within_total
 from proxy.ingress.upload import body_too_large
 from proxy.observe.events import Emit
@@ -102,6 +103,7 @@ class Pipeline:
         self._limiter = limiter
         self._admission = admission
         self._relay = relay
+        self._streams = relay.streams = Streams(self._shadow)
         self._account = account
         self._requests = requests
         self._allowances = allowances
@@ -134,6 +136,8 @@ class Pipeline:
             if self._is_capped(x):
                 await self._check_budget(x)
             self._check_rate(x)
+            if x.route.streams is not None:
+                self._streams.expect(x)
             if not x.body.is_eof() and self._admission.bounded(x.route):
                 await self._await_body(connection, x)
             await self._admit(x)
@@ -157,6 +161,8 @@ class Pipeline:
         except Exception as error:  # the outermost seam: a fault of ours is one request's, not the process's
             return self._fault(connection, x, error)
         finally:
+            if x.streaming:
+                self._streams.end(x)
             if x.permit is not None:
                 x.permit.release()
             if x.share is not None:
@@ -288,6 +294,11 @@ class Pipeline:
                     x.share = await self._admission.take_share(x.route, network_of(x.client.ip))
         finally:
             x.waited += self._clock() - began
+
+    @property
+    def streams(self) -> Mapping[str, int]:
+        """How many are open on each route that bounds them."""
+        return self._streams.by_route()
 
     async def _admit(self, x: Exchange) -> None:
         permit = self._admission.try_enter(x.route, exempt=x.path in self.rules.probes)

@@ -13,6 +13,7 @@ from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.headers import request_head
 from proxy.ingress.leg import Leg
 from proxy.ingress.pool import Pool
+from proxy.ingress.streams import Streams
 from proxy.ingress.timeout import Watches, within_total
 from proxy.ingress.tunnel import Tunnel
 from proxy.ingress.upload import Upload
@@ -36,6 +37,7 @@ class Relay:
         self._backend = backend
         self._pool = pool
         self._watches = Watches(loop)
+        self.streams: Streams | None = None
         self.hold = 15.0
         self.ending = False  # the app is being stopped: nothing to wait for
 
@@ -52,6 +54,14 @@ class Relay:
             raise Refusal("overloaded", 503, "Overloaded", str(error), retry_after=1.0) from error
         except AppUnreachable as error:
             raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
+        if x.route.streams is not None and self.streams is not None:
+            try:
+                self.streams.begin(x, leg)
+            except Refusal:
+                upload.stop()
+                self._watches.remove(leg)
+                self._pool.discard(leg)
+                raise
         if leg.raw:
             await self._tunnel(connection, x, leg)
             return False

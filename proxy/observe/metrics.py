@@ -74,6 +74,7 @@ class Metrics:
             "rate_limit_evicted_total", "Users whose counts were dropped to keep memory bounded."
         )
         self.shed_total = counter("shed_total", "Requests refused because of overload.", "reason")
+        self.http_streams = gauge("http_streams", "Streams and WebSockets open, on routes that bound them.", "route")
         self.connections = gauge("connections", "Clients' connections, by what they do.", "state")
         self.connections_limit = gauge_alone("connections_limit", "Clients' connections that there may be.")
         self.connections_refused_total = counter(

@@ -51,6 +51,7 @@ class Route:
     concurrency: Positive | None = None
     queue: Queue = Queue()
     max_body: Bytes | None = None
+    streams: Positive | None = None
     requires_budget: bool = False
     when_abandoned: Literal["close", "cancel"] = "close"
     enforce: bool = True

@@ -28,6 +28,12 @@ PAID = 17_000  # nano-dollars of one answer at these
 CAP = f"{QUICK}\n{PRICES}\ncap: {{per_user: $0.001/month, unattributed: $1/d}}"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """No test depends on a quick ledger."""
+    monkeypatch.setattr(recall, "PATIENCE", 20.0)
+
+
 def row(user: str, cost: int, at: float | None = None) -> Entry:
     at = time.time() if at is None else at
     id = f"{user}-{at}"
@@ -152,6 +158,7 @@ def moody(tmp_path):
 @pytest.mark.parametrize("mood", ["away", "hangs"])
 async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_back(tmp_path, moody, mood, monkeypatch):
     monkeypatch.setattr(recall, "PATIENCE", 0.1)
+    monkeypatch.setattr(recall, "AGAIN", 60.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with outward(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.meter.purse
@@ -164,7 +171,7 @@ async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_b
             assert mem.spent("month", "ada") == 2 * PAID
             await out.logged(2)
             moody.mood = ""
-            monkeypatch.undo()
+            monkeypatch.setattr(recall, "PATIENCE", 20.0)
             out.egress._recall._rest_until = 0.0
             assert await code(out, "ada") == "cost_cap_exceeded"
             assert mem.spent("month", "ada") == 990_000 + 2 * PAID, "each call once"

@@ -184,7 +184,7 @@ async def test_every_refusal_says_how_the_call_went_and_whether_to_come_again(tm
     async with outward(tmp_path, vendor, openai=policy, more=more) as out:
         out.egress.upstreams["open"].breaker.force("open")
         made = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
-        place = out.openai.pace.try_enter("ada", 0)
+        place = out.openai.pace.try_enter("ada", 0, None)
         seen = {
             "rate_limit_exceeded": await out.chat(headers=made),
             "invalid_api_key": await out.chat(),

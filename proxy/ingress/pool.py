@@ -5,6 +5,11 @@ that meets a connection just being closed is lost without anyone knowing whether
 connections are dropped after 1.5 s, before the app drops them; each is looked at for an end of file
 before it is used (by the loop, which has asked the kernel since the connection came back, or else by us);
 and a method that may not be repeated takes only one that was idle for under 0.5 s.
+
+Servers close without a word in two more cases. After an exception: uvicorn sends a whole 500 that says keep-alive and
+closes in the same moment, so a connection is not used again after an answer of 500 or above. And when a worker has
+had its number of requests (gunicorn's `max_requests`, uvicorn's and hypercorn's limits): where a connection was seen
+to end before its time, methods that may not be repeated have a fresh one for a while.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ IDLE = 1.5
 FRESH = 0.5
 SWEEP = 0.5
 PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+WARY = 600.0  # after a connection ended before its time
 CONNECT_TIMEOUT = 5.0  # loopback answers at once; a full accept queue does not
 
 
@@ -36,6 +42,7 @@ class Pool:
         self._sockets: dict[Leg, socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self._wary_until = 0.0
         self.refused = 0  # connections that the app refused
         self._turn = 0  # of the loop, as far as it matters: it polled all sockets between two
         self._turning = False
@@ -54,6 +61,8 @@ class Pool:
     def take_idle(self, *, repeatable: bool) -> Leg | None:
         """The most recently used idle leg that is still good, or None."""
         now = self._loop.time()
+        if not repeatable and now < self._wary_until:
+            return None
         oldest = now - (IDLE if repeatable else FRESH)
         while self._idle:
             leg, sock = self._idle[-1]
@@ -68,8 +77,15 @@ class Pool:
                 self._idle.pop()
             if not leg.ended and (leg.idle_turn != self._turn or _quiet(sock)):
                 return leg
-            self.discard(leg)
+            self.ended_early(leg)
+            if not repeatable:
+                return None
         return None
+
+    def ended_early(self, leg: Leg) -> None:
+        """The app closed it before we did, or under a request that it may not have read."""
+        self._wary_until = self._loop.time() + WARY
+        self.discard(leg)
 
     async def connect(self) -> Leg:
         """A fresh leg. Raises AppUnreachable, nothing sent."""
@@ -101,7 +117,7 @@ class Pool:
 
     def give_back(self, leg: Leg) -> None:
         """Keep a leg for the next request where it can serve one, else end it."""
-        if self._closed or not leg.reusable:
+        if self._closed or not leg.reusable or leg.status >= 500:
             self.discard(leg)
             return
         leg.idle_since = self._loop.time()
@@ -149,7 +165,11 @@ class Pool:
     def _sweep(self) -> None:
         oldest = self._loop.time() - IDLE
         while self._idle and (self._idle[0][0].ended or self._idle[0][0].idle_since < oldest):
-            self.discard(self._idle.popleft()[0])
+            leg = self._idle.popleft()[0]
+            if leg.ended:
+                self.ended_early(leg)
+            else:
+                self.discard(leg)
         self._sweeper = self._loop.call_later(SWEEP, self._sweep) if self._idle else None
 
 

@@ -83,6 +83,8 @@ class Relay:
             except AppMisframed:
                 raise
             except AppUnreachable:
+                if leg.silent:
+                    self._pool.ended_early(leg)
                 if not (repeatable and leg.silent):
                     raise
                 x.seen = False

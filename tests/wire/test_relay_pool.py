@@ -123,6 +123,43 @@ async def test_any_other_is_not(method):
         writer.close()
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 599])
+async def test_a_connection_is_not_used_again_after_an_error_of_the_app(status):
+    """uvicorn says keep-alive with its 500 after an exception, and closes at once."""
+    async with front(answering(OK.replace(b"200", b"%d" % status))) as door:
+        reader, writer = await door.connect()
+        for count in (1, 2, 3):
+            await ask(reader, writer, "POST", b"x")
+            assert door.app.connections == count
+        writer.close()
+        assert door.door.pool.idle == 0
+
+
+async def test_once_a_connection_ended_early_a_post_has_a_fresh_one():
+    """A worker of gunicorn that has had its `max_requests` takes its idle connections with it."""
+
+    async def script(reader, writer):
+        await app.head(reader)
+        writer.write(OK)
+        if app.connections > 1:
+            while True:
+                await app.head(reader)
+                writer.write(OK)
+
+    app = Scripted(script)
+    async with front(app) as door:
+        reader, writer = await door.connect()
+        await ask(reader, writer)
+        await until(lambda: app.open == 0)
+        await ask(reader, writer)  # it is seen, and another is opened
+        for count in (3, 4):
+            assert (await ask(reader, writer, "POST", b"x")).endswith(b"ok")
+            assert app.connections == count
+        await ask(reader, writer)
+        assert app.connections == 4  # what may be sent again goes over what there is
+        writer.close()
+
+
 async def test_an_app_without_keep_alive_gets_a_connection_a_request():
     async with front(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")) as door:
         reader, writer = await door.connect()

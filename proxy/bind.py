@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from proxy.errors import BindError
 from proxy.policy.model import Address
@@ -93,8 +95,9 @@ class Sockets:
     postgres: socket.socket | None = None
 
     @classmethod
-    def bind(cls, policy: Policy) -> Sockets:
-        """Raises BindError for the first address that cannot be had; those before it are let go."""
+    def bind(cls, policy: Policy, handed: Mapping[str, socket.socket] = MappingProxyType({})) -> Sockets:
+        """Raises BindError for the first address that cannot be had; those before it are let go. `handed`: sockets
+        that are bound already, by the policy's key."""
         listen = policy.listen
         bound: list[socket.socket] = []
         try:
@@ -105,7 +108,7 @@ class Sockets:
                 (policy.postgres.listen if policy.postgres.url else None, "postgres.listen"),
             ):
                 if address is not None:
-                    bound.append(bind(address, key))
+                    bound.append(handed[key] if key in handed else bind(address, key))
         except BindError:
             for sock in bound:
                 sock.close()

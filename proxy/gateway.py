@@ -28,6 +28,7 @@ from proxy.ingress.door import Door
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.marks import Marks
 from proxy.lookout import make_alerts, make_endpoints
+from proxy.notify import Notifier
 from proxy.observe.health import Health
 from proxy.observe.history import History
 from proxy.observe.log import Log
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from proxy.postgres.door import Door as Database
 
 STOPPED = 0
+CLOSING = 10.0  # seconds that the rest of a stop may take
 
 
 class Gateway:
@@ -64,11 +66,13 @@ class Gateway:
         requests: Requests,
         recent: Recent,
         environ: Mapping[str, str],
+        notifier: Notifier,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.policy = policy
         self.app = app
         self._sockets = sockets
+        self._notifier = notifier
         self._log = log
         self._emit = log.emit
         self.metrics = metrics
@@ -158,6 +162,7 @@ class Gateway:
             self._spawn(self.history.run())
             self._spawn(self.alerts.run())
             self._spawn(self.reloader.watch(self.reload))
+            self._spawn(self._notifier.live())
             life = self._loop.create_task(self.app.run())
             ended = await self._until_ready(life)
             if ended is None and not self.stopping:
@@ -193,12 +198,15 @@ class Gateway:
     async def _open_public(self) -> None:
         public = self._sockets.public
         if public is None:
-            self._emit("gateway.ready", "The app is ready; there is no public port (listen.public: off).")
+            text = "The app is ready; there is no public port (listen.public: off)."
+            self._emit("gateway.ready", text)
+            self._notifier.ready(text)
             return
         await self.door.open(listen(public, "listen.public"))
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
+        self._notifier.ready(f"Serving on {name[0]}:{name[1]}.")
         claim, patience = self.policy.listen.claim, self.policy.app.ready.timeout
         self._spawn(warn_of_claims(self.app.address, claim, patience, self._emit))
 
@@ -207,6 +215,7 @@ class Gateway:
     async def _stop(self, life: asyncio.Task[int]) -> int:
         listen = self.policy.listen
         self._emit("gateway.drain", f"Stopping: requests in flight have {listen.drain:g} s to finish.")
+        self._notifier.stopping(listen.drain + self.policy.app.stop_timeout + CLOSING)
         steps = self._loop.create_task(self._stop_in_order(life, listen.drain))
         again = self._loop.create_task(self._second_signal())
         await asyncio.wait((steps, again), return_when=asyncio.FIRST_COMPLETED)
@@ -254,12 +263,20 @@ class Gateway:
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self.reloader.now, self.reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, number: int) -> None:
         self._signals = number
         self.stopping = True
         self._signalled.set()
+
+    def _on_hangup(self) -> None:
+        if self._open:
+            self._notifier.reloading()
+        self.reloader.now(self.reload)
+        if self._open:
+            refused = self.reloader.refused
+            self._notifier.ready(f"The newest policy was refused: {refused}" if refused else "Serving.")
 
     def reload(self, policy: Policy) -> None:
         """Take a newer policy, already checked: counts, queues and connections go on."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from aiohttp import http_parser
 
 from proxy import __version__
+from proxy.activation import close, handed_over, place
 from proxy.app import AppFace, attribution
 from proxy.app.command import parse
 from proxy.app.environment import build
@@ -18,9 +19,10 @@ from proxy.app.orphans import Orphans, become_heir
 from proxy.app.supervisor import Supervisor
 from proxy.bind import Sockets, free_port
 from proxy.egress.door import Egress
-from proxy.errors import OutriggerError
+from proxy.errors import BindError, OutriggerError
 from proxy.gateway import Gateway
 from proxy.ledger.ledger import Ledger
+from proxy.notify import Notifier
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
@@ -63,7 +65,9 @@ async def _serve(
     source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: Log
 ) -> int:
     metrics = Metrics(policy.metrics, version=__version__)
-    sockets = Sockets.bind(policy)
+    sockets = take_sockets(policy, environ, log)
+    notifier = Notifier(environ)
+    notifier.starting(policy.app.start_timeout)
     try:
         recent = Recent(log.redacted)
         requests = Requests(asyncio.get_running_loop().time)
@@ -96,11 +100,32 @@ async def _serve(
             requests=requests,
             recent=recent,
             environ=environ,
+            notifier=notifier,
         )
         settle_memory()
         return await gateway.run()
     finally:
         sockets.close()
+        notifier.close()
+
+
+def take_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> Sockets:
+    """Those that a service manager hands over, and the others bound. Raises BindError."""
+    handed = handed_over(environ)
+    try:
+        placed = place(policy, handed)
+        sockets = Sockets.bind(policy, placed)
+    except BindError:
+        close(handed)
+        raise
+    for key, sock in placed.items():
+        address = Address(*sock.getsockname()[:2])
+        log.emit("gateway.socket", f"{key} is {address}, handed over by the service manager.", key=key)
+    pid = environ.get("LISTEN_PID")
+    if pid is not None and not handed and environ.get("LISTEN_FDS"):
+        text = f"LISTEN_PID names process {pid}, and not us: its sockets are not taken. Start outrigger by `exec`."
+        log.emit("gateway.socket", text, level="warning")
+    return sockets
 
 
 def make_app(

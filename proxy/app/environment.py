@@ -9,6 +9,16 @@ from pathlib import Path
 from shutil import which
 
 SECRETS = ("OUTRIGGER_ADMIN_TOKEN",)
+# A service manager's word to us: an app that took it would take our sockets, or say that it is us.
+MANAGER = (
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+)
 _BIND = re.compile(r"(?:(?<=\s)|^)(--bind(?:=|\s+)|-b(?:=|\s+|))(\S+)")
 
 
@@ -26,7 +36,7 @@ def build(
     `venv` is the gateway's own virtual environment (by default the running one): where it was activated,
     it is taken out of PATH and VIRTUAL_ENV, unless one of the app's `programs` is found nowhere else.
     """
-    env = {name: value for name, value in environ.items() if name not in SECRETS}
+    env = {name: value for name, value in environ.items() if name not in SECRETS and name not in MANAGER}
     notes: list[str] = []
     env["PORT"] = str(private)
     arguments = env.get("GUNICORN_CMD_ARGS")

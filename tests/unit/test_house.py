@@ -11,7 +11,21 @@ FILES = sorted((ROOT / "proxy").rglob("*.py"))
 MIDDLE = ("ingress", "egress", "postgres", "app", "admin")
 BELOW = ("observe", "ledger", "store", "policy")
 GROUND = ("errors", "hardening", "problem", "retryafter", "units")
-TOP = ("__main__", "cli", "start", "gateway", "actions", "facts", "lookout", "overview", "picture", "reload", "bind")
+TOP = (
+    "__main__",
+    "cli",
+    "start",
+    "gateway",
+    "actions",
+    "facts",
+    "lookout",
+    "overview",
+    "picture",
+    "reload",
+    "bind",
+    "activation",
+    "notify",
+)
 LONGEST = 500  # lines of a file: past that it holds a second noun
 
 

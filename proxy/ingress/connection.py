@@ -306,7 +306,7 @@ class Connection(BaseProtocol):
         try:
             while self.transport is not None:
                 if not self._messages:
-                    if self.draining:
+                    if self.draining and self.served:  # a first request may be on its way: the sweep gives it a moment
                         break
                     self._waiter = self._loop.create_future()
                     await self._waiter

@@ -205,6 +205,7 @@ class Server:
             self._acceptor.close()
         for connection in self.connections:
             connection.begin_drain()
+        await asyncio.sleep(0)  # one that was accepted in this turn of the loop has yet to be known
         if self._is_quiet():
             return True
         self._quiet = self._loop.create_future()

@@ -7,6 +7,7 @@ import signal
 import sys
 
 import pytest
+from front import OK, answering, front, until
 from running import APPS, eventually, gateway
 
 APP = (sys.executable, str(APPS / "endless.py"))
@@ -54,3 +55,20 @@ async def test_a_replacement_cuts_what_did_not_finish_and_the_old_app_stops_in_o
         assert "it ends with 0 answers" in g.output()
         await eventually(lambda: len(g.events("app.ready")) == 2)
         assert await g.stop() == 0
+
+
+async def test_one_that_came_in_the_drains_first_moment_is_answered() -> None:
+    """It was accepted, so nobody else will answer it."""
+    async with front(answering(OK)) as f:
+        f.door.server.draining = True  # as `drain` has it, a moment before it closes the listener
+        reader, writer = await f.connect()
+        await until(lambda: bool(f.door.server.connections))
+        drained = asyncio.create_task(f.door.drain(5))
+        await asyncio.sleep(0)
+        writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        async with asyncio.timeout(5):
+            answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert await drained
+        writer.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-LARGEST = 8 * 1024 * 1024  # bytes of one event
+LARGEST = 48 * 1024 * 1024  # bytes of one event: those that show pictures have tens of megabytes
 
 # Two line endings in a row; a lone CR at the end of what is there may be half a CRLF, so it waits.
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n)(?=[\s\S]))(?:\r\n|\n|\r(?!\n)(?=[\s\S]))+")
@@ -22,39 +22,47 @@ class EventTooLarge(ValueError):
 class Splitter:
     """Feed bytes as they come; whole events come out, each with the blank line that ends it."""
 
-    __slots__ = ("_buffer", "_limit", "_seen")
+    __slots__ = ("_carriage", "_held", "_limit")
 
     def __init__(self, limit: int = LARGEST) -> None:
-        self._buffer = b""
-        self._seen = 0  # bytes known to hold no end
+        self._held = bytearray()  # an event's beginning, in which there is no end
+        self._carriage = False  # whether that, or what came with it, has a CR
         self._limit = limit
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Raises EventTooLarge."""
-        buffer = self._buffer + data if self._buffer else data
+        """Raises EventTooLarge. What was looked through is not again: an event may come in a thousand pieces."""
+        held = self._held
+        seen = len(held)
+        if seen:
+            held += data
+        buffer = held if seen else data
+        self._carriage = b"\r" in data or (seen > 0 and self._carriage)
         found: list[bytes] = []
         at = 0
-        if b"\r" not in buffer:  # the usual case
-            search = max(0, self._seen - 1)
+        if not self._carriage:  # the usual case
+            search = max(0, seen - 1)
             while (end := buffer.find(b"\n\n", search)) >= 0:
                 end += 2
                 while buffer[end : end + 1] == b"\n":
                     end += 1
-                found.append(buffer[at:end])
+                found.append(bytes(buffer[at:end]))
                 at = search = end
         else:
-            for match in _END.finditer(buffer, 0):
-                found.append(buffer[at : match.end()])
+            for match in _END.finditer(buffer, max(0, seen - 4)):
+                found.append(bytes(buffer[at : match.end()]))
                 at = match.end()
-        self._buffer = buffer[at:]
-        self._seen = len(self._buffer)
-        if self._seen > self._limit:
+        if seen:
+            del held[:at]
+        else:
+            held += data[at:] if at else data
+        if len(held) > self._limit:
             raise EventTooLarge(f"an event is larger than {self._limit} bytes")
         return found
 
     def rest(self) -> bytes:
         """What is left at the end of the stream: an event whose blank line never came."""
-        rest, self._buffer, self._seen = self._buffer, b"", 0
+        rest = bytes(self._held)
+        self._held.clear()
         return rest
 
 

@@ -208,6 +208,18 @@ async def test_a_whole_answers_json_is_no_lesson_for_its_text(tmp_path):
     assert 480 <= call["cost_usd"] * 1e6 <= 510
 
 
+async def test_what_a_model_usually_thinks_before_it_speaks_is_paid_where_its_words_are_cut(tmp_path):
+    usage = {"prompt_tokens": 7, "completion_tokens": 1000, "completion_tokens_details": {"reasoning_tokens": 900}}
+    whole = {**completion("word " * 80, "m"), "usage": usage}
+    vendor = Vendor(*[says(whole)] * 3, streams(chat(content="word " * 80), then="cut"))
+    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
+        for _ in range(3):
+            await out.chat({**CHAT, "model": "m"})
+        await out.chat({**CHAT, "model": "m", "stream": True})
+        call = (await out.logged(4))[-1]
+    assert (call["basis"], call["cost_usd"]) == ("estimated", pytest.approx(0.001, abs=5e-6))
+
+
 async def test_an_answer_without_usage_is_paid_by_its_text_not_by_its_envelope(tmp_path):
     vendor = Vendor(says({**completion(SAID, "m"), "usage": None}))
     async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:

@@ -97,6 +97,25 @@ async def test_a_stream_that_refuses_to_draw_costs_nothing(tmp_path):
         assert (await cost(out))[0] == 0
 
 
+async def test_a_response_that_shows_pictures_passes_whatever_its_events_weigh(tmp_path):
+    """Three pictures of five megabytes are in the one event that ends it."""
+    item = {"type": "image_generation_call", "result": BIG, "status": "completed", "id": "ig"}
+    usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    tool_usage = {"image_gen": {"input_tokens": 5, "output_tokens": 3000}}
+    whole = {"id": "r", "model": "m", "output": [item] * 3, "usage": usage, "tool_usage": tool_usage, "tools": []}
+    events = [
+        event("response.created", sequence_number=0, response={"id": "r", "model": "m", "output": []}),
+        event("response.output_item.done", sequence_number=1, output_index=0, item=item),
+        event("response.completed", sequence_number=2, response=whole),
+    ]
+    prices = "prices: {m: {input: 0, output: 1}}\nunknown_price: zero"
+    async with outward(tmp_path, Vendor(streams(events)), openai=f"{QUICK}\n{prices}") as out:
+        body = {"model": "m", "input": "draw", "stream": True}
+        async with out.session.post(f"{out.url}/openai/v1/responses", json=body) as answer:
+            assert await answer.read() == b"".join(events)
+        assert (await cost(out))[0] == 7
+
+
 # ── larger than is kept ──────────────────────────────────────────────────────────────────────────
 
 PICTURES = [{"b64_json": BIG, "revised_prompt": 'He wrote "usage": {"output_tokens": 5}'}]

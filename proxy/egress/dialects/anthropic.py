@@ -155,6 +155,8 @@ class MessagesStream(StreamState):
 
     def _count(self, delta: Json) -> None:
         """All but `citations_delta`: what it quotes are no tokens (docs.claude.com, citations)."""
+        if "text" in delta and self.written.say(delta["text"]):  # the usual
+            return
         before = self.written.thought
         if delta.get("type") == "signature_delta":
             self.written.seal(delta.get("signature"), self._thought + HINTED * self._hinted)

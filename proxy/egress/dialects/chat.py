@@ -64,8 +64,11 @@ class ChatStream(StreamState):
             done = choice.get("finish_reason") is not None
             self._open[count(choice.get("index"))] = not done
             delta = mapping(choice.get("delta"))
-            said = self.written.say(choice.get("text"))
-            self.written.part(delta)
+            said = self.written.say(choice["text"]) if "text" in choice else 0
+            if len(delta) == 1 and "content" in delta:  # the usual
+                said = self.written.say(delta["content"])
+            if not said:
+                self.written.part(delta)
             if done or said or any(value for key, value in delta.items() if key != "role"):
                 verdict = Verdict.REAL
         if self._open:  # with several choices (n) one may end before the next begins

@@ -24,13 +24,14 @@ AUDIO_BYTES = 235  # of an upload, for a token: 4 kB/s, 17 tokens/s
 
 
 class _Learnt:
-    __slots__ = ("input", "inputs", "output", "outputs")
+    __slots__ = ("input", "inputs", "output", "outputs", "thoughts")
 
     def __init__(self) -> None:
         self.input = FIRST_BYTES
         self.output = FIRST_BYTES
         self.inputs: deque[int] = deque(maxlen=SEEN)  # of calls that read more than their bodies have
         self.outputs: deque[int] = deque(maxlen=SEEN)
+        self.thoughts: deque[int] = deque(maxlen=SEEN)  # tokens of them that answers reported
 
 
 class Estimator:
@@ -82,6 +83,12 @@ class Estimator:
             known.output = _moved(known.output, text_bytes, after - min(after, count(usage.reasoning)))
         if after > 0:
             known.outputs.append(after)
+            known.thoughts.append(min(after, count(usage.reasoning)))
+
+    def usual_thought(self, model: str | None) -> int:
+        """The median of the tokens that its last answers were thought over, before a word of them was said."""
+        known = self._learnt.get(model or "")
+        return sorted(known.thoughts)[len(known.thoughts) // 2] if known is not None and known.thoughts else 0
 
     def typical_output(self, model: str | None) -> int | None:
         """The 95th percentile of the tokens of its last answers; None: none was seen."""

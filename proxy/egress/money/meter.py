@@ -205,8 +205,11 @@ class Meter:
         """Tokens of what was written, by all that can be known of it."""
         if endpoint not in TEXT and endpoint != "audio":
             return 0
-        text = self._estimator.output_tokens(model, written.text + written.thought)
-        return text + written.tokens + written.audio + written.images
+        text = self._estimator.output_tokens(model, written.text)
+        thought = self._estimator.output_tokens(model, written.thought)
+        if written.text:  # what it says was thought over before, shown or not
+            thought = max(thought, self._estimator.usual_thought(model))
+        return text + thought + written.tokens + written.audio + written.images
 
     def estimate_written(self, endpoint: str, model: str | None, input_tokens: int, written: Written) -> Cost:
         """What an answer costs that reports nothing; all of it is an estimate."""

@@ -29,7 +29,7 @@ async def main():
     server = await asyncio.start_server(serve, "127.0.0.1", int(os.environ["PORT"]))
     await stop.wait()
     server.close()
-    await asyncio.sleep(float(os.environ.get("LINGER", "0.3")))
+    await asyncio.sleep(float(os.environ.get("LINGER", "0.1")))
     say("app", os.getpid(), "ended in order")
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from running import APPS, eventually, gateway, processes_of
+
+from proxy.app.warden import Warden
 
 ORDERLY = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'orderly.py'))}"
 SCRIPT = "#!/bin/bash\ntrue\n%s\necho the script goes on\n"
@@ -191,3 +195,26 @@ async def test_killing_the_gateway_ends_children_with_a_session_of_their_own_too
         g.signal(signal.SIGKILL)
         await g.ended()
         await eventually(lambda: not processes_of(stray))
+
+
+def test_the_warden_ends_what_it_was_told_of_and_what_that_had_started(tmp_path: Path) -> None:
+    """As when the gateway is killed: its pipe closes."""
+    child = tmp_path / "child"
+    app = subprocess.Popen(["sh", "-c", "exec sleep 1000"], process_group=0)
+    orphan = subprocess.Popen(["sh", "-c", f"setsid sleep 1000 & echo $! > {child}; wait"], start_new_session=True)
+    warden = Warden()
+    try:
+        deadline = time.monotonic() + 20
+        while not (child.exists() and child.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        warden.watch(app.pid, orphans=[orphan.pid])
+        assert warden._process.stdin is not None
+        warden._process.stdin.close()
+        assert app.wait(20) == -signal.SIGTERM
+        assert orphan.wait(20) == -signal.SIGTERM
+        warden._process.wait(20)
+        assert not processes_of(int(child.read_text()))
+    finally:
+        for process in (app, orphan):
+            process.kill()
+            process.wait()

@@ -19,7 +19,7 @@ import httptools
 
 from proxy.errors import AppMisframed, AppUnreachable
 from proxy.ingress.exchange import HeaderList
-from proxy.ingress.lengths import merge_lengths
+from proxy.ingress.lengths import HeadPieces, merge_lengths
 
 MAX_HEAD = 256 * 1024  # bytes of an answer's head; apps with long cookies stay far below
 TWICE = "Duplicate Content-Length"  # llhttp's words
@@ -74,9 +74,7 @@ class Leg(asyncio.Protocol):
         self.buffer: list[bytes] = []
         self._buffered = 0
         self._head_bytes = 0
-        self._head = b""  # of an answer whose head came in pieces so far
-        self._again = False  # whether it is read anew, from its beginning
-        self._merged = False
+        self._pieces: HeadPieces | None = None  # where the head does not come whole, or cannot be read as it is
         self._sink: Sink | None = None
         self._paused_reading = False
         self._answered: asyncio.Future[None] | None = None
@@ -207,42 +205,47 @@ class Leg(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD and len(data) < self._head_bytes:
                 self._misframed("its head is longer than 256 KiB")
                 return
-            self._head += data
-            if self._again:
-                data = self._head
-        self._parse(data)
-
-    def _parse(self, data: bytes) -> None:
+            if self._pieces is not None:
+                data = self._pieces.take(data)
         parser = self._parser
         assert parser is not None
         try:
             parser.feed_data(data)
-        except httptools.HttpParserUpgrade as switch:
-            if rest := data[switch.args[0] :]:
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
+            self._stopped(data, stop)
+        if not (self.status or self._pieces):
+            self._pieces = HeadPieces(data)
+
+    def _stopped(self, data: bytes, stop: httptools.HttpParserUpgrade | httptools.HttpParserError) -> None:
+        """The parser took no more of this."""
+        if isinstance(stop, httptools.HttpParserUpgrade):
+            if rest := data[stop.args[0] :]:
                 self._hold(rest)
-        except httptools.HttpParserError as error:
-            if self._may_read_again(str(error)):
-                self._read_again(str(error))
-            elif not self.complete:
-                cause = error.__context__
-                self._misframed(str(cause if isinstance(cause, AppMisframed) else error))
-            else:
-                self.keep_alive = False
+        elif str(stop) == TWICE and not self.status:
+            self._read_again(data)
+        elif not self.complete:
+            cause = stop.__context__
+            self._misframed(str(cause if isinstance(cause, AppMisframed) else stop))
+        else:
+            self.keep_alive = False
 
-    def _may_read_again(self, error: str) -> bool:
-        return error == TWICE and not (self.status or self._merged)
-
-    def _read_again(self, error: str) -> None:
+    def _read_again(self, data: bytes) -> None:
         """A length that is stated twice stopped the parser: read the head anew with one, once it is whole."""
-        self._again = True
+        pieces = self._pieces = self._pieces or HeadPieces(data)
+        merged = merge_lengths(pieces.data)
+        if pieces.once or (merged is None and b"\r\n\r\n" in pieces.data):
+            self._misframed(TWICE)
+            return
         self.reason, self.headers = b"", []
-        self._parser = httptools.HttpResponseParser(self)
-        merged = merge_lengths(self._head)
-        if merged is not None:
-            self._merged = True
-            self._parse(merged)
-        elif b"\r\n\r\n" in self._head:
-            self._misframed(error)
+        parser = self._parser = httptools.HttpResponseParser(self)
+        pieces.again = True
+        if merged is None:
+            return
+        pieces.once = True
+        try:
+            parser.feed_data(merged)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
+            self._stopped(merged, stop)
 
     def eof_received(self) -> bool:
         if self.raw:
@@ -299,7 +302,6 @@ class Leg(asyncio.Protocol):
             raise AppMisframed("its status is no status", sent=True)
         self._read_framing(parser, status)
         self.status = status
-        self._head = b""
         self.head_at = self.loop.time()
         self.raw = status == 101
         if self._answered is not None and not self._answered.done():
@@ -339,7 +341,7 @@ class Leg(asyncio.Protocol):
             assert parser is not None
             reason, headers = self.reason, self.headers
             self.reason, self.headers, self._head_bytes = b"", [], 0
-            self._merged = True  # what was told already cannot be read again
+            self._pieces = HeadPieces(b"", once=True)  # what was told already cannot be read again
             if self._informational is not None:
                 self._informational(parser.get_status_code(), reason, headers)
         elif not self.raw:

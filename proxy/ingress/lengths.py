@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 
+class HeadPieces:
+    """A head that came in pieces, for the case that it must be read anew."""
+
+    __slots__ = ("again", "data", "once")
+
+    def __init__(self, data: bytes, *, once: bool = False) -> None:
+        self.data = data
+        self.once = once  # it may not be read again
+        self.again = False  # it is read from its beginning, with each piece that comes
+
+    def take(self, piece: bytes) -> bytes:
+        """One more; what is to be parsed now."""
+        self.data += piece
+        return self.data if self.again else piece
+
+
 def merge_lengths(data: bytes) -> bytes | None:
     """The same bytes with one Content-Length field for several equal ones; None where the head is not whole, or they
     differ.

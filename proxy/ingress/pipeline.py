@@ -170,7 +170,8 @@ class Pipeline:
             if x.place is not None and self._capacity is not None:
                 self._capacity.give(x.place)
             if counted:
-                self._check_size_in_shadow(x)
+                if not x.route.enforce:
+                    self._check_size_in_shadow(x)
                 abandoned = x.route.when_abandoned == "cancel" and x.given_up
                 self._requests.end(x.token, abandoned=abandoned, told=told)
                 self._account.end(x)
@@ -236,7 +237,7 @@ class Pipeline:
     def _check_size_in_shadow(self, x: Exchange) -> None:
         """At the end, when its size is known however it was framed."""
         own = x.route.max_body
-        if own is not None and not x.route.enforce and _size(x) > own:
+        if own is not None and _size(x) > own:
             self._shadow(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
 
     def _is_capped(self, x: Exchange) -> bool:

@@ -6,7 +6,8 @@ without locks, and has what the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
 `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`, `bypass_total`,
-`alerts_sent_total`, and `process_*` (CPU time, memory and files of the gateway itself).
+`alerts_sent_total`, `shadow_total`, `http_streams`, `connections*`, and `process_*` (CPU time, memory and files of
+the gateway itself).
 """
 
 from __future__ import annotations

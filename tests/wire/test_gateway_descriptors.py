@@ -92,3 +92,5 @@ async def test_when_descriptors_are_gone_the_public_port_says_so_and_health_too(
                 await asyncio.sleep(0.1)
 
         await asyncio.wait_for(served(), 10)
+        for port, path in ((g.admin, "/healthz"), (g.egress, "/")):
+            assert (await g.request(path, port=port)).startswith(b"HTTP/1.1 "), "the other doors are open still"

@@ -36,6 +36,18 @@ class Body(Protocol):
     def exception(self) -> BaseException | None: ...
 
 
+class Holds:
+    """What few requests have of their client's places and shares, until they end."""
+
+    __slots__ = ("continued", "place", "share", "streaming")
+
+    def __init__(self) -> None:
+        self.place: str | None = None  # of its client's address, where a proxy is between
+        self.share: Share | None = None  # while its body still comes
+        self.continued = False  # it was told to go on with its body (100)
+        self.streaming = False  # its answer has a place among its user's streams
+
+
 class Exchange:
     """One request and what became of it. Times are the loop's clock, in seconds."""
 
@@ -49,11 +61,11 @@ class Exchange:
         "calls",
         "chunked",
         "client",
-        "continued",
         "cost",
         "cut",
         "decision",
         "headers",
+        "holds",
         "http10",
         "max_body",
         "memory_before",
@@ -63,17 +75,14 @@ class Exchange:
         "path",
         "peer",
         "permit",
-        "place",
         "raw_headers",
         "received",
         "refused",
         "request_id",
         "route",
         "seen",
-        "share",
         "should_close",
         "status",
-        "streaming",
         "target",
         "tier",
         "token",
@@ -123,13 +132,10 @@ class Exchange:
         self.max_body: int | None = None
         self.decision: Decision | None = None
         self.permit: Permit | None = None
-        self.place: str | None = None  # of its client's address, where a proxy is between
-        self.share: Share | None = None  # held while its body still comes
-        self.continued = False  # it was told to go on with its body (100)
+        self.holds: Holds | None = None
         self.refused: Refusal | None = None
         self.status = 0
         self.cut = False  # broken off, by the client or by the app
-        self.streaming = False  # its answer has a place among its user's streams
         self.seen = False  # the app has it, or a part of it
         self.answered = False  # the head of an answer is on its way to the client
         self.bytes_in = 0
@@ -152,6 +158,11 @@ class Exchange:
         if route.timeout is not None and not self.answered:
             ends.append(self.received + self.waited + route.timeout)
         return max(0.0, min(ends) - now) if ends else ENDLESS
+
+    def holding(self) -> Holds:
+        if self.holds is None:
+            self.holds = Holds()
+        return self.holds
 
     @property
     def route_name(self) -> str:

@@ -26,7 +26,7 @@ from proxy.ingress.capacity import PER_ADDRESS, Capacity
 from proxy.ingress.client import TrustedPeers
 from proxy.ingress.connection import Connection
 from proxy.ingress.desk import Desk
-from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange
+from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, Holds
 from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
 from proxy.ingress.ratelimit import RateLimiter
@@ -161,14 +161,10 @@ class Pipeline:
         except Exception as error:  # the outermost seam: a fault of ours is one request's, not the process's
             return self._fault(connection, x, error)
         finally:
-            if x.streaming:
-                self._streams.end(x)
             if x.permit is not None:
                 x.permit.release()
-            if x.share is not None:
-                x.share.give()
-            if x.place is not None and self._capacity is not None:
-                self._capacity.give(x.place)
+            if x.holds is not None:
+                self._let_go(x, x.holds)
             if counted:
                 if not x.route.enforce:
                     self._check_size_in_shadow(x)
@@ -177,6 +173,14 @@ class Pipeline:
                 self._account.end(x)
             elif not ours:
                 self._account.stray(x)
+
+    def _let_go(self, x: Exchange, holds: Holds) -> None:
+        if holds.streaming:
+            self._streams.end(x)
+        if holds.share is not None:
+            holds.share.give()
+        if holds.place is not None and self._capacity is not None:
+            self._capacity.give(holds.place)
 
     def apology(self, refusal: Refusal) -> bytes:
         return bare(refusal, self._ids.token())
@@ -215,7 +219,7 @@ class Pipeline:
         if not capacity.take(client):
             raise capacity.refusal(PER_ADDRESS)
         if connection.proxied:
-            x.place = client
+            x.holding().place = client
         else:
             connection.place = client
 
@@ -285,14 +289,15 @@ class Pipeline:
             return
         if not x.http10 and not x.body.total_bytes and "100-continue" in (x.headers.get("Expect") or "").lower():
             connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # it waits for this, and we for its body
-            x.continued = True
+            x.holding().continued = True
         began = self._clock()
         body = x.body = BufferedBody(x.body)
         try:
             async with within_total(x):
                 await body.fill(self.rules.buffer, x.max_body)
                 if not body.is_eof():
-                    x.share = await self._admission.take_share(x.route, network_of(x.client.ip))
+                    share = await self._admission.take_share(x.route, network_of(x.client.ip))
+                    x.holding().share = share
         finally:
             x.waited += self._clock() - began
 

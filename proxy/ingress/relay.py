@@ -93,7 +93,7 @@ class Relay:
 
     async def _send(self, connection: Connection, x: Exchange, head: bytes, upload: Upload, leg: Leg) -> Leg:
         def informational(status: int, reason: bytes, headers: HeaderList) -> None:
-            if not (x.http10 or (x.continued and status == CONTINUE)):
+            if not (x.http10 or (status == CONTINUE and x.holds is not None and x.holds.continued)):
                 connection.write(informational_head(status, reason, headers))
 
         sent = self._loop.time()

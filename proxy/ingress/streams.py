@@ -53,11 +53,11 @@ class Streams:
             if x.route.enforce:
                 raise refusal
             self._shadow(x, refusal.name, "this user has all the streams that the route allows (streams)")
-        x.streaming = True
+        x.holding().streaming = True
         self._open[x.route.name, x.user] += 1
 
     def end(self, x: Exchange) -> None:
-        x.streaming = False
+        x.holding().streaming = False
         key = (x.route.name, x.user)
         self._open[key] -= 1
         if not self._open[key]:

@@ -69,8 +69,8 @@ class Upload:
                 leg.write(b"0\r\n\r\n")
             self.done = True
             self.done_at = loop.time()
-            if x.share is not None:
-                x.share.give()
+            if x.holds is not None and x.holds.share is not None:
+                x.holds.share.give()
         except Refusal as refusal:  # the body is malformed, too large or too late
             leg.expire(refusal)
         except (AppUnreachable, ConnectionError):

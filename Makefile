@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
-.PHONY: loadtest soak incidents clean
+.PHONY: loadtest soak incidents fuzz clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
+	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
 	@echo 'make readme          the tables of README and docs that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
@@ -96,6 +97,10 @@ soak: setup .venv-locust/$(STAMP)
 
 incidents: .venv/$(STAMP)
 	@PYTHONPATH=. .venv/bin/python tests/incidents/table.py $(ONLY)
+
+FUZZ = 100000
+fuzz: .venv/$(STAMP)
+	@OUTRIGGER_FUZZ_CALLS=$(FUZZ) .venv/bin/python -m pytest -q -s -p no:cacheprovider tests/wire/test_money_fuzz.py
 
 clean:
 	rm -rf .outrigger .demo .venv .venv-* var

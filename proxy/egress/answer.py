@@ -116,8 +116,11 @@ async def read(response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *
         return answer
     answer.body = body
     answer.parsed = parsed(answer)
-    if due and response.status == 200 and _readable(answer):
-        _judge(answer, due, dialect)
+    if response.status == 200 and _readable(answer):
+        if due:
+            _judge(answer, due, dialect)
+        else:
+            _judge_error(answer, dialect)
     return answer
 
 
@@ -169,6 +172,17 @@ def _judge(answer: Answer, due: frozenset[str], dialect: Dialect) -> None:
         raise AttemptFailed("malformed", f"its answer lacks what was asked for ({wanted})", sent=True)
     answer.status = answer.judged = dialect.error_status(found["error"])
     answer.reason = ""
+
+
+ANSWERS = ("data", "text", "id")  # of images, of sound, of what was ordered: with an error too, it is an answer
+
+
+def _judge_error(answer: Answer, dialect: Dialect) -> None:
+    """The same of answers that need not be JSON: where they are, and have an error alone."""
+    found = answer.parsed
+    if isinstance(found, dict) and found.get("error") is not None and all(found.get(key) is None for key in ANSWERS):
+        answer.status = answer.judged = dialect.error_status(found["error"])
+        answer.reason = ""
 
 
 def _readable(answer: Answer) -> bool:

@@ -1,0 +1,31 @@
+"""Ten thousand random calls before vendors that keep their own books: afterwards the ledger has what they billed.
+
+`make fuzz` makes more, of a seed that it names; `OUTRIGGER_FUZZ_SEED=N` makes those of one again.
+"""
+
+import os
+import random
+
+import pytest
+from moneyfuzz import Fuzz
+
+CALLS = int(os.environ.get("OUTRIGGER_FUZZ_CALLS", "2000"))  # of one seed
+SEEDS = [1, 2, 3, 4, 5]
+if "OUTRIGGER_FUZZ_SEED" in os.environ:
+    SEEDS = [int(os.environ["OUTRIGGER_FUZZ_SEED"])]
+elif "OUTRIGGER_FUZZ_CALLS" in os.environ:
+    SEEDS = [random.SystemRandom().randrange(10**9)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_the_ledger_has_what_the_vendors_billed(tmp_path, seed):
+    """Exactly, where usage was shown; where it was not, no less than that in sum, and nothing is out of all proportion."""
+    found = await Fuzz(tmp_path, seed, CALLS).run()
+    told = (
+        f"seed {seed}: {found.calls} calls; of what they asked for {found.exact} exact, {found.guessed} estimated"
+        f" at {found.ledger_unshown / max(1, found.vendors_unshown):.2f} times what was billed"
+    )
+    print(told)
+    assert not found.wrong, "\n".join([told, *found.wrong])
+    assert found.vendors_unshown <= found.ledger_unshown <= 2 * found.vendors_unshown, told
+    assert found.exact > CALLS // 3, told

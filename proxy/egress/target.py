@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from yarl import URL
 
 from proxy.egress.dialects import Dialect
@@ -10,6 +12,7 @@ from proxy.observe.redact import Redactor
 from proxy.policy.model import REDACT
 
 _SECRETS = Redactor((*REDACT, "secret", "signature", "sig", "auth", "credential", "session", "code", "jwt", "sas"))
+BASES = 64  # base_urls whose paths are remembered
 _ASKED = frozenset(("api-version", "beta"))  # members of a model call's query that say what is asked for
 
 
@@ -45,8 +48,13 @@ def follows(dialect: Dialect, method: str, url: URL, base_url: str) -> str | Non
 
 
 def _tails(path: str, base_url: str) -> list[str]:
-    rest = below(path, plain(URL(base_url, encoded=True).raw_path))
+    rest = below(path, _root(base_url))
     return endings(path) if rest is None else [rest]
+
+
+@lru_cache(maxsize=BASES)
+def _root(base_url: str) -> str:
+    return plain(URL(base_url, encoded=True).raw_path)
 
 
 def portable(rest: str, *, inference: bool) -> str | None:

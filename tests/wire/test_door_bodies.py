@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from front import OK, Scripted, front, until
@@ -80,6 +81,17 @@ async def test_bodies_that_trickle_hold_no_place():
             assert status_of(await door.get("/")) == 200
             assert status_of(await door.get("/", method="POST", body=b"x" * 300)) == 200
         assert door.door.admission.in_flight("default") == 0
+
+
+async def test_under_the_shipped_policy_bodies_that_trickle_shut_nobody_out():
+    shipped = (Path(__file__).parents[2] / "config" / "policy.yaml").read_text()
+    async with front(reading(), shipped) as door:
+        large = trickling(door, 40, announced=1_000_000, sent=b"x" * 200_000)  # past the buffer
+        async with trickling(door, 40), trickling(door, 20, path="/api/user/ada/ask"), large:
+            assert status_of(await door.get("/")) == 200
+            assert status_of(await door.get("/api/user/ben/ask", method="POST", body=b"x" * 300)) == 200
+            assert door.door.admission.in_flight("ask") == 0
+            assert door.door.admission.in_flight("default") <= 10
 
 
 async def test_a_body_past_the_buffer_takes_a_place_and_of_these_one_address_has_a_quarter():

@@ -58,6 +58,8 @@ def _app(app: App) -> Iterator[str]:
 def _listen() -> Iterator[str]:
     yield "listen:"
     yield _say("  max_body: 10MiB", "a bigger upload gets 413; routes may say otherwise (max_body)")
+    yield _say("  connections: {per_address: 256}", "of one address; behind a proxy its requests under way")
+    yield _say("  body: {min_rate: 500B/s}", "an upload that is slower over 10 s gets 408")
     yield _say("  drain: 20s", "with app.stop_timeout (8s) below the 30 s that most platforms wait")
 
 

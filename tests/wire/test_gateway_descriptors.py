@@ -75,7 +75,8 @@ async def test_when_descriptors_are_gone_the_public_port_says_so_and_health_too(
     async with gateway(tmp_path, sys.executable, "-c", LIMITS, environ=few) as g:
         await g.ready()
         reader, kept = await asyncio.open_connection("127.0.0.1", g.admin)
-        there = await crowd(g.egress, 200)  # another door takes them all
+        there = await crowd(g.egress, 200)  # another door takes them all, but for a few at most
+        there += await crowd(g.port, 20)
         answers = [await g.request() for _ in range(3)]
         assert all(answer.startswith((b"HTTP/1.1 503", b"HTTP/1.1 200")) for answer in answers)
         told = await eventually(lambda: g.events("connections.refused"))

@@ -117,8 +117,8 @@ class Picture:
             requests[name] += int(count.value)
             errors[name] += int(count.value) if code >= "500" else 0
         limited = gateway.recent.limited_by()
-        for (name, _, decision), count in metrics.rate_limit_total.items():
-            refused[name] += int(count.value) if decision == "refused" else 0
+        for (name, _), count in metrics.http_refusals_total.items():
+            refused[name] += int(count.value)
         return {
             route.name: {
                 "in_flight": door.account.in_flight[route.name],

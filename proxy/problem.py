@@ -18,8 +18,8 @@ _EXPOSED = (
 
 
 def whole_seconds(seconds: float) -> int:
-    """Seconds as Retry-After has them (RFC 9110 section 10.2.3): rounded up, never negative."""
-    return max(0, math.ceil(seconds))
+    """Seconds as Retry-After has them (RFC 9110 section 10.2.3): rounded up, and one at least, for 0 says "at once"."""
+    return max(1, math.ceil(seconds))
 
 
 @lru_cache(maxsize=2)

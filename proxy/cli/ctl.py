@@ -25,7 +25,7 @@ def ctl(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr:
     """Exit status 0 when it was done, 1 where the gateway refused or did not answer, 2 for a policy that cannot be
     taken. Raises UsageError."""
     option, path = _arguments(argv)
-    policy = taken(option, environ, stderr)
+    policy = taken(option, environ, stderr, {"listen.admin", "admin"})
     if policy is None:
         return UNFIT
     place = seen(policy.listen.admin)

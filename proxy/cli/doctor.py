@@ -55,9 +55,9 @@ async def _looked(policy: Policy, words: Sequence[str], environ: Mapping[str, st
     found = await asyncio.gather(
         _bounded("ports", ports(policy, environ)),
         _bounded("app", app(policy, words, environ, Path.cwd())),
-        _bounded("database", database(policy, environ)),
+        _bounded("database", database(policy, environ, Path.cwd())),
         _bounded("ledger", ledger(policy)),
-        _bounded("upstreams", upstreams(policy, environ)),
+        _bounded("upstreams", upstreams(policy, environ, Path.cwd())),
         _bounded("alerts", alerts(policy, post=slack)),
         _bounded("machine", machine(policy, environ)),
     )

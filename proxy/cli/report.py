@@ -37,7 +37,7 @@ def report(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stde
         since = moment(asked, time.time())
     except ValueError as error:
         raise UsageError(f"report: --since {asked}: {error}; write 24h, 7d or 2026-11-26") from None
-    policy = taken(line.last("--policy"), environ, stderr)
+    policy = taken(line.last("--policy"), environ, stderr, {"ledger"})
     if policy is None:
         return UNFIT
     url = policy.ledger.url

@@ -53,6 +53,8 @@ class Account:
         self.in_flight[x.route.name] -= 1
         took = self._clock() - x.received
         self._metrics.request(x.route.name, x.method, x.status, took, x.overhead)
+        if x.refused is not None and x.status < 500:
+            self._metrics.http_refusals_total.child(x.route.name, x.refused.name).inc()
         if self._recent is not None and (x.status >= 500 or x.refused is not None):
             self._remember(self._recent, x, took)
         self._line(x, took)

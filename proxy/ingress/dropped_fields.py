@@ -83,6 +83,10 @@ def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(found)
 
 
+# What the app is told of its calls out. One that passes a vendor's answer on as it came would tell its own users.
+OF_CALLS = frozenset((b"x-outrigger-attempts", b"x-outrigger-cache", b"x-outrigger-cost", b"x-outrigger-fallback"))
+FROM_ANSWERS = HOP_BY_HOP | OF_CALLS
+
 Believed = Literal["nobody", "render", "private", "named"]
 
 _ALWAYS = HOP_BY_HOP | _spellings(OURS)

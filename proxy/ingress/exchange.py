@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from multidict import CIMultiDictProxy
 
+from proxy.ingress.dropped_fields import FROM_ANSWERS
 from proxy.policy.route import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Exchange:
 
     __slots__ = (
         "allowances",
+        "answer_dropped",
         "answered",
         "app_seconds",
         "body",
@@ -146,6 +148,7 @@ class Exchange:
         self.memory_before = 0
         self.calls = 0  # calls out that were made for it
         self.cost: int | None = None  # of those that have a price, in nano-dollars
+        self.answer_dropped = FROM_ANSWERS  # fields of the app's answer that do not reach the client, in lower case
         self.allowances: Allowances | None = None  # where a cap rests on its user
 
     def time_left(self, now: float) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.ingress.badinput import bad_request
-from proxy.ingress.dropped_fields import HOP_BY_HOP
 from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.units import format_nanos
 
@@ -95,11 +94,11 @@ def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
     Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
     """
     lines = []
-    dropped = HOP_BY_HOP
+    dropped = x.answer_dropped
     has_id = False
     for name, _ in headers:
         if name.lower() == b"connection":
-            dropped = HOP_BY_HOP | named_by_connection(v for n, v in headers if n.lower() == b"connection")
+            dropped = dropped | named_by_connection(v for n, v in headers if n.lower() == b"connection")
             break
     for name, value in headers:
         lower = name.lower()

@@ -26,6 +26,7 @@ from proxy.ingress.capacity import PER_ADDRESS, Capacity
 from proxy.ingress.client import TrustedPeers
 from proxy.ingress.connection import Connection
 from proxy.ingress.desk import Desk
+from proxy.ingress.dropped_fields import FROM_ANSWERS, HOP_BY_HOP
 from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, Holds
 from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
@@ -41,6 +42,7 @@ from proxy.observe.requests import Requests
 from proxy.observe.trace import Ids, trace_id
 from proxy.policy.operators import InjectedFault
 from proxy.policy.policy import Policy
+from proxy.problem import whole_seconds
 
 NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
@@ -56,6 +58,7 @@ class Rules:
     max_body: int | None
     buffer: int  # bytes of a body that are here before its request takes a place
     faults: Mapping[str, tuple[InjectedFault, ...]]  # by route, for staging
+    answer_dropped: frozenset[bytes]  # fields of the app's answers that stop here
     probes: frozenset[str]  # paths of the app's own health, never shed
 
     @classmethod
@@ -73,6 +76,7 @@ class Rules:
                 for route in policy.routes
                 if (hits := tuple(fault for fault in policy.faults if fault.route == route.name))
             },
+            HOP_BY_HOP if policy.listen.call_fields else FROM_ANSWERS,
             frozenset(path for path in probes if path is not None),
         )
 
@@ -116,6 +120,7 @@ class Pipeline:
         rules = self.rules
         self._name(x)
         x.client = rules.peers.client(x.peer, x.joined)
+        x.answer_dropped = rules.answer_dropped
         ours = self._desk.takes(x.path)
         counted = told = False
         try:
@@ -280,7 +285,7 @@ class Pipeline:
         if not x.route.enforce:
             self._shadow(x, "rate-limited", used_up)
             return
-        detail = f"T{used_up[1:]}; come again in {decision.retry_after:.0f} s."
+        detail = f"T{used_up[1:]}; come again in {whole_seconds(decision.retry_after)} s."
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
 
     async def _await_body(self, connection: Connection, x: Exchange) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from proxy.errors import Refusal
@@ -10,7 +9,7 @@ from proxy.ingress.connection import Connection
 from proxy.ingress.downstream import connection_line
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import limit_lines
-from proxy.problem import cors_headers, http_date, render_problem
+from proxy.problem import cors_headers, http_date, render_problem, whole_seconds
 
 REASONS = {
     400: b"Bad Request",
@@ -30,7 +29,7 @@ REASONS = {
 def bare(refusal: Refusal, request_id: str) -> bytes:
     """A refusal as bytes alone, for one whose request is never read."""
     body = render_problem(refusal, request_id)
-    retry_after = max(1, math.ceil(refusal.retry_after or 0))
+    retry_after = whole_seconds(refusal.retry_after or 0)
     return (
         b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))
         + b"Date: %s\r\n" % http_date(int(time.time()))
@@ -49,7 +48,7 @@ def refuse(connection: Connection, x: Exchange, refusal: Refusal) -> bool:
     lines.append(b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body))
     lines.append(b"Cache-Control: no-store\r\nX-Request-Id: %s\r\n" % x.request_id.encode())
     if refusal.retry_after is not None:
-        lines.append(b"Retry-After: %d\r\n" % max(1, math.ceil(refusal.retry_after)))
+        lines.append(b"Retry-After: %d\r\n" % whole_seconds(refusal.retry_after))
     lines += limit_lines(x)
     lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
     lines.append(b"Via: 1.1 outrigger\r\n")

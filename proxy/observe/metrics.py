@@ -74,6 +74,9 @@ class Metrics:
         self.rate_limit_evicted_total = counter_alone(
             "rate_limit_evicted_total", "Users whose counts were dropped to keep memory bounded."
         )
+        self.http_refusals_total = counter(
+            "http_refusals_total", "Requests that the policy refused with a status below 500.", "route", "name"
+        )
         self.shed_total = counter("shed_total", "Requests refused because of overload.", "reason")
         self.http_streams = gauge("http_streams", "Streams and WebSockets open, on routes that bound them.", "route")
         self.connections = gauge("connections", "Clients' connections, by what they do.", "state")

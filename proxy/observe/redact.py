@@ -6,6 +6,9 @@ a number behind it counts too. With the list as shipped: `token`, `api_key`, `ap
 `access_token`, `user[password]`, `password2`, `X-Auth-Token` are; `keyword`, `tokenizer` and `passwordless`
 are not. The price is a false alarm now and then (`monkey`): better one value too many than one too few.
 
+In a query what people write is hidden as well, for prompts are kept nowhere: the values of `prompt`, `message`,
+`question` and the like (PROMPTS), and under any name a text of more than four words or of more than 100 characters.
+
 In a path a segment is secret that says so itself (a bot's `bot123:…`, keys as their makers begin them: `sk-…`,
 `ghp_…`, a JWT), what stands behind Slack's `/services/T…`, and what looks drawn at random behind a secret name or a
 word of links that open something (`/reset/…`, `/webhooks/…`). Other long segments are ids, which a log is searched for.
@@ -19,6 +22,9 @@ from functools import lru_cache
 from urllib.parse import unquote_plus
 
 MASK = "***"
+PROMPTS = ("prompt", "message", "messages", "question", "input", "content", "conversation", "instructions")
+MOST_WORDS = 4
+MOST_CHARACTERS = 100
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN = re.compile(r"[^a-z0-9]+")
@@ -47,11 +53,12 @@ class Redactor:
         listed = sorted({words for name in names if (words := _words(name))})
         if not listed:
             listed = ["(?!)"]  # fits nothing
-            self._rule = self._hint = re.compile(listed[0])
+            self._rule = re.compile(listed[0])
+            self._hint = re.compile("|".join(PROMPTS), re.IGNORECASE)
         else:
             self._rule = re.compile(rf"(?:{'|'.join(map(re.escape, listed))})s?[0-9]*(?:-|$)")
             last = sorted({words.rsplit("-", 1)[-1] for words in listed})
-            self._hint = re.compile("|".join(map(re.escape, last)), re.IGNORECASE)
+            self._hint = re.compile("|".join(map(re.escape, (*last, *PROMPTS))), re.IGNORECASE)
         # Bounded, since clients choose the names; one cache an instance, since policies differ.
         self._known = lru_cache(maxsize=512)(self._judge)
 
@@ -79,7 +86,7 @@ class Redactor:
             target = _USERINFO.sub(lambda found: f"{found[1] or ''}//", target)
         path, mark, query = target.partition("?")
         shown = self.path(path)
-        if mark and ("%" in query or self._hint.search(query)):
+        if mark and ("%" in query or "+" in query or len(query) > MOST_CHARACTERS or self._hint.search(query)):
             target = f"{shown}?{'&'.join(map(self._pair, query.split('&')))}"
         elif shown is not path:
             target = f"{shown}{mark}{query}"
@@ -106,11 +113,18 @@ class Redactor:
         while True:
             end = pair.find(";", at)
             name, equals, _ = pair[at : end if end >= 0 else None].partition("=")
-            if equals and self.secret(name):
+            if equals and (self.secret(name) or _is_text(name, pair[at + len(name) + 1 :])):
                 return f"{pair[: at + len(name)]}={MASK}"
             if end < 0:
                 return pair
             at = end + 1
+
+
+def _is_text(name: str, value: str) -> bool:
+    """Whether somebody may have written this: a prompt, a message."""
+    if name.lower() in PROMPTS or len(value) > MOST_CHARACTERS:
+        return True
+    return value.count("+") + value.count("%20") >= MOST_WORDS
 
 
 def _printable(text: str) -> str:

@@ -11,8 +11,8 @@ from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
 
 @dataclass(frozen=True, slots=True)
 class RouteSpan:
-    """`errors` are answers of 500 and above, `refused` is by rate limits; `buckets` how many took at most so long,
-    +Inf the last."""
+    """`errors` are answers of 500 and above, `refused` those of ours below 500 (limits, caps, sizes, blocks);
+    `buckets` how many took at most so long, +Inf the last."""
 
     requests: float = 0.0
     errors: float = 0.0

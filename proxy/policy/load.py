@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from proxy.errors import Fault, PolicyError
@@ -11,17 +11,19 @@ from proxy.policy.cautions import cautions
 from proxy.policy.defaults import give_way
 from proxy.policy.nodes import Node, Table, Unreadable
 from proxy.policy.policy import Policy
-from proxy.policy.read import Reader
+from proxy.policy.read import Reader, above
 from proxy.policy.rules import check
 from proxy.policy.shapes import SHAPES
 from proxy.policy.source import PolicySource as PolicySource
 from proxy.policy.source import find as find
 from proxy.policy.source import read_file as read_file
+from proxy.policy.substitute import ABSENT
 from proxy.policy.yamltext import parse
 
 
-def load(source: PolicySource, environ: Mapping[str, str]) -> Policy:
-    """The policy that a text says, in this environment. Raises PolicyError with every fault.
+def load(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | None = None) -> Policy:
+    """The policy that a text says, in this environment. Raises PolicyError with every fault; where the caller `needs`
+    some keys alone, variables that others name may be missing from the environment: these have their defaults.
 
     What the text leaves out is the default; some defaults (`listen.public`, the tokens) come out of
     the environment, so even an empty text can be at fault.
@@ -40,7 +42,10 @@ def load(source: PolicySource, environ: Mapping[str, str]) -> Policy:
     upstreams, disagreements = adopt(reader, policy.upstreams)
     policy = replace(policy, upstreams=upstreams, source=source.name)
     check(reader, policy)
-    if reader.faults:
-        raise PolicyError(sorted(reader.faults, key=lambda fault: fault.line))
+    faults = reader.faults
+    if needs is not None:
+        faults = [fault for fault in faults if ABSENT not in fault.problem or not needs.isdisjoint(above(fault.key))]
+    if faults:
+        raise PolicyError(sorted(faults, key=lambda fault: fault.line))
     first = (source.warning,) if source.warning else ()
     return replace(policy, warnings=(*first, *reader.warnings, *moved, *disagreements, *cautions(reader, policy)))

@@ -143,6 +143,7 @@ class Listen:
     connections: Connections = Connections()
     first_byte: Period = 20.0
     body: Body = Body()
+    call_fields: bool = False
     drain: Seconds = 20.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+ABSENT = "the environment has no"
 _REFERENCE = re.compile(r"\$?\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?", re.ASCII)
 
 
@@ -26,7 +27,7 @@ def substitute(text: str, environ: Mapping[str, str]) -> str:
         if default is not None:
             value = value or default
         if value is None:
-            raise ValueError(f"the environment has no {name}")
+            raise ValueError(f"{ABSENT} {name}")
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise ValueError(f"the variable {name} is not UTF-8")
         return value

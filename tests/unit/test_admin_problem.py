@@ -27,7 +27,7 @@ def test_retry_after_is_there_only_where_there_is_one() -> None:
     assert "retry_after" not in json.loads(body)
 
 
-@pytest.mark.parametrize(("seconds", "whole"), [(0, 0), (0.001, 1), (1, 1), (1.5, 2), (-3, 0)])
+@pytest.mark.parametrize(("seconds", "whole"), [(0, 1), (0.001, 1), (1, 1), (1.5, 2), (-3, 1)])
 def test_seconds_are_rounded_up(seconds: float, whole: int) -> None:
     assert whole_seconds(seconds) == whole
 

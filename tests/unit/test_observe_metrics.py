@@ -23,6 +23,7 @@ http_overhead_seconds histogram
 http_in_flight gauge
 http_queued gauge
 rate_limit_total counter
+http_refusals_total counter
 shed_total counter
 concurrency_limit gauge
 upstream_calls_total counter

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
+from proxy.cli.looks.app import look
+from proxy.cli.looks.folder import Folder
 from proxy.cli.screen import Finding
 from proxy.egress.target import join
 from proxy.policy.outgoing import Upstream, default_upstreams
@@ -16,16 +20,45 @@ from proxy.policy.policy import Policy
 
 PATIENCE = 5.0  # seconds
 _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+# Variables by which apps and SDKs are told where a vendor of models is.
+_VENDORS = re.compile(
+    r"(?:OPENAI|AZURE_OPENAI|ANTHROPIC|GROQ|TOGETHER|MISTRAL|COHERE|CO|GEMINI|GOOGLE_GEMINI|DEEPSEEK|OPENROUTER|OLLAMA|"
+    r"PERPLEXITY|FIREWORKS|XAI|LLM|LITELLM|VLLM)_(?:API_)?(?:BASE_URL|BASE|URL|HOST|ENDPOINT|API_BASE|API_BASE_URL)S?"
+)
 _GO_ROUND = "see that this machine may call out, or mend its base_url"
 
 
-async def upstreams(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
+async def upstreams(policy: Policy, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
+    wanted = dict(policy.upstreams)
+    found = list(_passing_by(policy, environ))
+    for name, one in default_upstreams().items():
+        if wanted.get(name) == one and not _called(one, environ, cwd):
+            del wanted[name]
+            text = "nothing here calls it: no key in the environment, no package of the app's"
+            found.append(Finding("ok", f"upstream {name}", text, f"write `{name}: off` to be rid of it"))
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False) as session:
-        found = await asyncio.gather(
-            *(_upstream(session, name, one, environ) for name, one in policy.upstreams.items())
-        )
-    return list(found)
+        found += await asyncio.gather(*(_upstream(session, name, one, environ) for name, one in wanted.items()))
+    return found
+
+
+def _called(upstream: Upstream, environ: Mapping[str, str], cwd: Path) -> bool:
+    """Whether the app seems to call a vendor that the policy does not name: by its key, or a package. An app that
+    cannot be read may."""
+    app = look(Folder(cwd))
+    return bool(environ.get(_KEYS.get(upstream.kind, ""))) or not app.needs or upstream.kind in app.vendors
+
+
+def _passing_by(policy: Policy, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Addresses of vendors in the environment whose calls Outrigger does not see."""
+    known = {variable for upstream in policy.upstreams.values() for variable in upstream.env}
+    for variable, value in environ.items():
+        host = urlsplit(value).hostname if _VENDORS.fullmatch(variable) and value.startswith("http") else None
+        if host is None or variable in known:
+            continue
+        mend = f"name it: upstreams: {{NAME: {{kind: openai, env: [{variable}]}}}}, with the kind that it speaks"
+        text = f"{variable} leads to {host}, and no upstream names that variable: its calls pass by"
+        yield Finding("warning", "upstreams", text, mend)
 
 
 async def alerts(policy: Policy, *, post: bool) -> list[Finding]:

@@ -115,7 +115,10 @@ class Alerts:
                 "state": alert.state,
                 "since": self._wall(alert.since if alert.state != "cleared" else alert.ended),
                 "began": self._wall(alert.since),
-                "message": self._messages.get(key, alert.finding.message),
+                # while it holds as it is now, afterwards as it was told to be over
+                "message": f"{alert.name}: {alert.finding.message}"
+                if alert.holds
+                else self._messages.get(key, alert.finding.message),
             }
             for key, alert in found
         ]

@@ -93,7 +93,7 @@ def _refusals(facts: Facts, condition: when.Refusals) -> Iterator[Finding]:
     share = route.refused / route.requests
     of = f" of {named}" if named is not None else ""
     text = (
-        f"rate limits refused {route.refused:.0f} of {route.requests:.0f} requests{of}"
+        f"the policy refused {route.refused:.0f} of {route.requests:.0f} requests{of}"
         f" in {format_duration(condition.over)} ({share:.0%})"
     )
     if named is None:

@@ -26,6 +26,7 @@ FORMS: Mapping[str, Sequence[tuple[str, str]]] = {
             "try what the policy names: a table of ok, warning, error",
         ),
     ),
+    "suggest": (("suggest [--policy FILE]", "figures for limits, by what the running gateway saw"),),
     "report": (
         (
             "report [--since 24h] [--by user|model|route] [--csv] [--policy FILE]",
@@ -103,6 +104,10 @@ def _do(command: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
             from proxy.cli.ctl import ctl
 
             return ctl(argv, environ, sys.stdout, sys.stderr)
+        case "suggest":
+            from proxy.cli.suggest import suggest
+
+            return suggest(argv, environ, sys.stdout, sys.stderr)
         case "report":
             from proxy.cli.report import report
 

@@ -12,8 +12,9 @@ from typing import TextIO
 
 from proxy import __repository__
 from proxy.cli.line import parse
+from proxy.cli.looks.actors import shown, user_paths
 from proxy.cli.looks.app import App, begin, look
-from proxy.cli.looks.draft import draft, user_paths
+from proxy.cli.looks.draft import draft
 from proxy.cli.looks.folder import SKIPPED, Folder, part
 from proxy.cli.looks.start import Start, render_starts
 from proxy.cli.screen import complain, rows, styled, write
@@ -142,10 +143,10 @@ def found(path: Path, app: App) -> list[tuple[str, str]]:
     if app.port is not None:
         pairs.append(("port", f"{app.port}, which is in {app.port_where}"))
     pairs += [("port", "none to the outside: a worker")] if app.worker else _visited(app)
-    if app.vendors:
-        pairs.append(("calls", ", ".join(app.vendors)))
-    if app.database:
-        pairs.append(("database", "PostgreSQL, by DATABASE_URL"))
+    if app.upstreams:
+        pairs.append(("calls", ", ".join(one.name for one in app.upstreams)))
+    if app.database is not None:
+        pairs.append(("database", str(app.database)))
     return pairs
 
 
@@ -159,8 +160,7 @@ def _visited(app: App) -> Iterator[tuple[str, str]]:
         yield "routes", f"{len(app.routes)} found" + (f", {len(models)} of them call a model" if models else "")
     for one in models[:10]:
         yield "", f"{'/'.join(one.methods)} {one.path}  ({one.where})"
-    users = [path for path, _ in user_paths(app.routes)] + ([f"header {app.header}"] if app.header else [])
-    yield "users", ", ".join(users) or "told apart by address"
+    yield "users", ", ".join(shown(app.actors, user_paths(app.routes))) or "told apart by address"
 
 
 def steps(app: App, path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -42,6 +42,10 @@ class Account:
         self.growth.begun[x.route.name] += 1
         x.memory_before = self._app_bytes()
 
+    def admitted(self, route: str, crowd: int) -> None:
+        """A request got its place, as one of so many of its route."""
+        self._metrics.http_concurrency.child(route).observe(crowd)
+
     def limited(self, x: Exchange, refused: bool) -> None:
         decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
         self._metrics.rate_limit_total.child(x.route.name, x.tier, decision).inc()

@@ -321,6 +321,8 @@ class Pipeline:
             finally:
                 x.waited += self._clock() - began
         x.permit = permit
+        if permit.route_name:  # of a probe none
+            self._account.admitted(x.route.name, self._admission.in_flight(x.route.name))
         if not x.route.enforce and self._admission.overfull(x.route.name):
             self._shadow(x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full")
 

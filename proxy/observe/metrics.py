@@ -4,10 +4,10 @@ prometheus-client writes the scrape; prometheus-async would add timers for corou
 does not need, and a scrape endpoint that renders on the loop without a pause, which it must not. `Series` counts
 without locks, and has what the client lacks: a bound on label values.
 
-Beside the contract's metrics there are some of ours: `rate_limit_evicted_total`, `log_dropped_total`,
-`event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`, `bypass_total`,
-`alerts_sent_total`, `shadow_total`, `http_streams`, `connections*`, and `process_*` (CPU time, memory and files of
-the gateway itself).
+Beside the contract's metrics there are some of ours: `http_concurrency`, `rate_limit_evicted_total`,
+`log_dropped_total`, `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`,
+`bypass_total`, `alerts_sent_total`, `shadow_total`, `http_streams`, `connections*`, and `process_*` (CPU time, memory
+and files of the gateway itself).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ NAMESPACE = "outrigger"
 # Few, since each bucket is a series a route: 1 ms to 120 s, denser where pages and model calls live.
 DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
+CROWD_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
@@ -68,6 +69,12 @@ class Metrics:
         ).child()
         self.http_in_flight = gauge("http_in_flight", "Requests being answered.", "route")
         self.http_queued = gauge("http_queued", "Requests waiting for their turn.", "route")
+        self.http_concurrency = histogram(
+            "http_concurrency",
+            "Requests of a route under way when one more got its place, itself included.",
+            CROWD_BUCKETS,
+            "route",
+        )
         self.rate_limit_total = counter(
             "rate_limit_total", "Decisions of the rate limits.", "route", "tier", "decision"
         )
@@ -202,6 +209,7 @@ class Metrics:
             self.http_queued.child(route)
             self.app_memory_growth_bytes.child(route)
             self.http_request_duration_seconds.child(route)
+            self.http_concurrency.child(route)
 
     def declare_limits(self, pairs: Iterable[tuple[str, str]]) -> None:
         """The (route, tier) that have a rate limit: every decision starts with 0."""

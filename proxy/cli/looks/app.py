@@ -6,21 +6,22 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from proxy.cli.looks.actors import Actors, find_actors
+from proxy.cli.looks.database import Database, find_database
+from proxy.cli.looks.files import find_statics
 from proxy.cli.looks.folder import Folder, part
 from proxy.cli.looks.guess import guess
+from proxy.cli.looks.needs import find_needs
 from proxy.cli.looks.port import fixed_port, public_port, script_of, unbound, with_port
 from proxy.cli.looks.routes import Seen, find_routes
+from proxy.cli.looks.settings import find_settings
 from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node, of_package, own_of_package
 from proxy.cli.looks.trust import Trust, in_code, in_command
+from proxy.cli.looks.vendors import Vendor, find_vendors
 
 HEALTHY = ("/health", "/healthz", "/api/health", "/_health", "/readyz", "/livez", "/up", "/ping", "/status")
-USERS = ("user", "user_id", "userid", "username", "uid", "account", "account_id", "customer_id", "member_id")
 FRAMEWORKS = ("fastapi", "flask", "django", "starlette", "aiohttp", "quart", "litestar", "streamlit")
-DRIVERS = ("asyncpg", "psycopg", "psycopg2", "psycopg2-binary", "pg8000", "pg", "postgres", "@prisma/client")
-VENDORS = ("openai", "anthropic")
-BEYOND = ("langchain-openai", "litellm", "llama-index", "pydantic-ai", "instructor")  # they bring the openai package
 OURS = (10000, 9901, 9902)  # listen.public's default, listen.admin, listen.egress
-_HEADER = re.compile(r"['\"](X-(?:User|Account|Customer)(?:-Id|-Name)?)['\"]|\bx_user_id\b\s*:", re.IGNORECASE)
 
 
 @dataclass
@@ -39,9 +40,11 @@ class App:
     health: str = ""
     health_where: str = ""
     routes: list[Seen] = field(default_factory=list)
-    vendors: tuple[str, ...] = ()
-    database: bool = False
-    header: str = ""  # that names its users
+    health_dear: str = ""  # why no probe should ask it, empty where nothing is seen
+    upstreams: list[Vendor] = field(default_factory=list)
+    database: Database | None = None
+    actors: Actors = Actors()
+    statics: list[tuple[str, str]] = field(default_factory=list)  # patterns of files, and where each was seen
     trusting: list[Trust] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what its files do not say, a sentence each
 
@@ -57,7 +60,7 @@ class App:
 
 def look(folder: Folder) -> App:
     app = App()
-    app.needs = _needs(folder)
+    app.needs = find_needs(folder)
     if folder.json("package.json") and not _is_python(folder):
         app.language, app.manager = "node", manager_of_node(folder)
         app.framework = next((name for name in ("express", "fastify", "koa", "next") if name in app.needs), "node")
@@ -74,13 +77,14 @@ def look(folder: Folder) -> App:
         begin(app, start, folder)
     app.routes = find_routes(folder)
     app.health, app.health_where = _health(app)
-    app.vendors = tuple(name for name in VENDORS if name in app.needs or f"@{name}-ai/sdk" in app.needs)
-    if "openai" not in app.vendors and app.needs & set(BEYOND):
-        app.vendors = ("openai", *app.vendors)
-    sources = "\n".join(text for _, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"))
-    app.database = bool(app.needs & set(DRIVERS)) and ("DATABASE_URL" in sources or "prisma" in str(app.needs))
-    if found := _HEADER.search(sources):
-        app.header = found[1] or "X-User-Id"
+    app.health_dear = next((_dear(one) for one in app.routes if one.path == app.health), "")
+    settings = find_settings(folder)
+    app.upstreams, notes = find_vendors(folder, app.needs, settings)
+    app.notes += notes
+    spoken_of = any("DATABASE_URL" in text for _, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"))
+    app.database = find_database(app.needs, settings, spoken_of=spoken_of)
+    app.actors = find_actors(folder, app.needs)
+    app.statics = find_statics(folder, app.framework, app.needs)
     app.trusting = [*in_command(app.start.line if app.start else ""), *in_code(folder)]
     return app
 
@@ -140,21 +144,8 @@ def _manager(folder: Folder) -> str:
     return "pipenv" if folder.has("Pipfile") else "pip"
 
 
-def _needs(folder: Folder) -> frozenset[str]:
-    found: set[str] = set()
-    project = folder.toml("pyproject.toml")
-    listed = part(project, "project").get("dependencies")
-    lines = [str(one) for one in listed] if isinstance(listed, list) else []
-    lines += list(part(project, "tool", "poetry", "dependencies"))
-    lines += list(part(folder.toml("Pipfile"), "packages"))
-    for name in ("requirements.txt", "requirements/base.txt", "requirements/prod.txt", "requirements.in"):
-        lines += folder.text(name).splitlines()
-    for line in lines:
-        if match := re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", line):
-            found.add(re.sub(r"[._]", "-", match[1].lower()))
-    package = folder.json("package.json")
-    found |= {name.lower() for name in part(package, "dependencies")}
-    return frozenset(found)
+def _dear(one: Seen) -> str:
+    return "calls a model" if one.model else "calls another host" if one.outside else ""
 
 
 def _health(app: App) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tomllib
@@ -37,9 +38,11 @@ class Folder:
     def text(self, name: str) -> str:
         """The text of a file; empty where there is none that can be read."""
         try:
-            with open(self.path / name, encoding="utf-8", errors="replace") as file:
-                return file.read(LARGEST)
-        except OSError:
+            if not self.has(name):  # a FIFO would be waited for
+                return ""
+            with open(self.path / name, "rb") as file:
+                return _decoded(file.read(LARGEST))
+        except (OSError, ValueError):  # ValueError: a name with NUL in it
             return ""
 
     def json(self, name: str) -> Mapping[str, object]:
@@ -81,6 +84,13 @@ class Folder:
                 if count > MOST:
                     return
                 yield str(here / name), self.text(str(here / name))
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, or what its first bytes say (PowerShell's `>` writes UTF-16), with the line ends of text."""
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+    coding = next((name for mark, name in marks if data.startswith(mark)), "utf-8")
+    return data.decode(coding, errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def part(table: Mapping[str, object], *keys: str) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ _CALLS = re.compile(
     r"|^litellm\.a?completion$|^(openai\.)?ChatCompletion\.a?create$"
 )
 _STREAMS = {"StreamingResponse", "EventSourceResponse", "stream_with_context", "StreamingHttpResponse"}
+_OUTSIDE = {"requests", "httpx", "aiohttp", "urlopen", "boto3"}
 _ROUNDS = 3  # how far a call is followed through the app's own functions
 _COMMON = {"get", "post", "create", "run", "main", "call", "close", "send", "open", "read", "write", "execute", "add"}
 _EXPRESS = re.compile(r"\b\w+\.(get|post|put|patch|delete)\(\s*(['\"`])(/[^'\"`]*)\2")
@@ -33,6 +34,7 @@ class Seen:
     name: str
     model: bool = False
     streams: bool = False
+    outside: bool = False  # calls another host
 
     @property
     def pattern(self) -> str:
@@ -77,6 +79,7 @@ def _of_python(folder: Folder) -> list[Seen]:
                             node.name,
                             model=(name, node.name) in callers,
                             streams=bool(words & _STREAMS),
+                            outside=bool(words & _OUTSIDE),
                         )
                     )
     return found
@@ -165,7 +168,9 @@ def _of_node(folder: Folder) -> list[Seen]:
             streams = "text/event-stream" in body
             path = hit[3]
             model = _JS_CALLS.search(body) is not None
-            found.append(Seen((hit[1].upper(),), path, f"{name}:{line}", "", model=model, streams=streams))
+            outside = re.search(r"\b(?:fetch|axios(?:\.\w+)?)\(", body) is not None
+            seen = Seen((hit[1].upper(),), path, f"{name}:{line}", "", model=model, streams=streams, outside=outside)
+            found.append(seen)
     return found
 
 

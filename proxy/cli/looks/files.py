@@ -1,0 +1,45 @@
+"""Where an app serves files from: pages load dozens of them, which no limit of requests should count."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from proxy.cli.looks.folder import Folder
+
+MOST = 6
+_BY_FRAMEWORK = {
+    "django": ("/static/*",),
+    "flask": ("/static/*",),
+    "next": ("/_next/*",),
+    "streamlit": ("/static/*",),
+    "gradio": ("/assets/*", "/static/*", "/theme.css"),
+    "chainlit": ("/assets/*",),
+    "jupyterlab": ("/static/*", "/lab/extensions/*"),
+    "open-webui": ("/_app/*", "/static/*", "/assets/*"),
+    "datasette": ("/-/static/*",),
+}
+_MOUNTS = (
+    re.compile(r"\.mount\(\s*['\"](/[\w./-]+)['\"]\s*,\s*(?:app\s*=\s*)?StaticFiles\("),
+    re.compile(r"\bMount\(\s*['\"](/[\w./-]+)['\"]\s*,\s*(?:app\s*=\s*)?StaticFiles\("),
+    re.compile(r"\bstatic_url_path\s*=\s*['\"](/[\w./-]+)['\"]"),
+    re.compile(r"^\s*(?:STATIC|MEDIA)_URL\s*=\s*['\"]/?([\w.-][\w./-]*)['\"]", re.MULTILINE),
+    re.compile(r"\.use\(\s*['\"](/[\w./-]+)['\"]\s*,\s*(?:express|serve)?\.?static\("),
+    re.compile(r"\badd_static\(\s*['\"](/[\w./-]+)['\"]"),
+)
+
+
+def find_statics(folder: Folder, framework: str, needs: Collection[str]) -> list[tuple[str, str]]:
+    """Patterns of paths, and where each was seen."""
+    found: dict[str, str] = {}
+    for name, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"):
+        for pattern in _MOUNTS:
+            for hit in pattern.finditer(text):
+                path = f"/{hit[1].strip('/')}/*"
+                if path != "//*":
+                    found.setdefault(path, f"{name}:{text.count(chr(10), 0, hit.start()) + 1}")
+    for name, paths in _BY_FRAMEWORK.items():
+        if framework == name or name in needs:
+            for path in paths:
+                found.setdefault(path, f"{name} has its own there")
+    return list(found.items())[:MOST]

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from proxy.cli.looks.app import DRIVERS, look
+from proxy.cli.looks.app import look
+from proxy.cli.looks.database import DRIVERS
 from proxy.cli.looks.folder import Folder
 from proxy.cli.screen import Finding
 from proxy.policy.policy import Policy
@@ -21,7 +22,7 @@ FAR = 0.05  # seconds for a question and its answer
 
 
 async def database(policy: Policy, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
-    if not policy.postgres.url and look(Folder(cwd)).needs & set(DRIVERS):
+    if not policy.postgres.url and look(Folder(cwd)).needs & DRIVERS:
         text = "the app brings a driver of PostgreSQL, and postgres.url is empty: there is no pool"
         mend = "set DATABASE_URL, or what postgres.url names; where the app uses no database, all is well"
         return [Finding("warning", "database", text, mend)]

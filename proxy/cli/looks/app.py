@@ -53,6 +53,11 @@ class App:
         return bool(self.language)
 
     @property
+    def vendors(self) -> tuple[str, ...]:
+        """The kinds of its upstreams."""
+        return tuple(one.kind for one in self.upstreams)
+
+    @property
     def worker(self) -> bool:
         """Whether nobody calls it."""
         return self.start is not None and self.start.worker

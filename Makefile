@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
-.PHONY: loadtest soak incidents fuzz clean
+.PHONY: loadtest soak incidents fuzz dbsuites clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -23,6 +23,7 @@ help:
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
 	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
+	@echo "make dbsuites SUITES=DIR: the drivers' own test suites, checked out in DIR, direct and through the database door"
 	@echo 'make readme          the tables of README and docs that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
@@ -101,6 +102,14 @@ incidents: .venv/$(STAMP)
 FUZZ = 100000
 fuzz: .venv/$(STAMP)
 	@OUTRIGGER_FUZZ_CALLS=$(FUZZ) .venv/bin/python -m pytest -q -s -p no:cacheprovider tests/wire/test_money_fuzz.py
+
+.venv-suites/$(STAMP): tests/suites/requirements.txt
+	$(call need_python)
+	@echo "setting up the database drivers' suites (.venv-suites) …"
+	@$(PYTHON) -m venv .venv-suites && .venv-suites/bin/python $(PIP) -r $< && touch $@
+
+dbsuites: .venv/$(STAMP) .venv-suites/$(STAMP)
+	@PYTHONPATH=.:tests/wire .venv/bin/python tests/suites/run.py "$(SUITES)" --python .venv-suites/bin/python --only "$(ONLY)"
 
 clean:
 	rm -rf .outrigger .demo .venv .venv-* var

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from proxy.postgres.startup import ENCODING, NAME, Key, Settings
+from proxy.postgres.startup import ENCODING, NAME, Key, Settings, elsewhere
 
 if TYPE_CHECKING:
     from proxy.postgres.statements import Statement
@@ -17,12 +17,26 @@ MOST_PREPARED = 250  # statements a connection; PostgreSQL needs 10 to 100 KB fo
 
 class Backend:
     """`base` is what RESET ALL returns it to, `applied` what it is set to now, as far as that differs from the
-    database's own defaults. `params` is what it reported (ParameterStatus); replaced, never changed."""
+    database's own defaults. `params` is what it reported (ParameterStatus); replaced, never changed. `elsewhere`:
+    the database, where it is another than the policy's."""
 
-    __slots__ = ("applied", "base", "defined", "key", "last", "params", "pid", "prepared", "unnamed", "user")
+    __slots__ = (
+        "applied",
+        "base",
+        "defined",
+        "elsewhere",
+        "key",
+        "last",
+        "params",
+        "pid",
+        "prepared",
+        "unnamed",
+        "user",
+    )
 
     def __init__(self, key: Key, name: str, params: Mapping[bytes, bytes], pid: int = 0) -> None:
         self.key = key
+        self.elsewhere = elsewhere(key)
         self.pid = pid
         self.base: Settings = {NAME: name.encode(), ENCODING: b"UTF8"}
         self.applied: Settings = self.base

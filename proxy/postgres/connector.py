@@ -16,7 +16,7 @@ from asyncpg import connect_utils
 
 from proxy.errors import OutriggerError
 from proxy.postgres.backend import Backend
-from proxy.postgres.startup import Key
+from proxy.postgres.startup import ELSEWHERE, Key
 
 # What a server reports of itself (PostgreSQL 11 to 18); asyncpg cannot be asked for all it was told.
 REPORTED = (
@@ -86,13 +86,16 @@ Connect = Callable[[Key, str], "asyncio.Future[Connected]"]
 
 async def connect(dsn: str, key: Key, name: str, timeout: float) -> Connected:
     """Raises ConnectFailed. `name` is the connection's application_name, `key` what else it is opened with."""
+    settings = {**dict(key), "application_name": name}
+    elsewhere = settings.pop(ELSEWHERE, None)
     try:
         async with asyncio.timeout(timeout):
             connection = await asyncpg.connect(
                 dsn,
                 timeout=timeout,
                 statement_cache_size=0,
-                server_settings={**dict(key), "application_name": name},
+                database=elsewhere,  # None: the address's
+                server_settings=settings,
             )
     except asyncpg.PostgresError as error:
         code = error.sqlstate or "08006"
@@ -103,10 +106,10 @@ async def connect(dsn: str, key: Key, name: str, timeout: float) -> Connected:
         raise ConnectFailed("08001", f"no connection within {timeout:g} s", final=False) from None
     except (OSError, ValueError) as error:
         raise ConnectFailed("08001", str(error) or type(error).__name__, final=False) from error
-    settings = connection.get_settings()
+    reported = connection.get_settings()
     params = {
         known.encode(): str(value).encode()
         for known in REPORTED
-        if (value := getattr(settings, known, None)) is not None
+        if (value := getattr(reported, known, None)) is not None
     }
     return Connected(connection, Backend(key, name, params, connection.get_server_pid()))

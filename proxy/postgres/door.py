@@ -29,7 +29,7 @@ from proxy.postgres.pool import Pool
 from proxy.postgres.scram import Verifier
 from proxy.postgres.server import Server
 from proxy.postgres.session import Session
-from proxy.postgres.startup import ENCODING, NAME, Key
+from proxy.postgres.startup import ENCODING, NAME, Key, elsewhere, process
 from proxy.postgres.statements import Statements
 
 LOGIN = 60.0  # seconds that a client has to log in (PostgreSQL's authentication_timeout)
@@ -177,6 +177,8 @@ class Door:
         assert client.startup is not None
         if client.patience is not None:
             client.patience.cancel()
+        if database := elsewhere(client.startup.key):
+            self.pool.guests[database] += 1
         if client.startup.database == self.gate.console and self.gate.console != self.gate.database:
             console = Console(self, client.write, client.end)
             client.listener = console.hear
@@ -222,7 +224,7 @@ class Door:
         client.begin(session, self._welcome(client, shown))
 
     def _welcome(self, client: Client, shown: Mapping[bytes, bytes]) -> bytes:
-        client.key = (client.number, secrets.randbits(32))
+        client.key = (process(client.number), secrets.randbits(32))
         told = b"".join(wire.parameter(name, value) for name, value in shown.items())
         key = wire.message(wire.KEY_DATA, struct.pack(">II", *client.key))
         return wire.message(wire.AUTHENTICATION, b"\0\0\0\0") + told + key + wire.ready()
@@ -235,6 +237,8 @@ class Door:
         if client.patience is not None:
             client.patience.cancel()
         login, server = client.login, client.server
+        if client.startup is not None and (database := elsewhere(client.startup.key)):
+            self.pool.guest_left(database)
         if login is not None and login.declined and not login.wrong and not login.cancel and not self._told_of_tls:
             self._told_of_tls = True
             self._emit(
@@ -257,7 +261,7 @@ class Door:
 
     def cancel(self, key: tuple[int, int]) -> None:
         """By the key that the client was given; what does nothing now is left alone."""
-        client = self.clients.get(key[0])
+        client = self.clients.get(process(key[0]))
         if client is not None and client.key[1] == key[1] and key[1]:
             self._abandon(client)
 

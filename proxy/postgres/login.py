@@ -6,11 +6,11 @@ A state machine without I/O: `feed` takes what came and gives what goes back, an
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.postgres import wire
 from proxy.postgres.scram import MECHANISM, Exchange, Verifier
-from proxy.postgres.startup import CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST, Startup, packet, read
+from proxy.postgres.startup import CANCEL_REQUEST, ELSEWHERE, GSS_REQUEST, SSL_REQUEST, Startup, packet, read
 from proxy.postgres.wire import HEAD_SIZE, read_head
 
 TLS_HELLO = 0x16  # a client that begins with TLS, without asking (PostgreSQL 17, sslnegotiation=direct)
@@ -21,7 +21,8 @@ _YES = b"S"
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whom a login lets in. `console` is the name of the database that is ours."""
+    """Whom a login lets in: one user, who may go to other databases of that server than `database`, as on connections
+    of its own. `console` is the name of the database that is ours."""
 
     verifier: Verifier
     user: str
@@ -115,15 +116,15 @@ class Login:
         if asked.minor or asked.unknown:
             names = b"".join(name + b"\0" for name in asked.unknown)
             sent = wire.message(wire.NEGOTIATE, struct.pack(">ii", 0, len(asked.unknown)) + names)
-        serves = f'this pool serves user "{gate.user}" of database "{gate.database}" alone'
         if asked.replication:
             return sent + self._refuse(
                 "0A000", "replication does not go through a pool; connect to the database itself"
             )
         if asked.user != gate.user:
-            return sent + self._refuse("28000", f'user "{asked.user}" is not known here; {serves}')
+            text = f'user "{asked.user}" is not known here; this pool serves user "{gate.user}" alone'
+            return sent + self._refuse("28000", text)
         if asked.database not in (gate.database, gate.console):
-            return sent + self._refuse("3D000", f'database "{asked.database}" is not known here; {serves}')
+            self._asked = replace(asked, key=((ELSEWHERE, asked.database), *asked.key))
         return sent + wire.message(wire.AUTHENTICATION, struct.pack(">i", 10) + MECHANISM + b"\0\0")
 
     def _proof(self, body: bytes) -> bytes:

@@ -164,8 +164,10 @@ class Pipeline:
                 resets = bool(queue) and bool(queue[0].flags & RESETS)
                 extra = self._owner.parameter(name, value, shown=not skipping, resets=resets)
                 keep = not skipping and not extra
+            elif kind == wire.NOTIFICATION:
+                keep, extra = False, self._owner.notification(data[pos:end])
             else:
-                keep = not skipping or kind == wire.NOTIFICATION
+                keep = not skipping
             if kind == wire.ERROR and b"VFATAL\0" in data[pos:end]:
                 self.ended = keep = True
             if not keep or extra:

@@ -50,6 +50,7 @@ class Pool:
         self.waiters: deque[Client] = deque()
         self.outcomes: Counter[str] = Counter(ok=0, error=0, abandoned=0, refused=0)
         self.draining = False
+        self.guests: Counter[str] = Counter()  # clients of other databases than the policy's, by database
         self._told = float("-inf")  # when it was last said that there are too few
         self.supply = Supply(self, connect)
         self.slots = Slots(self)
@@ -132,6 +133,9 @@ class Pool:
         if server.closed:
             return
         if self.draining or self._clock() >= server.retire or len(self.servers) > self.policy.pool.max:
+            server.close()
+            return
+        if server.backend.elsewhere and server.backend.elsewhere not in self.guests:
             server.close()
             return
         waiters = self.waiters
@@ -221,6 +225,18 @@ class Pool:
                 else wire.fatal("08006", "the database closed the connection")
             )
         self.supply.fill()
+
+    def guest_left(self, database: str) -> None:
+        """With the last client of a database that is not the policy's, its connections go: they would keep it from
+        being dropped."""
+        self.guests[database] -= 1
+        if self.guests[database]:
+            return
+        del self.guests[database]
+        self.supply.forget(database)
+        for server in [each for each in self.idle if each.backend.elsewhere == database]:
+            self.idle.remove(server)
+            server.close()
 
     # ── cancelling and leaving ───────────────────────────────────────────────────────────────
 

@@ -17,7 +17,7 @@ from proxy.postgres.frontend import Frontend
 from proxy.postgres.pipeline import Pipeline
 from proxy.postgres.reset import put_back
 from proxy.postgres.slots import no_slot
-from proxy.postgres.startup import ENCODING, NAME, Settings, Startup
+from proxy.postgres.startup import ENCODING, NAME, Settings, Startup, elsewhere, process
 from proxy.postgres.state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
 from proxy.postgres.statements import Statement, Statements
 
@@ -55,7 +55,8 @@ class Session:
         self._ask = ask
         self._give_up = give_up
         encoding = startup.encoding or params.get(b"server_encoding", b"UTF8").decode()
-        self.frontend.scope = self._kind = dict(startup.key).get("search_path", "").encode("utf-8", "surrogateescape")
+        scope = elsewhere(startup.key), dict(startup.key).get("search_path", "")
+        self.frontend.scope = self._kind = "\0".join(scope).encode("utf-8", "surrogateescape")
         self.frontend.put_back = self._put_back
         self._own: Settings = {NAME: startup.name.encode("utf-8", "surrogateescape"), ENCODING: encoding.encode()}
         self.settings: Settings = self._own
@@ -271,6 +272,13 @@ class Session:
         back = resets and value == backend.base.get(name) != self._own.get(name)
         self.params = {**self.params, name: self._own[name] if back else value}
         return wire.parameter(name, self._own[name]) if back else b""
+
+    def notification(self, message: bytes) -> bytes:
+        """The client's own NOTIFY comes from the process that it was told is its own: so drivers know theirs."""
+        at, end = wire.HEAD_SIZE, wire.HEAD_SIZE + 4
+        if int.from_bytes(message[at:end], "big") != self._linked().pid:
+            return message
+        return message[:at] + process(self.number).to_bytes(4, "big") + message[end:]
 
     def tagged(self, hint: int, tag: bytes) -> None:
         frontend, backend = self.frontend, self._linked()

@@ -13,6 +13,10 @@ CANCEL_REQUEST = 80877102
 MAJOR = 3
 MOST = 10_000  # bytes; PostgreSQL's own bound of a startup packet
 
+# A client is told a number of a process that no machine has (Linux ends at 1 << 22): a pg_terminate_backend or
+# pg_cancel_backend of it hits nobody, and no NOTIFY of somebody else's bears it.
+PROCESSES = 1 << 30
+
 Settings = Mapping[bytes, bytes]
 Key = tuple[tuple[str, str], ...]
 
@@ -20,6 +24,17 @@ Key = tuple[tuple[str, str], ...]
 # names stays out of reach of RESET, so it takes a connection that was opened with it.
 NAME = b"application_name"
 ENCODING = b"client_encoding"
+ELSEWHERE = ""  # in a key: the database, where it is another than the policy's (a startup packet has no such name)
+
+
+def process(client: int) -> int:
+    """What a client is told is the process that serves it, by its number; and back."""
+    return PROCESSES ^ client
+
+
+def elsewhere(key: Key) -> str:
+    """The database that connections of this key lead to, "" for the policy's."""
+    return key[0][1] if key and key[0][0] == ELSEWHERE else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from proxy.postgres import wire
 from proxy.postgres.connector import Connected, ConnectFailed
 from proxy.postgres.opening import Opening
-from proxy.postgres.startup import Key, Settings
+from proxy.postgres.startup import Key, Settings, elsewhere
 
 if TYPE_CHECKING:
     from proxy.postgres.pool import Pool
@@ -57,6 +58,11 @@ class Supply:
                 if not waiting:
                     del self._greeted[key]
 
+    def forget(self, database: str) -> None:
+        """Who comes to it next hears anew what there is, if anything."""
+        for key in [key for key in self.greetings if elsewhere(key) == database]:
+            del self.greetings[key]
+
     def fill(self) -> None:
         """Open what is wanted and may be opened."""
         if self._pool.draining:
@@ -103,8 +109,10 @@ class Supply:
         futures = self._greeted.pop(key, [])
         if isinstance(found, ConnectFailed):
             # A setting that only this client asked for is its own affair; all else is the database's.
-            own = found.final and key not in self.greetings and not found.code.startswith(("28", "3D", "08"))
-            if not own:
+            own = found.final and self._asked_for(key, found.code)
+            if own:
+                self._lost_kind(key, found)
+            else:
                 self.opening.failed(found)
             if found.final:
                 for future in futures:
@@ -125,9 +133,22 @@ class Supply:
             found.backend.params = known  # one object, so that who compares them is done at once
         elif known is not None or len(self.greetings) < MOST_KEYS:
             self.greetings[key] = found.backend.params
-        self._key, self._name = key, name
+        if not found.backend.elsewhere:
+            self._key, self._name = key, name
         self._pool.seat(found)
         for future in futures:
             if not future.done():
                 future.set_result(found.backend.params)
         self.fill()
+
+    def _asked_for(self, key: Key, code: str) -> bool:
+        """Whether what the database says no to is what these clients alone asked for."""
+        if elsewhere(key):
+            return not code.startswith("08")
+        return key not in self.greetings and not code.startswith(("28", "3D", "08"))
+
+    def _lost_kind(self, key: Key, error: ConnectFailed) -> None:
+        """No connection of this key can be had any more: its database was dropped, say."""
+        if self.greetings.pop(key, None) is not None:
+            for client in [each for each in self._pool.waiters if each.kind == key]:
+                client.end(wire.fatal(error.code, str(error)))

@@ -113,7 +113,6 @@ def test_a_client_that_could_bind_the_channel_is_told_apart():
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (startup(database="other"), "3D000"),
         (startup(user="other"), "28000"),
         (startup(replication="database"), "0A000"),
         (startup(2 << 16), "0A000"),

@@ -100,7 +100,7 @@ EXCHANGES = {
     ),
     "notices and parameters between": (
         Q("select 1"),
-        wire.error("00000", "hi", kind=wire.NOTICE) + ANSWER + wire.message(wire.NOTIFICATION, b"\0\0\0\1a\0b\0") + ready(),
+        wire.error("00000", "hi", kind=wire.NOTICE) + ANSWER + wire.message(wire.NOTIFICATION, b"\0\0\0\2a\0b\0") + ready(),
         True,
     ),
 }  # fmt: skip

@@ -1,0 +1,58 @@
+"""The process number that a client is told (BackendKeyData): its own notifications bear it, and nobody else's."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+from doorway import Doorway, Doorways
+from pgwire import Message, Wire, query
+
+HIGHEST = 1 << 22  # a process number on Linux is at most this
+
+
+def heard(wire: Wire) -> tuple[int, bytes]:
+    """Who notified, and of what."""
+    found: Message = next(each for each in iter(wire.read, None) if each.kind == "A")
+    return int.from_bytes(found.body[:4], "big"), found.body[4:]
+
+
+def test_a_client_hears_its_own_notification_from_its_own_process(shared: Doorway) -> None:
+    with Wire(shared.url) as wire:
+        wire.ask(query("listen news"))
+        wire.send(query("notify news, 'mine'"))
+        assert heard(wire) == (wire.key[0], b"news\0mine\0")
+
+
+@pytest.mark.parametrize("way", ["through the door", "direct"])
+def test_another_s_notification_comes_from_another_process(shared: Doorway, way: str) -> None:
+    with Wire(shared.url) as wire, Wire(shared.url if way == "through the door" else shared.direct) as other:
+        wire.ask(query("listen news"))
+        pid = int(other.rows("select pg_backend_pid() from pg_notify('news', 'theirs')")[0][0] or 0)
+        assert heard(wire) == (pid, b"news\0theirs\0")
+        assert pid != wire.key[0]
+
+
+def test_in_session_mode_too(doorway: Doorways) -> None:
+    with doorway(mode="session") as door, Wire(door.url) as wire:
+        wire.ask(query("listen news"))
+        wire.send(query("select pg_notify('news', 'a'), pg_notify('news', 'b')"))
+        assert [heard(wire) for _ in range(2)] == [(wire.key[0], b"news\0a\0"), (wire.key[0], b"news\0b\0")]
+
+
+def test_a_driver_that_terminates_what_it_was_told_terminates_nobody(shared: Doorway) -> None:
+    """No process can have that number, so no other client of the database is hit by chance."""
+    with psycopg.connect(shared.url, autocommit=True) as one:
+        assert one.info.backend_pid > HIGHEST
+        with shared.cluster.control() as control:
+            found = control.execute("select pg_terminate_backend(%s)", [one.info.backend_pid]).fetchone()
+        assert found == (False,)
+        assert one.execute("select 1").fetchone() == (1,)
+
+
+def test_cancelling_goes_by_that_number_as_ever(shared: Doorway) -> None:
+    with psycopg.connect(shared.url, autocommit=True) as one:
+        threading.Thread(target=lambda: (shared.until(lambda: shared.asleep() == 1), one.cancel_safe())).start()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            one.execute("select pg_sleep(30)")

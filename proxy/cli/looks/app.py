@@ -80,7 +80,8 @@ def look(folder: Folder) -> App:
     start = start or find_worker(folder)
     if start is not None:
         begin(app, start, folder)
-    app.routes = find_routes(folder)
+    app.routes, unread = find_routes(folder)
+    app.notes += unread
     app.health, app.health_where = _health(app)
     app.health_dear = next((_dear(one) for one in app.routes if one.path == app.health), "")
     settings = find_settings(folder)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from proxy.cli.looks.constants import Constants
+from proxy.cli.looks.django import find_paths
 from proxy.cli.looks.folder import Folder
+from proxy.cli.looks.routers import Routers
 
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 _CALLS = re.compile(
@@ -18,6 +21,7 @@ _STREAMS = {"StreamingResponse", "EventSourceResponse", "stream_with_context", "
 _OUTSIDE = {"requests", "httpx", "aiohttp", "urlopen", "boto3"}
 _ROUNDS = 3  # how far a call is followed through the app's own functions
 _COMMON = {"get", "post", "create", "run", "main", "call", "close", "send", "open", "read", "write", "execute", "add"}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _EXPRESS = re.compile(r"\b\w+\.(get|post|put|patch|delete)\(\s*(['\"`])(/[^'\"`]*)\2")
 _JS_CALLS = re.compile(r"\.(chat\.completions|responses|messages|embeddings|images)\.(create|generate|stream)\(")
 _NEXT = re.compile(r"(?:src/)?(?:app/(?P<app>(?:.*/)?)route|pages/(?P<page>api/.*?))\.[jt]s")
@@ -48,85 +52,100 @@ class Seen:
         return "*" in self.pattern
 
 
-def find_routes(folder: Folder) -> list[Seen]:
-    return [*_of_python(folder), *_of_node(folder)]
+def find_routes(folder: Folder) -> tuple[list[Seen], list[str]]:
+    """The routes, and a sentence on what could not be read."""
+    found, notes = _of_python(folder)
+    return [*found, *_of_node(folder)], notes
 
 
-def _of_python(folder: Folder) -> list[Seen]:
-    trees = []
+def _of_python(folder: Folder) -> tuple[list[Seen], list[str]]:
+    trees, broken = [], []
     for name, text in folder.sources(".py"):
         try:
-            trees.append((name, ast.parse(text)))
-        except (SyntaxError, ValueError, RecursionError):
-            continue
+            trees.append((name, ast.parse(text.lstrip("\ufeff"))))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            broken.append(name)
     callers = _callers(trees)
-    mounted = _mounted(trees)
-    found = []
-    for name, tree in trees:
-        prefixes = _prefixes(tree)
+    constants = Constants(trees)
+    routers = Routers(trees, constants)
+    functions = {node.name: node for _, tree in trees for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)}
+    found: list[Seen] = []
+    unread: list[str] = []
+
+    def see(methods: tuple[str, ...], path: str, where: str, name: str, file: str, node: ast.AST | None) -> None:
+        words = set(_words(node)) if node is not None else set()
+        model = (file, name) in callers or (node is not None and (where.partition(":")[0], name) in callers)
+        marks = {"streams": bool(words & _STREAMS), "outside": bool(words & _OUTSIDE)}
+        found.append(Seen(methods, path or "/", where, name, model=model, **marks))
+
+    for file, tree in trees:
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                for methods, owner, path in _decorated(node):
-                    stem = name.rpartition("/")[2].removesuffix(".py")
-                    outer = mounted.get(owner) or mounted.get(f"{stem}.{owner}") or mounted.get(stem) or ""
-                    whole = f"{outer}{prefixes.get(owner, '')}{path}" or "/"
-                    words = set(_words(node))
-                    found.append(
-                        Seen(
-                            methods,
-                            whole,
-                            f"{name}:{node.lineno}",
-                            node.name,
-                            model=(name, node.name) in callers,
-                            streams=bool(words & _STREAMS),
-                            outside=bool(words & _OUTSIDE),
-                        )
-                    )
-    return found
+            if isinstance(node, _FUNCTIONS):
+                for methods, owner, given in _decorated(node):
+                    path = constants.text(given, file)
+                    if path is None:
+                        unread.append(f"{file}:{node.lineno}")
+                        continue
+                    for prefix in routers.prefixes(file, owner):
+                        see(methods, prefix + path, f"{file}:{node.lineno}", node.name, file, node)
+            elif isinstance(node, ast.Call) and (added := _added(node)) is not None:
+                methods, owner, given, handler = added
+                path = constants.text(given, file)
+                if path is None or not path.startswith("/"):
+                    continue
+                for prefix in routers.prefixes(file, owner):
+                    see(methods, prefix + path, f"{file}:{node.lineno}", handler, file, functions.get(handler))
+    names = {name for _, name in callers}
+    for file, path, line, view in find_paths(trees, constants):
+        words = set(_words(functions[view])) if view in functions else set()
+        marks = {"streams": bool(words & _STREAMS), "outside": bool(words & _OUTSIDE), "model": view in names}
+        found.append(Seen((), path, f"{file}:{line}", view, **marks))
+    notes = []
+    if places := [*dict.fromkeys([*routers.unread, *unread])]:
+        notes.append(f"what stands before or in paths at {_few(places)} is not in its text: see `routes` for these")
+    if broken:
+        notes.append(f"{_few(broken)} could not be read as Python, so nothing of it is known")
+    return found, notes
 
 
-def _decorated(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def _few(places: Sequence[str]) -> str:
+    return ", ".join(places[:5]) + (" and more" if len(places) > 5 else "")
+
+
+def _decorated(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[tuple[str, ...], str, ast.expr]]:
     for call in node.decorator_list:
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or not call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
-        path, verb = call.args[0], call.func.attr
-        if not isinstance(path, ast.Constant) or not isinstance(path.value, str):
+        path = call.args[0] if call.args else next((word.value for word in call.keywords if word.arg == "path"), None)
+        verb = call.func.attr
+        if path is None or not isinstance(path, ast.Constant | ast.JoinedStr | ast.BinOp | ast.Name | ast.Attribute):
             continue
-        owner = _dotted(call.func.value).rpartition(".")[2]
+        if isinstance(path, ast.Constant) and not (isinstance(path.value, str) and path.value[:1] in ("", "/")):
+            continue
+        owner = _dotted(call.func.value)
         if verb in METHODS:
-            yield (verb.upper(),), owner, path.value
+            yield (verb.upper(),), owner, path
         elif verb in ("route", "api_route"):
             methods = next((word.value for word in call.keywords if word.arg == "methods"), None)
-            yield tuple(_strings(methods)) or ("GET",), owner, path.value
+            yield tuple(_strings(methods)) or ("GET",), owner, path
 
 
-def _prefixes(tree: ast.AST) -> dict[str, str]:
-    """What a router or blueprint of this file puts before its paths."""
-    found = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            if _dotted(node.value.func).rpartition(".")[2] in ("APIRouter", "Blueprint"):
-                prefix = _keyword(node.value, "prefix", "url_prefix")
-                for target in node.targets:
-                    if isinstance(target, ast.Name) and prefix:
-                        found[target.id] = prefix
-    return found
-
-
-def _mounted(trees: Iterable[tuple[str, ast.AST]]) -> dict[str, str]:
-    """What an app puts before the paths of a router that it takes in, by the router's name or its module's."""
-    found = {}
-    for _, tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-                if node.func.attr in ("include_router", "register_blueprint"):
-                    prefix = _keyword(node, "prefix", "url_prefix")
-                    name = _dotted(node.args[0])
-                    if prefix and name:
-                        found[name] = prefix
-                        module = name.removesuffix(".router").rpartition(".")[2]
-                        found.setdefault(module if name.endswith(".router") else name, prefix)
-    return found
+def _added(call: ast.Call) -> tuple[tuple[str, ...], str, ast.expr, str] | None:
+    """`app.add_api_route("/x", handler)`, `Route("/x", handler)`, `web.get("/x", handler)`: its methods, whose it is,
+    its path and its handler's name."""
+    name = _dotted(call.func).rpartition(".")[2]
+    methods = tuple(_strings(next((word.value for word in call.keywords if word.arg == "methods"), None)))
+    words = {word.arg: word.value for word in call.keywords}
+    if name in ("add_api_route", "add_url_rule", "Route") and call.args:
+        view = words.get("view_func") or words.get("endpoint") or (call.args[-1] if len(call.args) > 1 else None)
+        owner = _dotted(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+        return methods, owner, call.args[0], _dotted(view).rpartition(".")[2] if view is not None else ""
+    made = name.removeprefix("add_")
+    if made in METHODS and len(call.args) == 2 and isinstance(call.func, ast.Attribute):
+        on = _dotted(call.func.value)
+        if on == "web" or on.endswith("router"):
+            return (made.upper(),), "", call.args[0], _dotted(call.args[1]).rpartition(".")[2]
+    return None
 
 
 def _callers(trees: Sequence[tuple[str, ast.AST]]) -> set[tuple[str, str]]:
@@ -203,13 +222,6 @@ def _dotted(node: ast.AST) -> str:
     if isinstance(node, ast.Attribute):
         return f"{_dotted(node.value)}.{node.attr}"
     return _dotted(node.func) if isinstance(node, ast.Call) else ""
-
-
-def _keyword(call: ast.Call, *names: str) -> str:
-    for word in call.keywords:
-        if word.arg in names and isinstance(word.value, ast.Constant) and isinstance(word.value.value, str):
-            return word.value.value
-    return ""
 
 
 def _strings(node: ast.AST | None) -> list[str]:

@@ -73,7 +73,8 @@ def looked(files: dict[str, str], at: Path) -> App:
         ({"package.json": NODE % '"start": "next start -p 3000"'}, "node_modules/.bin/next start -p $PORT"),
         ({"package.json": NODE % '"start": "node a.js"', "Procfile": "web: npm start"}, "node a.js"),
         ({"package.json": NODE % '"start": "next start"', ".pnp.cjs": ""}, "npm start"),
-        ({"package.json": NODE % '"start": "node a.js", "prestart": "node b.js"'}, "npm start"),
+        ({"package.json": NODE % '"start": "node a.js", "prestart": "node b.js"'}, "node b.js && node a.js"),
+        ({"package.json": NODE % '"start": "node a.js", "prestart": "cp x y > z"'}, "npm start"),
         ({"package.json": NODE % '"start": "NODE_ENV=production node a.js && echo"', "yarn.lock": ""}, "yarn start"),
         # a page beside an app in Python is not what is started
         ({**FASTAPI, "package.json": NODE % '"start": "vite preview"'}, f"uvicorn main:app {SERVED}"),

@@ -13,14 +13,16 @@ from proxy.cli.looks.folder import Folder, part
 from proxy.cli.looks.guess import guess
 from proxy.cli.looks.needs import find_needs
 from proxy.cli.looks.port import fixed_port, public_port, script_of, unbound, with_port
+from proxy.cli.looks.products import gradio_port
 from proxy.cli.looks.routes import Seen, find_routes
 from proxy.cli.looks.settings import find_settings
-from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node, of_package, own_of_package
+from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node, of_package, own_of_package, watched
 from proxy.cli.looks.trust import Trust, in_code, in_command
 from proxy.cli.looks.vendors import Vendor, find_vendors
 
 HEALTHY = ("/health", "/healthz", "/api/health", "/_health", "/readyz", "/livez", "/up", "/ping", "/status")
 FRAMEWORKS = ("fastapi", "flask", "django", "starlette", "aiohttp", "quart", "litestar", "streamlit")
+PRODUCTS = ("streamlit", "chainlit", "gradio", "marimo", "open-webui", "jupyterlab", "datasette")
 OURS = (10000, 9901, 9902)  # listen.public's default, listen.admin, listen.egress
 
 
@@ -46,11 +48,16 @@ class App:
     actors: Actors = Actors()
     statics: list[tuple[str, str]] = field(default_factory=list)  # patterns of files, and where each was seen
     trusting: list[Trust] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what its files do not say, a sentence each
+    of_start: list[str] = field(default_factory=list)  # what its files do not say of its start, a sentence each
+    unseen: list[str] = field(default_factory=list)  # and of all else
 
     @property
     def found(self) -> bool:
         return bool(self.language)
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.of_start, *self.unseen]
 
     @property
     def vendors(self) -> tuple[str, ...]:
@@ -71,7 +78,8 @@ def look(folder: Folder) -> App:
         app.framework = next((name for name in ("express", "fastify", "koa", "next") if name in app.needs), "node")
     elif _is_python(folder):
         app.language, app.manager = "python", _manager(folder)
-        app.framework = next((name for name in FRAMEWORKS if name in app.needs), "")
+        named = next((name for name in FRAMEWORKS if name in app.needs), "")
+        app.framework = named or next((name for name in PRODUCTS if name in app.needs), "")
     if not app.framework and folder.has("manage.py"):
         app.framework = "django"
     start = find_start(folder, node=app.language == "node")
@@ -81,12 +89,12 @@ def look(folder: Folder) -> App:
     if start is not None:
         begin(app, start, folder)
     app.routes, unread = find_routes(folder)
-    app.notes += unread
+    app.unseen += unread
     app.health, app.health_where = _health(app)
     app.health_dear = next((_dear(one) for one in app.routes if one.path == app.health), "")
     settings = find_settings(folder)
     app.upstreams, notes = find_vendors(folder, app.needs, settings)
-    app.notes += notes
+    app.unseen += notes
     spoken_of = any("DATABASE_URL" in text for _, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"))
     app.database = find_database(app.needs, settings, spoken_of=spoken_of)
     app.actors = find_actors(folder, app.needs)
@@ -98,23 +106,35 @@ def look(folder: Folder) -> App:
 def begin(app: App, start: Start, folder: Folder) -> None:
     """Takes a start command, as it must be for the app to listen where PORT says."""
     app.language = app.language or "other"
-    app.notes.clear()
+    app.of_start.clear()
     app.port, app.port_where = None, ""
     app.start = start
+    if start.release:
+        by = f"{start.source}'s release (`{start.release}`) is run by platforms of Heroku's kind alone"
+        app.of_start.append(f"{by}; elsewhere start the app by `{start.release} && …`")
     if start.others:
         names = ", ".join(start.others[:5]) + (" and more" if len(start.others) > 5 else "")
-        app.notes.append(f"{start.source} also starts {names}: these stay as they are, and go round the gateway")
+        app.of_start.append(f"{start.source} also starts {names}: these stay as they are, and go round the gateway")
     if start.worker:
         return
     line, whys = start.line, []
-    if of_package(line):
-        if own := own_of_package(folder):
+    if name := of_package(line):
+        if own := own_of_package(folder, name):
             whys.append(f"in place of `{line}`, which passes no SIGTERM on")
             line = own
         else:
-            app.notes.append(f"`{line}` passes no SIGTERM on, so a stop cuts what the app does: start its own command")
+            app.of_start.append(
+                f"`{line}` passes no SIGTERM on, so a stop cuts what the app does: start its own command"
+            )
+    if re.match(r"(?:npx |\S*/)?nodemon\b", line) and (own := watched(folder, line.removeprefix("npx ").split())):
+        whys.append("without nodemon, which lives on where the app died")
+        line = own
+    elif "nodemon" in line:
+        app.of_start.append(
+            "nodemon starts the app anew at each change of a file and outlives its death: start its script"
+        )
     app.public = public_port(folder, line, image=start.source == "Dockerfile")
-    for step in (with_port, partial(unbound, folder)):
+    for step in (partial(gradio_port, folder, app.needs), with_port, partial(unbound, folder)):
         line, why = step(line)
         whys += [why] if why else []
     app.changed = "; ".join(whys)
@@ -122,18 +142,20 @@ def begin(app: App, start: Start, folder: Folder) -> None:
     if fixed := fixed_port(folder, line):
         port, app.port_where = fixed
         if port in OURS:
-            app.notes.append(f"{app.port_where} fixes port {port}, which the gateway takes: write $PORT there")
+            app.of_start.append(f"{app.port_where} fixes port {port}, which the gateway takes: write $PORT there")
         else:
             app.port = port
             if start.source == "Dockerfile":
-                app.notes.append(
+                app.of_start.append(
                     f"{app.port_where} fixes port {port}, so the gateway has another (PORT, else 10000): publish that"
                     " one, or write $PORT there and take `port` out of the policy"
                 )
     script = script_of(line)
     text = folder.text(script) if script else ""
     if text and not re.search(r"^\s*exec\s", text, re.MULTILINE):
-        app.notes.append(f"{script} has no `exec` before its server, so a stop reaches the shell alone: write it there")
+        app.of_start.append(
+            f"{script} has no `exec` before its server, so a stop reaches the shell alone: write it there"
+        )
 
 
 def _is_python(folder: Folder) -> bool:

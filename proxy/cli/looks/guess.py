@@ -6,18 +6,20 @@ import re
 from collections.abc import Collection
 
 from proxy.cli.looks.folder import Folder
+from proxy.cli.looks.products import product
 from proxy.cli.looks.start import Start
 
 _RUN = {"poetry": "poetry run ", "uv": "uv run ", "pipenv": "pipenv run "}
 _MADE = re.compile(r"^(\w+)\s*(?::[^=]+)?=\s*(FastAPI|Flask|Starlette|Quart|Litestar)\(", re.MULTILINE)
+_MAKE_ROUTES = ("fastapi", "flask", "django", "starlette", "quart", "litestar")
 _EVERYWHERE = "--host 0.0.0.0 --port $PORT"
 
 
 def guess(folder: Folder, framework: str, manager: str, needs: Collection[str]) -> Start | None:
     """What would start a Python app of this framework; None where nothing in its code says it."""
     run = _RUN.get(manager, "")
-    if "streamlit" in needs:
-        return _streamlit(folder, run)
+    if framework not in _MAKE_ROUTES and (found := product(folder, run, needs)) is not None:
+        return found
     if framework == "django":
         return _django(folder, run, needs)
     factory = None
@@ -66,13 +68,3 @@ def _django(folder: Folder, run: str, needs: Collection[str]) -> Start | None:
                 aside = f" --app-dir {below}" if below else ""
                 return Start(f"{run}uvicorn {module}:application{aside} {_EVERYWHERE}", name)
     return Start(f"{run}python {manage} runserver --noreload 0.0.0.0:$PORT", manage) if manage else None
-
-
-def _streamlit(folder: Folder, run: str) -> Start | None:
-    """Its own health path is in docs.streamlit.io/deploy/tutorials/docker."""
-    names = [name for name, text in folder.sources(".py") if re.search(r"^import streamlit\b", text, re.MULTILINE)]
-    first = [name for name in ("streamlit_app.py", "app.py", "main.py", "Home.py") if name in names]
-    for name in (*first, *names):
-        options = "--server.address 0.0.0.0 --server.headless true --server.port $PORT"
-        return Start(f"{run}streamlit run {name} {options}", name, health="/_stcore/health")
-    return None

@@ -9,13 +9,22 @@ from proxy.cli.looks.folder import Folder, part
 
 PORT = "$PORT"
 _DEEPEST = 3  # scripts that start scripts
-_OPTION = r"--(?:server\.)?port[= ]|-p[= ]?|(?:--bind|-b)[= ]?(?:[\w.\[\]*-]+)?:"
+# --port, --server.port (Streamlit), --http-port and the like, --ServerApp.port (Jupyter), -P
+_LONG = r"--(?:server[._-]|http[._-]|web[._-]|listen[._-]|ServerApp\.|NotebookApp\.)?port[= ]"
+_OPTION = rf"(?<!\S)(?:{_LONG}|-[pP][= ]?|(?:--bind|-b|--listen|--http|--http-socket)[= ]?(?:[\w.\[\]*-]+)?:)"
 _FIXED = re.compile(rf"(?:{_OPTION}|\bPORT=)(\d{{2,5}})\b")
 _ASKS = re.compile(r"\$\{?PORT\b|\b(?:environ|getenv|env|config)\b\W[^\n]{0,20}\bPORT\b")
-_RUNS = re.compile(r"\b(?:python[\d.]*|node|ts-node|tsx)\s+(?:-\S+\s+)*([\w./-]+\.(?:py|js|ts|mjs|cjs))\b")
-_LISTENS = re.compile(r"(?:uvicorn\.run|app\.run|\.listen|run_app)\([^)\n]*?(?:port\s*=\s*|\(\s*)?\b(\d{4,5})\b")
-_CONSTANT = re.compile(r"^\s*(?:const |let |var )?port\s*=\s*(\d{4,5})\b", re.MULTILINE | re.IGNORECASE)
-_SERVERS = {"uvicorn", "daphne", "granian", "fastapi", "waitress-serve"}
+_RUNS = re.compile(r"\b(?:python[\d.]*|node|ts-node|tsx)\s+(?:-\S+\s+)*([\w./-]+)")
+_LISTENS = re.compile(
+    r"(?:uvicorn\.run|app\.run|\.listen|run_app|\.launch|\bserve|\.run_server)"
+    r"\([^)\n]*?(?:port\s*=\s*|\(\s*)?\b(\d{4,5})\b"
+)
+_CONSTANT = re.compile(
+    r"^\s*(?:export )?(?:const |let |var )?(?:server_?)?port\s*(?::\s*\w+\s*)?=\s*(\d{4,5})\b",
+    re.MULTILINE | re.IGNORECASE,
+)
+_SERVERS = {"uvicorn", "daphne", "granian", "fastapi", "waitress-serve", "chainlit", "litellm", "open-webui", "marimo"}
+_SERVERS |= {"jupyter", "jupyter-lab", "datasette", "voila", "panel", "bokeh", "mlflow", "robyn"}
 
 
 def with_port(line: str) -> tuple[str, str]:
@@ -78,16 +87,35 @@ def fixed_port(folder: Folder, line: str) -> tuple[int, str] | None:
             break
         line = text
     code = _RUNS.search(line)
-    text = folder.text(code[1]) if code else ""
-    if code is None or _ASKS.search(text):
+    name = _file_of(folder, code[1]) if code else ""
+    text = folder.text(name) if name else ""
+    if not text or _ASKS.search(text):
         return None
-    found = _LISTENS.search(text) or _CONSTANT.search(text)
-    return _usable(found[1], code[1]) if found else None
+    if found := _LISTENS.search(text) or _CONSTANT.search(text):
+        return _usable(found[1], name)
+    kind = (".py",) if name.endswith(".py") else (".js", ".ts", ".mjs", ".cjs")
+    others = [(other, text) for other, text in folder.sources(*kind) if other != name]
+    if any(_ASKS.search(text) for _, text in others):
+        return None
+    for other, text in others:  # what it takes in may be what listens
+        if found := _LISTENS.search(text):
+            return _usable(found[1], other)
+    return None
+
+
+def _file_of(folder: Folder, name: str) -> str:
+    """The file that `python x.py`, `node x` and `node .` run."""
+    if folder.has(name):
+        return name
+    if name in (".", "./"):
+        name = str(folder.json("package.json").get("main") or "index.js")
+    name = name.removeprefix("./").rstrip("/")
+    return next((one for one in (name, f"{name}.js", f"{name}/index.js", f"{name}.ts") if folder.has(one)), "")
 
 
 def script_of(line: str) -> str:
     """The shell script that a line runs, if any."""
-    found = re.match(r"(?:exec\s+)?(?:(?:ba|da)?sh\s+)?(?:\./)?([\w./-]+\.sh)\b", line)
+    found = re.match(r"(?:\w+=\S*\s+)*(?:exec\s+)?(?:(?:ba|da)?sh\s+)?(?:\./)?([\w./-]+\.sh)\b", line)
     return found[1] if found else ""
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.cli.looks.folder import Folder, part
 
+_BROUGHT = {"tsc": "typescript", "prisma": "prisma", "nest": "@nestjs/cli", "sequelize": "sequelize-cli"}
 SCRIPTS = ("start.sh", "run.sh", "entrypoint.sh", "scripts/start.sh", "bin/start.sh")
 _SERVES = re.compile(r"\b(uvicorn|gunicorn|hypercorn|daphne|granian|waitress-serve|flask|fastapi|python[\d.]*|node)\b")
 
@@ -24,6 +26,7 @@ class Start:
     health: str = ""  # the path that the platform asks, where it is known
     folder: str = ""  # where it is run, from the folder that was looked at
     worker: bool = False  # nobody calls it
+    release: str = ""  # what is run before each deploy
     others: tuple[str, ...] = ()  # what else its source starts, by name
 
 
@@ -85,7 +88,8 @@ def _procfile(folder: Folder) -> Start | None:
     processes = _processes(folder)
     if "web" not in processes:
         return None
-    return Start(processes["web"], "Procfile", others=tuple(name for name in processes if name != "web"))
+    others = tuple(name for name in processes if name not in ("web", "release"))
+    return Start(processes["web"], "Procfile", release=processes.get("release", ""), others=others)
 
 
 def _dockerfile(folder: Folder) -> Start | None:
@@ -130,22 +134,56 @@ def _package(folder: Folder) -> Start | None:
     return None
 
 
-def of_package(line: str) -> bool:
-    return re.fullmatch(r"(npm|yarn|pnpm)( run)? start", line) is not None
+def of_package(line: str) -> str:
+    """The script of package.json that a line runs, empty where it is none."""
+    found = re.fullmatch(r"(?:npm|yarn|pnpm|bun)(?: run)? ([\w:-]+)", line.strip())
+    return found[1] if found and (found[1] == "start" or " run " in line or line.startswith(("yarn", "pnpm"))) else ""
 
 
-def own_of_package(folder: Folder) -> str:
-    """What a start script runs, without npm before it, which takes memory and passes SIGTERM on to nobody; empty where
-    only a shell, or npm's own PATH, can run it."""
-    package = folder.json("package.json")
-    script = str(part(package, "scripts").get("start") or "").strip()
-    if "prestart" in part(package, "scripts") or re.fullmatch(r"[\w@./:=, -]+", script) is None:
+def own_of_package(folder: Folder, name: str = "start") -> str:
+    """What a script runs, without npm before it, which takes memory and passes SIGTERM on to nobody, and what is to
+    run before it; empty where only a shell, or npm's own PATH, can run it."""
+    scripts = part(folder.json("package.json"), "scripts")
+    own = _own_program(folder, str(scripts.get(name) or "").strip())
+    if f"pre{name}" not in scripts or not own:
+        return own
+    before = _own_program(folder, str(scripts[f"pre{name}"]).strip())
+    return f"{before} && {own}" if before else ""
+
+
+def _own_program(folder: Folder, script: str) -> str:
+    if re.fullmatch(r"[\w@./:=, -]+", script) is None:
         return ""
-    program = script.split()[0]
-    if program == "node":
-        return script
-    installed = program in part(package, "dependencies") and not folder.has(".pnp.cjs")
-    return f"node_modules/.bin/{script}" if installed else ""
+    words = script.split()
+    if words[0] == "npx" and len(words) > 1:
+        words = words[1:]
+    if words[0] == "nodemon":
+        return watched(folder, words)
+    if words[0] == "node":
+        return " ".join(words)
+    package = folder.json("package.json")
+    bins = {**part(package, "dependencies"), **part(package, "devDependencies")}
+    known = words[0] in bins or _BROUGHT.get(words[0]) in bins
+    return f"node_modules/.bin/{' '.join(words)}" if known and not folder.has(".pnp.cjs") else ""
+
+
+def watched(folder: Folder, words: Sequence[str]) -> str:
+    """What nodemon runs, without it: it restarts at each change of a file, and lives on where its app died. Empty
+    where its words do not say."""
+    left, program = list(words[1:]), ""
+    while left and left[0].startswith("-"):
+        option = left.pop(0)
+        if option in ("-x", "--exec", "-w", "--watch", "-e", "--ext", "-i", "--ignore", "-d", "--delay", "--signal"):
+            value = left.pop(0) if left else ""
+            program = value if option in ("-x", "--exec") else program
+    if not left and not program:
+        left = [str(folder.json("package.json").get("main") or "")]
+    if not left or not left[0]:
+        return ""
+    if not program:
+        program = "ts-node" if left[0].endswith((".ts", ".tsx")) else "node"
+    line = " ".join((program, *left))
+    return line if program == "node" else f"node_modules/.bin/{line}"
 
 
 def _script(folder: Folder) -> Start | None:

@@ -86,7 +86,7 @@ class Actions:
         if refused is not None:
             text = f"The running policy stays in force, the new one cannot be taken:\n{refused}"
             raise Refusal("policy-refused", 422, "The policy cannot be taken", text)
-        return f"The policy {gateway.policy.source} is in force."
+        return gateway.reloader.said()
 
     async def restart_app(self) -> str:
         gateway = self._gateway

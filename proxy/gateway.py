@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy import __version__
@@ -37,13 +38,17 @@ from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.observe.runtime import Runtime
 from proxy.observe.trace import Ids
+from proxy.outfit import Outfit
 from proxy.overview import Overview, memory_limit
 from proxy.policy.policy import Policy
 from proxy.reload import Reloader
+from proxy.trial import try_out
+from proxy.waiting import hold
 
 if TYPE_CHECKING:
     from proxy.postgres.door import Door as Database
 
+Prepare = Callable[[Policy], Callable[[], None]]  # makes all that may fail, and gives what puts it in force
 STOPPED = 0
 CLOSING = 10.0  # seconds that the rest of a stop may take
 
@@ -66,10 +71,15 @@ class Gateway:
         requests: Requests,
         recent: Recent,
         environ: Mapping[str, str],
+        outfit: Outfit,
         notifier: Notifier,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.policy = policy
+        self.policy = policy  # in force
+        self._wanted = policy  # the newest: what of it the running app cannot follow waits for its next start
+        self._dressed = policy  # that the running app was started under
+        self._environ = environ
+        self._outfit = outfit
         self.app = app
         self._sockets = sockets
         self._notifier = notifier
@@ -139,6 +149,19 @@ class Gateway:
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
         app.attach(self.door.pool, lambda: self.policy.listen.drain)
+        app.dress(self._dress)
+        self.parts: dict[str, Prepare] = {
+            "log": lambda new: log.prepare(new.log),
+            "metrics": lambda new: partial(metrics.apply, new.metrics),
+            "admin": lambda new: partial(self.gate.take, new.admin.token),
+            "app": lambda new: partial(app.apply, new.app),
+            "door": self.door.prepare,
+            "egress": egress.prepare,
+            "ledger": lambda new: partial(ledger.apply, new.ledger),
+            "alerts": lambda new: partial(self.alerts.apply, new.alerts),
+        }
+        if database is not None:
+            self.parts["database"] = lambda new: partial(database.apply, new.postgres)
         metrics.append = AppScrape(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
         metrics.on_scrape(view.fill)
         metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
@@ -278,18 +301,35 @@ class Gateway:
             refused = self.reloader.refused
             self._notifier.ready(f"The newest policy was refused: {refused}" if refused else "Serving.")
 
-    def reload(self, policy: Policy) -> None:
-        """Take a newer policy, already checked: counts, queues and connections go on."""
+    def reload(self, policy: Policy) -> Sequence[str]:
+        """Take a newer policy whole, or nothing of it: counts, queues and connections go on. The keys that wait for
+        the app's next start. Raises PolicyError, and whatever a part meets that cannot be made of it."""
+        try_out(policy, self._environ)
+        held, waiting = hold(self._dressed, self.policy, policy, self._environ)
+        self._take(held)
+        self._wanted = policy
+        return waiting
+
+    def _take(self, policy: Policy) -> None:
+        """Everything is made before anything is swapped."""
+        takes = [prepare(policy) for prepare in self.parts.values()]
+        before = [prepare(self.policy) for prepare in self.parts.values()]
+        try:
+            for take in takes:
+                take()
+        except BaseException:  # ours to mend, but nobody is served by half of a policy
+            for take in before:
+                take()
+            raise
         self.policy, self.policy_since = policy, time.time()
-        self._log.apply(policy.log)
-        self.gate.token = policy.admin.token
-        self.app.apply(policy.app)
-        self.door.apply(policy)
-        self.egress.apply(policy)
-        self.ledger.apply(policy.ledger)
-        self.alerts.apply(policy.alerts)
-        if self.database is not None:
-            self.database.apply(policy.postgres)
+
+    def _dress(self) -> tuple[Mapping[str, str], bool]:
+        """The app is about to start: what waited for that comes into force with it."""
+        if self._wanted is not self.policy:
+            self._take(self._wanted)
+            self.reloader.app_started()
+        self._dressed = self.policy
+        return self._outfit.make(self.policy)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

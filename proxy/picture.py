@@ -61,6 +61,7 @@ class Picture:
                 "source": gateway.policy.source,
                 "since": rfc3339(gateway.policy_since),
                 "refused": gateway.reloader.refused,
+                "pending": [{"key": one.key, "until": one.until} for one in gateway.reloader.waiting],
             },
             "lately_s": round(lately.seconds),
             "routes": self._routes(lately),

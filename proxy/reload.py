@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from proxy.errors import PolicyError
+from proxy.errors import Fault, PolicyError
 from proxy.observe.events import Emit
 from proxy.observe.metrics import Metrics
 from proxy.policy.load import PolicySource, load, read_file
 from proxy.policy.policy import Policy
 from proxy.policy.watch import Watcher, fixed_differences, keep_fixed
+from proxy.trial import AS_IT_WAS, shown
+from proxy.waiting import Waiting
+
+Take = Callable[[Policy], Sequence[str]]  # the keys that wait for the app's next start
 
 
 class Reloader:
-    """`refused` is why the newest text is not in force, or None where it is."""
+    """`refused` is why the newest text is not in force, or None where it is; `waiting` is what of the policy is not,
+    and until when."""
 
     def __init__(
         self,
@@ -23,15 +28,19 @@ class Reloader:
         *,
         emit: Emit,
         metrics: Metrics,
+        ours: bool = True,
     ) -> None:
+        """`ours`: the app is started here, so its environment can be another at its next start."""
         self._source = source
         self._policy = policy
         self._environ = environ
         self._emit = emit
         self._metrics = metrics
+        self._ours = ours
         self.refused: str | None = None
+        self.waiting: tuple[Waiting, ...] = ()
 
-    async def watch(self, take: Callable[[Policy], None]) -> None:
+    async def watch(self, take: Take) -> None:
         """Reload whenever the policy's file was saved, for ever."""
         path = self._source.path
         if path is None or not path.is_file():  # a pipe is read once
@@ -39,28 +48,57 @@ class Reloader:
         async for _ in Watcher(path, self._source.stamp).changes():
             self.now(take)
 
-    def now(self, take: Callable[[Policy], None]) -> None:
-        """Read the policy again and hand it to `take`; a bad one is refused whole and said why."""
+    def now(self, take: Take) -> None:
+        """Read the policy again and hand it to `take`. One that cannot be taken, for whatever reason, is refused whole
+        and said why; the next is looked at as if nothing had been."""
         try:
-            source = self._source
-            if source.path is not None:
-                source = read_file(source.path, source.name)
-            new = load(source, self._environ)
+            self._now(take)
         except PolicyError as error:
-            self.refused = str(error)
-            for fault in error.faults:
-                self._emit("policy.refused", str(fault), level="error", line=fault.line, key=fault.key)
-            self._metrics.policy_reloads_total.child("refused").inc()
-            return
-        for key in fixed_differences(self._policy, new):
-            text = f"{key} cannot change while running; the old value stays until a restart."
-            self._emit("policy.kept", text, level="warning", key=key)
+            self._refuse(error.faults)
+        except Exception as error:  # the outermost seam: a fault of ours must not end who watches the file
+            problem = f"it cannot be taken ({shown(error)})"
+            self._refuse([Fault(self._source.name, 1, "policy", problem, AS_IT_WAS)])
+
+    def app_started(self) -> None:
+        """What waited for the app is in force."""
+        over = [one.key for one in self.waiting if one.until == "app restart"]
+        self.waiting = tuple(one for one in self.waiting if one.until != "app restart")
+        if over:
+            text = f"With the app's start {', '.join(over)} of the policy {self._policy.source} is in force, too."
+            self._emit("policy.reload", text, keys=over)
+
+    def _now(self, take: Take) -> None:
+        source = self._source
+        if source.path is not None:
+            source = read_file(source.path, source.name)
+        new = load(source, self._environ)
+        kept = fixed_differences(self._policy, new)
         new = keep_fixed(self._policy, new)
+        late = take(new)
+        waiting = [Waiting(key, "gateway restart") for key in kept]
+        waiting += [Waiting(key, "app restart" if self._ours else "gateway restart") for key in late]
+        for one in waiting:
+            self._emit("policy.kept", str(one), level="warning", key=one.key, until=one.until)
         for warning in new.warnings:
             if warning not in self._policy.warnings:
                 self._emit("policy.warning", warning, level="warning")
-        take(new)
         self._policy = new
+        self.waiting = tuple(waiting)
         self.refused = None
         self._metrics.policy_reloads_total.child("ok").inc()
-        self._emit("policy.reload", f"The policy {new.source} is in force.")
+        self._emit("policy.reload", self.said())
+
+    def said(self) -> str:
+        """What is in force, in a sentence."""
+        parts = []
+        for until in ("app restart", "gateway restart"):
+            keys = [one.key for one in self.waiting if one.until == until]
+            parts += [f"{', '.join(keys)} (until the next {until})"] if keys else []
+        but = f", but for {' and '.join(parts)}" if parts else ""
+        return f"The policy {self._policy.source} is in force{but}."
+
+    def _refuse(self, faults: Sequence[Fault]) -> None:
+        self.refused = "\n".join(map(str, faults))
+        for fault in faults:
+            self._emit("policy.refused", str(fault), level="error", line=fault.line, key=fault.key)
+        self._metrics.policy_reloads_total.child("refused").inc()

@@ -10,9 +10,8 @@ from aiohttp import http_parser
 
 from proxy import __version__
 from proxy.activation import close, handed_over, place
-from proxy.app import AppFace, attribution
-from proxy.app.command import parse
-from proxy.app.environment import build
+from proxy.app import AppFace
+from proxy.app.command import Command, parse
 from proxy.app.external import External
 from proxy.app.filelimit import raise_limit
 from proxy.app.orphans import Orphans, become_heir
@@ -28,6 +27,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.observe.sentry import connect
+from proxy.outfit import Outfit
 from proxy.policy.load import PolicySource
 from proxy.policy.model import Address
 from proxy.policy.policy import Policy
@@ -75,31 +75,31 @@ async def _serve(
         egress = Egress(
             policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent
         )
-        extra = egress.environment(policy, sockets.egress_address, environ)
-        database, pool = None, ""
+        database = None
         if sockets.postgres is not None:
             from proxy.postgres.door import Door as Database  # it brings asyncpg, which nothing else needs
-            from proxy.postgres.environment import seen
 
             database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
-            host, port = sockets.postgres.getsockname()[:2]
-            extra |= database.environment(host, port)
-            pool = str(Address(seen(host), port))
             egress.notices.works = database.belongs
-        app = make_app(policy, words, environ, sockets, metrics, log, extra, egress, requests, pool)
+        command, private = the_command(policy, words, sockets, log)
+        outfit = Outfit(
+            environ, command=command, private=private, sockets=sockets, egress=egress, database=database, log=log
+        )
+        app = make_app(policy, command, private, outfit, sockets, metrics, log, requests)
         gateway = Gateway(
             policy,
             app,
             sockets,
             log=log,
             metrics=metrics,
-            reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics),
+            reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics, ours=command is not None),
             egress=egress,
             ledger=ledger,
             database=database,
             requests=requests,
             recent=recent,
             environ=environ,
+            outfit=outfit,
             notifier=notifier,
         )
         settle_memory()
@@ -128,77 +128,46 @@ def take_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> Socket
     return sockets
 
 
-def make_app(
-    policy: Policy,
-    words: Sequence[str],
-    environ: Mapping[str, str],
-    sockets: Sockets,
-    metrics: Metrics,
-    log: Log,
-    extra: Mapping[str, str],
-    egress: Egress,
-    requests: Requests,
-    pool: str = "",
-) -> AppFace:
-    """The app that the command line names, or else the policy."""
-    clock = asyncio.get_running_loop().time
+def the_command(policy: Policy, words: Sequence[str], sockets: Sockets, log: Log) -> tuple[Command | None, int]:
+    """What the command line says is to be started, and the port that it gets; None where something else runs it."""
     if not words:
-        carry(policy, "", {}, egress, sockets, log, pool)
-        return External(policy.app, emit=log.emit, clock=clock)
+        return None, 0
     private = free_port() if policy.app.port == "auto" else policy.app.port
     public = sockets.public.getsockname()[1] if sockets.public is not None else None
     command = parse(words, public, private)
     for change in command.replaced:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
-    extra = {**extra, **carry(policy, command.program, environ, egress, sockets, log, pool)}
-    env, notes = build(environ, programs=command.programs, public=public, private=private, extra=extra)
-    for note in notes:
-        log.emit("app.port", f"{note}.", port=private)
+    return command, private
+
+
+def make_app(
+    policy: Policy,
+    command: Command | None,
+    private: int,
+    outfit: Outfit,
+    sockets: Sockets,
+    metrics: Metrics,
+    log: Log,
+    requests: Requests,
+) -> AppFace:
+    """The app that the command line names, or else the policy."""
+    clock = asyncio.get_running_loop().time
+    if command is None:
+        outfit.make(policy)  # whoever starts it is told what it needs
+        return External(policy.app, emit=log.emit, clock=clock)
     return Supervisor(
         policy.app,
         command,
-        env,
+        {},  # made at each start
         port=private,
         emit=log.emit,
         tell=log.tell,
         on_restart=lambda reason: metrics.app_restarts_total.child(reason).inc(),
-        wrap=policy.log.app_output == "wrap",
         find=requests.find,
-        worker=public is None,
+        worker=sockets.public is None,
         orphans=Orphans() if become_heir() else None,
         clock=clock,
     )
-
-
-def carry(
-    policy: Policy,
-    program: str,
-    environ: Mapping[str, str],
-    egress: Egress,
-    sockets: Sockets,
-    log: Log,
-    pool: str = "",
-) -> dict[str, str]:
-    """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
-    that something else starts (no `program`) is told how to have it. `pool` is HOST:PORT of the database pool,
-    as the app sees it: queries say it as well then."""
-    if not attribution.wanted(policy):
-        return {}
-    if program and not attribution.is_python(program):
-        text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
-        log.emit("app.attribution", text)
-        return {}
-    env = {"PYTHONPATH": attribution.search_path(environ.get("PYTHONPATH"))}
-    if egress.notices.bind(*sockets.egress.getsockname()[:2]):
-        env["OUTRIGGER_METERED"] = ",".join(egress.bypass.addresses())
-        if pool:
-            env["OUTRIGGER_POSTGRES"] = pool
-    if not program:
-        everything = {"OUTRIGGER_EGRESS": f"http://{sockets.egress_address}", **env}
-        shown = " ".join(f"{name}={value}" for name, value in everything.items())
-        text = f"The calls of the app have an owner where it is in Python and started with {shown}"
-        log.emit("app.attribution", text)
-    return env
 
 
 def settle_memory() -> None:

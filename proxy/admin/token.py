@@ -46,6 +46,10 @@ class TokenGate:
         self._sleep = sleep
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
 
+    def take(self, token: str) -> None:
+        """Another token: it opens from now on, the old one no more."""
+        self.token = token
+
     async def shown(self, authorization: str | None, peer: str) -> bool:
         """Whether the header shows the token. Raises Refusal (429) where a peer guesses too fast."""
         scheme, _, given = (authorization or "").partition(" ")

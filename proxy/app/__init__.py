@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 from proxy.app.exits import Exits
 from proxy.policy import model
 
+Outfit = tuple[Mapping[str, str], bool]  # an environment, and whether the lines that the app prints are wrapped
 State = Literal["starting", "ready", "restarting", "stopping", "ended"]
 
 
@@ -63,6 +64,9 @@ class AppFace(Protocol):
 
     def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
         """Know who sends it requests, and how many seconds those in flight have before it is replaced."""
+
+    def dress(self, outfit: Callable[[], Outfit]) -> None:
+        """Know what to start it with: asked at each start."""
 
     def start_replacing(self, reason: str) -> bool:
         """Begin what `replace` waits for; False where there is nothing to replace now."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from proxy.app import State, Traffic
+from proxy.app import Outfit, State, Traffic
 from proxy.app.exits import Exits
 from proxy.app.readiness import LOOPBACK, probe
 from proxy.errors import UsageError
@@ -53,6 +53,9 @@ class External:
 
     def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
         pass  # whoever runs it looks after its requests
+
+    def dress(self, outfit: Callable[[], Outfit]) -> None:
+        pass  # whoever starts it gives it its environment
 
     def start_replacing(self, reason: str) -> bool:
         return False

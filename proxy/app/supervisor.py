@@ -11,7 +11,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from proxy.app import State, Traffic
+from proxy.app import Outfit, State, Traffic
 from proxy.app.command import Command
 from proxy.app.exits import Exits
 from proxy.app.liveness import Liveness
@@ -51,12 +51,11 @@ class Supervisor:
     ) -> None:
         self._policy = policy
         self._command = command
-        self._environ = environ
+        self._outfit: Callable[[], Outfit] = lambda: (environ, wrap)
         self._port = port
         self._emit = emit
         self._tell = tell or emit
         self._on_restart = on_restart
-        self._wrap = wrap
         self._find = find
         self._worker = worker
         self._orphans = orphans
@@ -108,6 +107,9 @@ class Supervisor:
 
     def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
         self._traffic, self._drain = traffic, drain
+
+    def dress(self, outfit: Callable[[], Outfit]) -> None:
+        self._outfit = outfit
 
     def note_answer(self) -> None:
         self._liveness.note_answer()
@@ -252,10 +254,11 @@ class Supervisor:
 
     def _start(self, warden: Warden) -> AppProcess:
         """Raises CannotStart."""
+        environ, wrap = self._outfit()
         process = AppProcess(
             self._command.argv,
-            self._environ,
-            wrap=self._wrap,
+            environ,
+            wrap=wrap,
             is_line=self._command.is_line,
             reap=reap if self._orphans is not None else lambda _: None,
         )

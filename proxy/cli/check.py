@@ -8,7 +8,7 @@ from typing import TextIO
 from proxy.cli.line import parse
 from proxy.cli.policy import UNFIT, taken
 from proxy.cli.screen import complain, styled, write
-from proxy.errors import UsageError
+from proxy.errors import PolicyError, UsageError
 from proxy.policy.render import render
 
 
@@ -20,6 +20,13 @@ def check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stder
         raise UsageError(f"check: it takes one file, not {len(files)}")
     policy = taken(files[0] if files else None, environ, stderr)
     if policy is None:
+        return UNFIT
+    from proxy.trial import try_out  # the parts themselves
+
+    try:
+        try_out(policy, environ)
+    except PolicyError as error:
+        complain(stderr, error)
         return UNFIT
     for warning in policy.warnings:
         complain(stderr, f"warning: {warning}")

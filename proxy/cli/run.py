@@ -40,6 +40,9 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         source = find(line.last("--policy"), environ, Path.cwd())
         policy = load(source, environ)
+        from proxy.trial import try_out  # the parts themselves, which OUTRIGGER=off does without
+
+        try_out(policy, environ)
     except PolicyError as error:
         complain(sys.stderr, error)
         return UNFIT

@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from proxy.egress.account import Account
 from proxy.egress.breaker import OPEN, Breaker
@@ -25,7 +26,7 @@ from proxy.egress.money.table import table_age
 from proxy.egress.notices import Notices
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.stray import refused
-from proxy.egress.upstream import Upstream
+from proxy.egress.upstream import Upstream, try_out
 from proxy.ledger.database import LedgerAway
 from proxy.ledger.ledger import Ledger
 from proxy.observe.health import PartState
@@ -99,10 +100,19 @@ class Egress:
 
     def apply(self, policy: Policy) -> None:
         """Take a policy, the first or a newer one; calls under way go on under what they began with."""
+        self.prepare(policy)()
+
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
+        for upstream in policy.upstreams.values():
+            try_out(upstream)
+        return partial(self._take, policy, Tiers(policy.identity.tiers))
+
+    def _take(self, policy: Policy, tiers: Tiers) -> None:
         for upstream in self.upstreams.renew(policy.upstreams, policy.faults):
             if self._loaded and self._ledger is not None:
                 self._load_later(upstream, self._ledger, time.time())
-        self.pipeline.tiers = Tiers(policy.identity.tiers)
+        self.pipeline.tiers = tiers
         self.hosts.apply(policy.egress)
 
     def _open(self, name: str, policy: outgoing.Upstream) -> Upstream:

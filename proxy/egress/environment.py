@@ -17,19 +17,29 @@ def variables(policy: Policy, address: str, environ: Mapping[str, str], keys: Ke
     """`address` is the egress listener's HOST:PORT."""
     env = {"OUTRIGGER_EGRESS": f"http://{address}"}
     for name, upstream in policy.upstreams.items():
-        for its in upstream.env:
-            adopted = _same(environ.get(its), upstream.base_url)
-            env[its] = shown(upstream.base_url, address, name, upstream.kind, adopted=adopted)
-    for kind, its in VARIABLES.items():
-        if _keyed(kind, policy.upstreams):
-            env[its] = keys.shown(kind)
-    for name, upstream in policy.upstreams.items():
-        if upstream.kind not in VARIABLES and upstream.api_key is not None:
-            env[variable(upstream.kind, name)] = keys.shown(upstream.kind, name)
+        env.update(of_upstream(name, upstream, address, environ))
+    env.update({its: keys.shown(kind, name) for its, (kind, name) in made_keys(policy.upstreams).items()})
     if policy.egress.other_hosts != "allow":
         database = urlsplit(environ.get("DATABASE_URL", "")).hostname
         env.update(other_hosts.variables(policy.egress, address, environ, own_hosts=[database] if database else []))
     return env
+
+
+def of_upstream(name: str, upstream: Upstream, address: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that lead to it."""
+    return {
+        its: shown(upstream.base_url, address, name, upstream.kind, adopted=_same(environ.get(its), upstream.base_url))
+        for its in upstream.env
+    }
+
+
+def made_keys(upstreams: Mapping[str, Upstream]) -> dict[str, tuple[str, str]]:
+    """The variables in which the app has a key made here, with kind and name of an upstream that it is for."""
+    made = {its: (kind, "") for kind, its in VARIABLES.items() if _keyed(kind, upstreams)}
+    for name, upstream in upstreams.items():
+        if upstream.kind not in VARIABLES and upstream.api_key is not None:
+            made[variable(upstream.kind, name)] = upstream.kind, name
+    return made
 
 
 def _keyed(kind: str, upstreams: Mapping[str, Upstream]) -> bool:

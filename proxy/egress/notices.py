@@ -28,6 +28,8 @@ class Notices(asyncio.DatagramProtocol):
         self._emit = emit
         self._sock: socket.socket | None = None
         self._transport: asyncio.BaseTransport | None = None
+        self._started = False
+        self._opening: asyncio.Task[None] | None = None  # of one that a later start of the app asked for
         self._reports: set[tuple[str, ...]] = set()
         self.works: Callable[[int, str], object] | None = None  # who is told; the token is empty where there is none
 
@@ -45,14 +47,22 @@ class Notices(asyncio.DatagramProtocol):
                 self._emit("app.attribution", text, level="warning")
                 return False
             self._sock = sock
+            if self._started:
+                self._opening = asyncio.get_running_loop().create_task(self._open(sock))
         return True
 
     async def start(self) -> None:
+        self._started = True
         if self._sock is not None:
-            loop = asyncio.get_running_loop()
-            self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=self._sock)
+            await self._open(self._sock)
+
+    async def _open(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=sock)
 
     def stop(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
         if self._transport is not None:
             self._transport.close()
         elif self._sock is not None:

@@ -18,7 +18,9 @@ from proxy.egress.caller import Caller, Proxy
 from proxy.egress.dialects import Dialect, dialect
 from proxy.egress.faults import Faults
 from proxy.egress.flight import Flights
+from proxy.egress.money.calendar import Calendar
 from proxy.egress.money.meter import Meter
+from proxy.egress.money.tariff import Tariffs
 from proxy.egress.pace import Pace
 from proxy.egress.target import endpoint, follows, join
 from proxy.egress.usageoption import UsageOption
@@ -27,6 +29,14 @@ from proxy.observe.metrics import Metrics
 from proxy.policy import outgoing
 from proxy.policy.operators import InjectedFault
 from proxy.policy.values import Spend
+
+
+def try_out(policy: outgoing.Upstream) -> None:
+    """Make what a call under this policy would need. Raises ValueError and the like where that cannot be made."""
+    dialect(policy.kind)
+    join(policy.base_url, "/v1")
+    Tariffs(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
+    Calendar(policy.cap.timezone)
 
 
 class Upstream:

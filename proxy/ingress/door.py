@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Container
+from functools import partial
 
 from proxy.ingress.account import Account
 from proxy.ingress.admission import Admission
@@ -87,7 +88,14 @@ class Door:
 
     def apply(self, policy: Policy) -> None:
         """Take a policy, the first or a newer one: counts, queues and connections go on as they are."""
-        self.pipeline.rules = rules = Rules.of(policy, on_render=self._on_render)
+        self.prepare(policy)()
+
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
+        return partial(self._take, policy, Rules.of(policy, on_render=self._on_render))
+
+    def _take(self, policy: Policy, rules: Rules) -> None:
+        self.pipeline.rules = rules
         if policy.listen.public is not None and rules.peers.sentence != self._trust:
             self._trust = rules.peers.sentence
             self._emit("listen.trust", self._trust)

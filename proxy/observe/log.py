@@ -15,6 +15,7 @@ from proxy.observe.sink import HELD, Sink
 from proxy.policy import model
 
 _HELD_BY_ACCESS = 2048  # bytes of memory that a request waiting to be written takes, its path apart
+Take = Callable[[], None]
 WHOLE = 2**31  # characters: whoever hands them over has cut them to a size
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -42,12 +43,19 @@ class Log:
 
     def apply(self, policy: model.Log) -> None:
         """Takes a new policy for the lines to come."""
+        self.prepare(policy)()
+
+    def prepare(self, policy: model.Log) -> Take:
+        """What puts a new policy in force, and does not fail any more."""
+        return partial(self._take, policy, Redactor(policy.redact))
+
+    def _take(self, policy: model.Log, redactor: Redactor) -> None:
         self.policy = policy
         self._least = LEVELS[policy.level]
         self._json = policy.format == "json"
         # The least status that gets an access line.
         self._access = {"all": 0, "errors": 500, "off": 1000}[policy.access]
-        self.redactor = Redactor(policy.redact)
+        self.redactor = redactor
 
     @property
     def dropped(self) -> int:

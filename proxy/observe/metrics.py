@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -45,6 +46,7 @@ class Metrics:
 
     def __init__(self, policy: model.Metrics, *, version: str) -> None:
         self._limit = policy.max_series
+        self._every: list[Series[Any]] = []
         self._scrapes: list[Callable[[], None]] = []
         self.append: Append | None = None  # brings the metrics of the app itself
         self.registry = CollectorRegistry(auto_describe=False)
@@ -279,4 +281,12 @@ class Metrics:
         self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
     ) -> Series[Child]:
         name = f"{NAMESPACE}_{name}"
-        return Series(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._limit)
+        series = Series(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._limit)
+        self._every.append(series)
+        return series
+
+    def apply(self, policy: model.Metrics) -> None:
+        """Take another bound for the label values to come; those that are there stay, as counters must."""
+        self._limit = policy.max_series
+        for series in self._every:
+            series.limit = policy.max_series

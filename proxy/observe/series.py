@@ -103,7 +103,7 @@ class Series(Collector, Generic[Child]):
         self._text = text
         self._make: Callable[[], Child] = make
         self._free = frozenset(free)
-        self._limit = limit
+        self.limit = limit
         self._children: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
@@ -136,11 +136,11 @@ class Series(Collector, Generic[Child]):
         return Metric(self._name, self._text, self._kind)
 
     def _admit(self, values: tuple[str, ...]) -> Child:
-        if len(self._children) >= self._limit:
+        if len(self._children) >= self.limit:
             values = tuple(
                 OTHER if name in self._free else value for name, value in zip(self.labels, values, strict=True)
             )
-            if len(self._children) >= self._limit + _SPILL and values not in self._children:
+            if len(self._children) >= self.limit + _SPILL and values not in self._children:
                 values = (OTHER,) * len(self.labels)
         child = self._children.get(values)
         if child is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import replace
+from types import MappingProxyType
 
 from proxy.errors import Fault, PolicyError
 from proxy.policy.adopt import adopt
@@ -11,13 +12,14 @@ from proxy.policy.cautions import cautions
 from proxy.policy.defaults import give_way
 from proxy.policy.nodes import Node, Table, Unreadable
 from proxy.policy.policy import Policy
-from proxy.policy.read import Reader, above
+from proxy.policy.read import Reader
 from proxy.policy.rules import check
 from proxy.policy.shapes import SHAPES
 from proxy.policy.source import PolicySource as PolicySource
 from proxy.policy.source import find as find
 from proxy.policy.source import read_file as read_file
 from proxy.policy.substitute import ABSENT
+from proxy.policy.values import above
 from proxy.policy.yamltext import parse
 
 
@@ -48,4 +50,5 @@ def load(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | Non
     if faults:
         raise PolicyError(sorted(faults, key=lambda fault: fault.line))
     first = (source.warning,) if source.warning else ()
-    return replace(policy, warnings=(*first, *reader.warnings, *moved, *disagreements, *cautions(reader, policy)))
+    warnings = (*first, *reader.warnings, *moved, *disagreements, *cautions(reader, policy))
+    return replace(policy, warnings=warnings, lines=MappingProxyType(reader.named))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from proxy.errors import Fault
 from proxy.policy import kinds
 from proxy.policy.identity import Identity
 from proxy.policy.model import Admin, App, Listen, Log, Metrics, Overload
@@ -13,12 +14,12 @@ from proxy.policy.operators import Alerts, InjectedFault, Sentry
 from proxy.policy.outgoing import Egress, Upstream, default_upstreams
 from proxy.policy.route import DEFAULT_ROUTE, Route
 from proxy.policy.services import Ledger, Postgres, Store
-from proxy.policy.values import Label
+from proxy.policy.values import Label, above, empty
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Two policies are equal when they say the same, wherever they came from."""
+    """Two policies are equal when they say the same, wherever they came from. `lines` has those of the keys written."""
 
     version: Annotated[int, kinds.VERSION] = 1
     app: App = App()
@@ -39,3 +40,9 @@ class Policy:
     faults: tuple[InjectedFault, ...] = ()
     source: str = field(default="(defaults)", compare=False, metadata={"key": False})
     warnings: tuple[str, ...] = field(default=(), compare=False, metadata={"key": False})
+    lines: Mapping[str, int] = field(default_factory=empty, compare=False, repr=False, metadata={"key": False})
+
+    def fault(self, key: str, problem: str, mend: str) -> Fault:
+        """At the line of the key, or of what it would stand in."""
+        line = next((self.lines[name] for name in above(key) if name in self.lines), 1)
+        return Fault(self.source, line, key, problem, mend)

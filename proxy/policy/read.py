@@ -14,7 +14,7 @@ from proxy.errors import Fault
 from proxy.policy.kinds import Kind
 from proxy.policy.nodes import Entry, Listing, Node, Scalar, Table
 from proxy.policy.substitute import substitute
-from proxy.policy.values import ByTier
+from proxy.policy.values import ByTier, above
 
 Shape = Callable[["Reader", Node, str, Any], Any]
 
@@ -35,13 +35,6 @@ def hints(section: type) -> Mapping[str, Any]:
     return MappingProxyType(
         {item.name: resolved[item.name] for item in fields(section) if item.metadata.get("key", True)}
     )
-
-
-def above(key: str) -> Iterator[str]:
-    """A key and what it stands in, from the inside out: `a[0].b`, `a[0]`, `a`."""
-    while key:
-        yield key
-        key = key[: max(key.rfind("."), key.rfind("["), 0)]
 
 
 def quote(text: str) -> str:

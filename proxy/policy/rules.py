@@ -11,6 +11,7 @@ from proxy.policy.outrules import check_outgoing
 from proxy.policy.policy import Policy
 from proxy.policy.read import Reader
 from proxy.policy.route import DEFAULT_ROUTE, Match
+from proxy.policy.signing import misfit
 from proxy.policy.values import ANY_TIER, Address
 
 WILDCARDS = ("0.0.0.0", "::")
@@ -79,6 +80,9 @@ def _tokens(reader: Reader, policy: Policy) -> None:
         elif others and find_spec("cryptography") is None:
             mend = "install cryptography in the gateway's environment, or write one of HS256, HS384, HS512"
             reader.fault(key, f"{others[0]} needs the package cryptography", mend)
+        elif (unfit := misfit(source.key, source.algorithms)) is not None:
+            mend = "HS takes a shared secret, RS, PS, ES and EdDSA the public key of their kind, in PEM"
+            reader.fault(f"identity.user[{index}].jwt.key", unfit, mend)
 
 
 def _sources_as_written(policy: Policy) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from proxy.policy.kinds import Kind
 
@@ -21,7 +21,22 @@ def split(text: str) -> SplitResult:
         raise ValueError("its host or port cannot be read") from None
     if port == 0:
         raise ValueError("its port is 0")
+    if not _is_readable(parts.hostname or ""):
+        raise ValueError("its host is none that can be looked up")
     return parts
+
+
+def _is_readable(host: str) -> bool:
+    """Whether clients can make a name of it: labels in Punycode have to say something (RFC 5891 section 4.2)."""
+    if "\\" in host:
+        return False
+    try:
+        for label in host.split("."):
+            if label.startswith("xn--"):
+                label.encode("ascii").decode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
@@ -49,11 +64,38 @@ def _web(text: str) -> str:
     return text
 
 
+def _dsn(text: str) -> str:
+    # https://PUBLIC@HOST/PROJECT (develop.sentry.dev/sdk/overview): without these nothing can be told.
+    parts = split(_web(text))
+    if not parts.username or not parts.path.rpartition("/")[2].isdecimal():
+        raise ValueError("it has no public key before its host, or no project's number at its end")
+    return text
+
+
 def _database(text: str) -> str:
     # A host may be left out: libpq then takes a socket or PGHOST. SQLAlchemy names its driver: postgresql+asyncpg.
     if re.fullmatch(r"postgres(?:ql)?(?:\+[a-z0-9_]+)?", _scheme(text)) is None:
         raise ValueError("it does not begin with postgresql://")
+    _libpq(text)
     return text
+
+
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full", "no-verify")
+SESSIONS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+
+
+def _libpq(text: str) -> None:
+    """What drivers refuse of an address when they connect: ports that are none, words that libpq does not know."""
+    parts = urlsplit(text)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    ports = [host.rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
+    for port in [*ports, *query.get("port", "").split(",")]:
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError("its port is none")
+    for name, words in (("sslmode", SSL_MODES), ("target_session_attrs", SESSIONS)):
+        if query.get(name, words[0]).replace("_", "-") not in words:  # asyncpg takes either
+            raise ValueError(f"its {name} is none of {', '.join(words)}")
 
 
 def _scheme(text: str) -> str:
@@ -88,6 +130,7 @@ def _ledger(text: str) -> str:
     parts = split(text)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("it is neither an SQLite file nor a PostgreSQL address")
+    _libpq(text)
     return text
 
 
@@ -109,7 +152,7 @@ def _kind(parse: Callable[[str], str], write: str, *, secret: bool = False) -> K
 APP_URL = _kind(_app_url, "an address such as http://127.0.0.1:8002")
 HTTP_URL = _kind(_web, "a URL such as https://api.example.com/v1")
 WEBHOOK = _kind(_web, "a URL such as https://hooks.example.com/…", secret=True)
-DSN = _kind(_web, "the DSN that Sentry shows", secret=True)
+DSN = _kind(_dsn, "the DSN that Sentry shows", secret=True)
 DATABASE = _kind(_database, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}")
 STORE = _kind(_store, "memory://, redis://… or rediss://…")
 LEDGER = _kind(_ledger, "sqlite:///var/outrigger.db or postgresql://…")

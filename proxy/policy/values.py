@@ -7,7 +7,7 @@ names a shape of its own (see shapes.py). The reader and the renderer are driven
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
@@ -32,6 +32,13 @@ Network = IPv4Network | IPv6Network
 
 def empty() -> Mapping[str, Any]:
     return MappingProxyType({})
+
+
+def above(key: str) -> Iterator[str]:
+    """A key and what it stands in, from the inside out: `a[0].b`, `a[0]`, `a`."""
+    while key:
+        yield key
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
 
 
 @dataclass(frozen=True, slots=True)

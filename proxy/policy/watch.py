@@ -13,21 +13,21 @@ from typing import Any
 from proxy.policy.policy import Policy
 from proxy.policy.source import Stamp
 
-# What is bound, or was handed to the app, when it started.
+# What was bound, opened or chosen at the start. What the app was handed waits for the app alone (proxy/waiting.py).
 FIXED = (
     "app.port",
     "app.url",
-    "app.attribution",
     "listen.public",
     "listen.admin",
     "listen.egress",
     "postgres.listen",
     "ledger.url",
     "postgres.url",
-    "postgres.env",
     "postgres.tls",
     "sentry.dsn",
     "sentry.environment",
+    "store.url",
+    "store.on_error",
 )
 
 

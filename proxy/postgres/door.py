@@ -114,9 +114,9 @@ class Door:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.close()
 
-    def environment(self, host: str, port: int) -> dict[str, str]:
-        """What the app gets, so that its connections come this way."""
-        return variables(self.policy, host, port, self.password, self.database, self._environ)
+    def environment(self, host: str, port: int, policy: Postgres | None = None) -> dict[str, str]:
+        """What the app gets under a policy, so that its connections come this way."""
+        return variables(policy or self.policy, host, port, self.password, self.database, self._environ)
 
     def health(self) -> PartState:
         return self._account.health()

@@ -12,6 +12,9 @@ MIDDLE = ("ingress", "egress", "postgres", "app", "admin")
 BELOW = ("observe", "ledger", "store", "policy")
 GROUND = ("errors", "hardening", "problem", "retryafter", "units")
 TOP = (
+    "outfit",
+    "trial",
+    "waiting",
     "__main__",
     "cli",
     "start",

@@ -112,10 +112,8 @@ def say(text: str) -> Policy:
 
 def test_what_a_reload_cannot_change_is_named_and_kept_and_the_rest_is_taken() -> None:
     old = say("listen: {public: 127.0.0.1:1}")
-    new = say(
-        "listen: {public: 127.0.0.1:2, drain: 5s}\napp: {port: 9, attribution: off, hold: 1s}\nlog: {level: error}"
-    )
-    assert fixed_differences(old, new) == ("app.port", "app.attribution", "listen.public")
+    new = say("listen: {public: 127.0.0.1:2, drain: 5s}\napp: {port: 9, hold: 1s}\nlog: {level: error}")
+    assert fixed_differences(old, new) == ("app.port", "listen.public")
     kept = keep_fixed(old, new)
     assert fixed_differences(old, kept) == ()
     assert (kept.listen.public, kept.app.port) == (old.listen.public, "auto")

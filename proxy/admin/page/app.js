@@ -93,6 +93,7 @@ function parts(status) {
 function policy(status) {
   const refused = status.policy.refused;
   $("policy").textContent = `Policy ${status.policy.source}, in force since ${clock(status.policy.since)}.`
+    + status.policy.pending.map((one) => ` ${one.key} waits for the next ${one.until}.`).join("")
     + (refused ? ` The newest one was refused: ${refused}` : "");
   $("policy").className = refused ? "bad" : "quiet";
   $("about").textContent = `Outrigger ${status.health.version}${status.app.pid === null ? "" : `, pid of the app ${status.app.pid}`}.`;

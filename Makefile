@@ -101,7 +101,7 @@ incidents: .venv/$(STAMP)
 
 FUZZ = 100000
 fuzz: .venv/$(STAMP)
-	@OUTRIGGER_FUZZ_CALLS=$(FUZZ) .venv/bin/python -m pytest -q -s -p no:cacheprovider tests/wire/test_money_fuzz.py
+	@OUTRIGGER_FUZZ_CALLS=$(FUZZ) .venv/bin/python -m pytest -q -s -p no:cacheprovider --timeout 0 tests/wire/test_money_fuzz.py
 
 .venv-suites/$(STAMP): tests/suites/requirements.txt
 	$(call need_python)

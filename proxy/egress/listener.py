@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -18,6 +19,7 @@ Refuser = Callable[[CallRefused], tuple[Head, bytes]]
 
 KEEPALIVE = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
 HEADER = 64 * 1024
+TURNS = 3  # of the loop, within which it sets up a connection
 
 
 class Listener:
@@ -29,11 +31,13 @@ class Listener:
         self._check = check
         self._hosts = hosts
         self._refuse = refuse
+        self._server: _Server | None = None
+        self._sock: socket.socket | None = None
         self._runner: web.ServerRunner | None = None
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
-        server = _Server(
+        server = self._server = _Server(
             self._handle,
             access_log=None,
             handler_cancellation=True,  # a call whose app has left is not worth its price
@@ -43,6 +47,7 @@ class Listener:
             auto_decompress=False,
         )
         server.refuse = self._refuse
+        self._sock = sock
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -52,6 +57,13 @@ class Listener:
 
     async def stop(self) -> None:
         runner, self._runner = self._runner, None
+        server, self._server = self._server, None
+        if server is not None and self._sock is not None:
+            # asyncio forgets a connection that it has taken but not set up when its server closes: first no more come.
+            asyncio.get_running_loop().remove_reader(self._sock)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            server.over = True
         if runner is not None:
             await runner.cleanup()
 
@@ -67,6 +79,12 @@ class Listener:
 
 class _Server(web.Server):
     refuse: Refuser
+    over = False
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if self.over:  # it was taken as the listener closed, and nobody would look at it any more
+            transport.abort()
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)

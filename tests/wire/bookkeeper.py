@@ -26,9 +26,11 @@ embedding: {input: 1, output: 0}
 heard: {input: 2, output: 4}
 drawn: {input: 5, output: 10}
 spoken: {characters: 15}
+filmed: {per_second: 0.0001}
 claude: {input: 3, output: 15}
 """
 CHARACTERS = 15  # dollars per million of them
+SECOND = 100_000  # nano-dollars of film
 MARK = re.compile(rb"([a-z]\d+)\|([\w,-]+)\|")
 ERRORS = {"400", "401", "404", "409", "429", "500", "503"}
 WORDS = (16, 32)  # of an answer, five bytes each: 20 or 40 tokens
@@ -216,6 +218,8 @@ class Work:
         model = self.asked["model"]
         if model == "spoken":
             return len(self.asked["input"]) * CHARACTERS * 1000
+        if model == "filmed":
+            return int(self.asked["seconds"]) * SECOND
         if self.path == "/moderations":
             return 0
         into, out = PRICES[model]
@@ -255,6 +259,8 @@ class Work:
             said |= {"type": "message", "role": "assistant", "content": [{"type": "text", "text": text}]}
         elif self.path == "/moderations":
             return {**said, "results": [{"flagged": False}]}
+        elif self.path == "/videos":
+            return {**said, "object": "video", "status": "queued", "seconds": self.asked["seconds"], "error": None}
         elif self.path == "/audio/transcriptions":
             said = {"text": text}
         elif self.path == "/images/generations":

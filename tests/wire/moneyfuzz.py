@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import socket
 import sqlite3
 import time
 from collections import defaultdict, deque
@@ -19,16 +17,11 @@ from pathlib import Path
 
 import aiohttp
 from bookkeeper import POLICY, Booked, Bookkeeper
+from fuzzdoor import FuzzDoor
 from outward import CameIn
 
-from proxy.egress.door import Egress
 from proxy.egress.money import pending
 from proxy.egress.money.calendar import PERIODS, Calendar
-from proxy.ledger.ledger import Ledger
-from proxy.observe.log import Log
-from proxy.observe.metrics import Metrics
-from proxy.observe.requests import Requests
-from proxy.policy.load import PolicySource, load
 from proxy.units import Period
 
 AT_ONCE = 24
@@ -46,16 +39,17 @@ STEPS = [
 KINDS = [
     ("chat", 30), ("chat stream", 22), ("completions", 4), ("completions stream", 3), ("responses", 8), ("compact", 2),
     ("responses stream", 8), ("background", 6), ("embeddings", 5), ("moderations", 2), ("heard", 4), ("heard stream", 2),
-    ("spoken", 3), ("drawn", 3), ("drawn stream", 2), ("claude", 6), ("claude stream", 6), ("models", 2),
+    ("spoken", 3), ("drawn", 3), ("drawn stream", 2), ("claude", 6), ("claude stream", 6), ("filmed", 2), ("models", 2),
 ]  # fmt: skip
 PATHS = {
     "chat": "/chat/completions", "completions": "/completions", "responses": "/responses", "compact": "/responses/compact",
     "background": "/responses", "embeddings": "/embeddings", "moderations": "/moderations", "models": "/models",
-    "heard": "/audio/transcriptions", "spoken": "/audio/speech", "drawn": "/images/generations", "claude": "/messages",
+    "heard": "/audio/transcriptions", "spoken": "/audio/speech", "drawn": "/images/generations", "claude": "/messages", "filmed": "/videos",
 }  # fmt: skip
 MODELS = {"heard": "heard", "spoken": "spoken", "drawn": "drawn", "claude": "claude", "embeddings": "embedding",
-          "moderations": "small"}  # fmt: skip
+          "moderations": "small", "filmed": "filmed"}  # fmt: skip
 DEFINITE = {"ok", "cached", "slow", "400", "401", "404", "409", "429", "500", "503", "inner"}
+ORDERS = ("background", "filmed")  # never tried again, and of no use from a model that the fallbacks name
 LEAVES = [("stays", 86), ("soon", 4), ("late", 5), ("cancelled", 5)]
 
 
@@ -90,8 +84,10 @@ class Reckoning:
 
 
 class Fuzz:
-    def __init__(self, tmp: Path, seed: int, calls: int) -> None:
+    def __init__(self, tmp: Path, seed: int, calls: int, doors: int = 1) -> None:
+        """`doors`: instances that share a ledger."""
         self._tmp = tmp
+        self.doors = [FuzzDoor(tmp, self._policy) for _ in range(doors)]
         self._random = random.Random(seed)
         self._calls = calls
         self._one, self._other, self._third = Bookkeeper("a"), Bookkeeper("b"), Bookkeeper("c")
@@ -99,13 +95,12 @@ class Fuzz:
         self._later: list[tuple[str, Group]] = []  # responses in the background: id
         self._made = 0
         self._variant = 0
-        self._here = asyncio.Event()
         self._windows = {period: Calendar("UTC").window(period, time.time()) for period in PERIODS}
         self._seen_tags: dict[str, Group] = {}
-        self._under_way: dict[str, Group] = {}  # by request
+        self._under_way: dict[str, tuple[Group, FuzzDoor]] = {}  # by request
         self._killed: set[str] = set()  # requests
         self._deleted: set[str] = set()  # requests that began what was deleted
-        self._ended: deque[tuple[float, Group]] = deque(maxlen=2000)
+        self._ended: deque[tuple[float, Group, FuzzDoor]] = deque(maxlen=2000)
         self.reckoning = Reckoning()
 
     @property
@@ -116,22 +111,23 @@ class Fuzz:
         for vendor in self.vendors:
             await vendor.start()
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        self._log_to = os.open(self._tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            await self._begin()
-            before = len(asyncio.all_tasks())
+            for door in self.doors:
+                await door.begin()
             workers = [asyncio.create_task(self._work()) for _ in range(AT_ONCE)]
             await asyncio.gather(*workers)
             self._reload(3)
             await self._finish_what_goes_on()
-            await self._quiet(before)
-            await self._end()
+            await self._quiet()
+            for door in self.doors:
+                await door.end()
             self._reckon()
         finally:
             await self._session.close()
             for vendor in self.vendors:
                 await vendor.stop()
-            os.close(self._log_to)
+            for door in self.doors:
+                door.close()
         return self.reckoning
 
     # ── the gateway ──────────────────────────────────────────────────────────────────────────
@@ -158,69 +154,37 @@ ledger: {{url: "sqlite:///{self._tmp}/ledger.db"}}
 log: {{level: warning}}
 """
 
-    async def _begin(self) -> None:
-        loop = asyncio.get_running_loop()
-        policy = load(PolicySource("fuzz", None, self._policy()), {})
-        self._log = Log(policy.log, out=self._log_to)
-        self._metrics = Metrics(policy.metrics, version="test")
-        self._requests = Requests(loop.time)
-        self._ledger = Ledger(policy.ledger, emit=self._log.emit, metrics=self._metrics, clock=loop.time)
-        await self._ledger.start()
-        self._egress = Egress(
-            policy, requests=self._requests, metrics=self._metrics, log=self._log, environ={}, ledger=self._ledger
-        )
-        await self._egress.load()
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        self._url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        await self._egress.start(sock)
-        self._here.set()
-
-    async def _end(self) -> None:
-        self._here.clear()
-        await self._egress.stop()
-        await self._ledger.stop()
-        self._log.close()
-
-    async def _restart(self) -> None:
-        """With calls under way, which break off. What was counted is what the ledger has."""
-        self._here.clear()
-        await self._egress.stop()
-        counted = {name: upstream.meter.purse.spent("month") for name, upstream in self._egress.upstreams.items()}
-        await self._ledger.stop()
-        self._log.close()
-        found = dict(
-            self._sql(
-                "SELECT upstream, SUM(cost) FROM outrigger_calls WHERE outcome <> 'open' OR reference = '' GROUP BY upstream"
-            )
-        )
+    async def _restart(self, door: FuzzDoor) -> None:
+        """What was counted is what the ledger has."""
+        await door.end()
+        found = self._by_upstream("WHERE outcome <> 'open' OR reference = ''")
         for name in ("openai", "anthropic"):
-            if counted[name] != found.get(name, 0) and not self._turned("month"):
-                self._wrong(f"at a restart {name} counted {counted[name]} and the ledger {found.get(name, 0)}")
-        await self._begin()
-        self._compare_start()
+            if len(self.doors) == 1 and door.counted(name) != found.get(name, 0) and not self._turned("month"):
+                self._wrong(f"at a restart {name} counted {door.counted(name)} and the ledger {found.get(name, 0)}")
+        await door.begin()
+        self._compare_start(door)
 
-    async def _kill(self) -> None:
-        """Nothing more is written: of calls under way, and of those that ended in the last second, nothing need be."""
-        self._here.clear()
-        for task in self._ledger._tasks:
-            task.cancel()
-        now = asyncio.get_running_loop().time()
-        for group in (*self._under_way.values(), *(group for ended, group in self._ended if now - ended < GRACE)):
+    async def _kill(self, door: FuzzDoor) -> None:
+        """Of calls under way, and of those that ended in the last second, nothing need be on record."""
+        earliest = asyncio.get_running_loop().time() - GRACE
+        lately = [group for ended, group, where in self._ended if ended > earliest and where is door]
+        for group in (*lately, *(group for group, where in self._under_way.values() if where is door)):
             group.lost = True
             self._killed |= group.requests
-        await self._egress.stop()
-        await self._ledger.database.close()
-        self._log.close()
-        await self._begin()
-        self._compare_start()
+        await door.end(killed=True)
+        await door.begin()
+        self._compare_start(door)
 
-    def _compare_start(self) -> None:
+    def _by_upstream(self, where: str = "") -> dict[str, int]:
+        return dict(self._sql(f"SELECT upstream, SUM(cost) FROM outrigger_calls {where} GROUP BY upstream"))
+
+    def _compare_start(self, door: FuzzDoor) -> None:
         """What a start counts, reserved or spent, is what the ledger has."""
-        found = dict(self._sql("SELECT upstream, SUM(cost) FROM outrigger_calls GROUP BY upstream"))
-        for name, upstream in self._egress.upstreams.items():
+        found = self._by_upstream()
+        for name, upstream in door.egress.upstreams.items():
             purse = upstream.meter.purse
-            if purse.spent("month") + purse.reserved != found.get(name, 0) and not self._turned("month"):
+            counted = purse.spent("month") + purse.reserved
+            if len(self.doors) == 1 and counted != found.get(name, 0) and not self._turned("month"):
                 self._wrong(f"{name} began with {purse!r}, and the ledger has {found.get(name, 0)}")
 
     def _sql(self, question: str) -> list[tuple]:
@@ -229,7 +193,9 @@ log: {{level: warning}}
 
     def _reload(self, variant: int) -> None:
         self._variant = variant
-        self._egress.apply(load(PolicySource("fuzz", None, self._policy()), {}))
+        for door in self.doors:
+            if door.open.is_set():
+                door.reload()
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────
 
@@ -237,15 +203,17 @@ log: {{level: warning}}
         while self._made < self._calls:
             self._made += 1
             number = self._made
+            door = self._random.choice(self.doors)
+            await door.open.wait()
             if number % RESTART == 0:
-                await (self._kill() if number == self._calls // RESTART // 2 * RESTART else self._restart())
+                killed = number == self._calls // RESTART // 2 * RESTART
+                await (self._kill(door) if killed else self._restart(door))
             elif number % 97 == 96:
                 self._reload(self._random.randrange(4))
-            await self._here.wait()
             if self._later and self._random.random() < 0.1:
-                await self._ask_after()
+                await self._ask_after(door)
             else:
-                await self._call(number)
+                await self._call(number, door)
 
     def _pick(self, weighted: list[tuple[str, int]]) -> str:
         return self._random.choices([word for word, _ in weighted], [weight for _, weight in weighted])[0]
@@ -260,7 +228,7 @@ log: {{level: warning}}
             steps = "ok"
         if stream and steps in ("page,ok", "half,ok", "half", "short,ok", "inner", "inner,ok", "reset,ok", "reset"):
             steps = "ok"
-        if name == "background" and steps not in ("ok", "400", "500", "401", "404"):
+        if name in ORDERS and steps not in ("ok", "400", "401", "404"):
             steps = "ok"
         tag = f"t{number}"
         mark = f"{tag}|{steps}|" + "lorem " * self._random.randrange(1, 60)
@@ -276,10 +244,12 @@ log: {{level: warning}}
             said["background"] = True
         if name in ("chat", "claude"):
             said["messages"] = [{"role": "user", "content": mark}]
-        elif name in ("completions", "drawn"):
+        elif name in ("completions", "drawn", "filmed"):
             said["prompt"] = mark
         elif name in ("embeddings", "moderations", "spoken"):
             said["input"] = mark
+        if name == "filmed":
+            said["seconds"] = "4"
         headers = {"Content-Type": "application/json"}
         body = json.dumps(said).encode()
         if name == "heard":
@@ -291,7 +261,7 @@ log: {{level: warning}}
         self._seen_tags[tag] = group
         return group
 
-    async def _call(self, number: int) -> None:
+    async def _call(self, number: int, door: FuzzDoor) -> None:
         group = self._group(number)
         group.calls += 1
         rng = self._random
@@ -300,12 +270,13 @@ log: {{level: warning}}
         group.requests.add(request_id)
         came = CameIn(5.0 if leaves == "cancelled" else None, user)
         came.request_id, came.tier = request_id, user[:4]
-        self._requests.begin(token, came)
-        self._under_way[request_id] = group
+        requests = door.requests
+        requests.begin(token, came)
+        self._under_way[request_id] = group, door
         name = group.kind.partition(" ")[0]
         upstream = "anthropic" if name == "claude" else "openai"
         method = "GET" if name == "models" else "POST"
-        url, headers = f"{self._url}/{upstream}/v1{PATHS[name]}", {**group.headers, "X-Outrigger-Request": token}
+        url, headers = f"{door.url}/{upstream}/v1{PATHS[name]}", {**group.headers, "X-Outrigger-Request": token}
         try:
             async with asyncio.timeout(PATIENCE if leaves in ("stays", "late") else None):
                 if leaves == "soon":
@@ -313,7 +284,7 @@ log: {{level: warning}}
                 elif leaves == "cancelled":
                     task = asyncio.create_task(self._ask(method, url, headers, group))
                     await asyncio.sleep(rng.uniform(0.0, 0.01))
-                    self._requests.end(token, abandoned=True)
+                    requests.end(token, abandoned=True)
                     group.sure = False
                     await task
                 else:
@@ -321,9 +292,9 @@ log: {{level: warning}}
         except TimeoutError:
             self._wrong(f"a call of {group.kind} ({','.join(group.steps)}) did not end")
         finally:
-            self._requests.end(token)
+            requests.end(token)
             del self._under_way[request_id]
-            self._ended.append((asyncio.get_running_loop().time(), group))
+            self._ended.append((asyncio.get_running_loop().time(), group, door))
 
     async def _leave(self, method: str, url: str, headers: dict[str, str], group: Group, after: float) -> None:
         group.sure = False
@@ -348,13 +319,13 @@ log: {{level: warning}}
         except (aiohttp.ClientError, ConnectionError):
             group.sure = False
 
-    async def _ask_after(self) -> None:
+    async def _ask_after(self, door: FuzzDoor) -> None:
         id, group = self._later[self._random.randrange(len(self._later))]
         how = self._pick([("poll", 70), ("stream", 15), ("cancel", 10), ("delete", 5)])
         if how == "delete":
             group.sure = False
             self._deleted |= group.requests
-        base = f"{self._url}/openai/v1/responses/{id}"
+        base = f"{door.url}/openai/v1/responses/{id}"
         method, url = {
             "poll": ("GET", base), "stream": ("GET", f"{base}?stream=true&starting_after=3"),
             "cancel": ("POST", f"{base}/cancel"), "delete": ("DELETE", base),
@@ -375,32 +346,33 @@ log: {{level: warning}}
         answer to that can be had no more; it is paid at its reservation once it is as old as any is kept."""
         for vendor, upstream in ((self._one, "openai"), (self._other, "other")):
             for id in list(vendor.late):
-                for _ in range(3):
-                    async with self._session.get(f"{self._url}/{upstream}/v1/responses/{id}") as answer:
+                for door in (*self.doors, *self.doors, *self.doors):
+                    async with self._session.get(f"{door.url}/{upstream}/v1/responses/{id}") as answer:
                         await answer.read()
-        calls = self._egress._pending
-        for one in calls._calls.values():
-            if one.row.request_id not in self._deleted:
-                self._wrong(f"{one.row.reference} of {one.row.request_id} is not settled")
-        lasts, pending.LASTS = pending.LASTS, 0.0
-        await calls.sweep()
-        pending.LASTS = lasts
+        for door in self.doors:
+            calls = door.egress._pending
+            await calls.sweep()
+            for one in calls._calls.values():
+                if one.row.request_id not in self._deleted:
+                    self._wrong(f"{one.row.reference} of {one.row.request_id} is not settled")
+            lasts, pending.LASTS = pending.LASTS, 0.0
+            await calls.sweep()
+            pending.LASTS = lasts
 
-    async def _quiet(self, tasks: int) -> None:
+    async def _quiet(self) -> None:
         await self._session.close()
         try:
             async with asyncio.timeout(PATIENCE):
-                while any(vendor.open for vendor in self.vendors) or self._reserved() or self._in_flight():
+                while any(self._left()):
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            still = f"{[vendor.open for vendor in self.vendors]} open at vendors, {self._in_flight()} calls under way"
-            self._wrong(f"no quiet: {still}, {self._reserved()} reserved")
+            open_, under_way, reserved = self._left()
+            self._wrong(f"no quiet: {open_} open at vendors, {under_way} calls under way, {reserved} reserved")
 
-    def _reserved(self) -> int:
-        return sum(upstream.meter.purse.reserved for upstream in self._egress.upstreams.values())
-
-    def _in_flight(self) -> int:
-        return self._egress.account.in_flight
+    def _left(self) -> tuple[int, int, int]:
+        open_ = sum(vendor.open for vendor in self.vendors)
+        under_way = sum(door.egress.account.in_flight for door in self.doors)
+        return open_, under_way, sum(door.reserved for door in self.doors)
 
     def _turned(self, period: Period) -> bool:
         """Whether a window ended meanwhile, so that what is counted is of the new one alone."""
@@ -423,8 +395,8 @@ log: {{level: warning}}
                 kind = next(group.kind for group in self._seen_tags.values() if request_id in group.requests)
                 self._wrong(f"{request_id} ({kind}) is still open at {upstream}, at {cost}")
         found.ledger = sum(by_request.values())
-        for (name, user), amount in by_user.items():
-            counted = self._egress.upstreams[name].meter.purse.spent("month", user)
+        for (name, user), amount in by_user.items() if len(self.doors) == 1 else ():
+            counted = self.doors[0].counted(name, user)
             if counted != amount and not self._turned("month"):
                 self._wrong(f"{name} counts {counted} for {user}, and the ledger has {amount}")
             if (
@@ -466,7 +438,7 @@ CAP, ERROR = 10_000_000, 500_000  # of a poor user, and of one call's estimate
 
 
 def _exact(group: Group, one: Booked) -> bool:
-    return one.shown or (group.kind == "spoken" and DEFINITE.issuperset(group.steps))
+    return one.shown or (group.kind in ("spoken", "filmed") and DEFINITE.issuperset(group.steps))
 
 
 def _upload(model: str, prompt: str, stream: str) -> bytes:

@@ -44,6 +44,7 @@ class Client(asyncio.Protocol):
         self.route = ""  # of the request that it works for, where that is known
         self.patience: asyncio.TimerHandle | None = None  # how long it may take to log in
         self.done: Callable[[], None] = _nothing  # it works no more for the request it worked for
+        self._welcome: Callable[[int], bytes] | None = None  # what it is told once it has a server, where it waits so
         self._between = Between()
         self._data = b""
         self._transport: asyncio.Transport | None = None
@@ -148,6 +149,25 @@ class Client(asyncio.Protocol):
         if self._data:
             self.advance()
 
+    def begin_with_server(self, session: Session, welcome: Callable[[int], bytes]) -> None:
+        """It is in as soon as it has a server, which it keeps (`mode: session`): so it is told that one's number."""
+        self.session, self._welcome = session, welcome
+        server = self._desk.take(self)
+        if server is not None:
+            self._admit(session, server)
+
+    def _admit(self, session: Session, server: Server | None) -> None:
+        """Let in who waited for a server, which may have been in vain."""
+        welcome, self._welcome = self._welcome, None
+        assert welcome is not None
+        if server is not None:
+            session.process = server.backend.pid
+        self.write(welcome(session.process))
+        if server is not None:
+            self._link(server, session)
+        if self._data:
+            self.advance()
+
     def heard_early(self) -> bytes:
         """What it sent before it was in."""
         data, self._data = self._data, b""
@@ -196,12 +216,18 @@ class Client(asyncio.Protocol):
         self.waiting = False
         session = self.session
         assert session is not None
+        if self._welcome is not None:
+            self._admit(session, server)
+            return
         self._link(server, session)
         self.advance()
 
     def refused(self, error: bytes) -> None:
         """It has waited in vain; it may go on, since it is in no transaction."""
         self.waiting = False
+        if self._welcome is not None and self.session is not None:
+            self._admit(self.session, None)
+            return
         try:
             said, self._data = self._between.refuse(self._data, error)
         except ProtocolError as wrong:

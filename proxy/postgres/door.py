@@ -29,7 +29,7 @@ from proxy.postgres.pool import Pool
 from proxy.postgres.scram import Verifier
 from proxy.postgres.server import Server
 from proxy.postgres.session import Session
-from proxy.postgres.startup import ENCODING, NAME, Key, elsewhere, process
+from proxy.postgres.startup import ENCODING, NAME, Key, elsewhere
 from proxy.postgres.statements import Statements
 
 LOGIN = 60.0  # seconds that a client has to log in (PostgreSQL's authentication_timeout)
@@ -55,7 +55,7 @@ class Door:
         self._environ = os.environ if environ is None else environ
         self.policy = policy
         self.database = database(policy.url, self._environ)
-        self.password = secrets.token_urlsafe(24)
+        self.password = secrets.token_hex(24)  # no sign in it means anything to a URL, a shell or an option
         self.gate = Gate(Verifier(self.password), self.database.user, self.database.name, tls=policy.tls == "on")
         self._context: ssl.SSLContext | None = None
         self.statements = Statements()
@@ -182,7 +182,7 @@ class Door:
         if client.startup.database == self.gate.console and self.gate.console != self.gate.database:
             console = Console(self, client.write, client.end)
             client.listener = console.hear
-            client.write(self._welcome(client, {b"server_version": b"16.0", ENCODING: b"UTF8"}))
+            client.write(self._welcome(client, {b"server_version": b"16.0", ENCODING: b"UTF8"}, 0))
             console.hear(client.heard_early())
         elif sum(other.session is not None for other in self.clients.values()) >= self.policy.clients:
             client.end(
@@ -221,10 +221,15 @@ class Door:
             give_up=self.pool.slots.give_up,
             keep=self.policy.mode == "session",
         )
-        client.begin(session, self._welcome(client, shown))
+        welcome = partial(self._welcome, client, shown)
+        if self.policy.mode == "session" and self.pool.room():
+            client.begin_with_server(session, welcome)
+        else:
+            client.begin(session, welcome(session.process))
 
-    def _welcome(self, client: Client, shown: Mapping[bytes, bytes]) -> bytes:
-        client.key = (process(client.number), secrets.randbits(32))
+    def _welcome(self, client: Client, shown: Mapping[bytes, bytes], number: int) -> bytes:
+        """`number` is that of the process which it is told serves it."""
+        client.key = (number, secrets.randbits(32))
         told = b"".join(wire.parameter(name, value) for name, value in shown.items())
         key = wire.message(wire.KEY_DATA, struct.pack(">II", *client.key))
         return wire.message(wire.AUTHENTICATION, b"\0\0\0\0") + told + key + wire.ready()
@@ -261,8 +266,8 @@ class Door:
 
     def cancel(self, key: tuple[int, int]) -> None:
         """By the key that the client was given; what does nothing now is left alone."""
-        client = self.clients.get(process(key[0]))
-        if client is not None and client.key[1] == key[1] and key[1]:
+        client = next((each for each in self.clients.values() if each.key == key), None)
+        if client is not None and key[1]:
             self._abandon(client)
 
     def _give_up_waiting(self, client: Client) -> None:

@@ -90,6 +90,12 @@ class Pool:
             self.supply.fill()
         return None
 
+    def room(self) -> bool:
+        """Whether a connection is free, or may be opened."""
+        return not self.waiters and (
+            bool(self.idle) or len(self.servers) + len(self.supply.opening) < self.policy.pool.max
+        )
+
     def _idle(self, key: Key) -> Server | None:
         now, idle = self._clock(), self.idle
         for index in range(len(idle) - 1, -1, -1):

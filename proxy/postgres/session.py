@@ -47,6 +47,7 @@ class Session:
         keep: bool = False,
     ) -> None:
         self.number = number
+        self.process = process(number)  # what its client was told is the process that serves it
         self.startup = startup
         self.params = params
         self.pipeline = Pipeline(self)
@@ -278,7 +279,7 @@ class Session:
         at, end = wire.HEAD_SIZE, wire.HEAD_SIZE + 4
         if int.from_bytes(message[at:end], "big") != self._linked().pid:
             return message
-        return message[:at] + process(self.number).to_bytes(4, "big") + message[end:]
+        return message[:at] + self.process.to_bytes(4, "big") + message[end:]
 
     def tagged(self, hint: int, tag: bytes) -> None:
         frontend, backend = self.frontend, self._linked()

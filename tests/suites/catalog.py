@@ -29,48 +29,82 @@ def libpq(url: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Suite:
-    """`folder` is that of the repository's name below SUITES; `tests` what pytest gets, `environ` and `arguments`
-    what else, for a database's URL. `ignored`: why what is left out is."""
+    """`folder` is that of the repository below SUITES, of which `copied` is taken to run by itself, not built as it is
+    (all of it where that is empty); `added`: where files of ours go. `tests` is what pytest gets,
+    `environ` and `arguments` what else, for a database's URL. `reasons`: parts of tests' names, and why those end
+    otherwise through the door."""
 
     name: str
     folder: str
     tests: Sequence[str]
     environ: Callable[[str], Mapping[str, str]] = libpq
     arguments: Callable[[str], Sequence[str]] = lambda url: ()
+    copied: Sequence[str] = ("tests", "pyproject.toml")
+    added: Mapping[str, str] = field(default_factory=dict)
     statements: Sequence[str] = ()
-    alone: bool = True
     database: str = "suites"
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        return self.name.replace(" ", "").replace(",", "-")
 
     def reason(self, test: str) -> str:
         """Why it differs; "" where that is not known."""
         return next((why for part, why in self.reasons.items() if part in test), "")
 
 
-def _dialect(driver: str) -> Callable[[str], Sequence[str]]:
+PROCESS = "it looks for, or ends, the server process by the number that it was told at login"
+SHARED = "pg_backend_pid() is another process in the next transaction, its own included"
+SQL_NAMES = "EXECUTE and pg_prepared_statements do not know the names that the protocol prepared"
+LATER = "an error amid a long batch is heard one hop later, when all of it was sent"
+
+
+def _sqlalchemy(driver: str) -> Suite:
     def arguments(url: str) -> Sequence[str]:
-        return ("--dburi", url.replace("postgresql://", f"postgresql+{driver}://"), "-p", "no:randomly")
+        return ("--dburi", url.replace("postgresql://", f"postgresql+{driver}://"))
 
-    return arguments
+    dialect = ("async_pg", "dialect", "on_conflict", "query")
+    engine = ("pool", "transaction", "reconnect")
+    return Suite(
+        f"SQLAlchemy, {driver}",
+        "sqlalchemy",
+        (
+            *(f"test/dialect/postgresql/test_{each}.py" for each in dialect),
+            *(f"test/engine/test_{each}.py" for each in engine),
+        ),
+        lambda url: {},
+        arguments,
+        copied=(),
+        statements=(
+            "create schema test_schema",
+            "create schema test_schema_2",
+            "create extension hstore",
+            "create extension citext",
+        ),
+    )
 
-
-_DIALECTS = ("test/dialect/postgresql", "test/dialect/test_suite.py", "test/engine/test_pool.py", "test/engine/test_transaction.py",
-             "test/engine/test_reconnect.py", "test/engine/test_reflection.py", "test/engine/test_execute.py")  # fmt: skip
-_SCHEMAS = (
-    "create schema test_schema",
-    "create schema test_schema_2",
-    "create extension hstore",
-    "create extension citext",
-)
 
 SUITES = (
-    Suite("asyncpg", "asyncpg", ("tests", "--ignore=tests/test__sourcecode.py"), database="postgres"),
+    Suite(
+        "asyncpg",
+        "asyncpg",
+        ("tests", "--ignore=tests/test__sourcecode.py"),
+        database="postgres",
+        reasons={
+            "test_pool_remote_close": SHARED,
+            "test_prepare_explicitly_named": SQL_NAMES,
+            "test_executemany_server_failure_during_writes": LATER,
+        },
+    ),
     Suite(
         "psycopg 3",
         "psycopg",
         ("tests",),
         lambda url: {"PSYCOPG_TEST_DSN": make_conninfo(**parts(url))},
         lambda url: ("-p", "no:asyncio", "-m", "not refcount and not mypy and not crdb and not timing"),
+        copied=("tests", "tools", "pyproject.toml"),
+        reasons={},
     ),
     Suite(
         "psycopg2",
@@ -80,9 +114,23 @@ SUITES = (
             f"PSYCOPG2_TESTDB{'_' + name.upper() if name != 'dbname' else ''}": value
             for name, value in parts(url).items()
         },
+        copied=("tests",),
         statements=("create extension hstore",),
+        reasons={
+            "test_notif": PROCESS,
+            "test_many_notifies": PROCESS,
+            "test_backend_pid": PROCESS,
+            "test_external_close": SHARED,
+        },
     ),
-    Suite("SQLAlchemy, asyncpg", "sqlalchemy", _DIALECTS, lambda url: {}, _dialect("asyncpg"), _SCHEMAS, alone=False),
-    Suite("SQLAlchemy, psycopg", "sqlalchemy", _DIALECTS, lambda url: {}, _dialect("psycopg"), _SCHEMAS, alone=False),
-    Suite("SQLAlchemy, psycopg2", "sqlalchemy", _DIALECTS, lambda url: {}, _dialect("psycopg2"), _SCHEMAS, alone=False),
+    Suite(
+        "PgBouncer",
+        "pgbouncer",
+        ("test",),
+        lambda url: {"SUITE_DSN": url},
+        copied=("test/test_copy.py", "test/test_cancel.py", "test/test_prepared.py"),
+        added={"test/utils.py": "bouncer.py", "test/conftest.py": "bouncer.py"},
+        statements=("create table test_copy (i int)",),
+    ),
+    *(_sqlalchemy(driver) for driver in ("asyncpg", "psycopg", "psycopg2")),
 )

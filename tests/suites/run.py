@@ -70,7 +70,7 @@ class Place:
         environ |= {"SUITE_OUTCOMES": str(out), "PYTHONPATH": str(HERE), **suite.environ(url)}
         command = ["nice", self._python, "-m", "pytest", "-p", "outcomes", "-o", f"cache_dir={self._scratch}/cache", "-q", "--tb=short", "--continue-on-collection-errors",
                    f"--timeout={LONGEST}", *suite.arguments(url), *tests]  # fmt: skip
-        log = self._scratch / f"{suite.name.replace(' ', '').replace(',', '-')}.{way}.log"
+        log = self._scratch / f"{suite.slug}.{way}.log"
         with open(log, "ab") as said:
             subprocess.run(command, cwd=self._folder(suite), env=environ, stdout=said, stderr=said)
         if not out.exists():
@@ -79,17 +79,20 @@ class Place:
         return {line["test"]: (line["ended"], line["said"]) for line in lines}
 
     def _folder(self, suite: Suite) -> Path:
-        """Its tests alone where that will do: what is beside them in its repository is not built."""
         source = Path(self._options.suites, suite.folder)
-        if not suite.alone:
+        if not suite.copied:
             return source
         copy = self._scratch / suite.folder
         if not copy.exists():
-            for part in ("tests", "tools"):
-                if (source / part).exists():
+            for part in suite.copied:
+                (copy / part).parent.mkdir(parents=True, exist_ok=True)
+                if (source / part).is_dir():
                     shutil.copytree(source / part, copy / part)
-            if (source / "pyproject.toml").exists():
-                shutil.copy(source / "pyproject.toml", copy)
+                else:
+                    shutil.copy(source / part, copy / part)
+            for part, ours in suite.added.items():
+                shutil.copy(HERE / ours, copy / part)
+                (copy / part).with_name("__init__.py").touch()
         return copy
 
 
@@ -136,7 +139,7 @@ def main() -> None:
         ran = Counter(ended for ended, _ in direct.values())
         print(f"| {suite.name} | {ran['passed'] + ran['failed']:,} | {ran['failed']} | {len(differ)} |", flush=True)
         report = {"direct": direct, "through": through, "differ": differ}
-        (scratch / f"{suite.name.replace(' ', '').replace(',', '-')}.json").write_text(json.dumps(report, indent=1))
+        (scratch / f"{suite.slug}.json").write_text(json.dumps(report, indent=1))
         for test, said in differ.items():
             why = suite.reason(test)
             unexplained += not why

@@ -54,10 +54,13 @@ class Suite:
         return next((why for part, why in self.reasons.items() if part in test), "")
 
 
-PROCESS = "it looks for, or ends, the server process by the number that it was told at login"
-SHARED = "pg_backend_pid() is another process in the next transaction, its own included"
-SQL_NAMES = "EXECUTE and pg_prepared_statements do not know the names that the protocol prepared"
+PROCESS = "it ends a server process, or knows one again, by the number that was told at login"
+NOTIFIER = "it knows the sender of a notification again by the number that the sender was told at its login"
+SHARED = "it ends the process that pg_backend_pid() named one transaction earlier, which is its own by now"
+SQL_NAMES = "SQL (EXECUTE, pg_prepared_statements) shows what is prepared there under names of ours, for all clients"
 LATER = "an error amid a long batch is heard one hop later, when all of it was sent"
+ONE_USER = "it logs in as another user"
+LONG_NAME = "PostgreSQL refuses a statement's name of 16 KiB, which never gets there"
 
 
 def _sqlalchemy(driver: str) -> Suite:
@@ -104,7 +107,23 @@ SUITES = (
         lambda url: {"PSYCOPG_TEST_DSN": make_conninfo(**parts(url))},
         lambda url: ("-p", "no:asyncio", "-m", "not refcount and not mypy and not crdb and not timing"),
         copied=("tests", "tools", "pyproject.toml"),
-        reasons={},
+        reasons={
+            **dict.fromkeys(
+                (
+                    "connect_no_check",
+                    "connect_check",
+                    "getconn_check",
+                    "stats_check",
+                    "check_connection",
+                    "identify_closure",
+                ),
+                PROCESS,
+            ),
+            **dict.fromkeys(("test_broken", "inerror_rollback_no_clobber", "exception_on_server_disconnect"), PROCESS),
+            **dict.fromkeys(("::test_notify", "::test_notifies"), NOTIFIER),
+            **dict.fromkeys(("test_prepared", "::test_auto_prepare"), SQL_NAMES),
+            "test_change_password": ONE_USER,
+        },
     ),
     Suite(
         "psycopg2",
@@ -117,8 +136,8 @@ SUITES = (
         copied=("tests",),
         statements=("create extension hstore",),
         reasons={
-            "test_notif": PROCESS,
-            "test_many_notifies": PROCESS,
+            "test_notif": NOTIFIER,
+            "test_many_notifies": NOTIFIER,
             "test_backend_pid": PROCESS,
             "test_external_close": SHARED,
         },
@@ -131,6 +150,7 @@ SUITES = (
         copied=("test/test_copy.py", "test/test_cancel.py", "test/test_prepared.py"),
         added={"test/utils.py": "bouncer.py", "test/conftest.py": "bouncer.py"},
         statements=("create table test_copy (i int)",),
+        reasons={"test_statement_name_longer": LONG_NAME},
     ),
     *(_sqlalchemy(driver) for driver in ("asyncpg", "psycopg", "psycopg2")),
 )

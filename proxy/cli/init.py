@@ -18,7 +18,7 @@ from proxy.cli.looks.draft import draft
 from proxy.cli.looks.folder import SKIPPED, Folder, part
 from proxy.cli.looks.start import Start, render_starts
 from proxy.cli.screen import complain, rows, styled, write
-from proxy.errors import UsageError
+from proxy.errors import PolicyError, UsageError
 from proxy.policy.load import load
 from proxy.policy.source import FILES, PolicySource
 
@@ -57,7 +57,11 @@ def init(argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
     there = next((path / name for name in FILES if os.path.lexists(path / name)), None)
     if there is None:
         text = draft(app, path.resolve().name)
-        load(PolicySource(FILE, None, text), {})  # what is written can be taken
+        try:
+            load(PolicySource(FILE, None, text), {})  # what is written can be taken
+        except PolicyError as error:
+            complain(stderr, f"init: what this app's files say makes no policy; please report this: {error}")
+            return REFUSED
         try:
             with open(path / FILE, "x", encoding="utf-8") as file:
                 file.write(text)

@@ -53,6 +53,8 @@ def find(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySou
         return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode("$OUTRIGGER_POLICY_TEXT", content))
     for name in FILES:
         if os.path.lexists(cwd / name):
+            if os.path.exists(cwd / name) and not os.path.isfile(cwd / name) and not os.path.isdir(cwd / name):
+                raise _unfit(name, 1, "it is no file, and nobody named it", f"move it away, or say --policy {name}")
             return read_file(cwd / name, name)
     warning = f"no policy found ({' or '.join(FILES)}, --policy, $OUTRIGGER_POLICY): the defaults hold"
     return PolicySource("(defaults)", None, "", warning=warning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
 import shutil
@@ -88,7 +89,7 @@ def _programs(command: Command) -> list[str]:
 
 async def _program(program: str, shown: str, env: Mapping[str, str], cwd: Path) -> Finding:
     path = shutil.which(program, path=env.get("PATH"))
-    if path is None and (cwd / program).is_file():
+    if path is None and _is_file(cwd / program):
         if "/" in program:
             return Finding("error", "app", f"{program} cannot be executed: {shown}", f"chmod +x {program}")
         return Finding("error", "app", f"{program} is here, and not on PATH: {shown}", f"write ./{program}")
@@ -101,10 +102,16 @@ async def _program(program: str, shown: str, env: Mapping[str, str], cwd: Path) 
     return Finding("ok", "app", f"{shown}: {path}" + (f", {version}" if version else ""))
 
 
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # pathlib's own raises where a name is too long
+
+
 def _interpreter(path: Path) -> str | None:
     """The Python that runs this program, or None where it is none."""
     if re.fullmatch(r"python[\d.]*", path.name):
         return str(path)
+    if not os.path.isfile(path):  # a FIFO would be waited for
+        return None
     try:
         with open(path, "rb") as file:
             first, second = file.readline(512), file.readline(512)
@@ -147,8 +154,8 @@ def _module(line: str, cwd: Path) -> Finding | None:
         module = word.partition(":")[0]
         parts = module.split(".")
         places = [cwd / "/".join(parts[:-1]) / f"{parts[-1]}.py", cwd / "/".join(parts) / "__init__.py"]
-        if any(place.is_file() for place in places):
-            return Finding("ok", "app module", f"{module} is {next(p for p in places if p.is_file())}")
+        if there := next((place for place in places if os.path.isfile(place)), None):
+            return Finding("ok", "app module", f"{module} is {there}")
         text = f"{module} is not in {cwd}"
         return Finding("warning", "app module", text, "start from the folder that has it, or name it as it is imported")
     return None

@@ -6,6 +6,7 @@ Stopping and Restarting; Unicorn: yhbt.net/unicorn/SIGNALS.html; PHP-FPM: php-fp
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def _dies_on_term(words: Sequence[str], environ: Mapping[str, str], cwd: Path) -
         return True
     for word in words:
         file = cwd / word.partition("=")[2] if word.startswith("--") and "=" in word else cwd / word
-        if file.suffix in (".ini", ".yaml", ".yml", ".json", ".xml") and file.is_file():
+        if file.suffix in (".ini", ".yaml", ".yml", ".json", ".xml") and os.path.isfile(file):
             with open(file, errors="replace") as config:
                 if re.search(r"^[^#;\n]*\bdie-on-term\b", config.read(LARGEST), re.MULTILINE):
                     return True

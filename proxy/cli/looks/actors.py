@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from proxy.cli.looks.folder import Folder
 from proxy.cli.looks.routes import Seen
+from proxy.cli.looks.spelling import fits
+from proxy.policy.kinds import TEMPLATE
 
 USERS = (
     "user",
@@ -106,6 +108,8 @@ def user_paths(routes: Sequence[Seen]) -> list[tuple[str, str]]:
             if name in USERS or (before.endswith("/") and PEOPLE.search(before.rstrip("/").rpartition("/")[2])):
                 before = re.sub(r"\{[^}]*\}|<[^>]*>|:\w+", "*", before)
                 template = f"{before}{{user}}" + ("/*" if one.path[match.end() :].strip("/") else "")
+                if not fits(TEMPLATE, template):
+                    continue
                 counts[template] += 1
                 where.setdefault(template, one.where)
                 break

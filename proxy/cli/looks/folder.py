@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,10 @@ from pathlib import Path
 import yaml
 
 LARGEST = 512 * 1024  # bytes of a file that is looked at
+LONGEST = 2_000  # characters of a line of it: what is longer is data, or was made by a program
+WHOLE = 32 * 1024 * 1024  # bytes of all sources together
+NESTED = 100  # brackets within brackets that a file of settings may have
+TABLES = 200  # dots in a line of TOML: its parser takes the square of them
 MOST = 2000  # files
 DEEPEST = 6
 SKIPPED = {
@@ -28,6 +33,29 @@ SKIPPED = {
 }
 
 
+class Texts(yaml.SafeLoader):
+    """Reads every plain value as the text that it is, but for null and merged keys: a date that there is not, or a
+    number of 5,000 digits, is no reason to stop."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, as its base has it
+        first: [one for one in resolvers if one[0].endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def is_deep(text: str) -> bool:
+    """Whether brackets stand in one another deeper than in any file that a person wrote."""
+    depth = 0
+    for mark in _BRACKETS.findall(text):
+        depth += 1 if mark in "[{" else -1 if depth else 0
+        if depth > NESTED:
+            return True
+    return False
+
+
+_BRACKETS = re.compile(r"[\[\]{}]")
+
+
 class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +64,13 @@ class Folder:
         return os.path.isfile(self.path / name)
 
     def text(self, name: str) -> str:
-        """The text of a file; empty where there is none that can be read."""
+        """The text of a file, long lines cut; empty where there is none that can be read."""
+        text = self._whole(name)
+        if len(text) <= LONGEST:
+            return text
+        return "\n".join(line[:LONGEST] for line in text.split("\n"))
+
+    def _whole(self, name: str) -> str:
         try:
             if not self.has(name):  # a FIFO would be waited for
                 return ""
@@ -47,27 +81,30 @@ class Folder:
 
     def json(self, name: str) -> Mapping[str, object]:
         try:
-            found = json.loads(self.text(name))
-        except ValueError:
+            found = json.loads(self._whole(name))
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
     def toml(self, name: str) -> Mapping[str, object]:
         try:
-            return tomllib.loads(self.text(name))
-        except tomllib.TOMLDecodeError:
+            text = self._whole(name)
+            deep = is_deep(text) or any(line.count(".") > TABLES and len(line) > LONGEST for line in text.split("\n"))
+            return {} if deep else tomllib.loads(text)
+        except (ValueError, RecursionError):  # ValueError: of dates and numbers, too
             return {}
 
     def yaml(self, name: str) -> Mapping[str, object]:
         try:
-            found = yaml.safe_load(self.text(name))
-        except yaml.YAMLError:
+            text = self._whole(name)
+            found = None if is_deep(text) else yaml.load(text, Texts)  # noqa: S506, a SafeLoader itself
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):  # of tags such as !!timestamp
             return {}
         return found if isinstance(found, dict) else {}
 
     def sources(self, *suffixes: str) -> Iterator[tuple[str, str]]:
         """The names (relative) and texts of source files, those of tests and other people's packages left out."""
-        count = 0
+        count = whole = 0
         for top, folders, files in os.walk(self.path):
             here = Path(top).relative_to(self.path)
             folders[:] = sorted(
@@ -80,10 +117,11 @@ class Folder:
             for name in sorted(files):
                 if not name.endswith(suffixes) or name.startswith("test_"):
                     continue
-                count += 1
-                if count > MOST:
+                text = self.text(str(here / name))
+                count, whole = count + 1, whole + len(text)
+                if count > MOST or whole > WHOLE:
                     return
-                yield str(here / name), self.text(str(here / name))
+                yield str(here / name), text
 
 
 def _decoded(data: bytes) -> str:

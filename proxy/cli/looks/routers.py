@@ -130,9 +130,10 @@ class Routers:
 
 
 def _dotted(node: ast.AST) -> str:
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
     if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        before = _dotted(node.value)
-        return f"{before}.{node.attr}" if before else node.attr
-    return ""
+        names.append(node.id)
+    return ".".join(reversed(names))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.cli.looks.constants import Constants
 from proxy.cli.looks.django import find_paths
 from proxy.cli.looks.folder import Folder
 from proxy.cli.looks.routers import Routers
+from proxy.cli.looks.spelling import as_sent, fits, is_path
+from proxy.policy.kinds import METHOD
 
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 _CALLS = re.compile(
@@ -55,7 +57,17 @@ class Seen:
 def find_routes(folder: Folder) -> tuple[list[Seen], list[str]]:
     """The routes, and a sentence on what could not be read."""
     found, notes = _of_python(folder)
-    return [*found, *_of_node(folder)], notes
+    return [spelled for one in (*found, *_of_node(folder)) if (spelled := _spelled(one)) is not None], notes
+
+
+def _spelled(one: Seen) -> Seen | None:
+    """As a policy can say it."""
+    path = as_sent(one.path)
+    methods = tuple(method for method in one.methods if fits(METHOD, method))
+    if path is None or len(methods) < len(one.methods):
+        return None
+    spelled = replace(one, path=path)
+    return spelled if is_path(spelled.pattern) else None
 
 
 def _of_python(folder: Folder) -> tuple[list[Seen], list[str]]:
@@ -217,11 +229,16 @@ def _words(node: ast.AST) -> Iterator[str]:
 
 
 def _dotted(node: ast.AST) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(node.value)}.{node.attr}"
-    return _dotted(node.func) if isinstance(node, ast.Call) else ""
+    names: list[str] = []
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        elif isinstance(node, ast.Call):
+            node = node.func
+        else:
+            return ".".join(["", *reversed(names)]) if names else ""
+    return ".".join([node.id, *reversed(names)])
 
 
 def _strings(node: ast.AST | None) -> list[str]:

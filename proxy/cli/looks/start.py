@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.cli.looks.folder import Folder, part
+from proxy.cli.looks.spelling import is_path
 
 _BROUGHT = {"tsc": "typescript", "prisma": "prisma", "nest": "@nestjs/cli", "sequelize": "sequelize-cli"}
 SCRIPTS = ("start.sh", "run.sh", "entrypoint.sh", "scripts/start.sh", "bin/start.sh")
@@ -52,20 +53,20 @@ def render_starts(folder: Folder, kind: str = "web") -> list[Start]:
     for name in ("render.yaml", "render.yml"):
         listed = folder.yaml(name).get("services")
         services = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-        names = [str(one.get("name") or one.get("type") or "?") for one in services]
+        names = [_plain(one, "name") or _plain(one, "type") or "?" for one in services]
         for at, service in enumerate(services):
-            if service.get("type") != kind or not service.get("startCommand"):
+            line = _plain(service, "startCommand")
+            if service.get("type") != kind or not line:
                 continue
-            line = str(service["startCommand"]).strip()
             if "outrigger" in line and " -- " in line:
                 line = line.partition(" -- ")[2].strip("'\"")
             found.append(
                 Start(
                     line,
                     name,
-                    build=str(service.get("buildCommand") or "").strip(),
-                    health=_own(str(service.get("healthCheckPath") or "")),
-                    folder=str(service.get("rootDir") or "").removeprefix("./").strip("/"),
+                    build=_plain(service, "buildCommand"),
+                    health=_own(_plain(service, "healthCheckPath")),
+                    folder=_plain(service, "rootDir").removeprefix("./").strip("/"),
                     worker=kind == "worker",
                     others=tuple(names[:at] + names[at + 1 :]),
                 )
@@ -73,8 +74,14 @@ def render_starts(folder: Folder, kind: str = "web") -> list[Start]:
     return found
 
 
+def _plain(service: Mapping[str, object], key: str) -> str:
+    """A text; empty where it is none: what aliases may have made of it is too large to be shown."""
+    found = service.get(key)
+    return found.strip() if isinstance(found, str) else ""
+
+
 def _own(path: str) -> str:
-    return "" if path.startswith("/_outrigger") or not path.startswith("/") else path
+    return "" if path.startswith("/_outrigger") or not is_path(path) else path
 
 
 def _processes(folder: Folder) -> dict[str, str]:
@@ -111,7 +118,7 @@ def _joined(text: str) -> str:
     """A shell line out of either form of CMD (docs.docker.com/reference/dockerfile)."""
     try:
         words = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if not isinstance(words, list):
         return text

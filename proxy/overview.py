@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.app.memory import limit
+from proxy.app.memory import limit, machine
 from proxy.observe.health import PartState, State
 from proxy.observe.history import Levels
 from proxy.observe.runtime import Sample
@@ -82,6 +82,7 @@ class Overview:
 
 
 def memory_limit(policy: Policy) -> int | None:
-    """Bytes that gateway and app may use together: the policy's word, else the container's."""
+    """Bytes that gateway and app may use together: the policy's word, else the container's, else all that the machine
+    has; None where nothing of that is to be seen."""
     wanted = policy.app.memory.limit
-    return limit() if wanted == "auto" else wanted
+    return (limit() or machine()) if wanted == "auto" else wanted

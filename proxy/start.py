@@ -28,6 +28,7 @@ from proxy.observe.recent import Recent
 from proxy.observe.requests import Requests
 from proxy.observe.sentry import connect
 from proxy.outfit import Outfit
+from proxy.overview import memory_limit
 from proxy.policy.load import PolicySource
 from proxy.policy.model import Address
 from proxy.policy.policy import Policy
@@ -43,6 +44,9 @@ async def serve(
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
     for warning in policy.warnings:
         log.emit("policy.warning", warning, level="warning")
+    if policy.app.memory.recycle is not None and memory_limit(policy) is None:
+        text = "app.memory.recycle has nothing to go by: no limit is to be seen here; name one by app.memory.limit."
+        log.emit("policy.warning", text, level="warning")
     loop = asyncio.get_running_loop()
     sentry = connect(policy.sentry, version=__version__, clock=loop.time)
     if sentry is None:

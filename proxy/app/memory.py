@@ -9,12 +9,11 @@ UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with a number near 2^63
 FULL = 10  # measurements from one that counts shared pages once to the next
 LOOK = 3  # measurements from one look at which processes there are to the next
 _ROOT = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def limit(
-    root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), machine: Path = Path("/proc/meminfo")
-) -> int | None:
+def limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), meminfo: Path = _MEMINFO) -> int | None:
     """The container's memory limit in bytes (cgroup v2, v1, or v2 beside v1), or None where there is none to be
     seen. A limit may stand at any level above us: the least of them is the one that ends us, or the machine's
     memory where that is less still."""
@@ -34,8 +33,14 @@ def limit(
         found = [hidden] if hidden is not None and hidden < UNLIMITED else []
     if not found:
         return None
-    there = _field(machine, "MemTotal:")
-    return min(*found, there * 1024) if there is not None else min(found)
+    there = machine(meminfo)
+    return min(*found, there) if there is not None else min(found)
+
+
+def machine(meminfo: Path = _MEMINFO) -> int | None:
+    """Bytes of memory that the machine has, or None where the kernel does not say."""
+    there = _field(meminfo, "MemTotal:")
+    return there * 1024 if there is not None else None
 
 
 def _up(base: Path, path: str, name: str) -> list[Path]:

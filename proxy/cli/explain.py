@@ -164,4 +164,6 @@ def _abandoned(route: Route) -> str:
 
 def _retries(route: Route) -> str:
     attempts = route.retries.attempts
-    return "none" if attempts <= 1 else f"up to {attempts} attempts, only where no byte was sent yet"
+    if attempts <= 1 or not route.retries.on:
+        return "none"
+    return f"up to {attempts} attempts where no byte was sent yet (GET, HEAD, OPTIONS, PUT, DELETE)"

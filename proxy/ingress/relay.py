@@ -121,11 +121,24 @@ class Relay:
         started = self._loop.time()
         try:
             async with within_total(x):
-                return await self._connected(started)
+                return await self._tried(x, started)
         finally:
             x.waited += self._loop.time() - started
 
-    async def _connected(self, started: float) -> Leg:
+    async def _tried(self, x: Exchange, started: float) -> Leg:
+        """As often as the route's `retries` say, where the method may be repeated."""
+        retries = x.route.retries
+        left = retries.attempts if "connect" in retries.on and x.method in IDEMPOTENT else 1
+        while True:
+            left -= 1
+            try:
+                return await self._connected(started, self._loop.time())
+            except AppUnreachable:
+                if not left:
+                    raise
+
+    async def _connected(self, started: float, tried: float) -> Leg:
+        """`started` is when the request began to wait for an app that is away, `tried` when for one that refuses."""
         while True:
             if not self._backend.is_ready:
                 left = self.hold - (self._loop.time() - started)
@@ -137,7 +150,7 @@ class Relay:
                     return leg
                 self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
             except AppUnreachable:
-                if self._backend.is_ready and self._loop.time() - started > SETTLE:
+                if self._backend.is_ready and self._loop.time() - tried > SETTLE:
                     raise
                 await asyncio.sleep(RECONNECT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from proxy.app.memory import limit as container_limit
 from proxy.cli.screen import Finding
 from proxy.overview import memory_limit
 from proxy.policy.policy import Policy
@@ -21,9 +22,10 @@ async def machine(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
 def _memory(policy: Policy) -> Finding:
     limit = memory_limit(policy)
     if limit is None:
-        text = "no limit is to be seen here, so alerts on memory have nothing to go by"
-        return Finding("ok", "memory", text, "on a machine of its own name one by app.memory.limit")
-    shown = f"gateway and app have {format_size(limit)} together"
+        text = "no limit is to be seen here, so alerts on memory and app.memory.recycle have nothing to go by"
+        return Finding("warning", "memory", text, "name one by app.memory.limit")
+    whole = policy.app.memory.limit == "auto" and container_limit() is None
+    shown = f"gateway and app have {format_size(limit)} together{', all that this machine has' if whole else ''}"
     if limit < SMALL:
         return Finding("warning", "memory", shown, f"the gateway takes up to {format_size(OWN)} of it; take more")
     return Finding("ok", "memory", shown)

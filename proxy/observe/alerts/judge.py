@@ -15,7 +15,7 @@ from proxy.observe.alerts.lasting import Lasting
 from proxy.policy import condition as when
 from proxy.policy.condition import Condition
 
-NEVER_DOWN = ("upstreams", "ledger", "memory", "connections")  # parts whose worst word is degraded
+NEVER_DOWN = ("upstreams", "ledger", "memory", "connections", "store")  # parts whose worst word is degraded
 LASTING = (when.PartIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 

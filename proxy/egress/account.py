@@ -81,6 +81,8 @@ class Account:
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
             used = upstream.beside.get(call.used, upstream)
+            if used is not upstream:
+                model = used.label(call.model)
             for kind, count in (
                 ("input", usage.input - usage.cached_input),
                 ("cached_input", usage.cached_input),
@@ -88,7 +90,7 @@ class Account:
                 ("reasoning", usage.reasoning),
             ):
                 if count > 0:
-                    metrics.tokens_total.child(used.name, used.label(call.model), kind).inc(count)
+                    metrics.tokens_total.child(used.name, model, kind).inc(count)
         self._emit(
             "call",
             f"{call.method} {call.upstream}{self.redact(call.path)} {call.status or call.outcome}",

@@ -195,7 +195,7 @@ def _ends(answer: Answer, kind: str) -> Ends | None:
 
 
 def _encoding(answer: Answer) -> str:
-    return (answer.field("content-encoding") or "identity").strip().lower()
+    return answer.learnt().get("Content-Encoding", "identity").strip().lower()
 
 
 async def _begin(answer: Answer, state: StreamState) -> None:
@@ -244,18 +244,22 @@ def events(splitter: Splitter, data: bytes) -> list[bytes]:
     return [rest + (b"\n" if rest.endswith((b"\n", b"\r")) else b"\n\n")]
 
 
+def plain(answer: Answer) -> bytes:
+    """A whole answer's body without its encoding; empty where that is not one of ours."""
+    body, encoding = answer.body or b"", _encoding(answer)
+    if encoding == "identity":
+        return body
+    if encoding not in ENCODINGS:
+        return b""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 8 * LARGEST)
+    except zlib.error:
+        return b""
+
+
 def parsed(answer: Answer) -> object:
     """The JSON of a whole answer, or None."""
-    body = answer.body
-    if not body:
-        return None
-    encoding = _encoding(answer)
     try:
-        if encoding in ENCODINGS and encoding != "identity":
-            unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 8 * LARGEST)
-            return json.loads(unpacked)
-        if encoding != "identity":
-            return None
-        return json.loads(body)
-    except (ValueError, zlib.error, RecursionError):
+        return json.loads(plain(answer))
+    except (ValueError, RecursionError):
         return None

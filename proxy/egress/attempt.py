@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp_retry import RetryClient
 from yarl import URL
 
-from proxy.egress.answer import Answer, read
+from proxy.egress.answer import Answer, plain, read
 from proxy.egress.attempts import Final, Series
 from proxy.egress.body import SLICE
 from proxy.egress.call import Call
@@ -75,7 +75,7 @@ class Sender:
         if injected is not None and injected.status is not None:
             return self._made_up(call, injected.status)
         answer, asked_usage = await self._send(call, url)
-        if asked_usage and answer.status in (400, 422) and b"stream_options" in (answer.body or b""):
+        if asked_usage and answer.status in (400, 422) and b"stream_options" in plain(answer):
             # It may not know the option, or quote the input of a call that it refuses anyway: theirs is the app's
             # request as it was, and what becomes of that tells.
             answer.release()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp_retry import RetryOptionsBase
 
-from proxy.egress.answer import Answer
+from proxy.egress.answer import Answer, plain
 from proxy.egress.breaker import Admission
 from proxy.egress.call import Call
 from proxy.egress.deadline import Deadline
@@ -107,7 +107,7 @@ class Series(RetryOptionsBase):
     def _hold(self, answer: Answer, seconds: float) -> None:
         """The next calls wait as well: of this model, or of all where the vendor says so."""
         limits = self._upstream.pace.limits
-        if is_of_every_model(answer.body or b"".join(answer.held)):
+        if is_of_every_model(plain(answer) or b"".join(answer.held)):
             limits.hold_every(seconds)
         else:
             limits.hold(seconds, self._call.ask.model)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from proxy.egress.learnt import lessons
 
 MOST_MODELS = 100  # told apart; the one whose limit ends soonest goes first
-LONGEST_NAME = 200  # characters
 
 
 class _Limit:
@@ -66,26 +65,21 @@ class Limits:
 
     def held_until(self, model: str | None) -> float:
         """The moment that was asked for (Retry-After); one that is past where none was."""
-        limit = self._models.get(_key(model))
+        limit = self._models.get(model)
         return self._every if limit is None else max(self._every, limit.held_until)
 
     def learnt_until(self, model: str | None, tokens: int) -> float:
         """The moment from which on there is enough left for such a call, by the upstream's own count."""
-        limit = self._models.get(_key(model))
+        limit = self._models.get(model)
         if limit is None:
             return 0.0
         lacks = tokens > limit.left and self._clock() < limit.left_until
         return max(limit.learnt_until, limit.left_until) if lacks else limit.learnt_until
 
     def _of(self, model: str | None) -> _Limit:
-        key = _key(model)
-        found = self._models.get(key)
+        found = self._models.get(model)
         if found is None:
             if len(self._models) >= MOST_MODELS:
                 del self._models[min(self._models, key=lambda name: self._models[name].ends)]
-            found = self._models[key] = _Limit()
+            found = self._models[model] = _Limit()
         return found
-
-
-def _key(model: str | None) -> str | None:
-    return model if model is None or len(model) <= LONGEST_NAME else model[:LONGEST_NAME]

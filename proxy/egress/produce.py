@@ -9,7 +9,7 @@ from dataclasses import replace
 from proxy.egress import fallback, refusal
 from proxy.egress.answer import Answer
 from proxy.egress.attempts import Series
-from proxy.egress.breaker import OPEN
+from proxy.egress.breaker import OPEN, Breaker
 from proxy.egress.cache import Entry
 from proxy.egress.call import Call
 from proxy.egress.caller import discard
@@ -121,15 +121,21 @@ class Producer:
         try:
             if bill is not None and call.ask.background:
                 await self._books.record(call, bill)
-            await self._paid(call, upstream, sink, deadline, key, bill)
+            await self._paid(call, upstream, sink, deadline, key, bill, breaker)
         finally:
             if bill is not None:
                 bill.close()
 
     async def _paid(
-        self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None, bill: Bill | None
+        self,
+        call: Call,
+        upstream: Upstream,
+        sink: Sink,
+        deadline: Deadline,
+        key: bytes | None,
+        bill: Bill | None,
+        breaker: Breaker,
     ) -> None:
-        breaker = upstream.breaker_of(call)
         place = await self._place(call, upstream, bill)
         try:
             admission = breaker.admit()

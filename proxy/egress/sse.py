@@ -33,6 +33,8 @@ class Splitter:
         """Raises EventTooLarge. What was looked through is not again: an event may come in a thousand pieces."""
         held = self._held
         seen = len(held)
+        if not seen and b"\r" not in data and data.find(b"\n\n") == len(data) - 2 >= 0:
+            return [data]  # the usual case: one event, whole
         if seen:
             held += data
         buffer = held if seen else data

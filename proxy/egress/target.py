@@ -13,6 +13,7 @@ from proxy.policy.model import REDACT
 
 _SECRETS = Redactor((*REDACT, "secret", "signature", "sig", "auth", "credential", "session", "code", "jwt", "sas"))
 BASES = 64  # base_urls whose paths are remembered
+PATHS, USUAL = 256, 256  # paths of calls that are, and how many characters they may have
 _ASKED = frozenset(("api-version", "beta"))  # members of a model call's query that say what is asked for
 
 
@@ -27,34 +28,51 @@ def split(target: str) -> tuple[str, str]:
 
 def join(base_url: str, rest: str) -> URL:
     """The upstream's URL. A base that ends in /v1 and a rest that begins with it share one /v1."""
-    base = base_url.rstrip("/")
+    return URL(_joined(base_url.rstrip("/"), rest), encoded=True)
+
+
+def _joined(base: str, rest: str) -> str:
     if base.endswith("/v1") and (rest == "/v1" or rest.startswith(("/v1/", "/v1?"))):
         rest = rest[3:]
-    return URL(base + rest, encoded=True)
+    return base + rest
 
 
-def endpoint(dialect: Dialect, method: str, url: URL, base_url: str) -> tuple[str | None, str | None]:
+def endpoint(dialect: Dialect, method: str, rest: str, base_url: str) -> tuple[str | None, str | None]:
     """Which inference endpoint a call goes to, however its path is spelled, and the model where the path names it."""
-    path = plain(url.raw_path)
+    path = rest.partition("?")[0]
+    look = _endpoint if len(path) <= USUAL else _endpoint.__wrapped__
+    return look(dialect, method, path, base_url)
+
+
+@lru_cache(maxsize=PATHS)
+def _endpoint(dialect: Dialect, method: str, rest: str, base_url: str) -> tuple[str | None, str | None]:
+    path = _path(rest, base_url)
     tails = _tails(path, base_url)
     found = next((known for tail in tails if (known := dialect.endpoint(method, tail)) is not None), None)
     return found, dialect.deployment(path) if found is not None else None
 
 
-def follows(dialect: Dialect, method: str, url: URL, base_url: str) -> str | None:
+def follows(dialect: Dialect, method: str, rest: str, base_url: str) -> str | None:
     """The reference of what a call asks after, however its path is spelled."""
-    tails = _tails(plain(url.raw_path), base_url)
+    tails = _tails(_path(rest, base_url), base_url)
     return next((found for tail in tails if (found := dialect.follows(method, tail)) is not None), None)
 
 
+def _path(rest: str, base_url: str) -> str:
+    """The path of the upstream's URL, plain."""
+    return plain(_joined(_base(base_url)[0], rest.partition("?")[0]))
+
+
 def _tails(path: str, base_url: str) -> list[str]:
-    rest = below(path, _root(base_url))
+    rest = below(path, _base(base_url)[1])
     return endings(path) if rest is None else [rest]
 
 
 @lru_cache(maxsize=BASES)
-def _root(base_url: str) -> str:
-    return plain(URL(base_url, encoded=True).raw_path)
+def _base(base_url: str) -> tuple[str, str]:
+    """The path of a base, without the slash at its end, and the same plain."""
+    path = URL(base_url, encoded=True).raw_path
+    return path.rstrip("/"), plain(path)
 
 
 def portable(rest: str, *, inference: bool) -> str | None:

@@ -72,6 +72,7 @@ class Upstream:
         self.meter = Meter(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
         self.usage_option = UsageOption(clock)
         self.sender = Sender(self)
+        self._fallbacks = _fallbacks(policy)
         self.beside: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
         self.in_flight = 0
         self.on_idle: Callable[[], None] = lambda: None
@@ -80,15 +81,9 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self.name}: {self.breaker!r} {self.budget!r} {self.pace!r} {self.cache!r}>"
 
-    @property
-    def known_models(self) -> frozenset[str]:
-        """Models that may be a metric's label: those that the policy names."""
-        named = {step.model for step in self.policy.fallback if step.model is not None}
-        return frozenset(named | set(self.policy.prices))
-
     def label(self, model: str | None) -> str:
         """The model as a metric's label: only what the policy or the price table names is one."""
-        return model if model is not None and model in self.known_models else self.meter.label(model)
+        return model if model is not None and model in self._fallbacks else self.meter.label(model)
 
     def url(self, rest: str) -> URL:
         return join(self.policy.base_url, rest)
@@ -97,13 +92,13 @@ class Upstream:
         """The inference endpoint, and the model that its path names."""
         if not self.meter.metered:
             return None, None
-        return endpoint(self.dialect, method, self.url(rest), self.policy.base_url)
+        return endpoint(self.dialect, method, rest, self.policy.base_url)
 
     def follows(self, method: str, rest: str) -> str | None:
         """The reference of what a call asks after, where the vendor goes on with it by itself."""
         if not self.meter.metered:
             return None
-        return follows(self.dialect, method, self.url(rest), self.policy.base_url)
+        return follows(self.dialect, method, rest, self.policy.base_url)
 
     def renewed(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
         """The upstream under this policy, the first or a newer one: what was learnt of it stays, and calls under
@@ -113,6 +108,7 @@ class Upstream:
         if policy.kind != self.policy.kind:
             new.dialect = dialect(policy.kind)
         new.policy = policy
+        new._fallbacks = _fallbacks(policy)
         new.sender = Sender(new)
         new.breaker.reconfigure(policy.breaker)
         new.budget.share = policy.retry.budget
@@ -158,3 +154,8 @@ class Upstream:
         text = f"The breaker of {self.name} is {state}: {why}{f' ({what})' if what else ''}."
         said = {"upstream": self.name, "state": state, "calls": what or None}
         self._emit("breaker", text, level="error" if state == OPEN else "info", **said)
+
+
+def _fallbacks(policy: outgoing.Upstream) -> frozenset[str]:
+    """Models that the policy falls back to."""
+    return frozenset(step.model for step in policy.fallback if step.model is not None)

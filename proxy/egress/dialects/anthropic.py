@@ -16,6 +16,7 @@ from proxy.egress.dialects.dialect import (
     Verdict,
     count,
     mapping,
+    model_name,
     text,
 )
 from proxy.egress.dialects.endpoints import ANTHROPIC, Endpoints
@@ -56,16 +57,16 @@ class Anthropic(Dialect):
         most, temperature = body.get("max_tokens"), body.get("temperature")
         exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
         return Ask(
-            model=text(body.get("model")),
+            model=model_name(body.get("model")),
             stream=body.get("stream") is True,
             user=text(mapping(body.get("metadata")).get("user_id")),
             deterministic=exact,
-            max_tokens=most if isinstance(most, int) else None,
+            max_tokens=count(most) if isinstance(most, int) else None,
         )
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         found = mapping(answer)
-        return usage_of(mapping(found.get("usage")), text(found.get("model"))) if found.get("usage") else None
+        return usage_of(mapping(found.get("usage")), model_name(found.get("model"))) if found.get("usage") else None
 
     def written(self, endpoint: str, answer: object) -> Written:
         written, content = Written(), mapping(answer).get("content")
@@ -125,7 +126,7 @@ class MessagesStream(StreamState):
         kind = text(said.get("type"))
         if kind == "message_start":
             start = mapping(said.get("message"))
-            self.model = text(start.get("model"))
+            self.model = model_name(start.get("model"))
             self._use(start.get("usage"))
             return Verdict.START
         if kind == "content_block_start":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, text
+from proxy.egress.dialects.dialect import Json, StreamState, Verdict, count, mapping, model_name, text
 from proxy.egress.dialects.usage import openai_usage
 from proxy.egress.dialects.written import Written
 from proxy.egress.jsonbytes import json_bytes
@@ -48,7 +48,7 @@ class ChatStream(StreamState):
             if self._strip and not chunk.get("choices"):
                 return Verdict.DROP
         if self.model is None:
-            self.model = text(chunk.get("model"))
+            self.model = model_name(chunk.get("model"))
         return self._choices(chunk)
 
     def failure(self, code: str, message_: str) -> bytes:

@@ -199,6 +199,7 @@ class Dialect:
         return None
 
 
+LONGEST_NAME = 200  # characters; no model has a longer one
 MOST = 10**9  # of anything that one call could have taken; more is no count
 
 
@@ -215,6 +216,13 @@ def decimal(value: object) -> Decimal | None:
         return None
     found = Decimal(min(value, MOST)) if isinstance(value, int) else Decimal(repr(value))
     return found if found.is_finite() else None
+
+
+def model_name(value: object) -> str | None:
+    """What a call or an answer says that the model is. A name longer than any is cut: callers make up what they like,
+    and much is remembered by model. It stays too long to be one, so it never has another's price."""
+    name = text(value)
+    return name[: LONGEST_NAME + 1] if name is not None else None
 
 
 def mapping(value: object) -> Json:

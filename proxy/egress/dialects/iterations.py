@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
-from proxy.egress.dialects.dialect import Json, Usage, count, mapping, text
+from proxy.egress.dialects.dialect import Json, Usage, count, mapping, model_name, text
 
 MOST = 1_000  # iterations of one message, that are told apart; no loop of theirs is that long
 ANSWERS = frozenset(("message", "fallback_message"))  # the iterations that the fields above have too
@@ -64,7 +64,7 @@ def _parts(found: Json, iterations: list[object], model: str | None) -> list[Usa
             continue
         kind = text(one.get("type"))
         speed = {} if kind == ADVICE or found.get(_SPEED) is None else {_SPEED: found[_SPEED]}
-        part = _tokens({**one, **shared, **speed}, text(one.get("model")) or model)
+        part = _tokens({**one, **shared, **speed}, model_name(one.get("model")) or model)
         parts.append(part)
         if kind in ANSWERS:
             answers.append(part)

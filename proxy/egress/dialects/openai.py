@@ -17,7 +17,9 @@ from proxy.egress.dialects.dialect import (
     Shown,
     StreamState,
     Usage,
+    count,
     mapping,
+    model_name,
     text,
 )
 from proxy.egress.dialects.endpoints import OPENAI, Endpoints
@@ -92,11 +94,11 @@ class OpenAI(Dialect):
         temperature = body.get("temperature")
         exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
         return Ask(
-            model=text(body.get("model")),
+            model=model_name(body.get("model")),
             stream=body.get("stream") is True,
             user=text(body.get("safety_identifier")) or text(body.get("user")),
             deterministic=endpoint == "embeddings" or exact or body.get("seed") is not None,
-            max_tokens=most,
+            max_tokens=None if most is None else count(most),
             choices=_choices(body),
             background=endpoint == "responses" and body.get("background") is True,
         )

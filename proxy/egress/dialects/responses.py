@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from proxy.egress.dialects.chat import judged
-from proxy.egress.dialects.dialect import Json, Shown, StreamState, Verdict, count, mapping, text
+from proxy.egress.dialects.dialect import Json, Shown, StreamState, Verdict, count, mapping, model_name, text
 from proxy.egress.dialects.drawing import PARTIAL, image_tokens
 from proxy.egress.dialects.usage import drawing_model, openai_usage
 from proxy.egress.dialects.written import Written
@@ -23,6 +23,7 @@ _START = frozenset(
         "keepalive",
     )
 )
+DELTA = "response.output_text.delta"
 PARTIAL_IMAGE = "response.image_generation_call.partial_image"
 COMMAND = "response.shell_call_command.added"
 MOST_ITEMS = 1_000  # under way at once, whose deltas are told apart
@@ -61,7 +62,7 @@ class ResponsesStream(StreamState):
         if isinstance(response, dict):
             self._response = response
             self.written.painter = drawing_model(response)
-            self.model = text(response.get("model")) or self.model
+            self.model = model_name(response.get("model")) or self.model
             self._use(response)
         if kind in _START:
             return Verdict.START
@@ -102,7 +103,9 @@ class ResponsesStream(StreamState):
     def _count(self, kind: str, said: Json) -> None:
         """All that its deltas have, and of an item that is over what none of them had: some come at once."""
         written, at = self.written, count(said.get("output_index"))
-        if kind == "response.output_item.done":
+        if kind == DELTA:  # the usual
+            self._tell(at, written.say(said.get("delta")))
+        elif kind == "response.output_item.done":
             whole = Written()
             written_item(whole, mapping(said.get("item")))
             rest = max(0, whole.text + whole.thought - self._told.pop(at, 0))
@@ -115,9 +118,12 @@ class ResponsesStream(StreamState):
             written.images += PARTIAL
         elif kind.endswith(".delta") or kind == COMMAND:
             new = said.get("command") if kind == COMMAND else said.get("delta")
-            size = written.say(new, thought="reasoning" in kind)
-            if at in self._told or len(self._told) < MOST_ITEMS:
-                self._told[at] = self._told.get(at, 0) + size
+            self._tell(at, written.say(new, thought="reasoning" in kind))
+
+    def _tell(self, at: int, size: int) -> None:
+        told = self._told.get(at)
+        if told is not None or len(self._told) < MOST_ITEMS:
+            self._told[at] = (told or 0) + size
 
     def _use(self, response: Json) -> None:
         self.usage = openai_usage(response) or self.usage

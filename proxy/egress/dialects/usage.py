@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.egress.dialects.dialect import MOST, Json, Usage, count, mapping, text
+from proxy.egress.dialects.dialect import MOST, Json, Usage, count, mapping, model_name, text
 from proxy.egress.dialects.drawing import image_tokens
 
 TOOLS = 20  # kinds of them, that are counted
@@ -24,7 +24,7 @@ def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
     plain, used = _TOOLED.isdisjoint(answer), isinstance(found, dict)
     if not used and plain:
         return None
-    usage = _tokens(mapping(found), text(answer.get("model")), answer.get("service_tier") or tier)
+    usage = _tokens(mapping(found), model_name(answer.get("model")), answer.get("service_tier") or tier)
     if plain:
         return usage
     drawn = _drawn(answer)
@@ -57,7 +57,7 @@ def video_usage(answer: Json) -> Usage | None:
         return None
     if not 0 < seconds < float("inf"):
         return None
-    return Usage(0, 0, 0, 0, text(answer.get("model")), {"video_seconds": seconds, "size": answer.get("size")})
+    return Usage(0, 0, 0, 0, model_name(answer.get("model")), {"video_seconds": seconds, "size": answer.get("size")})
 
 
 def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str | None = None) -> Usage:
@@ -83,10 +83,8 @@ def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str |
 
 def _cached(found: Json, before: Json) -> int:
     """DeepSeek and Moonshot tell it in places of their own (api-docs.deepseek.com, platform.moonshot.ai)."""
-    for value in (before.get("cached_tokens"), found.get("prompt_cache_hit_tokens"), found.get("cached_tokens")):
-        if told := count(value):
-            return told
-    return 0
+    told = count(before.get("cached_tokens"))
+    return told or count(found.get("prompt_cache_hit_tokens")) or count(found.get("cached_tokens"))
 
 
 def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
@@ -152,7 +150,7 @@ def drawing_model(answer: Json) -> str | None:
     tools = answer.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         if mapping(tool).get("type") == "image_generation":
-            return text(tool.get("model"))
+            return model_name(tool.get("model"))
     return None
 
 
@@ -161,4 +159,4 @@ def _authored(answer: Json) -> list[Usage]:
     output = answer.get("output")
     told = [answer, *(output if isinstance(output, list) else ())]
     found = [mapping(mapping(one).get("svg_usage")) for one in told]
-    return [_tokens(one, text(one.get("model")), endpoint="responses") for one in found if one][:DRAWINGS]
+    return [_tokens(one, model_name(one.get("model")), endpoint="responses") for one in found if one][:DRAWINGS]

@@ -51,6 +51,8 @@ UNWRITTEN = frozenset(
 )
 # One thought under the names that hosts have for it; where a part has two, they say the same.
 THOUGHT = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "reasoning_details")
+_THOUGHTS = frozenset(THOUGHT)
+_PROSE = UNWRITTEN | {"content", "refusal"}
 # Of these a model writes the names too: JSON of a shape that is the app's.
 VERBATIM = frozenset(("input", "arguments", "action", "operation", "actions"))
 # Thoughts that only the vendor can read: base64, three bytes in four characters.
@@ -88,7 +90,9 @@ class Written:
 
     def say(self, text: object, *, thought: bool = False) -> int:
         """Count a text; how many bytes it has."""
-        size = size_of(text) if isinstance(text, str) else 0
+        if not isinstance(text, str):
+            return 0
+        size = len(text) if text.isascii() else size_of(text)
         if thought:
             self.thought += size
         else:
@@ -106,15 +110,21 @@ class Written:
 
     def part(self, part: Mapping[str, Any], *, thought: bool = False) -> None:
         """A message, an item of output, or a delta of one: all in it that is not UNWRITTEN."""
-        told = next((name for name in THOUGHT if part.get(name)), None)
+        if part.keys() <= _PROSE and isinstance(part.get("content"), str) and not part.get("refusal"):
+            self.say(part["content"], thought=thought)  # the usual
+            return
+        told = None
+        if not _THOUGHTS.isdisjoint(part):
+            told = next((name for name in THOUGHT if part.get(name)), None)
         before = self.thought
         for name, value in part.items():
             if isinstance(value, str) and name == "content":
                 self.say(value, thought=thought)
             elif value and name not in UNWRITTEN and name not in SEALED and (name == told or name not in THOUGHT):
                 self._take(name, value, thought)
-        for name in SEALED:
-            self.seal(part.get(name), self.thought - before)
+        if not SEALED.isdisjoint(part):
+            for name in SEALED:
+                self.seal(part.get(name), self.thought - before)
 
     def _take(self, name: str, value: object, thought: bool) -> None:
         thought, verbatim = thought or name in THOUGHT, name in VERBATIM

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 MOST_REFUSED = 600  # rows a minute of calls that never left: a loop against a closed door must not fill the disk
-LONGEST = 200  # characters of a model's name
 
 
 class Books:
@@ -128,7 +127,7 @@ def _row(call: Call, upstream: str, id: str, model: str | None) -> Entry:
         tier=call.tier,
         route=owner.route if owner is not None else "",
         upstream=upstream,
-        model=(model or "")[:LONGEST],
+        model=model or "",
     )
 
 

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from proxy.egress.money.rates import Rates, Row, highest
 from proxy.egress.money.table import DAY, Model, Section, table
 
-LONGEST_NAME = 200  # characters; no model has a longer one
 _DAY = re.compile(r"[-@]20\d{2}(-?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])$")
 _COMPACT = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 _REGIONAL = re.compile(r"^[a-z]{2}\.api\.openai\.com$")

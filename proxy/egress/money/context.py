@@ -12,7 +12,10 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
-_MEMBERS = ("previous_response_id", "conversation", "thread", "container", "mcp_servers", "web_search_options")
+_MEMBERS = frozenset(
+    ("previous_response_id", "conversation", "thread", "container", "mcp_servers", "web_search_options")
+)
+_TOLD = _MEMBERS | {"prompt", "tools"}
 # Tools whose results the model reads and no message of the app's has.
 _TOOLS = ("file_search", "web_search", "web_fetch", "mcp", "code_interpreter", "code_execution", "tool_search",
           "shell", "advisor", "programmatic_tool_calling")  # fmt: skip
@@ -21,11 +24,12 @@ _NAMED = ("file_id", "file_url")
 
 def is_elsewhere(body: Json) -> bool:
     """Whether the tokens that will be reported cannot be known by the body's length."""
-    if any(body.get(member) not in (None, "", []) for member in _MEMBERS) or isinstance(body.get("prompt"), dict):
-        return True
-    tools = body.get("tools")
-    if isinstance(tools, list) and any(isinstance(tool, dict) and _runs(tool.get("type")) for tool in tools):
-        return True
+    if not _TOLD.isdisjoint(body):  # the usual has none of them
+        if any(body.get(member) not in (None, "", []) for member in _MEMBERS) or isinstance(body.get("prompt"), dict):
+            return True
+        tools = body.get("tools")
+        if isinstance(tools, list) and any(isinstance(tool, dict) and _runs(tool.get("type")) for tool in tools):
+            return True
     return any(_refers(one) for one in _blocks(body))
 
 
@@ -52,8 +56,10 @@ def _blocks(body: Json) -> Iterator[Json]:
         for item in items if isinstance(items, list) else ():
             if not isinstance(item, dict):
                 break  # of strings, or of tokens
-            yield item
             content = item.get("content")
+            if isinstance(content, str) and "role" in item:
+                continue  # the usual: a message of text
+            yield item
             for part in content if isinstance(content, list) else ():
                 if isinstance(part, dict):
                     yield part

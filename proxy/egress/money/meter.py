@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.egress import refusal
 from proxy.egress.dialects import Usage, Written
-from proxy.egress.dialects.dialect import Json
+from proxy.egress.dialects.dialect import Json, model_name
 from proxy.egress.dialects.drawing import drawn_tokens
 from proxy.egress.money.bill import TEXT, Asked, Bill
 from proxy.egress.money.context import is_elsewhere
@@ -126,8 +126,8 @@ class Meter:
 
     def _ask_later(self, call: Call) -> Asked:
         """What was asked, now that more of the body has passed."""
-        model = call.body.said().get("model")
-        if call.ask.model is None and isinstance(model, str) and model:
+        model = model_name(call.body.said().get("model"))
+        if call.ask.model is None and model is not None:
             call.ask = replace(call.ask, model=model)
         return self._ask_of(call)
 

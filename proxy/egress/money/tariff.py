@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Literal
 
 from proxy.egress.dialects import Usage
-from proxy.egress.dialects.dialect import Json, count, decimal, mapping, text
-from proxy.egress.money.catalog import LONGEST_NAME, Catalog, snapshot_of
+from proxy.egress.dialects.dialect import LONGEST_NAME, Json, count, decimal, mapping, text
+from proxy.egress.money.catalog import Catalog, snapshot_of
 from proxy.egress.money.cost import NOTHING as NOTHING
 from proxy.egress.money.cost import Cost as Cost
 from proxy.egress.money.own import NOTHING_DRAWN, Own

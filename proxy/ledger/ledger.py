@@ -150,7 +150,9 @@ class Ledger:
     ) -> dict[str, Standing]:
         """What these users come to in each window, rows that wait included: those are written first. For users without
         a call under way, whose open row would count twice. Raises LedgerAway."""
-        while self._trouble is None and self._backlog.holds(set(users)):
+        for _ in range(2):  # the batch under way, and the one after it: what waits now is in them, whatever comes then
+            if self._trouble is not None or not self._backlog.holds(set(users)):
+                break
             written = self._written
             self._full.set()
             self._wanted.set()

@@ -273,7 +273,3 @@ class Sqlite:
             connection.execute(
                 "INSERT INTO outrigger_blocked VALUES (?, ?) ON CONFLICT (user_id) DO NOTHING", (user, at)
             )
-
-
-def _of(user: str, sums: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    return {window: users.get(user, 0) for window, users in sums.items()}

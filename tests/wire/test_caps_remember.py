@@ -138,7 +138,12 @@ class Moody(Sqlite):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.mood = ""
+        self.slow = 0.0  # seconds of each write
         self.asked: list[list[str]] = []
+
+    async def write(self, entries, removals):
+        await asyncio.sleep(self.slow)
+        await super().write(entries, removals)
 
     async def standing(self, upstream, users, since, until):
         self.asked.append(list(users))
@@ -199,6 +204,33 @@ async def test_many_at_once_are_asked_for_together(tmp_path, moody):
             assert set(await asyncio.gather(*(code(out, user) for user in users))) == {"ok"}
             assert sorted(user for asked in moody.asked for user in asked) == sorted(set(users))
             assert len(moody.asked) < 20
+
+
+async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monkeypatch):
+    monkeypatch.setattr(recall, "PATIENCE", 5.0)
+    async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
+        async with outward(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
+            mem = out.openai.meter.purse
+            await moody.write([row("unattributed", 990_000)], [])
+            mem.doubt()
+            moody.mood, moody.slow = "away", 0.1
+            assert (await out.chat())[0] == 200
+            moody.mood = ""
+            over = asyncio.Event()
+
+            async def call_on():
+                while not over.is_set():
+                    books.put(row("unattributed", 1))
+                    await asyncio.sleep(0.01)
+
+            calling = asyncio.create_task(call_on())
+            out.egress._recall._rest_until = 0.0
+            status, _, _ = await out.chat()
+            over.set()
+            await calling
+            assert status == 200
+            assert mem.knows("unattributed")
+            assert mem.spent("month", "unattributed") == 990_000 + 2 * PAID
 
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"

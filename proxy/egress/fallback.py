@@ -50,6 +50,8 @@ def elsewhere(call: Call, step: outgoing.Fallback, upstreams: Mapping[str, Upstr
     if other.name != call.upstream:
         if other.policy.api_key is None:
             return None
+        if call.endpoint is not None and not other.dialect.repeatable(call.endpoint, call.body.parsed):
+            return None  # an order is asked after where it was called, by an id that only its vendor knows
         fields = own(other.policy.kind, other.policy.api_key, fields)
         target = portable(call.rest, inference=call.endpoint is not None)
     if target is None:

@@ -103,7 +103,7 @@ class Pool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._loop.sock_connect(sock, (host, port))
-            _, leg = await self._loop.create_connection(lambda: Leg(self._loop), sock=sock)
+            _, leg = await self._loop.create_connection(lambda: Leg(self._loop, sock), sock=sock)
         except OSError as error:  # TimeoutError is one
             sock.close()
             self.refused += 1

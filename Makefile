@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
-.PHONY: loadtest soak incidents fuzz dbsuites clean
+.PHONY: loadtest soak incidents fuzz dbsuites realapps clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -24,6 +24,7 @@ help:
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
 	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
 	@echo "make dbsuites SUITES=DIR: the drivers' own test suites, checked out in DIR, direct and through the database door"
+	@echo 'make realapps        apps of others beside themselves behind the gateway (ONLY=, APPS=DIR); writes docs/realapps.md'
 	@echo 'make readme          the tables of README and docs that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
@@ -111,8 +112,12 @@ fuzz: .venv/$(STAMP)
 dbsuites: .venv/$(STAMP) .venv-suites/$(STAMP)
 	@PYTHONPATH=.:tests/wire .venv/bin/python tests/suites/run.py "$(SUITES)" --python .venv-suites/bin/python --only "$(ONLY)"
 
+# One app at a time: make realapps ONLY=streamlit. A folder of your own: make realapps APPS=../my-app.
+realapps: .venv/$(STAMP)
+	@ONLY='$(ONLY)' APPS='$(APPS)' .venv/bin/python tests/realapps/run.py
+
 clean:
-	rm -rf .outrigger .demo .venv .venv-* var
+	rm -rf .outrigger .demo .venv .venv-* .realapps var
 
 define need_python
 @test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed, and none is on PATH' >&2; exit 1; }

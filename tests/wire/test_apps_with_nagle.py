@@ -25,7 +25,9 @@ def in_parts(parts: list[bytes]) -> Scripted:
     return app
 
 
-@pytest.mark.parametrize("parts", [[HEAD, b"x" * 9000], [HEAD, b"x" * 8000, b"x" * 500, b"x" * 500]], ids=["two", "four"])
+@pytest.mark.parametrize(
+    "parts", [[HEAD, b"x" * 9000], [HEAD, b"x" * 8000, b"x" * 500, b"x" * 500]], ids=["two", "four"]
+)
 async def test_the_rest_of_an_answer_does_not_wait_for_an_acknowledgement(parts):
     async with front(in_parts(parts)) as door:
         reader, writer = await door.connect()
@@ -39,5 +41,7 @@ async def test_the_rest_of_an_answer_does_not_wait_for_an_acknowledgement(parts)
                 assert await reader.readexactly(9000) == b"x" * 9000
             took.append(time.monotonic() - begun)
         assert door.app.connections == 1
-        assert sum(one < PUT_OFF for one in took[20:]) > 5, took[20:]  # none of them where it waits; a busy machine has waits of its own
+        assert sum(one < PUT_OFF for one in took[20:]) > 5, took[
+            20:
+        ]  # none of them where it waits; a busy machine has waits of its own
         writer.close()

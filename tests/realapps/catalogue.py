@@ -32,6 +32,7 @@ class RealApp:
     start: str = "/"  # where a browser begins
     act: visits.Act = visits.plain_page
     checks: list[Check] = field(default_factory=list)  # streams, sockets, uploads, long polls
+    poll: str = ""  # a path that takes longer than a minute to answer
     ask: Ask | None = None  # a call of a model by way of the app; true: the answer was whole
     busy: Busy | None = None  # a request that is under way for two seconds
 
@@ -44,7 +45,6 @@ def ours(socket: bool = True) -> list[Check]:
         lambda app: drive.upload(app, "/api/upload", 12),
         lambda app: drive.events(app, "/api/events"),
         lambda app: drive.events(app, "/api/tell", "POST", {"text": "a story"}),
-        lambda app: drive.long_poll(app, "/api/wait?seconds=65"),
     ]
     if socket:
         checks.append(lambda app: drive.socket(app, "/ws"))
@@ -98,6 +98,7 @@ async def gradio_events(app: Started) -> Seen:
     return Seen({"greet": said}, int("Hello, Ada" in said), 1)
 
 
+LONG = "/api/wait?seconds=65"
 LITELLM = {"Authorization": "Bearer sk-master"}
 
 
@@ -166,11 +167,11 @@ SLOW_SQL = "/data.json?sql=with+recursive+c(x)+as+(select+1+union+all+select+x%2
 APPS = [
     RealApp(
         "fastapi", HERE / "fastapi", ["/", "/api/items", "/docs", "/openapi.json"], load=["/", "/api/items", "/page.js"],
-        act=visits.our_page, checks=ours(), ask=ask_ours, busy=busy_ours,
+        act=visits.our_page, checks=ours(), poll=LONG, ask=ask_ours, busy=busy_ours,
     ),
     RealApp(
         "flask", HERE / "flask", ["/", "/api/items"], load=["/", "/api/items", "/static/page.js"],
-        act=visits.our_page, checks=ours(), ask=ask_ours, busy=busy_ours,
+        act=visits.our_page, checks=ours(), poll=LONG, ask=ask_ours, busy=busy_ours,
     ),
     RealApp(
         "datasette", HERE / "datasette",
@@ -189,19 +190,19 @@ APPS = [
     ),
     RealApp(
         "django_gunicorn", HERE / "django_gunicorn", ["/", "/admin/login/", "/api/items"], load=["/", "/admin/login/", "/api/items"],
-        start="/admin/", act=visits.django, checks=ours(socket=False), busy=busy_ours,
+        start="/admin/", act=visits.django, checks=ours(socket=False), poll=LONG, busy=busy_ours,
     ),
     RealApp(
         "django_uwsgi", HERE / "django_uwsgi", ["/", "/admin/login/", "/api/items"], load=["/", "/admin/login/", "/api/items"],
-        start="/admin/", act=visits.django, checks=ours(socket=False), busy=busy_ours,
+        start="/admin/", act=visits.django, checks=ours(socket=False), poll=LONG, busy=busy_ours,
     ),
     RealApp(
         "express", HERE / "express", ["/", "/api/items"], load=["/", "/api/items", "/page.js"],
-        act=visits.our_page, checks=ours(), ask=ask_ours, busy=busy_ours,
+        act=visits.our_page, checks=ours(), poll=LONG, ask=ask_ours, busy=busy_ours,
     ),
     RealApp(
         "next", HERE / "next", ["/", "/items", "/api/items"], load=["/", "/items", "/api/items", "/page.js"],
-        act=visits.next_pages, checks=ours(socket=False), ask=ask_ours, busy=busy_ours,
+        act=visits.next_pages, checks=ours(socket=False), poll=LONG, ask=ask_ours, busy=busy_ours,
     ),
     RealApp(
         "chainlit", HERE / "chainlit", ["/", "/project/translations?language=en-US"], load=["/"], act=visits.chainlit,

@@ -85,15 +85,13 @@ async def compare(app: RealApp, program: Path) -> dict:
             ways.append(await start(way, bare(line) if way == DIRECT else line.replace("OUTRIGGER", str(program), 1), place / "app", env, place / f"{way}.log"))  # fmt: skip
         ups = [await one.ready(app.health) for one in ways]
         print(f"  up after {ups[0]:.1f} and {ups[1]:.1f} s", flush=True)
+        polls = [[asyncio.ensure_future(drive.long_poll(one, app.poll))] if app.poll else [] for one in ways]
         both = [await drive.pages(one, app.paths) for one in ways]
         verdicts["pages"] = judge(*both)
         if visits.found():
             async with visits.browser() as chromium:
                 both = [await visits.visit(chromium, one, app.start, app.act) for one in ways]
             verdicts["Chromium"] = judge(*both)
-        if app.checks:
-            asked = [asyncio.gather(*(check(one) for check in app.checks)) for one in ways]
-            verdicts["streams, sockets, uploads, long polls"] = judge(*[drive.merge(*await one) for one in asked])
         verdicts["50 users"] = judge(*await drive.many(ways, app.load))
         if app.ask:
             both = []
@@ -102,6 +100,12 @@ async def compare(app: RealApp, program: Path) -> dict:
                 both.append(await drive.faults(one, app.ask))
             vendor.misbehave(0)
             verdicts["a vendor that fails"] = judge(*both)
+        both = [
+            drive.merge(*await asyncio.gather(*(check(one) for check in app.checks)), *await asyncio.gather(*long))
+            for one, long in zip(ways, polls)
+        ]
+        if app.checks or app.poll:
+            verdicts["streams, sockets, uploads, long polls"] = judge(*both)
         refusals = drive.refused(ways[1])
         if refusals:
             verdicts["refused before that"] = Verdict(WORSE, refusals)

@@ -116,9 +116,12 @@ class Series(RetryOptionsBase):
         """Whether another attempt is to be made; `asked` is how long the upstream wants us to wait."""
         call, upstream = self._call, self._upstream
         retry = upstream.policy.retry
-        if self.made >= retry.attempts or call.sdk_retry or not listed(word, retry):
+        if self.made >= retry.attempts or not listed(word, retry):
             return False
         if sent and not may_repeat(call, upstream):
+            return False
+        if call.sdk_retry:
+            call.left_to_caller = True
             return False
         if not call.body.repeatable:
             return False
@@ -130,6 +133,7 @@ class Series(RetryOptionsBase):
         if wait >= self._deadline.left() or not self._admission.breaker.holds(self._admission):
             return False
         if not upstream.budget.take():
+            call.left_to_caller = True  # it would have come again without us: then it may
             return False
         self._wait = wait
         return True

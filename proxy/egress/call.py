@@ -34,6 +34,7 @@ class Call:
         "fields",
         "first_byte_at",
         "follows",
+        "left_to_caller",
         "method",
         "outcome",
         "over",
@@ -75,6 +76,7 @@ class Call:
         self.tier = ""
         self.sdk_retry = False  # the SDK tries again by itself: none of ours on top
         # set on the way
+        self.left_to_caller = False  # another attempt makes sense and is not ours to make
         self.attempts = 0
         self.bills: list[Bill] = []  # of each upstream and model that were asked, in order
         self.cache: Cache = "off"

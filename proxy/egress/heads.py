@@ -40,7 +40,7 @@ def of_answer(call: Call, dialect: Dialect, answer: Answer) -> Head:
         permanent = dialect.permanent(answer.judged, answer.parsed)
         told = (answer.field("x-should-retry") or "").strip().lower()
         passing = answer.judged in (408, 409) or answer.judged >= 500 or (told == "true" and answer.judged != 429)
-        if permanent or passing:
+        if permanent or (passing and not call.left_to_caller):
             said = replaced(said, "x-should-retry", "false")  # the attempts that make sense have been made
     return Head(answer.status, answer.reason, said + ours(call), _length(answer))
 

@@ -159,7 +159,8 @@ class Producer:
             except AttemptFailed as failure:
                 ok = False
                 call.outcome, call.reason = "error", str(failure)
-                raise CallFailed(refusal.unreachable(upstream.name, failure, call.attempts)) from failure
+                again = call.left_to_caller
+                raise CallFailed(refusal.unreachable(upstream.name, failure, call.attempts, again=again)) from failure
             except Broken as broken:
                 ok = False
                 call.outcome, call.reason = "error", str(broken)

@@ -31,11 +31,13 @@ def timed_out(upstream: str, reason: str, seconds: float) -> CallRefused:
     return CallRefused("upstream_timeout", 504, f"{upstream} did not answer within {seconds:.1f} s ({said}).")
 
 
-def unreachable(upstream: str, failure: AttemptFailed, attempts: int) -> CallRefused:
+def unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: bool = False) -> CallRefused:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     if failure.word == "first_byte":
-        return CallRefused("upstream_timeout", 504, f"{upstream} gave no first byte in time, after {tries}: {failure}")
-    return CallRefused("upstream_unreachable", 502, f"{upstream} could not be reached, after {tries}: {failure}")
+        text = f"{upstream} gave no first byte in time, after {tries}: {failure}"
+        return CallRefused("upstream_timeout", 504, text, again=again)
+    text = f"{upstream} could not be reached, after {tries}: {failure}"
+    return CallRefused("upstream_unreachable", 502, text, again=again)
 
 
 def rate_limited(upstream: str, reason: str, retry_after: float) -> CallRefused:

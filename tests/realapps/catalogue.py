@@ -130,7 +130,10 @@ async def litellm_busy(session: aiohttp.ClientSession, app: Started) -> bool:
 async def kernels(app: Started) -> Seen:
     """A notebook's kernel by Jupyter's REST interface, and what it says over its WebSocket."""
     facts: dict = {}
-    async with drive.visitor() as session:
+    async with drive.visitor(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        await drive.fetch(session, app, "/lab")
+        token = {one.key: one.value for one in session.cookie_jar}.get("_xsrf", "")
+        session.headers["X-XSRFToken"] = token
         status, _, body = await drive.fetch(session, app, "/api/kernels", "POST", json={})
         facts["kernel"] = status
         if status != 201:

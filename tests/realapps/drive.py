@@ -86,10 +86,10 @@ async def pages(app: Started, paths: list[str]) -> Seen:
             status, headers, body = await fetch(session, app, path)
             again = (await fetch(session, app, path))[2]
             seen.facts[f"GET {path}"] = status
-            seen.facts[f"headers of {path}"] = {
-                name: _cookie(value) if name == "set-cookie" else "" if name in ("etag", "last-modified") else plain(value.encode(), app.port).decode()
-                for name, value in sorted(headers.items()) if body == again or name != "content-length"
-            }  # fmt: skip
+            for name, value in headers.items():
+                if name not in ("etag", "last-modified", "expires") and (body == again or name != "content-length"):
+                    value = value.partition("=")[0] if name == "set-cookie" else value
+                    seen.facts[f"{name} of {path}"] = plain(value.encode(), app.port).decode()
             seen.facts[f"bytes of {path}"] = Body(body, body == again, app.port)
             seen.asked += 1
             seen.good += 0 < status < 400
@@ -107,10 +107,6 @@ async def pages(app: Started, paths: list[str]) -> Seen:
         options = await fetch(session, app, paths[0], "OPTIONS")
         seen.facts["OPTIONS"] = options[0], sorted(options[1].get("allow", "").split(", "))
     return seen
-
-
-def _cookie(value: str) -> str:
-    return value.partition("=")[0]
 
 
 def _named(body: bytes, base: str) -> list[str]:

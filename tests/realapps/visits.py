@@ -145,6 +145,7 @@ async def marimo(page: Page) -> Any:
 async def jupyterlab(page: Page) -> Any:
     """A notebook made, a cell of it run: its kernel answers over a WebSocket."""
     await page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    await page.get_by_text("| Idle").first.wait_for()  # its kernel is up
     cell = page.locator(".jp-Notebook .jp-Cell .cm-content").first
     await cell.click()
     await page.keyboard.type("print(6 * 7)")

@@ -55,7 +55,7 @@ async def fetch(session: aiohttp.ClientSession, app: Started, path: str, method:
 
 def plain(body: bytes, port: int) -> bytes:
     """Without what differs from one start to the next: ports, tokens, times."""
-    body = body.replace(str(port).encode(), b"PORT")
+    body = re.sub(rb"home-(direct|behind)", b"HOME", body.replace(str(port).encode(), b"PORT"))
     body = re.sub(rb"[A-Za-z0-9_-]*[0-9][A-Za-z0-9_-]{15,}", b"TOKEN", body)
     return re.sub(rb"\d+(\.\d+)", b"NUMBER", body)
 
@@ -285,16 +285,17 @@ def merge(*seen: Seen) -> Seen:
 
 
 def refused(app: Started) -> str:
-    """What the gateway refused, as its log has it; empty where it is not in between."""
+    """Requests that the gateway refused, as its log has it; empty where it is not in between."""
     if app.way != BEHIND:
         return ""
     counts: Counter[str] = Counter()
     for line in app.log.read_text(errors="replace").splitlines():
         if line.startswith("{") and '"refused"' in line:
             try:
-                name = json.loads(line).get("refused")
+                said = json.loads(line)
             except ValueError:
                 continue
-            if name:
+            name = said.get("refused")
+            if name and said.get("event") == "request":  # no shadow, and no call that the vendor failed
                 counts[name] += 1
     return ", ".join(f"{count} × {name}" for name, count in counts.items())

@@ -148,7 +148,7 @@ class Gateway:
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
-        app.attach(self.door.pool, lambda: self.policy.listen.drain)
+        app.attach(self.door.pool, lambda: self.policy.listen.drain, metrics.calls_ended)
         app.dress(self._dress)
         self.parts: dict[str, Prepare] = {
             "log": lambda new: log.prepare(new.log),

@@ -62,8 +62,9 @@ class AppFace(Protocol):
     def kill(self) -> None:
         """End it now."""
 
-    def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
-        """Know who sends it requests, and how many seconds those in flight have before it is replaced."""
+    def attach(self, traffic: Traffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+        """Know who sends it requests, how many seconds those in flight have before it is replaced, and how many calls
+        out have ended so far."""
 
     def dress(self, outfit: Callable[[], Outfit]) -> None:
         """Know what to start it with: asked at each start."""

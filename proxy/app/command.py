@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from proxy.app.shell import SHELL, program, take_place
 
-_OPTIONS = ("--port", "--bind", "-p", "-b")
+# What a port stands behind: --port, --bind, -p, -b, -P, and --server.port (Streamlit), --http-port, --ServerApp.port
+# (Jupyter) and their like; --listen (waitress), --http and --http-socket (uWSGI).
+_LONG = r"--(?:[\w-]+[._-])?(?:port|bind)|--listen|--http(?:-socket)?"
+_OPTION = re.compile(rf"(?:{_LONG}|-[pPb])")
+_JOINED = re.compile(rf"((?:{_LONG})=|-[pPb]=?)(?=.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,8 @@ def parse(words: Sequence[str], public: int | None, private: int) -> Command:
     """The command to start. One word with spaces in it is a shell line; there the public port is replaced
     only where it stands as a number, `$PORT` being the shell's business.
 
-    Only after a port option (--port, -p, --bind, -b, in any spelling) or as HOST:PORT is the public port
-    replaced by the private one; no other word is touched.
+    Only after a port option (--port, --server.port, -p, --bind, -b and their like, in any spelling) or as HOST:PORT is
+    the public port replaced by the private one; no other word is touched.
     """
     if len(words) == 1 and re.search(r"\s", words[0].strip()):
         line, replaced = _in_line(words[0].strip(), public, private)
@@ -65,16 +69,10 @@ def _in_words(words: Sequence[str], public: int | None, private: int) -> tuple[l
 
 
 def _word(word: str, before: str, public: int | None, private: int) -> str:
-    if before in _OPTIONS:
+    if _OPTION.fullmatch(before):
         return _value(word, public, private)
-    for option in _OPTIONS:
-        if not word.startswith(option) or word == option:
-            continue
-        value = word[len(option) :]
-        if value.startswith("="):
-            return f"{option}={_value(value[1:], public, private)}"
-        if not option.startswith("--"):
-            return option + _value(value, public, private)
+    if found := _JOINED.match(word):
+        return found[1] + _value(word[found.end() :], public, private)
     if re.fullmatch(rf"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._*-]+):{public}", word):
         return _value(word, public, private)
     return word

@@ -51,7 +51,7 @@ class External:
     def replacing(self) -> bool:
         return False
 
-    def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
+    def attach(self, traffic: Traffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
         pass  # whoever runs it looks after its requests
 
     def dress(self, outfit: Callable[[], Outfit]) -> None:

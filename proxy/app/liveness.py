@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.app.readiness import probe, refuses
+from proxy.app.probecost import ProbeCost
+from proxy.app.readiness import refuses
 from proxy.policy import model
 
 LOOK = 2.0  # seconds between two looks at the port, each spared by an answer in between
@@ -18,11 +19,16 @@ class Liveness:
     """`refused` counts the connections of requests that the app refused."""
 
     def __init__(
-        self, policy: Callable[[], model.Liveness | None], clock: Callable[[], float], refused: Callable[[], int]
+        self,
+        policy: Callable[[], model.Liveness | None],
+        clock: Callable[[], float],
+        refused: Callable[[], int],
+        cost: ProbeCost,
     ) -> None:
         self._policy = policy
         self._refused = refused
         self._clock = clock
+        self._cost = cost
         self._last_answer = 0.0
 
     def note_answer(self) -> None:
@@ -69,7 +75,7 @@ class Liveness:
             if policy is None or policy.path is None:
                 continue
             asked = self._clock()
-            if await probe(port, policy.path, policy.timeout, (host,)) is not None:
+            if await self._cost.probe(port, policy.path, policy.timeout, (host,)) is not None:
                 failures = 0
                 continue
             streak = asked if failures == 0 else streak

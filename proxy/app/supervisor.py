@@ -17,9 +17,11 @@ from proxy.app.exits import Exits
 from proxy.app.liveness import Liveness
 from proxy.app.orphans import Orphans, reap
 from proxy.app.output import Find, follow
+from proxy.app.probecost import ProbeCost
 from proxy.app.process import AppProcess, CannotStart
-from proxy.app.readiness import LOOPBACK, probe
+from proxy.app.readiness import LOOPBACK
 from proxy.app.warden import Warden
+from proxy.app.whereabouts import PATIENCE, Whereabouts
 from proxy.observe.events import Emit, Level
 from proxy.policy import model
 
@@ -72,8 +74,13 @@ class Supervisor:
         self._drained.set()
         self._back_by = 0.0  # until then a replacement is no outage
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cost = ProbeCost(emit, clock)
+        self._whereabouts = Whereabouts(port, emit)
         self._liveness = Liveness(
-            lambda: self._policy.liveness, clock, lambda: 0 if self._traffic is None else self._traffic.refused
+            lambda: self._policy.liveness,
+            clock,
+            lambda: 0 if self._traffic is None else self._traffic.refused,
+            self._cost,
         )
         self._ready_at = 0.0
         self.state: State = "starting"
@@ -105,8 +112,9 @@ class Supervisor:
     def replacing(self) -> bool:
         return not self.is_ready and self._clock() < self._back_by
 
-    def attach(self, traffic: Traffic, drain: Callable[[], float]) -> None:
+    def attach(self, traffic: Traffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
         self._traffic, self._drain = traffic, drain
+        self._cost.calls, self._cost.quiet = calls, lambda: not traffic.in_use
 
     def dress(self, outfit: Callable[[], Outfit]) -> None:
         self._outfit = outfit
@@ -276,12 +284,12 @@ class Supervisor:
     async def _until_ready(self, process: AppProcess, began: float) -> bool:
         """False where it ended, was told to stop, or took longer than `start_timeout`."""
         policy = self._policy
-        told = False
+        told, elsewhere = False, ""
         while process.running and not self._stopping:
             if self._worker and policy.ready.path is None:
                 host: str | None = LOOPBACK[0]
             else:
-                host = await probe(self._port, policy.ready.path, policy.ready.timeout)
+                host = await self._cost.probe(self._port, policy.ready.path, policy.ready.timeout)
             if host is not None and process.running and not self._stopping:
                 self._host = host
                 self.last_start_took = self._clock() - began
@@ -289,7 +297,13 @@ class Supervisor:
                 self._ready_at = self._clock()
                 self._become("ready", "it answers")
                 self._emit("app.ready", f"The app is ready after {self.last_start_took:.1f} s.", pid=process.pid)
+                if not self._worker:
+                    self._whereabouts.warn_of_width(process.pid)
                 return True
+            if not self._worker and not elsewhere and self._clock() - began > PATIENCE:
+                elsewhere = self._whereabouts.elsewhere(process.pid)
+                if elsewhere:
+                    self._become(self.state, elsewhere)
             if self._clock() - began > policy.start_timeout:
                 text = f"The app was not ready within {policy.start_timeout:g} s (app.start_timeout)."
                 self._emit("app.start-timeout", text, level="error", pid=process.pid)

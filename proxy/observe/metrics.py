@@ -199,6 +199,10 @@ class Metrics:
         self.http_request_duration_seconds.child(route).observe(seconds)
         self.http_overhead_seconds.observe(overhead)
 
+    def calls_ended(self) -> int:
+        """Of all upstreams, however they ended."""
+        return sum(int(count.value) for _, count in self.upstream_calls_total.items())
+
     def declare_routes(self, names: Iterable[str]) -> None:
         """The routes that there are now: their series start with 0, gauges of those gone are taken out."""
         routes = dict.fromkeys(names)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from admission_sim import simulate
 
-from proxy.app import liveness, supervisor
+from proxy.app import liveness, probecost, supervisor
 from proxy.app.command import Command
 from proxy.app.supervisor import Supervisor
 from proxy.policy import model
@@ -111,8 +111,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         return "127.0.0.1" if ready else None
 
     monkeypatch.setattr(supervisor, "AppProcess", Process)
-    monkeypatch.setattr(supervisor, "probe", probe)
-    monkeypatch.setattr(liveness, "probe", probe)
+    monkeypatch.setattr(probecost, "probe", probe)
 
     async def refuses(_: int) -> bool:
         return not Process.made[-1].listens

@@ -102,6 +102,7 @@ def test_ports_are_known_by_whatever_option(line, as_started):
         ({"package.json": NODE % '"start": "nodemon a"', "a.js": "export const PORT: number = 8000"}, 8000, "a.js"),
         ({"package.json": NODE % '"start": "node a.js"', "a.js": "require('./b')", "b.js": "x.listen(3000)"}, 3000, "b.js"),
         ({"requirements.txt": "gradio", "a.py": "import gradio\nx.launch(server_port=7860)"}, 7860, "a.py"),
+        ({"Procfile": "web: uwsgi --ini conf/u.ini", "conf/u.ini": "[uwsgi]\nhttp = :8000\n", "manage.py": ""}, 8000, "conf/u.ini"),
     ],
 )  # fmt: skip
 def test_a_port_in_the_code_is_found(files, port, where, tmp_path):
@@ -169,6 +170,40 @@ def test_a_database_by_parts_is_written_as_parts(tmp_path):
     assert load(read_file(tmp_path / "outrigger.yaml", "x"), {}).postgres.url
 
 
+@pytest.mark.parametrize(
+    ("files", "url"),
+    [
+        ({"app/config.py": "class Settings(BaseSettings):\n    POSTGRES_SERVER: str\n    POSTGRES_PORT: int = 5434\n    POSTGRES_USER: str = 'app'\n    POSTGRES_PASSWORD: str = 'p/w'\n    POSTGRES_DB: str\n",
+          "requirements.txt": "fastapi\npsycopg[binary]"}, "postgresql://app:p%2Fw@pg:5434/d"),
+        ({"a.js": "const c = new Pool({host: process.env.PGHOST, port: process.env.PGPORT || 6000, user: process.env.PGUSER ?? 'web', password: process.env.PGPASSWORD, database: process.env.PGDATABASE})",
+          "package.json": '{"dependencies": {"pg": "8"}, "scripts": {"start": "node a.js"}}'}, "postgresql://web:s@pg:6000/d"),
+        ({"manage.py": "DATABASES = {'default': {'HOST': os.environ.get('DB_HOST'), 'PORT': os.environ.get('DB_PORT', 5435), 'NAME': os.environ.get('DB_NAME', 'd'), 'USER': os.environ['DB_USER'], 'PASSWORD': os.environ['DB_PASSWORD']}}",
+          "requirements.txt": "django\npsycopg2-binary"}, "postgresql://u:s@pg:5435/d"),
+        ({"manage.py": "DATABASES = {'default': dj_database_url.config()}", "requirements.txt": "django\npsycopg2-binary\ndj-database-url"}, "postgresql://h/x"),
+    ],
+)  # fmt: skip
+def test_a_databases_parts_have_the_codes_own_defaults(files, url, tmp_path):
+    environ = {
+        "POSTGRES_SERVER": "pg",
+        "PGHOST": "pg",
+        "DB_HOST": "pg",
+        "DB_USER": "u",
+        "DB_PASSWORD": "s",
+        "PGPASSWORD": "s",
+        "PGDATABASE": "d",
+        "POSTGRES_DB": "d",
+        "DATABASE_URL": "postgresql://h/x",
+    }
+    assert written(files, tmp_path, **environ).postgres.url == url
+
+
+def test_a_database_with_a_part_that_no_variable_has_is_left_alone_and_that_is_said(tmp_path):
+    code = "import os, psycopg2\npsycopg2.connect(host=os.environ['DB_HOST'], user=os.environ['DB_USER'], dbname='x')\n"
+    found = written({"main.py": code}, tmp_path, DB_HOST="h", DB_USER="u")
+    assert found.postgres.url is None
+    assert any("its port, password, database by no variable: no pool" in note for note in look(Folder(tmp_path)).notes)
+
+
 def test_a_database_by_another_variable_is_written_by_its_name(tmp_path):
     found = written(
         {"main.py": "import os, asyncpg\nx = os.environ['POSTGRES_URL']"}, tmp_path, POSTGRES_URL="postgresql://h/d"
@@ -186,6 +221,9 @@ def test_a_database_by_another_variable_is_written_by_its_name(tmp_path):
         ({"package.json": NODE % '"start": "node a.js"', "a.js": "import x from 'express-session'\napp.use(session({secret: 's'}))\napp.get('/user/:name', f)"},
          [CookieSource("connect.sid")]),
         ({"main.py": PAGES + "@app.get('/x')\ndef x(request): return request.cookies.get('access_token')\n"}, [CookieSource("access_token")]),
+        ({"requirements.txt": "open-webui"}, [CookieSource("token")]),
+        ({"main.py": PAGES + "x = request.cookies.get('sidebar')\ny = request.cookies['csrf_token']\nz = request.cookies.get('author_id')\n"},
+         [PathSource("/user/{user}"), PathSource("/teams/*/members/{user}/*")]),
         ({"main.py": PAGES + "def who(h = Header('X-User-Id')): pass\n"}, [HeaderSource("X-User-Id")]),
         ({"main.py": PAGES + "from starlette.middleware.sessions import SessionMiddleware\n"}, []),
         ({"main.py": PAGES}, [PathSource("/user/{user}"), PathSource("/teams/*/members/{user}/*")]),
@@ -238,6 +276,32 @@ def test_a_health_path_that_asks_others_is_no_probe(body, said, tmp_path):
     assert said in (tmp_path / "outrigger.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("streamlit run a.py --server.port $PORT", "/_stcore/health"),
+        ("/venv/bin/litellm --config c.yaml --port $PORT", "/health/liveliness"),
+        ("open-webui serve --port $PORT", "/health"),
+        ("gunicorn a:b", None),
+    ],
+)
+def test_a_programs_own_health_path_is_known(line, path, tmp_path):
+    assert written({"Procfile": f"web: {line}", "requirements.txt": "openai"}, tmp_path).app.ready.path == path
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "@app.get('/x')\ndef x(): return Response(parts(), mimetype='text/event-stream')\n",
+        "@app.get('/x')\ndef x(): return StreamingResponse(parts())\n",
+    ],
+)
+def test_what_streams_has_no_timeout_and_no_place(code, tmp_path):
+    found = written({"requirements.txt": "flask", "app.py": "app = Flask(__name__)\n" + code}, tmp_path)
+    (route,) = (route for route in found.routes if route.match.path == "/x")
+    assert (route.timeout, route.total, route.concurrency, route.rate_limit) == (None, None, None, {})
+
+
 def test_a_plain_health_path_says_when_it_is_ready_and_the_port_that_it_is_alive(tmp_path):
     files = {"requirements.txt": "fastapi", "main.py": "app = FastAPI()\n@app.get('/health')\ndef health(): return 1\n"}
     found = written(files, tmp_path)
@@ -269,3 +333,18 @@ def test_every_alert_is_in_it(tmp_path):
     assert {name: str(rule) for name, rule in found.alerts.rules.items()} == {
         name: str(rule) for name, rule in shipped.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("files", "paths"),
+    [
+        ({"main.py": "app.mount('/', StaticFiles(directory='dist', html=True))\n", "dist/css/x": "", "dist/js/x": ""}, {"/css/*", "/js/*"}),
+        ({"main.py": "app.mount('/', StaticFiles(directory='dist', html=True))\n"}, {"/assets/*"}),
+        ({"package.json": NODE % '"start": "node a.js"', "a.js": "app.use(express.static(path.join(__dirname, 'public')))", "public/img/x": "", "public/a.css": "", "public/index.html": ""}, {"/img/*", "/*.css"}),
+        ({"package.json": NODE % '"start": "node a.js"', "a.js": "app.use('/files', express.static('public'))"}, {"/files/*"}),
+        ({"main.py": "from flask import Flask\napp = Flask(__name__)\n"}, {"/static/*"}),
+        ({"main.py": "app = FastAPI()\n"}, set()),
+    ],
+)  # fmt: skip
+def test_where_files_are_is_seen(files, paths, tmp_path):
+    assert {path for path, _ in looked(files, tmp_path).statics} == paths

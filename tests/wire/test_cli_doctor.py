@@ -170,3 +170,25 @@ async def test_a_bad_policy_is_a_table_of_its_faults(practice):
 def test_a_line_that_makes_no_sense_is_a_usage_error(words):
     with pytest.raises(UsageError):
         doctor(words, {}, io.StringIO(), io.StringIO())
+
+
+async def test_a_health_path_that_asks_a_model_is_spoken_of(practice):
+    (practice.folder / "main.py").write_text(
+        "@app.get('/health')\ndef health():\n    return client.chat.completions.create()\n"
+    )
+    practice.policy("app: {liveness: {path: /health}}\nupstreams: {openai: off}\n")
+    _, found, _ = await practice.asks("--", sys.executable, "main.py")
+    level, text = found["probes"]
+    assert level == "warning"
+    assert "/health (main.py:2) calls a model, and app.liveness.path asks it every 10s" in text
+
+
+async def test_a_port_that_the_code_fixes_is_spoken_of_unless_the_policy_names_it(practice):
+    shutil.copytree(LAYOUTS / "hard_port", practice.folder, dirs_exist_ok=True)
+    practice.policy()
+    _, found, _ = await practice.asks()
+    assert found["app port"][0] == "warning"
+    assert "server.py fixes port 8123, whatever PORT says" in found["app port"][1]
+    practice.policy("app: {port: 8123}\nupstreams: {openai: off}\n")
+    _, found, _ = await practice.asks("--", "python", "server.py")
+    assert "app port" not in found

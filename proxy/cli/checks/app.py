@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from proxy.app.command import Command, parse
 from proxy.app.environment import build
 from proxy.app.shell import SHELL
+from proxy.cli.checks.probes import probes
 from proxy.cli.checks.stopping import stopping
-from proxy.cli.looks.app import look
+from proxy.cli.looks.app import App, look
 from proxy.cli.looks.folder import Folder
 from proxy.cli.looks.trust import in_code, in_command
 from proxy.cli.screen import Finding
@@ -33,10 +34,10 @@ _VALUED = re.compile(r"-\w|--[\w-]+")
 
 async def app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], cwd: Path) -> list[Finding]:
     if policy.app.url is not None or (not words and policy.app.port != "auto"):
-        return [await _external(policy), *_trusting(cwd, "")]
-    line = ""
+        return [await _external(policy), *probes(policy, cwd), *_trusting(cwd, "")]
+    line, known = "", look(Folder(cwd))
     if not words:
-        start = look(Folder(cwd)).start
+        start = known.start
         if start is None:
             mend = "give it after `--`, as to run: doctor -- COMMAND ARG…"
             text = "no start command is known, so it was not looked at"
@@ -49,7 +50,16 @@ async def app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], 
     told = next((one for one in found if one.level == "error"), None) or (found[-1] if found else None)
     module = _module(command.shown, cwd)
     ends = stopping(policy, command.shown, env, cwd)
-    return [*(one for one in (told, module) if one), *ends, *_trusting(cwd, command.shown)]
+    fixed = _fixed(policy, known)
+    return [*(one for one in (told, fixed, module) if one), *ends, *probes(policy, cwd), *_trusting(cwd, command.shown)]
+
+
+def _fixed(policy: Policy, known: App) -> Finding | None:
+    """A port that the code has whatever PORT says, which the gateway gives it."""
+    if known.port is None or policy.app.port == known.port:
+        return None
+    text = f"{known.port_where} fixes port {known.port}, whatever PORT says, and app.port is {policy.app.port}"
+    return Finding("warning", "app port", text, f"write app.port: {known.port}, or let the code ask PORT")
 
 
 async def _external(policy: Policy) -> Finding:

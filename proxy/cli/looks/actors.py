@@ -37,11 +37,10 @@ TOKENS |= {"jsonwebtoken", "jose", "passport-jwt", "fastify-jwt", "@fastify/jwt"
 
 _HEADER = re.compile(r"['\"](X-(?:User|Account|Customer)(?:-Id|-Name)?)['\"]|\bx_user_id\b\s*:", re.IGNORECASE)
 _PARAMETER = re.compile(r"\{(\w+)[^}]*\}|<(?:\w+:)?(\w+)>|:(\w+)")
-_READS_COOKIE = re.compile(
-    r"\bcookies(?:\.get\(|\[|\.)\s*['\"]?"
-    r"([\w.-]*(?:session|sess_id|sid|token|auth|jwt)[\w.-]*)\b(?!\s*=[^=])",
-    re.IGNORECASE,
-)
+_READS_COOKIE = re.compile(r"\bcookies(?:\.get\(|\[|\.)\s*['\"]?([\w.-]+)\b(?!\s*=[^=])", re.IGNORECASE)
+_OF_SESSION = re.compile(r"sess(?:ion|_?id)|token|auth(?!or)|jwt|(?:^|[._-])sid(?:$|[._-])", re.IGNORECASE)
+# The cookies of programs whose code is not here.
+_OWN = {"open-webui": "token", "datasette": "ds_actor"}
 _DECODES = re.compile(r"\bjwt\.(?:decode|verify)\(\s*[^,()]+(?:\([^()]*\))?\s*,\s*([^,\n]+?)\s*(?:,|\))")
 _ALGORITHM = re.compile(r"\b(HS(?:256|384|512))\b")
 _CLAIM = re.compile(
@@ -160,9 +159,12 @@ def _cookie(sources: Sequence[tuple[str, str]], needs: Collection[str]) -> tuple
                 name,
             )
     for name, text in sources:
-        if hit := _READS_COOKIE.search(text):
-            if "csrf" not in hit[1].lower() and hit[1].lower() not in ("get", "set"):
+        for hit in _READS_COOKIE.finditer(text):
+            if _OF_SESSION.search(hit[1]) and re.search("[cx]srf", hit[1], re.IGNORECASE) is None:
                 return hit[1], f"{name}:{text.count(chr(10), 0, hit.start()) + 1}"
+    for program, cookie in _OWN.items():
+        if program in needs:
+            return cookie, f"{program}'s own code"
     for name, text in sources:
         if re.search(
             r"^from flask import [^\n]*\bsession\b|\bflask_login\b|^from flask import \([^)]*\bsession\b", text, re.M

@@ -13,7 +13,7 @@ from proxy.cli.looks.folder import Folder, part
 from proxy.cli.looks.guess import guess
 from proxy.cli.looks.needs import find_needs
 from proxy.cli.looks.port import fixed_port, public_port, script_of, unbound, with_port
-from proxy.cli.looks.products import gradio_port
+from proxy.cli.looks.products import gradio_port, health_of
 from proxy.cli.looks.routes import Seen, find_routes
 from proxy.cli.looks.settings import find_settings
 from proxy.cli.looks.start import Start, find_start, find_worker, manager_of_node, of_package, own_of_package, watched
@@ -91,12 +91,19 @@ def look(folder: Folder) -> App:
     app.routes, unread = find_routes(folder)
     app.unseen += unread
     app.health, app.health_where = _health(app)
-    app.health_dear = next((_dear(one) for one in app.routes if one.path == app.health), "")
+    app.health_dear = next((dear(one) for one in app.routes if one.path == app.health), "")
     settings = find_settings(folder)
     app.upstreams, notes = find_vendors(folder, app.needs, settings)
     app.unseen += notes
-    spoken_of = any("DATABASE_URL" in text for _, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"))
+    # dj_database_url.config() and environ.Env().db() read DATABASE_URL where nothing else is said.
+    spoken_of = "dj-database-url" in app.needs or any(
+        re.search(r"DATABASE_URL|\benv\.db\(", text) for _, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs")
+    )
     app.database = find_database(app.needs, settings, spoken_of=spoken_of)
+    if app.database is not None and app.database.missing:
+        fixed = ", ".join(app.database.missing)
+        by_parts = f"{app.database.where} reads the address of its database by parts"
+        app.unseen.append(f"{by_parts}, and its {fixed} by no variable: no pool")
     app.actors = find_actors(folder, app.needs)
     app.statics = find_statics(folder, app.framework, app.needs)
     app.trusting = [*in_command(app.start.line if app.start else ""), *in_code(folder)]
@@ -172,7 +179,8 @@ def _manager(folder: Folder) -> str:
     return "pipenv" if folder.has("Pipfile") else "pip"
 
 
-def _dear(one: Seen) -> str:
+def dear(one: Seen) -> str:
+    """Why a route costs more than the app's own work; empty where nothing of it is seen."""
     return "calls a model" if one.model else "calls another host" if one.outside else ""
 
 
@@ -186,4 +194,5 @@ def _health(app: App) -> tuple[str, str]:
     for path, one in looks.items():
         if re.search(r"/(health|healthz|healthcheck|health-check|ping)$", path):
             return one.path, one.where
-    return "", ""
+    known = health_of(app.start.line) if app.start is not None else ""
+    return known, "its own pages say so" if known else ""

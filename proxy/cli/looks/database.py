@@ -24,7 +24,7 @@ URLS: tuple[str, ...] = (
     "DATABASE_URI",
     "PG_DSN",
 )
-_PARTS = {
+PARTS = {
     "host": r"HOST(?:NAME)?|SERVER",
     "port": r"PORT",
     "user": r"USER(?:NAME)?",
@@ -43,6 +43,12 @@ class Database:
     defaults: dict[str, str] = field(default_factory=dict)
     where: str = ""
 
+    @property
+    def missing(self) -> list[str]:
+        """Parts that the code fixes, so that they cannot be told it: the pool has an address and a password of its
+        own."""
+        return [] if self.url else [part for part in PARTS if part not in self.parts]
+
     def __str__(self) -> str:
         if self.url:
             return f"PostgreSQL, by {self.url}"
@@ -58,7 +64,7 @@ def find_database(needs: Collection[str], settings: Sequence[Setting], *, spoken
         if name in by_name:
             return Database(url=name, where=by_name[name].where)
     parts: dict[str, Setting] = {}
-    for part, words in _PARTS.items():
+    for part, words in PARTS.items():
         for one in settings:
             if re.fullmatch(rf"(?:\w+_)?{_PREFIX}_?(?:{words})", one.name):
                 parts.setdefault(part, one)

@@ -193,15 +193,17 @@ def _postgres(database: Database) -> Iterator[str]:
         if database.url != "DATABASE_URL":
             yield _say(f"  env: [{database.url}]", "what the code reads")
     else:
+        pairs = ", ".join(f"{variable}: {part}" for part, variable in database.parts.items())
         yield f"  # {printable(database.where)} puts its address together from parts. A password with / # ? or %"
         yield "  # in it would have to be escaped here (%2F for /): then give the address a variable of its own."
-        yield f"  url: {_quoted(_address(database))}  # a small shared pool before the database"
-        pairs = ", ".join(f"{variable}: {part}" for part, variable in database.parts.items())
-        yield f"  env: {{{pairs}}}  # what the code reads: in the app they lead to the pool"
+        if off := "# " if database.missing else "":
+            yield f"  # Off: no variable has its {', '.join(database.missing)}, so the code could not be led here."
+        yield f"  {off}url: {_quoted(_address(database))}  # a small shared pool before the database"
+        yield f"  {off}env: {{{pairs}}}  # what the code reads: in the app they lead to the pool"
     yield _say(
-        "  pool: {max: 10, wait: 30s}", "more clients wait in turn; 30 s is what SQLAlchemy's own pool gives them"
+        "  pool: {max: 20, wait: 30s}", "as many as are needed; more wait in turn, as long as in SQLAlchemy's pool"
     )
-    yield _say("  pin: {max: 8}", "of them for clients that keep a session: LISTEN, advisory locks, temporary tables")
+    yield _say("  pin: {max: 16}", "of them for clients that keep a session: LISTEN, advisory locks, temporary tables")
     yield "  # timeout: {idle_in_transaction: 60s}     # ends a transaction that was forgotten"
 
 

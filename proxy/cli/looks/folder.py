@@ -59,16 +59,19 @@ _BRACKETS = re.compile(r"[\[\]{}]")
 class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._texts: dict[str, str] = {}  # each file is looked at for several things
 
     def has(self, name: str) -> bool:
         return os.path.isfile(self.path / name)
 
     def text(self, name: str) -> str:
         """The text of a file, long lines cut; empty where there is none that can be read."""
-        text = self._whole(name)
-        if len(text) <= LONGEST:
-            return text
-        return "\n".join(line[:LONGEST] for line in text.split("\n"))
+        if name not in self._texts:
+            text = self._whole(name)
+            if len(text) > LONGEST:
+                text = "\n".join(line[:LONGEST] for line in text.split("\n"))
+            self._texts[name] = text
+        return self._texts[name]
 
     def _whole(self, name: str) -> str:
         try:

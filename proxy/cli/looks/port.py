@@ -86,6 +86,8 @@ def fixed_port(folder: Folder, line: str) -> tuple[int, str] | None:
         if not where:
             break
         line = text
+    if configured := _of_uwsgi(folder, line):
+        return configured
     code = _RUNS.search(line)
     name = _file_of(folder, code[1]) if code else ""
     text = folder.text(name) if name else ""
@@ -101,6 +103,16 @@ def fixed_port(folder: Folder, line: str) -> tuple[int, str] | None:
         if found := _LISTENS.search(text):
             return _usable(found[1], other)
     return None
+
+
+def _of_uwsgi(folder: Folder, line: str) -> tuple[int, str] | None:
+    """The port in uWSGI's file of settings, where the line names none."""
+    if not re.search(r"\buwsgi\b", line) or re.search(r"\s--http", line):
+        return None
+    named = re.search(r"(?:--ini[= ]|--yaml[= ]|\s)([\w./-]+\.(?:ini|ya?ml))\b", line)
+    text = folder.text(named[1]) if named else ""
+    found = re.search(r"^\s*http(?:-socket)?\s*[=:]\s*\S*?:(\d{2,5})\s*$", text, re.MULTILINE)
+    return _usable(found[1], named[1]) if found and named else None
 
 
 def _file_of(folder: Folder, name: str) -> str:

@@ -8,6 +8,13 @@ from collections.abc import Callable, Collection
 from proxy.cli.looks.folder import Folder
 from proxy.cli.looks.start import Start
 
+# Health paths that ask nobody, as their own pages have them; litellm's /health asks every model.
+HEALTHY = {
+    "streamlit": "/_stcore/health",
+    "litellm": "/health/liveliness",
+    "open-webui": "/health",
+    "marimo": "/health",
+}
 FIRST = ("app.py", "main.py", "streamlit_app.py", "chainlit_app.py", "demo.py", "Home.py", "run.py")
 _GRADIO = re.compile(r"^(?:import gradio|from gradio)\b", re.MULTILINE)
 
@@ -34,11 +41,16 @@ def gradio_port(folder: Folder, needs: Collection[str], line: str) -> tuple[str,
     )
 
 
+def health_of(line: str) -> str:
+    """The health path of the program that a line starts, empty where it is not known."""
+    return next((path for name, path in HEALTHY.items() if re.search(rf"(?:^|[\s/]){name}\s", line)), "")
+
+
 def _streamlit(folder: Folder, run: str, needs: Collection[str]) -> Start | None:
     """Its own health path is in docs.streamlit.io/deploy/tutorials/docker."""
     name = _first(folder, r"^(?:import streamlit|from streamlit)\b") if "streamlit" in needs else ""
     options = "--server.address 0.0.0.0 --server.headless true --server.port $PORT"
-    return Start(f"{run}streamlit run {name} {options}", name, health="/_stcore/health") if name else None
+    return Start(f"{run}streamlit run {name} {options}", name, health=HEALTHY["streamlit"]) if name else None
 
 
 def _chainlit(folder: Folder, run: str, needs: Collection[str]) -> Start | None:
@@ -55,7 +67,7 @@ def _gradio(folder: Folder, run: str, needs: Collection[str]) -> Start | None:
 def _marimo(folder: Folder, run: str, needs: Collection[str]) -> Start | None:
     name = _first(folder, r"^import marimo\b") if "marimo" in needs else ""
     return (
-        Start(f"{run}marimo run {name} --headless --host 0.0.0.0 --port $PORT", name, health="/health")
+        Start(f"{run}marimo run {name} --headless --host 0.0.0.0 --port $PORT", name, health=HEALTHY["marimo"])
         if name
         else None
     )
@@ -71,7 +83,7 @@ def _litellm(folder: Folder, run: str, needs: Collection[str]) -> Start | None:
     """Its /health asks every model; /health/liveliness asks nobody (docs.litellm.ai/docs/proxy/health)."""
     for name in ("config.yaml", "config.yml", "litellm_config.yaml", "litellm.yaml", "proxy_config.yaml"):
         if "litellm" in needs and folder.yaml(name).get("model_list"):
-            return Start(f"{run}litellm --config {name} --host 0.0.0.0 --port $PORT", name, health="/health/liveliness")
+            return Start(f"{run}litellm --config {name} --host 0.0.0.0 --port $PORT", name, health=HEALTHY["litellm"])
     return None
 
 

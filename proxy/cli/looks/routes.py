@@ -20,6 +20,7 @@ _CALLS = re.compile(
     r"|^litellm\.a?completion$|^(openai\.)?ChatCompletion\.a?create$"
 )
 _STREAMS = {"StreamingResponse", "EventSourceResponse", "stream_with_context", "StreamingHttpResponse"}
+_EVENTS = ("text/event-stream", "application/x-ndjson", "multipart/x-mixed-replace")
 _OUTSIDE = {"requests", "httpx", "aiohttp", "urlopen", "boto3"}
 _ROUNDS = 3  # how far a call is followed through the app's own functions
 _COMMON = {"get", "post", "create", "run", "main", "call", "close", "send", "open", "read", "write", "execute", "add"}
@@ -196,7 +197,7 @@ def _of_node(folder: Folder) -> list[Seen]:
         for at, hit in enumerate(hits):
             body = text[hit.end() : hits[at + 1].start() if at + 1 < len(hits) else len(text)]
             line = text.count("\n", 0, hit.start()) + 1
-            streams = "text/event-stream" in body
+            streams = "text/event-stream" in body or re.search(r"\bres(?:ponse)?\.write\(", body) is not None
             path = hit[3]
             model = _JS_CALLS.search(body) is not None
             outside = re.search(r"\b(?:fetch|axios(?:\.\w+)?)\(", body) is not None
@@ -226,6 +227,8 @@ def _words(node: ast.AST) -> Iterator[str]:
             yield one.id
         elif isinstance(one, ast.Attribute):
             yield one.attr
+        elif isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.startswith(_EVENTS):
+            yield "StreamingResponse"  # Flask's Response(generator, mimetype="text/event-stream")
 
 
 def _dotted(node: ast.AST) -> str:

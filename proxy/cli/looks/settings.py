@@ -11,19 +11,20 @@ from proxy.cli.looks.folder import Folder
 # os.environ[...], os.environ.get(...), os.getenv(...), decouple's config(...), environs' env(...), env.str(...)
 _PYTHON = re.compile(
     r"\b(?:environ\[|environ\.get\(|getenv\(|config\(|env(?:\.\w+)?\()\s*['\"]([A-Za-z][A-Za-z0-9_]*)['\"]"
-    r"(?:\s*,\s*(?:default\s*=\s*)?['\"]([^'\"\n]*)['\"])?"
+    r"(?:\s*,\s*(?:default\s*=\s*)?(?:['\"]([^'\"\n]*)['\"]|(\d+)))?"
 )
 _NODE = re.compile(
-    r"\bprocess\.env(?:\.|\[['\"])([A-Z][A-Z0-9_]*)(?:['\"]\])?(?:\s*(?:\|\||\?\?)\s*['\"`]([^'\"`\n]*)['\"`])?"
+    r"\bprocess\.env(?:\.|\[['\"])([A-Z][A-Z0-9_]*)(?:['\"]\])?(?:\s*(?:\|\||\?\?)\s*(?:['\"`]([^'\"`\n]*)['\"`]|(\d+)))?"
 )
 _FIELD = re.compile(
-    r"^[ \t]+([A-Za-z][A-Za-z0-9_]*)\s*:\s*[^=\n]+?(?:=\s*(?:Field\()?['\"]([^'\"\n]*)['\"].*)?$", re.MULTILINE
+    r"^[ \t]+([A-Za-z][A-Za-z0-9_]*)\s*:\s*[^=\n]+?(?:=\s*(?:Field\()?(?:['\"]([^'\"\n]*)['\"]|(\d+)).*)?$",
+    re.MULTILINE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`default` is empty where nothing, or no plain text, is written."""
+    """`default` is empty where nothing, or neither plain text nor a number, is written."""
 
     name: str
     default: str
@@ -47,4 +48,4 @@ def _all(folder: Folder) -> Iterator[Setting]:
 
 
 def _setting(name: str, text: str, hit: re.Match[str]) -> Setting:
-    return Setting(hit[1].upper(), hit[2] or "", f"{name}:{text.count(chr(10), 0, hit.start()) + 1}")
+    return Setting(hit[1].upper(), hit[2] or hit[3] or "", f"{name}:{text.count(chr(10), 0, hit.start()) + 1}")

@@ -1,0 +1,68 @@
+"""Where an app listens, as the kernel says (proc_net_tcp(5), proc_pid_fd(5)); on other systems than Linux nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
+WILDCARDS = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Listener:
+    port: int
+    host: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is reached by other addresses than loopback."""
+        return not self.host.startswith("127.") and self.host != "::1"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listeners(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Listener]:
+    """The TCP listeners that these processes hold, by port. Those whose descriptors may not be read hold none."""
+    inodes = {inode for pid in pids for inode in _sockets(proc / str(pid) / "fd")}
+    if not inodes:
+        return []
+    found = set()
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "net" / name).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 9 and fields[3] == _LISTEN and fields[9] in inodes:
+                host, _, port = fields[1].partition(":")
+                found.add(Listener(int(port, 16), _address(host)))
+    return sorted(found)
+
+
+def _sockets(folder: Path) -> list[str]:
+    found = []
+    try:
+        for name in os.listdir(folder):
+            try:
+                target = os.readlink(folder / name)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                found.append(target[8:-1])
+    except OSError:
+        pass
+    return found
+
+
+def _address(text: str) -> str:
+    """Words of 32 bits in the machine's own order."""
+    words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
+    data = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)

@@ -110,6 +110,7 @@ fuzz: .venv/$(STAMP)
 	@$(PYTHON) -m venv .venv-suites && .venv-suites/bin/python $(PIP) -r $< && touch $@
 
 dbsuites: .venv/$(STAMP) .venv-suites/$(STAMP)
+	@test -n "$(SUITES)" || { echo 'make dbsuites SUITES=DIR, where DIR has the repositories asyncpg, psycopg, …' >&2; exit 2; }
 	@PYTHONPATH=.:tests/wire .venv/bin/python tests/suites/run.py "$(SUITES)" --python .venv-suites/bin/python --only "$(ONLY)"
 
 # One app at a time: make realapps ONLY=streamlit. A folder of your own: make realapps APPS=../my-app.

@@ -58,6 +58,7 @@ PROCESS = "it ends a server process, or knows one again, by the number that was 
 NOTIFIER = "it knows the sender of a notification again by the number that the sender was told at its login"
 SHARED = "it ends the process that pg_backend_pid() named one transaction earlier, which is its own by now"
 SQL_NAMES = "SQL (EXECUTE, pg_prepared_statements) shows what is prepared there under names of ours, for all clients"
+REUSED = "in session mode it knows a new connection by another process, and may get the one that was given back"
 LATER = "an error amid a long batch is heard one hop later, when all of it was sent"
 ONE_USER = "it logs in as another user"
 LONG_NAME = "PostgreSQL refuses a statement's name of 16 KiB, which never gets there"
@@ -95,6 +96,7 @@ SUITES = (
         ("tests", "--ignore=tests/test__sourcecode.py"),
         database="postgres",
         reasons={
+            "test_listen_": NOTIFIER,
             "test_pool_remote_close": SHARED,
             "test_prepare_explicitly_named": SQL_NAMES,
             "test_executemany_server_failure_during_writes": LATER,
@@ -119,10 +121,12 @@ SUITES = (
                 ),
                 PROCESS,
             ),
+            **dict.fromkeys(("test_broken_reconnect",), REUSED),
             **dict.fromkeys(("test_broken", "inerror_rollback_no_clobber", "exception_on_server_disconnect"), PROCESS),
             **dict.fromkeys(("::test_notify", "::test_notifies"), NOTIFIER),
             **dict.fromkeys(("test_prepared", "::test_auto_prepare"), SQL_NAMES),
             "test_change_password": ONE_USER,
+            **dict.fromkeys(("test_active_close", "max_lifetime", "test_drain", "reset_badstate"), REUSED),
         },
     ),
     Suite(

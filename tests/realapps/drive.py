@@ -64,7 +64,8 @@ class Body:
     """Bytes to compare with those of another start: as they are where they stay so, else without what differs."""
 
     def __init__(self, body: bytes, steady: bool, port: int) -> None:
-        self.steady, self.exact, self.plain = steady, body, plain(body, port)
+        self.steady, self.exact = steady, body
+        self.plain = sorted(re.findall(rb"\w+", plain(body, port)))  # sets come in another order with each start
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Body):
@@ -74,7 +75,7 @@ class Body:
         return self.plain == other.plain
 
     def __str__(self) -> str:
-        return f"{len(self.exact)} bytes, {hashlib.sha256(self.plain).hexdigest()[:8]}"
+        return f"{len(self.exact)} bytes, {hashlib.sha256(b' '.join(self.plain)).hexdigest()[:8]}"
 
 
 async def pages(app: Started, paths: list[str]) -> Seen:
@@ -87,7 +88,9 @@ async def pages(app: Started, paths: list[str]) -> Seen:
             again = (await fetch(session, app, path))[2]
             seen.facts[f"GET {path}"] = status
             for name, value in headers.items():
-                if name not in ("etag", "last-modified", "expires") and (body == again or name != "content-length"):
+                if name == "content-length":
+                    value = "right" if int(value) == len(body) else value
+                if name not in ("etag", "last-modified", "expires"):
                     value = value.partition("=")[0] if name == "set-cookie" else value
                     seen.facts[f"{name} of {path}"] = plain(value.encode(), app.port).decode()
             seen.facts[f"bytes of {path}"] = Body(body, body == again, app.port)
@@ -228,7 +231,8 @@ async def faults(
             return good
 
     good = await asyncio.gather(*(one(number) for number in range(calls)))
-    return Seen({}, sum(good), calls, said=f"slowest {max(times) / 1000:.1f} s")
+    # which attempt meets which fault depends on the order in which they come
+    return Seen({}, sum(good), calls, chance=2, said=f"slowest {max(times) / 1000:.1f} s")
 
 
 async def killed(app: Started, path: str, pid: int, seconds: float = 8.0, back_by: float = 30.0) -> Seen:

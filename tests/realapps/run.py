@@ -81,6 +81,7 @@ async def compare(app: RealApp, program: Path) -> dict:
     verdicts = Verdicts()
     try:
         for way in (DIRECT, BEHIND):
+            shutil.rmtree(place / f"home-{way}", ignore_errors=True)  # what it remembers of a run before
             env = environment(place / f"home-{way}", environ, vendor.url)
             ways.append(await start(way, bare(line) if way == DIRECT else line.replace("OUTRIGGER", str(program), 1), place / "app", env, place / f"{way}.log"))  # fmt: skip
         ups = [await one.ready(app.health) for one in ways]

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SAME, BETTER, WORSE = "same", "better", "worse"
-SLACK, SHARE = (
-    15.0,
-    0.25,
-)  # milliseconds, and a part of direct's: what two runs of the same may differ by; p95 also by what direct's own turns do
+# What two runs of the same may differ by: milliseconds, and a part of direct's. Of p95 each turn has to be above each
+# of direct's as well: the machine is others' too.
+SLACK, SHARE = 15.0, 0.25
 
 
 @dataclass
@@ -19,6 +18,7 @@ class Seen:
     facts: dict[str, Any] = field(default_factory=dict)
     good: int = 0
     asked: int = 0
+    chance: int = 0  # so many good ones more or less mean nothing
     times: list[float] = field(default_factory=list)
     rounds: list[float] = field(
         default_factory=list
@@ -52,13 +52,13 @@ def judge(direct: Seen, behind: Seen) -> Verdict:
         if len(other) > 4:
             why.append(f"and {len(other) - 4} more")
     before, after = direct.good / max(direct.asked, 1), behind.good / max(behind.asked, 1)
-    if before != after:
+    if before != after and abs(direct.good - behind.good) > direct.chance:
         words.append(BETTER if after > before else WORSE)
     if direct.times and behind.times and before == after:
         for which in (50, 95):
             one, two = percentile(direct.times, which), percentile(behind.times, which)
-            slack = max(SLACK, one * SHARE, max(direct.rounds, default=0.0) - one if which == 95 else 0.0)
-            if two > one + slack:
+            apart = which == 50 or min(behind.rounds, default=two) > max(direct.rounds, default=one)
+            if apart and two > one + max(SLACK, one * SHARE):
                 words.append(WORSE)
                 why.append(f"p{which} is {two - one:.0f} ms more")
     word = WORSE if WORSE in words else BETTER if BETTER in words else SAME

@@ -357,9 +357,7 @@ class Supervisor:
         exit = self.exits.note(process.status or 0, why, process.pid)
         crashes = self.exits.crashes
         if why == "crash":
-            text = (
-                f"The app ended with {exit}; so far it ended by itself {crashes} {'time' if crashes == 1 else 'times'}."
-            )
+            text = f"The app ended with {exit}."  # the same each time: whoever groups messages counts them together
         else:
             text = f"The app ended with {exit}, as it was told to ({why})."
         level: Level = "error" if why == "crash" else "info"

@@ -46,8 +46,9 @@ class Counts:
             at = self._route(route, row) + BUCKETS
             for bucket, requests in enumerate(tally.cumulative()):
                 row[at + bucket] += requests
-        for (route, _), count in metrics.http_refusals_total.items():
-            row[self._route(route, row) + REFUSED] += count.value
+        for (route, name), count in metrics.http_refusals_total.items():
+            if name != "blocked":  # an operator's own doing, and the mend of a flood
+                row[self._route(route, row) + REFUSED] += count.value
         for (upstream, _, outcome), count in metrics.upstream_calls_total.items():
             row[self._place(("calls", upstream, outcome), 1, row)] += count.value
         for (upstream, result), count in metrics.upstream_attempts_total.items():

@@ -11,7 +11,7 @@ from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
 
 @dataclass(frozen=True, slots=True)
 class RouteSpan:
-    """`errors` are answers of 500 and above, `refused` those of ours below 500 (limits, caps, sizes, blocks);
+    """`errors` are answers of 500 and above, `refused` those of ours below 500 (limits, caps, sizes; no blocks);
     `buckets` how many took at most so long, +Inf the last."""
 
     requests: float = 0.0

@@ -58,6 +58,7 @@ async def test_one_that_is_back_in_a_moment_is_left_alone_and_requests_wait(tmp_
         await g.ready()
         first = int(body(await g.request("/pid")))
         os.kill(first, signal.SIGKILL)
+        await eventually(lambda: not Path(f"/proc/{first}").exists())
         second = int(body(await g.request("/pid")))
         assert second not in (0, first)
         assert not g.events("app.hung")

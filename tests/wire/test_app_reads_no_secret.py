@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from running import APPS, gateway
 
+# A test that ran before in this process may have imported eventlet, which warns of every fork from then on.
+pytestmark = pytest.mark.filterwarnings("ignore:Using fork:DeprecationWarning")
 SECRET = "sk-hunter2-the-real-one"
 POLICY = "upstreams: {openai: {api_key: '${OPENAI_API_KEY}'}}\n"
 KEY = {"OPENAI_API_KEY": SECRET}

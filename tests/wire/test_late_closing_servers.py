@@ -60,14 +60,17 @@ async def ask(port: int, path: str, left: list[int], statuses: Counter[bytes]) -
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            statuses[head.split(b" ", 2)[1]] += 1
+            status = head.split(b" ", 2)[1]
+            statuses[status] += 1
             if b"transfer-encoding: chunked" in head:
                 while (await reader.readuntil(b"\r\n")) != b"0\r\n":
                     await reader.readuntil(b"\r\n")
                 await reader.readuntil(b"\r\n")
             else:
                 length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
-                await reader.readexactly(int(length.split(b":")[1]))
+                body = await reader.readexactly(int(length.split(b":")[1]))
+                if status == b"502":
+                    statuses[body] += 1  # says why
             if b"connection: close" in head:
                 writer.close()
                 writer = None

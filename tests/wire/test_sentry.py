@@ -70,7 +70,7 @@ async def test_a_crash_of_the_app_is_told_with_its_status_and_nothing_else(tmp_p
             await eventually(lambda: len(g.events("app.ready")) == 2)
             assert await g.stop() == 0
         (event,) = fake.events
-        assert event["message"] == "The app ended with status 137."
+        assert event["message"] == "The app ended with status 137 (SIGKILL)."
         assert event["fingerprint"] == ["app.exit", "137"]
         assert event["tags"] == {"event": "app.exit"}
         assert (event["environment"], event["level"]) == ("shop", "error")

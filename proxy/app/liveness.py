@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.app.probecost import ProbeCost
-from proxy.app.readiness import refuses
+from proxy.app.readiness import Knock
 from proxy.policy import model
 
 LOOK = 2.0  # seconds between two looks at the port, each spared by an answer in between
@@ -51,12 +51,21 @@ class Liveness:
 
     async def _refuses(self, port: int) -> str:
         """A first process that lives on (a wrapper, a reloader) says nothing of the app behind it."""
+        knock = Knock()
+        try:
+            return await self._until_refused(port, knock)
+        finally:
+            knock.close()
+
+    async def _until_refused(self, port: int, knock: Knock) -> str:
         since: float | None = None
         while True:
             looked, seen = self._clock(), self._refused()
             while self._clock() - looked < (AGAIN if since is not None or self._refused() != seen else LOOK):
                 await asyncio.sleep(AGAIN)
-            if self._policy() is None or self._last_answer > looked or not await refuses(port):
+            well = self._policy() is None or self._last_answer > looked
+            well = well or (knock.waiting and self._refused() == seen)
+            if well or not await knock.refused(port):
                 since = None
                 continue
             since = looked if since is None else since

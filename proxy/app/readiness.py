@@ -23,19 +23,50 @@ async def probe(port: int, path: str | None, timeout: float, hosts: tuple[str, .
     return None
 
 
-async def refuses(port: int, timeout: float = 5.0) -> bool:
-    """Whether every loopback address refuses connections; one that does not answer in time does not."""
-    for host in LOOPBACK:
-        try:
-            async with asyncio.timeout(timeout):
-                _, writer = await asyncio.open_connection(host, port)
-        except TimeoutError:
+class Knock:
+    """Whether anything listens on a port, asked by a connection that says at once that nothing will come.
+
+    An app that is busy leaves connections in its queue, closed ones too, and queues of five are common (socketserver's
+    `request_queue_size`): so the next one is made when the app has taken and closed the last. While that one is open,
+    somebody has it.
+    """
+
+    def __init__(self) -> None:
+        self._open: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self._open is not None and not self._open.done()
+
+    async def refused(self, port: int, timeout: float = 5.0) -> bool:
+        """Whether every loopback address refuses connections; one that does not answer in time does not."""
+        for host in LOOPBACK:
+            try:
+                async with asyncio.timeout(timeout):
+                    reader, writer = await asyncio.open_connection(host, port)
+            except TimeoutError:
+                return False
+            except OSError:  # refused, or there is no such address
+                continue
+            self.close()
+            self._open = asyncio.get_running_loop().create_task(_until_closed(reader, writer))
             return False
-        except OSError:  # refused, or there is no such address
-            continue
+        return True
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.cancel()
+
+
+async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        writer.write_eof()
+        while await reader.read(4096):
+            pass
+    except OSError:
+        pass
+    finally:
         writer.close()
-        return False
-    return True
 
 
 async def status(host: str, port: int, path: str, timeout: float) -> int | None:

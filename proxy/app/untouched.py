@@ -21,7 +21,8 @@ def exec_untouched(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn
     """Become the app's command, nothing in it changed; exits 127 or 126 where that cannot be.
 
     Of a shell line the last command is what we become. Where only a shell can run it, it is started in a group of its
-    own, which gets the signals that we get: a shell would keep them to itself.
+    own, which gets the signals that we get: a shell would keep them to itself. It ends as the shell does; told to stop,
+    when all of the group have ended.
     """
     argv = list(words)
     if len(argv) == 1 and re.search(r"\s", argv[0].strip()):
@@ -41,7 +42,10 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     terminal = sys.stdin is not None and sys.stdin.isatty()
     process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
 
+    told: list[int] = []
+
     def pass_on(number: int, _: FrameType | None) -> None:
+        told.append(number)
         if not terminal:
             _send(process.pid, number)
         elif number != signal.SIGINT:
@@ -50,7 +54,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     for number in PASSED_ON:
         signal.signal(number, pass_on)
     status = process.wait()
-    while not terminal and _send(process.pid, 0):  # the shell may be gone before the app
+    while told and not terminal and _send(process.pid, 0):  # the shell may be gone before the app
         time.sleep(0.05)
     return status if status >= 0 else 128 - status
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 BACKLOG = 1024
 AT_ONCE = 64  # accepted in one turn of the loop
+AGAIN = 0.1  # seconds until the next try without a descriptor
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 NOBODY = (BlockingIOError, InterruptedError, ConnectionAbortedError)  # left to accept, or left already
 
@@ -104,7 +105,7 @@ class Acceptor:
     def _without_descriptors(self, error: OSError) -> None:
         made_room = self._on_exhausted(error)
         if made_room or self._spare is None:
-            self.pause()  # until something has closed
+            self._rest()
             return
         os.close(self._spare)
         self._spare = None
@@ -113,8 +114,14 @@ class Acceptor:
             if found is not None:
                 _apologize(found[0], self._apology())
         except OSError:
-            self.pause()
+            self._rest()
         self._keep_spare()
+
+    def _rest(self) -> None:
+        """Until something has closed: a connection, of which `resume` tells, or what nobody tells us of (calls out, the
+        database), which may be all that there is."""
+        self.pause()
+        self._loop.call_later(AGAIN, self.resume)
 
     def _keep_spare(self) -> None:
         if self._spare is not None:

@@ -66,6 +66,7 @@ class TrustedPeers:
         self._stated = RENDER_STATES if kind == "render" else STATED
         self._dropped = DROPPED["render" if kind == "render" else "private" if kind == "private" else "named"]
         self._hops = policy.hops
+        self._reads_forwarded = "Forwarded" in self._stated
         self._networks: tuple[Network, ...] = policy.networks
         # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
         self._look = lru_cache(maxsize=REMEMBERED)(self._examine)
@@ -146,7 +147,7 @@ class TrustedPeers:
         return ()
 
     def _forwarded(self, header: Fields) -> str | None:
-        return header("forwarded") if "Forwarded" in self._stated else None
+        return header("forwarded") if self._reads_forwarded else None
 
     def _proto(self, header: Fields) -> str | None:
         value = header("x-forwarded-proto")

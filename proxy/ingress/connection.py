@@ -385,7 +385,11 @@ class Connection(BaseProtocol):
         self._discarding = True
         self._hold_reading(False)
         if transport.can_write_eof() and not transport.is_closing():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # reset by the client, which the loop is about to tell
+                self.abort()
+                return
         self._loop.call_later(BRIEF if self.turned_away else LINGER, self.abort)
 
     def _keep_tail(self, data: bytes) -> None:

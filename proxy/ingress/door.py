@@ -79,7 +79,7 @@ class Door:
             self.pipeline.refuse_early,
             listen=policy.listen,
             capacity=self.capacity,
-            legs=lambda: self.pool.in_use + self.pool.idle,
+            legs=lambda: self.pool.descriptors,
             believes=lambda peer: self.pipeline.rules.peers.believes(peer),
             apology=self.pipeline.apology,
             patience=patience,
@@ -102,6 +102,7 @@ class Door:
         self.admission.reconfigure(policy.overload)
         self.desk.claim(policy.listen.claim)
         self.relay.hold = policy.app.hold
+        self.relay.watched = policy.app.liveness is not None
         self._bounded = [route.name for route in policy.routes if route.streams is not None]
         for (name,), _ in list(self._metrics.http_streams.items()):
             if name not in self._bounded:

@@ -44,6 +44,7 @@ class Pool:
         self._closed = False
         self._wary_until = 0.0
         self.refused = 0  # connections that the app refused
+        self.tunnels = 0  # connections to the app that became one
         self._turn = 0  # of the loop, as far as it matters: it polled all sockets between two
         self._turning = False
 
@@ -57,6 +58,11 @@ class Pool:
     @property
     def idle(self) -> int:
         return len(self._idle)
+
+    @property
+    def descriptors(self) -> int:
+        """How many its connections take, tunnels included."""
+        return len(self._sockets) + self.tunnels
 
     def take_idle(self, *, repeatable: bool) -> Leg | None:
         """The most recently used idle leg that is still good, or None."""
@@ -115,12 +121,16 @@ class Pool:
         self._sockets[leg] = sock
         return leg
 
-    def give_back(self, leg: Leg) -> None:
-        """Keep a leg for the next request where it can serve one, else end it."""
+    def give_back(self, leg: Leg, *, repeatable: bool) -> None:
+        """Keep a leg for the next request where it can serve one, else end it. `repeatable`: its request was; while
+        those that are not have fresh legs, theirs would add up, with nobody to take them."""
         if self._closed or not leg.reusable or leg.status >= 500:
             self.discard(leg)
             return
         leg.idle_since = self._loop.time()
+        if not repeatable and leg.idle_since < self._wary_until:
+            self.discard(leg)
+            return
         leg.idle_turn = self._turn
         if not self._turning:
             self._turning = True
@@ -138,8 +148,12 @@ class Pool:
         leg.abort()
 
     def forget(self, leg: Leg) -> None:
-        """A leg that became a tunnel is no longer ours."""
+        """A leg that became a tunnel is no longer ours, but for its descriptor: until `tunnel_ended`."""
         self._sockets.pop(leg, None)
+        self.tunnels += 1
+
+    def tunnel_ended(self) -> None:
+        self.tunnels -= 1
 
     def drop_idle(self) -> None:
         """End idle legs: the app was replaced, or is about to stop."""

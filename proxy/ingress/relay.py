@@ -21,7 +21,10 @@ from proxy.ingress.upload import Upload
 # RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 CONTINUE = 100
-SETTLE = 4.5  # seconds; an app that refuses connections while it counts as ready: its end is noticed by then
+# Seconds for which an app may refuse connections while it counts as ready: its end is noticed by then, by its port
+# (app.liveness), or by its process alone.
+SETTLE = 4.5
+SETTLE_UNWATCHED = 1.0
 RECONNECT = 0.05
 
 
@@ -30,7 +33,7 @@ class AnswerCut(OutriggerError):
 
 
 class Relay:
-    """`hold` is how long a request waits for an app that restarts, in seconds."""
+    """`hold` is how long a request waits for an app that restarts, in seconds; `watched` whether the app's port is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, backend: Backend, pool: Pool) -> None:
         self._loop = loop
@@ -39,6 +42,7 @@ class Relay:
         self._watches = Watches(loop)
         self.streams: Streams | None = None
         self.hold = 15.0
+        self.watched = True
         self.ending = False  # the app is being stopped: nothing to wait for
 
     async def relay(self, connection: Connection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -150,7 +154,8 @@ class Relay:
                     return leg
                 self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
             except AppUnreachable:
-                if self._backend.is_ready and self._loop.time() - tried > SETTLE:
+                settle = SETTLE if self.watched else SETTLE_UNWATCHED
+                if self._backend.is_ready and self._loop.time() - tried > settle:
                     raise
                 await asyncio.sleep(RECONNECT)
 
@@ -195,7 +200,7 @@ class Relay:
             upload.stop()
             self._watches.remove(leg)
             if upload.done:
-                self._pool.give_back(leg)
+                self._pool.give_back(leg, repeatable=x.method in IDEMPOTENT and upload.whole)
             else:
                 self._pool.discard(leg)
         return downstream.keep and upload.done
@@ -226,4 +231,5 @@ class Relay:
         finally:
             tunnel.abort()
             x.bytes_in, x.bytes_out = tunnel.client.count, tunnel.app.count
+            self._pool.tunnel_ended()
             connection.forget()

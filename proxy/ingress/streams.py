@@ -84,4 +84,8 @@ def is_stream(leg: Leg) -> bool:
 
 
 def _asks(x: Exchange) -> bool:
-    return x.upgrade is not None or "text/event-stream" in (x.headers.get("Accept") or "").lower()
+    """Whether nothing but a stream would do: who takes JSON too (MCP's clients, with each call) mostly gets it."""
+    if x.upgrade is not None:
+        return True
+    wanted = (x.joined("Accept") or "").lower().encode("utf-8", "replace").split(b",")
+    return all(kind.partition(b";")[0].strip() in EVENTS for kind in wanted)

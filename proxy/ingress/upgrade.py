@@ -60,7 +60,7 @@ class Upgrading:
         assert self._chunks is not None
         at = 0
         while at < len(data):
-            found = data.find(END, at)
+            found = data.find(END, max(0, at + 1 - len(END)))  # one may have begun before
             to = at + 1 if at < len(END) - 1 else len(data) if found < 0 else found + len(END)
             try:
                 self._chunks.feed_data(data[at:to])

@@ -40,17 +40,21 @@ class Ended:
 def pack(request: Request) -> bytes:
     """One object in place of five: some 100 bytes in place of 250. A NUL in a name is none of anybody's."""
     words = (request.user, request.tier, request.route_name, request.request_id, request.trace_id or _NONE)
-    return "\0".join(word.replace("\0", "\ufffd") for word in words).encode("utf-8", "surrogatepass")
+    text = "\0".join(words)
+    if text.count("\0") >= len(words):
+        text = "\0".join(word.replace("\0", "\ufffd") for word in words)
+    return text.encode("utf-8", "surrogatepass")
 
 
 class _Piece(dict[str, Ended]):
-    """Those that ended one after the other; `last` is when the last of them did."""
+    """Those that ended one after the other, up to `until`; `last` is when the last of them did."""
 
-    __slots__ = ("first", "last")
+    __slots__ = ("last", "until")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, until: float) -> None:
         super().__init__()
-        self.first = self.last = now
+        self.last = now
+        self.until = until
 
 
 class Shelf:
@@ -62,19 +66,18 @@ class Shelf:
         self._keep = keep
         self._clock = clock
         self._pieces: deque[_Piece] = deque()
+        self._newest: _Piece | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._pieces))
 
     def put(self, token: str, ended: Ended) -> None:
         now = self._clock()
-        pieces = self._pieces
-        while pieces and now > pieces[0].last + self._keep:
-            pieces.popleft()
-        if not pieces or len(pieces[-1]) >= self._size or now > pieces[-1].first + self._keep / AGES:
-            self._begin(now)
-        pieces[-1][token] = ended
-        pieces[-1].last = now
+        newest = self._newest
+        if newest is None or now > newest.until or len(newest) >= self._size:
+            newest = self._begin(now)
+        newest[token] = ended
+        newest.last = now
 
     def find(self, token: str) -> Ended | None:
         for piece in reversed(self._pieces):
@@ -91,9 +94,13 @@ class Shelf:
                 piece.pop(token, None)
         return found
 
-    def _begin(self, now: float) -> None:
+    def _begin(self, now: float) -> _Piece:
         pieces = self._pieces
+        while pieces and now > pieces[0].last + self._keep:
+            pieces.popleft()
         room = self._size * (PARTS - 1)
         while pieces and len(self) > room:
             pieces.popleft()
-        pieces.append(_Piece(now))
+        self._newest = newest = _Piece(now, now + self._keep / AGES)
+        pieces.append(newest)
+        return newest

@@ -113,10 +113,10 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(supervisor, "AppProcess", Process)
     monkeypatch.setattr(probecost, "probe", probe)
 
-    async def refuses(_: int) -> bool:
+    async def refused(*_: object) -> bool:
         return not Process.made[-1].listens
 
-    monkeypatch.setattr(liveness, "refuses", refuses)
+    monkeypatch.setattr(liveness.Knock, "refused", refused)
     monkeypatch.setattr(supervisor, "Warden", Warden)
 
     def run(story: Callable[[Life], Awaitable[None]], policy: model.App = model.App()) -> None:

@@ -15,6 +15,7 @@ BODIES = {
     "empty": b"Content-Length: 0\r\n\r\n",
     "length": b"Content-Length: 4\r\n\r\nbody",
     "chunked": b"Transfer-Encoding: chunked\r\n\r\n4\r\nb\r\n\r\r\n0\r\n\r\n",
+    "no chunk": b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "big": b"Content-Length: %d\r\n\r\n%s" % (len(BIG), BIG),
     "big in chunks": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BIG), BIG),
 }

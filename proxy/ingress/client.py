@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from proxy.ingress import address, forwarded
@@ -27,6 +28,7 @@ class Client(NamedTuple):
     host: str | None
     trusted: bool  # whether the direct peer's X-Forwarded-* are believed
     dropped: frozenset[bytes] = DROPPED["nobody"]  # fields of the request that do not reach the app, in lower case
+    said: Mapping[str, str] = MappingProxyType({})  # what a trusted peer says, by fields' names in lower case
 
 
 class _Seen(NamedTuple):
@@ -64,9 +66,9 @@ class TrustedPeers:
         self._kind = kind
         self._automatic = policy.kind == "auto"
         self._stated = RENDER_STATES if kind == "render" else STATED
+        self._asked = tuple((name.lower(), name.encode()) for name in self._stated)
         self._dropped = DROPPED["render" if kind == "render" else "private" if kind == "private" else "named"]
         self._hops = policy.hops
-        self._reads_forwarded = "Forwarded" in self._stated
         self._networks: tuple[Network, ...] = policy.networks
         # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
         self._look = lru_cache(maxsize=REMEMBERED)(self._examine)
@@ -97,11 +99,18 @@ class TrustedPeers:
         seen = self._seen(peer)
         if not self._believes(seen):
             return Client(seen.text if seen is not None else peer, None, None, False)
-        found = self._walk(self._chain(header), seen)
-        host = header("x-forwarded-host") if "X-Forwarded-Host" in self._stated else None
-        return Client(found.text if found is not None else LOCAL, self._proto(header), host, True, self._dropped)
+        said = {}
+        for name, _ in self._asked:
+            value = header(name)
+            if value is not None:
+                said[name] = value
+        if not said:
+            return Client(seen.text if seen is not None else LOCAL, None, None, True, self._dropped)
+        found = self._walk(_chain(said), seen)
+        text = found.text if found is not None else LOCAL
+        return Client(text, _proto(said), said.get("x-forwarded-host"), True, self._dropped, said)
 
-    def forwarding(self, client: Client, peer: str, header: Fields) -> tuple[tuple[bytes, bytes], ...]:
+    def forwarding(self, client: Client, peer: str) -> tuple[tuple[bytes, bytes], ...]:
         """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
 
         From a trusted peer they pass as they came; what it did not say is not said, but for its own address
@@ -114,12 +123,9 @@ class TrustedPeers:
         if not client.trusted:
             fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
             return (*fields, (b"X-Forwarded-Proto", b"http"))
-        fields = []
-        for name in self._stated:
-            value = header(name.lower())
-            if value is not None:
-                fields.append((name.encode(), _bytes(value)))
-        if seen is not None and header("x-forwarded-for") is None and self._forwarded(header) is None:
+        said = client.said
+        fields = [(shown, _bytes(said[name])) for name, shown in self._asked if name in said] if said else []
+        if seen is not None and "x-forwarded-for" not in said and "forwarded" not in said:
             fields.append((b"X-Forwarded-For", seen.text.encode()))
         return tuple(fields)
 
@@ -135,30 +141,6 @@ class TrustedPeers:
         if self._kind == "networks":
             return peer is not None and peer.listed
         return peer is None or peer.private
-
-    def _chain(self, header: Fields) -> Iterable[str]:
-        """The addresses said to be before the peer, the nearest first."""
-        value = header("x-forwarded-for")
-        if value is not None:
-            return reversed(value.split(","))
-        value = self._forwarded(header)
-        if value is not None:
-            return [hop.get("for", "") for hop in reversed(forwarded.elements(value))]
-        return ()
-
-    def _forwarded(self, header: Fields) -> str | None:
-        return header("forwarded") if self._reads_forwarded else None
-
-    def _proto(self, header: Fields) -> str | None:
-        value = header("x-forwarded-proto")
-        if value is None:
-            chain = self._forwarded(header)
-            hops = forwarded.elements(chain) if chain is not None else []
-            value = hops[0].get("proto") if hops else None
-        if value is None:
-            return None
-        first = value.partition(",")[0].strip().lower()
-        return first if first in ("http", "https", "ws", "wss") else None
 
     def _walk(self, chain: Iterable[str], peer: _Seen | None) -> _Seen | None:
         last = peer
@@ -197,6 +179,29 @@ class TrustedPeers:
             address.within(found, CLOUDFLARE),
             address.within(found, self._networks),
         )
+
+
+def _chain(said: Mapping[str, str]) -> Iterable[str]:
+    """The addresses said to be before the peer, the nearest first."""
+    value = said.get("x-forwarded-for")
+    if value is not None:
+        return reversed(value.split(","))
+    value = said.get("forwarded")
+    if value is not None:
+        return [hop.get("for", "") for hop in reversed(forwarded.elements(value))]
+    return ()
+
+
+def _proto(said: Mapping[str, str]) -> str | None:
+    value = said.get("x-forwarded-proto")
+    if value is None:
+        chain = said.get("forwarded")
+        hops = forwarded.elements(chain) if chain is not None else []
+        value = hops[0].get("proto") if hops else None
+    if value is None:
+        return None
+    first = value.partition(",")[0].strip().lower()
+    return first if first in ("http", "https", "ws", "wss") else None
 
 
 def _bytes(value: str) -> bytes:

@@ -65,6 +65,7 @@ class Connection(BaseProtocol):
         "body_bytes",
         "busy",
         "draining",
+        "expecting",
         "head_since",
         "idle_since",
         "last_read",
@@ -133,6 +134,7 @@ class Connection(BaseProtocol):
         self.body_bytes = 0  # of bodies, but for what came with their heads
         self.rate_since = 0.0  # since when they are measured, 0: they are not
         self.rate_bytes = 0  # how many there were then
+        self.expecting = False  # it waits for a word before it sends its body (100-continue)
         self.stalled_since = 0.0  # 0: the client reads what it is sent
         self.stalled_bytes = 0
 
@@ -186,6 +188,7 @@ class Connection(BaseProtocol):
                 self._head_bytes += len(data)
             else:
                 self.body_bytes += len(data)
+                self.expecting = False
         parser = self._parser
         if parser is None:
             return
@@ -343,6 +346,8 @@ class Connection(BaseProtocol):
             self._refuse(self, bad_request("This is not a proxy that CONNECT could use."))
             return False
         headers = message.headers
+        if not body.is_eof() and "Expect" in headers:
+            self.expecting = "100-continue" in headers["Expect"].lower() and not body.total_bytes
         x = Exchange(
             message.method,
             message.path,
@@ -430,6 +435,12 @@ class Connection(BaseProtocol):
     @property
     def body_missing(self) -> bool:
         return self._body is not None and not self._body.is_eof()
+
+    def write_continue(self, data: bytes) -> None:
+        """An interim answer of 100: from here on it is the client who is waited for."""
+        self.expecting = False
+        self.last_read = self._loop.time()
+        self.write(data)
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:

@@ -52,6 +52,7 @@ BY_PROXIES = (
     b"x-forwarded-url",
     b"x-forwarded-user",
     b"x-original-forwarded-for",
+    b"client-ip",
     b"x-client-ip",
     b"x-cluster-client-ip",
     b"x-envoy-external-address",

@@ -93,20 +93,12 @@ def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
 
     Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
     """
-    lines = []
     dropped = x.answer_dropped
-    has_id = False
-    for name, _ in headers:
-        if name.lower() == b"connection":
-            dropped = dropped | named_by_connection(v for n, v in headers if n.lower() == b"connection")
-            break
-    for name, value in headers:
-        lower = name.lower()
-        if lower == b"x-request-id":
-            has_id = True
-        if lower not in dropped:
-            lines.append(b"%s: %s\r\n" % (name, value))
-    if not has_id:
+    names = [name.lower() for name, _ in headers]
+    if b"connection" in names:
+        dropped = dropped | named_by_connection(v for n, v in headers if n.lower() == b"connection")
+    lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
+    if b"x-request-id" not in names:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.extend(limit_lines(x))
     lines.append(VIA)

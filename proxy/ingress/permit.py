@@ -29,6 +29,7 @@ class Permit:
         "_outside",
         "_route",
         "_trial",
+        "crowd",
         "route_name",
         "since",
     )
@@ -37,6 +38,7 @@ class Permit:
         self._admission = admission
         self._route = route
         self.route_name = route.name if route is not None else ""  # of a probe none
+        self.crowd = route.in_flight if route is not None else 0  # of its route when it got its place, itself included
         self._app = app  # until the answer's head is sent
         self._in_app = app is not None  # whether the place there is held now
         self._calls = 0  # outgoing ones of this request that are under way

@@ -149,7 +149,7 @@ class Pipeline:
             if rules.faults:
                 await self._inject(rules.faults.get(x.route.name, ()))
             told = True
-            return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer, x.joined))
+            return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer))
         except Refusal as refusal:
             if x.decision is not None and not x.seen:  # what the app never saw does not count
                 self._limiter.give_back(x.route, x.user, x.decision)
@@ -293,7 +293,7 @@ class Pipeline:
         if not self.rules.buffer:
             return
         if not x.http10 and not x.body.total_bytes and "100-continue" in (x.headers.get("Expect") or "").lower():
-            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # it waits for this, and we for its body
+            connection.write_continue(b"HTTP/1.1 100 Continue\r\n\r\n")  # it waits for this, and we for its body
             x.holding().continued = True
         began = self._clock()
         body = x.body = BufferedBody(x.body)
@@ -322,7 +322,7 @@ class Pipeline:
                 x.waited += self._clock() - began
         x.permit = permit
         if permit.route_name:  # of a probe none
-            self._account.admitted(x.route.name, self._admission.in_flight(x.route.name))
+            self._account.admitted(x.route.name, permit.crowd)
         if not x.route.enforce and self._admission.overfull(x.route.name):
             self._shadow(x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full")
 

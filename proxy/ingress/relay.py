@@ -98,7 +98,8 @@ class Relay:
     async def _send(self, connection: Connection, x: Exchange, head: bytes, upload: Upload, leg: Leg) -> Leg:
         def informational(status: int, reason: bytes, headers: HeaderList) -> None:
             if not (x.http10 or (status == CONTINUE and x.holds is not None and x.holds.continued)):
-                connection.write(informational_head(status, reason, headers))
+                write = connection.write_continue if status == CONTINUE else connection.write
+                write(informational_head(status, reason, headers))
 
         sent = self._loop.time()
         if x.route.timeout is not None or x.route.total is not None:

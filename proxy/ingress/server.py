@@ -252,7 +252,7 @@ class Server:
             elif now - connection.stalled_since > self._patience.stall:
                 connection.abort()
         elif connection.busy:
-            if connection.answered or connection.reading_held or not connection.body_missing:
+            if connection.answered or connection.reading_held or connection.expecting or not connection.body_missing:
                 connection.rate_since = 0.0
             elif now - connection.last_read > self._patience.body:
                 connection.time_out(too_slow("body"))

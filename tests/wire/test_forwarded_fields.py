@@ -16,6 +16,7 @@ FIELDS = {
     "X-Forwarded-User": "root",
     "X-Real-IP": "203.0.113.7",
     "X-Client-IP": "203.0.113.7",
+    "Client-IP": "203.0.113.7",
     "CF-Connecting-IP": "203.0.113.7",
     "True-Client-IP": "203.0.113.7",
     "X_Real_IP": "203.0.113.7",

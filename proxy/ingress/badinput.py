@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.errors import Refusal
@@ -22,6 +24,12 @@ def unreadable(error: Exception, max_header: int) -> Refusal:
 def too_long(max_header: int) -> Refusal:
     detail = f"The request line and header fields together may have {max_header} bytes (listen.max_header)."
     return Refusal("header-too-large", 431, "Request header fields too large", detail, close=True)
+
+
+def head_size(message: Any) -> int:
+    """Bytes of a request's line and fields, as aiohttp's parser has read them."""
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return fields + len(message.method) + len(message.path) + 12
 
 
 def too_slow(part: str) -> Refusal:

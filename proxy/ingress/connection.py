@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from proxy.errors import Refusal
-from proxy.ingress.badinput import bad_request, too_long, unreadable
+from proxy.ingress.badinput import bad_request, head_size, too_long, unreadable
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.headers import requested_upgrade
 from proxy.ingress.upgrade import Upgrading
@@ -195,7 +195,7 @@ class Connection(BaseProtocol):
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except (HttpProcessingError, ValueError) as error:
-            self._end_input(unreadable(error, self._max_header))
+            self.end_input(unreadable(error, self._max_header))
             return
         if messages:
             begun, self._begun = self._begun, b""
@@ -212,7 +212,7 @@ class Connection(BaseProtocol):
             if fresh:
                 self._begun += data
             if self._head_bytes > self._max_header:
-                self._end_input(too_long(self._max_header))
+                self.end_input(too_long(self._max_header))
 
     def _await_switch(self, begun: bytes) -> None:
         """A request for a protocol that the parser knows nothing of: what is behind it waits for its answer."""
@@ -234,8 +234,8 @@ class Connection(BaseProtocol):
         if self._deaf:
             return
         for message, body in messages:
-            if self._head_bytes > self._max_header and _head_size(message) > self._max_header:
-                self._end_input(too_long(self._max_header))
+            if self._head_bytes > self._max_header and head_size(message) > self._max_header:
+                self.end_input(too_long(self._max_header))
                 return
             self._messages.append((message, body))
             self._body = body
@@ -271,7 +271,7 @@ class Connection(BaseProtocol):
 
     # ── bad input ────────────────────────────────────────────────────────────────────────────
 
-    def _end_input(self, refusal: Refusal) -> None:
+    def end_input(self, refusal: Refusal) -> None:
         """Nothing that follows on this connection can be trusted to be a request."""
         self._discarding = True
         self.head_since = 0.0
@@ -284,10 +284,6 @@ class Connection(BaseProtocol):
     def _fail_body(self, error: BaseException) -> None:
         body: Any = self._body
         body.set_exception(error)
-
-    def time_out(self, refusal: Refusal) -> None:
-        """The rest of a head or body did not come in time."""
-        self._end_input(refusal)
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────
 
@@ -419,8 +415,8 @@ class Connection(BaseProtocol):
 
     @property
     def idle(self) -> bool:
-        """Nothing was asked that is not answered."""
-        asked = self.busy or self.head_since or self._messages or self.tunnel or self._discarding
+        """Nothing was asked that is not answered; its last answer may be behind it, and it is read from a while."""
+        asked = self.busy or self.head_since or self._messages or self.tunnel or self.turned_away
         return not (asked or self.gone or self.unsent)
 
     @property
@@ -501,8 +497,3 @@ class Connection(BaseProtocol):
             self.transport.abort()
         elif self._opening and self._task is not None:
             self._task.cancel()
-
-
-def _head_size(message: Any) -> int:
-    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
-    return fields + len(message.method) + len(message.path) + 12

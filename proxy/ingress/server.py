@@ -255,12 +255,12 @@ class Server:
             if connection.answered or connection.reading_held or connection.expecting or not connection.body_missing:
                 connection.rate_since = 0.0
             elif now - connection.last_read > self._patience.body:
-                connection.time_out(too_slow("body"))
+                connection.end_input(too_slow("body"))
             elif self.listen.body.min_rate is not None:
                 self._look_at_rate(connection, now, self.listen.body.min_rate)
         elif connection.head_since:
             if now - connection.head_since > self._patience.head:
-                connection.time_out(too_slow("head"))
+                connection.end_input(too_slow("head"))
         elif now - connection.idle_since > self._idle_patience(connection):
             connection.close()
 
@@ -275,5 +275,5 @@ class Server:
         took = now - connection.rate_since
         if not connection.rate_since or took >= self._patience.rate:
             if connection.rate_since and connection.body_bytes - connection.rate_bytes < least * took:
-                connection.time_out(below_rate(least))
+                connection.end_input(below_rate(least))
             connection.rate_since, connection.rate_bytes = now, connection.body_bytes

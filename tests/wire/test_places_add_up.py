@@ -6,7 +6,8 @@ import asyncio
 import errno
 import socket
 
-from front import OK, Scripted, front, until
+import pytest
+from front import OK, Scripted, answering, front, until
 
 from proxy.ingress.acceptor import Acceptor
 
@@ -75,3 +76,18 @@ async def test_without_a_descriptor_to_spare_and_without_a_connection_that_could
         await until(lambda: bool(taken))
         acceptor.close()
         taken[0].close()
+
+
+async def test_who_has_had_his_last_answer_and_stays_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad request is read from for five seconds more, so that its answer arrives: not while others wait."""
+    monkeypatch.setattr("proxy.ingress.server.SETTLED", 0.1)
+    async with front(answering(OK), "listen: {connections: {total: 3}}") as door:
+        writers = []
+        for _ in range(3):
+            reader, writer = await door.connect()
+            writer.write(b"GET /\x00 HTTP/1.1\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400")
+            writers.append(writer)
+        assert (await door.get()).startswith(b"HTTP/1.1 200")
+        for writer in writers:
+            writer.close()

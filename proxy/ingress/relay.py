@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from proxy.errors import AppMisframed, AppUnreachable, NoDescriptors, OutriggerError, Refusal
 from proxy.ingress.backend import Backend
+from proxy.ingress.badinput import bad_request
 from proxy.ingress.connection import Connection
 from proxy.ingress.downstream import Downstream, informational_head
 from proxy.ingress.exchange import Exchange, HeaderList
@@ -67,6 +68,7 @@ class Relay:
                 self._pool.discard(leg)
                 raise
         if leg.raw:
+            await self._await_request(x, leg, upload)
             await self._tunnel(connection, x, leg)
             return False
         return await self._answer(connection, x, leg, upload)
@@ -205,6 +207,22 @@ class Relay:
             else:
                 self._pool.discard(leg)
         return downstream.keep and upload.done
+
+    async def _await_request(self, x: Exchange, leg: Leg, upload: Upload) -> None:
+        """The other protocol begins behind the whole request (RFC 9110 section 7.8). Raises Refusal."""
+        if upload.done:
+            return
+        try:
+            if await upload.end():
+                return
+            why = x.body.exception()
+            unknown = bad_request("The rest of the request never reached the app.")
+            raise why if isinstance(why, Refusal | ConnectionError) else unknown
+        except BaseException:
+            upload.stop()
+            self._watches.remove(leg)
+            self._pool.discard(leg)
+            raise
 
     async def _tunnel(self, connection: Connection, x: Exchange, leg: Leg) -> None:
         """Both connections become one: what either side sends goes to the other as it is."""

@@ -45,6 +45,12 @@ class Upload:
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
+    async def end(self) -> bool:
+        """Wait until all of it was sent; False where the rest will never be."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        return self.done
+
     async def _pump(self, leg: Leg) -> None:
         x, body, loop = self._x, self._x.body, asyncio.get_running_loop()
         limit = x.max_body

@@ -39,7 +39,10 @@ def exec_untouched(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn
 
 def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The status; 128+N where signal N ended it. In a terminal the group stays ours, which then gets its signals."""
+    from proxy.app.orphans import become_heir, reap  # it brings asyncio, which nothing else needs here
+
     terminal = sys.stdin is not None and sys.stdin.isatty()
+    become_heir()  # whoever ends after the shell is buried here: an unburied zombie is of its group for ever
     process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
 
     told: list[int] = []
@@ -56,6 +59,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     status = process.wait()
     while told and not terminal and _send(process.pid, 0):  # the shell may be gone before the app
         time.sleep(0.05)
+        reap(None)
     return status if status >= 0 else 128 - status
 
 

@@ -6,8 +6,8 @@ without locks, and has what the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `http_concurrency`, `rate_limit_evicted_total`,
 `log_dropped_total`, `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`,
-`bypass_total`, `alerts_sent_total`, `shadow_total`, `http_streams`, `connections*`, and `process_*` (CPU time, memory
-and files of the gateway itself).
+`bypass_total`, `alerts_sent_total`, `http_refusals_total`, `shadow_total`, `http_streams`, `connections*`, and
+`process_*` (CPU time, memory and files of the gateway itself).
 """
 
 from __future__ import annotations
@@ -220,6 +220,7 @@ class Metrics:
     def declare_limits(self, pairs: Iterable[tuple[str, str]]) -> None:
         """The (route, tier) that have a rate limit: every decision starts with 0."""
         for route, tier in pairs:
+            self.http_refusals_total.child(route, "rate-limited")
             for decision in ("allowed", "refused", "shadow"):
                 self.rate_limit_total.child(route, tier, decision)
 

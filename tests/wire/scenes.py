@@ -31,7 +31,7 @@ def quiet() -> Status:
         "summary": {"state": "ok", "problems": [], "firing": 0},
         "time": ago(0),
         "app": {"state": "ready", "reason": "it answers on 127.0.0.1:10001", "pid": 4711, "since": ago(60)},
-        "policy": {"source": "defaults", "since": ago(60), "refused": None},
+        "policy": {"source": "defaults", "since": ago(60), "refused": None, "pending": []},
         "lately_s": 60,
         "routes": {"default": route()},
         "upstreams": {},

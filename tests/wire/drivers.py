@@ -203,7 +203,9 @@ def psycopg3_async(url: str, n: int) -> Seen:
             await c.commit()
             sleeper = asyncio.ensure_future(c.execute("select pg_sleep(30)"))
             await asyncio.sleep(0.1)
-            await c.cancel_safe()  # `cancel` holds the interpreter, which the door in this process needs too
+            while not sleeper.done():  # one that comes between BEGIN and the query finds nothing to cancel
+                await c.cancel_safe()  # `cancel` holds the interpreter, which the door in this process needs too
+                await asyncio.wait({sleeper}, timeout=1.0)
             try:
                 await sleeper
             except psycopg.errors.QueryCanceled as error:

@@ -158,7 +158,7 @@ async def test_where_the_policy_does_not_say_so_calls_outlive_their_request(tmp_
 async def test_a_deadline_that_passes_leaves_nothing_behind(tmp_path, stage):
     answers, body, policy, _, _ = STAGES[stage]
     vendor = Vendor(*answers)
-    policy = f"{policy or 'retry: {attempts: 2}'}\ntimeout: {{connect: 100ms, total: 700ms}}"
+    policy = f"{policy or 'retry: {attempts: 2}'}\ntimeout: {{connect: 700ms, total: 700ms}}"
     async with outward(tmp_path, vendor, openai=policy) as out:
         tasks = len(working())
         callers = [Caller(out, body) for _ in range(CALLERS)]

@@ -179,7 +179,7 @@ async def test_every_refusal_says_how_the_call_went_and_whether_to_come_again(tm
     vendor = Vendor(says())
     policy = "api_key: sk-real\npace: {concurrency: 1, wait: 50ms}"
     more = '  gone: {kind: openai, base_url: "http://127.0.0.1:9/v1", retry: {attempts: 1}}\n'
-    more += '  late: {kind: openai, base_url: "http://127.0.0.1:<0>/v1", timeout: {connect: 50ms, total: 100ms}}\n'
+    more += '  late: {kind: openai, base_url: "http://127.0.0.1:<0>/v1", timeout: {connect: 100ms, total: 100ms}}\n'
     more += '  open: {kind: openai, base_url: "http://127.0.0.1:<0>/v1"}\n'
     async with outward(tmp_path, vendor, openai=policy, more=more) as out:
         out.egress.upstreams["open"].breaker.force("open")

@@ -101,7 +101,7 @@ async def test_each_attempt_that_broke_off_is_paid_at_its_estimate(tmp_path):
 
 
 async def test_a_call_that_timed_out_is_paid(tmp_path):
-    async with paying(tmp_path, Vendor(hangs()), policy="timeout: {connect: 200ms, total: 300ms}") as out:
+    async with paying(tmp_path, Vendor(hangs()), policy="timeout: {connect: 300ms, total: 300ms}") as out:
         status, headers, _ = await out.chat({**CHAT, "max_tokens": 100})
         assert status == 504
         assert float(headers["x-outrigger-cost"]) > 0.0002

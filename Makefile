@@ -65,10 +65,10 @@ model: .venv/$(STAMP)
 	@sh tests/callers/model.sh
 
 readme: .venv/$(STAMP) callers
-	@OUTRIGGER_WRITE_README=1 .venv/bin/python -m pytest tests/wire/test_egress_callers.py
+	@OUTRIGGER_WRITE_README=1 .venv/bin/python -m pytest tests/wire/egress/test_egress_callers.py
 
 screenshots: .venv/$(STAMP) setup
-	@PYTHONPATH=.:tests/wire .venv/bin/python tests/screenshots.py
+	@PYTHONPATH=.:tests/helpers .venv/bin/python tests/screenshots.py
 
 check: lint types test
 
@@ -102,7 +102,7 @@ incidents: .venv/$(STAMP)
 
 FUZZ = 100000
 fuzz: .venv/$(STAMP)
-	@OUTRIGGER_FUZZ_CALLS=$(FUZZ) .venv/bin/python -m pytest -q -s -p no:cacheprovider --timeout 0 tests/wire/test_money_fuzz.py
+	@OUTRIGGER_FUZZ_CALLS=$(FUZZ) .venv/bin/python -m pytest -q -s -p no:cacheprovider --timeout 0 tests/wire/egress/test_money_fuzz.py
 
 .venv-suites/$(STAMP): tests/suites/requirements.txt
 	$(call need_python)
@@ -111,7 +111,7 @@ fuzz: .venv/$(STAMP)
 
 dbsuites: .venv/$(STAMP) .venv-suites/$(STAMP)
 	@test -n "$(SUITES)" || { echo 'make dbsuites SUITES=DIR, where DIR has the repositories asyncpg, psycopg, …' >&2; exit 2; }
-	@PYTHONPATH=.:tests/wire .venv/bin/python tests/suites/run.py "$(SUITES)" --python .venv-suites/bin/python --only "$(ONLY)"
+	@PYTHONPATH=.:tests/helpers .venv/bin/python tests/suites/run.py "$(SUITES)" --python .venv-suites/bin/python --only "$(ONLY)"
 
 # One app at a time: make realapps ONLY=streamlit. A folder of your own: make realapps APPS=../my-app.
 realapps: .venv/$(STAMP)

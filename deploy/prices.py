@@ -1,4 +1,4 @@
-"""`make prices`: what models cost, out of genai-prices, into proxy/egress/money/prices.json.
+"""`make prices`: what models cost, out of genai-prices, into proxy/egress/billing/pricing/prices.json.
 
 genai-prices takes 30 MB at run time; of what it knows the gateway needs a table. One line a price and one a
 model, so that a change of prices reads well in a diff. `--check` says whether the file is what would be written.
@@ -25,7 +25,7 @@ from typing import Any
 from genai_prices import types
 from genai_prices.data import providers
 
-FILE = Path(__file__).parent.parent / "proxy" / "egress" / "money" / "prices.json"
+FILE = Path(__file__).parent.parent / "proxy" / "egress" / "billing" / "pricing" / "prices.json"
 # Whose API is OpenAI's or Anthropic's, or a likeness, and whose models others sell on.
 SECTIONS = (
     "openai anthropic openrouter azure google groq mistral deepseek together fireworks x-ai perplexity cerebras"

@@ -15,38 +15,38 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy import __version__
+from proxy.admin.auth import TokenGate
 from proxy.admin.listener import AdminListener
-from proxy.admin.public import PublicEndpoints
-from proxy.admin.token import TokenGate
+from proxy.admin.public_endpoints import PublicEndpoints
 from proxy.app import AppFace
-from proxy.app.memory import Meter
-from proxy.app.pressure import Pressure
-from proxy.app.readiness import warn_of_claims
-from proxy.app.scrape import AppScrape
-from proxy.bind import Sockets, listen
-from proxy.egress.door import Egress
-from proxy.ingress.door import Door
+from proxy.app.memory_recycler import Pressure
+from proxy.app.memory_usage import Meter
+from proxy.app.metrics_scrape import AppScrape
+from proxy.app.probes import warn_of_claims
+from proxy.egress.service import Egress
+from proxy.ingress.service import Door
+from proxy.launch_environment import Outfit
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.marks import Marks
-from proxy.lookout import make_alerts, make_endpoints
-from proxy.notify import Notifier
+from proxy.ledger.user_marks import Marks
 from proxy.observe.health import Health
-from proxy.observe.history import History
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent import Recent
-from proxy.observe.requests import Requests
-from proxy.observe.runtime import Runtime
-from proxy.observe.trace import Ids
-from proxy.outfit import Outfit
-from proxy.overview import Overview, memory_limit
-from proxy.policy.policy import Policy
-from proxy.reload import Reloader
-from proxy.trial import try_out
-from proxy.waiting import hold
+from proxy.observe.process_sampler import Runtime
+from proxy.observe.recent_errors import Recent
+from proxy.observe.request_ids import Ids
+from proxy.observe.request_registry import Requests
+from proxy.observe.timeseries.history import History
+from proxy.observers import make_alerts, make_endpoints
+from proxy.operations.health import Overview, memory_limit
+from proxy.operations.pending_changes import hold
+from proxy.operations.policy_trial import try_out
+from proxy.operations.reloader import Reloader
+from proxy.policy.schema.policy import Policy
+from proxy.service_manager import Notifier
+from proxy.sockets import Sockets, listen
 
 if TYPE_CHECKING:
-    from proxy.postgres.door import Door as Database
+    from proxy.postgres.service import Door as Database
 
 Prepare = Callable[[Policy], Callable[[], None]]  # makes all that may fail, and gives what puts it in force
 STOPPED = 0

@@ -40,8 +40,8 @@ echo "── Python $mine: everything"
 wait "$setting_up"
 echo "── Python $newest: our own code and its protocols"
 cd tests/wire
-set -- test_relay_http.py test_relay_tunnel.py test_gateway_life.py test_egress_calls.py test_money_calls.py \
-    test_ledger_gateway.py test_postgres_life.py
+set -- ingress/test_relay_http.py ingress/test_relay_tunnel.py gateway/test_gateway_life.py egress/test_egress_calls.py \
+    egress/test_money_calls.py ledger/test_ledger_gateway.py postgres/test_postgres_life.py
 cd ../..
 for file in "$@"; do
     shift

@@ -5,12 +5,12 @@ from __future__ import annotations
 from urllib.parse import parse_qs
 
 from proxy.admin.assets import Assets
-from proxy.admin.guard import of_another_site, same_origin
+from proxy.admin.auth import TokenGate
+from proxy.admin.login_sessions import Sessions, set_cookie
 from proxy.admin.message import AdminAnswer, AdminRequest, Header, plain
-from proxy.admin.session import Sessions, set_cookie
-from proxy.admin.token import TokenGate
+from proxy.admin.origin_check import of_another_site, same_origin
 from proxy.errors import Refusal
-from proxy.problem import whole_seconds
+from proxy.http.problem import whole_seconds
 
 PATH = "/dashboard"
 PUBLIC = "/_outrigger"

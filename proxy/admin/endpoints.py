@@ -6,14 +6,14 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from proxy.admin.ctl import Ctl
+from proxy.admin.auth import TokenGate
+from proxy.admin.commands import Ctl
 from proxy.admin.dashboard import PATH, PUBLIC, Dashboard
-from proxy.admin.guard import check_local, same_origin
+from proxy.admin.login_sessions import Sessions
 from proxy.admin.message import AdminAnswer as AdminAnswer
 from proxy.admin.message import AdminRequest as AdminRequest
 from proxy.admin.message import as_data, as_json, bare, plain, problem
-from proxy.admin.session import Sessions
-from proxy.admin.token import TokenGate
+from proxy.admin.origin_check import check_local, same_origin
 from proxy.errors import Refusal
 from proxy.observe.health import Health
 from proxy.observe.metrics import Metrics

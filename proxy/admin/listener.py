@@ -9,8 +9,8 @@ from aiohttp import web
 from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
 from proxy.admin.message import bare, problem
 from proxy.errors import Refusal
-from proxy.observe.events import Emit
-from proxy.observe.trace import Ids
+from proxy.observe.emit import Emit
+from proxy.observe.request_ids import Ids
 
 KEEPALIVE = 75.0
 STOP = 1.0  # seconds that answers under way have when the listener stops

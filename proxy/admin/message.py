@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.errors import Refusal
-from proxy.observe.lines import json_text
-from proxy.problem import CONTENT_TYPE, render_problem, whole_seconds
+from proxy.http.problem import CONTENT_TYPE, render_problem, whole_seconds
+from proxy.observe.log_format import json_text
 
 Header = tuple[str, str]
 

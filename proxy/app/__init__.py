@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
-from proxy.app.exits import Exits
-from proxy.policy import model
+from proxy.app.exit_history import Exits
+from proxy.policy import schema
 
 Outfit = tuple[Mapping[str, str], bool]  # an environment, and whether the lines that the app prints are wrapped
 State = Literal["starting", "ready", "restarting", "stopping", "ended"]
@@ -80,5 +80,5 @@ class AppFace(Protocol):
     def note_answer(self) -> None:
         """It has just answered something: it is alive, whatever a probe says."""
 
-    def apply(self, policy: model.App) -> None:
+    def apply(self, policy: schema.App) -> None:
         """Take a newer policy, as far as it can change while running."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.app.shell import SHELL, program, take_place
+from proxy.app.shell_command import SHELL, program, take_place
 
 # What a port stands behind: --port, --bind, -p, -b, -P, and --server.port (Streamlit), --http-port, --ServerApp.port
 # (Jupyter) and their like; --listen (waitress), --http and --http-socket (uWSGI).

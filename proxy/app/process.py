@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from proxy.app.filelimit import spawn
-from proxy.app.shell import is_shell
+from proxy.app.file_limit import spawn
+from proxy.app.shell_command import is_shell
 from proxy.errors import OutriggerError
 
 NOT_FOUND = 127

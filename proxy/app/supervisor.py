@@ -13,17 +13,15 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from proxy.app import Outfit, State, Traffic
 from proxy.app.command import Command
-from proxy.app.exits import Exits
-from proxy.app.liveness import Liveness
-from proxy.app.orphans import Orphans, reap
-from proxy.app.output import Find, follow
-from proxy.app.probecost import ProbeCost
+from proxy.app.exit_history import Exits
+from proxy.app.log_capture import Find, follow
+from proxy.app.orphan_guard import Warden
+from proxy.app.port_check import PATIENCE, Whereabouts
+from proxy.app.probes import LOOPBACK, Liveness, ProbeCost
 from proxy.app.process import AppProcess, CannotStart
-from proxy.app.readiness import LOOPBACK
-from proxy.app.warden import Warden
-from proxy.app.whereabouts import PATIENCE, Whereabouts
-from proxy.observe.events import Emit, Level
-from proxy.policy import model
+from proxy.app.reaper import Orphans, reap
+from proxy.observe.emit import Emit, Level
+from proxy.policy import schema
 
 SLOW_START = 20.0  # seconds until a start that takes long is spoken of
 LOOK = 0.02  # seconds between two looks at what is still in flight
@@ -37,7 +35,7 @@ class Supervisor:
 
     def __init__(
         self,
-        policy: model.App,
+        policy: schema.App,
         command: Command,
         environ: Mapping[str, str],
         *,
@@ -122,7 +120,7 @@ class Supervisor:
     def note_answer(self) -> None:
         self._liveness.note_answer()
 
-    def apply(self, policy: model.App) -> None:
+    def apply(self, policy: schema.App) -> None:
         self._policy = policy
 
     async def wait_ready(self, timeout: float) -> bool:

@@ -65,7 +65,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         sys.stdout.flush()
         return status
     except UsageError as error:
-        from proxy.cli.screen import complain
+        from proxy.cli.output import complain
 
         complain(sys.stderr, f"outrigger: {error}")
         sys.stderr.write(f"\n{usage(*(FORMS if command != first else [command]))}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT, taken
-from proxy.cli.screen import complain, styled, write
+from proxy.cli.arguments import parse
+from proxy.cli.load_policy import UNFIT, taken
+from proxy.cli.output import complain, styled, write
 from proxy.errors import PolicyError, UsageError
-from proxy.policy.render import render
+from proxy.policy.renderer import render
 
 
 def check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
@@ -21,7 +21,7 @@ def check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stder
     policy = taken(files[0] if files else None, environ, stderr)
     if policy is None:
         return UNFIT
-    from proxy.trial import try_out  # the parts themselves
+    from proxy.operations.policy_trial import try_out  # the parts themselves
 
     try:
         try_out(policy, environ)

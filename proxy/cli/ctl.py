@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 from urllib.parse import quote
 
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT, taken
-from proxy.cli.screen import complain, styled
+from proxy.cli.arguments import parse
+from proxy.cli.load_policy import UNFIT, taken
+from proxy.cli.output import complain, styled
 from proxy.errors import UsageError
-from proxy.policy.model import Address
-from proxy.policy.policy import Policy
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.server import Address
 
 PATIENCE = 20.0  # seconds
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a listener on every address is reached

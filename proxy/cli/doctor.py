@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT
-from proxy.cli.screen import Finding, show, styled, write
+from proxy.cli.arguments import parse
+from proxy.cli.load_policy import UNFIT
+from proxy.cli.output import Finding, show, styled, write
 from proxy.errors import PolicyError, UsageError
-from proxy.policy.load import find, load
-from proxy.policy.policy import Policy
+from proxy.policy.loading import find, load
+from proxy.policy.schema.policy import Policy
 
 LONGEST = 15.0  # seconds for any one look, which have bounds of their own
 

@@ -8,15 +8,15 @@ from typing import TextIO
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT, taken
-from proxy.cli.screen import rows
+from proxy.cli.arguments import parse
+from proxy.cli.load_policy import UNFIT, taken
+from proxy.cli.output import rows
 from proxy.errors import UsageError
 from proxy.ingress.exchange import path_of
 from proxy.ingress.identity import Identified
 from proxy.ingress.pipeline import Rules
-from proxy.policy.policy import Policy
-from proxy.policy.route import Route
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.route import Route
 from proxy.policy.values import ANY_TIER
 from proxy.units import format_duration, format_rate, format_size
 

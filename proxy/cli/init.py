@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TextIO
 
 from proxy import __repository__
-from proxy.cli.line import parse
-from proxy.cli.looks.actors import shown, user_paths
-from proxy.cli.looks.app import App, begin, look
-from proxy.cli.looks.draft import draft
-from proxy.cli.looks.folder import SKIPPED, Folder, part
-from proxy.cli.looks.start import Start, render_starts
-from proxy.cli.screen import complain, rows, styled, write
+from proxy.cli.arguments import parse
+from proxy.cli.detect.app import App, begin, look
+from proxy.cli.detect.policy_template import draft
+from proxy.cli.detect.project_files import SKIPPED, Folder, part
+from proxy.cli.detect.start_command import Start, render_starts
+from proxy.cli.detect.users import shown, user_paths
+from proxy.cli.output import complain, rows, styled, write
 from proxy.errors import PolicyError, UsageError
-from proxy.policy.load import load
-from proxy.policy.source import FILES, PolicySource
+from proxy.policy.loading import FILES, PolicySource, load
 
 FILE = "outrigger.yaml"
 # --clear: pip takes what is there of the same version, from a build before, for the newest

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT, taken
-from proxy.cli.screen import complain, figures, styled, write
+from proxy.cli.arguments import parse
+from proxy.cli.load_policy import UNFIT, taken
+from proxy.cli.output import complain, figures, styled, write
 from proxy.errors import UsageError
-from proxy.ledger.database import By, LedgerAway, Sum
 from proxy.ledger.report import HEADS, SPARE, as_csv, as_rows, dollars, moment, total
+from proxy.ledger.store import By, LedgerAway, Sum
 from proxy.policy.urls import mask_password, sqlite_path
 
 FAULT = 1
@@ -74,9 +74,9 @@ def _table(sums: Sequence[Sum], by: By, since: float, out: TextIO) -> None:
 def _read(url: str, by: By, since: float) -> list[Sum]:
     path = sqlite_path(url)
     if path is not None:
-        from proxy.ledger import sqlitesums
+        from proxy.ledger import sqlite_queries
 
-        return sqlitesums.read(Path(path), by, since)
+        return sqlite_queries.read(Path(path), by, since)
     from proxy.ledger import postgres
 
     return asyncio.run(postgres.read(url, mask_password(url), by, since))

@@ -9,14 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from proxy.cli import FORMS
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT
-from proxy.cli.screen import complain
+from proxy.cli.arguments import parse
+from proxy.cli.load_policy import UNFIT
+from proxy.cli.output import complain
 from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
-from proxy.hardening import hide_memory
 from proxy.observe.log import Log
-from proxy.observe.stdlib import install_stdlib_logging, uninstall_stdlib_logging
-from proxy.policy.load import find, load
+from proxy.observe.logging_bridge import install_stdlib_logging, uninstall_stdlib_logging
+from proxy.policy.loading import find, load
+from proxy.process_hardening import hide_memory
 
 FAULT = 1
 
@@ -32,7 +32,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise UsageError("there is no command after `--`")
     words = line.rest or []
     if environ.get("OUTRIGGER", "").lower() == "off":
-        from proxy.app.untouched import exec_untouched
+        from proxy.app.passthrough import exec_untouched
 
         if not words:
             raise UsageError("OUTRIGGER=off starts the app alone, and there is no command after `--`")
@@ -40,7 +40,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         source = find(line.last("--policy"), environ, Path.cwd())
         policy = load(source, environ)
-        from proxy.trial import try_out  # the parts themselves, which OUTRIGGER=off does without
+        from proxy.operations.policy_trial import try_out  # the parts themselves, which OUTRIGGER=off does without
 
         try_out(policy, environ)
     except PolicyError as error:
@@ -52,7 +52,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise UsageError("nothing to front: give the app's start command after `--`, or app.url or app.port")
 
     hide_memory()  # before there is an app that could look
-    from proxy.start import serve
+    from proxy.build import serve
 
     log = Log(policy.log, out=sys.stdout.fileno())
     installed = install_stdlib_logging(log)

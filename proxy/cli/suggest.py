@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from proxy.cli.arguments import parse
 from proxy.cli.ctl import seen
-from proxy.cli.evidence import Evidence, Spread, Traffic, read_evidence
-from proxy.cli.line import parse
-from proxy.cli.policy import UNFIT, taken
-from proxy.cli.screen import complain, styled, write
+from proxy.cli.load_policy import UNFIT, taken
+from proxy.cli.output import complain, styled, write
+from proxy.cli.running_stats import Evidence, Spread, Traffic, read_evidence
 from proxy.errors import UsageError
-from proxy.policy.policy import Policy
-from proxy.policy.route import Route
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.route import Route
 from proxy.policy.values import ANY_TIER, Rate
 from proxy.units import format_duration, format_size
 

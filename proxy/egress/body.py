@@ -9,8 +9,8 @@ from typing import Protocol
 from aiohttp import BytesPayload
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.egress.ends import Ends
-from proxy.egress.form import Form, boundary_of
+from proxy.egress.json_ends import Ends
+from proxy.egress.multipart import Form, boundary_of
 
 LARGEST = 4 * 1024 * 1024  # bytes; what is larger is not parsed, not sent again, only passed
 SLICE = 256 * 1024

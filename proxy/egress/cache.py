@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from proxy.policy import outgoing
+from proxy.policy import schema
 
 OVERHEAD = 400  # bytes an entry costs beside what it holds
 
@@ -28,7 +29,7 @@ class Entry:
 
 
 class Cache:
-    def __init__(self, policy: outgoing.Cache, *, clock: Callable[[], float]) -> None:
+    def __init__(self, policy: schema.Cache, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0
@@ -53,7 +54,7 @@ class Cache:
             self._size += entry.size
             self._shrink()
 
-    def reconfigure(self, policy: outgoing.Cache) -> None:
+    def reconfigure(self, policy: schema.Cache) -> None:
         self.policy = policy
         if not policy.ttl:
             self._entries.clear()
@@ -81,3 +82,40 @@ class Cache:
     def _shrink(self) -> None:
         while self._size > self.policy.max and self._entries:
             self._drop(next(iter(self._entries)))
+
+
+# [merged from egress/cachekey] What makes two calls the same: everything that could change the answer.
+# They say who asks and how it is traced, and change no answer. All others count.
+_NEUTRAL = frozenset(
+    (
+        "user-agent",
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "x-request-id",
+        "x-correlation-id",
+        "idempotency-key",
+        "content-length",
+        "date",
+        "host",
+        "expect",
+    )
+)
+_NEUTRAL_PREFIXES = ("x-stainless-", "x-outrigger-")
+
+
+def key(*, upstream: str, url: str, method: str, headers: Iterable[tuple[str, str]], body: bytes, scope: str) -> bytes:
+    """A digest; keys and cookies are in it, and cannot be had out of it. `url` is where the call goes, as it is sent,
+    `headers` what goes along: so another address or account after a reload is another question. `scope` is the user,
+    or empty."""
+    digest = hashlib.blake2b(digest_size=24)
+    parts = [upstream, method, url, scope]
+    counted = [(name.lower(), value) for name, value in headers]
+    for name, value in sorted(counted):
+        if name not in _NEUTRAL and not name.startswith(_NEUTRAL_PREFIXES):
+            parts += [name, value]
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    digest.update(b"\xff" * 8 + body)
+    return digest.digest()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from proxy.egress.body import Body
 from proxy.egress.dialects import Ask, Usage
 from proxy.egress.headers import Fields
-from proxy.observe.requests import Owner
-from proxy.observe.users import NOBODY
+from proxy.observe.request_registry import Owner
+from proxy.observe.reserved_users import NOBODY
 
 if TYPE_CHECKING:
-    from proxy.egress.money.bill import Bill
+    from proxy.egress.billing.charge import Bill
     from proxy.errors import CallRefused
 
 Outcome = Literal["ok", "error", "refused", "cached", "fallback", "gone"]

@@ -6,20 +6,20 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from proxy.egress.api_keys import own
 from proxy.egress.call import Call
 from proxy.egress.headers import Fields
-from proxy.egress.keys import own
-from proxy.egress.target import portable
 from proxy.egress.upstream import Upstream
-from proxy.policy import outgoing
+from proxy.egress.url_mapping import portable
+from proxy.policy import schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STALE = outgoing.Fallback(stale=True)
+STALE = schema.Fallback(stale=True)
 
 
-def steps(upstream: Upstream) -> Iterator[outgoing.Fallback]:
+def steps(upstream: Upstream) -> Iterator[schema.Fallback]:
     """The list, with an expired entry of the cache first where it is not named and one may be used
     (stale-if-error, RFC 5861 section 4): the very answer, if old, is better than another."""
     listed = upstream.policy.fallback
@@ -29,14 +29,14 @@ def steps(upstream: Upstream) -> Iterator[outgoing.Fallback]:
     yield from listed
 
 
-def named(step: outgoing.Fallback) -> str:
+def named(step: schema.Fallback) -> str:
     """How header, log and README call it."""
     parts = [f"upstream={step.upstream}"] if step.upstream else []
     parts += [f"model={step.model}"] if step.model else []
     return ";".join(parts) or ("stale" if step.stale else "text")
 
 
-def elsewhere(call: Call, step: outgoing.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
+def elsewhere(call: Call, step: schema.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
     """The call as it goes to another model or upstream; None where it cannot be put so.
 
     Another upstream never sees this one's key, nor anything else that says whose the call is: it gets what is asked,

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.egress import refusal
-from proxy.egress.sink import Head
+from proxy.egress import error_response
+from proxy.egress.app_response import Head
 from proxy.errors import BindError, CallRefused
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -105,7 +105,7 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
         assert isinstance(self._manager, _Server)
-        head, body = self._manager.refuse(refusal.unreadable(status, exc, HEADER))
+        head, body = self._manager.refuse(error_response.unreadable(status, exc, HEADER))
         answer = web.Response(status=head.status, headers=CIMultiDict(head.fields), body=body)
         answer.force_close()
         return answer

@@ -14,29 +14,29 @@ from functools import partial
 
 from aiohttp import web
 
-from proxy.egress import fallback, refusal, stray
-from proxy.egress.account import Account
+from proxy.egress import error_response, fallback, response_head
+from proxy.egress.accounting import Account
+from proxy.egress.api_keys import Keys, variable
+from proxy.egress.app_response import Head, ToApp
+from proxy.egress.billing.call_ledger import Books
 from proxy.egress.body import read as read_body
 from proxy.egress.body import scanner
-from proxy.egress.cachekey import key as cache_key
+from proxy.egress.cache import key as cache_key
 from proxy.egress.call import Call
+from proxy.egress.coalescing import Flight
 from proxy.egress.deadline import PATIENCE, Deadline, patience_of
 from proxy.egress.dialects import Dialect
-from proxy.egress.flight import Flight
 from proxy.egress.headers import Fields, fields, first, outgoing, token_of
-from proxy.egress.heads import as_shared, of_refusal
-from proxy.egress.keys import Keys, variable
-from proxy.egress.money.books import Books
 from proxy.egress.produce import Producer
-from proxy.egress.sink import Head, ToApp
-from proxy.egress.target import split
-from proxy.egress.upgrade import upgrade
+from proxy.egress.response_head import as_shared, of_refusal
 from proxy.egress.upstream import Upstream
+from proxy.egress.url_mapping import split
+from proxy.egress.websocket import upgrade
 from proxy.errors import CallRefused
-from proxy.observe.events import Emit
-from proxy.observe.requests import Requests
-from proxy.observe.users import named
-from proxy.policy.tiers import Tiers
+from proxy.observe.emit import Emit
+from proxy.observe.request_registry import Requests
+from proxy.observe.reserved_users import named
+from proxy.policy.schema.identity import Tiers
 
 
 class Pipeline:
@@ -67,7 +67,9 @@ class Pipeline:
         upstream = self.upstreams.get(name)
         sink = ToApp(request)
         if upstream is None:
-            sink.whole(*stray.unknown(request.method, self._account.redact(f"/{name}")[1:], self.upstreams, self._emit))
+            sink.whole(
+                *response_head.unknown(request.method, self._account.redact(f"/{name}")[1:], self.upstreams, self._emit)
+            )
             assert sink.response is not None
             return sink.response
         came = fields(request.raw_headers)
@@ -94,7 +96,7 @@ class Pipeline:
             if sink.begun:
                 sink.abort()
                 return web.Response()
-            return self._refuse(sink, refusal.fault(), call, upstream)
+            return self._refuse(sink, error_response.fault(), call, upstream)
         finally:
             done()
             self._account.end(call, upstream)
@@ -125,7 +127,7 @@ class Pipeline:
             made = self._keys.shown(policy.kind, upstream.name)
             changed = self._keys.injected(made, policy.api_key, call.rest, call.fields)
             if changed is None:
-                raise refusal.invalid_key(upstream.name, variable(policy.kind, upstream.name))
+                raise error_response.invalid_key(upstream.name, variable(policy.kind, upstream.name))
             call.target, call.fields = changed
         deadline = self._deadline(call, upstream, came)
         try:
@@ -138,7 +140,7 @@ class Pipeline:
                 await self._answer(call, upstream, sink, deadline)
         except TimeoutError:
             took = self._clock() - call.began
-            await self._too_late(call, upstream, sink, refusal.timed_out(upstream.name, deadline.reason, took))
+            await self._too_late(call, upstream, sink, error_response.timed_out(upstream.name, deadline.reason, took))
         assert sink.response is not None
         if not isinstance(sink.response, web.Response):
             await sink.end()
@@ -233,7 +235,7 @@ class Pipeline:
                     await self._producer.produce(call, upstream, flight, deadline, key)
             except TimeoutError:
                 took = self._clock() - call.began
-                raise refusal.timed_out(upstream.name, deadline.reason, took) from None
+                raise error_response.timed_out(upstream.name, deadline.reason, took) from None
 
         def over(_: asyncio.Task[None]) -> None:
             self._account.paid(call, upstream)

@@ -6,26 +6,26 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxy.egress import fallback, refusal
-from proxy.egress.answer import Answer
-from proxy.egress.attempts import Series
-from proxy.egress.breaker import OPEN, Breaker
+from proxy.egress import error_response, fallback
+from proxy.egress.app_response import Head, Sink, ToApp
+from proxy.egress.billing.call_ledger import Books
+from proxy.egress.billing.charge import Bill
 from proxy.egress.cache import Entry
 from proxy.egress.call import Call
-from proxy.egress.caller import discard
+from proxy.egress.circuit_breaker import OPEN, Breaker
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import UNPAID, Shown
 from proxy.egress.headers import fields, returning, shared
-from proxy.egress.heads import of_answer, ours
-from proxy.egress.money.bill import Bill
-from proxy.egress.money.books import Books
-from proxy.egress.pace import PaceRefusal, Place
+from proxy.egress.http_client import discard
+from proxy.egress.response_head import of_answer, ours
+from proxy.egress.retry import Series
 from proxy.egress.settlement import settle_passed, settle_whole
-from proxy.egress.sink import Head, Sink, ToApp
 from proxy.egress.stream import Recorder, Shows, relay
+from proxy.egress.throttle import PaceRefusal, Place
 from proxy.egress.upstream import Upstream
+from proxy.egress.upstream_response import Answer
 from proxy.errors import AttemptFailed, CallRefused, OutriggerError
-from proxy.policy.outgoing import Fallback
+from proxy.policy.schema.upstream import Fallback
 
 LAST_WORDS = 5.0  # seconds that an error event has to reach an app that reads slowly
 
@@ -114,7 +114,9 @@ class Producer:
         """Raises CallFailed where nothing went to the app yet, so that something else may."""
         breaker = upstream.breaker_of(call)
         if breaker.state == OPEN:
-            raise CallFailed(refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None))
+            raise CallFailed(
+                error_response.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
+            )
         if call.endpoint is not None and not upstream.meter.purse.knows(call.user):
             await self._books.look_up(call, upstream)
         bill = self._books.open(call, upstream)
@@ -141,7 +143,7 @@ class Producer:
             admission = breaker.admit()
             if admission is None:
                 raise CallFailed(
-                    refusal.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
+                    error_response.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
                 )
             ok: bool | None = None
             upstream.budget.call()
@@ -160,7 +162,9 @@ class Producer:
                 ok = False
                 call.outcome, call.reason = "error", str(failure)
                 again = call.left_to_caller
-                raise CallFailed(refusal.unreachable(upstream.name, failure, call.attempts, again=again)) from failure
+                raise CallFailed(
+                    error_response.unreachable(upstream.name, failure, call.attempts, again=again)
+                ) from failure
             except Broken as broken:
                 ok = False
                 call.outcome, call.reason = "error", str(broken)
@@ -191,7 +195,7 @@ class Producer:
         try:
             return await upstream.pace.enter(call.user, tokens, call.ask.model)
         except PaceRefusal as error:
-            raise CallFailed(refusal.rate_limited(upstream.name, error.reason, error.retry_after)) from error
+            raise CallFailed(error_response.rate_limited(upstream.name, error.reason, error.retry_after)) from error
 
     async def _attempts(self, call: Call, upstream: Upstream, series: Series) -> Answer:
         answer = await upstream.sender.answer(call, series)

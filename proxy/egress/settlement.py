@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.egress.answer import Answer
 from proxy.egress.dialects import Dialect, Usage, Written
+from proxy.egress.upstream_response import Answer
 
 if TYPE_CHECKING:
+    from proxy.egress.billing.charge import Bill
     from proxy.egress.call import Call
-    from proxy.egress.money.bill import Bill
 
 
 def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill: Bill | None) -> None:

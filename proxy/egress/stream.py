@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from proxy.egress.answer import MALFORMED, Answer, events
-from proxy.egress.caller import chunk
+from proxy.egress.app_response import Head, Sink
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import Shown, Verdict
-from proxy.egress.sink import Head, Sink
+from proxy.egress.http_client import chunk
+from proxy.egress.upstream_response import MALFORMED, Answer, events
 from proxy.errors import AttemptFailed
 
 Shows = Callable[[Shown], Awaitable[None]]

@@ -8,30 +8,29 @@ from collections.abc import Callable, Mapping, Sequence
 
 from yarl import URL
 
-from proxy.egress.attempt import Sender
-from proxy.egress.breaker import GAUGE, OPEN, Breaker
-from proxy.egress.breakers import Breakers
-from proxy.egress.budget import Budget
+from proxy.egress.billing.charge import Meter
+from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.windows import Calendar
 from proxy.egress.cache import Cache
 from proxy.egress.call import Call
-from proxy.egress.caller import Caller, Proxy
+from proxy.egress.circuit_breaker import GAUGE, OPEN, Breaker, Breakers
+from proxy.egress.coalescing import Flights
 from proxy.egress.dialects import Dialect, dialect
-from proxy.egress.faults import Faults
-from proxy.egress.flight import Flights
-from proxy.egress.money.calendar import Calendar
-from proxy.egress.money.meter import Meter
-from proxy.egress.money.tariff import Tariffs
-from proxy.egress.pace import Pace
-from proxy.egress.target import endpoint, follows, join
-from proxy.egress.usageoption import UsageOption
-from proxy.observe.events import Emit
+from proxy.egress.fault_injection import Faults
+from proxy.egress.http_client import Caller, Proxy
+from proxy.egress.retry import Sender
+from proxy.egress.retry_budget import Budget
+from proxy.egress.stream_usage_option import UsageOption
+from proxy.egress.throttle import Pace
+from proxy.egress.url_mapping import endpoint, follows, join
+from proxy.observe.emit import Emit
 from proxy.observe.metrics import Metrics
-from proxy.policy import outgoing
-from proxy.policy.operators import InjectedFault
+from proxy.policy import schema
+from proxy.policy.schema.alerting import InjectedFault
 from proxy.policy.values import Spend
 
 
-def try_out(policy: outgoing.Upstream) -> None:
+def try_out(policy: schema.Upstream) -> None:
     """Make what a call under this policy would need. Raises ValueError and the like where that cannot be made."""
     dialect(policy.kind)
     join(policy.base_url, "/v1")
@@ -48,7 +47,7 @@ class Upstream:
     def __init__(
         self,
         name: str,
-        policy: outgoing.Upstream,
+        policy: schema.Upstream,
         *,
         clock: Callable[[], float],
         metrics: Metrics,
@@ -100,7 +99,7 @@ class Upstream:
             return None
         return follows(self.dialect, method, rest, self.policy.base_url)
 
-    def renewed(self, policy: outgoing.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
+    def renewed(self, policy: schema.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
         """The upstream under this policy, the first or a newer one: what was learnt of it stays, and calls under
         way keep this one. With True where what was spent must be counted anew from the ledger."""
         new = copy.copy(self)
@@ -156,6 +155,6 @@ class Upstream:
         self._emit("breaker", text, level="error" if state == OPEN else "info", **said)
 
 
-def _fallbacks(policy: outgoing.Upstream) -> frozenset[str]:
+def _fallbacks(policy: schema.Upstream) -> frozenset[str]:
     """Models that the policy falls back to."""
     return frozenset(step.model for step in policy.fallback if step.model is not None)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from multidict import CIMultiDictProxy
 
-from proxy.ingress.dropped_fields import FROM_ANSWERS
-from proxy.policy.route import DEFAULT_ROUTE, Route
+from proxy.ingress.dropped_headers import FROM_ANSWERS
+from proxy.policy.schema.route import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
     from proxy.errors import Refusal
-    from proxy.ingress.allowance import Allowances
-    from proxy.ingress.client import Client
-    from proxy.ingress.permit import Permit
-    from proxy.ingress.ratelimit import Decision
-    from proxy.ingress.share import Share
+    from proxy.ingress.admission.address_share import Share
+    from proxy.ingress.admission.controller import Permit
+    from proxy.ingress.client_address import Client
+    from proxy.ingress.ports import Allowances
+    from proxy.ingress.ratelimit.limiter import Decision
 
 HeaderList = list[tuple[bytes, bytes]]
 RawHeaders = tuple[tuple[bytes, bytes], ...]

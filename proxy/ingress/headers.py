@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from proxy.ingress.badinput import bad_request
 from proxy.ingress.exchange import Exchange, HeaderList
+from proxy.ingress.protocol_errors import bad_request
 from proxy.units import format_nanos
 
 MOST_MEMBERS = 31  # of a client's tracestate, beside ours

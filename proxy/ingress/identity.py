@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from proxy.ingress import address, pattern
-from proxy.ingress.view import RequestView
-from proxy.observe.users import MARK, OURS, named
-from proxy.policy.model import (
+from proxy.ingress import client_address, routing
+from proxy.ingress.ports import RequestView
+from proxy.observe.reserved_users import MARK, OURS, named
+from proxy.policy.schema.identity import Tiers
+from proxy.policy.schema.server import (
     CookieSource,
     HeaderSource,
     Identity,
@@ -22,7 +23,6 @@ from proxy.policy.model import (
     Source,
     Tier,
 )
-from proxy.policy.tiers import Tiers
 
 LONGEST_USER = 256
 LONGEST_COOKIE = 4096  # what browsers keep (RFC 6265 section 6.1)
@@ -90,10 +90,10 @@ def _finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]:
 
 
 def _by_path(template: str) -> _Find:
-    match = re.compile(pattern.regex(template, capture=True) + r"\Z", pattern.FLAGS).match
+    match = re.compile(routing.regex(template, capture=True) + r"\Z", routing.FLAGS).match
 
     def find(view: RequestView) -> str | None:
-        for reading in pattern.readings(view.path):
+        for reading in routing.readings(view.path):
             found = match(reading)
             if found is not None and (user := _named(found[1])) is not None:
                 return user
@@ -145,10 +145,10 @@ def canonical(user: str) -> str:
     a name of ours without a mark."""
     if user in OURS:
         return MARK + user
-    if user.startswith(IP) and address.parse(user.removeprefix(IP)) is not None:
+    if user.startswith(IP) and client_address.parse(user.removeprefix(IP)) is not None:
         return _ip_user(user.removeprefix(IP))
     return user
 
 
 def _ip_user(client_ip: str) -> str:
-    return IP + address.network_of(client_ip)
+    return IP + client_address.network_of(client_ip)

@@ -11,9 +11,9 @@ from typing import Any
 import jwt
 
 from proxy.errors import OutriggerError
-from proxy.ingress.view import RequestView
-from proxy.policy.model import JwtSource
-from proxy.policy.signing import misfit
+from proxy.ingress.ports import RequestView
+from proxy.policy.schema.server import JwtSource
+from proxy.policy.signing_keys import misfit
 
 REMEMBERED = 1024  # tokens verified lately, about 300 bytes each
 NEVER = float("inf")

@@ -16,33 +16,32 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Refusal
-from proxy.ingress.account import Account
-from proxy.ingress.address import network_of
-from proxy.ingress.admission import Admission
-from proxy.ingress.allowance import Allowances
-from proxy.ingress.badinput import bad_request
-from proxy.ingress.bodybuffer import BufferedBody
-from proxy.ingress.capacity import PER_ADDRESS, Capacity
-from proxy.ingress.client import TrustedPeers
-from proxy.ingress.connection import Connection
-from proxy.ingress.desk import Desk
-from proxy.ingress.dropped_fields import FROM_ANSWERS, HOP_BY_HOP
+from proxy.http.problem import whole_seconds
+from proxy.ingress.accounting import Account
+from proxy.ingress.admission.controller import Admission
+from proxy.ingress.client_address import TrustedPeers, network_of
+from proxy.ingress.client_connection import Connection
+from proxy.ingress.connection_limits import PER_ADDRESS, Capacity
+from proxy.ingress.dropped_headers import FROM_ANSWERS, HOP_BY_HOP
+from proxy.ingress.error_response import bare, refuse
 from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, Holds
 from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
-from proxy.ingress.ratelimit import RateLimiter
-from proxy.ingress.refusal import bare, refuse
+from proxy.ingress.own_endpoints import Desk
+from proxy.ingress.ports import Allowances
+from proxy.ingress.protocol_errors import bad_request
+from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import AnswerCut, Relay
-from proxy.ingress.route import RouteTable
-from proxy.ingress.streams import Streams
-from proxy.ingress.timeout import within_total
-from proxy.ingress.upload import body_too_large
-from proxy.observe.events import Emit
-from proxy.observe.requests import Requests
-from proxy.observe.trace import Ids, trace_id
-from proxy.policy.operators import InjectedFault
-from proxy.policy.policy import Policy
-from proxy.problem import whole_seconds
+from proxy.ingress.request_body import body_too_large
+from proxy.ingress.request_buffering import BufferedBody
+from proxy.ingress.route_timeouts import within_total
+from proxy.ingress.routing import RouteTable
+from proxy.ingress.stream_limits import Streams
+from proxy.observe.emit import Emit
+from proxy.observe.request_ids import Ids, trace_id
+from proxy.observe.request_registry import Requests
+from proxy.policy.schema.alerting import InjectedFault
+from proxy.policy.schema.policy import Policy
 
 NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included

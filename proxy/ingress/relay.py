@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Iterable
 
 from proxy.errors import AppMisframed, AppUnreachable, NoDescriptors, OutriggerError, Refusal
-from proxy.ingress.backend import Backend
-from proxy.ingress.badinput import bad_request
-from proxy.ingress.connection import Connection
-from proxy.ingress.downstream import Downstream, informational_head
+from proxy.http.tunnel import Tunnel
+from proxy.ingress.app_connection import Leg
+from proxy.ingress.app_pool import Pool
+from proxy.ingress.client_connection import Connection
 from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.headers import request_head
-from proxy.ingress.leg import Leg
-from proxy.ingress.pool import Pool
-from proxy.ingress.streams import Streams
-from proxy.ingress.timeout import Watches, within_total
-from proxy.ingress.tunnel import Tunnel
-from proxy.ingress.upload import Upload
+from proxy.ingress.ports import Backend
+from proxy.ingress.protocol_errors import bad_request
+from proxy.ingress.request_body import Upload
+from proxy.ingress.response_writer import Downstream, informational_head
+from proxy.ingress.route_timeouts import Watches, within_total
+from proxy.ingress.stream_limits import Streams
 
 # RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))

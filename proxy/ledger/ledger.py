@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from proxy.ledger.backlog import BATCH, BOUND, Backlog, Batch
-from proxy.ledger.database import MOST_ASKED, Database, LedgerAway, Spent, Standing, Unwritable
-from proxy.ledger.entry import Entry
-from proxy.observe.events import Emit
+from proxy.ledger.record import Entry
+from proxy.ledger.store import MOST_ASKED, Database, LedgerAway, Spent, Standing, Unwritable
+from proxy.ledger.write_buffer import BATCH, BOUND, Backlog, Batch
+from proxy.observe.emit import Emit
 from proxy.observe.health import PartState
 from proxy.observe.metrics import Metrics
-from proxy.policy import services
+from proxy.policy import schema
 from proxy.policy.urls import mask_password, sqlite_path
 
 FLUSH = 0.4  # seconds: with OPEN_AFTER and the writing itself, a call is on record within its first second
@@ -35,7 +35,7 @@ class Ledger:
 
     def __init__(
         self,
-        policy: services.Ledger,
+        policy: schema.Ledger,
         *,
         emit: Emit,
         metrics: Metrics,
@@ -103,7 +103,7 @@ class Ledger:
         except (TimeoutError, LedgerAway):
             pass
 
-    def apply(self, policy: services.Ledger) -> None:
+    def apply(self, policy: schema.Ledger) -> None:
         """Take a newer policy; its address stays."""
         self._policy = policy
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import asyncpg
 
-from proxy.ledger.database import (
+from proxy.ledger.record import COLUMNS, FIRST, Entry, entry_of
+from proxy.ledger.store import (
     BY,
     CACHED,
     KEPT,
@@ -29,7 +30,6 @@ from proxy.ledger.database import (
     Unwritable,
     newer,
 )
-from proxy.ledger.entry import COLUMNS, FIRST, Entry, entry_of
 
 CONNECT = 5.0  # seconds
 COMMAND = 10.0  # seconds for a statement

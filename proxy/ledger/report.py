@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from proxy.ledger.database import By, Sum
-from proxy.observe.lines import printable
+from proxy.ledger.store import By, Sum
+from proxy.observe.log_format import printable
 from proxy.units import parse_duration
 
 COLUMNS = (

@@ -18,10 +18,10 @@ from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
-from proxy.ledger.database import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Standing, Unwritable, newer
-from proxy.ledger.entry import Entry, entry_of
-from proxy.ledger.sqliteschema import STEPS
-from proxy.ledger.sqlitesums import FAR, spent, standing, version_of, why
+from proxy.ledger.record import Entry, entry_of
+from proxy.ledger.sqlite_queries import FAR, spent, standing, version_of, why
+from proxy.ledger.sqlite_schema import STEPS
+from proxy.ledger.store import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Standing, Unwritable, newer
 
 T = TypeVar("T")
 

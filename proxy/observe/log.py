@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import BinaryIO
 
-from proxy.observe.access import Access
-from proxy.observe.events import Level
-from proxy.observe.lines import LONGEST, Stamp, json_line, text_line
+from proxy.observe.access_log import Access
+from proxy.observe.emit import Level
+from proxy.observe.log_format import LONGEST, Stamp, json_line, text_line
+from proxy.observe.log_writer import HELD, Sink
 from proxy.observe.redact import Redactor
-from proxy.observe.sink import HELD, Sink
-from proxy.policy import model
+from proxy.policy import schema
 
 _HELD_BY_ACCESS = 2048  # bytes of memory that a request waiting to be written takes, its path apart
 Take = Callable[[], None]
@@ -29,7 +29,7 @@ class Log:
 
     def __init__(
         self,
-        policy: model.Log,
+        policy: schema.Log,
         *,
         out: BinaryIO | int,
         now: Callable[[], float] = time.time,
@@ -41,15 +41,15 @@ class Log:
         self.apply(policy)
         self._sink = Sink(out, notice=self._dropped_line, bound=bound)
 
-    def apply(self, policy: model.Log) -> None:
+    def apply(self, policy: schema.Log) -> None:
         """Takes a new policy for the lines to come."""
         self.prepare(policy)()
 
-    def prepare(self, policy: model.Log) -> Take:
+    def prepare(self, policy: schema.Log) -> Take:
         """What puts a new policy in force, and does not fail any more."""
         return partial(self._take, policy, Redactor(policy.redact))
 
-    def _take(self, policy: model.Log, redactor: Redactor) -> None:
+    def _take(self, policy: schema.Log, redactor: Redactor) -> None:
         self.policy = policy
         self._least = LEVELS[policy.level]
         self._json = policy.format == "json"

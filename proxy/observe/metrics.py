@@ -18,10 +18,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from proxy.observe.appended import Append, told
 from proxy.observe.exposition import END, render, wants_openmetrics
-from proxy.observe.series import OTHER, Child, Counter, Gauge, Histogram, Series
-from proxy.policy import model
+from proxy.observe.exposition_merge import Append, told
+from proxy.observe.metric_family import OTHER, Child, Counter, Gauge, Histogram, Series
+from proxy.policy import schema
 
 NAMESPACE = "outrigger"
 
@@ -44,7 +44,7 @@ class Metrics:
     `s.child("a", "b").inc()` counts under label values given in the contract's order.
     """
 
-    def __init__(self, policy: model.Metrics, *, version: str) -> None:
+    def __init__(self, policy: schema.Metrics, *, version: str) -> None:
         self._limit = policy.max_series
         self._every: list[Series[Any]] = []
         self._scrapes: list[Callable[[], None]] = []
@@ -290,7 +290,7 @@ class Metrics:
         self._every.append(series)
         return series
 
-    def apply(self, policy: model.Metrics) -> None:
+    def apply(self, policy: schema.Metrics) -> None:
         """Take another bound for the label values to come; those that are there stay, as counters must."""
         self._limit = policy.max_series
         for series in self._every:

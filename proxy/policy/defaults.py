@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from proxy.policy.outgoing import Upstream
-from proxy.policy.policy import Policy
-from proxy.policy.read import Reader
+from proxy.policy.reader import Reader
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.upstream import Upstream
 from proxy.policy.values import Address
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

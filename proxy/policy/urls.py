@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from proxy.policy.kinds import Kind
+from proxy.policy.value_types import Kind
 
 
 def split(text: str) -> SplitResult:

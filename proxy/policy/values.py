@@ -15,18 +15,18 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from proxy import units
-from proxy.policy import kinds
-from proxy.policy.kinds import Kind
+from proxy.policy import value_types
+from proxy.policy.value_types import Kind
 
-Seconds = Annotated[float, kinds.DURATION]
-Period = Annotated[float, kinds.PERIOD]  # seconds, above zero
-Bytes = Annotated[int, kinds.SIZE]
-Share = Annotated[float, kinds.SHARE]
-Dollars = Annotated[Decimal, kinds.MONEY]
-Count = Annotated[int, kinds.COUNT]
-Positive = Annotated[int, kinds.POSITIVE]
-Path = Annotated[str, kinds.PATH]
-Label = Annotated[str, kinds.LABEL]
+Seconds = Annotated[float, value_types.DURATION]
+Period = Annotated[float, value_types.PERIOD]  # seconds, above zero
+Bytes = Annotated[int, value_types.SIZE]
+Share = Annotated[float, value_types.SHARE]
+Dollars = Annotated[Decimal, value_types.MONEY]
+Count = Annotated[int, value_types.COUNT]
+Positive = Annotated[int, value_types.POSITIVE]
+Path = Annotated[str, value_types.PATH]
+Label = Annotated[str, value_types.LABEL]
 Network = IPv4Network | IPv6Network
 
 
@@ -83,7 +83,7 @@ class Address:
         host, colon, port = text.rpartition(":")
         if not colon:
             raise ValueError("it is not HOST:PORT")
-        number: int = kinds.PORT.parse(port)
+        number: int = value_types.PORT.parse(port)
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         if ":" in bare:
             if bare == host:

@@ -10,10 +10,11 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from proxy.policy.policy import Policy
-from proxy.policy.source import Stamp
+from proxy.policy.loading import Stamp
+from proxy.policy.schema.policy import Policy
 
-# What was bound, opened or chosen at the start. What the app was handed waits for the app alone (proxy/waiting.py).
+# What was bound, opened or chosen at the start. What the app was handed waits for the app alone
+# (proxy/operations/pending_changes.py).
 FIXED = (
     "app.port",
     "app.url",

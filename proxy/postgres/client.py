@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from proxy.postgres import wire
+from proxy.postgres.auth.login import Login
+from proxy.postgres.auth.startup import Key, Startup
 from proxy.postgres.between import Between
 from proxy.postgres.desk import Desk
-from proxy.postgres.login import Login
+from proxy.postgres.pins import no_slot
 from proxy.postgres.preparing import ProtocolError
 from proxy.postgres.session import Session
-from proxy.postgres.slots import no_slot
-from proxy.postgres.startup import Key, Startup
 
 if TYPE_CHECKING:
     from proxy.postgres.server import Server

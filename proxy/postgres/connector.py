@@ -2,7 +2,7 @@
 
 asyncpg gives the connection away: `Connection._transport` is taken by `set_protocol`, as asyncpg itself does
 when it starts TLS; its own protocol hears of the connection's end, and is otherwise at rest. What of asyncpg is
-private and used here stands in tests/unit/test_postgres_asyncpg.py, which fails where a version of it differs.
+private and used here stands in tests/unit/postgres/test_postgres_asyncpg.py, which fails where a version of it differs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import asyncpg
 from asyncpg import connect_utils
 
 from proxy.errors import OutriggerError
-from proxy.postgres.backend import Backend
-from proxy.postgres.startup import ELSEWHERE, Key
+from proxy.postgres.auth.startup import ELSEWHERE, Key
+from proxy.postgres.server_state import Backend
 
 # What a server reports of itself (PostgreSQL 11 to 18); asyncpg cannot be asked for all it was told.
 REPORTED = (

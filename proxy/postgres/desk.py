@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.postgres.login import Gate
+from proxy.postgres.auth.login import Gate
 
 if TYPE_CHECKING:
     from proxy.postgres.client import Client

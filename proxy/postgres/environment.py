@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.policy.services import Postgres
-from proxy.postgres.address import Database, rewritten
+from proxy.policy.schema.stores import Postgres
+from proxy.postgres.dsn import Database, rewritten
 
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one listens everywhere, the app comes by loopback
 

@@ -7,10 +7,10 @@ from functools import partial
 
 from proxy.postgres import wire
 from proxy.postgres.expect import FAKE, Expect
-from proxy.postgres.pipeline import Pipeline
-from proxy.postgres.state import FORGET, LOCAL, NONE, PREPARED, RESETS, Hints
-from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
-from proxy.postgres.statements import Statement
+from proxy.postgres.outstanding import Pipeline
+from proxy.postgres.session_state import FORGET, LOCAL, NONE, PREPARED, RESETS, Hints
+from proxy.postgres.session_state import MOST_NAMES as MOST_MENTIONED
+from proxy.postgres.statement_registry import Statement
 from proxy.postgres.waiting import Waiting
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.postgres import wire
-from proxy.postgres.statements import Statement
+from proxy.postgres.statement_registry import Statement
 
 FAKE = 0  # the kind of a reply that we give in the server's place
 MARK = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swallowed by a COPY

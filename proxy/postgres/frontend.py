@@ -9,10 +9,10 @@ from functools import partial
 from proxy.postgres import expect as owed
 from proxy.postgres import wire
 from proxy.postgres.expect import Expect
-from proxy.postgres.pipeline import Pipeline
+from proxy.postgres.outstanding import Pipeline
 from proxy.postgres.preparing import WRONG, Preparing, ProtocolError
-from proxy.postgres.state import LOCAL, NONE, PROBED, RESETS, inspect
-from proxy.postgres.statements import Statements
+from proxy.postgres.session_state import LOCAL, NONE, PROBED, RESETS, inspect
+from proxy.postgres.statement_registry import Statements
 from proxy.postgres.wire import (
     BIND,
     CLOSE,

@@ -7,8 +7,8 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+from proxy.postgres.auth.startup import Key
 from proxy.postgres.connector import Connected, ConnectFailed
-from proxy.postgres.startup import Key
 
 FIRST = 0.1  # seconds
 LONGEST = 4.5  # so that there is a try at least every 5 s while clients wait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.postgres.statements import Statement
+from proxy.postgres.statement_registry import Statement
 
 
 class Owner(Protocol):

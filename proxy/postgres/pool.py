@@ -8,15 +8,15 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING
 
-from proxy.observe.events import Emit
-from proxy.policy.services import Postgres
+from proxy.observe.emit import Emit
+from proxy.policy.schema.stores import Postgres
 from proxy.postgres import wire
+from proxy.postgres.auth.startup import Key
 from proxy.postgres.connector import Connected
+from proxy.postgres.janitor import Upkeep
+from proxy.postgres.launcher import Supply
+from proxy.postgres.pins import Slots
 from proxy.postgres.server import Server
-from proxy.postgres.slots import Slots
-from proxy.postgres.startup import Key
-from proxy.postgres.supply import Supply
-from proxy.postgres.upkeep import Upkeep
 from proxy.units import format_duration
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from functools import partial
 
 from proxy.postgres import expect as owed
 from proxy.postgres import wire
-from proxy.postgres.backend import MOST_PREPARED
 from proxy.postgres.executing import Executing
 from proxy.postgres.expect import FAKE, Expect
-from proxy.postgres.pipeline import Pipeline
-from proxy.postgres.state import MOST_NAMES as MOST_MENTIONED
-from proxy.postgres.state import NONE, SETTINGS, inspect
-from proxy.postgres.statements import Statement, Statements
+from proxy.postgres.outstanding import Pipeline
+from proxy.postgres.server_state import MOST_PREPARED
+from proxy.postgres.session_state import MOST_NAMES as MOST_MENTIONED
+from proxy.postgres.session_state import NONE, SETTINGS, inspect
+from proxy.postgres.statement_registry import Statement, Statements
 from proxy.postgres.unnamed import UNKNOWN
 from proxy.postgres.wire import HEAD_SIZE
 

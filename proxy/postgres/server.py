@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.postgres import wire
-from proxy.postgres.backend import Backend
+from proxy.postgres.server_state import Backend
 from proxy.postgres.session import Session
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from proxy.postgres import state, wire
-from proxy.postgres.backend import Backend
+from proxy.postgres import session_state, wire
+from proxy.postgres.auth.startup import ENCODING, NAME, Settings, Startup, elsewhere, process
 from proxy.postgres.expect import Expect
 from proxy.postgres.frontend import Frontend
-from proxy.postgres.pipeline import Pipeline
+from proxy.postgres.outstanding import Pipeline
+from proxy.postgres.pins import no_slot
 from proxy.postgres.reset import put_back
-from proxy.postgres.slots import no_slot
-from proxy.postgres.startup import ENCODING, NAME, Settings, Startup, elsewhere, process
-from proxy.postgres.state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
-from proxy.postgres.statements import Statement, Statements
+from proxy.postgres.server_state import Backend
+from proxy.postgres.session_state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
+from proxy.postgres.statement_registry import Statement, Statements
 
 SCOPE = (b"search_path", b"role", b"session_authorization")  # whose tables a name means
 SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server until it leaves
@@ -81,7 +81,7 @@ class Session:
     @property
     def pins(self) -> str:
         """What its state is that keeps its connection, in words."""
-        return state.words(self.pinned)
+        return session_state.words(self.pinned)
 
     @property
     def hold(self) -> bool:
@@ -119,7 +119,7 @@ class Session:
             backend.applied = backend.base
         backend.last = self.number
         if backend.applied is not self.settings and backend.applied != self.settings:
-            changes, sets = state.change(backend.applied, self.settings, backend.defined)
+            changes, sets = session_state.change(backend.applied, self.settings, backend.defined)
             text += changes
             if not changes:
                 backend.applied = self.settings
@@ -129,7 +129,7 @@ class Session:
             if backend.params == self.params:
                 self.params = backend.params
                 return b"", b""
-            told = state.greeting(backend.params, self.params)
+            told = session_state.greeting(backend.params, self.params)
             self.params = backend.params
             return b"", told
         self.frontend.hold = sets
@@ -157,7 +157,7 @@ class Session:
                 return b""
         backend.applied = self.settings
         backend.define(self.settings)
-        told = state.greeting(backend.params, self.params)
+        told = session_state.greeting(backend.params, self.params)
         self.params = backend.params
         return told
 
@@ -222,7 +222,7 @@ class Session:
     # ── what the transaction left behind ─────────────────────────────────────────────────────
 
     def _probe(self, flags: int) -> None:
-        text = state.probe(flags, self.frontend.mentioned)
+        text = session_state.probe(flags, self.frontend.mentioned)
         self.frontend.flags, self._asked = 0, flags
         self._end_unnamed()
         if flags & SETTINGS and self._own != self._linked().base:
@@ -239,7 +239,7 @@ class Session:
         if any(kind == wire.ERROR for kind, _ in wire.messages(answered)):
             held, pinned = COMPUTED, self.pinned  # it would not say, so nobody else gets this one
         else:
-            settings, held = state.answer(answered)
+            settings, held = session_state.answer(answered)
             pinned = self.pinned & ~flags
             if flags & SETTINGS:
                 self._carry(backend, settings)
@@ -382,13 +382,13 @@ class Session:
         else:
             self._end_unnamed()
             self.pipeline.expect(Expect(wire.QUERY, skip=True, done=self._put))
-            self._behind += wire.query(b";".join(map(state.setting, own.items())))
+            self._behind += wire.query(b";".join(map(session_state.setting, own.items())))
         self.unsettled = True
         return b""
 
     def _put(self, _: bytes) -> bytes:
         backend = self._linked()
-        told = state.greeting(backend.params, self.params)
+        told = session_state.greeting(backend.params, self.params)
         self.params = backend.params
         return told
 

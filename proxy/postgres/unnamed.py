@@ -6,8 +6,8 @@ before it; so the turns that are not answered yet hang together, each on the one
 
 from __future__ import annotations
 
-from proxy.postgres.backend import Backend
-from proxy.postgres.state import NONE, Hints
+from proxy.postgres.server_state import Backend
+from proxy.postgres.session_state import NONE, Hints
 
 UNKNOWN = b""  # the server has one that is not any client's
 MOST_TURNS = 100  # that are not answered

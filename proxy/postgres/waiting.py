@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from proxy.postgres import wire
 from proxy.postgres.asking import Asking
-from proxy.postgres.backend import Backend
+from proxy.postgres.client_statements import Names
 from proxy.postgres.expect import FAKE, Expect
-from proxy.postgres.names import Names
-from proxy.postgres.pipeline import Pipeline
-from proxy.postgres.statements import Statement
+from proxy.postgres.outstanding import Pipeline
+from proxy.postgres.server_state import Backend
+from proxy.postgres.statement_registry import Statement
 from proxy.postgres.unnamed import Turn, Unnamed
 
 

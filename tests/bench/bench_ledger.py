@@ -13,18 +13,18 @@ import time
 import uuid
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "wire"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from bench_tools import table
 from postgres_server import postgres
 
-from proxy.ledger.database import Database
-from proxy.ledger.entry import Entry
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.postgres import Postgres
+from proxy.ledger.record import Entry
 from proxy.ledger.sqlite import Sqlite
+from proxy.ledger.store import Database
 from proxy.observe.metrics import Metrics
-from proxy.policy import model, services
+from proxy.policy import schema
 
 MILLION = int(os.environ.get("OUTRIGGER_BENCH_ROWS", "1000000"))
 DAY = 86400.0
@@ -52,8 +52,8 @@ def entries(count: int, span: float, users: int, *, ago: float = 0.0) -> list[En
 
 async def path_cost(url: str) -> list[float]:
     """Microseconds of CPU that open and put take of the loop's thread, the writing off it going on beside."""
-    metrics = Metrics(model.Metrics(), version="bench")
-    ledger = Ledger(services.Ledger(url=url), emit=lambda *_, **__: None, metrics=metrics, clock=time.monotonic)
+    metrics = Metrics(schema.Metrics(), version="bench")
+    ledger = Ledger(schema.Ledger(url=url), emit=lambda *_, **__: None, metrics=metrics, clock=time.monotonic)
     await ledger.start()
     made = entries(5000, DAY, 2000)
     costs = []

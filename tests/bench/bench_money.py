@@ -12,23 +12,23 @@ from types import SimpleNamespace
 
 from bench_tools import table
 
+from proxy.egress.billing.background_calls import PendingCalls
+from proxy.egress.billing.call_ledger import Books
+from proxy.egress.billing.charge import Meter
+from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.pricing.table import Table
+from proxy.egress.billing.spend_lookup import Recall
+from proxy.egress.billing.token_estimator import Estimator, text_bytes_of
 from proxy.egress.body import Body
 from proxy.egress.call import Call
 from proxy.egress.dialects import Written, dialect
-from proxy.egress.money.books import Books
-from proxy.egress.money.estimate import Estimator, text_bytes_of
-from proxy.egress.money.meter import Meter
-from proxy.egress.money.pending import PendingCalls
-from proxy.egress.money.recall import Recall
-from proxy.egress.money.table import Table
-from proxy.egress.money.tariff import Tariffs
-from proxy.ledger.backlog import Backlog
+from proxy.ledger.write_buffer import Backlog
 from proxy.observe.metrics import Metrics
-from proxy.policy import model
-from proxy.policy.outgoing import OPENAI, Cap
+from proxy.policy import schema
+from proxy.policy.schema.upstream import OPENAI, Cap
 from proxy.policy.values import Spend
 
-FILE = Path(__file__).parents[2] / "proxy" / "egress" / "money" / "prices.json"
+FILE = Path(__file__).parents[2] / "proxy" / "egress" / "billing" / "pricing" / "prices.json"
 BODY = {
     "model": "gpt-4o",
     "messages": [{"role": "system", "content": "x" * 900}, {"role": "user", "content": "y" * 1000}],
@@ -61,7 +61,7 @@ def whole_bill() -> float:
     """Microseconds that money adds to a call: reserved against three caps, settled, written down twice."""
     per_user = {"*": (Spend.parse("$500/d"), Spend.parse("$5000/month"))}
     policy = replace(OPENAI, cap=Cap(per_user=per_user, total=Spend.parse("$9000/d")))
-    metrics = Metrics(model.Metrics(), version="bench")
+    metrics = Metrics(schema.Metrics(), version="bench")
     meter = Meter("openai", policy, now=time.time, metrics=metrics)
     upstream = SimpleNamespace(meter=meter)
     backlog = Backlog()

@@ -21,10 +21,10 @@ IDLE = 20.0  # seconds
 BLIND = """
 import sys
 from proxy.__main__ import main
-from proxy.ingress.account import Account
-from proxy.observe.history import History
+from proxy.ingress.accounting import Account
+from proxy.observe.timeseries.history import History
 from proxy.observe.metrics import Metrics
-from proxy.observe.runtime import Runtime
+from proxy.observe.process_sampler import Runtime
 
 Metrics.request = lambda *_: None
 Account._line = lambda *_: None

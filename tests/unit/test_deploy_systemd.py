@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.activation import NAMES
 from proxy.app.command import parse
 from proxy.gateway import CLOSING
-from proxy.policy.load import PolicySource, load
+from proxy.policy.loading import PolicySource, load
+from proxy.socket_activation import NAMES
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICE = (UNITS / "outrigger@.service").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.policy.load import PolicySource, load
+from proxy.policy.loading import PolicySource, load
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]

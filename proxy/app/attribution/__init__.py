@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePath
 
-from proxy.policy.identity import Identity
-from proxy.policy.policy import Policy
+from proxy.policy.schema.identity import Identity
+from proxy.policy.schema.policy import Policy
 
 FOLDER = Path(__file__).parent
 # Programs that are surely no Python: there the app has to pass on one header by itself.

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 from proxy.app.command import Command, parse
 from proxy.app.environment import build
-from proxy.app.shell import SHELL
+from proxy.app.shell_command import SHELL
 from proxy.cli.checks.probes import probes
 from proxy.cli.checks.stopping import stopping
-from proxy.cli.looks.app import App, look
-from proxy.cli.looks.folder import Folder
-from proxy.cli.looks.trust import in_code, in_command
-from proxy.cli.screen import Finding
-from proxy.policy.policy import Policy
+from proxy.cli.detect.app import App, look
+from proxy.cli.detect.loopback_trust import in_code, in_command
+from proxy.cli.detect.project_files import Folder
+from proxy.cli.output import Finding
+from proxy.policy.schema.policy import Policy
 
 PATIENCE = 5.0  # seconds
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[\w.]+(\(.*\))?)?")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.app.memory import limit as container_limit
-from proxy.cli.screen import Finding
-from proxy.overview import memory_limit
-from proxy.policy.policy import Policy
+from proxy.app.memory_usage import limit as container_limit
+from proxy.cli.output import Finding
+from proxy.operations.health import memory_limit
+from proxy.policy.schema.policy import Policy
 from proxy.units import format_duration, format_size
 
 OWN = 64 * 1024 * 1024  # what the gateway itself may take

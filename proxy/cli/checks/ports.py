@@ -7,13 +7,13 @@ import http.client
 import json
 from collections.abc import Mapping
 
-from proxy.bind import bind
 from proxy.cli.ctl import seen
-from proxy.cli.screen import Finding
+from proxy.cli.output import Finding
 from proxy.errors import BindError
-from proxy.ingress.client import TrustedPeers
-from proxy.policy.model import Address
-from proxy.policy.policy import Policy
+from proxy.ingress.client_address import TrustedPeers
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.server import Address
+from proxy.sockets import bind
 
 PATIENCE = 3.0  # seconds
 

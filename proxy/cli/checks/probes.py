@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxy.cli.looks.app import dear
-from proxy.cli.looks.folder import Folder
-from proxy.cli.looks.routes import find_routes
-from proxy.cli.screen import Finding
-from proxy.policy.policy import Policy
+from proxy.cli.detect.app import dear
+from proxy.cli.detect.project_files import Folder
+from proxy.cli.detect.routes import find_routes
+from proxy.cli.output import Finding
+from proxy.policy.schema.policy import Policy
 from proxy.units import format_duration
 
 

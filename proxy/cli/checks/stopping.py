@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from proxy.cli.screen import Finding
-from proxy.policy.policy import Policy
+from proxy.cli.output import Finding
+from proxy.policy.schema.policy import Policy
 
 QUITS = "cuts its connections at SIGTERM, and ends in order at SIGQUIT"
 SERVERS: Mapping[str, tuple[str, str]] = {

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from proxy.cli.looks.app import look
-from proxy.cli.looks.database import DRIVERS
-from proxy.cli.looks.folder import Folder
-from proxy.cli.screen import Finding
-from proxy.policy.policy import Policy
+from proxy.cli.detect.app import look
+from proxy.cli.detect.database import DRIVERS
+from proxy.cli.detect.project_files import Folder
+from proxy.cli.output import Finding
+from proxy.policy.schema.policy import Policy
 from proxy.policy.urls import mask_password, sqlite_path
 
 PATIENCE = 5.0  # seconds
@@ -30,7 +30,7 @@ async def database(policy: Policy, environ: Mapping[str, str], cwd: Path) -> lis
         return [Finding("ok", "database", "no pool: the app's own address of it stays as it is")]
     import asyncpg
 
-    from proxy.postgres.address import database as parsed
+    from proxy.postgres.dsn import database as parsed
 
     where = mask_password(policy.postgres.url)
     try:
@@ -65,8 +65,8 @@ async def ledger(policy: Policy) -> list[Finding]:
     path = sqlite_path(url)
     if path is not None:
         return [await asyncio.to_thread(_file, Path(path))]
-    from proxy.ledger.database import LedgerAway
     from proxy.ledger.postgres import reachable
+    from proxy.ledger.store import LedgerAway
 
     try:
         async with asyncio.timeout(PATIENCE):

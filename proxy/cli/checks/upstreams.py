@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from proxy.cli.looks.app import look
-from proxy.cli.looks.folder import Folder
-from proxy.cli.screen import Finding
-from proxy.egress.target import join
-from proxy.policy.outgoing import Upstream, default_upstreams
-from proxy.policy.policy import Policy
+from proxy.cli.detect.app import look
+from proxy.cli.detect.project_files import Folder
+from proxy.cli.output import Finding
+from proxy.egress.url_mapping import join
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.upstream import Upstream, default_upstreams
 
 PATIENCE = 5.0  # seconds
 _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}

@@ -1,7 +1,7 @@
 """The languages that upstreams speak: endpoints, usage, errors, streams, and answers of our own in each."""
 
 from proxy.egress.dialects.anthropic import Anthropic
-from proxy.egress.dialects.dialect import (
+from proxy.egress.dialects.base import (
     NOTHING,
     UNPAID,
     Ask,
@@ -14,7 +14,7 @@ from proxy.egress.dialects.dialect import (
     Verdict,
 )
 from proxy.egress.dialects.openai import OpenAI
-from proxy.egress.dialects.written import Written
+from proxy.egress.dialects.output_text import Written
 
 __all__ = [
     "NOTHING",

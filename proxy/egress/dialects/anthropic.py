@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from proxy.egress.dialects.canned import anthropic_answer
-from proxy.egress.dialects.dialect import (
+from proxy.egress.dialects.anthropic_usage import usage_of
+from proxy.egress.dialects.base import (
     NOTHING,
     Ask,
     Canned,
@@ -19,11 +19,11 @@ from proxy.egress.dialects.dialect import (
     model_name,
     text,
 )
+from proxy.egress.dialects.canned import anthropic_answer
 from proxy.egress.dialects.endpoints import ANTHROPIC, Endpoints
-from proxy.egress.dialects.iterations import usage_of
-from proxy.egress.dialects.written import Written
-from proxy.egress.jsonbytes import json_bytes
+from proxy.egress.dialects.output_text import Written
 from proxy.egress.sse import fields, message
+from proxy.util.json_bytes import json_bytes
 
 _TYPES = {
     400: "invalid_request_error",

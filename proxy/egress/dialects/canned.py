@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.egress.dialects.dialect import Canned, Json, mapping, text
-from proxy.egress.jsonbytes import json_bytes
+from proxy.egress.dialects.base import Canned, Json, mapping, text
 from proxy.egress.sse import message
+from proxy.util.json_bytes import json_bytes
 
 WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from proxy.egress.dialects.canned import openai_answer
-from proxy.egress.dialects.chat import ChatStream, judged, written_choices
-from proxy.egress.dialects.dialect import (
+from proxy.egress.dialects.base import (
     NOTHING,
     Ask,
     Canned,
@@ -22,12 +20,14 @@ from proxy.egress.dialects.dialect import (
     model_name,
     text,
 )
+from proxy.egress.dialects.canned import openai_answer
 from proxy.egress.dialects.endpoints import OPENAI, Endpoints
-from proxy.egress.dialects.media import MediaStream
-from proxy.egress.dialects.responses import ResponsesStream, shown_of, written_output
+from proxy.egress.dialects.media_stream import MediaStream
+from proxy.egress.dialects.openai_chat_stream import ChatStream, judged, written_choices
+from proxy.egress.dialects.openai_responses_stream import ResponsesStream, shown_of, written_output
+from proxy.egress.dialects.output_text import Written
 from proxy.egress.dialects.usage import image_usage, openai_usage, video_usage
-from proxy.egress.dialects.written import Written
-from proxy.egress.jsonbytes import json_bytes
+from proxy.util.json_bytes import json_bytes
 
 _DUE = {
     "chat": frozenset(("choices",)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.egress.dialects.dialect import MOST, Json, Usage, count, mapping, model_name, text
-from proxy.egress.dialects.drawing import image_tokens
+from proxy.egress.dialects.base import MOST, Json, Usage, count, mapping, model_name, text
+from proxy.egress.dialects.image_tokens import image_tokens
 
 TOOLS = 20  # kinds of them, that are counted
 DRAWINGS = 20  # of one answer, whose authors are told apart

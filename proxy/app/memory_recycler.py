@@ -1,0 +1,94 @@
+"""Memory against its limit: warned of once a crossing, and where the policy says so the app is replaced in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.app import AppFace
+from proxy.observe.emit import Emit
+from proxy.observe.process_sampler import Sample
+from proxy.policy import schema
+
+MIB = 1024 * 1024
+RELIEF = 0.05  # of the limit: so far below a threshold it must fall before the next crossing counts
+IN_A_ROW = 3  # samples, one a second: a passing peak is no reason to replace the app
+
+
+class Pressure:
+    """`take` gets every sample. `replace` begins a replacement and comes back at once. While the gateway is
+    `stopping` nothing is replaced: the app is about to end anyhow."""
+
+    def __init__(
+        self,
+        app: AppFace,
+        policy: Callable[[], schema.App],
+        *,
+        replace: Callable[[str], object],
+        emit: Emit,
+        clock: Callable[[], float],
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._app = app
+        self._policy = policy
+        self._replace = replace
+        self._emit = emit
+        self._clock = clock
+        self._stopping = stopping
+        self._warned = False
+        self._over = 0
+        self._told = ""  # why it is not replaced, as last said
+        self._replaced_at: float | None = None
+
+    def take(self, sample: Sample) -> None:
+        share = sample.memory_share
+        policy = self._policy().memory
+        if share is None or not self._app.is_ready or self._stopping():
+            self._over = 0
+            return
+        self._warn(sample, share, policy.warn)
+        if policy.recycle is None:
+            self._over = 0
+            return
+        if share < policy.recycle - RELIEF:
+            self._told = ""
+        self._over = self._over + 1 if share >= policy.recycle else 0
+        if self._over >= IN_A_ROW:
+            self._recycle(sample, share, policy)
+
+    def _warn(self, sample: Sample, share: float, warn: float) -> None:
+        if self._warned and share < warn - RELIEF:
+            self._warned = False
+        elif not self._warned and share >= warn:
+            self._warned = True
+            text = f"{_shown(sample, share)} (app.memory.warn: {warn:.0%})."
+            self._emit("memory.warning", text, level="warning", share=round(share, 3))
+
+    def _recycle(self, sample: Sample, share: float, policy: schema.Memory) -> None:
+        why_not = self._why_not(policy)
+        if why_not is None:
+            self._replaced_at = self._clock()
+            self._over = 0
+            text = f"{_shown(sample, share)}: the app is replaced (app.memory.recycle: {policy.recycle:.0%})."
+            self._emit("memory.recycle", text, level="warning", share=round(share, 3))
+            self._replace("memory")
+        elif why_not != self._told:
+            self._told = why_not
+            text = f"{_shown(sample, share)}, and the app is not replaced: {why_not}."
+            self._emit("memory.recycle", text, level="warning", share=round(share, 3))
+
+    def _why_not(self, policy: schema.Memory) -> str | None:
+        hold, took = self._policy().hold, self._app.last_start_took
+        if took is None or took >= hold:
+            start = "unknown" if took is None else f"{took:.1f} s"
+            return f"its last start took {start}, and requests wait no longer than {hold:g} s (app.hold)"
+        if self._replaced_at is not None and self._clock() - self._replaced_at < policy.every:
+            return f"it was replaced for memory less than {policy.every:g} s ago (app.memory.every)"
+        return None
+
+
+def _shown(sample: Sample, share: float) -> str:
+    app, limit = (sample.app_bytes or 0) / MIB, (sample.limit_bytes or 0) / MIB
+    return (
+        f"Memory is at {share:.0%} of {limit:.0f} MiB: the app {app:.0f} MiB,"
+        f" the gateway {sample.gateway_bytes / MIB:.0f} MiB"
+    )

@@ -1,0 +1,90 @@
+"""`metrics.app`: the app's own metrics, asked for at each scrape, past the front door: it is no user's request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+
+from proxy.app import AppFace
+from proxy.observe.emit import Emit
+from proxy.observe.exposition_merge import Appended, NoExposition, read
+
+PATIENCE = 2.0  # seconds for all of it; a scraper has 10 by default
+LARGEST = 8 * 1024 * 1024  # bytes, unpacked
+TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0," + TEXT
+
+NONE = Appended(None)
+
+
+class Unfit(Exception):
+    """Why there are no metrics of the app."""
+
+
+class AppScrape:
+    """`path` gives the policy's `metrics.app`. A failure is logged once, and so is its end."""
+
+    def __init__(self, app: AppFace, path: Callable[[], str | None], *, emit: Emit) -> None:
+        self._app = app
+        self._path = path
+        self._emit = emit
+        self._failing = ""
+
+    async def fetch(self, openmetrics: bool) -> Appended | None:
+        """None where the policy names no path."""
+        path = self._path()
+        if path is None:
+            return None
+        try:
+            if not self._app.is_ready:
+                raise Unfit(f"the app is {self._app.state}")
+            async with asyncio.timeout(PATIENCE):
+                found = await self._ask(path, openmetrics)
+        except TimeoutError:
+            return self._failed(path, f"no whole answer within {PATIENCE:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return self._failed(path, f"it could not be asked ({type(error).__name__})")
+        except (Unfit, NoExposition) as error:
+            return self._failed(path, str(error))
+        if self._failing:
+            self._failing = ""
+            self._emit("metrics.app", f"The app's own metrics ({path}) are there again.")
+        return found
+
+    async def _ask(self, path: str, openmetrics: bool) -> Appended:
+        host, port = self._app.address
+        shown = f"[{host}]" if ":" in host else host
+        headers = {
+            "Host": "localhost",
+            "Accept": OPENMETRICS if openmetrics else TEXT,
+            "Accept-Encoding": "identity",
+            "User-Agent": "outrigger-scrape",
+            "Connection": "close",
+        }
+        async with (
+            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.get(f"http://{shown}:{port}{path}", headers=headers, allow_redirects=False) as answer,
+        ):
+            if answer.status != 200:
+                raise Unfit(f"it answered {answer.status}")
+            kind = answer.content_type
+            if kind not in ("text/plain", "application/openmetrics-text"):
+                raise Unfit(f"its Content-Type is {kind[:60]}, not text/plain or application/openmetrics-text")
+            body = bytearray()
+            async for data in answer.content.iter_any():
+                body += data
+                if len(body) > LARGEST:
+                    raise Unfit(f"it is larger than {LARGEST // 1024 // 1024} MiB")
+        spoken = kind == "application/openmetrics-text"
+        if spoken and not openmetrics:
+            raise Unfit("it answered OpenMetrics where text was asked for")
+        return await read(bytes(body), openmetrics=spoken)
+
+    def _failed(self, path: str, why: str) -> Appended:
+        if why != self._failing:
+            self._failing = why
+            text = f"The app's own metrics ({path}, metrics.app) are left out: {why}."
+            self._emit("metrics.app", text, level="warning")
+        return NONE

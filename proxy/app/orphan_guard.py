@@ -1,0 +1,82 @@
+"""Whoever kills the gateway kills the app with it: a shell that waits on a pipe, and processes to end.
+
+PR_SET_PDEATHSIG would reach the app's first process only, and only on Linux. The kernel closes the pipe
+however the gateway ends, `kill -9` included; the shell (under 1 MiB) then ends the app's group, and whoever of its
+descendants has a session of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from proxy.process_hardening import bare_environment
+
+GRACE = 2  # seconds between the stop signal and SIGKILL
+
+# Lines of: the group, whom its stop signal goes to, that signal, orphans of the app; the last one counts, 0: nobody.
+# `kill -s`, since dash takes the `--` after `kill -KILL` for a process.
+SCRIPT = f"""
+tree() {{
+  for t in /proc/"$1"/task/*/children; do
+    [ -r "$t" ] && for c in $(cat "$t"); do echo "$c"; tree "$c"; done
+  done
+}}
+pid=0
+while read -r a b c d; do pid=$a target=$b signal=$c orphans=$d; done
+[ "$pid" = 0 ] && exit 0
+all="$orphans $(for p in $pid $orphans; do tree "$p"; done)"
+kill -s "$signal" -- "$target"
+[ -n "$orphans" ] && kill -s TERM $orphans
+i=0
+told=
+while [ $i -lt {GRACE * 10} ] && kill -s 0 -- "-$pid"; do
+  if [ -z "$told" ] && ! kill -s 0 "$pid"; then told=1; kill -s "$signal" -- "-$pid"; fi
+  sleep 0.1
+  i=$((i+1))
+done
+kill -s KILL -- "-$pid"
+for p in $all; do kill -s KILL "$p"; done
+"""
+
+
+class Warden:
+    """Watches over one group at a time."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,  # a terminal's Ctrl-C is not for it
+            cwd="/",
+            env=bare_environment(),
+            bufsize=0,
+        )
+        self.pid = self._process.pid
+        self._told = b""
+
+    def watch(
+        self, group: int, *, whole: bool = False, stop: signal.Signals = signal.SIGTERM, orphans: Sequence[int] = ()
+    ) -> None:
+        """End this group when the gateway ends; 0: none. The signal `stop` goes to its first process, or to the
+        `whole` of it."""
+        target = f"-{group}" if whole else f"{group}"
+        line = " ".join((f"{group} {target} {stop.name.removeprefix('SIG')}", *map(str, orphans))).encode() + b"\n"
+        if line == self._told:
+            return
+        self._told = line
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+        except BrokenPipeError:
+            pass  # somebody killed the warden; the app is not worse off than without one
+
+    def dismiss(self) -> None:
+        """The group has ended: so may the warden."""
+        self.watch(0)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()

@@ -1,0 +1,72 @@
+"""OUTRIGGER=off: the break-glass. The app alone, as if the gateway were not there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from proxy.app.shell_command import SHELL, take_place
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def exec_untouched(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    """Become the app's command, nothing in it changed; exits 127 or 126 where that cannot be.
+
+    Of a shell line the last command is what we become. Where only a shell can run it, it is started in a group of its
+    own, which gets the signals that we get: a shell would keep them to itself. It ends as the shell does; told to stop,
+    when all of the group have ended.
+    """
+    argv = list(words)
+    if len(argv) == 1 and re.search(r"\s", argv[0].strip()):
+        line = argv[0].strip()
+        argv = [SHELL, "-c", take_place(line)]
+        if argv[2] == line and not re.match(r"exec\s", line):
+            sys.exit(_run(argv, environ))
+    try:
+        os.execvpe(argv[0], argv, dict(environ))
+    except OSError as error:
+        sys.stderr.write(f"outrigger: {argv[0]} cannot be started: {error.strerror}\n")
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The status; 128+N where signal N ended it. In a terminal the group stays ours, which then gets its signals."""
+    from proxy.app.reaper import become_heir, reap  # it brings asyncio, which nothing else needs here
+
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    become_heir()  # whoever ends after the shell is buried here: an unburied zombie is of its group for ever
+    process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
+
+    told: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        if not terminal:
+            _send(process.pid, number)
+        elif number != signal.SIGINT:
+            process.send_signal(number)
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    status = process.wait()
+    while told and not terminal and _send(process.pid, 0):  # the shell may be gone before the app
+        time.sleep(0.05)
+        reap(None)
+    return status if status >= 0 else 128 - status
+
+
+def _send(group: int, number: int) -> bool:
+    """Whether there was anybody."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

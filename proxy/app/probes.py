@@ -1,0 +1,241 @@
+"""Is it ready, is it alive: one cheap question, asked over a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from proxy.observe.emit import Emit
+from proxy.policy import schema
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+async def probe(port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
+    """The host that answered, or None. Without a path it is enough that the port accepts; with one, any
+    answer below 500 (GET, HTTP/1.1, Host localhost) within `timeout` seconds."""
+    for host in hosts:
+        try:
+            async with asyncio.timeout(timeout):
+                if await _ask(host, port, path):
+                    return host
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
+            continue
+    return None
+
+
+class Knock:
+    """Whether anything listens on a port, asked by a connection that says at once that nothing will come.
+
+    An app that is busy leaves connections in its queue, closed ones too, and queues of five are common (socketserver's
+    `request_queue_size`): so the next one is made when the app has taken and closed the last. While that one is open,
+    somebody has it.
+    """
+
+    def __init__(self) -> None:
+        self._open: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self._open is not None and not self._open.done()
+
+    async def refused(self, port: int, timeout: float = 5.0) -> bool:
+        """Whether every loopback address refuses connections; one that does not answer in time does not."""
+        for host in LOOPBACK:
+            try:
+                async with asyncio.timeout(timeout):
+                    reader, writer = await asyncio.open_connection(host, port)
+            except TimeoutError:
+                return False
+            except OSError:  # refused, or there is no such address
+                continue
+            self.close()
+            self._open = asyncio.get_running_loop().create_task(_until_closed(reader, writer))
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.cancel()
+
+
+async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        writer.write_eof()
+        while await reader.read(4096):
+            pass
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+async def status(host: str, port: int, path: str, timeout: float) -> int | None:
+    """The status that the app itself answers to a GET, or None."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await _get(host, port, path)
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
+        return None
+
+
+async def warn_of_claims(address: tuple[str, int], claims: Iterable[str], timeout: float, emit: Emit) -> None:
+    """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
+    for path in claims:
+        found = await status(*address, path, timeout)
+        if found is not None and found < 400:
+            text = f"The app answers {path} as well ({found}); listen.claim takes it from the app."
+            emit("policy.claim", text, level="warning", path=path)
+
+
+async def _ask(host: str, port: int, path: str | None) -> bool:
+    if path is not None:
+        return await _get(host, port, path) < 500
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+    return True
+
+
+async def _get(host: str, port: int, path: str) -> int:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(
+            b"GET %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: outrigger-probe\r\nAccept: */*\r\n"
+            b"Connection: close\r\n\r\n" % path.encode()
+        )
+        line = await reader.readuntil(b"\n")
+        return int(line.split()[1])
+    finally:
+        writer.close()
+
+
+# [merged from app/liveness] Whether an app that was ready still is one: nothing listens on its port any more, or
+# its probes fail and nothing
+# else is being answered either.
+LOOK = 2.0  # seconds between two looks at the port, each spared by an answer in between
+AGAIN = 0.5  # once a connection was refused, ours or a request's
+REFUSED = 3.0  # seconds of it; a child that a reloader starts anew is back by then
+
+
+class Liveness:
+    """`refused` counts the connections of requests that the app refused."""
+
+    def __init__(
+        self,
+        policy: Callable[[], schema.Liveness | None],
+        clock: Callable[[], float],
+        refused: Callable[[], int],
+        cost: ProbeCost,
+    ) -> None:
+        self._policy = policy
+        self._refused = refused
+        self._clock = clock
+        self._cost = cost
+        self._last_answer = 0.0
+
+    def note_answer(self) -> None:
+        self._last_answer = self._clock()
+
+    async def lost(self, host: str, port: int, *, listened: bool) -> str:
+        """Comes back with a sentence once the app is no longer there; never where `app.liveness` is off.
+
+        `listened`: something was seen to listen on the port.
+        """
+        ways = [asyncio.ensure_future(self._hangs(host, port))]
+        if listened:
+            ways.append(asyncio.ensure_future(self._refuses(port)))
+        try:
+            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for way in ways:
+                way.cancel()
+
+    async def _refuses(self, port: int) -> str:
+        """A first process that lives on (a wrapper, a reloader) says nothing of the app behind it."""
+        knock = Knock()
+        try:
+            return await self._until_refused(port, knock)
+        finally:
+            knock.close()
+
+    async def _until_refused(self, port: int, knock: Knock) -> str:
+        since: float | None = None
+        while True:
+            looked, seen = self._clock(), self._refused()
+            while self._clock() - looked < (AGAIN if since is not None or self._refused() != seen else LOOK):
+                await asyncio.sleep(AGAIN)
+            well = self._policy() is None or self._last_answer > looked
+            well = well or (knock.waiting and self._refused() == seen)
+            if well or not await knock.refused(port):
+                since = None
+                continue
+            since = looked if since is None else since
+            refused = self._clock() - since
+            if refused >= REFUSED:
+                return (
+                    f"Nothing listens on port {port} any more, for {refused:.0f} s, though the process that was started"
+                    " lives on (app.liveness)."
+                )
+
+    async def _hangs(self, host: str, port: int) -> str:
+        failures, streak = 0, self._clock()
+        while True:
+            policy = self._policy()
+            await asyncio.sleep(policy.interval if policy is not None else LOOK)
+            if policy is None or policy.path is None:
+                continue
+            asked = self._clock()
+            if await self._cost.probe(port, policy.path, policy.timeout, (host,)) is not None:
+                failures = 0
+                continue
+            streak = asked if failures == 0 else streak
+            failures = failures + 1 if self._last_answer < streak else 0
+            if failures >= policy.failures:
+                return f"The app hangs: {failures} probes of {policy.path} failed and nothing was answered."
+
+
+# [merged from app/probe_cost] What the app's health path costs it, said once after the first probes: one that takes
+# long, or asks a vendor.
+FIRST = 3  # probes that are judged; what two of them show is no chance
+SLOW = 1.0  # seconds
+
+
+class ProbeCost:
+    """`calls` counts the app's calls out that have ended, `quiet` says whether nobody else asks it for anything."""
+
+    def __init__(self, emit: Emit, clock: Callable[[], float]) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._seen: list[tuple[float, int]] = []
+        self._judged = False
+        self.calls: Callable[[], int] = lambda: 0
+        self.quiet: Callable[[], bool] = lambda: True
+
+    async def probe(self, port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
+        """As `probe`, with a look at what it cost."""
+        if path is None or self._judged:
+            return await probe(port, path, timeout, hosts)
+        quiet, calls, began = self.quiet(), self.calls(), self._clock()
+        host = await probe(port, path, timeout, hosts)
+        if host is not None:
+            took = self._clock() - began
+            self._note(path, took, self.calls() - calls if quiet and self.quiet() else 0)
+        return host
+
+    def _note(self, path: str, took: float, calls: int) -> None:
+        self._seen.append((took, calls))
+        slow = [took for took, _ in self._seen if took > SLOW]
+        calling = [calls for _, calls in self._seen if calls]
+        said = []
+        if len(slow) > 1 or (slow and slow[0] > 2 * SLOW):
+            said.append(f"took {slow[-1]:.1f} s")
+        if len(calling) > 1:
+            said.append("calls a vendor each time, which may cost money")
+        if said:
+            text = (
+                f"The app's health path {path} {' and '.join(said)}: it should be quick and ask nobody else. Leave it"
+                " out of app.liveness (and app.ready), and the port alone is asked."
+            )
+            self._emit("app.probe", text, level="warning", path=path, took_s=round(took, 3), calls=calls)
+        self._judged = bool(said) or len(self._seen) >= FIRST

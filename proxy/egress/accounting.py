@@ -1,0 +1,132 @@
+"""What a call leaves behind: its metrics and its line in the log, once, whatever became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.egress.billing.call_ledger import Books
+from proxy.egress.call import Call
+from proxy.egress.upstream import Upstream
+from proxy.observe.emit import Emit
+from proxy.observe.metrics import Metrics
+from proxy.observe.recent_errors import Recent
+from proxy.units import nanos_as_dollars
+
+# What refuses a call of one user, by the names that refuse requests.
+BY_NAME = {"cost_cap_exceeded": "cost-cap"}
+
+
+class Account:
+    def __init__(
+        self,
+        metrics: Metrics,
+        books: Books,
+        emit: Emit,
+        clock: Callable[[], float],
+        recent: Recent | None = None,
+        redact: Callable[[str], str] = lambda path: path,
+    ) -> None:
+        self.redact = redact
+        self._metrics = metrics
+        self._books = books
+        self._emit = emit
+        self._clock = clock
+        self._recent = recent
+        self.in_flight = 0
+
+    def begin(self, call: Call) -> None:
+        self.in_flight += 1
+        if call.owner is not None and call.owner.request is not None:
+            call.owner.request.call_began()
+
+    def paid(self, call: Call, upstream: Upstream) -> None:
+        """An answer that several read is whole, and what it cost is known: told by the call that began it, which
+        may be over since long."""
+        call.shared = False
+        if not call.over:
+            return
+        owner, late = call.owner, sum(bill.cost for bill in call.bills) - call.told
+        if owner is not None and owner.request is not None and late:
+            owner.request.call_paid(late)
+        self._tell(call, upstream)
+
+    def end(self, call: Call, upstream: Upstream) -> None:
+        self.in_flight -= 1
+        owner = call.owner
+        spent = sum(bill.cost for bill in call.bills)
+        if owner is not None and owner.request is not None:
+            owner.request.call_ended(spent if call.bills else None)
+        call.told = spent
+        call.over = True
+        call.took = self._clock() - call.began
+        if not call.shared:
+            self._tell(call, upstream)
+
+    def _tell(self, call: Call, upstream: Upstream) -> None:
+        self._books.close(call)
+        owner, took = call.owner, call.took
+        spent = sum(bill.cost for bill in call.bills)
+        metrics, name = self._metrics, call.upstream
+        model = upstream.label(call.model)
+        metrics.upstream_calls_total.child(name, model, call.outcome).inc()
+        metrics.upstream_call_duration_seconds.child(name).observe(took)
+        first = None if call.first_byte_at is None else call.first_byte_at - call.began
+        if first is not None:
+            metrics.upstream_first_byte_seconds.child(name).observe(first)
+        metrics.cache_total.child(name, call.cache).inc()
+        if self._recent is not None and call.outcome in ("error", "refused"):
+            self._remember(self._recent, call, took)
+        pending = any(bill.standing for bill in call.bills)
+        known = (bool(call.bills) and not pending) or call.cost is not None
+        usage = call.usage if call.cache in ("off", "miss") else None
+        if usage is not None:
+            used = upstream.beside.get(call.used, upstream)
+            if used is not upstream:
+                model = used.label(call.model)
+            for kind, count in (
+                ("input", usage.input - usage.cached_input),
+                ("cached_input", usage.cached_input),
+                ("output", usage.output - usage.reasoning),
+                ("reasoning", usage.reasoning),
+            ):
+                if count > 0:
+                    metrics.tokens_total.child(used.name, model, kind).inc(count)
+        self._emit(
+            "call",
+            f"{call.method} {call.upstream}{self.redact(call.path)} {call.status or call.outcome}",
+            level="warning" if call.outcome == "error" else "info",
+            request_id=owner.request_id if owner is not None else None,
+            trace_id=owner.trace_id if owner is not None else None,
+            upstream=call.upstream,
+            model=call.model,
+            status=call.status or None,
+            attempts=call.attempts,
+            duration_ms=round(took * 1000, 3),
+            first_byte_ms=None if first is None else round(first * 1000, 3),
+            input_tokens=None if usage is None else usage.input,
+            output_tokens=None if usage is None else usage.output,
+            cost_usd=nanos_as_dollars(spent) if known else None,
+            basis=_basis(call),
+            user=call.user,
+            cache=call.cache,
+            outcome=call.outcome,
+            fallback=call.fallback,
+            refused=call.refused.code if call.refused is not None else None,
+            reason=call.reason,
+        )
+
+    def _remember(self, recent: Recent, call: Call, took: float) -> None:
+        refused = call.refused
+        if call.outcome == "refused":
+            if refused is not None and refused.code in BY_NAME:
+                recent.refused(call.user, call.tier, call.upstream, BY_NAME[refused.code])
+            return
+        request_id = call.owner.request_id if call.owner is not None else None
+        reason = call.reason or (str(refused) if refused is not None else f"it answered {call.status}")
+        recent.call_failed(request_id, call.upstream, call.model, call.user, call.status, reason, took)
+
+
+def _basis(call: Call) -> str | None:
+    if not any(bill.cost for bill in call.bills):
+        return None
+    return "estimated" if any(bill.estimated for bill in call.bills) else "reported"

@@ -1,0 +1,100 @@
+"""What the app's Python tells the gateway: datagrams on the number of the egress port, one line of words each.
+
+`hooked PID PYTHON NAMES NAMES`  what carries a request's token in that process, and what does not
+`bypass HOST:PORT`               a call is going straight to a metered upstream
+`works PORT TOKEN`               the connection to the database pool that comes from that port works for this request
+
+Words of a list have commas between, `-` is none, `_` stands for a space. They come unasked and unanswered, so
+that the app never waits for the gateway; what is lost was no more than a notice. Anything else is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from proxy.egress.bypass_detection import Bypass
+from proxy.observe.emit import Emit, Level
+
+BACKLOG = 1 << 20  # bytes that may wait while the loop is busy, as far as the kernel allows
+LONGEST = 2048  # bytes of one
+MOST_REPORTS = 50  # different ones that are logged
+
+
+class Notices(asyncio.DatagramProtocol):
+    def __init__(self, bypass: Bypass, emit: Emit) -> None:
+        self._bypass = bypass
+        self._emit = emit
+        self._sock: socket.socket | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        self._started = False
+        self._opening: asyncio.Task[None] | None = None  # of one that a later start of the app asked for
+        self._reports: set[tuple[str, ...]] = set()
+        self.works: Callable[[int, str], object] | None = None  # who is told; the token is empty where there is none
+
+    def bind(self, host: str, port: int) -> bool:
+        """Whether the port's number could be had for datagrams as well; if not, nobody is to send any."""
+        if self._sock is None:
+            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BACKLOG)
+                sock.bind((host, port))
+            except OSError as error:
+                sock.close()
+                text = f"What the app's Python tells cannot be heard, datagrams to {host}:{port} being taken: {error}."
+                self._emit("app.attribution", text, level="warning")
+                return False
+            self._sock = sock
+            if self._started:
+                self._opening = asyncio.get_running_loop().create_task(self._open(sock))
+        return True
+
+    async def start(self) -> None:
+        self._started = True
+        if self._sock is not None:
+            await self._open(self._sock)
+
+    async def _open(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=sock)
+
+    def stop(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        elif self._sock is not None:
+            self._sock.close()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        try:
+            words = data[:LONGEST].decode("ascii").split(" ")
+        except UnicodeDecodeError:
+            return
+        if words[0] == "bypass" and len(words) == 2:
+            self._bypass.note(words[1])
+        elif words[0] == "works" and len(words) == 3 and words[1].isdigit():
+            if self.works is not None:
+                self.works(int(words[1]), words[2].strip("-"))
+        elif words[0] == "hooked" and len(words) == 5 and words[1].isdigit():
+            self._hooked(int(words[1]), words[2], _list(words[3]), _list(words[4]))
+
+    def error_received(self, exc: Exception) -> None:
+        """Of a datagram that was sent, and none is."""
+
+    def _hooked(self, pid: int, python: str, names: list[str], missed: list[str]) -> None:
+        """Every process says it; it is logged once for all that say the same."""
+        report = (python, *names, "/", *missed)
+        if report in self._reports or len(self._reports) >= MOST_REPORTS:
+            return
+        self._reports.add(report)
+        shown = f"Calls say whose they are (Python {python}), by {', '.join(names) or 'nothing'};"
+        shown += f" not hooked: {', '.join(missed)}." if missed else " nothing in use is left out."
+        level: Level = "warning" if missed else "info"
+        self._emit("app.attribution", shown, level=level, pid=pid, python=python, hooked=names, not_hooked=missed)
+
+
+def _list(word: str) -> list[str]:
+    return [] if word == "-" else [one.replace("_", " ") for one in word.split(",")]

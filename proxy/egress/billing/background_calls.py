@@ -1,0 +1,214 @@
+"""Calls that a vendor goes on with by itself, and whose price comes later: Responses in the background.
+
+What was reserved for one stands until an answer shows what it came to: to a question after it, at the end of its
+stream, when it is cancelled. It is settled then, once, for whom it was made; else at its reservation, when no answer
+can show it any more. The ledger has it under the vendor's id of it, so it stands over restarts, and any instance
+that shares the ledger may settle it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from proxy.egress.billing.spend_lookup import Recall
+from proxy.egress.dialects import UNPAID, Shown, Written
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.record import ESTIMATED, OPEN, Entry
+from proxy.ledger.store import LedgerAway
+from proxy.observe.emit import Emit
+from proxy.units import nanos_as_dollars
+
+if TYPE_CHECKING:
+    from proxy.egress.billing.charge import Bill
+    from proxy.egress.upstream import Upstream
+
+# Seconds that one is waited for. A response that is stored can be had for 30 days
+# (developers.openai.com/api/docs/guides/your-data), one that is not for about ten minutes (…/guides/background).
+LASTS = 30 * 86400.0
+MOST = 5_000  # at once, about 2 kB each; past that the oldest count as spent at their reservation
+SETTLED = 2_000  # references that are remembered as settled
+SWEEP = 30.0  # seconds between looks at what other instances settled, and what is too old
+PATIENCE = 2.0  # seconds that an answer waits for the ledger
+OUTCOMES = {"failed": "error", "cancelled": "gone"}  # of the call, by the status of what it began
+
+Key = tuple[str, str]  # upstream, reference
+
+
+class Pending:
+    """One of them: its row in the ledger while it is open, and its bill."""
+
+    __slots__ = ("bill", "row")
+
+    def __init__(self, row: Entry, bill: Bill) -> None:
+        self.row = row
+        self.bill = bill
+
+
+class PendingCalls:
+    """`now` is the wall clock. Without a ledger they stand until a restart."""
+
+    def __init__(self, ledger: Ledger | None, recall: Recall, emit: Emit, now: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._recall = recall
+        self._emit = emit
+        self._now = now
+        self._calls: OrderedDict[Key, Pending] = OrderedDict()
+        self._settled: OrderedDict[Key, None] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<PendingCalls {len(self._calls)}>"
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    async def begin(self, row: Entry, bill: Bill, reference: str) -> None:
+        """From now on the price of this call is to come by this reference: on record before anybody learns of it."""
+        bill.stand(reference)
+        row.reference, row.outcome, row.basis = reference, OPEN, ESTIMATED
+        row.cost = row.estimated = bill.reserved
+        self._keep(Pending(row, bill))
+        if self._ledger is not None:
+            self._ledger.put(row, firm=True)
+            await self._ledger.written(PATIENCE)
+
+    async def shown(self, upstream: Upstream, shown: Shown) -> bool:
+        """An answer shows one that is over. It is on record before the app sees that answer. Whether that settled
+        it."""
+        key = upstream.name, shown.reference
+        if key in self._settled:
+            return False
+        pending = self._calls.pop(key, None)
+        if pending is not None:
+            self._settle(pending, shown)
+        elif not await self._correct(upstream, key, shown):
+            return False
+        if self._ledger is not None:
+            await self._ledger.written(PATIENCE)
+        return True
+
+    async def rows(self, upstream: str) -> list[Entry]:
+        """Those on record, the oldest first. Raises LedgerAway."""
+        return [] if self._ledger is None else (await self._ledger.pending(upstream, MOST))[::-1]
+
+    async def take_up(self, upstream: Upstream, rows: Sequence[Entry], until: float) -> None:
+        """Those of before this start, or of windows that were counted anew: what was loaded of them as spent is
+        reserved again; not where nobody can say what its user spent."""
+        purse = upstream.meter.purse
+        unknown = {row.user for row in rows if not purse.knows(row.user)}
+        await asyncio.gather(*(self._recall.of(upstream.name, purse, user) for user in unknown))
+        for row in rows:
+            key = row.upstream, row.reference
+            if row.at >= until or key in self._settled or not purse.knows(row.user):
+                continue
+            known = self._calls.get(key)
+            if known is None:
+                self._keep(Pending(row, upstream.meter.reopen(row)))
+            else:
+                known.bill.held_by(upstream.meter.kept(row))
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            try:
+                await self.sweep()
+            except LedgerAway:
+                pass  # the writer tells of it
+
+    async def sweep(self) -> None:
+        """Let go of those that another instance settled, and of those that nobody can ask after any more."""
+        if self._ledger is not None and self._calls:
+            found = await self._ledger.settled([pending.row.id for pending in self._calls.values()])
+            for key, pending in list(self._calls.items()):
+                if pending.row.id in found:
+                    del self._calls[key]
+                    pending.bill.found(found[pending.row.id])
+        for key, pending in list(self._calls.items()):
+            if self._now() - pending.row.at >= LASTS:
+                del self._calls[key]
+                self._expire(pending, "nobody asked after it while it could be had")
+
+    # ── one of them ──────────────────────────────────────────────────────────────────────────
+
+    def _keep(self, pending: Pending) -> None:
+        self._calls[pending.row.upstream, pending.row.reference] = pending
+        if len(self._calls) > MOST:
+            _, oldest = self._calls.popitem(last=False)
+            oldest.bill.found(oldest.bill.reserved)
+
+    def _settle(self, pending: Pending, shown: Shown) -> None:
+        bill = pending.bill
+        if shown.usage is not None:
+            bill.standing = False
+            bill.settle(shown.usage, shown.written)
+            self._remember((pending.row.upstream, shown.reference))
+            self._record(pending.row, shown, bill.cost, bill.estimated, bill.model)
+        elif shown.status in UNPAID and not shown.deleted:
+            bill.standing = False
+            bill.close()
+            self._record(pending.row, shown, 0, 0, bill.model)
+        else:
+            self._expire(pending, "it was deleted" if shown.deleted else "its answer has no usage", shown.written)
+
+    async def _correct(self, upstream: Upstream, key: Key, shown: Shown) -> bool:
+        """One that is not at hand, but may be on record: another instance's, one without usage until now. What a
+        vendor reports takes the place of an estimate."""
+        if self._ledger is None or shown.usage is None or shown.background is False:
+            return False
+        try:
+            async with asyncio.timeout(PATIENCE):
+                row = await self._ledger.referred(*key)
+        except (TimeoutError, LedgerAway):
+            return False
+        if row is None or row.input_tokens or row.output_tokens or key in self._settled:
+            return False
+        self._remember(key)
+        self._calls.pop(key, None)
+        meter = upstream.meter
+        cost = meter.cost("responses", shown.usage, row.model or None)
+        counted = 0 if row.outcome == OPEN else row.cost
+        if cost.nanos > row.cost and meter.purse.knows(row.user):
+            meter.purse.hold(row.user, row.tier).spend(cost.nanos - row.cost)
+        if cost.nanos > counted:
+            meter.count(row.model, replace(cost, nanos=cost.nanos - counted, estimated=0))
+        self._record(row, shown, cost.nanos, cost.estimated, shown.usage.model or row.model)
+        return True
+
+    def _expire(self, pending: Pending, why: str, written: Written | None = None) -> None:
+        pending.bill.expire(written or Written())
+        row = pending.row
+        amount = pending.bill.cost
+        self._record(row, Shown(row.reference, None, None), amount, amount, pending.bill.model, why)
+
+    def _record(
+        self, row: Entry, shown: Shown, cost: int, estimated: int, model: str | None, why: str | None = None
+    ) -> None:
+        usage = shown.usage
+        if self._ledger is not None:
+            new = replace(row, cost=cost, estimated=estimated, model=model or row.model)
+            new.basis = ESTIMATED if estimated else "reported" if cost else ""
+            new.outcome = OUTCOMES.get(shown.status or "", "ok")
+            if usage is not None:
+                new.input_tokens, new.cached_input_tokens = usage.input, usage.cached_input
+                new.output_tokens, new.reasoning_tokens = usage.output, usage.reasoning
+            self._ledger.put(new, firm=True)
+        self._emit(
+            "settled",
+            f"{row.reference} at {row.upstream} came to ${nanos_as_dollars(cost)}" + (f": {why}." if why else "."),
+            request_id=row.request_id,
+            upstream=row.upstream,
+            model=model or row.model,
+            user=row.user,
+            cost_usd=nanos_as_dollars(cost),
+            reserved_usd=nanos_as_dollars(row.cost),
+            basis=ESTIMATED if estimated else "reported" if cost else None,
+            status=shown.status,
+        )
+
+    def _remember(self, key: Key) -> None:
+        self._settled[key] = None
+        if len(self._settled) > SETTLED:
+            self._settled.popitem(last=False)

@@ -1,0 +1,145 @@
+"""What calls cost, written down: a row for each, on record from the moment that money may be gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.egress import error_response
+from proxy.egress.billing.background_calls import PendingCalls
+from proxy.egress.billing.spend_lookup import Recall
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.record import Entry
+from proxy.observe.request_ids import Ids
+from proxy.util.sliding_window import Window
+
+if TYPE_CHECKING:
+    from proxy.egress.billing.charge import Bill
+    from proxy.egress.call import Call
+    from proxy.egress.upstream import Upstream
+
+MINUTE = 60.0
+MOST_REFUSED = 600  # rows a minute of calls that never left: a loop against a closed door must not fill the disk
+
+
+class Books:
+    """`clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart."""
+
+    def __init__(
+        self, ledger: Ledger | None, clock: Callable[[], float], recall: Recall, pending: PendingCalls
+    ) -> None:
+        self._ledger = ledger
+        self._recall = recall
+        self.pending = pending
+        self._refused = Window(MINUTE, clock)
+        self._ids = Ids()
+
+    async def look_up(self, call: Call, upstream: Upstream) -> None:
+        """Learn of the ledger what this call's user spent, where that counts and is not remembered. While the ledger
+        is away the call goes on, and what it has is counted once it is back.
+
+        Raises CallRefused with `on_error: deny`.
+        """
+        purse = upstream.meter.purse
+        if not upstream.meter.metered or not purse.limits_of(call.user, call.tier) or purse.knows(call.user):
+            return
+        if (
+            not await self._recall.of(upstream.name, purse, call.user)
+            and self._ledger is not None
+            and self._ledger.strict
+        ):
+            raise error_response.no_ledger()
+
+    def open(self, call: Call, upstream: Upstream) -> Bill | None:
+        """A call's bill at this upstream, with what it may cost reserved; None where it has no price.
+
+        Raises CallRefused.
+        """
+        if self._ledger is not None and self._ledger.refuses():
+            raise error_response.no_ledger()
+        bill = upstream.meter.open(call)
+        if bill is not None and self._ledger is not None:
+            self._ledger.open(_open(call, bill))
+        return bill
+
+    async def record(self, call: Call, bill: Bill) -> None:
+        """Have a call on record before it is made: what it begins goes on by itself, whatever becomes of us."""
+        if self._ledger is not None:
+            row = _open(call, bill)
+            self._ledger.put(row, firm=True)
+            await self._ledger.written()
+
+    async def defer(self, call: Call, bill: Bill, reference: str) -> None:
+        """The vendor goes on with it under this reference: its price comes later."""
+        row = _row(call, bill.upstream, bill.id, bill.model)
+        row.attempts, row.status = call.attempts, call.status
+        await self.pending.begin(row, bill, reference)
+
+    def close(self, call: Call) -> None:
+        """The call is over. Its row is that of the last upstream and model that were asked; one before that took
+        money without an answer has a row of its own.
+
+        May be called again where money came in later, as for an answer that others went on reading.
+        """
+        ledger = self._ledger
+        if ledger is None:
+            return
+        for bill in call.bills[:-1]:
+            if bill.cost:
+                row = _paid(_row(call, bill.upstream, bill.id, bill.model), bill)
+                row.outcome = "error"
+                ledger.put(row)
+            else:
+                ledger.drop(bill.id)
+        last = call.bills[-1] if call.bills else None
+        if (last is None and not self._worth_a_row(call)) or (last is not None and last.standing):
+            return  # nothing, or on record as pending
+        if last is None:
+            call.row_id = call.row_id or self._ids.token()
+        id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
+        row = _row(call, call.used, id, model)
+        row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache
+        if last is not None:
+            row.upstream = last.upstream
+            _paid(row, last)
+            usage = call.usage
+            if usage is not None and last.over:
+                row.input_tokens, row.cached_input_tokens = usage.input, usage.cached_input
+                row.output_tokens, row.reasoning_tokens = usage.output, usage.reasoning
+        ledger.put(row, firm=bool(row.reference))
+
+    def _worth_a_row(self, call: Call) -> bool:
+        if call.outcome != "refused":
+            return True
+        if self._refused.counts()[0] >= MOST_REFUSED:
+            return False
+        self._refused.add()
+        return True
+
+
+def _row(call: Call, upstream: str, id: str, model: str | None) -> Entry:
+    owner = call.owner
+    return Entry(
+        id=id,
+        at=call.at,
+        request_id=owner.request_id if owner is not None else None,
+        user=call.user,
+        tier=call.tier,
+        route=owner.route if owner is not None else "",
+        upstream=upstream,
+        model=model or "",
+    )
+
+
+def _open(call: Call, bill: Bill) -> Entry:
+    row = _row(call, bill.upstream, bill.id, bill.model)
+    row.cost = row.estimated = bill.reserved
+    row.basis, row.outcome = "estimated", "open"
+    return row
+
+
+def _paid(row: Entry, bill: Bill) -> Entry:
+    row.cost, row.estimated = (bill.cost, bill.estimated) if bill.over else (bill.reserved, bill.reserved)
+    row.reference = bill.reference
+    row.basis = "estimated" if row.estimated else "reported" if row.cost else ""
+    return row

@@ -1,0 +1,1 @@
+"""What a unit of each thing costs, and what a call's usage comes to."""

@@ -1,0 +1,169 @@
+"""How much of each thing a call took, out of the usage that an answer reports.
+
+The units are those of the table. Each token counts once: cached ones, written ones, audio and images are taken
+off the input that contains them; audio, images and reasoning off the output. Figures that contradict each other
+are charged one by one and marked as doubtful; nothing here is ever below zero, or raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from proxy.egress.dialects import Usage
+from proxy.egress.dialects.base import Json, count, decimal, mapping
+
+SPEECH_TOKENS = 17  # of audio a second (platform.openai.com/docs/pricing: $0.006 a minute at $6 a million)
+LONGEST = 30 * 86_400  # seconds of audio or video in one call that are believed
+_INPUTS = frozenset(
+    ("input", "cached", "written", "written_1h", "audio_in", "audio_cached", "image_in", "image_cached")
+)
+_BEFORE = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_AFTER = ("completion_tokens_details", "output_tokens_details", "output_token_details")
+_SECONDS = ("seconds", "prompt_audio_seconds")  # OpenAI's, Mistral's
+# Tools of the Responses API whose price no usage reports.
+_UNPRICED = ("image_generation_call", "code_interpreter_call")
+
+
+@dataclass(slots=True)
+class Quantities:
+    """`context`: the tokens of input that decide on a long context's price. `doubtful`: units that rest on a guess."""
+
+    amounts: dict[str, int]
+    context: int = 0
+    doubtful: set[str] = field(default_factory=set)
+    uncertain: bool = False  # something was bought that is not among the units
+
+
+def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model: str | None = None) -> Quantities:
+    """`priced` are the units that the model has a price of its own for."""
+    found = Quantities({"requests": 1})
+    details = usage.details
+    if "video_seconds" in details:
+        found.amounts["video_seconds"] = _milliseconds(details["video_seconds"])
+        return found
+    for key in _SECONDS:
+        if key in details and ("hours" in priced or details.get("type") == "duration"):
+            _audio(found, details[key], priced)
+            return found
+    if "hours" in priced and not priced & {"input", "audio_in"}:
+        found.amounts["hours"] = count(usage.input) * 1000 // SPEECH_TOKENS
+        found.doubtful.add("hours")
+        return found
+    _input(found, endpoint, usage, priced)
+    _output(found, endpoint, usage, priced)
+    _tools(found, endpoint, usage, model or usage.model or "")
+    found.uncertain = found.uncertain or "guessed" in details
+    return found
+
+
+def _audio(found: Quantities, seconds: object, priced: frozenset[str]) -> None:
+    """Audio by its length; in tokens where the model has no price by the hour."""
+    length = _milliseconds(seconds)
+    if "hours" in priced:
+        found.amounts["hours"] = length
+    else:
+        found.amounts["audio_in"] = length * SPEECH_TOKENS // 1000
+        found.doubtful.add("audio_in")
+
+
+def _milliseconds(seconds: object) -> int:
+    return int(min(max(decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST)) * 1000)
+
+
+def _input(found: Quantities, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
+    details, total = usage.details, count(usage.input)
+    before = _part(details, _BEFORE)
+    cached = count(usage.cached_input)
+    written, hour = _written(details, before)
+    audio, image = count(before.get("audio_tokens")), count(before.get("image_tokens"))
+    if endpoint == "audio" and "audio_in" in priced and not before:
+        audio = max(0, total - cached)  # speech, as far as one knows
+        found.doubtful.add("audio_in")
+    amounts = found.amounts
+    named = cached + written
+    if audio or image:
+        old_audio, old_image = _cached(found, total - named, before, cached, audio, image)
+        amounts |= {"audio_in": audio - old_audio, "audio_cached": old_audio}
+        amounts |= {"image_in": image - old_image, "image_cached": old_image}
+        named += audio - old_audio + image - old_image
+        cached -= old_audio + old_image
+    amounts["cached"] = cached
+    if written:
+        amounts |= {"written": written - hour, "written_1h": hour}
+        if count(mapping(before.get("cache_write_tokens_details")).get("ttl_12h_tokens")):
+            found.doubtful.add("written")  # kept longer than the one price that there is says
+    amounts["input"] = max(0, total - named)
+    if named > total:
+        found.doubtful |= _INPUTS
+    found.context = max(total, named)
+
+
+def _cached(found: Quantities, rest: int, before: Json, cached: int, audio: int, image: int) -> tuple[int, int]:
+    """How many of the tokens of audio and of images were cached; `rest`: how many tokens can be new."""
+    said = mapping(before.get("cached_tokens_details"))
+    if said:
+        old = min(count(said.get("audio_tokens")), audio, cached)
+        return old, min(count(said.get("image_tokens")), image, cached - old)
+    if cached:
+        found.doubtful |= {"cached", "audio_in", "image_in"}
+    # Without a word about it, what was cached is text first: the dearer way to count.
+    overlap = max(0, audio + image - rest)
+    old = min(overlap, audio, cached)
+    return old, min(overlap - old, image, cached - old)
+
+
+def _written(details: Json, before: Json) -> tuple[int, int]:
+    """Tokens written to a cache, and those of them that are kept for an hour (Anthropic)."""
+    split = mapping(details.get("cache_creation"))
+    hour = count(split.get("ephemeral_1h_input_tokens"))
+    short = count(split.get("ephemeral_5m_input_tokens"))
+    told = max(count(details.get("cache_creation_input_tokens")), count(before.get("cache_write_tokens")))
+    return max(told, hour + short), hour
+
+
+def _output(found: Quantities, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
+    total, reasoning = count(usage.output), count(usage.reasoning)
+    after = _part(usage.details, _AFTER)
+    audio, image = count(after.get("audio_tokens")), count(after.get("image_tokens"))
+    if endpoint == "images" and "image_out" in priced and not after:
+        image = total
+        found.doubtful.add("image_out")
+    if audio or image:
+        found.amounts |= {"audio_out": audio, "image_out": image}
+        if audio + image > total:
+            found.doubtful |= {"output", "audio_out", "image_out"}
+        if (audio and "audio_out" not in priced) or (image and "image_out" not in priced and endpoint != "images"):
+            found.doubtful |= {"audio_out", "image_out"}
+        total = max(0, total - audio - image)
+    if "images" in priced and endpoint == "images":
+        found.amounts["images"] = count(usage.details.get("images")) or 1
+    if "outside" in usage.details:
+        found.doubtful.add("reasoning")  # what was neither input nor output the answer does not say
+    found.amounts["reasoning"] = min(reasoning, total)
+    found.amounts["output"] = total - min(reasoning, total)
+
+
+def _tools(found: Quantities, endpoint: str | None, usage: Usage, model: str) -> None:
+    details, searches = usage.details, 0
+    if "server_tool_use" in details:
+        searches = count(mapping(details["server_tool_use"]).get("web_search_requests"))
+    if "tools" in details:
+        tools = mapping(details["tools"])
+        searches += count(tools.get("web_search_call"))
+        found.amounts["file_searches"] = count(tools.get("file_search_call"))
+        found.uncertain = any(count(tools.get(kind)) for kind in _UNPRICED)
+    if not searches and endpoint == "chat" and "-search-" in model:
+        searches = 1  # such a model looks at the web for every answer, and no usage says so
+        found.doubtful.add("searches")
+    if searches:
+        found.amounts["searches"] = searches
+
+
+def _part(details: Json, names: tuple[str, ...]) -> Mapping[str, Any]:
+    for name in names:
+        if found := mapping(details.get(name)):
+            return found
+    return {}

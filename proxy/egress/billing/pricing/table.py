@@ -1,0 +1,180 @@
+"""The vendors' prices: `prices.json`, which `make prices` compiles out of genai-prices (see deploy/prices.py).
+
+Read at the first call that needs a price (about 5 ms); what it says never changes while the gateway runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from proxy.egress.billing.pricing.policy_prices import DAY as DAY
+from proxy.egress.billing.pricing.policy_prices import holds, span_of
+from proxy.egress.billing.pricing.rates import Rates, Row
+
+_FILE = Path(__file__).parent / "prices.json"
+
+
+class Model:
+    """A model's prices over time and by service tier. `most`: the tokens of an answer; 0: not known."""
+
+    __slots__ = ("_dated", "_made", "_prices", "_tiers", "most", "name")
+
+    def __init__(self, row: Sequence[Any], prices: Sequence[Mapping[str, Any]]) -> None:
+        self.name: str = row[0]
+        dated: list[tuple[str | None, int]] = row[2] if isinstance(row[2], list) else [(None, row[2])]
+        self._dated = tuple((span_of(since), number) for since, number in dated)
+        self._tiers = tuple((tier, span_of(since), number) for tier, since, number in (row[3] if len(row) > 3 else ()))
+        self.most: int = row[4] if len(row) > 4 else 0
+        self._prices = prices
+        self._made: dict[tuple[int, ...], Rates] = {}
+
+    def row(self, at: float) -> Row:
+        """The standard tier's prices at that time."""
+        return self._prices[self._number(at)]
+
+    def rates(self, at: float, tier: str | None = None) -> tuple[Rates, bool]:
+        """The rates at that time; False where the tier is one without a price here."""
+        number = self._number(at)
+        numbers: tuple[int, ...] = (number,)
+        if tier is not None:
+            # Flex costs what a batch does (developers.openai.com/api/docs/pricing), and has no row of its own always.
+            for name in (tier, "batch") if tier == "flex" else (tier,):
+                over = tuple(one for known, span, one in self._tiers if known == name and holds(span, at))
+                if over:
+                    numbers = (number, *reversed(over))
+                    break
+        found = self._made.get(numbers)
+        if found is None:
+            row: dict[str, Any] = {}
+            for one in numbers:
+                row |= self._prices[one]
+            found = self._made[numbers] = Rates(row)
+        return found, tier is None or len(numbers) > 1
+
+    def _number(self, at: float) -> int:
+        return next((one for span, one in reversed(self._dated) if holds(span, at)), self._dated[0][1])
+
+
+class Section:
+    """One host's models. Matchers are tried in the table's order, exact names at once."""
+
+    def __init__(self, rows: Sequence[Sequence[Any]], prices: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+        self._prices = prices
+        self._models: dict[int, Model] = {}
+        self._exact: dict[str, int] = {}
+        self._others: list[tuple[int, Any]] = []
+        for at, row in enumerate(rows):
+            for matcher in row[1] or (f"={row[0]}",):
+                if isinstance(matcher, str) and matcher[0] == "=":
+                    self._exact.setdefault(matcher[1:], at)
+                else:
+                    self._others.append((at, matcher))
+
+    def find(self, name: str) -> Model | None:
+        first = self._exact.get(name, len(self._rows))
+        first = next((at for at, matcher in self._others if at < first and _fits(matcher, name)), first)
+        return self._model(first) if first < len(self._rows) else None
+
+    def label(self, name: str) -> str | None:
+        """One of the table's own names for the model, of which there is an end: this one, or the row's that it fits."""
+        if name in self._exact:
+            return name
+        found = self.find(name)
+        return found.name if found is not None else None
+
+    def models(self) -> Iterator[Model]:
+        return (self._model(at) for at in range(len(self._rows)))
+
+    def _model(self, at: int) -> Model:
+        found = self._models.get(at)
+        if found is None:
+            found = self._models[at] = Model(self._rows[at], self._prices)
+        return found
+
+
+class Table:
+    def __init__(self, text: str) -> None:
+        found = json.loads(text)
+        self.vendors: Mapping[str, str] = found["vendors"]
+        self.others: Mapping[str, Sequence[str]] = found["others"]
+        self.images: Mapping[str, Mapping[str, Sequence[float]]] = found["images"]
+        self.videos: Mapping[str, Mapping[str, float]] = found["videos"]
+        self._hosts: Sequence[tuple[str, str]] = found["hosts"]
+        self._prices = found["prices"]
+        self._rows = found["models"]
+        self._sections: dict[str, Section] = {}
+
+    def section(self, name: str) -> Section:
+        found = self._sections.get(name)
+        if found is None:
+            found = self._sections[name] = Section(self._rows[name], self._prices)
+        return found
+
+    def host(self, base_url: str) -> str | None:
+        """The section of a host that the table knows."""
+        return next((name for pattern, name in self._hosts if re.match(pattern, base_url)), None)
+
+
+@cache
+def table() -> Table:
+    return Table(_FILE.read_text())
+
+
+@cache
+def _head() -> Mapping[str, Any]:
+    with _FILE.open() as file:
+        found: Mapping[str, Any] = json.loads(file.readline().rstrip().removesuffix(",") + "}")
+    return found
+
+
+def table_date() -> date:
+    """The newest day that the prices' source names of them."""
+    return date.fromisoformat(_head()["date"])
+
+
+def table_version() -> str:
+    """The version of genai-prices that the table was compiled from."""
+    return str(_head()["version"])
+
+
+def table_age(now: float) -> float:
+    """Seconds since the table's date; `now` is wall clock."""
+    return max(0.0, now - datetime.combine(table_date(), time(), UTC).timestamp())
+
+
+def image_price(model: str, size: str, *, hd: bool) -> Decimal | None:
+    """Dollars an image."""
+    prices = table().images.get(model, {}).get(size)
+    return None if prices is None else Decimal(str(prices[hd]))
+
+
+def video_prices(model: str | None) -> Mapping[str, Decimal]:
+    """Dollars a second, by size; empty for a model that is not known. None: of each size the dearest."""
+    known = table().videos
+    if model is not None:
+        name = re.sub(r"-20\d\d-\d\d-\d\d$", "", model.lower().rpartition("/")[2])
+        return {size: Decimal(str(price)) for size, price in known.get(name, {}).items()}
+    sizes = {size for of in known.values() for size in of}
+    return {size: max(Decimal(str(of[size])) for of in known.values() if size in of) for size in sizes}
+
+
+def _fits(matcher: Any, name: str) -> bool:
+    if isinstance(matcher, list):
+        fit = all if matcher[0] == "&" else any
+        return fit(_fits(one, name) for one in matcher[1:])
+    sign, text = matcher[0], matcher[1:]
+    if sign == "^":
+        return name.startswith(text)
+    if sign == "*":
+        return text in name
+    if sign == "$":
+        return name.endswith(text)
+    return name == text if sign == "=" else re.search(text, name) is not None

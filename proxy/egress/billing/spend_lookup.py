@@ -1,0 +1,94 @@
+"""What a user spent, asked of the ledger where the purse does not remember it: before a call of theirs is reserved.
+
+A purse tells apart as many users as fit into memory. Whoever was forgotten, or never loaded, is not believed to have
+spent nothing. All who wait at once are asked for in one go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+
+from proxy.egress.billing.spend_limits import Purse
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.store import LedgerAway, Unwritable
+
+PATIENCE = 1.0  # seconds that a call waits for the ledger's word
+AGAIN = 2.0  # seconds for which a ledger that did not answer is not asked again
+MOST = 200  # users asked for in one go
+
+
+class _Round:
+    """Users to be asked for together."""
+
+    __slots__ = ("over", "users")
+
+    def __init__(self) -> None:
+        self.users: dict[str, None] = {}
+        self.over = asyncio.Event()
+
+
+class Recall:
+    """`clock` is monotonic."""
+
+    def __init__(self, ledger: Ledger | None, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._rest_until = 0.0
+        self._next: dict[Purse, _Round] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def of(self, upstream: str, purse: Purse, user: str) -> bool:
+        """Whether all that this user spent at an upstream is known now. It is not while the ledger is away."""
+        ledger = self._ledger
+        if ledger is None or self._clock() < self._rest_until:
+            return purse.knows(user)
+        turn = self._next.get(purse)
+        if turn is None:
+            turn = self._next[purse] = _Round()
+            task = asyncio.get_running_loop().create_task(self._ask_all(upstream, purse, ledger))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        turn.users[user] = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await turn.over.wait()
+        except TimeoutError:
+            pass
+        return purse.knows(user)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ask_all(self, upstream: str, purse: Purse, ledger: Ledger) -> None:
+        """Round after round, while anybody waits for the next one."""
+        turn = self._next[purse]
+        try:
+            while turn.users:
+                self._next[purse] = coming = _Round()
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        await self._ask(upstream, purse, ledger, turn)
+                except (TimeoutError, LedgerAway, Unwritable):
+                    self._rest_until = self._clock() + AGAIN
+                finally:
+                    turn.over.set()
+                turn = coming
+        finally:
+            turn.over.set()
+            del self._next[purse]
+
+    async def _ask(self, upstream: str, purse: Purse, ledger: Ledger, turn: _Round) -> None:
+        parts: dict[float | None, list[str]] = {}
+        for user in turn.users:
+            if not purse.knows(user):
+                parts.setdefault(purse.since(user), []).append(user)
+        for until, users in parts.items():
+            named = iter(users)
+            while some := list(islice(named, MOST)):
+                windows = purse.windows()
+                for user, standing in (await ledger.standing(upstream, some, windows, until)).items():
+                    purse.recall(user, standing, windows)

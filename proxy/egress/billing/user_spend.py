@@ -1,0 +1,112 @@
+"""What users have spent, over all upstreams: for the front door, the metrics and the status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from proxy.egress.billing.background_calls import PendingCalls
+from proxy.egress.billing.spend_limits import Purse
+from proxy.egress.billing.spend_lookup import Recall
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.store import LedgerAway
+from proxy.observe.metrics import Metrics
+from proxy.units import NANOS, Period, format_nanos, to_nanos
+
+if TYPE_CHECKING:
+    from proxy.egress.upstream import Upstream
+
+TOP = 10  # users shown
+AGAIN = 2.0  # seconds between tries at a ledger that is away
+
+
+class Spend:
+    """The front door's `Allowances`."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream], recall: Recall) -> None:
+        self._upstreams = upstreams
+        self._recall = recall
+
+    def capped(self, user: str, tier: str) -> bool:
+        return any(upstream.meter.purse.limits_of(user, tier) for upstream in self._upstreams.values())
+
+    def knows(self, user: str, tier: str) -> bool:
+        return not any(self._unknown(user, tier))
+
+    async def recall(self, user: str, tier: str | None = None) -> None:
+        """At each upstream that has a cap on such a user, or without a tier at all."""
+        for name, purse in list(self._unknown(user, tier)):
+            await self._recall.of(name, purse, user)
+
+    def _unknown(self, user: str, tier: str | None) -> Iterator[tuple[str, Purse]]:
+        for name, upstream in self._upstreams.items():
+            purse = upstream.meter.purse
+            if upstream.meter.metered and (tier is None or purse.limits_of(user, tier)) and not purse.knows(user):
+                yield name, purse
+
+    def used_today(self, user: str) -> int:
+        return sum(upstream.meter.purse.counted("d", user) for upstream in self._upstreams.values())
+
+    def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
+        for upstream in self._upstreams.values():
+            found = upstream.meter.purse.used_up(user, tier)
+            if found is not None:
+                return found
+        return None
+
+    def forgive(self, user: str) -> list[tuple[str, Period, int]]:
+        """Today's spend counts against this user's caps no longer: upstream, window and nano-dollars of each part."""
+        return [
+            (name, period, amount)
+            for name, upstream in self._upstreams.items()
+            for period, amount in upstream.meter.purse.forgive(user).items()
+        ]
+
+    def fill(self, metrics: Metrics) -> None:
+        """Set the gauges that are cheaper asked for than kept."""
+        for name, upstream in self._upstreams.items():
+            meter = upstream.meter
+            if not meter.metered:
+                continue
+            cap = meter.purse.cap.total
+            if cap is not None:
+                spent = meter.purse.spent(cap.period)
+                metrics.cost_cap_ratio.child(name).set(spent / (to_nanos(cap.amount) or 1))
+            metrics.cost_projected_usd.child(name).set(meter.projected() / NANOS)
+
+    def status(self, upstream: Upstream) -> Mapping[str, object]:
+        purse = upstream.meter.purse
+        return {
+            "today_usd": format_nanos(purse.spent("d")),
+            "month_usd": format_nanos(purse.spent("month")),
+            "reserved_usd": format_nanos(purse.reserved),
+            "projected_today_usd": format_nanos(upstream.meter.projected()),
+            "cap_total": None if purse.cap.total is None else str(purse.cap.total),
+            "top_users_today": [{"user": user, "usd": format_nanos(amount)} for user, amount in purse.top("d", TOP)],
+        }
+
+
+async def load(upstream: Upstream, ledger: Ledger, until: float, pending: PendingCalls | None = None) -> None:
+    """Count what the ledger has of the windows under way, of calls that began before `until` (wall clock): caps
+    hold over a restart. Raises LedgerAway."""
+    if not upstream.meter.metered:
+        return
+    purse = upstream.meter.purse
+    windows = purse.windows()
+    spent = await ledger.spent(upstream.name, windows, until)
+    forgiven = await ledger.forgiven(upstream.name, windows, until)
+    rows = await pending.rows(upstream.name) if pending is not None else []
+    purse.load(windows, spent, forgiven)  # from here on nothing fails, and is counted again
+    if pending is not None:
+        await pending.take_up(upstream, rows, until)
+
+
+async def load_later(upstream: Upstream, ledger: Ledger, until: float, pending: PendingCalls | None = None) -> None:
+    """The same, asked again and again while the ledger is away."""
+    while True:
+        try:
+            await load(upstream, ledger, until, pending)
+            return
+        except LedgerAway:
+            await asyncio.sleep(AGAIN)

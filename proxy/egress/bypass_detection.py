@@ -1,0 +1,68 @@
+"""Calls that go past the gateway, straight to the host of an upstream: a base_url that stands in the app's code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy.egress.upstream import Upstream
+from proxy.observe.emit import Emit
+from proxy.observe.metrics import Metrics
+
+
+@dataclass(slots=True)
+class Seen:
+    """Times are the clock's, in seconds."""
+
+    count: int
+    first: float
+    last: float
+
+
+class Bypass:
+    """Counts them by upstream, and warns of each upstream once."""
+
+    def __init__(
+        self, upstreams: Mapping[str, Upstream], *, clock: Callable[[], float], metrics: Metrics, emit: Emit
+    ) -> None:
+        self._upstreams = upstreams
+        self._clock = clock
+        self._metrics = metrics
+        self._emit = emit
+        self.seen: dict[str, Seen] = {}  # by the upstream's name
+
+    def addresses(self) -> dict[str, str]:
+        """HOST:PORT of each upstream's own host, with its name; where two share one, the first."""
+        found: dict[str, str] = {}
+        for name, upstream in self._upstreams.items():
+            url = upstream.url("")
+            found.setdefault(f"{url.host}:{url.port}".lower(), name)
+        return found
+
+    def note(self, address: str) -> None:
+        """A call went to this HOST:PORT by another way than ours; one that no upstream names is nobody's business."""
+        name = self.addresses().get(address.lower())
+        if name is None:
+            return
+        now = self._clock()
+        seen = self.seen.get(name)
+        if seen is None:
+            self.seen[name] = Seen(1, now, now)
+            text = (
+                f"A call went straight to {address}, past the upstream {name}: no retries, no cap, no owner."
+                f" Look for a base_url in the app's code, or let it read {self._variable(name)}."
+            )
+            self._emit("bypass", text, level="warning", upstream=name, host=address)
+        else:
+            seen.count += 1
+            seen.last = now
+        self._metrics.bypass_total.child(name).inc()
+
+    def within(self, seconds: float) -> list[str]:
+        """The upstreams that were gone past in the last so many seconds: what the alert asks."""
+        since = self._clock() - seconds
+        return [name for name, seen in self.seen.items() if seen.last >= since and name in self._upstreams]
+
+    def _variable(self, name: str) -> str:
+        variables = self._upstreams[name].policy.env
+        return variables[0] if variables else f"a variable that upstreams.{name}.env names"

@@ -1,0 +1,370 @@
+"""The circuit breaker of an upstream: calls that would fail anyway are refused at once.
+
+States and their names are pybreaker's, which also tells its listeners of each change; what it lacks we add:
+a sliding window by ratio instead of failures in a row, a monotonic clock, as many probes as asked for and few
+more while these take their time, and eras, so that a call admitted before a change has no say after it.
+
+pybreaker's own `call` is not used: it cannot await, lets any number of probes through, and counts what was
+cancelled as a failure.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import pybreaker
+
+from proxy.util.sliding_window import Window
+
+CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
+HELD = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
+PROBE_EVERY = 1.0  # seconds after which another probe may pass beside one that has not ended: answers take minutes
+MOST_PROBES = 5  # under way at once, where the rule asks for fewer
+GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+
+
+class Rule(Protocol):
+    """The policy's breaker, of an upstream or of other hosts. Times in seconds, shares 0 to 1."""
+
+    @property
+    def window(self) -> float: ...
+    @property
+    def min_calls(self) -> int: ...
+    @property
+    def failure_ratio(self) -> float: ...
+    @property
+    def open(self) -> float: ...
+    @property
+    def probes(self) -> int: ...
+
+
+class Admission:
+    """A call that the breaker let through, to be reported with `ended` once."""
+
+    __slots__ = ("began", "breaker", "era", "open", "probe")
+
+    def __init__(self, breaker: Breaker, era: int, probe: bool, began: float) -> None:
+        self.breaker = breaker
+        self.era = era
+        self.probe = probe
+        self.began = began
+        self.open = True  # not yet reported
+
+
+class Breaker:
+    """`on_change(state, why)` is told of every change of state."""
+
+    def __init__(
+        self,
+        name: str,
+        rule: Rule | None,
+        *,
+        clock: Callable[[], float],
+        on_change: Callable[[str, str], None] = lambda state, why: None,
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._state = pybreaker.CircuitBreaker(name=name, listeners=[_Tell(self, on_change)])
+        self._window = Window(60.0, clock)
+        self._era = 0
+        self._until = 0.0  # when an open breaker lets a probe through
+        self._probing = 0
+        self._probed_at = 0.0
+        self._succeeded = 0
+        self.why = ""
+        self.since = clock()
+        self.forced: str | None = None  # an operator's word, until taken back
+        self.reconfigure(rule)
+
+    def __repr__(self) -> str:
+        calls, failed = self._window.counts()
+        left = f", {self.retry_after:.0f} s left" if self.state == OPEN and self.forced is None else ""
+        left += ", held by an operator" if self.forced is not None else ""
+        return f"<Breaker {self.name}: {self.state}{left}, {failed} of {calls} failed>"
+
+    @property
+    def state(self) -> str:
+        self._thaw()
+        return self._state.current_state
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
+        if self.forced == OPEN:
+            return self.rule.open if self.rule is not None else HELD
+        return max(0.0, self._until - self._clock()) if self._state.current_state == OPEN else 0.0
+
+    def counts(self) -> tuple[int, int]:
+        """Calls and failures in the window."""
+        return self._window.counts()
+
+    def reconfigure(self, rule: Rule | None) -> None:
+        """Take another rule; None: no breaker, everything passes."""
+        self.rule = rule
+        if rule is None:
+            if self._state.current_state != CLOSED and self.forced is None:
+                self._close("the policy has no breaker any more")
+        elif rule.window != self._window.seconds:
+            self._window = Window(rule.window, self._clock)
+
+    def admit(self) -> Admission | None:
+        """Let a call through, or not: None while open, or while the probes are under way."""
+        self._thaw()
+        state = self._state.current_state
+        if state == OPEN:
+            return None
+        probe = state == HALF_OPEN
+        if probe:
+            if self.rule is None or not self._may_probe(self.rule):
+                return None
+            self._probing += 1
+            self._probed_at = self._clock()
+        return Admission(self, self._era, probe, self._clock())
+
+    def holds(self, admission: Admission) -> bool:
+        """Whether what let this call through still stands: its next attempt may go."""
+        return admission.era == self._era or self._state.current_state == CLOSED
+
+    def ended(self, admission: Admission, ok: bool | None, *, seconds: float = 0.0) -> None:
+        """A call's end: good, a failure, or (None) nothing that says anything of the upstream.
+
+        `seconds` is what `slow_call` is compared with. Called again for an admission it does nothing.
+        """
+        if not admission.open:
+            return
+        admission.open = False
+        if admission.era != self._era:
+            return
+        if admission.probe:
+            self._probing -= 1
+        if ok is None or self.rule is None:
+            return
+        slow_call = getattr(self.rule, "slow_call", None)
+        slow = slow_call is not None and seconds > slow_call
+        failed = not ok or slow
+        if admission.probe:
+            self._probed(failed)
+            return
+        self._window.add(marked=failed)
+        calls, failures = self._window.counts()
+        if self.forced is None and calls >= self.rule.min_calls and failures >= self.rule.failure_ratio * calls:
+            if failures:
+                self._open(f"{failures} of the last {calls} calls failed")
+
+    def force(self, state: str | None) -> None:
+        """An operator's word: open or closed whatever happens; None: as the calls say, from closed."""
+        self.forced = state
+        if state == OPEN:
+            self._open("an operator opened it")
+        else:
+            self._close("an operator closed it" if state == CLOSED else "an operator gave it back")
+
+    def _may_probe(self, rule: Rule) -> bool:
+        """One slow probe does not hold recovery, and many at once do not hit who is just getting up."""
+        if self._probing < rule.probes:
+            return True
+        return self._probing < MOST_PROBES and self._clock() >= self._probed_at + PROBE_EVERY
+
+    def _probed(self, failed: bool) -> None:
+        assert self.rule is not None
+        if failed:
+            self._open("the probe failed")
+            return
+        self._succeeded += 1
+        if self._succeeded >= self.rule.probes:
+            self._close("the probe succeeded")
+
+    def _thaw(self) -> None:
+        """What time alone does: an open breaker lets probes through, and one of which nobody asks any more says
+        nothing of now."""
+        state = self._state.current_state
+        if state == CLOSED or self.forced is not None:
+            return
+        if state == OPEN and self._clock() >= self._until:
+            self._turn("a probe may pass")
+            self._state.half_open()
+        elif state == HALF_OPEN and not self._probing and self._clock() >= self.since + self._window.seconds:
+            self._close("nothing has been asked of it since")
+
+    def _open(self, why: str) -> None:
+        self._turn(why)
+        self._until = self._clock() + (self.rule.open if self.rule is not None else HELD)
+        self._state.open()
+
+    def _close(self, why: str) -> None:
+        self._turn(why)
+        self._window.clear()
+        self._state.close()
+
+    def _turn(self, why: str) -> None:
+        self._era += 1
+        self._probing = self._succeeded = 0
+        self.why = why
+        self.since = self._clock()
+
+
+class _Tell(pybreaker.CircuitBreakerListener):
+    def __init__(self, breaker: Breaker, on_change: Callable[[str, str], None]) -> None:
+        self._breaker = breaker
+        self._on_change = on_change
+
+    def state_change(
+        self,
+        cb: pybreaker.CircuitBreaker,
+        old_state: pybreaker.CircuitBreakerState | None,
+        new_state: pybreaker.CircuitBreakerState,
+    ) -> None:
+        if old_state is None or old_state.name != new_state.name:
+            self._on_change(new_state.name, self._breaker.why)
+
+
+# [merged from egress/breakers] The breaker of an upstream: one for each endpoint and model that is called, told as
+# one.
+#
+# A vendor is seldom down as a whole: streams of one model break while embeddings are sound, and a list of models
+# is answered by other machines than a completion. So calls are judged, and refused, with their like; what is no
+# inference counts for nothing and is refused by an operator alone. Outside there is one state, the worst, and the
+# reason says of what.
+MOST = 200  # endpoints and models at once; a name of a model is the app's to choose
+_LOOKED_AT = 32
+
+Kind = tuple[str, str | None]  # endpoint and model
+
+
+class Breakers:
+    """`on_change(what, state, why, worst)` is told of each breaker's changes: of what, and the state of all then;
+    `what` is empty where there is but one, or an operator spoke."""
+
+    def __init__(
+        self,
+        name: str,
+        rule: Rule | None,
+        *,
+        clock: Callable[[], float],
+        on_change: Callable[[str, str, str, str], None] = lambda what, state, why, worst: None,
+    ) -> None:
+        self.name = name
+        self.rule = rule
+        self.forced: str | None = None  # an operator's word, until taken back
+        self._clock = clock
+        self._on_change = on_change
+        self._breakers: OrderedDict[Kind, Breaker] = OrderedDict()  # the one longest uncalled first
+        self._unwell: dict[Kind, str] = {}  # those that are not closed, as last told
+        self._uncounted = Breaker(name, None, clock=clock)
+        self._forcing = False
+        self._why = ""
+        self._since = clock()
+
+    def __repr__(self) -> str:
+        calls, failed = self.counts()
+        held = ", held by an operator" if self.forced is not None else ""
+        return f"<Breaker {self.name}: {self.state}{held}, {failed} of {calls} failed>"
+
+    def of(self, endpoint: str | None, model: str | None, *, counts: bool = True) -> Breaker:
+        """The breaker of such calls; without `counts` (no inference) one that only an operator opens."""
+        if not counts:
+            return self._uncounted
+        kind = (endpoint or "", model)
+        found = self._breakers.get(kind)
+        if found is None:
+            return self._made(kind)
+        self._breakers.move_to_end(kind)
+        return found
+
+    @property
+    def state(self) -> str:
+        """The worst that there is."""
+        if self.forced is not None:
+            return self.forced
+        return max((breaker.state for breaker in self._breakers.values()), key=GAUGE.__getitem__, default=CLOSED)
+
+    @property
+    def why(self) -> str:
+        """Why the state is what it is, and of which calls."""
+        worst = self._worst()
+        if not worst:
+            return self._why
+        more = f", and {len(worst) - 1} more" if len(worst) > 1 else ""
+        return _with(worst[0].why, worst[0].name + more)
+
+    @property
+    def since(self) -> float:
+        worst = self._worst()
+        return min(breaker.since for breaker in worst) if worst else self._since
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
+        if self.forced == OPEN:
+            return self.rule.open if self.rule is not None else HELD
+        worst = self._worst()
+        return min(breaker.retry_after for breaker in worst) if worst else 0.0
+
+    def counts(self) -> tuple[int, int]:
+        """Calls and failures in the window."""
+        found = [breaker.counts() for breaker in self._breakers.values()]
+        return sum(calls for calls, _ in found), sum(failed for _, failed in found)
+
+    def unwell(self) -> dict[str, str]:
+        """What is not closed, by name and state."""
+        found = {one.name or self.name: one.state for one in self._breakers.values() if one.state != CLOSED}
+        return {} if self.forced is not None else found
+
+    def reconfigure(self, rule: Rule | None) -> None:
+        """Take another rule; None: no breaker, everything passes."""
+        self.rule = rule
+        for breaker in list(self._breakers.values()):
+            breaker.reconfigure(rule)
+
+    def force(self, state: str | None) -> None:
+        """An operator's word, for all calls: open or closed whatever happens; None: as the calls say, from closed."""
+        self.forced = state
+        said = {OPEN: "an operator opened it", CLOSED: "an operator closed it"}
+        self._why, self._since = said.get(state or "", "an operator gave it back"), self._clock()
+        self._forcing = True
+        for breaker in (*self._breakers.values(), self._uncounted):
+            breaker.force(state)
+        self._forcing = False
+        self._unwell.clear()
+        self._on_change("", state or CLOSED, self._why, state or CLOSED)
+
+    # ── kinds of calls ───────────────────────────────────────────────────────────────────────
+
+    def _made(self, kind: Kind) -> Breaker:
+        def changed(state: str, why: str) -> None:
+            if self._breakers.get(kind) is made and not self._forcing:
+                self._why, self._since = _with(why, made.name), self._clock()
+                self._unwell[kind] = state
+                if state == CLOSED:
+                    del self._unwell[kind]
+                worst = max(self._unwell.values(), key=GAUGE.__getitem__, default=CLOSED)
+                self._on_change(made.name, state, why, worst)
+
+        made = Breaker(_named(kind), self.rule, clock=self._clock, on_change=changed)
+        if self.forced is not None:
+            made.force(self.forced)  # nobody is told: it is not among them yet
+        self._breakers[kind] = made
+        if len(self._breakers) > MOST:
+            looked = list(self._breakers.items())[:_LOOKED_AT]
+            gone = next((kind for kind, one in looked if one.state == CLOSED), looked[0][0])
+            del self._breakers[gone]
+            self._unwell.pop(gone, None)
+        return made
+
+    def _worst(self) -> list[Breaker]:
+        """Those that make the state, where it is not closed and nobody holds it."""
+        state = self.state
+        if state == CLOSED or self.forced is not None:
+            return []
+        return [breaker for breaker in self._breakers.values() if breaker.state == state]
+
+
+def _named(kind: Kind) -> str:
+    endpoint, model = kind
+    return f"{endpoint} with {model}" if endpoint and model else endpoint
+
+
+def _with(why: str, what: str) -> str:
+    return f"{why} ({what})" if what else why

@@ -1,0 +1,101 @@
+"""Usage as Anthropic reports it, and the iterations that a message was made of.
+
+platform.claude.com/docs/en/build-with-claude/compaction, and …/agents-and-tools/tool-use/advisor-tool: what is billed
+is the sum of the iterations. The fields above them leave out what compaction and an advisor took, and have the
+input of the first iteration alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+from proxy.egress.dialects.base import Json, Usage, count, mapping, model_name, text
+
+MOST = 1_000  # iterations of one message, that are told apart; no loop of theirs is that long
+ANSWERS = frozenset(("message", "fallback_message"))  # the iterations that the fields above have too
+ADVICE = "advisor_message"
+_PRICED_BY = ("service_tier", "inference_geo")  # of the whole message, and each of its parts
+_SPEED = "speed"  # that of the model that was asked, not its advisor's
+
+
+def usage_of(found: Json, model: str | None) -> Usage:
+    """Their input_tokens leave out what the cache read or wrote; ours have all of them.
+
+    Tokens are those of the message's own model; each iteration is a part, with the model that it names.
+    """
+    whole = _tokens(found, model)
+    iterations = found.get("iterations")
+    parts = _parts(found, iterations, model) if isinstance(iterations, list) and iterations else []
+    if not parts:
+        return whole
+    parts = _thought(parts, whole)
+    own = [part for part in parts if part.model == model]
+    return replace(
+        whole,
+        input=sum(part.input for part in own),
+        cached_input=sum(part.cached_input for part in own),
+        output=sum(part.output for part in own),
+        parts=tuple(parts),
+    )
+
+
+def _tokens(found: Json, model: str | None) -> Usage:
+    read, wrote = count(found.get("cache_read_input_tokens")), _written(found)
+    fresh, thought = count(found.get("input_tokens")), mapping(found.get("output_tokens_details"))
+    reasoning = count(thought.get("thinking_tokens"))
+    return Usage(fresh + read + wrote, read, count(found.get("output_tokens")), reasoning, model, dict(found))
+
+
+def _written(found: Json) -> int:
+    """A message_delta repeats the sum alone, message_start has the split too."""
+    split = mapping(found.get("cache_creation"))
+    return max(
+        count(found.get("cache_creation_input_tokens")),
+        count(split.get("ephemeral_5m_input_tokens")) + count(split.get("ephemeral_1h_input_tokens")),
+    )
+
+
+def _parts(found: Json, iterations: list[object], model: str | None) -> list[Usage]:
+    parts, answers = [], []
+    shared = {key: found[key] for key in _PRICED_BY if found.get(key) is not None}
+    for one in islice(map(mapping, iterations), MOST):
+        if not one:
+            continue
+        kind = text(one.get("type"))
+        speed = {} if kind == ADVICE or found.get(_SPEED) is None else {_SPEED: found[_SPEED]}
+        part = _tokens({**one, **shared, **speed}, model_name(one.get("model")) or model)
+        parts.append(part)
+        if kind in ANSWERS:
+            answers.append(part)
+    if parts and (rest := _rest(found, answers)):
+        parts.append(_tokens({**rest, **shared, **({_SPEED: found[_SPEED]} if found.get(_SPEED) else {})}, model))
+    if parts and (tools := found.get("server_tool_use")) is not None:
+        parts[0] = replace(parts[0], details={**parts[0].details, "server_tool_use": tools})
+    return parts
+
+
+def _rest(found: Json, answers: list[Usage]) -> dict[str, object]:
+    """What the fields above have and the iterations do not: all of it where none of them is an answer's."""
+    told: dict[str, object] = {}
+    for key in ("input_tokens", "cache_read_input_tokens", "output_tokens"):
+        told[key] = max(0, count(found.get(key)) - sum(count(one.details.get(key)) for one in answers))
+    wrote = max(0, _written(found) - sum(_written(one.details) for one in answers))
+    hour = max(0, _for_an_hour(found) - sum(_for_an_hour(one.details) for one in answers))
+    told["cache_creation_input_tokens"] = wrote
+    told["cache_creation"] = {"ephemeral_1h_input_tokens": min(hour, wrote)}
+    return told if any(count(value) for value in told.values()) else {}
+
+
+def _for_an_hour(found: Json) -> int:
+    return count(mapping(found.get("cache_creation")).get("ephemeral_1h_input_tokens"))
+
+
+def _thought(parts: list[Usage], whole: Usage) -> list[Usage]:
+    """Thinking is told of the whole alone: it is spread over the iterations of the same model."""
+    left, found = whole.reasoning, []
+    for part in parts:
+        mine = min(left, part.output) if part.model == whole.model else 0
+        left -= mine
+        found.append(replace(part, reasoning=mine))
+    return found

@@ -1,0 +1,105 @@
+"""Streams of images and sound (OpenAI's `image_generation.…`, `image_edit.…`, `transcript.text.…`, `speech.audio.…`).
+
+Their events may be pictures of many megabytes, so none is held: the bytes pass as they come, and of each event only
+its two ends are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from proxy.egress.dialects.base import Json, Usage, text
+from proxy.egress.dialects.output_text import Written
+from proxy.egress.json_ends import Ends
+
+LONGEST_FIELD = 16  # bytes that a field's name may have
+
+
+class MediaStream:
+    """Fed with the bytes as they pass. `usage` is the sum of what its events report: each image reports its own."""
+
+    def __init__(self, read: Callable[[Json], Usage | None]) -> None:
+        self.usage: Usage | None = None
+        self.written = Written()
+        self.drawn = 0  # images, previews too
+        self.failed = False  # it had an error event of its own
+        self._read = read
+        self._event: Ends | None = None  # the data of the event under way
+        self._line = b""  # the beginning of a line, until its field is known
+        self._in_data = self._in_other = False  # within a line whose field is known
+
+    def feed(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            end = data.find(b"\n", at)
+            stop = len(data) if end < 0 else end
+            self._piece(data[at:stop])
+            if end < 0:
+                return
+            self._end_line()
+            at = end + 1
+
+    def close(self) -> None:
+        """The stream is over; an event whose blank line never came counts."""
+        self._end_line()
+        self._end_event()
+
+    def _piece(self, piece: bytes) -> None:
+        if self._in_data and self._event is not None:
+            self._event.feed(piece)
+        elif not self._in_other:
+            self._line += piece
+            if self._line.startswith(b"data:"):
+                self._event = self._event or Ends()
+                self._event.feed(self._line[5:])
+                self._line, self._in_data = b"", True
+            elif len(self._line) > LONGEST_FIELD:
+                self._line, self._in_other = b"", True
+
+    def _end_line(self) -> None:
+        blank = not (self._in_data or self._in_other) and not self._line.strip(b"\r")
+        if self._in_data and self._event is not None:
+            self._event.feed(b"\n")
+        self._line, self._in_data, self._in_other = b"", False, False
+        if blank:
+            self._end_event()
+
+    def _end_event(self) -> None:
+        event, self._event = self._event, None
+        if event is None:
+            return
+        said = event.members()
+        kind = text(said.get("type")) or ""
+        self.failed = self.failed or kind == "error" or said.get("error") is not None
+        self.drawn += kind.endswith((".partial_image", ".completed"))
+        if kind == "transcript.text.delta":
+            self.written.say(said.get("delta"))
+        found = self._read(said)
+        if found is not None:
+            self.usage = found if self.usage is None else _sum(self.usage, found)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return replace(
+        one,
+        input=one.input + other.input,
+        cached_input=one.cached_input + other.cached_input,
+        output=one.output + other.output,
+        reasoning=one.reasoning + other.reasoning,
+        details=_merged(one.details, other.details),
+        parts=(*(one.parts or (one,)), *(other.parts or (other,))) if one.parts or other.parts else (),
+    )
+
+
+def _merged(one: Json, other: Json) -> dict[str, object]:
+    found = dict(one)
+    for key, value in other.items():
+        had = found.get(key)
+        if isinstance(value, Mapping) and isinstance(had, Mapping):
+            found[key] = _merged(had, value)
+        elif isinstance(value, int | float) and isinstance(had, int | float) and not isinstance(value, bool):
+            found[key] = had + value
+        else:
+            found[key] = value
+    return found

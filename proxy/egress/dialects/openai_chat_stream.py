@@ -1,0 +1,103 @@
+"""A stream of chat completions or legacy completions: chunks, then `[DONE]`."""
+
+from __future__ import annotations
+
+import json
+
+from proxy.egress.dialects.base import Json, StreamState, Verdict, count, mapping, model_name, text
+from proxy.egress.dialects.output_text import Written
+from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.sse import fields, message
+from proxy.util.json_bytes import json_bytes
+
+
+class ChatStream(StreamState):
+    """Some likenesses of OpenAI's API never send `[DONE]`: an answer whose every choice has its
+    finish_reason is whole all the same."""
+
+    def __init__(self, *, strip_usage: bool) -> None:
+        super().__init__()
+        self._strip = strip_usage
+        self._tier: str | None = None
+        self._done = False
+        self._open: dict[int, bool] = {}  # choices without a finish_reason so far
+
+    @property
+    def final(self) -> bool:
+        return self.ended  # some (xAI, vLLM) tell it with every chunk
+
+    def judge(self, event: bytes) -> Verdict:
+        found = fields(event)
+        if found.data is None:
+            return Verdict.START
+        if found.data.strip() == "[DONE]":
+            self.ended = self._done = True
+            return Verdict.END
+        try:
+            chunk = json.loads(found.data)
+        except (ValueError, RecursionError):
+            return Verdict.MALFORMED
+        if not isinstance(chunk, dict):
+            return Verdict.MALFORMED
+        if chunk.get("error") is not None:
+            self._error(mapping(chunk["error"]))
+            return Verdict.ERROR
+        self._tier = text(chunk.get("service_tier")) or self._tier
+        if chunk.get("usage") is not None:
+            self.usage = openai_usage(chunk, self._tier) or self.usage
+            if self._strip and not chunk.get("choices"):
+                return Verdict.DROP
+        if self.model is None:
+            self.model = model_name(chunk.get("model"))
+        return self._choices(chunk)
+
+    def failure(self, code: str, message_: str) -> bytes:
+        error = {"message": message_, "type": "server_error", "param": None, "code": code}
+        return message(json_bytes({"error": error}))
+
+    def _choices(self, chunk: Json) -> Verdict:
+        choices = chunk.get("choices")
+        verdict = Verdict.START
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            done = choice.get("finish_reason") is not None
+            self._open[count(choice.get("index"))] = not done
+            delta = mapping(choice.get("delta"))
+            said = self.written.say(choice["text"]) if "text" in choice else 0
+            if len(delta) == 1 and "content" in delta:  # the usual
+                said = self.written.say(delta["content"])
+            if not said:
+                self.written.part(delta)
+            if done or said or any(value for key, value in delta.items() if key != "role"):
+                verdict = Verdict.REAL
+        if self._open:  # with several choices (n) one may end before the next begins
+            self.ended = self._done or not any(self._open.values())
+        return verdict
+
+    def _error(self, error: Json) -> None:
+        self.error_status, self.retryable = judged(error)
+
+
+def written_choices(answer: Json) -> Written:
+    """Of a whole answer, chat's or legacy completions'."""
+    written = Written()
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        written.say(mapping(choice).get("text"))
+        written.part(mapping(mapping(choice).get("message")))
+    return written
+
+
+def judged(error: Json) -> tuple[int, bool]:
+    """The status that an error inside a stream would have had, and whether another attempt may mend it."""
+    said = f"{error.get('type') or ''} {error.get('code') or ''}"
+    if "insufficient_quota" in said:
+        return 429, False
+    if "rate_limit" in said:
+        return 429, True
+    if "overloaded" in said:
+        return 529, True
+    if "server" in said or "timeout" in said or "api_error" in said or "unavailable" in said:
+        return 500, True
+    return 400, False

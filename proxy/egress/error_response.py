@@ -1,0 +1,99 @@
+"""What the app is told when its call gets no answer from the upstream: every code and status in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp.http_exceptions import LineTooLong
+
+from proxy.errors import AttemptFailed, CallRefused
+from proxy.http.problem import whole_seconds
+
+
+def unavailable(upstream: str, retry_after: float, *, held: bool = False) -> CallRefused:
+    if held:
+        text = f"An operator holds the breaker of {upstream} open, so it gets no calls for now."
+        return CallRefused("upstream_unavailable", 503, text, retry_after=retry_after)
+    text = (
+        f"{upstream} has been failing, so it gets no calls for now; a probe may pass in {whole_seconds(retry_after)} s."
+    )
+    return CallRefused("upstream_unavailable", 503, text, retry_after=max(1.0, retry_after))
+
+
+def timed_out(upstream: str, reason: str, seconds: float) -> CallRefused:
+    said = {
+        "total": "timeout.total",
+        "patience": "the caller's own read time-out",
+        "first_byte": "timeout.first_byte",
+        "idle": "timeout.idle",
+        "request": "the request that it came from has no more time",
+    }[reason]
+    return CallRefused("upstream_timeout", 504, f"{upstream} did not answer within {seconds:.1f} s ({said}).")
+
+
+def unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: bool = False) -> CallRefused:
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    if failure.word == "first_byte":
+        text = f"{upstream} gave no first byte in time, after {tries}: {failure}"
+        return CallRefused("upstream_timeout", 504, text, again=again)
+    text = f"{upstream} could not be reached, after {tries}: {failure}"
+    return CallRefused("upstream_unreachable", 502, text, again=again)
+
+
+def rate_limited(upstream: str, reason: str, retry_after: float) -> CallRefused:
+    text = f"No place for this call to {upstream} in time: {reason}; come again in {whole_seconds(retry_after)} s."
+    return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, again=True)
+
+
+def invalid_key(upstream: str, variable: str) -> CallRefused:
+    text = (
+        f"{upstream} is called with a key of the gateway's own (upstreams.{upstream}.api_key);"
+        f" show the one that it set for the app, {variable}."
+    )
+    return CallRefused("invalid_api_key", 401, text)
+
+
+def misdirected() -> CallRefused:
+    text = (
+        "Calls out are taken for a loopback Host alone, such as 127.0.0.1, or at an address that listen.egress opens."
+    )
+    return CallRefused("misdirected", 421, text)
+
+
+def cross_site() -> CallRefused:
+    text = "Calls out are the app's: none is taken from a page of another site (its Origin, or Sec-Fetch-Site)."
+    return CallRefused("cross_site", 403, text)
+
+
+def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:
+    text = f"No upstream is called {name!r}; the policy names: {', '.join(known) or 'none'}."
+    return CallRefused("unknown_upstream", 404, text)
+
+
+def unreadable(status: int, error: BaseException | None, most: int) -> CallRefused:
+    """What the HTTP server could not make a request of. Its own words quote the line, which may hold a key."""
+    if isinstance(error, LineTooLong):
+        text = f"One line of the call's head is longer than the {most // 1024} KiB that are read."
+        return CallRefused("header_too_large", 431, text)
+    if status >= 500:
+        return fault()
+    return CallRefused("bad_request", 400, "The call is no sound HTTP/1.1 request.")
+
+
+def cost_cap(upstream: str, reason: str) -> CallRefused:
+    return CallRefused("cost_cap_exceeded", 429, f"This call to {upstream} would pass a cap. {reason}")
+
+
+def unknown_price(upstream: str, model: str | None) -> CallRefused:
+    named = repr(model) if model else "no model"
+    mend = f"write its price under upstreams.{upstream}.prices, or unknown_price: highest"
+    return CallRefused("unknown_price", 400, f"Nobody knows what {named} costs (unknown_price: refuse); {mend}.")
+
+
+def no_ledger() -> CallRefused:
+    text = "What calls cost cannot be written down now, and without that none is made (ledger.on_error: deny)."
+    return CallRefused("ledger_unavailable", 503, text)
+
+
+def fault() -> CallRefused:
+    return CallRefused("gateway_fault", 500, "The gateway met a fault of its own; the log has it.")

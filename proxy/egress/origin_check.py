@@ -1,0 +1,63 @@
+"""Whose calls are served at all: the app's, never a page's that a browser shows.
+
+A browser on the same machine can be sent to a loopback address by any page, or rebound to it by a name of the page's
+own. What gives it away is the Host that it asks for, its Origin, and Fetch metadata (W3C), which no page can write.
+A proxy's requests (CONNECT, absolute form) are asked none of this: no page can make any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from functools import lru_cache
+
+from aiohttp import web
+
+from proxy.egress import error_response
+from proxy.errors import CallRefused
+from proxy.policy.urls import host_of, is_loopback
+
+# Names that nobody can own in the public DNS, so that no page can rebind one: without a dot (RFC 7085; a container's,
+# /etc/hosts), and below .internal (reserved by ICANN; host.docker.internal).
+_PRIVATE = re.compile(r"[a-z0-9_-]+|[a-z0-9_.-]+\.internal")
+
+
+class Guard:
+    """`named` are the hosts of the upstreams: an app may state one as its Host, and no stranger can have that name
+    lead here. `ours` says whether a token is a request's that came in: what shows it is the app, which passes on
+    what a page sent to it."""
+
+    def __init__(self, named: Callable[[], Collection[str]], ours: Callable[[str], bool]) -> None:
+        self._named = named
+        self._ours = ours
+
+    def check(self, request: web.BaseRequest) -> CallRefused | None:
+        """Why this call is refused, if it is."""
+        fields = request.headers
+        host = fields.get("Host")
+        if host is not None and not _local(host) and not self._expected(host, request):
+            return error_response.misdirected()
+        origin, site = fields.get("Origin"), fields.get("Sec-Fetch-Site")
+        if origin is None and site is None:
+            return None
+        if site in ("same-origin", "same-site", "none"):
+            return None  # of a page of the app's own, and passed on by it
+        if origin is None and site != "cross-site":
+            return None
+        if origin is not None and _local(origin.partition("://")[2]):
+            return None
+        token = fields.get("X-Outrigger-Request")
+        return None if token is not None and self._ours(token) else error_response.cross_site()
+
+    def _expected(self, host: str, request: web.BaseRequest) -> bool:
+        name = host_of(host)
+        if _PRIVATE.fullmatch(name) or name in self._named():
+            return True
+        # Where the policy opened another address than loopback, who comes in there may call it by any name.
+        at = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        return at is not None and not is_loopback(str(at[0]))
+
+
+@lru_cache(maxsize=64)
+def _local(host: str) -> bool:
+    return is_loopback(host_of(host))

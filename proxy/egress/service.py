@@ -1,0 +1,191 @@
+"""The way out, put together: listener, pipeline and upstreams, under one policy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from proxy.egress.accounting import Account
+from proxy.egress.api_keys import Keys
+from proxy.egress.app_environment import variables
+from proxy.egress.attribution_listener import Notices
+from proxy.egress.billing.background_calls import PendingCalls
+from proxy.egress.billing.call_ledger import Books
+from proxy.egress.billing.pricing.table import table_age
+from proxy.egress.billing.spend_lookup import Recall
+from proxy.egress.billing.user_spend import Spend, load, load_later
+from proxy.egress.bypass_detection import Bypass
+from proxy.egress.circuit_breaker import OPEN, Breaker
+from proxy.egress.forward_proxy import Hosts, parent_proxies
+from proxy.egress.listener import Listener
+from proxy.egress.origin_check import Guard
+from proxy.egress.pipeline import Pipeline
+from proxy.egress.response_head import refused
+from proxy.egress.upstream import Upstream, try_out
+from proxy.egress.upstream_generations import Generations
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.store import LedgerAway
+from proxy.observe.health import PartState
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+from proxy.observe.recent_errors import Recent
+from proxy.observe.request_registry import Requests
+from proxy.policy import schema
+from proxy.policy.schema.identity import Tiers
+from proxy.policy.schema.policy import Policy
+from proxy.policy.urls import mask_password
+
+LOADING = 10.0  # seconds that a start waits for the ledger's counts
+
+
+class Egress:
+    """One loopback address through which the app's calls leave."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        requests: Requests,
+        metrics: Metrics,
+        log: Log,
+        ledger: Ledger | None = None,
+        environ: Mapping[str, str] | None = None,
+        recent: Recent | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._metrics = metrics
+        self._log = log
+        self._proxy = parent_proxies(os.environ if environ is None else environ)
+        self._keys = Keys()
+        self.upstreams = Generations(self._open)
+        self._ledger = ledger
+        self._loaded = False
+        self._loading: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._recall = Recall(ledger, self._loop.time)
+        self.spend = Spend(self.upstreams, self._recall)
+        self._pending = PendingCalls(ledger, self._recall, log.emit, time.time)
+        books = Books(ledger, self._loop.time, self._recall, self._pending)
+        self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redacted)
+        self.pipeline = Pipeline(
+            self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
+        )
+        self.bypass = Bypass(self.upstreams, clock=self._loop.time, metrics=metrics, emit=log.emit)
+        self.notices = Notices(self.bypass, log.emit)
+        self.hosts = Hosts(
+            policy.egress,
+            named=self._addresses_of_upstreams,
+            clock=self._loop.time,
+            emit=log.emit,
+            gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
+            parent=self._proxy,
+            passed=self.bypass.note,
+        )
+        guard = Guard(self._hosts_of_upstreams, lambda token: requests.find(token) is not None)
+        self._listener = Listener(
+            self.pipeline.handle, self.hosts.handle, lambda why: refused("no call", why, log.emit), guard.check
+        )
+        metrics.on_scrape(lambda: metrics.price_table_age_seconds.set(table_age(time.time())))
+        self.apply(policy)
+
+    def _addresses_of_upstreams(self) -> set[str]:
+        return {f"{url.host}:{url.port}" for url in (upstream.url("") for upstream in self.upstreams.values())}
+
+    def _hosts_of_upstreams(self) -> set[str]:
+        return {upstream.url("").host or "" for upstream in self.upstreams.values()}
+
+    def apply(self, policy: Policy) -> None:
+        """Take a policy, the first or a newer one; calls under way go on under what they began with."""
+        self.prepare(policy)()
+
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
+        for upstream in policy.upstreams.values():
+            try_out(upstream)
+        return partial(self._take, policy, Tiers(policy.identity.tiers))
+
+    def _take(self, policy: Policy, tiers: Tiers) -> None:
+        for upstream in self.upstreams.renew(policy.upstreams, policy.faults):
+            if self._loaded and self._ledger is not None:
+                self._load_later(upstream, self._ledger, time.time())
+        self.pipeline.tiers = tiers
+        self.hosts.apply(policy.egress)
+
+    def _open(self, name: str, policy: schema.Upstream) -> Upstream:
+        upstream = Upstream(
+            name, policy, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
+        )
+        if self._ledger is not None:
+            upstream.meter.purse.doubt()
+        return upstream
+
+    def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
+        task = self._loop.create_task(load_later(upstream, ledger, until, self._pending))
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+
+    async def load(self) -> None:
+        """Count what was spent before this start, or where the ledger does not answer now, as soon as it does."""
+        if self._ledger is None:
+            return
+        until = time.time()
+        self._loaded = True  # what a reload adds from here on is counted by the reload
+        for upstream in list(self.upstreams.values()):
+            try:
+                async with asyncio.timeout(LOADING):
+                    await load(upstream, self._ledger, until, self._pending)
+            except (TimeoutError, LedgerAway):
+                self._load_later(upstream, self._ledger, until)
+
+    async def start(self, sock: socket.socket) -> None:
+        """Raises BindError."""
+        await self._listener.start(sock)
+        await self.notices.start()
+        self._watching = self._loop.create_task(self._pending.watch())
+
+    async def stop(self) -> None:
+        await self._listener.stop()
+        self.notices.stop()
+        await self.hosts.close()
+        await self.upstreams.close()
+        tasks = [*self._loading, *([self._watching] if self._watching is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await self._recall.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
+        """What the app gets, so that its calls come this way."""
+        return variables(policy, address, environ, self._keys)
+
+    def health(self) -> PartState:
+        """Degraded while a breaker is open; a fault of a vendor's is never ours to be restarted for."""
+        if not self.upstreams:
+            return PartState("off", "no upstream")
+        opened = [upstream.breaker for upstream in self.upstreams.values() if upstream.breaker.state == OPEN]
+        if opened:
+            text = "; ".join(f"the breaker of {breaker.name} is open: {breaker.why}" for breaker in opened)
+            return PartState("degraded", text, min(breaker.since for breaker in opened))
+        held = ", ".join(name for name, upstream in self.upstreams.items() if upstream.breaker.forced is not None)
+        text = f"; an operator holds closed the breaker of {held}" if held else ""
+        return PartState("ok", f"{len(self.upstreams)} taking calls{text}")
+
+    def status(self) -> Mapping[str, object]:
+        return {
+            name: {
+                "base_url": mask_password(upstream.policy.base_url),
+                "breaker": upstream.breaker.state,
+                "why": upstream.breaker.why,
+                "breakers": upstream.breaker.unwell(),
+                "held": upstream.breaker.forced,
+                "state": repr(upstream),
+                "faults": len(upstream.faults.all),
+                "cost": self.spend.status(upstream) if upstream.meter.metered else None,
+                "bypassed": seen.count if (seen := self.bypass.seen.get(name)) is not None else 0,
+            }
+            for name, upstream in self.upstreams.items()
+        }

@@ -1,0 +1,253 @@
+"""How fast an upstream is called: requests, tokens and calls at once, by the policy and by its own word.
+
+aiolimiter's leaky buckets pace. Such a bucket of N admits N at once and N more while they leak, so nearly 2N
+in its first period; ours hold a tenth of the rate and leak the rest, which never admits more than N in any
+period: B + (N - B + 1) - 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from aiolimiter import AsyncLimiter
+
+from proxy.egress.provider_limits import Limits
+from proxy.egress.turns import Turns
+from proxy.errors import OutriggerError
+from proxy.policy import schema
+from proxy.policy.values import Rate
+
+MOST_WAITING = 1000
+ASKED = "the upstream asked for a pause (Retry-After)"
+
+
+class PaceRefusal(OutriggerError):
+    """No place within `pace.wait`. `retry_after` is in seconds."""
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = max(1.0, retry_after)
+
+
+class Place:
+    """A call under way. `release` belongs in a `finally`, and may be called again to no effect."""
+
+    __slots__ = ("_pace", "_tokens")
+
+    def __init__(self, pace: Pace, tokens: int) -> None:
+        self._pace: Pace | None = pace
+        self._tokens = tokens
+
+    def release(self, tokens: int | None) -> None:
+        """The call is over; `tokens` is what it really took, where that is known."""
+        pace, self._pace = self._pace, None
+        if pace is not None:
+            pace.give(tokens - self._tokens if tokens is not None else 0)
+
+
+class Pace:
+    def __init__(
+        self, policy: schema.Pace, *, clock: Callable[[], float], now: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
+        self._turns: Turns[_Waiter] = Turns()
+        self._in_flight = 0
+        self._debt = 0.0  # tokens taken beyond the estimates; below zero a credit
+        self._server: asyncio.Task[None] | None = None
+        self._served: _Waiter | None = None  # whose rates are being paid
+        self._changed = asyncio.Event()  # somebody came or went, or there is room
+        self._requests: AsyncLimiter | None = None
+        self._tokens: AsyncLimiter | None = None
+        self.limits = Limits(clock, now)
+        self.policy = schema.Pace()
+        self.reconfigure(policy)
+
+    def __repr__(self) -> str:
+        return f"<Pace {self._in_flight} in flight, {len(self._turns)} waiting, {self.limits!r}>"
+
+    def reconfigure(self, policy: schema.Pace) -> None:
+        old, self.policy = self.policy, policy
+        if policy.requests != old.requests:
+            self._requests = _bucket(policy.requests)
+        if policy.tokens != old.tokens:
+            self._tokens = _bucket(policy.tokens)
+        self._changed.set()
+
+    def try_enter(self, user: str, tokens: int, model: str | None) -> Place | None:
+        """A place where there is one now and nobody waits; None where `enter` would wait or refuse."""
+        if self._turns or self._serving or self._requests is not None or self._tokens is not None or self._full:
+            return None
+        now = self._clock()
+        if now < self.limits.held_until(model) or now < self.limits.learnt_until(model, tokens):
+            return None
+        return self._place(tokens)
+
+    async def enter(self, user: str, tokens: int, model: str | None) -> Place:
+        """A place, in turn. Raises PaceRefusal."""
+        wait, now = self.policy.wait, self._clock()
+        held = self.limits.held_until(model) - now
+        if held > wait:
+            raise PaceRefusal(ASKED, held)
+        if len(self._turns) >= MOST_WAITING:
+            raise PaceRefusal("too many wait already", wait)
+        waiter = _Waiter(user, tokens, model, asyncio.get_running_loop().create_future(), now)
+        self._turns.add(user, waiter)
+        self._changed.set()
+        self._serve()
+        try:
+            async with asyncio.timeout(wait):
+                return await waiter.place
+        except TimeoutError:
+            self._gone(waiter)
+            raise PaceRefusal(self._reason(model), self._expected(waiter)) from None
+        except asyncio.CancelledError:
+            self._gone(waiter)
+            raise
+
+    def give(self, more: int) -> None:
+        self._in_flight -= 1
+        if self._tokens is not None:
+            self._debt = max(self._debt + more, -self._tokens.max_rate)
+        self._changed.set()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.cancel()
+            self._server = None
+        waiting = [*self._turns] if self._served is None else [self._served, *self._turns]
+        self._served, self._turns = None, Turns()
+        for waiter in waiting:
+            if not waiter.place.done():
+                waiter.place.set_exception(PaceRefusal("this upstream was taken out of the policy", 1.0))
+
+    # ── serving in turn ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def _serving(self) -> bool:
+        return self._server is not None
+
+    @property
+    def _full(self) -> bool:
+        return self.policy.concurrency is not None and self._in_flight >= self.policy.concurrency
+
+    def _place(self, tokens: int) -> Place:
+        self._in_flight += 1
+        return Place(self, tokens)
+
+    def _gone(self, waiter: _Waiter) -> None:
+        """It waits no longer; a place that it was given at that very moment goes back."""
+        self._turns.remove(waiter.user, waiter)
+        place = waiter.place
+        if not place.done():
+            place.cancel()
+        elif not place.cancelled() and place.exception() is None:
+            place.result().release(None)
+        self._changed.set()
+
+    def _serve(self) -> None:
+        if self._server is None:
+            self._server = asyncio.get_running_loop().create_task(self._serve_all())
+
+    async def _serve_all(self) -> None:
+        """Gives places while anybody waits: one task, so that nobody overtakes. Only who waits for a model that is
+        held back is overtaken, by those who ask for another."""
+        try:
+            while self._turns:
+                self._changed.clear()
+                waiter = None if self._full else self._turns.next(self._may_go)
+                if waiter is None:
+                    await self._wait(None if self._full else self._soonest())
+                    continue
+                if not waiter.paid:
+                    self._served = waiter
+                    await self._pay(waiter)
+                    self._served, waiter.paid = None, True
+                if waiter.place.done():
+                    continue
+                if self._may_go(waiter):
+                    waiter.place.set_result(self._place(waiter.tokens))
+                else:  # the upstream asked for a pause meanwhile
+                    self._turns.put_back(waiter.user, waiter)
+        finally:
+            self._server = None
+
+    async def _pay(self, waiter: _Waiter) -> None:
+        """Wait until the policy's rates have room for it."""
+        if self._requests is not None:
+            await _take(self._requests, 1.0, waiter)
+        if self._tokens is not None and not waiter.place.done():
+            owed, self._debt = max(0.0, waiter.tokens + self._debt), min(0.0, waiter.tokens + self._debt)
+            while owed > 0 and not waiter.place.done():
+                piece = min(owed, self._tokens.max_rate)
+                await _take(self._tokens, piece, waiter)
+                owed -= piece
+
+    def _ready_at(self, waiter: _Waiter) -> float:
+        """The moment at which the upstream is ready for this one. What was learnt delays by `wait` at most, since
+        it may be wrong; what it asked for (Retry-After) holds."""
+        learnt = self.limits.learnt_until(waiter.model, waiter.tokens)
+        return max(self.limits.held_until(waiter.model), min(learnt, waiter.since + self.policy.wait * 0.9))
+
+    def _may_go(self, waiter: _Waiter) -> bool:
+        return self._ready_at(waiter) <= self._clock()
+
+    def _soonest(self) -> float:
+        """Seconds until the first of those who wait may go."""
+        return max(0.0, min(map(self._ready_at, self._turns), default=0.0) - self._clock())
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until something changed, or so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _reason(self, model: str | None) -> str:
+        if self._clock() < self.limits.held_until(model):
+            return ASKED
+        return "too many calls at once" if self._full else "its rate is used up"
+
+    def _expected(self, waiter: _Waiter) -> float:
+        """When a place may be had, roughly: by the rates, for those who are before."""
+        before = self._turns.ahead(waiter.user) + 1
+        waits = [self.limits.held_until(waiter.model) - self._clock(), 1.0]
+        if self.policy.requests is not None:
+            waits.append(before * self.policy.requests.period / self.policy.requests.count)
+        if self.policy.tokens is not None:
+            waits.append(waiter.tokens * self.policy.tokens.period / self.policy.tokens.count)
+        return max(waits)
+
+
+class _Waiter:
+    """`since` is when it came; `paid` whether the policy's rates had room for it."""
+
+    __slots__ = ("model", "paid", "place", "since", "tokens", "user")
+
+    def __init__(self, user: str, tokens: int, model: str | None, place: asyncio.Future[Place], since: float) -> None:
+        self.user = user
+        self.tokens = tokens
+        self.model = model
+        self.place = place
+        self.since = since
+        self.paid = False
+
+
+async def _take(bucket: AsyncLimiter, amount: float, waiter: _Waiter) -> None:
+    """Or nothing, where the waiter leaves first: who is gone takes no one else's turn."""
+    taking = asyncio.ensure_future(bucket.acquire(amount))
+    try:
+        await asyncio.wait((taking, waiter.place), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        taking.cancel()
+
+
+def _bucket(rate: Rate | None) -> AsyncLimiter | None:
+    if rate is None:
+        return None
+    burst = max(1, rate.count // 10)
+    leak = (rate.count - burst + 1) / rate.period
+    return AsyncLimiter(burst, burst / leak)

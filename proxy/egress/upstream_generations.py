@@ -1,0 +1,90 @@
+"""The upstreams of the policy in force, and those of older ones that calls still go by.
+
+A reload begins a generation. A call goes to its end by the one that it began in: waits, retries and fallbacks
+too, for a key must never meet another vendor's address. An upstream that no generation in use names any more
+retires: what it holds is closed when its last call is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from proxy.egress.http_client import Caller
+from proxy.egress.upstream import Upstream
+from proxy.policy import schema
+from proxy.policy.schema.alerting import InjectedFault
+
+Opened = Callable[[str, schema.Upstream], Upstream]
+
+
+class Generations(Mapping[str, Upstream]):
+    """Read as a mapping it is the newest generation. `opened` makes an upstream that was not there before."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._now: dict[str, Upstream] = {}
+        self._older: list[dict[str, Upstream]] = []  # with calls under way
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Generations {', '.join(self._now) or 'none'}; {len(self._older)} older>"
+
+    def __getitem__(self, name: str) -> Upstream:
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now)
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+    def renew(self, wanted: Mapping[str, schema.Upstream], faults: Sequence[InjectedFault]) -> list[Upstream]:
+        """Begin a generation; the upstreams whose spend must be counted from the ledger.
+
+        One that comes back before its last call was over is the one that it was.
+        """
+        known = {name: upstream for older in self._older for name, upstream in older.items()} | self._now
+        now: dict[str, Upstream] = {}
+        uncounted = []
+        for name, policy in wanted.items():
+            fresh = name not in known
+            upstream, recount = (self._opened(name, policy) if fresh else known[name]).renewed(policy, faults)
+            upstream.beside = now
+            upstream.on_idle = self._retire
+            now[name] = upstream
+            if fresh or recount:
+                uncounted.append(upstream)
+        self._older.append(self._now)
+        self._now = now
+        self._retire()
+        return uncounted
+
+    async def close(self) -> None:
+        """Whatever is under way: the calls were given their time before."""
+        every = _apart((*self._older, self._now))
+        self._older.clear()
+        for upstream in every.values():
+            await upstream.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _retire(self) -> None:
+        """Let go of generations without calls, and of the upstreams that were in these alone."""
+        if not self._older:
+            return
+        over: list[dict[str, Upstream]] = []
+        held: list[dict[str, Upstream]] = []
+        for older in self._older:
+            (held if any(upstream.in_flight for upstream in older.values()) else over).append(older)
+        self._older = held
+        kept = _apart((*held, self._now))
+        for caller, upstream in _apart(over).items():
+            if caller not in kept:
+                task = asyncio.get_running_loop().create_task(upstream.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+
+def _apart(generations: Iterable[Mapping[str, Upstream]]) -> dict[Caller, Upstream]:
+    """Each upstream once: one that several generations have calls out over the same connections in all of them."""
+    return {upstream.caller: upstream for one in generations for upstream in one.values()}

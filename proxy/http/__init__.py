@@ -1,0 +1,1 @@
+"""HTTP that both doors share: problem details, Retry-After, tunnels."""

@@ -1,0 +1,114 @@
+"""What a request leaves behind: its metrics and its line in the log, once, whatever became of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from proxy.errors import Refusal
+from proxy.ingress.exchange import Exchange
+from proxy.observe.access_log import Access
+from proxy.observe.log import Log
+from proxy.observe.memory_growth import Growth
+from proxy.observe.metrics import Metrics
+from proxy.observe.recent_errors import Recent
+from proxy.units import nanos_as_dollars
+
+MIB = 1024 * 1024
+BY_NAME = frozenset(("rate-limited", "cost-cap", "blocked"))  # refusals that are of one user
+
+
+class Account:
+    """`app_bytes` is the app's memory as last measured, in bytes."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: Log,
+        clock: Callable[[], float],
+        app_bytes: Callable[[], int],
+        recent: Recent | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._app_bytes = app_bytes
+        self._recent = recent
+        self.in_flight: Counter[str] = Counter()  # by route
+        self.growth = Growth(self.in_flight, clock)
+
+    def begin(self, x: Exchange) -> None:
+        self.in_flight[x.route.name] += 1
+        self.growth.begun[x.route.name] += 1
+        x.memory_before = self._app_bytes()
+
+    def admitted(self, route: str, crowd: int) -> None:
+        """A request got its place, as one of so many of its route."""
+        self._metrics.http_concurrency.child(route).observe(crowd)
+
+    def limited(self, x: Exchange, refused: bool) -> None:
+        decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
+        self._metrics.rate_limit_total.child(x.route.name, x.tier, decision).inc()
+
+    def shadowed(self, x: Exchange, name: str) -> None:
+        self._metrics.shadow_total.child(x.route.name, name).inc()
+
+    def end(self, x: Exchange) -> None:
+        self.in_flight[x.route.name] -= 1
+        took = self._clock() - x.received
+        self._metrics.request(x.route.name, x.method, x.status, took, x.overhead)
+        if x.refused is not None and x.status < 500:
+            self._metrics.http_refusals_total.child(x.route.name, x.refused.name).inc()
+        if self._recent is not None and (x.status >= 500 or x.refused is not None):
+            self._remember(self._recent, x, took)
+        self._line(x, took)
+
+    def stray(self, x: Exchange) -> None:
+        """A request refused before its route was known."""
+        took = self._clock() - x.received
+        self._metrics.request("default", x.method, x.status, took, took)
+        self._line(x, took)
+
+    def unread(self, x: Exchange, refusal: Refusal) -> None:
+        """Bytes that never became a request: counted; a line only for who looks closely."""
+        self._metrics.request("default", "other", refusal.status, 0.0, 0.0)
+        self._log.emit(
+            "request.unread",
+            str(refusal),
+            level="debug",
+            request_id=x.request_id,
+            client_ip=x.peer,
+            status=refusal.status,
+            refused=refusal.name,
+        )
+
+    def _remember(self, recent: Recent, x: Exchange, took: float) -> None:
+        refused = x.refused
+        if x.status >= 500:
+            reason = refused.detail if refused is not None else "the app's own answer"
+            recent.request_failed(x.request_id, x.route.name, x.method, x.target, x.user, x.status, reason, took)
+        elif refused is not None and refused.name in BY_NAME:
+            recent.refused(x.user, x.tier, x.route.name, refused.name)
+
+    def _line(self, x: Exchange, took: float) -> None:
+        self._log.access(
+            Access(
+                x.request_id,
+                x.trace_id,
+                x.route.name,
+                x.method,
+                x.target,
+                x.status,
+                took * 1000,
+                x.app_seconds * 1000,
+                x.user,
+                x.tier,
+                x.client_ip,
+                x.bytes_in,
+                x.bytes_out,
+                None if x.cost is None else nanos_as_dollars(x.cost),
+                x.calls,
+                (self._app_bytes() - x.memory_before) / MIB if x.memory_before else None,
+                x.refused.name if x.refused is not None else None,
+            )
+        )

@@ -1,0 +1,53 @@
+"""Of the places at a gate, how many one address may hold with bodies that are still on their way."""
+
+from __future__ import annotations
+
+from proxy.ingress.admission.gate import Gate
+
+PART = 4  # a quarter, rounded up
+
+
+class Share:
+    """What one request holds of its address's shares; `give` may be called again, to no effect."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self.held: list[tuple[str, str]] = []
+
+    def give(self) -> None:
+        held, self.held = self.held, []
+        for key in held:
+            self._shares.give(key)
+
+
+class Shares:
+    """A body that is here needs none: only who keeps the app waiting for the rest of it."""
+
+    def __init__(self) -> None:
+        self._gates: dict[tuple[str, str], Gate] = {}  # by gate and address; those that nobody needs are dropped
+
+    def __len__(self) -> int:
+        return len(self._gates)
+
+    async def take(self, share: Share, gate: str, address: str, places: int, size: int, wait: float) -> None:
+        """Take one of this address's places of the gate's `places`, in a queue like the gate's own. Raises Shed."""
+        key = (gate, address)
+        mine = self._gates.get(key)
+        if mine is None:
+            mine = self._gates[key] = Gate("share_")
+        mine.configure(-(-places // PART), size, wait)
+        try:
+            await mine.take(0, "")
+        except BaseException:
+            self._drop(key)
+            raise
+        share.held.append(key)
+
+    def give(self, key: tuple[str, str]) -> None:
+        self._gates[key].give()
+        self._drop(key)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        gate = self._gates.get(key)
+        if gate is not None and not gate.in_flight and not gate.waiters:
+            del self._gates[key]

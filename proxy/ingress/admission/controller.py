@@ -1,0 +1,347 @@
+"""How many requests the app gets at once: by route, and all together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.errors import Refusal
+from proxy.ingress.admission.adaptive import STEP, Gradient, Trial
+from proxy.ingress.admission.address_share import Share, Shares
+from proxy.ingress.admission.gate import Gate, Shed
+from proxy.policy.schema.server import Overload, Route
+
+if TYPE_CHECKING:
+    from proxy.ingress.admission.adaptive import Trial
+
+
+# [merged from ingress/admission/permit] What a request holds while the app works on it.
+class Permit:
+    """A request's places at both gates; for a health probe one of the places that these have.
+
+    `release` belongs in a `finally`. It and `head_sent` may be called again, to no effect.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_answered",
+        "_app",
+        "_began",
+        "_called",
+        "_calls",
+        "_crowd",
+        "_in_app",
+        "_outside",
+        "_route",
+        "_trial",
+        "crowd",
+        "route_name",
+        "since",
+    )
+
+    def __init__(self, admission: Admission, route: Gate | None, app: Gate | None) -> None:
+        self._admission = admission
+        self._route = route
+        self.route_name = route.name if route is not None else ""  # of a probe none
+        self.crowd = route.in_flight if route is not None else 0  # of its route when it got its place, itself included
+        self._app = app  # until the answer's head is sent
+        self._in_app = app is not None  # whether the place there is held now
+        self._calls = 0  # outgoing ones of this request that are under way
+        self._called = 0.0  # since when there are some
+        self._outside = 0.0  # seconds with one at least
+        self._crowd = app.in_flight if app is not None else 0  # when it began, itself included
+        self.since = self._began = admission.clock()
+        self._trial: Trial | None = None
+        self._answered: float | None = None  # seconds of the app's own
+        if app is not None and admission.adaptive:
+            admission.working[self] = None
+            self._trial = admission.trial()
+            if self._trial is not None:
+                self._trial.enters(self.since)
+
+    def head_sent(self) -> None:
+        """The answer's head is on its way: what still follows is a stream, and no place at the app's gate."""
+        app, self._app = self._app, None
+        if app is not None and self._in_app:
+            self._leave()
+            app.give(self._admission.clock() - self.since)
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.ends(self._answered, self._admission.clock() - self._began - self._time_outside())
+
+    def release(self) -> None:
+        """The exchange is over, or a tunnel from here on."""
+        self.head_sent()
+        route, self._route = self._route, None
+        if route is not None:
+            route.give(self._admission.clock() - self.since)
+
+    def call_began(self) -> None:
+        """The app waits for an outgoing call: under an adaptive limit that is not its own work."""
+        self._calls += 1
+        if self._calls == 1:
+            self._called = self._admission.clock()
+        if self._in_app and self._app is not None and self._admission.adaptive:
+            self._leave()
+            self._app.give()
+
+    def call_ended(self) -> None:
+        """The app goes on working, whether there is room or not: it has the request already."""
+        self._calls -= 1
+        if not self._calls:
+            self._outside += self._admission.clock() - self._called
+        if not self._calls and not self._in_app and self._app is not None:
+            self._in_app = True
+            self.since = self._admission.clock()  # the call's time was not the app's
+            self._admission.working[self] = None
+            self._app.in_flight += 1
+            if self._trial is not None:
+                self._trial.enters(self.since)
+
+    def sample(self, app_seconds: float) -> None:
+        """The app took so long over this request, outgoing calls included: what is left without them is its pace.
+
+        For requests that it answered well: a cancelled one or an error says nothing of its pace.
+        """
+        if self.route_name and self._admission.adaptive:
+            self._answered = max(0.0, app_seconds - self._time_outside())
+            self._admission.sample(self.route_name, self._answered, self._crowd)
+
+    def _leave(self) -> None:
+        """The app works on it no more, for now or for good."""
+        self._in_app = False
+        self._admission.working.pop(self, None)
+        if self._trial is not None:
+            self._trial.leaves(self.since, self._admission.clock())
+
+    def _time_outside(self) -> float:
+        """Seconds of outgoing calls so far."""
+        return self._outside + (self._admission.clock() - self._called if self._calls else 0.0)
+
+
+# The queue before an adaptive limit. While the app is quick it takes up bursts; once the app is overloaded
+# a long queue would only make everybody late, and a quarter of the limit is enough to keep it busy.
+CALM_QUEUE = 100
+QUEUE_WAIT = 10.0
+LONGEST_RETRY_AFTER = 60.0
+PROBES = 4  # health probes at once that need no place; a platform sends one at a time
+
+_SAID = {
+    "route_queue_full": "This route has its fill of requests, and its queue is full.",
+    "route_wait": "This route has its fill of requests, and none ended in time while this one waited.",
+    "queue_full": "The app has its fill of requests, and the queue is full.",
+    "wait": "The app has its fill of requests, and none ended in time while this one waited.",
+    "share_queue_full": "This address has its share of requests whose bodies are still coming, and its queue is full.",
+    "share_wait": "This address has its share of requests whose bodies are still coming, and none ended in time.",
+    "priority": "The app has its fill of requests, and the queue was needed for more important ones.",
+}
+
+
+class Admission:
+    """Two gates: the route's `concurrency` with its queue, then the app's `overload` limit with its own.
+
+    Both queues serve the users in turn, each first come, first served; where one is full, an arrival takes the
+    place of the newest of the user who has most waiting, unless that is its own. The app's serves the most
+    important tier first (the lowest number in `overload.priority`; tiers not named there come after all that
+    are), and when it is full, the least important make room first.
+
+    Before both, a request whose body is still coming needs one of its address's share of the places.
+
+    A request that finds no place is refused with 503 `overloaded`, and `on_shed` is told why:
+    route_queue_full, route_wait, queue_full, wait, priority, share_queue_full or share_wait.
+
+    `clock` must be the loop's, or run with it: waits are timed by the loop.
+    """
+
+    def __init__(self, overload: Overload, *, clock: Callable[[], float], on_shed: Callable[[str], None]) -> None:
+        self.clock = clock
+        self._on_shed = on_shed
+        self.working: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
+        self._app = Gate("")
+        self._probes = Gate("probe_")
+        self._probes.limit = PROBES
+        self._shares = Shares()
+        self._routes: dict[str, RouteGate] = {}
+        self._gradient: Gradient | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._overload = overload
+        self.reconfigure(overload)
+
+    def __repr__(self) -> str:
+        parts = [f"{self._overload.mode}: {self._app!r}"]
+        parts += [f"{gate.name}: {gate!r}" for gate in self._routes.values()]
+        return f"<Admission {' | '.join(parts)}>"
+
+    @property
+    def limit(self) -> int | None:
+        """How many requests the app gets at once, None where nothing limits that."""
+        return self._app.limit
+
+    @property
+    def adaptive(self) -> bool:
+        return self._gradient is not None
+
+    def overfull(self, route_name: str) -> bool:
+        """Whether a route in shadow mode has more requests than its places and its queue would hold."""
+        gate = self._routes.get(route_name)
+        return gate is not None and gate.overfull
+
+    def in_flight(self, route_name: str) -> int:
+        gate = self._routes.get(route_name)
+        return gate.in_flight if gate is not None else 0
+
+    def queued(self, route_name: str) -> int:
+        """Those who wait at either gate."""
+        gate = self._routes.get(route_name)
+        return len(gate.waiters) + gate.waiting_for_app if gate is not None else 0
+
+    def reconfigure(self, overload: Overload) -> None:
+        """Take another policy; what is in flight stays in flight and counts."""
+        old, self._overload = self._overload, overload
+        if overload.mode != "adaptive":
+            self._gradient = None
+        elif self._gradient is None or overload.adaptive != old.adaptive:
+            self._gradient = Gradient(overload.adaptive, self.clock)
+        self._retune()
+        idle = [gate.name for gate in self._routes.values() if not gate.in_flight and not gate.waiters]
+        for name in idle:
+            del self._routes[name]
+
+    def try_enter(self, route: Route, *, exempt: bool = False) -> Permit | None:
+        """A permit where both gates have room now; None where `enter` would wait or refuse.
+
+        An exempt request, a health probe, needs room at neither, but for places of its own: who comes when these are
+        taken is treated as everybody is.
+        """
+        if exempt and self._probes.try_take():
+            return Permit(self, self._probes, None)
+        gate = self._gate(route)
+        if not gate.try_take():
+            return None
+        if not self._app.try_take():
+            gate.give()
+            return None
+        return Permit(self, gate, self._app)
+
+    async def enter(self, route: Route, tier: str, user: str) -> Permit:
+        """A permit, as soon as there is room. Raises Refusal (503 `overloaded`)."""
+        gate = self._gate(route)
+        at: Gate = gate
+        try:
+            await gate.take(0, user)
+            at = self._app
+            gate.waiting_for_app += 1
+            try:
+                await self._take_app(tier, user)
+            except BaseException:  # cancelled or shed: the place at the first gate goes back either way
+                gate.give()
+                raise
+            finally:
+                gate.waiting_for_app -= 1
+        except Shed as shed:
+            reason = str(shed)
+            self._on_shed(reason)
+            seconds = min(LONGEST_RETRY_AFTER, max(1.0, at.expected_wait()))
+            raise Refusal("overloaded", 503, "Overloaded", _SAID[reason], retry_after=seconds) from None
+        return Permit(self, gate, self._app)
+
+    def bounded(self, route: Route) -> bool:
+        """Whether a request of this route may have to wait for a place."""
+        return self._app.limit is not None or (route.concurrency is not None and route.enforce)
+
+    async def take_share(self, route: Route, address: str) -> Share:
+        """For a request whose body is still coming: its address's share of each gate. Raises Refusal (503)."""
+        share = Share(self._shares)
+        try:
+            if route.concurrency is not None and route.enforce:
+                queue = route.queue
+                await self._shares.take(share, route.name, address, route.concurrency, queue.size, queue.wait)
+            if self._app.limit is not None:
+                await self._shares.take(share, "", address, self._app.limit, self._app.size, self._app.wait)
+        except Shed as shed:
+            share.give()
+            self._on_shed(str(shed))
+            raise Refusal("overloaded", 503, "Overloaded", _SAID[str(shed)], retry_after=1.0, close=True) from None
+        except BaseException:
+            share.give()
+            raise
+        return share
+
+    def sample(self, route_name: str, app_seconds: float, crowd: int) -> None:
+        """See `Permit.sample`."""
+        if self._gradient is not None:
+            self._gradient.sample(route_name, app_seconds, crowd)
+            self._step()
+
+    def trial(self) -> Trial | None:
+        """The experiment of the adaptive limit that a request which has just entered is part of."""
+        return self._gradient.admitted(self._app.in_flight) if self._gradient is not None else None
+
+    async def _take_app(self, tier: str, user: str) -> None:
+        if self._app.try_take():
+            return
+        if self._gradient is not None:
+            self._gradient.reached()
+            self._step()
+            self._tick()
+        priority = self._overload.priority
+        await self._app.take(priority.get(tier, max(priority.values(), default=0) + 1), user)
+
+    def _gate(self, route: Route) -> RouteGate:
+        gate = self._routes.get(route.name)
+        if gate is None:
+            gate = self._routes[route.name] = RouteGate(route)
+        elif gate.route is not route:
+            gate.take_on(route)
+        return gate
+
+    def _step(self) -> None:
+        if self._gradient is not None and self._gradient.step(self._ages):
+            self._retune()
+
+    def _ages(self) -> list[tuple[str, float]]:
+        now = self.clock()
+        return [(permit.route_name, now - permit.since) for permit in self.working]
+
+    def _tick(self) -> None:
+        """While somebody waits the limit must be able to change, though no request ends and none comes."""
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(STEP, self._ticked)
+
+    def _ticked(self) -> None:
+        self._ticking = None
+        if self._gradient is not None and self._app.waiters:
+            self._gradient.reached()
+            self._step()
+            self._tick()
+
+    def _retune(self) -> None:
+        mode, fixed = self._overload.mode, self._overload.fixed
+        if mode == "fixed":
+            self._app.configure(fixed.limit, fixed.queue, fixed.wait)
+        elif self._gradient is not None:
+            limit = self._gradient.limit
+            size = max(1, limit // 4) if self._gradient.overloaded else CALM_QUEUE
+            self._app.configure(limit, size, QUEUE_WAIT)
+        else:
+            self._app.configure(None, 0, 0.0)
+
+
+class RouteGate(Gate):
+    """The gate of one route, which also knows how many of its requests wait at the app's."""
+
+    def __init__(self, route: Route) -> None:
+        super().__init__("route_", route.name)
+        self.waiting_for_app = 0
+        self.take_on(route)
+
+    def take_on(self, route: Route) -> None:
+        self.route = route
+        self.configure(route.concurrency if route.enforce else None, route.queue.size, route.queue.wait)
+
+    @property
+    def overfull(self) -> bool:
+        """In shadow mode, which refuses nobody: whether all places and the queue would be taken by now."""
+        route = self.route
+        return not route.enforce and route.concurrency is not None and self.in_flight > route.concurrency + self.size

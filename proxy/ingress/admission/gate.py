@@ -1,0 +1,90 @@
+"""A bounded number of places, and a bounded queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.util.fair_queue import ADMITTED, Waiter, Waiters
+
+
+class Shed(Exception):
+    """Sent away from a gate; its text is the reason."""
+
+
+class Gate:
+    """`limit` places (None: any number), and up to `size` who wait for one, `wait` seconds at most.
+
+    Whoever gives a place back hands it to the next in line in the same step, so a place is never both free
+    and waited for. One that is cancelled in the moment it was admitted passes its place on.
+    """
+
+    def __init__(self, prefix: str, name: str = "") -> None:
+        self.name = name
+        self._prefix = prefix  # of the reasons to be sent away
+        self.limit: int | None = None
+        self.size = 0
+        self.wait = 0.0
+        self.in_flight = 0
+        self.waiters = Waiters()
+        self._held = 0.0  # seconds that a place is held, as of late
+
+    def __repr__(self) -> str:
+        room = "" if self.limit is None else f"/{self.limit}"
+        return f"{self.in_flight}{room} in flight, {len(self.waiters)} queued"
+
+    def configure(self, limit: int | None, size: int, wait: float) -> None:
+        """Take other bounds. Those in flight stay; who waits is admitted or sent away as the new bounds say."""
+        self.limit, self.size, self.wait = limit, size, wait
+        self.wake()
+        while len(self.waiters) > size:
+            self.waiters.least().tell(f"{self._prefix}queue_full")
+
+    def try_take(self) -> bool:
+        if self.limit is not None and self.in_flight >= self.limit:
+            return False
+        self.in_flight += 1
+        return True
+
+    async def take(self, priority: int, user: str) -> None:
+        """Take a place, waiting for it if need be. Raises Shed."""
+        if self.try_take():
+            return
+        if len(self.waiters) >= self.size:
+            loser = self.waiters.displaced_by(priority, user)
+            if loser is None:
+                raise Shed(f"{self._prefix}queue_full")
+            loser.tell("priority" if loser.priority > priority else f"{self._prefix}queue_full")
+        waiter = Waiter(priority, user)
+        self.waiters.add(waiter)
+        timer = asyncio.get_running_loop().call_later(self.wait, self._expire, waiter)
+        try:
+            outcome = await waiter.future
+        except asyncio.CancelledError:
+            if not self.waiters.discard(waiter) and not waiter.future.cancelled():
+                if waiter.future.result() == ADMITTED:
+                    self.give()
+            raise
+        finally:
+            timer.cancel()
+        if outcome != ADMITTED:
+            raise Shed(outcome)
+
+    def give(self, held: float | None = None) -> None:
+        """Give a place back, held for so many seconds."""
+        self.in_flight -= 1
+        if held is not None:
+            self._held += (held - self._held) * 0.1
+        self.wake()
+
+    def wake(self) -> None:
+        while self.waiters and self.try_take():
+            if not self.waiters.first().tell(ADMITTED):
+                self.in_flight -= 1
+
+    def expected_wait(self) -> float:
+        """Seconds until an arrival now could expect a place: the queue, at the pace of late."""
+        return (len(self.waiters) + 1) * self._held / max(1, self.limit or 1)
+
+    def _expire(self, waiter: Waiter) -> None:
+        if self.waiters.discard(waiter):
+            waiter.tell(f"{self._prefix}wait")

@@ -1,0 +1,399 @@
+"""One connection to the app: a request goes out, its answer comes back, byte by byte if need be.
+
+States, of which an illegal move is a programming error:
+
+    idle ─send()→ waiting ─head→ body ─last byte→ idle (may be used again) or closed
+                     └─101→ raw (a tunnel takes the transport over)
+
+The answer's framing is judged strictly (llhttp's strict mode): what two readers could read differently
+is an `AppMisframed`, and nothing after it is ever taken for an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from proxy.errors import AppMisframed, AppUnreachable
+from proxy.ingress.content_length import HeadPieces, merge_lengths
+from proxy.ingress.exchange import HeaderList
+
+MAX_HEAD = 256 * 1024  # bytes of an answer's head; apps with long cookies stay far below
+TWICE = "Duplicate Content-Length"  # llhttp's words
+QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone knows it
+PART = 64 * 1024  # bytes of a read; a server that fills it has more on the way
+HOLD_BACK = 256 * 1024  # body bytes kept before somebody takes them; then the app is not read
+
+Informational = Callable[[int, bytes, HeaderList], None]
+
+
+class Sink(Protocol):
+    """Takes an answer's body as it arrives. Returning False from `body` asks for a pause."""
+
+    def body(self, data: bytes) -> bool: ...
+
+
+class Leg(asyncio.Protocol):
+    """A connection to the app. `answered` and `finished` are the two moments of an answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None = None) -> None:
+        self.loop = loop
+        self._sock = sock  # the transport's own
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self.idle_turn = 0  # the loop's turn in which it became idle
+        self.last_read = 0.0
+        self.lost: BaseException | None = None  # why it ended, once it has
+        self.ended = False
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._can_write: asyncio.Future[None] | None = None
+        self._paused_writing = False
+        self._awaiting = False  # a request is out and its answer not complete
+        self._reset("GET", None)
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "busy" if self._awaiting else "idle"
+        return f"<Leg {state}{', answered ' + str(self.status) if self.status else ''}>"
+
+    def _reset(self, method: str, upgrade: str | None) -> None:
+        self._method = method
+        self._upgrade = upgrade
+        self.status = 0
+        self.reason = b""
+        self.headers: HeaderList = []
+        self.trailers: HeaderList = []
+        self.length: int | None = None  # Content-Length
+        self.chunked = False
+        self.bodyless = False
+        self.until_close = False
+        self.keep_alive = False
+        self.head_at = 0.0
+        self.complete = False
+        self.raw = False
+        self.silent = True  # not a byte of an answer has come
+        self.buffer: list[bytes] = []
+        self._buffered = 0
+        self._head_bytes = 0
+        self._pieces: HeadPieces | None = None  # where the head does not come whole, or cannot be read as it is
+        self._sink: Sink | None = None
+        self._paused_reading = False
+        self._answered: asyncio.Future[None] | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self._informational: Informational | None = None
+
+    # ── what the relay calls ─────────────────────────────────────────────────────────────────
+
+    @property
+    def reusable(self) -> bool:
+        return self.complete and self.keep_alive and not self.ended and not self.raw
+
+    def send(
+        self, head: bytes, method: str, upgrade: str | None, informational: Informational | None
+    ) -> asyncio.Future[None]:
+        """Write a request's head (and what of its body is at hand); the future is its answer's head.
+
+        It fails with AppUnreachable when the connection ends first, AppMisframed for bad framing.
+        """
+        assert not self._awaiting, "one request at a time"
+        self._reset(method, upgrade)
+        self._awaiting = True
+        self._informational = informational
+        self._answered = self.loop.create_future()
+        if self.ended or self.transport is None:
+            self._fail(AppUnreachable("The app closed the connection.", sent=False))
+        else:
+            self.transport.write(head)
+        return self._answered
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def write_chunk(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+
+    async def drain(self) -> None:
+        """Wait until the app reads on. Raises AppUnreachable when it never will."""
+        if self.ended:
+            raise AppUnreachable("The app closed the connection while it was sent a body.", sent=True)
+        if self._paused_writing:
+            if self._can_write is None:
+                self._can_write = self.loop.create_future()
+            await asyncio.shield(self._can_write)
+
+    @property
+    def paused(self) -> bool:
+        """It is we who do not read: the client is behind."""
+        return self._paused_reading
+
+    @property
+    def writing_paused(self) -> bool:
+        return self._paused_writing
+
+    def relay(self, sink: Sink) -> asyncio.Future[None] | None:
+        """Give the rest of the body to `sink`; the future is its end, or fails with AppUnreachable.
+        None: all of it was here."""
+        self._sink = sink
+        held, self.buffer = self.buffer, []
+        self._buffered = 0
+        flowing = True
+        for data in held:
+            flowing = sink.body(data)
+        if self.complete:
+            return None
+        finished = self._finished = self.loop.create_future()
+        if self.ended:
+            finished.set_exception(self._broken())
+        elif flowing:
+            self.resume()
+        else:
+            self.pause()
+        return finished
+
+    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Hand the transport to another protocol, with the bytes that already came for it."""
+        assert self.raw
+        assert self.transport is not None
+        transport, held = self.transport, b"".join(self.buffer)
+        transport.set_protocol(protocol)
+        self._parser = None
+        self.buffer = []
+        self._awaiting = False
+        self.resume()
+        return transport, held
+
+    def expire(self, error: Exception) -> None:
+        """End the exchange with an error of the caller's: a deadline passed."""
+        self._fail(error)
+        self.abort()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def pause(self) -> None:
+        if not self._paused_reading and self.transport is not None:
+            self._paused_reading = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused_reading and self.transport is not None:
+            self._paused_reading = False
+            self.transport.resume_reading()
+
+    # ── asyncio.Protocol ─────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.last_read = self.loop.time()
+        self.silent = False
+        if self.raw:
+            self._hold(data)
+            return
+        if not self._awaiting:  # nobody asked: a second answer, or noise
+            self.abort()
+            return
+        if not self.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD and len(data) < self._head_bytes:
+                self._misframed("its head is longer than 256 KiB")
+                return
+            if self._pieces is not None:
+                data = self._pieces.take(data)
+        parser = self._parser
+        assert parser is not None
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
+            self._stopped(data, stop)
+        if not (self.status or self._pieces):
+            self._pieces = HeadPieces(data)
+        elif self._awaiting and len(data) < PART:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """More of the answer is to come, and a server with Nagle's algorithm on waits with it for our acknowledgement,
+        which the kernel puts off for 40 ms on connections that live long. Not sticky: see tcp(7), TCP_QUICKACK."""
+        if QUICKACK is not None and self._sock is not None:
+            try:
+                self._sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+            except OSError:  # it has just ended
+                pass
+
+    def _stopped(self, data: bytes, stop: httptools.HttpParserUpgrade | httptools.HttpParserError) -> None:
+        """The parser took no more of this."""
+        if isinstance(stop, httptools.HttpParserUpgrade):
+            if rest := data[stop.args[0] :]:
+                self._hold(rest)
+        elif str(stop) == TWICE and not self.status:
+            self._read_again(data)
+        elif not self.complete:
+            cause = stop.__context__
+            self._misframed(str(cause if isinstance(cause, AppMisframed) else stop))
+        else:
+            self.keep_alive = False
+
+    def _read_again(self, data: bytes) -> None:
+        """A length that is stated twice stopped the parser: read the head anew with one, once it is whole."""
+        pieces = self._pieces = self._pieces or HeadPieces(data)
+        merged = merge_lengths(pieces.data)
+        if pieces.once or (merged is None and b"\r\n\r\n" in pieces.data):
+            self._misframed(TWICE)
+            return
+        self.reason, self.headers = b"", []
+        parser = self._parser = httptools.HttpResponseParser(self)
+        pieces.again = True
+        if merged is None:
+            return
+        pieces.once = True
+        try:
+            parser.feed_data(merged)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
+            self._stopped(merged, stop)
+
+    def eof_received(self) -> bool:
+        if self.raw:
+            return False
+        self._end_of_input(None)
+        return False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost = exc
+        self._end_of_input(exc)
+        self.ended = True
+        self.transport = None
+        self._parser = None
+        self._paused_writing = False
+        if self._can_write is not None and not self._can_write.done():
+            self._can_write.set_exception(self._broken())
+            self._can_write.exception()  # the pump may be gone already
+        self._can_write = None
+        self._fail(self._broken())
+
+    def pause_writing(self) -> None:
+        self._paused_writing = True
+
+    def resume_writing(self) -> None:
+        self._paused_writing = False
+        if self._can_write is not None and not self._can_write.done():
+            self._can_write.set_result(None)
+        self._can_write = None
+
+    # ── httptools ────────────────────────────────────────────────────────────────────────────
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.keep_alive = False
+            raise AppMisframed("more bytes than its framing allows", sent=True)
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        (self.trailers if self.status else self.headers).append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        status = parser.get_status_code()
+        if parser.get_http_version() not in ("1.1", "1.0"):
+            raise AppMisframed("it does not speak HTTP/1", sent=True)
+        if 100 <= status < 200 and status != 101:
+            return  # on_message_complete passes it on
+        if status == 101 and self._upgrade is None:
+            raise AppMisframed("it switched protocols without being asked to", sent=True)
+        if status < 100 or status > 999:
+            raise AppMisframed("its status is no status", sent=True)
+        self._read_framing(parser, status)
+        self.status = status
+        self.head_at = self.loop.time()
+        self.raw = status == 101
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+        if self._method == "HEAD" and not self.complete:
+            # llhttp cannot be told that this answer has no body: it is complete, and a fresh parser
+            # reads the next one.
+            self._parser = httptools.HttpResponseParser(self)
+            self._completed()
+
+    def _read_framing(self, parser: httptools.HttpResponseParser, status: int) -> None:
+        for name, value in self.headers:
+            lower = name.lower()
+            if lower == b"content-length":
+                self.length = int(value)
+            elif lower == b"transfer-encoding":
+                if value.lower() != b"chunked" or self.chunked:
+                    raise AppMisframed("its only transfer coding may be `chunked`", sent=True)
+                self.chunked = True
+        if self.chunked and parser.get_http_version() == "1.0":
+            raise AppMisframed("HTTP/1.0 knows no transfer coding", sent=True)
+        self.bodyless = self._method == "HEAD" or status in (204, 304) or status == 101
+        self.until_close = not (self.bodyless or self.chunked or self.length is not None)
+        self.keep_alive = parser.should_keep_alive() and not self.until_close
+
+    def on_body(self, data: bytes) -> None:
+        if self.complete:  # a body behind the head of an answer to HEAD
+            self.keep_alive = False
+        elif self._sink is None:
+            self._hold(data)
+        elif not self._sink.body(data):
+            self.pause()
+
+    def on_message_complete(self) -> None:
+        if not self.status:  # 1xx
+            parser = self._parser
+            assert parser is not None
+            reason, headers = self.reason, self.headers
+            self.reason, self.headers, self._head_bytes = b"", [], 0
+            self._pieces = HeadPieces(b"", once=True)  # what was told already cannot be read again
+            if self._informational is not None:
+                self._informational(parser.get_status_code(), reason, headers)
+        elif not self.raw:
+            self._completed()
+
+    # ── endings ──────────────────────────────────────────────────────────────────────────────
+
+    def _hold(self, data: bytes) -> None:
+        self.buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered > HOLD_BACK:
+            self.pause()
+
+    def _completed(self) -> None:
+        self.complete = True
+        self._awaiting = False
+        self.resume()  # its last bytes may have asked for a pause: the next answer must be read
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+    def _end_of_input(self, exc: BaseException | None) -> None:
+        if self._awaiting and self.status and self.until_close and exc is None and not self.complete:
+            self._completed()
+
+    def _broken(self) -> AppUnreachable:
+        return AppUnreachable("The app closed the connection before its answer was whole.", sent=True)
+
+    def _misframed(self, why: str) -> None:
+        self._fail(AppMisframed(f"The app's answer cannot be read: {why}.", sent=True))
+        self.abort()
+
+    def _fail(self, error: Exception) -> None:
+        if self.complete:
+            return
+        self._awaiting = False
+        for future in (self._answered, self._finished):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever waited may be gone already
+                break

@@ -1,0 +1,346 @@
+"""Who sent a request, as far as the proxies before us can be believed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from types import MappingProxyType
+from typing import NamedTuple
+
+from proxy.ingress import client_address
+from proxy.ingress import client_address as address
+from proxy.ingress.dropped_headers import DROPPED
+from proxy.policy.schema.server import Network, TrustedProxies
+
+# [merged from ingress/address] Network addresses as they come in header fields, and the networks that proxies stand
+# in.
+Address = IPv4Address | IPv6Address
+
+LONGEST = 64  # "[" 45 characters of IPv6 "%zone]:65535" fits; what is longer is no address
+
+# Where the proxies of a platform stand: RFC 1918, loopback, link-local, RFC 4193, and RFC 6598, which
+# several platforms (Railway, Tailscale) use inside. Narrower than ipaddress' is_private, which has the
+# ranges for documentation and benchmarks in it.
+PRIVATE: tuple[Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "100.64.0.0/10",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+
+# https://www.cloudflare.com/ips-v4 and /ips-v6: the list of 8 April 2021, in November 2026 the last known.
+CLOUDFLARE: tuple[Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "173.245.48.0/20",
+        "103.21.244.0/22",
+        "103.22.200.0/22",
+        "103.31.4.0/22",
+        "141.101.64.0/18",
+        "108.162.192.0/18",
+        "190.93.240.0/20",
+        "188.114.96.0/20",
+        "197.234.240.0/22",
+        "198.41.128.0/17",
+        "162.158.0.0/15",
+        "104.16.0.0/13",
+        "104.24.0.0/14",
+        "172.64.0.0/13",
+        "131.0.72.0/22",
+        "2400:cb00::/32",
+        "2606:4700::/32",
+        "2803:f800::/32",
+        "2405:b500::/32",
+        "2405:8100::/32",
+        "2a06:98c0::/29",
+        "2c0f:f248::/32",
+    )
+)
+
+
+def parse(text: str) -> Address | None:
+    """The address in `text`, or None where there is none (`unknown`, `_hidden`, junk).
+
+    Takes a port (`1.2.3.4:80`, `[2001:db8::1]:80`), brackets, and a zone, which is dropped; an IPv4
+    address mapped into IPv6 becomes the IPv4 address it is.
+    """
+    text = text.strip()
+    if not text or len(text) > LONGEST:
+        return None
+    if text[0] == "[":
+        inner, bracket, port = text[1:].partition("]")
+        if not bracket or not (port == "" or _is_port(port)):
+            return None
+        text = inner
+        if ":" not in text:
+            return None
+    elif text.count(":") == 1:
+        text, _, digits = text.partition(":")
+        if not _is_port(":" + digits):
+            return None
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+@lru_cache(maxsize=4096)
+def network_of(text: str) -> str:
+    """What counts as one client: an IPv4 address, of IPv6 its /64, `unknown` where there is no address."""
+    found = parse(text)
+    if isinstance(found, IPv6Address):
+        return str(ip_network((found, 64), strict=False))
+    return str(found) if found is not None else "unknown"
+
+
+def within(address: Address, networks: tuple[Network, ...]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _is_port(text: str) -> bool:
+    return text[:1] == ":" and text[1:].isascii() and text[1:].isdigit()
+
+
+Fields = Callable[[str], str | None]
+
+REMEMBERED = 4096  # addresses parsed lately; about 1 MiB when full
+STATED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded")
+RENDER_STATES = STATED[:2]  # what Render's edge writes itself; the others pass through it as its client sent them
+LOCAL = ""  # the peer's name where it has no address: a Unix socket
+
+
+class Client(NamedTuple):
+    """`proto` and `host` are what a trusted peer said of the client's own request, else None."""
+
+    ip: str  # empty for a Unix socket's peer without a word about its client
+    proto: str | None
+    host: str | None
+    trusted: bool  # whether the direct peer's X-Forwarded-* are believed
+    dropped: frozenset[bytes] = DROPPED["nobody"]  # fields of the request that do not reach the app, in lower case
+    said: Mapping[str, str] = MappingProxyType({})  # what a trusted peer says, by fields' names in lower case
+
+
+class _Seen(NamedTuple):
+    address: Address
+    text: str
+    private: bool
+    cloudflare: bool
+    listed: bool  # in the networks that the policy names
+
+
+class TrustedPeers:
+    """`listen.trusted_proxies`.
+
+    - `none`: the peer is the client.
+    - `private`: a private peer is believed. The client is the first address from the right that is not
+      private, or the leftmost where all are. Whoever is on the private network itself can pose as anybody:
+      name CIDRs where that matters.
+    - `render`: a private peer, and behind it one edge of Cloudflare. One only: a Cloudflare Worker calls
+      from Cloudflare's addresses too, with an X-Forwarded-For of its author's choice. Where a Cloudflare
+      zone of one's own stands before Render's, use `hops`.
+    - `hops: N`: the client is the N-th address from the right; where the chain is shorter, somebody came
+      past a proxy, and the peer is the client.
+    - CIDRs: as `private`, with these networks in place of the private ones.
+    - `auto`: `render` on Render, else `private`.
+
+    An entry that is no address ends the walk: what stands left of it could be anything, so the last address
+    seen is the client. Where there is no X-Forwarded-For, Forwarded (RFC 7239) is read the same way. A peer
+    on a Unix socket counts as private.
+    """
+
+    def __init__(self, policy: TrustedProxies, *, on_render: bool) -> None:
+        kind = policy.kind
+        if kind == "auto":
+            kind = "render" if on_render else "private"
+        self._kind = kind
+        self._automatic = policy.kind == "auto"
+        self._stated = RENDER_STATES if kind == "render" else STATED
+        self._asked = tuple((name.lower(), name.encode()) for name in self._stated)
+        self._dropped = DROPPED["render" if kind == "render" else "private" if kind == "private" else "named"]
+        self._hops = policy.hops
+        self._networks: tuple[Network, ...] = policy.networks
+        # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
+        self._look = lru_cache(maxsize=REMEMBERED)(self._examine)
+
+    @property
+    def sentence(self) -> str:
+        """Whom this believes, for whoever runs it."""
+        fields = " and ".join(self._stated) if self._kind == "render" else "X-Forwarded-* and the like"
+        key = (
+            f"listen.trusted_proxies: auto, which is {self._kind} here" if self._automatic else "listen.trusted_proxies"
+        )
+        private = f"peers on a private network ({', '.join(str(one) for one in PRIVATE)})"
+        whom = {
+            "none": "nobody",
+            "render": f"{private}, behind one edge of Cloudflare",
+            "private": f"all {private}; whoever is on one can pose as anybody: name your proxy's own if others are",
+            "hops": f"everybody, {self._hops} hops deep",
+            "networks": ", ".join(str(one) for one in self._networks),
+        }[self._kind]
+        return f"{fields} are believed of {whom} ({key})."
+
+    def client(self, peer: str, header: Fields) -> Client:
+        """The client behind `peer`.
+
+        `header` gives a header's value by its lower-case name: where it came in several lines, all of them
+        joined with commas. (HAProxy adds a line of its own: the first alone would be the client's to write.)
+        """
+        seen = self._seen(peer)
+        if not self._believes(seen):
+            return Client(seen.text if seen is not None else peer, None, None, False)
+        said = {}
+        for name, _ in self._asked:
+            value = header(name)
+            if value is not None:
+                said[name] = value
+        if not said:
+            return Client(seen.text if seen is not None else LOCAL, None, None, True, self._dropped)
+        found = self._walk(_chain(said), seen)
+        text = found.text if found is not None else LOCAL
+        return Client(text, _proto(said), said.get("x-forwarded-host"), True, self._dropped, said)
+
+    def forwarding(self, client: Client, peer: str) -> tuple[tuple[bytes, bytes], ...]:
+        """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
+
+        From a trusted peer they pass as they came; what it did not say is not said, but for its own address
+        where it named nobody. The peer is not added to a chain: the app's own peer, now the gateway, stands
+        where it stood, so that an app that counts hops from the right counts on as before. For any other
+        peer: its address, and that it came by http. Host is not repeated in X-Forwarded-Host, it reaches
+        the app as it is.
+        """
+        seen = self._seen(peer)
+        if not client.trusted:
+            fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
+            return (*fields, (b"X-Forwarded-Proto", b"http"))
+        said = client.said
+        fields = [(shown, _bytes(said[name])) for name, shown in self._asked if name in said] if said else []
+        if seen is not None and "x-forwarded-for" not in said and "forwarded" not in said:
+            fields.append((b"X-Forwarded-For", seen.text.encode()))
+        return tuple(fields)
+
+    def believes(self, peer: str) -> bool:
+        """Whether what this peer says of its client counts."""
+        return self._believes(self._seen(peer))
+
+    def _believes(self, peer: _Seen | None) -> bool:
+        if self._kind == "none":
+            return False
+        if self._kind == "hops":
+            return self._hops > 0
+        if self._kind == "networks":
+            return peer is not None and peer.listed
+        return peer is None or peer.private
+
+    def _walk(self, chain: Iterable[str], peer: _Seen | None) -> _Seen | None:
+        last = peer
+        edges = 1 if self._kind == "render" else 0
+        hops = self._hops
+        for entry in chain:
+            seen = self._seen(entry)
+            if seen is None:
+                break
+            if self._kind == "hops":
+                hops -= 1
+                if hops == 0:
+                    return seen
+                continue
+            last = seen
+            if self._kind == "networks":
+                if not seen.listed:
+                    break
+            elif not seen.private:
+                if not (seen.cloudflare and edges):
+                    break
+                edges -= 1
+        return last
+
+    def _seen(self, text: str) -> _Seen | None:
+        return self._look(text) if len(text) <= address.LONGEST else None
+
+    def _examine(self, text: str) -> _Seen | None:
+        found = address.parse(text)
+        if found is None:
+            return None
+        return _Seen(
+            found,
+            str(found),
+            address.within(found, PRIVATE),
+            address.within(found, CLOUDFLARE),
+            address.within(found, self._networks),
+        )
+
+
+def _chain(said: Mapping[str, str]) -> Iterable[str]:
+    """The addresses said to be before the peer, the nearest first."""
+    value = said.get("x-forwarded-for")
+    if value is not None:
+        return reversed(value.split(","))
+    value = said.get("forwarded")
+    if value is not None:
+        return [hop.get("for", "") for hop in reversed(client_address.elements(value))]
+    return ()
+
+
+def _proto(said: Mapping[str, str]) -> str | None:
+    value = said.get("x-forwarded-proto")
+    if value is None:
+        chain = said.get("forwarded")
+        hops = client_address.elements(chain) if chain is not None else []
+        value = hops[0].get("proto") if hops else None
+    if value is None:
+        return None
+    first = value.partition(",")[0].strip().lower()
+    return first if first in ("http", "https", "ws", "wss") else None
+
+
+def _bytes(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")
+
+
+# [merged from ingress/forwarded] The Forwarded header field (RFC 7239), read for the addresses and the protocol in
+# it.
+_PAIR = re.compile(
+    r"""\s*(?P<name>[!\#$%&'*+.^_`|~0-9A-Za-z-]+)=
+        (?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^\s;,"]*))
+        \s*(?P<end>[;,]|\Z)""",
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+
+
+def elements(value: str) -> list[dict[str, str]]:
+    """Each hop's pairs, names in lower case, the nearest hop last; nothing where any of it is malformed."""
+    hops: list[dict[str, str]] = [{}]
+    for name, content, ends in _pairs(value):
+        if name is None:
+            return []
+        hops[-1].setdefault(name, content)
+        if ends:
+            hops.append({})
+    return hops
+
+
+def _pairs(value: str) -> Iterator[tuple[str | None, str, bool]]:
+    position = 0
+    while position < len(value):
+        found = _PAIR.match(value, position)
+        if found is None:
+            yield None, "", False
+            return
+        quoted = found["quoted"]
+        content = found["token"] if quoted is None else _ESCAPE.sub(r"\1", quoted)
+        yield found["name"].lower(), content, found["end"] == ","
+        position = found.end()

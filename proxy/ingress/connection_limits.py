@@ -1,0 +1,119 @@
+"""How many connections there may be, in all and by address, and what is told of those that find no place."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Callable
+
+from proxy.errors import Refusal
+from proxy.observe.emit import Emit, Level
+from proxy.observe.metrics import Metrics
+from proxy.policy.schema.server import Connections
+
+UNLIMITED = 1 << 20  # descriptors counted on where there is no limit
+REFUSING = 256  # connections at once that are only told that there is no place
+TOLD_EVERY = 10.0  # seconds between two lines of the same kind
+UNWELL = 60.0  # seconds for which the lack of descriptors shows in health
+
+TOTAL, PER_ADDRESS, DESCRIPTORS = REASONS = ("total", "per_address", "descriptors")
+
+
+def room() -> int:
+    """Connections of clients and to the app that this process's descriptors suffice for: a quarter of them (64 to
+    1,024) is left for calls out, the database, the ledger and the listeners."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = UNLIMITED
+    return max(1, limit - min(1024, max(64, limit // 4)))
+
+
+class Capacity:
+    """`listen.connections`. An address has its places from `take` to `give`."""
+
+    def __init__(self, policy: Connections, *, clock: Callable[[], float], emit: Emit, metrics: Metrics) -> None:
+        self._clock = clock
+        self._emit = emit
+        self._metrics = metrics
+        self._held: dict[str, int] = {}
+        self._told: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+        self._last: dict[str, float] = {}
+        self.apply(policy)
+
+    def apply(self, policy: Connections) -> None:
+        """Take other bounds. Who is connected stays and counts."""
+        self.room = room()
+        self.total = self.room if policy.total == "auto" else min(policy.total, self.room)
+        self.per_address = policy.per_address
+        self.refusing = min(REFUSING, max(1, self.room // 8))
+
+    # ── by address ───────────────────────────────────────────────────────────────────────────
+
+    def take(self, address: str) -> bool:
+        held = self._held.get(address, 0)
+        if self.per_address is not None and held >= self.per_address:
+            return False
+        self._held[address] = held + 1
+        return True
+
+    def give(self, address: str) -> None:
+        left = self._held[address] - 1
+        if left:
+            self._held[address] = left
+        else:
+            del self._held[address]
+
+    # ── what is told ─────────────────────────────────────────────────────────────────────────
+
+    def refusal(self, reason: str) -> Refusal:
+        """For one that finds no place, counted and told."""
+        self._note(reason)
+        if reason == PER_ADDRESS:
+            bound = f"This address has its {self.per_address} connections (listen.connections.per_address)."
+        elif reason == TOTAL:
+            bound = f"All {self.total} connections are taken (listen.connections.total)."
+        else:
+            bound = "There are too many connections for this instance at the moment."
+        return Refusal("overloaded", 503, "Too many connections", bound, retry_after=1.0, close=True)
+
+    def exhausted(self) -> None:
+        """No descriptor was left, here or for a connection to the app."""
+        self._last[DESCRIPTORS] = self._clock()
+        self._tell(DESCRIPTORS, "error")
+
+    def evicted(self, count: int) -> None:
+        """So many idle connections were closed to make room."""
+        self._metrics.connections_evicted_total.inc(count)
+
+    def trouble(self) -> str | None:
+        """What is wrong just now, for health."""
+        now = self._clock()
+        if now - self._last.get(DESCRIPTORS, -UNWELL) < UNWELL:
+            return f"no file descriptor was left in the last minute; {_MEND}"
+        if now - self._last.get(TOTAL, -TOLD_EVERY) < TOLD_EVERY:
+            return f"all {self.total} connections are taken (listen.connections.total)"
+        return None
+
+    def _note(self, reason: str) -> None:
+        self._metrics.connections_refused_total.child(reason).inc()
+        self._last[reason] = self._clock()
+        self._untold[reason] += 1
+        self._tell(reason, "warning")
+
+    def _tell(self, reason: str, level: Level) -> None:
+        now = self._clock()
+        if now - self._told.get(reason, -TOLD_EVERY) < TOLD_EVERY:
+            return
+        self._told[reason] = now
+        count = self._untold.pop(reason, 0)
+        refused = f"; {count} refused since this was last told" if count else ""
+        self._emit("connections.refused", f"{_SAID[reason]}{refused}.", level=level, reason=reason, refused=count)
+
+
+_MEND = "raise the limit (ulimit -n, LimitNOFILE), or write a smaller listen.connections.total"
+_SAID = {
+    TOTAL: "All connections are taken (listen.connections.total)",
+    PER_ADDRESS: "An address has all the connections that it may have (listen.connections.per_address)",
+    DESCRIPTORS: f"No file descriptor is left: {_MEND}",
+}

@@ -1,0 +1,64 @@
+"""Answers of our own in place of the app's: RFC 9457 problems that a page may read."""
+
+from __future__ import annotations
+
+import time
+
+from proxy.errors import Refusal
+from proxy.http.problem import cors_headers, http_date, render_problem, whole_seconds
+from proxy.ingress.client_connection import Connection
+from proxy.ingress.exchange import Exchange
+from proxy.ingress.headers import limit_lines
+from proxy.ingress.response_writer import connection_line
+
+REASONS = {
+    400: b"Bad Request",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+
+
+def bare(refusal: Refusal, request_id: str) -> bytes:
+    """A refusal as bytes alone, for one whose request is never read."""
+    body = render_problem(refusal, request_id)
+    retry_after = whole_seconds(refusal.retry_after or 0)
+    return (
+        b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))
+        + b"Date: %s\r\n" % http_date(int(time.time()))
+        + b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body)
+        + b"Cache-Control: no-store\r\nRetry-After: %d\r\nConnection: close\r\n\r\n" % retry_after
+        + body
+    )
+
+
+def refuse(connection: Connection, x: Exchange, refusal: Refusal) -> bool:
+    """Write a refusal; whether the connection may go on."""
+    keep = not (refusal.close or x.should_close or connection.draining or connection.body_missing)
+    body = render_problem(refusal, x.request_id)
+    lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))]
+    lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
+    lines.append(b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body))
+    lines.append(b"Cache-Control: no-store\r\nX-Request-Id: %s\r\n" % x.request_id.encode())
+    if refusal.retry_after is not None:
+        lines.append(b"Retry-After: %d\r\n" % whole_seconds(refusal.retry_after))
+    lines += limit_lines(x)
+    lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
+    lines.append(b"Via: 1.1 outrigger\r\n")
+    lines.append(connection_line(x, keep=keep))
+    lines.append(b"\r\n")
+    if x.method != "HEAD":
+        lines.append(body)
+        x.bytes_out += len(body)
+    connection.write(b"".join(lines))
+    x.status = refusal.status
+    x.refused = refusal
+    x.answered = connection.answered = True
+    return keep

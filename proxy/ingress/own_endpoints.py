@@ -1,0 +1,69 @@
+"""The gateway's own endpoints on the public listener: under /_outrigger/, and where `listen.claim` says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from proxy.http.problem import http_date
+from proxy.ingress.client_connection import Connection
+from proxy.ingress.exchange import Exchange
+from proxy.ingress.ports import Answer, Ours
+from proxy.ingress.response_writer import connection_line
+
+PREFIX = "/_outrigger"
+CTL = "/ctl"  # the one path of ours that is claimed with what is below it
+MAX_BODY = 64 * 1024
+
+
+class Desk:
+    """Answers from `ours`, which says 404 where it knows no better."""
+
+    def __init__(self, ours: Ours, claim: Iterable[str]) -> None:
+        self._ours = ours
+        self.claim(claim)
+
+    def claim(self, paths: Iterable[str]) -> None:
+        """Take these at the root too, in place of those before."""
+        self._whole = frozenset((PREFIX, *paths))
+        self._below = (f"{PREFIX}/", f"{CTL}/") if CTL in self._whole else f"{PREFIX}/"
+
+    def takes(self, path: str) -> bool:
+        return path in self._whole or path.startswith(self._below)
+
+    async def answer(self, connection: Connection, x: Exchange) -> bool:
+        answer = await self._ours(
+            x.method,
+            x.path,
+            x.target.partition("?")[2],
+            x.header,
+            await _body(x),
+            x.client_ip,
+            x.request_id,
+            x.client.proto == "https",
+        )
+        return write(connection, x, answer)
+
+
+def write(connection: Connection, x: Exchange, answer: Answer) -> bool:
+    status, headers, body = answer
+    keep = not (x.should_close or connection.draining or connection.body_missing)
+    lines = [b"HTTP/1.1 %d \r\n" % status]
+    lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
+    lines += [f"{name}: {value}\r\n".encode() for name, value in headers]
+    lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
+    lines.append(connection_line(x, keep=keep))
+    lines.append(b"\r\n")
+    lines.append(body)
+    connection.write(b"".join(lines))
+    return keep
+
+
+async def _body(x: Exchange) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while not x.body.at_eof() and size <= MAX_BODY:
+        piece = await x.body.readany()
+        size += len(piece)
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,1 @@
+"""Rate limits by user and route, exact over every window."""

@@ -1,0 +1,239 @@
+"""Rate limits by user and route: exact sliding windows, bounded in memory.
+
+A limit of N in a period admits N in every half-open window of that length, never N+1, and refuses only
+when the window has no room (above N = 1,000 up to 1 % early, see `ratelog`). With several limits all must
+have room, and a request counts against all or none. Refused requests do not count, in shadow mode neither,
+so that what shadow mode reports is what enforcement would refuse.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+from proxy.ingress.ratelimit import headers as ratefields
+from proxy.ingress.ratelimit import sliding_log
+from proxy.ingress.ratelimit.sliding_log import EXACT, Mixed, UserLog
+from proxy.policy.schema.server import Rate, Route
+
+LONGEST_KEPT = 40  # characters of a user's name
+
+
+class Item(NamedTuple):
+    """One limit of a route, as it stands for a user after a decision. Times in seconds."""
+
+    name: str
+    quota: int
+    window: float
+    remaining: int
+    reset: float  # until a place that is taken now comes free; 0 when none is taken
+
+
+class Decision:
+    """What the limits say to one request. `retry_after` is the seconds until it would be admitted."""
+
+    __slots__ = ("_policy", "_standings", "allowed", "at", "enforced", "retry_after")
+
+    def __init__(
+        self,
+        policy: ratefields.RatePolicy,
+        standings: list[tuple[int, float]],
+        *,
+        retry_after: float,
+        enforced: bool,
+        at: float,
+    ) -> None:
+        self.at = at
+        self._policy = policy
+        self._standings = standings  # (remaining, reset) of each limit
+        self.allowed = retry_after == 0.0
+        self.enforced = enforced
+        self.retry_after = retry_after
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        pairs = zip(self._policy.names, self._policy.rates, self._standings, strict=True)
+        return tuple(Item(name, rate.count, rate.period, *standing) for name, rate, standing in pairs)
+
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return self._policy.headers(self._standings)
+
+
+class _Spec:
+    """What a tier may do on a route, prepared."""
+
+    __slots__ = ("coarse", "enforced", "exact", "keep", "longest", "order", "policy")
+
+    def __init__(self, route: Route, rates: tuple[Rate, ...]) -> None:
+        self.policy = ratefields.RatePolicy(route.name, rates)
+        self.enforced = route.enforce
+        self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= EXACT]
+        self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > EXACT)
+        self.keep = max((quota for quota, _ in self.exact), default=0)
+        self.longest = max(rate.period for rate in rates)
+        # Standings come out exact limits first; this puts them as the policy has them.
+        places = sorted(range(len(rates)), key=lambda index: rates[index].count > EXACT)
+        self.order = [places.index(index) for index in range(len(rates))]
+
+
+class RateLimiter:
+    """Counts by user and route name, kept when a reload changes the limits.
+
+    Memory: a user on one route takes about 270 bytes and 8 for each time remembered (at most N + 16 of the
+    largest exact limit, and about 120 for each limit above 1,000). `capacity` users are held at once, and
+    `most_times` times together (16 MiB); past either, the longest unseen user is dropped. `evicted` counts
+    those of them that still counted against a limit. Users whose windows have all passed go first, uncounted.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], capacity: int = 50_000, *, most_times: int = 2 * 1024 * 1024
+    ) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        self._most_times = most_times
+        self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, the longest unseen first
+        self._specs: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _Spec | None]]] = {}
+        self._longest = 0.0  # the longest period of any limit seen
+        self.times = 0  # remembered now, by all users
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        """Users remembered, each once a route."""
+        return len(self._logs)
+
+    def __repr__(self) -> str:
+        return f"<RateLimiter: {len(self)} users, {self.times} times, {self.evicted} evicted>"
+
+    def check(self, route: Route, tier: str, user: str) -> Decision | None:
+        """Decide on a request, and count it where it is admitted. None: no limit holds here."""
+        spec = self._spec(route, tier)
+        if spec is None:
+            return None
+        now = self._clock()
+        log = self._log(_key(route, user), spec, now)
+        if isinstance(log, Mixed):
+            return self._decide_mixed(log, spec, now)
+        wait = _wait(log, spec, now)
+        if wait == 0.0:
+            log.append(now)
+            self.times += 1
+            if len(log) > spec.keep + sliding_log.SLACK:
+                self._trim(log, spec.keep)
+        standings = _standings(log, spec, now, refused=wait > 0.0)
+        return Decision(spec.policy, standings, retry_after=wait, enforced=spec.enforced, at=now)
+
+    def give_back(self, route: Route, user: str, decision: Decision) -> None:
+        """Uncount a request that was admitted here and refused elsewhere before the app saw it."""
+        log = self._logs.get(_key(route, user))
+        if log is None or not decision.allowed:
+            return
+        times = log.times if isinstance(log, Mixed) else log
+        if isinstance(log, Mixed):
+            for coarse in log.coarse:
+                coarse.take_back(decision.at, self._clock())
+        place = bisect_left(times, decision.at)
+        if place < len(times) and times[place] == decision.at:
+            del times[place]
+            self.times -= 1
+
+    def _decide_mixed(self, log: Mixed, spec: _Spec, now: float) -> Decision:
+        before = len(log)
+        waits = [coarse.wait(now) for coarse in log.coarse]
+        wait = max(_wait(log.times, spec, now), *waits)
+        if wait == 0.0:
+            if spec.keep:
+                log.times.append(now)
+                sliding_log.trim(log.times, spec.keep)
+            for coarse in log.coarse:
+                coarse.add(now)
+        standings = _standings(log.times, spec, now, refused=wait > 0.0)
+        for coarse, own_wait in zip(log.coarse, waits, strict=True):
+            count, reset = coarse.standing(now)
+            standings.append((0, own_wait) if own_wait > 0.0 else (coarse.quota - count, reset))
+        self.times += len(log) - before
+        ordered = [standings[place] for place in spec.order]
+        return Decision(spec.policy, ordered, retry_after=wait, enforced=spec.enforced, at=now)
+
+    def _spec(self, route: Route, tier: str) -> _Spec | None:
+        known = self._specs.get(route.name)
+        if known is None or known[0] is not route.rate_limit or known[1] is not route.enforce:
+            known = self._specs[route.name] = (route.rate_limit, route.enforce, {})
+        specs = known[2]
+        if tier not in specs:
+            rates = route.limits_for(tier)
+            specs[tier] = _Spec(route, rates) if rates else None
+            self._longest = max([self._longest, *(rate.period for rate in rates)])
+        return specs[tier]
+
+    def _log(self, key: str | bytes, spec: _Spec, now: float) -> UserLog:
+        log = self._logs.get(key)
+        if log is None:
+            log = sliding_log.carry(sliding_log.new_times(), spec.keep, spec.coarse)
+            self._logs[key] = log
+            self._make_room(now)
+            return log
+        self._logs.move_to_end(key)
+        if not (log.fits(spec.coarse) if isinstance(log, Mixed) else not spec.coarse):
+            before = len(log)
+            log = self._logs[key] = sliding_log.carry(log, spec.keep, spec.coarse)
+            self.times += len(log) - before
+        return log
+
+    def _trim(self, log: array[float], keep: int) -> None:
+        before = len(log)
+        sliding_log.trim(log, keep, slack=0)
+        self.times += len(log) - before
+
+    def _make_room(self, now: float) -> None:
+        """Called for each new user: two of the spent ones go for every one that comes."""
+        logs = self._logs
+        for _ in range(2):
+            key, log = next(iter(logs.items()))
+            if len(logs) == 1 or now - sliding_log.last_time(log) < self._longest:
+                break
+            self.times -= len(log)
+            del logs[key]
+        while len(logs) > self._capacity or (self.times > self._most_times and len(logs) > 1):
+            _, log = logs.popitem(last=False)
+            self.times -= len(log)
+            if now - sliding_log.last_time(log) < self._longest:
+                self.evicted += 1
+
+
+def _key(route: Route, user: str) -> str | bytes:
+    """A long name is kept as its hash: who writes names of a kilobyte has no more of our memory than others."""
+    key = f"{route.name}\n{user}"
+    if len(user) <= LONGEST_KEPT and user.isascii():
+        return key
+    return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def _wait(times: array[float], spec: _Spec, now: float) -> float:
+    """Seconds until every exact limit has room; 0: now."""
+    wait = 0.0
+    size = len(times)
+    for quota, period in spec.exact:
+        if size >= quota:
+            if not quota:
+                return period  # none is ever admitted
+            left = period - (now - times[-quota])
+            if left > wait:
+                wait = left
+    return wait
+
+
+def _standings(times: array[float], spec: _Spec, now: float, *, refused: bool) -> list[tuple[int, float]]:
+    standings = []
+    size = len(times)
+    for quota, period in spec.exact:
+        if refused and size >= quota and (not quota or now - times[-quota] < period):
+            standings.append((0, period - (now - times[-quota]) if quota else period))
+            continue
+        first = bisect_right(times, now - period, max(0, size - quota))
+        reset = times[first] + period - now if first < size else 0.0
+        standings.append((quota - (size - first), reset))
+    return standings

@@ -1,0 +1,87 @@
+"""A route's two time-outs, kept for all exchanges by one timer instead of one each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.errors import Refusal
+from proxy.ingress.app_connection import Leg
+from proxy.ingress.exchange import Exchange
+from proxy.ingress.request_body import Upload
+
+PERIOD = 0.05  # seconds between two looks: a time-out comes at most this late
+
+
+class Watches:
+    """Exchanges under way on routes that have a time-out. The timer runs only while there are any."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watches: dict[Leg, Watch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def add(self, leg: Leg, x: Exchange, upload: Upload) -> None:
+        self._watches[leg] = Watch(x, upload, self._loop.time())
+        if self._timer is None:
+            self._timer = self._loop.call_later(PERIOD, self._look)
+
+    def remove(self, leg: Leg) -> None:
+        self._watches.pop(leg, None)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for leg, watch in list(self._watches.items()):
+            refusal = watch.passed(leg, now)
+            if refusal is not None:
+                del self._watches[leg]
+                leg.expire(refusal)
+        self._timer = self._loop.call_later(PERIOD, self._look) if self._watches else None
+
+
+class Watch:
+    """`route.timeout`: from the last byte of the request to the first of the answer, and between bytes.
+    `route.total`: the whole exchange. Waiting for the client, either way, is not the app's time."""
+
+    __slots__ = ("_moved", "_upload", "_x")
+
+    def __init__(self, x: Exchange, upload: Upload, now: float) -> None:
+        self._x = x
+        self._upload = upload
+        self._moved = now
+
+    def passed(self, leg: Leg, now: float) -> Refusal | None:
+        """The refusal that is due now, if one is."""
+        route = self._x.route
+        if route.total is not None and now >= self._x.received + route.total:
+            return timed_out(self._x, "total", route.total)
+        if route.timeout is None:
+            return None
+        if self._upload.waits_for_client or leg.paused:
+            self._moved = now
+        if now >= max(self._moved, leg.last_read, self._upload.moved_at) + route.timeout:
+            return timed_out(self._x, "timeout", route.timeout)
+        return None
+
+
+def timed_out(x: Exchange, key: str, seconds: float) -> Refusal:
+    detail = f"The app did not answer within {seconds:g} s (routes: {x.route.name}: {key})."
+    return Refusal("timeout", 504, "Gateway timeout", detail)
+
+
+@asynccontextmanager
+async def within_total(x: Exchange) -> AsyncIterator[None]:
+    """Bounds a wait before the app has the request by what is left of `route.total`. Raises Refusal (504)."""
+    total = x.route.total
+    if total is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout_at(x.received + total):
+            yield
+    except TimeoutError:
+        raise timed_out(x, "total", total) from None

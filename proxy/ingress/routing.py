@@ -1,0 +1,192 @@
+"""Which route a request takes: the first of the policy whose path and methods fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from proxy.ingress import routing as pattern
+from proxy.policy.schema.route import DEFAULT_ROUTE, Route
+
+
+class RouteTable:
+    """The routes of a policy, compiled to one regular expression a method.
+
+    Paths are compared as `pattern` describes: in any spelling that some server would take for the same
+    path. Where the spellings of one path lead to several routes, the first of these with a limit of any
+    sort has it, so that ambiguity never loosens a limit. HEAD goes where GET does; methods are compared in
+    capitals, as WSGI and ASGI servers hand them on.
+    """
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        methods = {method.upper() for route in routes for method in route.match.methods}
+        if "GET" in methods:
+            methods.add("HEAD")
+        self._others = _Choice(routes, None)
+        self._by_method = {method: _Choice(routes, method) for method in methods}
+
+    def match(self, method: str, path: str) -> Route:
+        """The route of a request; DEFAULT_ROUTE where none fits."""
+        if not pattern.is_plain(path):
+            return self.reading(method, path)[0]
+        choice = self._by_method.get(method)
+        if choice is None:
+            choice = self._by_method.get(method.upper(), self._others)
+        return choice.routes[choice.index(path)]
+
+    def reading(self, method: str, path: str) -> tuple[Route, str]:
+        """The route of a request, and the reading of its path that led there."""
+        choice = self._by_method.get(method.upper(), self._others)
+        ranks = []
+        for order, reading in enumerate(pattern.readings(path)):
+            index = choice.index(reading)
+            ranks.append((not _guards(choice.routes[index]), index, order, reading))
+        _, index, _, reading = min(ranks)
+        return choice.routes[index], reading
+
+
+class _Choice:
+    """The routes open to one method, None being any that no route names."""
+
+    def __init__(self, routes: tuple[Route, ...], method: str | None) -> None:
+        open_to_it = [route for route in routes if _takes(route, method)]
+        self.routes = (*open_to_it, DEFAULT_ROUTE)
+        # Each alternative ends in an empty group of its own: the last group tells which one it was.
+        alternatives = [rf"{pattern.regex(route.match.path)}()\Z" for route in open_to_it]
+        self._match = re.compile("|".join([*alternatives, "()"]), pattern.FLAGS).match
+
+    def index(self, path: str) -> int:
+        found = self._match(path)
+        assert found is not None  # the last alternative fits anything
+        return (found.lastindex or 1) - 1
+
+
+def _takes(route: Route, method: str | None) -> bool:
+    methods = {name.upper() for name in route.match.methods}
+    return not methods or method in methods or (method == "HEAD" and "GET" in methods)
+
+
+def _guards(route: Route) -> bool:
+    return bool(route.rate_limit or route.concurrency or route.requires_budget)
+
+
+# [merged from ingress/pattern] Path patterns, and the ways in which a path can be read.
+#
+# A server may decode `%61` before it routes or after, take `//` for `/`, resolve `/../` or hand it on, treat
+# `%2F` or a backslash as a slash, cut a path at `#` or keep it, and ignore case or a slash at the end. A router whose
+# expressions end in `$` takes one newline (`%0A`) after the path for its end, too. Which of these the app does is not
+# known here, so a pattern is matched against every reading that differs (`readings`): a client cannot step
+# around a limit by writing a path in another way. What the app gets stays as it was sent.
+#
+# Equal in every match: letters of either case, one slash or several, a slash at the end or none. Escapes are
+# decoded once, as servers do: `%2561` is `%61`, not `a`. Matrix parameters (`;x=1`) are part of their segment.
+FLAGS = re.DOTALL | re.IGNORECASE
+
+_UNUSUAL = re.compile(r"[%\\#]|//|/\.{1,2}(?:/|\Z)").search
+_ESCAPED_SLASH = re.compile(r"%2[fF]")
+_DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
+_SLASHES = re.compile(r"//+")
+_GAP = re.compile(r"((?:\*|\{[A-Za-z_][A-Za-z0-9_]*\})+)")
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path has one reading, itself: true of nearly all, and cheap to know."""
+    return _UNUSUAL(path) is None
+
+
+def readings(path: str) -> tuple[str, ...]:
+    """Every way in which a server may read this path, the commonest first."""
+    if _UNUSUAL(path) is None:
+        return (path,)
+    return tuple(dict.fromkeys(_readings(path)))
+
+
+def _readings(path: str) -> Iterator[str]:
+    for spelling in _spellings(path):
+        for decoded in _decodings(spelling):
+            for ended in (decoded, decoded[:-1]) if decoded.endswith("\n") else (decoded,):
+                merged = _SLASHES.sub("/", ended)
+                if _DOTS.search(merged):
+                    yield _resolve(merged)
+                    yield _SLASHES.sub("/", _resolve(ended))
+                yield merged
+
+
+def _spellings(path: str) -> Iterator[str]:
+    yield path
+    head, mark, _ = path.partition("#")
+    if mark:
+        yield head
+    if "\\" in path:  # the URL Standard's parser, which many a JavaScript server uses
+        yield head.replace("\\", "/")
+
+
+def _decodings(path: str) -> Iterator[str]:
+    decoded = unquote(path)
+    yield decoded
+    if "\ufffd" in decoded:  # not UTF-8: some leave such bytes out (Bottle)
+        yield unquote(path, errors="ignore")
+    if _ESCAPED_SLASH.search(path):  # routers that split first and decode each segment later
+        yield unquote(_ESCAPED_SLASH.sub("%252F", path))
+
+
+def _resolve(path: str) -> str:
+    """RFC 3986 section 5.2.4, for a path that begins with a slash."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1:] in (["."], [".."]):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def regex(pattern: str, *, capture: bool = False) -> str:
+    """The regular expression of a pattern, to be matched with FLAGS and ended by `\\Z`. Matching takes time linear in
+    the path, whatever the pattern.
+
+    `*` as a segment stands for one segment that is not empty, within a segment for any run of its
+    characters, and at the end of the pattern for everything that follows; `/*` at the end also matches
+    without its slash. `{name}` stands for one segment, or part of one, and is a group where `capture`: of a
+    template that has it once.
+    """
+    path = _SLASHES.sub("/", "/" + unquote(pattern))
+    if path.endswith("*"):
+        stem = path.rstrip("*")
+        if stem == "/":
+            return ".*"  # `OPTIONS *` too
+        if stem.endswith("/"):
+            return _segments(stem[:-1], capture) + r"(?:/.*)?"
+        return _segments(stem, capture) + ".*"
+    return _segments(path.rstrip("/"), capture) + "/?"
+
+
+def _segments(path: str, capture: bool) -> str:
+    return "/".join(_segment(segment, capture) for segment in path.split("/"))
+
+
+def _segment(segment: str, capture: bool) -> str:
+    """One segment's expression: words, and gaps between them that are never tried twice.
+
+    Of a gap with words after it the first place where these stand is as good as any later one (what follows has
+    the more room), so it is atomic. The last gap ends where its segment does. The gap that names the user is as
+    long as it can be where only a `*` comes after its words: `{user}-*` names `a-b` in `a-b-c`.
+    """
+    if segment == "*":
+        return "[^/]+"
+    pieces = _GAP.split(segment)  # words, gap, words, gap, …, words
+    out = [re.escape(pieces[0])]
+    for index in range(1, len(pieces), 2):
+        gap, words = pieces[index], re.escape(pieces[index + 1])
+        least = gap.count("{")
+        named = capture and least > 0
+        last = index == len(pieces) - 2
+        longest = last or (named and index == len(pieces) - 4 and not pieces[-1])
+        run = f"[^/]{{{least},}}" + ("" if longest else "?")
+        run = f"({run})" if named else run
+        out.append(f"{run}{words}" if longest else f"(?>{run}{words})")
+    return "".join(out)

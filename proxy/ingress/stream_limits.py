@@ -1,0 +1,91 @@
+"""Answers that stream and WebSockets, bounded by user where the policy says so (`routes[].streams`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from proxy.errors import Refusal
+from proxy.ingress.app_connection import Leg
+from proxy.ingress.exchange import Exchange
+
+# Types of answers that go on until somebody ends them.
+EVENTS = frozenset(
+    (
+        b"text/event-stream",
+        b"application/x-ndjson",
+        b"application/jsonl",
+        b"application/json-seq",
+        b"multipart/x-mixed-replace",
+    )
+)
+# Types of pieces that are sent as they are made; a page or JSON in chunks is merely long.
+PIECES = frozenset((b"", b"text/plain", b"application/octet-stream"))
+
+Shadow = Callable[[Exchange, str, str], None]
+
+
+class Streams:
+    """A stream has its place from the head of its answer to its end. What a request says of the answer that it wants is
+    believed only for refusing it early, before the app works; what the app answers decides."""
+
+    def __init__(self, shadow: Shadow) -> None:
+        self._shadow = shadow  # told of a refusal that is not made
+        self._open: Counter[tuple[str, str]] = Counter()  # by route and user
+
+    def by_route(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for (route, _), count in self._open.items():
+            found[route] += count
+        return found
+
+    def expect(self, x: Exchange) -> None:
+        """Before the app has the request. Raises Refusal (429)."""
+        if x.route.enforce and self._is_full(x) and _asks(x):
+            raise self._refusal(x)
+
+    def begin(self, x: Exchange, leg: Leg) -> None:
+        """The app has answered; nothing of it was sent on. Raises Refusal (429)."""
+        if not is_stream(leg):
+            return
+        if self._is_full(x):
+            refusal = self._refusal(x)
+            if x.route.enforce:
+                raise refusal
+            self._shadow(x, refusal.name, "this user has all the streams that the route allows (streams)")
+        x.holding().streaming = True
+        self._open[x.route.name, x.user] += 1
+
+    def end(self, x: Exchange) -> None:
+        x.holding().streaming = False
+        key = (x.route.name, x.user)
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+
+    def _is_full(self, x: Exchange) -> bool:
+        limit = x.route.streams
+        return limit is not None and self._open[x.route.name, x.user] >= limit
+
+    def _refusal(self, x: Exchange) -> Refusal:
+        detail = f"This user has {x.route.streams} streams open here ({x.route.name}: streams); close one first."
+        return Refusal("rate-limited", 429, "Too many streams", detail, retry_after=5.0)
+
+
+def is_stream(leg: Leg) -> bool:
+    """Whether an answer of which the head is here will go on for as long as somebody listens."""
+    if leg.raw:
+        return True
+    if leg.complete or leg.bodyless or leg.status >= 400:
+        return False
+    value = next((value for name, value in leg.headers if name.lower() == b"content-type"), b"")
+    kind = value.partition(b";")[0].strip().lower()
+    return kind in EVENTS or (leg.length is None and kind in PIECES)
+
+
+def _asks(x: Exchange) -> bool:
+    """Whether nothing but a stream would do: who takes JSON too (MCP's clients, with each call) mostly gets it."""
+    if x.upgrade is not None:
+        return True
+    wanted = (x.joined("Accept") or "").lower().encode("utf-8", "replace").split(b",")
+    return all(kind.partition(b";")[0].strip() in EVENTS for kind in wanted)

@@ -1,0 +1,93 @@
+"""What the app is started with: the environment that leads its calls and queries through here, made anew of the
+policy in force at each of its starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from proxy.app import attribution
+from proxy.app.command import Command
+from proxy.app.environment import build
+from proxy.egress.service import Egress
+from proxy.observe.log import Log
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.server import Address
+from proxy.sockets import Sockets
+
+if TYPE_CHECKING:
+    from proxy.postgres.service import Door as Database
+
+
+class Outfit:
+    """`command` is None for an app that something else starts; `private` is the port that the app is given."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        command: Command | None,
+        private: int,
+        sockets: Sockets,
+        egress: Egress,
+        database: Database | None,
+        log: Log,
+    ) -> None:
+        self._environ = environ
+        self._command = command
+        self._private = private
+        self._sockets = sockets
+        self._egress = egress
+        self._database = database
+        self._emit = log.emit
+        self._told: set[str] = set()
+
+    def make(self, policy: Policy) -> tuple[Mapping[str, str], bool]:
+        """The app's environment, and whether its lines are wrapped. What is new in it is told, once."""
+        extra = self._egress.environment(policy, self._sockets.egress_address, self._environ)
+        pool = ""
+        if self._database is not None and self._sockets.postgres is not None:
+            from proxy.postgres.environment import seen
+
+            host, port = self._sockets.postgres.getsockname()[:2]
+            extra |= self._database.environment(host, port, policy.postgres)
+            pool = str(Address(seen(host), port))
+        extra |= self._carry(policy, pool)
+        if self._command is None:
+            return extra, False
+        public = self._sockets.public.getsockname()[1] if self._sockets.public is not None else None
+        env, notes = build(
+            self._environ, programs=self._command.programs, public=public, private=self._private, extra=extra
+        )
+        for note in notes:
+            self._tell("app.port", f"{note}.", port=self._private)
+        return env, policy.log.app_output == "wrap"
+
+    def _carry(self, policy: Policy, pool: str) -> dict[str, str]:
+        """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
+        that something else starts is told how to have it. `pool` is HOST:PORT of the database pool, as the app sees
+        it: queries say it as well then."""
+        if not attribution.wanted(policy):
+            return {}
+        if self._command is not None and not attribution.is_python(self._command.program):
+            program = self._command.program
+            text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
+            self._tell("app.attribution", text)
+            return {}
+        before = self._environ.get("PYTHONPATH") if self._command is not None else None
+        env = {"PYTHONPATH": attribution.search_path(before)}
+        if self._egress.notices.bind(*self._sockets.egress.getsockname()[:2]):
+            env["OUTRIGGER_METERED"] = ",".join(self._egress.bypass.addresses())
+            if pool:
+                env["OUTRIGGER_POSTGRES"] = pool
+        if self._command is None:
+            everything = {"OUTRIGGER_EGRESS": f"http://{self._sockets.egress_address}", **env}
+            shown = " ".join(f"{name}={value}" for name, value in everything.items())
+            text = f"The calls of the app have an owner where it is in Python and started with {shown}"
+            self._tell("app.attribution", text)
+        return env
+
+    def _tell(self, event: str, text: str, **facts: int) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._emit(event, text, level="info", **facts)

@@ -1,0 +1,159 @@
+"""What the ledger asks of a database, and the words for its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from proxy.errors import OutriggerError
+from proxy.ledger.record import COLUMNS, FROM_CACHE, Entry
+
+By = Literal["user", "model", "route"]
+
+MOST_ASKED = 500  # ids in one question
+USERS = 50_000  # told apart in one window of `spent`
+
+
+class LedgerAway(OutriggerError):
+    """The database cannot be had or takes nothing now; the text says why.
+
+    `doubtful` is whether what was being written may be in it all the same.
+    """
+
+    def __init__(self, reason: str, *, doubtful: bool = False) -> None:
+        super().__init__(reason)
+        self.doubtful = doubtful
+
+
+class Unwritable(OutriggerError):
+    """These rows will never be taken, however often they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Nano-dollars of one window."""
+
+    users: Mapping[str, int]  # the largest spenders first, at most 50,000
+    rest: int  # of everybody else together
+
+    @property
+    def total(self) -> int:
+        return sum(self.users.values()) + self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Nano-dollars of one user by window: what was spent, and what of it an operator no longer counts."""
+
+    spent: Mapping[str, int]
+    forgiven: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What one user, model or route comes to; money in nano-dollars."""
+
+    name: str
+    calls: int
+    errors: int
+    cached: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost: int
+    estimated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgiven:
+    """Money of one window that an operator no longer counts against a user's caps."""
+
+    id: str
+    at: float  # wall clock, seconds since the epoch
+    upstream: str
+    user: str
+    period: str
+    amount: int  # nano-dollars
+
+
+KEPT = 63 * 86400.0  # seconds that forgiven money is remembered: past any month
+
+
+class Database(Protocol):
+    """Every method raises LedgerAway. `where` is for people, without a password."""
+
+    where: str
+
+    async def ready(self, *, create: bool) -> None:
+        """Open it and bring its schema up to date; a file that is not there is made only where `create`."""
+        ...
+
+    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+        """All or nothing: rows by id, the newer replacing the older; then the removals. Raises Unwritable."""
+        ...
+
+    async def prune(self, before: float, at_most: int) -> int:
+        """Take out rows that began before then; how many were."""
+        ...
+
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+        """What each window since its beginning comes to."""
+        ...
+
+    async def standing(
+        self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
+    ) -> dict[str, Standing]:
+        """What these users come to in each window from its beginning until then."""
+        ...
+
+    async def pending(self, upstream: str, most: int) -> list[Entry]:
+        """Calls whose price is still to come, the newest first."""
+        ...
+
+    async def referred(self, upstream: str, reference: str) -> Entry | None:
+        """The call that has this reference, whatever became of it."""
+        ...
+
+    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+        """Those of these calls that have been settled, and what they cost; at most `MOST_ASKED` at once."""
+        ...
+
+    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+        """Remember them, each once, and drop those older than `KEPT`."""
+        ...
+
+    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+        """What was forgiven in each window from its beginning (wall clock) until then, by user."""
+        ...
+
+    async def blocked(self) -> list[str]: ...
+
+    async def block(self, user: str, at: float | None) -> None:
+        """Remember that a user is blocked since then, or (None) is not any more."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+NAMES: Sequence[str] = tuple(name for name, _ in COLUMNS)
+
+# A settled row is never replaced by an open one: a connection that died may deliver its last words late. For the same
+# reason, and since several instances may settle one call, a reference and what a vendor reported of it stay.
+ON_CONFLICT = (
+    "ON CONFLICT (id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in NAMES if name != "id")
+    + " WHERE (outrigger_calls.outcome = 'open' OR excluded.outcome <> 'open')"
+    + " AND (outrigger_calls.reference = '' OR excluded.reference <> '')"
+    + " AND (outrigger_calls.reference = '' OR outrigger_calls.input_tokens + outrigger_calls.output_tokens = 0"
+    + " OR excluded.input_tokens + excluded.output_tokens > 0)"
+)
+CACHED = "cache IN (" + ", ".join(f"'{word}'" for word in FROM_CACHE) + ")"
+BY: Mapping[str, str] = {"user": "user_id", "model": "model", "route": "route"}
+
+
+def newer(found: int, known: int) -> LedgerAway:
+    return LedgerAway(
+        f"it was made by a newer Outrigger (schema {found}, this one knows {known}); "
+        "start that one, or name another ledger.url"
+    )

@@ -1,0 +1,111 @@
+"""An operator's word on users, kept in the ledger's database: who is blocked, what was forgiven.
+
+It holds at once, in memory. What could not be written down is tried again until it is, or until the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from proxy.ledger.store import Database, Forgiven, LedgerAway, Unwritable
+from proxy.observe.emit import Emit
+
+MOST = 10_000  # users blocked at once, about 100 bytes each
+WAITING = 1000  # parts of forgiven money that wait to be written
+PATIENCE = 3.0  # seconds that an operator waits for the database
+AGAIN = 5.0  # seconds between tries
+
+
+class Full(Exception):
+    """So many users are blocked that no more are taken."""
+
+
+class Marks:
+    """For the loop's thread alone. `users` are blocked now. `now` is the wall clock."""
+
+    def __init__(self, database: Database, *, emit: Emit, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._emit = emit
+        self._now = now
+        self._unwritten: dict[str, float | None] = {}  # users, and since when they are blocked: what is not on record
+        self._unforgiven: list[Forgiven] = []
+        self.loaded = False  # whether `users` has those blocked before
+        self._task: asyncio.Task[None] | None = None
+        self.users: dict[str, None] = {}
+
+    async def start(self) -> None:
+        """Take up who was blocked before; where the database is away, as soon as it is back."""
+        if (why := await self._write()) is not None:
+            text = f"Who is blocked is not known yet, the ledger does not answer ({why}); it is asked again."
+            self._emit("ledger", text, level="error")
+            self._try_again()
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._unwritten or self._unforgiven:
+            await self._write()
+
+    async def block(self, user: str) -> str | None:
+        """Why it is not on record yet, or None where it is. Raises Full."""
+        if user not in self.users and len(self.users) >= MOST:
+            raise Full
+        self.users[user] = None
+        self._unwritten[user] = self._now()
+        return await self._written()
+
+    async def unblock(self, user: str) -> str | None:
+        self.users.pop(user, None)
+        self._unwritten[user] = None
+        return await self._written()
+
+    async def forgive(self, rows: Sequence[Forgiven]) -> str | None:
+        self._unforgiven = [*self._unforgiven, *rows][-WAITING:]
+        return await self._written()
+
+    async def _written(self) -> str | None:
+        why = await self._write()
+        if why is not None:
+            self._try_again()
+        return why
+
+    async def _write(self) -> str | None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._catch_up()
+        except TimeoutError:
+            return f"{self._database.where} did not answer in {PATIENCE:g} s"
+        except (LedgerAway, Unwritable) as error:
+            return str(error)
+        return None
+
+    async def _catch_up(self) -> None:
+        """What is written may be written again where its end was not seen: it comes to the same."""
+        if not self.loaded:
+            for user in (await self._database.blocked())[:MOST]:
+                if user not in self._unwritten:
+                    self.users[user] = None
+            self.loaded = True
+        for user, at in list(self._unwritten.items()):
+            await self._database.block(user, at)
+            if self._unwritten.get(user, at) == at:
+                self._unwritten.pop(user, None)
+        rows = list(self._unforgiven)
+        if rows:
+            await self._database.forgive(rows)
+            self._unforgiven = [row for row in self._unforgiven if row not in rows]
+
+    def _try_again(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        while True:
+            await asyncio.sleep(AGAIN)
+            if await self._write() is None:
+                self._emit("ledger", "What operators said of users is on record again.")
+                return

@@ -1,0 +1,230 @@
+"""What waits to be written: decided here, without a database or a clock of its own.
+
+A call is open until it is settled or dropped. Those open for longer than `OPEN_AFTER` are written at their
+reservation, so that a crash gives no money back; the settled row takes their place under the same id.
+
+Past its bound the oldest settled rows are summed up by quarter of an hour, user, upstream, model and route,
+so that no money is lost: every time zone is a whole number of quarters from UTC, hence each sum lies within
+one hour, day and month of any cap. What the database may know already under its id is never summed up, since
+it would then count twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import TypeVar
+from uuid import uuid4
+
+from proxy.ledger.record import ESTIMATED, OPEN, Entry
+from proxy.observe.reserved_users import VARIOUS
+
+OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
+BATCH = 500
+BOUND = 20_000  # rows, about 12 MiB
+SHOWN = 20_000  # open calls told apart
+
+_QUARTER = 900.0
+_FOLD = 500  # rows at a time: 1 ms
+
+K = TypeVar("K")
+Key = tuple[int, str, str, str, str, str, str, str, str, bool]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows and removals on their way; `opened` is what is in it of calls under way, and since when (clock); `known`
+    are the ids that the database may have since an earlier try."""
+
+    settled: list[Entry]
+    opened: list[tuple[float, Entry]]
+    removals: list[str]
+    known: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.settled) + len(self.opened) + len(self.removals)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [*self.settled, *(as_open(entry) for _, entry in self.opened)]
+
+    def singly(self) -> list[Batch]:
+        """Each thing in it as a batch of its own."""
+        return [
+            *(Batch([entry], [], [], self.known) for entry in self.settled),
+            *(Batch([], [entry], [], self.known) for entry in self.opened),
+            *(Batch([], [], [id]) for id in self.removals),
+        ]
+
+
+class Backlog:
+    """`dropped` and `folded` count rows since the start."""
+
+    def __init__(self, bound: int = BOUND) -> None:
+        self._bound = bound
+        self._opened: dict[str, tuple[float, Entry]] = {}
+        self._rows: dict[str, Entry] = {}
+        self._firm: dict[str, Entry] = {}  # settled or firm, and the database may know their id
+        self._sums: dict[Key, Entry] = {}
+        self._removals: dict[str, None] = {}
+        self._shown: dict[str, None] = {}  # open calls that the database may know
+        self._out: Sequence[Entry] = ()  # settled rows on their way
+        self.dropped = 0
+        self.folded = 0
+
+    def __len__(self) -> int:
+        """Settled rows that wait."""
+        return len(self._rows) + len(self._firm) + len(self._sums) + len(self._out)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to write now and nothing that will be by itself."""
+        return not (self._rows or self._firm or self._sums or self._removals or self._opened)
+
+    @property
+    def full(self) -> bool:
+        return len(self) >= self._bound
+
+    def holds(self, users: Container[str]) -> bool:
+        """Whether something of these users is not in the database yet, or not as it ended."""
+        waiting = (self._rows.values(), self._firm.values(), self._sums.values(), self._out)
+        return bool(self._removals) or any(entry.user in users for entry in chain(*waiting))
+
+    def open(self, entry: Entry, now: float) -> None:
+        self._opened[entry.id] = (now, entry)
+
+    def put(self, entry: Entry, *, firm: bool = False) -> None:
+        """`firm`: its id must last, settled or not; it is written as it is, and next."""
+        self._opened.pop(entry.id, None)
+        self._removals.pop(entry.id, None)
+        if firm or entry.id in self._shown or entry.id in self._firm:
+            self._shown.pop(entry.id, None)
+            self._rows.pop(entry.id, None)
+            self._firm[entry.id] = entry
+            if entry.outcome == OPEN:
+                self._show(entry.id)
+        else:
+            self._rows[entry.id] = entry
+        if len(self) > self._bound:
+            self._fold()
+
+    def drop(self, id: str) -> None:
+        if self._opened.pop(id, None) is not None and id not in self._shown:
+            return
+        self._shown.pop(id, None)
+        self._rows.pop(id, None)
+        self._firm.pop(id, None)
+        self._removals[id] = None
+
+    def take(self, now: float, *, everything: bool = False) -> Batch | None:
+        """The next batch, the oldest first; None where nothing is due. One at a time: then `done` or `give_back`."""
+        settled = _first(self._firm, BATCH)
+        known = {entry.id for entry in settled}
+        settled += _first(self._rows, BATCH - len(settled))
+        settled += _first(self._sums, BATCH - len(settled))
+        removals = list(islice(self._removals, BATCH))
+        for id in removals:
+            del self._removals[id]
+        opened = []
+        for id, (since, entry) in list(islice(self._opened.items(), BATCH)):
+            if not everything and now - since < OPEN_AFTER:
+                break
+            del self._opened[id]
+            if id in self._shown:
+                known.add(id)
+            self._show(id)
+            opened.append((since, entry))
+        self._out = settled
+        return Batch(settled, opened, removals, frozenset(known)) if settled or opened or removals else None
+
+    def done(self) -> None:
+        self._out = ()
+
+    def give_back(self, batch: Batch, *, doubtful: bool) -> None:
+        """What could not be written waits again, unless something newer took its place.
+
+        Where it is doubtful whether it was written, it must be written again under its own id.
+        """
+        self._out = ()
+        newer = self._rows.keys() | self._firm.keys() | self._removals.keys()
+        firm: dict[str, Entry] = {}
+        rows: dict[str, Entry] = {}
+        for entry in batch.settled:
+            may_be_there = doubtful or entry.id in batch.known
+            if may_be_there and entry.id in self._rows:
+                self._firm[entry.id] = self._rows.pop(entry.id)
+            if entry.id not in newer:
+                (firm if may_be_there else rows)[entry.id] = entry
+        self._firm = {**firm, **self._firm}
+        self._rows = {**rows, **self._rows}
+        opened = {}
+        for since, entry in batch.opened:
+            if entry.id not in newer:
+                opened[entry.id] = (since, entry)
+                if not doubtful and entry.id not in batch.known:
+                    self._shown.pop(entry.id, None)
+        self._opened = {**opened, **self._opened}
+        for id in batch.removals:
+            if id not in newer:
+                self._removals[id] = None
+
+    def lose(self, batch: Batch) -> None:
+        """What no database would take."""
+        self.dropped += sum(entry.calls for entry in batch.settled)
+
+    def _show(self, id: str) -> None:
+        self._shown[id] = None
+        if len(self._shown) > SHOWN:
+            del self._shown[next(iter(self._shown))]
+
+    def _fold(self) -> None:
+        """Sum up the oldest rows; where even the sums are too many, their users are told apart no longer."""
+        for entry in _first(self._rows, _FOLD):
+            if entry.calls == 1:
+                self.folded += 1
+            total = self._sums.get(key := _key(entry, entry.user))
+            if total is None and len(self._sums) >= self._bound // 2:
+                total = self._sums.get(key := _key(entry, VARIOUS))
+            if total is not None:
+                _add(total, entry)
+            elif len(self._sums) < self._bound:
+                self._sums[key] = replace(entry, id=uuid4().hex, request_id=None, user=key[1])
+            else:
+                self.dropped += entry.calls
+
+
+def as_open(entry: Entry) -> Entry:
+    """A call under way, as it is written: all of its reservation is an estimate."""
+    return replace(entry, outcome=OPEN, estimated=entry.cost, basis=ESTIMATED if entry.cost else "")
+
+
+def _key(entry: Entry, user: str) -> Key:
+    return (
+        int(entry.at // _QUARTER),
+        user,
+        entry.tier,
+        entry.upstream,
+        entry.model,
+        entry.route,
+        entry.basis,
+        entry.outcome,
+        entry.cache,
+        entry.status >= 500,
+    )
+
+
+def _add(total: Entry, entry: Entry) -> None:
+    total.calls += entry.calls
+    total.attempts += entry.attempts
+    total.input_tokens += entry.input_tokens
+    total.cached_input_tokens += entry.cached_input_tokens
+    total.output_tokens += entry.output_tokens
+    total.reasoning_tokens += entry.reasoning_tokens
+    total.cost += entry.cost
+    total.estimated += entry.estimated
+
+
+def _first(source: dict[K, Entry], count: int) -> list[Entry]:
+    """Take out the oldest."""
+    return [source.pop(key) for key in list(islice(source, count))]

@@ -1,0 +1,75 @@
+"""The access line: what a finished request was, in one line."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import NamedTuple
+
+from proxy.observe.log_format import json_text, quote
+
+
+class Access(NamedTuple):
+    """`path` is the target as it was sent, query included. Written out later, by the log's own thread."""
+
+    request_id: str
+    trace_id: str | None
+    route: str
+    method: str
+    path: str
+    status: int
+    duration_ms: float
+    app_ms: float | None
+    user: str | None
+    tier: str | None
+    client_ip: str
+    bytes_in: int
+    bytes_out: int
+    cost_usd: Decimal | float | None = None
+    calls: int = 0
+    memory_delta_mb: float | None = None
+    refused: str | None = None
+
+    def json(self, stamp: str, level: str, path: str) -> str:
+        """The line with its newline; `path` is the target without its secrets."""
+        # fmt: off
+        (
+            request_id, trace_id, route, method, _, status, took, app, user, tier, ip, bytes_in, bytes_out,
+            cost, calls, memory, refused,
+        ) = self
+        # fmt: on
+        quoted, verb = quote(path), quote(method)
+        return (
+            f'{{"time":"{stamp}","level":"{level}","event":"request","message":{verb[:-1]} {quoted[1:-1]} {status}",'
+            f'"request_id":{quote(request_id)},"trace_id":{_text(trace_id)},"route":{quote(route)},'
+            f'"method":{verb},"path":{quoted},"status":{status},'
+            f'"duration_ms":{took:.3f},"app_ms":{_number(app)},'
+            f'"user":{_text(user)},"tier":{_text(tier)},"client_ip":{quote(ip)},'
+            f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
+            f'"cost_usd":{"null" if cost is None else cost},"calls":{calls},'
+            f'"memory_delta_mb":{_number(memory)},"refused":{_text(refused)}}}\n'
+        )
+
+    def facts(self) -> dict[str, object]:
+        """For people: what the message does not say already."""
+        facts = self._asdict()
+        for told in ("method", "path", "status"):
+            del facts[told]
+        app_ms = self.app_ms
+        return facts | {
+            "duration_ms": round(self.duration_ms, 1),
+            "app_ms": None if app_ms is None else round(app_ms, 1),
+            "calls": self.calls or None,
+        }
+
+
+def _number(value: float | None) -> str:
+    return "null" if value is None else f"{value:.3f}"
+
+
+def _text(value: str | None) -> str:
+    """A JSON string or null. Only these come from clients unchecked, and may hold lone surrogates."""
+    if value is None:
+        return "null"
+    if value.isascii():
+        return quote(value)
+    return json_text({"": value})[4:-1]

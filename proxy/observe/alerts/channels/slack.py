@@ -1,0 +1,76 @@
+"""Alerts as a message of Slack's incoming webhooks: Block Kit, in attachments for their colour.
+
+Sources: docs.slack.dev/reference/block-kit/blocks (a header has at most 150 characters, a section's text 3000, a
+field 2000) and docs.slack.dev/messaging/formatting-message-text (&, < and > are escaped, nothing else is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from proxy.observe.alerts.notification import Notice
+
+MOST = 8  # alerts shown in one message, which has at most 50 blocks; the rest are named
+COLOURS = {"critical": "#d72b3f", "warning": "#e8a917", "cleared": "#2e9e5b"}
+SIGNS = {"critical": ":red_circle:", "warning": ":large_yellow_circle:", "cleared": ":large_green_circle:"}
+
+
+def message(notices: Sequence[Notice], app: str, version: str) -> dict[str, Any]:
+    shown, rest = notices[:MOST], notices[MOST:]
+    attachments = [_attachment(notice, app, version) for notice in shown]
+    if rest:
+        text = f"and {len(rest)} more: {', '.join(_title(notice) for notice in rest)}"
+        attachments.append({"fallback": text[:300], "blocks": [_section(text)]})
+    return {"text": _fallback(notices, app), "attachments": attachments}
+
+
+def _fallback(notices: Sequence[Notice], app: str) -> str:
+    """What a notification shows, and a client that knows no blocks."""
+    if len(notices) == 1:
+        return escape(f"{_sign(notices[0])} {app}: {notices[0].message}")[:3000]
+    return escape(f"{app}: {len(notices)} alerts: {', '.join(_title(notice) for notice in notices)}")[:3000]
+
+
+def _attachment(notice: Notice, app: str, version: str) -> dict[str, Any]:
+    cleared = notice.state == "cleared"
+    fields = [
+        f"*Since*\n{notice.since}",
+        f"*Severity*\n{notice.severity}",
+        f"*Rule*\n{escape(notice.threshold)}",
+        f"*Was*\n{escape(notice.value)}" if cleared else f"*Now*\n{escape(notice.value)}",
+    ]
+    blocks: list[dict[str, Any]] = [
+        {
+            "type": "header",
+            "text": {"type": "plain_text", "text": f"{_sign(notice)} {_title(notice)}"[:150], "emoji": True},
+        },
+        _section(notice.message),
+        {"type": "section", "fields": [{"type": "mrkdwn", "text": text[:2000]} for text in fields]},
+    ]
+    if not cleared:
+        blocks.append(_section(f"Likely: {notice.likely_cause}\nFirst: {notice.first_step}"))
+    links = f"{escape(app)} · Outrigger {version} · <{notice.runbook}|what to do about {notice.name}>"
+    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": links}]})
+    return {"color": COLOURS[_tone(notice)], "fallback": escape(notice.message)[:3000], "blocks": blocks}
+
+
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": escape(text)[:3000]}}
+
+
+def _title(notice: Notice) -> str:
+    state = {"cleared": "all clear: ", "flapping": "flapping: "}.get(notice.state, "")
+    return f"{state}{notice.name}" + (f" ({notice.subject})" if notice.subject else "")
+
+
+def _tone(notice: Notice) -> str:
+    return "cleared" if notice.state == "cleared" else notice.severity
+
+
+def _sign(notice: Notice) -> str:
+    return SIGNS[_tone(notice)]
+
+
+def escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,111 @@
+"""One address that messages are posted to, in order, apart from everything else.
+
+Slack answers 429 with Retry-After at more than about one message a second (docs.slack.dev/apis/web-api/rate-limits).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp_retry import RetryClient, RetryOptionsBase
+
+from proxy.http.retry_after import parse_retry_after
+from proxy.observe.emit import Emit
+
+WAITING = 50  # messages; past that the oldest is dropped
+TRIES = 10  # four minutes of them, six where each hangs
+PATIENCE = 10.0  # seconds for one try
+BACKOFF = (1.0, 60.0)  # seconds between tries: the first, the longest
+LONGEST_HOLD = 300.0  # seconds that a Retry-After is obeyed at most
+
+
+class Backoff(RetryOptionsBase):
+    def __init__(self) -> None:
+        super().__init__(
+            attempts=TRIES,
+            statuses={408, 429},
+            exceptions={aiohttp.ClientError, asyncio.TimeoutError, OSError},
+            retry_all_server_errors=True,
+        )
+
+    def get_timeout(self, attempt: int, response: aiohttp.ClientResponse | None = None) -> float:
+        wait: float = min(BACKOFF[1], BACKOFF[0] * 2 ** (attempt - 1))
+        if response is not None:
+            asked = parse_retry_after(response.headers.get("Retry-After"), time.time())
+            response.close()  # the library would keep its connection
+            if asked is not None:
+                return min(LONGEST_HOLD, max(wait, asked))
+        return wait
+
+
+class Sender:
+    """`sent(result)` counts each message: ok, error (given up), dropped (too many waited). The address is a secret:
+    it stands in no log line."""
+
+    def __init__(self, name: str, url: str, *, emit: Emit, sent: Callable[[str], None]) -> None:
+        self.name = name
+        self.url = url
+        self._emit = emit
+        self._sent = sent
+        self._messages: deque[bytes] = deque()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def put(self, message: dict[str, object]) -> None:
+        """Never waits."""
+        if len(self._messages) >= WAITING:
+            self._messages.popleft()
+            self._sent("dropped")
+            self._tell("a message was dropped, because too many wait")
+        self._messages.append(json.dumps(message, ensure_ascii=False).encode())
+        self._idle.clear()
+        self._wanted.set()
+
+    async def close(self, patience: float) -> None:
+        """What waits has so many seconds to go out."""
+        if patience > 0:
+            try:
+                async with asyncio.timeout(patience):
+                    await self._idle.wait()
+            except TimeoutError:
+                self._tell(f"{len(self._messages) + 1} messages did not go out before the end")
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=PATIENCE)
+        async with RetryClient(
+            raise_for_status=False, retry_options=Backoff(), timeout=timeout, trust_env=True
+        ) as client:
+            while True:
+                await self._wanted.wait()
+                while self._messages:
+                    await self._post(client, self._messages.popleft())
+                self._wanted.clear()
+                self._idle.set()
+
+    async def _post(self, client: RetryClient, body: bytes) -> None:
+        try:
+            async with client.post(
+                self.url, data=body, headers={"Content-Type": "application/json"}, allow_redirects=False
+            ) as answer:
+                status = answer.status
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._sent("error")
+            self._tell(f"a message could not be sent in {TRIES} tries: {type(error).__name__}")
+            return
+        if status < 300:
+            self._sent("ok")
+        else:
+            self._sent("error")
+            self._tell(f"a message was refused with status {status}")
+
+    def _tell(self, what: str) -> None:
+        self._emit("alert.unsent", f"Alerts to {self.name}: {what}.", level="error", sender=self.name)

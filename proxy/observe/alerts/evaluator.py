@@ -1,0 +1,172 @@
+"""Which rules hold now, of what, and how bad it is in figures.
+
+What must last is looked at once a second; what is counted, when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from proxy.observe.alerts.alert import Finding
+from proxy.observe.alerts.inputs import Facts
+from proxy.observe.alerts.threshold_rules import attempts, counted
+from proxy.policy import alert_condition as when
+from proxy.policy.alert_condition import Condition
+
+# [merged from observe/alerts/lasting] Whether something has been so for long enough, looked at every second.
+SETTLING = 10.0  # seconds at most that it must be well again until it counts as over
+UNDECIDED = 60.0  # seconds for which neither yes nor no leaves it as it was
+
+
+class Lasting:
+    """A relapse within the time that it must last (10 s at most) goes on where it left off: an app that crashes
+    again and again is down, however often it is up for a moment."""
+
+    __slots__ = ("_unsure", "_well", "seconds", "since")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.since: float | None = None
+        self._well: float | None = None
+        self._unsure: float | None = None
+
+    def note(self, now: float, bad: bool | None, since: float | None = None) -> None:
+        """`bad` may be None: not known. `since` is when it began, where that is known."""
+        if bad is None:
+            self._unsure = now if self._unsure is None else self._unsure
+            if now - self._unsure < UNDECIDED:
+                return
+            bad = False
+        else:
+            self._unsure = None
+        if bad:
+            if self.since is None:
+                self.since = now if since is None else min(now, since)
+            self._well = None
+        elif self.since is not None:
+            self._well = now if self._well is None else self._well
+            if now - self._well >= min(self.seconds, SETTLING):
+                self.since = self._well = None
+
+    def holds(self, now: float) -> bool:
+        return self.since is not None and now - self.since >= self.seconds
+
+
+NEVER_DOWN = ("upstreams", "ledger", "memory", "connections", "store")  # parts whose worst word is degraded
+LASTING = (when.PartIs, when.BreakerOpen, when.MemoryAbove)
+MIB = 1024 * 1024
+
+
+class Judge:
+    """Keeps since when what must last has been so; one for all rules."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._lasting: dict[tuple[Condition, str], Lasting] = {}
+
+    def tick(self, now: float, conditions: set[Condition]) -> None:
+        """Once a second: look at what must last."""
+        for old in {key[0] for key in self._lasting} - conditions:
+            self._hand_on(old, conditions)
+        for condition in conditions:
+            match condition:
+                case when.PartIs():
+                    self._look_at_part(now, condition)
+                case when.BreakerOpen():
+                    found = self._facts.breakers()
+                    for key in [k for k in self._lasting if k[0] == condition and k[1] not in found]:
+                        del self._lasting[key]
+                    for name, breaker in found.items():
+                        if condition.upstream in (None, name):
+                            self._of(condition, name, condition.lasting).note(now, breaker.open)
+                case when.MemoryAbove():
+                    share = self._facts.sample().memory_share
+                    bad = share is not None and share > condition.share
+                    self._of(condition, "", condition.lasting).note(now, bad)
+                case _:
+                    pass
+
+    def judge(self, now: float, condition: Condition) -> Iterator[Finding]:
+        match condition:
+            case when.PartIs():
+                yield from self._part(now, condition)
+            case when.BreakerOpen():
+                yield from self._breaker(now, condition)
+            case when.MemoryAbove():
+                yield from self._memory(now, condition)
+            case _:
+                yield from counted(self._facts, condition)
+
+    def _hand_on(self, old: Condition, conditions: set[Condition]) -> None:
+        """A rule of which a reload changed the `for` alone goes on from where it was."""
+        heir = next((new for new in conditions if _same(old, new)), None)
+        for key in [key for key in self._lasting if key[0] == old]:
+            lasting = self._lasting.pop(key)
+            if isinstance(heir, LASTING) and (heir, key[1]) not in self._lasting:
+                lasting.seconds = heir.lasting
+                self._lasting[heir, key[1]] = lasting
+
+    def _of(self, condition: Condition, subject: str, seconds: float) -> Lasting:
+        key = (condition, subject)
+        found = self._lasting.get(key)
+        if found is None:
+            found = self._lasting[key] = Lasting(seconds)
+        return found
+
+    def _look_at_part(self, now: float, condition: when.PartIs) -> None:
+        state = self._facts.parts()[condition.part]
+        bad = state.state == "down" or (
+            state.state == "degraded" and (condition.state == "degraded" or condition.part in NEVER_DOWN)
+        )
+        lasting = self._of(condition, condition.part, condition.lasting)
+        if condition.part == "app" and bad and self._facts.app_excused():
+            return
+        lasting.note(now, bad, state.since)
+
+    def _part(self, now: float, condition: when.PartIs) -> Iterator[Finding]:
+        lasting = self._of(condition, condition.part, condition.lasting)
+        if not lasting.holds(now) or lasting.since is None:
+            return
+        part, state = condition.part, self._facts.parts()[condition.part]
+        name = "the app" if part == "app" else part
+        length = level = now - lasting.since
+        if part == "app" and state.state == "ok":
+            text, level = f"the app is up for the moment, but went down {length:.0f} s ago and may again", 0.0
+        else:
+            text = f"{name} is {state.state} for {length:.0f} s: {state.reason}"
+        yield Finding(part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=level)
+
+    def _breaker(self, now: float, condition: when.BreakerOpen) -> Iterator[Finding]:
+        for name, breaker in self._facts.breakers().items():
+            lasting = self._lasting.get((condition, name))
+            if lasting is None or not lasting.holds(now) or lasting.since is None:
+                continue
+            length = now - lasting.since
+            text = f"the breaker of {name} is open for {length:.0f} s, its calls are refused: {breaker.why}"
+            text += attempts(self._facts.since(60.0).attempts.get(name, {}), "attempts of the last minute")
+            yield Finding(
+                name,
+                text,
+                f"open for {length:.0f} s",
+                str(condition),
+                since=lasting.since,
+                level=0.0 if breaker.forced else length,
+                settled=breaker.forced,
+            )
+
+    def _memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
+        lasting, sample = self._of(condition, "", condition.lasting), self._facts.sample()
+        share = sample.memory_share
+        if not lasting.holds(now) or share is None:
+            return
+        text = (
+            f"{share:.0%} of the memory limit of {(sample.limit_bytes or 0) / MIB:.0f} MiB is in use"
+            f" (app {(sample.app_bytes or 0) / MIB:.0f} MiB, gateway {sample.gateway_bytes / MIB:.0f} MiB)"
+        )
+        yield Finding("", text, f"{share:.0%}", str(condition), since=lasting.since, level=share)
+
+
+def _same(old: Condition, new: Condition) -> bool:
+    """Whether they are about the same, for however long."""
+    return isinstance(old, LASTING) and isinstance(new, LASTING) and replace(old, lasting=new.lasting) == new

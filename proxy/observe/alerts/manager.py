@@ -1,0 +1,213 @@
+"""The alerts, put together: rules judged every so often, what is new said once and to everybody at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from proxy.observe.alerts.alert import Alert, What
+from proxy.observe.alerts.channels import slack, webhook
+from proxy.observe.alerts.delivery import Sender
+from proxy.observe.alerts.evaluator import Judge
+from proxy.observe.alerts.inputs import Facts
+from proxy.observe.alerts.notification import Notice, notice
+from proxy.observe.emit import Emit, Level
+from proxy.observe.metrics import Metrics
+from proxy.observe.process_sampler import Sample
+from proxy.policy.schema.alerting import AlertRule
+from proxy.policy.schema.alerting import Alerts as Policy
+
+REMEMBERED = 86400.0  # seconds that an alert is shown after it is over
+MOST = 200  # alerts remembered
+LAST_WORDS = 2.0  # seconds that a stop gives what still waits to be sent
+TURN = 1.0  # seconds between looks whether a judging is due: `every` may change meanwhile
+
+Key = tuple[str, str]
+
+
+class Alerts:
+    """For the loop's thread alone. `clock` is monotonic, `now` the wall clock; `app` is how messages call it."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        facts: Facts,
+        *,
+        clock: Callable[[], float],
+        emit: Emit,
+        metrics: Metrics,
+        app: str,
+        version: str,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._policy = policy
+        self._facts = facts
+        self._clock = clock
+        self._emit = emit
+        self._metrics = metrics
+        self._app = app
+        self._version = version
+        self._now = now
+        self._sleep = sleep
+        self._judge = Judge(facts)
+        self._alerts: dict[Key, Alert] = {}
+        self._messages: dict[Key, str] = {}
+        self._senders: dict[str, Sender] = {}
+        self._faults: dict[str, float] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._declare()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        self._open()
+        judged = self._clock()
+        while True:
+            await self._sleep(min(TURN, max(0.0, judged + self._policy.every - self._clock())))
+            if self._clock() - judged < self._policy.every:
+                continue
+            judged = self._clock()
+            self.judge()
+
+    def tick(self, _: Sample | None = None) -> None:
+        """Once a second."""
+        try:
+            self._judge.tick(self._clock(), {rule.when for rule in self._policy.rules.values()})
+        except Exception as error:  # who measures memory must not end by it
+            self._fault("the rules", error)
+
+    def judge(self) -> Sequence[Notice]:
+        """Look at every rule now, and tell what is new."""
+        if self._facts.ending():
+            return ()
+        self.tick()
+        now = self._clock()
+        told: list[Notice] = []
+        for name, rule in self._policy.rules.items():
+            try:
+                told += self._judge_rule(now, name, rule)
+            except Exception as error:  # a fault in one rule must not silence the others
+                self._fault(name, error)
+        self._forget(now)
+        self._tell(told)
+        return told
+
+    def apply(self, policy: Policy) -> None:
+        """Take newer rules: an alert of the same name and subject goes on, one without a rule is dropped."""
+        self._policy = policy
+        for key in [key for key in self._alerts if key[0] not in policy.rules]:
+            del self._alerts[key]
+            self._messages.pop(key, None)
+        self._declare()
+        self._open()
+
+    def status(self) -> list[dict[str, object]]:
+        """Those that fire, and those that were over within the last day; the most recent first."""
+        found = sorted(self._alerts.items(), key=lambda item: -max(item[1].since, item[1].ended))
+        return [
+            {
+                "name": alert.name,
+                "subject": alert.subject,
+                "severity": alert.severity,
+                "state": alert.state,
+                "since": self._wall(alert.since if alert.state != "cleared" else alert.ended),
+                "began": self._wall(alert.since),
+                # while it holds as it is now, afterwards as it was told to be over
+                "message": f"{alert.name}: {alert.finding.message}"
+                if alert.holds
+                else self._messages.get(key, alert.finding.message),
+            }
+            for key, alert in found
+        ]
+
+    async def close(self) -> None:
+        """What waits to be sent has 2 s."""
+        closing = [sender.close(LAST_WORDS) for sender in self._senders.values()]
+        self._senders = {}
+        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
+
+    # ── judging ──────────────────────────────────────────────────────────────────────────────
+
+    def _judge_rule(self, now: float, name: str, rule: AlertRule) -> list[Notice]:
+        cooldown = self._policy.cooldown
+        patience = cooldown.critical if rule.severity == "critical" else cooldown.warning
+        found = {finding.subject: finding for finding in self._judge.judge(now, rule.when)}
+        for subject in found:
+            if (name, subject) not in self._alerts:
+                self._alerts[name, subject] = Alert(name, subject)
+        told = []
+        for key, alert in self._alerts.items():
+            if key[0] != name:
+                continue
+            for what in alert.judged(now, found.get(key[1]), rule.severity, patience):
+                told.append(self._notice(what, alert, rule, now))
+        firing = any(alert.state != "cleared" for key, alert in self._alerts.items() if key[0] == name)
+        self._metrics.alerts_firing.child(name).set(1 if firing else 0)
+        return told
+
+    def _notice(self, what: What, alert: Alert, rule: AlertRule, now: float) -> Notice:
+        made = notice(what, alert, rule.when, now, self._wall(alert.since))
+        self._messages[alert.name, alert.subject] = made.message
+        return made
+
+    def _forget(self, now: float) -> None:
+        over = sorted(
+            (alert.ended, key) for key, alert in self._alerts.items() if alert.state == "cleared" and not alert.holds
+        )
+        many = len(self._alerts) - MOST
+        for index, (ended, key) in enumerate(over):
+            if index < many or now - ended > REMEMBERED:
+                del self._alerts[key]
+                self._messages.pop(key, None)
+
+    def _fault(self, what: str, error: Exception) -> None:
+        """Said once an hour."""
+        now = self._clock()
+        if now - self._faults.get(what, float("-inf")) >= 3600.0:
+            self._faults[what] = now
+            text = f"{what} cannot be judged: {type(error).__name__}: {error}."
+            self._emit("alert.fault", text, level="error", alert=what)
+
+    # ── telling ──────────────────────────────────────────────────────────────────────────────
+
+    def _tell(self, notices: Sequence[Notice]) -> None:
+        if not notices:
+            return
+        for each in notices:
+            level: Level = "info" if each.state == "cleared" else "error" if each.severity == "critical" else "warning"
+            facts: Mapping[str, str] = {k: v for k, v in each.facts().items() if k not in ("name", "message")}
+            self._emit("alert", each.message, level=level, alert=each.name, **facts)
+        shapes = {"slack": slack.message, "webhook": webhook.message}
+        for name, sender in self._senders.items():
+            sender.put(shapes[name](notices, self._app, self._version))
+
+    def _open(self) -> None:
+        """A sender for each address that the policy names; what waits for another address goes out there."""
+        wanted = {"slack": self._policy.slack, "webhook": self._policy.webhook}
+        for name, url in wanted.items():
+            sender = self._senders.get(name)
+            if sender is not None and sender.url != url:
+                del self._senders[name]
+                task = asyncio.get_running_loop().create_task(sender.close(LAST_WORDS))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            if url and name not in self._senders:
+                self._senders[name] = Sender(name, url, emit=self._emit, sent=partial(self._sent, name))
+
+    def _sent(self, sender: str, result: str) -> None:
+        self._metrics.alerts_sent_total.child(sender, result).inc()
+
+    def _declare(self) -> None:
+        gauge = self._metrics.alerts_firing
+        for (name,), _ in list(gauge.items()):
+            if name not in self._policy.rules:
+                gauge.forget(name)
+        for name in self._policy.rules:
+            gauge.child(name)
+
+    def _wall(self, at: float) -> str:
+        moment = datetime.fromtimestamp(self._now() - (self._clock() - at), UTC)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}Z"

@@ -1,0 +1,69 @@
+"""An alert in words, as it leaves the house: the same for every sender."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from proxy.observe.alerts.alert import FLAPPING, WITHIN, Alert, State, What
+from proxy.observe.alerts.runbook_hints import advice, page
+from proxy.policy.alert_condition import Condition
+from proxy.policy.schema.alerting import Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """`message` begins with the rule's name. `since` is RFC 3339, UTC."""
+
+    name: str
+    subject: str
+    severity: Severity
+    state: State
+    since: str
+    message: str
+    value: str
+    threshold: str
+    likely_cause: str
+    first_step: str
+    runbook: str
+
+    def facts(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def notice(what: What, alert: Alert, condition: Condition, now: float, since: str) -> Notice:
+    known = advice(condition)
+    finding = alert.worst if what == "cleared" else alert.finding
+    state: State = "firing"
+    if what == "cleared":
+        state = "cleared"
+        at = f" of {alert.subject}" if alert.subject else ""
+        text = f"all clear{at} after {length(alert.ended - alert.since)}; it was: {finding.message}"
+    elif what == "flapping":
+        state = "flapping"
+        text = f"flapping: it began {FLAPPING} times within {length(WITHIN)}; now {finding.message}"
+        if alert.beginnings < FLAPPING:
+            text = f"still flapping; now {finding.message}"
+    elif what == "again":
+        text = f"still: {finding.message}"
+    else:
+        text = finding.message
+    return Notice(
+        name=alert.name,
+        subject=alert.subject,
+        severity=alert.severity,
+        state=state,
+        since=since,
+        message=f"{alert.name}: {text}",
+        value=finding.value,
+        threshold=finding.threshold,
+        likely_cause=finding.cause or known.cause,
+        first_step=known.step,
+        runbook=page(alert.name),
+    )
+
+
+def length(seconds: float) -> str:
+    """As people say it: 45 s, 12 min, 3 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,206 @@
+"""The rules that are judged by figures alone, without a memory of their own.
+
+A handful of requests is no news: errors need 5 that failed in their window (or 3, where nothing else was answered at
+all), calls out and refusals as many, a percentile 20 requests of the route (or 5, where half of them were that slow),
+waits for the database 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from proxy.observe.alerts.alert import Finding
+from proxy.observe.alerts.inputs import CapFact, Facts
+from proxy.observe.timeseries.window_stats import RouteSpan
+from proxy.policy import alert_condition as when
+from proxy.policy.alert_condition import Condition
+from proxy.units import format_duration, format_money, format_share
+
+FEWEST_ERRORS, FEWEST_IF_ALL = 5, 3
+FEWEST_REQUESTS, FEWEST_IF_HALF = 20, 5
+FEWEST_WAITS, WAITING_SHARE = 2, 0.05
+BYPASS_SEEN = 300.0  # seconds for which a call past the gateway is news
+
+
+def counted(facts: Facts, condition: Condition) -> Iterator[Finding]:
+    match condition:
+        case when.Errors():
+            yield from _errors(facts, condition)
+        case when.CallErrors():
+            yield from _call_errors(facts, condition)
+        case when.Refusals():
+            yield from _refusals(facts, condition)
+        case when.Slow():
+            yield from _slow(facts, condition)
+        case when.CapSpent():
+            yield from _cap(facts, condition)
+        case when.SpentToday():
+            yield from _today(facts, condition)
+        case when.PoolWait():
+            yield from _pool(facts, condition)
+        case when.ThrottledAbove():
+            yield from _throttled(facts, condition)
+        case when.Bypassed():
+            yield from _bypass(facts)
+        case when.PolicyRefused():
+            yield from _policy(facts)
+
+
+def _errors(facts: Facts, condition: when.Errors) -> Iterator[Finding]:
+    span = facts.since(condition.over)
+    named = condition.route
+    route = span.total() if named is None else span.routes.get(named, RouteSpan())
+    ok = route.requests - route.errors
+    enough = route.errors >= FEWEST_ERRORS or (route.errors >= FEWEST_IF_ALL and ok == 0)
+    if not enough or route.error_share <= condition.share:
+        return
+    of = f" of {condition.route}" if condition.route is not None else ""
+    text = (
+        f"{route.errors:.0f} of {route.requests:.0f} requests{of} failed in {format_duration(condition.over)}"
+        f" ({route.error_share:.0%})"
+    )
+    if condition.route is None:
+        worst = sorted(((r.errors, name) for name, r in span.routes.items() if r.errors), reverse=True)
+        text += f"; most of them of {_named(worst)}"
+    yield Finding(condition.route or "", text, f"{route.error_share:.1%}", str(condition), level=route.error_share)
+
+
+def _call_errors(facts: Facts, condition: when.CallErrors) -> Iterator[Finding]:
+    """An upstream whose breaker has its say is left to it, until what it counted has left the window."""
+    span, breakers = facts.since(condition.over), facts.breakers()
+    for name, outcomes in span.calls.items():
+        breaker = breakers.get(name)
+        if condition.upstream not in (None, name) or breaker is None or breaker.open is not False:
+            continue
+        if breaker.changed is not None and breaker.changed < condition.over:
+            continue
+        failed = outcomes.get("error", 0.0) + outcomes.get("fallback", 0.0)
+        asked = failed + outcomes.get("ok", 0.0) + outcomes.get("cached", 0.0)
+        if failed < (FEWEST_IF_ALL if failed == asked else FEWEST_ERRORS) or failed <= condition.share * asked:
+            continue
+        length = format_duration(condition.over)
+        text = f"{failed:.0f} of {asked:.0f} calls to {name} ended in an error or a fallback in {length}"
+        text += attempts(span.attempts.get(name, {}), f"attempts of these {length}")
+        share = failed / asked
+        yield Finding(name, text, f"{share:.0%}", str(condition), level=share)
+
+
+def _refusals(facts: Facts, condition: when.Refusals) -> Iterator[Finding]:
+    span, named = facts.since(condition.over), condition.route
+    route = span.total() if named is None else span.routes.get(named, RouteSpan())
+    if route.refused < FEWEST_ERRORS or route.refused <= condition.share * route.requests:
+        return
+    share = route.refused / route.requests
+    of = f" of {named}" if named is not None else ""
+    text = (
+        f"the policy refused {route.refused:.0f} of {route.requests:.0f} requests{of}"
+        f" in {format_duration(condition.over)} ({share:.0%})"
+    )
+    if named is None:
+        worst = sorted(((r.refused, name) for name, r in span.routes.items() if r.refused), reverse=True)
+        text += f"; most of them of {_named(worst)}"
+    yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
+
+
+def _slow(facts: Facts, condition: when.Slow) -> Iterator[Finding]:
+    span, timeouts = facts.since(condition.over), facts.timeouts()
+    for name, route in span.routes.items():
+        if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
+            continue
+        most = condition.seconds
+        if most is None:
+            timeout = timeouts.get(name)
+            if timeout is None:
+                continue
+            most = timeout * (condition.share or 0.0)
+        found = route.quantile(condition.percent / 100)
+        if found is None or found <= most:
+            continue
+        if route.requests < FEWEST_REQUESTS and (route.quantile(0.5) or 0.0) <= most:
+            continue
+        text = (
+            f"{100 - condition.percent}% of {route.requests:.0f} requests of {name} took longer than {found:.1f} s"
+            f" in {format_duration(condition.over)} (p{condition.percent}; the rule allows {most:g} s)"
+        )
+        yield Finding(name, text, f"{found:.2f} s", str(condition), level=found / most)
+
+
+def _pool(facts: Facts, condition: when.PoolWait) -> Iterator[Finding]:
+    span = facts.since(condition.over)
+    now_over = [wait for wait in facts.pool_waits() if wait > condition.seconds]
+    over = span.waited_over(condition.seconds) + len(now_over)
+    asked = (span.waits[-1] if span.waits else 0.0) + len(now_over)
+    if over < FEWEST_WAITS or over <= WAITING_SHARE * asked:
+        return
+    text = (
+        f"{over:.0f} of {asked:.0f} clients waited for a database connection longer than"
+        f" {format_duration(condition.seconds)} in {format_duration(condition.over)}"
+    )
+    holders = facts.pool_holders()
+    text += f"; {holders}" if holders else ""
+    yield Finding("postgres", text, f"{over:.0f} of {asked:.0f}", str(condition), level=over, cause=holders)
+
+
+def _throttled(facts: Facts, condition: when.ThrottledAbove) -> Iterator[Finding]:
+    share = facts.since(condition.over).throttled / condition.over
+    if share <= condition.share:
+        return
+    text = f"the CPU quota held app and gateway back for {share:.0%} of {format_duration(condition.over)}"
+    yield Finding("", text, f"{share:.0%}", str(condition), level=share)
+
+
+def _cap(facts: Facts, condition: when.CapSpent) -> Iterator[Finding]:
+    for name, cap in facts.caps(condition.share).items():
+        users = cap.users
+        total = cap.total_share if cap.total_share is not None and cap.total_share > condition.share else None
+        if not users and total is None:
+            continue
+        said = []
+        if total is not None:
+            said.append(f"{total:.0%} of the total cap of {cap.total} is spent")
+        if users:
+            who = "1 user has" if users == 1 else f"{users} users have"
+            said.append(f"{who} spent more than {format_share(condition.share)} of a cap of their own")
+        text = f"at {name}, {' and '.join(said)}; {_spent(cap)}"
+        value = f"{total:.0%} of the total" if total is not None else f"{users} users"
+        level = users + 10 * (total or 0.0)
+        yield Finding(name, text, value, str(condition), level=level, settled=True)
+
+
+def _today(facts: Facts, condition: when.SpentToday) -> Iterator[Finding]:
+    caps = facts.caps(1.0)
+    spent = sum(cap.spent_today for cap in caps.values())
+    if spent <= float(condition.amount):
+        return
+    dearest = max(caps, key=lambda name: caps[name].spent_today)
+    whole = CapFact(spent, sum(cap.projected_today for cap in caps.values()))
+    text = f"more than {format_money(condition.amount)} is spent today, most of it at {dearest}; {_spent(whole)}"
+    yield Finding("", text, f"${spent:.2f}", str(condition), level=spent, settled=True)
+
+
+def _bypass(facts: Facts) -> Iterator[Finding]:
+    found: Mapping[str, int] = facts.bypassed(BYPASS_SEEN)
+    for name, count in found.items():
+        text = f"{count} calls went straight to the host of {name}: without retries, caps or an owner"
+        yield Finding(name, text, f"{count} calls", "calls bypass an upstream", level=count, settled=True)
+
+
+def _policy(facts: Facts) -> Iterator[Finding]:
+    refused = facts.policy_refused()
+    if refused:
+        text = f"the newest policy is refused, the one before it stays in force: {refused.splitlines()[0]}"
+        yield Finding("policy", text, "refused", "policy is refused", settled=True)
+
+
+def _named(counts: list[tuple[float, str]]) -> str:
+    return ", ".join(f"{name} ({count:.0f})" for count, name in counts[:3])
+
+
+def attempts(results: Mapping[str, float], title: str) -> str:
+    worst = sorted(((n, result) for result, n in results.items() if n and result != "ok"), reverse=True)
+    shown = ", ".join(f"{n:.0f} × {result}" for n, result in worst[:3])
+    return f"; {title}: {shown}" if shown else ""
+
+
+def _spent(cap: CapFact) -> str:
+    return f"${cap.spent_today:.2f} so far today, ${cap.projected_today:.2f} at its end as the last hour went"

@@ -1,0 +1,137 @@
+"""Which request is this token: how a call out, or a query, learns whom it is for.
+
+Every request gets a random token, which the app gets as `X-Outrigger-Request`; what comes back with it is
+that request's work. After its end a token still names its user for ten minutes, for what the request left
+running in the background, and no longer: a loop that a request happened to start does not belong to it.
+
+Most requests leave nothing running (a page, a static file). So the ended ones whose token came back are kept apart
+from those whose token never did: where there are too many of these, they go first, and push none of the others out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.observe.ended_requests import Ended, Shelf, pack
+
+AFTERLIFE = 600.0  # seconds
+MOST_SILENT = 15_000  # ended requests whose token never came back: 25 a second for ten minutes, 4 MiB
+MOST_HEARD = 20_000  # whose did: 33 a second, 5 MiB
+
+
+class Request(Protocol):
+    """A request as its calls and queries see it."""
+
+    user: str
+    tier: str
+    request_id: str
+    trace_id: str | None
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds until its own time-outs end it, where its work is to end with it; else None."""
+
+    @property
+    def route_name(self) -> str: ...
+
+    def call_began(self) -> None: ...
+
+    def call_ended(self, cost: int | None) -> None:
+        """With what it cost in nano-dollars; None where it has no price."""
+
+    def call_paid(self, cost: int) -> None:
+        """What a call cost beyond that, which ended before it was known: others went on reading its answer."""
+
+
+class Owner:
+    """Whose work it is. `request` is None once that request has ended."""
+
+    __slots__ = ("request", "request_id", "route", "tier", "token", "trace_id", "user")
+
+    def __init__(
+        self,
+        token: str,
+        user: str,
+        tier: str,
+        request_id: str,
+        trace_id: str | None,
+        route: str,
+        request: Request | None,
+    ) -> None:
+        self.token = token
+        self.user = user
+        self.tier = tier
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.route = route
+        self.request = request
+
+
+class Requests:
+    """The requests under way by their tokens, and the ended ones for a while."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._live: dict[str, Request] = {}
+        self._heard: set[str] = set()  # tokens of live ones that came back
+        self._ended_heard = Shelf(MOST_HEARD, AFTERLIFE, clock)
+        self._ended_silent = Shelf(MOST_SILENT, AFTERLIFE, clock)
+        self._work: dict[str, set[Callable[[], object]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Requests {len(self._live)} live, {len(self._ended_heard) + len(self._ended_silent)} ended>"
+
+    def begin(self, token: str, request: Request) -> None:
+        self._live[token] = request
+
+    def end(self, token: str, *, abandoned: bool = False, told: bool = True) -> None:
+        """The request is over; with `abandoned` what still works for it is cancelled. `told`: the app may have its
+        token; else nobody can ever come with it."""
+        request = self._live.pop(token, None)
+        if request is None:
+            return
+        heard = token in self._heard
+        if heard:
+            self._heard.discard(token)
+        if heard or told:
+            shelf = self._ended_heard if heard else self._ended_silent
+            shelf.put(token, Ended(self._clock(), pack(request)))
+        work = self._work.pop(token, None)
+        if abandoned and work is not None:
+            for cancel in work:
+                cancel()
+
+    def find(self, token: str | None) -> Owner | None:
+        if token is None:
+            return None
+        live = self._live.get(token)
+        if live is not None:
+            self._heard.add(token)
+            return Owner(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
+        ended = self._ended_heard.find(token)
+        if ended is None:
+            ended = self._ended_silent.take(token)
+            if ended is None:
+                return None
+            self._ended_heard.put(token, ended)
+        user, tier, route, request_id, trace_id = ended.fields
+        return Owner(token, user, tier, request_id, trace_id, route, None)
+
+    def works(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
+        """Something works for a live request, and is cancelled when that one is abandoned; call what is
+        returned when the work is done."""
+        if token not in self._live:
+            return _nothing
+        work = self._work.setdefault(token, set())
+        work.add(cancel)
+
+        def done() -> None:
+            work.discard(cancel)
+            if not work and self._work.get(token) is work:
+                del self._work[token]
+
+        return done
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,1 @@
+"""What an operator sees and does: status, health, commands, reloads, and what alerts are judged by."""

@@ -1,0 +1,88 @@
+"""What the gateway shows of itself: readiness, its parts' health and gauges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.app.memory_usage import limit, machine
+from proxy.observe.health import PartState, State
+from proxy.observe.process_sampler import Sample
+from proxy.observe.timeseries.history import Levels
+from proxy.policy.schema.policy import Policy
+
+if TYPE_CHECKING:
+    from proxy.gateway import Gateway
+
+
+class Overview:
+    """Asked by the endpoints and at each scrape; cheap, and true at that moment."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def sample(self, sample: Sample) -> None:
+        """Once a second: since when a part is as it is must not depend on who asks."""
+        self._gateway.health.observe()
+        self._gateway.door.account.growth.take(self._gateway.app.pid, sample.app_bytes)
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether a request would be served now, and why not."""
+        app = self._gateway.app
+        if self._gateway.stopping:
+            return False, "the gateway is draining"
+        if not app.is_ready:
+            return False, f"the app is {app.state}: {app.reason}"
+        return True, "a request would be served now"
+
+    def app(self) -> PartState:
+        app = self._gateway.app
+        state: State = "ok" if app.is_ready else "degraded" if app.replacing else "down"
+        return PartState(state, f"{app.state}: {app.reason}", app.since)
+
+    def memory(self) -> PartState:
+        share, warn = self._gateway.runtime.latest.memory_share, self._gateway.policy.app.memory.warn
+        if share is None:
+            return PartState("ok", "no limit is known")
+        return PartState("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
+
+    def store(self) -> PartState:
+        return PartState("ok", "counts are kept in this instance's memory")
+
+    def connections(self) -> PartState:
+        door = self._gateway.door
+        trouble = door.capacity.trouble()
+        if trouble is not None:
+            return PartState("degraded", trouble)
+        return PartState("ok", f"{len(door.server.connections)} of {door.capacity.total} are open")
+
+    def levels(self) -> Levels:
+        """What the history keeps beside counts."""
+        latest, database = self._gateway.runtime.latest, self._gateway.database
+        pool = database.pool if database is not None else None
+        return Levels(
+            app_bytes=latest.app_bytes or 0,
+            gateway_bytes=latest.gateway_bytes,
+            pool_in_use=len(pool.servers) - len(pool.idle) if pool is not None else 0,
+            pool_waiting=len(pool.waiters) if pool is not None else 0,
+        )
+
+    def fill(self) -> None:
+        """Set the gauges that are cheaper asked for than kept."""
+        gateway = self._gateway
+        metrics, door = gateway.metrics, gateway.door
+        metrics.app_up.set(1 if gateway.app.is_ready else 0)
+        gateway.egress.spend.fill(metrics)
+        for name, grown in door.account.growth.last_hour().items():
+            metrics.app_memory_growth_bytes.child(name).set(grown.amount)
+        door.fill()
+        metrics.concurrency_limit.set(door.admission.limit or 0)
+        for route in gateway.policy.routes:
+            metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
+            metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
+
+
+def memory_limit(policy: Policy) -> int | None:
+    """Bytes that gateway and app may use together: the policy's word, else the container's, else all that the machine
+    has; None where nothing of that is to be seen."""
+    wanted = policy.app.memory.limit
+    return (limit() or machine()) if wanted == "auto" else wanted

@@ -1,0 +1,82 @@
+"""What of a newer policy has to wait, and for what: the running app knows the environment that it was started with,
+and a listener is bound once. Until then it goes on as it was; whoever asks is told by the key's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from proxy.app import attribution
+from proxy.egress.api_keys import variable
+from proxy.egress.app_environment import made_keys, of_upstream, proxy_variables
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.upstream import Upstream
+
+Until = Literal["app restart", "gateway restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    key: str
+    until: Until
+
+    def __str__(self) -> str:
+        if self.until == "app restart":
+            return f"{self.key} waits for the app's next start (ctl restart-app); until then it is as it was."
+        return f"{self.key} cannot change while running; the old value stays until a restart."
+
+
+def hold(running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
+    """The new policy as the running app can be served under it, and the keys that wait for its next start.
+
+    `running` is the policy that it was started under, `in_force` the one that it is served by now. An
+    upstream's address, variables and key stay together: a key must never meet another vendor's address.
+    """
+    upstreams, keys = _upstreams(running, in_force, new, environ)
+    keys += [key for key, before, after in _rest(running, new, environ) if before != after]
+    return (replace(new, upstreams=MappingProxyType(upstreams)) if keys else new), tuple(keys)
+
+
+ADDRESS = ("kind", "base_url", "env", "api_key")
+
+
+def _upstreams(
+    running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]
+) -> tuple[dict[str, Upstream], list[str]]:
+    made = made_keys(running.upstreams)
+    held, keys = dict(new.upstreams), list[str]()
+    for name, old in in_force.upstreams.items():
+        if name not in running.upstreams:
+            continue  # the app was never led there
+        now = new.upstreams.get(name)
+        if now is None:
+            if old.env or (old.api_key is not None and variable(old.kind, name) in made):
+                held[name] = old  # the app's calls still lead there
+                keys.append(f"upstreams.{name}")
+            continue
+        readdressed = of_upstream(name, old, "", environ) != of_upstream(name, now, "", environ)
+        rekeyed = (old.api_key is None) != (now.api_key is None) or old.kind != now.kind
+        shows_ours = variable(now.kind, name) in made
+        if readdressed or (rekeyed and shows_ours != (now.api_key is not None)):
+            held[name] = replace(now, **{key: getattr(old, key) for key in ADDRESS})
+            keys += [f"upstreams.{name}.{key}" for key in ADDRESS if getattr(old, key) != getattr(now, key)]
+    for name, now in new.upstreams.items():
+        if name not in running.upstreams:
+            keys += [f"upstreams.{name}.env"] if now.env else []
+            if now.api_key is not None and variable(now.kind, name) not in made:
+                keys.append(f"upstreams.{name}.api_key")
+    return held, keys
+
+
+def _rest(running: Policy, new: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, object, object]]:
+    """A key, what the app has of it, and what it would have."""
+    yield "log.app_output", running.log.app_output, new.log.app_output
+    yield "app.attribution", attribution.wanted(running), attribution.wanted(new)
+    if running.postgres.url:
+        yield "postgres.env", running.postgres.env, new.postgres.env
+    had, has = (proxy_variables(one.egress, "", environ, ()) for one in (running, new))
+    if had != has:
+        yield "egress.other_hosts", running.egress.other_hosts, new.egress.other_hosts
+        yield "egress.no_proxy", running.egress.no_proxy, new.egress.no_proxy

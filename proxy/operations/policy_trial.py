@@ -1,0 +1,66 @@
+"""What a start, or a reload, makes of a policy, made once beforehand and thrown away: what cannot be made is a fault
+of the policy then, and nobody is served by half of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from proxy.app.external_app import External
+from proxy.egress import upstream as outgoing
+from proxy.errors import Fault, OutriggerError, PolicyError
+from proxy.ingress.pipeline import Rules
+from proxy.ledger.ledger import database_of
+from proxy.observe.redact import Redactor
+from proxy.policy.schema.policy import Policy
+
+AS_IT_WAS = "write it as it was before, or another way"
+
+
+def try_out(policy: Policy, environ: Mapping[str, str]) -> None:
+    """Raises PolicyError with every part that cannot be made, at its line."""
+    faults: list[Fault] = []
+    for key, make in _parts(policy, environ):
+        try:
+            make()
+        except PolicyError as error:
+            faults += error.faults
+        except (OutriggerError, ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
+            faults.append(policy.fault(key, f"it cannot be taken ({shown(error)})", AS_IT_WAS))
+    if faults:
+        raise PolicyError(faults)
+
+
+def shown(error: BaseException) -> str:
+    """What went wrong, for an operator. The words of a foreign exception may hold a value of the policy, a secret
+    one too: only its kind and its place are told."""
+    if isinstance(error, OutriggerError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
+
+
+def _parts(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The key that each part is made of, and how."""
+    yield "log.redact", lambda: Redactor(policy.log.redact)
+    yield "routes", lambda: Rules.of(policy, on_render=bool(environ.get("RENDER")))
+    for name, one in policy.upstreams.items():
+        yield f"upstreams.{name}", partial(outgoing.try_out, one)
+    yield "ledger.url", lambda: database_of(policy.ledger.url)
+    if policy.app.url is not None:
+        yield "app.url", lambda: External(policy.app, emit=_nothing, clock=time.monotonic)
+    if policy.postgres.url:
+        yield "postgres.url", lambda: _database(policy.postgres.url or "", environ)
+
+
+def _database(url: str, environ: Mapping[str, str]) -> object:
+    from proxy.postgres.dsn import database
+
+    return database(url, environ)
+
+
+def _nothing(event: str, message: str, **facts: object) -> None:
+    """Nobody is told of a trial."""

@@ -1,0 +1,261 @@
+"""Everything at once, for the status and the dashboard: how things are in a sentence, and every part in figures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from proxy.egress.circuit_breaker import CLOSED, OPEN
+from proxy.egress.upstream import Upstream
+from proxy.observe.cgroup import Usage
+from proxy.observe.process_sampler import Sample
+from proxy.observe.recent_errors import rfc3339
+from proxy.observe.timeseries.window_stats import RouteSpan, Span
+from proxy.units import NANOS, to_nanos
+
+if TYPE_CHECKING:
+    from proxy.gateway import Gateway
+
+LATELY = 300.0  # seconds that "lately" means
+TOP = 10  # users shown
+BLOCKED = 50  # of those blocked
+
+
+class Picture:
+    """Asked some times a minute while somebody looks; `sample` once a second."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._usage = Usage()
+        self._cores = self._usage.cores()
+        self._cpu: tuple[float, float] | None = None  # when, and the CPU seconds until then
+        self._busy: float | None = None
+
+    def sample(self, _: Sample) -> None:
+        now, used = time.monotonic(), self._usage.seconds()
+        if used is None:
+            return
+        if self._cpu is not None and now > self._cpu[0]:
+            self._busy = max(0.0, (used - self._cpu[1]) / (now - self._cpu[0]))
+        self._cpu = (now, used)
+
+    def status(self) -> Mapping[str, object]:
+        """The body of /status beside health."""
+        gateway = self._gateway
+        app, lately = gateway.app, gateway.history.since(LATELY)
+        alerts = gateway.alerts.status()
+        return {
+            "summary": self._summary(alerts),
+            "time": rfc3339(time.time()),
+            "app": {
+                "state": app.state,
+                "reason": app.reason,
+                "pid": app.pid,
+                "since": self._wall(app.since),
+                **app.exits.status(rfc3339),
+            },
+            "policy": {
+                "source": gateway.policy.source,
+                "since": rfc3339(gateway.policy_since),
+                "refused": gateway.reloader.refused,
+                "pending": [{"key": one.key, "until": one.until} for one in gateway.reloader.waiting],
+            },
+            "lately_s": round(lately.seconds),
+            "routes": self._routes(lately),
+            "upstreams": self._upstreams(lately),
+            "hosts": gateway.egress.hosts.status(),
+            "money": self._money(),
+            "postgres": self._database(),
+            "connections": {"clients": repr(gateway.door.server), "app": repr(gateway.door.pool)},
+            "memory": self._memory(),
+            "cpu": self._processor(lately),
+            "alerts": alerts,
+            "limited": gateway.recent.limited(),
+            "blocked": self._blocked(),
+            "errors": gateway.recent.errors(),
+            "failed_calls": gateway.recent.calls(),
+        }
+
+    def history(self) -> Mapping[str, object]:
+        """The last day, and the last quarter of an hour: columns of numbers."""
+        history = self._gateway.history
+        return {"day": history.series(), "recent": history.recent()}
+
+    # ── in words ─────────────────────────────────────────────────────────────────────────────
+
+    def _summary(self, alerts: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
+        """What is wrong, each in a few words with why and since when; nothing where all is well."""
+        gateway = self._gateway
+        found = []
+        for name, part in gateway.health.observe().items():
+            if part.state in ("degraded", "down") and name != "upstreams":
+                found.append(_problem(_WORDS.get(name, name), part.reason, self._wall(part.since)))
+        for name, upstream in gateway.egress.upstreams.items():
+            breaker = upstream.breaker
+            if breaker.state == OPEN:
+                text = f"{name} is held off" if breaker.forced == OPEN else f"{name} is not answering"
+                found.append(_problem(text, breaker.why, self._wall(breaker.since)))
+            elif breaker.state != CLOSED:
+                found.append(_problem(f"{name} is being tried again", breaker.why, self._wall(breaker.since)))
+        if gateway.reloader.refused:
+            found.append(_problem("the newest policy was refused", gateway.reloader.refused, None))
+        state: str = gateway.health.status()
+        firing = sum(alert.get("state") != "cleared" for alert in alerts)
+        if state == "ok" and (found or firing):
+            state = "degraded"
+        return {"state": state, "problems": found, "firing": firing}
+
+    # ── in figures ───────────────────────────────────────────────────────────────────────────
+
+    def _routes(self, lately: Span) -> Mapping[str, object]:
+        gateway = self._gateway
+        door, metrics = gateway.door, gateway.metrics
+        requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
+        for (name, _, code), count in metrics.http_requests_total.items():
+            requests[name] += int(count.value)
+            errors[name] += int(count.value) if code >= "500" else 0
+        limited = gateway.recent.limited_by()
+        for (name, _), count in metrics.http_refusals_total.items():
+            refused[name] += int(count.value)
+        return {
+            route.name: {
+                "in_flight": door.account.in_flight[route.name],
+                "queued": door.admission.queued(route.name),
+                "requests": requests[route.name],
+                "errors": errors[route.name],
+                "refused": refused[route.name],
+                "limited_users": limited[route.name],
+                "lately": _lately(lately.routes.get(route.name)),
+            }
+            for route in gateway.policy.routes
+        }
+
+    def _upstreams(self, lately: Span) -> Mapping[str, object]:
+        gateway = self._gateway
+        metrics, shown = gateway.metrics, gateway.egress.status()
+        models: dict[str, dict[str, Counter[str]]] = {}
+        attempts: dict[str, Counter[str]] = {}
+        for (name, model, outcome), count in metrics.upstream_calls_total.items():
+            if count.value:
+                models.setdefault(name, {}).setdefault(model, Counter())[outcome] += int(count.value)
+        for (name, result), count in metrics.upstream_attempts_total.items():
+            if count.value:
+                attempts.setdefault(name, Counter())[result] += int(count.value)
+        found = {}
+        for name, upstream in gateway.egress.upstreams.items():
+            before = shown[name]
+            assert isinstance(before, Mapping)
+            found[name] = {
+                **before,
+                "since": self._wall(upstream.breaker.since),
+                "forced": upstream.breaker.forced,
+                "retry_after_s": round(upstream.breaker.retry_after),
+                "calls": models.get(name, {}),
+                "attempts": attempts.get(name, {}),
+                "lately": {
+                    "calls": lately.calls.get(name, {}),
+                    "attempts": lately.attempts.get(name, {}),
+                    "usd": round(lately.cost.get(name, 0.0), 6),
+                },
+            }
+        return found
+
+    def _money(self) -> Mapping[str, object]:
+        """Dollars of today, over all upstreams whose calls have prices."""
+        metered = {
+            name: upstream for name, upstream in self._gateway.egress.upstreams.items() if upstream.meter.metered
+        }
+        users = Counter[str]()
+        for upstream in metered.values():
+            users.update(dict(upstream.meter.purse.top("d", 5 * TOP)))
+        return {
+            "today_usd": _dollars(sum(upstream.meter.purse.spent("d") for upstream in metered.values())),
+            "projected_usd": _dollars(sum(upstream.meter.projected() for upstream in metered.values())),
+            "upstreams": {name: _purse(upstream) for name, upstream in metered.items()},
+            "top_users": [{"user": user, "usd": _dollars(spent)} for user, spent in users.most_common(TOP)],
+        }
+
+    def _database(self) -> Mapping[str, object] | None:
+        database = self._gateway.database
+        return None if database is None else {**database.status(), "max": database.policy.pool.max}
+
+    def _blocked(self) -> list[str]:
+        return sorted(self._gateway.marks.users)[:BLOCKED]
+
+    def _memory(self) -> Mapping[str, object]:
+        latest = self._gateway.runtime.latest
+        share = latest.memory_share
+        return {
+            "gateway": latest.gateway_bytes,
+            "app": latest.app_bytes,
+            "limit": latest.limit_bytes,
+            "share": None if share is None else round(share, 4),
+            "warn": self._gateway.policy.app.memory.warn,
+            "growth": {  # of the last hour
+                name: {"bytes": grown.amount, "requests": grown.requests}
+                for name, grown in self._gateway.door.account.growth.last_hour().items()
+            },
+        }
+
+    def _processor(self, lately: Span) -> Mapping[str, object]:
+        """Cores kept busy in the last second by all that runs in this container, and how many it may."""
+        return {
+            "busy": None if self._busy is None else round(self._busy, 3),
+            "limit": self._cores,
+            "cores": os.cpu_count(),
+            "throttled_s": round(self._gateway.runtime.latest.throttled_s, 1),
+            "throttled_lately_s": round(lately.throttled, 2),
+        }
+
+    def _wall(self, since: float | None) -> str | None:
+        """A moment of the loop's clock as one of the calendar."""
+        return None if since is None else rfc3339(time.time() - (self._gateway.clock() - since))
+
+
+_WORDS = {
+    "app": "the app does not answer",
+    "postgres": "the database is unwell",
+    "store": "the shared store is unwell",
+    "ledger": "the ledger cannot be written",
+    "memory": "memory is short",
+    "connections": "connections are refused",
+}
+
+
+def _problem(text: str, why: str, since: str | None) -> Mapping[str, object]:
+    return {"text": text, "why": why, "since": since}
+
+
+def _lately(span: RouteSpan | None) -> Mapping[str, object]:
+    span = span or RouteSpan()
+    return {
+        "requests": int(span.requests),
+        "errors": int(span.errors),
+        "p50_ms": _thousand(span.quantile(0.5)),
+        "p95_ms": _thousand(span.quantile(0.95)),
+    }
+
+
+def _thousand(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
+
+
+def _purse(upstream: Upstream) -> Mapping[str, object]:
+    meter = upstream.meter
+    cap, purse = meter.purse.cap.total, meter.purse
+    return {
+        "today_usd": _dollars(purse.spent("d")),
+        "month_usd": _dollars(purse.spent("month")),
+        "reserved_usd": _dollars(purse.reserved),
+        "projected_usd": _dollars(meter.projected()),
+        "cap": None if cap is None else str(cap),
+        "cap_spent_usd": None if cap is None else _dollars(purse.spent(cap.period)),
+        "cap_share": None if cap is None else round(purse.spent(cap.period) / (to_nanos(cap.amount) or 1), 4),
+    }
+
+
+def _dollars(nanos: int) -> float:
+    return round(nanos / NANOS, 6)

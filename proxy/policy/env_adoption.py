@@ -1,0 +1,47 @@
+"""The upstreams' addresses that a policy leaves open: the environment's, else the dialect's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from proxy.policy.reader import Reader
+from proxy.policy.schema.upstream import NAMED_AFTER_THEIR_KIND, Upstream
+from proxy.policy.urls import HTTP_URL
+
+
+def adopt(reader: Reader, upstreams: Mapping[str, Upstream]) -> tuple[Mapping[str, Upstream], tuple[str, ...]]:
+    """The upstreams, each with an address, and what to warn of.
+
+    A variable of `env` that has a value already (OpenRouter, Azure, a local model) is the upstream's
+    address; where two of them disagree neither is touched, so neither is in `env` any more.
+    """
+    adopted: dict[str, Upstream] = {}
+    warnings: list[str] = []
+    for name, upstream in upstreams.items():
+        key = f"upstreams.{name}"
+        if f"{key}.base_url" not in reader.named:
+            upstream, warning = _open(reader, key, upstream)
+            warnings.extend(warning)
+        adopted[name] = upstream
+    return MappingProxyType(adopted), tuple(warnings)
+
+
+def _open(reader: Reader, key: str, upstream: Upstream) -> tuple[Upstream, list[str]]:
+    values = {name: reader.environ[name] for name in upstream.env if reader.environ.get(name)}
+    named = " and ".join(values)
+    if len(set(values.values())) > 1:
+        return replace(upstream, env=()), [f"{key}: {named} disagree, so neither is touched; make them one"]
+    if values:
+        try:
+            return replace(upstream, base_url=HTTP_URL.parse(next(iter(values.values())))), []
+        except ValueError as error:
+            return replace(upstream, env=()), [f"{key}: {named} is no URL ({error}), so it is left alone"]
+    dialect = NAMED_AFTER_THEIR_KIND.get(upstream.kind)
+    if dialect is None and upstream.base_url:  # openai, passed on without being metered
+        return upstream, []
+    if dialect is None:
+        reader.fault(key, "base_url is missing", "write base_url: https://…")
+        return upstream, []
+    return replace(upstream, base_url=dialect.base_url), []

@@ -1,0 +1,82 @@
+"""JSON text to nodes. YAML parsers stumble over some of it: tabs, `\\/`, surrogate pairs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from proxy.policy.parsing.nodes import MAX_DEPTH, MAX_NODES, Entry, Listing, Node, Scalar, Table, Unreadable, whole
+
+_TOKEN = re.compile(r'[ \t\r\n]*(?:([{}\[\],:])|("(?:[^"\\]|\\.)*")|([^\s{}\[\],:"]+))', re.DOTALL)
+
+
+def is_json(text: str) -> bool:
+    """Whether the text is a JSON object or array; others are read as YAML."""
+    if not text.lstrip(" \t\r\n").startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def parse_json(text: str) -> Node:
+    """The nodes of a text that `is_json`. Raises Unreadable when it is too deep or too large."""
+    return _Parser(text).node(1)
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.tokens = self._scan(text)
+        self.count = 0
+
+    @staticmethod
+    def _scan(text: str) -> Iterator[tuple[str, int]]:
+        line, position = 1, 0
+        while (match := _TOKEN.match(text, position)) is not None:
+            start = match.end() - len(match[0].lstrip(" \t\r\n"))
+            line += text.count("\n", position, start)
+            yield match[0].lstrip(" \t\r\n"), line
+            position = match.end()
+
+    def node(self, depth: int) -> Node:
+        word, line = next(self.tokens)
+        return self._node(word, line, depth)
+
+    def _node(self, word: str, line: int, depth: int) -> Node:
+        self.count += 1
+        if depth > MAX_DEPTH:
+            raise Unreadable(line, "it is nested too deeply", f"nest at most {MAX_DEPTH} levels")
+        if self.count > MAX_NODES:
+            raise Unreadable(line, "it has too many values", f"write at most {MAX_NODES}")
+        if word == "{":
+            return self._table(line, depth)
+        if word == "[":
+            return self._listing(line, depth)
+        if word.startswith('"'):
+            return Scalar(line, whole(json.loads(word), line), plain=False)
+        return Scalar(line, word)
+
+    def _table(self, line: int, depth: int) -> Table:
+        entries = []
+        word, at = next(self.tokens)
+        while word != "}":
+            if word == ",":
+                word, at = next(self.tokens)
+            key = whole(json.loads(word), at)
+            next(self.tokens)  # the colon
+            entries.append(Entry(key, at, self.node(depth + 1)))
+            word, at = next(self.tokens)
+        return Table(line, tuple(entries))
+
+    def _listing(self, line: int, depth: int) -> Listing:
+        items = []
+        word, at = next(self.tokens)
+        while word != "]":
+            if word == ",":
+                word, at = next(self.tokens)
+            items.append(self._node(word, at, depth + 1))
+            word, at = next(self.tokens)
+        return Listing(line, tuple(items))

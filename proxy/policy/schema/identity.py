@@ -1,0 +1,93 @@
+"""Who a request belongs to: where its user's name comes from, and the tier of that user."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from proxy.policy import value_types
+from proxy.policy.values import Label
+
+Algorithm = Literal[
+    "HS256",
+    "HS384",
+    "HS512",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PathSource:
+    template: Annotated[str, value_types.TEMPLATE]  # /api/user/{user}/*
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSource:
+    name: Annotated[str, value_types.HEADER]
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSource:
+    key: Annotated[str, value_types.SIGNING_KEY] = field(repr=False)
+    header: Annotated[str, value_types.HEADER] = "Authorization"
+    claim: Annotated[str, value_types.TEXT] = "sub"
+    algorithms: tuple[Algorithm, ...] = ("HS256",)
+
+
+@dataclass(frozen=True, slots=True)
+class CookieSource:
+    name: Annotated[str, value_types.COOKIE]
+
+
+@dataclass(frozen=True, slots=True)
+class IpSource:
+    pass
+
+
+Source = PathSource | HeaderSource | JwtSource | CookieSource | IpSource
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    name: Label
+    users: Annotated[str, value_types.TEXT] | None = None  # a shell pattern; None fits everybody
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    user: Annotated[tuple[Source, ...], "sources"] = (IpSource(),)  # IpSource is always last
+    tiers: tuple[Tier, ...] = ()
+
+
+# [merged from policy/tiers] Which tier a user has, by name.
+NO_TIER = "default"  # where the policy has none
+
+
+class Tiers:
+    """The first whose shell pattern fits the user, case and all; the last is everybody else's."""
+
+    def __init__(self, tiers: Sequence[Tier]) -> None:
+        self._tiers = [(re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in tiers]
+        self.last = tiers[-1].name if tiers else NO_TIER
+
+    def of(self, user: str) -> str:
+        for fits, tier in self._tiers:
+            if fits(user):
+                return tier.name
+        return self.last
+
+    def named(self, name: str) -> Tier | None:
+        """None where the policy has no such tier."""
+        return next((tier for _, tier in self._tiers if tier.name == name), None)

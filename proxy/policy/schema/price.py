@@ -1,0 +1,50 @@
+"""What a model costs by the policy: all that the table of models can say, in words of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Annotated
+
+from proxy.policy import value_types
+from proxy.policy.values import Count, empty
+
+Rated = Annotated[Decimal, value_types.PRICE] | None  # dollars a million of tokens, or of characters
+Fee = Annotated[Decimal, value_types.FEE] | None  # dollars each
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What something costs, or costs otherwise in a long context, a tier, a size or at a time."""
+
+    input: Rated = None
+    output: Rated = None
+    cached_input: Rated = None
+    cached_write: Rated = None
+    cached_write_1h: Rated = None
+    reasoning: Rated = None
+    audio_input: Rated = None
+    audio_output: Rated = None
+    cached_audio_input: Rated = None
+    image_input: Rated = None
+    image_output: Rated = None
+    cached_image_input: Rated = None
+    characters: Rated = None
+    per_minute: Fee = None
+    per_second: Fee = None
+    per_image: Fee = None
+    per_request: Fee = None
+    search: Fee = None
+    file_search: Fee = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price(Charges):
+    """Without a price of its own cached input costs what input does, and so on (see money/rates.py)."""
+
+    least_seconds: Count | None = None
+    above: Mapping[Annotated[str, value_types.TOKENS], Charges] = field(default_factory=empty)
+    tiers: Mapping[Annotated[str, value_types.SERVICE_TIER], Charges] = field(default_factory=empty)
+    sizes: Mapping[Annotated[str, value_types.TEXT], Charges] = field(default_factory=empty)
+    times: Mapping[Annotated[str, value_types.WHEN], Charges] = field(default_factory=empty)

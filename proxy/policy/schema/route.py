@@ -1,0 +1,65 @@
+"""What each kind of request gets: time, a rate, room, and what happens when nobody waits any more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from proxy.policy import value_types
+from proxy.policy.values import (
+    ANY_TIER,
+    RATE,
+    Bytes,
+    ByTier,
+    Count,
+    Label,
+    Path,
+    Period,
+    Positive,
+    Rate,
+    Seconds,
+    empty,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    path: Path = "/*"
+    methods: tuple[Annotated[str, value_types.METHOD], ...] = ()  # empty: all
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    size: Count = 20
+    wait: Seconds = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    attempts: Annotated[int, value_types.whole(1, 20)] = 1
+    on: tuple[Literal["connect"], ...] = ("connect",)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    name: Label
+    match: Match = Match()
+    timeout: Period | None = None
+    total: Period | None = None
+    rate_limit: Annotated[Mapping[str, tuple[Rate, ...]], ByTier(RATE)] = field(default_factory=empty)
+    concurrency: Positive | None = None
+    queue: Queue = Queue()
+    max_body: Bytes | None = None
+    streams: Positive | None = None
+    requires_budget: bool = False
+    when_abandoned: Literal["close", "cancel"] = "close"
+    enforce: bool = True
+    retries: Retries = Retries()
+
+    def limits_for(self, tier: str) -> tuple[Rate, ...]:
+        """The limits a tier has on this route; one value for all stands under ANY_TIER."""
+        return self.rate_limit.get(tier) or self.rate_limit.get(ANY_TIER) or ()
+
+
+DEFAULT_ROUTE = Route("default")

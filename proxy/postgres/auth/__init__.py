@@ -1,0 +1,1 @@
+"""How a client of the database comes in: TLS, the startup packet, SCRAM."""

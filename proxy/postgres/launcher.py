@@ -1,0 +1,154 @@
+"""How many database connections there are, of which kind, and when one more is opened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from proxy.postgres import wire
+from proxy.postgres.auth.startup import Key, Settings, elsewhere
+from proxy.postgres.connector import Connected, ConnectFailed
+from proxy.postgres.opening import Opening
+
+if TYPE_CHECKING:
+    from proxy.postgres.pool import Pool
+
+MOST_KEYS = 100  # ways to open a connection whose greeting is remembered
+
+
+class Supply:
+    """`greetings` is what a connection of each key reported of itself."""
+
+    def __init__(self, pool: Pool, connect: Callable[[Key, str], Awaitable[Connected]]) -> None:
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self.opening = Opening(connect, pool.now)
+        self.greetings: dict[Key, Settings] = {}
+        self._greeted: dict[Key, list[asyncio.Future[Settings]]] = {}
+        self._names: dict[Key, str] = {}
+        self._key: Key = ()  # the last kind that could be opened: connections opened ahead are of it
+        self._name = ""
+        self._retry: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Supply {len(self.opening)} opening, {len(self._greeted)} kinds asked for>"
+
+    def stop(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+
+    async def greeting(self, key: Key, name: str) -> Settings:
+        """What a connection of this key reports; opens the first one. Raises ConnectFailed, TimeoutError."""
+        found = self.greetings.get(key)
+        if found is not None:
+            return found
+        future: asyncio.Future[Settings] = self._loop.create_future()
+        self._greeted.setdefault(key, []).append(future)
+        self._names[key] = name
+        self.fill()
+        try:
+            async with asyncio.timeout(self._pool.policy.pool.wait):
+                return await future
+        finally:
+            waiting = self._greeted.get(key, [])
+            if future in waiting:
+                waiting.remove(future)
+                if not waiting:
+                    del self._greeted[key]
+
+    def forget(self, database: str) -> None:
+        """Who comes to it next hears anew what there is, if anything."""
+        for key in [key for key in self.greetings if elsewhere(key) == database]:
+            del self.greetings[key]
+
+    def fill(self) -> None:
+        """Open what is wanted and may be opened."""
+        if self._pool.draining:
+            return
+        coming = Counter(self.opening.under_way)
+        coming.update(server.backend.key for server in self._pool.servers if server.checking)
+        wanted = [
+            (client.startup.key, client.startup.name) for client in self._pool.waiters if client.startup is not None
+        ]
+        wanted += [(key, self._names[key]) for key in self._greeted]
+        if self.opening.failures and not wanted and not self._pool.servers:
+            wanted.append((self._key, self._name))  # nobody waits, but somebody is to notice that it is back
+        missing = self._pool.policy.pool.min - len(self._pool.servers) - len(self.opening)
+        wanted += [(self._key, self._name)] * max(0, missing - len(wanted))
+        for key, name in wanted:
+            if coming[key] > 0:
+                coming[key] -= 1
+                continue
+            if len(self._pool.servers) + len(self.opening) >= self._pool.policy.pool.max:
+                self._make_room()
+                return
+            if not self.opening.ready():
+                self._retry_later()
+                return
+            self.opening.under_way[key] += 1
+            self._pool.spawn(self._open(key, name))
+
+    def _make_room(self) -> None:
+        """An idle connection that none of those who wait can use ends; `lost` goes on from there."""
+        if self._pool.idle and not any(server.closed for server in self._pool.servers):
+            self._pool.idle.pop(0).close()
+
+    def _retry_later(self) -> None:
+        if self._retry is None and not len(self.opening):
+            self._retry = self._loop.call_later(max(0.01, self.opening.retry_at - self._pool.now()), self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.fill()
+
+    async def _open(self, key: Key, name: str) -> None:
+        before = self.opening.failures
+        found = await self.opening.open(key, name)
+        futures = self._greeted.pop(key, [])
+        if isinstance(found, ConnectFailed):
+            # A setting that only this client asked for is its own affair; all else is the database's.
+            own = found.final and self._asked_for(key, found.code)
+            if own:
+                self._lost_kind(key, found)
+            else:
+                self.opening.failed(found)
+            if found.final:
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(found)
+            elif futures:
+                self._greeted[key] = futures
+            if not before and not own:
+                self._pool.emit(
+                    "postgres.down", f"A database connection failed: {found}.", level="warning", code=found.code
+                )
+            self.fill()
+            return
+        if before:
+            self._pool.emit("postgres.up", "The database is back.")
+        known = self.greetings.get(key)
+        if known == found.backend.params:
+            found.backend.params = known  # one object, so that who compares them is done at once
+        elif known is not None or len(self.greetings) < MOST_KEYS:
+            self.greetings[key] = found.backend.params
+        if not found.backend.elsewhere:
+            self._key, self._name = key, name
+        self._pool.seat(found)
+        for future in futures:
+            if not future.done():
+                future.set_result(found.backend.params)
+        self.fill()
+
+    def _asked_for(self, key: Key, code: str) -> bool:
+        """Whether what the database says no to is what these clients alone asked for."""
+        if elsewhere(key):
+            return not code.startswith("08")
+        return key not in self.greetings and not code.startswith(("28", "3D", "08"))
+
+    def _lost_kind(self, key: Key, error: ConnectFailed) -> None:
+        """No connection of this key can be had any more: its database was dropped, say."""
+        if self.greetings.pop(key, None) is not None:
+            for client in [each for each in self._pool.waiters if each.kind == key]:
+                client.end(wire.fatal(error.code, str(error)))

@@ -1,0 +1,111 @@
+"""Sockets that a service manager hands over (sd_listen_fds(3)), and which of our addresses each is.
+
+The manager holds them while one process ends and another begins, or hands the same ones to both: no connection is
+refused meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from proxy.errors import BindError
+from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.server import Address
+
+FIRST = 3  # SD_LISTEN_FDS_START
+NAMES: Mapping[str, str] = {
+    "public": "listen.public",
+    "admin": "listen.admin",
+    "egress": "listen.egress",
+    "postgres": "postgres.listen",
+}
+WILD = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """One of them, by the name that FileDescriptorName= gave it; systemd's default is the socket unit's."""
+
+    name: str
+    sock: socket.socket
+
+    @property
+    def address(self) -> Address:
+        return Address(*self.sock.getsockname()[:2])
+
+
+def handed_over(environ: Mapping[str, str], *, pid: int | None = None, first: int = FIRST) -> list[Handed]:
+    """The sockets meant for this process; none where LISTEN_PID names another. Raises BindError."""
+    if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
+        return []
+    count = environ.get("LISTEN_FDS", "")
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    found: list[Handed] = []
+    try:
+        for at in range(int(count) if count.isascii() and count.isdigit() else 0):
+            found.append(Handed(names[at] if at < len(names) else "", _socket(first + at)))
+    except BindError:
+        close(found)
+        raise
+    return found
+
+
+def place(policy: Policy, handed: Iterable[Handed]) -> dict[str, socket.socket]:
+    """Each by the key of the policy whose address it is: by its name, else by where it is bound; a single one that is
+    neither is the public one. Raises BindError."""
+    handed = list(handed)
+    wanted = {
+        "listen.public": policy.listen.public,
+        "listen.admin": policy.listen.admin,
+        "listen.egress": policy.listen.egress,
+        "postgres.listen": policy.postgres.listen if policy.postgres.url else None,
+    }
+    found: dict[str, socket.socket] = {}
+    for one in handed:
+        key = NAMES.get(one.name) or next((key for key, at in wanted.items() if at and _same(at, one.address)), None)
+        if key is None and len(handed) == 1:
+            key = "listen.public"
+        if key is None:
+            raise BindError(
+                f"The socket at {one.address} that was handed over (LISTEN_FDS) is none of ours; give it the name"
+                f" {', '.join(NAMES)} (FileDescriptorName=), or one of their addresses."
+            )
+        at = wanted[key]
+        if at is None:
+            raise BindError(f"A socket for {key} was handed over (LISTEN_FDS), and the policy has that off.")
+        if key in found:
+            raise BindError(
+                f"Two sockets for {key} were handed over (LISTEN_FDS); give it one: [::] takes IPv4 as well"
+                " (BindIPv6Only=both)."
+            )
+        if key != "listen.public" and not _same(at, one.address):
+            raise BindError(
+                f"{key} is {at}, and the socket handed over for it at {one.address}; give both one address."
+            )
+        found[key] = one.sock
+    return found
+
+
+def close(handed: Iterable[Handed]) -> None:
+    for one in handed:
+        one.sock.close()
+
+
+def _socket(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise BindError(f"Descriptor {descriptor} of LISTEN_FDS is no socket: {error.strerror}.") from error
+    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        sock.close()
+        raise BindError(f"Descriptor {descriptor} of LISTEN_FDS is no TCP socket; write ListenStream= with a port.")
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock
+
+
+def _same(one: Address, other: Address) -> bool:
+    return one.port == other.port and (one.host == other.host or (one.host in WILD and other.host in WILD))

@@ -1,0 +1,1 @@
+"""Small data structures that more than one room needs; they know nothing of the gateway."""

@@ -1,0 +1,71 @@
+"""A way out that random calls go through: reloaded, restarted, killed in their midst."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.egress.service import Egress
+from proxy.ledger.ledger import Ledger
+from proxy.observe.log import Log
+from proxy.observe.metrics import Metrics
+from proxy.observe.request_registry import Requests
+from proxy.policy.loading import PolicySource, load
+
+
+class FuzzDoor:
+    """`policy` gives its text as it is now."""
+
+    egress: Egress
+    ledger: Ledger
+    requests: Requests
+    url: str
+
+    def __init__(self, tmp: Path, policy: Callable[[], str]) -> None:
+        self._policy = policy
+        self._log_to = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.open = asyncio.Event()
+
+    @property
+    def reserved(self) -> int:
+        return sum(upstream.meter.purse.reserved for upstream in self.egress.upstreams.values())
+
+    def counted(self, upstream: str, user: str | None = None) -> int:
+        return self.egress.upstreams[upstream].meter.purse.spent("month", user)
+
+    async def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        policy = load(PolicySource("fuzz", None, self._policy()), {})
+        self._log = Log(policy.log, out=self._log_to)
+        metrics = Metrics(policy.metrics, version="test")
+        self.requests = Requests(loop.time)
+        self.ledger = Ledger(policy.ledger, emit=self._log.emit, metrics=metrics, clock=loop.time)
+        await self.ledger.start()
+        self.egress = Egress(
+            policy, requests=self.requests, metrics=metrics, log=self._log, environ={}, ledger=self.ledger
+        )
+        await self.egress.load()
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        await self.egress.start(sock)
+        self.open.set()
+
+    def reload(self) -> None:
+        self.egress.apply(load(PolicySource("fuzz", None, self._policy()), {}))
+
+    async def end(self, *, killed: bool = False) -> None:
+        """With calls under way, which break off; `killed`: the ledger is not told of anything any more."""
+        self.open.clear()
+        if killed:
+            for task in self.ledger._tasks:
+                task.cancel()
+        await self.egress.stop()
+        await (self.ledger.database.close() if killed else self.ledger.stop())
+        self._log.close()
+
+    def close(self) -> None:
+        os.close(self._log_to)

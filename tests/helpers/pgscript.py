@@ -1,0 +1,106 @@
+"""Messages by name, and a session with a server that says what a test tells it to."""
+
+from __future__ import annotations
+
+import struct
+
+from proxy.postgres import wire
+from proxy.postgres.auth.startup import Startup
+from proxy.postgres.server_state import Backend
+from proxy.postgres.session import Session
+from proxy.postgres.statement_registry import Statements
+
+PARAMS = {b"server_encoding": b"UTF8", b"client_encoding": b"UTF8", b"application_name": b"", b"TimeZone": b"UTC"}
+
+
+def Q(text):
+    return wire.query(text.encode())
+
+
+def P(name, text, *types):
+    return wire.message(wire.PARSE, f"{name}\0{text}\0".encode() + struct.pack(f">h{len(types)}i", len(types), *types))
+
+
+def B(name, portal="", value=None):
+    values = struct.pack(">hh", 0, 0) if value is None else struct.pack(">hhi", 0, 1, len(value)) + value
+    return wire.message(wire.BIND, f"{portal}\0{name}\0".encode() + values + b"\0\0")
+
+
+def D(name):
+    return wire.message(wire.DESCRIBE, b"S" + name.encode() + b"\0")
+
+
+def C(name):
+    return wire.message(wire.CLOSE, b"S" + name.encode() + b"\0")
+
+
+DP = wire.message(wire.DESCRIBE, b"P\0")
+E = wire.message(wire.EXECUTE, b"\0\0\0\0\0")
+S = wire.message(wire.SYNC)
+H = wire.message(wire.FLUSH)
+X = wire.message(wire.TERMINATE)
+
+parsed, bound, closed = (wire.message(kind) for kind in (wire.PARSED, wire.BOUND, wire.CLOSED))
+nothing = wire.message(wire.NO_DATA)
+rows = wire.columns(["a"])
+copy_in = wire.message(wire.COPY_IN, b"\0\0\0")
+
+
+def done(tag="SELECT 1"):
+    return wire.message(wire.COMPLETE, tag.encode() + b"\0")
+
+
+def ready(status="I"):
+    return wire.ready(ord(status))
+
+
+def err(code="42601", text="no"):
+    return wire.error(code, text)
+
+
+def kinds(data):
+    """The messages of `data` as one letter each."""
+    return "".join(chr(kind) for kind, _ in wire.messages(data))
+
+
+def named(data, kind):
+    """The first message of a kind, as it was sent."""
+    return next(wire.message(found, body) for found, body in wire.messages(data) if found == kind)
+
+
+class Talk:
+    """A client's session, linked to one server after another."""
+
+    def __init__(self, *, statements=None, name="", encoding=None, slots=True, keep=False, number=1, params=PARAMS):
+        self.statements = statements or Statements()
+        startup = Startup(0, "u", "d", False, name, encoding, ())
+        self.given_up = 0
+        self.session = Session(
+            number, startup, params, self.statements, ask=lambda: slots, give_up=self._give_up, keep=keep
+        )
+
+    def _give_up(self):
+        self.given_up += 1
+
+    def link(self, backend=None, **how):
+        """What the server gets ahead, and what the client is told."""
+        return self.session.link(backend or server(), **how)
+
+    def client(self, data):
+        """What the server gets for this, what is injected behind it included."""
+        return self.session.requests(data) + self.session.behind()
+
+    def server(self, data):
+        """What the client gets for this."""
+        return self.session.replies(data)
+
+    def behind(self):
+        return self.session.behind()
+
+    def release(self):
+        assert self.session.free, self.session
+        self.session.unlink()
+
+
+def server(key=(), name="", params=PARAMS):
+    return Backend(key, name, params, 1)

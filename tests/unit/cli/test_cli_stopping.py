@@ -1,0 +1,42 @@
+"""doctor knows servers that do not end in order at SIGTERM."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.checks.stopping import stopping
+from proxy.policy.loading import PolicySource, load
+
+
+@pytest.mark.parametrize(
+    ("line", "signal", "level"),
+    [
+        ("uwsgi --http-socket :8000 --module app", "SIGTERM", "warning"),
+        ("uwsgi --http-socket :8000 --module app", "SIGHUP", "warning"),
+        ("uwsgi --http-socket :8000 --module app", "SIGQUIT", "ok"),
+        ("uwsgi --module app --die-on-term", "SIGTERM", "ok"),
+        ("UWSGI=1 /usr/bin/uwsgi --ini sound.ini", "SIGTERM", "ok"),
+        ("migrate && uwsgi --ini=sound.ini", "SIGTERM", "ok"),
+        ("uwsgi off.ini", "SIGTERM", "warning"),
+        ("uwsgi gone.ini", "SIGTERM", "warning"),
+        ("nginx -g 'daemon off;'", "SIGTERM", "warning"),
+        ("nginx -g 'daemon off;'", "SIGQUIT", "ok"),
+        ("httpd -DFOREGROUND", "SIGTERM", "warning"),
+        ("httpd -DFOREGROUND", "SIGWINCH", "ok"),
+        ("gunicorn app:app", "SIGTERM", None),
+        ("gunicorn 'app", "SIGTERM", None),
+    ],
+)
+def test_a_stop_signal_that_does_not_fit_the_server_is_told(tmp_path: Path, line: str, signal: str, level) -> None:
+    (tmp_path / "sound.ini").write_text("[uwsgi]\nmodule = app\n  die-on-term = true\n")
+    (tmp_path / "off.ini").write_text("[uwsgi]\n; die-on-term = true\n")
+    policy = load(PolicySource("test", None, f"app: {{stop_signal: {signal}}}"), {})
+    found = stopping(policy, line, {}, tmp_path)
+    assert [one.level for one in found] == ([level] if level else [])
+    assert all(one.level == "ok" or "app.stop_signal" in (one.mend or "") for one in found)
+
+
+def test_uwsgi_may_be_told_by_a_variable(tmp_path: Path) -> None:
+    policy = load(PolicySource("test", None, ""), {})
+    (found,) = stopping(policy, "uwsgi -w app", {"UWSGI_DIE_ON_TERM": "true"}, tmp_path)
+    assert found.level == "ok"

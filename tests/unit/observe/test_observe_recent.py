@@ -1,0 +1,56 @@
+"""What is remembered of errors and refusals."""
+
+from __future__ import annotations
+
+from proxy.observe.recent_errors import KEPT, MOST, Recent
+
+
+class Clock:
+    now = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def remembering() -> tuple[Recent, Clock]:
+    clock = Clock()
+    return Recent(lambda target: target.replace("s3cret", "***"), now=clock), clock
+
+
+def test_the_newest_errors_come_first_and_only_so_many_stay() -> None:
+    recent, _ = remembering()
+    for number in range(KEPT + 5):
+        recent.request_failed(f"r{number}", "ask", "GET", "/x?token=s3cret", "ada", 502, "broke", 0.25)
+        recent.call_failed(None, "openai", None, "ada", 0, "reset", 0.5)
+    assert len(recent.errors()) == len(recent.calls()) == KEPT
+    newest = recent.errors()[0]
+    assert (newest["request_id"], newest["path"], newest["duration_ms"]) == (f"r{KEPT + 4}", "/x?token=***", 250.0)
+    assert newest["time"] == "2026-09-21T14:13:20Z"
+    assert recent.calls()[0]["status"] is None
+
+
+def test_who_was_refused_most_in_the_last_hour() -> None:
+    recent, clock = remembering()
+    for _ in range(3):
+        recent.refused("eve", "free", "ask", "rate-limited")
+    clock.now += 1800
+    recent.refused("eve", "free", "ask", "rate-limited")
+    recent.refused("bob", "", "openai", "cost-cap")
+    found = recent.limited()
+    assert [(one["user"], one["refused"], one["reason"]) for one in found] == [
+        ("eve", 4, "rate-limited"),
+        ("bob", 1, "cost-cap"),
+    ]
+    assert recent.limited_by() == {"ask": 1, "openai": 1}
+    clock.now += 4200
+    assert recent.limited() == []
+
+
+def test_a_flood_of_names_pushes_out_those_that_were_seen_once() -> None:
+    recent, _ = remembering()
+    for number in range(3 * MOST):
+        recent.refused(f"u{number}", "", "ask", "rate-limited")
+        recent.refused("eve", "", "ask", "rate-limited")
+    assert recent.limited_by()["ask"] == MOST
+    assert recent.limited()[0]["user"] == "eve"
+    assert recent.limited()[0]["refused"] == 3 * MOST

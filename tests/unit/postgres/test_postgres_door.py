@@ -1,0 +1,119 @@
+"""The door's other sides: the console, the certificate, whom a connection works for."""
+
+from __future__ import annotations
+
+import ssl
+from types import SimpleNamespace
+
+import pytest
+from pgscript import P, Q, S, X, kinds
+
+from proxy.observe.metrics import Metrics
+from proxy.observe.request_registry import Requests
+from proxy.policy import schema
+from proxy.policy.schema.stores import Postgres
+from proxy.postgres import wire
+from proxy.postgres.admin_console import TABLES, Console
+from proxy.postgres.auth.tls import context
+from proxy.postgres.service import Door
+
+
+def make(**policy):
+    requests = Requests(lambda: 0.0)
+    metrics = Metrics(schema.Metrics(), version="t")
+    log = SimpleNamespace(emit=lambda *_, **__: None)
+    url = "postgresql://app:real@db.example/shop"
+    return Door(Postgres(url=url, **policy), requests=requests, metrics=metrics, log=log, environ={}), requests, metrics
+
+
+def console(door):
+    said, ended = [], []
+    return Console(door, said.append, ended.append), said, ended
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("word", TABLES)
+async def test_the_console_answers_in_tables(word, step):
+    door, _, _ = make()
+    door._accept()
+    heard, said, _ = console(door)
+    data = Q(f" Show {word.upper()} ;") + Q("")
+    for pos in range(0, len(data), step):
+        heard.hear(data[pos : pos + step])
+    answer = b"".join(said)
+    assert kinds(answer).replace("D", "") == "TCZIZ"
+    assert b"real" not in answer
+    assert door.password.encode() not in answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"), [(Q("select 1"), "EZ"), (Q("show nothing"), "EZ"), (P("", "show pools") + S, "EZ"), (X, "")]
+)
+async def test_the_console_says_what_it_knows(sent, answered):
+    heard, said, ended = console(make()[0])
+    heard.hear(sent)
+    assert kinds(b"".join(said)) == answered
+    assert bool(ended) is (sent is X)
+
+
+async def test_the_console_hears_no_novel():
+    heard, said, ended = console(make()[0])
+    heard.hear(wire.HEAD.pack(wire.QUERY, 1 << 30))
+    assert wire.fields(ended[0][5:])["C"] == "08P01"
+
+
+def test_a_certificate_is_made_that_a_client_can_speak_to():
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    theirs.check_hostname, theirs.verify_mode = False, ssl.CERT_NONE
+    there, here = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = theirs.wrap_bio(here, there)
+    server = context().wrap_bio(there, here, server_side=True)
+    done = set()
+    for _ in range(10):
+        for each in (client, server):
+            try:
+                each.do_handshake()
+                done.add(each)
+            except ssl.SSLWantReadError:
+                pass
+    assert done == {client, server}
+    client.write(b"hello")
+    assert server.read() == b"hello"
+
+
+async def test_a_connection_works_for_a_request_until_it_works_for_another():
+    door, requests, _ = make()
+    client = door._accept()
+    client.port = 4711
+    cancelled = []
+    door._abandon = cancelled.append
+    request = SimpleNamespace(user="u", tier="t", request_id="r", trace_id=None, route_name="checkout")
+    for token in ("one", "two"):
+        requests.begin(token, request)
+    assert door.belongs(4711, "one")
+    assert door.belongs(4711, "two")
+    assert not door.belongs(4712, "two")
+    assert client.route == "checkout"
+    requests.end("one", abandoned=True)
+    assert cancelled == []
+    requests.end("two", abandoned=True)
+    assert cancelled == [client]
+
+
+async def test_what_it_shows_of_itself_has_every_series_from_the_start():
+    door, _, metrics = make()
+    text = (await metrics.render())[0].decode()
+    for outcome in ("ok", "error", "abandoned", "refused"):
+        assert f'outrigger_postgres_transactions_total{{outcome="{outcome}"}} 0.0' in text
+    assert 'outrigger_postgres_client_connections{state="idle_in_transaction"} 0.0' in text
+    assert door.health().state == "ok"
+    assert door.status()["transactions"] == {"ok": 0, "error": 0, "abandoned": 0, "refused": 0}
+
+
+async def test_no_password_of_the_database_reaches_the_app():
+    door, _, _ = make(env={"DATABASE_URL": "url", "DB_PASSWORD": "password"})
+    env = door.environment("127.0.0.1", 6432)
+    assert env == {
+        "DATABASE_URL": f"postgresql://app:{door.password}@127.0.0.1:6432/shop",
+        "DB_PASSWORD": door.password,
+    }

@@ -1,0 +1,56 @@
+"""Where no container sets a limit, the machine's memory is what gateway and app may use together."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from indoors import indoors
+from running import APPS, eventually
+
+from proxy.cli.checks.machine import _memory
+from proxy.operations import health
+from proxy.policy.loading import PolicySource, load
+from proxy.policy.schema.policy import Policy
+
+PLAIN = (sys.executable, str(APPS / "plain.py"))
+WHOLE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    monkeypatch.setattr(health, "limit", lambda: None)
+
+
+def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
+    found = health.memory_limit(Policy())
+    assert found is not None
+    assert abs(found - WHOLE) < WHOLE / 100
+    named = load(PolicySource("p", None, "app: {memory: {limit: 300MiB}}"), {})
+    assert health.memory_limit(named) == 300 * 1024 * 1024
+
+
+async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "machine", lambda: 1024 * 1024)  # a very small one
+    policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
+    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
+        first = house.gateway.app.pid
+        await eventually(lambda: house.gateway.app.is_ready and house.gateway.app.pid != first)
+        await eventually(lambda: "app.memory.recycle: 90%" in house.output())
+
+
+def test_doctor_says_whose_limit_it_is_and_warns_where_there_is_none(bare, monkeypatch):
+    monkeypatch.setattr("proxy.cli.checks.machine.container_limit", lambda: None)
+    assert "all that this machine has" in _memory(Policy()).text
+    monkeypatch.setattr(health, "machine", lambda: None)
+    found = _memory(Policy())
+    assert found.level == "warning"
+    assert "app.memory.recycle" in found.text
+
+
+async def test_a_start_warns_where_nothing_says_how_much_there_is(bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "machine", lambda: None)
+    policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
+    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
+        await eventually(lambda: "app.memory.recycle has nothing to go by" in house.output())

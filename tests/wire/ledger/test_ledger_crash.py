@@ -1,0 +1,87 @@
+"""`kill -9` at any moment: at most the last second of settled calls is lost, and no reservation of a longer call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOAD = Path(__file__).parents[2] / "helpers" / "ledger_load.py"
+ROOT = Path(__file__).parents[3]
+KILLS = int(os.environ.get("OUTRIGGER_KILLS", "8"))
+AT_ONCE = 4  # ledgers, each with its share of the kills
+GRACE = 2.0  # seconds: the promise is one, and machines that run tests are slow at times
+
+
+@dataclass
+class Told:
+    """What one life of the process said that it did: cost and moment by id."""
+
+    opened: dict[str, tuple[int, float]] = field(default_factory=dict)
+    put: dict[str, tuple[int, float]] = field(default_factory=dict)
+    dropped: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def note(self, line: bytes) -> None:
+        what, id, cost, when = line.decode().split()
+        {"open": self.opened, "put": self.put, "drop": self.dropped}[what][id] = (int(cost), float(when))
+
+
+async def live_and_die(url: str, seconds: float) -> tuple[Told, float]:
+    """Let it work, kill it; what it said, and when it was killed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(LOAD), url, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    told = Told()
+    told.note(await asyncio.wait_for(process.stdout.readline(), 20))
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while loop.time() < end:
+        told.note(await asyncio.wait_for(process.stdout.readline(), 20))
+    process.kill()
+    killed = loop.time()
+    for line in (await process.stdout.read()).splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            told.note(line)
+    await process.wait()
+    return told, killed
+
+
+async def test_a_killed_process_loses_at_most_its_last_second_and_doubles_nothing(tmp_path: Path) -> None:
+    lives = (killed_again_and_again(tmp_path / f"{n}.db", -(-KILLS // AT_ONCE)) for n in range(AT_ONCE))
+    oldest = max(await asyncio.gather(*lives))
+    print(f"{KILLS} kills; the oldest thing lost was {oldest:.2f} s old")
+
+
+async def killed_again_and_again(path: Path, kills: int) -> float:
+    """How old the oldest thing was that was lost, in seconds."""
+    lost_ages = [0.0]
+    for _ in range(kills):
+        told, killed = await live_and_die(f"sqlite:///{path}", random.uniform(1.0, 3.5))
+        connection = sqlite3.connect(path)
+        found = {
+            id: (cost, outcome)
+            for id, cost, outcome in connection.execute("SELECT id, cost, outcome FROM outrigger_calls")
+        }
+        assert connection.execute("SELECT SUM(calls), SUM(cost) FROM outrigger_hours").fetchone() == (
+            len(found),
+            sum(cost for cost, _ in found.values()),
+        )
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+        for id, (cost, when) in told.put.items():
+            if found.get(id) != (cost, "ok"):
+                lost_ages.append(killed - when)
+        for id, (reserved, when) in told.opened.items():
+            if id not in told.put and id not in told.dropped and found.get(id) != (reserved, "open"):
+                lost_ages.append(killed - when)
+        for id, (_, when) in told.dropped.items():
+            if id in found:
+                lost_ages.append(killed - when)  # an open row that was to go
+        assert max(lost_ages) < GRACE
+        assert len(told.put) > 50
+    return max(lost_ages)

@@ -15,9 +15,9 @@ from pathlib import Path
 import aiohttp
 import browser as chromium
 from browser import look, says
-from outward import Vendor, errs
-from outward import says as answers
-from ports import free_port
+from egress_gateway import Vendor, errs
+from egress_gateway import says as answers
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-from crashes import crash_and_reconcile
+from kill_under_load import crash_and_reconcile
 
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 

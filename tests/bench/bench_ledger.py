@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from bench_tools import table
-from postgres_server import postgres
+from postgres_process import postgres
 
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.postgres import Postgres

@@ -23,8 +23,8 @@ from bench_tools import PATH, ROOT, Bench, Peer, free_port, quantile, table
 
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
-from cluster import PASSWORD, USER, Cluster, program
-from pgwire import COPY_DONE, Wire, copy_data, query
+from postgres_cluster import PASSWORD, USER, Cluster, program
+from postgres_wire_client import COPY_DONE, Wire, copy_data, query
 
 RUNS, SECONDS, POOL = 3, 4, 8
 POLICY = """

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
-from admission_sim import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate  # noqa: E402
+from admission_simulation import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate  # noqa: E402
 
 from proxy.errors import Refusal  # noqa: E402
 from proxy.policy.schema.server import Overload, Route  # noqa: E402

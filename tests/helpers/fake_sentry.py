@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 
 from aiohttp import web
-from ports import free_port
+from free_ports import free_port
 
 
 class FakeSentry:

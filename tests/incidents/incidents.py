@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 from aiohttp import web
-from outward import completion, errs, says
+from egress_gateway import completion, errs, says
 from scene import Scene, scene
 
 Step = Callable[[Scene], Awaitable[object]]

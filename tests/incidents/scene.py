@@ -17,10 +17,10 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from outward import Vendor, completion, says
-from ports import free_port
-from postgres_server import Server
-from running import Running
+from egress_gateway import Vendor, completion, says
+from free_ports import free_port
+from gateway_process import GatewayProcess
+from postgres_process import Server
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ class Slack:
 class Scene:
     """What an incident's script holds in its hands. Times are seconds since the fault."""
 
-    def __init__(self, running: Running, vendor: Vendor, slack: Slack, database: Server, folder: Path) -> None:
+    def __init__(self, running: GatewayProcess, vendor: Vendor, slack: Slack, database: Server, folder: Path) -> None:
         self.running, self.vendor, self.slack, self.database, self.folder = running, vendor, slack, database, folder
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=150))
         self.url = f"http://127.0.0.1:{running.port}"
@@ -202,7 +202,7 @@ async def scene(
 
 async def _gateway(
     folder: Path, vendor: Vendor, slack: Slack, database: str, edit: Callable[[str], str]
-) -> tuple[Running, asyncio.Task[None]]:
+) -> tuple[GatewayProcess, asyncio.Task[None]]:
     port, admin, egress, pool = (free_port() for _ in range(4))
     text = (ROOT / "config" / "policy.yaml").read_text()
     text = text.replace(
@@ -240,7 +240,7 @@ async def _gateway(
         cwd=folder, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out.touch()
-    return Running(process, port, admin, out, egress), asyncio.create_task(_kept(process, out))
+    return GatewayProcess(process, port, admin, out, egress), asyncio.create_task(_kept(process, out))
 
 
 async def _kept(process: asyncio.subprocess.Process, out: Path) -> None:

@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from cluster import WHEEL, needs
+from postgres_cluster import WHEEL, needs
 from scene import ROOT, TOKEN, Scene, scene
 
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

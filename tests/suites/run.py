@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from catalog import SUITES, Suite
-from cluster import Cluster
-from doorway import Doorway
+from postgres_cluster import Cluster
+from postgres_gateway import PostgresGateway
 
 HERE = Path(__file__).parent
 ME = "suite"  # the user, a superuser as these suites expect; its password is the same
@@ -60,7 +60,7 @@ class Place:
             return
         size = self._options.pool
         policy = {"mode": self._options.mode, "clients": 500, "pin": {"max": size}}
-        with Doorway(cluster, database, direct, pool={"max": size, "wait": "10s"}, **policy) as door:
+        with PostgresGateway(cluster, database, direct, pool={"max": size, "wait": "10s"}, **policy) as door:
             yield door.url
 
     def _outcomes(self, suite: Suite, way: str, url: str, tests: Sequence[str]) -> Ended:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Generator, Iterator
 
 import pytest
-from cluster import Cluster
-from doorway import Doorway, Doorways
-from pgpair import SCHEMA
+from postgres_cluster import Cluster
+from postgres_gateway import PostgresGateway, PostgresGateways
+from postgres_pair import SCHEMA
 
 FAILED = pytest.StashKey[bool]()
 
@@ -43,13 +43,13 @@ def own(mortal: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def doorway(cluster: Cluster) -> Doorways:
-    return Doorways(cluster)
+def doorway(cluster: Cluster) -> PostgresGateways:
+    return PostgresGateways(cluster)
 
 
 @pytest.fixture
 def database(cluster: Cluster) -> Iterator[str]:
-    with Doorways(cluster).database() as name:
+    with PostgresGateways(cluster).database() as name:
         yield name
 
 
@@ -57,12 +57,12 @@ class Shelf:
     """One door for one test of a module after the other (`POOL` connections, two where it does not say); a test that
     fails takes it with it."""
 
-    def __init__(self, doorways: Doorways, size: int) -> None:
+    def __init__(self, doorways: PostgresGateways, size: int) -> None:
         self._doorways, self._size = doorways, size
         self._stack = contextlib.ExitStack()
-        self._door: Doorway | None = None
+        self._door: PostgresGateway | None = None
 
-    def door(self) -> Doorway:
+    def door(self) -> PostgresGateway:
         if self._door is None:
             self._door = self._stack.enter_context(self._doorways(pool={"min": 0, "max": self._size, "wait": "15s"}))
         return self._door
@@ -74,13 +74,13 @@ class Shelf:
 
 @pytest.fixture(scope="module")
 def shelf(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Shelf]:
-    shelf = Shelf(Doorways(cluster), getattr(request.module, "POOL", 2))
+    shelf = Shelf(PostgresGateways(cluster), getattr(request.module, "POOL", 2))
     yield shelf
     shelf.drop()
 
 
 @pytest.fixture
-def shared(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[Doorway]:
+def shared(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[PostgresGateway]:
     yield shelf.door()
     if request.node.stash.get(FAILED, False):
         shelf.drop()

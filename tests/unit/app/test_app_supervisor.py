@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from admission_sim import simulate
+from admission_simulation import simulate
 
 from proxy.app import probes, supervisor
 from proxy.app.command import Command

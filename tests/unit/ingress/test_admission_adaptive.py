@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from admission_sim import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate
+from admission_simulation import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate
 
 from proxy.ingress.admission.adaptive import Gradient
 from proxy.policy.schema.server import AdaptiveLimit, Overload, Route

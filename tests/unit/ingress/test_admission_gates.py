@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from admission_sim import SimulatedLoop, fixed, simulate
+from admission_simulation import SimulatedLoop, fixed, simulate
 
 from proxy.errors import Refusal
 from proxy.ingress.admission.controller import Admission, Permit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from admission_sim import App, Scene, simulate
+from admission_simulation import App, Scene, simulate
 
 from proxy.policy.schema.server import AdaptiveLimit, Overload
 

@@ -6,7 +6,7 @@ import ssl
 from types import SimpleNamespace
 
 import pytest
-from pgscript import P, Q, S, X, kinds
+from postgres_script import PARSE, QUERY, S, X, kinds
 
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import Requests
@@ -37,7 +37,7 @@ async def test_the_console_answers_in_tables(word, step):
     door, _, _ = make()
     door._accept()
     heard, said, _ = console(door)
-    data = Q(f" Show {word.upper()} ;") + Q("")
+    data = QUERY(f" Show {word.upper()} ;") + QUERY("")
     for pos in range(0, len(data), step):
         heard.hear(data[pos : pos + step])
     answer = b"".join(said)
@@ -47,7 +47,8 @@ async def test_the_console_answers_in_tables(word, step):
 
 
 @pytest.mark.parametrize(
-    ("sent", "answered"), [(Q("select 1"), "EZ"), (Q("show nothing"), "EZ"), (P("", "show pools") + S, "EZ"), (X, "")]
+    ("sent", "answered"),
+    [(QUERY("select 1"), "EZ"), (QUERY("show nothing"), "EZ"), (PARSE("", "show pools") + S, "EZ"), (X, "")],
 )
 async def test_the_console_says_what_it_knows(sent, answered):
     heard, said, ended = console(make()[0])

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pgscript import (
+from postgres_script import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
     DP,
     PARAMS,
-    B,
-    C,
-    D,
+    PARSE,
+    QUERY,
     E,
     H,
-    P,
-    Q,
     S,
     Talk,
     X,
@@ -47,59 +47,59 @@ def linked(**how):
 
 # (what the client sends, what the server answers, whether the server is free then)
 EXCHANGES = {
-    "a query": (Q("select 1"), ANSWER + ready(), True),
-    "a query in a transaction": (Q("begin"), done("BEGIN") + ready("T"), False),
-    "a query that fails": (Q("oops"), err() + ready(), True),
-    "a query that fails in a transaction": (Q("oops"), err() + ready("E"), False),
-    "two queries, one answered": (Q("a") + Q("b"), ANSWER + ready(), False),
-    "two queries": (Q("a") + Q("b"), (ANSWER + ready()) * 2, True),
-    "an empty query": (Q(""), wire.message(wire.EMPTY_QUERY) + ready(), True),
-    "several statements in a query": (Q("a; b"), ANSWER + done("INSERT 0 1") + ready(), True),
-    "the extended protocol": (P("", "a") + B("") + DP + E + S, parsed + bound + ANSWER + ready(), True),
-    "extended, flushed, no Sync": (P("", "a") + B("") + E + H, parsed + bound + done(), False),
-    "extended, suspended": (P("", "a") + B("") + E + S, parsed + bound + wire.message(wire.SUSPENDED) + ready("T"), False),
-    "a batch that fails": (P("", "a") + B("") + E + S, err() + ready(), True),
+    "a query": (QUERY("select 1"), ANSWER + ready(), True),
+    "a query in a transaction": (QUERY("begin"), done("BEGIN") + ready("T"), False),
+    "a query that fails": (QUERY("oops"), err() + ready(), True),
+    "a query that fails in a transaction": (QUERY("oops"), err() + ready("E"), False),
+    "two queries, one answered": (QUERY("a") + QUERY("b"), ANSWER + ready(), False),
+    "two queries": (QUERY("a") + QUERY("b"), (ANSWER + ready()) * 2, True),
+    "an empty query": (QUERY(""), wire.message(wire.EMPTY_QUERY) + ready(), True),
+    "several statements in a query": (QUERY("a; b"), ANSWER + done("INSERT 0 1") + ready(), True),
+    "the extended protocol": (PARSE("", "a") + BIND("") + DP + E + S, parsed + bound + ANSWER + ready(), True),
+    "extended, flushed, no Sync": (PARSE("", "a") + BIND("") + E + H, parsed + bound + done(), False),
+    "extended, suspended": (PARSE("", "a") + BIND("") + E + S, parsed + bound + wire.message(wire.SUSPENDED) + ready("T"), False),
+    "a batch that fails": (PARSE("", "a") + BIND("") + E + S, err() + ready(), True),
     "two batches, the first fails": (
-        P("", "a") + B("") + E + S + P("", "b") + B("") + E + S,
+        PARSE("", "a") + BIND("") + E + S + PARSE("", "b") + BIND("") + E + S,
         parsed + err() + ready() + parsed + bound + done() + ready(),
         True,
     ),
     "two batches, the first answered": (
-        P("", "a") + B("") + E + S + P("", "b") + B("") + E + S,
+        PARSE("", "a") + BIND("") + E + S + PARSE("", "b") + BIND("") + E + S,
         parsed + bound + done() + ready(),
         False,
     ),
-    "a query without a Sync before it": (P("", "a") + B("") + E + Q("b"), parsed + bound + done() + ANSWER + ready(), True),
-    "a query that the server skips": (P("", "a") + Q("b") + S, err() + ready(), True),
+    "a query without a Sync before it": (PARSE("", "a") + BIND("") + E + QUERY("b"), parsed + bound + done() + ANSWER + ready(), True),
+    "a query that the server skips": (PARSE("", "a") + QUERY("b") + S, err() + ready(), True),
     "a function call": (wire.message(wire.FUNCTION, b"\0" * 10), wire.message(wire.FUNCTION_RESULT, b"\0" * 4) + ready(), True),
     "COPY out": (
-        Q("copy t to stdout"),
+        QUERY("copy t to stdout"),
         wire.message(wire.COPY_OUT, b"\0\0\0") + wire.message(wire.COPY_DATA, b"1\n") * 3
         + wire.message(wire.COPY_DONE) + done("COPY 3") + ready(),
         True,
     ),
     "COPY in": (
-        Q("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
+        QUERY("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
         copy_in + done("COPY 1") + ready(),
         True,
     ),
     "COPY in that is refused at once": (
-        Q("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
+        QUERY("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
         err() + ready(),
         True,
     ),
     "COPY in, extended, with a Sync that the copy swallows": (
-        P("", "copy") + B("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
+        PARSE("", "copy") + BIND("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
         parsed + bound + copy_in + done("COPY 1") + ready(),
         True,
     ),
     "COPY in, extended, refused, and both Syncs are answered": (
-        P("", "copy") + B("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
+        PARSE("", "copy") + BIND("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
         parsed + bound + err() + ready() + ready(),
         True,
     ),
     "notices and parameters between": (
-        Q("select 1"),
+        QUERY("select 1"),
         wire.error("00000", "hi", kind=wire.NOTICE) + ANSWER + wire.message(wire.NOTIFICATION, b"\0\0\0\2a\0b\0") + ready(),
         True,
     ),
@@ -127,7 +127,7 @@ def fed(take, data, step, frontend=None):
 
 def test_copying_syncs_are_not_awaited_while_the_server_reads_data():
     talk = linked()
-    talk.client(P("", "copy") + B("") + E + S)
+    talk.client(PARSE("", "copy") + BIND("") + E + S)
     talk.server(parsed + bound + copy_in)
     talk.client(wire.message(wire.COPY_DATA, b"1\n") + S + H + wire.message(wire.COPY_DONE) + S)
     talk.server(done("COPY 1") + ready())
@@ -136,9 +136,9 @@ def test_copying_syncs_are_not_awaited_while_the_server_reads_data():
 
 def test_nothing_but_a_sync_goes_on_after_an_error():
     talk = linked()
-    talk.client(P("", "a") + H)
+    talk.client(PARSE("", "a") + H)
     talk.server(err())
-    assert talk.client(B("") + E + Q("c")) == b""
+    assert talk.client(BIND("") + E + QUERY("c")) == b""
     assert talk.client(S) == S
     assert not talk.session.free
     talk.server(ready())
@@ -147,16 +147,16 @@ def test_nothing_but_a_sync_goes_on_after_an_error():
 
 def test_what_comes_after_the_sync_that_ends_the_skipping_is_not_skipped():
     talk = linked()
-    talk.client(P("", "a") + H)
+    talk.client(PARSE("", "a") + H)
     talk.server(err())
-    assert talk.client(B("") + S + P("", "b") + S) == S + P("", "b") + S
+    assert talk.client(BIND("") + S + PARSE("", "b") + S) == S + PARSE("", "b") + S
     assert talk.server(ready() + parsed + ready()) == ready() + parsed + ready()
     assert talk.session.free
 
 
 def test_a_long_row_passes_in_pieces():
     talk = linked()
-    talk.client(Q("select"))
+    talk.client(QUERY("select"))
     row = wire.row([b"x" * 100_000])
     data = rows + row + done() + ready()
     assert talk.server(data[:5000]) == data[:5000]
@@ -169,8 +169,8 @@ def test_a_long_row_passes_in_pieces():
 def test_a_long_message_goes_on_before_it_is_whole(kind):
     talk = linked()
     if kind == wire.BIND:
-        assert kinds(talk.client(P("s", "select $1"))) == "P"
-        data = B("s", value=b"x" * 3_000_000)
+        assert kinds(talk.client(PARSE("s", "select $1"))) == "P"
+        data = BIND("s", value=b"x" * 3_000_000)
     else:
         data = wire.message(kind, b"x" * 3_000_000 + b"\0")
     sent = talk.client(data[:1_500_000])
@@ -202,7 +202,7 @@ def test_what_is_no_message_of_a_client_ends_it(data):
 @pytest.mark.parametrize("data", [b"Q\0\0\0\x05\0", b"Z\0\0\0\x03", b"T\xff\xff\xff\xff", b"\0\0\0\0\0"])
 def test_what_is_no_message_of_a_server_ends_it(data):
     talk = linked()
-    talk.client(Q("select 1"))
+    talk.client(QUERY("select 1"))
     with pytest.raises(ValueError, match="no message"):
         talk.server(data)
 
@@ -234,12 +234,12 @@ BASE = {"application_name": b"", "client_encoding": b"UTF8"}
 
 def test_a_set_is_asked_for_when_its_transaction_has_ended_and_set_again_elsewhere():
     talk = linked()
-    talk.client(Q("begin"))
+    talk.client(QUERY("begin"))
     talk.server(done("BEGIN") + ready("T"))
-    talk.client(Q("set search_path to a"))
+    talk.client(QUERY("set search_path to a"))
     talk.server(done("SET") + ready("T"))
     assert talk.behind() == b""
-    talk.client(Q("commit"))
+    talk.client(QUERY("commit"))
     assert talk.server(done("COMMIT") + ready()) == done("COMMIT") + ready()
     assert b"pg_settings" in talk.behind()
     assert not talk.session.free
@@ -251,13 +251,13 @@ def test_a_set_is_asked_for_when_its_transaction_has_ended_and_set_again_elsewhe
     assert talk.server(rows + ROW + done() + ready()) == b""
     assert not talk.session.hold
     assert not talk.session.free
-    assert talk.client(Q("select 1")) == Q("select 1")
+    assert talk.client(QUERY("select 1")) == QUERY("select 1")
 
 
 def test_the_same_server_again_needs_nothing():
     talk, backend = Talk(), server()
     talk.link(backend)
-    talk.client(Q("set a.b to 1"))
+    talk.client(QUERY("set a.b to 1"))
     talk.server(done("SET") + ready())
     talk.server(probe_answer(a__b=b"1", **BASE))
     talk.release()
@@ -267,14 +267,14 @@ def test_the_same_server_again_needs_nothing():
 def test_the_next_client_finds_none_of_it_and_need_not_wait():
     first, second, backend = Talk(), Talk(number=2), server()
     first.link(backend)
-    first.client(Q("set role bob; set a.b to 1"))
+    first.client(QUERY("set role bob; set a.b to 1"))
     first.server(done("SET") + done("SET") + ready())
     first.server(probe_answer(a__b=b"1", role=b"bob", **BASE))
     first.release()
     ahead, _ = second.link(backend)
     assert ahead == wire.query(b'RESET "role";RESET "a"."b";')
     assert not second.session.hold
-    second.client(Q("select 1"))
+    second.client(QUERY("select 1"))
     assert second.server(done("RESET") * 2 + ready() + ANSWER + ready()) == ANSWER + ready()
     assert second.session.free
 
@@ -284,7 +284,7 @@ def test_the_next_client_finds_none_of_it_and_need_not_wait():
 )
 def test_what_ends_with_its_transaction_is_not_asked_about(text):
     talk = linked()
-    talk.client(Q(text))
+    talk.client(QUERY(text))
     talk.server(done("SET" if text.lower().startswith("set") else "SELECT 1") + ready())
     assert talk.behind() == b""
     assert talk.session.free
@@ -301,11 +301,11 @@ def test_a_server_that_cannot_be_set_serves_nobody_and_its_client_is_told():
 def test_with_always_a_server_is_reset_for_every_other_client():
     first, second, backend = Talk(), Talk(number=2), server()
     assert kinds(first.link(backend, always=True)[0]) == "Q"
-    first.client(Q("select 1"))
+    first.client(QUERY("select 1"))
     first.server(done("RESET") + done("RESET") + ready() + ANSWER + ready())
     first.release()
     assert first.link(backend, always=True) == (b"", b"")
-    first.client(Q("select 1"))
+    first.client(QUERY("select 1"))
     first.server(ANSWER + ready())
     first.release()
     ahead, _ = second.link(backend, always=True)
@@ -347,7 +347,7 @@ def held(flag):
 )
 def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked, flag):
     talk = linked()
-    talk.client(Q(text))
+    talk.client(QUERY(text))
     assert talk.session.frontend.slot is ("try" not in text)
     talk.server(done(tag) + ready())
     assert asked in talk.behind()
@@ -355,7 +355,7 @@ def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked,
     assert talk.session.pinned
     assert not talk.session.free
     undone = {16: "UNLISTEN", 2: "DROP TABLE", 8: "CLOSE CURSOR", 32: "DEALLOCATE"}.get(flag, "SELECT 1")
-    talk.client(Q("select pg_advisory_unlock(1)"))
+    talk.client(QUERY("select pg_advisory_unlock(1)"))
     talk.server(done(undone) + ready())
     talk.server(rows + done("SELECT 0") + ready())
     assert not talk.session.pinned
@@ -366,10 +366,10 @@ def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked,
 @pytest.mark.parametrize("text", ["select pg_advisory_xact_lock(1)", "select 'attempt'", "unlisten *", "preparedness"])
 def test_what_only_looks_like_it_pins_nothing(text):
     talk = linked(slots=False)
-    assert talk.client(Q(text)) == Q(text)
+    assert talk.client(QUERY(text)) == QUERY(text)
 
 
-@pytest.mark.parametrize("batch", [Q("listen a"), P("", "listen a") + B("") + E + S])
+@pytest.mark.parametrize("batch", [QUERY("listen a"), PARSE("", "listen a") + BIND("") + E + S])
 def test_where_no_slot_is_left_it_waits_without_a_server(batch):
     talk = linked(slots=False)
     assert talk.client(batch) == b""
@@ -381,7 +381,9 @@ def test_where_no_slot_is_left_it_waits_without_a_server(batch):
     assert talk.client(batch) == batch
 
 
-@pytest.mark.parametrize(("batch", "sent"), [(Q("listen a"), "Q"), (P("", "listen a") + B("") + E + S, "PBES")])
+@pytest.mark.parametrize(
+    ("batch", "sent"), [(QUERY("listen a"), "Q"), (PARSE("", "listen a") + BIND("") + E + S, "PBES")]
+)
 def test_and_is_refused_in_the_end_by_an_error_of_that_statement(batch, sent):
     talk = linked(slots=False)
     talk.client(batch)
@@ -394,7 +396,7 @@ def test_and_is_refused_in_the_end_by_an_error_of_that_statement(batch, sent):
 
 def test_load_keeps_its_server_for_good():
     talk = linked()
-    talk.client(Q("load 'x'"))
+    talk.client(QUERY("load 'x'"))
     talk.server(done("LOAD") + ready())
     assert not talk.session.free
     assert talk.session.leave() is None
@@ -402,7 +404,7 @@ def test_load_keeps_its_server_for_good():
 
 def test_session_mode_keeps_its_server_and_cleans_it_in_the_end():
     talk = linked(keep=True, slots=False)
-    talk.client(Q("listen a"))
+    talk.client(QUERY("listen a"))
     talk.server(done("LISTEN") + ready())
     talk.behind()
     talk.server(held(16))
@@ -419,13 +421,13 @@ def test_session_mode_keeps_its_server_and_cleans_it_in_the_end():
 @pytest.mark.parametrize(
     ("sent", "answered", "cleaned", "replies"),
     [
-        (Q("begin"), done("BEGIN") + ready("T"), Q("ROLLBACK"), done("ROLLBACK") + ready()),
-        (Q("oops"), err() + ready("E"), Q("ROLLBACK"), done("ROLLBACK") + ready()),
-        (P("", "a") + H, parsed, "ES", err() + ready()),
-        (P("", "a") + B("") + E + H, parsed, "ES", err() + ready()),
-        (Q("copy t from stdin"), copy_in, "f", err() + ready()),
-        (P("", "copy") + B("") + E + S, parsed + bound + copy_in, "fS", err() + ready()),
-        (Q("select 1"), rows, "", ROW + done() + ready()),
+        (QUERY("begin"), done("BEGIN") + ready("T"), QUERY("ROLLBACK"), done("ROLLBACK") + ready()),
+        (QUERY("oops"), err() + ready("E"), QUERY("ROLLBACK"), done("ROLLBACK") + ready()),
+        (PARSE("", "a") + H, parsed, "ES", err() + ready()),
+        (PARSE("", "a") + BIND("") + E + H, parsed, "ES", err() + ready()),
+        (QUERY("copy t from stdin"), copy_in, "f", err() + ready()),
+        (PARSE("", "copy") + BIND("") + E + S, parsed + bound + copy_in, "fS", err() + ready()),
+        (QUERY("select 1"), rows, "", ROW + done() + ready()),
     ],
 )
 def test_a_client_that_leaves_in_the_middle_leaves_a_clean_server(sent, answered, cleaned, replies):
@@ -440,7 +442,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_a_clean_server(sent, answered
 
 def test_a_client_that_leaves_before_the_copy_began_still_ends_it():
     talk = linked()
-    talk.client(Q("copy t from stdin"))
+    talk.client(QUERY("copy t from stdin"))
     assert talk.session.leave() == b""
     talk.server(copy_in)
     assert kinds(talk.behind()) == "f"
@@ -450,11 +452,11 @@ def test_a_client_that_leaves_before_the_copy_began_still_ends_it():
 
 def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_steps():
     talk = linked()
-    talk.client(Q("begin; listen a"))
+    talk.client(QUERY("begin; listen a"))
     talk.server(done("BEGIN") + done("LISTEN") + ready("T"))
-    assert talk.session.leave() == Q("ROLLBACK")
+    assert talk.session.leave() == QUERY("ROLLBACK")
     talk.server(done("ROLLBACK") + ready())
-    assert talk.behind() == Q("DISCARD ALL")
+    assert talk.behind() == QUERY("DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
     assert talk.session.free
     assert talk.given_up == 1
@@ -462,7 +464,7 @@ def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_step
 
 def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
     talk = linked()
-    talk.client(P("", "listen a") + S)
+    talk.client(PARSE("", "listen a") + S)
     talk.server(err() + ready("T"))
     assert talk.session.frontend.slot
     talk.session.leave()
@@ -473,24 +475,24 @@ def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
 
 def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned():
     talk = linked()
-    talk.client(Q("set search_path to ''"))
+    talk.client(QUERY("set search_path to ''"))
     talk.server(done("SET") + ready())
     assert b"pg_settings" in talk.behind()
     assert talk.session.leave() == b""
     talk.server(probe_answer(search_path=b"", **BASE))
-    assert talk.behind() == Q("DISCARD ALL")
+    assert talk.behind() == QUERY("DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
     assert talk.session.free
 
 
 def test_a_late_cancel_that_hits_the_cleaning_leaves_no_server_to_others():
     talk = linked()
-    talk.client(Q("set search_path to ''"))
+    talk.client(QUERY("set search_path to ''"))
     talk.server(done("SET") + ready())
     talk.behind()
     talk.session.leave()
     talk.server(probe_answer(search_path=b"", **BASE))
-    assert talk.behind() == Q("DISCARD ALL")
+    assert talk.behind() == QUERY("DISCARD ALL")
     talk.server(err("57014") + ready())
     assert not talk.session.free
     assert b"DISCARD ALL did not do what it should" in talk.session.broken
@@ -512,7 +514,7 @@ def test_what_a_leaving_client_says_ends_it():
 
 
 def prepared(talk, name="s", text="select $1"):
-    sent = talk.client(P(name, text) + D(name) + S)
+    sent = talk.client(PARSE(name, text) + DESCRIBE(name) + S)
     talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + rows + ready())
     return named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
 
@@ -525,18 +527,18 @@ def test_a_statement_has_one_name_for_all_and_is_prepared_where_it_is_missing():
     assert name.startswith("outrigger_")
     talk.release()
     talk.link(other)
-    batch = B("s", value=b"1") + E + S
+    batch = BIND("s", value=b"1") + E + S
     sent = talk.client(batch)
     assert kinds(sent) == "PDH"  # it knows the shape of its rows, so that is compared first
     assert talk.session.hold
     assert talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + rows) == b""
     assert not talk.session.hold
-    assert talk.client(batch) == B(name, value=b"1") + E + S
+    assert talk.client(batch) == BIND(name, value=b"1") + E + S
     assert talk.server(bound + ANSWER + ready()) == bound + ANSWER + ready()
     talk.release()
     second = Talk(statements=talk.statements, number=2)
     second.link(one)
-    assert kinds(second.client(P("x", "select $1") + S)) == "S"
+    assert kinds(second.client(PARSE("x", "select $1") + S)) == "S"
     assert second.server(ready()) == parsed + ready()
 
 
@@ -545,7 +547,7 @@ def test_a_statement_that_means_something_else_by_now_is_an_error_as_on_a_connec
     prepared(talk)
     talk.release()
     talk.link()
-    batch = B("s") + E + S
+    batch = BIND("s") + E + S
     talk.client(batch)
     talk.server(parsed + wire.columns(["a", "b"]))
     sent = talk.client(batch)
@@ -553,7 +555,7 @@ def test_a_statement_that_means_something_else_by_now_is_an_error_as_on_a_connec
     assert wire.fields(talk.server(err("26000") + ready())[5:])["M"] == "cached plan must not change result type"
     talk.release()
     talk.link()
-    assert kinds(talk.client(C("s") + P("s", "select $1") + B("s") + E + S)) == "PBES"
+    assert kinds(talk.client(CLOSE("s") + PARSE("s", "select $1") + BIND("s") + E + S)) == "PBES"
 
 
 def test_the_database_saying_so_has_it_prepared_anew():
@@ -562,7 +564,7 @@ def test_the_database_saying_so_has_it_prepared_anew():
     other.statements = talk.statements
     talk.link(backend)
     name = prepared(talk)
-    talk.client(B("s") + E + S)
+    talk.client(BIND("s") + E + S)
     talk.server(err("0A000", "cached plan must not change result type") + ready())
     talk.release()
     second = Talk(statements=talk.statements, number=2)
@@ -575,7 +577,7 @@ def test_after_a_change_of_the_schema_a_text_is_prepared_anew():
     talk = Talk()
     talk.link(backend)
     name = prepared(talk)
-    talk.client(Q("alter table t add b int"))
+    talk.client(QUERY("alter table t add b int"))
     talk.server(done("ALTER TABLE") + ready())
     assert prepared(talk, "s2") != name
 
@@ -583,15 +585,15 @@ def test_after_a_change_of_the_schema_a_text_is_prepared_anew():
 def test_closing_a_statement_is_ours_to_answer():
     talk = linked()
     prepared(talk)
-    assert talk.client(C("s") + S) == S
+    assert talk.client(CLOSE("s") + S) == S
     assert talk.server(ready()) == closed + ready()
-    assert talk.client(B("s") + S) == B("s") + S  # the server says that there is none, by its right name
+    assert talk.client(BIND("s") + S) == BIND("s") + S  # the server says that there is none, by its right name
 
 
 def test_answers_of_ours_come_in_their_order():
     talk = linked()
     prepared(talk)
-    sent = talk.client(P("a", "select 2") + C("s") + P("b", "select 3") + S)
+    sent = talk.client(PARSE("a", "select 2") + CLOSE("s") + PARSE("b", "select 3") + S)
     assert kinds(sent) == "PPS"
     assert talk.server(parsed) == parsed + closed
     assert talk.server(parsed + ready()) == parsed + ready()
@@ -600,14 +602,14 @@ def test_answers_of_ours_come_in_their_order():
 def test_an_answer_of_ours_comes_at_a_flush_though_the_server_says_nothing():
     talk = linked()
     prepared(talk)
-    talk.client(C("s") + H)
+    talk.client(CLOSE("s") + H)
     assert talk.session.pipeline.fakes() == closed
 
 
 def test_what_failed_before_it_was_not_closed():
     talk = linked()
     prepared(talk)
-    talk.client(P("", "oops") + C("s") + S)
+    talk.client(PARSE("", "oops") + CLOSE("s") + S)
     assert kinds(talk.server(err() + ready())) == "EZ"
     assert "s" in {name.decode() for name in talk.session.frontend.names}
 
@@ -615,7 +617,7 @@ def test_what_failed_before_it_was_not_closed():
 def test_a_statement_that_fails_is_known_to_nobody():
     backend, talk = server(), Talk()
     talk.link(backend)
-    talk.client(P("s", "oops") + S)
+    talk.client(PARSE("s", "oops") + S)
     talk.server(err() + ready())
     assert not talk.session.frontend.names
     assert not backend.prepared
@@ -624,49 +626,49 @@ def test_a_statement_that_fails_is_known_to_nobody():
 def test_a_name_twice_is_refused_by_the_server_under_the_name_that_the_client_gave():
     talk = linked()
     name = prepared(talk)
-    sent = talk.client(P("s", "select 2") + S)
-    assert named(sent, wire.PARSE) == P(name, "select 2")
+    sent = talk.client(PARSE("s", "select 2") + S)
+    assert named(sent, wire.PARSE) == PARSE(name, "select 2")
     said = talk.server(err("42P05", f'prepared statement "{name}" already exists') + ready())
     assert wire.fields(said[5:])["M"] == 'prepared statement "s" already exists'
 
 
 def test_the_unnamed_statement_follows_its_client():
     talk = linked()
-    talk.client(P("", "select 1") + S)
+    talk.client(PARSE("", "select 1") + S)
     talk.server(parsed + ready())
     talk.release()
     talk.link()
-    assert talk.client(B("") + E + S) == P("", "select 1") + B("") + E + S
+    assert talk.client(BIND("") + E + S) == PARSE("", "select 1") + BIND("") + E + S
     assert talk.server(parsed + bound + done() + ready()) == bound + done() + ready()
 
 
 def test_what_we_ask_between_ends_no_unnamed_statement_of_a_client():
     talk = linked()
-    talk.client(P("", "listen a") + B("") + E + S)
+    talk.client(PARSE("", "listen a") + BIND("") + E + S)
     talk.server(parsed + bound + done("LISTEN") + ready())
     talk.behind()
     talk.server(held(16))
-    assert kinds(talk.session.requests(B("") + E + S)) == "PBES"
+    assert kinds(talk.session.requests(BIND("") + E + S)) == "PBES"
 
 
 def test_nobody_gets_the_unnamed_statement_of_another():
     first, second, backend = Talk(), Talk(number=2), server()
     first.link(backend)
-    first.client(P("", "select 1") + S)
+    first.client(PARSE("", "select 1") + S)
     first.server(parsed + ready())
     first.release()
     second.link(backend)
-    assert kinds(second.client(B("") + E + S)) == "CBES"
+    assert kinds(second.client(BIND("") + E + S)) == "CBES"
     assert second.server(closed + err("26000") + ready()) == err("26000") + ready()
 
 
 def test_a_query_ends_the_unnamed_statement():
     talk = linked()
-    talk.client(P("", "select 1") + S)
+    talk.client(PARSE("", "select 1") + S)
     talk.server(parsed + ready())
-    talk.client(Q("select 2"))
+    talk.client(QUERY("select 2"))
     talk.server(ANSWER + ready())
-    assert talk.client(B("") + S) == B("") + S
+    assert talk.client(BIND("") + S) == BIND("") + S
 
 
 def test_a_server_keeps_a_bounded_number_of_statements(monkeypatch):
@@ -674,7 +676,7 @@ def test_a_server_keeps_a_bounded_number_of_statements(monkeypatch):
     talk = linked()
     for index in range(2):
         prepared(talk, f"s{index}", f"select {index}")
-    sent = talk.client(P("s2", "select 2") + S)
+    sent = talk.client(PARSE("s2", "select 2") + S)
     assert kinds(sent) == "CPS"
     assert talk.server(closed + parsed + ready()) == parsed + ready()
 
@@ -685,7 +687,7 @@ def test_deallocate_in_sql_means_the_statement_that_the_client_named(how, extend
     backend, talk = server(), Talk()
     talk.link(backend)
     name = prepared(talk)
-    sent = talk.client(P("", how) + B("") + E + S if extended else Q(how))
+    sent = talk.client(PARSE("", how) + BIND("") + E + S if extended else QUERY(how))
     assert f'DEALLOCATE "{name}"'.encode() in sent
     talk.server((parsed * 2 + bound if extended else b"") + done("DEALLOCATE") + ready())
     assert not talk.session.frontend.names
@@ -697,7 +699,7 @@ def test_what_forgets_all_forgets_all(tag):
     backend, talk = server(), Talk()
     talk.link(backend)
     prepared(talk)
-    talk.client(Q(tag.lower()))
+    talk.client(QUERY(tag.lower()))
     talk.server(done(tag) + ready())
     assert not talk.session.frontend.names
     assert not backend.prepared
@@ -705,7 +707,7 @@ def test_what_forgets_all_forgets_all(tag):
 
 def test_describing_what_returns_nothing():
     talk = linked()
-    talk.client(P("s", "begin") + D("s") + S)
+    talk.client(PARSE("s", "begin") + DESCRIBE("s") + S)
     assert kinds(talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + nothing + ready())) == "1tnZ"
 
 
@@ -729,12 +731,12 @@ def test_a_parse_that_was_skipped_takes_no_name():
     talk = linked()
     got, heard = through(
         talk,
-        D("nope") + P("q", "select 1") + S + P("q", "select 2") + S,
+        DESCRIBE("nope") + PARSE("q", "select 1") + S + PARSE("q", "select 2") + S,
         [err("26000") + ready(), parsed + ready()],
     )
     assert kinds(got) == "DPSHPS"
     assert kinds(heard) == "EZ1Z"
-    got, heard = through(talk, P("q", "select 3") + S, [err("42P05") + ready()])
+    got, heard = through(talk, PARSE("q", "select 3") + S, [err("42P05") + ready()])
     assert kinds(heard) == "EZ"
 
 
@@ -742,7 +744,7 @@ def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
     talk = linked()
     got, heard = through(
         talk,
-        P("p", "deallocate all") + B("p") + E + S + P("p", "select 2") + S,
+        PARSE("p", "deallocate all") + BIND("p") + E + S + PARSE("p", "select 2") + S,
         [parsed + bound + done("DEALLOCATE ALL") + ready(), parsed + ready()],
     )
     assert kinds(heard) == "12CZ1Z"
@@ -752,10 +754,10 @@ def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
 def test_names_of_ours_are_told_to_nobody():
     talk = linked()
     name = prepared(talk)
-    talk.client(P("", "deallocate s") + B("") + E + S)
+    talk.client(PARSE("", "deallocate s") + BIND("") + E + S)
     talk.server(parsed + bound + done("DEALLOCATE") + ready())
     talk.server(rows + done("SELECT 0") + ready())
-    talk.client(B("") + E + S)
+    talk.client(BIND("") + E + S)
     said = talk.server(bound + err("26000", f'prepared statement "{name}" does not exist') + ready())
     assert name.encode() not in said
     assert b'statement "s" does not' in said
@@ -763,10 +765,10 @@ def test_names_of_ours_are_told_to_nobody():
 
 def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
     talk = linked()
-    through(talk, P("", "select 1") + S, [parsed + ready()])
-    through(talk, B("") + P("", "select 2") + P("", "select 3") + S, [err("08P01") + ready()])
+    through(talk, PARSE("", "select 1") + S, [parsed + ready()])
+    through(talk, BIND("") + PARSE("", "select 2") + PARSE("", "select 3") + S, [err("08P01") + ready()])
     assert talk.session.frontend.unnamed.rest.startswith(b"select 1")
-    through(talk, P("", "select 4") + P("", "select 5") + S, [err("42601") + ready()])
+    through(talk, PARSE("", "select 4") + PARSE("", "select 5") + S, [err("42601") + ready()])
     assert talk.session.frontend.unnamed.rest is None
 
 
@@ -774,7 +776,7 @@ def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
     talk = linked()
     got, heard = through(
         talk,
-        B("nope") + P("", "select 1") + S + D("") + S,
+        BIND("nope") + PARSE("", "select 1") + S + DESCRIBE("") + S,
         [err("26000") + ready(), err("26000") + ready()],
     )
     assert kinds(got) == "BPSHDS"
@@ -789,9 +791,11 @@ def elsewhere(talk, backend=None):
 
 def test_what_was_to_be_prepared_again_and_was_skipped_is_so_in_the_next_batch():
     talk = linked()
-    through(talk, P("q", "begin") + S, [parsed + ready()])
+    through(talk, PARSE("q", "begin") + S, [parsed + ready()])
     elsewhere(talk)
-    got, heard = through(talk, D("nope") + B("q") + S + B("q") + S, [err("26000") + ready(), parsed + bound + ready()])
+    got, heard = through(
+        talk, DESCRIBE("nope") + BIND("q") + S + BIND("q") + S, [err("26000") + ready(), parsed + bound + ready()]
+    )
     assert kinds(got).count("P") == 2
     assert kinds(heard) == "EZ2Z"
 
@@ -800,15 +804,15 @@ def test_a_taken_name_is_refused_by_the_server_wherever_it_was_given():
     backend, talk = server(), linked()
     prepared(talk, "p", "select 1")
     elsewhere(talk, backend)
-    talk.client(Q("begin; oops"))
+    talk.client(QUERY("begin; oops"))
     talk.server(err() + ready("E"))
-    sent = talk.client(P("p", "commit") + S)  # which is let through in a failed transaction, and `select 1` is not
+    sent = talk.client(PARSE("p", "commit") + S)  # which is let through in a failed transaction, and `select 1` is not
     name = named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
-    assert sent == P(name, "commit") * 2 + S
+    assert sent == PARSE(name, "commit") * 2 + S
     said = talk.server(parsed + err("42P05", f'prepared statement "{name}" already exists') + ready("E"))
     assert wire.fields(said[5:])["M"] == 'prepared statement "p" already exists'
     assert talk.session.frontend.names[b"p"].rest.startswith(b"select 1")
-    talk.client(P("p", "select 2") + S)
+    talk.client(PARSE("p", "select 2") + S)
     assert wire.fields(talk.server(err("25P02") + ready("E"))[5:])["C"] == "25P02"
     assert len(backend.prepared) == 1
 
@@ -816,9 +820,9 @@ def test_a_taken_name_is_refused_by_the_server_wherever_it_was_given():
 def test_the_server_is_asked_to_parse_where_it_may_have_failed_before():
     talk = linked()
     prepared(talk, "p", "select 1")
-    talk.client(Q("begin"))
+    talk.client(QUERY("begin"))
     talk.server(done("BEGIN") + ready("T"))
-    assert kinds(talk.client(D("nope") + S + P("q", "select 1") + S)) == "DSPS"
+    assert kinds(talk.client(DESCRIBE("nope") + S + PARSE("q", "select 1") + S)) == "DSPS"
     assert kinds(talk.server(err("26000") + ready("E") + err("25P02") + ready("E"))) == "EZEZ"
     assert b"q" not in talk.session.frontend.names
 
@@ -826,10 +830,10 @@ def test_the_server_is_asked_to_parse_where_it_may_have_failed_before():
 @pytest.mark.parametrize("extended", [False, True])
 def test_what_a_deallocate_means_hangs_on_what_came_of_the_parse_before_it(extended):
     talk = linked()
-    deallocate = P("", "deallocate p") + B("") + E + S if extended else Q("deallocate p")
+    deallocate = PARSE("", "deallocate p") + BIND("") + E + S if extended else QUERY("deallocate p")
     got, heard = through(
         talk,
-        D("nope") + P("p", "select 1") + S + deallocate,
+        DESCRIBE("nope") + PARSE("p", "select 1") + S + deallocate,
         [err("26000") + ready(), err("26000") + ready()],
     )
     assert b"deallocate p" in got
@@ -842,20 +846,24 @@ SKIPPED = err("26000") + ready()
 @pytest.mark.parametrize(
     ("batches", "answers", "left"),
     [
-        (D("nope") + P("", "select 2") + S, [SKIPPED], b"select 1"),
-        (D("nope") + C("") + S, [SKIPPED], b"select 1"),
-        (D("nope") + Q("select 2") + S, [SKIPPED], b"select 1"),
-        ((D("nope") + P("", "select 2") + S) * 2, [SKIPPED * 2], b"select 1"),
-        (D("nope") + P("", "select 2") + S + P("", "select 3") + S, [SKIPPED + parsed + ready()], b"select 3"),
-        (D("nope") + P("", "select 2") + S + P("", "oops") + S, [SKIPPED + err() + ready()], None),
-        (D("nope") + Q("select 2") + S + Q("select 3"), [SKIPPED + ANSWER + ready()], None),
-        (C("") + S + D("nope") + P("", "select 2") + S, [closed + ready() + SKIPPED], None),
+        (DESCRIBE("nope") + PARSE("", "select 2") + S, [SKIPPED], b"select 1"),
+        (DESCRIBE("nope") + CLOSE("") + S, [SKIPPED], b"select 1"),
+        (DESCRIBE("nope") + QUERY("select 2") + S, [SKIPPED], b"select 1"),
+        ((DESCRIBE("nope") + PARSE("", "select 2") + S) * 2, [SKIPPED * 2], b"select 1"),
+        (
+            DESCRIBE("nope") + PARSE("", "select 2") + S + PARSE("", "select 3") + S,
+            [SKIPPED + parsed + ready()],
+            b"select 3",
+        ),
+        (DESCRIBE("nope") + PARSE("", "select 2") + S + PARSE("", "oops") + S, [SKIPPED + err() + ready()], None),
+        (DESCRIBE("nope") + QUERY("select 2") + S + QUERY("select 3"), [SKIPPED + ANSWER + ready()], None),
+        (CLOSE("") + S + DESCRIBE("nope") + PARSE("", "select 2") + S, [closed + ready() + SKIPPED], None),
     ],
 )
 def test_the_unnamed_statement_is_the_last_that_was_parsed_and_not_ended(batches, answers, left):
     backend, talk = server(), Talk()
     talk.link(backend)
-    through(talk, P("", "select 1") + S, [parsed + ready()])
+    through(talk, PARSE("", "select 1") + S, [parsed + ready()])
     through(talk, batches, answers)
     rest = talk.session.frontend.unnamed.rest
     assert (rest and rest.split(b"\0")[0]) == left
@@ -864,33 +872,33 @@ def test_the_unnamed_statement_is_the_last_that_was_parsed_and_not_ended(batches
 
 def test_an_unnamed_statement_outlives_that_all_is_discarded():
     talk = linked()
-    through(talk, P("", "discard all") + B("") + E + S, [parsed + bound + done("DISCARD ALL") + ready()])
+    through(talk, PARSE("", "discard all") + BIND("") + E + S, [parsed + bound + done("DISCARD ALL") + ready()])
     assert talk.session.frontend.unnamed.rest.startswith(b"discard all")
 
 
 def test_what_an_unnamed_statement_may_leave_behind_is_known_though_another_was_skipped():
     talk = linked()
-    through(talk, P("", "select set_config('a', 'b', false)") + S, [parsed + ready()])
-    through(talk, D("nope") + P("", "select 2") + S, [SKIPPED])
-    talk.client(B("") + E + S)
+    through(talk, PARSE("", "select set_config('a', 'b', false)") + S, [parsed + ready()])
+    through(talk, DESCRIBE("nope") + PARSE("", "select 2") + S, [SKIPPED])
+    talk.client(BIND("") + E + S)
     talk.server(bound + ANSWER + ready())
     assert kinds(talk.behind()) == "Q"
 
 
 def test_an_unnamed_statement_outlives_that_it_could_not_be_parsed_again():
     talk = linked()
-    through(talk, P("", "select 1") + S, [parsed + ready()])
+    through(talk, PARSE("", "select 1") + S, [parsed + ready()])
     elsewhere(talk)
-    through(talk, P("b", "begin") + B("b") + E + S, [parsed + bound + done("BEGIN") + ready("T")])
-    through(talk, D("nope") + S, [err("26000") + ready("E")])
-    assert kinds(talk.client(B("") + E + S)) == "PBES"
+    through(talk, PARSE("b", "begin") + BIND("b") + E + S, [parsed + bound + done("BEGIN") + ready("T")])
+    through(talk, DESCRIBE("nope") + S, [err("26000") + ready("E")])
+    assert kinds(talk.client(BIND("") + E + S)) == "PBES"
     assert kinds(talk.server(err("25P02") + ready("E"))) == "EZ"
     assert talk.session.frontend.unnamed.rest is not None
 
 
 def test_of_what_is_not_answered_a_bounded_part_is_remembered():
     talk = linked()
-    talk.client((P("", "select 1") + B("") + E + S) * 500)
+    talk.client((PARSE("", "select 1") + BIND("") + E + S) * 500)
     assert talk.session.hold
     asked = sum(entry.kind == wire.SYNC for entry in talk.session.pipeline.queue)
     assert asked < 200

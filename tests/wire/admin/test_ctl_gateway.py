@@ -10,8 +10,8 @@ import sys
 
 import aiohttp
 import pytest
-from outward import Vendor, completion, says
-from running import APPS, Running, eventually, gateway
+from egress_gateway import Vendor, completion, says
+from gateway_process import APPS, GatewayProcess, eventually, gateway
 
 from proxy.cli.ctl import ctl
 
@@ -45,7 +45,7 @@ async def vendor():
 class Desk:
     """`ctl` as an operator has it, with the policy's file."""
 
-    def __init__(self, g: Running, tmp) -> None:
+    def __init__(self, g: GatewayProcess, tmp) -> None:
         self.policy = f"{tmp}/policy-{g.port}.yaml"
 
     async def __call__(self, *words: str, says: str, status: int = 0) -> None:
@@ -55,17 +55,17 @@ class Desk:
         assert found == status
 
 
-async def get(g: Running, path: str, *headers: str) -> tuple[int, dict[str, str], bytes]:
+async def get(g: GatewayProcess, path: str, *headers: str) -> tuple[int, dict[str, str], bytes]:
     head, _, body = (await g.request(path, headers=headers)).partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
 
-async def status(g: Running) -> dict:
+async def status(g: GatewayProcess) -> dict:
     return json.loads((await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2])
 
 
-async def spend_all(g: Running, user: str) -> None:
+async def spend_all(g: GatewayProcess, user: str) -> None:
     for _ in range(6):
         if (await get(g, f"/api/user/{user}/x"))[0] != 200:
             break

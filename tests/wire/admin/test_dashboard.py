@@ -13,13 +13,13 @@ import aiohttp
 import browser as chromium
 import pytest
 import pytest_asyncio
-import scenes
+import status_scenes
 from axe_playwright_python.async_playwright import Axe
 from browser import Look, look
-from outward import Vendor, completion, errs
-from outward import says as answers
+from egress_gateway import Vendor, completion, errs
+from egress_gateway import says as answers
+from gateway_process import APPS, GatewayProcess, gateway
 from playwright.async_api import Browser, Page, Route, expect
-from running import APPS, Running, gateway
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -50,7 +50,7 @@ upstreams:
 
 
 class House(SimpleNamespace):
-    gateway: Running
+    gateway: GatewayProcess
     vendor: Vendor
     session: aiohttp.ClientSession
     browser: Browser
@@ -140,7 +140,7 @@ async def test_names_of_users_are_text_whatever_they_are(house: House) -> None:
         await page.keyboard.press("Escape")
         assert await page.locator("img").count() == 0
         assert await seen.settled() == []
-    told = {"status": scenes.everywhere(EVIL, scenes.bad_night()), "history": scenes.history(0.1)}
+    told = {"status": status_scenes.everywhere(EVIL, status_scenes.bad_night()), "history": status_scenes.history(0.1)}
     async with look(house.browser, "about:blank", token=TOKEN) as seen:
         page = await tell(seen, told, house)
         for part in ("now", "glance", "alerts", "parts", "routes", "models", "upstreams", "caps", "blocked", "failed"):
@@ -261,7 +261,7 @@ async def test_a_breaker_is_held_open_and_given_back_by_hand(house: House) -> No
 
 
 async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(house: House) -> None:
-    told = {"status": scenes.bad_night(), "history": scenes.history()}
+    told = {"status": status_scenes.bad_night(), "history": status_scenes.history()}
     async with look(house.browser, "about:blank", token=TOKEN) as seen:
         page = await tell(seen, told, house)
         await expect(page.locator("#now .line").nth(1)).to_contain_text("openai is not answering since")
@@ -290,7 +290,7 @@ async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(hous
 
 
 async def test_what_is_not_there_is_said_in_a_line(house: House) -> None:
-    told = {"status": scenes.starting(), "history": scenes.history(0)}
+    told = {"status": status_scenes.starting(), "history": status_scenes.history(0)}
     async with look(house.browser, "about:blank", token=TOKEN, width=360) as seen, in_haste(seen.page):
         page = await tell(seen, told, house)
         await expect(page.locator("#now")).to_contain_text("the app does not answer since")
@@ -308,7 +308,7 @@ async def test_what_is_not_there_is_said_in_a_line(house: House) -> None:
             "parts",
             "routes",
         ]
-        told |= {"status": scenes.quiet(), "history": scenes.history(0.1)}
+        told |= {"status": status_scenes.quiet(), "history": status_scenes.history(0.1)}
         await expect(page.locator("#now")).to_have_text("All is well.")
         await expect(page.locator("#charts h3")).to_have_text(["Requests a minute", "Time of a request", "Memory"])
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -11,10 +11,10 @@ from datetime import datetime
 
 import browser as chromium
 import pytest
-import scenes
+import status_scenes
 from browser import look
+from gateway_process import APPS, gateway
 from playwright.async_api import Route, expect
-from running import APPS, gateway
 
 pytestmark = pytest.mark.skipif(chromium.found() is None, reason=chromium.MISSING)
 
@@ -35,13 +35,16 @@ CASES = [(1, "15 minutes"), (2, "15 minutes"), (1, "24 hours")]
 
 def first(count: int) -> dict[str, object]:
     """The samples of the first moments after a start, the newest of them now."""
-    return {"day": scenes.points(scenes.COARSE, count), "recent": scenes.points(scenes.FINE, count)}
+    return {
+        "day": status_scenes.points(status_scenes.COARSE, count),
+        "recent": status_scenes.points(status_scenes.FINE, count),
+    }
 
 
 def tells(count: int) -> Callable[[Route], Awaitable[None]]:
     async def answer(route: Route) -> None:
         history = "history" in route.request.url
-        await route.fulfill(json={"history": first(count)} if history else scenes.quiet())
+        await route.fulfill(json={"history": first(count)} if history else status_scenes.quiet())
 
     return answer
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import needs
+from gateway_process import APPS, ROOT, gateway
+from postgres_cluster import needs
 from prometheus_client.parser import text_string_to_metric_families
-from running import APPS, ROOT, gateway
 
 from proxy.observe.metric_family import Series
 from proxy.observe.metrics import NAMESPACE, Metrics

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from running import APPS, eventually, gateway
+from gateway_process import APPS, eventually, gateway
 
 PLAIN = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'plain.py'))}"
 # As nodemon does: it starts the app as a child, and when that crashes waits for a change of its files.

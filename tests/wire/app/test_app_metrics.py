@@ -8,10 +8,10 @@ import shutil
 import subprocess
 
 from aiohttp import web
-from ports import free_port
+from free_ports import free_port
+from gateway_process import GatewayProcess, gateway
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
-from running import Running, gateway
 
 TEXT = "# HELP orders_total Orders.\n# TYPE orders_total counter\norders_total 3\n# HELP process_open Files.\n# TYPE process_open gauge\nprocess_open 1\n"
 OPEN = '# TYPE orders counter\norders_total{a="b"} 3 # {t="1"} 1.0\n# EOF\n'
@@ -54,7 +54,7 @@ class App:
         return web.Response(text=TEXT)
 
 
-async def scrape(g: Running, *headers: str) -> tuple[str, str]:
+async def scrape(g: GatewayProcess, *headers: str) -> tuple[str, str]:
     head, _, body = (await g.request("/metrics", port=g.admin, headers=headers)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     return head.decode(), body.decode()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import APPS, gateway
+from gateway_process import APPS, gateway
 
 # A test that ran before in this process may have imported eventlet, which warns of every fork from then on.
 pytestmark = pytest.mark.filterwarnings("ignore:Using fork:DeprecationWarning")

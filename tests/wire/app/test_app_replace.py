@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from front import Front, ours, until
-from ports import free_port
-from running import APPS, gateway
+from free_ports import free_port
+from gateway_process import APPS, gateway
+from ingress_gateway import IngressGateway, ours, until
 
 from proxy.app.command import Command
 from proxy.app.supervisor import Supervisor
@@ -25,7 +25,7 @@ from proxy.policy.loading import PolicySource, load
 PLAIN = Command((sys.executable, str(APPS / "plain.py")), "plain.py", ())
 
 
-class Replaced(Front):
+class Replaced(IngressGateway):
     def __init__(self, supervisor: Supervisor, door: Door, port: int, log: Path, metrics: Metrics) -> None:
         super().__init__(door, supervisor, port, log, metrics)  # type: ignore[arg-type]
         self.supervisor = supervisor

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from outward import Vendor, says
-from ports import free_port
-from running import APPS, ROOT, eventually, gateway
+from egress_gateway import Vendor, says
+from free_ports import free_port
+from gateway_process import APPS, ROOT, eventually, gateway
 
 from proxy.app.attribution import FOLDER
 

@@ -12,8 +12,8 @@ from collections import Counter
 import aiohttp
 import pytest
 from aiohttp import web
-from outward import Vendor, completion
-from running import APPS, ROOT, eventually, gateway
+from egress_gateway import Vendor, completion
+from gateway_process import APPS, ROOT, eventually, gateway
 
 PY = shlex.quote(sys.executable)
 USERS = [f"user{number}" for number in range(20)]

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from ports import free_port
-from postgres_server import postgres
-from running import APPS, ROOT, eventually, gateway
+from free_ports import free_port
+from gateway_process import APPS, ROOT, eventually, gateway
+from postgres_process import postgres
 
 from proxy.app.attribution import FOLDER
 

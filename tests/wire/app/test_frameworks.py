@@ -8,8 +8,8 @@ import sys
 
 import httpx
 import pytest
-from ports import free_port
-from running import APPS, eventually, gateway, processes_of
+from free_ports import free_port
+from gateway_process import APPS, eventually, gateway, processes_of
 
 PY = shlex.quote(sys.executable)
 HERE = shlex.quote(str(APPS))

@@ -6,8 +6,8 @@ import os
 import sys
 
 import pytest
-from indoors import indoors
-from running import APPS, eventually
+from gateway_process import APPS, eventually
+from in_process_gateway import in_process_gateway
 
 from proxy.cli.checks.machine import _memory
 from proxy.operations import health
@@ -34,7 +34,7 @@ def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
 async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, monkeypatch):
     monkeypatch.setattr(health, "machine", lambda: 1024 * 1024)  # a very small one
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
         first = house.gateway.app.pid
         await eventually(lambda: house.gateway.app.is_ready and house.gateway.app.pid != first)
         await eventually(lambda: "app.memory.recycle: 90%" in house.output())
@@ -52,5 +52,5 @@ def test_doctor_says_whose_limit_it_is_and_warns_where_there_is_none(bare, monke
 async def test_a_start_warns_where_nothing_says_how_much_there_is(bare, tmp_path, monkeypatch):
     monkeypatch.setattr(health, "machine", lambda: None)
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
         await eventually(lambda: "app.memory.recycle has nothing to go by" in house.output())

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from front import OK, Scripted, front, until
+from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 from proxy.app import probes
 from proxy.app.probes import ProbeCost
@@ -105,7 +105,7 @@ async def test_an_app_whose_connections_end_early_does_not_get_one_to_keep_with_
                 return
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         await door.get("/last")
         await until(lambda: app.open == 0)
         await door.get("/", method="POST")  # meets the end of that one, or a sweep does
@@ -119,7 +119,7 @@ async def test_an_app_whose_connections_end_early_does_not_get_one_to_keep_with_
 
 async def test_an_app_whose_port_nobody_watches_is_given_a_second_before_its_502() -> None:
     app = Scripted(lambda reader, writer: asyncio.sleep(0))
-    async with front(app, "app: {liveness: off}") as door:
+    async with ingress_gateway(app, "app: {liveness: off}") as door:
         await app.stop()
         began = asyncio.get_running_loop().time()
         assert (await door.get()).startswith(b"HTTP/1.1 502")

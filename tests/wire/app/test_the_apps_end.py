@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import APPS, eventually, gateway, processes_of
+from gateway_process import APPS, eventually, gateway, processes_of
 
 from proxy.app.orphan_guard import Warden
 

@@ -7,9 +7,9 @@ import json
 import sys
 
 import pytest
-from outward import Vendor, completion, says
-from ports import free_port
-from running import eventually, gateway
+from egress_gateway import Vendor, completion, says
+from free_ports import free_port
+from gateway_process import eventually, gateway
 
 LISTENS = """
 import http.server, os, sys

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-from ports import free_port
-from running import gateway
+from free_ports import free_port
+from gateway_process import gateway
 
 LINES = [
     "an emoji somewhere \U0001f600 " + "x" * 5_000,

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
-from outward import Vendor, errs, says
-from ports import free_port
-from running import APPS, ROOT, gateway
+from egress_gateway import Vendor, errs, says
+from free_ports import free_port
+from gateway_process import APPS, ROOT, gateway
+from postgres_cluster import Cluster
 
 from proxy.cli.checks import ports
 from proxy.cli.doctor import doctor

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from running import ROOT, Running
+from free_ports import free_port
+from gateway_process import ROOT, GatewayProcess
 
 from proxy.cli.init import init
 
@@ -60,7 +60,7 @@ async def test_the_start_command_starts_the_app_behind_the_gateway(name, tmp_pat
             "sh", "-c", f"exec {line}", cwd=made.parent, env={"PATH": path, "PORT": str(port)},
             stdout=file, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-    g = Running(process, port, admin, log)
+    g = GatewayProcess(process, port, admin, log)
     try:
         await g.ready(40)
         target, answer = ASKED[name]

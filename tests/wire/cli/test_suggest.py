@@ -8,8 +8,8 @@ import re
 import shlex
 import sys
 
-from ports import free_port
-from running import APPS, Running, gateway
+from free_ports import free_port
+from gateway_process import APPS, GatewayProcess, gateway
 
 from proxy.cli.suggest import suggest
 
@@ -21,7 +21,7 @@ routes:
 """
 
 
-async def said(g: Running, tmp_path, status: int = 0, **environ: str) -> str:
+async def said(g: GatewayProcess, tmp_path, status: int = 0, **environ: str) -> str:
     out, err = io.StringIO(), io.StringIO()
     words = ["--policy", f"{tmp_path}/policy-{g.port}.yaml"]
     assert await asyncio.to_thread(suggest, words, environ, out, err) == status

@@ -10,8 +10,8 @@ import shlex
 import sys
 
 from aiohttp import ClientSession
-from outward import Vendor, completion, says
-from running import gateway
+from egress_gateway import Vendor, completion, says
+from gateway_process import gateway
 
 from proxy.cli.init import init
 

@@ -8,10 +8,10 @@ import signal
 import aiohttp
 import psycopg
 import pytest
-from backstage import ASK, COLUMNS, COST, OF_CALLS, PRICES, USAGE, backstage, instance, rows
-from crashes import calling
+from background_vendor import ASK, COLUMNS, COST, OF_CALLS, PRICES, USAGE, background_vendor, instance, rows
+from gateway_process import eventually, gateway
+from kill_under_load import calling
 from openai import AsyncOpenAI
-from running import eventually, gateway
 
 from proxy.egress.billing import background_calls
 from proxy.policy.loading import PolicySource, load
@@ -20,7 +20,7 @@ DEAR = COST // 100  # nano-dollars: a reservation is less than that, as long as 
 
 
 async def test_twenty_deep_researches_cost_what_they_cost(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         ids = [await out.begin() for _ in range(20)]
         assert out.purse.spent("d", "ada") == 0
         assert out.purse.reserved > 0
@@ -68,7 +68,7 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 async def test_each_end_is_paid_as_the_vendor_shows_it(tmp_path, end):
     status, usage, how, cost, outcome = ENDS[end]
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         vendor.move(id, status, usage)
         assert await how(out, id) == 200
@@ -89,7 +89,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("name", SPELLINGS)
 async def test_it_is_settled_however_the_path_is_spelled(tmp_path, name):
     base, create, poll = SPELLINGS[name]
-    async with backstage() as vendor, instance(tmp_path, vendor, base=base) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor, base=base) as out:
         _, body = await out.call("POST", create, {**ASK, "user": "ada"})
         id = json.loads(body)["id"]
         vendor.finish(id)
@@ -98,7 +98,7 @@ async def test_it_is_settled_however_the_path_is_spelled(tmp_path, name):
 
 
 async def test_what_is_reserved_counts_against_the_owners_cap_until_it_is_settled(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor, cap="{per_user: $3/d}") as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor, cap="{per_user: $3/d}") as out:
         first = await out.begin()
         vendor.finish(first)
         await out.poll(first)  # now a usual one is known
@@ -112,7 +112,7 @@ async def test_what_is_reserved_counts_against_the_owners_cap_until_it_is_settle
 
 
 async def test_many_polls_at_once_settle_it_once(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         vendor.finish(id)
         await asyncio.gather(*(out.poll(id) for _ in range(20)), *(stream_again(out, id) for _ in range(20)))
@@ -122,7 +122,7 @@ async def test_many_polls_at_once_settle_it_once(tmp_path):
 
 
 async def test_a_background_stream_is_paid_by_its_own_end(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         status, body = await out.call("POST", "/v1/responses", {**ASK, "user": "ada", "stream": True})
         assert (status, body.count(b"event:")) == (200, 5)
         assert (out.purse.spent("d", "ada"), out.purse.reserved, len(out.pending)) == (COST, 0, 0)
@@ -131,7 +131,7 @@ async def test_a_background_stream_is_paid_by_its_own_end(tmp_path):
 
 
 async def test_a_background_stream_that_was_cut_goes_on_and_is_paid_when_it_is_picked_up_again(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         vendor.cut_after = 3
         _, body = await out.call("POST", "/v1/responses", {**ASK, "user": "ada", "stream": True})
         assert body.count(b"event: response.output_text.delta\n") == 1
@@ -147,7 +147,7 @@ async def test_a_background_stream_that_was_cut_goes_on_and_is_paid_when_it_is_p
 
 async def test_a_stream_from_its_end_on_passes_as_it_is(tmp_path):
     """It has no event: that is no fault, since nothing was left to tell."""
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         vendor.finish(id)
         assert await out.call("GET", f"/v1/responses/{id}?stream=true&starting_after=9") == (200, b"")
@@ -157,7 +157,7 @@ async def test_a_stream_from_its_end_on_passes_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("silent", [False, True])
 async def test_one_that_is_deleted_is_paid_at_its_reservation(tmp_path, silent):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         vendor.says_nothing_of_deleting = silent
         id = await out.begin()
         reserved = out.purse.reserved
@@ -169,7 +169,7 @@ async def test_one_that_is_deleted_is_paid_at_its_reservation(tmp_path, silent):
 
 
 async def test_openais_sdk_begins_asks_streams_cancels_and_deletes_as_before(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         async with AsyncOpenAI(base_url=f"{out.url}/openai/v1", api_key="k", max_retries=0) as sdk:
             made = await sdk.responses.create(
                 model=ASK["model"], input="Why?", background=True, safety_identifier="ada"
@@ -188,7 +188,7 @@ async def test_openais_sdk_begins_asks_streams_cancels_and_deletes_as_before(tmp
 
 
 async def test_usage_that_comes_after_a_cancellation_without_any_is_still_paid_and_once(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         await cancel(out, id)
         vendor.responses[id]["usage"] = USAGE
@@ -199,7 +199,7 @@ async def test_usage_that_comes_after_a_cancellation_without_any_is_still_paid_a
 
 
 async def test_an_answer_without_usage_is_paid_at_no_less_than_its_reservation(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         reserved = out.purse.reserved
         vendor.move(id, "completed", None)
@@ -209,7 +209,7 @@ async def test_an_answer_without_usage_is_paid_at_no_less_than_its_reservation(t
 
 async def test_it_is_settled_by_the_end_of_an_answer_that_is_too_large_to_be_kept(tmp_path):
     """Pictures and files that tools made are in it as base64."""
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         vendor.finish(id)
         one = vendor.responses[id]
@@ -221,7 +221,7 @@ async def test_it_is_settled_by_the_end_of_an_answer_that_is_too_large_to_be_kep
 
 
 async def test_one_that_nobody_asks_after_is_paid_at_its_reservation_once_nobody_can(tmp_path, monkeypatch):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         await out.begin()
         reserved = out.purse.reserved
         await out.pending.sweep()
@@ -235,7 +235,7 @@ async def test_one_that_nobody_asks_after_is_paid_at_its_reservation_once_nobody
 
 async def test_others_that_are_asked_for_cost_nothing(tmp_path):
     """What was answered at once has been paid then."""
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         vendor.usage_at_once = True
         id = await out.begin(background=False)
         assert out.purse.spent("d") == COST
@@ -248,7 +248,7 @@ async def test_others_that_are_asked_for_cost_nothing(tmp_path):
 
 async def test_too_many_at_once_count_at_their_reservation_and_are_still_settled_on_record(tmp_path, monkeypatch):
     monkeypatch.setattr(background_calls, "MOST", 3)
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         ids = [await out.begin() for _ in range(5)]
         assert len(out.pending) == 3
         assert out.purse.spent("d") > 0
@@ -264,7 +264,7 @@ async def test_too_many_at_once_count_at_their_reservation_and_are_still_settled
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_a_reservation_stands_over_a_restart_and_is_settled_after_it(tmp_path, how):
-    async with backstage() as vendor:
+    async with background_vendor() as vendor:
         async with instance(tmp_path, vendor) as out:
             id = await out.begin()
             reserved = out.purse.reserved
@@ -287,7 +287,7 @@ async def test_a_reservation_stands_over_a_restart_and_is_settled_after_it(tmp_p
 
 async def test_it_stands_for_one_of_whom_a_start_remembers_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr("proxy.egress.billing.spend_limits.MOST_USERS", 1)
-    async with backstage() as vendor:
+    async with background_vendor() as vendor:
         async with instance(tmp_path, vendor) as out:
             dear = await out.begin(user="bob")
             vendor.finish(dear)
@@ -306,7 +306,7 @@ async def test_it_stands_for_one_of_whom_a_start_remembers_nothing_else(tmp_path
 
 async def test_one_whose_answer_never_came_stays_at_its_reservation(tmp_path):
     """Killed before the vendor answered: it may have begun, and nobody has its id."""
-    async with backstage() as vendor:
+    async with background_vendor() as vendor:
         async with instance(tmp_path, vendor) as out:
             vendor.silent = True
             call = asyncio.create_task(out.begin())
@@ -333,7 +333,7 @@ async def test_instances_that_share_a_ledger_settle_it_once_between_them(tmp_pat
             return [row[COLUMNS.index("cost")] for row in connection.execute(OF_CALLS)]
 
     async with (
-        backstage() as vendor,
+        background_vendor() as vendor,
         instance(tmp_path, vendor, ledger=url) as one,
         instance(tmp_path, vendor, ledger=url) as other,
     ):
@@ -357,7 +357,7 @@ async def test_instances_that_share_a_ledger_settle_it_once_between_them(tmp_pat
 async def test_a_gateway_that_is_killed_again_and_again_loses_none_and_doubles_none(tmp_path):
     """Ten callers at once begin responses and ask after them until they are over, while it is killed twice."""
     rng = random.Random(5)
-    async with backstage() as vendor:
+    async with background_vendor() as vendor:
         text = f"""
 app: {{attribution: "off"}}
 upstreams: {{openai: {{base_url: "http://127.0.0.1:{vendor.port}/v1", {PRICES}}}}}
@@ -401,7 +401,7 @@ ledger: {{url: "sqlite:///{tmp_path}/ledger.db"}}
 
 
 async def test_a_change_of_time_zone_keeps_what_is_reserved(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         reserved = out.purse.reserved
         text = (

@@ -4,8 +4,8 @@ import asyncio
 import json
 
 from aiohttp import web
-from outward import CHAT, Vendor, chunks, completion, outward
-from running import eventually
+from egress_gateway import CHAT, Vendor, chunks, completion, egress_gateway
+from gateway_process import eventually
 
 RULES = "retry: {attempts: 1}\nbreaker: {min_calls: 5, open: 300ms}"
 EMBEDDINGS = {"object": "list", "data": [{"index": 0, "embedding": [0.1]}], "model": "small", "usage": {}}
@@ -49,7 +49,7 @@ async def status(out, path, body=None):
 
 
 async def test_cut_streams_of_one_endpoint_leave_another_and_another_model_alone(tmp_path):
-    async with outward(tmp_path, Partly(cut), openai=RULES) as out:
+    async with egress_gateway(tmp_path, Partly(cut), openai=RULES) as out:
         for _ in range(5):
             await out.chat({**CHAT, "model": "bad", "stream": True})
         assert await status(out, "/chat/completions", {**CHAT, "model": "bad"}) == 503
@@ -63,7 +63,7 @@ async def test_cut_streams_of_one_endpoint_leave_another_and_another_model_alone
 
 async def test_lists_of_models_do_not_keep_closed_what_fails_and_pass_while_it_is_open(tmp_path):
     vendor = Partly(busy)
-    async with outward(tmp_path, vendor, openai=RULES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
         for _ in range(5):
             assert [await status(out, "/models") for _ in range(4)] == [200] * 4
             assert (await out.chat({**CHAT, "model": "bad"}))[0] == 503
@@ -76,7 +76,7 @@ async def test_lists_of_models_do_not_keep_closed_what_fails_and_pass_while_it_i
 
 async def test_an_operator_holds_all_of_an_upstream(tmp_path):
     vendor = Partly(busy)
-    async with outward(tmp_path, vendor, openai=RULES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
         out.openai.breaker.force("open")
         assert [await status(out, "/models"), (await out.chat())[0]] == [503, 503]
         assert not vendor.requests
@@ -97,7 +97,7 @@ async def test_calls_are_served_again_while_a_slow_probe_is_still_under_way(tmp_
         return web.json_response(completion())
 
     vendor = Partly(recovers)
-    async with outward(tmp_path, vendor, openai=RULES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
         bad = {**CHAT, "model": "bad"}
         for _ in range(5):
             assert (await out.chat(bad))[0] == 503
@@ -125,7 +125,7 @@ async def test_a_small_app_has_its_retries(tmp_path):
         turn.append(1)
         return await busy(_) if len(turn) % 3 == 1 else web.json_response(completion())
 
-    async with outward(
+    async with egress_gateway(
         tmp_path, Partly(sometimes), openai="breaker: off\nretry: {backoff: {first: 1ms, max: 1ms}}"
     ) as out:
         answers = [(await out.chat({**CHAT, "model": "bad"}))[0] for _ in range(20)]

@@ -6,8 +6,8 @@ import re
 
 import pytest
 from aiohttp import web
-from outward import CHAT, QUICK, CameIn, Vendor, chunks, completion, errs, outward, says, streams
-from running import eventually
+from egress_gateway import CHAT, QUICK, ReceivedCall, Vendor, chunks, completion, egress_gateway, errs, says, streams
+from gateway_process import eventually
 
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.sqlite_queries import read
@@ -42,7 +42,7 @@ NONE = {
 
 @pytest.mark.parametrize("answer", NONE.values(), ids=NONE)
 async def test_an_answer_that_is_none_is_paid_at_its_estimate_each_time(tmp_path, answer):
-    async with outward(tmp_path, Vendor(answer, answer, says()), openai=PRICES) as out:
+    async with egress_gateway(tmp_path, Vendor(answer, answer, says()), openai=PRICES) as out:
         _, headers, _ = await out.chat({**CHAT, "max_tokens": 100})
         [call] = await out.logged()
         assert (headers["x-outrigger-attempts"], call["basis"]) == ("3", "estimated")
@@ -53,7 +53,7 @@ async def test_an_answer_that_is_none_is_paid_at_its_estimate_each_time(tmp_path
 
 async def test_an_error_with_status_200_is_a_definite_one_and_costs_nothing(tmp_path):
     wrong = says({"error": {"message": "no", "code": 503}})
-    async with outward(tmp_path, Vendor(wrong, says()), openai=PRICES) as out:
+    async with egress_gateway(tmp_path, Vendor(wrong, says()), openai=PRICES) as out:
         await out.chat()
         assert spent(out) == 17_000
 
@@ -66,7 +66,7 @@ async def test_an_error_with_status_200_is_a_definite_one_and_costs_nothing(tmp_
 )
 async def test_a_stream_that_ends_in_an_error_event_is_an_error(tmp_path, error, failures):
     said = [*chunks("a")[:2], error]
-    async with outward(tmp_path, Vendor(streams(said)), openai=PRICES) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(said)), openai=PRICES) as out:
         status, _, text = await out.chat(STREAM)
         assert (status, text.encode()) == (200, b"".join(said))
         [call] = await out.logged()
@@ -81,7 +81,7 @@ async def test_a_stream_that_ends_in_an_error_event_is_an_error(tmp_path, error,
 
 async def test_an_app_that_leaves_at_the_error_event_leaves_an_error(tmp_path):
     vendor = Vendor(streams([*chunks("a")[:2], SERVER], then="stall"))
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         async with out.session.post(f"{out.url}/openai/v1/chat/completions", json=STREAM) as answer:
             said = b""
             while b"boom" not in said:
@@ -92,7 +92,7 @@ async def test_an_app_that_leaves_at_the_error_event_leaves_an_error(tmp_path):
 
 
 async def test_a_stream_that_is_an_error_from_the_start_costs_nothing(tmp_path):
-    async with outward(tmp_path, Vendor(streams([CLIENT])), openai=PRICES) as out:
+    async with egress_gateway(tmp_path, Vendor(streams([CLIENT])), openai=PRICES) as out:
         status, _, text = await out.chat(STREAM)
         assert (status, text.encode()) == (200, CLIENT)
         [call] = await out.logged()
@@ -103,7 +103,7 @@ async def test_a_stream_that_is_an_error_from_the_start_costs_nothing(tmp_path):
 async def test_a_spent_quota_in_a_stream_is_not_tried_again_but_falls_back(tmp_path):
     vendor = Vendor(streams([QUOTA]))
     policy = f"{QUICK}\nfallback: [{{text: sorry}}]"
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         _, headers, text = await out.chat(STREAM)
         assert (headers["x-outrigger-fallback"], "sorry" in text, len(vendor.requests)) == ("text", True, 1)
         assert (await out.logged())[0]["outcome"] == "fallback"
@@ -112,7 +112,7 @@ async def test_a_spent_quota_in_a_stream_is_not_tried_again_but_falls_back(tmp_p
 async def test_a_fallback_whose_stream_breaks_is_an_error(tmp_path):
     vendor = Vendor(errs(500), streams(chunks("a", "b")[:2], then="cut"))
     policy = "retry: {attempts: 1}\nfallback: [{model: other}]"
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         _, headers, text = await out.chat(STREAM)
         assert (headers["x-outrigger-fallback"], '"error"' in text) == ("model=other", True)
         assert (await out.logged())[0]["outcome"] == "error"
@@ -149,7 +149,7 @@ async def test_a_fallback_without_usage_is_booked_under_the_model_that_was_asked
     step = "upstream: second, model: other" if elsewhere else "model: other"
     policy = f"{PRICES.replace('retry: {', 'retry: {attempts: 1, ')}\nfallback: [{{{step}}}]"
     more = "  second: {kind: openai, base_url: 'http://127.0.0.1:<1>/v1', api_key: k, prices: {other: {input: 10, output: 20}}}\n"
-    async with outward(tmp_path, vendor, second, openai=policy, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, second, openai=policy, more=more) as out:
         out.egress.pipeline._books._ledger = ledger
         await out.chat()
         [call] = await out.logged()
@@ -172,9 +172,9 @@ async def test_a_shared_call_whose_first_caller_left_costs_what_it_costs_once(tm
 
     vendor = Vendor(slow)
     ask = {**EXACT, "stream": True} if streamed else EXACT
-    async with outward(tmp_path, vendor, openai=f"{PRICES}\ncoalesce: true") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{PRICES}\ncoalesce: true") as out:
         out.egress.pipeline._books._ledger = ledger
-        request = CameIn(left=None)
+        request = ReceivedCall(left=None)
         out.requests.begin("token", request)
         token = {"X-Outrigger-Request": "token"}
         first = asyncio.ensure_future(out.chat(ask, token))
@@ -204,7 +204,7 @@ async def test_a_shared_call_that_everybody_left_is_paid_and_told(tmp_path):
         return web.Response()
 
     vendor = Vendor(never)
-    async with outward(tmp_path, vendor, openai=f"{PRICES}\ncoalesce: true") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{PRICES}\ncoalesce: true") as out:
         first = asyncio.ensure_future(out.chat({**EXACT, "max_tokens": 100}))
         await eventually(lambda: vendor.open)
         first.cancel()
@@ -218,7 +218,7 @@ async def test_one_of_those_who_share_a_call_is_told_what_it_cost(tmp_path):
         await asyncio.sleep(0.1)
         return await says()(request)
 
-    async with outward(tmp_path, Vendor(slow), openai=f"{PRICES}\ncoalesce: true") as out:
+    async with egress_gateway(tmp_path, Vendor(slow), openai=f"{PRICES}\ncoalesce: true") as out:
         answers = await asyncio.gather(*(out.chat(EXACT) for _ in range(3)))
         told = {answer[1]["x-outrigger-cache"]: answer[1]["x-outrigger-cost"] for answer in answers}
         assert told == {"miss": "0.000017", "coalesced": "0.000000"}
@@ -233,7 +233,7 @@ async def test_a_redirect_passes_as_it_came(tmp_path, status, body):
     if status == 304:
         body = b""
     vendor = Vendor(says(body, status, Location="https://there.example/v1", content_type="text/html"), errs(500))
-    async with outward(tmp_path, vendor, openai=PRICES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=PRICES) as out:
         url = f"{out.url}/openai/v1/chat/completions"
         async with out.session.post(url, json={**CHAT, "max_tokens": 100}, allow_redirects=False) as answer:
             assert (answer.status, await answer.read()) == (status, body)
@@ -252,7 +252,7 @@ async def test_a_redirect_passes_as_it_came(tmp_path, status, body):
 async def test_a_refusal_that_quotes_its_input_says_nothing_of_the_usage_option(tmp_path):
     quotes = {"detail": [{"msg": "messages: too many", "input": {**STREAM, "stream_options": {}}}]}  # as FastAPI does
     vendor = Vendor(says(quotes, 422), says(quotes, 422), streams(chunks("a", usage=True)))
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         status, _, text = await out.chat(STREAM)
         assert (status, "too many" in text) == (422, True)
         await out.chat(STREAM)
@@ -268,7 +268,7 @@ async def test_a_host_without_the_usage_option_is_learnt_by_model_and_for_a_whil
         return await streams(chunks("a", usage="stream_options" in body))(request)
 
     vendor = Vendor(answer)
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         now = asyncio.get_running_loop().time()
         out.openai.usage_option._clock = lambda: now
         for model in ("plain", "plain", "gpt-4o-mini"):

@@ -7,7 +7,7 @@ import random
 import aiohttp
 import pytest
 from aiohttp import web
-from outward import CHAT, QUICK, Vendor, chunks, completion, outward, says, streams
+from egress_gateway import CHAT, QUICK, Vendor, chunks, completion, egress_gateway, says, streams
 
 from proxy.policy.loading import PolicySource, load
 
@@ -67,7 +67,7 @@ def after(vendor, how):
 async def test_a_stream_ends_whole_when_its_upstream_is_gone_from_the_policy(tmp_path, how):
     gate = asyncio.Event()
     vendor = Vendor(held(gate, *chunks("a", "b")))
-    async with outward(tmp_path, vendor, more=MINE % "") as out:
+    async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
         caller = mine(out).caller
         url = f"{out.url}/mine/v1/chat/completions"
         async with out.session.post(url, json={**CHAT, "stream": True}) as answer:
@@ -88,7 +88,7 @@ async def test_a_stream_ends_whole_when_its_upstream_is_gone_from_the_policy(tmp
 async def test_a_call_is_made_once_when_its_upstream_is_gone_from_the_policy(tmp_path, how):
     gate = asyncio.Event()
     vendor = Vendor(held(gate))
-    async with outward(tmp_path, vendor, more=MINE % "") as out:
+    async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
         caller = mine(out).caller
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
@@ -104,7 +104,7 @@ async def test_a_call_is_made_once_when_its_upstream_is_gone_from_the_policy(tmp
 
 
 async def test_an_upstream_without_calls_retires_at_once(tmp_path):
-    async with outward(tmp_path, Vendor(says()), more=MINE % "") as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=MINE % "") as out:
         await out.chat(upstream="mine")
         caller = mine(out).caller
         assert caller._session is not None
@@ -118,7 +118,7 @@ async def test_a_retry_goes_where_its_call_began_with_the_key_it_began_with(tmp_
         return web.json_response({"error": {"message": "no"}}, status=500)
 
     one, two = Vendor(moves, says()), Vendor(says())
-    async with outward(tmp_path, one, two, more=MINE % ", api_key: key-a") as out:
+    async with egress_gateway(tmp_path, one, two, more=MINE % ", api_key: key-a") as out:
         shown = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
         assert (await out.chat(headers=shown, upstream="mine"))[0] == 200
         assert [headers["Authorization"] for _, _, headers, _ in one.requests] == ["Bearer key-a"] * 2
@@ -132,7 +132,7 @@ async def test_a_call_that_waits_for_its_place_goes_where_it_began(tmp_path):
     gate = asyncio.Event()
     one, two = Vendor(held(gate), says()), Vendor(says())
     more = MINE % ", api_key: key-a, pace: {concurrency: 1, wait: 20s}"
-    async with outward(tmp_path, one, two, more=more) as out:
+    async with egress_gateway(tmp_path, one, two, more=more) as out:
         shown = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
         first = asyncio.ensure_future(out.chat(headers=shown, upstream="mine"))
         await until(lambda: one.open)
@@ -158,7 +158,7 @@ async def test_a_fallback_is_the_one_that_the_call_began_with(tmp_path, how):
     one, two, three = Vendor(moves), Vendor(says()), Vendor(says())
     more = MINE % ", fallback: [{upstream: other}]"
     more += "  other: {kind: openai, base_url: 'http://127.0.0.1:<1>/v1', api_key: key-a}\n"
-    async with outward(tmp_path, one, two, three, more=more) as out:
+    async with egress_gateway(tmp_path, one, two, three, more=more) as out:
         caller = out.egress.upstreams["other"].caller
         status, headers, _ = await out.chat(upstream="mine")
         assert (status, headers["x-outrigger-fallback"]) == (200, "upstream=other")
@@ -171,7 +171,7 @@ async def test_a_fallback_is_the_one_that_the_call_began_with(tmp_path, how):
 async def test_a_shared_call_ends_for_who_is_left_when_its_upstream_is_gone(tmp_path):
     gate, ask = asyncio.Event(), {**CHAT, "temperature": 0}
     vendor = Vendor(held(gate))
-    async with outward(tmp_path, vendor, more=MINE % ", coalesce: true") as out:
+    async with egress_gateway(tmp_path, vendor, more=MINE % ", coalesce: true") as out:
         caller = mine(out).caller
         first = asyncio.ensure_future(out.chat(ask, upstream="mine"))
         await until(lambda: vendor.open)
@@ -189,7 +189,7 @@ async def test_a_shared_call_ends_for_who_is_left_when_its_upstream_is_gone(tmp_
 async def test_an_upstream_that_comes_back_before_its_last_call_is_over_keeps_its_money(tmp_path):
     gate = asyncio.Event()
     vendor = Vendor(held(gate), says())
-    async with outward(tmp_path, vendor, more=MINE % "") as out:
+    async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
         purse = mine(out).meter.purse
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
@@ -207,7 +207,7 @@ async def test_an_upstream_that_comes_back_before_its_last_call_is_over_keeps_it
 async def test_a_stop_closes_what_waits_for_its_last_call(tmp_path):
     gate = asyncio.Event()
     vendor = Vendor(held(gate))
-    async with outward(tmp_path, vendor, more=MINE % "") as out:
+    async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
         caller, purse = mine(out).caller, mine(out).meter.purse
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
@@ -222,7 +222,7 @@ async def test_a_call_has_the_price_that_it_began_with(tmp_path):
     gate = asyncio.Event()
     vendor = Vendor(held(gate))
     price = ", prices: {gpt-4o-mini-2024-07-18: {input: 1, output: 1}}"
-    async with outward(tmp_path, vendor, more=MINE % price) as out:
+    async with egress_gateway(tmp_path, vendor, more=MINE % price) as out:
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
         reload(out, policy_of(vendor, more=", prices: {gpt-4o-mini-2024-07-18: {input: 1000, output: 1000}}"))
@@ -252,7 +252,7 @@ async def test_whatever_a_reload_falls_into_nothing_is_left_and_each_call_meets_
     made, arrived = {}, set()
     one, two = vendor("key-a"), vendor("key-b")
     more = ", coalesce: true, breaker: off, pace: {concurrency: 4}"
-    async with outward(tmp_path, one, two) as out:
+    async with egress_gateway(tmp_path, one, two) as out:
         token = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
         seen = set()
 

@@ -6,8 +6,8 @@ import shlex
 import sys
 
 from aiohttp import web
-from outward import Vendor, completion
-from running import APPS, eventually, gateway
+from egress_gateway import Vendor, completion
+from gateway_process import APPS, eventually, gateway
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 SMALL = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}

@@ -6,8 +6,8 @@ import shlex
 import sys
 
 import pytest
-from outward import CHAT, QUICK, Vendor, completion, outward, says
-from running import APPS, eventually, gateway
+from egress_gateway import CHAT, QUICK, Vendor, completion, egress_gateway, says
+from gateway_process import APPS, eventually, gateway
 
 from proxy.cli.report import report
 from proxy.ledger.record import Entry
@@ -20,7 +20,7 @@ APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))
 
 async def test_a_body_that_names_nobodys_name_is_under_the_caps_of_a_user(tmp_path):
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor, openai=CAP) as out:
+    async with egress_gateway(tmp_path, vendor, openai=CAP) as out:
         answers = [await out.chat({**CHAT, "max_tokens": 5, "user": NOBODY}) for _ in range(3)]
         assert [status for status, _, _ in answers] == [200, 200, 429]
         assert "for ~unattributed (cap.per_user)" in json.loads(answers[2][2])["error"]["message"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from outward import CHAT, QUICK, Vendor, outward, says
-from postgres_server import postgres
-from running import APPS, gateway
+from egress_gateway import CHAT, QUICK, Vendor, egress_gateway, says
+from gateway_process import APPS, gateway
+from postgres_process import postgres
 
 from proxy.egress.billing import spend_limits, spend_lookup
 from proxy.ledger.ledger import Ledger
@@ -90,7 +90,7 @@ async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, 
         # From 990,000 nano-dollars down: all have spent so much of their million that no call fits.
         await before.database.write([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
     vendor = Vendor(says())
-    async with ledger(url) as after, outward(tmp_path, vendor, openai=CAP, ledger=after) as out:
+    async with ledger(url) as after, egress_gateway(tmp_path, vendor, openai=CAP, ledger=after) as out:
         mem = out.openai.meter.purse
         assert [mem.knows(user) for user in ("user-0", "user-99", "user-100", "user-299")] == [True, True, False, False]
         assert mem.top("month", 1) == [("user-0", 990_000)]
@@ -104,7 +104,7 @@ async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, 
 async def test_who_is_forgotten_while_it_runs_is_asked_of_the_ledger_too(tmp_path, url, monkeypatch):
     monkeypatch.setattr(spend_limits, "MOST_USERS", 40)
     cap = CAP.replace("$0.001/month", "$0.00005/month")  # room for two
-    async with ledger(url) as books, outward(tmp_path, Vendor(says()), openai=cap, ledger=books) as out:
+    async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=cap, ledger=books) as out:
         mem = out.openai.meter.purse
         assert [await code(out, "ada") for _ in range(3)] == ["ok", "ok", "cost_cap_exceeded"]
         for at in range(120):  # each spends more than ada
@@ -119,7 +119,7 @@ async def test_who_is_forgotten_while_it_runs_is_asked_of_the_ledger_too(tmp_pat
 
 async def test_what_waits_to_be_written_counts_and_what_was_forgiven_does_not(tmp_path, url, monkeypatch):
     monkeypatch.setattr(spend_limits, "MOST_USERS", 1)
-    async with ledger(url) as books, outward(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
+    async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
         mem, now = out.openai.meter.purse, time.time()
         await books.database.write([row("ada", 990_000), row("bob", 500_000)], [])
         await books.database.forgive([Forgiven("f", now, "openai", "ada", "month", 900_000)])
@@ -165,7 +165,7 @@ async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_b
     monkeypatch.setattr(spend_lookup, "PATIENCE", 0.1)
     monkeypatch.setattr(spend_lookup, "AGAIN", 60.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
-        async with outward(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
+        async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.meter.purse
             await moody.write([row("ada", 990_000)], [])
             mem.doubt()
@@ -186,7 +186,7 @@ async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_pa
     monkeypatch.setattr(spend_lookup, "PATIENCE", 0.1)
     vendor = Vendor(says())
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody, on_error="deny") as books:
-        async with outward(tmp_path, vendor, openai=CAP, ledger=books) as out:
+        async with egress_gateway(tmp_path, vendor, openai=CAP, ledger=books) as out:
             out.openai.meter.purse.doubt()
             moody.mood = "hangs"
             assert await code(out, "ada") == "ledger_unavailable"
@@ -198,7 +198,7 @@ async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_pa
 
 async def test_many_at_once_are_asked_for_together(tmp_path, moody):
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
-        async with outward(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
+        async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             out.openai.meter.purse.doubt()
             users = [f"user-{at % 50}" for at in range(100)]
             assert set(await asyncio.gather(*(code(out, user) for user in users))) == {"ok"}
@@ -209,7 +209,7 @@ async def test_many_at_once_are_asked_for_together(tmp_path, moody):
 async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monkeypatch):
     monkeypatch.setattr(spend_lookup, "PATIENCE", 5.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
-        async with outward(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
+        async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.meter.purse
             await moody.write([row("unattributed", 990_000)], [])
             mem.doubt()

@@ -7,7 +7,7 @@ import json
 import openai
 import pytest
 from aiohttp import web
-from outward import CHAT, Vendor, chunks, errs, outward, says, streams
+from egress_gateway import CHAT, Vendor, chunks, egress_gateway, errs, says, streams
 
 STREAM = {**CHAT, "stream": True}
 
@@ -45,7 +45,7 @@ API = routed(
 
 async def test_what_the_sdk_can_ask_for_passes(tmp_path):
     vendor = Vendor(API)
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         async with openai.AsyncOpenAI(api_key="sk-x", base_url=f"{out.url}/openai/v1", max_retries=0) as sdk:
             assert (await sdk.files.create(file=("a", b"abc"), purpose="batch")).id == "f"
             assert (await sdk.files.retrieve("f")).id == "f"
@@ -84,7 +84,7 @@ async def test_an_upload_is_passed_on_as_it_comes_and_waits_for_the_vendor(tmp_p
 
     server = await asyncio.start_server(vendor, "127.0.0.1", 0)
     more = f'  slow: {{kind: openai, base_url: "http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"}}\n'
-    async with outward(tmp_path, Vendor(says()), more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=more) as out:
         reader, writer = await asyncio.open_connection("127.0.0.1", out.port)
         writer.write(
             b"POST /slow/v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -117,7 +117,7 @@ async def test_an_upload_is_passed_on_as_it_comes_and_waits_for_the_vendor(tmp_p
 async def test_what_may_be_sent_again_is_the_same_again_up_to_4_mib(tmp_path, length):
     body = json.dumps({**STREAM, "messages": [{"role": "user", "content": "x" * length}]}).encode()
     vendor = Vendor(errs(503), streams(chunks("a")))
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         url = f"{out.url}/openai/v1/chat/completions"
         async with out.session.post(url, data=io.BytesIO(body)) as answer:
             assert answer.status == (200 if length < 4_000_000 else 503)
@@ -137,7 +137,7 @@ faults:
   - {upstream: openai, cut: true}
 """
     policy = "retry: {attempts: 1}\nbreaker: off"
-    async with outward(tmp_path, Vendor(says(), streams(chunks("a", "b"))), openai=policy, more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says(), streams(chunks("a", "b"))), openai=policy, more=more) as out:
         began = asyncio.get_running_loop().time()
         status, _, text = await out.chat()
         assert asyncio.get_running_loop().time() - began > 0.25
@@ -155,7 +155,7 @@ faults:
 async def test_a_share_of_faults_is_a_share(tmp_path):
     more = "faults: [{upstream: openai, status: 503, share: 30%}]\n"
     policy = "retry: {attempts: 1}\nbreaker: off"
-    async with outward(tmp_path, Vendor(says()), openai=policy, more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), openai=policy, more=more) as out:
         seen = [(await out.chat())[0] for _ in range(200)]
         assert 20 < seen.count(503) < 110
         assert set(seen) == {200, 503}

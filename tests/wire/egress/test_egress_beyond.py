@@ -8,8 +8,8 @@ import ssl
 import openai
 import pytest
 from aiohttp import web
-from outward import CHAT, Vendor, completion, outward, says
-from running import eventually, gateway
+from egress_gateway import CHAT, Vendor, completion, egress_gateway, says
+from gateway_process import eventually, gateway
 
 SUBJECT = '-subj /CN=vendor.test -addext "subjectAltName=DNS:vendor.test,DNS:localhost"'
 
@@ -159,7 +159,7 @@ async def test_what_no_proxy_names_is_reached_directly_and_plain_http_goes_in_ab
     environ = {"http_proxy": f"http://me:secret@127.0.0.1:{parent.port}", "no_proxy": "direct.test"}
     more = '  far: {kind: openai, base_url: "http://vendor.test:<0>/v1"}\n'
     more += '  near: {kind: openai, base_url: "http://direct.test:<0>/v1", retry: {attempts: 1}}\n'
-    async with outward(tmp_path, vendor, more=more, environ=environ) as out:
+    async with egress_gateway(tmp_path, vendor, more=more, environ=environ) as out:
         assert (await out.chat())[0] == 200  # loopback
         assert not parent.heads
         assert (await out.chat(upstream="far"))[0] == 200
@@ -172,5 +172,5 @@ async def test_what_no_proxy_names_is_reached_directly_and_plain_http_goes_in_ab
 async def test_a_proxy_that_refuses_is_a_clear_error(tmp_path, parent):
     environ = {"http_proxy": f"http://127.0.0.1:{parent.port}"}
     more = '  far: {kind: openai, base_url: "http://vendor.test:<0>/v1"}\n'
-    async with outward(tmp_path, Vendor(says()), more=more, environ=environ) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=more, environ=environ) as out:
         assert (await out.chat(upstream="far"))[0] == 407

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from outward import Vendor, chunks, completion, hangs, outward, resets, says, streams
+from egress_gateway import Vendor, chunks, completion, egress_gateway, hangs, resets, says, streams
 
 ROOT = Path(__file__).parents[3]
 ASK = ROOT / "tests" / "callers"
@@ -126,7 +126,7 @@ async def seen(tmp: Path, command: list[str], dialect: str) -> dict[str, tuple[s
             f'  {name}: {{kind: {dialect}, base_url: "http://127.0.0.1:<{number}>", {RULES}}}\n'
             for number, name in enumerate(names.values())
         )
-        out = await stack.enter_async_context(outward(tmp, *through, more=more))
+        out = await stack.enter_async_context(egress_gateway(tmp, *through, more=more))
         asked += [(f"{out.url}/{names[fault]}", stream) for fault, (_, stream) in FAULTS.items()]
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -5,8 +5,8 @@ import io
 
 import aiohttp
 import pytest
-from outward import CHAT, CameIn, Vendor, chunks, errs, hangs, outward, says, streams
-from running import eventually
+from egress_gateway import CHAT, ReceivedCall, Vendor, chunks, egress_gateway, errs, hangs, says, streams
+from gateway_process import eventually
 
 from proxy.policy.schema.upstream import Pace
 
@@ -118,8 +118,8 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_caller_that_leaves_leaves_nothing_behind(tmp_path, stage, way):
     answers, body, policy, there, counts = STAGES[stage]
-    vendor, request = Vendor(*answers), CameIn()
-    async with outward(tmp_path, vendor, openai=policy or "retry: {attempts: 2}") as out:
+    vendor, request = Vendor(*answers), ReceivedCall()
+    async with egress_gateway(tmp_path, vendor, openai=policy or "retry: {attempts: 2}") as out:
         tasks = len(working())
         out.requests.begin("token", request)
         callers = [Caller(out, body, "token") for _ in range(CALLERS)]
@@ -142,8 +142,8 @@ async def test_where_the_policy_does_not_say_so_calls_outlive_their_request(tmp_
         return await says()(request)
 
     vendor = Vendor(slow)
-    async with outward(tmp_path, vendor) as out:
-        out.requests.begin("token", CameIn(left=None))
+    async with egress_gateway(tmp_path, vendor) as out:
+        out.requests.begin("token", ReceivedCall(left=None))
         call = asyncio.ensure_future(out.chat(headers={"X-Outrigger-Request": "token"}))
         await eventually(lambda: vendor.open)
         out.requests.end("token", abandoned=True)
@@ -159,7 +159,7 @@ async def test_a_deadline_that_passes_leaves_nothing_behind(tmp_path, stage):
     answers, body, policy, _, _ = STAGES[stage]
     vendor = Vendor(*answers)
     policy = f"{policy or 'retry: {attempts: 2}'}\ntimeout: {{connect: 700ms, total: 700ms}}"
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         tasks = len(working())
         callers = [Caller(out, body) for _ in range(CALLERS)]
         await asyncio.wait_for(asyncio.gather(*(caller.task for caller in callers)), 10)
@@ -170,8 +170,8 @@ async def test_a_deadline_that_passes_leaves_nothing_behind(tmp_path, stage):
 
 async def test_the_time_of_the_request_ends_its_calls_and_counts_for_nothing(tmp_path):
     vendor = Vendor(hangs())
-    async with outward(tmp_path, vendor) as out:
-        out.requests.begin("token", CameIn(left=0.3))
+    async with egress_gateway(tmp_path, vendor) as out:
+        out.requests.begin("token", ReceivedCall(left=0.3))
         status, headers, text = await out.chat(headers={"X-Outrigger-Request": "token"})
         assert (status, headers["x-should-retry"]) == (504, "false")
         assert "the request that it came from" in text
@@ -180,7 +180,7 @@ async def test_the_time_of_the_request_ends_its_calls_and_counts_for_nothing(tmp
 
 async def test_an_upload_that_is_broken_off_breaks_off_beyond(tmp_path):
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         tasks = len(working())
         reader, writer = await asyncio.open_connection("127.0.0.1", out.port)
         writer.write(
@@ -202,7 +202,7 @@ async def test_a_download_that_is_broken_off_breaks_off_beyond(tmp_path):
             await response.write(b"x" * 10_000)
 
     vendor = Vendor(endless)
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         tasks = len(working())
         async with out.session.get(f"{out.url}/openai/v1/files/f/content") as answer:
             await answer.content.readexactly(1_000_000)
@@ -213,7 +213,7 @@ async def test_a_body_that_is_read_late_is_not_lost(tmp_path):
     """The call waits for its place while its upload is still with the app."""
     vendor = Vendor(says())
     body = b"x" * 6_000_000
-    async with outward(tmp_path, vendor, openai="pace: {requests: 2/s, wait: 10s}") as out:
+    async with egress_gateway(tmp_path, vendor, openai="pace: {requests: 2/s, wait: 10s}") as out:
 
         async def upload():
             headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -232,7 +232,7 @@ async def test_one_of_several_leaves_and_the_shared_call_goes_on(tmp_path):
         return await says()(request)
 
     vendor = Vendor(slow)
-    async with outward(tmp_path, vendor, openai="coalesce: true") as out:
+    async with egress_gateway(tmp_path, vendor, openai="coalesce: true") as out:
         first = Caller(out, EXACT)
         await eventually(lambda: vendor.open)
         others = [asyncio.ensure_future(out.chat(EXACT)) for _ in range(3)]
@@ -249,7 +249,7 @@ async def test_one_users_burst_does_not_starve_another(tmp_path):
         await asyncio.sleep(0.02)
         return await says()(request)
 
-    async with outward(tmp_path, Vendor(brief), openai="pace: {concurrency: 1, wait: 20s}") as out:
+    async with egress_gateway(tmp_path, Vendor(brief), openai="pace: {concurrency: 1, wait: 20s}") as out:
         burst = [asyncio.ensure_future(out.chat({**CHAT, "user": "many"})) for _ in range(40)]
         await asyncio.sleep(0.1)
         began = asyncio.get_running_loop().time()
@@ -261,7 +261,7 @@ async def test_one_users_burst_does_not_starve_another(tmp_path):
 async def test_who_leaves_the_line_takes_nobodys_turn(tmp_path):
     """At one call in 2 s: those who left would have been served first, for 20 s."""
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor, openai="pace: {requests: 1/2s, wait: 15s}") as out:
+    async with egress_gateway(tmp_path, vendor, openai="pace: {requests: 1/2s, wait: 15s}") as out:
         assert (await out.chat())[0] == 200
         callers = [Caller(out, CHAT) for _ in range(CALLERS)]
         await eventually(lambda: out.egress.account.in_flight == CALLERS)
@@ -279,7 +279,7 @@ async def test_a_rate_is_kept_in_every_window(tmp_path):
         at.append(asyncio.get_running_loop().time())
         return await says()(request)
 
-    async with outward(tmp_path, Vendor(note), openai="pace: {requests: 10/s, wait: 10s}") as out:
+    async with egress_gateway(tmp_path, Vendor(note), openai="pace: {requests: 10/s, wait: 10s}") as out:
         await asyncio.gather(*(out.chat() for _ in range(25)))
     assert all(later - earlier > 0.98 for earlier, later in zip(at, at[10:]))
     assert at[-1] - at[0] < 3.5

@@ -7,7 +7,7 @@ import asyncio
 import json
 
 import pytest
-from outward import CHAT, QUICK, Vendor, errs, outward, says
+from egress_gateway import CHAT, QUICK, Vendor, egress_gateway, errs, says
 
 from proxy.policy.loading import PolicySource, load
 
@@ -47,7 +47,7 @@ SECRET_QUERY = f"key={MARK}&access_token={MARK}&sig={MARK}&client_secret={MARK}&
 )
 async def test_a_fallback_to_another_upstream_gets_the_question_and_its_own_key_alone(tmp_path, target, key, reached):
     vendor, other = Vendor(errs(503)), Vendor(says({"content": [], "choices": []}))
-    async with outward(tmp_path, vendor, other, openai=FIRST, more=OTHERS) as out:
+    async with egress_gateway(tmp_path, vendor, other, openai=FIRST, more=OTHERS) as out:
         headers = {**CARRIED, **dict.fromkeys(SECRET_FIELDS, f"Bearer {MARK}")}
         url = f"{out.url}/{target}?api-version=1&{SECRET_QUERY}"
         async with out.session.post(url, data=json.dumps(CHAT), headers=headers) as answer:
@@ -63,7 +63,7 @@ async def test_a_fallback_to_another_upstream_gets_the_question_and_its_own_key_
 
 async def test_a_question_in_the_query_goes_to_another_api_without_its_secrets(tmp_path):
     vendor, other = Vendor(errs(503)), Vendor(says())
-    async with outward(tmp_path, vendor, other, openai=FIRST, more=OTHERS) as out:
+    async with egress_gateway(tmp_path, vendor, other, openai=FIRST, more=OTHERS) as out:
         headers = dict.fromkeys(SECRET_FIELDS, MARK) | {"Accept-Language": "de"}
         query = f"q=London&appid_key={MARK}&units=metric&token={MARK}&auth={MARK}&sig={MARK}&client_secret={MARK}"
         async with out.session.get(f"{out.url}/weather/now?{query}", headers=headers) as answer:
@@ -76,7 +76,7 @@ async def test_a_question_in_the_query_goes_to_another_api_without_its_secrets(t
 
 async def test_a_path_with_a_secret_in_it_goes_nowhere_else(tmp_path):
     vendor, other = Vendor(errs(503)), Vendor(says())
-    async with outward(tmp_path, vendor, other, openai=FIRST, more=OTHERS) as out:
+    async with egress_gateway(tmp_path, vendor, other, openai=FIRST, more=OTHERS) as out:
         async with out.session.get(f"{out.url}/weather/bot123456:AAF0abcdefghijklmnopqrstuvwxyz01234/now") as answer:
             assert answer.status == 503
     assert other.requests == []
@@ -84,7 +84,7 @@ async def test_a_path_with_a_secret_in_it_goes_nowhere_else(tmp_path):
 
 async def test_another_model_of_the_same_upstream_gets_everything_as_before(tmp_path):
     vendor = Vendor(errs(503), says())
-    async with outward(tmp_path, vendor, openai="retry: {attempts: 1}\nfallback: [{model: small}]") as out:
+    async with egress_gateway(tmp_path, vendor, openai="retry: {attempts: 1}\nfallback: [{model: small}]") as out:
         url = f"{out.url}/openai/v1/chat/completions?key=mine"
         async with out.session.post(url, json=CHAT, headers={"OpenAI-Organization": "org"}) as answer:
             assert answer.status == 200
@@ -125,7 +125,7 @@ def held_against(headers) -> None:
 @pytest.mark.parametrize("scope", ["user", "all"])
 async def test_a_cached_answer_is_the_answer_and_not_its_first_callers_cookies_and_ids(tmp_path, scope):
     vendor = Vendor(tells_all())
-    async with outward(tmp_path, vendor, openai=f"cache: {{ttl: 1h, scope: {scope}}}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"cache: {{ttl: 1h, scope: {scope}}}") as out:
         first, second = await out.chat(EXACT), await out.chat(EXACT)
     assert (first[1]["x-outrigger-cache"], second[1]["x-outrigger-cache"]) == ("miss", "hit")
     assert first[1]["Set-Cookie"] == PERSONAL["Set-Cookie"]  # its own caller has it whole
@@ -136,7 +136,7 @@ async def test_a_cached_answer_is_the_answer_and_not_its_first_callers_cookies_a
 async def test_a_stale_answer_is_no_more(tmp_path):
     vendor = Vendor(tells_all(), errs(500))
     policy = "cache: {ttl: 1ms, stale_if_error: 1h}\nretry: {attempts: 1}"
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         await out.chat(EXACT)
         await asyncio.sleep(0.005)
         status, headers, _ = await out.chat(EXACT)
@@ -147,7 +147,7 @@ async def test_a_stale_answer_is_no_more(tmp_path):
 async def test_a_shared_answer_is_whole_for_the_one_who_began_it_alone(tmp_path):
     gate = asyncio.Event()
     vendor = Vendor(tells_all(gate))
-    async with outward(tmp_path, vendor, openai="coalesce: true\ncache: {scope: all}") as out:
+    async with egress_gateway(tmp_path, vendor, openai="coalesce: true\ncache: {scope: all}") as out:
         calls = [asyncio.create_task(out.chat(EXACT)) for _ in range(3)]
         while len(vendor.requests) < 1 or out.egress.account.in_flight < 3:
             await asyncio.sleep(0.005)
@@ -170,7 +170,7 @@ async def test_after_a_reload_an_answer_comes_from_the_address_and_the_account_t
     await two.start()
     try:
         policy = f"{QUICK}\ncache: {{ttl: 1h, scope: {scope}}}\napi_key: sk-1"
-        async with outward(tmp_path, one, openai=policy) as out:
+        async with egress_gateway(tmp_path, one, openai=policy) as out:
             key = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
             in_query = f"{out.url}/openai/v1/chat/completions?key={out.egress._keys.shown('openai')}"
 
@@ -200,7 +200,7 @@ async def test_after_a_reload_an_answer_comes_from_the_address_and_the_account_t
 
 async def test_names_of_models_from_outside_make_no_series(tmp_path):
     answer = says({"choices": [], "model": "gpt-4o:answered", "usage": {"prompt_tokens": 1}})
-    async with outward(tmp_path, Vendor(answer)) as out:
+    async with egress_gateway(tmp_path, Vendor(answer)) as out:
         for number in range(30):
             await out.chat({**CHAT, "model": f"gpt-4o:v{number}"})
         told = await out.text()

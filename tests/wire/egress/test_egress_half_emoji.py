@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from outward import QUICK, Vendor, chunks, completion, errs, outward, says, streams
+from egress_gateway import QUICK, Vendor, chunks, completion, egress_gateway, errs, says, streams
 
 HALF = "\ud83d"  # the first half of U+1F600
 KEY = "api_key: sk-real"
@@ -71,7 +71,7 @@ REWRITTEN = {
 async def test_half_an_emoji_in_a_call_is_no_fault_of_ours(tmp_path, name):
     path, body, policy, answers = REWRITTEN[name]
     vendor = Vendor(*answers)
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         async with out.session.post(f"{out.url}/openai/v1/{path}", data=json.dumps(body).encode()) as answer:
             assert answer.status == 200, await answer.text()
             await answer.read()
@@ -84,7 +84,9 @@ async def test_half_an_emoji_in_a_call_is_no_fault_of_ours(tmp_path, name):
 
 async def test_it_reaches_the_vendor_as_an_escape_and_other_letters_as_they_are(tmp_path):
     vendor = Vendor(errs(503), says())
-    async with outward(tmp_path, vendor, openai="retry: {attempts: 1}\nfallback: [{model: gpt-4.1-nano}]") as out:
+    async with egress_gateway(
+        tmp_path, vendor, openai="retry: {attempts: 1}\nfallback: [{model: gpt-4.1-nano}]"
+    ) as out:
         said = {**CHAT, "messages": [{"role": "user", "content": f"schön 😀 {HALF}"}]}
         async with out.session.post(f"{out.url}/openai/v1/chat/completions", data=json.dumps(said).encode()) as answer:
             assert answer.status == 200
@@ -99,7 +101,7 @@ async def test_a_broken_stream_that_said_half_an_emoji_ends_with_its_error_event
         {"type": "response.output_text.delta", "sequence_number": 1, "delta": HALF},
     ]
     sent = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
-    async with outward(tmp_path, Vendor(streams(sent, then=then)), openai="timeout: {idle: 200ms}") as out:
+    async with egress_gateway(tmp_path, Vendor(streams(sent, then=then)), openai="timeout: {idle: 200ms}") as out:
         body = {"model": "gpt-4o-mini", "input": "x", "stream": True}
         async with out.session.post(f"{out.url}/openai/v1/responses", json=body) as answer:
             text = (await answer.read()).decode()

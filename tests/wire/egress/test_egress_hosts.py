@@ -7,14 +7,14 @@ import aiohttp
 import httpx
 import pytest
 from aiohttp import web
-from outward import Vendor, errs, outward, resets, says
+from egress_gateway import Vendor, egress_gateway, errs, resets, says
 
 OBSERVE = "egress: {other_hosts: observe, timeout: {connect: 1s, idle: 400ms, total: 5s}}\n"
 
 
 async def test_absolute_form_is_relayed_as_it_is(tmp_path):
     vendor = Vendor(says({"ok": True}, x_own="a"))
-    async with outward(tmp_path, vendor, more=OBSERVE) as out:
+    async with egress_gateway(tmp_path, vendor, more=OBSERVE) as out:
         async with httpx.AsyncClient(proxy=out.url) as http:
             answer = await http.post(f"http://127.0.0.1:{vendor.port}/a%2Fb?q=%7E", content=b"body")
         assert (answer.json(), answer.headers["x-own"]) == ({"ok": True}, "a")
@@ -33,7 +33,7 @@ async def connect(out, target: str, then: bytes = b""):
 
 async def test_connect_is_a_tunnel_and_loses_no_byte_that_came_with_it(tmp_path):
     vendor = Vendor(says({"ok": True}))
-    async with outward(tmp_path, vendor, more=OBSERVE) as out:
+    async with egress_gateway(tmp_path, vendor, more=OBSERVE) as out:
         request = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         reader, writer = await connect(out, f"127.0.0.1:{vendor.port}", request)
         answer = await asyncio.wait_for(reader.read(), 5)
@@ -51,7 +51,7 @@ async def test_a_tunnel_carries_megabytes_both_ways(tmp_path):
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with outward(tmp_path, Vendor(says()), more=OBSERVE) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=OBSERVE) as out:
         reader, writer = await connect(out, f"127.0.0.1:{port}")
         await reader.readuntil(b"\r\n\r\n")
         sent = b"x" * 3_000_000
@@ -64,7 +64,7 @@ async def test_a_tunnel_carries_megabytes_both_ways(tmp_path):
 async def test_nobody_there_is_502_and_a_host_that_keeps_failing_is_refused_at_once(tmp_path):
     vendor = Vendor(says())
     more = OBSERVE.replace("timeout:", "breaker: {min_calls: 3}, timeout:")
-    async with outward(tmp_path, vendor, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, more=more) as out:
         await vendor.stop()
         seen = []
         for _ in range(4):
@@ -76,7 +76,7 @@ async def test_nobody_there_is_502_and_a_host_that_keeps_failing_is_refused_at_o
 
 async def test_denied_hosts_are_told_so_and_named_ones_pass(tmp_path):
     vendor = Vendor(says({"ok": True}))
-    async with outward(tmp_path, vendor, more="egress: {other_hosts: deny}\n") as out:
+    async with egress_gateway(tmp_path, vendor, more="egress: {other_hosts: deny}\n") as out:
         reader, writer = await connect(out, "example.invalid:443")
         answer = await asyncio.wait_for(reader.read(2000), 5)
         writer.close()
@@ -98,7 +98,7 @@ async def test_denied_hosts_are_told_so_and_named_ones_pass(tmp_path):
 async def test_only_the_port_that_an_upstream_names_passes_where_others_are_denied(tmp_path, base_url, passes, denied):
     more = f"  far: {{kind: http, base_url: '{base_url}'}}\n"
     more += "egress: {other_hosts: deny, timeout: {connect: 100ms}}\n"
-    async with outward(tmp_path, Vendor(says()), more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=more) as out:
 
         async def said(target: str) -> bytes:
             reader, writer = await connect(out, target)
@@ -122,7 +122,7 @@ async def test_an_idle_tunnel_ends_and_leaves_nothing(tmp_path):
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with outward(tmp_path, Vendor(says()), more=OBSERVE) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=OBSERVE) as out:
         before = len(asyncio.all_tasks())
         tunnels = [await connect(out, f"127.0.0.1:{port}") for _ in range(20)]
         for reader, writer in tunnels[:10]:
@@ -148,14 +148,14 @@ async def test_a_broken_answer_breaks_off(tmp_path):
         request.transport.abort()
         return response
 
-    async with outward(tmp_path, Vendor(half), more=OBSERVE) as out:
+    async with egress_gateway(tmp_path, Vendor(half), more=OBSERVE) as out:
         async with httpx.AsyncClient(proxy=out.url) as http:
             with pytest.raises(httpx.HTTPError):
                 await http.get(f"http://127.0.0.1:{out.openai.policy.base_url.rsplit(':')[-1].split('/')[0]}/")
 
 
 async def test_what_no_proxy_understands_is_400(tmp_path):
-    async with outward(tmp_path, Vendor(says()), more=OBSERVE) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=OBSERVE) as out:
         reader, writer = await asyncio.open_connection("127.0.0.1", out.port)
         writer.write(b"GET https://a/b HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await asyncio.wait_for(reader.readuntil(b"}"), 5)).startswith(b"HTTP/1.1 400")
@@ -180,7 +180,7 @@ async def socket_echo(request):
 
 async def test_websockets_pass_as_they_are(tmp_path):
     vendor = Vendor(socket_echo)
-    async with outward(tmp_path, vendor, openai="timeout: {connect: 1s, total: 1s}") as out:
+    async with egress_gateway(tmp_path, vendor, openai="timeout: {connect: 1s, total: 1s}") as out:
         url = f"{out.url}/openai/v1/realtime?model=m"
         async with out.session.ws_connect(url, protocols=["realtime"], compress=15, max_msg_size=2**22) as ws:
             assert ws.protocol == "realtime"
@@ -201,7 +201,7 @@ async def test_websockets_pass_as_they_are(tmp_path):
 
 async def test_an_app_that_leaves_a_websocket_closes_it_beyond(tmp_path):
     vendor = Vendor(socket_echo)
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         before = len(asyncio.all_tasks())
         for _ in range(20):
             async with aiohttp.ClientSession() as session:
@@ -217,14 +217,14 @@ async def test_an_app_that_leaves_a_websocket_closes_it_beyond(tmp_path):
 
 @pytest.mark.parametrize(("answer", "status"), [(errs(403), 403), (resets(), 502)])
 async def test_a_refused_upgrade_is_a_plain_answer(tmp_path, answer, status):
-    async with outward(tmp_path, Vendor(answer)) as out:
+    async with egress_gateway(tmp_path, Vendor(answer)) as out:
         with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
             await out.session.ws_connect(f"{out.url}/openai/v1/realtime")
         assert raised.value.status == status
 
 
 async def test_status_shows_every_upstream(tmp_path):
-    async with outward(tmp_path, Vendor(says())) as out:
+    async with egress_gateway(tmp_path, Vendor(says())) as out:
         await out.chat()
         assert json.dumps(out.egress.status())
         assert out.egress.status()["openai"]["breaker"] == "closed"

@@ -6,8 +6,8 @@ import shlex
 import sys
 
 import pytest
-from outward import Vendor, completion, errs, hangs, says
-from running import APPS, eventually, gateway
+from egress_gateway import Vendor, completion, errs, hangs, says
+from gateway_process import APPS, eventually, gateway
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 POLICY = """

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import anthropic
 import openai
 import pytest
+from egress_gateway import egress_gateway
 from llmock.pytest_plugin import LLMock
 from llmock.testing import LLMockServer
-from outward import outward
 
 SAY = [{"role": "user", "content": "tell me of boats"}]
 QUICK = "timeout: {idle: 1s}\nretry: {budget: 100%, backoff: {first: 20ms, max: 100ms}}\nbreaker: off"
@@ -37,7 +37,7 @@ class Mock:
 async def mocked(tmp_path, server: LLMockServer, policy: str = QUICK):
     mock = Mock(server)
     more = f'  anthropic: {{base_url: "http://127.0.0.1:<0>/anthropic", {", ".join(policy.splitlines())}}}\n'
-    async with outward(tmp_path, mock, openai=policy, more=more) as out:
+    async with egress_gateway(tmp_path, mock, openai=policy, more=more) as out:
         yield mock, out
 
 

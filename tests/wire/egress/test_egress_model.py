@@ -7,9 +7,9 @@ from pathlib import Path
 
 import openai
 import pytest
-from outward import outward
-from ports import free_port
-from running import eventually
+from egress_gateway import egress_gateway
+from free_ports import free_port
+from gateway_process import eventually
 
 HOME = Path(__file__).parents[3] / ".venv-model"
 MODEL, PYTHON = HOME / "model.gguf", HOME / "bin" / "python"
@@ -51,7 +51,7 @@ async def test_a_real_model_answers_through_as_it_does_direct(tmp_path):
     """Whole, streamed, from memory, and given up half-way."""
     server = Server(free_port())
     policy = "timeout: {idle: 60s}\ncache: {ttl: 1h}"
-    async with outward(tmp_path, server, openai=policy) as out:
+    async with egress_gateway(tmp_path, server, openai=policy) as out:
         urls = [f"http://127.0.0.1:{server.port}/v1", f"{out.url}/openai/v1"]
         direct, through = (openai.AsyncOpenAI(api_key="sk-x", base_url=url, timeout=120) for url in urls)
 

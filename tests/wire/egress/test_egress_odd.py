@@ -6,7 +6,7 @@ import json
 
 import pytest
 from aiohttp import web
-from outward import CHAT, QUICK, USAGE, Vendor, chunks, completion, errs, outward, says, streams
+from egress_gateway import CHAT, QUICK, USAGE, Vendor, chunks, completion, egress_gateway, errs, says, streams
 
 STREAM = {**CHAT, "stream": True}
 TWICE = "retry: {attempts: 2, backoff: {first: 1ms, max: 1ms}}"
@@ -45,7 +45,7 @@ ANSWERS = {
 async def test_an_answer_that_is_none_is_tried_again_and_then_a_clear_error(tmp_path, name):
     answer, status, word = ANSWERS[name]
     vendor = Vendor(answer)
-    async with outward(tmp_path, vendor, openai=TWICE) as out:
+    async with egress_gateway(tmp_path, vendor, openai=TWICE) as out:
         got, headers, text = await out.chat()
         assert (got, headers["Content-Type"].partition(";")[0]) == (status, "application/json")
         assert word in text
@@ -58,7 +58,7 @@ async def test_an_answer_that_is_none_is_tried_again_and_then_a_clear_error(tmp_
 
 
 async def test_an_answer_that_made_no_sense_once_is_mended(tmp_path):
-    async with outward(tmp_path, Vendor(pages(), says(b"{"), says({}), says()), openai=QUICK) as out:
+    async with egress_gateway(tmp_path, Vendor(pages(), says(b"{"), says({}), says()), openai=QUICK) as out:
         status, headers, text = await out.chat()
         assert (status, headers["x-outrigger-attempts"], json.loads(text)) == (200, "4", completion())
 
@@ -76,7 +76,7 @@ async def test_an_answer_that_made_no_sense_once_is_mended(tmp_path):
     ],
 )
 async def test_what_is_sound_passes(tmp_path, path, body):
-    async with outward(tmp_path, Vendor(says(body))) as out:
+    async with egress_gateway(tmp_path, Vendor(says(body))) as out:
         async with out.session.post(f"{out.url}/openai/v1/{path}", json={"model": "m"}) as answer:
             assert (answer.status, await answer.json()) == (200, body)
             assert answer.headers["x-outrigger-attempts"] == "1"
@@ -93,7 +93,7 @@ async def test_sound_passes_as_it_is_made(tmp_path):
         await response.write(b"second")
         return response
 
-    async with outward(tmp_path, Vendor(speech)) as out:
+    async with egress_gateway(tmp_path, Vendor(speech)) as out:
         async with out.session.post(f"{out.url}/openai/v1/audio/speech", json={"model": "tts"}) as answer:
             assert await asyncio.wait_for(answer.content.readany(), 5) == b"first"
             second.set()
@@ -104,7 +104,7 @@ async def test_sound_passes_as_it_is_made(tmp_path):
 
 
 async def test_an_unknown_upstream_is_refused_and_logged_once(tmp_path):
-    async with outward(tmp_path, Vendor(says())) as out:
+    async with egress_gateway(tmp_path, Vendor(says())) as out:
         status, headers, text = await out.chat(upstream="opena")
         assert (status, json.loads(text)["error"]["code"]) == (404, "unknown_upstream")
         assert "openai" in json.loads(text)["error"]["message"]
@@ -128,7 +128,7 @@ HEADS = {
 async def test_a_head_that_nobody_reads_is_a_typed_refusal(tmp_path, name):
     data, status = HEADS[name]
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         head, body = await raw(out, data)
         assert head.split()[1] == b"%d" % status
         assert body["error"]["code"] == ("header_too_large" if status == 431 else "bad_request")
@@ -143,7 +143,7 @@ async def test_a_head_that_nobody_reads_is_a_typed_refusal(tmp_path, name):
 @pytest.mark.parametrize("body", [b"not json", b"[1]", b'"x"', b'{"messages": 3, "model": [], "stream": "yes"}', b""])
 async def test_odd_bodies_are_the_vendors_to_judge(tmp_path, body):
     vendor = Vendor(errs(400))
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         async with out.session.post(f"{out.url}/openai/v1/chat/completions", data=body) as answer:
             assert (answer.status, (await answer.json())["error"]["message"]) == (400, "no")
         [line] = await out.logged()
@@ -154,7 +154,7 @@ async def test_odd_bodies_are_the_vendors_to_judge(tmp_path, body):
 async def test_a_body_over_4_mib_passes_unread_and_its_stream_is_watched_all_the_same(tmp_path):
     body = json.dumps({**STREAM, "messages": [{"role": "user", "content": "x" * 5_000_000}]}).encode()
     vendor = Vendor(streams(chunks("a")[:2], then="cut"))
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip, br"}
         url, data = f"{out.url}/openai/v1/chat/completions", io.BytesIO(body)
         async with out.session.post(url, data=data, headers=headers) as answer:
@@ -165,7 +165,7 @@ async def test_a_body_over_4_mib_passes_unread_and_its_stream_is_watched_all_the
 
 
 async def test_the_upstreams_word_for_more_retries_ends_with_ours(tmp_path):
-    async with outward(tmp_path, Vendor(errs(500, x_should_retry="true")), openai=TWICE) as out:
+    async with egress_gateway(tmp_path, Vendor(errs(500, x_should_retry="true")), openai=TWICE) as out:
         status, headers, _ = await out.chat()
         assert (status, headers.getall("x-should-retry"), headers["x-outrigger-attempts"]) == (500, ["false"], "2")
 
@@ -211,7 +211,7 @@ def told(ending: bytes, *, blank: bool = True) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("blank", [True, False], ids=["blank", "no blank line at the end"])
 async def test_a_stream_passes_byte_for_byte_however_it_comes(tmp_path, ending, step, blank):
     whole, kept = told(ending, blank=blank)
-    async with outward(tmp_path, Vendor(dribbles(whole, step))) as out:
+    async with egress_gateway(tmp_path, Vendor(dribbles(whole, step))) as out:
         status, headers, text = await out.chat(STREAM)
         assert (status, headers["x-outrigger-attempts"]) == (200, "1")
         assert text.encode() == kept
@@ -227,7 +227,7 @@ async def test_a_choice_that_ends_before_another_begins_is_not_the_end(tmp_path)
         % json.dumps({**head, "choices": [{"index": n, "delta": {"content": said}, "finish_reason": end}]}).encode()
         for n, said, end in choices
     ]
-    async with outward(tmp_path, Vendor(streams(events))) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events))) as out:
         _, _, text = await out.chat({**STREAM, "n": 2})
         assert "upstream_unreachable" in text
 
@@ -245,7 +245,7 @@ async def test_a_slow_reader_slows_the_upstream_and_not_our_memory(tmp_path):
             sent += len(event)
 
     vendor = Vendor(endless)
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         url = f"{out.url}/openai/v1/chat/completions"
         async with out.session.post(url, json=STREAM) as answer:
             await answer.content.readany()

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pydantic
 import pytest
-from outward import Vendor, chunks, completion, errs, hangs, outward, resets, says, streams
+from egress_gateway import Vendor, chunks, completion, egress_gateway, errs, hangs, resets, says, streams
 
 SAY = [{"role": "user", "content": "hello"}]
 ONCE = "retry: {attempts: 2, backoff: {first: 1ms, max: 1ms}}"
@@ -28,7 +28,7 @@ async def ask(sdk: openai.AsyncOpenAI, stream: bool = False) -> str:
 
 
 async def test_the_sdk_gets_its_answer(tmp_path):
-    async with outward(tmp_path, Vendor(says(), streams(chunks("a", "b", usage=True)))) as out:
+    async with egress_gateway(tmp_path, Vendor(says(), streams(chunks("a", "b", usage=True)))) as out:
         assert await ask(client(out)) == "well"
         assert await ask(client(out), stream=True) == "ab"
 
@@ -47,7 +47,7 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "answer", "raised"), FAULTS, ids=[fault for fault, _, _ in FAULTS])
 async def test_the_sdk_raises_what_the_app_catches_and_does_not_try_again(tmp_path, fault, answer, raised):
     vendor = Vendor(answer)
-    async with outward(tmp_path, vendor, openai=ONCE) as out:
+    async with egress_gateway(tmp_path, vendor, openai=ONCE) as out:
         with pytest.raises(raised):
             await ask(client(out))
         assert len(await out.logged()) == 1  # the SDK came once: its own retries ended with our word
@@ -55,7 +55,7 @@ async def test_the_sdk_raises_what_the_app_catches_and_does_not_try_again(tmp_pa
 
 
 async def test_a_vendor_that_hangs_is_a_typed_error_within_the_sdks_patience(tmp_path):
-    async with outward(tmp_path, Vendor(hangs())) as out:
+    async with egress_gateway(tmp_path, Vendor(hangs())) as out:
         began = asyncio.get_running_loop().time()
         with pytest.raises(openai.InternalServerError) as raised:
             await ask(client(out, timeout=1.0))
@@ -68,7 +68,7 @@ async def test_a_vendor_that_hangs_is_a_typed_error_within_the_sdks_patience(tmp
 
 async def test_nobody_there_is_a_typed_error(tmp_path):
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor, openai=ONCE) as out:
+    async with egress_gateway(tmp_path, vendor, openai=ONCE) as out:
         await vendor.stop()
         with pytest.raises(openai.InternalServerError) as raised:
             await ask(client(out))
@@ -76,7 +76,7 @@ async def test_nobody_there_is_a_typed_error(tmp_path):
 
 
 async def test_an_open_breaker_is_a_typed_error(tmp_path):
-    async with outward(tmp_path, Vendor(says())) as out:
+    async with egress_gateway(tmp_path, Vendor(says())) as out:
         out.openai.breaker.force("open")
         with pytest.raises(openai.InternalServerError) as raised:
             await ask(client(out))
@@ -86,7 +86,7 @@ async def test_an_open_breaker_is_a_typed_error(tmp_path):
 @pytest.mark.parametrize("then", ["cut", "end", "stall"])
 async def test_a_stream_cut_short_raises_in_the_sdk(tmp_path, then):
     policy = "timeout: {idle: 200ms}"
-    async with outward(tmp_path, Vendor(streams(chunks("a")[:2], then=then)), openai=policy) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(chunks("a")[:2], then=then)), openai=policy) as out:
         with pytest.raises(openai.APIError) as raised:
             await ask(client(out), stream=True)
         assert raised.value.code in ("upstream_unreachable", "upstream_timeout")
@@ -99,7 +99,7 @@ RESPONSE_EVENTS = [
 
 
 async def test_a_stream_of_responses_cut_short_raises_in_the_sdk(tmp_path):
-    async with outward(tmp_path, Vendor(streams(RESPONSE_EVENTS, then="cut"))) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(RESPONSE_EVENTS, then="cut"))) as out:
         seen = []
         async with client(out) as sdk:
             with pytest.raises(openai.APIError):
@@ -116,7 +116,7 @@ async def test_a_stream_of_responses_cut_short_raises_in_the_sdk(tmp_path):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_text_of_ours_is_an_answer_like_any(tmp_path, stream):
     policy = 'retry: {attempts: 1}\nfallback: [{text: "The assistant rests."}]'
-    async with outward(tmp_path, Vendor(errs(500)), openai=policy) as out:
+    async with egress_gateway(tmp_path, Vendor(errs(500)), openai=policy) as out:
         assert await ask(client(out), stream=stream) == "The assistant rests."
         async with client(out) as sdk:
             if stream:
@@ -141,7 +141,7 @@ async def test_a_text_of_ours_is_a_refusal_where_a_schema_was_asked_for(tmp_path
         name: str
 
     policy = 'retry: {attempts: 1}\nfallback: [{text: "The assistant rests."}]'
-    async with outward(tmp_path, Vendor(errs(500)), openai=policy) as out:
+    async with egress_gateway(tmp_path, Vendor(errs(500)), openai=policy) as out:
         async with client(out) as sdk:
             said = (await sdk.chat.completions.parse(model="m", messages=SAY, response_format=Boat)).choices[0].message
             assert (said.parsed, said.refusal) == (None, "The assistant rests.")
@@ -164,7 +164,7 @@ async def test_a_stream_of_legacy_completions_cut_short_raises_in_the_sdk(tmp_pa
         [LEGACY % (b"a", b"null")],
         [LEGACY % (b"a", b"null"), LEGACY % (b"b", b'"stop"'), b"data: [DONE]\n\n"],
     )
-    async with outward(tmp_path, Vendor(streams(whole), streams(begun, then="cut"), streams(begun))) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(whole), streams(begun, then="cut"), streams(begun))) as out:
         async with client(out) as sdk:
             stream = await sdk.completions.create(model="m", prompt="x", stream=True)
             assert [part.choices[0].text async for part in stream] == ["a", "b"]
@@ -181,7 +181,7 @@ async def test_every_refusal_says_how_the_call_went_and_whether_to_come_again(tm
     more = '  gone: {kind: openai, base_url: "http://127.0.0.1:9/v1", retry: {attempts: 1}}\n'
     more += '  late: {kind: openai, base_url: "http://127.0.0.1:<0>/v1", timeout: {connect: 100ms, total: 100ms}}\n'
     more += '  open: {kind: openai, base_url: "http://127.0.0.1:<0>/v1"}\n'
-    async with outward(tmp_path, vendor, openai=policy, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy, more=more) as out:
         out.egress.upstreams["open"].breaker.force("open")
         made = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
         place = out.openai.pace.try_enter("ada", 0, None)
@@ -232,7 +232,7 @@ def claude(out) -> anthropic.AsyncAnthropic:
 
 async def test_anthropics_sdk_gets_answers_and_retries(tmp_path):
     overloaded = says({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 529)
-    async with outward(tmp_path, Vendor(overloaded, says(MESSAGE)), more=CLAUDE) as out:
+    async with egress_gateway(tmp_path, Vendor(overloaded, says(MESSAGE)), more=CLAUDE) as out:
         async with claude(out) as sdk:
             answer = await sdk.messages.create(model="claude", max_tokens=9, messages=SAY)
         assert answer.content[0].text == "well"
@@ -243,7 +243,7 @@ async def test_anthropics_sdk_gets_answers_and_retries(tmp_path):
 async def test_an_overload_inside_a_stream_is_tried_again_before_it_began_and_raised_after(tmp_path):
     whole = [START, BLOCK, DELTA, b'event: message_stop\ndata: {"type":"message_stop"}\n\n']
     vendor = Vendor(streams([START, OVERLOADED]), streams(whole), streams([START, BLOCK, DELTA], then="cut"))
-    async with outward(tmp_path, vendor, more=CLAUDE) as out, claude(out) as sdk:
+    async with egress_gateway(tmp_path, vendor, more=CLAUDE) as out, claude(out) as sdk:
         async with sdk.messages.stream(model="claude", max_tokens=9, messages=SAY) as stream:
             assert [text async for text in stream.text_stream] == ["a"]
         with pytest.raises(anthropic.APIStatusError):
@@ -253,7 +253,7 @@ async def test_an_overload_inside_a_stream_is_tried_again_before_it_began_and_ra
 
 
 async def test_anthropics_sdk_raises_typed_errors_of_ours(tmp_path):
-    async with outward(tmp_path, Vendor(says(MESSAGE)), more=CLAUDE) as out:
+    async with egress_gateway(tmp_path, Vendor(says(MESSAGE)), more=CLAUDE) as out:
         out.egress.upstreams["anthropic"].breaker.force("open")
         async with claude(out) as sdk:
             with pytest.raises(anthropic.APIStatusError) as raised:
@@ -265,7 +265,7 @@ async def test_anthropics_sdk_raises_typed_errors_of_ours(tmp_path):
 async def test_any_http_client_may_call_any_upstream(tmp_path):
     more = '  weather: {base_url: "http://127.0.0.1:<0>/api"}\n'
     vendor = Vendor(says({"sun": True}, 200))
-    async with outward(tmp_path, vendor, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, more=more) as out:
         async with httpx.AsyncClient() as http:
             answer = await http.get(f"{out.url}/weather/today?city=Ulm")
         assert answer.json() == {"sun": True}
@@ -273,5 +273,5 @@ async def test_any_http_client_may_call_any_upstream(tmp_path):
 
 
 async def test_completion_is_what_the_vendor_says(tmp_path):
-    async with outward(tmp_path, Vendor(says(completion("x")))) as out:
+    async with egress_gateway(tmp_path, Vendor(says(completion("x")))) as out:
         assert await ask(client(out)) == "x"

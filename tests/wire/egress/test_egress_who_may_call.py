@@ -9,8 +9,8 @@ import re
 import socket
 
 import pytest
-from outward import CameIn, Vendor, outward, says
-from running import APPS, eventually, gateway
+from egress_gateway import ReceivedCall, Vendor, egress_gateway, says
+from gateway_process import APPS, eventually, gateway
 
 STRIPE = '  stripe: {kind: http, base_url: "http://127.0.0.1:<0>", api_key: sk_live:1/2}\n'
 
@@ -40,7 +40,7 @@ SHOWN = {
 async def test_the_real_key_takes_the_place_of_the_made_one_wherever_it_is_shown(tmp_path, name):
     target, fields, reached, field = SHOWN[name]
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor, more=STRIPE) as out:
+    async with egress_gateway(tmp_path, vendor, more=STRIPE) as out:
         made = out.egress.environment(out.policy, "h:1", {})["STRIPE_API_KEY"]
 
         headers = {key: put(value, made) for key, value in fields.items()}
@@ -66,7 +66,7 @@ async def test_an_upstream_with_a_key_of_ours_serves_nobody_who_does_not_show_th
         '  claude: {kind: anthropic, base_url: "http://127.0.0.1:<0>", api_key: sk-ant}\n'
         '  anthropic: {base_url: "http://127.0.0.1:<0>", api_key: sk-ant}\n'
     )
-    async with outward(tmp_path, vendor, openai="api_key: sk-real", more=more) as out:
+    async with egress_gateway(tmp_path, vendor, openai="api_key: sk-real", more=more) as out:
         async with out.session.post(f"{out.url}/{upstream}/v1/x", headers=headers) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (401, "invalid_api_key")
     assert vendor.requests == []
@@ -75,7 +75,7 @@ async def test_an_upstream_with_a_key_of_ours_serves_nobody_who_does_not_show_th
 async def test_keys_of_one_upstream_open_no_other_of_kind_http(tmp_path):
     vendor = Vendor(says())
     other = '  mail-er: {kind: http, base_url: "http://127.0.0.1:<0>", api_key: mg}\n'
-    async with outward(tmp_path, vendor, more=STRIPE + other) as out:
+    async with egress_gateway(tmp_path, vendor, more=STRIPE + other) as out:
         env = out.egress.environment(out.policy, "h:1", {})
         for upstream, variable, status in (
             ("mail-er", "MAIL_ER_API_KEY", 200),
@@ -144,7 +144,7 @@ PAGES = {
 async def test_no_page_in_a_browser_is_served(tmp_path, name):
     fields, status, code = PAGES[name]
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         for method, target in (("GET", "/openai/v1/models"), ("OPTIONS", "/openai/v1/models"), ("GET", "/nobody/x")):
             got, head, body = await ask(out.port, *fields, method=method, target=target)
             assert (got, json.loads(body)["error"]["code"]) == (status, code)
@@ -169,21 +169,21 @@ APPS_OWN = {
 
 @pytest.mark.parametrize("name", APPS_OWN)
 async def test_the_apps_own_calls_are(tmp_path, name):
-    async with outward(tmp_path, Vendor(says())) as out:
+    async with egress_gateway(tmp_path, Vendor(says())) as out:
         assert (await ask(out.port, *APPS_OWN[name]))[0] == 200
 
 
 async def test_the_host_of_the_upstream_itself_is_no_strangers(tmp_path):
     more = '  far: {kind: http, base_url: "https://api.far.example"}\n'
-    async with outward(tmp_path, Vendor(says()), more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=more) as out:
         assert (await ask(out.port, "Host: api.far.example"))[0] == 200
         assert (await ask(out.port, "Host: api.farther.example"))[0] == 421
 
 
 async def test_whoever_shows_the_token_of_a_request_under_way_is_the_app(tmp_path):
-    async with outward(tmp_path, Vendor(says())) as out:
+    async with egress_gateway(tmp_path, Vendor(says())) as out:
         token = "t" * 32
-        out.requests.begin(token, CameIn())
+        out.requests.begin(token, ReceivedCall())
         fields = [HERE, "Origin: https://my.app", "Sec-Fetch-Site: cross-site"]
         assert (await ask(out.port, *fields, f"X-Outrigger-Request: {token}"))[0] == 200
         assert (await ask(out.port, *fields, "X-Outrigger-Request: guess"))[0] == 403
@@ -191,7 +191,7 @@ async def test_whoever_shows_the_token_of_a_request_under_way_is_the_app(tmp_pat
 
 async def test_an_address_that_the_policy_opened_to_others_answers_by_any_name(tmp_path):
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor, bind="0.0.0.0") as out:
+    async with egress_gateway(tmp_path, vendor, bind="0.0.0.0") as out:
         # From another container the connection comes in at an address that is not loopback.
         own = await asyncio.to_thread(own_address)
         if own is None:
@@ -213,7 +213,7 @@ def own_address() -> str | None:
 
 async def test_a_proxys_requests_have_other_hosts_by_nature(tmp_path):
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor, more="egress: {other_hosts: observe}") as out:
+    async with egress_gateway(tmp_path, vendor, more="egress: {other_hosts: observe}") as out:
         target = f"http://127.0.0.1:{vendor.port}/x"
         status, _, _ = await ask(out.port, f"Host: 127.0.0.1:{vendor.port}", "Origin: https://my.app", target=target)
         assert status == 200
@@ -221,7 +221,7 @@ async def test_a_proxys_requests_have_other_hosts_by_nature(tmp_path):
 
 async def test_a_web_socket_of_a_page_is_refused_too(tmp_path):
     vendor = Vendor(says())
-    async with outward(tmp_path, vendor) as out:
+    async with egress_gateway(tmp_path, vendor) as out:
         fields = [HERE, "Origin: https://evil.example", "Upgrade: websocket"]
         assert (await ask(out.port, *fields))[0] == 403
     assert vendor.requests == []

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from outward import QUICK, Vendor, outward, says
+from egress_gateway import QUICK, Vendor, egress_gateway, says
 
 PRICES = (
     f"{QUICK}\nprices: {{drawn: {{input: 5, output: 10}}, spoken: {{characters: 15}}, heard: {{input: 2, output: 4}}}}"
@@ -28,7 +28,7 @@ async def ask(out, path, body):
 
 @pytest.mark.parametrize("path", ASKED)
 async def test_it_has_the_status_of_its_kind_and_costs_nothing(tmp_path, path):
-    async with outward(
+    async with egress_gateway(
         tmp_path, Vendor(says(WRONG)), openai=PRICES.replace("{backoff", "{attempts: 1, backoff")
     ) as out:
         status, body = await ask(out, path, ASKED[path])
@@ -39,13 +39,13 @@ async def test_it_has_the_status_of_its_kind_and_costs_nothing(tmp_path, path):
 
 async def test_it_is_tried_again_as_that_status_is(tmp_path):
     drawn = {"created": 1, "data": [{"b64_json": ""}], "usage": {"input_tokens": 100, "output_tokens": 10}}
-    async with outward(tmp_path, Vendor(says(WRONG), says(drawn)), openai=PRICES) as out:
+    async with egress_gateway(tmp_path, Vendor(says(WRONG), says(drawn)), openai=PRICES) as out:
         assert (await ask(out, "/images/generations", ASKED["/images/generations"]))[0] == 200
         assert out.openai.meter.purse.spent("d") == 100 * 5_000 + 10 * 10_000
 
 
 async def test_what_was_begun_and_failed_is_an_answer_and_passes_as_it_is(tmp_path):
     video = {"id": "video_1", "object": "video", "status": "failed", "error": {"code": "busy", "message": "no"}}
-    async with outward(tmp_path, Vendor(says(video)), openai=PRICES) as out:
+    async with egress_gateway(tmp_path, Vendor(says(video)), openai=PRICES) as out:
         body = json.dumps({"model": "sora-2", "prompt": "a hat", "seconds": "4"}).encode()
         assert await ask(out, "/videos", body) == (200, json.dumps(video).encode())

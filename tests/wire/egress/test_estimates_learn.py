@@ -6,8 +6,8 @@ import json
 
 import pytest
 from aiohttp import web
-from outward import QUICK, Vendor, completion, outward
-from running import eventually
+from egress_gateway import QUICK, Vendor, completion, egress_gateway
+from gateway_process import eventually
 
 PRICES = "prices: {gpt-5: {input: 1, output: 2}, claude-5: {input: 1, output: 2}}"
 PICTURE = "data:image/png;base64," + "A" * 900_000  # a quarter of that many tokens by its length
@@ -45,7 +45,7 @@ async def test_twenty_calls_at_once_by_an_alias_do_not_pass_a_cap_with_room_for_
 
     vendor = Vendor(answer)
     policy = f"{QUICK}\n{PRICES}\ncap: {{per_user: $0.032/d}}"
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         assert (await out.chat(chat(user="ada")))[0] == 200  # a cent, and how long such answers are
         go.clear()
         asks = [asyncio.ensure_future(out.chat(chat(user="ada"))) for _ in range(20)]
@@ -113,7 +113,7 @@ async def test_a_context_that_the_vendor_holds_teaches_nothing_about_the_bodys_l
     vendor = Vendor(uses(90_000, 10, "claude-5" if path == "messages" else "gpt-5-2025-08-07"))
     name, model = ("anthropic", "claude-5") if path == "messages" else ("openai", "gpt-5")
     more = f"  anthropic: {{base_url: 'http://127.0.0.1:<0>', {PRICES}}}\n"
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}", more=more) as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}", more=more) as out:
         plain = {"input": "x" * 4000} if path == "responses" else chat("x" * 4000)
         plain, body = {**plain, "model": model}, {**body, "model": model}
         assert 1000 <= await reserved(out, vendor, path, plain, name) < 1100
@@ -129,7 +129,7 @@ async def test_a_picture_counts_against_the_pace_as_in_its_reservation(tmp_path)
     """By its base64 it would be 225,000 tokens, and wait for minutes."""
     picture = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]
     policy = f"{QUICK}\n{PRICES}\npace: {{tokens: 60000/min, wait: 1s}}"
-    async with outward(tmp_path, Vendor(uses(1_100, 5)), openai=policy) as out:
+    async with egress_gateway(tmp_path, Vendor(uses(1_100, 5)), openai=policy) as out:
         for _ in range(3):
             status, _, text = await out.chat(chat(picture))
             assert status == 200, json.loads(text)

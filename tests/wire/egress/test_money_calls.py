@@ -7,8 +7,21 @@ from decimal import Decimal
 
 import openai
 import pytest
-from outward import CHAT, QUICK, USAGE, Vendor, chunks, completion, errs, hangs, outward, resets, says, streams
-from running import eventually
+from egress_gateway import (
+    CHAT,
+    QUICK,
+    USAGE,
+    Vendor,
+    chunks,
+    completion,
+    egress_gateway,
+    errs,
+    hangs,
+    resets,
+    says,
+    streams,
+)
+from gateway_process import eventually
 
 from proxy.units import to_nanos
 
@@ -20,7 +33,7 @@ STREAM = {**CHAT, "stream": True}
 
 @asynccontextmanager
 async def paying(tmp, *vendors, policy="", **keys):
-    async with outward(tmp, *vendors, openai=f"{QUICK}\n{PRICES}\n{policy}".rstrip(), **keys) as out:
+    async with egress_gateway(tmp, *vendors, openai=f"{QUICK}\n{PRICES}\n{policy}".rstrip(), **keys) as out:
         yield out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from outward import CHAT, QUICK, Vendor, completion, outward, says, streams
+from egress_gateway import CHAT, QUICK, Vendor, completion, egress_gateway, says, streams
 
 # A token in costs nothing, so that what is billed is output: 1 $ a million, 4 bytes a token at first.
 PRICES = "prices: {m: {input: 0, output: 1}}"
@@ -144,7 +144,7 @@ ALL = [
 async def test_a_stream_that_is_cut_is_paid_by_all_that_was_written(tmp_path, path, name, events, tokens):
     path = "/openai/v1/completions" if name.startswith("legacy") else path
     vendor = Vendor(streams(events, then="cut"))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}", more=ANTHROPIC) as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}", more=ANTHROPIC) as out:
         async with out.session.post(out.url + path, json={**CHAT, "model": "m", "stream": True}) as answer:
             await answer.read()
         call = (await out.logged())[0]
@@ -163,7 +163,7 @@ async def test_a_picture_that_a_tool_had_drawn_is_paid_at_its_own_models_price(t
     said["response"]["tools"] = [{"type": "image_generation", "model": "painter"}]
     prices = "prices: {m: {input: 0, output: 1}, painter: {input: 0, output: 40}}"
     vendor = Vendor(streams([*sse(said, named=True), *rest], then="cut"))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{prices}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{prices}") as out:
         async with out.session.post(f"{out.url}/openai/v1/responses", json={"model": "m", "stream": True}) as answer:
             await answer.read()
         call = (await out.logged())[0]
@@ -176,7 +176,7 @@ async def test_what_was_reported_on_the_way_is_no_less_than_what_was_written(tmp
     told = json.loads(second[6:])
     told["usage"] = {"prompt_tokens": 7, "completion_tokens": 2}  # xAI and vLLM say so with every chunk
     vendor = Vendor(streams([first, *sse(told)], then="cut"))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
         await out.chat({**CHAT, "model": "m", "stream": True})
         call = (await out.logged())[0]
     assert (call["cost_usd"], call["basis"]) == (0.0005, "estimated")
@@ -187,7 +187,7 @@ async def test_what_claude_had_written_when_it_was_cut_behind_its_usage_is_what_
         block(type="text_delta", text="a"),
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 900}},
     )
-    async with outward(tmp_path, Vendor(streams(events, then="cut")), more=ANTHROPIC) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events, then="cut")), more=ANTHROPIC) as out:
         async with out.session.post(f"{out.url}/anthropic/v1/messages", json={"model": "m", "stream": True}) as answer:
             await answer.read()
         call = (await out.logged())[0]
@@ -199,7 +199,7 @@ async def test_a_whole_answers_json_is_no_lesson_for_its_text(tmp_path):
     usage = {"prompt_tokens": 7, "completion_tokens": 10}
     whole = {**completion("ab" * 10, "m"), "usage": usage}
     vendor = Vendor(*[says(whole)] * 20, streams(chat(content="ab" * 500), then="cut"))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
         for _ in range(20):
             await out.chat({**CHAT, "model": "m"})
         await out.chat({**CHAT, "model": "m", "stream": True})
@@ -212,7 +212,7 @@ async def test_what_a_model_usually_thinks_before_it_speaks_is_paid_where_its_wo
     usage = {"prompt_tokens": 7, "completion_tokens": 1000, "completion_tokens_details": {"reasoning_tokens": 900}}
     whole = {**completion("word " * 80, "m"), "usage": usage}
     vendor = Vendor(*[says(whole)] * 3, streams(chat(content="word " * 80), then="cut"))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
         for _ in range(3):
             await out.chat({**CHAT, "model": "m"})
         await out.chat({**CHAT, "model": "m", "stream": True})
@@ -222,7 +222,7 @@ async def test_what_a_model_usually_thinks_before_it_speaks_is_paid_where_its_wo
 
 async def test_an_answer_without_usage_is_paid_by_its_text_not_by_its_envelope(tmp_path):
     vendor = Vendor(says({**completion(SAID, "m"), "usage": None}))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
         await out.chat({**CHAT, "model": "m"})
         call = (await out.logged())[0]
     assert (call["cost_usd"], call["basis"]) == (0.0005, "estimated")

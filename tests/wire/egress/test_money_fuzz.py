@@ -7,7 +7,7 @@ import os
 import random
 
 import pytest
-from moneyfuzz import Fuzz
+from money_fuzz import Fuzz
 
 CALLS = int(os.environ.get("OUTRIGGER_FUZZ_CALLS", "2000"))  # of one seed
 SEEDS = [1, 2, 3, 4, 5]

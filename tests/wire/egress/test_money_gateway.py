@@ -8,9 +8,9 @@ import shlex
 import sys
 
 import pytest
-from crashes import crash_and_reconcile
-from outward import Vendor, completion, says
-from running import APPS, ROOT, eventually, gateway
+from egress_gateway import Vendor, completion, says
+from gateway_process import APPS, ROOT, eventually, gateway
+from kill_under_load import crash_and_reconcile
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 PRICES = "prices: {gpt-4o-mini: {input: 1, output: 2}}"

@@ -9,8 +9,8 @@ import json
 import aiohttp
 import pytest
 from aiohttp import web
-from outward import QUICK, Vendor, hangs, outward, says, streams
-from running import eventually
+from egress_gateway import QUICK, Vendor, egress_gateway, hangs, says, streams
+from gateway_process import eventually
 
 # The dollars are those of a million, so that a token of output costs a millionth.
 PRICES = "prices: {gpt-image-2: {input: 0, output: 1}, gpt-4o-transcribe: {input: 1, output: 1}}"
@@ -73,26 +73,26 @@ STREAMED = {
 @pytest.mark.parametrize("name", STREAMED)
 async def test_a_streamed_image_is_paid_by_the_usage_of_its_last_event(tmp_path, name):
     events, tokens = STREAMED[name]
-    async with outward(tmp_path, Vendor(streams(events)), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events)), openai=policy()) as out:
         assert await draw(out, stream=True) == b"".join(events), "and passes byte for byte"
         assert await cost(out) == (tokens, "reported")
 
 
 async def test_a_stream_of_images_that_is_cut_is_paid_by_what_was_asked_for(tmp_path):
-    async with outward(tmp_path, Vendor(streams(previews(), then="cut")), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(previews(), then="cut")), openai=policy()) as out:
         await draw(out, stream=True, partial_images=2)
         assert await cost(out) == (HIGH + 2 * 100, "estimated")
 
 
 async def test_images_that_were_asked_for_and_not_shown_may_be_drawn_all_the_same(tmp_path):
-    async with outward(tmp_path, Vendor(streams([drawn()], then="cut")), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams([drawn()], then="cut")), openai=policy()) as out:
         await draw(out, stream=True, n=3)
         assert await cost(out) == (3 * HIGH, "estimated")
 
 
 async def test_a_stream_that_refuses_to_draw_costs_nothing(tmp_path):
     refusal = event("error", error={"type": "image_generation_user_error", "code": "moderation_blocked"})
-    async with outward(tmp_path, Vendor(streams([refusal])), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams([refusal])), openai=policy()) as out:
         await draw(out, stream=True)
         assert (await cost(out))[0] == 0
 
@@ -109,7 +109,7 @@ async def test_a_response_that_shows_pictures_passes_whatever_its_events_weigh(t
         event("response.completed", sequence_number=2, response=whole),
     ]
     prices = "prices: {m: {input: 0, output: 1}}\nunknown_price: zero"
-    async with outward(tmp_path, Vendor(streams(events)), openai=f"{QUICK}\n{prices}") as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events)), openai=f"{QUICK}\n{prices}") as out:
         body = {"model": "m", "input": "draw", "stream": True}
         async with out.session.post(f"{out.url}/openai/v1/responses", json=body) as answer:
             assert await answer.read() == b"".join(events)
@@ -140,7 +140,7 @@ async def test_usage_is_read_of_an_answer_that_is_larger_than_is_kept(tmp_path, 
             return web.Response(body=data, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
         return web.Response(body=body, content_type="application/json")
 
-    async with outward(tmp_path, Vendor(answer), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(answer), openai=policy()) as out:
         assert await draw(out) == body
         assert await cost(out) == (1000, "reported")
 
@@ -149,7 +149,7 @@ async def test_usage_is_read_of_embeddings_that_are_larger_than_is_kept(tmp_path
     vectors = [{"object": "embedding", "index": n, "embedding": [0.123456789] * 2000} for n in range(220)]
     body = {"object": "list", "data": vectors, "model": "m", "usage": {"prompt_tokens": 4000, "total_tokens": 4000}}
     prices = "prices: {m: {input: 1, output: 0}}"
-    async with outward(tmp_path, Vendor(says(body)), openai=f"{QUICK}\n{prices}") as out:
+    async with egress_gateway(tmp_path, Vendor(says(body)), openai=f"{QUICK}\n{prices}") as out:
         async with out.session.post(f"{out.url}/openai/v1/embeddings", json={"model": "alias", "input": "x"}) as answer:
             assert len(await answer.read()) > 4 * 1024 * 1024
         assert await cost(out) == (4000, "reported")
@@ -161,7 +161,7 @@ BY_IMAGE = "prices: {gpt-image-2: {input: 0, output: 0, per_image: 0.04}}"
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "large"])
 async def test_a_model_that_is_priced_by_the_image_is_so_in_every_shape(tmp_path, streamed):
     answer = streams([drawn(), drawn()]) if streamed else says({"data": [*PICTURES, *PICTURES], "usage": USAGE})
-    async with outward(tmp_path, Vendor(answer), openai=f"{QUICK}\n{BY_IMAGE}") as out:
+    async with egress_gateway(tmp_path, Vendor(answer), openai=f"{QUICK}\n{BY_IMAGE}") as out:
         await draw(out, n=2, stream=streamed)
         assert await cost(out) == (80_000, "reported")
 
@@ -182,7 +182,7 @@ async def test_a_model_that_is_priced_by_the_image_is_so_in_every_shape(tmp_path
 )
 async def test_an_image_is_reserved_by_size_quality_and_number(tmp_path, asked, tokens):
     vendor = Vendor(hangs())
-    async with outward(tmp_path, vendor, openai=policy()) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         call = asyncio.ensure_future(draw(out, **asked))
         await eventually(lambda: vendor.open)
         assert out.openai.meter.purse.reserved == tokens * 1000
@@ -191,7 +191,7 @@ async def test_an_image_is_reserved_by_size_quality_and_number(tmp_path, asked, 
 
 
 async def test_an_image_that_timed_out_is_paid(tmp_path):
-    async with outward(tmp_path, Vendor(hangs()), openai=policy("timeout: {total: 300ms}")) as out:
+    async with egress_gateway(tmp_path, Vendor(hangs()), openai=policy("timeout: {total: 300ms}")) as out:
         await draw(out)
         assert await cost(out) == (HIGH, "estimated")
 
@@ -203,7 +203,7 @@ async def test_pictures_do_not_pass_a_cap_at_once(tmp_path):
         await gate.wait()
         return web.json_response({"data": [], "usage": USAGE})
 
-    async with outward(tmp_path, Vendor(answer), openai=policy("cap: {total: $0.02/d}")) as out:
+    async with egress_gateway(tmp_path, Vendor(answer), openai=policy("cap: {total: $0.02/d}")) as out:
         calls = [asyncio.ensure_future(draw(out)) for _ in range(10)]
         await eventually(lambda: sum(call.done() for call in calls) == 8)
         gate.set()
@@ -226,7 +226,7 @@ def sound(*fields: tuple[str, str], seconds: float = 10.0) -> aiohttp.FormData:
 
 async def test_a_streamed_transcription_is_paid_by_the_usage_of_its_last_event(tmp_path):
     events = [event("transcript.text.delta", delta="hello "), event("transcript.text.done", text="hello", usage=HEARD)]
-    async with outward(tmp_path, Vendor(streams(events)), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events)), openai=policy()) as out:
         form = sound(("model", "gpt-4o-transcribe"), ("stream", "true"))
         async with out.session.post(f"{out.url}/openai/v1/audio/transcriptions", data=form) as answer:
             assert await answer.read() == b"".join(events)
@@ -235,7 +235,7 @@ async def test_a_streamed_transcription_is_paid_by_the_usage_of_its_last_event(t
 
 async def test_a_transcription_that_is_cut_is_paid_by_its_sound_and_its_text(tmp_path):
     events = [event("transcript.text.delta", delta="hello " * 100)]
-    async with outward(tmp_path, Vendor(streams(events, then="cut")), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events, then="cut")), openai=policy()) as out:
         form = sound(("model", "gpt-4o-transcribe"), ("stream", "true"))
         async with out.session.post(f"{out.url}/openai/v1/audio/transcriptions", data=form) as answer:
             with pytest.raises(aiohttp.ClientError):
@@ -249,7 +249,7 @@ async def test_speech_that_streams_events_is_paid_by_what_it_reports(tmp_path):
     usage = {"input_tokens": 10, "output_tokens": 90, "total_tokens": 100}
     events = [event("speech.audio.delta", audio="A" * 100), event("speech.audio.done", usage=usage)]
     body = {"model": "gpt-4o-transcribe", "input": "hello", "stream_format": "sse"}
-    async with outward(tmp_path, Vendor(streams(events)), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(events)), openai=policy()) as out:
         async with out.session.post(f"{out.url}/openai/v1/audio/speech", json=body) as answer:
             assert await answer.read() == b"".join(events)
         assert await cost(out) == (100, "reported")

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from outward import CHAT, QUICK, USAGE, Vendor, completion, outward, says
+from egress_gateway import CHAT, QUICK, USAGE, Vendor, completion, egress_gateway, says
 
 PRICES = "prices: {gpt-4o-mini: {input: 1, output: 2}, claude-9: {input: 1, output: 2}}"
 COST = 0.000017  # 7 tokens in, 5 out
@@ -69,7 +69,7 @@ async def post(out, path: str, body: object) -> tuple[int, str]:
 async def test_a_metered_endpoint_is_metered_however_its_path_is_spelled(tmp_path, path):
     claude = path.startswith("/anthropic")
     vendor = Vendor(says(MESSAGE if claude else {**completion(), "usage": USAGE}))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}", more=ANTHROPIC) as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}", more=ANTHROPIC) as out:
         status, _ = await post(out, path, CLAUDE if claude else CHAT)
         assert status == 200
         assert (await out.logged())[0]["cost_usd"] == COST
@@ -81,14 +81,14 @@ async def test_a_metered_endpoint_is_metered_however_its_path_is_spelled(tmp_pat
 
 @pytest.mark.parametrize("path", ["/openai/v1/files", "/openai/v1/chat/completions/x", "/openai/v1/xchat/completions"])
 async def test_what_is_no_metered_endpoint_passes_as_it_did(tmp_path, path):
-    async with outward(tmp_path, Vendor(says()), openai=f"{QUICK}\n{PRICES}") as out:
+    async with egress_gateway(tmp_path, Vendor(says()), openai=f"{QUICK}\n{PRICES}") as out:
         assert (await post(out, path, CHAT))[0] == 200
         assert (await out.logged())[0]["cost_usd"] is None
 
 
 async def test_a_cap_holds_for_every_spelling(tmp_path):
     policy = f"{QUICK}\n{PRICES}\ncap: {{total: $0.00001/d}}"
-    async with outward(tmp_path, Vendor(says()), openai=policy) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), openai=policy) as out:
         for path in SPELLED[:19]:
             assert (await post(out, path, CHAT))[0] == 429, path
 
@@ -101,7 +101,9 @@ NO_USAGE = {**completion("word " * 20), "usage": None, "model": None}
 
 async def test_a_deployments_path_names_the_model_that_its_body_does_not(tmp_path):
     prices = "prices: {prod-chat: {input: 1, output: 2}}"
-    async with outward(tmp_path, Vendor(says({**completion(), "model": None})), openai=f"{QUICK}\n{prices}") as out:
+    async with egress_gateway(
+        tmp_path, Vendor(says({**completion(), "model": None})), openai=f"{QUICK}\n{prices}"
+    ) as out:
         assert (await post(out, AZURE, UNNAMED))[0] == 200
         call = (await out.logged())[0]
     assert (call["model"], call["cost_usd"], call["basis"]) == ("prod-chat", COST, "reported")
@@ -109,7 +111,9 @@ async def test_a_deployments_path_names_the_model_that_its_body_does_not(tmp_pat
 
 async def test_the_model_that_a_body_names_is_not_what_a_deployment_costs(tmp_path):
     prices = "prices: {prod-chat: {input: 1, output: 2}, cheap: {input: 0, output: 0}}"
-    async with outward(tmp_path, Vendor(says({**completion(), "model": None})), openai=f"{QUICK}\n{prices}") as out:
+    async with egress_gateway(
+        tmp_path, Vendor(says({**completion(), "model": None})), openai=f"{QUICK}\n{prices}"
+    ) as out:
         await post(out, AZURE, {**UNNAMED, "model": "cheap"})
         assert (await out.logged())[0]["cost_usd"] == COST
 
@@ -117,7 +121,7 @@ async def test_the_model_that_a_body_names_is_not_what_a_deployment_costs(tmp_pa
 async def test_a_deployment_without_a_price_costs_what_the_model_costs_that_answered(tmp_path):
     prices = "prices: {gpt-4o-mini: {input: 1, output: 2}}\nunknown_price: zero"
     vendor = Vendor(says(completion()), says(NO_USAGE))
-    async with outward(tmp_path, vendor, openai=f"{QUICK}\n{prices}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{prices}") as out:
         await post(out, AZURE, UNNAMED)
         await post(out, AZURE, UNNAMED)  # no usage and no model: by what the first one said
         first, second = await out.logged(2)
@@ -130,6 +134,6 @@ async def test_a_base_url_that_ends_with_a_deployment_names_its_model_too(tmp_pa
     vendor = Vendor(says({**completion(), "model": None}))
     more = "  azure:\n    kind: openai\n    base_url: http://127.0.0.1:<0>/openai/deployments/prod-chat\n"
     more += "    prices: {prod-chat: {input: 1, output: 2}}\n"
-    async with outward(tmp_path, vendor, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, more=more) as out:
         await post(out, "/azure/chat/completions?api-version=1", UNNAMED)
         assert (await out.logged())[0]["cost_usd"] == COST

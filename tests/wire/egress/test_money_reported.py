@@ -4,7 +4,7 @@ import json
 
 import aiohttp
 import pytest
-from outward import QUICK, Vendor, errs, hangs, outward, resets, says, streams
+from egress_gateway import QUICK, Vendor, egress_gateway, errs, hangs, resets, says, streams
 
 PRICES = """prices:
   m: {input: 1, output: 10, cached_input: 0.1, search: 0.01, tiers: {flex: {input: 0.5, output: 5}, batch: {output: 5}}}
@@ -155,7 +155,7 @@ async def paid(out, count=1):
 @pytest.mark.parametrize("what", ANSWERS)
 async def test_an_answer_is_paid_for(tmp_path, what):
     path, answer, dollars, estimated = ANSWERS[what]
-    async with outward(tmp_path, Vendor(says(answer)), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(says(answer)), openai=POLICY) as out:
         async with out.session.post(f"{out.url}/openai/v1/{path}", json={"model": "m", "input": "x"}) as got:
             assert got.status == 200
             assert await got.json() == answer
@@ -169,7 +169,7 @@ async def test_a_stream_of_the_responses_api_ends_with_what_its_tools_took(tmp_p
         f"event: {kind}\ndata: {json.dumps({'type': kind, 'sequence_number': at, 'response': said})}\n\n".encode()
         for at, (kind, said) in enumerate(events)
     ]
-    async with outward(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
         body = {"model": "m", "input": "x", "stream": True}
         async with out.session.post(f"{out.url}/openai/v1/responses", json=body) as got:
             await got.read()
@@ -178,7 +178,7 @@ async def test_a_stream_of_the_responses_api_ends_with_what_its_tools_took(tmp_p
 
 async def test_an_answer_that_is_too_large_to_be_kept_tells_what_its_tools_took_all_the_same(tmp_path):
     large = {**PICTURE, "result": "A" * (5 * 1024 * 1024)}
-    async with outward(tmp_path, Vendor(says({**TOOLS, "output": [SEARCH, large]})), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(says({**TOOLS, "output": [SEARCH, large]})), openai=POLICY) as out:
         async with out.session.post(f"{out.url}/openai/v1/responses", json={"model": "m", "input": "x"}) as got:
             assert len(await got.read()) > 5 * 1024 * 1024
         assert await paid(out) == (0.183, False)
@@ -187,7 +187,7 @@ async def test_an_answer_that_is_too_large_to_be_kept_tells_what_its_tools_took_
 async def test_each_image_of_a_stream_is_paid_with_its_author(tmp_path):
     done = {"type": "image_generation.completed", "b64_json": "A", "usage": ORDINARY, "svg_usage": SVG}
     lines = [f"event: {done['type']}\ndata: {json.dumps(done)}\n\n".encode()] * 2
-    async with outward(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
         body = {"model": "m", "prompt": "x", "n": 2, "stream": True}
         async with out.session.post(f"{out.url}/openai/v1/images/generations", json=body) as got:
             await got.read()
@@ -200,7 +200,7 @@ async def test_a_stream_of_chat_is_paid_for_reasoning_besides_its_completion(tmp
     said = {**head, "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}
     last = {**head, "choices": [], "usage": used(1000, 10, 1100, reasoning)}
     lines = [f"data: {json.dumps(one)}\n\n".encode() for one in (said, last)] + [b"data: [DONE]\n\n"]
-    async with outward(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(streams(lines)), openai=POLICY) as out:
         await out.chat({"model": "m", "messages": [], "stream": True})
         assert await paid(out) == (0.002, estimated)
         assert 'kind="reasoning",model="m",upstream="openai"} 90.0' in await out.text()
@@ -208,7 +208,7 @@ async def test_a_stream_of_chat_is_paid_for_reasoning_besides_its_completion(tmp
 
 async def test_a_cost_that_xai_reports_in_ticks_is_taken_as_it_is(tmp_path):
     answer = chat({**used(1000, 10, 1100, 90), "cost_in_usd_ticks": 25_000_000_000}, model="grok-4")
-    async with outward(tmp_path, Vendor(says(answer)), openai=QUICK) as out:
+    async with egress_gateway(tmp_path, Vendor(says(answer)), openai=QUICK) as out:
         await out.chat({"model": "grok-4", "messages": []})
         assert await paid(out) == (2.5, False)
 
@@ -216,7 +216,7 @@ async def test_a_cost_that_xai_reports_in_ticks_is_taken_as_it_is(tmp_path):
 async def test_what_a_fine_tune_read_from_the_cache_costs_half(tmp_path):
     usage = {"prompt_tokens": 1000, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 1000}}
     model = "ft:gpt-4o-2024-08-06:acme::Ab1"
-    async with outward(tmp_path, Vendor(says(chat(usage, model=model))), openai=QUICK) as out:
+    async with egress_gateway(tmp_path, Vendor(says(chat(usage, model=model))), openai=QUICK) as out:
         await out.chat({"model": model, "messages": []})
         assert await paid(out) == (0.001875, False)
 
@@ -261,7 +261,7 @@ async def test_iterations_are_paid_for(tmp_path, what, streamed):
     ]
     lines = [f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events]
     answer = streams(lines) if streamed else says(message({**sums, "iterations": iterations}))
-    async with outward(tmp_path, Vendor(answer), openai=QUICK, more=CLAUDE) as out:
+    async with egress_gateway(tmp_path, Vendor(answer), openai=QUICK, more=CLAUDE) as out:
         body = {"model": "m", "max_tokens": 10, "messages": [], "stream": streamed}
         async with out.session.post(f"{out.url}/claude/v1/messages", json=body) as got:
             assert got.status == 200
@@ -271,7 +271,7 @@ async def test_iterations_are_paid_for(tmp_path, what, streamed):
 
 async def test_thinking_is_told_as_reasoning(tmp_path):
     usage = {"input_tokens": 1000, "output_tokens": 100, "output_tokens_details": {"thinking_tokens": 70}}
-    async with outward(tmp_path, Vendor(says(message(usage))), openai=QUICK, more=CLAUDE) as out:
+    async with egress_gateway(tmp_path, Vendor(says(message(usage))), openai=QUICK, more=CLAUDE) as out:
         async with out.session.post(f"{out.url}/claude/v1/messages", json={"model": "m", "messages": []}) as got:
             await got.read()
         assert await paid(out) == (0.002, False)
@@ -295,14 +295,14 @@ async def order(out, body=None):
 
 
 async def test_a_video_that_a_form_orders_is_paid_as_the_answer_says(tmp_path):
-    async with outward(tmp_path, Vendor(says(VIDEO)), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(says(VIDEO)), openai=POLICY) as out:
         assert (await order(out))[0] == 200
         assert await paid(out) == (0.8, False)
 
 
 async def test_no_video_is_ordered_twice(tmp_path):
     vendor = Vendor(resets())
-    async with outward(tmp_path, vendor, openai=POLICY) as out:
+    async with egress_gateway(tmp_path, vendor, openai=POLICY) as out:
         assert (await order(out, ORDER))[0] == 502
         assert len(vendor.requests) == 1
         assert await paid(out) == (0.8, True)  # nobody knows what became of it
@@ -311,7 +311,7 @@ async def test_no_video_is_ordered_twice(tmp_path):
 async def test_two_equal_orders_are_two_videos(tmp_path):
     vendor = Vendor(says(VIDEO))
     shared = "cache: {ttl: 1h, when: always}\ncoalesce: true"
-    async with outward(tmp_path, vendor, openai=f"{POLICY.rstrip()}\n{shared}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{POLICY.rstrip()}\n{shared}") as out:
         for _ in range(2):
             await order(out, ORDER)
         assert len(vendor.requests) == 2
@@ -320,13 +320,13 @@ async def test_two_equal_orders_are_two_videos(tmp_path):
 
 async def test_a_video_is_reserved_before_it_is_ordered(tmp_path):
     vendor = Vendor(hangs())
-    async with outward(tmp_path, vendor, openai=f"{POLICY.rstrip()}\ncap: {{per_call: $0.50}}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"{POLICY.rstrip()}\ncap: {{per_call: $0.50}}") as out:
         status, body = await order(out, ORDER)
         assert (status, json.loads(body)["error"]["code"]) == (429, "cost_cap_exceeded")
         assert vendor.requests == []
 
 
 async def test_a_video_that_was_refused_costs_nothing(tmp_path):
-    async with outward(tmp_path, Vendor(errs(400)), openai=POLICY) as out:
+    async with egress_gateway(tmp_path, Vendor(errs(400)), openai=POLICY) as out:
         assert (await order(out, ORDER))[0] == 400
         assert await paid(out) == (0.0, False)

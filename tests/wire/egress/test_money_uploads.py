@@ -8,7 +8,7 @@ import json
 
 import aiohttp
 import pytest
-from outward import CHAT, QUICK, Vendor, completion, outward, says
+from egress_gateway import CHAT, QUICK, Vendor, completion, egress_gateway, says
 
 PRICES = "prices: {cheap: {input: 1, output: 1}, dear: {input: 100, output: 100}, gpt-image-2: {input: 0, output: 1}}"
 HEARD = {"text": "hello", "usage": {"type": "tokens", "input_tokens": 10, "output_tokens": 10, "total_tokens": 20}}
@@ -70,7 +70,7 @@ async def last(out, count: int = 1) -> dict:
 )
 async def test_a_model_behind_the_file_is_the_one_that_is_paid(tmp_path, pieces):
     vendor = Vendor(says(completion(model="cheap")), says(HEARD))
-    async with outward(tmp_path, vendor, openai=policy()) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         await out.chat({**CHAT, "model": "cheap"})  # the last model that was seen
         assert await upload(out, *pieces) == 200
         call = await last(out, 2)
@@ -79,7 +79,7 @@ async def test_a_model_behind_the_file_is_the_one_that_is_paid(tmp_path, pieces)
 
 
 async def test_a_model_before_the_file_still_is(tmp_path):
-    async with outward(tmp_path, Vendor(says(HEARD)), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(says(HEARD)), openai=policy()) as out:
         assert await upload(out, form(("model", "dear"), ("file", SOUND))) == 200
         call = await last(out)
     assert (call["model"], call["cost_usd"], call["basis"]) == ("dear", 0.002, "reported")
@@ -97,7 +97,7 @@ async def test_a_model_before_the_file_still_is(tmp_path):
 )
 async def test_a_model_that_is_guessed_is_an_estimate(tmp_path, parts):
     vendor = Vendor(says(HEARD))
-    async with outward(tmp_path, vendor, openai=policy()) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         await upload(out, form(("model", "cheap"), ("file", b"")))
         await upload(out, form(*parts))
         call = await last(out, 2)
@@ -107,7 +107,7 @@ async def test_a_model_that_is_guessed_is_an_estimate(tmp_path, parts):
 
 async def test_the_last_model_of_a_chat_is_no_guess_for_sound(tmp_path):
     vendor = Vendor(says(completion(model="cheap")), says(HEARD))
-    async with outward(tmp_path, vendor, openai=policy("unknown_price: zero")) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy("unknown_price: zero")) as out:
         await out.chat({**CHAT, "model": "cheap"})
         await upload(out, form(("file", SOUND)))
         assert (await last(out, 2))["cost_usd"] == 0
@@ -123,7 +123,7 @@ async def test_an_upload_is_under_way_before_it_has_come(tmp_path):
             seen.set()
             return await super()._handle(request)
 
-    async with outward(tmp_path, Slow(says(HEARD)), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Slow(says(HEARD)), openai=policy()) as out:
         reader, writer = await asyncio.open_connection("127.0.0.1", out.port)
         kind = f"multipart/form-data; boundary={BOUNDARY}"
         writer.write(b"POST /openai/v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
@@ -138,7 +138,7 @@ async def test_an_upload_is_under_way_before_it_has_come(tmp_path):
 
 async def test_an_edit_of_an_image_is_estimated_by_its_fields_wherever_they_stand(tmp_path):
     parts = [("image", b"\x89PNG"), ("model", "gpt-image-2"), ("n", "2"), ("quality", "high"), ("size", "1024x1024")]
-    async with outward(tmp_path, Vendor(says({"created": 1, "data": [{}]})), openai=policy()) as out:
+    async with egress_gateway(tmp_path, Vendor(says({"created": 1, "data": [{}]})), openai=policy()) as out:
         await upload(out, form(*parts), path="/openai/v1/images/edits")
         call = await last(out)
     assert (call["model"], call["cost_usd"], call["basis"]) == ("gpt-image-2", 0.014048, "estimated")
@@ -146,7 +146,7 @@ async def test_an_edit_of_an_image_is_estimated_by_its_fields_wherever_they_stan
 
 async def test_an_upload_of_no_told_length_is_paid_by_the_bytes_that_came(tmp_path):
     vendor = Vendor(says(b"hello", Content_Type="text/plain"))
-    async with outward(tmp_path, vendor, openai=policy()) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         body = form(("model", "cheap"), ("file", b"\0" * 235_000))
         await upload(out, *(body[at : at + 50_000] for at in range(0, len(body), 50_000)), chunked=True)
         call = await last(out)
@@ -161,7 +161,7 @@ async def test_json_that_is_too_large_to_be_kept_says_which_model_is_asked(tmp_p
     body = json.dumps({**picture, **named} if behind else {**named, **picture}).encode()
     usage = {"input_tokens": 5, "output_tokens": 900, "total_tokens": 905}
     vendor = Vendor(says({"data": [{}], "usage": usage}))
-    async with outward(tmp_path, vendor, openai=policy()) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         url, kind = f"{out.url}/openai/v1/images/edits", {"Content-Type": "application/json"}
         async with out.session.post(url, data=io.BytesIO(body), headers=kind) as answer:
             assert answer.status == 200
@@ -173,7 +173,7 @@ async def test_json_that_is_too_large_to_be_kept_says_which_model_is_asked(tmp_p
 
 async def test_the_sdks_upload_is_what_it_was(tmp_path):
     vendor = Vendor(says(HEARD))
-    async with outward(tmp_path, vendor, openai=policy()) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         parts = aiohttp.FormData()
         parts.add_field("file", b"\0" * 1000, filename="a.mp3", content_type="audio/mpeg")
         parts.add_field("model", "dear")

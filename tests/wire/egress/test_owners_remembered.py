@@ -4,8 +4,8 @@ import asyncio
 import re
 
 import pytest
-from front import answering, front, until
-from outward import CHAT, Vendor, outward, says
+from egress_gateway import CHAT, Vendor, egress_gateway, says
+from ingress_gateway import answering, ingress_gateway, until
 
 from proxy.observe.request_registry import AFTERLIFE, MOST_HEARD, MOST_SILENT, Requests
 
@@ -43,7 +43,10 @@ async def static_files(door, count):
 @pytest.mark.parametrize("called_before", [True, False])
 async def test_a_background_task_keeps_its_owner_over_six_thousand_static_files(tmp_path, called_before):
     app = answering(PAGE)
-    async with outward(tmp_path, Vendor(says())) as out, front(app, BY_HEADER, requests=out.requests) as door:
+    async with (
+        egress_gateway(tmp_path, Vendor(says())) as out,
+        ingress_gateway(app, BY_HEADER, requests=out.requests) as door,
+    ):
         token = await ask(door)
         if called_before:
             await out.chat(CHAT, {"X-Outrigger-Request": token})
@@ -56,7 +59,7 @@ async def test_a_background_task_keeps_its_owner_over_six_thousand_static_files(
 async def test_where_there_are_too_many_those_that_nobody_came_back_with_go_first(monkeypatch):
     monkeypatch.setattr("proxy.observe.request_registry.MOST_SILENT", 160)
     requests = Requests(asyncio.get_running_loop().time)
-    async with front(answering(PAGE), BY_HEADER, requests=requests) as door:
+    async with ingress_gateway(answering(PAGE), BY_HEADER, requests=requests) as door:
         early, silent = await ask(door), await ask(door, "eve")
         assert requests.find(early).user == "ada"
         await static_files(door, 400)
@@ -69,7 +72,7 @@ async def test_requests_that_were_refused_push_nobody_out(monkeypatch):
     monkeypatch.setattr("proxy.observe.request_registry.MOST_SILENT", 160)
     requests = Requests(asyncio.get_running_loop().time)
     policy = f"{BY_HEADER}\nroutes: [{{name: a, match: {{path: /limited}}, rate_limit: 1/h}}]"
-    async with front(answering(PAGE), policy, requests=requests) as door:
+    async with ingress_gateway(answering(PAGE), policy, requests=requests) as door:
         token = await ask(door)
         for _ in range(300):
             await door.get("/limited", "X-User: bob")
@@ -132,7 +135,7 @@ async def test_a_query_says_whose_it_is_by_the_same_token(tmp_path):
     """The database door asks the same place; a token that it asked for counts as used."""
     requests = Requests(asyncio.get_running_loop().time)
     app = answering(PAGE)
-    async with front(app, BY_HEADER, requests=requests) as door:
+    async with ingress_gateway(app, BY_HEADER, requests=requests) as door:
         token = await ask(door)
         assert requests.works(token, lambda: None) is not None  # it has ended: there is nothing to cancel
         assert requests.find(token).route == "default"

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from outward import CHAT, Vendor, completion, outward
-from running import eventually
+from egress_gateway import CHAT, Vendor, completion, egress_gateway
+from gateway_process import eventually
 
 PATIENT = "retry: {attempts: 1}\npace: {wait: 60s}"
 OPENAIS = "Rate limit reached for slow in organization org-1 on tokens per min (TPM): Limit 30000, Used 22343. Visit https://platform.openai.com/account/rate-limits to learn more."
@@ -70,7 +70,7 @@ async def pending(out, body: dict):
 )
 async def test_one_models_limit_holds_back_that_model_alone(tmp_path, word):
     vendor = ByModel({"slow": word()})
-    async with outward(tmp_path, vendor, openai=PATIENT) as out:
+    async with egress_gateway(tmp_path, vendor, openai=PATIENT) as out:
         assert (await out.chat(chat("slow")))[0] in (200, 429)
         async with pending(out, chat("slow", user="ada")) as waits:
             await eventually(lambda: len(out.openai.pace._turns) == 1)
@@ -93,7 +93,7 @@ async def test_one_models_limit_holds_back_that_model_alone(tmp_path, word):
 )
 async def test_every_models_limit_is_one_that_says_so(tmp_path, message):
     vendor = ByModel({"slow": refused(message)})
-    async with outward(tmp_path, vendor, openai=PATIENT) as out:
+    async with egress_gateway(tmp_path, vendor, openai=PATIENT) as out:
         assert (await out.chat(chat("slow")))[0] == 429
         async with pending(out, chat("quick")):
             await eventually(lambda: len(out.openai.pace._turns) == 1)
@@ -103,7 +103,7 @@ async def test_every_models_limit_is_one_that_says_so(tmp_path, message):
 async def test_calls_of_no_model_are_one_of_their_own_and_all_that_plain_http_has(tmp_path):
     vendor = ByModel({"": refused("slow down")})
     more = "  plain: {kind: http, base_url: 'http://127.0.0.1:<0>', pace: {wait: 1s}, retry: {attempts: 1}}\n"
-    async with outward(tmp_path, vendor, openai=PATIENT, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, openai=PATIENT, more=more) as out:
 
         async def get(target: str) -> int:
             async with out.session.get(out.url + target) as answer:
@@ -121,7 +121,7 @@ async def test_who_waits_for_a_place_when_their_model_is_held_back_lets_others_p
     vendor = ByModel({"slow": refused(OPENAIS)})
     vendor.gate.clear()
     policy = "retry: {attempts: 1}\npace: {concurrency: 1, wait: 60s}"
-    async with outward(tmp_path, vendor, openai=policy) as out:
+    async with egress_gateway(tmp_path, vendor, openai=policy) as out:
         async with pending(out, chat("slow", user="a")) as first:
             await eventually(lambda: vendor.models)
             async with pending(out, chat("slow", user="b")) as second, pending(out, chat("quick", user="c")) as third:
@@ -135,6 +135,6 @@ async def test_who_waits_for_a_place_when_their_model_is_held_back_lets_others_p
 
 async def test_a_pause_that_is_over_lets_its_model_go_on(tmp_path):
     vendor = ByModel({"slow": refused(OPENAIS, after="0.3")})
-    async with outward(tmp_path, vendor, openai=PATIENT) as out:
+    async with egress_gateway(tmp_path, vendor, openai=PATIENT) as out:
         assert (await out.chat(chat("slow")))[0] == 429
         assert (await asyncio.wait_for(out.chat(chat("slow")), 20))[0] == 200

@@ -3,7 +3,7 @@ without us. Of a vendor that fails half of what it gets, an app would else see m
 
 import openai
 import pytest
-from outward import Vendor, errs, outward, resets, says
+from egress_gateway import Vendor, egress_gateway, errs, resets, says
 
 SPENT = 14  # requests: four calls of four attempts, cut down to the budget's ten retries
 RULES = "breaker: off\nretry: {backoff: {first: 1ms, max: 1ms}}"
@@ -26,7 +26,7 @@ async def spend_the_budget(out, vendor):
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_an_sdk_tries_again_where_the_budget_kept_us_from_it(tmp_path, fault):
     vendor = Vendor(*[errs(503)] * SPENT, fault, fault, says())
-    async with outward(tmp_path, vendor, openai=RULES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
         await spend_the_budget(out, vendor)
         assert await ask(out, retries=2) == "well"
     assert len(vendor.requests) == SPENT + 3
@@ -35,7 +35,7 @@ async def test_an_sdk_tries_again_where_the_budget_kept_us_from_it(tmp_path, fau
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_it_makes_as_many_attempts_as_without_us_and_no_more(tmp_path, fault):
     vendor = Vendor(*[errs(503)] * SPENT, fault)
-    async with outward(tmp_path, vendor, openai=RULES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
         await spend_the_budget(out, vendor)
         with pytest.raises(openai.InternalServerError):
             await ask(out, retries=2)
@@ -44,7 +44,7 @@ async def test_it_makes_as_many_attempts_as_without_us_and_no_more(tmp_path, fau
 
 async def test_what_is_permanent_stays_so(tmp_path):
     vendor = Vendor(*[errs(503)] * SPENT, errs(429, "insufficient_quota"))
-    async with outward(tmp_path, vendor, openai=RULES) as out:
+    async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
         await spend_the_budget(out, vendor)
         with pytest.raises(openai.RateLimitError):
             await ask(out, retries=2)

@@ -7,10 +7,10 @@ import socket
 import sys
 
 import pytest
-from cluster import Cluster
-from doorway import Doorways
-from ports import free_port
-from running import APPS, eventually, gateway
+from free_ports import free_port
+from gateway_process import APPS, eventually, gateway
+from postgres_cluster import Cluster
+from postgres_gateway import PostgresGateways
 
 from proxy.errors import BindError
 from proxy.policy.schema.server import Address
@@ -78,7 +78,7 @@ def test_one_that_would_share_its_port_does_not_get_ours(option: int) -> None:
 
 
 async def test_the_same_start_command_is_taken_at_once_on_all_four_addresses(tmp_path, cluster: Cluster) -> None:
-    with Doorways(cluster).database() as name:
+    with PostgresGateways(cluster).database() as name:
         database = free_port()
         policy = f"postgres: {{url: '{cluster.url(name)}', listen: '127.0.0.1:{database}'}}\n"
         ports = {"port": free_port(), "admin": free_port(), "egress": free_port()}

@@ -7,8 +7,8 @@ import signal
 import sys
 
 import pytest
-from front import OK, answering, front, until
-from running import APPS, eventually, gateway
+from gateway_process import APPS, eventually, gateway
+from ingress_gateway import OK, answering, ingress_gateway, until
 
 APP = (sys.executable, str(APPS / "endless.py"))
 
@@ -59,7 +59,7 @@ async def test_a_replacement_cuts_what_did_not_finish_and_the_old_app_stops_in_o
 
 async def test_one_that_came_in_the_drains_first_moment_is_answered() -> None:
     """It was accepted, so nobody else will answer it."""
-    async with front(answering(OK)) as f:
+    async with ingress_gateway(answering(OK)) as f:
         f.door.server.draining = True  # as `drain` has it, a moment before it closes the listener
         reader, writer = await f.connect()
         await until(lambda: bool(f.door.server.connections))

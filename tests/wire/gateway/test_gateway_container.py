@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from running import APPS, ROOT, Running, eventually
+from free_ports import free_port
+from gateway_process import APPS, ROOT, GatewayProcess, eventually
 
 UNSHARE = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
@@ -45,7 +45,7 @@ async def test_process_one_buries_the_orphans_of_its_app_and_ends_at_once(tmp_pa
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port)}, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        running = Running(process, port, admin, out, egress)
+        running = GatewayProcess(process, port, admin, out, egress)
         await running.ready(60)
         (gateway,) = children(process.pid)
         await eventually(lambda: "Z" not in children(gateway).values(), 20)

@@ -7,7 +7,7 @@ import resource
 import sys
 
 import pytest
-from running import ROOT, eventually, gateway
+from gateway_process import ROOT, eventually, gateway
 
 LIMITS = """
 import http.server, os, resource

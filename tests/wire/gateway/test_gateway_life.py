@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from running import APPS, ROOT, eventually, gateway, processes_of
+from free_ports import free_port
+from gateway_process import APPS, ROOT, eventually, gateway, processes_of
 
 APP = (sys.executable, str(APPS / "plain.py"))
 

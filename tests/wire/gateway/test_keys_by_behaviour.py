@@ -10,10 +10,10 @@ import sys
 
 import aiohttp
 import pytest
+from egress_gateway import CHAT, Vendor, completion, egress_gateway, errs, hangs, says
 from fake_sentry import fake_sentry
-from front import OK, answering, front
-from outward import CHAT, Vendor, completion, errs, hangs, outward, says
-from running import APPS, eventually, gateway
+from gateway_process import APPS, eventually, gateway
+from ingress_gateway import OK, answering, ingress_gateway
 
 from proxy.observe.sentry import connect
 from proxy.policy.loading import PolicySource, load
@@ -54,13 +54,13 @@ async def test_warn_is_the_share_of_memory_that_is_told(tmp_path):
 
 
 async def test_max_header_bounds_a_requests_head():
-    async with front(answering(OK), "listen: {max_header: 8KiB}") as door:
+    async with ingress_gateway(answering(OK), "listen: {max_header: 8KiB}") as door:
         assert (await door.get("/", f"X-Long: {'x' * 6000}")).startswith(b"HTTP/1.1 200")
         assert (await door.get("/", f"X-Long: {'x' * 9000}")).startswith(b"HTTP/1.1 431")
 
 
 async def test_redact_adds_to_what_is_never_logged(tmp_path):
-    async with front(answering(OK), "log: {redact: [shoe-size]}", tmp=tmp_path) as door:
+    async with ingress_gateway(answering(OK), "log: {redact: [shoe-size]}", tmp=tmp_path) as door:
         await door.get("/x?shoe-size=hunter2&hat-size=plain&token=hunter2")
         await eventually(lambda: "hat-size=plain" in door.log.read_text())
         assert "hunter2" not in door.log.read_text()
@@ -83,7 +83,7 @@ async def test_environment_is_what_sentry_calls_it():
 async def test_on_says_which_answers_are_tried_again(tmp_path):
     openai = "retry: {attempts: 2, on: [503], backoff: {first: 1ms, max: 1ms}}"
     vendor = Vendor(errs(500), errs(503), says())
-    async with outward(tmp_path, vendor, openai=openai) as out:
+    async with egress_gateway(tmp_path, vendor, openai=openai) as out:
         assert (await out.chat())[0] == 500
         assert (await out.chat())[0] == 200
     assert len(vendor.requests) == 3
@@ -92,7 +92,7 @@ async def test_on_says_which_answers_are_tried_again(tmp_path):
 async def test_retry_after_is_obeyed_up_to_its_max(tmp_path):
     openai = "retry: {attempts: 2, retry_after: {max: 1s}, backoff: {first: 1ms, max: 1ms}}\npace: {wait: 0s}"
     vendor = Vendor(errs(503, retry_after="2"), errs(503, retry_after="0"), says())
-    async with outward(tmp_path, vendor, openai=openai) as out:
+    async with egress_gateway(tmp_path, vendor, openai=openai) as out:
         assert (await out.chat())[0] == 503  # longer: no retry
         assert (await out.chat())[0] == 200
     assert len(vendor.requests) == 3
@@ -101,7 +101,7 @@ async def test_retry_after_is_obeyed_up_to_its_max(tmp_path):
 async def test_probes_is_how_many_calls_try_an_upstream_whose_breaker_was_open(tmp_path):
     openai = "retry: {attempts: 1}\nbreaker: {window: 10s, min_calls: 3, failure_ratio: 50%, open: 200ms, probes: 2}"
     vendor = Vendor(errs(500), errs(500), errs(500), hangs())
-    async with outward(tmp_path, vendor, openai=openai) as out:
+    async with egress_gateway(tmp_path, vendor, openai=openai) as out:
         assert [(await out.chat())[0] for _ in range(4)] == [500, 500, 500, 503]
         await eventually(lambda: out.openai.breaker.retry_after == 0)
         calls = [asyncio.create_task(out.chat()) for _ in range(6)]
@@ -116,14 +116,14 @@ async def test_probes_is_how_many_calls_try_an_upstream_whose_breaker_was_open(t
 @pytest.mark.parametrize(("reserve", "status"), [("typical", 200), ("worst", 429)])
 async def test_reserve_says_how_much_a_call_without_a_bound_may_come_to(tmp_path, reserve, status):
     openai = f"cap: {{per_call: $0.01, reserve: {reserve}}}\nprices: {{gpt-4o-mini: {{input: 1, output: 2}}}}"
-    async with outward(tmp_path, Vendor(says()), openai=openai) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), openai=openai) as out:
         body = {key: value for key, value in CHAT.items() if not key.startswith("max")}
         assert (await out.chat(body))[0] == status
 
 
 async def test_warn_says_at_which_shares_of_a_cap_it_is_told(tmp_path):
     openai = "cap: {total: $1/d, warn: [15%, 35%]}\nprices: {gpt-4o-mini: {input: 100, output: 100}}"
-    async with outward(tmp_path, Vendor(says(USAGE)), openai=openai) as out:
+    async with egress_gateway(tmp_path, Vendor(says(USAGE)), openai=openai) as out:
         for _ in range(3):
             assert (await out.chat())[0] == 200
         lines = [json.loads(line) for line in (await _said(out, '"event": "cap"', 2)).splitlines()]
@@ -138,7 +138,7 @@ async def _said(out, text: str, times: int) -> str:
 async def test_per_request_is_paid_for_each_call_and_least_seconds_for_each_sound(tmp_path):
     prices = "{gpt-4o-mini: {input: 0, output: 0, per_request: 0.02}, whisper-1: {per_minute: 0.6, least_seconds: 10}}"
     vendor = Vendor(says(USAGE), says({"text": "hm", "usage": {"type": "duration", "seconds": 1}}))
-    async with outward(tmp_path, vendor, openai=f"prices: {prices}") as out:
+    async with egress_gateway(tmp_path, vendor, openai=f"prices: {prices}") as out:
         await out.chat()
         form = aiohttp.FormData({"model": "whisper-1"})
         form.add_field("file", b"x" * 1000, filename="a.mp3")
@@ -173,7 +173,7 @@ async def test_connect_bounds_how_long_another_host_may_take_to_accept(tmp_path)
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
         more = "egress: {other_hosts: observe, timeout: {connect: 300ms, total: null}}\n"
-        async with outward(tmp_path, Vendor(says()), more=more) as out:
+        async with egress_gateway(tmp_path, Vendor(says()), more=more) as out:
             assert await asked(out, f"127.0.0.1:{port}", "CONNECT") in (b"502", b"504")
         for sock in waiting:
             sock.close()
@@ -187,7 +187,7 @@ async def test_idle_ends_a_tunnel_in_which_nothing_moves(tmp_path):
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     more = "egress: {other_hosts: observe, timeout: {idle: 300ms, total: null}}\n"
-    async with outward(tmp_path, Vendor(says()), more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=more) as out:
         reader, writer = await asyncio.open_connection("127.0.0.1", out.port)
         writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
@@ -199,7 +199,7 @@ async def test_idle_ends_a_tunnel_in_which_nothing_moves(tmp_path):
 async def test_total_ends_an_exchange_with_another_host(tmp_path):
     vendor = Vendor(hangs())
     more = "egress: {other_hosts: observe, timeout: {idle: null, total: 300ms}}\n"
-    async with outward(tmp_path, vendor, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, more=more) as out:
         assert await asked(out, f"http://127.0.0.1:{vendor.port}/") == b"504"
 
 
@@ -207,14 +207,14 @@ async def test_another_host_has_a_breaker_by_its_own_figures(tmp_path):
     vendor = Vendor(says())
     breaker = "{window: 60s, min_calls: 2, failure_ratio: 100%, open: 200ms, probes: 1}"
     more = f"egress: {{other_hosts: observe, breaker: {breaker}}}\n"
-    async with outward(tmp_path, vendor, more=more) as out:
+    async with egress_gateway(tmp_path, vendor, more=more) as out:
         url = f"http://127.0.0.1:{vendor.port}/"
         assert await asked(out, url) == b"200"
         await vendor.stop()
         assert [await asked(out, url) for _ in range(3)] == [b"502"] * 3  # not all failed
     out_of = more.replace("failure_ratio: 100%", "failure_ratio: 50%")
     (tmp_path / "two").mkdir()
-    async with outward(tmp_path / "two", Vendor(says()), more=out_of) as out:
+    async with egress_gateway(tmp_path / "two", Vendor(says()), more=out_of) as out:
         late = Vendor(hangs())
         await late.start()
         await late.stop()
@@ -235,7 +235,7 @@ async def test_another_host_has_a_breaker_by_its_own_figures(tmp_path):
 
 async def test_another_hosts_failures_are_forgotten_after_the_window(tmp_path):
     more = "egress: {other_hosts: observe, breaker: {window: 1s, min_calls: 2, failure_ratio: 50%}}\n"
-    async with outward(tmp_path, Vendor(says()), more=more) as out:
+    async with egress_gateway(tmp_path, Vendor(says()), more=more) as out:
         gone = Vendor(says())
         await gone.start()
         await gone.stop()
@@ -266,12 +266,12 @@ async def test_cooldown_is_the_pause_until_an_alert_that_lasts_is_told_again(tmp
 
 async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, monkeypatch):
     """With `memory://` it never is: the rule waits for a store that instances share."""
-    from indoors import indoors
+    from in_process_gateway import in_process_gateway
 
     from proxy.observe.health import PartState
     from proxy.policy.alert_condition_parser import parse
 
-    async with indoors(
+    async with in_process_gateway(
         tmp_path, monkeypatch, *PLAIN, policy=f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\n"
     ) as house:
         alerts, clock = house.gateway.alerts, house.gateway.clock

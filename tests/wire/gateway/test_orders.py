@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from backstage import ASK, COST, backstage, instance, rows
-from outward import Vendor, errs, outward, says
-from running import eventually
+from background_vendor import ASK, COST, background_vendor, instance, rows
+from egress_gateway import Vendor, egress_gateway, errs, says
+from gateway_process import eventually
 
 from proxy.policy.loading import PolicySource, load
 
@@ -18,7 +18,7 @@ OTHER = "  other: {kind: openai, base_url: 'http://127.0.0.1:<1>/v1', api_key: s
 
 
 async def test_an_upstream_that_left_the_policy_and_came_back_still_holds_what_was_reserved(tmp_path):
-    async with backstage() as vendor, instance(tmp_path, vendor) as out:
+    async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         reserved, before = out.purse.reserved, out.egress.upstreams["openai"]
         out.egress.apply(load(PolicySource("test", None, "upstreams: {openai: off}"), {}))
@@ -43,7 +43,7 @@ async def test_an_upstream_that_left_the_policy_and_came_back_still_holds_what_w
 async def test_an_order_is_placed_nowhere_else_since_it_is_asked_after_where_it_was_placed(tmp_path, path, asked):
     first, second = Vendor(errs(503)), Vendor(says({"id": "x_1", "status": "queued"}))
     policy = "retry: {attempts: 1}\nfallback: [{upstream: other}]"
-    async with outward(tmp_path, first, second, openai=policy, more=OTHER) as out:
+    async with egress_gateway(tmp_path, first, second, openai=policy, more=OTHER) as out:
         async with out.session.post(f"{out.url}/openai/v1/{path}", json=asked) as answer:
             assert answer.status == 503, await answer.text()
         assert not second.requests

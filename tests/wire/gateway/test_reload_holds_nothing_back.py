@@ -9,8 +9,8 @@ import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
-from indoors import indoors
-from running import APPS
+from gateway_process import APPS
+from in_process_gateway import in_process_gateway
 
 PLAIN = (sys.executable, str(APPS / "plain.py"))
 SAME = "ledger: {url: 'sqlite:///%s/l.db'}\nroutes: [{name: mine, match: {path: /mine}, concurrency: 3}]\n"
@@ -33,7 +33,7 @@ def sections(value: object) -> Iterator[object]:
 
 
 async def test_nobody_holds_a_section_of_the_policy_that_was(tmp_path, monkeypatch):
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
         gateway = house.gateway
         house.reload(SAME % tmp_path + FIRST)
         gateway._dressed = gateway.policy  # as after a start of the app

@@ -8,9 +8,9 @@ import sys
 
 import aiohttp
 import pytest
-from indoors import indoors
-from outward import Vendor, completion, says
-from running import APPS, eventually, gateway
+from egress_gateway import Vendor, completion, says
+from gateway_process import APPS, eventually, gateway
+from in_process_gateway import in_process_gateway
 
 CALLING = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 PLAIN = (sys.executable, str(APPS / "plain.py"))
@@ -124,7 +124,7 @@ async def test_a_crash_brings_what_waits_too(tmp_path):
 
 async def test_attribution_that_a_reload_asks_for_comes_with_the_next_app(tmp_path, monkeypatch):
     ledger = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\n"
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=ledger) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=ledger) as house:
         house.reload(ledger + "identity: {user: [{header: X-User}]}\n")
         assert house.waiting == {"app.attribution": APP}
         notices = house.gateway.egress.notices
@@ -157,7 +157,7 @@ WAITS = [
 
 async def test_every_key_that_the_running_gateway_cannot_change_is_named_with_what_it_waits_for(tmp_path, monkeypatch):
     same = SAME % tmp_path
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=same) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=same) as house:
         for policy, waits in WAITS:
             house.reload(same + policy + "\n")
             assert house.refused is None, policy
@@ -172,18 +172,18 @@ async def test_every_key_that_the_running_gateway_cannot_change_is_named_with_wh
 
 
 async def test_the_listeners_addresses_are_kept_and_named(tmp_path, monkeypatch):
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
         house._head = ""
         house.reload("listen: {public: '127.0.0.1:1', admin: '127.0.0.1:2', egress: '127.0.0.1:3'}\n" + SAME % tmp_path)
         assert house.waiting == dict.fromkeys(("listen.public", "listen.admin", "listen.egress"), GATEWAY)
 
 
 async def test_an_app_that_something_else_starts_is_given_another_environment_by_nobody(tmp_path, monkeypatch):
-    async with indoors(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
         front = house.gateway.app.address
         policy = SAME % tmp_path + f"app: {{url: 'http://{front[0]}:{front[1]}'}}\n"
         other = tmp_path / "other"
         other.mkdir()
-        async with indoors(other, monkeypatch, policy=policy) as fronting:
+        async with in_process_gateway(other, monkeypatch, policy=policy) as fronting:
             fronting.reload(policy + "upstreams: {openai: {api_key: k}}\n")
             assert fronting.waiting == {"upstreams.openai.api_key": GATEWAY}

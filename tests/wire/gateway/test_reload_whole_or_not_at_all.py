@@ -8,8 +8,8 @@ import json
 import sys
 
 import pytest
-from indoors import indoors
-from running import APPS, ROOT, eventually, gateway
+from gateway_process import APPS, ROOT, eventually, gateway
+from in_process_gateway import in_process_gateway
 
 from proxy.cli.check import check
 from proxy.cli.run import run
@@ -132,7 +132,7 @@ async def test_whichever_part_cannot_be_made_nothing_is_changed_and_it_is_told(t
     database = (
         "postgres: {url: 'postgresql://nobody@127.0.0.1:9/none', listen: '127.0.0.1:0', pool: {min: 0, max: %d}}\n"
     )
-    async with indoors(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path + database % 2) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path + database % 2) as house:
         gateway = house.gateway
         assert sorted(gateway.parts) == sorted(PARTS), "a new part needs a row here"
         before = picture(gateway)
@@ -157,7 +157,7 @@ async def test_whichever_part_cannot_be_made_nothing_is_changed_and_it_is_told(t
 
 
 async def test_a_fault_of_ours_while_it_is_put_in_force_puts_the_old_policy_back(tmp_path, monkeypatch):
-    async with indoors(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path) as house:
         gateway = house.gateway
         token, hold = gateway.gate.token, gateway.app._policy.hold
         good = gateway.parts["alerts"]

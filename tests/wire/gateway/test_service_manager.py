@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from activator import Manager, listening, manager
-from running import APPS, Running, eventually
+from gateway_process import APPS, GatewayProcess, eventually
+from socket_activator import Manager, listening, manager
 
 APP = (sys.executable, str(APPS / "plain.py"))
 
 
 @asynccontextmanager
-async def running(one: Running) -> AsyncIterator[Running]:
+async def running(one: GatewayProcess) -> AsyncIterator[GatewayProcess]:
     try:
         yield one
     finally:
@@ -30,7 +30,7 @@ def body(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
 
 
-async def ready(one: Running) -> None:
+async def ready(one: GatewayProcess) -> None:
     """Asked of the one that is meant: the public port is another's, too."""
 
     def is_ready() -> bool:

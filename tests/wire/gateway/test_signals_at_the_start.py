@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from running import ROOT, eventually, gateway
+from free_ports import free_port
+from gateway_process import ROOT, eventually, gateway
 from test_gateway_container import UNSHARE, can_unshare, children
 
 WATCHING = """

@@ -6,10 +6,10 @@ import json
 import os
 
 import pytest
-from front import OK, answering, front
-from outward import Vendor, says
-from ports import free_port
-from running import ROOT
+from egress_gateway import Vendor, says
+from free_ports import free_port
+from gateway_process import ROOT
+from ingress_gateway import OK, answering, ingress_gateway
 
 from proxy.cli.checks.stores import database
 from proxy.cli.checks.upstreams import upstreams
@@ -27,7 +27,7 @@ CALL_FIELDS = b"x-outrigger-attempts: 1\r\nX-Outrigger-Cost: 0.25\r\nx-outrigger
 
 async def test_nobody_is_told_to_come_again_in_no_time():
     policy = "routes: [{name: r, match: {path: /*}, rate_limit: 1/s}]"
-    async with front(answering(OK), policy) as f:
+    async with ingress_gateway(answering(OK), policy) as f:
         answers = [await f.get("/") for _ in range(3)]
         await asyncio.sleep(0.7)  # less than half a second is left of the window
         answers.append(await f.get("/"))
@@ -46,7 +46,7 @@ async def test_nobody_is_told_to_come_again_in_no_time():
 @pytest.mark.parametrize(("policy", "shown"), [("", False), ("listen: {call_fields: true}", True)])
 async def test_what_a_call_cost_stays_with_the_app_unless_the_policy_says_otherwise(policy, shown):
     answer = OK.replace(b"Content-Length", CALL_FIELDS + b"Content-Length")
-    async with front(answering(answer), policy) as f:
+    async with ingress_gateway(answering(answer), policy) as f:
         head = (await f.get("/")).lower()
     assert (b"x-outrigger-cost: 0.25" in head) is shown
     assert (b"x-outrigger-attempts: 1" in head) is shown
@@ -67,7 +67,7 @@ async def test_what_a_call_cost_stays_with_the_app_unless_the_policy_says_otherw
     ],
 )
 async def test_what_people_write_into_a_query_is_not_in_the_log(query, logged, tmp_path):
-    async with front(answering(OK), tmp=tmp_path) as f:
+    async with ingress_gateway(answering(OK), tmp=tmp_path) as f:
         await f.get(f"/ask?{query}")
         head = f.app.heads[0]
     assert f"/ask?{query}".encode() in head  # the app has it
@@ -78,7 +78,7 @@ async def test_what_people_write_into_a_query_is_not_in_the_log(query, logged, t
 
 async def test_every_refusal_counts_for_the_alert_on_refusals():
     policy = "routes: [{name: r, match: {path: /r}, max_body: 1KiB}, {name: s, match: {path: /s}, rate_limit: 1/h}]"
-    async with front(answering(OK), policy) as f:
+    async with ingress_gateway(answering(OK), policy) as f:
         for _ in range(3):
             await f.get("/r", method="POST", body=b"x" * 2000)
             await f.get("/s")

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from front import Scripted, front
+from ingress_gateway import Scripted, ingress_gateway
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n"
 PUT_OFF = 0.03  # seconds; what is put off takes 0.04 at least, and what is not is through in 0.001
@@ -29,7 +29,7 @@ def in_parts(parts: list[bytes]) -> Scripted:
     "parts", [[HEAD, b"x" * 9000], [HEAD, b"x" * 8000, b"x" * 500, b"x" * 500]], ids=["two", "four"]
 )
 async def test_the_rest_of_an_answer_does_not_wait_for_an_acknowledgement(parts):
-    async with front(in_parts(parts)) as door:
+    async with ingress_gateway(in_parts(parts)) as door:
         reader, writer = await door.connect()
         took = []
         for _ in range(60):

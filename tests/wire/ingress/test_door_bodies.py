@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from front import OK, Scripted, front, until
+from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 from proxy.ingress.listener import Patience
 
@@ -51,7 +51,7 @@ GATED = LARGE + "\noverload: {mode: fixed, fixed: {limit: 4, queue: 2, wait: 200
 @pytest.mark.parametrize("policy", [LARGE, "listen: {max_body: 1KiB}", GATED])
 @pytest.mark.parametrize("pieces", [(b"x" * 1025,), (b"x" * 1024, b"y"), (b"x" * 20000, b"y" * 20000)])
 async def test_a_chunked_body_that_arrives_whole_is_measured_too(policy, pieces):
-    async with front(reading(), policy) as door:
+    async with ingress_gateway(reading(), policy) as door:
         whole = head("/", "Transfer-Encoding: chunked") + chunked(*pieces)
         assert status_of(await door.raw(whole)) == 413
         assert not door.app.bodies
@@ -76,7 +76,7 @@ PLACES = "overload: {mode: fixed, fixed: {limit: 4, queue: 2, wait: 200ms}}\nlis
 
 
 async def test_bodies_that_trickle_hold_no_place():
-    async with front(reading(), PLACES % "64KiB") as door, trickling(door, 20):
+    async with ingress_gateway(reading(), PLACES % "64KiB") as door, trickling(door, 20):
         for _ in range(3):
             assert status_of(await door.get("/")) == 200
             assert status_of(await door.get("/", method="POST", body=b"x" * 300)) == 200
@@ -85,7 +85,7 @@ async def test_bodies_that_trickle_hold_no_place():
 
 async def test_under_the_shipped_policy_bodies_that_trickle_shut_nobody_out():
     shipped = (Path(__file__).parents[3] / "config" / "policy.yaml").read_text()
-    async with front(reading(), shipped) as door:
+    async with ingress_gateway(reading(), shipped) as door:
         large = trickling(door, 40, announced=1_000_000, sent=b"x" * 200_000)  # past the buffer
         async with trickling(door, 40), trickling(door, 20, path="/api/user/ada/ask"), large:
             assert status_of(await door.get("/")) == 200
@@ -95,7 +95,7 @@ async def test_under_the_shipped_policy_bodies_that_trickle_shut_nobody_out():
 
 
 async def test_a_body_past_the_buffer_takes_a_place_and_of_these_one_address_has_a_quarter():
-    async with front(reading(), PLACES % "1KiB") as door:
+    async with ingress_gateway(reading(), PLACES % "1KiB") as door:
         async with trickling(door, 1, announced=5000, sent=b"x" * 2000):
             await until(lambda: door.door.admission.in_flight("default") == 1)
             assert status_of(await door.get("/")) == 200, "three of four places are left to others"
@@ -118,7 +118,7 @@ async def test_an_address_gets_its_share_back_when_the_body_is_here_though_the_a
         writer.write(OK)
 
     app = Scripted(script)
-    async with front(app, PLACES % "1KiB") as door:
+    async with ingress_gateway(app, PLACES % "1KiB") as door:
         asking = []
         for turn in range(3):
             reader, writer = await door.connect()
@@ -141,7 +141,7 @@ async def test_a_client_that_waits_for_100_gets_it_from_us_and_only_once():
         writer.write(OK)
 
     app = Scripted(script)
-    async with front(app, PLACES % "64KiB") as door:
+    async with ingress_gateway(app, PLACES % "64KiB") as door:
         reader, writer = await door.connect()
         writer.write(head("/", "Content-Length: 300", "Expect: 100-continue"))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -161,7 +161,7 @@ async def test_without_places_or_buffer_a_body_streams_from_its_first_byte(polic
         writer.write(b"0\r\n\r\n")
 
     app = Scripted(script)
-    async with front(app, policy) as door:
+    async with ingress_gateway(app, policy) as door:
         reader, writer = await door.connect()
         writer.write(head("/", "Transfer-Encoding: chunked") + b"1\r\na\r\n")
         assert (await reader.readuntil(b"A\r\n")).startswith(b"HTTP/1.1 200")
@@ -172,7 +172,7 @@ async def test_without_places_or_buffer_a_body_streams_from_its_first_byte(polic
 
 async def test_a_body_below_the_least_rate_is_408_and_a_quicker_one_is_not():
     slow_clock = Patience(rate=0.4, sweep=0.05)
-    async with front(reading(), "listen: {body: {min_rate: 500B/s}}", patience=slow_clock) as door:
+    async with ingress_gateway(reading(), "listen: {body: {min_rate: 500B/s}}", patience=slow_clock) as door:
         reader, writer = await door.connect()
         writer.write(head("/", "Content-Length: 100000"))
         quick, quicker = await door.connect()
@@ -195,7 +195,7 @@ async def test_a_body_below_the_least_rate_is_408_and_a_quicker_one_is_not():
 
 
 async def test_a_connection_that_never_says_a_thing_ends_after_first_byte_and_an_idle_one_does_not():
-    async with front(reading(), "listen: {first_byte: 200ms}") as door:
+    async with ingress_gateway(reading(), "listen: {first_byte: 200ms}") as door:
         said, saying = await door.connect()
         saying.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await said.readuntil(b"ok")
@@ -217,7 +217,7 @@ async def test_health_paths_have_a_few_places_of_their_own_and_no_more():
 
     app = Scripted(script)
     policy = "app: {ready: {path: /health}}\noverload: {mode: fixed, fixed: {limit: 2, queue: 0, wait: 1s}}"
-    async with front(app, policy) as door:
+    async with ingress_gateway(app, policy) as door:
         others = [asyncio.create_task(door.get("/")) for _ in range(2)]
         await until(lambda: len(app.heads) == 2)
         probes = [asyncio.create_task(door.get("/health")) for _ in range(20)]

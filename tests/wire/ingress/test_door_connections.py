@@ -6,7 +6,7 @@ import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 from proxy.ingress.listener import Patience
 
@@ -58,7 +58,7 @@ def holding() -> Scripted:
 
 async def test_when_all_places_are_taken_the_longest_idle_make_room(monkeypatch):
     monkeypatch.setattr("proxy.ingress.listener.SETTLED", 0.0)
-    async with front(answering(OK), "listen: {connections: {total: 5}}") as door, idle(door, 5) as there:
+    async with ingress_gateway(answering(OK), "listen: {connections: {total: 5}}") as door, idle(door, 5) as there:
         assert status_of(await door.get()) == 200
         assert await asyncio.wait_for(there[0][0].read(-1), 5) == b"", "the first was idle the longest"
         there[4][1].write(GET + b"\r\n")
@@ -68,7 +68,7 @@ async def test_when_all_places_are_taken_the_longest_idle_make_room(monkeypatch)
 
 async def test_when_nobody_is_idle_one_more_waits_for_a_place_and_is_told_that_there_is_none(tmp_path):
     slow = Patience(sweep=0.05, place=0.3)
-    async with front(holding(), "listen: {connections: {total: 3}}", patience=slow, tmp=tmp_path) as door:
+    async with ingress_gateway(holding(), "listen: {connections: {total: 3}}", patience=slow, tmp=tmp_path) as door:
         async with busy(door, 3):
             answer = await door.get()
             assert status_of(answer) == 503
@@ -87,14 +87,14 @@ async def test_when_nobody_is_idle_one_more_waits_for_a_place_and_is_told_that_t
 
 
 async def test_a_crowd_that_comes_at_once_is_answered_one_after_the_other():
-    async with front(answering(OK), "listen: {connections: {total: 8}}") as door:
+    async with ingress_gateway(answering(OK), "listen: {connections: {total: 8}}") as door:
         answers = await asyncio.gather(*(door.get() for _ in range(200)))
         assert {status_of(answer) for answer in answers} == {200}
 
 
 async def test_silent_connections_shut_nobody_out(monkeypatch):
     monkeypatch.setattr("proxy.ingress.listener.SILENT", 0.05)
-    async with front(answering(OK), "listen: {connections: {total: 20}}") as door, AsyncExitStack() as stack:
+    async with ingress_gateway(answering(OK), "listen: {connections: {total: 20}}") as door, AsyncExitStack() as stack:
         for _ in range(60):
             _, writer = await door.connect()
             stack.callback(writer.close)
@@ -107,7 +107,7 @@ async def test_silent_connections_shut_nobody_out(monkeypatch):
 
 @pytest.mark.parametrize("trusted", ["none", "private", "[203.0.113.0/24]"])
 async def test_an_address_has_so_many_connections_and_no_more_idle_or_not(trusted):
-    async with front(answering(OK), PER % (3, trusted)) as door:
+    async with ingress_gateway(answering(OK), PER % (3, trusted)) as door:
         async with idle(door, 3) as there:
             for _ in range(4):
                 answer = await door.get()
@@ -121,7 +121,7 @@ async def test_an_address_has_so_many_connections_and_no_more_idle_or_not(truste
 
 
 async def test_behind_a_proxy_each_client_has_its_own_places_and_the_proxy_as_many_connections_as_it_likes():
-    async with front(holding(), PER % (2, "private")) as door, busy(door, 2, "X-Forwarded-For: 198.51.100.1"):
+    async with ingress_gateway(holding(), PER % (2, "private")) as door, busy(door, 2, "X-Forwarded-For: 198.51.100.1"):
         assert status_of(await door.get("/", "X-Forwarded-For: 198.51.100.1")) == 503
         assert status_of(await door.get("/", "X-Forwarded-For: 9.9.9.9, 198.51.100.1")) == 503
         async with busy(door, 2, "X-Forwarded-For: 198.51.100.2"), AsyncExitStack() as stack:
@@ -135,7 +135,7 @@ async def test_behind_a_proxy_each_client_has_its_own_places_and_the_proxy_as_ma
 
 
 async def test_a_flood_from_one_address_is_told_in_part_and_leaves_the_others_their_places():
-    async with front(answering(OK), PER % (2, "none")) as door, AsyncExitStack() as stack:
+    async with ingress_gateway(answering(OK), PER % (2, "none")) as door, AsyncExitStack() as stack:
         for _ in range(400):
             _, writer = await door.connect()
             stack.callback(writer.close)
@@ -147,7 +147,7 @@ async def test_a_flood_from_one_address_is_told_in_part_and_leaves_the_others_th
 
 async def test_health_paths_and_our_own_are_answered_to_an_address_that_has_its_fill():
     policy = PER % (1, "private") + "\napp: {ready: {path: /health}}"
-    async with front(holding(), policy) as door, busy(door, 1):
+    async with ingress_gateway(holding(), policy) as door, busy(door, 1):
         assert status_of(await door.get("/")) == 503
         assert status_of(await door.get("/health")) == 200
         assert (await door.get("/_outrigger/healthz")).endswith(b"ours")
@@ -156,7 +156,7 @@ async def test_health_paths_and_our_own_are_answered_to_an_address_that_has_its_
 async def test_a_reload_bounds_who_comes_from_then_on():
     from proxy.policy.loading import PolicySource, load
 
-    async with front(answering(OK), "listen: {trusted_proxies: none}") as door, idle(door, 3):
+    async with ingress_gateway(answering(OK), "listen: {trusted_proxies: none}") as door, idle(door, 3):
         door.door.apply(load(PolicySource("new", None, PER % (1, "none")), {}))
         assert status_of(await door.get()) == 200
         async with idle(door, 1):
@@ -167,7 +167,7 @@ async def test_without_a_descriptor_for_the_app_it_is_a_503_and_told(monkeypatch
     def none_left(*_):
         raise OSError(24, "Too many open files")
 
-    async with front(answering(OK), "routes: [{name: r, match: {path: /*}, rate_limit: 1/h}]") as door:
+    async with ingress_gateway(answering(OK), "routes: [{name: r, match: {path: /*}, rate_limit: 1/h}]") as door:
         reader, writer = await door.connect()
         with monkeypatch.context() as patch:
             patch.setattr("proxy.ingress.app_pool.socket.socket", none_left)
@@ -191,7 +191,7 @@ async def test_without_a_descriptor_for_a_client_it_is_told_before_it_is_let_go(
             return super().accept()
 
     monkeypatch.setattr("front.socket.socket", Listening)
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         monkeypatch.undo()
         answer = await door.get()
         assert status_of(answer) == 503

@@ -5,7 +5,7 @@ import json
 
 import http_sf
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 
 def status_of(answer: bytes) -> int:
@@ -29,7 +29,7 @@ routes:
 
 
 async def test_a_limit_admits_n_and_never_one_more_however_many_come_at_once():
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         answers = await asyncio.gather(*(door.get("/api/user/ada/make") for _ in range(40)))
         assert sorted(map(status_of, answers)) == [200] * 3 + [429] * 37
         assert len(door.app.heads) == 3
@@ -39,7 +39,7 @@ async def test_a_limit_admits_n_and_never_one_more_however_many_come_at_once():
 
 
 async def test_the_answer_says_how_much_is_left_in_structured_fields():
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         fields = fields_of(await door.get("/api/user/premium_1/make"))
         policy = http_sf.parse(fields["ratelimit-policy"].encode(), tltype="list")
         left = http_sf.parse(fields["ratelimit"].encode(), tltype="list")
@@ -53,7 +53,7 @@ async def test_the_answer_says_how_much_is_left_in_structured_fields():
 
 
 async def test_a_refusal_is_a_problem_that_a_page_can_read():
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         for _ in range(3):
             await door.get("/api/user/ada/make")
         answer = await door.get("/api/user/ada/make", "Origin: https://page.example", "X-Request-Id: it")
@@ -71,7 +71,7 @@ async def test_a_refusal_is_a_problem_that_a_page_can_read():
 
 async def test_a_request_refused_after_its_limit_does_not_count_against_it():
     app = answering(OK)
-    async with front(app, LIMITED + "app: {hold: 1ms}\n") as door:
+    async with ingress_gateway(app, LIMITED + "app: {hold: 1ms}\n") as door:
         app.is_ready, app.state = False, "restarting"
         assert [status_of(await door.get("/api/user/ada/make")) for _ in range(10)] == [503] * 10
         app.is_ready = True
@@ -79,7 +79,7 @@ async def test_a_request_refused_after_its_limit_does_not_count_against_it():
 
 
 async def test_preflights_count_against_no_limit():
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         for _ in range(10):
             answer = await door.get(
                 "/api/user/ada/make", "Origin: https://p", "Access-Control-Request-Method: GET", method="OPTIONS"
@@ -92,14 +92,14 @@ async def test_preflights_count_against_no_limit():
     "path", ["/api//user/ada/make", "/%61pi/user/ada/make", "/api/./user/ada/make", "/api/user/ada/make?x=1"]
 )
 async def test_another_spelling_of_a_path_is_no_way_round_its_limit(path):
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         for _ in range(3):
             await door.get("/api/user/ada/make")
         assert status_of(await door.get(path)) == 429
 
 
 async def test_shadow_mode_counts_and_marks_and_refuses_nothing():
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         answers = [await door.get("/shadow") for _ in range(3)]
         assert [status_of(answer) for answer in answers] == [200, 200, 200]
         assert "r=0" in fields_of(answers[2])["ratelimit"]
@@ -112,7 +112,7 @@ async def test_shadow_mode_counts_and_marks_and_refuses_nothing():
 )
 async def test_a_forwarded_address_moves_a_limit_only_where_its_sender_is_trusted(trusted, moves):
     policy = f"listen: {{trusted_proxies: {trusted}}}\nroutes: [{{name: all, match: {{path: /*}}, rate_limit: 1/h}}]\n"
-    async with front(answering(OK), policy) as door:
+    async with ingress_gateway(answering(OK), policy) as door:
         first = await door.get("/", "X-Forwarded-For: 198.51.100.1")
         second = await door.get("/", "X-Forwarded-For: 198.51.100.2")
         assert (status_of(first), status_of(second)) == (200, 200 if moves else 429)
@@ -120,7 +120,7 @@ async def test_a_forwarded_address_moves_a_limit_only_where_its_sender_is_truste
 
 async def test_what_stands_left_of_a_trusted_chain_is_the_clients_to_write_and_moves_nothing():
     policy = "listen: {trusted_proxies: private}\nroutes: [{name: all, match: {path: /*}, rate_limit: 1/h}]\n"
-    async with front(answering(OK), policy) as door:
+    async with ingress_gateway(answering(OK), policy) as door:
         answers = [await door.get("/", f"X-Forwarded-For: 9.9.9.{n}, 198.51.100.1") for n in range(3)]
         assert [status_of(answer) for answer in answers] == [200, 429, 429]
 
@@ -128,7 +128,7 @@ async def test_what_stands_left_of_a_trusted_chain_is_the_clients_to_write_and_m
 async def test_a_reload_changes_limits_without_forgetting_counts():
     from proxy.policy.loading import PolicySource, load
 
-    async with front(answering(OK), LIMITED) as door:
+    async with ingress_gateway(answering(OK), LIMITED) as door:
         for _ in range(3):
             await door.get("/api/user/ada/make")
         door.door.apply(load(PolicySource("new", None, LIMITED.replace("free: 3/h", "free: 4/h")), {}))
@@ -159,7 +159,7 @@ def slow_app():
 async def test_fixed_overload_admits_so_many_queues_so_many_and_refuses_the_rest():
     app, gate = slow_app()
     policy = "overload: {mode: fixed, fixed: {limit: 2, queue: 3, wait: 10s}}\napp: {ready: {path: /health}}\n"
-    async with front(app, policy) as door:
+    async with ingress_gateway(app, policy) as door:
         asking = [asyncio.create_task(door.get(f"/{n}")) for n in range(8)]
         await until(lambda: sum(task.done() for task in asking) == 3)
         await until(lambda: len(app.heads) == 2)
@@ -175,7 +175,7 @@ async def test_fixed_overload_admits_so_many_queues_so_many_and_refuses_the_rest
 
 async def test_a_stream_counts_until_its_head_and_a_waiting_client_that_leaves_gives_up_its_place():
     app, gate = slow_app()
-    async with front(app, "overload: {mode: fixed, fixed: {limit: 1, queue: 1, wait: 10s}}\n") as door:
+    async with ingress_gateway(app, "overload: {mode: fixed, fixed: {limit: 1, queue: 1, wait: 10s}}\n") as door:
         streams = []
         for n in range(3):
             streams.append(asyncio.create_task(door.get("/stream")))
@@ -203,7 +203,7 @@ async def test_a_routes_concurrency_queues_its_own_and_holds_up_no_other():
 routes:
   - {name: dear, match: {path: /dear}, concurrency: 1, queue: {size: 1, wait: 200ms}}
 """
-    async with front(app, policy) as door:
+    async with ingress_gateway(app, policy) as door:
         asking = [asyncio.create_task(door.get("/dear")) for _ in range(3)]
         await until(lambda: sum(task.done() for task in asking) == 1)
         assert status_of(await door.get("/health")) == 200
@@ -225,7 +225,7 @@ routes:
     ],
 )
 async def test_the_gateways_own_paths_and_no_others_are_its_own(claim, own, apps):
-    async with front(answering(OK), f"listen: {{claim: [{claim}]}}") as door:
+    async with ingress_gateway(answering(OK), f"listen: {{claim: [{claim}]}}") as door:
         for path in own:
             assert (await door.get(path)).endswith(b"ours")
         for path in apps:
@@ -233,7 +233,7 @@ async def test_the_gateways_own_paths_and_no_others_are_its_own(claim, own, apps
 
 
 async def test_the_access_log_tells_of_every_request_and_of_no_secret(tmp_path):
-    async with front(answering(OK), LIMITED, tmp=tmp_path) as door:
+    async with ingress_gateway(answering(OK), LIMITED, tmp=tmp_path) as door:
         await door.get("/api/user/ada/make?token=hush&x=1", "Authorization: Bearer hush", "Cookie: s=hush")
         await door.raw(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n")
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -248,6 +248,6 @@ async def test_the_access_log_tells_of_every_request_and_of_no_secret(tmp_path):
 
 async def test_faults_of_a_route_hit_that_route_alone(tmp_path):
     policy = "routes: [{name: a, match: {path: /a}}]\nfaults: [{route: a, status: 503, delay: 50ms}]\n"
-    async with front(answering(OK), policy) as f:
+    async with ingress_gateway(answering(OK), policy) as f:
         assert b"injected-fault" in await f.get("/a")
         assert (await f.get("/b")).startswith(b"HTTP/1.1 200")

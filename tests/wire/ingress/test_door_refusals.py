@@ -5,7 +5,7 @@ import json
 from email.utils import parsedate_to_datetime
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 
 def status_of(answer: bytes) -> int:
@@ -19,7 +19,7 @@ def fields_of(answer: bytes) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", ["/limited", "/_outrigger/healthz"])
 async def test_an_answer_of_ours_has_a_date(path):
-    async with front(answering(OK), "routes: [{name: r, match: {path: /limited}, rate_limit: 1/h}]") as door:
+    async with ingress_gateway(answering(OK), "routes: [{name: r, match: {path: /limited}, rate_limit: 1/h}]") as door:
         await door.get(path)
         date = fields_of(await door.get(path))["date"]
         assert date.endswith(" GMT")
@@ -40,7 +40,7 @@ async def test_a_length_that_the_app_states_twice_is_one_length(size):
                     await asyncio.sleep(0)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         for _ in range(2):
             writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -55,14 +55,14 @@ async def test_a_length_that_the_app_states_twice_is_one_length(size):
 @pytest.mark.parametrize("second", ["3", "+2", "0x2"])
 async def test_two_lengths_that_differ_are_no_answer(second):
     answer = f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: {second}\r\n\r\nok".encode()
-    async with front(answering(answer)) as door:
+    async with ingress_gateway(answering(answer)) as door:
         assert status_of(await door.get()) == 502
 
 
 async def test_total_bounds_the_wait_for_an_app_that_restarts():
     app = answering(OK)
     policy = "app: {hold: 30s}\nroutes: [{name: r, match: {path: /*}, total: 300ms, rate_limit: 1/h}]"
-    async with front(app, policy) as door:
+    async with ingress_gateway(app, policy) as door:
         app.is_ready, app.state = False, "restarting"
         answer = await asyncio.wait_for(door.get(), 5)
         assert status_of(answer) == 504
@@ -81,7 +81,7 @@ async def test_total_bounds_the_wait_in_a_queue(bound):
     route = f"{{name: r, match: {{path: /*}}, total: 300ms{', ' + bound if bound else ''}}}"
     overload = "" if bound else "overload: {mode: fixed, fixed: {limit: 1, queue: 5, wait: 30s}}"
     holder = "{name: other, match: {path: /hold}}, " if not bound else ""
-    async with front(app, f"routes: [{holder}{route}]\n{overload}") as door:
+    async with ingress_gateway(app, f"routes: [{holder}{route}]\n{overload}") as door:
         holding = asyncio.create_task(door.get("/hold"))
         await until(lambda: len(app.heads) == 1)
         answers = await asyncio.wait_for(asyncio.gather(door.get(), door.get()), 5)
@@ -106,7 +106,7 @@ async def test_a_route_in_shadow_mode_refuses_nothing_of_its_own_and_tells_what_
         writer.write(OK)
 
     app = Scripted(script)
-    async with front(app, SHADOW, tmp=tmp_path) as door:
+    async with ingress_gateway(app, SHADOW, tmp=tmp_path) as door:
         asking = [asyncio.create_task(door.get("/", method="POST", body=b"x" * 20)) for _ in range(3)]
         chunked = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         asking.append(asyncio.create_task(door.raw(chunked + b"14\r\n" + b"x" * 20 + b"\r\n0\r\n\r\n")))
@@ -123,6 +123,6 @@ async def test_a_route_in_shadow_mode_refuses_nothing_of_its_own_and_tells_what_
 
 async def test_shadow_mode_leaves_what_protects_the_whole_in_force():
     policy = SHADOW.replace("max_body: 10B", "max_body: 5B") + "listen: {max_body: 15B}\n"
-    async with front(answering(OK), policy) as door:
+    async with ingress_gateway(answering(OK), policy) as door:
         assert status_of(await door.get("/", method="POST", body=b"x" * 15)) == 200
         assert status_of(await door.get("/", method="POST", body=b"x" * 16)) == 413

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from front import OK, Scripted, front, until
+from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 POLICY = """
 identity: {user: [{header: X-User}]}
@@ -73,7 +73,7 @@ async def ask(door, path, user="ada", *fields):
 
 @pytest.mark.parametrize("path", STREAMS)
 async def test_a_user_has_so_many_streams_open_and_more_are_429(path):
-    async with front(endless(), POLICY % "true") as door:
+    async with ingress_gateway(endless(), POLICY % "true") as door:
         async with open_streams(door, path, path):
             assert await ask(door, path) == 429
             assert await ask(door, path, "ben") < 300, "another user has his own"
@@ -86,7 +86,7 @@ async def test_a_user_has_so_many_streams_open_and_more_are_429(path):
 
 @pytest.mark.parametrize("path", ["/", "/page", "/file", "/error"])
 async def test_an_answer_that_does_not_stream_takes_no_place_and_needs_none(path):
-    async with front(endless(), POLICY % "true") as door, open_streams(door, "/events", "/socket"):
+    async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/socket"):
         for _ in range(3):
             assert await ask(door, path) in (200, 500)
         assert door.door.pipeline.streams == {"bounded": 2}
@@ -94,18 +94,18 @@ async def test_an_answer_that_does_not_stream_takes_no_place_and_needs_none(path
 
 @pytest.mark.parametrize(("path", "fields"), [("/events", ("Accept: text/event-stream",)), ("/socket", ())])
 async def test_who_asks_for_a_stream_is_refused_before_the_app_works(path, fields):
-    async with front(endless(), POLICY % "true") as door, open_streams(door, "/events", "/text"):
+    async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/text"):
         assert await ask(door, path, "ada", *fields) == 429
         assert len(door.app.heads) == 2
 
 
 async def test_in_shadow_mode_more_are_only_told_of():
-    async with front(endless(), POLICY % "false") as door, open_streams(door, "/events", "/socket", "/text"):
+    async with ingress_gateway(endless(), POLICY % "false") as door, open_streams(door, "/events", "/socket", "/text"):
         assert 'outrigger_shadow_total{name="rate-limited",route="bounded"} 1.0' in await door.text()
 
 
 async def test_a_gauge_says_how_many_are_open_on_the_routes_that_bound_them():
-    async with front(endless(), POLICY % "true") as door:
+    async with ingress_gateway(endless(), POLICY % "true") as door:
         for count in (1, 0):
             async with open_streams(door, *["/socket"] * count):
                 door.door.fill()

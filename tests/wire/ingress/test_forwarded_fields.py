@@ -1,7 +1,7 @@
 """What only a proxy may say of a client reaches the app from a proxy that is believed, and from nobody else."""
 
 import pytest
-from front import OK, answering, front
+from ingress_gateway import OK, answering, ingress_gateway
 
 FIELDS = {
     "X-Forwarded-For": "203.0.113.7",
@@ -41,7 +41,7 @@ BY_RENDER = {"X-Forwarded-For", "X-Forwarded-Proto", "CF-Connecting-IP", "True-C
     ],
 )
 async def test_a_field_reaches_the_app_from_who_is_believed(trusted, believed):
-    async with front(answering(OK), f"listen: {{trusted_proxies: {trusted}}}") as f:
+    async with ingress_gateway(answering(OK), f"listen: {{trusted_proxies: {trusted}}}") as f:
         await f.get("/", *(f"{name}: {value}" for name, value in FIELDS.items()), "X-Mine: kept")
         lines = f.app.heads[0].decode().split("\r\n")
     assert {name for name, value in FIELDS.items() if f"{name}: {value}" in lines} == believed
@@ -49,7 +49,7 @@ async def test_a_field_reaches_the_app_from_who_is_believed(trusted, believed):
 
 
 async def test_who_is_believed_is_told_at_the_start(tmp_path):
-    async with front(answering(OK), "listen: {trusted_proxies: render}", tmp=tmp_path) as f:
+    async with ingress_gateway(answering(OK), "listen: {trusted_proxies: render}", tmp=tmp_path) as f:
         await f.get("/")
     told = f.log.read_text()
     assert '"listen.trust"' in told

@@ -11,9 +11,9 @@ import sys
 from collections import Counter
 
 import pytest
-from front import Scripted, front
-from ports import free_port
-from running import APPS
+from free_ports import free_port
+from gateway_process import APPS
+from ingress_gateway import Scripted, ingress_gateway
 
 REQUESTS = int(os.environ.get("OUTRIGGER_REQUESTS", "1500"))
 GOOD, RAISING = 10, 2  # clients
@@ -102,7 +102,7 @@ async def test_one_users_exception_gives_nobody_else_a_502(name):
                     await asyncio.sleep(0.02)
         good, raising = Counter(), Counter()
         left, raised = [REQUESTS], [REQUESTS // 4]
-        async with front(Elsewhere(port)) as f:
+        async with ingress_gateway(Elsewhere(port)) as f:
             clients = [ask(f.port, "/", left, good) for _ in range(GOOD)]
             clients += [ask(f.port, "/boom", raised, raising) for _ in range(RAISING)]
             await asyncio.gather(*clients)

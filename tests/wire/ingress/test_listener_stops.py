@@ -4,13 +4,13 @@ import asyncio
 import socket
 
 import pytest
-from outward import Vendor, outward, says
+from egress_gateway import Vendor, egress_gateway, says
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_whoever_connects_as_the_listener_stops_is_not_left_waiting(tmp_path, turns):
     """`turns` of the loop after the connections have come, which is how far they have got by then."""
-    async with outward(tmp_path, Vendor(says())) as out:
+    async with egress_gateway(tmp_path, Vendor(says())) as out:
         clients = [socket.create_connection(("127.0.0.1", out.port)) for _ in range(20)]
         for _ in range(turns):
             await asyncio.sleep(0)

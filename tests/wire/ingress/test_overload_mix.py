@@ -2,7 +2,7 @@
 
 import asyncio
 
-from front import OK, Scripted, front
+from ingress_gateway import OK, Scripted, ingress_gateway
 
 CLIENTS = 60
 
@@ -39,7 +39,7 @@ async def ask(f, times: int) -> list[bytes]:
 
 async def test_an_app_whose_waits_grow_long_is_given_room_and_nobody_is_shed():
     app = waiting()
-    async with front(app, "overload: {mode: adaptive}") as f:
+    async with ingress_gateway(app, "overload: {mode: adaptive}") as f:
         await asyncio.gather(*(ask(f, 100) for _ in range(3)))
         app.wait = 0.25
         answers = await asyncio.gather(*(ask(f, 12) for _ in range(CLIENTS)))

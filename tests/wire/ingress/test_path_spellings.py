@@ -13,9 +13,9 @@ import subprocess
 import sys
 
 import pytest
-from front import Scripted, front
-from ports import free_port
-from running import APPS, ROOT
+from free_ports import free_port
+from gateway_process import APPS, ROOT
+from ingress_gateway import Scripted, ingress_gateway
 
 PAIRS = (
     "uvicorn-h11+starlette",
@@ -93,7 +93,7 @@ class Elsewhere(Scripted):
 async def find_dodges(port: int) -> tuple[set[bytes], list[str]]:
     """Which handlers served, and the spellings with which one did though no limit was met."""
     served, dodged = set(), []
-    async with front(Elsewhere(port), POLICY) as f:
+    async with ingress_gateway(Elsewhere(port), POLICY) as f:
         for target in spellings():
             answer = await f.raw(
                 f"GET {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode(), timeout=20
@@ -142,7 +142,7 @@ async def test_gunicorn_serves_no_handler_past_its_limit():
     process = await serving(*words, port=port)
     try:
         served, dodged = await find_dodges(port)
-        async with front(Elsewhere(port), POLICY) as f:
+        async with ingress_gateway(Elsewhere(port), POLICY) as f:
             answer = await f.get("/x/limited", "SCRIPT_NAME: /x")  # gunicorn takes it from a trusted peer: us
     finally:
         process.terminate()

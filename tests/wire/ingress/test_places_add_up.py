@@ -7,7 +7,7 @@ import errno
 import socket
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 from proxy.ingress.acceptor import Acceptor
 
@@ -26,7 +26,7 @@ def switching() -> Scripted:
 
 
 async def test_a_websocket_counts_as_the_two_descriptors_that_it_takes() -> None:
-    async with front(switching()) as door:
+    async with ingress_gateway(switching()) as door:
         door.door.capacity.room = 7
         writers = []
         for _ in range(3):
@@ -81,7 +81,7 @@ async def test_without_a_descriptor_to_spare_and_without_a_connection_that_could
 async def test_who_has_had_his_last_answer_and_stays_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad request is read from for five seconds more, so that its answer arrives: not while others wait."""
     monkeypatch.setattr("proxy.ingress.listener.SETTLED", 0.1)
-    async with front(answering(OK), "listen: {connections: {total: 3}}") as door:
+    async with ingress_gateway(answering(OK), "listen: {connections: {total: 3}}") as door:
         writers = []
         for _ in range(3):
             reader, writer = await door.connect()

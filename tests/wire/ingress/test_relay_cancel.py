@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from front import OK, Scripted, front, until
+from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 
 def left_behind(door):
@@ -26,7 +26,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_apps_work():
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         _, writer = await door.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await until(lambda: len(app.heads) == 1)
@@ -41,7 +41,7 @@ async def test_a_client_that_leaves_while_it_waits_for_the_app_is_forgotten():
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         app.is_ready, app.state = False, "restarting"
         _, writer = await door.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -85,7 +85,7 @@ def patient_app():
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_clients_that_leave_by_the_hundred_leave_nothing_behind(stage, how):
-    async with front(patient_app()) as door:
+    async with ingress_gateway(patient_app()) as door:
 
         async def visit():
             _, writer = await door.connect()
@@ -119,7 +119,7 @@ async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_b
         "proxy.observe.request_registry.MOST_SILENT", 1600
     )  # whose work it was is remembered on purpose
     stages = [STAGES[name] for name in ("after the head", "in the upload", "in the stream")]
-    async with front(patient_app()) as door:
+    async with ingress_gateway(patient_app()) as door:
 
         async def visit(stage):
             with socket.socket() as client:  # a stream of asyncio's would cost as much as all of the gateway

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 from proxy.ingress.listener import Patience
 
@@ -88,7 +88,7 @@ async def test_hostile_input_gets_an_answer_and_a_closed_connection_and_never_th
         await reader.read(-1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         try:
             for at in range(0, len(data), piece or len(data)):
@@ -112,14 +112,14 @@ async def test_hostile_input_gets_an_answer_and_a_closed_connection_and_never_th
 
 
 async def test_what_follows_a_bad_request_is_never_read_as_another():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         answer = await door.raw(POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + GET + b"\r\n")
         assert answer.count(b"Content-Length: ") == 1
         assert door.app.heads == []
 
 
 async def test_good_requests_before_a_bad_one_are_answered():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         reader, writer = await door.connect()
         writer.write(GET + b"\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
@@ -140,14 +140,14 @@ async def test_slow_heads_and_bodies_get_a_408(data, patience):
     async def script(reader, writer):
         await reader.read(-1)
 
-    async with front(Scripted(script), patience=patience) as door:
+    async with ingress_gateway(Scripted(script), patience=patience) as door:
         answer = await door.raw(data)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"urn:outrigger:request-timeout"' in answer
 
 
 async def test_a_head_dripped_byte_by_byte_is_not_waited_for_for_ever():
-    async with front(answering(OK), patience=Patience(head=0.3, sweep=0.05)) as door:
+    async with ingress_gateway(answering(OK), patience=Patience(head=0.3, sweep=0.05)) as door:
         reader, writer = await door.connect()
         reading = asyncio.create_task(reader.read())
         for _ in range(100):
@@ -160,7 +160,7 @@ async def test_a_head_dripped_byte_by_byte_is_not_waited_for_for_ever():
 
 
 async def test_an_idle_connection_is_closed_after_keepalive():
-    async with front(answering(OK), "listen: {keepalive: 200ms}") as door:
+    async with ingress_gateway(answering(OK), "listen: {keepalive: 200ms}") as door:
         assert await door.raw(b"") == b""
         answer = await door.raw(GET + b"\r\n")
         assert answer.endswith(b"ok")
@@ -179,7 +179,7 @@ async def test_a_client_that_never_reads_is_dropped_and_the_app_is_not_read_ahea
             await writer.drain()
 
     app = Scripted(script)
-    async with front(app, patience=Patience(stall=0.5, sweep=0.05)) as door:
+    async with ingress_gateway(app, patience=Patience(stall=0.5, sweep=0.05)) as door:
         _, writer = await door.connect()
         writer.transport.pause_reading()
         writer.write(GET + b"\r\n")
@@ -225,7 +225,7 @@ async def test_bad_framing_from_the_app_is_a_502_and_never_a_second_answer(name,
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         answer = await door.get()
         assert answer.startswith(b"HTTP/1.1 502 ")
         assert answer.count(b"Content-Length: ") == 1
@@ -242,7 +242,7 @@ async def test_bytes_behind_an_answer_never_answer_the_next_request():
             writer.write(poisoned if first else OK)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         for _ in range(3):
             answer = await door.get()
             assert answer.endswith(b"\r\n\r\nok")
@@ -261,7 +261,7 @@ async def test_a_late_unasked_answer_is_noise():
                 await reader.read(-1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         assert (await door.get()).endswith(b"ok")
         await asyncio.sleep(0.1)
         assert (await door.get()).endswith(b"\r\n\r\nok")

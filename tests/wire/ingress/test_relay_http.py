@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 from proxy.ingress import relay
 
@@ -29,7 +29,7 @@ def head_of(answer: bytes) -> bytes:
     ],
 )
 async def test_path_and_query_reach_the_app_byte_for_byte(target):
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         raw = target.encode("latin-1")
         answer = await door.raw(b"GET " + raw + b" HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -37,7 +37,7 @@ async def test_path_and_query_reach_the_app_byte_for_byte(target):
 
 
 async def test_end_to_end_fields_pass_as_they_are_and_connection_level_ones_stop():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         await door.get(
             "/",
             "X-CaSe: Kept  inside",
@@ -61,7 +61,7 @@ async def test_end_to_end_fields_pass_as_they_are_and_connection_level_ones_stop
 
 
 async def test_a_client_cannot_forge_what_the_gateway_vouches_for():
-    async with front(answering(OK), "listen: {trusted_proxies: none}") as door:
+    async with ingress_gateway(answering(OK), "listen: {trusted_proxies: none}") as door:
         await door.get(
             "/",
             "X-Forwarded-For: 6.6.6.6",
@@ -78,7 +78,7 @@ async def test_a_client_cannot_forge_what_the_gateway_vouches_for():
 
 
 async def test_a_request_id_is_taken_over_and_comes_back():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         answer = await door.get("/", "X-Request-Id: mine.1_2-3")
         assert b"X-Request-Id: mine.1_2-3\r\n" in door.app.heads[0]
         assert b"X-Request-Id: mine.1_2-3\r\n" in answer
@@ -88,7 +88,7 @@ async def test_a_request_id_is_taken_over_and_comes_back():
 
 
 async def test_the_apps_own_request_id_is_the_apps():
-    async with front(answering(b"HTTP/1.1 200 OK\r\nX-Request-Id: own\r\nContent-Length: 0\r\n\r\n")) as door:
+    async with ingress_gateway(answering(b"HTTP/1.1 200 OK\r\nX-Request-Id: own\r\nContent-Length: 0\r\n\r\n")) as door:
         answer = await door.get("/", "X-Request-Id: mine")
         assert answer.count(b"X-Request-Id") == 1
         assert b"X-Request-Id: own\r\n" in answer
@@ -99,7 +99,7 @@ async def test_the_apps_answer_keeps_its_fields_their_order_and_their_spelling()
         b"HTTP/1.1 418 I'm a teapot\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-A: \xc3\xa9\xff\r\n"
         b"Content-Length: 3\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nConnection: keep-alive, X-Hop\r\n\r\nabc"
     )
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         answer = await door.get()
         assert answer.startswith(
             b"HTTP/1.1 418 I'm a teapot\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-A: \xc3\xa9\xff\r\n"
@@ -114,14 +114,14 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\
 
 
 async def test_chunks_and_trailers_pass():
-    async with front(answering(CHUNKED)) as door:
+    async with ingress_gateway(answering(CHUNKED)) as door:
         answer = await door.get()
         assert b"Transfer-Encoding: chunked\r\n" in answer
         assert body_of(answer) == b"3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n"
 
 
 async def test_an_http10_client_gets_a_body_that_the_connections_end_delimits():
-    async with front(answering(CHUNKED)) as door:
+    async with ingress_gateway(answering(CHUNKED)) as door:
         answer = await door.raw(b"GET / HTTP/1.0\r\n\r\n")
         assert b"chunked" not in answer
         assert body_of(answer) == b"abcde"
@@ -130,7 +130,7 @@ async def test_an_http10_client_gets_a_body_that_the_connections_end_delimits():
 
 
 async def test_an_http10_keep_alive_is_honoured():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         reader, writer = await door.connect()
         for _ in range(2):
             writer.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
@@ -150,7 +150,7 @@ async def test_an_answer_that_the_apps_close_delimits_arrives_whole(version):
         writer.write(b"last")
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         assert body_of(await door.get()) == b"5\r\nfirst\r\n4\r\nlast\r\n0\r\n\r\n"
 
 
@@ -169,7 +169,7 @@ async def test_an_answer_that_the_apps_close_delimits_arrives_whole(version):
     ],
 )
 async def test_answers_without_a_body_keep_their_meaning_and_the_connection_goes_on(method, answer, body):
-    async with front(answering(answer)) as door:
+    async with ingress_gateway(answering(answer)) as door:
         reader, writer = await door.connect()
         for _ in range(3):
             writer.write(f"{method} / HTTP/1.1\r\nHost: t\r\nRange: bytes=0-1\r\n\r\n".encode())
@@ -196,7 +196,7 @@ async def test_bodies_pass_framed_as_they_came():
             writer.write(OK)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         await door.get("/", method="POST", body=b"hello")
         assert b"Content-Length: 5\r\n" in app.heads[0]
         await door.raw(
@@ -217,7 +217,7 @@ async def test_a_body_streams_to_the_app_as_it_comes_and_the_answer_may_come_fir
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 12\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
@@ -236,7 +236,7 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending():
         await asyncio.sleep(0.05)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 10000000\r\n\r\n")
         sent = 0
@@ -261,7 +261,7 @@ async def test_expect_continue_is_between_client_and_app():
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -272,7 +272,7 @@ async def test_expect_continue_is_between_client_and_app():
 
 async def test_early_hints_pass():
     app = answering(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n" + OK)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         answer = await door.get()
         assert answer.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n")
 
@@ -289,7 +289,7 @@ async def test_server_sent_events_are_never_held_back():
 
     gate = asyncio.Semaphore(0)
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
@@ -301,7 +301,7 @@ async def test_server_sent_events_are_never_held_back():
 
 async def test_pipelined_requests_are_answered_in_order():
     app = answering(*(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % n for n in range(10)))
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         requests = b"".join(
             b"GET /%d HTTP/1.1\r\nHost: t\r\n%s\r\n" % (n, b"Connection: close\r\n" if n == 39 else b"")
             for n in range(40)
@@ -326,7 +326,7 @@ async def test_an_answer_that_breaks_off_breaks_off_downstream(broken):
         await writer.drain()
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         answer = await door.get()
         assert b"half" in answer
         assert not answer.endswith(b"0\r\n\r\n")
@@ -345,7 +345,7 @@ async def test_an_app_that_refuses_or_breaks_before_the_first_byte_is_a_502(monk
         await app.head(reader)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         answer = await door.get("/", "Origin: https://page.example")
         assert answer.startswith(b"HTTP/1.1 502 ")
         assert b'"urn:outrigger:app-unreachable"' in answer
@@ -365,7 +365,7 @@ async def test_time_outs_before_the_head_and_between_bytes():
 
     app = Scripted(script)
     policy = "routes: [{name: quick, match: {path: /*}, timeout: 150ms}]"
-    async with front(app, policy) as door:
+    async with ingress_gateway(app, policy) as door:
         answer = await door.get()
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert b'"urn:outrigger:timeout"' in answer
@@ -384,7 +384,7 @@ async def test_a_total_ends_a_stream_that_flows():
             await asyncio.sleep(0.01)
 
     app = Scripted(script)
-    async with front(app, "routes: [{name: r, match: {path: /*}, timeout: 5s, total: 200ms}]") as door:
+    async with ingress_gateway(app, "routes: [{name: r, match: {path: /*}, timeout: 5s, total: 200ms}]") as door:
         answer = await door.get()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert not answer.endswith(b"0\r\n\r\n")
@@ -393,7 +393,7 @@ async def test_a_total_ends_a_stream_that_flows():
 
 async def test_a_request_waits_for_an_app_that_restarts_and_passes():
     app = answering(OK)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         app.is_ready, app.state = False, "restarting"
         asking = asyncio.create_task(door.get())
         await asyncio.sleep(0.05)
@@ -404,7 +404,7 @@ async def test_a_request_waits_for_an_app_that_restarts_and_passes():
 
 async def test_an_app_that_stays_away_is_a_503_that_says_when_to_come_again():
     app = answering(OK)
-    async with front(app, "app: {hold: 50ms}") as door:
+    async with ingress_gateway(app, "app: {hold: 50ms}") as door:
         app.is_ready, app.state = False, "restarting"
         answer = await door.get()
         assert answer.startswith(b"HTTP/1.1 503 ")
@@ -422,7 +422,7 @@ async def test_drain_finishes_what_is_in_flight_and_closes_what_is_idle():
         await reader.read(1)
 
     app = Scripted(script)
-    async with front(
+    async with ingress_gateway(
         app, patience=__import__("proxy.ingress.listener", fromlist=["x"]).Patience(sweep=0.05, drain=0.1)
     ) as door:
         idle_reader, idle = await door.connect()
@@ -446,7 +446,7 @@ async def test_drain_finishes_what_is_in_flight_and_closes_what_is_idle():
 
 async def test_max_body_by_length_and_by_counting():
     app = answering(OK)
-    async with front(app, "routes: [{name: r, match: {path: /*}, max_body: 10}]") as door:
+    async with ingress_gateway(app, "routes: [{name: r, match: {path: /*}, max_body: 10}]") as door:
         answer = await door.get("/", method="POST", body=b"x" * 11)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert app.heads == []
@@ -459,7 +459,7 @@ async def test_max_body_by_length_and_by_counting():
 
 async def test_a_trace_that_is_continued_carries_the_requests_token():
     app = answering(OK)
-    async with front(app) as f:
+    async with ingress_gateway(app) as f:
         parent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         await f.get("/", parent, "tracestate: a=1,outrigger=theirs", "tracestate: b=2")
         await f.get("/", "tracestate: a=1")

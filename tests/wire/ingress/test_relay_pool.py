@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 
 async def ask(reader, writer, method="GET", body=b""):
@@ -16,7 +16,7 @@ async def ask(reader, writer, method="GET", body=b""):
 
 
 async def test_a_connection_serves_one_request_after_another():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         reader, writer = await door.connect()
         for _ in range(5):
             assert (await ask(reader, writer)).endswith(b"ok")
@@ -36,7 +36,7 @@ async def test_nobody_waits_behind_anothers_answer():
             writer.write(OK)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         slow = [asyncio.create_task(door.get("/slow")) for _ in range(20)]
         await until(lambda: len(app.heads) == 20)
         assert (await door.get("/")).endswith(b"ok")
@@ -45,7 +45,7 @@ async def test_nobody_waits_behind_anothers_answer():
 
 
 async def test_an_idle_connection_is_dropped_before_the_app_drops_it():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         await door.get()
         assert door.app.open == 1
         started = asyncio.get_running_loop().time()
@@ -54,7 +54,7 @@ async def test_an_idle_connection_is_dropped_before_the_app_drops_it():
 
 
 async def test_a_post_takes_only_a_connection_that_was_used_just_now():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         reader, writer = await door.connect()
         await ask(reader, writer)
         await ask(reader, writer, "POST", b"x")
@@ -75,7 +75,7 @@ async def test_a_connection_that_the_app_closed_is_seen_before_it_is_used():
         await writer.drain()
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         for n in range(1, 6):
             assert (await ask(reader, writer, "POST", b"x")).endswith(b"ok")
@@ -103,7 +103,7 @@ def dying_when_asked_again():
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
 async def test_an_idempotent_request_that_met_a_dying_connection_is_sent_again(method):
-    async with front(dying_when_asked_again()) as door:
+    async with ingress_gateway(dying_when_asked_again()) as door:
         reader, writer = await door.connect()
         await ask(reader, writer)
         writer.write(f"{method} / HTTP/1.1\r\nHost: t\r\n\r\n".encode())
@@ -115,7 +115,7 @@ async def test_an_idempotent_request_that_met_a_dying_connection_is_sent_again(m
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_any_other_is_not(method):
-    async with front(dying_when_asked_again()) as door:
+    async with ingress_gateway(dying_when_asked_again()) as door:
         reader, writer = await door.connect()
         await ask(reader, writer)
         assert (await ask(reader, writer, method, b"x")).startswith(b"HTTP/1.1 502 ")
@@ -126,7 +126,7 @@ async def test_any_other_is_not(method):
 @pytest.mark.parametrize("status", [500, 502, 503, 599])
 async def test_a_connection_is_not_used_again_after_an_error_of_the_app(status):
     """uvicorn says keep-alive with its 500 after an exception, and closes at once."""
-    async with front(answering(OK.replace(b"200", b"%d" % status))) as door:
+    async with ingress_gateway(answering(OK.replace(b"200", b"%d" % status))) as door:
         reader, writer = await door.connect()
         for count in (1, 2, 3):
             await ask(reader, writer, "POST", b"x")
@@ -147,7 +147,7 @@ async def test_once_a_connection_ended_early_a_post_has_a_fresh_one():
                 writer.write(OK)
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         await ask(reader, writer)
         await until(lambda: app.open == 0)
@@ -161,7 +161,9 @@ async def test_once_a_connection_ended_early_a_post_has_a_fresh_one():
 
 
 async def test_an_app_without_keep_alive_gets_a_connection_a_request():
-    async with front(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")) as door:
+    async with ingress_gateway(
+        answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+    ) as door:
         reader, writer = await door.connect()
         for _ in range(3):
             assert (await ask(reader, writer)).endswith(b"ok")

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from front import OK, Scripted, answering, front, until
+from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
 WS = (
     b"GET /ws HTTP/1.1\r\nHost: t\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n"
@@ -27,7 +27,7 @@ def echoing(protocol=b"websocket", greeting=b""):
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"WebSocket", b"my-protocol/2"])
 async def test_bytes_pass_raw_both_ways_from_the_first(protocol):
-    async with front(echoing(protocol, b"\x81\x05hello")) as door:
+    async with ingress_gateway(echoing(protocol, b"\x81\x05hello")) as door:
         reader, writer = await door.connect()
         writer.write(WS % protocol + (b"\x81\x80early" if protocol.lower() == b"websocket" else b""))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
@@ -48,7 +48,7 @@ async def test_bytes_pass_raw_both_ways_from_the_first(protocol):
 
 
 async def test_those_of_one_user_are_cut_and_no_others():
-    async with front(echoing(), "identity: {user: [{header: X-User}, ip]}") as door:
+    async with ingress_gateway(echoing(), "identity: {user: [{header: X-User}, ip]}") as door:
         ends = []
         for user in (b"eve", b"ada", b"eve"):
             reader, writer = await door.connect()
@@ -74,7 +74,7 @@ async def test_the_apps_close_reaches_the_client():
         writer.write(SWITCH % b"websocket" + b"\x88\x02\x03\xe8")
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         answer = await door.raw(WS % b"websocket")
         assert answer.endswith(b"\x88\x02\x03\xe8")
 
@@ -87,7 +87,7 @@ async def test_a_half_close_is_passed_on():
         writer.write(b"answer")
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         writer.write(WS % b"websocket")
         await reader.readuntil(b"\r\n\r\n")
@@ -98,7 +98,7 @@ async def test_a_half_close_is_passed_on():
 
 
 async def test_an_upgrade_that_the_app_declines_is_an_ordinary_answer():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         reader, writer = await door.connect()
         writer.write(WS % b"websocket")
         assert (await asyncio.wait_for(reader.readuntil(b"ok"), 3)).startswith(b"HTTP/1.1 200 OK")
@@ -108,7 +108,7 @@ async def test_an_upgrade_that_the_app_declines_is_an_ordinary_answer():
 
 
 async def test_http2_in_a_tunnel_is_not_offered_to_the_app():
-    async with front(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as door:
         answer = await door.get(
             "/", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade, HTTP2-Settings"
         )
@@ -129,7 +129,7 @@ async def test_a_slow_reader_slows_the_sender():
             await writer.drain()
 
     app = Scripted(script)
-    async with front(app) as door:
+    async with ingress_gateway(app) as door:
         reader, writer = await door.connect()
         writer.write(WS % b"websocket")
         await reader.readuntil(b"\r\n\r\n")
@@ -144,7 +144,7 @@ async def test_a_slow_reader_slows_the_sender():
 
 
 async def test_a_drain_does_not_wait_for_tunnels_and_leaves_them_open():
-    async with front(echoing()) as door:
+    async with ingress_gateway(echoing()) as door:
         reader, writer = await door.connect()
         writer.write(WS % b"websocket")
         await reader.readuntil(b"\r\n\r\n")

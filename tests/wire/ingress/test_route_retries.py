@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from front import OK, answering, front
+from ingress_gateway import OK, answering, ingress_gateway
 
 from proxy.ingress import relay
 
@@ -24,7 +24,7 @@ async def status(request) -> int:
 
 async def test_an_app_that_refuses_is_tried_as_often_as_the_route_says_and_only_for_methods_that_may_be_repeated():
     app = answering(OK)
-    async with front(app, POLICY) as door:
+    async with ingress_gateway(app, POLICY) as door:
         await app.stop()  # it counts as ready, and refuses
         patient = [asyncio.create_task(status(door.get("/often", method=method))) for method in REPEATED]
         others = [door.get("/often", method="POST", body=b"x"), door.get("/often", method="PATCH", body=b"x")]
@@ -37,7 +37,7 @@ async def test_an_app_that_refuses_is_tried_as_often_as_the_route_says_and_only_
 
 async def test_the_last_attempt_ends_it_and_nothing_is_sent_twice():
     app = answering(OK)
-    async with front(app, POLICY.replace("attempts: 20", "attempts: 2")) as door:
+    async with ingress_gateway(app, POLICY.replace("attempts: 20", "attempts: 2")) as door:
         await app.stop()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -50,13 +50,13 @@ async def test_the_last_attempt_ends_it_and_nothing_is_sent_twice():
 
 async def test_a_retry_waits_no_longer_than_the_whole_exchange_may_take():
     app = answering(OK)
-    async with front(app, POLICY.replace("retries:", "total: 400ms, retries:")) as door:
+    async with ingress_gateway(app, POLICY.replace("retries:", "total: 400ms, retries:")) as door:
         await app.stop()
         assert await status(door.get("/often")) == 504
 
 
 async def test_on_without_connect_is_one_attempt():
     app = answering(OK)
-    async with front(app, POLICY.replace("[connect]", "[]")) as door:
+    async with ingress_gateway(app, POLICY.replace("[connect]", "[]")) as door:
         await app.stop()
         assert await status(door.get("/often")) == 502

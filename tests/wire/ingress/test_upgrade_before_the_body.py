@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from front import Scripted, front, until
+from ingress_gateway import Scripted, ingress_gateway, until
 
 from proxy.ingress.listener import Patience
 
@@ -32,7 +32,7 @@ def pumps() -> int:
 
 @PROTOCOLS
 async def test_the_rest_of_the_body_reaches_the_app_before_the_new_protocol(protocol: bytes) -> None:
-    async with front(hasty()) as door:
+    async with ingress_gateway(hasty()) as door:
         reader, writer = await door.connect()
         writer.write(ASK % protocol + b"body")
         await until(lambda: bool(door.app.heads))
@@ -48,7 +48,7 @@ async def test_the_rest_of_the_body_reaches_the_app_before_the_new_protocol(prot
 
 @PROTOCOLS
 async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(protocol: bytes) -> None:
-    async with front(hasty()) as door:
+    async with ingress_gateway(hasty()) as door:
         reader, writer = await door.connect()
         writer.write(ASK % protocol + b"body")
         await until(lambda: bool(door.app.heads))
@@ -60,7 +60,7 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(protocol: by
 
 @PROTOCOLS
 async def test_one_that_never_sends_the_rest_is_told(protocol: bytes) -> None:
-    async with front(hasty(), patience=Patience(sweep=0.05, body=0.2)) as door:
+    async with ingress_gateway(hasty(), patience=Patience(sweep=0.05, body=0.2)) as door:
         reader, writer = await door.connect()
         writer.write(ASK % protocol + b"body")
         async with asyncio.timeout(5):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from front import OK, Scripted, front
+from ingress_gateway import OK, Scripted, ingress_gateway
 
 ASKS = b"POST /first HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: %s\r\n"
 NEXT = b"GET /second HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
@@ -59,7 +59,7 @@ def cut(whole: bytes, how: str) -> list[bytes]:
     "how", ["at once", "byte by byte", "body apart", "in the head", "in the body", "before the last"]
 )
 async def test_what_is_pipelined_behind_it_is_answered(body: str, how: str, upgrade: bytes) -> None:
-    async with front(reading(OK)) as f:
+    async with ingress_gateway(reading(OK)) as f:
         reader, writer = await f.connect()
         for piece in cut(ASKS % upgrade + BODIES[body] + NEXT, how):
             writer.write(piece)
@@ -79,14 +79,14 @@ async def test_what_lies_behind_a_granted_one_is_the_new_protocols_even_in_the_s
         writer.write(await reader.readexactly(5))
 
     app = Scripted(script)
-    async with front(app) as f:
+    async with ingress_gateway(app) as f:
         got = await f.raw(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\nearly")
         assert got.endswith(b"\r\n\r\nearly")
 
 
 async def test_one_whose_end_is_not_known_is_answered_and_closed() -> None:
     """Its head came with the end of another body: no reader was at a beginning there."""
-    async with front(reading(OK)) as f:
+    async with ingress_gateway(reading(OK)) as f:
         reader, writer = await f.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbo")
         async with asyncio.timeout(5):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import eventually
+from gateway_process import eventually
 
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import Entry
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 def test_files_that_may_not_grow_are_remembered_for(tmp_path: Path, on_error: str) -> None:
     path = tmp_path / "x.db"
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[2] / "helpers" / "ledger_full.py"), str(path), on_error],
+        [sys.executable, str(Path(__file__).parents[2] / "helpers" / "ledger_disk_full.py"), str(path), on_error],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

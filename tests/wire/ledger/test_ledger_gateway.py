@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ports import free_port
-from running import APPS, ROOT, gateway
+from free_ports import free_port
+from gateway_process import APPS, ROOT, gateway
 
 APP = (sys.executable, str(APPS / "plain.py"))
 

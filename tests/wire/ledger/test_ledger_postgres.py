@@ -14,7 +14,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from postgres_server import Relay, Server, postgres
+from postgres_process import Relay, Server, postgres
 
 from proxy.cli.report import report
 from proxy.ledger.ledger import Ledger

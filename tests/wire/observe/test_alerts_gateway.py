@@ -7,9 +7,9 @@ import re
 import signal
 import sys
 
-from ports import free_port
-from running import APPS, eventually, gateway
-from slack import slack
+from fake_slack import fake_slack
+from free_ports import free_port
+from gateway_process import APPS, eventually, gateway
 
 APP = (sys.executable, str(APPS / "plain.py"))
 
@@ -24,7 +24,7 @@ alerts:
 
 
 async def test_an_app_that_was_killed_is_told_of_once_and_so_is_its_return(tmp_path):
-    async with slack() as channel:
+    async with fake_slack() as channel:
         async with gateway(tmp_path, *APP, policy=FAST, environ={"SLACK_WEBHOOK_URL": channel.url}) as g:
             await g.ready()
             os.kill(g.app_pid(), signal.SIGKILL)
@@ -56,7 +56,7 @@ async def test_failing_requests_are_told_of_with_their_route(tmp_path):
         FAST
         + '    error_rate: {when: "errors > 5% over 1m", severity: critical}\nroutes: [{name: bad, match: {path: /bad}}]\nfaults: [{route: bad, status: 503}]\n'
     )
-    async with slack() as channel:
+    async with fake_slack() as channel:
         async with gateway(tmp_path, *APP, policy=policy, environ={"SLACK_WEBHOOK_URL": channel.url}) as g:
             await g.ready()
             for _ in range(6):
@@ -69,7 +69,7 @@ async def test_failing_requests_are_told_of_with_their_route(tmp_path):
 
 
 async def test_a_channel_that_is_unwell_gets_its_message_later_and_holds_up_nobody(tmp_path):
-    async with slack([(429, {"Retry-After": "2"})]) as channel:
+    async with fake_slack([(429, {"Retry-After": "2"})]) as channel:
         async with gateway(tmp_path, *APP, policy=FAST, environ={"SLACK_WEBHOOK_URL": channel.url}) as g:
             await g.ready()
             os.kill(g.app_pid(), signal.SIGKILL)
@@ -81,7 +81,7 @@ async def test_a_channel_that_is_unwell_gets_its_message_later_and_holds_up_nobo
 
 
 async def test_a_channel_that_hangs_or_is_away_does_not_hold_up_the_end(tmp_path):
-    async with slack(["hang"]) as channel:
+    async with fake_slack(["hang"]) as channel:
         async with gateway(tmp_path, *APP, policy=FAST, environ={"SLACK_WEBHOOK_URL": channel.url}) as g:
             await g.ready()
             os.kill(g.app_pid(), signal.SIGKILL)
@@ -94,7 +94,7 @@ async def test_a_channel_that_hangs_or_is_away_does_not_hold_up_the_end(tmp_path
 
 
 async def test_without_a_channel_alerts_are_logged_alone_and_a_reload_that_names_one_opens_it(tmp_path):
-    async with slack() as channel:
+    async with fake_slack() as channel:
         plain = FAST.replace("slack: ${SLACK_WEBHOOK_URL:-}", "slack: null")
         async with gateway(tmp_path, *APP, policy=plain) as g:
             await g.ready()
@@ -110,7 +110,7 @@ async def test_without_a_channel_alerts_are_logged_alone_and_a_reload_that_names
 
 async def test_nobody_is_told_of_a_start_a_restart_that_was_asked_for_or_an_end(tmp_path):
     policy = FAST.replace("for 500ms", "for 0s")
-    async with slack() as channel:
+    async with fake_slack() as channel:
         environ = {"SLACK_WEBHOOK_URL": channel.url, "START_DELAY": "1.5"}
         async with gateway(tmp_path, *APP, policy=policy, environ=environ) as g:
             await g.ready()
@@ -125,7 +125,7 @@ async def test_an_upstream_that_fails_is_named(tmp_path):
     dead = free_port()
     policy = FAST.replace("  rules:", "  rules:\n    breaker_open: {when: breaker is open for 0s, severity: critical}")
     policy += f"upstreams: {{model: {{kind: http, base_url: 'http://127.0.0.1:{dead}', retry: {{attempts: 1}}, breaker: {{min_calls: 2}}}}}}\n"
-    async with slack() as channel:
+    async with fake_slack() as channel:
         async with gateway(tmp_path, *APP, policy=policy, environ={"SLACK_WEBHOOK_URL": channel.url}) as g:
             await g.ready()
             for _ in range(4):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from ports import free_port
-from running import APPS, Running, eventually, gateway
+from free_ports import free_port
+from gateway_process import APPS, GatewayProcess, eventually, gateway
 
 from proxy.errors import PolicyError
 from proxy.policy.loading import PolicySource, load
@@ -58,7 +58,7 @@ async def vendor(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def ask_all(g: Running) -> None:
+async def ask_all(g: GatewayProcess) -> None:
     query = f"token={mark('query-token')}&api%5Fkey={mark('query-key-encoded')}&user[password]={mark('query-array')}"
     await g.request(f"/path?{query}&a=1;secret_token={mark('query-semicolon')}")
     for path in ("/bot123:{}/x", "/bot123%3A{}/x"):
@@ -84,7 +84,7 @@ async def ask_all(g: Running) -> None:
     await g.request(f"/%zz bad line {mark('unreadable-request')}\x01")
 
 
-async def call_all(g: Running) -> None:
+async def call_all(g: GatewayProcess) -> None:
     def chat(text: str) -> bytes:
         return json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]}).encode()
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from fake_sentry import fake_sentry
-from ports import free_port
-from running import APPS, eventually, gateway
+from free_ports import free_port
+from gateway_process import APPS, eventually, gateway
 
 from proxy.observe.log import Log
 from proxy.observe.sentry import AGAIN, connect

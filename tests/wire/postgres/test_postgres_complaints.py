@@ -8,9 +8,9 @@ import time
 
 import asyncpg
 import pytest
-from cluster import Cluster
-from doorway import Doorway, until
-from pgwire import (
+from postgres_cluster import Cluster
+from postgres_gateway import PostgresGateway, until
+from postgres_wire_client import (
     COPY_DONE,
     FLUSH,
     SYNC,
@@ -60,7 +60,7 @@ SHOWN = (
 
 
 @pytest.mark.parametrize("startup", STARTUPS, ids=str)
-def test_a_startup_parameter_does_what_it_does_direct(shared: Doorway, startup: dict[str, str]) -> None:
+def test_a_startup_parameter_does_what_it_does_direct(shared: PostgresGateway, startup: dict[str, str]) -> None:
     seen = []
     for url in (shared.direct, shared.url):
         try:
@@ -77,7 +77,7 @@ def test_a_startup_parameter_does_what_it_does_direct(shared: Doorway, startup: 
 # ── 2. statements that exist, or do not ──────────────────────────────────────────────────────
 
 
-def test_one_name_means_another_text_to_each_client(shared: Doorway) -> None:
+def test_one_name_means_another_text_to_each_client(shared: PostgresGateway) -> None:
     wires = [Wire(shared.url) for _ in range(6)]
     for k, wire in enumerate(wires):
         assert kinds(wire.ask(parse(f"select {k}, $1::int", "__asyncpg_stmt_1__"), SYNC)) == "1Z"
@@ -97,7 +97,7 @@ def test_one_name_means_another_text_to_each_client(shared: Doorway) -> None:
         wire.bye()
 
 
-def test_a_name_unknown_or_taken_is_an_error_and_the_client_goes_on(shared: Doorway) -> None:
+def test_a_name_unknown_or_taken_is_an_error_and_the_client_goes_on(shared: PostgresGateway) -> None:
     with Wire(shared.url) as wire:
         assert error(wire.ask(bind((), "never"), execute(), SYNC))["C"] == "26000"
         assert error(wire.ask(describe("S", "never"), SYNC))["C"] == "26000"
@@ -112,7 +112,7 @@ def test_a_name_unknown_or_taken_is_an_error_and_the_client_goes_on(shared: Door
         )
 
 
-def test_a_statement_prepared_in_an_aborted_pipeline_is_not_there(shared: Doorway) -> None:
+def test_a_statement_prepared_in_an_aborted_pipeline_is_not_there(shared: PostgresGateway) -> None:
     for url in (shared.direct, shared.url):
         with Wire(url) as wire:
             found = wire.ask(parse("select 1", "a"), parse("select nope", "b"), parse("select 2", "c"), SYNC)
@@ -122,7 +122,7 @@ def test_a_statement_prepared_in_an_aborted_pipeline_is_not_there(shared: Doorwa
                 assert error(wire.ask(bind((), name), execute(), SYNC))["C"] == "26000"
 
 
-def test_an_unnamed_statement_outlives_its_sync(shared: Doorway) -> None:
+def test_an_unnamed_statement_outlives_its_sync(shared: PostgresGateway) -> None:
     wires = [Wire(shared.url) for _ in range(4)]
     for k, wire in enumerate(wires):
         wire.ask(parse(f"select {k}"), SYNC)
@@ -133,7 +133,7 @@ def test_an_unnamed_statement_outlives_its_sync(shared: Doorway) -> None:
         wire.bye()
 
 
-def test_many_statements_leave_few_on_a_server_connection(shared: Doorway) -> None:
+def test_many_statements_leave_few_on_a_server_connection(shared: PostgresGateway) -> None:
     with Wire(shared.url) as wire:
         for k in range(1500):
             wire.send(
@@ -145,7 +145,9 @@ def test_many_statements_leave_few_on_a_server_connection(shared: Doorway) -> No
             assert row(wire.ask(bind((), f"s{k}"), execute(), SYNC)[1].body) == (str(k),)
 
 
-async def test_asyncpg_on_its_defaults_shares_connections_with_other_processes_of_itself(shared: Doorway) -> None:
+async def test_asyncpg_on_its_defaults_shares_connections_with_other_processes_of_itself(
+    shared: PostgresGateway,
+) -> None:
     many = [await asyncpg.connect(shared.url) for _ in range(5)]
     for _ in range(3):
         for k, connection in enumerate(many):
@@ -158,7 +160,7 @@ async def test_asyncpg_on_its_defaults_shares_connections_with_other_processes_o
 # ── 3. cached plans ──────────────────────────────────────────────────────────────────────────
 
 
-def test_a_changed_table_is_answered_as_direct(shared: Doorway) -> None:
+def test_a_changed_table_is_answered_as_direct(shared: PostgresGateway) -> None:
     seen = []
     for url in (shared.direct, shared.url):
         with Wire(url) as wire, Wire(url) as other:
@@ -178,7 +180,7 @@ def test_a_changed_table_is_answered_as_direct(shared: Doorway) -> None:
     assert seen[0] == seen[1]
 
 
-async def test_asyncpg_recovers_from_a_changed_table_by_itself(shared: Doorway) -> None:
+async def test_asyncpg_recovers_from_a_changed_table_by_itself(shared: PostgresGateway) -> None:
     seen = []
     for url in (shared.direct, shared.url):
         a, b = await asyncpg.connect(url), await asyncpg.connect(url)
@@ -197,7 +199,7 @@ async def test_asyncpg_recovers_from_a_changed_table_by_itself(shared: Doorway) 
 
 
 @pytest.mark.parametrize("how", [Wire.drop, Wire.reset, Wire.bye], ids=lambda how: how.__name__)
-def test_a_lock_goes_with_its_client(shared: Doorway, how) -> None:
+def test_a_lock_goes_with_its_client(shared: PostgresGateway, how) -> None:
     holder = Wire(shared.url)
     holder.rows("select pg_advisory_lock(77)")
     with Wire(shared.url) as other:
@@ -207,7 +209,7 @@ def test_a_lock_goes_with_its_client(shared: Doorway, how) -> None:
     shared.clean()
 
 
-def test_a_lock_is_held_and_given_up_by_its_own_client_alone(shared: Doorway) -> None:
+def test_a_lock_is_held_and_given_up_by_its_own_client_alone(shared: PostgresGateway) -> None:
     a, b = Wire(shared.url), Wire(shared.url)
     assert a.value("select pg_try_advisory_lock(78)") == "t"
     for _ in range(3):
@@ -262,7 +264,7 @@ def test_what_a_function_sets_in_secret_stays_with_its_client_under_reset_always
 # ── 6. LISTEN ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_listener_hears_while_it_says_nothing(shared: Doorway) -> None:
+def test_a_listener_hears_while_it_says_nothing(shared: PostgresGateway) -> None:
     listener, other = Wire(shared.url), Wire(shared.url)
     listener.ask(query("listen news"))
     for k in range(3):
@@ -283,7 +285,7 @@ def test_a_listener_hears_while_it_says_nothing(shared: Doorway) -> None:
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_copy_data_that_comes_late_blocks_nothing(shared: Doorway, extended: bool) -> None:
+def test_copy_data_that_comes_late_blocks_nothing(shared: PostgresGateway, extended: bool) -> None:
     text = "copy common from stdin"
     start = [parse(text), bind(), execute()] if extended else [query(text)]
     for _ in range(shared.max + 1):
@@ -298,7 +300,7 @@ def test_copy_data_that_comes_late_blocks_nothing(shared: Doorway, extended: boo
     shared.clean()
 
 
-def test_a_query_behind_an_extended_batch_without_a_sync_is_answered_once(shared: Doorway) -> None:
+def test_a_query_behind_an_extended_batch_without_a_sync_is_answered_once(shared: PostgresGateway) -> None:
     for url in (shared.direct, shared.url):
         with Wire(url) as wire:
             assert kinds(wire.ask(parse("select 1"), bind(), execute(), query("select 2"))) == "12DCTDCZ"
@@ -320,7 +322,9 @@ def test_a_query_behind_an_extended_batch_without_a_sync_is_answered_once(shared
         ("idle_session_timeout", "listen news", "57P05"),
     ],
 )  # fmt: skip
-def test_a_timeout_of_the_server_s_reaches_the_client_in_its_own_words(shared: Doorway, setting, within, code) -> None:
+def test_a_timeout_of_the_server_s_reaches_the_client_in_its_own_words(
+    shared: PostgresGateway, setting, within, code
+) -> None:
     with Wire(shared.url) as wire:
         wire.ask(query(f"set {setting} = '200ms'"))
         try:
@@ -333,7 +337,7 @@ def test_a_timeout_of_the_server_s_reaches_the_client_in_its_own_words(shared: D
     shared.clean()
 
 
-def test_a_backend_that_is_terminated_says_so(shared: Doorway) -> None:
+def test_a_backend_that_is_terminated_says_so(shared: PostgresGateway) -> None:
     with Wire(shared.url) as wire, shared.cluster.control() as control:
         wire.ask(query("begin"))
         control.execute("select pg_terminate_backend(%s)", [int(wire.value("select pg_backend_pid()") or 0)])
@@ -538,7 +542,7 @@ def test_every_client_gets_its_own_answers_whatever_leaves_around_it(doorway) ->
 # ── cancelling ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_cancel_ends_its_own_client_s_query(shared: Doorway) -> None:
+def test_a_cancel_ends_its_own_client_s_query(shared: PostgresGateway) -> None:
     a, b = Wire(shared.url), Wire(shared.url)
     for wire in (a, b):
         wire.send(query("select pg_sleep(30)"))
@@ -590,7 +594,7 @@ def test_cancels_at_random_end_only_whom_they_name(doorway) -> None:
         door.clean()
 
 
-def test_a_cancel_with_a_wrong_key_is_ignored(shared: Doorway) -> None:
+def test_a_cancel_with_a_wrong_key_is_ignored(shared: PostgresGateway) -> None:
     with Wire(shared.url) as wire:
         wire.send(query("select pg_sleep(0.3)"))
         pid, secret = wire.key

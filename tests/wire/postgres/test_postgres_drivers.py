@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster import needs, program
-from drivers import SCRIPTS
-from running import APPS, ROOT
+from database_drivers import SCRIPTS
+from gateway_process import APPS, ROOT
+from postgres_cluster import needs, program
 
 NODE = ROOT / ".venv-callers-drivers"
 CLIENTS = 5

@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from cluster import Cluster
-from doorway import until
-from pgwire import SYNC, Gone, Refused, Wire, bind, copy_data, execute, fields, parse, query
-from shim import between
+from faulty_network import faulty_network
+from postgres_cluster import Cluster
+from postgres_gateway import until
+from postgres_wire_client import SYNC, Gone, Refused, Wire, bind, copy_data, execute, fields, parse, query
 
 
 def outcome(wire: Wire, sql: str = "select 'served'") -> str:
@@ -165,7 +165,7 @@ def test_the_primary_is_found_among_several_hosts(own: Cluster, doorway) -> None
 
 
 def test_connections_cut_while_idle_are_replaced_unseen(own: Cluster, doorway) -> None:
-    with between(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
+    with faulty_network(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
         with Wire(door.url) as wire:
             for _ in range(3):
                 assert outcome(wire) == "served"
@@ -175,7 +175,7 @@ def test_connections_cut_while_idle_are_replaced_unseen(own: Cluster, doorway) -
 
 
 def test_a_connection_cut_mid_answer_is_an_error(own: Cluster, doorway) -> None:
-    with between(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
+    with faulty_network(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
         wire = Wire(door.url)
         outcome(wire)
         wire.send(query("select repeat('x', 1000) from generate_series(1, 200000)"))
@@ -188,7 +188,7 @@ def test_a_connection_cut_mid_answer_is_an_error(own: Cluster, doorway) -> None:
 
 @pytest.mark.parametrize("way", ["in", "out"])
 def test_a_connection_cut_mid_copy_is_an_error(own: Cluster, doorway, way: str) -> None:
-    with between(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
+    with faulty_network(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
         wire = Wire(door.url)
         if way == "in":
             wire.send(query("copy common from stdin"), copy_data(b"1000\tx\n"))
@@ -205,7 +205,7 @@ def test_a_connection_cut_mid_copy_is_an_error(own: Cluster, doorway, way: str) 
 
 
 def test_a_network_that_stalls_mid_answer_holds_nobody_but_its_client(own: Cluster, doorway) -> None:
-    with between(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
+    with faulty_network(own.port) as shim, doorway(own, url=own.url("app", port=shim.port)) as door:
         victim = Wire(door.url, patience=30)
         outcome(victim)
         victim.send(query("select repeat('x', 1000) from generate_series(1, 20000)"))
@@ -222,7 +222,7 @@ def test_a_network_that_stalls_mid_answer_holds_nobody_but_its_client(own: Clust
 def test_a_client_that_leaves_a_stalled_server_frees_its_place(own: Cluster, doorway) -> None:
     """The server never answers again; its connection has to be given up within a bounded time, the place used anew."""
     with (
-        between(own.port) as shim,
+        faulty_network(own.port) as shim,
         doorway(own, url=own.url("app", port=shim.port), pool={"min": 0, "max": 1, "wait": "10s"}) as door,
     ):
         victim = Wire(door.url)
@@ -243,7 +243,7 @@ def test_a_client_that_leaves_a_stalled_server_frees_its_place(own: Cluster, doo
 
 def test_a_server_that_stalls_during_its_login_keeps_nobody_for_ever(own: Cluster, doorway) -> None:
     with (
-        between(own.port) as shim,
+        faulty_network(own.port) as shim,
         doorway(
             own, url=own.url("app", port=shim.port), pool={"min": 0, "max": 2, "wait": "700ms", "connect": "500ms"}
         ) as door,
@@ -275,7 +275,7 @@ def test_a_server_that_stalls_during_its_login_keeps_nobody_for_ever(own: Cluste
 
 def test_a_server_away_is_tried_again_without_a_stampede(own: Cluster, doorway) -> None:
     with (
-        between(own.port) as shim,
+        faulty_network(own.port) as shim,
         doorway(
             own, url=own.url("app", port=shim.port), pool={"min": 0, "max": 2, "wait": "3s", "connect": "1s"}
         ) as door,

@@ -10,9 +10,9 @@ import subprocess
 import psutil
 import psycopg
 import pytest
-from cluster import PASSWORD, USER, program
-from doorway import Doorway
-from pgwire import (
+from postgres_cluster import PASSWORD, USER, program
+from postgres_gateway import PostgresGateway
+from postgres_wire_client import (
     GSS_REQUEST,
     SSL_REQUEST,
     SYNC,
@@ -61,7 +61,7 @@ AT_FIRST = {
 
 
 @pytest.mark.parametrize("name", AT_FIRST)
-def test_what_is_no_startup_is_closed(shared: Doorway, name: str) -> None:
+def test_what_is_no_startup_is_closed(shared: PostgresGateway, name: str) -> None:
     wire = Wire(shared.url, login=False)
     wire.send(AT_FIRST[name])
     wire.socket.shutdown(socket.SHUT_WR)
@@ -72,7 +72,7 @@ def test_what_is_no_startup_is_closed(shared: Doorway, name: str) -> None:
         assert after.value("select 1") == "1"
 
 
-def test_random_bytes_never_hurt(shared: Doorway) -> None:
+def test_random_bytes_never_hurt(shared: PostgresGateway) -> None:
     chance = random.Random(7)
     before = psutil.Process().memory_info().rss
     for turn in range(300):
@@ -112,7 +112,7 @@ LOGINS = {
 
 
 @pytest.mark.parametrize("name", LOGINS)
-def test_a_login_that_is_refused_is_told_why(shared: Doorway, name: str) -> None:
+def test_a_login_that_is_refused_is_told_why(shared: PostgresGateway, name: str) -> None:
     more, code, change = LOGINS[name]
     wire = Wire(shared.url, login=False)
     wire.password = change.get("password", wire.password)
@@ -125,7 +125,7 @@ def test_a_login_that_is_refused_is_told_why(shared: Doorway, name: str) -> None
     wire.drop()
 
 
-def test_the_database_s_own_password_is_never_told(shared: Doorway) -> None:
+def test_the_database_s_own_password_is_never_told(shared: PostgresGateway) -> None:
     assert PASSWORD not in shared.url
     wire = Wire(shared.url)
     told = repr([wire.welcome, wire.ask(query("show all"))])
@@ -150,7 +150,7 @@ AFTER_LOGIN = {
 
 
 @pytest.mark.parametrize("name", AFTER_LOGIN)
-def test_a_broken_message_is_an_error_and_no_harm(shared: Doorway, name: str) -> None:
+def test_a_broken_message_is_an_error_and_no_harm(shared: PostgresGateway, name: str) -> None:
     raw, code = AFTER_LOGIN[name]
     wire = Wire(shared.url)
     wire.send(raw, SYNC)
@@ -161,7 +161,7 @@ def test_a_broken_message_is_an_error_and_no_harm(shared: Doorway, name: str) ->
     shared.clean()
 
 
-def test_a_huge_message_is_never_held_in_memory(shared: Doorway) -> None:
+def test_a_huge_message_is_never_held_in_memory(shared: PostgresGateway) -> None:
     wire = Wire(shared.url)
     before = psutil.Process().memory_info().rss
     try:
@@ -176,7 +176,7 @@ def test_a_huge_message_is_never_held_in_memory(shared: Doorway) -> None:
 
 
 @pytest.mark.parametrize("request_", [SSL_REQUEST, GSS_REQUEST])
-def test_a_request_for_encryption_is_answered_no_and_the_login_goes_on(shared: Doorway, request_: int) -> None:
+def test_a_request_for_encryption_is_answered_no_and_the_login_goes_on(shared: PostgresGateway, request_: int) -> None:
     wire = Wire(shared.url, login=False)
     wire.send(REQUEST.pack(8, request_))
     assert wire.exactly(1) == b"N"
@@ -185,7 +185,7 @@ def test_a_request_for_encryption_is_answered_no_and_the_login_goes_on(shared: D
     wire.bye()
 
 
-def test_both_requests_for_encryption_may_be_asked_in_turn(shared: Doorway) -> None:
+def test_both_requests_for_encryption_may_be_asked_in_turn(shared: PostgresGateway) -> None:
     wire = Wire(shared.url, login=False)
     for each in (GSS_REQUEST, SSL_REQUEST):
         wire.send(REQUEST.pack(8, each))
@@ -194,7 +194,7 @@ def test_both_requests_for_encryption_may_be_asked_in_turn(shared: Doorway) -> N
     wire.bye()
 
 
-def test_bytes_behind_a_request_for_encryption_are_refused(shared: Doorway) -> None:
+def test_bytes_behind_a_request_for_encryption_are_refused(shared: PostgresGateway) -> None:
     """CVE-2021-23214: what was smuggled in front of TLS must not count as said within it."""
     wire = Wire(shared.url, login=False)
     wire.send(REQUEST.pack(8, SSL_REQUEST) + startup({"user": USER, "database": wire.database}))
@@ -208,7 +208,7 @@ def test_bytes_behind_a_request_for_encryption_are_refused(shared: Doorway) -> N
 
 
 @pytest.mark.parametrize("minor", [1, 2, 9])
-def test_a_newer_minor_version_is_negotiated_down(shared: Doorway, minor: int) -> None:
+def test_a_newer_minor_version_is_negotiated_down(shared: PostgresGateway, minor: int) -> None:
     wire = Wire(shared.url, version=V3 + minor, **{"_pq_.unheard_of": "1"})
     negotiated = [each for each in wire.welcome if each.kind == "v"]
     assert len(negotiated) == 1
@@ -232,7 +232,7 @@ def test_many_clients_more_than_there_may_be_are_refused_in_order(doorway) -> No
             wire.bye()
 
 
-def _enters(door: Doorway) -> bool:
+def _enters(door: PostgresGateway) -> bool:
     try:
         Wire(door.url).bye()
     except Refused:
@@ -240,7 +240,7 @@ def _enters(door: Doorway) -> bool:
     return True
 
 
-def test_a_long_value_passes_whole(shared: Doorway) -> None:
+def test_a_long_value_passes_whole(shared: PostgresGateway) -> None:
     with Wire(shared.url) as wire:
         value = "x" * (24 << 20)
         found = wire.ask(parse("select length($1::text), $1::text"), bind([value]), message(b"E", b"\0\0\0\0\0"), SYNC)
@@ -260,7 +260,7 @@ def test_with_tls_on_a_client_that_insists_is_served(doorway) -> None:
         door.until(lambda: "sslnegotiation=postgres" in repr(door.events()), "the reason in the log")
 
 
-def test_psql_looks_into_the_pool(shared: Doorway) -> None:
+def test_psql_looks_into_the_pool(shared: PostgresGateway) -> None:
     url = shared.url.rpartition("/")[0] + "/outrigger"
     with Wire(shared.url) as wire:
         wire.ask(query("begin"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from doorway import Doorway
-from pgwire import (
+from postgres_gateway import PostgresGateway
+from postgres_wire_client import (
     FLUSH,
     SYNC,
     V3,
@@ -89,7 +89,7 @@ STATES = {
     ],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
 )
-def test_a_client_that_leaves_leaves_nothing(shared: Doorway, state: str, how) -> None:
+def test_a_client_that_leaves_leaves_nothing(shared: PostgresGateway, state: str, how) -> None:
     wire = Wire(shared.url)
     STATES[state](wire)
     how(wire)
@@ -99,7 +99,7 @@ def test_a_client_that_leaves_leaves_nothing(shared: Doorway, state: str, how) -
 
 
 @pytest.mark.parametrize("how", HOWS, ids=lambda how: how.__name__)
-def test_a_client_that_leaves_with_its_last_answer_leaves_nothing(shared: Doorway, how) -> None:
+def test_a_client_that_leaves_with_its_last_answer_leaves_nothing(shared: PostgresGateway, how) -> None:
     """As pg_dump does; whatever the door still has to find out about it, the next client must not find first."""
     for sql in ("select set_config('search_path', '', false)", "create temp table scratch (a int)", "listen news") * 4:
         wire = Wire(shared.url)
@@ -117,7 +117,7 @@ NEXT = {
 
 
 @pytest.mark.parametrize("then", NEXT)
-def test_a_client_that_hardly_waited_leaves_nothing(shared: Doorway, then: str) -> None:
+def test_a_client_that_hardly_waited_leaves_nothing(shared: PostgresGateway, then: str) -> None:
     """Its next message may come while the door still looks at what the one before has left."""
     for turn, sql in enumerate(("create temp table scratch (a int)", "listen news", "set search_path = other") * 8):
         wire = Wire(shared.url)
@@ -127,7 +127,7 @@ def test_a_client_that_hardly_waited_leaves_nothing(shared: Doorway, then: str) 
         shared.clean()
 
 
-def test_clients_that_leave_while_they_wait_are_forgotten(shared: Doorway) -> None:
+def test_clients_that_leave_while_they_wait_are_forgotten(shared: PostgresGateway) -> None:
     holders = [Wire(shared.url) for _ in range(shared.max)]
     for wire in holders:
         wire.ask(query("begin"))
@@ -154,7 +154,7 @@ def test_clients_that_leave_while_they_wait_are_forgotten(shared: Doorway) -> No
     ],
     ids=["nothing", "a byte", "a length", "half a startup", "SSLRequest", "a startup", "a cancel", "half a cancel"],
 )  # fmt: skip
-def test_a_client_that_leaves_while_it_logs_in_leaves_nothing(shared: Doorway, said: bytes) -> None:
+def test_a_client_that_leaves_while_it_logs_in_leaves_nothing(shared: PostgresGateway, said: bytes) -> None:
     for how in HOWS[:2]:
         wire = Wire(shared.url, login=False)
         wire.send(said)

@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from cluster import PASSWORD, Cluster, backends
-from pgwire import Gone, Wire, fields, kinds, query
-from ports import free_port
-from running import Running, eventually, gateway
+from free_ports import free_port
+from gateway_process import GatewayProcess, eventually, gateway
+from postgres_cluster import PASSWORD, Cluster, backends
+from postgres_wire_client import Gone, Wire, fields, kinds, query
 
 # Tells what it got; ends when told to, by SIGTERM, after the query it has begun.
 APP = """
@@ -31,17 +31,17 @@ def policy(url: str, port: int, more: str = "") -> str:
     return f'postgres:\n  url: "{url}"\n  listen: 127.0.0.1:{port}\n  pool: {{min: 0, max: 2, wait: 3s}}\n{more}'
 
 
-async def environment(running: Running) -> dict[str, str]:
+async def environment(running: GatewayProcess) -> dict[str, str]:
     head, _, body = (await running.request("/")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200"), head
     return json.loads(body)
 
 
-async def body(running: Running, path: str) -> bytes:
+async def body(running: GatewayProcess, path: str) -> bytes:
     return (await running.request(path, port=running.admin)).partition(b"\r\n\r\n")[2]
 
 
-async def metrics(running: Running) -> dict[str, float]:
+async def metrics(running: GatewayProcess) -> dict[str, float]:
     text = (await body(running, "/metrics")).decode()
     return {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line and line[0] != "#"
@@ -172,7 +172,7 @@ async def test_a_database_that_is_away_hurts_nobody_else(tmp_path: Path, own: Cl
             await until_health(running, "ok")
 
 
-async def until_health(running: Running, status: str) -> None:
+async def until_health(running: GatewayProcess, status: str) -> None:
     async with asyncio.timeout(15):
         while json.loads(await body(running, "/healthz"))["status"] != status:
             await asyncio.sleep(0.05)

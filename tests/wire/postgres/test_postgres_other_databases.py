@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from doorway import Doorway, Doorways, until
+from postgres_gateway import PostgresGateway, PostgresGateways, until
 
 
 def at(url: str, database: str) -> str:
@@ -22,19 +22,21 @@ def one(connection: psycopg.Connection, text: str) -> object:
 
 
 @pytest.fixture
-def other(doorway: Doorways):
+def other(doorway: PostgresGateways):
     with doorway.database() as name:
         yield name
 
 
-def test_another_database_of_the_server_is_reached_as_on_a_connection_of_ones_own(shared: Doorway, other: str) -> None:
+def test_another_database_of_the_server_is_reached_as_on_a_connection_of_ones_own(
+    shared: PostgresGateway, other: str
+) -> None:
     with psycopg.connect(shared.url, autocommit=True) as here, psycopg.connect(at(shared.url, other)) as there:
         for _ in range(3):
             assert one(here, "select current_database()") == shared.database
             assert one(there, "select current_database()") == other
 
 
-def test_one_text_prepared_in_two_databases_has_the_rows_of_each(shared: Doorway, other: str) -> None:
+def test_one_text_prepared_in_two_databases_has_the_rows_of_each(shared: PostgresGateway, other: str) -> None:
     with (
         psycopg.connect(shared.url, autocommit=True) as here,
         psycopg.connect(at(shared.url, other), autocommit=True) as there,
@@ -48,7 +50,9 @@ def test_one_text_prepared_in_two_databases_has_the_rows_of_each(shared: Doorway
             assert there.execute("select * from of_two", prepare=True).fetchall() == [(1, 2)]
 
 
-def test_a_database_that_is_not_there_is_refused_by_the_server_and_nothing_else_suffers(shared: Doorway) -> None:
+def test_a_database_that_is_not_there_is_refused_by_the_server_and_nothing_else_suffers(
+    shared: PostgresGateway,
+) -> None:
     with pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist'):
         psycopg.connect(at(shared.url, "nowhere"))
     with psycopg.connect(shared.url) as here:
@@ -56,7 +60,7 @@ def test_a_database_that_is_not_there_is_refused_by_the_server_and_nothing_else_
     assert "postgres.down" not in [event["event"] for event in shared.events()]
 
 
-def test_a_database_is_made_used_and_dropped_as_test_runners_do(doorway: Doorways) -> None:
+def test_a_database_is_made_used_and_dropped_as_test_runners_do(doorway: PostgresGateways) -> None:
     with doorway() as door:
         with door.cluster.control() as control:
             control.execute("alter role app createdb")
@@ -76,7 +80,7 @@ def test_a_database_is_made_used_and_dropped_as_test_runners_do(doorway: Doorway
         assert door.status()["servers"].keys() <= {"idle"}
 
 
-def test_connections_to_other_databases_go_with_their_last_client(doorway: Doorways, other: str) -> None:
+def test_connections_to_other_databases_go_with_their_last_client(doorway: PostgresGateways, other: str) -> None:
     with doorway(pool={"min": 1, "max": 3}) as door:
 
         def there() -> int:
@@ -98,7 +102,7 @@ def test_connections_to_other_databases_go_with_their_last_client(doorway: Doorw
             assert one(here, "select current_database()") == door.database
 
 
-def test_all_databases_together_have_as_many_connections_as_there_may_be(doorway: Doorways, other: str) -> None:
+def test_all_databases_together_have_as_many_connections_as_there_may_be(doorway: PostgresGateways, other: str) -> None:
     with doorway(pool={"min": 0, "max": 1}) as door:
         with (
             psycopg.connect(door.url, autocommit=True) as here,
@@ -110,7 +114,7 @@ def test_all_databases_together_have_as_many_connections_as_there_may_be(doorway
             assert sum(door.status()["servers"].values()) == 1
 
 
-def test_clients_of_a_database_that_was_dropped_are_told_and_the_rest_goes_on(doorway: Doorways) -> None:
+def test_clients_of_a_database_that_was_dropped_are_told_and_the_rest_goes_on(doorway: PostgresGateways) -> None:
     with doorway() as door, doorway.database() as doomed:
         there = psycopg.connect(at(door.url, doomed), autocommit=True)
         assert one(there, "select 1") == 1

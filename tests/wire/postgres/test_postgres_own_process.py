@@ -6,8 +6,8 @@ import threading
 
 import psycopg
 import pytest
-from doorway import Doorway, Doorways
-from pgwire import Message, Wire, query
+from postgres_gateway import PostgresGateway, PostgresGateways
+from postgres_wire_client import Message, Wire, query
 
 HIGHEST = 1 << 22  # a process number on Linux is at most this
 
@@ -18,7 +18,7 @@ def heard(wire: Wire) -> tuple[int, bytes]:
     return int.from_bytes(found.body[:4], "big"), found.body[4:]
 
 
-def test_a_client_hears_its_own_notification_from_its_own_process(shared: Doorway) -> None:
+def test_a_client_hears_its_own_notification_from_its_own_process(shared: PostgresGateway) -> None:
     with Wire(shared.url) as wire:
         wire.ask(query("listen news"))
         wire.send(query("notify news, 'mine'"))
@@ -26,7 +26,7 @@ def test_a_client_hears_its_own_notification_from_its_own_process(shared: Doorwa
 
 
 @pytest.mark.parametrize("way", ["through the door", "direct"])
-def test_another_s_notification_comes_from_another_process(shared: Doorway, way: str) -> None:
+def test_another_s_notification_comes_from_another_process(shared: PostgresGateway, way: str) -> None:
     with Wire(shared.url) as wire, Wire(shared.url if way == "through the door" else shared.direct) as other:
         wire.ask(query("listen news"))
         pid = int(other.rows("select pg_backend_pid() from pg_notify('news', 'theirs')")[0][0] or 0)
@@ -34,14 +34,14 @@ def test_another_s_notification_comes_from_another_process(shared: Doorway, way:
         assert pid != wire.key[0]
 
 
-def test_in_session_mode_too(doorway: Doorways) -> None:
+def test_in_session_mode_too(doorway: PostgresGateways) -> None:
     with doorway(mode="session") as door, Wire(door.url) as wire:
         wire.ask(query("listen news"))
         wire.send(query("select pg_notify('news', 'a'), pg_notify('news', 'b')"))
         assert [heard(wire) for _ in range(2)] == [(wire.key[0], b"news\0a\0"), (wire.key[0], b"news\0b\0")]
 
 
-def test_a_driver_that_terminates_what_it_was_told_terminates_nobody(shared: Doorway) -> None:
+def test_a_driver_that_terminates_what_it_was_told_terminates_nobody(shared: PostgresGateway) -> None:
     """No process can have that number, so no other client of the database is hit by chance."""
     with psycopg.connect(shared.url, autocommit=True) as one:
         assert one.info.backend_pid > HIGHEST
@@ -51,7 +51,7 @@ def test_a_driver_that_terminates_what_it_was_told_terminates_nobody(shared: Doo
         assert one.execute("select 1").fetchone() == (1,)
 
 
-def test_cancelling_goes_by_that_number_as_ever(shared: Doorway) -> None:
+def test_cancelling_goes_by_that_number_as_ever(shared: PostgresGateway) -> None:
     with psycopg.connect(shared.url, autocommit=True) as one:
         threading.Thread(target=lambda: (shared.until(lambda: shared.asleep() == 1), one.cancel_safe())).start()
         with pytest.raises(psycopg.errors.QueryCanceled):
@@ -61,7 +61,7 @@ def test_cancelling_goes_by_that_number_as_ever(shared: Doorway) -> None:
 # ── mode: session ────────────────────────────────────────────────────────────────────────────
 
 
-def test_in_session_mode_the_number_is_that_of_the_server_process_as_direct(doorway: Doorways) -> None:
+def test_in_session_mode_the_number_is_that_of_the_server_process_as_direct(doorway: PostgresGateways) -> None:
     with doorway(mode="session") as door, psycopg.connect(door.url, autocommit=True) as one:
         assert one.execute("select pg_backend_pid()").fetchone() == (one.info.backend_pid,)
         with psycopg.connect(door.url, autocommit=True) as other:
@@ -70,7 +70,7 @@ def test_in_session_mode_the_number_is_that_of_the_server_process_as_direct(door
             one.execute("select 1")
 
 
-def test_in_session_mode_a_query_is_cancelled_by_the_driver_and_by_sql(doorway: Doorways) -> None:
+def test_in_session_mode_a_query_is_cancelled_by_the_driver_and_by_sql(doorway: PostgresGateways) -> None:
     with doorway(mode="session") as door, psycopg.connect(door.url, autocommit=True) as one:
 
         def by_sql() -> None:
@@ -86,7 +86,7 @@ def test_in_session_mode_a_query_is_cancelled_by_the_driver_and_by_sql(doorway: 
 
 
 def test_in_session_mode_who_finds_no_connection_free_is_let_in_and_waits_with_its_first_query(
-    doorway: Doorways,
+    doorway: PostgresGateways,
 ) -> None:
     with doorway(mode="session", pool={"max": 1, "wait": "300ms"}) as door:
         with psycopg.connect(door.url, autocommit=True) as one, psycopg.connect(door.url, autocommit=True) as two:
@@ -101,7 +101,7 @@ def test_in_session_mode_who_finds_no_connection_free_is_let_in_and_waits_with_i
             assert three.info.parameter_status("application_name") == "next"
 
 
-def test_in_session_mode_who_leaves_before_it_is_let_in_takes_nothing(doorway: Doorways) -> None:
+def test_in_session_mode_who_leaves_before_it_is_let_in_takes_nothing(doorway: PostgresGateways) -> None:
     with doorway(mode="session", pool={"max": 1}) as door:
         with psycopg.connect(door.url):
             pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import hypothesis
-import pgmachine
+import postgres_random_steps
 import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -15,8 +15,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from pgpair import Pair, alike, kept
-from pgwire import COPY_DONE, SYNC, Wire, bind, call, close, copy_data, copy_fail, execute, parse, query
+from postgres_pair import Pair, alike, kept
+from postgres_wire_client import COPY_DONE, SYNC, Wire, bind, call, close, copy_data, copy_fail, execute, parse, query
 
 CLIENTS = 4
 # The same examples each time, so that a change which fails is to blame; others by naming other seeds.
@@ -63,22 +63,22 @@ def machine(
                 self.rest(left)
             self.come(slot, **start)
 
-        @rule(slot=slots, text=pgmachine.TEXTS)
+        @rule(slot=slots, text=postgres_random_steps.TEXTS)
         def simple(self, slot, text):
             self.pair(slot).sql(text.format(k=slot))
 
-        @rule(slot=slots, texts=st.lists(pgmachine.TEXTS, min_size=2, max_size=4))
+        @rule(slot=slots, texts=st.lists(postgres_random_steps.TEXTS, min_size=2, max_size=4))
         def simple_in_one_write(self, slot, texts):
             self.pair(slot).ask(*(query(text.format(k=slot)) for text in texts), answers=len(texts))
 
         @rule(data=st.data(), slot=slots)
         def extended(self, data, slot):
-            parts, ready = data.draw(pgmachine.pipeline(slot))
+            parts, ready = data.draw(postgres_random_steps.pipeline(slot))
             self.pair(slot).ask(*parts, answers=ready)
 
         @rule(data=st.data(), slot=slots)
         def extended_without_a_sync(self, data, slot):
-            self.pair(slot).flushed(*data.draw(pgmachine.step(slot)))
+            self.pair(slot).flushed(*data.draw(postgres_random_steps.step(slot)))
 
         @rule(slot=slots, a=st.integers(0, 3))
         def function_call(self, slot, a):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pgpair import Pair
-from pgwire import FLUSH, SYNC, Wire, bind, execute, parse, query
+from postgres_pair import Pair
+from postgres_wire_client import FLUSH, SYNC, Wire, bind, execute, parse, query
 
 
 def extended(*texts: str) -> list[bytes]:

@@ -45,7 +45,7 @@ class Booked:
     shown: bool = False
 
 
-class Bookkeeper:
+class BookkeepingVendor:
     """`books` by tag. `late` are responses in the background by id: what is booked, and the answer as it stands."""
 
     def __init__(self, name: str) -> None:

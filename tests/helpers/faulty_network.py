@@ -12,7 +12,7 @@ from collections.abc import Iterator
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
-class Shim:
+class FaultyNetwork:
     """Relays `port` to `target`; connections are told apart by nothing. `close` ends all."""
 
     def __init__(self, target: int, *, tls: ssl.SSLContext | None = None) -> None:
@@ -127,8 +127,8 @@ class Shim:
 
 
 @contextlib.contextmanager
-def between(target: int, *, tls: ssl.SSLContext | None = None) -> Iterator[Shim]:
-    shim = Shim(target, tls=tls)
+def faulty_network(target: int, *, tls: ssl.SSLContext | None = None) -> Iterator[FaultyNetwork]:
+    shim = FaultyNetwork(target, tls=tls)
     try:
         yield shim
     finally:

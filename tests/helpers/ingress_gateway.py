@@ -90,7 +90,7 @@ def answering(*answers: bytes) -> Scripted:
     return app
 
 
-class Front:
+class IngressGateway:
     def __init__(self, door: Door, app: Scripted, port: int, log: Path, metrics: Metrics) -> None:
         self.door = door
         self.app = app
@@ -127,14 +127,14 @@ async def ours(*_: object) -> tuple[int, list[tuple[str, str]], bytes]:
 
 
 @asynccontextmanager
-async def front(
+async def ingress_gateway(
     app: Scripted,
     policy: str = "",
     *,
     patience: Patience = Patience(sweep=0.05),
     tmp: Path | None = None,
     requests: Requests | None = None,
-) -> AsyncIterator[Front]:
+) -> AsyncIterator[IngressGateway]:
     loop = asyncio.get_running_loop()
     await app.start()
     parsed = load(PolicySource("test", None, policy), {}) if policy else Policy()
@@ -146,7 +146,7 @@ async def front(
     sock.bind(("127.0.0.1", 0))
     await door.open(sock)
     try:
-        yield Front(door, app, sock.getsockname()[1], tmp / "log" if tmp else Path(os.devnull), metrics)
+        yield IngressGateway(door, app, sock.getsockname()[1], tmp / "log" if tmp else Path(os.devnull), metrics)
     finally:
         door.close()
         await app.stop()

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import psycopg
 import uvloop
-from cluster import Cluster, backends
-from pgpair import FACTS, SCHEMA, counts
-from pgwire import Wire, query
+from postgres_cluster import Cluster, backends
+from postgres_pair import FACTS, SCHEMA, counts
+from postgres_wire_client import Wire, query
 
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -29,7 +29,7 @@ T = TypeVar("T")
 PATIENCE = 10.0
 
 
-class Doorway:
+class PostgresGateway:
     """`url` is what an app gets, `direct` leads to the same database past the door."""
 
     def __init__(self, cluster: Cluster, database: str, url: str = "", **postgres: object) -> None:
@@ -48,7 +48,7 @@ class Doorway:
         self._loop.set_exception_handler(lambda _loop, context: self.faults.append(repr(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, name="door", daemon=True)
 
-    def __enter__(self) -> Doorway:
+    def __enter__(self) -> PostgresGateway:
         self._thread.start()
         self._door: Door = self._run(self._start())
         return self
@@ -160,7 +160,7 @@ def until(
         time.sleep(0.01)
 
 
-class Doorways:
+class PostgresGateways:
     """Makes doors, each before a database of its own."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -169,13 +169,13 @@ class Doorways:
     @contextlib.contextmanager
     def __call__(
         self, cluster: Cluster | None = None, *, url: str = "", schema: Sequence[str] = SCHEMA, **postgres: object
-    ) -> Iterator[Doorway]:
+    ) -> Iterator[PostgresGateway]:
         """`cluster`: another than the session's, whose database `app` it leads to."""
         if cluster is not None:
-            with Doorway(cluster, "app", url, **postgres) as door:
+            with PostgresGateway(cluster, "app", url, **postgres) as door:
                 yield door
             return
-        with self.database(schema) as name, Doorway(self._cluster, name, url, **postgres) as door:
+        with self.database(schema) as name, PostgresGateway(self._cluster, name, url, **postgres) as door:
             yield door
 
     @contextlib.contextmanager

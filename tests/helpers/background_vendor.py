@@ -36,7 +36,7 @@ USAGE = {
 COST = 1_700_000_000  # nano-dollars of that
 
 
-class Backstage:
+class BackgroundVendor:
     """Its responses by id, each as far as a test moved it. `paths` are those that were asked for."""
 
     def __init__(self) -> None:
@@ -203,7 +203,7 @@ class Instance:
 
 @asynccontextmanager
 async def instance(
-    tmp: Path, vendor: Backstage, *, ledger: str = "", cap: str = "", base: str = "/v1", more: str = ""
+    tmp: Path, vendor: BackgroundVendor, *, ledger: str = "", cap: str = "", base: str = "/v1", more: str = ""
 ) -> AsyncIterator[Instance]:
     """`ledger`: its URL, else a file."""
     url = ledger or f"sqlite:///{tmp}/ledger.db"
@@ -240,8 +240,8 @@ async def instance(
 
 
 @asynccontextmanager
-async def backstage() -> AsyncIterator[Backstage]:
-    vendor = Backstage()
+async def background_vendor() -> AsyncIterator[BackgroundVendor]:
+    vendor = BackgroundVendor()
     await vendor.start()
     try:
         yield vendor

@@ -42,7 +42,7 @@ KNOWN_CIRCLES = {
     frozenset(
         f"proxy.{one}"
         for one in [
-            "build",
+            "observers",
             "gateway",
             "operations.alert_inputs",
             "operations.commands",

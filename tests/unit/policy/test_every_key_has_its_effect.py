@@ -242,5 +242,7 @@ def test_the_table_has_no_key_that_is_none():
 )
 def test_what_comments_show_is_used_by_a_test_too(section, word):
     written = re.compile(rf"\b{word}\b")
-    files = [one for one in (*TESTS.glob("unit/test_*.py"), *TESTS.glob("wire/test_*.py")) if "policy" not in one.name]
+    files = [
+        one for one in (*TESTS.glob("unit/**/test_*.py"), *TESTS.glob("wire/**/test_*.py")) if "policy" not in one.name
+    ]
     assert any(written.search(one.read_text(encoding="utf-8")) for one in files), f"{section}.{word}"

@@ -19,7 +19,6 @@ from proxy.app.supervisor import Supervisor
 from proxy.egress.service import Egress
 from proxy.errors import BindError, OutriggerError
 from proxy.gateway import Gateway
-from proxy.launch_environment import Outfit
 from proxy.ledger.ledger import Ledger
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -27,13 +26,14 @@ from proxy.observe.recent_errors import Recent
 from proxy.observe.request_registry import Requests
 from proxy.observe.sentry import connect
 from proxy.operations.health import memory_limit
+from proxy.operations.launch_environment import Outfit
 from proxy.operations.reloader import Reloader
 from proxy.policy.loading import PolicySource
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
-from proxy.service_manager import Notifier
-from proxy.socket_activation import close, handed_over, place
-from proxy.sockets import Sockets, free_port
+from proxy.process.listen_sockets import Sockets, free_port
+from proxy.process.service_manager import Notifier
+from proxy.process.socket_activation import close, handed_over, place
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway

@@ -25,7 +25,6 @@ from proxy.app.metrics_scrape import AppScrape
 from proxy.app.probes import warn_of_claims
 from proxy.egress.service import Egress
 from proxy.ingress.service import Door
-from proxy.launch_environment import Outfit
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.user_marks import Marks
 from proxy.observe.health import Health
@@ -38,12 +37,13 @@ from proxy.observe.request_registry import Requests
 from proxy.observe.timeseries.history import History
 from proxy.observers import make_alerts, make_endpoints
 from proxy.operations.health import Overview, memory_limit
+from proxy.operations.launch_environment import Outfit
 from proxy.operations.pending_changes import hold
 from proxy.operations.policy_trial import try_out
 from proxy.operations.reloader import Reloader
 from proxy.policy.schema.policy import Policy
-from proxy.service_manager import Notifier
-from proxy.sockets import Sockets, listen
+from proxy.process.listen_sockets import Sockets, listen
+from proxy.process.service_manager import Notifier
 
 if TYPE_CHECKING:
     from proxy.postgres.service import Door as Database

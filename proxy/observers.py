@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from proxy import __version__
-from proxy.admin.commands import Ctl
+from proxy.admin.command_endpoint import Ctl
 from proxy.admin.endpoints import Endpoints
 from proxy.admin.origin_check import is_loopback
 from proxy.observe.alerts.manager import Alerts

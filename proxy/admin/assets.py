@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
-from proxy.admin.message import AdminAnswer, AdminRequest, Header, plain
+from proxy.admin.messages import AdminAnswer, AdminRequest, Header, plain
 
 TYPES = {
     "css": "text/css; charset=utf-8",

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from proxy.admin.assets import Assets
 from proxy.admin.auth import TokenGate
 from proxy.admin.login_sessions import Sessions, set_cookie
-from proxy.admin.message import AdminAnswer, AdminRequest, Header, plain
+from proxy.admin.messages import AdminAnswer, AdminRequest, Header, plain
 from proxy.admin.origin_check import of_another_site, same_origin
 from proxy.errors import Refusal
 from proxy.http.problem import whole_seconds

@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from proxy.admin.auth import TokenGate
-from proxy.admin.commands import Ctl
+from proxy.admin.command_endpoint import Ctl
 from proxy.admin.dashboard import PATH, PUBLIC, Dashboard
 from proxy.admin.login_sessions import Sessions
-from proxy.admin.message import AdminAnswer as AdminAnswer
-from proxy.admin.message import AdminRequest as AdminRequest
-from proxy.admin.message import as_data, as_json, bare, plain, problem
+from proxy.admin.messages import AdminAnswer as AdminAnswer
+from proxy.admin.messages import AdminRequest as AdminRequest
+from proxy.admin.messages import as_data, as_json, bare, plain, problem
 from proxy.admin.origin_check import check_local, same_origin
 from proxy.errors import Refusal
 from proxy.observe.health import Health

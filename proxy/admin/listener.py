@@ -7,7 +7,7 @@ import socket
 from aiohttp import web
 
 from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
-from proxy.admin.message import bare, problem
+from proxy.admin.messages import bare, problem
 from proxy.errors import Refusal
 from proxy.observe.emit import Emit
 from proxy.observe.request_ids import Ids

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from proxy.process_hardening import bare_environment
+from proxy.process.hardening import bare_environment
 
 GRACE = 2  # seconds between the stop signal and SIGKILL
 

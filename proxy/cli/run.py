@@ -16,7 +16,7 @@ from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
 from proxy.observe.log import Log
 from proxy.observe.logging_bridge import install_stdlib_logging, uninstall_stdlib_logging
 from proxy.policy.loading import find, load
-from proxy.process_hardening import hide_memory
+from proxy.process.hardening import hide_memory
 
 FAULT = 1
 

@@ -13,7 +13,7 @@ import pytest
 from proxy.app.command import parse
 from proxy.gateway import CLOSING
 from proxy.policy.loading import PolicySource, load
-from proxy.socket_activation import NAMES
+from proxy.process.socket_activation import NAMES
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICE = (UNITS / "outrigger@.service").read_text()

@@ -17,15 +17,15 @@ FILES = sorted(PROXY.rglob("*.py"))
 # each other, BESIDE says so.
 LAYERS = (
     ("cli", "__main__"),
-    ("build", "gateway", "observers", "launch_environment", "sockets", "socket_activation", "service_manager"),
+    ("build", "gateway", "observers"),
     ("operations", "admin"),
     ("ingress", "egress", "postgres", "app"),
-    ("ledger", "observe"),
+    ("ledger", "observe", "process"),
     ("http", "policy"),
-    ("util", "units", "errors", "process_hardening"),
+    ("util", "units", "errors"),
 )
-BESIDE = {"ledger": {"observe"}, "__main__": {"cli"}, "process_hardening": set(), "errors": set()}
-FLAT = {"build", "gateway", "observers", "launch_environment", "sockets", "socket_activation", "service_manager"}
+BESIDE = {"ledger": {"observe"}, "__main__": {"cli"}, "errors": set()}
+FLAT = {"build", "gateway", "observers"}
 # What is still to be cut; each line that goes is a step.
 KNOWN_UP = {"operations": {"gateway"}}
 KNOWN_CIRCLES = {

@@ -13,7 +13,7 @@ from proxy.errors import BindError
 from proxy.ingress.client_address import TrustedPeers
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
-from proxy.sockets import bind
+from proxy.process.listen_sockets import bind
 
 PATIENCE = 3.0  # seconds
 

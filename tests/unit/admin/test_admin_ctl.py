@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from proxy.admin.auth import TokenGate
-from proxy.admin.commands import Ctl
+from proxy.admin.command_endpoint import Ctl
 from proxy.admin.endpoints import AdminRequest, Endpoints
 from proxy.cli.ctl import ctl
 from proxy.errors import Refusal, UsageError

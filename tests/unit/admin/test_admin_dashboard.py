@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from proxy.admin.auth import TokenGate
-from proxy.admin.commands import Ctl
+from proxy.admin.command_endpoint import Ctl
 from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
 from proxy.admin.login_sessions import LASTS, MOST, Sessions
 from proxy.observe.health import Health

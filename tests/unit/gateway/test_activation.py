@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import BindError
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
-from proxy.socket_activation import Handed, handed_over, place
+from proxy.process.socket_activation import Handed, handed_over, place
 
 Make = Callable[..., Handed]
 

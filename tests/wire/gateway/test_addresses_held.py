@@ -14,7 +14,7 @@ from postgres_gateway import PostgresGateways
 
 from proxy.errors import BindError
 from proxy.policy.schema.server import Address
-from proxy.sockets import bind, listen
+from proxy.process.listen_sockets import bind, listen
 
 APP = (sys.executable, str(APPS / "plain.py"))
 

@@ -13,7 +13,7 @@ from proxy.egress.service import Egress
 from proxy.observe.log import Log
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
-from proxy.sockets import Sockets
+from proxy.process.listen_sockets import Sockets
 
 if TYPE_CHECKING:
     from proxy.postgres.service import Door as Database

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy import __version__
-from proxy.admin.auth import TokenGate
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.endpoints import PublicEndpoints
 from proxy.admin.listener import AdminListener
-from proxy.admin.public_endpoints import PublicEndpoints
 from proxy.app import AppFace
 from proxy.app.memory_recycler import Pressure
 from proxy.app.memory_usage import Meter
@@ -131,7 +131,7 @@ class Gateway:
             stopping=lambda: self.stopping,
         )
         self.runtime.on_sample(pressure.take)
-        self.gate = TokenGate(policy.admin.token, clock=loop.time)
+        self.gate = TokenAuthenticator(policy.admin.token, clock=loop.time)
         endpoints = make_endpoints(self, view, log)
         self._admin = AdminListener(endpoints, ids=Ids(), emit=log.emit)
         self.door = Door(
@@ -153,7 +153,7 @@ class Gateway:
         self.parts: dict[str, Prepare] = {
             "log": lambda new: log.prepare(new.log),
             "metrics": lambda new: partial(metrics.apply, new.metrics),
-            "admin": lambda new: partial(self.gate.take, new.admin.token),
+            "admin": lambda new: partial(self.gate.replace_token, new.admin.token),
             "app": lambda new: partial(app.apply, new.app),
             "door": self.door.prepare,
             "egress": egress.prepare,

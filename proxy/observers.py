@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from proxy import __version__
-from proxy.admin.command_endpoint import Ctl
-from proxy.admin.endpoints import Endpoints
-from proxy.admin.origin_check import is_loopback
+from proxy.admin.command_endpoint import CommandEndpoint
+from proxy.admin.endpoints import AdminEndpoints
 from proxy.observe.alerts.manager import Alerts
 from proxy.observe.log import Log
 from proxy.operations.alert_inputs import HouseFacts
-from proxy.operations.commands import Actions
+from proxy.operations.commands import GatewayCommands
 from proxy.operations.health import Overview
 from proxy.operations.status import Picture
+from proxy.policy.urls import is_loopback
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
@@ -35,18 +35,18 @@ def make_alerts(gateway: Gateway, log: Log, environ: Mapping[str, str]) -> Alert
     )
 
 
-def make_endpoints(gateway: Gateway, view: Overview, log: Log) -> Endpoints:
+def make_endpoints(gateway: Gateway, view: Overview, log: Log) -> AdminEndpoints:
     picture = Picture(gateway)
     gateway.runtime.on_sample(picture.sample)
-    return Endpoints(
+    return AdminEndpoints(
         health=gateway.health,
         metrics=gateway.metrics,
-        gate=gateway.gate,
-        ready=view.readiness,
-        status=picture.status,
-        history=picture.history,
+        authenticator=gateway.gate,
+        check_readiness=view.readiness,
+        build_status=picture.status,
+        build_history=picture.history,
         clock=gateway.clock,
         version=__version__,
         loopback=is_loopback(gateway.policy.listen.admin.host),
-        ctl=Ctl(Actions(gateway), log.emit),
+        commands=CommandEndpoint(GatewayCommands(gateway), log.emit),
     )

@@ -1,4 +1,5 @@
-"""The admin token: shown as `Authorization: Bearer TOKEN`, compared in constant time, guesses slowed."""
+"""Authentication by the admin token: `Authorization: Bearer TOKEN` (RFC 6750), compared in constant time; peers that
+guess are slowed down."""
 
 from __future__ import annotations
 
@@ -10,28 +11,31 @@ from ipaddress import IPv6Address, ip_address
 
 from proxy.errors import Refusal
 
-FREE_GUESSES = 3  # a typing error or two cost nothing
-LONGEST_WAIT = 4.0
-WAITING = 4  # attempts of one peer that wait at once
-FORGET = 300.0  # seconds after which a peer's failures are forgotten
-PEERS = 1024
+FREE_ATTEMPTS = 3  # a typing error or two cost nothing
+MAX_DELAY = 4.0  # seconds
+MAX_DELAYED_ATTEMPTS = 4  # of one peer at once
+FORGET_SECONDS = 300.0  # after a peer's last failure
+MAX_PEERS = 1024
 
 
-class _Peer:
-    __slots__ = ("failures", "last", "waiting")
+class _FailedPeer:
+    __slots__ = ("failures", "last_failure", "waiting")
 
     def __init__(self) -> None:
         self.failures = 0
-        self.last = 0.0
+        self.last_failure = 0.0
         self.waiting = 0
 
 
-class TokenGate:
-    """Tells a right token from a wrong one, the more slowly the more wrong ones a peer has shown.
+class TokenAuthenticator:
+    """Tells a right token from a wrong one, and slows down a peer that shows wrong ones.
 
-    After three failures each further attempt of that peer waits (0.5 s, 1 s, 2 s, then 4 s) before it is
-    looked at, at most four at once; any more are refused unlooked at. Other peers notice nothing. A peer is
-    an address, an IPv6 one by its /64. The last 1,024 peers that failed are remembered, for five minutes.
+    After three failures each further attempt of that peer waits (0.5 s, 1 s, 2 s, then 4 s) before it is compared,
+    at most four at once; more are refused without a comparison. Other peers notice nothing. A peer is an IPv4
+    address or an IPv6 network (/64), since one host commands a whole /64. The last 1,024 peers that failed are
+    remembered for five minutes.
+
+    `token` is the one in force; while it is empty, no token opens anything.
     """
 
     def __init__(
@@ -41,66 +45,66 @@ class TokenGate:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self.token = token  # empty: no token opens anything
+        self.token = token
         self._clock = clock
         self._sleep = sleep
-        self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._peers: OrderedDict[str, _FailedPeer] = OrderedDict()
 
-    def take(self, token: str) -> None:
-        """Another token: it opens from now on, the old one no more."""
+    def replace_token(self, token: str) -> None:
+        """Accept another token from now on, and the old one no more."""
         self.token = token
 
-    async def shown(self, authorization: str | None, peer: str) -> bool:
-        """Whether the header shows the token. Raises Refusal (429) where a peer guesses too fast."""
+    async def authenticate(self, authorization: str | None, peer: str) -> bool:
+        """Whether an Authorization header has the token. Raises Refusal (429) if the peer guesses too fast."""
         scheme, _, given = (authorization or "").partition(" ")
         given = given.strip()
         if scheme.lower() != "bearer" or not given or not self.token:
             return False
-        key = _network(peer)
-        before = self._peers.get(key)
-        if before is not None and self._clock() - before.last > FORGET and not before.waiting:
+        key = _peer_key(peer)
+        failed = self._peers.get(key)
+        if failed is not None and self._clock() - failed.last_failure > FORGET_SECONDS and not failed.waiting:
             del self._peers[key]
-            before = None
-        if before is not None and before.failures >= FREE_GUESSES:
-            await self._hold_back(before)
-        if hmac.compare_digest(_bytes(given), _bytes(self.token)):
+            failed = None
+        if failed is not None and failed.failures >= FREE_ATTEMPTS:
+            await self._delay_attempt(failed)
+        if hmac.compare_digest(_encode(given), _encode(self.token)):
             self._peers.pop(key, None)
             return True
-        self._failed(key)
+        self._record_failure(key)
         return False
 
-    async def _hold_back(self, peer: _Peer) -> None:
-        wait = min(LONGEST_WAIT, 0.5 * 2.0 ** min(10, peer.failures - FREE_GUESSES))
-        if peer.waiting >= WAITING:
+    async def _delay_attempt(self, peer: _FailedPeer) -> None:
+        delay = min(MAX_DELAY, 0.5 * 2.0 ** min(10, peer.failures - FREE_ATTEMPTS))
+        if peer.waiting >= MAX_DELAYED_ATTEMPTS:
             raise Refusal(
                 "too-many-guesses",
                 429,
                 "Too many wrong tokens",
                 "Wrong admin tokens came from this address; try again a little later.",
-                retry_after=LONGEST_WAIT,
+                retry_after=MAX_DELAY,
             )
         peer.waiting += 1
         try:
-            await self._sleep(wait)
+            await self._sleep(delay)
         finally:
             peer.waiting -= 1
 
-    def _failed(self, key: str) -> None:
+    def _record_failure(self, key: str) -> None:
         peer = self._peers.get(key)
         if peer is None:
-            peer = self._peers[key] = _Peer()
-            if len(self._peers) > PEERS:
+            peer = self._peers[key] = _FailedPeer()
+            if len(self._peers) > MAX_PEERS:
                 self._peers.popitem(last=False)
         peer.failures += 1
-        peer.last = self._clock()
+        peer.last_failure = self._clock()
         self._peers.move_to_end(key)
 
 
-def _bytes(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _network(peer: str) -> str:
+def _peer_key(peer: str) -> str:
     try:
         address = ip_address(peer)
     except ValueError:

@@ -1,8 +1,8 @@
-"""`ctl/…`: an operator's hand on the running gateway. POST, no body; the path is the whole order.
+"""The operator's commands over HTTP: POST `/ctl/…` without a body; the path says all.
 
     block/USER  unblock/USER  forgive/USER  breaker/UPSTREAM/open|close|auto  reload  restart-app
 
-Names are percent-encoded. What was done comes back as one sentence.
+Names are percent-encoded. The response says in one sentence what was done.
 """
 
 from __future__ import annotations
@@ -15,61 +15,65 @@ from proxy.errors import Refusal
 from proxy.observe.emit import Emit, Level
 
 PREFIX = "/ctl"
-LONGEST = 256  # characters of a user's name
-ORDERS = "block/USER, unblock/USER, forgive/USER, breaker/UPSTREAM/open|close|auto, reload, restart-app"
+MAX_USER_CHARS = 256
+COMMANDS = "block/USER, unblock/USER, forgive/USER, breaker/UPSTREAM/open|close|auto, reload, restart-app"
 
 
-class Actions(Protocol):
-    """Each does it and says in a sentence what was done. Raises Refusal where it cannot be."""
+class OperatorCommands(Protocol):
+    """What the commands do to the gateway. Each returns a sentence that says what was done, or raises Refusal."""
 
-    async def block(self, user: str) -> str: ...
-    async def unblock(self, user: str) -> str: ...
-    async def forgive(self, user: str) -> str: ...
-    async def breaker(self, upstream: str, word: str) -> str: ...
-    async def reload(self) -> str: ...
+    async def block_user(self, user: str) -> str: ...
+    async def unblock_user(self, user: str) -> str: ...
+    async def forgive_user(self, user: str) -> str: ...
+    async def force_breaker(self, upstream: str, word: str) -> str: ...
+    async def reload_policy(self) -> str: ...
     async def restart_app(self) -> str: ...
 
 
-class Ctl:
-    def __init__(self, actions: Actions, emit: Emit) -> None:
+class CommandEndpoint:
+    """Reads a command out of a path, runs it and logs it with the peer that sent it, refused ones too."""
+
+    def __init__(self, commands: OperatorCommands, emit: Emit) -> None:
         self._emit = emit
-        self._actions = actions
-        self._named: Mapping[str, Callable[[str], Awaitable[str]]] = {
-            "block": actions.block,
-            "unblock": actions.unblock,
-            "forgive": actions.forgive,
+        self._commands = commands
+        self._user_commands: Mapping[str, Callable[[str], Awaitable[str]]] = {
+            "block": commands.block_user,
+            "unblock": commands.unblock_user,
+            "forgive": commands.forgive_user,
         }
-        self._bare: Mapping[str, Callable[[], Awaitable[str]]] = {
-            "reload": actions.reload,
-            "restart-app": actions.restart_app,
+        self._plain_commands: Mapping[str, Callable[[], Awaitable[str]]] = {
+            "reload": commands.reload_policy,
+            "restart-app": commands.restart_app,
         }
 
-    def takes(self, path: str) -> bool:
+    def matches(self, path: str) -> bool:
         return path == PREFIX or path.startswith(f"{PREFIX}/")
 
-    async def do(self, path: str, *, peer: str, request_id: str) -> str:
-        """What was done. Raises Refusal."""
-        words = [_decoded(word) for word in path[len(PREFIX) + 1 :].split("/")]
+    async def execute(self, path: str, *, peer: str, request_id: str) -> str:
+        """Run the command that a path names; a sentence that says what was done. Raises Refusal."""
+        words = [_decode_word(word) for word in path[len(PREFIX) + 1 :].split("/")]
         try:
-            done = await self._do(words)
+            done = await self._dispatch(words)
         except Refusal as refusal:
-            self._log(words, refusal.detail, peer, request_id, level="warning", refused=refusal.name)
+            self._log_command(words, refusal.detail, peer, request_id, level="warning", refused=refusal.name)
             raise
-        self._log(words, done, peer, request_id, level="info")
+        self._log_command(words, done, peer, request_id, level="info")
         return done
 
-    async def _do(self, words: Sequence[str]) -> str:
+    async def _dispatch(self, words: Sequence[str]) -> str:
         match words:
-            case [word] if word in self._bare:
-                return await self._bare[word]()
-            case [word, user] if word in self._named:
-                return await self._named[word](_user(user))
+            case [word] if word in self._plain_commands:
+                return await self._plain_commands[word]()
+            case [word, user] if word in self._user_commands:
+                return await self._user_commands[word](_check_user(user))
             case ["breaker", upstream, ("open" | "close" | "auto") as word]:
-                return await self._actions.breaker(upstream, word)
-        raise Refusal("unknown-action", 404, "No such action", f"There are {ORDERS}; names are percent-encoded.")
+                return await self._commands.force_breaker(upstream, word)
+        raise Refusal("unknown-action", 404, "No such action", f"There are {COMMANDS}; names are percent-encoded.")
 
-    def _log(self, words: Sequence[str], text: str, peer: str, request_id: str, *, level: Level, **more: str) -> None:
-        """The subject is what the action is on: a user's name is logged here as it is with each request."""
+    def _log_command(
+        self, words: Sequence[str], text: str, peer: str, request_id: str, *, level: Level, **more: str
+    ) -> None:
+        """`subject` is what the command acts on; a user's name is logged here as it is with each request."""
         action, *rest = words
         subject = rest[0] if rest else None
         if action == "breaker":
@@ -77,7 +81,7 @@ class Ctl:
         self._emit("ctl", text, level=level, action=action, subject=subject, peer=peer, request_id=request_id, **more)
 
 
-def _decoded(word: str) -> str:
+def _decode_word(word: str) -> str:
     try:
         return unquote(word, errors="strict")
     except UnicodeDecodeError:
@@ -85,8 +89,8 @@ def _decoded(word: str) -> str:
         raise Refusal("bad-name", 400, "Not a name", detail) from None
 
 
-def _user(name: str) -> str:
-    if not name or len(name) > LONGEST or not name.isprintable():
-        detail = f"A user's name has 1 to {LONGEST} printable characters; the log shows it as `user`."
+def _check_user(name: str) -> str:
+    if not name or len(name) > MAX_USER_CHARS or not name.isprintable():
+        detail = f"A user's name has 1 to {MAX_USER_CHARS} printable characters; the log shows it as `user`."
         raise Refusal("bad-name", 400, "Not a user's name", detail)
     return name

@@ -1,111 +1,115 @@
-"""The dashboard: its page and files, and the form that stands before it where the token is needed."""
+"""The dashboard: its page, its static files, and the login form that is shown when the token is needed."""
 
 from __future__ import annotations
 
 from urllib.parse import parse_qs
 
-from proxy.admin.assets import Assets
-from proxy.admin.auth import TokenGate
-from proxy.admin.login_sessions import Sessions, set_cookie
-from proxy.admin.messages import AdminAnswer, AdminRequest, Header, plain
-from proxy.admin.origin_check import of_another_site, same_origin
+from proxy.admin.assets import DashboardAssets
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.login_sessions import LoginSessions, render_cookie
+from proxy.admin.messages import AdminRequest, AdminResponse, Header, build_response
+from proxy.admin.origin_check import is_cross_site, is_same_origin
 from proxy.errors import Refusal
 from proxy.http.problem import whole_seconds
 
-PATH = "/dashboard"
-PUBLIC = "/_outrigger"
-FORM = 4096  # bytes of a form that is read
+DASHBOARD_PATH = "/dashboard"
+PUBLIC_PREFIX = "/_outrigger"
+MAX_FORM_BYTES = 4096
 
 
 class Dashboard:
-    """Everything at and below `dashboard`. The files hold no secret and are anybody's; the data are not."""
+    """Everything at and below `/dashboard`. The files hold no secret, so anybody may have them; the data need the token
+    or a login session."""
 
-    def __init__(self, gate: TokenGate, sessions: Sessions) -> None:
-        self._gate = gate
+    def __init__(self, authenticator: TokenAuthenticator, sessions: LoginSessions) -> None:
+        self._authenticator = authenticator
         self._sessions = sessions
-        self._assets = Assets()
+        self._assets = DashboardAssets()
 
-    def takes(self, path: str) -> bool:
-        return path == PATH or path.startswith(f"{PATH}/")
+    def matches(self, path: str) -> bool:
+        return path == DASHBOARD_PATH or path.startswith(f"{DASHBOARD_PATH}/")
 
-    async def answer(self, request: AdminRequest, *, public: bool, guarded: bool) -> AdminAnswer | None:
-        """None where there is no such file. `guarded`: the listener is on loopback. Raises Refusal."""
-        name = request.path.removeprefix(PATH).removeprefix("/")
+    async def handle(self, request: AdminRequest, *, public: bool, open_here: bool) -> AdminResponse | None:
+        """The response, or None if there is no such file. `open_here`: the listener is on loopback. Raises Refusal."""
+        name = request.path.removeprefix(DASHBOARD_PATH).removeprefix("/")
         if name in ("login", "logout"):
             if request.method != "POST":
-                return self._lead(public)
-            return await (self._login(request, public) if name == "login" else self._logout(request, public))
-        if name and not self._assets.has(name):
+                return self._redirect(public)
+            return await (self._log_in(request, public) if name == "login" else self._log_out(request, public))
+        if name and not self._assets.contains(name):
             return None
         if request.method not in ("GET", "HEAD"):
             raise Refusal("method-not-allowed", 405, "Method not allowed", "Only GET and HEAD here.")
         if name.endswith((".js", ".css", ".txt", ".svg")):
-            return self._assets.answer(request, name)
-        if name or request.path != PATH:
-            return self._lead(public)
-        return await self._page(request, public, guarded)
+            return self._assets.build_file_response(request, name)
+        if name or request.path != DASHBOARD_PATH:
+            return self._redirect(public)
+        return await self._show_page(request, public, open_here)
 
-    async def _page(self, request: AdminRequest, public: bool, guarded: bool) -> AdminAnswer:
-        if self._sessions.holds(request.headers("cookie")):
-            return self._fill(request, "index.html", public)
-        if guarded and not self._gate.token:
-            return self._fill(request, "index.html", public, logout="hidden")
-        if await self._gate.shown(request.headers("authorization"), request.peer):
-            return self._fill(request, "index.html", public, logout="hidden")
+    async def _show_page(self, request: AdminRequest, public: bool, open_here: bool) -> AdminResponse:
+        if self._sessions.is_logged_in(request.headers("cookie")):
+            return self._render(request, "index.html", public)
+        if open_here and not self._authenticator.token:
+            return self._render(request, "index.html", public, logout="hidden")
+        if await self._authenticator.authenticate(request.headers("authorization"), request.peer):
+            return self._render(request, "index.html", public, logout="hidden")
         if request.claimed:
-            return self._lead(public)  # to where the cookie counts: the app shall not get it
-        return self._fill(request, "login.html" if self._gate.token else "closed.html", public)
+            return self._redirect(public)  # to `/_outrigger`, where the cookie counts: the app must not get it
+        return self._render(request, "login.html" if self._authenticator.token else "closed.html", public)
 
-    async def _login(self, request: AdminRequest, public: bool) -> AdminAnswer:
-        """A form's POST: right, and the page comes with a cookie; wrong, and the form comes again, and later."""
-        if of_another_site(request.headers):
+    async def _log_in(self, request: AdminRequest, public: bool) -> AdminResponse:
+        """POST of the login form. With the right token the browser is redirected to the page and gets a cookie; with a
+        wrong one the form comes again, after the delay that wrong tokens cost."""
+        if is_cross_site(request.headers):
             raise Refusal("cross-site", 403, "Not for pages of another site", "Log in on the dashboard itself.")
-        form = parse_qs((await request.body())[:FORM].decode("utf-8", "replace"))
+        form = parse_qs((await request.body())[:MAX_FORM_BYTES].decode("utf-8", "replace"))
         token = form.get("token", [""])[0]
         try:
-            right = await self._gate.shown(f"Bearer {token}", request.peer)
+            is_right = await self._authenticator.authenticate(f"Bearer {token}", request.peer)
         except Refusal as refusal:
             wait = whole_seconds(refusal.retry_after or 0)
-            told = f"{refusal.detail} (In {wait} s.)"
-            return self._fill(request, "login.html", public, told, ("Retry-After", str(wait)), status=refusal.status)
-        if not self._gate.token:
-            return self._fill(request, "closed.html", public, status=401)
-        if not right:
-            return self._fill(request, "login.html", public, "That is not the token.", status=401)
-        cookie = set_cookie(self._sessions.begin(), _cookie_path(public), secure=request.secure)
-        return self._lead(public, ("Set-Cookie", cookie))
+            message = f"{refusal.detail} (In {wait} s.)"
+            retry_after = ("Retry-After", str(wait))
+            return self._render(request, "login.html", public, message, retry_after, status=refusal.status)
+        if not self._authenticator.token:
+            return self._render(request, "closed.html", public, status=401)
+        if not is_right:
+            return self._render(request, "login.html", public, "That is not the token.", status=401)
+        cookie = render_cookie(self._sessions.create(), _cookie_path(public), secure=request.secure)
+        return self._redirect(public, ("Set-Cookie", cookie))
 
-    async def _logout(self, request: AdminRequest, public: bool) -> AdminAnswer:
-        if not same_origin(request.headers):
+    async def _log_out(self, request: AdminRequest, public: bool) -> AdminResponse:
+        if not is_same_origin(request.headers):
             raise Refusal("cross-site", 403, "Not for pages of another site", "Log out on the dashboard itself.")
-        self._sessions.end(request.headers("cookie"))
-        cookie = set_cookie("", _cookie_path(public), secure=request.secure)
-        return self._lead(public, ("Set-Cookie", cookie))
+        self._sessions.revoke(request.headers("cookie"))
+        cookie = render_cookie("", _cookie_path(public), secure=request.secure)
+        return self._redirect(public, ("Set-Cookie", cookie))
 
-    def _fill(
+    def _render(
         self,
         request: AdminRequest,
         name: str,
         public: bool,
-        told: str = "",
+        message: str = "",
         *more: Header,
         status: int = 200,
         logout: str = "",
-    ) -> AdminAnswer:
-        base = PUBLIC if public else ""
-        # With a token the admin listener's cookie goes to the dashboard's own paths alone: a cookie knows no
-        # ports, and the app on the same host shall not get it.
-        data = base if public or not self._gate.token else PATH
-        text = self._assets.get(name).decode()
-        text = text.replace("{base}", base).replace("{data}", data).replace("{told}", told).replace("{logout}", logout)
-        kept = ("Vary", "Cookie, Authorization")
-        return self._assets.page(request, name, text.encode(), kept, *more, status=status)
+    ) -> AdminResponse:
+        base = PUBLIC_PREFIX if public else ""
+        # With a token the admin listener's cookie is for the dashboard's own paths alone: cookies are not separated by
+        # port (RFC 6265 section 8.5), and the app on the same host must not get it.
+        data = base if public or not self._authenticator.token else DASHBOARD_PATH
+        text = self._assets.read(name).decode()
+        for field, value in (("{base}", base), ("{data}", data), ("{message}", message), ("{logout}", logout)):
+            text = text.replace(field, value)
+        vary = ("Vary", "Cookie, Authorization")
+        return self._assets.build_response(request, name, text.encode(), vary, *more, status=status)
 
-    def _lead(self, public: bool, *more: Header) -> AdminAnswer:
-        """303: the page, by GET (RFC 9110 section 15.4.4)."""
-        target = f"{PUBLIC if public else ''}{PATH}"
-        return plain(303, "text/plain; charset=utf-8", f"{target}\n".encode(), ("Location", target), *more)
+    def _redirect(self, public: bool, *more: Header) -> AdminResponse:
+        """303 See Other: the browser fetches the page by GET (RFC 9110 section 15.4.4)."""
+        target = f"{PUBLIC_PREFIX if public else ''}{DASHBOARD_PATH}"
+        return build_response(303, "text/plain; charset=utf-8", f"{target}\n".encode(), ("Location", target), *more)
 
 
 def _cookie_path(public: bool) -> str:
-    return PUBLIC if public else PATH
+    return PUBLIC_PREFIX if public else DASHBOARD_PATH

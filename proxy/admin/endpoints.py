@@ -1,4 +1,8 @@
-"""What both listeners answer themselves: health, readiness, metrics, status, dashboard. No sockets here."""
+"""The endpoints that Outrigger answers itself: on its admin listener, and below `/_outrigger` on the public one.
+
+Health, readiness, metrics, status, the operator's commands and the dashboard are served here out of plain values.
+The sockets belong to `AdminListener` and to the public listener of the ingress room.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,27 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from proxy.admin.auth import TokenGate
-from proxy.admin.command_endpoint import Ctl
-from proxy.admin.dashboard import PATH, PUBLIC, Dashboard
-from proxy.admin.login_sessions import Sessions
-from proxy.admin.messages import AdminAnswer as AdminAnswer
-from proxy.admin.messages import AdminRequest as AdminRequest
-from proxy.admin.messages import as_data, as_json, bare, plain, problem
-from proxy.admin.origin_check import check_local, same_origin
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.command_endpoint import CommandEndpoint
+from proxy.admin.dashboard import DASHBOARD_PATH, PUBLIC_PREFIX, Dashboard
+from proxy.admin.login_sessions import LoginSessions
+from proxy.admin.messages import (
+    AdminRequest,
+    AdminResponse,
+    build_response,
+    compact_json_response,
+    drop_head_body,
+    json_response,
+    problem_response,
+)
+from proxy.admin.origin_check import check_loopback_request, is_same_origin
 from proxy.errors import Refusal
 from proxy.observe.health import Health
 from proxy.observe.metrics import Metrics
 
-Answer = Callable[[AdminRequest, bool], Awaitable[AdminAnswer]]
+Handler = Callable[[AdminRequest, bool], Awaitable[AdminResponse]]
 
-_MORE = {  # of a refusal: RFC 9110 sections 11.6.1 and 15.5.6
+_REFUSAL_HEADERS = {  # by status (RFC 9110 sections 11.6.1 and 15.5.6)
     401: ("WWW-Authenticate", 'Bearer realm="outrigger"'),
     405: ("Allow", "GET, HEAD"),
 }
@@ -35,12 +45,12 @@ ctl/…     what an operator does (POST)
 """
 
 
-class Endpoints:
-    """Answers requests of both listeners.
+class AdminEndpoints:
+    """Answers the admin requests of both listeners.
 
-    `loopback` says that the admin listener is bound to a loopback address: only then is it open without the
-    token. `ready` gives whether a request would be served now, and why not. `status` gives what /status has
-    beside health, `history` what it has of the last 24 hours (`/status?history=1`).
+    `loopback` says that the admin listener is bound to a loopback address: only then is it open without the token.
+    `check_readiness` returns whether a request would be served now, and the reason. `build_status` returns what
+    /status has beside health; `build_history` returns the series of the last 24 hours (`/status?history=1`).
     """
 
     def __init__(
@@ -48,110 +58,114 @@ class Endpoints:
         *,
         health: Health,
         metrics: Metrics,
-        gate: TokenGate,
-        ready: Callable[[], tuple[bool, str]],
-        status: Callable[[], Mapping[str, object]],
+        authenticator: TokenAuthenticator,
+        check_readiness: Callable[[], tuple[bool, str]],
+        build_status: Callable[[], Mapping[str, object]],
         version: str,
         loopback: bool = True,
-        ctl: Ctl | None = None,
-        history: Callable[[], Mapping[str, object]] = dict,
+        commands: CommandEndpoint | None = None,
+        build_history: Callable[[], Mapping[str, object]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._health = health
         self._metrics = metrics
-        self._gate = gate
-        self._ready = ready
-        self._status = status
-        self._history = history
-        self._sessions = Sessions(lambda: gate.token, clock=clock)
-        self._dashboard = Dashboard(gate, self._sessions)
+        self._authenticator = authenticator
+        self._check_readiness = check_readiness
+        self._build_status = build_status
+        self._build_history = build_history
+        self._sessions = LoginSessions(lambda: authenticator.token, clock=clock)
+        self._dashboard = Dashboard(authenticator, self._sessions)
         self._version = version
         self._loopback = loopback
-        self._ctl = ctl
-        self._paths: Mapping[str, Answer] = {
-            "/healthz": self._healthz,
-            "/readyz": self._readyz,
-            "/metrics": self._scrape,
-            "/status": self._everything,
+        self._commands = commands
+        self._handlers: Mapping[str, Handler] = {
+            "/healthz": self._show_health,
+            "/readyz": self._show_readiness,
+            "/metrics": self._show_metrics,
+            "/status": self._show_status,
         }
 
-    async def answer(self, request: AdminRequest, *, public: bool) -> AdminAnswer:
-        """Never raises a Refusal: it comes back as its problem, so that every answer has one shape."""
+    async def handle(self, request: AdminRequest, *, public: bool) -> AdminResponse:
+        """The response to a request. A Refusal is never raised: it becomes a problem response (RFC 9457)."""
         try:
-            answer = await self._answer(request, public)
+            response = await self._route(request, public)
         except Refusal as refusal:
-            more = [_MORE[refusal.status]] if refusal.status in _MORE else []
-            answer = problem(refusal, request.request_id, *more)
-        return bare(request, answer)
+            headers = [_REFUSAL_HEADERS[refusal.status]] if refusal.status in _REFUSAL_HEADERS else []
+            response = problem_response(refusal, request.request_id, *headers)
+        return drop_head_body(request, response)
 
-    async def _answer(self, request: AdminRequest, public: bool) -> AdminAnswer:
-        guarded = not public and self._loopback
-        if guarded:
-            check_local(request.headers)
-        request = _straight(request)
-        if self._dashboard.takes(request.path):
-            found = await self._dashboard.answer(request, public=public, guarded=guarded)
-            if found is not None:
-                return found
-        elif self._ctl is not None and self._ctl.takes(request.path):
-            return await self._act(self._ctl, request, guarded)
-        handler = self._paths.get(request.path)
+    async def _route(self, request: AdminRequest, public: bool) -> AdminResponse:
+        # A handler's `open_here`: a loopback address is the only place where reading needs no token.
+        open_here = not public and self._loopback
+        if open_here:
+            check_loopback_request(request.headers)
+        request = _strip_dashboard_path(request)
+        if self._dashboard.matches(request.path):
+            response = await self._dashboard.handle(request, public=public, open_here=open_here)
+            if response is not None:
+                return response
+        elif self._commands is not None and self._commands.matches(request.path):
+            return await self._run_command(self._commands, request, open_here)
+        handler = self._handlers.get(request.path)
         if handler is None and request.path not in ("", "/"):
-            place = f"{PUBLIC if public else ''}/"
+            place = f"{PUBLIC_PREFIX if public else ''}/"
             raise Refusal("not-found", 404, "Not found", f"There is nothing here; {place} lists what is.")
         if request.method not in ("GET", "HEAD"):
             raise Refusal("method-not-allowed", 405, "Method not allowed", "Only GET and HEAD here.")
         if handler is None:
-            return self._index(f"{PUBLIC if public else ''}{PATH}", guarded)
-        return await handler(request, guarded)
+            return self._show_index(f"{PUBLIC_PREFIX if public else ''}{DASHBOARD_PATH}", open_here)
+        return await handler(request, open_here)
 
-    def _index(self, page: str, open_here: bool) -> AdminAnswer:
-        """A browser is led on to the page; who reads the body sees what else there is."""
+    def _show_index(self, page: str, open_here: bool) -> AdminResponse:
+        """A browser is redirected to the dashboard; a reader of the body sees what else there is."""
         text = _INDEX.format(version=self._version if open_here else "").encode()
-        return plain(302, "text/plain; charset=utf-8", text, ("Location", page))
+        return build_response(302, "text/plain; charset=utf-8", text, ("Location", page))
 
-    async def _healthz(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
+    async def _show_health(self, request: AdminRequest, open_here: bool) -> AdminResponse:
         report = self._health.report()
-        if not open_here and not await self._shown(request):
+        if not open_here and not await self._is_authorized(request):
             report = {"status": report["status"]}
-        return as_json(503 if report["status"] == "down" else 200, report)
+        return json_response(503 if report["status"] == "down" else 200, report)
 
-    async def _readyz(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
-        ready, reason = self._ready()
-        return as_json(200 if ready else 503, {"status": "ready" if ready else "not ready", "reason": reason})
+    async def _show_readiness(self, request: AdminRequest, open_here: bool) -> AdminResponse:
+        ready, reason = self._check_readiness()
+        return json_response(200 if ready else 503, {"status": "ready" if ready else "not ready", "reason": reason})
 
-    async def _scrape(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
+    async def _show_metrics(self, request: AdminRequest, open_here: bool) -> AdminResponse:
         if not open_here:
-            await self._need_token(request)
+            await self._require_token(request)
         text, content_type = await self._metrics.render(request.headers("accept") or "")
-        return plain(200, content_type, text)
+        return build_response(200, content_type, text)
 
-    async def _everything(self, request: AdminRequest, open_here: bool) -> AdminAnswer:
-        if not open_here or self._gate.token:
-            await self._need_token(request)
+    async def _show_status(self, request: AdminRequest, open_here: bool) -> AdminResponse:
+        # Status names users and shows money: with a token set, loopback alone does not open it.
+        if not open_here or self._authenticator.token:
+            await self._require_token(request)
         if request.query == "history=1":
-            return as_data({"history": self._history()})
-        return as_data({"health": self._health.report(), **self._status()})
+            return compact_json_response({"history": self._build_history()})
+        return compact_json_response({"health": self._health.report(), **self._build_status()})
 
-    async def _act(self, ctl: Ctl, request: AdminRequest, open_here: bool) -> AdminAnswer:
-        if not open_here or self._gate.token:
-            await self._need_token(request)
+    async def _run_command(self, commands: CommandEndpoint, request: AdminRequest, open_here: bool) -> AdminResponse:
+        if not open_here or self._authenticator.token:
+            await self._require_token(request)
         if request.method != "POST":
             refusal = Refusal("method-not-allowed", 405, "Method not allowed", "An action is a POST.")
-            return problem(refusal, request.request_id, ("Allow", "POST"))
-        return as_json(200, {"done": await ctl.do(request.path, peer=request.peer, request_id=request.request_id)})
+            return problem_response(refusal, request.request_id, ("Allow", "POST"))
+        done = await commands.execute(request.path, peer=request.peer, request_id=request.request_id)
+        return json_response(200, {"done": done})
 
-    async def _shown(self, request: AdminRequest) -> bool:
-        """The token, or the dashboard's cookie: for reading, and from the dashboard itself for acting."""
-        if self._sessions.holds(request.headers("cookie")):
-            if request.method in ("GET", "HEAD") or same_origin(request.headers):
+    async def _is_authorized(self, request: AdminRequest) -> bool:
+        """Whether the request has the token, or the dashboard's cookie: the cookie lets its holder read, and act only
+        from a page of this very origin (a page of another site could make the browser send it)."""
+        if self._sessions.is_logged_in(request.headers("cookie")):
+            if request.method in ("GET", "HEAD") or is_same_origin(request.headers):
                 return True
-        return await self._gate.shown(request.headers("authorization"), request.peer)
+        return await self._authenticator.authenticate(request.headers("authorization"), request.peer)
 
-    async def _need_token(self, request: AdminRequest) -> None:
-        if await self._shown(request):
+    async def _require_token(self, request: AdminRequest) -> None:
+        if await self._is_authorized(request):
             return
-        if self._gate.token:
+        if self._authenticator.token:
             detail = (
                 "Show the admin token as `Authorization: Bearer TOKEN`;"
                 " it is the value of OUTRIGGER_ADMIN_TOKEN (policy key admin.token)."
@@ -164,9 +178,38 @@ class Endpoints:
         raise Refusal("unauthorized", 401, "The admin token is needed", detail)
 
 
-def _straight(request: AdminRequest) -> AdminRequest:
-    """The dashboard's data are at its own path too: where its cookie is for that path alone."""
-    path = request.path.removeprefix(PATH)
+class PublicEndpoints:
+    """The endpoints as the public listener calls them: plain values in, status, headers and body out."""
+
+    def __init__(self, endpoints: AdminEndpoints) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        header: Callable[[str], str | None],
+        body: bytes,
+        peer: str,
+        request_id: str,
+        secure: bool,
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        async def read_body() -> bytes:
+            return body
+
+        below = path.removeprefix(PUBLIC_PREFIX)
+        request = AdminRequest(
+            method, below or "/", header, peer, query, request_id, read_body, secure, claimed=below == path
+        )
+        response = await self._endpoints.handle(request, public=True)
+        return response.status, response.headers, response.body
+
+
+def _strip_dashboard_path(request: AdminRequest) -> AdminRequest:
+    """The dashboard's data are served below its own path, too: on the admin listener its cookie is for that path
+    alone."""
+    path = request.path.removeprefix(DASHBOARD_PATH)
     if path == request.path or not (path == "/status" or path.startswith("/ctl/")):
         return request
     return dataclasses.replace(request, path=path)

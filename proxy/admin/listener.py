@@ -1,4 +1,4 @@
-"""The admin listener: `Endpoints` behind a socket of its own."""
+"""The admin listener: the admin endpoints behind a socket of their own."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import socket
 
 from aiohttp import web
 
-from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
-from proxy.admin.messages import bare, problem
+from proxy.admin.endpoints import AdminEndpoints
+from proxy.admin.messages import AdminRequest, AdminResponse, drop_head_body, problem_response
 from proxy.errors import Refusal
 from proxy.observe.emit import Emit
 from proxy.observe.request_ids import Ids
 
-KEEPALIVE = 75.0
-STOP = 1.0  # seconds that answers under way have when the listener stops
+KEEPALIVE_SECONDS = 75.0
+SHUTDOWN_SECONDS = 1.0  # for responses in flight when the listener stops
 
 
 class AdminListener:
     """Serves a bound socket, which it owns from `start` on."""
 
-    def __init__(self, endpoints: Endpoints, *, ids: Ids, emit: Emit) -> None:
+    def __init__(self, endpoints: AdminEndpoints, *, ids: Ids, emit: Emit) -> None:
         self._endpoints = endpoints
         self._ids = ids
         self._emit = emit
@@ -30,32 +30,32 @@ class AdminListener:
             self._handle,
             handler_cancellation=True,
             access_log=None,
-            keepalive_timeout=KEEPALIVE,
+            keepalive_timeout=KEEPALIVE_SECONDS,
             lingering_time=1.0,
         )
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=STOP)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
 
     async def stop(self) -> None:
-        """Answers under way get a second, idle connections end at once. Idempotent."""
+        """Responses in flight get SHUTDOWN_SECONDS; idle connections end at once. Idempotent."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         request_id = self._ids.request_id(request.headers.get("X-Request-Id"), request.headers.get("X-Correlation-Id"))
-        answer = await self._answer(request, request_id)
+        answer = await self._respond(request, request_id)
         response = web.Response(status=answer.status, body=answer.body)
-        response.headers.clear()
+        response.headers.clear()  # aiohttp's own Content-Type
         response.headers.extend(answer.headers)
         response.headers["X-Request-Id"] = request_id
         response.headers["Server"] = "outrigger"
         return response
 
-    async def _answer(self, request: web.BaseRequest, request_id: str) -> AdminAnswer:
+    async def _respond(self, request: web.BaseRequest, request_id: str) -> AdminResponse:
         path, _, query = request.raw_path.partition("?")
-        asked = AdminRequest(
+        admin_request = AdminRequest(
             method=request.method,
             path=path,
             query=query,
@@ -65,10 +65,10 @@ class AdminListener:
             request_id=request_id,
         )
         try:
-            return await self._endpoints.answer(asked, public=False)
+            return await self._endpoints.handle(admin_request, public=False)
         except web.HTTPRequestEntityTooLarge:  # by aiohttp's own limit, 1 MiB
             refusal = Refusal("body-too-large", 413, "Content too large", "No request here has so much to say.")
-        except Exception as error:  # outermost: whoever asks gets an answer, the log gets the reason
+        except Exception as error:  # the outermost seam: the client gets a response, the log the reason
             self._emit(
                 "admin.error",
                 f"{request.method} {path} failed: {type(error).__name__}: {error}",
@@ -76,4 +76,4 @@ class AdminListener:
                 request_id=request_id,
             )
             refusal = Refusal("internal-error", 500, "Internal error", "The log says more under this request id.")
-        return bare(asked, problem(refusal, request_id))
+        return drop_head_body(admin_request, problem_response(refusal, request_id))

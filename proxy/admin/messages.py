@@ -1,4 +1,4 @@
-"""What the admin endpoints are asked and what they answer, whichever listener carries it."""
+"""Requests and responses of the admin endpoints, whichever listener carries them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.observe.log_format import json_text
 
 Header = tuple[str, str]
 
-LONGEST = 4 * 1024 * 1024  # characters of an answer before long strings and lists are clipped
+MAX_RESPONSE_CHARS = 4 * 1024 * 1024  # beyond it long strings and lists are clipped
 
 
 async def _no_body() -> bytes:
@@ -21,11 +21,12 @@ async def _no_body() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class AdminRequest:
-    """`path` is as sent, `/_outrigger` taken off; `headers` takes a name in lower case. `claimed` says that it was
-    asked for at the root of the public listener (`listen.claim`).
+    """One request to an admin endpoint.
 
-    `peer` is the client's IP address, after `trusted_proxies` on the public listener. `secure` says that the
-    client came by HTTPS to a proxy that is trusted.
+    `path` is as sent, without `/_outrigger`. `headers` looks up a header by its name in lower case. `peer` is the
+    client's IP address, on the public listener after `trusted_proxies`. `body` reads the whole body. `secure` says
+    that the client came by HTTPS to a trusted proxy. `claimed` says that the path was claimed from the app at the
+    root of the public listener (`listen.claim`).
     """
 
     method: str
@@ -40,8 +41,8 @@ class AdminRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class AdminAnswer:
-    """`headers` are complete but for what the listener adds to every answer (Date, Server, request id).
+class AdminResponse:
+    """A whole response. `headers` lack only what the listener adds to every response (Date, Server, request id).
 
     Content-Length is among them, for HEAD too, whose `body` is empty.
     """
@@ -51,12 +52,14 @@ class AdminAnswer:
     body: bytes
 
 
-def bare(request: AdminRequest, answer: AdminAnswer) -> AdminAnswer:
-    """HEAD has the headers of GET, and no body (RFC 9110 section 9.3.2)."""
-    return AdminAnswer(answer.status, answer.headers, b"") if request.method == "HEAD" else answer
+def drop_head_body(request: AdminRequest, response: AdminResponse) -> AdminResponse:
+    """HEAD gets the headers of GET and no body (RFC 9110 section 9.3.2)."""
+    return AdminResponse(response.status, response.headers, b"") if request.method == "HEAD" else response
 
 
-def plain(status: int, content_type: str, body: bytes, *more: Header, cache: str = "no-store") -> AdminAnswer:
+def build_response(
+    status: int, content_type: str, body: bytes, *more: Header, cache: str = "no-store"
+) -> AdminResponse:
     headers = [
         ("Content-Type", content_type),
         ("Content-Length", str(len(body))),
@@ -64,21 +67,21 @@ def plain(status: int, content_type: str, body: bytes, *more: Header, cache: str
         ("X-Content-Type-Options", "nosniff"),
         *more,
     ]
-    return AdminAnswer(status, headers, body)
+    return AdminResponse(status, headers, body)
 
 
-def problem(refusal: Refusal, request_id: str, *more: Header) -> AdminAnswer:
+def problem_response(refusal: Refusal, request_id: str, *more: Header) -> AdminResponse:
     if refusal.retry_after is not None:
         more = (*more, ("Retry-After", str(whole_seconds(refusal.retry_after))))
-    return plain(refusal.status, CONTENT_TYPE, render_problem(refusal, request_id), *more)
+    return build_response(refusal.status, CONTENT_TYPE, render_problem(refusal, request_id), *more)
 
 
-def as_json(status: int, body: Mapping[str, object]) -> AdminAnswer:
-    # Through our own encoder first: a status may hold anything.
+def json_response(status: int, body: Mapping[str, object]) -> AdminResponse:
+    # Our own encoder first: it writes any object, clips long ones and never fails.
     text = json.dumps(json.loads(json_text(body)), indent=2)
-    return plain(status, "application/json", f"{text}\n".encode())
+    return build_response(status, "application/json", f"{text}\n".encode())
 
 
-def as_data(body: Mapping[str, object]) -> AdminAnswer:
-    """For programs, in one line: what Python indents it writes ten times slower, and holds the loop meanwhile."""
-    return plain(200, "application/json", f"{json_text(body, LONGEST)}\n".encode())
+def compact_json_response(body: Mapping[str, object]) -> AdminResponse:
+    """JSON in one line, for programs: indenting takes ten times as long and blocks the event loop meanwhile."""
+    return build_response(200, "application/json", f"{json_text(body, MAX_RESPONSE_CHARS)}\n".encode())

@@ -20,23 +20,23 @@ from proxy.units import format_nanos
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
-PATIENCE = 10.0  # seconds that an operator waits for the app to be back
-FORCED = {"open": OPEN, "close": CLOSED, "auto": None}
-SAYS = {
+RESTART_TIMEOUT = 10.0  # seconds that an operator waits for the app to be back
+BREAKER_STATES = {"open": OPEN, "close": CLOSED, "auto": None}
+BREAKER_SENTENCES = {
     "open": "open until `auto`: its calls fall back or are refused",
     "close": "closed until `auto`: its calls pass, whatever became of the last ones",
     "auto": "given back to its window, and closed",
 }
 
 
-class Actions:
+class GatewayCommands:
     """Those of `ctl`, on the parts of a gateway. `now` is the wall clock."""
 
     def __init__(self, gateway: Gateway, *, now: Callable[[], float] = time.time) -> None:
         self._gateway = gateway
         self._now = now
 
-    async def block(self, user: str) -> str:
+    async def block_user(self, user: str) -> str:
         user = canonical(user)
         try:
             trouble = await self._gateway.marks.block(user)
@@ -45,17 +45,17 @@ class Actions:
             raise Refusal("too-many-blocked", 409, "Too many users are blocked", text) from None
         cut = self._gateway.door.cut_tunnels(user)
         ended = f", {cut} open WebSocket{'s' if cut > 1 else ''} ended" if cut else ""
-        return f"{user} is blocked: every request of theirs is refused with 403{ended}{_doubt(trouble)}."
+        return f"{user} is blocked: every request of theirs is refused with 403{ended}{_describe_unrecorded(trouble)}."
 
-    async def unblock(self, user: str) -> str:
+    async def unblock_user(self, user: str) -> str:
         user = canonical(user)
         marks = self._gateway.marks
         if user not in marks.users and marks.loaded:
-            raise Refusal("not-blocked", 404, "Not blocked", f"{user} is not blocked; {self._who()}.")
+            raise Refusal("not-blocked", 404, "Not blocked", f"{user} is not blocked; {self._list_blocked()}.")
         trouble = await marks.unblock(user)
-        return f"{user} is not blocked any more{_doubt(trouble)}."
+        return f"{user} is not blocked any more{_describe_unrecorded(trouble)}."
 
-    async def forgive(self, user: str) -> str:
+    async def forgive_user(self, user: str) -> str:
         user = user if user == NOBODY else canonical(user)  # calls of nobody have a cap too
         await self._gateway.egress.spend.recall(user)
         taken = self._gateway.egress.spend.forgive(user)
@@ -67,19 +67,19 @@ class Actions:
         )
         today = sum(amount for _, period, amount in taken if period == "d")
         text = f"${format_nanos(today)} that {user} spent today counts against none of their caps any more"
-        return f"{text}; reports still show it{_doubt(trouble)}."
+        return f"{text}; reports still show it{_describe_unrecorded(trouble)}."
 
-    async def breaker(self, upstream: str, word: str) -> str:
+    async def force_breaker(self, upstream: str, word: str) -> str:
         found = self._gateway.egress.upstreams.get(upstream)
         if found is None:
             known = ", ".join(self._gateway.egress.upstreams) or "none: the policy names no upstream"
             raise Refusal("unknown-upstream", 404, "No such upstream", f"{upstream} is no upstream; there are {known}.")
         if word == "auto" and found.breaker.forced is None:
             return f"The breaker of {upstream} is not held; it is {found.breaker.state} by its window."
-        found.breaker.force(FORCED[word])
-        return f"The breaker of {upstream} is {SAYS[word]}."
+        found.breaker.force(BREAKER_STATES[word])
+        return f"The breaker of {upstream} is {BREAKER_SENTENCES[word]}."
 
-    async def reload(self) -> str:
+    async def reload_policy(self) -> str:
         gateway = self._gateway
         gateway.reloader.now(gateway.reload)
         refused = gateway.reloader.refused
@@ -98,7 +98,7 @@ class Actions:
             state = "the gateway is draining" if gateway.stopping else f"the app is {app.state}: {app.reason}"
             raise Refusal("not-now", 409, "Not now", f"There is nothing to restart now, {state}; try again later.")
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(RESTART_TIMEOUT):
                 back = await app.replace("reload")
         except TimeoutError:  # it goes on
             return f"The app is being replaced; its requests wait up to {gateway.policy.app.hold:g} s (app.hold)."
@@ -106,7 +106,7 @@ class Actions:
             raise Refusal("not-now", 409, "Not now", f"The app did not come back, it is {app.state}: {app.reason}.")
         return "The app was replaced."
 
-    def _who(self) -> str:
+    def _list_blocked(self) -> str:
         users = list(self._gateway.marks.users)
         if not users:
             return "nobody is"
@@ -114,5 +114,5 @@ class Actions:
         return f"these are: {', '.join(users[:10])}{more}"
 
 
-def _doubt(trouble: str | None) -> str:
+def _describe_unrecorded(trouble: str | None) -> str:
     return "" if trouble is None else f"; not on record yet, so a restart would forget it ({trouble})"

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.admin.auth import TokenGate
-from proxy.admin.command_endpoint import Ctl
-from proxy.admin.endpoints import AdminRequest, Endpoints
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.command_endpoint import CommandEndpoint
+from proxy.admin.endpoints import AdminEndpoints
+from proxy.admin.messages import AdminRequest
 from proxy.cli.ctl import ctl
 from proxy.errors import Refusal, UsageError
 from proxy.observe.health import Health
@@ -27,21 +28,21 @@ class Actions:
         self.done.append(what)
         return f"did {' '.join(what)}."
 
-    async def block(self, user):
+    async def block_user(self, user):
         return self._did("block", user)
 
-    async def unblock(self, user):
+    async def unblock_user(self, user):
         return self._did("unblock", user)
 
-    async def forgive(self, user):
+    async def forgive_user(self, user):
         return self._did("forgive", user)
 
-    async def breaker(self, upstream, word):
+    async def force_breaker(self, upstream, word):
         if upstream != "openai":
             raise Refusal("unknown-upstream", 404, "No such upstream", f"{upstream} is no upstream; there are openai.")
         return self._did("breaker", upstream, word)
 
-    async def reload(self):
+    async def reload_policy(self):
         return self._did("reload")
 
     async def restart_app(self):
@@ -51,14 +52,14 @@ class Actions:
 class House:
     def __init__(self, token=""):
         self.actions, self.events = Actions(), []
-        self.endpoints = Endpoints(
+        self.endpoints = AdminEndpoints(
             health=Health(lambda: 0.0, version="1"),
             metrics=Metrics(schema.Metrics(), version="1"),
-            gate=TokenGate(token, clock=lambda: 0.0),
-            ready=lambda: (True, ""),
-            status=dict,
+            authenticator=TokenAuthenticator(token, clock=lambda: 0.0),
+            check_readiness=lambda: (True, ""),
+            build_status=dict,
             version="1",
-            ctl=Ctl(self.actions, self.emit),
+            commands=CommandEndpoint(self.actions, self.emit),
         )
 
     def emit(self, event, message, *, level="info", **facts):
@@ -67,7 +68,7 @@ class House:
     async def post(self, path, *, method="POST", public=False, **headers):
         headers = {"host": "127.0.0.1:9901"} | {name.replace("_", "-"): text for name, text in headers.items()}
         request = AdminRequest(method, path, headers.get, "203.0.113.9", request_id="r-1")
-        answer = await self.endpoints.answer(request, public=public)
+        answer = await self.endpoints.handle(request, public=public)
         return answer.status, json.loads(answer.body) if answer.body else {}
 
 

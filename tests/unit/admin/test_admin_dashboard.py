@@ -9,10 +9,11 @@ from urllib.parse import urlencode
 
 import pytest
 
-from proxy.admin.auth import TokenGate
-from proxy.admin.command_endpoint import Ctl
-from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
-from proxy.admin.login_sessions import LASTS, MOST, Sessions
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.command_endpoint import CommandEndpoint
+from proxy.admin.endpoints import AdminEndpoints
+from proxy.admin.login_sessions import MAX_SESSIONS, SESSION_SECONDS, LoginSessions
+from proxy.admin.messages import AdminRequest, AdminResponse
 from proxy.observe.health import Health
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
@@ -22,26 +23,26 @@ PAGE = resources.files("proxy.admin") / "page"
 
 
 class Acts:
-    async def reload(self) -> str:
+    async def reload_policy(self) -> str:
         return "The policy was read again."
 
-    block = unblock = forgive = breaker = restart_app = reload
+    block_user = unblock_user = forgive_user = force_breaker = restart_app = reload_policy
 
 
 class House:
     def __init__(self, token: str = TOKEN) -> None:
         self.now = 0.0
         self.waits: list[float] = []
-        self.gate = TokenGate(token, clock=lambda: self.now, sleep=self.sleep)
-        self.endpoints = Endpoints(
+        self.gate = TokenAuthenticator(token, clock=lambda: self.now, sleep=self.sleep)
+        self.endpoints = AdminEndpoints(
             health=Health(lambda: self.now, version="1"),
             metrics=Metrics(schema.Metrics(), version="1"),
-            gate=self.gate,
-            ready=lambda: (True, ""),
-            status=lambda: {"x": 1},
-            history=lambda: {"day": {"at": list(range(288))}},
+            authenticator=self.gate,
+            check_readiness=lambda: (True, ""),
+            build_status=lambda: {"x": 1},
+            build_history=lambda: {"day": {"at": list(range(288))}},
             version="1",
-            ctl=Ctl(Acts(), lambda *_, **__: None),
+            commands=CommandEndpoint(Acts(), lambda *_, **__: None),
             clock=lambda: self.now,
         )
 
@@ -58,7 +59,7 @@ class House:
         secure: bool = False,
         claimed: bool = False,
         **headers: str,
-    ) -> AdminAnswer:
+    ) -> AdminResponse:
         async def body() -> bytes:
             return urlencode(form or {}).encode()
 
@@ -68,7 +69,7 @@ class House:
         request = AdminRequest(
             method, path, fields.get, "203.0.113.9", query, body=body, secure=secure, claimed=claimed
         )
-        return await self.endpoints.answer(request, public=public)
+        return await self.endpoints.handle(request, public=public)
 
     async def login(self, **options: bool) -> str:
         answer = await self.ask("/dashboard/login", method="POST", form={"token": TOKEN}, **options)
@@ -76,7 +77,7 @@ class House:
         return header(answer, "Set-Cookie").partition(";")[0]
 
 
-def header(answer: AdminAnswer, name: str) -> str:
+def header(answer: AdminResponse, name: str) -> str:
     return dict(answer.headers).get(name, "")
 
 
@@ -201,9 +202,9 @@ async def test_wrong_tokens_are_told_so_slowed_and_set_no_cookie() -> None:
 async def test_a_session_ends_with_its_hours_its_token_and_a_logout() -> None:
     house = House()
     cookie = await house.login()
-    house.now = LASTS - 1
+    house.now = SESSION_SECONDS - 1
     assert (await house.ask("/status", cookie=cookie)).status == 200
-    house.now = LASTS
+    house.now = SESSION_SECONDS
     assert (await house.ask("/status", cookie=cookie)).status == 401
     cookie = await house.login()
     house.gate.token = "another"
@@ -217,10 +218,14 @@ async def test_a_session_ends_with_its_hours_its_token_and_a_logout() -> None:
 
 
 def test_only_so_many_sessions_are_open() -> None:
-    sessions = Sessions(lambda: TOKEN, clock=lambda: 0.0)
-    cookies = [f"outrigger={sessions.begin()}" for _ in range(MOST + 1)]
-    assert len(sessions) == MOST
-    assert [sessions.holds(cookies[0]), sessions.holds(cookies[1]), sessions.holds(cookies[-1])] == [False, True, True]
+    sessions = LoginSessions(lambda: TOKEN, clock=lambda: 0.0)
+    cookies = [f"outrigger={sessions.create()}" for _ in range(MAX_SESSIONS + 1)]
+    assert len(sessions) == MAX_SESSIONS
+    assert [
+        sessions.is_logged_in(cookies[0]),
+        sessions.is_logged_in(cookies[1]),
+        sessions.is_logged_in(cookies[-1]),
+    ] == [False, True, True]
 
 
 async def test_what_the_browser_has_is_not_sent_again() -> None:
@@ -258,4 +263,4 @@ def test_all_of_it_is_small() -> None:
 async def test_no_other_file_is_to_be_had(path: str) -> None:
     house = House("")
     request = AdminRequest("GET", path, {"host": "127.0.0.1"}.get, "")
-    assert (await house.endpoints.answer(request, public=False)).status == 404
+    assert (await house.endpoints.handle(request, public=False)).status == 404

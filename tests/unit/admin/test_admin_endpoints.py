@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from proxy.admin.auth import TokenGate
-from proxy.admin.endpoints import AdminAnswer, AdminRequest, Endpoints
-from proxy.admin.origin_check import is_loopback
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.endpoints import AdminEndpoints
+from proxy.admin.messages import AdminRequest, AdminResponse
 from proxy.observe.health import Health, PartState
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
+from proxy.policy.urls import is_loopback
 
 PATHS = ["/dashboard", "/dashboard/app.js", "/healthz", "/readyz", "/metrics", "/status"]
 
@@ -23,23 +24,23 @@ class House:
         self.ready = (True, "ready")
         health = Health(lambda: self.now, version="1.2.3", now=lambda: 1_790_000_000.0)
         health.register("app", lambda: self.app)
-        self.endpoints = Endpoints(
+        self.endpoints = AdminEndpoints(
             health=health,
             metrics=Metrics(schema.Metrics(), version="1.2.3"),
-            gate=TokenGate(token, clock=lambda: self.now),
-            ready=lambda: self.ready,
-            status=lambda: {"app": {"state": "ready"}, "routes": {"default": {"in_flight": 1}}},
+            authenticator=TokenAuthenticator(token, clock=lambda: self.now),
+            check_readiness=lambda: self.ready,
+            build_status=lambda: {"app": {"state": "ready"}, "routes": {"default": {"in_flight": 1}}},
             version="1.2.3",
             loopback=loopback,
         )
 
-    async def get(self, path: str, *, public: bool = False, method: str = "GET", **headers: str) -> AdminAnswer:
+    async def get(self, path: str, *, public: bool = False, method: str = "GET", **headers: str) -> AdminResponse:
         fields = {"host": "127.0.0.1:9901"} | {name.replace("_", "-"): text for name, text in headers.items()}
         request = AdminRequest(method=method, path=path, headers=fields.get, peer="203.0.113.9", request_id="r-1")
-        return await self.endpoints.answer(request, public=public)
+        return await self.endpoints.handle(request, public=public)
 
 
-def header(answer: AdminAnswer, name: str) -> str | None:
+def header(answer: AdminResponse, name: str) -> str | None:
     return dict(answer.headers).get(name)
 
 
@@ -93,7 +94,7 @@ async def test_the_401_says_how_a_token_is_set(token: str) -> None:
 
 async def test_guessing_too_fast_is_a_429_that_says_when_to_come_again() -> None:
     house = House("t0ken")
-    gate = house.endpoints._gate
+    gate = house.endpoints._authenticator
     for _ in range(3):
         await house.get("/metrics", public=True, authorization="Bearer x")
     peer = next(iter(gate._peers.values()))
@@ -140,7 +141,7 @@ async def test_status_has_health_and_what_the_parts_give() -> None:
 async def test_a_status_that_is_longer_than_a_line_of_the_log_may_be_is_whole() -> None:
     house = House()
     routes = {f"route{number}": {"path": "x" * 500} for number in range(150)}
-    house.endpoints._status = lambda: {"routes": routes}
+    house.endpoints._build_status = lambda: {"routes": routes}
     body = json.loads((await house.get("/status")).body)
     assert body["routes"] == routes
 

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.admin.auth import TokenGate
-from proxy.admin.endpoints import Endpoints
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.listener import AdminListener
 from proxy.observe.health import Health, PartState
 from proxy.observe.metrics import Metrics
@@ -32,12 +32,12 @@ class Running:
         self.status: dict[str, object] = {"app": {"state": "ready"}}
         health = Health(loop.time, version="1.2.3")
         health.register("app", lambda: PartState("ok", "ready"))
-        endpoints = Endpoints(
+        endpoints = AdminEndpoints(
             health=health,
             metrics=self.metrics,
-            gate=TokenGate("t0ken", clock=loop.time),
-            ready=lambda: (True, "ready"),
-            status=self.give_status,
+            authenticator=TokenAuthenticator("t0ken", clock=loop.time),
+            check_readiness=lambda: (True, "ready"),
+            build_status=self.give_status,
             version="1.2.3",
         )
         self.listener = AdminListener(endpoints, ids=Ids(), emit=self.emit)
@@ -222,7 +222,7 @@ async def test_a_person_who_left_while_being_slowed_leaves_nothing_behind(runnin
         assert (await running.raw(wrong)).startswith(b"HTTP/1.1 401")
     _, writer = await asyncio.open_connection("127.0.0.1", running.port)
     writer.write(wrong.encode())
-    gate: Any = running.listener._endpoints._gate
+    gate: Any = running.listener._endpoints._authenticator
     peer = gate._peers["127.0.0.1"]
     await until(lambda: peer.waiting == 1)
     writer.transport.abort()

@@ -44,6 +44,7 @@ KNOWN_CIRCLES = {
         for one in [
             "observers",
             "gateway",
+            "observers",
             "operations.alert_inputs",
             "operations.commands",
             "operations.health",

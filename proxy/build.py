@@ -25,15 +25,15 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import Recent
 from proxy.observe.request_registry import Requests
 from proxy.observe.sentry import connect
-from proxy.operations.health import memory_limit
-from proxy.operations.launch_environment import Outfit
+from proxy.operations.health import resolve_memory_limit
+from proxy.operations.launch_environment import LaunchEnvironment
 from proxy.operations.reloader import Reloader
 from proxy.policy.loading import PolicySource
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
-from proxy.process.listen_sockets import Sockets, free_port
-from proxy.process.service_manager import Notifier
-from proxy.process.socket_activation import close, handed_over, place
+from proxy.process.listen_sockets import ListenSockets, find_free_port
+from proxy.process.service_manager import ServiceNotifier
+from proxy.process.socket_activation import assign_sockets, close_sockets, receive_sockets
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
@@ -48,7 +48,7 @@ async def serve(
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
     for warning in policy.warnings:
         log.emit("policy.warning", warning, level="warning")
-    if policy.app.memory.recycle is not None and memory_limit(policy) is None:
+    if policy.app.memory.recycle is not None and resolve_memory_limit(policy) is None:
         text = "app.memory.recycle has nothing to go by: no limit is to be seen here; name one by app.memory.limit."
         log.emit("policy.warning", text, level="warning")
     loop = asyncio.get_running_loop()
@@ -73,9 +73,9 @@ async def _serve(
     source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: Log
 ) -> int:
     metrics = Metrics(policy.metrics, version=__version__)
-    sockets = take_sockets(policy, environ, log)
-    notifier = Notifier(environ)
-    notifier.starting(policy.app.start_timeout)
+    sockets = open_sockets(policy, environ, log)
+    notifier = ServiceNotifier(environ)
+    notifier.notify_starting(policy.app.start_timeout)
     try:
         recent = Recent(log.redacted)
         requests = Requests(asyncio.get_running_loop().time)
@@ -89,11 +89,11 @@ async def _serve(
 
             database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
             egress.notices.works = database.belongs
-        command, private = the_command(policy, words, sockets, log)
-        outfit = Outfit(
+        command, private = resolve_command(policy, words, sockets, log)
+        outfit = LaunchEnvironment(
             environ, command=command, private=private, sockets=sockets, egress=egress, database=database, log=log
         )
-        app = make_app(policy, command, private, outfit, sockets, metrics, log, requests)
+        app = build_app(policy, command, private, outfit, sockets, metrics, log, requests)
         gateway = Gateway(
             policy,
             app,
@@ -110,21 +110,21 @@ async def _serve(
             outfit=outfit,
             notifier=notifier,
         )
-        settle_memory()
+        freeze_startup_objects()
         return await gateway.run()
     finally:
         sockets.close()
         notifier.close()
 
 
-def take_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> Sockets:
+def open_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> ListenSockets:
     """Those that a service manager hands over, and the others bound. Raises BindError."""
-    handed = handed_over(environ)
+    handed = receive_sockets(environ)
     try:
-        placed = place(policy, handed)
-        sockets = Sockets.bind(policy, placed)
+        placed = assign_sockets(policy, handed)
+        sockets = ListenSockets.bind(policy, placed)
     except BindError:
-        close(handed)
+        close_sockets(handed)
         raise
     for key, sock in placed.items():
         address = Address(*sock.getsockname()[:2])
@@ -136,11 +136,13 @@ def take_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> Socket
     return sockets
 
 
-def the_command(policy: Policy, words: Sequence[str], sockets: Sockets, log: Log) -> tuple[Command | None, int]:
+def resolve_command(
+    policy: Policy, words: Sequence[str], sockets: ListenSockets, log: Log
+) -> tuple[Command | None, int]:
     """What the command line says is to be started, and the port that it gets; None where something else runs it."""
     if not words:
         return None, 0
-    private = free_port() if policy.app.port == "auto" else policy.app.port
+    private = find_free_port() if policy.app.port == "auto" else policy.app.port
     public = sockets.public.getsockname()[1] if sockets.public is not None else None
     command = parse(words, public, private)
     for change in command.replaced:
@@ -148,12 +150,12 @@ def the_command(policy: Policy, words: Sequence[str], sockets: Sockets, log: Log
     return command, private
 
 
-def make_app(
+def build_app(
     policy: Policy,
     command: Command | None,
     private: int,
-    outfit: Outfit,
-    sockets: Sockets,
+    outfit: LaunchEnvironment,
+    sockets: ListenSockets,
     metrics: Metrics,
     log: Log,
     requests: Requests,
@@ -161,7 +163,7 @@ def make_app(
     """The app that the command line names, or else the policy."""
     clock = asyncio.get_running_loop().time
     if command is None:
-        outfit.make(policy)  # whoever starts it is told what it needs
+        outfit.build(policy)  # whoever starts it is told what it needs
         return External(policy.app, emit=log.emit, clock=clock)
     return Supervisor(
         policy.app,
@@ -178,7 +180,7 @@ def make_app(
     )
 
 
-def settle_memory() -> None:
+def freeze_startup_objects() -> None:
     """What was made until now lives as long as the process: the collector need not look at it again, and
     a request's own objects die by reference counting."""
     gc.collect()

@@ -36,14 +36,14 @@ from proxy.observe.request_ids import Ids
 from proxy.observe.request_registry import Requests
 from proxy.observe.timeseries.history import History
 from proxy.observers import make_alerts, make_endpoints
-from proxy.operations.health import Overview, memory_limit
-from proxy.operations.launch_environment import Outfit
-from proxy.operations.pending_changes import hold
-from proxy.operations.policy_trial import try_out
+from proxy.operations.health import HealthReport, resolve_memory_limit
+from proxy.operations.launch_environment import LaunchEnvironment
+from proxy.operations.pending_changes import hold_back_changes
+from proxy.operations.policy_trial import try_policy
 from proxy.operations.reloader import Reloader
 from proxy.policy.schema.policy import Policy
-from proxy.process.listen_sockets import Sockets, listen
-from proxy.process.service_manager import Notifier
+from proxy.process.listen_sockets import ListenSockets, start_listening
+from proxy.process.service_manager import ServiceNotifier
 
 if TYPE_CHECKING:
     from proxy.postgres.service import Door as Database
@@ -60,7 +60,7 @@ class Gateway:
         self,
         policy: Policy,
         app: AppFace,
-        sockets: Sockets,
+        sockets: ListenSockets,
         *,
         log: Log,
         metrics: Metrics,
@@ -71,8 +71,8 @@ class Gateway:
         requests: Requests,
         recent: Recent,
         environ: Mapping[str, str],
-        outfit: Outfit,
-        notifier: Notifier,
+        outfit: LaunchEnvironment,
+        notifier: ServiceNotifier,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.policy = policy  # in force
@@ -106,20 +106,20 @@ class Gateway:
             metrics,
             clock=loop.time,
             app_bytes=lambda: meter.bytes(app.pid) if app.pid is not None else None,
-            limit_bytes=lambda: memory_limit(self.policy),
+            limit_bytes=lambda: resolve_memory_limit(self.policy),
         )
-        view = Overview(self)
+        view = HealthReport(self)
         self.health = Health(loop.time, version=__version__)
-        self.health.register("app", view.app)
-        self.health.register("memory", view.memory)
+        self.health.register("app", view.check_app)
+        self.health.register("memory", view.check_memory)
         self.health.register("upstreams", egress.health)
         self.health.register("ledger", ledger.health)
-        self.health.register("store", view.store)
-        self.health.register("connections", view.connections)
+        self.health.register("store", view.check_store)
+        self.health.register("connections", view.check_connections)
         if database is not None:
             self.health.register("postgres", database.health)
-        self.runtime.on_sample(view.sample)
-        self.history = History(metrics, clock=loop.time, levels=view.levels)
+        self.runtime.on_sample(view.record_sample)
+        self.history = History(metrics, clock=loop.time, levels=view.read_levels)
         self.alerts = make_alerts(self, log, environ)
         self.runtime.on_sample(self.alerts.tick)
         pressure = Pressure(
@@ -163,7 +163,7 @@ class Gateway:
         if database is not None:
             self.parts["database"] = lambda new: partial(database.apply, new.postgres)
         metrics.append = AppScrape(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
-        metrics.on_scrape(view.fill)
+        metrics.on_scrape(view.fill_gauges)
         metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
         metrics.follow(metrics.log_dropped_total, lambda: log.dropped)
 
@@ -174,18 +174,18 @@ class Gateway:
         """
         self._catch_signals()
         try:
-            await self._admin.start(listen(self._sockets.admin, "listen.admin"))
+            await self._admin.start(start_listening(self._sockets.admin, "listen.admin"))
             await self.ledger.start()
             await self.marks.start()
             await self.egress.load()
-            await self.egress.start(listen(self._sockets.egress, "listen.egress"))
+            await self.egress.start(start_listening(self._sockets.egress, "listen.egress"))
             if self.database is not None and self._sockets.postgres is not None:
-                await self.database.start(listen(self._sockets.postgres, "postgres.listen"))
+                await self.database.start(start_listening(self._sockets.postgres, "postgres.listen"))
             self._spawn(self.runtime.run())
             self._spawn(self.history.run())
             self._spawn(self.alerts.run())
             self._spawn(self.reloader.watch(self.reload))
-            self._spawn(self._notifier.live())
+            self._spawn(self._notifier.run_watchdog())
             life = self._loop.create_task(self.app.run())
             ended = await self._until_ready(life)
             if ended is None and not self.stopping:
@@ -223,13 +223,13 @@ class Gateway:
         if public is None:
             text = "The app is ready; there is no public port (listen.public: off)."
             self._emit("gateway.ready", text)
-            self._notifier.ready(text)
+            self._notifier.notify_ready(text)
             return
-        await self.door.open(listen(public, "listen.public"))
+        await self.door.open(start_listening(public, "listen.public"))
         self._open = True
         name = public.getsockname()
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
-        self._notifier.ready(f"Serving on {name[0]}:{name[1]}.")
+        self._notifier.notify_ready(f"Serving on {name[0]}:{name[1]}.")
         claim, patience = self.policy.listen.claim, self.policy.app.ready.timeout
         self._spawn(warn_of_claims(self.app.address, claim, patience, self._emit))
 
@@ -238,7 +238,7 @@ class Gateway:
     async def _stop(self, life: asyncio.Task[int]) -> int:
         listen = self.policy.listen
         self._emit("gateway.drain", f"Stopping: requests in flight have {listen.drain:g} s to finish.")
-        self._notifier.stopping(listen.drain + self.policy.app.stop_timeout + CLOSING)
+        self._notifier.notify_stopping(listen.drain + self.policy.app.stop_timeout + CLOSING)
         steps = self._loop.create_task(self._stop_in_order(life, listen.drain))
         again = self._loop.create_task(self._second_signal())
         await asyncio.wait((steps, again), return_when=asyncio.FIRST_COMPLETED)
@@ -295,17 +295,17 @@ class Gateway:
 
     def _on_hangup(self) -> None:
         if self._open:
-            self._notifier.reloading()
-        self.reloader.now(self.reload)
+            self._notifier.notify_reloading()
+        self.reloader.reload(self.reload)
         if self._open:
             refused = self.reloader.refused
-            self._notifier.ready(f"The newest policy was refused: {refused}" if refused else "Serving.")
+            self._notifier.notify_ready(f"The newest policy was refused: {refused}" if refused else "Serving.")
 
     def reload(self, policy: Policy) -> Sequence[str]:
         """Take a newer policy whole, or nothing of it: counts, queues and connections go on. The keys that wait for
         the app's next start. Raises PolicyError, and whatever a part meets that cannot be made of it."""
-        try_out(policy, self._environ)
-        held, waiting = hold(self._dressed, self.policy, policy, self._environ)
+        try_policy(policy, self._environ)
+        held, waiting = hold_back_changes(self._dressed, self.policy, policy, self._environ)
         self._take(held)
         self._wanted = policy
         return waiting
@@ -329,7 +329,7 @@ class Gateway:
             self._take(self._wanted)
             self.reloader.app_started()
         self._dressed = self.policy
-        return self._outfit.make(self.policy)
+        return self._outfit.build(self.policy)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

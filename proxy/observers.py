@@ -11,10 +11,10 @@ from proxy.admin.command_endpoint import CommandEndpoint
 from proxy.admin.endpoints import AdminEndpoints
 from proxy.observe.alerts.manager import Alerts
 from proxy.observe.log import Log
-from proxy.operations.alert_inputs import HouseFacts
+from proxy.operations.alert_inputs import GatewayAlertInputs
 from proxy.operations.commands import GatewayCommands
-from proxy.operations.health import Overview
-from proxy.operations.status import Picture
+from proxy.operations.health import HealthReport
+from proxy.operations.status import StatusReport
 from proxy.policy.urls import is_loopback
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def make_alerts(gateway: Gateway, log: Log, environ: Mapping[str, str]) -> Alerts:
-    facts = HouseFacts(gateway)
-    gateway.runtime.on_sample(facts.tick)
+    facts = GatewayAlertInputs(gateway)
+    gateway.runtime.on_sample(facts.sample_pool_holders)
     return Alerts(
         gateway.policy.alerts,
         facts,
@@ -35,16 +35,16 @@ def make_alerts(gateway: Gateway, log: Log, environ: Mapping[str, str]) -> Alert
     )
 
 
-def make_endpoints(gateway: Gateway, view: Overview, log: Log) -> AdminEndpoints:
-    picture = Picture(gateway)
-    gateway.runtime.on_sample(picture.sample)
+def make_endpoints(gateway: Gateway, view: HealthReport, log: Log) -> AdminEndpoints:
+    picture = StatusReport(gateway)
+    gateway.runtime.on_sample(picture.sample_cpu)
     return AdminEndpoints(
         health=gateway.health,
         metrics=gateway.metrics,
         authenticator=gateway.gate,
-        check_readiness=view.readiness,
-        build_status=picture.status,
-        build_history=picture.history,
+        check_readiness=view.check_readiness,
+        build_status=picture.build_status,
+        build_history=picture.build_history,
         clock=gateway.clock,
         version=__version__,
         loopback=is_loopback(gateway.policy.listen.admin.host),

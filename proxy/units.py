@@ -25,8 +25,8 @@ _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _RATES = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PERIODS: dict[str, Period] = {"h": "h", "d": "d", "month": "month"}
 
-_LONGEST = Decimal(1000) * 365 * 86400
-_LARGEST = 1 << 50
+_MAX_DURATION = Decimal(1000) * 365 * 86400
+_MAX_SIZE = 1 << 50
 
 # Twelve digits before the point hold every figure that makes sense, and keep hostile text cheap.
 _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s?([A-Za-z]*)", re.ASCII)
@@ -46,7 +46,7 @@ def parse_duration(text: str) -> float:
     if unit not in _DURATIONS:
         raise ValueError(f"{unit} is no unit of time (ms, s, m, h, d)")
     seconds = Decimal(number) * _DURATIONS[unit]
-    if seconds > _LONGEST:
+    if seconds > _MAX_DURATION:
         raise ValueError("it is longer than a thousand years")
     if seconds % Decimal("0.000001"):
         raise ValueError("it is finer than a microsecond")
@@ -75,7 +75,7 @@ def parse_size(text: str) -> int:
     if unit and unit not in _SIZES:
         raise ValueError(f"{unit} is no unit of size (B, KiB, MiB, GiB)")
     size = int(number) * _SIZES[unit or "B"]
-    if size > _LARGEST:
+    if size > _MAX_SIZE:
         raise ValueError("it is more than any machine has")
     return size
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from proxy.process.hardening import bare_environment
+from proxy.process.hardening import minimal_environment
 
 GRACE = 2  # seconds between the stop signal and SIGKILL
 
@@ -52,7 +52,7 @@ class Warden:
             stderr=subprocess.DEVNULL,
             process_group=0,  # a terminal's Ctrl-C is not for it
             cwd="/",
-            env=bare_environment(),
+            env=minimal_environment(),
             bufsize=0,
         )
         self.pid = self._process.pid

@@ -21,10 +21,10 @@ def check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stder
     policy = taken(files[0] if files else None, environ, stderr)
     if policy is None:
         return UNFIT
-    from proxy.operations.policy_trial import try_out  # the parts themselves
+    from proxy.operations.policy_trial import try_policy  # the parts themselves
 
     try:
-        try_out(policy, environ)
+        try_policy(policy, environ)
     except PolicyError as error:
         complain(stderr, error)
         return UNFIT

@@ -16,7 +16,7 @@ from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
 from proxy.observe.log import Log
 from proxy.observe.logging_bridge import install_stdlib_logging, uninstall_stdlib_logging
 from proxy.policy.loading import find, load
-from proxy.process.hardening import hide_memory
+from proxy.process.hardening import disable_memory_access
 
 FAULT = 1
 
@@ -40,9 +40,9 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         source = find(line.last("--policy"), environ, Path.cwd())
         policy = load(source, environ)
-        from proxy.operations.policy_trial import try_out  # the parts themselves, which OUTRIGGER=off does without
+        from proxy.operations.policy_trial import try_policy  # the parts themselves, which OUTRIGGER=off does without
 
-        try_out(policy, environ)
+        try_policy(policy, environ)
     except PolicyError as error:
         complain(sys.stderr, error)
         return UNFIT
@@ -51,7 +51,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not words and policy.app.url is None and policy.app.port == "auto":
         raise UsageError("nothing to front: give the app's start command after `--`, or app.url or app.port")
 
-    hide_memory()  # before there is an app that could look
+    disable_memory_access()  # before there is an app that could look
     from proxy.build import serve
 
     log = Log(policy.log, out=sys.stdout.fileno())

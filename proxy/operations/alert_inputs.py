@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from proxy.egress.upstream import Upstream
     from proxy.gateway import Gateway
 
-HELD = 60.0  # seconds for which it is remembered who held the database's connections
+POOL_HOLDERS_SECONDS = 60.0  # seconds for which it is remembered who held the database's connections
 
 
-class HouseFacts:
+class GatewayAlertInputs:
     """`Facts` of observe.alerts."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._held = ("", 0.0)
 
-    def tick(self, _: Sample) -> None:
+    def sample_pool_holders(self, _: Sample) -> None:
         """Once a second: at the next judging they may be gone."""
         self._look_at_pool()
 
@@ -74,7 +74,9 @@ class HouseFacts:
     def caps(self, share: float) -> Mapping[str, CapFact]:
         upstreams = self._gateway.egress.upstreams
         tier_of = self._gateway.egress.pipeline.tiers.of
-        return {name: _cap(upstream, share, tier_of) for name, upstream in upstreams.items() if upstream.meter.metered}
+        return {
+            name: _read_cap(upstream, share, tier_of) for name, upstream in upstreams.items() if upstream.meter.metered
+        }
 
     def bypassed(self, seconds: float) -> Mapping[str, int]:
         bypass = self._gateway.egress.bypass
@@ -90,7 +92,7 @@ class HouseFacts:
     def pool_holders(self) -> str:
         self._look_at_pool()
         text, at = self._held
-        return text if text and self._gateway.history.clock() - at < HELD else ""
+        return text if text and self._gateway.history.clock() - at < POOL_HOLDERS_SECONDS else ""
 
     def policy_refused(self) -> str:
         return self._gateway.reloader.refused or ""
@@ -99,7 +101,7 @@ class HouseFacts:
         return self._gateway.history.since(seconds)
 
 
-def _cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> CapFact:
+def _read_cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> CapFact:
     purse = upstream.meter.purse
     total = purse.cap.total
     return CapFact(

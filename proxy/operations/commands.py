@@ -81,12 +81,12 @@ class GatewayCommands:
 
     async def reload_policy(self) -> str:
         gateway = self._gateway
-        gateway.reloader.now(gateway.reload)
+        gateway.reloader.reload(gateway.reload)
         refused = gateway.reloader.refused
         if refused is not None:
             text = f"The running policy stays in force, the new one cannot be taken:\n{refused}"
             raise Refusal("policy-refused", 422, "The policy cannot be taken", text)
-        return gateway.reloader.said()
+        return gateway.reloader.describe()
 
     async def restart_app(self) -> str:
         gateway = self._gateway

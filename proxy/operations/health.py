@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
 
-class Overview:
+class HealthReport:
     """Asked by the endpoints and at each scrape; cheap, and true at that moment."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def sample(self, sample: Sample) -> None:
+    def record_sample(self, sample: Sample) -> None:
         """Once a second: since when a part is as it is must not depend on who asks."""
         self._gateway.health.observe()
         self._gateway.door.account.growth.take(self._gateway.app.pid, sample.app_bytes)
 
-    def readiness(self) -> tuple[bool, str]:
+    def check_readiness(self) -> tuple[bool, str]:
         """Whether a request would be served now, and why not."""
         app = self._gateway.app
         if self._gateway.stopping:
@@ -34,28 +34,28 @@ class Overview:
             return False, f"the app is {app.state}: {app.reason}"
         return True, "a request would be served now"
 
-    def app(self) -> PartState:
+    def check_app(self) -> PartState:
         app = self._gateway.app
         state: State = "ok" if app.is_ready else "degraded" if app.replacing else "down"
         return PartState(state, f"{app.state}: {app.reason}", app.since)
 
-    def memory(self) -> PartState:
+    def check_memory(self) -> PartState:
         share, warn = self._gateway.runtime.latest.memory_share, self._gateway.policy.app.memory.warn
         if share is None:
             return PartState("ok", "no limit is known")
         return PartState("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
 
-    def store(self) -> PartState:
+    def check_store(self) -> PartState:
         return PartState("ok", "counts are kept in this instance's memory")
 
-    def connections(self) -> PartState:
+    def check_connections(self) -> PartState:
         door = self._gateway.door
         trouble = door.capacity.trouble()
         if trouble is not None:
             return PartState("degraded", trouble)
         return PartState("ok", f"{len(door.server.connections)} of {door.capacity.total} are open")
 
-    def levels(self) -> Levels:
+    def read_levels(self) -> Levels:
         """What the history keeps beside counts."""
         latest, database = self._gateway.runtime.latest, self._gateway.database
         pool = database.pool if database is not None else None
@@ -66,7 +66,7 @@ class Overview:
             pool_waiting=len(pool.waiters) if pool is not None else 0,
         )
 
-    def fill(self) -> None:
+    def fill_gauges(self) -> None:
         """Set the gauges that are cheaper asked for than kept."""
         gateway = self._gateway
         metrics, door = gateway.metrics, gateway.door
@@ -81,7 +81,7 @@ class Overview:
             metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
 
 
-def memory_limit(policy: Policy) -> int | None:
+def resolve_memory_limit(policy: Policy) -> int | None:
     """Bytes that gateway and app may use together: the policy's word, else the container's, else all that the machine
     has; None where nothing of that is to be seen."""
     wanted = policy.app.memory.limit

@@ -13,13 +13,13 @@ from proxy.egress.service import Egress
 from proxy.observe.log import Log
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
-from proxy.process.listen_sockets import Sockets
+from proxy.process.listen_sockets import ListenSockets
 
 if TYPE_CHECKING:
     from proxy.postgres.service import Door as Database
 
 
-class Outfit:
+class LaunchEnvironment:
     """`command` is None for an app that something else starts; `private` is the port that the app is given."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Outfit:
         *,
         command: Command | None,
         private: int,
-        sockets: Sockets,
+        sockets: ListenSockets,
         egress: Egress,
         database: Database | None,
         log: Log,
@@ -40,9 +40,9 @@ class Outfit:
         self._egress = egress
         self._database = database
         self._emit = log.emit
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    def make(self, policy: Policy) -> tuple[Mapping[str, str], bool]:
+    def build(self, policy: Policy) -> tuple[Mapping[str, str], bool]:
         """The app's environment, and whether its lines are wrapped. What is new in it is told, once."""
         extra = self._egress.environment(policy, self._sockets.egress_address, self._environ)
         pool = ""
@@ -52,7 +52,7 @@ class Outfit:
             host, port = self._sockets.postgres.getsockname()[:2]
             extra |= self._database.environment(host, port, policy.postgres)
             pool = str(Address(seen(host), port))
-        extra |= self._carry(policy, pool)
+        extra |= self._attribution_variables(policy, pool)
         if self._command is None:
             return extra, False
         public = self._sockets.public.getsockname()[1] if self._sockets.public is not None else None
@@ -60,10 +60,10 @@ class Outfit:
             self._environ, programs=self._command.programs, public=public, private=self._private, extra=extra
         )
         for note in notes:
-            self._tell("app.port", f"{note}.", port=self._private)
+            self._log_once("app.port", f"{note}.", port=self._private)
         return env, policy.log.app_output == "wrap"
 
-    def _carry(self, policy: Policy, pool: str) -> dict[str, str]:
+    def _attribution_variables(self, policy: Policy, pool: str) -> dict[str, str]:
         """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
         that something else starts is told how to have it. `pool` is HOST:PORT of the database pool, as the app sees
         it: queries say it as well then."""
@@ -72,7 +72,7 @@ class Outfit:
         if self._command is not None and not attribution.is_python(self._command.program):
             program = self._command.program
             text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
-            self._tell("app.attribution", text)
+            self._log_once("app.attribution", text)
             return {}
         before = self._environ.get("PYTHONPATH") if self._command is not None else None
         env = {"PYTHONPATH": attribution.search_path(before)}
@@ -84,10 +84,10 @@ class Outfit:
             everything = {"OUTRIGGER_EGRESS": f"http://{self._sockets.egress_address}", **env}
             shown = " ".join(f"{name}={value}" for name, value in everything.items())
             text = f"The calls of the app have an owner where it is in Python and started with {shown}"
-            self._tell("app.attribution", text)
+            self._log_once("app.attribution", text)
         return env
 
-    def _tell(self, event: str, text: str, **facts: int) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _log_once(self, event: str, text: str, **facts: int) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
             self._emit(event, text, level="info", **facts)

@@ -14,13 +14,13 @@ from proxy.egress.app_environment import made_keys, of_upstream, proxy_variables
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Upstream
 
-Until = Literal["app restart", "gateway restart"]
+WaitsFor = Literal["app restart", "gateway restart"]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingChange:
     key: str
-    until: Until
+    until: WaitsFor
 
     def __str__(self) -> str:
         if self.until == "app restart":
@@ -28,21 +28,23 @@ class Waiting:
         return f"{self.key} cannot change while running; the old value stays until a restart."
 
 
-def hold(running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]) -> tuple[Policy, tuple[str, ...]]:
+def hold_back_changes(
+    running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]
+) -> tuple[Policy, tuple[str, ...]]:
     """The new policy as the running app can be served under it, and the keys that wait for its next start.
 
     `running` is the policy that it was started under, `in_force` the one that it is served by now. An
     upstream's address, variables and key stay together: a key must never meet another vendor's address.
     """
-    upstreams, keys = _upstreams(running, in_force, new, environ)
-    keys += [key for key, before, after in _rest(running, new, environ) if before != after]
+    upstreams, keys = _hold_back_upstreams(running, in_force, new, environ)
+    keys += [key for key, before, after in _environment_changes(running, new, environ) if before != after]
     return (replace(new, upstreams=MappingProxyType(upstreams)) if keys else new), tuple(keys)
 
 
-ADDRESS = ("kind", "base_url", "env", "api_key")
+ADDRESS_KEYS = ("kind", "base_url", "env", "api_key")
 
 
-def _upstreams(
+def _hold_back_upstreams(
     running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]
 ) -> tuple[dict[str, Upstream], list[str]]:
     made = made_keys(running.upstreams)
@@ -60,8 +62,8 @@ def _upstreams(
         rekeyed = (old.api_key is None) != (now.api_key is None) or old.kind != now.kind
         shows_ours = variable(now.kind, name) in made
         if readdressed or (rekeyed and shows_ours != (now.api_key is not None)):
-            held[name] = replace(now, **{key: getattr(old, key) for key in ADDRESS})
-            keys += [f"upstreams.{name}.{key}" for key in ADDRESS if getattr(old, key) != getattr(now, key)]
+            held[name] = replace(now, **{key: getattr(old, key) for key in ADDRESS_KEYS})
+            keys += [f"upstreams.{name}.{key}" for key in ADDRESS_KEYS if getattr(old, key) != getattr(now, key)]
     for name, now in new.upstreams.items():
         if name not in running.upstreams:
             keys += [f"upstreams.{name}.env"] if now.env else []
@@ -70,7 +72,9 @@ def _upstreams(
     return held, keys
 
 
-def _rest(running: Policy, new: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, object, object]]:
+def _environment_changes(
+    running: Policy, new: Policy, environ: Mapping[str, str]
+) -> Iterator[tuple[str, object, object]]:
     """A key, what the app has of it, and what it would have."""
     yield "log.app_output", running.log.app_output, new.log.app_output
     yield "app.attribution", attribution.wanted(running), attribution.wanted(new)

@@ -16,24 +16,24 @@ from proxy.ledger.ledger import database_of
 from proxy.observe.redact import Redactor
 from proxy.policy.schema.policy import Policy
 
-AS_IT_WAS = "write it as it was before, or another way"
+RESTORE_HINT = "write it as it was before, or another way"
 
 
-def try_out(policy: Policy, environ: Mapping[str, str]) -> None:
+def try_policy(policy: Policy, environ: Mapping[str, str]) -> None:
     """Raises PolicyError with every part that cannot be made, at its line."""
     faults: list[Fault] = []
-    for key, make in _parts(policy, environ):
+    for key, make in _trial_steps(policy, environ):
         try:
             make()
         except PolicyError as error:
             faults += error.faults
         except (OutriggerError, ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
-            faults.append(policy.fault(key, f"it cannot be taken ({shown(error)})", AS_IT_WAS))
+            faults.append(policy.fault(key, f"it cannot be taken ({describe_error(error)})", RESTORE_HINT))
     if faults:
         raise PolicyError(faults)
 
 
-def shown(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What went wrong, for an operator. The words of a foreign exception may hold a value of the policy, a secret
     one too: only its kind and its place are told."""
     if isinstance(error, OutriggerError):
@@ -43,7 +43,7 @@ def shown(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def _parts(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
+def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """The key that each part is made of, and how."""
     yield "log.redact", lambda: Redactor(policy.log.redact)
     yield "routes", lambda: Rules.of(policy, on_render=bool(environ.get("RENDER")))
@@ -51,16 +51,16 @@ def _parts(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Ca
         yield f"upstreams.{name}", partial(outgoing.try_out, one)
     yield "ledger.url", lambda: database_of(policy.ledger.url)
     if policy.app.url is not None:
-        yield "app.url", lambda: External(policy.app, emit=_nothing, clock=time.monotonic)
+        yield "app.url", lambda: External(policy.app, emit=_discard_event, clock=time.monotonic)
     if policy.postgres.url:
-        yield "postgres.url", lambda: _database(policy.postgres.url or "", environ)
+        yield "postgres.url", lambda: _parse_database_url(policy.postgres.url or "", environ)
 
 
-def _database(url: str, environ: Mapping[str, str]) -> object:
+def _parse_database_url(url: str, environ: Mapping[str, str]) -> object:
     from proxy.postgres.dsn import database
 
     return database(url, environ)
 
 
-def _nothing(event: str, message: str, **facts: object) -> None:
+def _discard_event(event: str, message: str, **facts: object) -> None:
     """Nobody is told of a trial."""

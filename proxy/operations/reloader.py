@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from proxy.errors import Fault, PolicyError
 from proxy.observe.emit import Emit
 from proxy.observe.metrics import Metrics
-from proxy.operations.pending_changes import Waiting
-from proxy.operations.policy_trial import AS_IT_WAS, shown
+from proxy.operations.pending_changes import PendingChange
+from proxy.operations.policy_trial import RESTORE_HINT, describe_error
 from proxy.policy.loading import PolicySource, load, read_file
 from proxy.policy.schema.policy import Policy
 from proxy.policy.watch import Watcher, fixed_differences, keep_fixed
@@ -36,9 +36,9 @@ class Reloader:
         self._environ = environ
         self._emit = emit
         self._metrics = metrics
-        self._ours = ours
+        self._starts_app = ours
         self.refused: str | None = None
-        self.waiting: tuple[Waiting, ...] = ()
+        self.pending: tuple[PendingChange, ...] = ()
 
     async def watch(self, take: Take) -> None:
         """Reload whenever the policy's file was saved, for ever."""
@@ -46,28 +46,28 @@ class Reloader:
         if path is None or not path.is_file():  # a pipe is read once
             return
         async for _ in Watcher(path, self._source.stamp).changes():
-            self.now(take)
+            self.reload(take)
 
-    def now(self, take: Take) -> None:
+    def reload(self, take: Take) -> None:
         """Read the policy again and hand it to `take`. One that cannot be taken, for whatever reason, is refused whole
         and said why; the next is looked at as if nothing had been."""
         try:
-            self._now(take)
+            self._reload(take)
         except PolicyError as error:
             self._refuse(error.faults)
         except Exception as error:  # the outermost seam: a fault of ours must not end who watches the file
-            problem = f"it cannot be taken ({shown(error)})"
-            self._refuse([Fault(self._source.name, 1, "policy", problem, AS_IT_WAS)])
+            problem = f"it cannot be taken ({describe_error(error)})"
+            self._refuse([Fault(self._source.name, 1, "policy", problem, RESTORE_HINT)])
 
     def app_started(self) -> None:
         """What waited for the app is in force."""
-        over = [one.key for one in self.waiting if one.until == "app restart"]
-        self.waiting = tuple(one for one in self.waiting if one.until != "app restart")
+        over = [one.key for one in self.pending if one.until == "app restart"]
+        self.pending = tuple(one for one in self.pending if one.until != "app restart")
         if over:
             text = f"With the app's start {', '.join(over)} of the policy {self._policy.source} is in force, too."
             self._emit("policy.reload", text, keys=over)
 
-    def _now(self, take: Take) -> None:
+    def _reload(self, take: Take) -> None:
         source = self._source
         if source.path is not None:
             source = read_file(source.path, source.name)
@@ -75,24 +75,24 @@ class Reloader:
         kept = fixed_differences(self._policy, new)
         new = keep_fixed(self._policy, new)
         late = take(new)
-        waiting = [Waiting(key, "gateway restart") for key in kept]
-        waiting += [Waiting(key, "app restart" if self._ours else "gateway restart") for key in late]
+        waiting = [PendingChange(key, "gateway restart") for key in kept]
+        waiting += [PendingChange(key, "app restart" if self._starts_app else "gateway restart") for key in late]
         for one in waiting:
             self._emit("policy.kept", str(one), level="warning", key=one.key, until=one.until)
         for warning in new.warnings:
             if warning not in self._policy.warnings:
                 self._emit("policy.warning", warning, level="warning")
         self._policy = new
-        self.waiting = tuple(waiting)
+        self.pending = tuple(waiting)
         self.refused = None
         self._metrics.policy_reloads_total.child("ok").inc()
-        self._emit("policy.reload", self.said())
+        self._emit("policy.reload", self.describe())
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """What is in force, in a sentence."""
         parts = []
         for until in ("app restart", "gateway restart"):
-            keys = [one.key for one in self.waiting if one.until == until]
+            keys = [one.key for one in self.pending if one.until == until]
             parts += [f"{', '.join(keys)} (until the next {until})"] if keys else []
         but = f", but for {' and '.join(parts)}" if parts else ""
         return f"The policy {self._policy.source} is in force{but}."

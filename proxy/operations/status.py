@@ -19,12 +19,12 @@ from proxy.units import NANOS, to_nanos
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
-LATELY = 300.0  # seconds that "lately" means
-TOP = 10  # users shown
-BLOCKED = 50  # of those blocked
+RECENT_SECONDS = 300.0  # seconds that "lately" means
+MAX_TOP_USERS = 10  # users shown
+MAX_BLOCKED_SHOWN = 50  # of those blocked
 
 
-class Picture:
+class StatusReport:
     """Asked some times a minute while somebody looks; `sample` once a second."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -34,7 +34,7 @@ class Picture:
         self._cpu: tuple[float, float] | None = None  # when, and the CPU seconds until then
         self._busy: float | None = None
 
-    def sample(self, _: Sample) -> None:
+    def sample_cpu(self, _: Sample) -> None:
         now, used = time.monotonic(), self._usage.seconds()
         if used is None:
             return
@@ -42,64 +42,64 @@ class Picture:
             self._busy = max(0.0, (used - self._cpu[1]) / (now - self._cpu[0]))
         self._cpu = (now, used)
 
-    def status(self) -> Mapping[str, object]:
+    def build_status(self) -> Mapping[str, object]:
         """The body of /status beside health."""
         gateway = self._gateway
-        app, lately = gateway.app, gateway.history.since(LATELY)
+        app, lately = gateway.app, gateway.history.since(RECENT_SECONDS)
         alerts = gateway.alerts.status()
         return {
-            "summary": self._summary(alerts),
+            "summary": self._summarize(alerts),
             "time": rfc3339(time.time()),
             "app": {
                 "state": app.state,
                 "reason": app.reason,
                 "pid": app.pid,
-                "since": self._wall(app.since),
+                "since": self._to_wall_clock(app.since),
                 **app.exits.status(rfc3339),
             },
             "policy": {
                 "source": gateway.policy.source,
                 "since": rfc3339(gateway.policy_since),
                 "refused": gateway.reloader.refused,
-                "pending": [{"key": one.key, "until": one.until} for one in gateway.reloader.waiting],
+                "pending": [{"key": one.key, "until": one.until} for one in gateway.reloader.pending],
             },
             "lately_s": round(lately.seconds),
-            "routes": self._routes(lately),
-            "upstreams": self._upstreams(lately),
+            "routes": self._show_routes(lately),
+            "upstreams": self._show_upstreams(lately),
             "hosts": gateway.egress.hosts.status(),
-            "money": self._money(),
-            "postgres": self._database(),
+            "money": self._show_spend(),
+            "postgres": self._show_postgres(),
             "connections": {"clients": repr(gateway.door.server), "app": repr(gateway.door.pool)},
-            "memory": self._memory(),
-            "cpu": self._processor(lately),
+            "memory": self._show_memory(),
+            "cpu": self._show_cpu(lately),
             "alerts": alerts,
             "limited": gateway.recent.limited(),
-            "blocked": self._blocked(),
+            "blocked": self._show_blocked(),
             "errors": gateway.recent.errors(),
             "failed_calls": gateway.recent.calls(),
         }
 
-    def history(self) -> Mapping[str, object]:
+    def build_history(self) -> Mapping[str, object]:
         """The last day, and the last quarter of an hour: columns of numbers."""
         history = self._gateway.history
         return {"day": history.series(), "recent": history.recent()}
 
     # ── in words ─────────────────────────────────────────────────────────────────────────────
 
-    def _summary(self, alerts: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
+    def _summarize(self, alerts: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
         """What is wrong, each in a few words with why and since when; nothing where all is well."""
         gateway = self._gateway
         found = []
         for name, part in gateway.health.observe().items():
             if part.state in ("degraded", "down") and name != "upstreams":
-                found.append(_problem(_WORDS.get(name, name), part.reason, self._wall(part.since)))
+                found.append(_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since)))
         for name, upstream in gateway.egress.upstreams.items():
             breaker = upstream.breaker
             if breaker.state == OPEN:
                 text = f"{name} is held off" if breaker.forced == OPEN else f"{name} is not answering"
-                found.append(_problem(text, breaker.why, self._wall(breaker.since)))
+                found.append(_problem(text, breaker.why, self._to_wall_clock(breaker.since)))
             elif breaker.state != CLOSED:
-                found.append(_problem(f"{name} is being tried again", breaker.why, self._wall(breaker.since)))
+                found.append(_problem(f"{name} is being tried again", breaker.why, self._to_wall_clock(breaker.since)))
         if gateway.reloader.refused:
             found.append(_problem("the newest policy was refused", gateway.reloader.refused, None))
         state: str = gateway.health.status()
@@ -110,7 +110,7 @@ class Picture:
 
     # ── in figures ───────────────────────────────────────────────────────────────────────────
 
-    def _routes(self, lately: Span) -> Mapping[str, object]:
+    def _show_routes(self, lately: Span) -> Mapping[str, object]:
         gateway = self._gateway
         door, metrics = gateway.door, gateway.metrics
         requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
@@ -128,12 +128,12 @@ class Picture:
                 "errors": errors[route.name],
                 "refused": refused[route.name],
                 "limited_users": limited[route.name],
-                "lately": _lately(lately.routes.get(route.name)),
+                "lately": _show_recent(lately.routes.get(route.name)),
             }
             for route in gateway.policy.routes
         }
 
-    def _upstreams(self, lately: Span) -> Mapping[str, object]:
+    def _show_upstreams(self, lately: Span) -> Mapping[str, object]:
         gateway = self._gateway
         metrics, shown = gateway.metrics, gateway.egress.status()
         models: dict[str, dict[str, Counter[str]]] = {}
@@ -150,7 +150,7 @@ class Picture:
             assert isinstance(before, Mapping)
             found[name] = {
                 **before,
-                "since": self._wall(upstream.breaker.since),
+                "since": self._to_wall_clock(upstream.breaker.since),
                 "forced": upstream.breaker.forced,
                 "retry_after_s": round(upstream.breaker.retry_after),
                 "calls": models.get(name, {}),
@@ -163,29 +163,31 @@ class Picture:
             }
         return found
 
-    def _money(self) -> Mapping[str, object]:
+    def _show_spend(self) -> Mapping[str, object]:
         """Dollars of today, over all upstreams whose calls have prices."""
         metered = {
             name: upstream for name, upstream in self._gateway.egress.upstreams.items() if upstream.meter.metered
         }
         users = Counter[str]()
         for upstream in metered.values():
-            users.update(dict(upstream.meter.purse.top("d", 5 * TOP)))
+            users.update(dict(upstream.meter.purse.top("d", 5 * MAX_TOP_USERS)))
         return {
-            "today_usd": _dollars(sum(upstream.meter.purse.spent("d") for upstream in metered.values())),
-            "projected_usd": _dollars(sum(upstream.meter.projected() for upstream in metered.values())),
-            "upstreams": {name: _purse(upstream) for name, upstream in metered.items()},
-            "top_users": [{"user": user, "usd": _dollars(spent)} for user, spent in users.most_common(TOP)],
+            "today_usd": _to_dollars(sum(upstream.meter.purse.spent("d") for upstream in metered.values())),
+            "projected_usd": _to_dollars(sum(upstream.meter.projected() for upstream in metered.values())),
+            "upstreams": {name: _show_upstream_spend(upstream) for name, upstream in metered.items()},
+            "top_users": [
+                {"user": user, "usd": _to_dollars(spent)} for user, spent in users.most_common(MAX_TOP_USERS)
+            ],
         }
 
-    def _database(self) -> Mapping[str, object] | None:
+    def _show_postgres(self) -> Mapping[str, object] | None:
         database = self._gateway.database
         return None if database is None else {**database.status(), "max": database.policy.pool.max}
 
-    def _blocked(self) -> list[str]:
-        return sorted(self._gateway.marks.users)[:BLOCKED]
+    def _show_blocked(self) -> list[str]:
+        return sorted(self._gateway.marks.users)[:MAX_BLOCKED_SHOWN]
 
-    def _memory(self) -> Mapping[str, object]:
+    def _show_memory(self) -> Mapping[str, object]:
         latest = self._gateway.runtime.latest
         share = latest.memory_share
         return {
@@ -200,7 +202,7 @@ class Picture:
             },
         }
 
-    def _processor(self, lately: Span) -> Mapping[str, object]:
+    def _show_cpu(self, lately: Span) -> Mapping[str, object]:
         """Cores kept busy in the last second by all that runs in this container, and how many it may."""
         return {
             "busy": None if self._busy is None else round(self._busy, 3),
@@ -210,12 +212,12 @@ class Picture:
             "throttled_lately_s": round(lately.throttled, 2),
         }
 
-    def _wall(self, since: float | None) -> str | None:
+    def _to_wall_clock(self, since: float | None) -> str | None:
         """A moment of the loop's clock as one of the calendar."""
         return None if since is None else rfc3339(time.time() - (self._gateway.clock() - since))
 
 
-_WORDS = {
+_PART_PROBLEMS = {
     "app": "the app does not answer",
     "postgres": "the database is unwell",
     "store": "the shared store is unwell",
@@ -229,33 +231,33 @@ def _problem(text: str, why: str, since: str | None) -> Mapping[str, object]:
     return {"text": text, "why": why, "since": since}
 
 
-def _lately(span: RouteSpan | None) -> Mapping[str, object]:
+def _show_recent(span: RouteSpan | None) -> Mapping[str, object]:
     span = span or RouteSpan()
     return {
         "requests": int(span.requests),
         "errors": int(span.errors),
-        "p50_ms": _thousand(span.quantile(0.5)),
-        "p95_ms": _thousand(span.quantile(0.95)),
+        "p50_ms": _to_milliseconds(span.quantile(0.5)),
+        "p95_ms": _to_milliseconds(span.quantile(0.95)),
     }
 
 
-def _thousand(seconds: float | None) -> float | None:
+def _to_milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
 
 
-def _purse(upstream: Upstream) -> Mapping[str, object]:
+def _show_upstream_spend(upstream: Upstream) -> Mapping[str, object]:
     meter = upstream.meter
     cap, purse = meter.purse.cap.total, meter.purse
     return {
-        "today_usd": _dollars(purse.spent("d")),
-        "month_usd": _dollars(purse.spent("month")),
-        "reserved_usd": _dollars(purse.reserved),
-        "projected_usd": _dollars(meter.projected()),
+        "today_usd": _to_dollars(purse.spent("d")),
+        "month_usd": _to_dollars(purse.spent("month")),
+        "reserved_usd": _to_dollars(purse.reserved),
+        "projected_usd": _to_dollars(meter.projected()),
         "cap": None if cap is None else str(cap),
-        "cap_spent_usd": None if cap is None else _dollars(purse.spent(cap.period)),
+        "cap_spent_usd": None if cap is None else _to_dollars(purse.spent(cap.period)),
         "cap_share": None if cap is None else round(purse.spent(cap.period) / (to_nanos(cap.amount) or 1), 4),
     }
 
 
-def _dollars(nanos: int) -> float:
+def _to_dollars(nanos: int) -> float:
     return round(nanos / NANOS, 6)

@@ -17,7 +17,7 @@ import sys
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
-def hide_memory() -> bool:
+def disable_memory_access() -> bool:
     """Whether other processes of this user are kept from reading this one. Linux alone knows how."""
     if sys.platform != "linux":
         return False
@@ -30,6 +30,6 @@ def hide_memory() -> bool:
     return done == 0
 
 
-def bare_environment() -> dict[str, str]:
+def minimal_environment() -> dict[str, str]:
     """For a helper of our own, whose environment anybody of this user can read: where programs are, no more."""
     return {"PATH": os.environ.get("PATH") or os.defpath}

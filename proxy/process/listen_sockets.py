@@ -12,10 +12,10 @@ from proxy.errors import BindError
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
 
-BACKLOG = 1024
+LISTEN_BACKLOG = 1024
 
 
-def bind(address: Address, key: str) -> socket.socket:
+def bind_socket(address: Address, key: str) -> socket.socket:
     """A bound TCP socket that does not listen yet. Raises BindError naming the address and its policy key.
 
     Until it listens, the address refuses connections: a platform that probes the port sees that nobody is
@@ -24,17 +24,17 @@ def bind(address: Address, key: str) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return _bound(family, address, reuse=False)
+        return _bind(family, address, reuse=False)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            raise BindError(_sentence(address, key, error)) from error
+            raise BindError(_describe_failure(address, key, error)) from error
     try:
-        return _bound(family, address, reuse=True)
+        return _bind(family, address, reuse=True)
     except OSError as error:
-        raise BindError(_sentence(address, key, error)) from error
+        raise BindError(_describe_failure(address, key, error)) from error
 
 
-def listen(sock: socket.socket, key: str) -> socket.socket:
+def start_listening(sock: socket.socket, key: str) -> socket.socket:
     """Listen on a bound socket. Raises BindError.
 
     From here on with SO_REUSEADDR, which accepted connections inherit: one that we close lies in TIME_WAIT for a
@@ -44,13 +44,13 @@ def listen(sock: socket.socket, key: str) -> socket.socket:
     address = Address(*sock.getsockname()[:2])
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.listen(BACKLOG)
+        sock.listen(LISTEN_BACKLOG)
     except OSError as error:
-        raise BindError(_sentence(address, key, error)) from error
+        raise BindError(_describe_failure(address, key, error)) from error
     return sock
 
 
-def free_port(host: str = "127.0.0.1") -> int:
+def find_free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody has now."""
     with socket.socket() as sock:
         sock.bind((host, 0))
@@ -58,7 +58,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _bound(family: socket.AddressFamily, address: Address, *, reuse: bool) -> socket.socket:
+def _bind(family: socket.AddressFamily, address: Address, *, reuse: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -76,7 +76,7 @@ def _bound(family: socket.AddressFamily, address: Address, *, reuse: bool) -> so
     return sock
 
 
-def _sentence(address: Address, key: str, error: OSError) -> str:
+def _describe_failure(address: Address, key: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{address} ({key}) is taken by another process; stop that one or give {key} another address."
     if error.errno == errno.EACCES:
@@ -86,7 +86,7 @@ def _sentence(address: Address, key: str, error: OSError) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
+class ListenSockets:
     """The addresses, bound before anything is started."""
 
     public: socket.socket | None
@@ -95,7 +95,7 @@ class Sockets:
     postgres: socket.socket | None = None
 
     @classmethod
-    def bind(cls, policy: Policy, handed: Mapping[str, socket.socket] = MappingProxyType({})) -> Sockets:
+    def bind(cls, policy: Policy, handed: Mapping[str, socket.socket] = MappingProxyType({})) -> ListenSockets:
         """Raises BindError for the first address that cannot be had; those before it are let go. `handed`: sockets
         that are bound already, by the policy's key."""
         listen = policy.listen
@@ -108,7 +108,7 @@ class Sockets:
                 (policy.postgres.listen if policy.postgres.url else None, "postgres.listen"),
             ):
                 if address is not None:
-                    bound.append(handed[key] if key in handed else bind(address, key))
+                    bound.append(handed[key] if key in handed else bind_socket(address, key))
         except BindError:
             for sock in bound:
                 sock.close()

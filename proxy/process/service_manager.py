@@ -9,38 +9,38 @@ import time
 from collections.abc import Mapping
 
 
-class Notifier:
+class ServiceNotifier:
     """Says nothing where no manager listens (NOTIFY_SOCKET), and waits for nobody: a message that cannot be taken at
     once is lost."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._path = f"\0{path[1:]}" if path.startswith("@") else path if path.startswith("/") else ""
-        self._every = _watchdog(environ)
+        self._watchdog_interval = _read_watchdog_interval(environ)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._path else None
         if self._sock is not None:
             self._sock.setblocking(False)
 
-    def starting(self, seconds: float) -> None:
+    def notify_starting(self, seconds: float) -> None:
         """It may take that long from now on."""
-        self._send("STATUS=Starting the app.", f"EXTEND_TIMEOUT_USEC={_micro(seconds)}")
+        self._send("STATUS=Starting the app.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
 
-    def ready(self, status: str) -> None:
+    def notify_ready(self, status: str) -> None:
         self._send("READY=1", f"STATUS={status}")
 
-    def reloading(self) -> None:
+    def notify_reloading(self) -> None:
         """To be followed by `ready`; with the moment that Type=notify-reload asks for."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={_micro(time.monotonic())}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={_to_microseconds(time.monotonic())}")
 
-    def stopping(self, seconds: float) -> None:
+    def notify_stopping(self, seconds: float) -> None:
         """It may take that long."""
-        self._send("STOPPING=1", "STATUS=Stopping.", f"EXTEND_TIMEOUT_USEC={_micro(seconds)}")
+        self._send("STOPPING=1", "STATUS=Stopping.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
 
-    async def live(self) -> None:
+    async def run_watchdog(self) -> None:
         """WATCHDOG=1 twice in each period that is asked for: the event loop turns."""
-        while self._sock is not None and self._every is not None:
+        while self._sock is not None and self._watchdog_interval is not None:
             self._send("WATCHDOG=1")
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._watchdog_interval)
 
     def close(self) -> None:
         if self._sock is not None:
@@ -55,7 +55,7 @@ class Notifier:
                 pass
 
 
-def _watchdog(environ: Mapping[str, str]) -> float | None:
+def _read_watchdog_interval(environ: Mapping[str, str]) -> float | None:
     """Half of WATCHDOG_USEC in seconds, where it is meant for this process (sd_watchdog_enabled(3))."""
     text = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()) or not (text.isascii() and text.isdigit()):
@@ -63,5 +63,5 @@ def _watchdog(environ: Mapping[str, str]) -> float | None:
     return int(text) / 2e6 or None
 
 
-def _micro(seconds: float) -> int:
+def _to_microseconds(seconds: float) -> int:
     return round(seconds * 1e6)

@@ -15,18 +15,18 @@ from proxy.errors import BindError
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
 
-FIRST = 3  # SD_LISTEN_FDS_START
-NAMES: Mapping[str, str] = {
+SD_LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START
+SOCKET_KEYS: Mapping[str, str] = {
     "public": "listen.public",
     "admin": "listen.admin",
     "egress": "listen.egress",
     "postgres": "postgres.listen",
 }
-WILD = ("0.0.0.0", "::")
+WILDCARD_HOSTS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class ActivatedSocket:
     """One of them, by the name that FileDescriptorName= gave it; systemd's default is the socket unit's."""
 
     name: str
@@ -37,23 +37,25 @@ class Handed:
         return Address(*self.sock.getsockname()[:2])
 
 
-def handed_over(environ: Mapping[str, str], *, pid: int | None = None, first: int = FIRST) -> list[Handed]:
+def receive_sockets(
+    environ: Mapping[str, str], *, pid: int | None = None, first: int = SD_LISTEN_FDS_START
+) -> list[ActivatedSocket]:
     """The sockets meant for this process; none where LISTEN_PID names another. Raises BindError."""
     if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
         return []
     count = environ.get("LISTEN_FDS", "")
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    found: list[Handed] = []
+    found: list[ActivatedSocket] = []
     try:
         for at in range(int(count) if count.isascii() and count.isdigit() else 0):
-            found.append(Handed(names[at] if at < len(names) else "", _socket(first + at)))
+            found.append(ActivatedSocket(names[at] if at < len(names) else "", _adopt_descriptor(first + at)))
     except BindError:
-        close(found)
+        close_sockets(found)
         raise
     return found
 
 
-def place(policy: Policy, handed: Iterable[Handed]) -> dict[str, socket.socket]:
+def assign_sockets(policy: Policy, handed: Iterable[ActivatedSocket]) -> dict[str, socket.socket]:
     """Each by the key of the policy whose address it is: by its name, else by where it is bound; a single one that is
     neither is the public one. Raises BindError."""
     handed = list(handed)
@@ -65,13 +67,15 @@ def place(policy: Policy, handed: Iterable[Handed]) -> dict[str, socket.socket]:
     }
     found: dict[str, socket.socket] = {}
     for one in handed:
-        key = NAMES.get(one.name) or next((key for key, at in wanted.items() if at and _same(at, one.address)), None)
+        key = SOCKET_KEYS.get(one.name) or next(
+            (key for key, at in wanted.items() if at and _is_same_address(at, one.address)), None
+        )
         if key is None and len(handed) == 1:
             key = "listen.public"
         if key is None:
             raise BindError(
                 f"The socket at {one.address} that was handed over (LISTEN_FDS) is none of ours; give it the name"
-                f" {', '.join(NAMES)} (FileDescriptorName=), or one of their addresses."
+                f" {', '.join(SOCKET_KEYS)} (FileDescriptorName=), or one of their addresses."
             )
         at = wanted[key]
         if at is None:
@@ -81,7 +85,7 @@ def place(policy: Policy, handed: Iterable[Handed]) -> dict[str, socket.socket]:
                 f"Two sockets for {key} were handed over (LISTEN_FDS); give it one: [::] takes IPv4 as well"
                 " (BindIPv6Only=both)."
             )
-        if key != "listen.public" and not _same(at, one.address):
+        if key != "listen.public" and not _is_same_address(at, one.address):
             raise BindError(
                 f"{key} is {at}, and the socket handed over for it at {one.address}; give both one address."
             )
@@ -89,12 +93,12 @@ def place(policy: Policy, handed: Iterable[Handed]) -> dict[str, socket.socket]:
     return found
 
 
-def close(handed: Iterable[Handed]) -> None:
+def close_sockets(handed: Iterable[ActivatedSocket]) -> None:
     for one in handed:
         one.sock.close()
 
 
-def _socket(descriptor: int) -> socket.socket:
+def _adopt_descriptor(descriptor: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError as error:
@@ -107,5 +111,7 @@ def _socket(descriptor: int) -> socket.socket:
     return sock
 
 
-def _same(one: Address, other: Address) -> bool:
-    return one.port == other.port and (one.host == other.host or (one.host in WILD and other.host in WILD))
+def _is_same_address(one: Address, other: Address) -> bool:
+    return one.port == other.port and (
+        one.host == other.host or (one.host in WILDCARD_HOSTS and other.host in WILDCARD_HOSTS)
+    )

@@ -30,7 +30,7 @@ class InProcessGateway:
 
     def reload(self, policy: str) -> None:
         self.save(policy)
-        self.gateway.reloader.now(self.gateway.reload)
+        self.gateway.reloader.reload(self.gateway.reload)
 
     @property
     def refused(self) -> str | None:
@@ -38,7 +38,7 @@ class InProcessGateway:
 
     @property
     def waiting(self) -> dict[str, str]:
-        return {one.key: one.until for one in self.gateway.reloader.waiting}
+        return {one.key: one.until for one in self.gateway.reloader.pending}
 
     def output(self) -> str:
         return self._out.read_text()
@@ -63,7 +63,7 @@ async def in_process_gateway(
             found.append(self)
 
     monkeypatch.setattr(build, "Gateway", Reached)
-    monkeypatch.setattr(build, "settle_memory", lambda: None)
+    monkeypatch.setattr(build, "freeze_startup_objects", lambda: None)
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp), **(environ or {})}
     source = read_file(file, "policy.yaml")
     parsed = load(source, environ)

@@ -13,7 +13,7 @@ import pytest
 from proxy.app.command import parse
 from proxy.gateway import CLOSING
 from proxy.policy.loading import PolicySource, load
-from proxy.process.socket_activation import NAMES
+from proxy.process.socket_activation import SOCKET_KEYS
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICE = (UNITS / "outrigger@.service").read_text()
@@ -47,7 +47,7 @@ def test_two_instances_have_no_address_in_common_but_the_socket() -> None:
 
 def test_the_socket_is_the_public_port_and_the_instances_take_it() -> None:
     socket = (UNITS / "outrigger.socket").read_text()
-    assert value(socket, "FileDescriptorName") in NAMES
+    assert value(socket, "FileDescriptorName") in SOCKET_KEYS
     assert value(SERVICE, "Sockets") == "outrigger.socket"
     assert value(SERVICE, "Type") == "notify"
 

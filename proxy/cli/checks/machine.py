@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from proxy.app.memory_usage import limit as container_limit
 from proxy.cli.output import Finding
-from proxy.operations.health import memory_limit
+from proxy.operations.health import resolve_memory_limit
 from proxy.policy.schema.policy import Policy
 from proxy.units import format_duration, format_size
 
@@ -20,7 +20,7 @@ async def machine(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
 
 
 def _memory(policy: Policy) -> Finding:
-    limit = memory_limit(policy)
+    limit = resolve_memory_limit(policy)
     if limit is None:
         text = "no limit is to be seen here, so alerts on memory and app.memory.recycle have nothing to go by"
         return Finding("warning", "memory", text, "name one by app.memory.limit")

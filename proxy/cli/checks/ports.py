@@ -13,7 +13,7 @@ from proxy.errors import BindError
 from proxy.ingress.client_address import TrustedPeers
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
-from proxy.process.listen_sockets import bind
+from proxy.process.listen_sockets import bind_socket
 
 PATIENCE = 3.0  # seconds
 
@@ -33,7 +33,7 @@ async def ports(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
 
 def _port(address: Address, key: str, version: str | None) -> Finding:
     try:
-        bind(address, key).close()
+        bind_socket(address, key).close()
     except BindError as error:
         if version is not None:
             return Finding("ok", key, f"{address} is held; a gateway (Outrigger {version}) runs with this policy")

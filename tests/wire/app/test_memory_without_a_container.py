@@ -24,11 +24,11 @@ def bare(monkeypatch):
 
 
 def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
-    found = health.memory_limit(Policy())
+    found = health.resolve_memory_limit(Policy())
     assert found is not None
     assert abs(found - WHOLE) < WHOLE / 100
     named = load(PolicySource("p", None, "app: {memory: {limit: 300MiB}}"), {})
-    assert health.memory_limit(named) == 300 * 1024 * 1024
+    assert health.resolve_memory_limit(named) == 300 * 1024 * 1024
 
 
 async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from postgres_gateway import PostgresGateways
 
 from proxy.errors import BindError
 from proxy.policy.schema.server import Address
-from proxy.process.listen_sockets import bind, listen
+from proxy.process.listen_sockets import bind_socket, start_listening
 
 APP = (sys.executable, str(APPS / "plain.py"))
 
@@ -39,8 +39,8 @@ def closed_by_us(sock: socket.socket) -> None:
 def test_an_address_is_free_again_at_once_after_connections_that_we_closed(host: str) -> None:
     address = Address(host, free_port())
     for _ in range(3):
-        sock = bind(address, "listen.public")
-        listen(sock, "listen.public")
+        sock = bind_socket(address, "listen.public")
+        start_listening(sock, "listen.public")
         closed_by_us(sock)
         sock.close()
 
@@ -52,17 +52,17 @@ def test_an_address_is_free_again_at_once_after_connections_that_we_closed(host:
 def test_a_second_one_is_told_whatever_the_first_does(first: str, second: str, listens: bool, lingers: bool) -> None:
     port = free_port()
     if lingers:
-        before = bind(Address("127.0.0.1", port), "listen.public")
-        listen(before, "listen.public")
+        before = bind_socket(Address("127.0.0.1", port), "listen.public")
+        start_listening(before, "listen.public")
         closed_by_us(before)
         before.close()
         assert lingering(port)
-    held = bind(Address(first, port), "listen.public")
+    held = bind_socket(Address(first, port), "listen.public")
     try:
         if listens:
-            listen(held, "listen.public")
+            start_listening(held, "listen.public")
         with pytest.raises(BindError, match=r"listen\.public\) is taken by another process"):
-            bind(Address(second, port), "listen.public")
+            bind_socket(Address(second, port), "listen.public")
     finally:
         held.close()
 
@@ -74,7 +74,7 @@ def test_one_that_would_share_its_port_does_not_get_ours(option: int) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(BindError):
-            bind(Address(*other.getsockname()), "listen.public")
+            bind_socket(Address(*other.getsockname()), "listen.public")
 
 
 async def test_the_same_start_command_is_taken_at_once_on_all_four_addresses(tmp_path, cluster: Cluster) -> None:

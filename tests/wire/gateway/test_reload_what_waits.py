@@ -162,7 +162,7 @@ async def test_every_key_that_the_running_gateway_cannot_change_is_named_with_wh
             house.reload(same + policy + "\n")
             assert house.refused is None, policy
             assert house.waiting == waits, policy
-            pending = house.gateway.reloader.said()
+            pending = house.gateway.reloader.describe()
             assert all(key in pending for key in waits), policy
         house.reload("ledger: {url: 'sqlite:///else.db'}\n")
         assert house.waiting == {"ledger.url": GATEWAY}

@@ -104,8 +104,9 @@ class AppProcess:
         """The signal `stop`, up to `patience` seconds for the whole group to end, SIGKILL for what is left of it.
 
         The signal goes to the process that was started: its children are its own business. Behind a shell of ours
-        nobody but the group is the app. A shell of the app's own that ends by the signal leaves children that nobody
-        tells any more: they are told as well, as are those whose parent had ended before.
+        nobody but the group is the app. A shell of the app's own, and whoever else the signal itself ends (npm does
+        nothing about it), leaves children that nobody tells any more: they are told as well, as are those whose
+        parent had ended before.
         Whoever asks later waits for the same end.
         """
         if self._ending is None:
@@ -119,7 +120,7 @@ class AppProcess:
         told = not self.running or (shell and self._is_line)
         self._send(stop, group=told)
         while _group_lives(self.pid) and (left := deadline - loop.time()) > 0:
-            if shell and not told and not self.running:
+            if not told and not self.running and (shell or self.status == 128 + stop):
                 told = True
                 self._send(stop, group=True)
             try:

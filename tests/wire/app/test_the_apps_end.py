@@ -174,6 +174,19 @@ async def test_children_with_a_session_of_their_own_do_not_outlive_the_app(
         assert not alive(second)
 
 
+async def test_who_does_nothing_about_the_signal_leaves_children_that_are_told(tmp_path: Path, said: Said) -> None:
+    """As npm does, and npx: the signal ends it, and nobody else has heard of it."""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, {str(APPS / 'orderly.py')!r}])"
+    async with gateway(tmp_path, sys.executable, "-c", parent) as g:
+        await g.ready()
+        group = g.app_pid()
+        assert await g.stop() == 0
+        (app,) = said.ended()
+        assert app != group
+        assert said().count("got SIGTERM") == 1
+        assert not processes_of(group)
+
+
 async def test_what_detaches_itself_is_waited_for_and_ended(tmp_path: Path, said: Said) -> None:
     """`(setsid daemon &)`, as a start script does: nobody's child but ours."""
     pids = tmp_path / "pids"

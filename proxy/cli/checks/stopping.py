@@ -23,8 +23,9 @@ SERVERS: Mapping[str, tuple[str, str]] = {
     "unicorn_rails": ("SIGQUIT", QUITS),
     "apache2": ("SIGWINCH", "cuts its connections at SIGTERM, and ends in order at SIGWINCH"),
     "httpd": ("SIGWINCH", "cuts its connections at SIGTERM, and ends in order at SIGWINCH"),
-    "uwsgi": ("SIGQUIT", "reloads at SIGTERM, unless it is told to die-on-term"),
+    "uwsgi": ("SIGQUIT", "with a master reloads at SIGTERM, unless it is told to die-on-term"),
 }
+DIES_ON_TERM = "told to die-on-term ends at SIGTERM, and reloads at SIGQUIT"
 LARGEST = 1024 * 1024  # bytes of a configuration that is looked into
 
 
@@ -39,9 +40,11 @@ def stopping(policy: Policy, line: str, environ: Mapping[str, str], cwd: Path) -
         return []
     fitting, why = SERVERS[name]
     signal = policy.app.stop_signal
-    if name == "uwsgi":
-        fits = signal in ("SIGINT", "SIGQUIT") or (signal == "SIGTERM" and _dies_on_term(words, environ, cwd))
-        mend = f"add --die-on-term to it, or write app.stop_signal: {fitting}"
+    if name == "uwsgi" and _told("die-on-term", words, environ, cwd):  # the two change places
+        fits, why, mend = signal in ("SIGINT", "SIGTERM"), DIES_ON_TERM, "write app.stop_signal: SIGTERM"
+    elif name == "uwsgi":
+        ends = ("SIGINT", "SIGQUIT") if _mastered(words, environ) else ("SIGINT", "SIGQUIT", "SIGTERM")
+        fits, mend = signal in ends, f"add --die-on-term to it, or write app.stop_signal: {fitting}"
     else:
         fits, mend = signal == fitting, f"write app.stop_signal: {fitting}"
     if fits:
@@ -49,16 +52,23 @@ def stopping(policy: Policy, line: str, environ: Mapping[str, str], cwd: Path) -
     return [Finding("warning", "app stop", f"{name} {why}; it would get {signal} (app.stop_signal)", mend)]
 
 
-def _dies_on_term(words: Sequence[str], environ: Mapping[str, str], cwd: Path) -> bool:
+def _mastered(words: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether it may have a master, which alone reloads: files and variables are not read for it."""
+    named = re.compile(r"-M|--master(=true)?|(--)?(ini|xml|ya?ml|json)\b.*|.*\.(ini|xml|ya?ml|json)")
+    others = (name for name in environ if name.startswith("UWSGI_") and name != "UWSGI_DIE_ON_TERM")
+    return any(named.fullmatch(word) for word in words) or any(others)
+
+
+def _told(option: str, words: Sequence[str], environ: Mapping[str, str], cwd: Path) -> bool:
     """By an option, a variable (UWSGI_…), or a line of a configuration that the command names."""
-    if any(word.lstrip("-") in ("die-on-term", "die-on-term=true") for word in words):
+    if any(word.lstrip("-") in (option, f"{option}=true") for word in words):
         return True
-    if environ.get("UWSGI_DIE_ON_TERM", "false") not in ("", "0", "false"):
+    if environ.get(f"UWSGI_{option.upper().replace('-', '_')}", "false") not in ("", "0", "false"):
         return True
     for word in words:
         file = cwd / word.partition("=")[2] if word.startswith("--") and "=" in word else cwd / word
         if file.suffix in (".ini", ".yaml", ".yml", ".json", ".xml") and os.path.isfile(file):
             with open(file, errors="replace") as config:
-                if re.search(r"^[^#;\n]*\bdie-on-term\b", config.read(LARGEST), re.MULTILINE):
+                if re.search(rf"^[^#;\n]*\b{option}\b", config.read(LARGEST), re.MULTILINE):
                     return True
     return False

@@ -11,10 +11,15 @@ from proxy.policy.loading import PolicySource, load
 @pytest.mark.parametrize(
     ("line", "signal", "level"),
     [
-        ("uwsgi --http-socket :8000 --module app", "SIGTERM", "warning"),
-        ("uwsgi --http-socket :8000 --module app", "SIGHUP", "warning"),
-        ("uwsgi --http-socket :8000 --module app", "SIGQUIT", "ok"),
-        ("uwsgi --module app --die-on-term", "SIGTERM", "ok"),
+        ("uwsgi --http-socket :8000 --module app --master", "SIGTERM", "warning"),
+        ("uwsgi --http-socket :8000 -M --module app", "SIGHUP", "warning"),
+        ("uwsgi --http-socket :8000 --module app --master", "SIGQUIT", "ok"),
+        ("uwsgi --http-socket :8000 --module app --master", "SIGINT", "ok"),
+        ("uwsgi --http-socket :8000 --module app", "SIGTERM", "ok"),  # without a master nothing reloads
+        ("uwsgi --module app --master --die-on-term", "SIGTERM", "ok"),
+        ("uwsgi --module app --master --die-on-term", "SIGINT", "ok"),
+        ("uwsgi --module app --master --die-on-term", "SIGQUIT", "warning"),  # the two change places
+        ("uwsgi --ini sound.ini", "SIGQUIT", "warning"),
         ("UWSGI=1 /usr/bin/uwsgi --ini sound.ini", "SIGTERM", "ok"),
         ("migrate && uwsgi --ini=sound.ini", "SIGTERM", "ok"),
         ("uwsgi off.ini", "SIGTERM", "warning"),
@@ -38,5 +43,7 @@ def test_a_stop_signal_that_does_not_fit_the_server_is_told(tmp_path: Path, line
 
 def test_uwsgi_may_be_told_by_a_variable(tmp_path: Path) -> None:
     policy = load(PolicySource("test", None, ""), {})
-    (found,) = stopping(policy, "uwsgi -w app", {"UWSGI_DIE_ON_TERM": "true"}, tmp_path)
+    (found,) = stopping(policy, "uwsgi -w app --master", {"UWSGI_DIE_ON_TERM": "true"}, tmp_path)
     assert found.level == "ok"
+    (found,) = stopping(policy, "uwsgi -w app", {"UWSGI_MASTER": "true"}, tmp_path)
+    assert found.level == "warning"

@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from running import APPS, ROOT, Running, eventually, gateway
+from gateway_process import APPS, ROOT, GatewayProcess, eventually, gateway
 
 PROGRAM = Path(sys.executable).with_name("uwsgi")
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="uWSGI is not installed (pip install pyuwsgi)")
@@ -20,7 +20,7 @@ LINE = f"{shlex.quote(str(PROGRAM))} --http-socket 127.0.0.1:$PORT --chdir {shle
 ENVIRON = {"PYTHONPATH": f"{ROOT}{os.pathsep}{sysconfig.get_path('platlib')}"}
 
 
-async def pids(g: Running) -> tuple[int, int]:
+async def pids(g: GatewayProcess) -> tuple[int, int]:
     """The worker that answered, and its parent."""
     worker, parent = (await g.until_answer("/")).rpartition(b"\n")[2].split()
     return int(worker), int(parent)

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from running import Running, eventually, gateway, processes_of
+from gateway_process import GatewayProcess, eventually, gateway, processes_of
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nodemon") is None, reason="nodemon is not on PATH (npm install --global nodemon)"
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def pid(g: Running) -> int:
+async def pid(g: GatewayProcess) -> int:
     answer = await g.request("/")
     assert answer.startswith(b"HTTP/1.1 200")
     return int(answer.partition(b"\r\n\r\n")[2].strip().split()[-1])

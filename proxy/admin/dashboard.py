@@ -10,7 +10,7 @@ from proxy.admin.login_sessions import LoginSessions, render_cookie
 from proxy.admin.messages import AdminRequest, AdminResponse, Header, build_response
 from proxy.admin.origin_check import is_cross_site, is_same_origin
 from proxy.errors import Refusal
-from proxy.http.problem import whole_seconds
+from proxy.http.retry_after import round_retry_after
 
 DASHBOARD_PATH = "/dashboard"
 PUBLIC_PREFIX = "/_outrigger"
@@ -67,7 +67,7 @@ class Dashboard:
         try:
             is_right = await self._authenticator.authenticate(f"Bearer {token}", request.peer)
         except Refusal as refusal:
-            wait = whole_seconds(refusal.retry_after or 0)
+            wait = round_retry_after(refusal.retry_after or 0)
             message = f"{refusal.detail} (In {wait} s.)"
             retry_after = ("Retry-After", str(wait))
             return self._render(request, "login.html", public, message, retry_after, status=refusal.status)

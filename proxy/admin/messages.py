@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.errors import Refusal
-from proxy.http.problem import CONTENT_TYPE, render_problem, whole_seconds
+from proxy.http.problem import CONTENT_TYPE, render_problem
+from proxy.http.retry_after import round_retry_after
 from proxy.observe.log_format import json_text
 
 Header = tuple[str, str]
@@ -72,7 +73,7 @@ def build_response(
 
 def problem_response(refusal: Refusal, request_id: str, *more: Header) -> AdminResponse:
     if refusal.retry_after is not None:
-        more = (*more, ("Retry-After", str(whole_seconds(refusal.retry_after))))
+        more = (*more, ("Retry-After", str(round_retry_after(refusal.retry_after))))
     return build_response(refusal.status, CONTENT_TYPE, render_problem(refusal, request_id), *more)
 
 

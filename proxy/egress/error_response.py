@@ -7,16 +7,15 @@ from collections.abc import Iterable
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.errors import AttemptFailed, CallRefused
-from proxy.http.problem import whole_seconds
+from proxy.http.retry_after import round_retry_after
 
 
 def unavailable(upstream: str, retry_after: float, *, held: bool = False) -> CallRefused:
     if held:
         text = f"An operator holds the breaker of {upstream} open, so it gets no calls for now."
         return CallRefused("upstream_unavailable", 503, text, retry_after=retry_after)
-    text = (
-        f"{upstream} has been failing, so it gets no calls for now; a probe may pass in {whole_seconds(retry_after)} s."
-    )
+    seconds = round_retry_after(retry_after)
+    text = f"{upstream} has been failing, so it gets no calls for now; a probe may pass in {seconds} s."
     return CallRefused("upstream_unavailable", 503, text, retry_after=max(1.0, retry_after))
 
 
@@ -41,7 +40,7 @@ def unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: 
 
 
 def rate_limited(upstream: str, reason: str, retry_after: float) -> CallRefused:
-    text = f"No place for this call to {upstream} in time: {reason}; come again in {whole_seconds(retry_after)} s."
+    text = f"No place for this call to {upstream} in time: {reason}; come again in {round_retry_after(retry_after)} s."
     return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, again=True)
 
 

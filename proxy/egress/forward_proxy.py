@@ -23,7 +23,8 @@ from proxy.egress.deadline import Deadline
 from proxy.egress.http_client import Caller, chunk
 from proxy.egress.tunnel import both, of_app
 from proxy.errors import AttemptFailed, Refusal
-from proxy.http.problem import CONTENT_TYPE, render_problem, whole_seconds
+from proxy.http.problem import CONTENT_TYPE, render_problem
+from proxy.http.retry_after import round_retry_after
 from proxy.observe.emit import Emit
 from proxy.policy.schema.upstream import Egress
 
@@ -251,7 +252,7 @@ class Hosts:
     def _refuse(self, sink: ToApp, refusal: Refusal) -> None:
         said = [("Content-Type", CONTENT_TYPE)]
         if refusal.retry_after is not None:
-            said.append(("Retry-After", str(max(1, whole_seconds(refusal.retry_after)))))
+            said.append(("Retry-After", str(round_retry_after(refusal.retry_after))))
         sink.whole(Head(refusal.status, "", said), render_problem(refusal, ""))
 
     def status(self) -> Mapping[str, object]:

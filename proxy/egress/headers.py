@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from proxy.http.hop_by_hop import HOP_BY_HOP, connection_options
+
 Fields = list[tuple[str, str]]
 
-# RFC 9110 section 7.6.1, and what the HTTP/1.1 client states for itself.
-HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "proxy-authorization",
-        "proxy-authenticate",
-    )
-)
-_REQUEST = HOP_BY_HOP | {"host", "content-length", "expect", "x-outrigger-request"}
-_ANSWER = HOP_BY_HOP | {"content-length"}
+# What the HTTP/1.1 client states for itself is dropped with the fields of the connection; it sends no trailers.
+_DROPPED = frozenset(name.decode() for name in HOP_BY_HOP) | {"content-length", "trailer"}
+_DROPPED_FROM_REQUESTS = _DROPPED | {"host", "expect", "x-outrigger-request"}
 
 # What another upstream gets of a call's header: what it asks for, and nothing that says whose it is. Vendors and
 # gateways invent names for their keys, so what is not here does not go along.
@@ -78,7 +67,7 @@ def fields(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 def outgoing(came: Fields) -> Fields:
     """What of the app's header goes on: end to end fields, without what is between it and us."""
-    dropped = _REQUEST | named_by_connection(came)
+    dropped = _DROPPED_FROM_REQUESTS | named_by_connection(came)
     kept = []
     for name, value in came:
         lower = name.lower()
@@ -94,16 +83,13 @@ def outgoing(came: Fields) -> Fields:
 
 def returning(came: Fields) -> Fields:
     """What of the upstream's header goes back; framing is stated anew by whoever writes the head."""
-    dropped = _ANSWER | named_by_connection(came)
+    dropped = _DROPPED | named_by_connection(came)
     return [(name, value) for name, value in came if name.lower() not in dropped]
 
 
 def named_by_connection(came: Fields) -> set[str]:
-    named: set[str] = set()
-    for name, value in came:
-        if name.lower() == "connection":
-            named.update(token.strip().lower() for token in value.split(","))
-    return named
+    values = [value.encode("utf-8", "surrogateescape") for name, value in came if name.lower() == "connection"]
+    return {name.decode("latin-1") for name in connection_options(values)}
 
 
 def portable(came: Fields) -> Fields:

@@ -11,7 +11,7 @@ from proxy.egress.dialects import Dialect
 from proxy.egress.headers import Fields, first, replaced, returning, shared
 from proxy.egress.upstream_response import Answer
 from proxy.errors import CallRefused
-from proxy.http.problem import whole_seconds
+from proxy.http.retry_after import round_retry_after
 from proxy.observe.emit import Emit
 from proxy.units import format_nanos
 
@@ -55,7 +55,7 @@ def of_refusal(refused: CallRefused, dialect: Dialect, call: Call | None) -> tup
     if not refused.again:
         said.append(("x-should-retry", "false"))
     if refused.retry_after is not None:
-        said.append(("Retry-After", str(whole_seconds(refused.retry_after))))
+        said.append(("Retry-After", str(round_retry_after(refused.retry_after))))
     request_id = call.owner.request_id if call is not None and call.owner is not None else ""
     said += ours(call)
     body = dialect.error(refused.code, refused.status, str(refused), request_id=request_id)

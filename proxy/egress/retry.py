@@ -27,7 +27,7 @@ from proxy.egress.headers import Fields, first, replaced
 from proxy.egress.provider_limits import is_of_every_model
 from proxy.egress.upstream_response import Answer, plain, read
 from proxy.errors import AttemptFailed, OutriggerError
-from proxy.http.retry_after import asked_wait
+from proxy.http.retry_after import wait_from_headers
 from proxy.policy.schema.upstream import Retry
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Series(RetryOptionsBase):
         answer = cast("Answer", response)
         if answer.judged < 400:
             return True
-        asked = asked_wait(answer.field, self._upstream.now())
+        asked = wait_from_headers(answer.field, self._upstream.now())
         upstream = self._upstream
         permanent = answer.permanent or upstream.dialect.permanent(answer.judged, answer.parsed)
         if answer.judged == 429 and asked is not None and not permanent:

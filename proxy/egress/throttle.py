@@ -14,10 +14,10 @@ from collections.abc import Callable
 from aiolimiter import AsyncLimiter
 
 from proxy.egress.provider_limits import Limits
-from proxy.egress.turns import Turns
 from proxy.errors import OutriggerError
 from proxy.policy import schema
 from proxy.policy.values import Rate
+from proxy.util.fair_queue import FairQueue
 
 MOST_WAITING = 1000
 ASKED = "the upstream asked for a pause (Retry-After)"
@@ -53,7 +53,7 @@ class Pace:
         self, policy: schema.Pace, *, clock: Callable[[], float], now: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
-        self._turns: Turns[_Waiter] = Turns()
+        self._queue: FairQueue[_Waiter] = FairQueue()
         self._in_flight = 0
         self._debt = 0.0  # tokens taken beyond the estimates; below zero a credit
         self._server: asyncio.Task[None] | None = None
@@ -66,7 +66,7 @@ class Pace:
         self.reconfigure(policy)
 
     def __repr__(self) -> str:
-        return f"<Pace {self._in_flight} in flight, {len(self._turns)} waiting, {self.limits!r}>"
+        return f"<Pace {self._in_flight} in flight, {len(self._queue)} waiting, {self.limits!r}>"
 
     def reconfigure(self, policy: schema.Pace) -> None:
         old, self.policy = self.policy, policy
@@ -78,7 +78,7 @@ class Pace:
 
     def try_enter(self, user: str, tokens: int, model: str | None) -> Place | None:
         """A place where there is one now and nobody waits; None where `enter` would wait or refuse."""
-        if self._turns or self._serving or self._requests is not None or self._tokens is not None or self._full:
+        if self._queue or self._serving or self._requests is not None or self._tokens is not None or self._full:
             return None
         now = self._clock()
         if now < self.limits.held_until(model) or now < self.limits.learnt_until(model, tokens):
@@ -91,10 +91,10 @@ class Pace:
         held = self.limits.held_until(model) - now
         if held > wait:
             raise PaceRefusal(ASKED, held)
-        if len(self._turns) >= MOST_WAITING:
+        if len(self._queue) >= MOST_WAITING:
             raise PaceRefusal("too many wait already", wait)
         waiter = _Waiter(user, tokens, model, asyncio.get_running_loop().create_future(), now)
-        self._turns.add(user, waiter)
+        self._queue.append(user, waiter)
         self._changed.set()
         self._serve()
         try:
@@ -117,8 +117,8 @@ class Pace:
         if self._server is not None:
             self._server.cancel()
             self._server = None
-        waiting = [*self._turns] if self._served is None else [self._served, *self._turns]
-        self._served, self._turns = None, Turns()
+        waiting = [*self._queue] if self._served is None else [self._served, *self._queue]
+        self._served, self._queue = None, FairQueue()
         for waiter in waiting:
             if not waiter.place.done():
                 waiter.place.set_exception(PaceRefusal("this upstream was taken out of the policy", 1.0))
@@ -139,7 +139,7 @@ class Pace:
 
     def _gone(self, waiter: _Waiter) -> None:
         """It waits no longer; a place that it was given at that very moment goes back."""
-        self._turns.remove(waiter.user, waiter)
+        self._queue.remove(waiter.user, waiter)
         place = waiter.place
         if not place.done():
             place.cancel()
@@ -155,9 +155,9 @@ class Pace:
         """Gives places while anybody waits: one task, so that nobody overtakes. Only who waits for a model that is
         held back is overtaken, by those who ask for another."""
         try:
-            while self._turns:
+            while self._queue:
                 self._changed.clear()
-                waiter = None if self._full else self._turns.next(self._may_go)
+                waiter = None if self._full else self._queue.pop_next(self._may_go)
                 if waiter is None:
                     await self._wait(None if self._full else self._soonest())
                     continue
@@ -170,7 +170,7 @@ class Pace:
                 if self._may_go(waiter):
                     waiter.place.set_result(self._place(waiter.tokens))
                 else:  # the upstream asked for a pause meanwhile
-                    self._turns.put_back(waiter.user, waiter)
+                    self._queue.append_left(waiter.user, waiter)
         finally:
             self._server = None
 
@@ -196,7 +196,7 @@ class Pace:
 
     def _soonest(self) -> float:
         """Seconds until the first of those who wait may go."""
-        return max(0.0, min(map(self._ready_at, self._turns), default=0.0) - self._clock())
+        return max(0.0, min(map(self._ready_at, self._queue), default=0.0) - self._clock())
 
     async def _wait(self, seconds: float | None) -> None:
         """Until something changed, or so long."""
@@ -213,7 +213,7 @@ class Pace:
 
     def _expected(self, waiter: _Waiter) -> float:
         """When a place may be had, roughly: by the rates, for those who are before."""
-        before = self._turns.ahead(waiter.user) + 1
+        before = self._queue.count_ahead(waiter.user) + 1
         waits = [self.limits.held_until(waiter.model) - self._clock(), 1.0]
         if self.policy.requests is not None:
             waits.append(before * self.policy.requests.period / self.policy.requests.count)

@@ -1,1 +1,1 @@
-"""HTTP that both doors share: problem details, Retry-After, tunnels."""
+"""HTTP that both directions share: hop-by-hop fields, problem details, Retry-After, tunnels."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from email.utils import formatdate
 from functools import lru_cache
 
 from proxy.errors import Refusal
+from proxy.http.retry_after import round_retry_after
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -15,11 +15,6 @@ _EXPOSED = (
     b"Retry-After, RateLimit, RateLimit-Policy, "
     b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Cost-Used-Today, X-Request-Id"
 )
-
-
-def whole_seconds(seconds: float) -> int:
-    """Seconds as Retry-After has them (RFC 9110 section 10.2.3): rounded up, and one at least, for 0 says "at once"."""
-    return max(1, math.ceil(seconds))
 
 
 @lru_cache(maxsize=2)
@@ -38,7 +33,7 @@ def render_problem(refusal: Refusal, request_id: str) -> bytes:
         "request_id": request_id,
     }
     if refusal.retry_after is not None:
-        body["retry_after"] = whole_seconds(refusal.retry_after)
+        body["retry_after"] = round_retry_after(refusal.retry_after)
     return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 

@@ -9,8 +9,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import NamedTuple
 
-from proxy.ingress import client_address
-from proxy.ingress import client_address as address
 from proxy.ingress.dropped_headers import DROPPED
 from proxy.policy.schema.server import Network, TrustedProxies
 
@@ -268,18 +266,18 @@ class TrustedPeers:
         return last
 
     def _seen(self, text: str) -> _Seen | None:
-        return self._look(text) if len(text) <= address.LONGEST else None
+        return self._look(text) if len(text) <= LONGEST else None
 
     def _examine(self, text: str) -> _Seen | None:
-        found = address.parse(text)
+        found = parse(text)
         if found is None:
             return None
         return _Seen(
             found,
             str(found),
-            address.within(found, PRIVATE),
-            address.within(found, CLOUDFLARE),
-            address.within(found, self._networks),
+            within(found, PRIVATE),
+            within(found, CLOUDFLARE),
+            within(found, self._networks),
         )
 
 
@@ -290,7 +288,7 @@ def _chain(said: Mapping[str, str]) -> Iterable[str]:
         return reversed(value.split(","))
     value = said.get("forwarded")
     if value is not None:
-        return [hop.get("for", "") for hop in reversed(client_address.elements(value))]
+        return [hop.get("for", "") for hop in reversed(elements(value))]
     return ()
 
 
@@ -298,7 +296,7 @@ def _proto(said: Mapping[str, str]) -> str | None:
     value = said.get("x-forwarded-proto")
     if value is None:
         chain = said.get("forwarded")
-        hops = client_address.elements(chain) if chain is not None else []
+        hops = elements(chain) if chain is not None else []
         value = hops[0].get("proto") if hops else None
     if value is None:
         return None

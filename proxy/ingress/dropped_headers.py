@@ -12,20 +12,8 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Literal
 
-# Connection-level fields end at a proxy, as does authentication meant for one (RFC 9110 section 11.7).
-HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authorization",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
+from proxy.http.hop_by_hop import HOP_BY_HOP
+
 # The gateway itself speaks for these, and states them anew.
 OURS = (
     b"x-outrigger-request",

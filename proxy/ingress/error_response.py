@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from proxy.errors import Refusal
-from proxy.http.problem import cors_headers, http_date, render_problem, whole_seconds
+from proxy.http.problem import cors_headers, http_date, render_problem
+from proxy.http.retry_after import round_retry_after
 from proxy.ingress.client_connection import Connection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import limit_lines
@@ -29,7 +30,7 @@ REASONS = {
 def bare(refusal: Refusal, request_id: str) -> bytes:
     """A refusal as bytes alone, for one whose request is never read."""
     body = render_problem(refusal, request_id)
-    retry_after = whole_seconds(refusal.retry_after or 0)
+    retry_after = round_retry_after(refusal.retry_after or 0)
     return (
         b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))
         + b"Date: %s\r\n" % http_date(int(time.time()))
@@ -48,7 +49,7 @@ def refuse(connection: Connection, x: Exchange, refusal: Refusal) -> bool:
     lines.append(b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body))
     lines.append(b"Cache-Control: no-store\r\nX-Request-Id: %s\r\n" % x.request_id.encode())
     if refusal.retry_after is not None:
-        lines.append(b"Retry-After: %d\r\n" % whole_seconds(refusal.retry_after))
+        lines.append(b"Retry-After: %d\r\n" % round_retry_after(refusal.retry_after))
     lines += limit_lines(x)
     lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
     lines.append(b"Via: 1.1 outrigger\r\n")

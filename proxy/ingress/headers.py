@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from proxy.http.hop_by_hop import connection_options
 from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.protocol_errors import bad_request
 from proxy.units import format_nanos
 
-MOST_MEMBERS = 31  # of a client's tracestate, beside ours
+MAX_TRACESTATE_MEMBERS = 31  # of a client's tracestate, beside ours
 VIA = b"Via: 1.1 outrigger\r\n"
+# Framing, routing and credentials cannot be named away by a client's Connection field.
+NOT_CONNECTION_OPTIONS = frozenset((b"content-length", b"host", b"cookie", b"authorization"))
 # HTTP/2 in a tunnel would carry requests past every limit (RFC 9113 took this upgrade out of HTTP/2).
 REFUSED_UPGRADES = frozenset(("h2c", "h2"))
-
-
-def named_by_connection(values: Iterable[bytes]) -> frozenset[bytes]:
-    """The fields that `Connection` values name, in lower case; framing and routing cannot be named away."""
-    named = {token.strip().lower() for value in values for token in value.split(b",")}
-    return frozenset(named - {b"content-length", b"host", b"cookie", b"authorization"})
 
 
 def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None:
@@ -52,7 +49,7 @@ def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authori
     connection = x.headers.get("Connection")
     if connection is not None:
         values = (value for name, value in x.raw_headers if name.lower() == b"connection")
-        dropped = dropped | named_by_connection(values)
+        dropped = dropped | (connection_options(values) - NOT_CONNECTION_OPTIONS)
     if x.trace_id is not None:
         dropped = dropped | {b"tracestate"}
         lines.append(b"tracestate: %s\r\n" % tracestate(x))
@@ -85,7 +82,7 @@ def tracestate(x: Exchange) -> bytes:
         if name.lower() == b"tracestate":
             members += [member.strip() for member in value.split(b",")]
     kept = [member for member in members[1:] if member and not member.startswith(b"outrigger=")]
-    return b",".join([members[0], *kept[:MOST_MEMBERS]])
+    return b",".join([members[0], *kept[:MAX_TRACESTATE_MEMBERS]])
 
 
 def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
@@ -96,7 +93,8 @@ def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
     dropped = x.answer_dropped
     names = [name.lower() for name, _ in headers]
     if b"connection" in names:
-        dropped = dropped | named_by_connection(v for n, v in headers if n.lower() == b"connection")
+        values = (value for name, value in headers if name.lower() == b"connection")
+        dropped = dropped | (connection_options(values) - NOT_CONNECTION_OPTIONS)
     lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
     if b"x-request-id" not in names:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())

@@ -16,13 +16,14 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Refusal
-from proxy.http.problem import whole_seconds
+from proxy.http.hop_by_hop import HOP_BY_HOP
+from proxy.http.retry_after import round_retry_after
 from proxy.ingress.accounting import Account
 from proxy.ingress.admission.controller import Admission
 from proxy.ingress.client_address import TrustedPeers, network_of
 from proxy.ingress.client_connection import Connection
 from proxy.ingress.connection_limits import PER_ADDRESS, Capacity
-from proxy.ingress.dropped_headers import FROM_ANSWERS, HOP_BY_HOP
+from proxy.ingress.dropped_headers import FROM_ANSWERS
 from proxy.ingress.error_response import bare, refuse
 from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, Holds
 from proxy.ingress.headers import check_framing
@@ -284,7 +285,7 @@ class Pipeline:
         if not x.route.enforce:
             self._shadow(x, "rate-limited", used_up)
             return
-        detail = f"T{used_up[1:]}; come again in {whole_seconds(decision.retry_after)} s."
+        detail = f"T{used_up[1:]}; come again in {round_retry_after(decision.retry_after)} s."
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
 
     async def _await_body(self, connection: Connection, x: Exchange) -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from proxy.ingress import routing as pattern
 from proxy.policy.schema.route import DEFAULT_ROUTE, Route
 
 
@@ -28,7 +27,7 @@ class RouteTable:
 
     def match(self, method: str, path: str) -> Route:
         """The route of a request; DEFAULT_ROUTE where none fits."""
-        if not pattern.is_plain(path):
+        if not is_plain(path):
             return self.reading(method, path)[0]
         choice = self._by_method.get(method)
         if choice is None:
@@ -39,7 +38,7 @@ class RouteTable:
         """The route of a request, and the reading of its path that led there."""
         choice = self._by_method.get(method.upper(), self._others)
         ranks = []
-        for order, reading in enumerate(pattern.readings(path)):
+        for order, reading in enumerate(readings(path)):
             index = choice.index(reading)
             ranks.append((not _guards(choice.routes[index]), index, order, reading))
         _, index, _, reading = min(ranks)
@@ -53,8 +52,8 @@ class _Choice:
         open_to_it = [route for route in routes if _takes(route, method)]
         self.routes = (*open_to_it, DEFAULT_ROUTE)
         # Each alternative ends in an empty group of its own: the last group tells which one it was.
-        alternatives = [rf"{pattern.regex(route.match.path)}()\Z" for route in open_to_it]
-        self._match = re.compile("|".join([*alternatives, "()"]), pattern.FLAGS).match
+        alternatives = [rf"{regex(route.match.path)}()\Z" for route in open_to_it]
+        self._match = re.compile("|".join([*alternatives, "()"]), FLAGS).match
 
     def index(self, path: str) -> int:
         found = self._match(path)

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.util.fair_queue import ADMITTED, Waiter, Waiters
+from proxy.util.fair_queue import PriorityFairQueue
+
+ADMITTED = ""
 
 
 class Shed(Exception):
     """Sent away from a gate; its text is the reason."""
+
+
+class Waiter:
+    """A request in the queue before a gate.
+
+    `future` is set to ADMITTED, or to the reason why the request is turned away. `priority` is the lower, the more
+    important the request is.
+    """
+
+    __slots__ = ("future", "priority", "user")
+
+    def __init__(self, priority: int, user: str) -> None:
+        self.priority = priority
+        self.user = user
+        self.future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def resolve(self, outcome: str) -> bool:
+        """End the wait; False if it was cancelled, and the waiter has not run since."""
+        if self.future.done():
+            return False
+        self.future.set_result(outcome)
+        return True
 
 
 class Gate:
@@ -25,7 +49,7 @@ class Gate:
         self.size = 0
         self.wait = 0.0
         self.in_flight = 0
-        self.waiters = Waiters()
+        self.waiters: PriorityFairQueue[Waiter] = PriorityFairQueue()
         self._held = 0.0  # seconds that a place is held, as of late
 
     def __repr__(self) -> str:
@@ -37,7 +61,7 @@ class Gate:
         self.limit, self.size, self.wait = limit, size, wait
         self.wake()
         while len(self.waiters) > size:
-            self.waiters.least().tell(f"{self._prefix}queue_full")
+            self.waiters.pop_last().resolve(f"{self._prefix}queue_full")
 
     def try_take(self) -> bool:
         if self.limit is not None and self.in_flight >= self.limit:
@@ -50,17 +74,17 @@ class Gate:
         if self.try_take():
             return
         if len(self.waiters) >= self.size:
-            loser = self.waiters.displaced_by(priority, user)
+            loser = self.waiters.pop_displaced_by(priority, user)
             if loser is None:
                 raise Shed(f"{self._prefix}queue_full")
-            loser.tell("priority" if loser.priority > priority else f"{self._prefix}queue_full")
+            loser.resolve("priority" if loser.priority > priority else f"{self._prefix}queue_full")
         waiter = Waiter(priority, user)
-        self.waiters.add(waiter)
+        self.waiters.append(priority, user, waiter)
         timer = asyncio.get_running_loop().call_later(self.wait, self._expire, waiter)
         try:
             outcome = await waiter.future
         except asyncio.CancelledError:
-            if not self.waiters.discard(waiter) and not waiter.future.cancelled():
+            if not self._leave_queue(waiter) and not waiter.future.cancelled():
                 if waiter.future.result() == ADMITTED:
                     self.give()
             raise
@@ -78,7 +102,8 @@ class Gate:
 
     def wake(self) -> None:
         while self.waiters and self.try_take():
-            if not self.waiters.first().tell(ADMITTED):
+            waiter = self.waiters.pop_next()
+            if waiter is None or not waiter.resolve(ADMITTED):
                 self.in_flight -= 1
 
     def expected_wait(self) -> float:
@@ -86,5 +111,8 @@ class Gate:
         return (len(self.waiters) + 1) * self._held / max(1, self.limit or 1)
 
     def _expire(self, waiter: Waiter) -> None:
-        if self.waiters.discard(waiter):
-            waiter.tell(f"{self._prefix}wait")
+        if self._leave_queue(waiter):
+            waiter.resolve(f"{self._prefix}wait")
+
+    def _leave_queue(self, waiter: Waiter) -> bool:
+        return self.waiters.remove(waiter.priority, waiter.user, waiter)

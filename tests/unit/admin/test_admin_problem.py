@@ -7,7 +7,8 @@ import json
 import pytest
 
 from proxy.errors import Refusal
-from proxy.http.problem import cors_headers, render_problem, whole_seconds
+from proxy.http.problem import cors_headers, render_problem
+from proxy.http.retry_after import round_retry_after
 
 
 def test_a_problem_has_the_members_of_the_contract() -> None:
@@ -29,7 +30,7 @@ def test_retry_after_is_there_only_where_there_is_one() -> None:
 
 @pytest.mark.parametrize(("seconds", "whole"), [(0, 1), (0.001, 1), (1, 1), (1.5, 2), (-3, 1)])
 def test_seconds_are_rounded_up(seconds: float, whole: int) -> None:
-    assert whole_seconds(seconds) == whole
+    assert round_retry_after(seconds) == whole
 
 
 def test_a_page_may_read_the_refusal_and_its_headers() -> None:

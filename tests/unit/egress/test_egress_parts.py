@@ -17,10 +17,10 @@ from proxy.egress.forward_proxy import parent_proxies
 from proxy.egress.headers import outgoing
 from proxy.egress.provider_limits import MOST_MODELS, Limits, lessons, seconds
 from proxy.egress.retry_budget import Budget
-from proxy.egress.turns import Turns
 from proxy.egress.url_mapping import join, shown, split
 from proxy.policy import schema
 from proxy.policy.loading import PolicySource, load
+from proxy.util.fair_queue import FairQueue
 from proxy.util.sliding_window import Window
 
 
@@ -205,23 +205,23 @@ def test_lessons_of_both_vendors():
 
 
 def test_users_go_in_turn():
-    turns: Turns[str] = Turns()
+    queue: FairQueue[str] = FairQueue()
     for name in ("a1", "a2", "a3", "b1", "c1", "c2"):
-        turns.add(name[0], name)
-    turns.remove("c", "c1")
-    assert [turns.next() for _ in range(6)] == ["a1", "b1", "c2", "a2", "a3", None]
+        queue.append(name[0], name)
+    queue.remove("c", "c1")
+    assert [queue.pop_next() for _ in range(6)] == ["a1", "b1", "c2", "a2", "a3", None]
 
 
 def test_who_may_not_go_is_passed_over_and_keeps_the_place():
-    turns: Turns[str] = Turns()
+    queue: FairQueue[str] = FairQueue()
     for name in ("a1", "a2", "b1"):
-        turns.add(name[0], name)
-    assert turns.next(lambda name: name != "a1") == "a2"
-    assert turns.next(lambda name: name != "a1") == "b1"
-    assert turns.next(lambda name: name != "a1") is None
-    turns.put_back("b", "b1")
-    assert list(turns) == ["b1", "a1"]
-    assert [turns.next() for _ in range(3)] == ["b1", "a1", None]
+        queue.append(name[0], name)
+    assert queue.pop_next(lambda name: name != "a1") == "a2"
+    assert queue.pop_next(lambda name: name != "a1") == "b1"
+    assert queue.pop_next(lambda name: name != "a1") is None
+    queue.append_left("b", "b1")
+    assert list(queue) == ["b1", "a1"]
+    assert [queue.pop_next() for _ in range(3)] == ["b1", "a1", None]
 
 
 def test_limits_of_so_many_models_are_remembered_those_that_last_longest():

@@ -19,8 +19,45 @@ from typing import Protocol, cast
 import httptools
 
 from proxy.errors import AppMisframed, AppUnreachable
-from proxy.ingress.content_length import HeadPieces, merge_lengths
 from proxy.ingress.exchange import HeaderList
+
+
+# An app that states its length more than once, as some frameworks behind some servers do.
+class HeadPieces:
+    """A head that came in pieces, for the case that it must be read anew."""
+
+    __slots__ = ("again", "data", "once")
+
+    def __init__(self, data: bytes, *, once: bool = False) -> None:
+        self.data = data
+        self.once = once  # it may not be read again
+        self.again = False  # it is read from its beginning, with each piece that comes
+
+    def take(self, piece: bytes) -> bytes:
+        """One more; what is to be parsed now."""
+        self.data += piece
+        return self.data if self.again else piece
+
+
+def merge_lengths(data: bytes) -> bytes | None:
+    """The same bytes with one Content-Length field for several equal ones; None where the head is not whole, or they
+    differ.
+
+    RFC 9110 section 8.6 lets a recipient do so, and browsers and curl do: the length is beyond doubt.
+    """
+    head, blank, body = data.partition(b"\r\n\r\n")
+    kept: list[bytes] = []
+    stated: list[bytes] = []
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() != b"content-length":
+            kept.append(line)
+        else:
+            stated.append(value.strip(b" \t"))
+    if not blank or len(stated) < 2 or len(set(stated)) > 1 or not stated[0].isdigit():
+        return None
+    return b"\r\n".join((*kept, b"Content-Length: " + stated[0])) + blank + body
+
 
 MAX_HEAD = 256 * 1024  # bytes of an answer's head; apps with long cookies stay far below
 TWICE = "Duplicate Content-Length"  # llhttp's words

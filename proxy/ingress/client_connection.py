@@ -23,8 +23,8 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from proxy.errors import Refusal
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.headers import requested_upgrade
-from proxy.ingress.protocol_errors import bad_request, head_size, too_long, unreadable
 from proxy.ingress.protocol_upgrade import Upgrading
+from proxy.ingress.request_errors import bad_request, too_long, unreadable
 
 READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
 PIPELINED = 16  # requests read ahead of the one being answered
@@ -497,3 +497,9 @@ class Connection(BaseProtocol):
             self.transport.abort()
         elif self._opening and self._task is not None:
             self._task.cancel()
+
+
+def head_size(message: Any) -> int:
+    """Bytes of a request's line and fields, as aiohttp's parser has read them."""
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return fields + len(message.method) + len(message.path) + 12

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from proxy.http.hop_by_hop import connection_options
 from proxy.ingress.exchange import Exchange, HeaderList
-from proxy.ingress.protocol_errors import bad_request
+from proxy.ingress.request_errors import bad_request
 from proxy.units import format_nanos
 
 MAX_TRACESTATE_MEMBERS = 31  # of a client's tracestate, beside ours

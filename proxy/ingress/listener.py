@@ -13,7 +13,7 @@ from proxy.ingress.acceptor import Acceptor
 from proxy.ingress.client_address import network_of
 from proxy.ingress.client_connection import Connection, Handler, Refuser
 from proxy.ingress.connection_limits import DESCRIPTORS, PER_ADDRESS, TOTAL, Capacity
-from proxy.ingress.protocol_errors import below_rate, too_slow
+from proxy.ingress.request_errors import below_rate, too_slow
 from proxy.policy.schema.server import Listen
 
 SETTLED = 1.0  # seconds after which an idle connection may be closed to make room for another

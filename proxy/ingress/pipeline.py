@@ -30,11 +30,10 @@ from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
 from proxy.ingress.own_endpoints import Desk
 from proxy.ingress.ports import Allowances
-from proxy.ingress.protocol_errors import bad_request
 from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import AnswerCut, Relay
-from proxy.ingress.request_body import body_too_large
-from proxy.ingress.request_buffering import BufferedBody
+from proxy.ingress.request_body import BufferedBody
+from proxy.ingress.request_errors import bad_request, body_too_large
 from proxy.ingress.route_timeouts import within_total
 from proxy.ingress.routing import RouteTable
 from proxy.ingress.stream_limits import Streams

@@ -13,8 +13,8 @@ from proxy.ingress.client_connection import Connection
 from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.headers import request_head
 from proxy.ingress.ports import Backend
-from proxy.ingress.protocol_errors import bad_request
 from proxy.ingress.request_body import Upload
+from proxy.ingress.request_errors import bad_request
 from proxy.ingress.response_writer import Downstream, informational_head
 from proxy.ingress.route_timeouts import Watches, within_total
 from proxy.ingress.stream_limits import Streams

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.errors import Refusal
@@ -26,10 +24,9 @@ def too_long(max_header: int) -> Refusal:
     return Refusal("header-too-large", 431, "Request header fields too large", detail, close=True)
 
 
-def head_size(message: Any) -> int:
-    """Bytes of a request's line and fields, as aiohttp's parser has read them."""
-    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
-    return fields + len(message.method) + len(message.path) + 12
+def body_too_large(limit: int) -> Refusal:
+    detail = f"The request's body is larger than {limit} bytes (max_body)."
+    return Refusal("body-too-large", 413, "Content too large", detail, close=True)
 
 
 def too_slow(part: str) -> Refusal:

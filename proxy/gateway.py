@@ -24,7 +24,7 @@ from proxy.app.memory_usage import Meter
 from proxy.app.metrics_scrape import AppScrape
 from proxy.app.probes import warn_of_claims
 from proxy.egress.service import Egress
-from proxy.ingress.service import Door
+from proxy.ingress.service import IngressService
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.user_marks import Marks
 from proxy.observe.health import Health
@@ -134,7 +134,7 @@ class Gateway:
         self.gate = TokenAuthenticator(policy.admin.token, clock=loop.time)
         endpoints = make_endpoints(self, view, log)
         self._admin = AdminListener(endpoints, ids=Ids(), emit=log.emit)
-        self.door = Door(
+        self.door = IngressService(
             loop,
             policy,
             app,

@@ -12,9 +12,9 @@ from proxy.cli.arguments import parse
 from proxy.cli.load_policy import UNFIT, taken
 from proxy.cli.output import rows
 from proxy.errors import UsageError
-from proxy.ingress.exchange import path_of
+from proxy.ingress.exchange import path_from_target
 from proxy.ingress.identity import Identified
-from proxy.ingress.pipeline import Rules
+from proxy.ingress.pipeline import RequestRules
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.route import Route
 from proxy.policy.values import ANY_TIER
@@ -28,7 +28,7 @@ class Imagined:
 
     def __init__(self, method: str, target: str, headers: CIMultiDictProxy[str]) -> None:
         self.method = method
-        self.path = path_of(target)
+        self.path = path_from_target(target)
         self.client_ip = PEER
         self._headers = headers
 
@@ -45,7 +45,7 @@ def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, std
     policy = taken(option, environ, stderr)
     if policy is None:
         return UNFIT
-    rules = Rules.of(policy, on_render=bool(environ.get("RENDER")))
+    rules = RequestRules.of(policy, on_render=bool(environ.get("RENDER")))
     request = Imagined(method, target, headers)
     request.client_ip = rules.peers.client(PEER, request.joined).ip
     identified = rules.identifier.identify(request)

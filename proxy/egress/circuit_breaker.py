@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pybreaker
 
-from proxy.util.sliding_window import Window
+from proxy.util.sliding_window import SlidingWindow
 
 CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
 HELD = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
@@ -67,7 +67,7 @@ class Breaker:
         self.name = name
         self._clock = clock
         self._state = pybreaker.CircuitBreaker(name=name, listeners=[_Tell(self, on_change)])
-        self._window = Window(60.0, clock)
+        self._window = SlidingWindow(60.0, clock)
         self._era = 0
         self._until = 0.0  # when an open breaker lets a probe through
         self._probing = 0
@@ -107,7 +107,7 @@ class Breaker:
             if self._state.current_state != CLOSED and self.forced is None:
                 self._close("the policy has no breaker any more")
         elif rule.window != self._window.seconds:
-            self._window = Window(rule.window, self._clock)
+            self._window = SlidingWindow(rule.window, self._clock)
 
     def admit(self) -> Admission | None:
         """Let a call through, or not: None while open, or while the probes are under way."""

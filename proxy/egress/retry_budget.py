@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.util.sliding_window import Window
+from proxy.util.sliding_window import SlidingWindow
 
 WINDOW = 60.0  # seconds
 LEAST = 10  # retries in a window that are always allowed: of few calls a share is none, and they overload nobody
@@ -20,8 +20,8 @@ class Budget:
 
     def __init__(self, share: float, clock: Callable[[], float]) -> None:
         self.share = share
-        self._calls = Window(WINDOW, clock)
-        self._retries = Window(WINDOW, clock)
+        self._calls = SlidingWindow(WINDOW, clock)
+        self._retries = SlidingWindow(WINDOW, clock)
 
     def __repr__(self) -> str:
         return f"<Budget {self._retries.counts()[0]} retries of {self.allowed()}>"

@@ -6,13 +6,13 @@ import asyncio
 from typing import cast
 
 
-class _End(asyncio.Protocol):
+class TunnelEnd(asyncio.Protocol):
     """One end: what it reads goes out at the other, as fast as that one takes it."""
 
     def __init__(self, tunnel: Tunnel) -> None:
         self.tunnel = tunnel
         self.transport: asyncio.Transport | None = None
-        self.other: _End | None = None
+        self.other: TunnelEnd | None = None
         self.count = 0
         self.at_eof = False
 
@@ -49,8 +49,8 @@ class Tunnel:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, user: str = "") -> None:
         self.user = user
-        self.client = _End(self)
-        self.app = _End(self)
+        self.client = TunnelEnd(self)
+        self.app = TunnelEnd(self)
         self.closed: asyncio.Future[None] = loop.create_future()
 
     def join(
@@ -73,7 +73,7 @@ class Tunnel:
             elif not transport.is_reading():
                 transport.resume_reading()
 
-    def end_lost(self, end: _End, exc: Exception | None) -> None:
+    def end_lost(self, end: TunnelEnd, exc: Exception | None) -> None:
         other = end.other
         if other is not None and other.transport is not None:
             # An end that broke must not look like one that closed.

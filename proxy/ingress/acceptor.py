@@ -13,12 +13,12 @@ import socket
 from collections.abc import Callable
 
 BACKLOG = 1024
-AT_ONCE = 64  # accepted in one turn of the loop
-AGAIN = 0.1  # seconds until the next try without a descriptor
-EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-NOBODY = (BlockingIOError, InterruptedError, ConnectionAbortedError)  # left to accept, or left already
+MAX_ACCEPTS_PER_TURN = 64  # accepted in one turn of the loop
+RETRY_SECONDS = 0.1  # seconds until the next try without a descriptor
+OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+NOBODY_WAITING = (BlockingIOError, InterruptedError, ConnectionAbortedError)  # left to accept, or left already
 
-Take = Callable[[socket.socket, str], None]
+OnAccept = Callable[[socket.socket, str], None]
 
 
 class Acceptor:
@@ -30,7 +30,7 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        take: Take,
+        take: OnAccept,
         *,
         is_full: Callable[[], bool],
         on_full: Callable[[], object],
@@ -79,13 +79,13 @@ class Acceptor:
         """One who waits, whether there is room or not; None where nobody does. Raises OSError."""
         try:
             sock, peer = self._sock.accept()
-        except NOBODY:
+        except NOBODY_WAITING:
             return None
         sock.setblocking(False)
         return sock, peer[0] if peer else ""
 
     def _accept(self) -> None:
-        for turn in range(AT_ONCE):
+        for turn in range(MAX_ACCEPTS_PER_TURN):
             if self._is_full():
                 if not turn:  # somebody does wait: the loop has just said so
                     self._on_full()
@@ -94,7 +94,7 @@ class Acceptor:
             try:
                 found = self.next()
             except OSError as error:
-                if error.errno not in EXHAUSTED:
+                if error.errno not in OUT_OF_DESCRIPTORS:
                     raise
                 self._without_descriptors(error)
                 return
@@ -121,7 +121,7 @@ class Acceptor:
         """Until something has closed: a connection, of which `resume` tells, or what nobody tells us of (calls out, the
         database), which may be all that there is."""
         self.pause()
-        self._loop.call_later(AGAIN, self.resume)
+        self._loop.call_later(RETRY_SECONDS, self.resume)
 
     def _keep_spare(self) -> None:
         if self._spare is not None:

@@ -15,10 +15,10 @@ from proxy.observe.recent_errors import Recent
 from proxy.units import nanos_as_dollars
 
 MIB = 1024 * 1024
-BY_NAME = frozenset(("rate-limited", "cost-cap", "blocked"))  # refusals that are of one user
+USER_REFUSALS = frozenset(("rate-limited", "cost-cap", "blocked"))  # refusals that are of one user
 
 
-class Account:
+class RequestAccounting:
     """`app_bytes` is the app's memory as last measured, in bytes."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Account:
         if x.status >= 500:
             reason = refused.detail if refused is not None else "the app's own answer"
             recent.request_failed(x.request_id, x.route.name, x.method, x.target, x.user, x.status, reason, took)
-        elif refused is not None and refused.name in BY_NAME:
+        elif refused is not None and refused.name in USER_REFUSALS:
             recent.refused(x.user, x.tier, x.route.name, refused.name)
 
     def _line(self, x: Exchange, took: float) -> None:

@@ -23,7 +23,7 @@ from proxy.ingress.exchange import HeaderList
 
 
 # An app that states its length more than once, as some frameworks behind some servers do.
-class HeadPieces:
+class HeadBuffer:
     """A head that came in pieces, for the case that it must be read anew."""
 
     __slots__ = ("again", "data", "once")
@@ -60,21 +60,21 @@ def merge_lengths(data: bytes) -> bytes | None:
 
 
 MAX_HEAD = 256 * 1024  # bytes of an answer's head; apps with long cookies stay far below
-TWICE = "Duplicate Content-Length"  # llhttp's words
+DUPLICATE_LENGTH = "Duplicate Content-Length"  # llhttp's words
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone knows it
-PART = 64 * 1024  # bytes of a read; a server that fills it has more on the way
-HOLD_BACK = 256 * 1024  # body bytes kept before somebody takes them; then the app is not read
+READ_SIZE = 64 * 1024  # bytes of a read; a server that fills it has more on the way
+MAX_BUFFERED_BODY = 256 * 1024  # body bytes kept before somebody takes them; then the app is not read
 
-Informational = Callable[[int, bytes, HeaderList], None]
+OnInformational = Callable[[int, bytes, HeaderList], None]
 
 
-class Sink(Protocol):
+class BodySink(Protocol):
     """Takes an answer's body as it arrives. Returning False from `body` asks for a pause."""
 
     def body(self, data: bytes) -> bool: ...
 
 
-class Leg(asyncio.Protocol):
+class AppConnection(asyncio.Protocol):
     """A connection to the app. `answered` and `finished` are the two moments of an answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None = None) -> None:
@@ -115,12 +115,12 @@ class Leg(asyncio.Protocol):
         self.buffer: list[bytes] = []
         self._buffered = 0
         self._head_bytes = 0
-        self._pieces: HeadPieces | None = None  # where the head does not come whole, or cannot be read as it is
-        self._sink: Sink | None = None
+        self._pieces: HeadBuffer | None = None  # where the head does not come whole, or cannot be read as it is
+        self._sink: BodySink | None = None
         self._paused_reading = False
         self._answered: asyncio.Future[None] | None = None
         self._finished: asyncio.Future[None] | None = None
-        self._informational: Informational | None = None
+        self._informational: OnInformational | None = None
 
     # ── what the relay calls ─────────────────────────────────────────────────────────────────
 
@@ -129,7 +129,7 @@ class Leg(asyncio.Protocol):
         return self.complete and self.keep_alive and not self.ended and not self.raw
 
     def send(
-        self, head: bytes, method: str, upgrade: str | None, informational: Informational | None
+        self, head: bytes, method: str, upgrade: str | None, informational: OnInformational | None
     ) -> asyncio.Future[None]:
         """Write a request's head (and what of its body is at hand); the future is its answer's head.
 
@@ -172,7 +172,7 @@ class Leg(asyncio.Protocol):
     def writing_paused(self) -> bool:
         return self._paused_writing
 
-    def relay(self, sink: Sink) -> asyncio.Future[None] | None:
+    def relay(self, sink: BodySink) -> asyncio.Future[None] | None:
         """Give the rest of the body to `sink`; the future is its end, or fails with AppUnreachable.
         None: all of it was here."""
         self._sink = sink
@@ -255,8 +255,8 @@ class Leg(asyncio.Protocol):
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
             self._stopped(data, stop)
         if not (self.status or self._pieces):
-            self._pieces = HeadPieces(data)
-        elif self._awaiting and len(data) < PART:
+            self._pieces = HeadBuffer(data)
+        elif self._awaiting and len(data) < READ_SIZE:
             self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -273,7 +273,7 @@ class Leg(asyncio.Protocol):
         if isinstance(stop, httptools.HttpParserUpgrade):
             if rest := data[stop.args[0] :]:
                 self._hold(rest)
-        elif str(stop) == TWICE and not self.status:
+        elif str(stop) == DUPLICATE_LENGTH and not self.status:
             self._read_again(data)
         elif not self.complete:
             cause = stop.__context__
@@ -283,10 +283,10 @@ class Leg(asyncio.Protocol):
 
     def _read_again(self, data: bytes) -> None:
         """A length that is stated twice stopped the parser: read the head anew with one, once it is whole."""
-        pieces = self._pieces = self._pieces or HeadPieces(data)
+        pieces = self._pieces = self._pieces or HeadBuffer(data)
         merged = merge_lengths(pieces.data)
         if pieces.once or (merged is None and b"\r\n\r\n" in pieces.data):
-            self._misframed(TWICE)
+            self._misframed(DUPLICATE_LENGTH)
             return
         self.reason, self.headers = b"", []
         parser = self._parser = httptools.HttpResponseParser(self)
@@ -393,7 +393,7 @@ class Leg(asyncio.Protocol):
             assert parser is not None
             reason, headers = self.reason, self.headers
             self.reason, self.headers, self._head_bytes = b"", [], 0
-            self._pieces = HeadPieces(b"", once=True)  # what was told already cannot be read again
+            self._pieces = HeadBuffer(b"", once=True)  # what was told already cannot be read again
             if self._informational is not None:
                 self._informational(parser.get_status_code(), reason, headers)
         elif not self.raw:
@@ -404,7 +404,7 @@ class Leg(asyncio.Protocol):
     def _hold(self, data: bytes) -> None:
         self.buffer.append(data)
         self._buffered += len(data)
-        if self._buffered > HOLD_BACK:
+        if self._buffered > MAX_BUFFERED_BODY:
             self.pause()
 
     def _completed(self) -> None:

@@ -21,25 +21,25 @@ from collections import deque
 from collections.abc import Callable
 
 from proxy.errors import AppUnreachable, NoDescriptors, Refusal
-from proxy.ingress.app_connection import Leg
+from proxy.ingress.app_connection import AppConnection
 
-IDLE = 1.5
-FRESH = 0.5
-SWEEP = 0.5
-PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-WARY = 600.0  # after a connection ended before its time
+MAX_IDLE = 1.5
+MAX_IDLE_UNREPEATABLE = 0.5
+SWEEP_SECONDS = 0.5
+PEEK_FLAGS = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+CAUTION_SECONDS = 600.0  # after a connection ended before its time
 CONNECT_TIMEOUT = 5.0  # loopback answers at once; a full accept queue does not
 
 
-class Pool:
+class AppPool:
     """Idle legs, newest last. One request has one leg: nothing waits behind another's answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: Callable[[], tuple[str, int]]) -> None:
         self.on_exhausted: Callable[[], object] = lambda: None  # told that no descriptor is left
         self._loop = loop
         self._address = address
-        self._idle: deque[tuple[Leg, socket.socket]] = deque()
-        self._sockets: dict[Leg, socket.socket] = {}
+        self._idle: deque[tuple[AppConnection, socket.socket]] = deque()
+        self._sockets: dict[AppConnection, socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._wary_until = 0.0
@@ -64,12 +64,12 @@ class Pool:
         """How many its connections take, tunnels included."""
         return len(self._sockets) + self.tunnels
 
-    def take_idle(self, *, repeatable: bool) -> Leg | None:
+    def take_idle(self, *, repeatable: bool) -> AppConnection | None:
         """The most recently used idle leg that is still good, or None."""
         now = self._loop.time()
         if not repeatable and now < self._wary_until:
             return None
-        oldest = now - (IDLE if repeatable else FRESH)
+        oldest = now - (MAX_IDLE if repeatable else MAX_IDLE_UNREPEATABLE)
         while self._idle:
             leg, sock = self._idle[-1]
             if leg.idle_since < oldest and not leg.ended:
@@ -81,19 +81,19 @@ class Pool:
                     continue
             else:
                 self._idle.pop()
-            if not leg.ended and (leg.idle_turn != self._turn or _quiet(sock)):
+            if not leg.ended and (leg.idle_turn != self._turn or _is_open(sock)):
                 return leg
             self.ended_early(leg)
             if not repeatable:
                 return None
         return None
 
-    def ended_early(self, leg: Leg) -> None:
+    def ended_early(self, leg: AppConnection) -> None:
         """The app closed it before we did, or under a request that it may not have read."""
-        self._wary_until = self._loop.time() + WARY
+        self._wary_until = self._loop.time() + CAUTION_SECONDS
         self.discard(leg)
 
-    async def connect(self) -> Leg:
+    async def connect(self) -> AppConnection:
         """A fresh leg. Raises AppUnreachable, nothing sent."""
         host, port = self._address()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -109,7 +109,7 @@ class Pool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._loop.sock_connect(sock, (host, port))
-            _, leg = await self._loop.create_connection(lambda: Leg(self._loop, sock), sock=sock)
+            _, leg = await self._loop.create_connection(lambda: AppConnection(self._loop, sock), sock=sock)
         except OSError as error:  # TimeoutError is one
             sock.close()
             self.refused += 1
@@ -121,7 +121,7 @@ class Pool:
         self._sockets[leg] = sock
         return leg
 
-    def give_back(self, leg: Leg, *, repeatable: bool) -> None:
+    def give_back(self, leg: AppConnection, *, repeatable: bool) -> None:
         """Keep a leg for the next request where it can serve one, else end it. `repeatable`: its request was; while
         those that are not have fresh legs, theirs would add up, with nobody to take them."""
         if self._closed or not leg.reusable or leg.status >= 500:
@@ -137,17 +137,17 @@ class Pool:
             self._loop.call_soon(self._next_turn)
         self._idle.append((leg, self._sockets[leg]))
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _next_turn(self) -> None:
         self._turning = False
         self._turn += 1
 
-    def discard(self, leg: Leg) -> None:
+    def discard(self, leg: AppConnection) -> None:
         self._sockets.pop(leg, None)
         leg.abort()
 
-    def forget(self, leg: Leg) -> None:
+    def forget(self, leg: AppConnection) -> None:
         """A leg that became a tunnel is no longer ours, but for its descriptor: until `tunnel_ended`."""
         self._sockets.pop(leg, None)
         self.tunnels += 1
@@ -177,20 +177,20 @@ class Pool:
         self.drop_idle()
 
     def _sweep(self) -> None:
-        oldest = self._loop.time() - IDLE
+        oldest = self._loop.time() - MAX_IDLE
         while self._idle and (self._idle[0][0].ended or self._idle[0][0].idle_since < oldest):
             leg = self._idle.popleft()[0]
             if leg.ended:
                 self.ended_early(leg)
             else:
                 self.discard(leg)
-        self._sweeper = self._loop.call_later(SWEEP, self._sweep) if self._idle else None
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._idle else None
 
 
-def _quiet(sock: socket.socket) -> bool:
+def _is_open(sock: socket.socket) -> bool:
     """Whether a connection is open and has nothing to say: no end of file, no unasked-for bytes."""
     try:
-        sock.recv(1, PEEK)
+        sock.recv(1, PEEK_FLAGS)
     except (BlockingIOError, InterruptedError):
         return True
     except OSError:

@@ -9,19 +9,19 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import NamedTuple
 
-from proxy.ingress.dropped_headers import DROPPED
+from proxy.ingress.dropped_headers import DROPPED_FROM_REQUESTS
 from proxy.policy.schema.server import Network, TrustedProxies
 
 # [merged from ingress/address] Network addresses as they come in header fields, and the networks that proxies stand
 # in.
 Address = IPv4Address | IPv6Address
 
-LONGEST = 64  # "[" 45 characters of IPv6 "%zone]:65535" fits; what is longer is no address
+MAX_ADDRESS_LENGTH = 64  # "[" 45 characters of IPv6 "%zone]:65535" fits; what is longer is no address
 
 # Where the proxies of a platform stand: RFC 1918, loopback, link-local, RFC 4193, and RFC 6598, which
 # several platforms (Railway, Tailscale) use inside. Narrower than ipaddress' is_private, which has the
 # ranges for documentation and benchmarks in it.
-PRIVATE: tuple[Network, ...] = tuple(
+PRIVATE_NETWORKS: tuple[Network, ...] = tuple(
     ip_network(text)
     for text in (
         "10.0.0.0/8",
@@ -37,7 +37,7 @@ PRIVATE: tuple[Network, ...] = tuple(
 )
 
 # https://www.cloudflare.com/ips-v4 and /ips-v6: the list of 8 April 2021, in November 2026 the last known.
-CLOUDFLARE: tuple[Network, ...] = tuple(
+CLOUDFLARE_NETWORKS: tuple[Network, ...] = tuple(
     ip_network(text)
     for text in (
         "173.245.48.0/20",
@@ -66,14 +66,14 @@ CLOUDFLARE: tuple[Network, ...] = tuple(
 )
 
 
-def parse(text: str) -> Address | None:
+def parse_address(text: str) -> Address | None:
     """The address in `text`, or None where there is none (`unknown`, `_hidden`, junk).
 
     Takes a port (`1.2.3.4:80`, `[2001:db8::1]:80`), brackets, and a zone, which is dropped; an IPv4
     address mapped into IPv6 becomes the IPv4 address it is.
     """
     text = text.strip()
-    if not text or len(text) > LONGEST:
+    if not text or len(text) > MAX_ADDRESS_LENGTH:
         return None
     if text[0] == "[":
         inner, bracket, port = text[1:].partition("]")
@@ -96,15 +96,15 @@ def parse(text: str) -> Address | None:
 
 
 @lru_cache(maxsize=4096)
-def network_of(text: str) -> str:
+def client_network(text: str) -> str:
     """What counts as one client: an IPv4 address, of IPv6 its /64, `unknown` where there is no address."""
-    found = parse(text)
+    found = parse_address(text)
     if isinstance(found, IPv6Address):
         return str(ip_network((found, 64), strict=False))
     return str(found) if found is not None else "unknown"
 
 
-def within(address: Address, networks: tuple[Network, ...]) -> bool:
+def is_in_any(address: Address, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
 
@@ -112,12 +112,14 @@ def _is_port(text: str) -> bool:
     return text[:1] == ":" and text[1:].isascii() and text[1:].isdigit()
 
 
-Fields = Callable[[str], str | None]
+HeaderGetter = Callable[[str], str | None]
 
-REMEMBERED = 4096  # addresses parsed lately; about 1 MiB when full
-STATED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded")
-RENDER_STATES = STATED[:2]  # what Render's edge writes itself; the others pass through it as its client sent them
-LOCAL = ""  # the peer's name where it has no address: a Unix socket
+MAX_CACHED_ADDRESSES = 4096  # addresses parsed lately; about 1 MiB when full
+FORWARDING_FIELDS = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded")
+RENDER_FORWARDING_FIELDS = FORWARDING_FIELDS[
+    :2
+]  # what Render's edge writes itself; the others pass through it as its client sent them
+UNIX_SOCKET_PEER = ""  # the peer's name where it has no address: a Unix socket
 
 
 class Client(NamedTuple):
@@ -127,11 +129,13 @@ class Client(NamedTuple):
     proto: str | None
     host: str | None
     trusted: bool  # whether the direct peer's X-Forwarded-* are believed
-    dropped: frozenset[bytes] = DROPPED["nobody"]  # fields of the request that do not reach the app, in lower case
+    dropped: frozenset[bytes] = DROPPED_FROM_REQUESTS[
+        "nobody"
+    ]  # fields of the request that do not reach the app, in lower case
     said: Mapping[str, str] = MappingProxyType({})  # what a trusted peer says, by fields' names in lower case
 
 
-class _Seen(NamedTuple):
+class _KnownAddress(NamedTuple):
     address: Address
     text: str
     private: bool
@@ -165,13 +169,15 @@ class TrustedPeers:
             kind = "render" if on_render else "private"
         self._kind = kind
         self._automatic = policy.kind == "auto"
-        self._stated = RENDER_STATES if kind == "render" else STATED
+        self._stated = RENDER_FORWARDING_FIELDS if kind == "render" else FORWARDING_FIELDS
         self._asked = tuple((name.lower(), name.encode()) for name in self._stated)
-        self._dropped = DROPPED["render" if kind == "render" else "private" if kind == "private" else "named"]
+        self._dropped = DROPPED_FROM_REQUESTS[
+            "render" if kind == "render" else "private" if kind == "private" else "named"
+        ]
         self._hops = policy.hops
         self._networks: tuple[Network, ...] = policy.networks
         # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
-        self._look = lru_cache(maxsize=REMEMBERED)(self._examine)
+        self._look = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._examine)
 
     @property
     def sentence(self) -> str:
@@ -180,7 +186,7 @@ class TrustedPeers:
         key = (
             f"listen.trusted_proxies: auto, which is {self._kind} here" if self._automatic else "listen.trusted_proxies"
         )
-        private = f"peers on a private network ({', '.join(str(one) for one in PRIVATE)})"
+        private = f"peers on a private network ({', '.join(str(one) for one in PRIVATE_NETWORKS)})"
         whom = {
             "none": "nobody",
             "render": f"{private}, behind one edge of Cloudflare",
@@ -190,7 +196,7 @@ class TrustedPeers:
         }[self._kind]
         return f"{fields} are believed of {whom} ({key})."
 
-    def client(self, peer: str, header: Fields) -> Client:
+    def client(self, peer: str, header: HeaderGetter) -> Client:
         """The client behind `peer`.
 
         `header` gives a header's value by its lower-case name: where it came in several lines, all of them
@@ -205,10 +211,10 @@ class TrustedPeers:
             if value is not None:
                 said[name] = value
         if not said:
-            return Client(seen.text if seen is not None else LOCAL, None, None, True, self._dropped)
-        found = self._walk(_chain(said), seen)
-        text = found.text if found is not None else LOCAL
-        return Client(text, _proto(said), said.get("x-forwarded-host"), True, self._dropped, said)
+            return Client(seen.text if seen is not None else UNIX_SOCKET_PEER, None, None, True, self._dropped)
+        found = self._walk(_address_chain(said), seen)
+        text = found.text if found is not None else UNIX_SOCKET_PEER
+        return Client(text, _forwarded_proto(said), said.get("x-forwarded-host"), True, self._dropped, said)
 
     def forwarding(self, client: Client, peer: str) -> tuple[tuple[bytes, bytes], ...]:
         """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
@@ -224,7 +230,7 @@ class TrustedPeers:
             fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
             return (*fields, (b"X-Forwarded-Proto", b"http"))
         said = client.said
-        fields = [(shown, _bytes(said[name])) for name, shown in self._asked if name in said] if said else []
+        fields = [(shown, _encode_value(said[name])) for name, shown in self._asked if name in said] if said else []
         if seen is not None and "x-forwarded-for" not in said and "forwarded" not in said:
             fields.append((b"X-Forwarded-For", seen.text.encode()))
         return tuple(fields)
@@ -233,7 +239,7 @@ class TrustedPeers:
         """Whether what this peer says of its client counts."""
         return self._believes(self._seen(peer))
 
-    def _believes(self, peer: _Seen | None) -> bool:
+    def _believes(self, peer: _KnownAddress | None) -> bool:
         if self._kind == "none":
             return False
         if self._kind == "hops":
@@ -242,7 +248,7 @@ class TrustedPeers:
             return peer is not None and peer.listed
         return peer is None or peer.private
 
-    def _walk(self, chain: Iterable[str], peer: _Seen | None) -> _Seen | None:
+    def _walk(self, chain: Iterable[str], peer: _KnownAddress | None) -> _KnownAddress | None:
         last = peer
         edges = 1 if self._kind == "render" else 0
         hops = self._hops
@@ -265,38 +271,38 @@ class TrustedPeers:
                 edges -= 1
         return last
 
-    def _seen(self, text: str) -> _Seen | None:
-        return self._look(text) if len(text) <= LONGEST else None
+    def _seen(self, text: str) -> _KnownAddress | None:
+        return self._look(text) if len(text) <= MAX_ADDRESS_LENGTH else None
 
-    def _examine(self, text: str) -> _Seen | None:
-        found = parse(text)
+    def _examine(self, text: str) -> _KnownAddress | None:
+        found = parse_address(text)
         if found is None:
             return None
-        return _Seen(
+        return _KnownAddress(
             found,
             str(found),
-            within(found, PRIVATE),
-            within(found, CLOUDFLARE),
-            within(found, self._networks),
+            is_in_any(found, PRIVATE_NETWORKS),
+            is_in_any(found, CLOUDFLARE_NETWORKS),
+            is_in_any(found, self._networks),
         )
 
 
-def _chain(said: Mapping[str, str]) -> Iterable[str]:
+def _address_chain(said: Mapping[str, str]) -> Iterable[str]:
     """The addresses said to be before the peer, the nearest first."""
     value = said.get("x-forwarded-for")
     if value is not None:
         return reversed(value.split(","))
     value = said.get("forwarded")
     if value is not None:
-        return [hop.get("for", "") for hop in reversed(elements(value))]
+        return [hop.get("for", "") for hop in reversed(parse_forwarded(value))]
     return ()
 
 
-def _proto(said: Mapping[str, str]) -> str | None:
+def _forwarded_proto(said: Mapping[str, str]) -> str | None:
     value = said.get("x-forwarded-proto")
     if value is None:
         chain = said.get("forwarded")
-        hops = elements(chain) if chain is not None else []
+        hops = parse_forwarded(chain) if chain is not None else []
         value = hops[0].get("proto") if hops else None
     if value is None:
         return None
@@ -304,7 +310,7 @@ def _proto(said: Mapping[str, str]) -> str | None:
     return first if first in ("http", "https", "ws", "wss") else None
 
 
-def _bytes(value: str) -> bytes:
+def _encode_value(value: str) -> bytes:
     return value.encode("utf-8", "surrogateescape")
 
 
@@ -319,10 +325,10 @@ _PAIR = re.compile(
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
-def elements(value: str) -> list[dict[str, str]]:
+def parse_forwarded(value: str) -> list[dict[str, str]]:
     """Each hop's pairs, names in lower case, the nearest hop last; nothing where any of it is malformed."""
     hops: list[dict[str, str]] = [{}]
-    for name, content, ends in _pairs(value):
+    for name, content, ends in _forwarded_pairs(value):
         if name is None:
             return []
         hops[-1].setdefault(name, content)
@@ -331,7 +337,7 @@ def elements(value: str) -> list[dict[str, str]]:
     return hops
 
 
-def _pairs(value: str) -> Iterator[tuple[str | None, str, bool]]:
+def _forwarded_pairs(value: str) -> Iterator[tuple[str | None, str, bool]]:
     position = 0
     while position < len(value):
         found = _PAIR.match(value, position)

@@ -23,23 +23,23 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from proxy.errors import Refusal
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.headers import requested_upgrade
-from proxy.ingress.protocol_upgrade import Upgrading
-from proxy.ingress.request_errors import bad_request, too_long, unreadable
+from proxy.ingress.protocol_upgrade import UpgradeRequest
+from proxy.ingress.request_errors import bad_request, head_too_long, unreadable_request
 
 READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
-PIPELINED = 16  # requests read ahead of the one being answered
-TAIL = 64 * 1024  # bytes kept for a protocol that is being switched to
-LINGER = 5.0  # seconds to go on reading behind a last answer, so that a reset does not eat it
-BRIEF = 0.5  # the same for one that only had to be told that there is no place
-LINGER_BYTES = 8 * 1024 * 1024
+MAX_PIPELINED = 16  # requests read ahead of the one being answered
+MAX_UPGRADE_TAIL = 64 * 1024  # bytes kept for a protocol that is being switched to
+LINGER_SECONDS = 5.0  # seconds to go on reading behind a last answer, so that a reset does not eat it
+REJECTED_LINGER_SECONDS = 0.5  # the same for one that only had to be told that there is no place
+MAX_LINGER_BYTES = 8 * 1024 * 1024
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
-Handler = Callable[["Connection", Exchange], Awaitable[bool]]
-Refuser = Callable[["Connection", Refusal], None]
+RequestHandler = Callable[["ClientConnection", Exchange], Awaitable[bool]]
+RefusalWriter = Callable[["ClientConnection", Refusal], None]
 
 
-class Connection(BaseProtocol):
+class ClientConnection(BaseProtocol):
     """A client. `handle` answers an exchange and says whether the connection may go on;
     `refuse` answers what never became one."""
 
@@ -85,9 +85,9 @@ class Connection(BaseProtocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        handle: Handler,
-        refuse: Refuser,
-        on_lost: Callable[[Connection], None],
+        handle: RequestHandler,
+        refuse: RefusalWriter,
+        on_lost: Callable[[ClientConnection], None],
         *,
         max_header: int,
     ) -> None:
@@ -111,7 +111,7 @@ class Connection(BaseProtocol):
         self._body: Body | None = None  # of the newest request
         self._head_bytes = 0
         self._begun = b""  # of a head that is not whole yet
-        self._upgrading: Upgrading | None = None  # a request whose body goes on
+        self._upgrading: UpgradeRequest | None = None  # a request whose body goes on
         self._holding = False
         self._deaf = False
         self._opening = False
@@ -164,7 +164,7 @@ class Connection(BaseProtocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             self._discarded += len(data)
-            if self._discarded > LINGER_BYTES:
+            if self._discarded > MAX_LINGER_BYTES:
                 self.abort()
             return
         if self._holding and data:
@@ -195,7 +195,7 @@ class Connection(BaseProtocol):
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except (HttpProcessingError, ValueError) as error:
-            self.end_input(unreadable(error, self._max_header))
+            self.end_input(unreadable_request(error, self._max_header))
             return
         if messages:
             begun, self._begun = self._begun, b""
@@ -212,11 +212,11 @@ class Connection(BaseProtocol):
             if fresh:
                 self._begun += data
             if self._head_bytes > self._max_header:
-                self.end_input(too_long(self._max_header))
+                self.end_input(head_too_long(self._max_header))
 
     def _await_switch(self, begun: bytes) -> None:
         """A request for a protocol that the parser knows nothing of: what is behind it waits for its answer."""
-        upgrading = Upgrading(begun)
+        upgrading = UpgradeRequest(begun)
         if upgrading.end is not None:
             self._switch(begun[upgrading.end :])
         elif begun and self.body_missing:
@@ -235,14 +235,14 @@ class Connection(BaseProtocol):
             return
         for message, body in messages:
             if self._head_bytes > self._max_header and head_size(message) > self._max_header:
-                self.end_input(too_long(self._max_header))
+                self.end_input(head_too_long(self._max_header))
                 return
             self._messages.append((message, body))
             self._body = body
         self._head_bytes = 0
         self.head_since = 0.0
         self._wake()
-        if len(self._messages) > PIPELINED:
+        if len(self._messages) > MAX_PIPELINED:
             self._hold_reading(True)
 
     def eof_received(self) -> bool:
@@ -371,7 +371,7 @@ class Connection(BaseProtocol):
             if tail:
                 self.data_received(tail)
             self._hold_reading(False)
-        elif len(self._messages) == PIPELINED:
+        elif len(self._messages) == MAX_PIPELINED:
             self._hold_reading(False)
 
     async def _finish(self) -> None:
@@ -391,11 +391,11 @@ class Connection(BaseProtocol):
             except OSError:  # reset by the client, which the loop is about to tell
                 self.abort()
                 return
-        self._loop.call_later(BRIEF if self.turned_away else LINGER, self.abort)
+        self._loop.call_later(REJECTED_LINGER_SECONDS if self.turned_away else LINGER_SECONDS, self.abort)
 
     def _keep_tail(self, data: bytes) -> None:
         self._tail += data
-        if len(self._tail) > TAIL:
+        if len(self._tail) > MAX_UPGRADE_TAIL:
             self._hold_reading(True)
 
     def _hold_reading(self, hold: bool) -> None:
@@ -485,7 +485,7 @@ class Connection(BaseProtocol):
             return
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         transport.abort()
 
     def close(self) -> None:

@@ -11,24 +11,24 @@ from proxy.observe.emit import Emit, Level
 from proxy.observe.metrics import Metrics
 from proxy.policy.schema.server import Connections
 
-UNLIMITED = 1 << 20  # descriptors counted on where there is no limit
-REFUSING = 256  # connections at once that are only told that there is no place
-TOLD_EVERY = 10.0  # seconds between two lines of the same kind
-UNWELL = 60.0  # seconds for which the lack of descriptors shows in health
+ASSUMED_DESCRIPTORS = 1 << 20  # descriptors counted on where there is no limit
+MAX_REJECTING = 256  # connections at once that are only told that there is no place
+LOG_INTERVAL = 10.0  # seconds between two lines of the same kind
+EXHAUSTION_SECONDS = 60.0  # seconds for which the lack of descriptors shows in health
 
 TOTAL, PER_ADDRESS, DESCRIPTORS = REASONS = ("total", "per_address", "descriptors")
 
 
-def room() -> int:
+def available_descriptors() -> int:
     """Connections of clients and to the app that this process's descriptors suffice for: a quarter of them (64 to
     1,024) is left for calls out, the database, the ledger and the listeners."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
-        limit = UNLIMITED
+        limit = ASSUMED_DESCRIPTORS
     return max(1, limit - min(1024, max(64, limit // 4)))
 
 
-class Capacity:
+class ConnectionLimits:
     """`listen.connections`. An address has its places from `take` to `give`."""
 
     def __init__(self, policy: Connections, *, clock: Callable[[], float], emit: Emit, metrics: Metrics) -> None:
@@ -43,10 +43,10 @@ class Capacity:
 
     def apply(self, policy: Connections) -> None:
         """Take other bounds. Who is connected stays and counts."""
-        self.room = room()
+        self.room = available_descriptors()
         self.total = self.room if policy.total == "auto" else min(policy.total, self.room)
         self.per_address = policy.per_address
-        self.refusing = min(REFUSING, max(1, self.room // 8))
+        self.refusing = min(MAX_REJECTING, max(1, self.room // 8))
 
     # ── by address ───────────────────────────────────────────────────────────────────────────
 
@@ -89,9 +89,9 @@ class Capacity:
     def trouble(self) -> str | None:
         """What is wrong just now, for health."""
         now = self._clock()
-        if now - self._last.get(DESCRIPTORS, -UNWELL) < UNWELL:
-            return f"no file descriptor was left in the last minute; {_MEND}"
-        if now - self._last.get(TOTAL, -TOLD_EVERY) < TOLD_EVERY:
+        if now - self._last.get(DESCRIPTORS, -EXHAUSTION_SECONDS) < EXHAUSTION_SECONDS:
+            return f"no file descriptor was left in the last minute; {_REMEDY}"
+        if now - self._last.get(TOTAL, -LOG_INTERVAL) < LOG_INTERVAL:
             return f"all {self.total} connections are taken (listen.connections.total)"
         return None
 
@@ -103,17 +103,17 @@ class Capacity:
 
     def _tell(self, reason: str, level: Level) -> None:
         now = self._clock()
-        if now - self._told.get(reason, -TOLD_EVERY) < TOLD_EVERY:
+        if now - self._told.get(reason, -LOG_INTERVAL) < LOG_INTERVAL:
             return
         self._told[reason] = now
         count = self._untold.pop(reason, 0)
         refused = f"; {count} refused since this was last told" if count else ""
-        self._emit("connections.refused", f"{_SAID[reason]}{refused}.", level=level, reason=reason, refused=count)
+        self._emit("connections.refused", f"{_MESSAGES[reason]}{refused}.", level=level, reason=reason, refused=count)
 
 
-_MEND = "raise the limit (ulimit -n, LimitNOFILE), or write a smaller listen.connections.total"
-_SAID = {
+_REMEDY = "raise the limit (ulimit -n, LimitNOFILE), or write a smaller listen.connections.total"
+_MESSAGES = {
     TOTAL: "All connections are taken (listen.connections.total)",
     PER_ADDRESS: "An address has all the connections that it may have (listen.connections.per_address)",
-    DESCRIPTORS: f"No file descriptor is left: {_MEND}",
+    DESCRIPTORS: f"No file descriptor is left: {_REMEDY}",
 }

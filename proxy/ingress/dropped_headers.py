@@ -15,7 +15,7 @@ from typing import Literal
 from proxy.http.hop_by_hop import HOP_BY_HOP
 
 # The gateway itself speaks for these, and states them anew.
-OURS = (
+STATED_BY_GATEWAY = (
     b"x-outrigger-request",
     b"x-request-id",
     b"x-forwarded-for",
@@ -24,7 +24,7 @@ OURS = (
     b"forwarded",
 )
 # What else proxies, load balancers and CDNs tell an app of its client, by the names that servers and frameworks read.
-BY_PROXIES = (
+STATED_BY_PROXIES = (
     b"x-forwarded-by",
     b"x-forwarded-client-cert",
     b"x-forwarded-email",
@@ -57,9 +57,9 @@ BY_PROXIES = (
     b"true-client-ip",
 )
 # gunicorn's `forwarder_headers`, which it takes from a loopback peer (docs.gunicorn.org, settings).
-BY_GUNICORN = (b"script_name", b"path_info")
+READ_BY_GUNICORN = (b"script_name", b"path_info")
 # Render's edge writes these itself, whatever its client sent; the other names pass through it as they came.
-BY_RENDER = (b"cf-connecting-ip", b"cf-connecting-ipv6", b"true-client-ip")
+STATED_BY_RENDER = (b"cf-connecting-ip", b"cf-connecting-ipv6", b"true-client-ip")
 
 
 def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
@@ -73,17 +73,18 @@ def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
 
 
 # What the app is told of its calls out. One that passes a vendor's answer on as it came would tell its own users.
-OF_CALLS = frozenset((b"x-outrigger-attempts", b"x-outrigger-cache", b"x-outrigger-cost", b"x-outrigger-fallback"))
-FROM_ANSWERS = HOP_BY_HOP | OF_CALLS
+CALL_HEADERS = frozenset((b"x-outrigger-attempts", b"x-outrigger-cache", b"x-outrigger-cost", b"x-outrigger-fallback"))
+DROPPED_FROM_RESPONSES = HOP_BY_HOP | CALL_HEADERS
 
-Believed = Literal["nobody", "render", "private", "named"]
+Trust = Literal["nobody", "render", "private", "named"]
 
-_ALWAYS = HOP_BY_HOP | _spellings(OURS)
-DROPPED: dict[Believed, frozenset[bytes]] = {
-    "nobody": _ALWAYS | _spellings((*BY_PROXIES, *BY_GUNICORN)),
-    "render": _ALWAYS | _spellings(name for name in (*BY_PROXIES, *BY_GUNICORN) if name not in BY_RENDER),
+_ALWAYS_DROPPED = HOP_BY_HOP | _spellings(STATED_BY_GATEWAY)
+DROPPED_FROM_REQUESTS: dict[Trust, frozenset[bytes]] = {
+    "nobody": _ALWAYS_DROPPED | _spellings((*STATED_BY_PROXIES, *READ_BY_GUNICORN)),
+    "render": _ALWAYS_DROPPED
+    | _spellings(name for name in (*STATED_BY_PROXIES, *READ_BY_GUNICORN) if name not in STATED_BY_RENDER),
     # A private peer is believed by default, so not with what turns one path into another.
-    "private": _ALWAYS | _spellings(BY_GUNICORN),
-    "named": _ALWAYS,  # by their networks or number: the operator vouches for them
+    "private": _ALWAYS_DROPPED | _spellings(READ_BY_GUNICORN),
+    "named": _ALWAYS_DROPPED,  # by their networks or number: the operator vouches for them
 }
 """By who is believed, in lower case."""

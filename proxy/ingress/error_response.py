@@ -7,12 +7,12 @@ import time
 from proxy.errors import Refusal
 from proxy.http.problem import cors_headers, http_date, render_problem
 from proxy.http.retry_after import round_retry_after
-from proxy.ingress.client_connection import Connection
+from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Exchange
-from proxy.ingress.headers import limit_lines
+from proxy.ingress.headers import limit_header_lines
 from proxy.ingress.response_writer import connection_line
 
-REASONS = {
+REASON_PHRASES = {
     400: b"Bad Request",
     402: b"Payment Required",
     403: b"Forbidden",
@@ -27,12 +27,12 @@ REASONS = {
 }
 
 
-def bare(refusal: Refusal, request_id: str) -> bytes:
+def render_refusal(refusal: Refusal, request_id: str) -> bytes:
     """A refusal as bytes alone, for one whose request is never read."""
     body = render_problem(refusal, request_id)
     retry_after = round_retry_after(refusal.retry_after or 0)
     return (
-        b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))
+        b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASON_PHRASES.get(refusal.status, b""))
         + b"Date: %s\r\n" % http_date(int(time.time()))
         + b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body)
         + b"Cache-Control: no-store\r\nRetry-After: %d\r\nConnection: close\r\n\r\n" % retry_after
@@ -40,17 +40,17 @@ def bare(refusal: Refusal, request_id: str) -> bytes:
     )
 
 
-def refuse(connection: Connection, x: Exchange, refusal: Refusal) -> bool:
+def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -> bool:
     """Write a refusal; whether the connection may go on."""
     keep = not (refusal.close or x.should_close or connection.draining or connection.body_missing)
     body = render_problem(refusal, x.request_id)
-    lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASONS.get(refusal.status, b""))]
+    lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASON_PHRASES.get(refusal.status, b""))]
     lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
     lines.append(b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body))
     lines.append(b"Cache-Control: no-store\r\nX-Request-Id: %s\r\n" % x.request_id.encode())
     if refusal.retry_after is not None:
         lines.append(b"Retry-After: %d\r\n" % round_retry_after(refusal.retry_after))
-    lines += limit_lines(x)
+    lines += limit_header_lines(x)
     lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
     lines.append(b"Via: 1.1 outrigger\r\n")
     lines.append(connection_line(x, keep=keep))

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from multidict import CIMultiDictProxy
 
-from proxy.ingress.dropped_headers import FROM_ANSWERS
+from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
 from proxy.policy.schema.route import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
     from proxy.errors import Refusal
-    from proxy.ingress.admission.address_share import Share
+    from proxy.ingress.admission.address_share import AddressShare
     from proxy.ingress.admission.controller import Permit
     from proxy.ingress.client_address import Client
-    from proxy.ingress.ports import Allowances
-    from proxy.ingress.ratelimit.limiter import Decision
+    from proxy.ingress.ports import UserBudgets
+    from proxy.ingress.ratelimit.limiter import RateDecision
 
 HeaderList = list[tuple[bytes, bytes]]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
@@ -37,14 +37,14 @@ class Body(Protocol):
     def exception(self) -> BaseException | None: ...
 
 
-class Holds:
+class HeldResources:
     """What few requests have of their client's places and shares, until they end."""
 
     __slots__ = ("continued", "place", "share", "streaming")
 
     def __init__(self) -> None:
         self.place: str | None = None  # of its client's address, where a proxy is between
-        self.share: Share | None = None  # while its body still comes
+        self.share: AddressShare | None = None  # while its body still comes
         self.continued = False  # it was told to go on with its body (100)
         self.streaming = False  # its answer has a place among its user's streams
 
@@ -113,7 +113,7 @@ class Exchange:
     ) -> None:
         self.method = method
         self.target = target  # as sent; bytes that are not UTF-8 are surrogates
-        self.path = path_of(target)
+        self.path = path_from_target(target)
         self.headers = headers  # case-insensitive
         self.raw_headers = raw_headers
         self.body = body
@@ -132,9 +132,9 @@ class Exchange:
         self.tier = ""
         self.route: Route = DEFAULT_ROUTE
         self.max_body: int | None = None
-        self.decision: Decision | None = None
+        self.decision: RateDecision | None = None
         self.permit: Permit | None = None
-        self.holds: Holds | None = None
+        self.holds: HeldResources | None = None
         self.refused: Refusal | None = None
         self.status = 0
         self.cut = False  # broken off, by the client or by the app
@@ -148,8 +148,10 @@ class Exchange:
         self.memory_before = 0
         self.calls = 0  # calls out that were made for it
         self.cost: int | None = None  # of those that have a price, in nano-dollars
-        self.answer_dropped = FROM_ANSWERS  # fields of the app's answer that do not reach the client, in lower case
-        self.allowances: Allowances | None = None  # where a cap rests on its user
+        self.answer_dropped = (
+            DROPPED_FROM_RESPONSES  # fields of the app's answer that do not reach the client, in lower case
+        )
+        self.allowances: UserBudgets | None = None  # where a cap rests on its user
 
     def time_left(self, now: float) -> float | None:
         """Seconds until this route's `total`, or before the answer began its `timeout`, where calls out are to
@@ -162,9 +164,9 @@ class Exchange:
             ends.append(self.received + self.waited + route.timeout)
         return max(0.0, min(ends) - now) if ends else ENDLESS
 
-    def holding(self) -> Holds:
+    def holding(self) -> HeldResources:
         if self.holds is None:
-            self.holds = Holds()
+            self.holds = HeldResources()
         return self.holds
 
     @property
@@ -212,7 +214,7 @@ class Exchange:
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
-def path_of(target: str) -> str:
+def path_from_target(target: str) -> str:
     """The path in a request target, of origin-form or absolute-form (RFC 9112 section 3.2).
 
     A `#` has no place in a target; servers that take it for a part of the path are as many as those that cut there,

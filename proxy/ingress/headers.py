@@ -38,7 +38,7 @@ def check_framing(x: Exchange, transfer_encoding: str | None) -> None:
         raise bad_request("The only transfer coding taken here is `chunked`.")
 
 
-def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authority: str) -> bytes:
+def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authority: str) -> bytes:
     """The head the app gets: the client's, less what ends here (`dropped_fields`), with what we vouch for.
 
     `forwarding` are the X-Forwarded-* and Forwarded fields to state. `authority` stands in for the
@@ -52,7 +52,7 @@ def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authori
         dropped = dropped | (connection_options(values) - NOT_CONNECTION_OPTIONS)
     if x.trace_id is not None:
         dropped = dropped | {b"tracestate"}
-        lines.append(b"tracestate: %s\r\n" % tracestate(x))
+        lines.append(b"tracestate: %s\r\n" % render_tracestate(x))
     for name, value in x.raw_headers:
         if name.lower() not in dropped:
             lines.append(b"%s: %s\r\n" % (name, value))
@@ -72,7 +72,7 @@ def request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authori
     return b"".join(lines)
 
 
-def tracestate(x: Exchange) -> bytes:
+def render_tracestate(x: Exchange) -> bytes:
     """The client's, with this request's token before it: who continues the trace carries it to calls out.
 
     At most 32 members (W3C Trace Context section 3.3.1.1), so the oldest gives way.
@@ -85,7 +85,7 @@ def tracestate(x: Exchange) -> bytes:
     return b",".join([members[0], *kept[:MAX_TRACESTATE_MEMBERS]])
 
 
-def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
+def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
     """The app's header fields for the client: end to end ones as they came, then ours.
 
     Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
@@ -98,12 +98,12 @@ def answer_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
     lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
     if b"x-request-id" not in names:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
-    lines.extend(limit_lines(x))
+    lines.extend(limit_header_lines(x))
     lines.append(VIA)
     return lines
 
 
-def limit_lines(x: Exchange) -> list[bytes]:
+def limit_header_lines(x: Exchange) -> list[bytes]:
     """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers), and the dollars of today of a
     user who has a cap."""
     lines = [] if x.decision is None else [b"%s: %s\r\n" % pair for pair in x.decision.headers()]

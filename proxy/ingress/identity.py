@@ -24,11 +24,11 @@ from proxy.policy.schema.server import (
     Tier,
 )
 
-LONGEST_USER = 256
-LONGEST_COOKIE = 4096  # what browsers keep (RFC 6265 section 6.1)
+MAX_USER_LENGTH = 256
+MAX_COOKIE_LENGTH = 4096  # what browsers keep (RFC 6265 section 6.1)
 
-IP = "ip:"
-COOKIE = "cookie:"
+IP_PREFIX = "ip:"
+COOKIE_PREFIX = "cookie:"
 
 _Find = Callable[[RequestView], str | None]
 
@@ -57,7 +57,7 @@ class Identifier:
 
     def __init__(self, identity: Identity, *, wall: Callable[[], float] = time.time) -> None:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
-        self._sources = [_finder(source, wall) for source in asked]
+        self._sources = [_make_finder(source, wall) for source in asked]
         self._ip = lru_cache(maxsize=4096)(_ip_user)
         self._tiers = Tiers(identity.tiers)
 
@@ -73,52 +73,52 @@ class Identifier:
         return self._tiers.named(identified.tier)
 
 
-def _finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]:
+def _make_finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]:
     match source:
         case PathSource():
-            return "path", _by_path(source.template)
+            return "path", _find_by_path(source.template)
         case HeaderSource():
-            return "header", _by_header(source.name.lower())
+            return "header", _find_by_header(source.name.lower())
         case JwtSource():
-            from proxy.ingress.jwt import TokenUsers  # PyJWT is loaded only where a policy names a key
+            from proxy.ingress.jwt import TokenVerifier  # PyJWT is loaded only where a policy names a key
 
-            return "jwt", _by_token(TokenUsers(source, wall))
+            return "jwt", _find_by_token(TokenVerifier(source, wall))
         case CookieSource():
-            return "cookie", _by_cookie(source.name)
+            return "cookie", _find_by_cookie(source.name)
         case IpSource():
             return "ip", lambda view: _ip_user(view.client_ip)
 
 
-def _by_path(template: str) -> _Find:
-    match = re.compile(routing.regex(template, capture=True) + r"\Z", routing.FLAGS).match
+def _find_by_path(template: str) -> _Find:
+    match = re.compile(routing.compile_pattern(template, capture=True) + r"\Z", routing.PATTERN_FLAGS).match
 
     def find(view: RequestView) -> str | None:
-        for reading in routing.readings(view.path):
+        for reading in routing.path_readings(view.path):
             found = match(reading)
-            if found is not None and (user := _named(found[1])) is not None:
+            if found is not None and (user := _valid_user(found[1])) is not None:
                 return user
         return None
 
     return find
 
 
-def _by_header(name: str) -> _Find:
+def _find_by_header(name: str) -> _Find:
     def find(view: RequestView) -> str | None:
         value = view.header(name)
-        return None if value is None else _named(value.strip())
+        return None if value is None else _valid_user(value.strip())
 
     return find
 
 
-def _by_token(users: Callable[[RequestView], str | None]) -> _Find:
+def _find_by_token(users: Callable[[RequestView], str | None]) -> _Find:
     def find(view: RequestView) -> str | None:
         user = users(view)
-        return None if user is None else _named(user)
+        return None if user is None else _valid_user(user)
 
     return find
 
 
-def _by_cookie(name: str) -> _Find:
+def _find_by_cookie(name: str) -> _Find:
     search = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").search
     domain = f"outrigger cookie {name}\0"
 
@@ -126,29 +126,34 @@ def _by_cookie(name: str) -> _Find:
         cookies = view.header("cookie")
         found = search(cookies) if cookies is not None else None
         value = found[1].strip().strip('"') if found is not None else ""
-        if not value or len(value) > LONGEST_COOKIE:
+        if not value or len(value) > MAX_COOKIE_LENGTH:
             return None
         digest = hashlib.sha256((domain + value).encode("utf-8", "surrogateescape"))
-        return COOKIE + digest.hexdigest()[:16]
+        return COOKIE_PREFIX + digest.hexdigest()[:16]
 
     return find
 
 
-def _named(value: str) -> str | None:
-    if not value or len(value) > LONGEST_USER or not value.isprintable() or value.startswith((IP, COOKIE)):
+def _valid_user(value: str) -> str | None:
+    if (
+        not value
+        or len(value) > MAX_USER_LENGTH
+        or not value.isprintable()
+        or value.startswith((IP_PREFIX, COOKIE_PREFIX))
+    ):
         return None
     return named(value)
 
 
-def canonical(user: str) -> str:
+def canonical_user(user: str) -> str:
     """A user's name as requests bear it: an address in any spelling is the network that it counts with, and none has
     a name of ours without a mark."""
     if user in OURS:
         return MARK + user
-    if user.startswith(IP) and client_address.parse(user.removeprefix(IP)) is not None:
-        return _ip_user(user.removeprefix(IP))
+    if user.startswith(IP_PREFIX) and client_address.parse_address(user.removeprefix(IP_PREFIX)) is not None:
+        return _ip_user(user.removeprefix(IP_PREFIX))
     return user
 
 
 def _ip_user(client_ip: str) -> str:
-    return IP + client_address.network_of(client_ip)
+    return IP_PREFIX + client_address.client_network(client_ip)

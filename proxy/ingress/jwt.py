@@ -15,15 +15,15 @@ from proxy.ingress.ports import RequestView
 from proxy.policy.schema.server import JwtSource
 from proxy.policy.signing_keys import misfit
 
-REMEMBERED = 1024  # tokens verified lately, about 300 bytes each
-NEVER = float("inf")
+MAX_REMEMBERED_TOKENS = 1024  # tokens verified lately, about 300 bytes each
+NO_EXPIRY = float("inf")
 
 # Whom a token is meant for is the app's to judge: a policy names no audience. PyJWT would have `sub` be
 # text, but numbers are common there.
 _OPTIONS: Any = {"verify_aud": False, "verify_sub": False, "verify_jti": False}
 
 
-class TokenUsers:
+class TokenVerifier:
     """The user that a request's token names, or None: no token, forged, expired, not yet valid, no claim.
 
     A token that was verified is remembered by its hash until it expires, so that a signature is checked
@@ -42,7 +42,7 @@ class TokenUsers:
 
     def __call__(self, view: RequestView) -> str | None:
         value = view.header(self._header)
-        token = _token(value, self._header) if value is not None else None
+        token = _extract_token(value, self._header) if value is not None else None
         if token is None:
             return None
         key = hashlib.sha256(token).digest()
@@ -57,12 +57,12 @@ class TokenUsers:
         claims = self._verify(token)
         if claims is None:
             return None
-        user = _text(claims.get(self._source.claim))
-        expires = float(claims["exp"]) if "exp" in claims else NEVER
+        user = _claim_text(claims.get(self._source.claim))
+        expires = float(claims["exp"]) if "exp" in claims else NO_EXPIRY
         if self._wall() >= expires:
             return None
         self._verified[key] = user, expires
-        if len(self._verified) > REMEMBERED:
+        if len(self._verified) > MAX_REMEMBERED_TOKENS:
             self._verified.popitem(last=False)
         return user
 
@@ -74,7 +74,7 @@ class TokenUsers:
             return None  # the token is anybody's to write, and PyJWT lets some of json's errors through
 
 
-def _token(value: str, header: str) -> bytes | None:
+def _extract_token(value: str, header: str) -> bytes | None:
     scheme, space, rest = value.strip().partition(" ")
     if space:
         token = rest.strip() if scheme.lower() == "bearer" else ""
@@ -83,7 +83,7 @@ def _token(value: str, header: str) -> bytes | None:
     return token.encode() if token and token.isascii() else None
 
 
-def _text(claim: object) -> str | None:
+def _claim_text(claim: object) -> str | None:
     if isinstance(claim, str):
         return claim
     if isinstance(claim, int) and not isinstance(claim, bool):

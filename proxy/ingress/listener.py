@@ -10,20 +10,22 @@ from dataclasses import dataclass
 
 from proxy.errors import Refusal
 from proxy.ingress.acceptor import Acceptor
-from proxy.ingress.client_address import network_of
-from proxy.ingress.client_connection import Connection, Handler, Refuser
-from proxy.ingress.connection_limits import DESCRIPTORS, PER_ADDRESS, TOTAL, Capacity
-from proxy.ingress.request_errors import below_rate, too_slow
+from proxy.ingress.client_address import client_network
+from proxy.ingress.client_connection import ClientConnection, RefusalWriter, RequestHandler
+from proxy.ingress.connection_limits import DESCRIPTORS, PER_ADDRESS, TOTAL, ConnectionLimits
+from proxy.ingress.request_errors import body_below_rate, request_too_slow
 from proxy.policy.schema.server import Listen
 
-SETTLED = 1.0  # seconds after which an idle connection may be closed to make room for another
-SILENT = 0.25  # the same for one that has not said a thing yet: a client's first bytes come with its connection
-AGAIN = 0.1  # seconds between two looks for one, while somebody waits
-FLUSH = 0.5  # seconds for the last bytes to a connection that is being cut
+EVICTABLE_AFTER = 1.0  # seconds after which an idle connection may be closed to make room for another
+SILENT_EVICTABLE_AFTER = (
+    0.25  # the same for one that has not said a thing yet: a client's first bytes come with its connection
+)
+EVICTION_INTERVAL = 0.1  # seconds between two looks for one, while somebody waits
+FLUSH_SECONDS = 0.5  # seconds for the last bytes to a connection that is being cut
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ClientTimeouts:
     """How long a client may take, in seconds. nginx waits 60 s in each of these places."""
 
     head: float = 20.0  # from a head's first byte to its last
@@ -35,21 +37,21 @@ class Patience:
     sweep: float = 1.0  # between two looks
 
 
-class Server:
+class Listener:
     """Connections by the hundred, one sweep a second over all of them instead of timers for each."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        handle: Handler,
-        refuse: Refuser,
+        handle: RequestHandler,
+        refuse: RefusalWriter,
         *,
         listen: Listen,
-        capacity: Capacity,
+        capacity: ConnectionLimits,
         legs: Callable[[], int] = lambda: 0,
         believes: Callable[[str], bool] = lambda peer: False,
         apology: Callable[[Refusal], bytes] = lambda refusal: b"",
-        patience: Patience = Patience(),
+        patience: ClientTimeouts = ClientTimeouts(),
     ) -> None:
         """`legs` counts the connections to the app, `believes` says of a peer whether it may name another client,
         `apology` what is written to one for whom there is not even a descriptor."""
@@ -66,7 +68,7 @@ class Server:
         self._handle = handle
         self._refuse = refuse
         self.listen = listen
-        self.connections: set[Connection] = set()
+        self.connections: set[ClientConnection] = set()
         self.draining = False
         self._acceptor: Acceptor | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -95,7 +97,7 @@ class Server:
         capacity, connection = self._capacity, self._connection()
         self.connections.add(connection)
         if capacity.per_address is not None:
-            address = network_of(peer)
+            address = client_network(peer)
             if capacity.take(address):
                 connection.place = address
             elif not self._believes(peer):  # a proxy's first request says for whom it is
@@ -103,12 +105,14 @@ class Server:
                 return
         connection.open(sock, peer)
 
-    def _connection(self) -> Connection:
-        connection = Connection(self._loop, self._handle, self._refuse, self._lost, max_header=self.listen.max_header)
+    def _connection(self) -> ClientConnection:
+        connection = ClientConnection(
+            self._loop, self._handle, self._refuse, self._lost, max_header=self.listen.max_header
+        )
         connection.draining = self.draining
         return connection
 
-    def _turn_away(self, connection: Connection, refusal: Refusal, sock: socket.socket, peer: str) -> None:
+    def _turn_away(self, connection: ClientConnection, refusal: Refusal, sock: socket.socket, peer: str) -> None:
         if self.refusing >= self._capacity.refusing:  # a flood of these: no word for each
             self.connections.discard(connection)
             sock.close()
@@ -118,7 +122,7 @@ class Server:
         connection.turn_away(refusal)
         connection.open(sock, peer)
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: ClientConnection) -> None:
         if connection in self.connections:
             self.connections.discard(connection)
             if connection.place is not None:
@@ -138,7 +142,7 @@ class Server:
 
     def _look_later(self) -> None:
         if self._looking is None:
-            self._looking = self._loop.call_later(AGAIN, self._look_again)
+            self._looking = self._loop.call_later(EVICTION_INTERVAL, self._look_again)
 
     def _look_again(self) -> None:
         self._looking = None
@@ -161,9 +165,9 @@ class Server:
     def _evict(self) -> bool:
         """Close the connections that are idle the longest, a hundredth of all at once: looking for them takes time."""
         now = self._loop.time()
-        if now - self._found_none < AGAIN:
+        if now - self._found_none < EVICTION_INTERVAL:
             return False
-        settled, silent = now - SETTLED, now - SILENT
+        settled, silent = now - EVICTABLE_AFTER, now - SILENT_EVICTABLE_AFTER
         idle = [c for c in self.connections if c.idle and c.idle_since < (settled if c.served else silent)]
         oldest = heapq.nsmallest(max(1, self._capacity.total // 100), idle, key=lambda found: found.idle_since)
         for connection in oldest:
@@ -215,7 +219,7 @@ class Server:
 
     async def cut(self) -> None:
         """End every connection that is no tunnel, once what was last written to it had a moment to go out."""
-        deadline = self._loop.time() + FLUSH
+        deadline = self._loop.time() + FLUSH_SECONDS
         while not self._is_quiet() and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
         for connection in list(self.connections):
@@ -245,7 +249,7 @@ class Server:
         self._check_quiet()  # a connection that became a tunnel is waited for no longer
         self._sweeper = self._loop.call_later(self._patience.sweep, self._sweep)
 
-    def _look_at(self, connection: Connection, now: float) -> None:
+    def _look_at(self, connection: ClientConnection, now: float) -> None:
         if connection.stalled_since:
             if connection.unsent < connection.stalled_bytes:
                 connection.stalled_since, connection.stalled_bytes = now, connection.unsent
@@ -255,25 +259,25 @@ class Server:
             if connection.answered or connection.reading_held or connection.expecting or not connection.body_missing:
                 connection.rate_since = 0.0
             elif now - connection.last_read > self._patience.body:
-                connection.end_input(too_slow("body"))
+                connection.end_input(request_too_slow("body"))
             elif self.listen.body.min_rate is not None:
                 self._look_at_rate(connection, now, self.listen.body.min_rate)
         elif connection.head_since:
             if now - connection.head_since > self._patience.head:
-                connection.end_input(too_slow("head"))
+                connection.end_input(request_too_slow("head"))
         elif now - connection.idle_since > self._idle_patience(connection):
             connection.close()
 
-    def _idle_patience(self, connection: Connection) -> float:
+    def _idle_patience(self, connection: ClientConnection) -> float:
         if self.draining:
             return self._patience.drain
         listen = self.listen
         return listen.keepalive if connection.served else min(listen.first_byte, listen.keepalive)
 
-    def _look_at_rate(self, connection: Connection, now: float, least: int) -> None:
+    def _look_at_rate(self, connection: ClientConnection, now: float, least: int) -> None:
         """Waiting for a body, and it is the client whom we wait for."""
         took = now - connection.rate_since
         if not connection.rate_since or took >= self._patience.rate:
             if connection.rate_since and connection.body_bytes - connection.rate_bytes < least * took:
-                connection.end_input(below_rate(least))
+                connection.end_input(body_below_rate(least))
             connection.rate_since, connection.rate_bytes = now, connection.body_bytes

@@ -6,46 +6,46 @@ import time
 from collections.abc import Iterable
 
 from proxy.http.problem import http_date
-from proxy.ingress.client_connection import Connection
+from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Exchange
-from proxy.ingress.ports import Answer, Ours
+from proxy.ingress.ports import OwnEndpointHandler, OwnResponse
 from proxy.ingress.response_writer import connection_line
 
 PREFIX = "/_outrigger"
-CTL = "/ctl"  # the one path of ours that is claimed with what is below it
+CTL_PATH = "/ctl"  # the one path of ours that is claimed with what is below it
 MAX_BODY = 64 * 1024
 
 
-class Desk:
+class OwnEndpoints:
     """Answers from `ours`, which says 404 where it knows no better."""
 
-    def __init__(self, ours: Ours, claim: Iterable[str]) -> None:
+    def __init__(self, ours: OwnEndpointHandler, claim: Iterable[str]) -> None:
         self._ours = ours
         self.claim(claim)
 
     def claim(self, paths: Iterable[str]) -> None:
         """Take these at the root too, in place of those before."""
         self._whole = frozenset((PREFIX, *paths))
-        self._below = (f"{PREFIX}/", f"{CTL}/") if CTL in self._whole else f"{PREFIX}/"
+        self._below = (f"{PREFIX}/", f"{CTL_PATH}/") if CTL_PATH in self._whole else f"{PREFIX}/"
 
     def takes(self, path: str) -> bool:
         return path in self._whole or path.startswith(self._below)
 
-    async def answer(self, connection: Connection, x: Exchange) -> bool:
+    async def answer(self, connection: ClientConnection, x: Exchange) -> bool:
         answer = await self._ours(
             x.method,
             x.path,
             x.target.partition("?")[2],
             x.header,
-            await _body(x),
+            await _read_body(x),
             x.client_ip,
             x.request_id,
             x.client.proto == "https",
         )
-        return write(connection, x, answer)
+        return write_response(connection, x, answer)
 
 
-def write(connection: Connection, x: Exchange, answer: Answer) -> bool:
+def write_response(connection: ClientConnection, x: Exchange, answer: OwnResponse) -> bool:
     status, headers, body = answer
     keep = not (x.should_close or connection.draining or connection.body_missing)
     lines = [b"HTTP/1.1 %d \r\n" % status]
@@ -59,7 +59,7 @@ def write(connection: Connection, x: Exchange, answer: Answer) -> bool:
     return keep
 
 
-async def _body(x: Exchange) -> bytes:
+async def _read_body(x: Exchange) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while not x.body.at_eof() and size <= MAX_BODY:

@@ -18,37 +18,37 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.errors import Refusal
 from proxy.http.hop_by_hop import HOP_BY_HOP
 from proxy.http.retry_after import round_retry_after
-from proxy.ingress.accounting import Account
-from proxy.ingress.admission.controller import Admission
-from proxy.ingress.client_address import TrustedPeers, network_of
-from proxy.ingress.client_connection import Connection
-from proxy.ingress.connection_limits import PER_ADDRESS, Capacity
-from proxy.ingress.dropped_headers import FROM_ANSWERS
-from proxy.ingress.error_response import bare, refuse
-from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, Holds
+from proxy.ingress.accounting import RequestAccounting
+from proxy.ingress.admission.controller import AdmissionController
+from proxy.ingress.client_address import TrustedPeers, client_network
+from proxy.ingress.client_connection import ClientConnection
+from proxy.ingress.connection_limits import PER_ADDRESS, ConnectionLimits
+from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
+from proxy.ingress.error_response import render_refusal, write_refusal
+from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, HeldResources
 from proxy.ingress.headers import check_framing
 from proxy.ingress.identity import Identifier
-from proxy.ingress.own_endpoints import Desk
-from proxy.ingress.ports import Allowances
+from proxy.ingress.own_endpoints import OwnEndpoints
+from proxy.ingress.ports import UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
-from proxy.ingress.relay import AnswerCut, Relay
+from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
 from proxy.ingress.request_errors import bad_request, body_too_large
 from proxy.ingress.route_timeouts import within_total
 from proxy.ingress.routing import RouteTable
-from proxy.ingress.stream_limits import Streams
+from proxy.ingress.stream_limits import StreamLimits
 from proxy.observe.emit import Emit
 from proxy.observe.request_ids import Ids, trace_id
 from proxy.observe.request_registry import Requests
 from proxy.policy.schema.alerting import InjectedFault
 from proxy.policy.schema.policy import Policy
 
-NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
-HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
+NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+HOST_PATTERN = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RequestRules:
     """What the policy says about requests, compiled. A reload puts another one in place."""
 
     routes: RouteTable
@@ -61,7 +61,7 @@ class Rules:
     probes: frozenset[str]  # paths of the app's own health, never shed
 
     @classmethod
-    def of(cls, policy: Policy, *, on_render: bool) -> Rules:
+    def of(cls, policy: Policy, *, on_render: bool) -> RequestRules:
         liveness = policy.app.liveness
         probes = (policy.app.ready.path, None if liveness is None else liveness.path)
         return cls(
@@ -75,29 +75,29 @@ class Rules:
                 for route in policy.routes
                 if (hits := tuple(fault for fault in policy.faults if fault.route == route.name))
             },
-            HOP_BY_HOP if policy.listen.call_fields else FROM_ANSWERS,
+            HOP_BY_HOP if policy.listen.call_fields else DROPPED_FROM_RESPONSES,
             frozenset(path for path in probes if path is not None),
         )
 
 
-class Pipeline:
+class RequestPipeline:
     """Everything a request meets, in order."""
 
     def __init__(
         self,
-        rules: Rules,
+        rules: RequestRules,
         *,
-        desk: Desk,
+        desk: OwnEndpoints,
         limiter: RateLimiter,
-        admission: Admission,
+        admission: AdmissionController,
         relay: Relay,
-        account: Account,
+        account: RequestAccounting,
         requests: Requests,
         emit: Emit,
         clock: Callable[[], float],
-        allowances: Allowances | None = None,
+        allowances: UserBudgets | None = None,
         blocked: Container[str] = (),
-        capacity: Capacity | None = None,
+        capacity: ConnectionLimits | None = None,
     ) -> None:
         self._clock = clock
         self._ids = Ids()
@@ -106,7 +106,7 @@ class Pipeline:
         self._limiter = limiter
         self._admission = admission
         self._relay = relay
-        self._streams = relay.streams = Streams(self._shadow)
+        self._streams = relay.streams = StreamLimits(self._shadow)
         self._account = account
         self._requests = requests
         self._allowances = allowances
@@ -114,7 +114,7 @@ class Pipeline:
         self._capacity = capacity
         self._emit = emit
 
-    async def handle(self, connection: Connection, x: Exchange) -> bool:
+    async def handle(self, connection: ClientConnection, x: Exchange) -> bool:
         """Serve one request; whether its connection may go on."""
         rules = self.rules
         self._name(x)
@@ -152,8 +152,8 @@ class Pipeline:
         except Refusal as refusal:
             if x.decision is not None and not x.seen:  # what the app never saw does not count
                 self._limiter.give_back(x.route, x.user, x.decision)
-            return refuse(connection, x, refusal)
-        except AnswerCut as cut:
+            return write_refusal(connection, x, refusal)
+        except ResponseCut as cut:
             x.cut = True
             self._emit("request.cut", str(cut), level="warning", request_id=x.request_id, route=x.route.name)
             return False
@@ -178,7 +178,7 @@ class Pipeline:
             elif not ours:
                 self._account.stray(x)
 
-    def _let_go(self, x: Exchange, holds: Holds) -> None:
+    def _let_go(self, x: Exchange, holds: HeldResources) -> None:
         if holds.streaming:
             self._streams.end(x)
         if holds.share is not None:
@@ -187,13 +187,13 @@ class Pipeline:
             self._capacity.give(holds.place)
 
     def apology(self, refusal: Refusal) -> bytes:
-        return bare(refusal, self._ids.token())
+        return render_refusal(refusal, self._ids.token())
 
-    def refuse_early(self, connection: Connection, refusal: Refusal) -> None:
+    def refuse_early(self, connection: ClientConnection, refusal: Refusal) -> None:
         """Answer what could not be read as a request at all."""
-        x = Exchange("GET", "", NO_FIELDS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
+        x = Exchange("GET", "", NO_HEADERS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
         x.request_id = self._ids.token()
-        refuse(connection, x, refusal)
+        write_refusal(connection, x, refusal)
         self._account.unread(x, refusal)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
@@ -205,14 +205,14 @@ class Pipeline:
 
     def _check_host(self, x: Exchange) -> None:
         host = x.headers.get("Host")
-        if host is not None and not HOST.fullmatch(host):
+        if host is not None and not HOST_PATTERN.fullmatch(host):
             raise bad_request("The Host field is not a host and port (RFC 9110 section 7.2).")
 
-    def _check_address(self, capacity: Capacity, connection: Connection, x: Exchange) -> None:
+    def _check_address(self, capacity: ConnectionLimits, connection: ClientConnection, x: Exchange) -> None:
         """One place for each connection of a client, or for each of its requests where a proxy is between."""
         if x.path in self.rules.probes:
             return
-        peer, client = network_of(x.peer), network_of(x.client.ip)
+        peer, client = client_network(x.peer), client_network(x.client.ip)
         if client != peer:
             connection.proxied = True
             if connection.place is not None:
@@ -239,13 +239,13 @@ class Pipeline:
             elif limit is not None:
                 limit = max(own, limit)  # shadow mode refuses nothing that the route's own word would let pass
         x.max_body = limit
-        if limit is not None and _size(x) > limit:
+        if limit is not None and _body_size(x) > limit:
             raise body_too_large(limit)
 
     def _check_size_in_shadow(self, x: Exchange) -> None:
         """At the end, when its size is known however it was framed."""
         own = x.route.max_body
-        if own is not None and _size(x) > own:
+        if own is not None and _body_size(x) > own:
             self._shadow(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
 
     def _is_capped(self, x: Exchange) -> bool:
@@ -287,7 +287,7 @@ class Pipeline:
         detail = f"T{used_up[1:]}; come again in {round_retry_after(decision.retry_after)} s."
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
 
-    async def _await_body(self, connection: Connection, x: Exchange) -> None:
+    async def _await_body(self, connection: ClientConnection, x: Exchange) -> None:
         """A body, or the buffer's fill of it, is here before its request takes a place."""
         if not self.rules.buffer:
             return
@@ -300,7 +300,7 @@ class Pipeline:
             async with within_total(x):
                 await body.fill(self.rules.buffer, x.max_body)
                 if not body.is_eof():
-                    share = await self._admission.take_share(x.route, network_of(x.client.ip))
+                    share = await self._admission.take_share(x.route, client_network(x.client.ip))
                     x.holding().share = share
         finally:
             x.waited += self._clock() - began
@@ -342,16 +342,16 @@ class Pipeline:
                 detail = "This answer was made up by a fault of the policy (faults)."
                 raise Refusal("injected-fault", fault.status, "Injected fault", detail)
 
-    def _fault(self, connection: Connection, x: Exchange, error: Exception) -> bool:
+    def _fault(self, connection: ClientConnection, x: Exchange, error: Exception) -> bool:
         self._emit("fault", f"{type(error).__name__}: {error}", level="error", request_id=x.request_id)
         if x.answered:
             connection.break_off(framed=True)
             return False
         detail = "The gateway met a fault of its own; the log has it under this request_id."
-        return refuse(connection, x, Refusal("fault", 500, "Internal server error", detail, close=True))
+        return write_refusal(connection, x, Refusal("fault", 500, "Internal server error", detail, close=True))
 
 
-def _size(x: Exchange) -> int:
+def _body_size(x: Exchange) -> int:
     """Of the body, as it was announced or as much as came."""
     return max(int(x.headers.get("Content-Length") or 0), x.body.total_bytes)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Allowances(Protocol):
+class UserBudgets(Protocol):
     """Money is nano-dollars."""
 
     def capped(self, user: str, tier: str) -> bool:
@@ -25,7 +25,7 @@ class Allowances(Protocol):
 
 
 # [merged from ingress/backend] The app as the relay sees it: where it listens and whether it is there.
-class Backend(Protocol):
+class AppBackend(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
@@ -45,10 +45,10 @@ class Backend(Protocol):
 
 # [merged from ingress/ours] How the public listener reaches the gateway's own endpoints without knowing who answers
 # them.
-Answer = tuple[int, list[tuple[str, str]], bytes]
+OwnResponse = tuple[int, list[tuple[str, str]], bytes]
 
 
-class Ours(Protocol):
+class OwnEndpointHandler(Protocol):
     """Answers a request to an endpoint of ours: status, complete headers, body. `path` is as sent.
 
     `secure`: the client came by HTTPS, as a trusted proxy says.
@@ -64,7 +64,7 @@ class Ours(Protocol):
         peer: str,
         request_id: str,
         secure: bool,
-    ) -> Answer: ...
+    ) -> OwnResponse: ...
 
 
 # [merged from ingress/view] What identity and routing may look at of a request.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import httptools
 
-CHUNKED = b"POST / HTTP/1.1\r\nHost: -\r\nTransfer-Encoding: chunked\r\n\r\n"
-END = b"\r\n\r\n"
+CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: -\r\nTransfer-Encoding: chunked\r\n\r\n"
+BLANK_LINE = b"\r\n\r\n"
 
 
-class Upgrading:
+class UpgradeRequest:
     """`begun` is what came of the request from its head's first byte on; whole requests may come before it.
 
     `end`: how much of `begun` is the request's and theirs, or None where it is not whole yet or cannot be read.
@@ -30,7 +30,7 @@ class Upgrading:
             return
         if self._coded:
             chunks = httptools.HttpRequestParser(self)
-            chunks.feed_data(CHUNKED)
+            chunks.feed_data(CHUNKED_HEAD)
             self._chunks = chunks
         found = self.end_in(begun[head:])
         self.end = None if found is None else head + found
@@ -60,8 +60,8 @@ class Upgrading:
         assert self._chunks is not None
         at = 0
         while at < len(data):
-            found = data.find(END, max(0, at + 1 - len(END)))  # one may have begun before
-            to = at + 1 if at < len(END) - 1 else len(data) if found < 0 else found + len(END)
+            found = data.find(BLANK_LINE, max(0, at + 1 - len(BLANK_LINE)))  # one may have begun before
+            to = at + 1 if at < len(BLANK_LINE) - 1 else len(data) if found < 0 else found + len(BLANK_LINE)
             try:
                 self._chunks.feed_data(data[at:to])
             except httptools.HttpParserError:

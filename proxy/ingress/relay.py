@@ -7,52 +7,52 @@ from collections.abc import Iterable
 
 from proxy.errors import AppMisframed, AppUnreachable, NoDescriptors, OutriggerError, Refusal
 from proxy.http.tunnel import Tunnel
-from proxy.ingress.app_connection import Leg
-from proxy.ingress.app_pool import Pool
-from proxy.ingress.client_connection import Connection
+from proxy.ingress.app_connection import AppConnection
+from proxy.ingress.app_pool import AppPool
+from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Exchange, HeaderList
-from proxy.ingress.headers import request_head
-from proxy.ingress.ports import Backend
-from proxy.ingress.request_body import Upload
+from proxy.ingress.headers import render_request_head
+from proxy.ingress.ports import AppBackend
+from proxy.ingress.request_body import RequestUpload
 from proxy.ingress.request_errors import bad_request
-from proxy.ingress.response_writer import Downstream, informational_head
-from proxy.ingress.route_timeouts import Watches, within_total
-from proxy.ingress.stream_limits import Streams
+from proxy.ingress.response_writer import ResponseWriter, render_informational_head
+from proxy.ingress.route_timeouts import RouteTimeouts, within_total
+from proxy.ingress.stream_limits import StreamLimits
 
 # RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
-CONTINUE = 100
+STATUS_CONTINUE = 100
 # Seconds for which an app may refuse connections while it counts as ready: its end is noticed by then, by its port
 # (app.liveness), or by its process alone.
-SETTLE = 4.5
-SETTLE_UNWATCHED = 1.0
-RECONNECT = 0.05
+MAX_REFUSING_SECONDS = 4.5
+MAX_REFUSING_SECONDS_UNPROBED = 1.0
+RECONNECT_SECONDS = 0.05
 
 
-class AnswerCut(OutriggerError):
+class ResponseCut(OutriggerError):
     """The app's answer ended before it was whole, with its head already sent: the client's ends too."""
 
 
 class Relay:
     """`hold` is how long a request waits for an app that restarts, in seconds; `watched` whether the app's port is."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, backend: Backend, pool: Pool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, backend: AppBackend, pool: AppPool) -> None:
         self._loop = loop
         self._backend = backend
         self._pool = pool
-        self._watches = Watches(loop)
-        self.streams: Streams | None = None
+        self._watches = RouteTimeouts(loop)
+        self.streams: StreamLimits | None = None
         self.hold = 15.0
         self.watched = True
         self.ending = False  # the app is being stopped: nothing to wait for
 
-    async def relay(self, connection: Connection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> bool:
+    async def relay(self, connection: ClientConnection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> bool:
         """Pass a request on and its answer back; whether the client's connection may go on.
 
         Raises Refusal where the app gave no head of an answer, AnswerCut where it broke off after it.
         """
-        head = request_head(x, forwarding, connection.local_authority() if "Host" not in x.headers else "")
-        upload = Upload(x, connection)
+        head = render_request_head(x, forwarding, connection.local_authority() if "Host" not in x.headers else "")
+        upload = RequestUpload(x, connection)
         try:
             leg = await self._ask(connection, x, head, upload)
         except NoDescriptors as error:
@@ -75,7 +75,9 @@ class Relay:
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 
-    async def _ask(self, connection: Connection, x: Exchange, head: bytes, upload: Upload) -> Leg:
+    async def _ask(
+        self, connection: ClientConnection, x: Exchange, head: bytes, upload: RequestUpload
+    ) -> AppConnection:
         """The leg whose answer's head has come. An idle leg that proves dead is replaced once, where
         nothing of the answer was seen and the method may be repeated."""
         if self.ending:
@@ -97,11 +99,13 @@ class Relay:
         leg = await self._connect(x)
         return await self._send(connection, x, head, upload, leg)
 
-    async def _send(self, connection: Connection, x: Exchange, head: bytes, upload: Upload, leg: Leg) -> Leg:
+    async def _send(
+        self, connection: ClientConnection, x: Exchange, head: bytes, upload: RequestUpload, leg: AppConnection
+    ) -> AppConnection:
         def informational(status: int, reason: bytes, headers: HeaderList) -> None:
-            if not (x.http10 or (status == CONTINUE and x.holds is not None and x.holds.continued)):
-                write = connection.write_continue if status == CONTINUE else connection.write
-                write(informational_head(status, reason, headers))
+            if not (x.http10 or (status == STATUS_CONTINUE and x.holds is not None and x.holds.continued)):
+                write = connection.write_continue if status == STATUS_CONTINUE else connection.write
+                write(render_informational_head(status, reason, headers))
 
         sent = self._loop.time()
         if x.route.timeout is not None or x.route.total is not None:
@@ -123,7 +127,7 @@ class Relay:
         self._backend.note_answer()
         return leg
 
-    async def _connect(self, x: Exchange) -> Leg:
+    async def _connect(self, x: Exchange) -> AppConnection:
         """A fresh leg; an app that is away is waited for (`app.hold`): nothing was sent yet."""
         started = self._loop.time()
         try:
@@ -132,7 +136,7 @@ class Relay:
         finally:
             x.waited += self._loop.time() - started
 
-    async def _tried(self, x: Exchange, started: float) -> Leg:
+    async def _tried(self, x: Exchange, started: float) -> AppConnection:
         """As often as the route's `retries` say, where the method may be repeated."""
         retries = x.route.retries
         left = retries.attempts if "connect" in retries.on and x.method in IDEMPOTENT else 1
@@ -144,7 +148,7 @@ class Relay:
                 if not left:
                     raise
 
-    async def _connected(self, started: float, tried: float) -> Leg:
+    async def _connected(self, started: float, tried: float) -> AppConnection:
         """`started` is when the request began to wait for an app that is away, `tried` when for one that refuses."""
         while True:
             if not self._backend.is_ready:
@@ -157,10 +161,10 @@ class Relay:
                     return leg
                 self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
             except AppUnreachable:
-                settle = SETTLE if self.watched else SETTLE_UNWATCHED
+                settle = MAX_REFUSING_SECONDS if self.watched else MAX_REFUSING_SECONDS_UNPROBED
                 if self._backend.is_ready and self._loop.time() - tried > settle:
                     raise
-                await asyncio.sleep(RECONNECT)
+                await asyncio.sleep(RECONNECT_SECONDS)
 
     def _away(self) -> Refusal:
         if self.ending or self._backend.state in ("stopping", "ended"):
@@ -171,8 +175,10 @@ class Relay:
 
     # ── answering ────────────────────────────────────────────────────────────────────────────
 
-    async def _answer(self, connection: Connection, x: Exchange, leg: Leg, upload: Upload) -> bool:
-        downstream = Downstream(connection, x, leg)
+    async def _answer(
+        self, connection: ClientConnection, x: Exchange, leg: AppConnection, upload: RequestUpload
+    ) -> bool:
+        downstream = ResponseWriter(connection, x, leg)
         try:
             downstream.begin()
             if x.permit is not None:
@@ -193,11 +199,11 @@ class Relay:
                 await connection.drain()
         except Refusal as late:  # a time-out after the head
             connection.break_off(framed=downstream.framed)
-            raise AnswerCut(str(late)) from late
+            raise ResponseCut(str(late)) from late
         except AppUnreachable as error:
             downstream.flush()
             connection.break_off(framed=downstream.framed)
-            raise AnswerCut(str(error)) from error
+            raise ResponseCut(str(error)) from error
         finally:
             connection.on_writable = None
             upload.stop()
@@ -208,7 +214,7 @@ class Relay:
                 self._pool.discard(leg)
         return downstream.keep and upload.done
 
-    async def _await_request(self, x: Exchange, leg: Leg, upload: Upload) -> None:
+    async def _await_request(self, x: Exchange, leg: AppConnection, upload: RequestUpload) -> None:
         """The other protocol begins behind the whole request (RFC 9110 section 7.8). Raises Refusal."""
         if upload.done:
             return
@@ -224,7 +230,7 @@ class Relay:
             self._pool.discard(leg)
             raise
 
-    async def _tunnel(self, connection: Connection, x: Exchange, leg: Leg) -> None:
+    async def _tunnel(self, connection: ClientConnection, x: Exchange, leg: AppConnection) -> None:
         """Both connections become one: what either side sends goes to the other as it is."""
         lines = [b"HTTP/1.1 101 %s\r\n" % (leg.reason or b"Switching Protocols")]
         lines += [b"%s: %s\r\n" % pair for pair in leg.headers]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from proxy.errors import AppUnreachable, Refusal
-from proxy.ingress.app_connection import Leg
-from proxy.ingress.client_connection import Connection
+from proxy.ingress.app_connection import AppConnection
+from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.request_errors import body_too_large
 
 
-class Upload:
+class RequestUpload:
     """`whole`: all of the body is here and goes with the head; else `start` streams it."""
 
-    def __init__(self, x: Exchange, connection: Connection) -> None:
+    def __init__(self, x: Exchange, connection: ClientConnection) -> None:
         self._x = x
         self._connection = connection
         self._task: asyncio.Task[None] | None = None
@@ -39,7 +39,7 @@ class Upload:
             self._first = data
         return self._first
 
-    def start(self, leg: Leg) -> None:
+    def start(self, leg: AppConnection) -> None:
         self._task = asyncio.get_running_loop().create_task(self._pump(leg))
 
     def stop(self) -> None:
@@ -52,7 +52,7 @@ class Upload:
             await asyncio.wait((self._task,))
         return self.done
 
-    async def _pump(self, leg: Leg) -> None:
+    async def _pump(self, leg: AppConnection) -> None:
         x, body, loop = self._x, self._x.body, asyncio.get_running_loop()
         limit = x.max_body
         try:

@@ -11,15 +11,15 @@ def bad_request(detail: str) -> Refusal:
     return Refusal("bad-request", 400, "Bad request", detail, close=True)
 
 
-def unreadable(error: Exception, max_header: int) -> Refusal:
+def unreadable_request(error: Exception, max_header: int) -> Refusal:
     """For what the parser raised: 431 where something was too long, else 400."""
     text = str(getattr(error, "message", error)).split("\n", 1)[0].rstrip(":") or "malformed"
     if isinstance(error, LineTooLong) or "Too many headers" in text:
-        return too_long(max_header)
+        return head_too_long(max_header)
     return bad_request(f"The request cannot be read as HTTP/1.1: {text[:200]}.")
 
 
-def too_long(max_header: int) -> Refusal:
+def head_too_long(max_header: int) -> Refusal:
     detail = f"The request line and header fields together may have {max_header} bytes (listen.max_header)."
     return Refusal("header-too-large", 431, "Request header fields too large", detail, close=True)
 
@@ -29,14 +29,14 @@ def body_too_large(limit: int) -> Refusal:
     return Refusal("body-too-large", 413, "Content too large", detail, close=True)
 
 
-def too_slow(part: str) -> Refusal:
-    return _late(f"The request's {part} did not come in time.")
+def request_too_slow(part: str) -> Refusal:
+    return _request_timeout(f"The request's {part} did not come in time.")
 
 
-def below_rate(least: int) -> Refusal:
-    return _late(f"The request's body came slower than {least} bytes a second (listen.body.min_rate).")
+def body_below_rate(least: int) -> Refusal:
+    return _request_timeout(f"The request's body came slower than {least} bytes a second (listen.body.min_rate).")
 
 
-def _late(detail: str) -> Refusal:
+def _request_timeout(detail: str) -> Refusal:
     """RFC 9110 section 15.5.9."""
     return Refusal("request-timeout", 408, "Request timeout", detail, close=True)

@@ -5,16 +5,16 @@ The app's bytes are written the moment they come. When the client does not keep 
 
 from __future__ import annotations
 
-from proxy.ingress.app_connection import Leg
-from proxy.ingress.client_connection import Connection
+from proxy.ingress.app_connection import AppConnection
+from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Exchange, HeaderList
-from proxy.ingress.headers import answer_lines
+from proxy.ingress.headers import response_header_lines
 
 
-class Downstream:
+class ResponseWriter:
     """The `Sink` of a leg. `keep` says whether the client's connection may serve another request."""
 
-    def __init__(self, connection: Connection, x: Exchange, leg: Leg) -> None:
+    def __init__(self, connection: ClientConnection, x: Exchange, leg: AppConnection) -> None:
         self._connection = connection
         self._x = x
         self._leg = leg
@@ -28,7 +28,7 @@ class Downstream:
         """Make the head; it is written with what of the body is already here."""
         x, leg = self._x, self._leg
         lines = [b"HTTP/1.1 %d %s\r\n" % (leg.status, leg.reason)]
-        lines += answer_lines(x, leg.headers)
+        lines += response_header_lines(x, leg.headers)
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(connection_line(x, keep=self.keep))
@@ -76,7 +76,7 @@ def connection_line(x: Exchange, *, keep: bool) -> bytes:
     return b"Connection: keep-alive\r\n" if x.http10 else b""
 
 
-def informational_head(status: int, reason: bytes, headers: HeaderList) -> bytes:
+def render_informational_head(status: int, reason: bytes, headers: HeaderList) -> bytes:
     """A 1xx answer as it came (RFC 9110 section 15.2: a proxy must forward it)."""
     lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
     return b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, reason, lines)

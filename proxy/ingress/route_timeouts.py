@@ -7,30 +7,30 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from proxy.errors import Refusal
-from proxy.ingress.app_connection import Leg
+from proxy.ingress.app_connection import AppConnection
 from proxy.ingress.exchange import Exchange
-from proxy.ingress.request_body import Upload
+from proxy.ingress.request_body import RequestUpload
 
-PERIOD = 0.05  # seconds between two looks: a time-out comes at most this late
+CHECK_SECONDS = 0.05  # seconds between two looks: a time-out comes at most this late
 
 
-class Watches:
+class RouteTimeouts:
     """Exchanges under way on routes that have a time-out. The timer runs only while there are any."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watches: dict[Leg, Watch] = {}
+        self._watches: dict[AppConnection, ExchangeTimer] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._watches)
 
-    def add(self, leg: Leg, x: Exchange, upload: Upload) -> None:
-        self._watches[leg] = Watch(x, upload, self._loop.time())
+    def add(self, leg: AppConnection, x: Exchange, upload: RequestUpload) -> None:
+        self._watches[leg] = ExchangeTimer(x, upload, self._loop.time())
         if self._timer is None:
-            self._timer = self._loop.call_later(PERIOD, self._look)
+            self._timer = self._loop.call_later(CHECK_SECONDS, self._look)
 
-    def remove(self, leg: Leg) -> None:
+    def remove(self, leg: AppConnection) -> None:
         self._watches.pop(leg, None)
 
     def _look(self) -> None:
@@ -40,35 +40,35 @@ class Watches:
             if refusal is not None:
                 del self._watches[leg]
                 leg.expire(refusal)
-        self._timer = self._loop.call_later(PERIOD, self._look) if self._watches else None
+        self._timer = self._loop.call_later(CHECK_SECONDS, self._look) if self._watches else None
 
 
-class Watch:
+class ExchangeTimer:
     """`route.timeout`: from the last byte of the request to the first of the answer, and between bytes.
     `route.total`: the whole exchange. Waiting for the client, either way, is not the app's time."""
 
     __slots__ = ("_moved", "_upload", "_x")
 
-    def __init__(self, x: Exchange, upload: Upload, now: float) -> None:
+    def __init__(self, x: Exchange, upload: RequestUpload, now: float) -> None:
         self._x = x
         self._upload = upload
         self._moved = now
 
-    def passed(self, leg: Leg, now: float) -> Refusal | None:
+    def passed(self, leg: AppConnection, now: float) -> Refusal | None:
         """The refusal that is due now, if one is."""
         route = self._x.route
         if route.total is not None and now >= self._x.received + route.total:
-            return timed_out(self._x, "total", route.total)
+            return timeout_refusal(self._x, "total", route.total)
         if route.timeout is None:
             return None
         if self._upload.waits_for_client or leg.paused:
             self._moved = now
         if now >= max(self._moved, leg.last_read, self._upload.moved_at) + route.timeout:
-            return timed_out(self._x, "timeout", route.timeout)
+            return timeout_refusal(self._x, "timeout", route.timeout)
         return None
 
 
-def timed_out(x: Exchange, key: str, seconds: float) -> Refusal:
+def timeout_refusal(x: Exchange, key: str, seconds: float) -> Refusal:
     detail = f"The app did not answer within {seconds:g} s (routes: {x.route.name}: {key})."
     return Refusal("timeout", 504, "Gateway timeout", detail)
 
@@ -84,4 +84,4 @@ async def within_total(x: Exchange) -> AsyncIterator[None]:
         async with asyncio.timeout_at(x.received + total):
             yield
     except TimeoutError:
-        raise timed_out(x, "total", total) from None
+        raise timeout_refusal(x, "total", total) from None

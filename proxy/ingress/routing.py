@@ -22,12 +22,12 @@ class RouteTable:
         methods = {method.upper() for route in routes for method in route.match.methods}
         if "GET" in methods:
             methods.add("HEAD")
-        self._others = _Choice(routes, None)
-        self._by_method = {method: _Choice(routes, method) for method in methods}
+        self._others = _MethodRoutes(routes, None)
+        self._by_method = {method: _MethodRoutes(routes, method) for method in methods}
 
     def match(self, method: str, path: str) -> Route:
         """The route of a request; DEFAULT_ROUTE where none fits."""
-        if not is_plain(path):
+        if not has_one_reading(path):
             return self.reading(method, path)[0]
         choice = self._by_method.get(method)
         if choice is None:
@@ -38,22 +38,22 @@ class RouteTable:
         """The route of a request, and the reading of its path that led there."""
         choice = self._by_method.get(method.upper(), self._others)
         ranks = []
-        for order, reading in enumerate(readings(path)):
+        for order, reading in enumerate(path_readings(path)):
             index = choice.index(reading)
-            ranks.append((not _guards(choice.routes[index]), index, order, reading))
+            ranks.append((not _has_limits(choice.routes[index]), index, order, reading))
         _, index, _, reading = min(ranks)
         return choice.routes[index], reading
 
 
-class _Choice:
+class _MethodRoutes:
     """The routes open to one method, None being any that no route names."""
 
     def __init__(self, routes: tuple[Route, ...], method: str | None) -> None:
-        open_to_it = [route for route in routes if _takes(route, method)]
+        open_to_it = [route for route in routes if _accepts_method(route, method)]
         self.routes = (*open_to_it, DEFAULT_ROUTE)
         # Each alternative ends in an empty group of its own: the last group tells which one it was.
-        alternatives = [rf"{regex(route.match.path)}()\Z" for route in open_to_it]
-        self._match = re.compile("|".join([*alternatives, "()"]), FLAGS).match
+        alternatives = [rf"{compile_pattern(route.match.path)}()\Z" for route in open_to_it]
+        self._match = re.compile("|".join([*alternatives, "()"]), PATTERN_FLAGS).match
 
     def index(self, path: str) -> int:
         found = self._match(path)
@@ -61,12 +61,12 @@ class _Choice:
         return (found.lastindex or 1) - 1
 
 
-def _takes(route: Route, method: str | None) -> bool:
+def _accepts_method(route: Route, method: str | None) -> bool:
     methods = {name.upper() for name in route.match.methods}
     return not methods or method in methods or (method == "HEAD" and "GET" in methods)
 
 
-def _guards(route: Route) -> bool:
+def _has_limits(route: Route) -> bool:
     return bool(route.rate_limit or route.concurrency or route.requires_budget)
 
 
@@ -80,7 +80,7 @@ def _guards(route: Route) -> bool:
 #
 # Equal in every match: letters of either case, one slash or several, a slash at the end or none. Escapes are
 # decoded once, as servers do: `%2561` is `%61`, not `a`. Matrix parameters (`;x=1`) are part of their segment.
-FLAGS = re.DOTALL | re.IGNORECASE
+PATTERN_FLAGS = re.DOTALL | re.IGNORECASE
 
 _UNUSUAL = re.compile(r"[%\\#]|//|/\.{1,2}(?:/|\Z)").search
 _ESCAPED_SLASH = re.compile(r"%2[fF]")
@@ -89,30 +89,30 @@ _SLASHES = re.compile(r"//+")
 _GAP = re.compile(r"((?:\*|\{[A-Za-z_][A-Za-z0-9_]*\})+)")
 
 
-def is_plain(path: str) -> bool:
+def has_one_reading(path: str) -> bool:
     """Whether a path has one reading, itself: true of nearly all, and cheap to know."""
     return _UNUSUAL(path) is None
 
 
-def readings(path: str) -> tuple[str, ...]:
+def path_readings(path: str) -> tuple[str, ...]:
     """Every way in which a server may read this path, the commonest first."""
     if _UNUSUAL(path) is None:
         return (path,)
-    return tuple(dict.fromkeys(_readings(path)))
+    return tuple(dict.fromkeys(_iter_readings(path)))
 
 
-def _readings(path: str) -> Iterator[str]:
-    for spelling in _spellings(path):
-        for decoded in _decodings(spelling):
+def _iter_readings(path: str) -> Iterator[str]:
+    for spelling in _iter_spellings(path):
+        for decoded in _iter_decodings(spelling):
             for ended in (decoded, decoded[:-1]) if decoded.endswith("\n") else (decoded,):
                 merged = _SLASHES.sub("/", ended)
                 if _DOTS.search(merged):
-                    yield _resolve(merged)
-                    yield _SLASHES.sub("/", _resolve(ended))
+                    yield _remove_dot_segments(merged)
+                    yield _SLASHES.sub("/", _remove_dot_segments(ended))
                 yield merged
 
 
-def _spellings(path: str) -> Iterator[str]:
+def _iter_spellings(path: str) -> Iterator[str]:
     yield path
     head, mark, _ = path.partition("#")
     if mark:
@@ -121,7 +121,7 @@ def _spellings(path: str) -> Iterator[str]:
         yield head.replace("\\", "/")
 
 
-def _decodings(path: str) -> Iterator[str]:
+def _iter_decodings(path: str) -> Iterator[str]:
     decoded = unquote(path)
     yield decoded
     if "\ufffd" in decoded:  # not UTF-8: some leave such bytes out (Bottle)
@@ -130,7 +130,7 @@ def _decodings(path: str) -> Iterator[str]:
         yield unquote(_ESCAPED_SLASH.sub("%252F", path))
 
 
-def _resolve(path: str) -> str:
+def _remove_dot_segments(path: str) -> str:
     """RFC 3986 section 5.2.4, for a path that begins with a slash."""
     kept: list[str] = []
     segments = path.split("/")[1:]
@@ -144,7 +144,7 @@ def _resolve(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-def regex(pattern: str, *, capture: bool = False) -> str:
+def compile_pattern(pattern: str, *, capture: bool = False) -> str:
     """The regular expression of a pattern, to be matched with FLAGS and ended by `\\Z`. Matching takes time linear in
     the path, whatever the pattern.
 
@@ -159,16 +159,16 @@ def regex(pattern: str, *, capture: bool = False) -> str:
         if stem == "/":
             return ".*"  # `OPTIONS *` too
         if stem.endswith("/"):
-            return _segments(stem[:-1], capture) + r"(?:/.*)?"
-        return _segments(stem, capture) + ".*"
-    return _segments(path.rstrip("/"), capture) + "/?"
+            return _compile_segments(stem[:-1], capture) + r"(?:/.*)?"
+        return _compile_segments(stem, capture) + ".*"
+    return _compile_segments(path.rstrip("/"), capture) + "/?"
 
 
-def _segments(path: str, capture: bool) -> str:
-    return "/".join(_segment(segment, capture) for segment in path.split("/"))
+def _compile_segments(path: str, capture: bool) -> str:
+    return "/".join(_compile_segment(segment, capture) for segment in path.split("/"))
 
 
-def _segment(segment: str, capture: bool) -> str:
+def _compile_segment(segment: str, capture: bool) -> str:
     """One segment's expression: words, and gaps between them that are never tried twice.
 
     Of a gap with words after it the first place where these stand is as good as any later one (what follows has

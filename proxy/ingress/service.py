@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Container
 from functools import partial
 
-from proxy.ingress.accounting import Account
-from proxy.ingress.admission.controller import Admission
-from proxy.ingress.app_pool import Pool
-from proxy.ingress.connection_limits import Capacity
-from proxy.ingress.listener import Patience, Server
-from proxy.ingress.own_endpoints import Desk
-from proxy.ingress.pipeline import Pipeline, Rules
-from proxy.ingress.ports import Allowances, Backend, Ours
+from proxy.ingress.accounting import RequestAccounting
+from proxy.ingress.admission.controller import AdmissionController
+from proxy.ingress.app_pool import AppPool
+from proxy.ingress.connection_limits import ConnectionLimits
+from proxy.ingress.listener import ClientTimeouts, Listener
+from proxy.ingress.own_endpoints import OwnEndpoints
+from proxy.ingress.pipeline import RequestPipeline, RequestRules
+from proxy.ingress.ports import AppBackend, OwnEndpointHandler, UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import Relay
 from proxy.observe.log import Log
@@ -25,39 +25,39 @@ from proxy.observe.request_registry import Requests
 from proxy.policy.schema.policy import Policy
 
 
-class Door:
+class IngressService:
     """One public address in front of one app."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         policy: Policy,
-        backend: Backend,
+        backend: AppBackend,
         *,
-        ours: Ours,
+        ours: OwnEndpointHandler,
         metrics: Metrics,
         log: Log,
         requests: Requests | None = None,
-        allowances: Allowances | None = None,
+        allowances: UserBudgets | None = None,
         blocked: Container[str] = (),
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
         recent: Recent | None = None,
-        patience: Patience = Patience(),
+        patience: ClientTimeouts = ClientTimeouts(),
     ) -> None:
         self._on_render = on_render
         self._metrics = metrics
         self._emit = log.emit
         self._trust = ""  # whom X-Forwarded-* are believed of, as it was last told
-        self.pool = Pool(loop, lambda: backend.address)
+        self.pool = AppPool(loop, lambda: backend.address)
         self.relay = Relay(loop, backend, self.pool)
         self.limiter = RateLimiter(loop.time)
-        self.admission = Admission(policy.overload, clock=loop.time, on_shed=self._shed)
-        self.account = Account(metrics, log, loop.time, app_bytes, recent)
-        self.capacity = Capacity(policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics)
-        self.desk = Desk(ours, policy.listen.claim)
-        self.pipeline = Pipeline(
-            Rules.of(policy, on_render=on_render),
+        self.admission = AdmissionController(policy.overload, clock=loop.time, on_shed=self._shed)
+        self.account = RequestAccounting(metrics, log, loop.time, app_bytes, recent)
+        self.capacity = ConnectionLimits(policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics)
+        self.desk = OwnEndpoints(ours, policy.listen.claim)
+        self.pipeline = RequestPipeline(
+            RequestRules.of(policy, on_render=on_render),
             desk=self.desk,
             limiter=self.limiter,
             admission=self.admission,
@@ -71,7 +71,7 @@ class Door:
             capacity=self.capacity,
         )
         self.pool.on_exhausted = self._make_room
-        self.server = Server(
+        self.server = Listener(
             loop,
             self.pipeline.handle,
             self.pipeline.refuse_early,
@@ -90,9 +90,9 @@ class Door:
 
     def prepare(self, policy: Policy) -> Callable[[], None]:
         """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
-        return partial(self._take, policy, Rules.of(policy, on_render=self._on_render))
+        return partial(self._take, policy, RequestRules.of(policy, on_render=self._on_render))
 
-    def _take(self, policy: Policy, rules: Rules) -> None:
+    def _take(self, policy: Policy, rules: RequestRules) -> None:
         self.pipeline.rules = rules
         if policy.listen.public is not None and rules.peers.sentence != self._trust:
             self._trust = rules.peers.sentence

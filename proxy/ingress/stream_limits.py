@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 
 from proxy.errors import Refusal
-from proxy.ingress.app_connection import Leg
+from proxy.ingress.app_connection import AppConnection
 from proxy.ingress.exchange import Exchange
 
 # Types of answers that go on until somebody ends them.
-EVENTS = frozenset(
+STREAM_TYPES = frozenset(
     (
         b"text/event-stream",
         b"application/x-ndjson",
@@ -20,16 +20,16 @@ EVENTS = frozenset(
     )
 )
 # Types of pieces that are sent as they are made; a page or JSON in chunks is merely long.
-PIECES = frozenset((b"", b"text/plain", b"application/octet-stream"))
+CHUNK_TYPES = frozenset((b"", b"text/plain", b"application/octet-stream"))
 
-Shadow = Callable[[Exchange, str, str], None]
+OnShadowRefusal = Callable[[Exchange, str, str], None]
 
 
-class Streams:
+class StreamLimits:
     """A stream has its place from the head of its answer to its end. What a request says of the answer that it wants is
     believed only for refusing it early, before the app works; what the app answers decides."""
 
-    def __init__(self, shadow: Shadow) -> None:
+    def __init__(self, shadow: OnShadowRefusal) -> None:
         self._shadow = shadow  # told of a refusal that is not made
         self._open: Counter[tuple[str, str]] = Counter()  # by route and user
 
@@ -41,10 +41,10 @@ class Streams:
 
     def expect(self, x: Exchange) -> None:
         """Before the app has the request. Raises Refusal (429)."""
-        if x.route.enforce and self._is_full(x) and _asks(x):
+        if x.route.enforce and self._is_full(x) and _wants_stream(x):
             raise self._refusal(x)
 
-    def begin(self, x: Exchange, leg: Leg) -> None:
+    def begin(self, x: Exchange, leg: AppConnection) -> None:
         """The app has answered; nothing of it was sent on. Raises Refusal (429)."""
         if not is_stream(leg):
             return
@@ -72,7 +72,7 @@ class Streams:
         return Refusal("rate-limited", 429, "Too many streams", detail, retry_after=5.0)
 
 
-def is_stream(leg: Leg) -> bool:
+def is_stream(leg: AppConnection) -> bool:
     """Whether an answer of which the head is here will go on for as long as somebody listens."""
     if leg.raw:
         return True
@@ -80,12 +80,12 @@ def is_stream(leg: Leg) -> bool:
         return False
     value = next((value for name, value in leg.headers if name.lower() == b"content-type"), b"")
     kind = value.partition(b";")[0].strip().lower()
-    return kind in EVENTS or (leg.length is None and kind in PIECES)
+    return kind in STREAM_TYPES or (leg.length is None and kind in CHUNK_TYPES)
 
 
-def _asks(x: Exchange) -> bool:
+def _wants_stream(x: Exchange) -> bool:
     """Whether nothing but a stream would do: who takes JSON too (MCP's clients, with each call) mostly gets it."""
     if x.upgrade is not None:
         return True
     wanted = (x.joined("Accept") or "").lower().encode("utf-8", "replace").split(b",")
-    return all(kind.partition(b";")[0].strip() in EVENTS for kind in wanted)
+    return all(kind.partition(b";")[0].strip() in STREAM_TYPES for kind in wanted)

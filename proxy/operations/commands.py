@@ -11,7 +11,7 @@ from uuid import uuid4
 from proxy.app.supervisor import Supervisor
 from proxy.egress.circuit_breaker import CLOSED, OPEN
 from proxy.errors import Refusal
-from proxy.ingress.identity import canonical
+from proxy.ingress.identity import canonical_user
 from proxy.ledger.store import Forgiven
 from proxy.ledger.user_marks import MOST, Full
 from proxy.observe.reserved_users import NOBODY
@@ -37,7 +37,7 @@ class GatewayCommands:
         self._now = now
 
     async def block_user(self, user: str) -> str:
-        user = canonical(user)
+        user = canonical_user(user)
         try:
             trouble = await self._gateway.marks.block(user)
         except Full:
@@ -48,7 +48,7 @@ class GatewayCommands:
         return f"{user} is blocked: every request of theirs is refused with 403{ended}{_describe_unrecorded(trouble)}."
 
     async def unblock_user(self, user: str) -> str:
-        user = canonical(user)
+        user = canonical_user(user)
         marks = self._gateway.marks
         if user not in marks.users and marks.loaded:
             raise Refusal("not-blocked", 404, "Not blocked", f"{user} is not blocked; {self._list_blocked()}.")
@@ -56,7 +56,7 @@ class GatewayCommands:
         return f"{user} is not blocked any more{_describe_unrecorded(trouble)}."
 
     async def forgive_user(self, user: str) -> str:
-        user = user if user == NOBODY else canonical(user)  # calls of nobody have a cap too
+        user = user if user == NOBODY else canonical_user(user)  # calls of nobody have a cap too
         await self._gateway.egress.spend.recall(user)
         taken = self._gateway.egress.spend.forgive(user)
         if not taken:

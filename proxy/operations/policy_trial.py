@@ -11,7 +11,7 @@ from functools import partial
 from proxy.app.external_app import External
 from proxy.egress import upstream as outgoing
 from proxy.errors import Fault, OutriggerError, PolicyError
-from proxy.ingress.pipeline import Rules
+from proxy.ingress.pipeline import RequestRules
 from proxy.ledger.ledger import database_of
 from proxy.observe.redact import Redactor
 from proxy.policy.schema.policy import Policy
@@ -46,7 +46,7 @@ def describe_error(error: BaseException) -> str:
 def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """The key that each part is made of, and how."""
     yield "log.redact", lambda: Redactor(policy.log.redact)
-    yield "routes", lambda: Rules.of(policy, on_render=bool(environ.get("RENDER")))
+    yield "routes", lambda: RequestRules.of(policy, on_render=bool(environ.get("RENDER")))
     for name, one in policy.upstreams.items():
         yield f"upstreams.{name}", partial(outgoing.try_out, one)
     yield "ledger.url", lambda: database_of(policy.ledger.url)

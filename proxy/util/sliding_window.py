@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-SLICES = 60  # of a window: what is counted is forgotten at most a sixtieth of the window early
+BUCKETS = 60  # of a window: what is counted is forgotten at most a sixtieth of the window early
 
 
-class Window:
+class SlidingWindow:
     """Counts of two kinds in the last `seconds`: all events, and those that were marked."""
 
     __slots__ = ("_clock", "_slice", "_slices", "all", "marked", "seconds")
@@ -16,7 +16,7 @@ class Window:
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._slice = seconds / SLICES
+        self._slice = seconds / BUCKETS
         self._slices: deque[list[int]] = deque()  # [number of the slice, all, marked]
         self.all = 0
         self.marked = 0
@@ -44,7 +44,7 @@ class Window:
     def _forget(self) -> int:
         number = int(self._clock() / self._slice)
         slices = self._slices
-        while slices and slices[0][0] <= number - SLICES:
+        while slices and slices[0][0] <= number - BUCKETS:
             _, every, marked = slices.popleft()
             self.all -= every
             self.marked -= marked

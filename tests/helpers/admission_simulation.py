@@ -12,7 +12,7 @@ from statistics import quantiles
 from typing import Any, TypeVar
 
 from proxy.errors import Refusal
-from proxy.ingress.admission.controller import Admission
+from proxy.ingress.admission.controller import AdmissionController
 from proxy.policy.schema.server import AdaptiveLimit, FixedLimit, Overload, Route
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Scene:
         self.loop = asyncio.get_running_loop()
         self.app = app
         self.reasons: Counter[str] = Counter()
-        self.admission = Admission(overload, clock=self.loop.time, on_shed=self._on_shed)
+        self.admission = AdmissionController(overload, clock=self.loop.time, on_shed=self._on_shed)
         self.random = random.Random(seed)
 
     def _on_shed(self, reason: str) -> None:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from proxy.ingress.listener import Patience
-from proxy.ingress.service import Door
+from proxy.ingress.listener import ClientTimeouts
+from proxy.ingress.service import IngressService
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import Requests
@@ -91,7 +91,7 @@ def answering(*answers: bytes) -> Scripted:
 
 
 class IngressGateway:
-    def __init__(self, door: Door, app: Scripted, port: int, log: Path, metrics: Metrics) -> None:
+    def __init__(self, door: IngressService, app: Scripted, port: int, log: Path, metrics: Metrics) -> None:
         self.door = door
         self.app = app
         self.port = port
@@ -131,7 +131,7 @@ async def ingress_gateway(
     app: Scripted,
     policy: str = "",
     *,
-    patience: Patience = Patience(sweep=0.05),
+    patience: ClientTimeouts = ClientTimeouts(sweep=0.05),
     tmp: Path | None = None,
     requests: Requests | None = None,
 ) -> AsyncIterator[IngressGateway]:
@@ -141,7 +141,7 @@ async def ingress_gateway(
     descriptor = os.open(tmp / "log" if tmp else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = Log(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
-    door = Door(loop, parsed, app, ours=ours, metrics=metrics, log=log, patience=patience, requests=requests)
+    door = IngressService(loop, parsed, app, ours=ours, metrics=metrics, log=log, patience=patience, requests=requests)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     await door.open(sock)

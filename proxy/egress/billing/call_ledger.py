@@ -11,7 +11,7 @@ from proxy.egress.billing.spend_lookup import Recall
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import Entry
 from proxy.observe.request_ids import Ids
-from proxy.util.sliding_window import Window
+from proxy.util.sliding_window import SlidingWindow
 
 if TYPE_CHECKING:
     from proxy.egress.billing.charge import Bill
@@ -31,7 +31,7 @@ class Books:
         self._ledger = ledger
         self._recall = recall
         self.pending = pending
-        self._refused = Window(MINUTE, clock)
+        self._refused = SlidingWindow(MINUTE, clock)
         self._ids = Ids()
 
     async def look_up(self, call: Call, upstream: Upstream) -> None:

@@ -39,24 +39,26 @@ from math import exp, log, sqrt
 
 from proxy.policy.schema.server import AdaptiveLimit
 
-STEP = 0.1  # seconds between two changes of the limit, at least
-STEP_SAMPLES = 10  # and that many samples; fewer do after SLOW_STEP
-SLOW_STEP = 1.0
-PINNED = 5
-PROBE = 15.0
-RECENT = 60.0  # for so many seconds it is known what an idle app takes
-SHORTEST = 0.001  # seconds; below, clocks and schedulers are what is measured
+MIN_STEP_SECONDS = 0.1  # seconds between two changes of the limit, at least
+MIN_STEP_SAMPLES = 10  # and that many samples; fewer do after SLOW_STEP
+MAX_STEP_SECONDS = 1.0
+MAX_STEPS_AT_MINIMUM = 5
+PROBE_SECONDS = 15.0
+CALM_MEMORY_SECONDS = 60.0  # for so many seconds it is known what an idle app takes
+MIN_SECONDS = 0.001  # seconds; below, clocks and schedulers are what is measured
 
-ENOUGH = 10  # requests that an experiment is judged by, at least
-MOST = 60  # and at most: what so many do not show is not so
-CLOSE = 0.1  # the standard error of a mean that is close enough
-QUICKER = 0.8  # what an experiment must show: an app with n workers and 1.5 n requests takes 0.67 with half of them
+MIN_TRIAL_REQUESTS = 10  # requests that an experiment is judged by, at least
+MAX_TRIAL_REQUESTS = 60  # and at most: what so many do not show is not so
+MAX_STANDARD_ERROR = 0.1  # the standard error of a mean that is close enough
+MAX_SHARE_IF_OVERLOADED = (
+    0.8  # what an experiment must show: an app with n workers and 1.5 n requests takes 0.67 with half of them
+)
 
-NOW = 0.1  # weight of a sample in the mean of the present
-THEN = 0.02  # and in those that the least is found from
+FAST_WEIGHT = 0.1  # weight of a sample in the mean of the present
+SLOW_WEIGHT = 0.02  # and in those that the least is found from
 
 
-class _Pace:
+class _RoutePace:
     """How a route does: logarithms of seconds. `squares` is how much they differ by nature: their variance."""
 
     __slots__ = ("calm", "calm_at", "count", "least", "now", "slow", "squares")
@@ -70,22 +72,22 @@ class _Pace:
 
     def add(self, value: float) -> None:
         self.count += 1
-        self.squares += ((value - self.slow) ** 2 - self.squares) * max(THEN, 1 / self.count)
-        self.now += (value - self.now) * max(NOW, 1 / self.count)
-        self.slow += (value - self.slow) * max(THEN, 1 / self.count)
+        self.squares += ((value - self.slow) ** 2 - self.squares) * max(SLOW_WEIGHT, 1 / self.count)
+        self.now += (value - self.now) * max(FAST_WEIGHT, 1 / self.count)
+        self.slow += (value - self.slow) * max(SLOW_WEIGHT, 1 / self.count)
         self.least = min(self.least, self.slow)
 
     @property
     def slowed(self) -> float:
         """How many times as long as the least, as far as that is more than chance: a running mean with weight NOW of
         values that differ by s is off by s·√(NOW / (2 - NOW)), and twice that now and then."""
-        chance = 2 * sqrt(self.squares * NOW / (2 - NOW))
+        chance = 2 * sqrt(self.squares * FAST_WEIGHT / (2 - FAST_WEIGHT))
         return exp(max(0.0, self.now - self.least - chance))
 
     def add_calm(self, value: float, at: float) -> None:
         self.calm += 1
         self.calm_at = at
-        self.least += (value - self.least) * max(THEN, 1 / self.calm)
+        self.least += (value - self.least) * max(SLOW_WEIGHT, 1 / self.calm)
 
 
 class Trial:
@@ -130,12 +132,12 @@ class Trial:
         self._before += 1
         self._before_sum += seconds
         self._squares += seconds * seconds
-        enough = self._before >= ENOUGH and self._error(self._before) < CLOSE
-        self.falls = enough or self._before >= MOST
+        enough = self._before >= MIN_TRIAL_REQUESTS and self._error(self._before) < MAX_STANDARD_ERROR
+        self.falls = enough or self._before >= MAX_TRIAL_REQUESTS
 
     def admits(self, in_flight: int) -> bool:
         """Whether a request that enters now is one of those after."""
-        if not self.falls or in_flight > self.floor or self._after >= MOST:
+        if not self.falls or in_flight > self.floor or self._after >= MAX_TRIAL_REQUESTS:
             return False
         self._after += 1
         return True
@@ -162,23 +164,23 @@ class Trial:
     @property
     def quick(self) -> bool:
         """Whether enough were answered with few in flight to believe that the app is as quick again as it was."""
-        return self._done >= ENOUGH
+        return self._done >= MIN_TRIAL_REQUESTS
 
     def helped(self, now: float) -> bool | None:
         """None while it cannot be told. It is not the cause until that is shown: by three standard errors, as it is
         looked at again and again; that it is not, by one."""
-        if not self.falls or self._after < ENOUGH:
+        if not self.falls or self._after < MIN_TRIAL_REQUESTS:
             return None
         least = (self._spent + self._inside * now - self._entered_sum) / self._after
-        share = least / max(self._before_sum / self._before, SHORTEST)
+        share = least / max(self._before_sum / self._before, MIN_SECONDS)
         error = sqrt(self._error(self._before) ** 2 + (share * self._error(self._after)) ** 2)
-        if share >= QUICKER + error:
+        if share >= MAX_SHARE_IF_OVERLOADED + error:
             return False
         if self._done < self._after:
             return None
-        if share <= QUICKER - 3 * error:
+        if share <= MAX_SHARE_IF_OVERLOADED - 3 * error:
             return True
-        return False if self._after >= MOST else None
+        return False if self._after >= MAX_TRIAL_REQUESTS else None
 
     def _error(self, answers: int) -> float:
         """The standard error of a mean of so many, as a share of it."""
@@ -188,7 +190,7 @@ class Trial:
         return sqrt(max(varied, 0.02) / answers)
 
 
-class Gradient:
+class GradientLimiter:
     """The adaptive limit. `overloaded`: from when the app is slowed until the limit is no more reached."""
 
     def __init__(self, policy: AdaptiveLimit, clock: Callable[[], float]) -> None:
@@ -198,7 +200,7 @@ class Gradient:
         self._clock = clock
         self._target = 1 + (policy.tolerance - 1) / 2
         self._limit = sqrt(self._low * self._high)
-        self._paces: dict[str, _Pace] = {}  # by route name: bounded as the policy is
+        self._paces: dict[str, _RoutePace] = {}  # by route name: bounded as the policy is
         self._sum = 0.0  # of the ratios since the last step
         self._count = 0
         self._reached = False
@@ -228,10 +230,10 @@ class Gradient:
 
     def sample(self, route_name: str, seconds: float, crowd: int) -> None:
         """The app itself spent so many seconds on a request that began as the `crowd`-th of those in flight."""
-        value = log(max(seconds, SHORTEST))
+        value = log(max(seconds, MIN_SECONDS))
         pace = self._paces.get(route_name)
         if pace is None:
-            pace = self._paces[route_name] = _Pace(value)
+            pace = self._paces[route_name] = _RoutePace(value)
         pace.add(value)
         if crowd <= self._calm:
             pace.add_calm(value, self._clock())
@@ -247,9 +249,9 @@ class Gradient:
         `ages` are route and seconds so far of the requests in flight, asked for where samples are few.
         """
         now = self._clock()
-        if now - self._since < (STEP if self._count >= STEP_SAMPLES else SLOW_STEP):
+        if now - self._since < (MIN_STEP_SECONDS if self._count >= MIN_STEP_SAMPLES else MAX_STEP_SECONDS):
             return False
-        if self._count < STEP_SAMPLES and self._reached:
+        if self._count < MIN_STEP_SAMPLES and self._reached:
             self._count_late(ages())
         self._change(self._sum / self._count if self._count else 1.0, now)
         self._since, self._sum, self._count, self._reached, self._crowd = now, 0.0, 0, False, 0
@@ -315,11 +317,11 @@ class Gradient:
 
     def _relearn(self, now: float, *, slowed: bool) -> None:
         self._at_minimum = self._at_minimum + 1 if slowed else 0
-        if self._at_minimum < PINNED:
+        if self._at_minimum < MAX_STEPS_AT_MINIMUM:
             return
         self._at_minimum = 0
         for pace in self._paces.values():
-            if now - pace.calm_at > RECENT:
+            if now - pace.calm_at > CALM_MEMORY_SECONDS:
                 pace.least = pace.slow = pace.now
 
     def _probe(self, now: float) -> None:
@@ -327,6 +329,6 @@ class Gradient:
             self._busy_since = None
         elif self._busy_since is None:
             self._busy_since = now
-        elif now - self._busy_since >= PROBE and self._count:
+        elif now - self._busy_since >= PROBE_SECONDS and self._count:
             self._before_probe = self._limit
             self._limit = max(self._low, self._limit / 2)

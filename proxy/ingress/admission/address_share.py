@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from proxy.ingress.admission.gate import Gate
 
-PART = 4  # a quarter, rounded up
+SHARE_DIVISOR = 4  # a quarter, rounded up
 
 
-class Share:
+class AddressShare:
     """What one request holds of its address's shares; `give` may be called again, to no effect."""
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: AddressShares) -> None:
         self._shares = shares
         self.held: list[tuple[str, str]] = []
 
@@ -20,7 +20,7 @@ class Share:
             self._shares.give(key)
 
 
-class Shares:
+class AddressShares:
     """A body that is here needs none: only who keeps the app waiting for the rest of it."""
 
     def __init__(self) -> None:
@@ -29,13 +29,13 @@ class Shares:
     def __len__(self) -> int:
         return len(self._gates)
 
-    async def take(self, share: Share, gate: str, address: str, places: int, size: int, wait: float) -> None:
+    async def take(self, share: AddressShare, gate: str, address: str, places: int, size: int, wait: float) -> None:
         """Take one of this address's places of the gate's `places`, in a queue like the gate's own. Raises Shed."""
         key = (gate, address)
         mine = self._gates.get(key)
         if mine is None:
             mine = self._gates[key] = Gate("share_")
-        mine.configure(-(-places // PART), size, wait)
+        mine.configure(-(-places // SHARE_DIVISOR), size, wait)
         try:
             await mine.take(0, "")
         except BaseException:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.errors import Refusal
-from proxy.ingress.admission.adaptive import STEP, Gradient, Trial
-from proxy.ingress.admission.address_share import Share, Shares
+from proxy.ingress.admission.adaptive import MIN_STEP_SECONDS, GradientLimiter, Trial
+from proxy.ingress.admission.address_share import AddressShare, AddressShares
 from proxy.ingress.admission.gate import Gate, Shed
 from proxy.policy.schema.server import Overload, Route
 
@@ -40,7 +40,7 @@ class Permit:
         "since",
     )
 
-    def __init__(self, admission: Admission, route: Gate | None, app: Gate | None) -> None:
+    def __init__(self, admission: AdmissionController, route: Gate | None, app: Gate | None) -> None:
         self._admission = admission
         self._route = route
         self.route_name = route.name if route is not None else ""  # of a probe none
@@ -124,10 +124,10 @@ class Permit:
 # a long queue would only make everybody late, and a quarter of the limit is enough to keep it busy.
 CALM_QUEUE = 100
 QUEUE_WAIT = 10.0
-LONGEST_RETRY_AFTER = 60.0
-PROBES = 4  # health probes at once that need no place; a platform sends one at a time
+MAX_RETRY_AFTER = 60.0
+MAX_PROBES = 4  # health probes at once that need no place; a platform sends one at a time
 
-_SAID = {
+_DETAILS = {
     "route_queue_full": "This route has its fill of requests, and its queue is full.",
     "route_wait": "This route has its fill of requests, and none ended in time while this one waited.",
     "queue_full": "The app has its fill of requests, and the queue is full.",
@@ -138,7 +138,7 @@ _SAID = {
 }
 
 
-class Admission:
+class AdmissionController:
     """Two gates: the route's `concurrency` with its queue, then the app's `overload` limit with its own.
 
     Both queues serve the users in turn, each first come, first served; where one is full, an arrival takes the
@@ -160,10 +160,10 @@ class Admission:
         self.working: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
         self._app = Gate("")
         self._probes = Gate("probe_")
-        self._probes.limit = PROBES
-        self._shares = Shares()
+        self._probes.limit = MAX_PROBES
+        self._shares = AddressShares()
         self._routes: dict[str, RouteGate] = {}
-        self._gradient: Gradient | None = None
+        self._gradient: GradientLimiter | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._overload = overload
         self.reconfigure(overload)
@@ -202,7 +202,7 @@ class Admission:
         if overload.mode != "adaptive":
             self._gradient = None
         elif self._gradient is None or overload.adaptive != old.adaptive:
-            self._gradient = Gradient(overload.adaptive, self.clock)
+            self._gradient = GradientLimiter(overload.adaptive, self.clock)
         self._retune()
         idle = [gate.name for gate in self._routes.values() if not gate.in_flight and not gate.waiters]
         for name in idle:
@@ -242,17 +242,17 @@ class Admission:
         except Shed as shed:
             reason = str(shed)
             self._on_shed(reason)
-            seconds = min(LONGEST_RETRY_AFTER, max(1.0, at.expected_wait()))
-            raise Refusal("overloaded", 503, "Overloaded", _SAID[reason], retry_after=seconds) from None
+            seconds = min(MAX_RETRY_AFTER, max(1.0, at.expected_wait()))
+            raise Refusal("overloaded", 503, "Overloaded", _DETAILS[reason], retry_after=seconds) from None
         return Permit(self, gate, self._app)
 
     def bounded(self, route: Route) -> bool:
         """Whether a request of this route may have to wait for a place."""
         return self._app.limit is not None or (route.concurrency is not None and route.enforce)
 
-    async def take_share(self, route: Route, address: str) -> Share:
+    async def take_share(self, route: Route, address: str) -> AddressShare:
         """For a request whose body is still coming: its address's share of each gate. Raises Refusal (503)."""
-        share = Share(self._shares)
+        share = AddressShare(self._shares)
         try:
             if route.concurrency is not None and route.enforce:
                 queue = route.queue
@@ -262,7 +262,7 @@ class Admission:
         except Shed as shed:
             share.give()
             self._on_shed(str(shed))
-            raise Refusal("overloaded", 503, "Overloaded", _SAID[str(shed)], retry_after=1.0, close=True) from None
+            raise Refusal("overloaded", 503, "Overloaded", _DETAILS[str(shed)], retry_after=1.0, close=True) from None
         except BaseException:
             share.give()
             raise
@@ -307,7 +307,7 @@ class Admission:
     def _tick(self) -> None:
         """While somebody waits the limit must be able to change, though no request ends and none comes."""
         if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().call_later(STEP, self._ticked)
+            self._ticking = asyncio.get_running_loop().call_later(MIN_STEP_SECONDS, self._ticked)
 
     def _ticked(self) -> None:
         self._ticking = None

@@ -13,15 +13,15 @@ from math import ceil
 from proxy.policy.schema.server import Rate
 
 
-class RatePolicy:
+class RateLimitHeaders:
     """The limits of a tier on a route, with what can be written of them beforehand."""
 
     __slots__ = ("_limits", "_policy", "_quoted", "names", "rates")
 
     def __init__(self, route_name: str, rates: tuple[Rate, ...]) -> None:
         self.rates = rates
-        self.names = tuple(f"{route_name}-{place}" if place else route_name for place in _places(rates))
-        self._quoted = [_string(name) for name in self.names]
+        self.names = tuple(f"{route_name}-{place}" if place else route_name for place in _limit_numbers(rates))
+        self._quoted = [_quote_string(name) for name in self.names]
         pairs = zip(self._quoted, rates, strict=True)
         listed = ", ".join(f"{name};q={rate.count};w={ceil(rate.period)}" for name, rate in pairs)
         self._policy = (b"RateLimit-Policy", listed.encode())
@@ -51,12 +51,12 @@ class RatePolicy:
         )
 
 
-def _places(rates: tuple[Rate, ...]) -> list[int]:
+def _limit_numbers(rates: tuple[Rate, ...]) -> list[int]:
     """Nothing for the first, then 2, 3, …"""
     return [0, *range(2, len(rates) + 1)]
 
 
-def _string(text: str) -> str:
+def _quote_string(text: str) -> str:
     """A Structured Fields string (RFC 9651 section 3.3.3), which is printable ASCII."""
     plain = "".join(char if " " <= char <= "~" else "?" for char in text)
     escaped = plain.replace("\\", "\\\\").replace('"', '\\"')

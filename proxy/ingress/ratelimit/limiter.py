@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from proxy.ingress.ratelimit import headers as ratefields
 from proxy.ingress.ratelimit import sliding_log
-from proxy.ingress.ratelimit.sliding_log import EXACT, Mixed, UserLog
+from proxy.ingress.ratelimit.sliding_log import MAX_EXACT_QUOTA, MixedLog, UserLog
 from proxy.policy.schema.server import Rate, Route
 
-LONGEST_KEPT = 40  # characters of a user's name
+MAX_PLAIN_USER_LENGTH = 40  # characters of a user's name
 
 
-class Item(NamedTuple):
+class LimitStanding(NamedTuple):
     """One limit of a route, as it stands for a user after a decision. Times in seconds."""
 
     name: str
@@ -33,14 +33,14 @@ class Item(NamedTuple):
     reset: float  # until a place that is taken now comes free; 0 when none is taken
 
 
-class Decision:
+class RateDecision:
     """What the limits say to one request. `retry_after` is the seconds until it would be admitted."""
 
     __slots__ = ("_policy", "_standings", "allowed", "at", "enforced", "retry_after")
 
     def __init__(
         self,
-        policy: ratefields.RatePolicy,
+        policy: ratefields.RateLimitHeaders,
         standings: list[tuple[int, float]],
         *,
         retry_after: float,
@@ -55,28 +55,28 @@ class Decision:
         self.retry_after = retry_after
 
     @property
-    def items(self) -> tuple[Item, ...]:
+    def items(self) -> tuple[LimitStanding, ...]:
         pairs = zip(self._policy.names, self._policy.rates, self._standings, strict=True)
-        return tuple(Item(name, rate.count, rate.period, *standing) for name, rate, standing in pairs)
+        return tuple(LimitStanding(name, rate.count, rate.period, *standing) for name, rate, standing in pairs)
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         return self._policy.headers(self._standings)
 
 
-class _Spec:
+class _TierLimits:
     """What a tier may do on a route, prepared."""
 
     __slots__ = ("coarse", "enforced", "exact", "keep", "longest", "order", "policy")
 
     def __init__(self, route: Route, rates: tuple[Rate, ...]) -> None:
-        self.policy = ratefields.RatePolicy(route.name, rates)
+        self.policy = ratefields.RateLimitHeaders(route.name, rates)
         self.enforced = route.enforce
-        self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= EXACT]
-        self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > EXACT)
+        self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= MAX_EXACT_QUOTA]
+        self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > MAX_EXACT_QUOTA)
         self.keep = max((quota for quota, _ in self.exact), default=0)
         self.longest = max(rate.period for rate in rates)
         # Standings come out exact limits first; this puts them as the policy has them.
-        places = sorted(range(len(rates)), key=lambda index: rates[index].count > EXACT)
+        places = sorted(range(len(rates)), key=lambda index: rates[index].count > MAX_EXACT_QUOTA)
         self.order = [places.index(index) for index in range(len(rates))]
 
 
@@ -96,7 +96,7 @@ class RateLimiter:
         self._capacity = capacity
         self._most_times = most_times
         self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, the longest unseen first
-        self._specs: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _Spec | None]]] = {}
+        self._specs: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _TierLimits | None]]] = {}
         self._longest = 0.0  # the longest period of any limit seen
         self.times = 0  # remembered now, by all users
         self.evicted = 0
@@ -108,31 +108,31 @@ class RateLimiter:
     def __repr__(self) -> str:
         return f"<RateLimiter: {len(self)} users, {self.times} times, {self.evicted} evicted>"
 
-    def check(self, route: Route, tier: str, user: str) -> Decision | None:
+    def check(self, route: Route, tier: str, user: str) -> RateDecision | None:
         """Decide on a request, and count it where it is admitted. None: no limit holds here."""
         spec = self._spec(route, tier)
         if spec is None:
             return None
         now = self._clock()
-        log = self._log(_key(route, user), spec, now)
-        if isinstance(log, Mixed):
+        log = self._log(_log_key(route, user), spec, now)
+        if isinstance(log, MixedLog):
             return self._decide_mixed(log, spec, now)
-        wait = _wait(log, spec, now)
+        wait = _seconds_until_room(log, spec, now)
         if wait == 0.0:
             log.append(now)
             self.times += 1
-            if len(log) > spec.keep + sliding_log.SLACK:
+            if len(log) > spec.keep + sliding_log.TRIM_SLACK:
                 self._trim(log, spec.keep)
         standings = _standings(log, spec, now, refused=wait > 0.0)
-        return Decision(spec.policy, standings, retry_after=wait, enforced=spec.enforced, at=now)
+        return RateDecision(spec.policy, standings, retry_after=wait, enforced=spec.enforced, at=now)
 
-    def give_back(self, route: Route, user: str, decision: Decision) -> None:
+    def give_back(self, route: Route, user: str, decision: RateDecision) -> None:
         """Uncount a request that was admitted here and refused elsewhere before the app saw it."""
-        log = self._logs.get(_key(route, user))
+        log = self._logs.get(_log_key(route, user))
         if log is None or not decision.allowed:
             return
-        times = log.times if isinstance(log, Mixed) else log
-        if isinstance(log, Mixed):
+        times = log.times if isinstance(log, MixedLog) else log
+        if isinstance(log, MixedLog):
             for coarse in log.coarse:
                 coarse.take_back(decision.at, self._clock())
         place = bisect_left(times, decision.at)
@@ -140,14 +140,14 @@ class RateLimiter:
             del times[place]
             self.times -= 1
 
-    def _decide_mixed(self, log: Mixed, spec: _Spec, now: float) -> Decision:
+    def _decide_mixed(self, log: MixedLog, spec: _TierLimits, now: float) -> RateDecision:
         before = len(log)
         waits = [coarse.wait(now) for coarse in log.coarse]
-        wait = max(_wait(log.times, spec, now), *waits)
+        wait = max(_seconds_until_room(log.times, spec, now), *waits)
         if wait == 0.0:
             if spec.keep:
                 log.times.append(now)
-                sliding_log.trim(log.times, spec.keep)
+                sliding_log.trim_times(log.times, spec.keep)
             for coarse in log.coarse:
                 coarse.add(now)
         standings = _standings(log.times, spec, now, refused=wait > 0.0)
@@ -156,36 +156,36 @@ class RateLimiter:
             standings.append((0, own_wait) if own_wait > 0.0 else (coarse.quota - count, reset))
         self.times += len(log) - before
         ordered = [standings[place] for place in spec.order]
-        return Decision(spec.policy, ordered, retry_after=wait, enforced=spec.enforced, at=now)
+        return RateDecision(spec.policy, ordered, retry_after=wait, enforced=spec.enforced, at=now)
 
-    def _spec(self, route: Route, tier: str) -> _Spec | None:
+    def _spec(self, route: Route, tier: str) -> _TierLimits | None:
         known = self._specs.get(route.name)
         if known is None or known[0] is not route.rate_limit or known[1] is not route.enforce:
             known = self._specs[route.name] = (route.rate_limit, route.enforce, {})
         specs = known[2]
         if tier not in specs:
             rates = route.limits_for(tier)
-            specs[tier] = _Spec(route, rates) if rates else None
+            specs[tier] = _TierLimits(route, rates) if rates else None
             self._longest = max([self._longest, *(rate.period for rate in rates)])
         return specs[tier]
 
-    def _log(self, key: str | bytes, spec: _Spec, now: float) -> UserLog:
+    def _log(self, key: str | bytes, spec: _TierLimits, now: float) -> UserLog:
         log = self._logs.get(key)
         if log is None:
-            log = sliding_log.carry(sliding_log.new_times(), spec.keep, spec.coarse)
+            log = sliding_log.convert_log(sliding_log.new_times(), spec.keep, spec.coarse)
             self._logs[key] = log
             self._make_room(now)
             return log
         self._logs.move_to_end(key)
-        if not (log.fits(spec.coarse) if isinstance(log, Mixed) else not spec.coarse):
+        if not (log.fits(spec.coarse) if isinstance(log, MixedLog) else not spec.coarse):
             before = len(log)
-            log = self._logs[key] = sliding_log.carry(log, spec.keep, spec.coarse)
+            log = self._logs[key] = sliding_log.convert_log(log, spec.keep, spec.coarse)
             self.times += len(log) - before
         return log
 
     def _trim(self, log: array[float], keep: int) -> None:
         before = len(log)
-        sliding_log.trim(log, keep, slack=0)
+        sliding_log.trim_times(log, keep, slack=0)
         self.times += len(log) - before
 
     def _make_room(self, now: float) -> None:
@@ -204,15 +204,15 @@ class RateLimiter:
                 self.evicted += 1
 
 
-def _key(route: Route, user: str) -> str | bytes:
+def _log_key(route: Route, user: str) -> str | bytes:
     """A long name is kept as its hash: who writes names of a kilobyte has no more of our memory than others."""
     key = f"{route.name}\n{user}"
-    if len(user) <= LONGEST_KEPT and user.isascii():
+    if len(user) <= MAX_PLAIN_USER_LENGTH and user.isascii():
         return key
     return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def _wait(times: array[float], spec: _Spec, now: float) -> float:
+def _seconds_until_room(times: array[float], spec: _TierLimits, now: float) -> float:
     """Seconds until every exact limit has room; 0: now."""
     wait = 0.0
     size = len(times)
@@ -226,7 +226,7 @@ def _wait(times: array[float], spec: _Spec, now: float) -> float:
     return wait
 
 
-def _standings(times: array[float], spec: _Spec, now: float, *, refused: bool) -> list[tuple[int, float]]:
+def _standings(times: array[float], spec: _TierLimits, now: float, *, refused: bool) -> list[tuple[int, float]]:
     standings = []
     size = len(times)
     for quota, period in spec.exact:

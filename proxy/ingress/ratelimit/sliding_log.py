@@ -15,15 +15,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-EXACT = 1000
-SLACK = 16  # times kept beyond need, so that old ones are cut off several at once
+MAX_EXACT_QUOTA = 1000
+TRIM_SLACK = 16  # times kept beyond need, so that old ones are cut off several at once
 
 
 def new_times(times: Iterable[float] = ()) -> array[float]:
     return array("d", times)
 
 
-class Coarse:
+class CoarseLog:
     """The log of one limit above EXACT."""
 
     __slots__ = ("counts", "last", "marks", "partial", "period", "quota", "step", "uneven")
@@ -61,7 +61,7 @@ class Coarse:
             self.partial = 0
             self.marks.append(now)
             self.counts.append(self.step)
-            self._trim(SLACK)
+            self._trim(TRIM_SLACK)
 
     def take_back(self, at: float, now: float) -> None:
         """Uncount a request that was counted at that time, in the group that has it and in no later one: one that is a
@@ -115,12 +115,12 @@ class Coarse:
         return self.partial if now - self.last < self.period else 0
 
 
-class Mixed:
+class MixedLog:
     """The logs of a user with at least one limit above EXACT; `times` serves the others."""
 
     __slots__ = ("coarse", "times")
 
-    def __init__(self, times: array[float], coarse: tuple[Coarse, ...]) -> None:
+    def __init__(self, times: array[float], coarse: tuple[CoarseLog, ...]) -> None:
         self.times = times
         self.coarse = coarse
 
@@ -131,52 +131,52 @@ class Mixed:
         return len(self.times) + sum(len(log.marks) for log in self.coarse)
 
 
-UserLog: TypeAlias = "array[float] | Mixed"  # array cannot be subscripted before Python 3.12
+UserLog: TypeAlias = "array[float] | MixedLog"  # array cannot be subscripted before Python 3.12
 
 
 def last_time(log: UserLog) -> float:
     """When the user was last admitted; minus infinity for never."""
-    if isinstance(log, Mixed):
-        return max([log.times[-1] if log.times else float("-inf"), *(_last(coarse) for coarse in log.coarse)])
+    if isinstance(log, MixedLog):
+        return max([log.times[-1] if log.times else float("-inf"), *(_last_of_coarse(coarse) for coarse in log.coarse)])
     return log[-1] if log else float("-inf")
 
 
-def carry(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) -> UserLog:
+def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) -> UserLog:
     """The same counts for other limits: `keep` times for exact ones, a log for each (quota, period) above.
 
     What an old log did not need to remember is not known: a limit that both admits more and looks back
     longer than any before it starts with what there is.
     """
-    old = log.coarse if isinstance(log, Mixed) else ()
-    times = log.times if isinstance(log, Mixed) else log
+    old = log.coarse if isinstance(log, MixedLog) else ()
+    times = log.times if isinstance(log, MixedLog) else log
     if old and len(times) < keep:
-        times = _older(min(old, key=lambda one: one.step), times, keep)
-    trim(times, keep, slack=0)
+        times = _restore_older_times(min(old, key=lambda one: one.step), times, keep)
+    trim_times(times, keep, slack=0)
     if not coarse:
         return times
     logs = []
     for quota, period in coarse:
-        new = Coarse(quota, period)
+        new = CoarseLog(quota, period)
         same = [one for one in old if one.period == period]
         if source := same or sorted(old, key=lambda one: -one.period):
             new.fill(source[0].entries())
         else:
             new.fill((time, 1) for time in times)
         logs.append(new)
-    return Mixed(times, tuple(logs))
+    return MixedLog(times, tuple(logs))
 
 
-def _older(log: Coarse, times: array[float], keep: int) -> array[float]:
+def _restore_older_times(log: CoarseLog, times: array[float], keep: int) -> array[float]:
     """`times` with what a coarse log knows from before; it has them too, a little later than they were."""
-    known = [time for time, count in log.entries() for _ in range(count)][-keep - SLACK :]
+    known = [time for time, count in log.entries() for _ in range(count)][-keep - TRIM_SLACK :]
     latest = times[0] if times else float("inf")
     return new_times([*(min(time, latest) for time in known[: len(known) - len(times)]), *times])
 
 
-def trim(times: array[float], keep: int, *, slack: int = SLACK) -> None:
+def trim_times(times: array[float], keep: int, *, slack: int = TRIM_SLACK) -> None:
     if len(times) > keep + slack:
         del times[: len(times) - keep]
 
 
-def _last(log: Coarse) -> float:
+def _last_of_coarse(log: CoarseLog) -> float:
     return max(log.marks[-1] if log.marks else float("-inf"), log.last if log.partial else float("-inf"))

@@ -21,7 +21,7 @@ from proxy.egress.url_mapping import join, shown, split
 from proxy.policy import schema
 from proxy.policy.loading import PolicySource, load
 from proxy.util.fair_queue import FairQueue
-from proxy.util.sliding_window import Window
+from proxy.util.sliding_window import SlidingWindow
 
 
 class Clock:
@@ -153,7 +153,7 @@ def test_changes_are_told_once():
 @given(st.lists(st.tuples(st.floats(0, 30), st.booleans()), max_size=60))
 def test_a_window_counts_what_is_in_it(events):
     clock = Clock()
-    window, seen = Window(60.0, clock), []
+    window, seen = SlidingWindow(60.0, clock), []
     for pause, marked in events:
         clock.now += pause
         window.add(marked=marked)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from admission_simulation import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate
 
-from proxy.ingress.admission.adaptive import Gradient
+from proxy.ingress.admission.adaptive import GradientLimiter
 from proxy.policy.schema.server import AdaptiveLimit, Overload, Route
 
 CAPACITY = 400.0  # requests a second
@@ -152,7 +152,7 @@ def test_an_app_of_two_slow_workers_that_is_truly_flooded_is_held_to_few_at_once
 
 def test_under_load_that_never_ends_what_an_app_takes_at_the_minimum_becomes_the_least() -> None:
     now = 0.0
-    gradient = Gradient(AdaptiveLimit(min=4, max=100), lambda: now)
+    gradient = GradientLimiter(AdaptiveLimit(min=4, max=100), lambda: now)
 
     def step(seconds: float, minimum: bool) -> None:
         """Some answers under the limit as it is: quicker with fewer in flight, but slow at the minimum as well."""
@@ -180,7 +180,7 @@ def test_under_load_that_never_ends_what_an_app_takes_at_the_minimum_becomes_the
 
 def test_an_idle_app_says_nothing_of_its_limit() -> None:
     now = 0.0
-    gradient = Gradient(AdaptiveLimit(), lambda: now)
+    gradient = GradientLimiter(AdaptiveLimit(), lambda: now)
     first = gradient.limit
     for _ in range(100):
         for _ in range(20):
@@ -192,7 +192,7 @@ def test_an_idle_app_says_nothing_of_its_limit() -> None:
 
 def test_requests_in_flight_that_are_late_already_hold_back_a_limit_that_gets_no_samples() -> None:
     now = 0.0
-    gradient = Gradient(AdaptiveLimit(), lambda: now)
+    gradient = GradientLimiter(AdaptiveLimit(), lambda: now)
     gradient.sample("r", 0.1, 1)
     first = gradient.limit
     for _ in range(10):
@@ -205,7 +205,7 @@ def test_requests_in_flight_that_are_late_already_hold_back_a_limit_that_gets_no
 
 def test_while_nobody_is_late_a_limit_that_is_reached_grows_without_samples() -> None:
     now = 0.0
-    gradient = Gradient(AdaptiveLimit(), lambda: now)
+    gradient = GradientLimiter(AdaptiveLimit(), lambda: now)
     first = gradient.limit
     for _ in range(10):
         gradient.reached()

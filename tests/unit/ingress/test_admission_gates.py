@@ -11,7 +11,7 @@ import pytest
 from admission_simulation import SimulatedLoop, fixed, simulate
 
 from proxy.errors import Refusal
-from proxy.ingress.admission.controller import Admission, Permit
+from proxy.ingress.admission.controller import AdmissionController, Permit
 from proxy.policy.schema.server import AdaptiveLimit, FixedLimit, Overload, Queue, Route
 
 OFF = Overload()
@@ -25,7 +25,7 @@ class Desk:
     def __init__(self, overload: Overload) -> None:
         self.shed: list[str] = []
         self.loop = asyncio.get_running_loop()
-        self.admission = Admission(overload, clock=self.loop.time, on_shed=self.shed.append)
+        self.admission = AdmissionController(overload, clock=self.loop.time, on_shed=self.shed.append)
 
     def ask(self, route: Route = PLAIN, tier: str = "free", user: str = "ada") -> asyncio.Task[Permit]:
         return asyncio.ensure_future(self.admission.enter(route, tier, user))

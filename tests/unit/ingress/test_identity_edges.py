@@ -12,7 +12,7 @@ from proxy.errors import OutriggerError
 from proxy.ingress import jwt as tokens
 from proxy.ingress.client_address import TrustedPeers
 from proxy.ingress.identity import Identifier
-from proxy.ingress.routing import RouteTable, readings
+from proxy.ingress.routing import RouteTable, path_readings
 from proxy.policy.schema.server import (
     CookieSource,
     HeaderSource,
@@ -140,8 +140,8 @@ def test_a_segment_fits_as_it_would_with_every_way_tried(text, pieces):
 
 
 def test_a_path_has_few_readings_however_it_is_written():
-    assert readings("/plain/path") == ("/plain/path",)
-    assert len(readings("/a%2f..%2f\\..//b/./c#d%ff%2f..%0a")) <= 60
+    assert path_readings("/plain/path") == ("/plain/path",)
+    assert len(path_readings("/a%2f..%2f\\..//b/./c#d%ff%2f..%0a")) <= 60
 
 
 # ── users ────────────────────────────────────────────────────────────────────────────────────
@@ -175,7 +175,7 @@ def test_a_token_is_verified_once_and_forgotten_when_it_expires(monkeypatch):
     monkeypatch.setattr(
         tokens.jwt, "decode", lambda token, *_, **__: decoded.append(token) or {"sub": 42, "exp": now + 10}
     )
-    users = tokens.TokenUsers(JwtSource(KEY), lambda: now)
+    users = tokens.TokenVerifier(JwtSource(KEY), lambda: now)
     view = View(authorization="bearer a.b.c")
     assert [users(view) for _ in range(3)] == ["42"] * 3
     assert len(decoded) == 1
@@ -184,15 +184,15 @@ def test_a_token_is_verified_once_and_forgotten_when_it_expires(monkeypatch):
 
 
 def test_tokens_remembered_are_bounded():
-    users = tokens.TokenUsers(JwtSource(KEY, header="X-Token", claim="uid"), lambda: 0.0)
-    for number in range(tokens.REMEMBERED + 50):
+    users = tokens.TokenVerifier(JwtSource(KEY, header="X-Token", claim="uid"), lambda: 0.0)
+    for number in range(tokens.MAX_REMEMBERED_TOKENS + 50):
         assert users(View(x_token=jwt.encode({"uid": f"u{number}"}, KEY))) == f"u{number}"
-    assert len(users._verified) == tokens.REMEMBERED
+    assert len(users._verified) == tokens.MAX_REMEMBERED_TOKENS
 
 
 @pytest.mark.parametrize("value", ["Basic dTpw", "Bearer", "", "Bearer é", "Bearer " + "[" * 5000, "a.b.c"])
 def test_what_is_no_bearer_token_names_nobody(value):
-    assert tokens.TokenUsers(JwtSource(KEY), lambda: 0.0)(View(authorization=value)) is None
+    assert tokens.TokenVerifier(JwtSource(KEY), lambda: 0.0)(View(authorization=value)) is None
 
 
 @pytest.mark.parametrize("key", ["", "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----"])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.ingress.app_connection import HOLD_BACK, Leg
+from proxy.ingress.app_connection import MAX_BUFFERED_BODY, AppConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
@@ -33,17 +33,17 @@ class Behind:
         return False
 
 
-@pytest.mark.parametrize("held", [0, 1, HOLD_BACK + 1])
+@pytest.mark.parametrize("held", [0, 1, MAX_BUFFERED_BODY + 1])
 async def test_a_connection_whose_last_bytes_asked_for_a_pause_is_read_again(held: int) -> None:
     """`held` bytes came before anybody took them."""
-    leg, transport, client = Leg(asyncio.get_running_loop()), Transport(), Behind()
+    leg, transport, client = AppConnection(asyncio.get_running_loop()), Transport(), Behind()
     leg.connection_made(transport)  # type: ignore[arg-type]
     for _ in range(2):
         client.taken = b""
         answered = leg.send(b"GET / HTTP/1.1\r\n\r\n", "GET", None, None)
         leg.data_received(HEAD % (held + 2) + b"x" * held)
         await answered
-        assert transport.reading == (held <= HOLD_BACK)
+        assert transport.reading == (held <= MAX_BUFFERED_BODY)
         finished = leg.relay(client)
         assert finished is not None
         leg.data_received(b"y")

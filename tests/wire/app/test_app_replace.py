@@ -17,7 +17,7 @@ from ingress_gateway import IngressGateway, ours, until
 
 from proxy.app.command import Command
 from proxy.app.supervisor import Supervisor
-from proxy.ingress.service import Door
+from proxy.ingress.service import IngressService
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.policy.loading import PolicySource, load
@@ -26,7 +26,7 @@ PLAIN = Command((sys.executable, str(APPS / "plain.py")), "plain.py", ())
 
 
 class Replaced(IngressGateway):
-    def __init__(self, supervisor: Supervisor, door: Door, port: int, log: Path, metrics: Metrics) -> None:
+    def __init__(self, supervisor: Supervisor, door: IngressService, port: int, log: Path, metrics: Metrics) -> None:
         super().__init__(door, supervisor, port, log, metrics)  # type: ignore[arg-type]
         self.supervisor = supervisor
         self.reasons: list[str] = []
@@ -43,7 +43,7 @@ async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> Asy
     environ = {**os.environ, "PORT": str(port)}
     reasons: list[str] = []
     app = Supervisor(parsed.app, PLAIN, environ, port=port, emit=log.emit, on_restart=reasons.append, clock=loop.time)
-    door = Door(loop, parsed, app, ours=ours, metrics=metrics, log=log)
+    door = IngressService(loop, parsed, app, ours=ours, metrics=metrics, log=log)
     app.attach(door.pool, lambda: drain)
     life = loop.create_task(app.run())
     sock = socket.socket()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from ingress_gateway import OK, Scripted, ingress_gateway
 
-from proxy.ingress.listener import Patience
+from proxy.ingress.listener import ClientTimeouts
 
 ASK = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -30,7 +30,7 @@ def late() -> Scripted:
 @pytest.mark.parametrize("patience", [{"rate": 0.2}, {"body": 0.3}], ids=["least rate", "between two reads"])
 async def test_a_client_that_was_not_told_to_go_on_yet_is_not_slow(patience: dict[str, float]) -> None:
     async with ingress_gateway(
-        late(), "listen: {body: {min_rate: 500B/s}}", patience=Patience(sweep=0.05, **patience)
+        late(), "listen: {body: {min_rate: 500B/s}}", patience=ClientTimeouts(sweep=0.05, **patience)
     ) as door:
         reader, writer = await door.connect()
         writer.write(ASK)
@@ -42,7 +42,7 @@ async def test_a_client_that_was_not_told_to_go_on_yet_is_not_slow(patience: dic
 
 
 async def test_one_that_was_told_and_sends_nothing_is() -> None:
-    async with ingress_gateway(late(), patience=Patience(sweep=0.05, body=0.3)) as door:
+    async with ingress_gateway(late(), patience=ClientTimeouts(sweep=0.05, body=0.3)) as door:
         reader, writer = await door.connect()
         writer.write(ASK)
         async with asyncio.timeout(5):

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
-from proxy.ingress.listener import Patience
+from proxy.ingress.listener import ClientTimeouts
 
 PER = "listen: {connections: {per_address: %d}, trusted_proxies: %s}"
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n"
@@ -57,7 +57,7 @@ def holding() -> Scripted:
 
 
 async def test_when_all_places_are_taken_the_longest_idle_make_room(monkeypatch):
-    monkeypatch.setattr("proxy.ingress.listener.SETTLED", 0.0)
+    monkeypatch.setattr("proxy.ingress.listener.EVICTABLE_AFTER", 0.0)
     async with ingress_gateway(answering(OK), "listen: {connections: {total: 5}}") as door, idle(door, 5) as there:
         assert status_of(await door.get()) == 200
         assert await asyncio.wait_for(there[0][0].read(-1), 5) == b"", "the first was idle the longest"
@@ -67,7 +67,7 @@ async def test_when_all_places_are_taken_the_longest_idle_make_room(monkeypatch)
 
 
 async def test_when_nobody_is_idle_one_more_waits_for_a_place_and_is_told_that_there_is_none(tmp_path):
-    slow = Patience(sweep=0.05, place=0.3)
+    slow = ClientTimeouts(sweep=0.05, place=0.3)
     async with ingress_gateway(holding(), "listen: {connections: {total: 3}}", patience=slow, tmp=tmp_path) as door:
         async with busy(door, 3):
             answer = await door.get()
@@ -93,7 +93,7 @@ async def test_a_crowd_that_comes_at_once_is_answered_one_after_the_other():
 
 
 async def test_silent_connections_shut_nobody_out(monkeypatch):
-    monkeypatch.setattr("proxy.ingress.listener.SILENT", 0.05)
+    monkeypatch.setattr("proxy.ingress.listener.SILENT_EVICTABLE_AFTER", 0.05)
     async with ingress_gateway(answering(OK), "listen: {connections: {total: 20}}") as door, AsyncExitStack() as stack:
         for _ in range(60):
             _, writer = await door.connect()
@@ -171,7 +171,7 @@ async def test_without_a_descriptor_for_the_app_it_is_a_503_and_told(monkeypatch
         reader, writer = await door.connect()
         with monkeypatch.context() as patch:
             patch.setattr("proxy.ingress.app_pool.socket.socket", none_left)
-            patch.setattr("proxy.ingress.relay.SETTLE", 0.1)
+            patch.setattr("proxy.ingress.relay.MAX_REFUSING_SECONDS", 0.1)
             writer.write(GET + b"\r\n")
             assert status_of(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)) == 503
         assert "descriptor" in door.door.capacity.trouble()

@@ -80,7 +80,7 @@ async def test_without_a_descriptor_to_spare_and_without_a_connection_that_could
 
 async def test_who_has_had_his_last_answer_and_stays_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad request is read from for five seconds more, so that its answer arrives: not while others wait."""
-    monkeypatch.setattr("proxy.ingress.listener.SETTLED", 0.1)
+    monkeypatch.setattr("proxy.ingress.listener.EVICTABLE_AFTER", 0.1)
     async with ingress_gateway(answering(OK), "listen: {connections: {total: 3}}") as door:
         writers = []
         for _ in range(3):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
-from proxy.ingress.listener import Patience
+from proxy.ingress.listener import ClientTimeouts
 
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: t\r\n"
@@ -131,9 +131,9 @@ async def test_good_requests_before_a_bad_one_are_answered():
 @pytest.mark.parametrize(
     ("data", "patience"),
     [
-        (b"GET / HT", Patience(head=0.2, sweep=0.05)),
-        (GET + b"X-A: b\r\n", Patience(head=0.2, sweep=0.05)),
-        (POST + b"Content-Length: 10\r\n\r\nhell", Patience(body=0.2, sweep=0.05)),
+        (b"GET / HT", ClientTimeouts(head=0.2, sweep=0.05)),
+        (GET + b"X-A: b\r\n", ClientTimeouts(head=0.2, sweep=0.05)),
+        (POST + b"Content-Length: 10\r\n\r\nhell", ClientTimeouts(body=0.2, sweep=0.05)),
     ],
 )
 async def test_slow_heads_and_bodies_get_a_408(data, patience):
@@ -147,7 +147,7 @@ async def test_slow_heads_and_bodies_get_a_408(data, patience):
 
 
 async def test_a_head_dripped_byte_by_byte_is_not_waited_for_for_ever():
-    async with ingress_gateway(answering(OK), patience=Patience(head=0.3, sweep=0.05)) as door:
+    async with ingress_gateway(answering(OK), patience=ClientTimeouts(head=0.3, sweep=0.05)) as door:
         reader, writer = await door.connect()
         reading = asyncio.create_task(reader.read())
         for _ in range(100):
@@ -179,7 +179,7 @@ async def test_a_client_that_never_reads_is_dropped_and_the_app_is_not_read_ahea
             await writer.drain()
 
     app = Scripted(script)
-    async with ingress_gateway(app, patience=Patience(stall=0.5, sweep=0.05)) as door:
+    async with ingress_gateway(app, patience=ClientTimeouts(stall=0.5, sweep=0.05)) as door:
         _, writer = await door.connect()
         writer.transport.pause_reading()
         writer.write(GET + b"\r\n")

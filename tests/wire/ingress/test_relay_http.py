@@ -423,7 +423,7 @@ async def test_drain_finishes_what_is_in_flight_and_closes_what_is_idle():
 
     app = Scripted(script)
     async with ingress_gateway(
-        app, patience=__import__("proxy.ingress.listener", fromlist=["x"]).Patience(sweep=0.05, drain=0.1)
+        app, patience=__import__("proxy.ingress.listener", fromlist=["x"]).ClientTimeouts(sweep=0.05, drain=0.1)
     ) as door:
         idle_reader, idle = await door.connect()
         asking = asyncio.create_task(door.get())

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from ingress_gateway import Scripted, ingress_gateway, until
 
-from proxy.ingress.listener import Patience
+from proxy.ingress.listener import ClientTimeouts
 
 ASK = b"POST / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 10\r\n\r\n"
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
@@ -60,7 +60,7 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(protocol: by
 
 @PROTOCOLS
 async def test_one_that_never_sends_the_rest_is_told(protocol: bytes) -> None:
-    async with ingress_gateway(hasty(), patience=Patience(sweep=0.05, body=0.2)) as door:
+    async with ingress_gateway(hasty(), patience=ClientTimeouts(sweep=0.05, body=0.2)) as door:
         reader, writer = await door.connect()
         writer.write(ASK % protocol + b"body")
         async with asyncio.timeout(5):

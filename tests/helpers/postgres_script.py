@@ -13,24 +13,24 @@ from proxy.postgres.statement_registry import Statements
 PARAMS = {b"server_encoding": b"UTF8", b"client_encoding": b"UTF8", b"application_name": b"", b"TimeZone": b"UTC"}
 
 
-def QUERY(text):
+def query_message(text):
     return wire.query(text.encode())
 
 
-def PARSE(name, text, *types):
+def parse_message(name, text, *types):
     return wire.message(wire.PARSE, f"{name}\0{text}\0".encode() + struct.pack(f">h{len(types)}i", len(types), *types))
 
 
-def BIND(name, portal="", value=None):
+def bind_message(name, portal="", value=None):
     values = struct.pack(">hh", 0, 0) if value is None else struct.pack(">hhi", 0, 1, len(value)) + value
     return wire.message(wire.BIND, f"{portal}\0{name}\0".encode() + values + b"\0\0")
 
 
-def DESCRIBE(name):
+def describe_message(name):
     return wire.message(wire.DESCRIBE, b"S" + name.encode() + b"\0")
 
 
-def CLOSE(name):
+def close_message(name):
     return wire.message(wire.CLOSE, b"S" + name.encode() + b"\0")
 
 

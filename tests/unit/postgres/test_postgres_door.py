@@ -6,7 +6,7 @@ import ssl
 from types import SimpleNamespace
 
 import pytest
-from postgres_script import PARSE, QUERY, S, X, kinds
+from postgres_script import S, X, kinds, parse_message, query_message
 
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import Requests
@@ -37,7 +37,7 @@ async def test_the_console_answers_in_tables(word, step):
     door, _, _ = make()
     door._accept()
     heard, said, _ = console(door)
-    data = QUERY(f" Show {word.upper()} ;") + QUERY("")
+    data = query_message(f" Show {word.upper()} ;") + query_message("")
     for pos in range(0, len(data), step):
         heard.hear(data[pos : pos + step])
     answer = b"".join(said)
@@ -48,7 +48,12 @@ async def test_the_console_answers_in_tables(word, step):
 
 @pytest.mark.parametrize(
     ("sent", "answered"),
-    [(QUERY("select 1"), "EZ"), (QUERY("show nothing"), "EZ"), (PARSE("", "show pools") + S, "EZ"), (X, "")],
+    [
+        (query_message("select 1"), "EZ"),
+        (query_message("show nothing"), "EZ"),
+        (parse_message("", "show pools") + S, "EZ"),
+        (X, ""),
+    ],
 )
 async def test_the_console_says_what_it_knows(sent, answered):
     heard, said, ended = console(make()[0])

@@ -6,27 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from postgres_script import (
-    BIND,
-    CLOSE,
-    DESCRIBE,
     DP,
     PARAMS,
-    PARSE,
-    QUERY,
     E,
     H,
     S,
     Talk,
     X,
+    bind_message,
     bound,
+    close_message,
     closed,
     copy_in,
+    describe_message,
     done,
     err,
     kinds,
     named,
     nothing,
+    parse_message,
     parsed,
+    query_message,
     ready,
     rows,
     server,
@@ -47,59 +47,59 @@ def linked(**how):
 
 # (what the client sends, what the server answers, whether the server is free then)
 EXCHANGES = {
-    "a query": (QUERY("select 1"), ANSWER + ready(), True),
-    "a query in a transaction": (QUERY("begin"), done("BEGIN") + ready("T"), False),
-    "a query that fails": (QUERY("oops"), err() + ready(), True),
-    "a query that fails in a transaction": (QUERY("oops"), err() + ready("E"), False),
-    "two queries, one answered": (QUERY("a") + QUERY("b"), ANSWER + ready(), False),
-    "two queries": (QUERY("a") + QUERY("b"), (ANSWER + ready()) * 2, True),
-    "an empty query": (QUERY(""), wire.message(wire.EMPTY_QUERY) + ready(), True),
-    "several statements in a query": (QUERY("a; b"), ANSWER + done("INSERT 0 1") + ready(), True),
-    "the extended protocol": (PARSE("", "a") + BIND("") + DP + E + S, parsed + bound + ANSWER + ready(), True),
-    "extended, flushed, no Sync": (PARSE("", "a") + BIND("") + E + H, parsed + bound + done(), False),
-    "extended, suspended": (PARSE("", "a") + BIND("") + E + S, parsed + bound + wire.message(wire.SUSPENDED) + ready("T"), False),
-    "a batch that fails": (PARSE("", "a") + BIND("") + E + S, err() + ready(), True),
+    "a query": (query_message("select 1"), ANSWER + ready(), True),
+    "a query in a transaction": (query_message("begin"), done("BEGIN") + ready("T"), False),
+    "a query that fails": (query_message("oops"), err() + ready(), True),
+    "a query that fails in a transaction": (query_message("oops"), err() + ready("E"), False),
+    "two queries, one answered": (query_message("a") + query_message("b"), ANSWER + ready(), False),
+    "two queries": (query_message("a") + query_message("b"), (ANSWER + ready()) * 2, True),
+    "an empty query": (query_message(""), wire.message(wire.EMPTY_QUERY) + ready(), True),
+    "several statements in a query": (query_message("a; b"), ANSWER + done("INSERT 0 1") + ready(), True),
+    "the extended protocol": (parse_message("", "a") + bind_message("") + DP + E + S, parsed + bound + ANSWER + ready(), True),
+    "extended, flushed, no Sync": (parse_message("", "a") + bind_message("") + E + H, parsed + bound + done(), False),
+    "extended, suspended": (parse_message("", "a") + bind_message("") + E + S, parsed + bound + wire.message(wire.SUSPENDED) + ready("T"), False),
+    "a batch that fails": (parse_message("", "a") + bind_message("") + E + S, err() + ready(), True),
     "two batches, the first fails": (
-        PARSE("", "a") + BIND("") + E + S + PARSE("", "b") + BIND("") + E + S,
+        parse_message("", "a") + bind_message("") + E + S + parse_message("", "b") + bind_message("") + E + S,
         parsed + err() + ready() + parsed + bound + done() + ready(),
         True,
     ),
     "two batches, the first answered": (
-        PARSE("", "a") + BIND("") + E + S + PARSE("", "b") + BIND("") + E + S,
+        parse_message("", "a") + bind_message("") + E + S + parse_message("", "b") + bind_message("") + E + S,
         parsed + bound + done() + ready(),
         False,
     ),
-    "a query without a Sync before it": (PARSE("", "a") + BIND("") + E + QUERY("b"), parsed + bound + done() + ANSWER + ready(), True),
-    "a query that the server skips": (PARSE("", "a") + QUERY("b") + S, err() + ready(), True),
+    "a query without a Sync before it": (parse_message("", "a") + bind_message("") + E + query_message("b"), parsed + bound + done() + ANSWER + ready(), True),
+    "a query that the server skips": (parse_message("", "a") + query_message("b") + S, err() + ready(), True),
     "a function call": (wire.message(wire.FUNCTION, b"\0" * 10), wire.message(wire.FUNCTION_RESULT, b"\0" * 4) + ready(), True),
     "COPY out": (
-        QUERY("copy t to stdout"),
+        query_message("copy t to stdout"),
         wire.message(wire.COPY_OUT, b"\0\0\0") + wire.message(wire.COPY_DATA, b"1\n") * 3
         + wire.message(wire.COPY_DONE) + done("COPY 3") + ready(),
         True,
     ),
     "COPY in": (
-        QUERY("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
+        query_message("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
         copy_in + done("COPY 1") + ready(),
         True,
     ),
     "COPY in that is refused at once": (
-        QUERY("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
+        query_message("copy t from stdin") + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE),
         err() + ready(),
         True,
     ),
     "COPY in, extended, with a Sync that the copy swallows": (
-        PARSE("", "copy") + BIND("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
+        parse_message("", "copy") + bind_message("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
         parsed + bound + copy_in + done("COPY 1") + ready(),
         True,
     ),
     "COPY in, extended, refused, and both Syncs are answered": (
-        PARSE("", "copy") + BIND("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
+        parse_message("", "copy") + bind_message("") + E + S + wire.message(wire.COPY_DATA, b"1\n") + wire.message(wire.COPY_DONE) + S,
         parsed + bound + err() + ready() + ready(),
         True,
     ),
     "notices and parameters between": (
-        QUERY("select 1"),
+        query_message("select 1"),
         wire.error("00000", "hi", kind=wire.NOTICE) + ANSWER + wire.message(wire.NOTIFICATION, b"\0\0\0\2a\0b\0") + ready(),
         True,
     ),
@@ -127,7 +127,7 @@ def fed(take, data, step, frontend=None):
 
 def test_copying_syncs_are_not_awaited_while_the_server_reads_data():
     talk = linked()
-    talk.client(PARSE("", "copy") + BIND("") + E + S)
+    talk.client(parse_message("", "copy") + bind_message("") + E + S)
     talk.server(parsed + bound + copy_in)
     talk.client(wire.message(wire.COPY_DATA, b"1\n") + S + H + wire.message(wire.COPY_DONE) + S)
     talk.server(done("COPY 1") + ready())
@@ -136,9 +136,9 @@ def test_copying_syncs_are_not_awaited_while_the_server_reads_data():
 
 def test_nothing_but_a_sync_goes_on_after_an_error():
     talk = linked()
-    talk.client(PARSE("", "a") + H)
+    talk.client(parse_message("", "a") + H)
     talk.server(err())
-    assert talk.client(BIND("") + E + QUERY("c")) == b""
+    assert talk.client(bind_message("") + E + query_message("c")) == b""
     assert talk.client(S) == S
     assert not talk.session.free
     talk.server(ready())
@@ -147,16 +147,16 @@ def test_nothing_but_a_sync_goes_on_after_an_error():
 
 def test_what_comes_after_the_sync_that_ends_the_skipping_is_not_skipped():
     talk = linked()
-    talk.client(PARSE("", "a") + H)
+    talk.client(parse_message("", "a") + H)
     talk.server(err())
-    assert talk.client(BIND("") + S + PARSE("", "b") + S) == S + PARSE("", "b") + S
+    assert talk.client(bind_message("") + S + parse_message("", "b") + S) == S + parse_message("", "b") + S
     assert talk.server(ready() + parsed + ready()) == ready() + parsed + ready()
     assert talk.session.free
 
 
 def test_a_long_row_passes_in_pieces():
     talk = linked()
-    talk.client(QUERY("select"))
+    talk.client(query_message("select"))
     row = wire.row([b"x" * 100_000])
     data = rows + row + done() + ready()
     assert talk.server(data[:5000]) == data[:5000]
@@ -169,8 +169,8 @@ def test_a_long_row_passes_in_pieces():
 def test_a_long_message_goes_on_before_it_is_whole(kind):
     talk = linked()
     if kind == wire.BIND:
-        assert kinds(talk.client(PARSE("s", "select $1"))) == "P"
-        data = BIND("s", value=b"x" * 3_000_000)
+        assert kinds(talk.client(parse_message("s", "select $1"))) == "P"
+        data = bind_message("s", value=b"x" * 3_000_000)
     else:
         data = wire.message(kind, b"x" * 3_000_000 + b"\0")
     sent = talk.client(data[:1_500_000])
@@ -202,7 +202,7 @@ def test_what_is_no_message_of_a_client_ends_it(data):
 @pytest.mark.parametrize("data", [b"Q\0\0\0\x05\0", b"Z\0\0\0\x03", b"T\xff\xff\xff\xff", b"\0\0\0\0\0"])
 def test_what_is_no_message_of_a_server_ends_it(data):
     talk = linked()
-    talk.client(QUERY("select 1"))
+    talk.client(query_message("select 1"))
     with pytest.raises(ValueError, match="no message"):
         talk.server(data)
 
@@ -234,12 +234,12 @@ BASE = {"application_name": b"", "client_encoding": b"UTF8"}
 
 def test_a_set_is_asked_for_when_its_transaction_has_ended_and_set_again_elsewhere():
     talk = linked()
-    talk.client(QUERY("begin"))
+    talk.client(query_message("begin"))
     talk.server(done("BEGIN") + ready("T"))
-    talk.client(QUERY("set search_path to a"))
+    talk.client(query_message("set search_path to a"))
     talk.server(done("SET") + ready("T"))
     assert talk.behind() == b""
-    talk.client(QUERY("commit"))
+    talk.client(query_message("commit"))
     assert talk.server(done("COMMIT") + ready()) == done("COMMIT") + ready()
     assert b"pg_settings" in talk.behind()
     assert not talk.session.free
@@ -251,13 +251,13 @@ def test_a_set_is_asked_for_when_its_transaction_has_ended_and_set_again_elsewhe
     assert talk.server(rows + ROW + done() + ready()) == b""
     assert not talk.session.hold
     assert not talk.session.free
-    assert talk.client(QUERY("select 1")) == QUERY("select 1")
+    assert talk.client(query_message("select 1")) == query_message("select 1")
 
 
 def test_the_same_server_again_needs_nothing():
     talk, backend = Talk(), server()
     talk.link(backend)
-    talk.client(QUERY("set a.b to 1"))
+    talk.client(query_message("set a.b to 1"))
     talk.server(done("SET") + ready())
     talk.server(probe_answer(a__b=b"1", **BASE))
     talk.release()
@@ -267,14 +267,14 @@ def test_the_same_server_again_needs_nothing():
 def test_the_next_client_finds_none_of_it_and_need_not_wait():
     first, second, backend = Talk(), Talk(number=2), server()
     first.link(backend)
-    first.client(QUERY("set role bob; set a.b to 1"))
+    first.client(query_message("set role bob; set a.b to 1"))
     first.server(done("SET") + done("SET") + ready())
     first.server(probe_answer(a__b=b"1", role=b"bob", **BASE))
     first.release()
     ahead, _ = second.link(backend)
     assert ahead == wire.query(b'RESET "role";RESET "a"."b";')
     assert not second.session.hold
-    second.client(QUERY("select 1"))
+    second.client(query_message("select 1"))
     assert second.server(done("RESET") * 2 + ready() + ANSWER + ready()) == ANSWER + ready()
     assert second.session.free
 
@@ -284,7 +284,7 @@ def test_the_next_client_finds_none_of_it_and_need_not_wait():
 )
 def test_what_ends_with_its_transaction_is_not_asked_about(text):
     talk = linked()
-    talk.client(QUERY(text))
+    talk.client(query_message(text))
     talk.server(done("SET" if text.lower().startswith("set") else "SELECT 1") + ready())
     assert talk.behind() == b""
     assert talk.session.free
@@ -301,11 +301,11 @@ def test_a_server_that_cannot_be_set_serves_nobody_and_its_client_is_told():
 def test_with_always_a_server_is_reset_for_every_other_client():
     first, second, backend = Talk(), Talk(number=2), server()
     assert kinds(first.link(backend, always=True)[0]) == "Q"
-    first.client(QUERY("select 1"))
+    first.client(query_message("select 1"))
     first.server(done("RESET") + done("RESET") + ready() + ANSWER + ready())
     first.release()
     assert first.link(backend, always=True) == (b"", b"")
-    first.client(QUERY("select 1"))
+    first.client(query_message("select 1"))
     first.server(ANSWER + ready())
     first.release()
     ahead, _ = second.link(backend, always=True)
@@ -347,7 +347,7 @@ def held(flag):
 )
 def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked, flag):
     talk = linked()
-    talk.client(QUERY(text))
+    talk.client(query_message(text))
     assert talk.session.frontend.slot is ("try" not in text)
     talk.server(done(tag) + ready())
     assert asked in talk.behind()
@@ -355,7 +355,7 @@ def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked,
     assert talk.session.pinned
     assert not talk.session.free
     undone = {16: "UNLISTEN", 2: "DROP TABLE", 8: "CLOSE CURSOR", 32: "DEALLOCATE"}.get(flag, "SELECT 1")
-    talk.client(QUERY("select pg_advisory_unlock(1)"))
+    talk.client(query_message("select pg_advisory_unlock(1)"))
     talk.server(done(undone) + ready())
     talk.server(rows + done("SELECT 0") + ready())
     assert not talk.session.pinned
@@ -366,10 +366,10 @@ def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked,
 @pytest.mark.parametrize("text", ["select pg_advisory_xact_lock(1)", "select 'attempt'", "unlisten *", "preparedness"])
 def test_what_only_looks_like_it_pins_nothing(text):
     talk = linked(slots=False)
-    assert talk.client(QUERY(text)) == QUERY(text)
+    assert talk.client(query_message(text)) == query_message(text)
 
 
-@pytest.mark.parametrize("batch", [QUERY("listen a"), PARSE("", "listen a") + BIND("") + E + S])
+@pytest.mark.parametrize("batch", [query_message("listen a"), parse_message("", "listen a") + bind_message("") + E + S])
 def test_where_no_slot_is_left_it_waits_without_a_server(batch):
     talk = linked(slots=False)
     assert talk.client(batch) == b""
@@ -382,7 +382,8 @@ def test_where_no_slot_is_left_it_waits_without_a_server(batch):
 
 
 @pytest.mark.parametrize(
-    ("batch", "sent"), [(QUERY("listen a"), "Q"), (PARSE("", "listen a") + BIND("") + E + S, "PBES")]
+    ("batch", "sent"),
+    [(query_message("listen a"), "Q"), (parse_message("", "listen a") + bind_message("") + E + S, "PBES")],
 )
 def test_and_is_refused_in_the_end_by_an_error_of_that_statement(batch, sent):
     talk = linked(slots=False)
@@ -396,7 +397,7 @@ def test_and_is_refused_in_the_end_by_an_error_of_that_statement(batch, sent):
 
 def test_load_keeps_its_server_for_good():
     talk = linked()
-    talk.client(QUERY("load 'x'"))
+    talk.client(query_message("load 'x'"))
     talk.server(done("LOAD") + ready())
     assert not talk.session.free
     assert talk.session.leave() is None
@@ -404,7 +405,7 @@ def test_load_keeps_its_server_for_good():
 
 def test_session_mode_keeps_its_server_and_cleans_it_in_the_end():
     talk = linked(keep=True, slots=False)
-    talk.client(QUERY("listen a"))
+    talk.client(query_message("listen a"))
     talk.server(done("LISTEN") + ready())
     talk.behind()
     talk.server(held(16))
@@ -421,13 +422,13 @@ def test_session_mode_keeps_its_server_and_cleans_it_in_the_end():
 @pytest.mark.parametrize(
     ("sent", "answered", "cleaned", "replies"),
     [
-        (QUERY("begin"), done("BEGIN") + ready("T"), QUERY("ROLLBACK"), done("ROLLBACK") + ready()),
-        (QUERY("oops"), err() + ready("E"), QUERY("ROLLBACK"), done("ROLLBACK") + ready()),
-        (PARSE("", "a") + H, parsed, "ES", err() + ready()),
-        (PARSE("", "a") + BIND("") + E + H, parsed, "ES", err() + ready()),
-        (QUERY("copy t from stdin"), copy_in, "f", err() + ready()),
-        (PARSE("", "copy") + BIND("") + E + S, parsed + bound + copy_in, "fS", err() + ready()),
-        (QUERY("select 1"), rows, "", ROW + done() + ready()),
+        (query_message("begin"), done("BEGIN") + ready("T"), query_message("ROLLBACK"), done("ROLLBACK") + ready()),
+        (query_message("oops"), err() + ready("E"), query_message("ROLLBACK"), done("ROLLBACK") + ready()),
+        (parse_message("", "a") + H, parsed, "ES", err() + ready()),
+        (parse_message("", "a") + bind_message("") + E + H, parsed, "ES", err() + ready()),
+        (query_message("copy t from stdin"), copy_in, "f", err() + ready()),
+        (parse_message("", "copy") + bind_message("") + E + S, parsed + bound + copy_in, "fS", err() + ready()),
+        (query_message("select 1"), rows, "", ROW + done() + ready()),
     ],
 )
 def test_a_client_that_leaves_in_the_middle_leaves_a_clean_server(sent, answered, cleaned, replies):
@@ -442,7 +443,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_a_clean_server(sent, answered
 
 def test_a_client_that_leaves_before_the_copy_began_still_ends_it():
     talk = linked()
-    talk.client(QUERY("copy t from stdin"))
+    talk.client(query_message("copy t from stdin"))
     assert talk.session.leave() == b""
     talk.server(copy_in)
     assert kinds(talk.behind()) == "f"
@@ -452,11 +453,11 @@ def test_a_client_that_leaves_before_the_copy_began_still_ends_it():
 
 def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_steps():
     talk = linked()
-    talk.client(QUERY("begin; listen a"))
+    talk.client(query_message("begin; listen a"))
     talk.server(done("BEGIN") + done("LISTEN") + ready("T"))
-    assert talk.session.leave() == QUERY("ROLLBACK")
+    assert talk.session.leave() == query_message("ROLLBACK")
     talk.server(done("ROLLBACK") + ready())
-    assert talk.behind() == QUERY("DISCARD ALL")
+    assert talk.behind() == query_message("DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
     assert talk.session.free
     assert talk.given_up == 1
@@ -464,7 +465,7 @@ def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_step
 
 def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
     talk = linked()
-    talk.client(PARSE("", "listen a") + S)
+    talk.client(parse_message("", "listen a") + S)
     talk.server(err() + ready("T"))
     assert talk.session.frontend.slot
     talk.session.leave()
@@ -475,24 +476,24 @@ def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
 
 def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned():
     talk = linked()
-    talk.client(QUERY("set search_path to ''"))
+    talk.client(query_message("set search_path to ''"))
     talk.server(done("SET") + ready())
     assert b"pg_settings" in talk.behind()
     assert talk.session.leave() == b""
     talk.server(probe_answer(search_path=b"", **BASE))
-    assert talk.behind() == QUERY("DISCARD ALL")
+    assert talk.behind() == query_message("DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
     assert talk.session.free
 
 
 def test_a_late_cancel_that_hits_the_cleaning_leaves_no_server_to_others():
     talk = linked()
-    talk.client(QUERY("set search_path to ''"))
+    talk.client(query_message("set search_path to ''"))
     talk.server(done("SET") + ready())
     talk.behind()
     talk.session.leave()
     talk.server(probe_answer(search_path=b"", **BASE))
-    assert talk.behind() == QUERY("DISCARD ALL")
+    assert talk.behind() == query_message("DISCARD ALL")
     talk.server(err("57014") + ready())
     assert not talk.session.free
     assert b"DISCARD ALL did not do what it should" in talk.session.broken
@@ -514,7 +515,7 @@ def test_what_a_leaving_client_says_ends_it():
 
 
 def prepared(talk, name="s", text="select $1"):
-    sent = talk.client(PARSE(name, text) + DESCRIBE(name) + S)
+    sent = talk.client(parse_message(name, text) + describe_message(name) + S)
     talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + rows + ready())
     return named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
 
@@ -527,18 +528,18 @@ def test_a_statement_has_one_name_for_all_and_is_prepared_where_it_is_missing():
     assert name.startswith("outrigger_")
     talk.release()
     talk.link(other)
-    batch = BIND("s", value=b"1") + E + S
+    batch = bind_message("s", value=b"1") + E + S
     sent = talk.client(batch)
     assert kinds(sent) == "PDH"  # it knows the shape of its rows, so that is compared first
     assert talk.session.hold
     assert talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + rows) == b""
     assert not talk.session.hold
-    assert talk.client(batch) == BIND(name, value=b"1") + E + S
+    assert talk.client(batch) == bind_message(name, value=b"1") + E + S
     assert talk.server(bound + ANSWER + ready()) == bound + ANSWER + ready()
     talk.release()
     second = Talk(statements=talk.statements, number=2)
     second.link(one)
-    assert kinds(second.client(PARSE("x", "select $1") + S)) == "S"
+    assert kinds(second.client(parse_message("x", "select $1") + S)) == "S"
     assert second.server(ready()) == parsed + ready()
 
 
@@ -547,7 +548,7 @@ def test_a_statement_that_means_something_else_by_now_is_an_error_as_on_a_connec
     prepared(talk)
     talk.release()
     talk.link()
-    batch = BIND("s") + E + S
+    batch = bind_message("s") + E + S
     talk.client(batch)
     talk.server(parsed + wire.columns(["a", "b"]))
     sent = talk.client(batch)
@@ -555,7 +556,9 @@ def test_a_statement_that_means_something_else_by_now_is_an_error_as_on_a_connec
     assert wire.fields(talk.server(err("26000") + ready())[5:])["M"] == "cached plan must not change result type"
     talk.release()
     talk.link()
-    assert kinds(talk.client(CLOSE("s") + PARSE("s", "select $1") + BIND("s") + E + S)) == "PBES"
+    assert (
+        kinds(talk.client(close_message("s") + parse_message("s", "select $1") + bind_message("s") + E + S)) == "PBES"
+    )
 
 
 def test_the_database_saying_so_has_it_prepared_anew():
@@ -564,7 +567,7 @@ def test_the_database_saying_so_has_it_prepared_anew():
     other.statements = talk.statements
     talk.link(backend)
     name = prepared(talk)
-    talk.client(BIND("s") + E + S)
+    talk.client(bind_message("s") + E + S)
     talk.server(err("0A000", "cached plan must not change result type") + ready())
     talk.release()
     second = Talk(statements=talk.statements, number=2)
@@ -577,7 +580,7 @@ def test_after_a_change_of_the_schema_a_text_is_prepared_anew():
     talk = Talk()
     talk.link(backend)
     name = prepared(talk)
-    talk.client(QUERY("alter table t add b int"))
+    talk.client(query_message("alter table t add b int"))
     talk.server(done("ALTER TABLE") + ready())
     assert prepared(talk, "s2") != name
 
@@ -585,15 +588,17 @@ def test_after_a_change_of_the_schema_a_text_is_prepared_anew():
 def test_closing_a_statement_is_ours_to_answer():
     talk = linked()
     prepared(talk)
-    assert talk.client(CLOSE("s") + S) == S
+    assert talk.client(close_message("s") + S) == S
     assert talk.server(ready()) == closed + ready()
-    assert talk.client(BIND("s") + S) == BIND("s") + S  # the server says that there is none, by its right name
+    assert (
+        talk.client(bind_message("s") + S) == bind_message("s") + S
+    )  # the server says that there is none, by its right name
 
 
 def test_answers_of_ours_come_in_their_order():
     talk = linked()
     prepared(talk)
-    sent = talk.client(PARSE("a", "select 2") + CLOSE("s") + PARSE("b", "select 3") + S)
+    sent = talk.client(parse_message("a", "select 2") + close_message("s") + parse_message("b", "select 3") + S)
     assert kinds(sent) == "PPS"
     assert talk.server(parsed) == parsed + closed
     assert talk.server(parsed + ready()) == parsed + ready()
@@ -602,14 +607,14 @@ def test_answers_of_ours_come_in_their_order():
 def test_an_answer_of_ours_comes_at_a_flush_though_the_server_says_nothing():
     talk = linked()
     prepared(talk)
-    talk.client(CLOSE("s") + H)
+    talk.client(close_message("s") + H)
     assert talk.session.pipeline.fakes() == closed
 
 
 def test_what_failed_before_it_was_not_closed():
     talk = linked()
     prepared(talk)
-    talk.client(PARSE("", "oops") + CLOSE("s") + S)
+    talk.client(parse_message("", "oops") + close_message("s") + S)
     assert kinds(talk.server(err() + ready())) == "EZ"
     assert "s" in {name.decode() for name in talk.session.frontend.names}
 
@@ -617,7 +622,7 @@ def test_what_failed_before_it_was_not_closed():
 def test_a_statement_that_fails_is_known_to_nobody():
     backend, talk = server(), Talk()
     talk.link(backend)
-    talk.client(PARSE("s", "oops") + S)
+    talk.client(parse_message("s", "oops") + S)
     talk.server(err() + ready())
     assert not talk.session.frontend.names
     assert not backend.prepared
@@ -626,49 +631,49 @@ def test_a_statement_that_fails_is_known_to_nobody():
 def test_a_name_twice_is_refused_by_the_server_under_the_name_that_the_client_gave():
     talk = linked()
     name = prepared(talk)
-    sent = talk.client(PARSE("s", "select 2") + S)
-    assert named(sent, wire.PARSE) == PARSE(name, "select 2")
+    sent = talk.client(parse_message("s", "select 2") + S)
+    assert named(sent, wire.PARSE) == parse_message(name, "select 2")
     said = talk.server(err("42P05", f'prepared statement "{name}" already exists') + ready())
     assert wire.fields(said[5:])["M"] == 'prepared statement "s" already exists'
 
 
 def test_the_unnamed_statement_follows_its_client():
     talk = linked()
-    talk.client(PARSE("", "select 1") + S)
+    talk.client(parse_message("", "select 1") + S)
     talk.server(parsed + ready())
     talk.release()
     talk.link()
-    assert talk.client(BIND("") + E + S) == PARSE("", "select 1") + BIND("") + E + S
+    assert talk.client(bind_message("") + E + S) == parse_message("", "select 1") + bind_message("") + E + S
     assert talk.server(parsed + bound + done() + ready()) == bound + done() + ready()
 
 
 def test_what_we_ask_between_ends_no_unnamed_statement_of_a_client():
     talk = linked()
-    talk.client(PARSE("", "listen a") + BIND("") + E + S)
+    talk.client(parse_message("", "listen a") + bind_message("") + E + S)
     talk.server(parsed + bound + done("LISTEN") + ready())
     talk.behind()
     talk.server(held(16))
-    assert kinds(talk.session.requests(BIND("") + E + S)) == "PBES"
+    assert kinds(talk.session.requests(bind_message("") + E + S)) == "PBES"
 
 
 def test_nobody_gets_the_unnamed_statement_of_another():
     first, second, backend = Talk(), Talk(number=2), server()
     first.link(backend)
-    first.client(PARSE("", "select 1") + S)
+    first.client(parse_message("", "select 1") + S)
     first.server(parsed + ready())
     first.release()
     second.link(backend)
-    assert kinds(second.client(BIND("") + E + S)) == "CBES"
+    assert kinds(second.client(bind_message("") + E + S)) == "CBES"
     assert second.server(closed + err("26000") + ready()) == err("26000") + ready()
 
 
 def test_a_query_ends_the_unnamed_statement():
     talk = linked()
-    talk.client(PARSE("", "select 1") + S)
+    talk.client(parse_message("", "select 1") + S)
     talk.server(parsed + ready())
-    talk.client(QUERY("select 2"))
+    talk.client(query_message("select 2"))
     talk.server(ANSWER + ready())
-    assert talk.client(BIND("") + S) == BIND("") + S
+    assert talk.client(bind_message("") + S) == bind_message("") + S
 
 
 def test_a_server_keeps_a_bounded_number_of_statements(monkeypatch):
@@ -676,7 +681,7 @@ def test_a_server_keeps_a_bounded_number_of_statements(monkeypatch):
     talk = linked()
     for index in range(2):
         prepared(talk, f"s{index}", f"select {index}")
-    sent = talk.client(PARSE("s2", "select 2") + S)
+    sent = talk.client(parse_message("s2", "select 2") + S)
     assert kinds(sent) == "CPS"
     assert talk.server(closed + parsed + ready()) == parsed + ready()
 
@@ -687,7 +692,7 @@ def test_deallocate_in_sql_means_the_statement_that_the_client_named(how, extend
     backend, talk = server(), Talk()
     talk.link(backend)
     name = prepared(talk)
-    sent = talk.client(PARSE("", how) + BIND("") + E + S if extended else QUERY(how))
+    sent = talk.client(parse_message("", how) + bind_message("") + E + S if extended else query_message(how))
     assert f'DEALLOCATE "{name}"'.encode() in sent
     talk.server((parsed * 2 + bound if extended else b"") + done("DEALLOCATE") + ready())
     assert not talk.session.frontend.names
@@ -699,7 +704,7 @@ def test_what_forgets_all_forgets_all(tag):
     backend, talk = server(), Talk()
     talk.link(backend)
     prepared(talk)
-    talk.client(QUERY(tag.lower()))
+    talk.client(query_message(tag.lower()))
     talk.server(done(tag) + ready())
     assert not talk.session.frontend.names
     assert not backend.prepared
@@ -707,7 +712,7 @@ def test_what_forgets_all_forgets_all(tag):
 
 def test_describing_what_returns_nothing():
     talk = linked()
-    talk.client(PARSE("s", "begin") + DESCRIBE("s") + S)
+    talk.client(parse_message("s", "begin") + describe_message("s") + S)
     assert kinds(talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + nothing + ready())) == "1tnZ"
 
 
@@ -731,12 +736,12 @@ def test_a_parse_that_was_skipped_takes_no_name():
     talk = linked()
     got, heard = through(
         talk,
-        DESCRIBE("nope") + PARSE("q", "select 1") + S + PARSE("q", "select 2") + S,
+        describe_message("nope") + parse_message("q", "select 1") + S + parse_message("q", "select 2") + S,
         [err("26000") + ready(), parsed + ready()],
     )
     assert kinds(got) == "DPSHPS"
     assert kinds(heard) == "EZ1Z"
-    got, heard = through(talk, PARSE("q", "select 3") + S, [err("42P05") + ready()])
+    got, heard = through(talk, parse_message("q", "select 3") + S, [err("42P05") + ready()])
     assert kinds(heard) == "EZ"
 
 
@@ -744,7 +749,7 @@ def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
     talk = linked()
     got, heard = through(
         talk,
-        PARSE("p", "deallocate all") + BIND("p") + E + S + PARSE("p", "select 2") + S,
+        parse_message("p", "deallocate all") + bind_message("p") + E + S + parse_message("p", "select 2") + S,
         [parsed + bound + done("DEALLOCATE ALL") + ready(), parsed + ready()],
     )
     assert kinds(heard) == "12CZ1Z"
@@ -754,10 +759,10 @@ def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
 def test_names_of_ours_are_told_to_nobody():
     talk = linked()
     name = prepared(talk)
-    talk.client(PARSE("", "deallocate s") + BIND("") + E + S)
+    talk.client(parse_message("", "deallocate s") + bind_message("") + E + S)
     talk.server(parsed + bound + done("DEALLOCATE") + ready())
     talk.server(rows + done("SELECT 0") + ready())
-    talk.client(BIND("") + E + S)
+    talk.client(bind_message("") + E + S)
     said = talk.server(bound + err("26000", f'prepared statement "{name}" does not exist') + ready())
     assert name.encode() not in said
     assert b'statement "s" does not' in said
@@ -765,10 +770,14 @@ def test_names_of_ours_are_told_to_nobody():
 
 def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
     talk = linked()
-    through(talk, PARSE("", "select 1") + S, [parsed + ready()])
-    through(talk, BIND("") + PARSE("", "select 2") + PARSE("", "select 3") + S, [err("08P01") + ready()])
+    through(talk, parse_message("", "select 1") + S, [parsed + ready()])
+    through(
+        talk,
+        bind_message("") + parse_message("", "select 2") + parse_message("", "select 3") + S,
+        [err("08P01") + ready()],
+    )
     assert talk.session.frontend.unnamed.rest.startswith(b"select 1")
-    through(talk, PARSE("", "select 4") + PARSE("", "select 5") + S, [err("42601") + ready()])
+    through(talk, parse_message("", "select 4") + parse_message("", "select 5") + S, [err("42601") + ready()])
     assert talk.session.frontend.unnamed.rest is None
 
 
@@ -776,7 +785,7 @@ def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
     talk = linked()
     got, heard = through(
         talk,
-        BIND("nope") + PARSE("", "select 1") + S + DESCRIBE("") + S,
+        bind_message("nope") + parse_message("", "select 1") + S + describe_message("") + S,
         [err("26000") + ready(), err("26000") + ready()],
     )
     assert kinds(got) == "BPSHDS"
@@ -791,10 +800,12 @@ def elsewhere(talk, backend=None):
 
 def test_what_was_to_be_prepared_again_and_was_skipped_is_so_in_the_next_batch():
     talk = linked()
-    through(talk, PARSE("q", "begin") + S, [parsed + ready()])
+    through(talk, parse_message("q", "begin") + S, [parsed + ready()])
     elsewhere(talk)
     got, heard = through(
-        talk, DESCRIBE("nope") + BIND("q") + S + BIND("q") + S, [err("26000") + ready(), parsed + bound + ready()]
+        talk,
+        describe_message("nope") + bind_message("q") + S + bind_message("q") + S,
+        [err("26000") + ready(), parsed + bound + ready()],
     )
     assert kinds(got).count("P") == 2
     assert kinds(heard) == "EZ2Z"
@@ -804,15 +815,17 @@ def test_a_taken_name_is_refused_by_the_server_wherever_it_was_given():
     backend, talk = server(), linked()
     prepared(talk, "p", "select 1")
     elsewhere(talk, backend)
-    talk.client(QUERY("begin; oops"))
+    talk.client(query_message("begin; oops"))
     talk.server(err() + ready("E"))
-    sent = talk.client(PARSE("p", "commit") + S)  # which is let through in a failed transaction, and `select 1` is not
+    sent = talk.client(
+        parse_message("p", "commit") + S
+    )  # which is let through in a failed transaction, and `select 1` is not
     name = named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
-    assert sent == PARSE(name, "commit") * 2 + S
+    assert sent == parse_message(name, "commit") * 2 + S
     said = talk.server(parsed + err("42P05", f'prepared statement "{name}" already exists') + ready("E"))
     assert wire.fields(said[5:])["M"] == 'prepared statement "p" already exists'
     assert talk.session.frontend.names[b"p"].rest.startswith(b"select 1")
-    talk.client(PARSE("p", "select 2") + S)
+    talk.client(parse_message("p", "select 2") + S)
     assert wire.fields(talk.server(err("25P02") + ready("E"))[5:])["C"] == "25P02"
     assert len(backend.prepared) == 1
 
@@ -820,9 +833,9 @@ def test_a_taken_name_is_refused_by_the_server_wherever_it_was_given():
 def test_the_server_is_asked_to_parse_where_it_may_have_failed_before():
     talk = linked()
     prepared(talk, "p", "select 1")
-    talk.client(QUERY("begin"))
+    talk.client(query_message("begin"))
     talk.server(done("BEGIN") + ready("T"))
-    assert kinds(talk.client(DESCRIBE("nope") + S + PARSE("q", "select 1") + S)) == "DSPS"
+    assert kinds(talk.client(describe_message("nope") + S + parse_message("q", "select 1") + S)) == "DSPS"
     assert kinds(talk.server(err("26000") + ready("E") + err("25P02") + ready("E"))) == "EZEZ"
     assert b"q" not in talk.session.frontend.names
 
@@ -830,10 +843,12 @@ def test_the_server_is_asked_to_parse_where_it_may_have_failed_before():
 @pytest.mark.parametrize("extended", [False, True])
 def test_what_a_deallocate_means_hangs_on_what_came_of_the_parse_before_it(extended):
     talk = linked()
-    deallocate = PARSE("", "deallocate p") + BIND("") + E + S if extended else QUERY("deallocate p")
+    deallocate = (
+        parse_message("", "deallocate p") + bind_message("") + E + S if extended else query_message("deallocate p")
+    )
     got, heard = through(
         talk,
-        DESCRIBE("nope") + PARSE("p", "select 1") + S + deallocate,
+        describe_message("nope") + parse_message("p", "select 1") + S + deallocate,
         [err("26000") + ready(), err("26000") + ready()],
     )
     assert b"deallocate p" in got
@@ -846,24 +861,36 @@ SKIPPED = err("26000") + ready()
 @pytest.mark.parametrize(
     ("batches", "answers", "left"),
     [
-        (DESCRIBE("nope") + PARSE("", "select 2") + S, [SKIPPED], b"select 1"),
-        (DESCRIBE("nope") + CLOSE("") + S, [SKIPPED], b"select 1"),
-        (DESCRIBE("nope") + QUERY("select 2") + S, [SKIPPED], b"select 1"),
-        ((DESCRIBE("nope") + PARSE("", "select 2") + S) * 2, [SKIPPED * 2], b"select 1"),
+        (describe_message("nope") + parse_message("", "select 2") + S, [SKIPPED], b"select 1"),
+        (describe_message("nope") + close_message("") + S, [SKIPPED], b"select 1"),
+        (describe_message("nope") + query_message("select 2") + S, [SKIPPED], b"select 1"),
+        ((describe_message("nope") + parse_message("", "select 2") + S) * 2, [SKIPPED * 2], b"select 1"),
         (
-            DESCRIBE("nope") + PARSE("", "select 2") + S + PARSE("", "select 3") + S,
+            describe_message("nope") + parse_message("", "select 2") + S + parse_message("", "select 3") + S,
             [SKIPPED + parsed + ready()],
             b"select 3",
         ),
-        (DESCRIBE("nope") + PARSE("", "select 2") + S + PARSE("", "oops") + S, [SKIPPED + err() + ready()], None),
-        (DESCRIBE("nope") + QUERY("select 2") + S + QUERY("select 3"), [SKIPPED + ANSWER + ready()], None),
-        (CLOSE("") + S + DESCRIBE("nope") + PARSE("", "select 2") + S, [closed + ready() + SKIPPED], None),
+        (
+            describe_message("nope") + parse_message("", "select 2") + S + parse_message("", "oops") + S,
+            [SKIPPED + err() + ready()],
+            None,
+        ),
+        (
+            describe_message("nope") + query_message("select 2") + S + query_message("select 3"),
+            [SKIPPED + ANSWER + ready()],
+            None,
+        ),
+        (
+            close_message("") + S + describe_message("nope") + parse_message("", "select 2") + S,
+            [closed + ready() + SKIPPED],
+            None,
+        ),
     ],
 )
 def test_the_unnamed_statement_is_the_last_that_was_parsed_and_not_ended(batches, answers, left):
     backend, talk = server(), Talk()
     talk.link(backend)
-    through(talk, PARSE("", "select 1") + S, [parsed + ready()])
+    through(talk, parse_message("", "select 1") + S, [parsed + ready()])
     through(talk, batches, answers)
     rest = talk.session.frontend.unnamed.rest
     assert (rest and rest.split(b"\0")[0]) == left
@@ -872,33 +899,39 @@ def test_the_unnamed_statement_is_the_last_that_was_parsed_and_not_ended(batches
 
 def test_an_unnamed_statement_outlives_that_all_is_discarded():
     talk = linked()
-    through(talk, PARSE("", "discard all") + BIND("") + E + S, [parsed + bound + done("DISCARD ALL") + ready()])
+    through(
+        talk,
+        parse_message("", "discard all") + bind_message("") + E + S,
+        [parsed + bound + done("DISCARD ALL") + ready()],
+    )
     assert talk.session.frontend.unnamed.rest.startswith(b"discard all")
 
 
 def test_what_an_unnamed_statement_may_leave_behind_is_known_though_another_was_skipped():
     talk = linked()
-    through(talk, PARSE("", "select set_config('a', 'b', false)") + S, [parsed + ready()])
-    through(talk, DESCRIBE("nope") + PARSE("", "select 2") + S, [SKIPPED])
-    talk.client(BIND("") + E + S)
+    through(talk, parse_message("", "select set_config('a', 'b', false)") + S, [parsed + ready()])
+    through(talk, describe_message("nope") + parse_message("", "select 2") + S, [SKIPPED])
+    talk.client(bind_message("") + E + S)
     talk.server(bound + ANSWER + ready())
     assert kinds(talk.behind()) == "Q"
 
 
 def test_an_unnamed_statement_outlives_that_it_could_not_be_parsed_again():
     talk = linked()
-    through(talk, PARSE("", "select 1") + S, [parsed + ready()])
+    through(talk, parse_message("", "select 1") + S, [parsed + ready()])
     elsewhere(talk)
-    through(talk, PARSE("b", "begin") + BIND("b") + E + S, [parsed + bound + done("BEGIN") + ready("T")])
-    through(talk, DESCRIBE("nope") + S, [err("26000") + ready("E")])
-    assert kinds(talk.client(BIND("") + E + S)) == "PBES"
+    through(
+        talk, parse_message("b", "begin") + bind_message("b") + E + S, [parsed + bound + done("BEGIN") + ready("T")]
+    )
+    through(talk, describe_message("nope") + S, [err("26000") + ready("E")])
+    assert kinds(talk.client(bind_message("") + E + S)) == "PBES"
     assert kinds(talk.server(err("25P02") + ready("E"))) == "EZ"
     assert talk.session.frontend.unnamed.rest is not None
 
 
 def test_of_what_is_not_answered_a_bounded_part_is_remembered():
     talk = linked()
-    talk.client((PARSE("", "select 1") + BIND("") + E + S) * 500)
+    talk.client((parse_message("", "select 1") + bind_message("") + E + S) * 500)
     assert talk.session.hold
     asked = sum(entry.kind == wire.SYNC for entry in talk.session.pipeline.queue)
     assert asked < 200

@@ -1,4 +1,4 @@
-"""A command's line, taken apart: options with values, options alone, words, and what stands after `--`."""
+"""The arguments of one command: options with and without values, positionals, and what stands after `--`."""
 
 from __future__ import annotations
 
@@ -9,45 +9,54 @@ from proxy.errors import UsageError
 
 
 @dataclass(slots=True)
-class Line:
-    """`options` has the values of each in order, an empty text for one that takes none; `rest` is None without `--`."""
+class Arguments:
+    """A parsed command line.
+
+    Attributes:
+        options: the values of each option in their order; an empty text for an option that takes none.
+        positionals: the words that are no options and no option's value.
+        remainder: what stands after `--`, None without it.
+    """
 
     options: dict[str, list[str]] = field(default_factory=dict)
-    words: list[str] = field(default_factory=list)
-    rest: list[str] | None = None
+    positionals: list[str] = field(default_factory=list)
+    remainder: list[str] | None = None
 
-    def last(self, option: str) -> str | None:
+    def last_value(self, option: str) -> str | None:
+        """The value that counts if an option was given several times."""
         return self.options.get(option, [None])[-1]
 
 
-def parse(command: str, argv: Sequence[str], *, valued: Sequence[str] = (), alone: Sequence[str] = ()) -> Line:
-    """`--name value` and `--name=value` are the same. Raises UsageError, which begins with the command's name
-    where there is one."""
-    line = Line()
+def parse_arguments(
+    command: str, argv: Sequence[str], *, with_value: Sequence[str] = (), flags: Sequence[str] = ()
+) -> Arguments:
+    """Parse `argv`; `with_value` and `flags` are the options that are known. `--name value` and `--name=value` are the
+    same. Raises UsageError, whose text begins with `command` unless that is empty."""
+    arguments = Arguments()
     left = list(argv)
     prefix = f"{command}: " if command else ""
     while left:
         word = left.pop(0)
         name, equals, value = word.partition("=")
         if word == "--":
-            line.rest = left
-            return line
+            arguments.remainder = left
+            return arguments
         if not word.startswith("-"):
-            line.words.append(word)
-        elif word in alone:
-            line.options.setdefault(word, []).append("")
-        elif name in valued:
+            arguments.positionals.append(word)
+        elif word in flags:
+            arguments.options.setdefault(word, []).append("")
+        elif name in with_value:
             if not equals and left and left[0] != "--":
                 value = left.pop(0)
             if not value:
                 raise UsageError(f"{prefix}{name} needs a value")
-            line.options.setdefault(name, []).append(value)
+            arguments.options.setdefault(name, []).append(value)
         else:
-            known = [*valued, *alone]
-            raise UsageError(f"{prefix}`{word}` is not known; there is {_listed(known)}")
-    return line
+            known = [*with_value, *flags]
+            raise UsageError(f"{prefix}`{word}` is not known; there is {_join_names(known)}")
+    return arguments
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     *most, last = names or ("no option",)
     return f"{', '.join(most)} and {last}" if most else last

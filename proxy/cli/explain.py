@@ -8,9 +8,9 @@ from typing import TextIO
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.cli.arguments import parse
-from proxy.cli.load_policy import UNFIT, taken
-from proxy.cli.output import rows
+from proxy.cli.arguments import parse_arguments
+from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
+from proxy.cli.output import print_pairs
 from proxy.errors import UsageError
 from proxy.ingress.exchange import path_from_target
 from proxy.ingress.identity import Identified
@@ -20,16 +20,16 @@ from proxy.policy.schema.route import Route
 from proxy.policy.values import ANY_TIER
 from proxy.units import format_duration, format_rate, format_size
 
-PEER = "127.0.0.1"  # who asks, unless a trusted X-Forwarded-For says otherwise
+DEFAULT_CLIENT_IP = "127.0.0.1"  # who asks, unless a trusted X-Forwarded-For says otherwise
 
 
-class Imagined:
-    """A request that never was: what identity and routing look at."""
+class HypotheticalRequest:
+    """A request that nobody sent: as much of one as identity and routing look at."""
 
     def __init__(self, method: str, target: str, headers: CIMultiDictProxy[str]) -> None:
         self.method = method
         self.path = path_from_target(target)
-        self.client_ip = PEER
+        self.client_ip = DEFAULT_CLIENT_IP
         self._headers = headers
 
     def header(self, name: str) -> str | None:
@@ -39,61 +39,61 @@ class Imagined:
         return ", ".join(self._headers.getall(name)) if name in self._headers else None
 
 
-def explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
+def run_explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
     """Exit status 0, or 2 for a policy that cannot be taken. Raises UsageError."""
-    option, method, target, headers = _arguments(argv)
-    policy = taken(option, environ, stderr)
+    option, method, target, headers = _parse_request(argv)
+    policy = load_policy(option, environ, stderr)
     if policy is None:
-        return UNFIT
+        return EXIT_BAD_POLICY
     rules = RequestRules.of(policy, on_render=bool(environ.get("RENDER")))
-    request = Imagined(method, target, headers)
-    request.client_ip = rules.peers.client(PEER, request.joined).ip
+    request = HypotheticalRequest(method, target, headers)
+    request.client_ip = rules.peers.client(DEFAULT_CLIENT_IP, request.joined).ip
     identified = rules.identifier.identify(request)
     route, reading = rules.routes.reading(method, request.path)
     said = [
         ("request", f"{method} {target}"),
-        ("route", _why_route(route, request.path, reading)),
+        ("route", _explain_route(route, request.path, reading)),
         ("user", f"{identified.user}, by {identified.source}"),
-        ("tier", _why_tier(policy, identified)),
-        ("connections", _connections(policy)),
-        *_limits(policy, route, identified.tier),
-        ("caps", _caps(policy, identified.tier)),
-        ("budget", _budget(policy, route, identified.tier)),
+        ("tier", _explain_tier(policy, identified)),
+        ("connections", _explain_connections(policy)),
+        *_explain_limits(policy, route, identified.tier),
+        ("caps", _explain_caps(policy, identified.tier)),
+        ("budget", _explain_budget(policy, route, identified.tier)),
     ]
-    rows(said, stdout)
+    print_pairs(said, stdout)
     return 0
 
 
-def _arguments(argv: Sequence[str]) -> tuple[str | None, str, str, CIMultiDictProxy[str]]:
-    line = parse("explain", argv, valued=("-H", "--header", "--policy"))
+def _parse_request(argv: Sequence[str]) -> tuple[str | None, str, str, CIMultiDictProxy[str]]:
+    arguments = parse_arguments("explain", argv, with_value=("-H", "--header", "--policy"))
     headers: CIMultiDict[str] = CIMultiDict()
-    for given in (*line.options.get("-H", ()), *line.options.get("--header", ())):
+    for given in (*arguments.options.get("-H", ()), *arguments.options.get("--header", ())):
         name, colon, text = given.partition(":")
         if not colon:
             raise UsageError(f"explain: `{given}` is no header; write 'Name: value'")
         headers.add(name.strip(), text.strip())
-    words = [*line.words, *(line.rest or ())]
+    words = [*arguments.positionals, *(arguments.remainder or ())]
     if len(words) != 2 or not words[1].startswith("/"):
         raise UsageError("explain: give a method and a path, as in `explain GET /api/notes`")
     if re.fullmatch(r"[A-Za-z-]+", words[0]) is None:
         raise UsageError(f"explain: `{words[0]}` is no method; write GET, POST or the like")
-    return line.last("--policy"), words[0].upper(), words[1], CIMultiDictProxy(headers)
+    return arguments.last_value("--policy"), words[0].upper(), words[1], CIMultiDictProxy(headers)
 
 
-def _why_route(route: Route, path: str, reading: str) -> str:
+def _explain_route(route: Route, path: str, reading: str) -> str:
     methods = f" for {', '.join(route.match.methods)}" if route.match.methods else ""
     read = f", the path read as {reading}" if reading != path else ""
     return f"{route.name}: {route.match.path}{methods} fits{read}"
 
 
-def _why_tier(policy: Policy, identified: Identified) -> str:
+def _explain_tier(policy: Policy, identified: Identified) -> str:
     for tier in policy.identity.tiers:
         if tier.name == identified.tier:
             return f"{tier.name}: {tier.users} fits" if tier.users else f"{tier.name}: the default, no other fits"
     return "none: the policy names no tiers"
 
 
-def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
+def _explain_limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
     rates = ", ".join(format_rate(rate.count, rate.period) for rate in route.limits_for(tier)) or "none"
     if route.rate_limit and rates == "none":
         rates = f"none: rate_limit has nothing for tier {tier}"
@@ -106,22 +106,22 @@ def _limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
         ("rate limit", rates + shadow),
         ("timeout", "none" if route.timeout is None else f"{format_duration(route.timeout)} to and between bytes"),
         ("total", "none" if route.total is None else format_duration(route.total)),
-        ("body", _body(policy, route)),
+        ("body", _explain_body(policy, route)),
         ("at once", at_once),
         ("streams", "any number" if route.streams is None else f"{route.streams} open at once by this user"),
         ("overload", policy.overload.mode),
-        ("abandoned", _abandoned(route)),
-        ("retries", _retries(route)),
+        ("abandoned", _explain_abandoned(route)),
+        ("retries", _explain_retries(route)),
     ]
 
 
-def _connections(policy: Policy) -> str:
+def _explain_connections(policy: Policy) -> str:
     bound = policy.listen.connections
     total = "as many as there are descriptors for" if bound.total == "auto" else f"{bound.total} in all"
     return total if bound.per_address is None else f"{total}, {bound.per_address} from one address"
 
 
-def _body(policy: Policy, route: Route) -> str:
+def _explain_body(policy: Policy, route: Route) -> str:
     size = route.max_body if route.max_body is not None and route.enforce else policy.listen.max_body
     said = ["any size" if size is None else f"up to {format_size(size)}"]
     body = policy.listen.body
@@ -132,22 +132,22 @@ def _body(policy: Policy, route: Route) -> str:
     return ", ".join(said)
 
 
-def _caps(policy: Policy, tier: str) -> str:
+def _explain_caps(policy: Policy, tier: str) -> str:
     found = []
     for name, upstream in policy.upstreams.items():
         cap = upstream.cap
         key = tier if tier in cap.per_user else ANY_TIER
-        found += [f"{name} {spend} a user{_by(key)}" for spend in cap.per_user.get(key, ())]
+        found += [f"{name} {spend} a user{_tier_suffix(key)}" for spend in cap.per_user.get(key, ())]
         found += [f"{name} ${cap.per_call:f} a call"] if cap.per_call is not None else []
         found += [f"{name} {cap.total} in all"] if cap.total is not None else []
     return ", ".join(found) or "none"
 
 
-def _by(key: str) -> str:
+def _tier_suffix(key: str) -> str:
     return "" if key == ANY_TIER else f" of tier {key}"
 
 
-def _budget(policy: Policy, route: Route, tier: str) -> str:
+def _explain_budget(policy: Policy, route: Route, tier: str) -> str:
     if not route.requires_budget:
         return "the request is served whatever is spent; only calls out are refused"
     capped = any(tier in up.cap.per_user or ANY_TIER in up.cap.per_user for up in policy.upstreams.values())
@@ -156,13 +156,13 @@ def _budget(policy: Policy, route: Route, tier: str) -> str:
     return "402 before the app works, once a cap of this user is spent (requires_budget)"
 
 
-def _abandoned(route: Route) -> str:
+def _explain_abandoned(route: Route) -> str:
     if route.when_abandoned == "cancel":
         return "a client that leaves ends the request, its calls out and its queries"
     return "a client that leaves ends the request; its calls out go on"
 
 
-def _retries(route: Route) -> str:
+def _explain_retries(route: Route) -> str:
     attempts = route.retries.attempts
     if attempts <= 1 or not route.retries.on:
         return "none"

@@ -6,22 +6,24 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TextIO
 
-from proxy.cli.output import complain
+from proxy.cli.output import print_error
 from proxy.errors import PolicyError
 from proxy.policy.loading import find, load
 from proxy.policy.schema.policy import Policy
 
-UNFIT = 2  # the exit status for a policy that cannot be taken
+EXIT_BAD_POLICY = 2  # the exit status for a policy that cannot be taken
 
 
-def taken(
+def load_policy(
     option: str | None, environ: Mapping[str, str], stderr: TextIO, needs: Set[str] | None = None
 ) -> Policy | None:
-    """The policy that `run` would take from here; None where it cannot be, and every reason is told. A command that
-    `needs` some keys alone is not kept from its work by variables that others name: a shell beside the service has
-    not all of its environment."""
+    """The policy that `run` would use from here; None if it has faults, and each of them is printed.
+
+    A command that `needs` some keys alone does its work even if variables that other keys name are not set: a shell
+    beside the service does not have all of its environment.
+    """
     try:
         return load(find(option, environ, Path.cwd()), environ, needs)
     except PolicyError as error:
-        complain(stderr, error)
+        print_error(stderr, error)
         return None

@@ -9,24 +9,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from proxy.cli.arguments import parse
-from proxy.cli.ctl import seen
-from proxy.cli.load_policy import UNFIT, taken
-from proxy.cli.output import complain, styled, write
-from proxy.cli.running_stats import Evidence, Spread, Traffic, read_evidence
+from proxy.cli.admin_client import describe_failure, reachable_address, request
+from proxy.cli.arguments import parse_arguments
+from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
+from proxy.cli.output import print_error, print_line, write_text
+from proxy.cli.running_stats import GatewayStats, Histogram, RouteStats, parse_stats
 from proxy.errors import UsageError
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.route import Route
 from proxy.policy.values import ANY_TIER, Rate
 from proxy.units import format_duration, format_size
 
-PATIENCE = 10.0  # seconds
-FAILED = 1
-ENOUGH = 100  # requests of a route, below which no figure stands
-DAY = 86400.0
-NICE = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 400)
-TIMES = (30.0, 60.0, 120.0, 300.0, 600.0)
-MONEY = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+REQUEST_TIMEOUT = 10.0  # seconds
+EXIT_FAILED = 1
+MIN_REQUESTS = 100  # requests of a route, below which no figure stands
+DAY_SECONDS = 86400.0
+CONCURRENCY_STEPS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 400)
+TIMEOUT_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0)
+CAP_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
 @dataclass(slots=True)
@@ -34,82 +34,86 @@ class Advice:
     """Sentences on one part of a policy, and the lines that they come to, without indentation."""
 
     name: str
-    said: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
 
-def suggest(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
-    """Exit status 0, also where too little was seen; 1 where no gateway answers, 2 for a policy that cannot be taken.
-    Raises UsageError."""
-    line = parse("suggest", argv, valued=("--policy",))
-    if surplus := [*line.words, *(line.rest or ())]:
+def run_suggest(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
+    """Exit status 0, also if too little was seen; 1 if no gateway answers, 2 for a policy that cannot be taken.
+
+    Raises UsageError.
+    """
+    arguments = parse_arguments("suggest", argv, with_value=("--policy",))
+    if surplus := [*arguments.positionals, *(arguments.remainder or ())]:
         raise UsageError(f"suggest: `{surplus[0]}` is not known; there is --policy")
-    policy = taken(line.last("--policy"), environ, stderr)
+    policy = load_policy(arguments.last_value("--policy"), environ, stderr)
     if policy is None:
-        return UNFIT
-    place = seen(policy.listen.admin)
+        return EXIT_BAD_POLICY
+    address = reachable_address(policy.listen.admin)
     try:
-        evidence = _ask(policy)
+        stats = _fetch_stats(policy)
     except PermissionError:
-        complain(
+        print_error(
             stderr,
-            f"suggest: the gateway on {place} shows nothing without its admin token; set OUTRIGGER_ADMIN_TOKEN to"
+            f"suggest: the gateway on {address} shows nothing without its admin token; set OUTRIGGER_ADMIN_TOKEN to"
             " the gateway's own, or show its policy by --policy (admin.token)",
         )
-        return FAILED
+        return EXIT_FAILED
     except (OSError, http.client.HTTPException, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        complain(
+        print_error(
             stderr,
-            f"suggest: no gateway answers on {place} ({why}); start it and let it run for a day, or show the policy it"
-            " runs with by --policy (the address is listen.admin)",
+            f"suggest: no gateway answers on {address} ({describe_failure(error)}); start it and let it run for a day,"
+            " or show the policy it runs with by --policy (the address is listen.admin)",
         )
-        return FAILED
-    for text in _foreword(evidence):
-        styled(stdout, text, "bold")
-    routes = [advise_route(route, evidence.routes.get(route.name, Traffic())) for route in policy.routes]
-    money = [one for name in policy.upstreams if (one := advise_upstream(name, policy, evidence)) is not None]
+        return EXIT_FAILED
+    for text in _introduce(stats):
+        print_line(stdout, text, "bold")
+    routes = [advise_route(route, stats.routes.get(route.name, RouteStats())) for route in policy.routes]
+    money = [one for name in policy.upstreams if (one := advise_upstream(name, policy, stats)) is not None]
     for one in (*routes, *money):
-        styled(stdout, f"\n{one.name}:", "bold")
-        for sentence in one.said:
-            styled(stdout, f"  {sentence}")
-    write(stdout, "\n")
+        print_line(stdout, f"\n{one.name}:", "bold")
+        for sentence in one.sentences:
+            print_line(stdout, f"  {sentence}")
+    write_text(stdout, "\n")
     if any(one.lines for one in (*routes, *money)):
-        styled(stdout, f"As lines of {policy.source}; put each into its entry there:", "bold")
-        write(stdout, "\n")
-        for text in as_yaml(routes, money):
-            styled(stdout, text, "cyan")
+        print_line(stdout, f"As lines of {policy.source}; put each into its entry there:", "bold")
+        write_text(stdout, "\n")
+        for text in format_policy_lines(routes, money):
+            print_line(stdout, text, "cyan")
     else:
-        styled(stdout, "No figure can be proposed yet.", "yellow")
+        print_line(stdout, "No figure can be proposed yet.", "yellow")
     return 0
 
 
-def _foreword(evidence: Evidence) -> Iterator[str]:
-    requests = sum(route.requests for route in evidence.routes.values())
-    yield f"The gateway has run for {_long(evidence.uptime)} and answered {requests:,} requests."
-    if evidence.uptime < DAY:
+def _introduce(stats: GatewayStats) -> Iterator[str]:
+    requests = sum(route.requests for route in stats.routes.values())
+    yield f"The gateway has run for {_format_uptime(stats.uptime)} and answered {requests:,} requests."
+    if stats.uptime < DAY_SECONDS:
         yield "That is too little to go by: let it see a whole day, with its busy hours. What follows is a first look."
 
 
-def advise_route(route: Route, seen: Traffic) -> Advice:
+def advise_route(route: Route, seen: RouteStats) -> Advice:
+    """What the requests of one route suggest: figures that would have refused nobody, and whether to enforce them."""
     advice = Advice(route.name)
-    if seen.requests < ENOUGH:
-        advice.said.append(f"{_count(seen.requests, 'request')} so far: too few for a figure, it takes {ENOUGH}.")
+    if seen.requests < MIN_REQUESTS:
+        advice.sentences.append(
+            f"{_format_count(seen.requests, 'request')} so far: too few for a figure, it takes {MIN_REQUESTS}."
+        )
         return advice
     shadow = not route.enforce
     would = sum(seen.shadow.values())
-    advice.said.append(f"{seen.requests:,} requests.")
+    advice.sentences.append(f"{seen.requests:,} requests.")
     if route.name != "default" and (route.concurrency is not None or route.rate_limit):
-        _at_once(advice, seen.at_once)
-    _time(advice, seen.seconds)
+        _advise_concurrency(advice, seen.concurrency)
+    _advise_timeout(advice, seen.seconds)
     fits = True
     if route.rate_limit:
-        fits = _rate(advice, route, seen)
+        fits = _advise_rate_limit(advice, route, seen)
     if route.max_body is not None and shadow and (big := seen.shadow.get("body-too-large", 0)):
         fits = False
         size = 2 * route.max_body
-        advice.said.append(
-            f"{_count(big, 'body', 'bodies')} of over {format_size(route.max_body)} came (max_body, in shadow):"
+        advice.sentences.append(
+            f"{_format_count(big, 'body', 'bodies')} of over {format_size(route.max_body)} came (max_body, in shadow):"
             f" try {format_size(size)}."
         )
         advice.lines.append(f"max_body: {format_size(size)}")
@@ -119,55 +123,57 @@ def advise_route(route: Route, seen: Traffic) -> Advice:
             told = (
                 "nobody would have been refused" if not would else "with these figures nobody would have been refused"
             )
-            advice.said.append(f"It is in shadow (enforce: false), and {told}: it can be put in force.")
+            advice.sentences.append(f"It is in shadow (enforce: false), and {told}: it can be put in force.")
             advice.lines.append("enforce: true")
     return advice
 
 
-def _at_once(advice: Advice, at_once: Spread) -> None:
-    if at_once.count < ENOUGH:
+def _advise_concurrency(advice: Advice, at_once: Histogram) -> None:
+    if at_once.count < MIN_REQUESTS:
         return
     most, usual = at_once.highest, at_once.quantile(0.99)
     if most == math.inf:
-        advice.said.append("At once: more than 256 at times; no limit is proposed.")
+        advice.sentences.append("At once: more than 256 at times; no limit is proposed.")
         return
-    limit = next((nice for nice in NICE if nice >= 1.25 * most), NICE[-1])
-    advice.said.append(f"p99 of concurrency was {usual:g}, the most {most:g}: {limit} would have refused nobody.")
+    limit = next((nice for nice in CONCURRENCY_STEPS if nice >= 1.25 * most), CONCURRENCY_STEPS[-1])
+    advice.sentences.append(f"p99 of concurrency was {usual:g}, the most {most:g}: {limit} would have refused nobody.")
     advice.lines.append(f"concurrency: {limit}")
 
 
-def _time(advice: Advice, seconds: Spread) -> None:
+def _advise_timeout(advice: Advice, seconds: Histogram) -> None:
     longest = seconds.highest
     if longest == math.inf:
-        advice.said.append("Some took longer than 2 min (streams, long polls, uploads): no timeout is proposed.")
+        advice.sentences.append("Some took longer than 2 min (streams, long polls, uploads): no timeout is proposed.")
         return
-    limit = next((one for one in TIMES if one >= 2 * longest), TIMES[-1])
-    advice.said.append(
+    limit = next((one for one in TIMEOUT_STEPS if one >= 2 * longest), TIMEOUT_STEPS[-1])
+    advice.sentences.append(
         f"All were over within {format_duration(longest)}: a timeout of {format_duration(limit)} would have ended none."
     )
     advice.lines.append(f"timeout: {format_duration(limit)}")
 
 
-def _rate(advice: Advice, route: Route, seen: Traffic) -> bool:
-    """Whether the limit, as it is, met nobody."""
-    asked = sum(seen.limited.values())
-    met = asked - seen.limited.get("allowed", 0)
+def _advise_rate_limit(advice: Advice, route: Route, seen: RouteStats) -> bool:
+    """Whether the limit, as it is, would have refused nobody."""
+    asked = sum(seen.rate_decisions.values())
+    met = asked - seen.rate_decisions.get("allowed", 0)
     rates = {tier: [str(one) for one in limits] for tier, limits in route.rate_limit.items()}
     shown = " · ".join(", ".join(limits) for limits in rates.values())
     if not met:
-        advice.said.append(
+        advice.sentences.append(
             f"Its rate limit ({shown}) would have refused nobody."
             if not route.enforce
             else f"Its rate limit ({shown}) refused nobody."
         )
         return True
     did = "would have refused" if not route.enforce else "refused"
-    advice.said.append(f"Its rate limit ({shown}) {did} {met:,} of {asked:,}: the log says whom; try twice as much.")
-    advice.lines.append(f"rate_limit: {_twice(route)}")
+    advice.sentences.append(
+        f"Its rate limit ({shown}) {did} {met:,} of {asked:,}: the log says whom; try twice as much."
+    )
+    advice.lines.append(f"rate_limit: {_doubled_rate_limit(route)}")
     return False
 
 
-def _twice(route: Route) -> str:
+def _doubled_rate_limit(route: Route) -> str:
     """Its limits with twice their counts, as YAML."""
     values = {}
     for tier, limits in route.rate_limit.items():
@@ -178,29 +184,32 @@ def _twice(route: Route) -> str:
     return f"{{{', '.join(f'{tier}: {value}' for tier, value in values.items())}}}"
 
 
-def advise_upstream(name: str, policy: Policy, evidence: Evidence) -> Advice | None:
-    """None where nothing was called."""
-    calls = evidence.calls.get(name)
+def advise_upstream(name: str, policy: Policy, stats: GatewayStats) -> Advice | None:
+    """What one upstream's calls suggest; None if nothing was called."""
+    calls = stats.calls.get(name)
     if calls is None or not calls.count:
         return None
     advice = Advice(f"calls to {name}")
-    if calls.count < ENOUGH:
-        advice.said.append(f"{_count(calls.count, 'call')} so far: too few for a figure, it takes {ENOUGH}.")
+    if calls.count < MIN_REQUESTS:
+        advice.sentences.append(
+            f"{_format_count(calls.count, 'call')} so far: too few for a figure, it takes {MIN_REQUESTS}."
+        )
         return advice
-    advice.said.append(f"{calls.count:,} calls; 99 % were over within {_bound(calls.quantile(0.99))}.")
-    alone = sum(bool(one.count) for one in evidence.calls.values()) == 1
-    if evidence.uptime < DAY / 2 or not alone:  # what was spent is known of all upstreams together
+    advice.sentences.append(f"{calls.count:,} calls; 99 % were over within {_format_bound(calls.quantile(0.99))}.")
+    alone = sum(bool(one.count) for one in stats.calls.values()) == 1
+    if stats.uptime < DAY_SECONDS / 2 or not alone:  # the history has the spend of all upstreams together
         return advice
-    limit = next((one for one in MONEY if one >= 3 * evidence.spent), None)
-    if limit is not None and evidence.spent:
-        advice.said.append(
-            f"All calls of the last day cost ${evidence.spent:.2f}: a total of ${limit}/d would have refused none."
+    limit = next((one for one in CAP_STEPS if one >= 3 * stats.last_day_spend), None)
+    if limit is not None and stats.last_day_spend:
+        advice.sentences.append(
+            f"All calls of the last day cost ${stats.last_day_spend:.2f}: a total of ${limit}/d"
+            " would have refused none."
         )
         advice.lines.append(f"cap: {{total: ${limit}/d}}")
     return advice
 
 
-def as_yaml(routes: list[Advice], upstreams: list[Advice]) -> Iterator[str]:
+def format_policy_lines(routes: list[Advice], upstreams: list[Advice]) -> Iterator[str]:
     """The lines proposed, as entries of a policy."""
     if any(one.lines for one in routes):
         yield "routes:"
@@ -216,35 +225,28 @@ def as_yaml(routes: list[Advice], upstreams: list[Advice]) -> Iterator[str]:
                 yield from (f"    {line}" for line in one.lines)
 
 
-def _ask(policy: Policy) -> Evidence:
-    """Raises OSError, HTTPException, ValueError; PermissionError where it asks for another token."""
-    place = seen(policy.listen.admin)
-    connection = http.client.HTTPConnection(place.host, place.port, timeout=PATIENCE)
-    headers = {"Authorization": f"Bearer {policy.admin.token}"} if policy.admin.token else {}
+def _fetch_stats(policy: Policy) -> GatewayStats:
+    """Raises OSError, HTTPException, ValueError; PermissionError if the gateway asks for another token."""
+    address = reachable_address(policy.listen.admin)
     bodies = []
-    try:
-        for path in ("/metrics", "/status", "/status?history=1"):
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status in (401, 403):
-                raise PermissionError
-            if answer.status != 200:
-                raise ValueError(f"{path} answered {answer.status}")
-            bodies.append(body.decode("utf-8", "replace"))
-    finally:
-        connection.close()
-    return read_evidence(bodies[0], json.loads(bodies[1]), json.loads(bodies[2]))
+    for path in ("/metrics", "/status", "/status?history=1"):
+        status, body = request(address, "GET", path, token=policy.admin.token, timeout=REQUEST_TIMEOUT)
+        if status in (401, 403):
+            raise PermissionError
+        if status != 200:
+            raise ValueError(f"{path} answered {status}")
+        bodies.append(body.decode("utf-8", "replace"))
+    return parse_stats(bodies[0], json.loads(bodies[1]), json.loads(bodies[2]))
 
 
-def _bound(seconds: float) -> str:
+def _format_bound(seconds: float) -> str:
     return "more than 2 min" if seconds == math.inf else format_duration(seconds)
 
 
-def _long(seconds: float) -> str:
+def _format_uptime(seconds: float) -> str:
     hours, minutes = divmod(int(seconds) // 60, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def _count(number: int, noun: str, several: str = "") -> str:
+def _format_count(number: int, noun: str, several: str = "") -> str:
     return f"{number:,} {noun if number == 1 else several or noun + 's'}"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from proxy import __repository__
-from proxy.cli.init import INSTALL
+from proxy.cli.init import INSTALL_COMMAND
 from proxy.policy.loading import PolicySource, load
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_a_build_command_makes_the_gateways_environment_anew(service):
     """Without --clear pip keeps what an earlier build left there, the version being the same."""
     app, venv, gateway = service["buildCommand"].split(" && ")
     assert app == "pip install -r requirements.txt"
-    assert f"{venv} && {gateway}".replace("python ", "python3 ", 1) == INSTALL
+    assert f"{venv} && {gateway}".replace("python ", "python3 ", 1) == INSTALL_COMMAND
     assert service["startCommand"].startswith(".outrigger/bin/outrigger -- ")
 
 

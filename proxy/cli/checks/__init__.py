@@ -1,1 +1,1 @@
-"""What `doctor` tries, a file for each neighbourhood. Nothing is changed, and nothing costs money."""
+"""What `doctor` tries, by subject. No check changes anything or costs money."""

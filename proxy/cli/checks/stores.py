@@ -1,4 +1,4 @@
-"""The database and the ledger: reached, wide enough, writable."""
+"""Whether the database can be reached and has room for the pool, and whether the ledger can be written."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from proxy.cli.detect.app import look
-from proxy.cli.detect.database import DRIVERS
+from proxy.cli.detect.app import detect_app
+from proxy.cli.detect.database import DRIVER_PACKAGES
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
 from proxy.policy.schema.policy import Policy
 from proxy.policy.urls import mask_password, sqlite_path
 
-PATIENCE = 5.0  # seconds
-FAR = 0.05  # seconds for a question and its answer
+CONNECT_TIMEOUT = 5.0  # seconds
+MAX_ROUND_TRIP = 0.05  # seconds; a database in the same region answers within a few milliseconds
 
 
-async def database(policy: Policy, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
-    if not policy.postgres.url and look(Folder(cwd)).needs & DRIVERS:
+async def check_database(policy: Policy, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
+    if not policy.postgres.url and detect_app(Folder(cwd)).packages & DRIVER_PACKAGES:
         text = "the app brings a driver of PostgreSQL, and postgres.url is empty: there is no pool"
-        mend = "set DATABASE_URL, or what postgres.url names; where the app uses no database, all is well"
-        return [Finding("warning", "database", text, mend)]
+        fix = "set DATABASE_URL, or what postgres.url names; where the app uses no database, all is well"
+        return [Finding("warning", "database", text, fix)]
     if not policy.postgres.url:
         return [Finding("ok", "database", "no pool: the app's own address of it stays as it is")]
     import asyncpg
@@ -34,7 +34,7 @@ async def database(policy: Policy, environ: Mapping[str, str], cwd: Path) -> lis
 
     where = mask_password(policy.postgres.url)
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
             connection = await asyncpg.connect(parsed(policy.postgres.url, environ).dsn, statement_cache_size=0)
             try:
                 version = await connection.fetchval("show server_version")
@@ -45,49 +45,51 @@ async def database(policy: Policy, environ: Mapping[str, str], cwd: Path) -> lis
             finally:
                 connection.terminate()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
-        why = f"no answer in {PATIENCE:g} s" if isinstance(error, TimeoutError) else str(error).partition("\n")[0]
+        why = (
+            f"no answer in {CONNECT_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error).partition("\n")[0]
+        )
         text = f"{where} cannot be used: {why or type(error).__name__}"
         return [Finding("error", "database", text, "mend postgres.url (DATABASE_URL), or start the database")]
     shown = f"{where}: PostgreSQL {version}, {used} of {most} connections in use, {took * 1000:.0f} ms away"
     if policy.postgres.pool.max > most:
-        mend = "make pool.max smaller"
-        return [Finding("error", "database", f"{shown}; pool.max is {policy.postgres.pool.max}", mend)]
+        fix = "make pool.max smaller"
+        return [Finding("error", "database", f"{shown}; pool.max is {policy.postgres.pool.max}", fix)]
     if policy.postgres.pool.max > (most - used) * 0.9:
-        mend = "make pool.max smaller, or close other clients"
-        return [Finding("warning", "database", f"{shown}; pool.max {policy.postgres.pool.max} takes nearly all", mend)]
-    if took > FAR:
+        fix = "make pool.max smaller, or close other clients"
+        return [Finding("warning", "database", f"{shown}; pool.max {policy.postgres.pool.max} takes nearly all", fix)]
+    if took > MAX_ROUND_TRIP:
         return [Finding("warning", "database", shown, "move the app and its database into one region")]
     return [Finding("ok", "database", shown)]
 
 
-async def ledger(policy: Policy) -> list[Finding]:
+async def check_ledger(policy: Policy) -> list[Finding]:
     url = policy.ledger.url
     path = sqlite_path(url)
     if path is not None:
-        return [await asyncio.to_thread(_file, Path(path))]
+        return [await asyncio.to_thread(_check_sqlite_file, Path(path))]
     from proxy.ledger.postgres import reachable
     from proxy.ledger.store import LedgerAway
 
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
             version = await reachable(url, mask_password(url))
     except (LedgerAway, TimeoutError) as error:
-        why = str(error) or f"{mask_password(url)}: no answer in {PATIENCE:g} s"
+        why = str(error) or f"{mask_password(url)}: no answer in {CONNECT_TIMEOUT:g} s"
         return [Finding("error", "ledger", why, "mend ledger.url, or start the database")]
     begun = "is there" if version else "is made with the first start"
     return [Finding("ok", "ledger", f"{mask_password(url)} can be reached; the ledger {begun}")]
 
 
-def _file(path: Path) -> Finding:
-    """Without touching it: a ledger in use is another's."""
-    mend = "make the folder writable, or name another ledger.url"
+def _check_sqlite_file(path: Path) -> Finding:
+    """Look at the file without writing to it: a gateway that runs may be using it."""
+    fix = "make the folder writable, or name another ledger.url"
     if not path.exists():
         folder = next(one for one in path.absolute().parents if one.exists())
         if os.access(folder, os.W_OK | os.X_OK):
             return Finding("ok", "ledger", f"{path} is made with the first row")
-        return Finding("error", "ledger", f"{path} cannot be made: {folder} is not writable", mend)
+        return Finding("error", "ledger", f"{path} cannot be made: {folder} is not writable", fix)
     if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
-        return Finding("error", "ledger", f"{path} is not writable", mend)
+        return Finding("error", "ledger", f"{path} is not writable", fix)
     try:
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2.0)
         try:

@@ -1,4 +1,5 @@
-"""Upstreams and webhooks: found, reached, spoken to. A GET of a list or of nothing: no call that costs money."""
+"""Whether upstreams and webhooks can be reached, and whether keys are accepted: by a GET of the list of models, or by a
+connection alone, so that nothing costs money."""
 
 from __future__ import annotations
 
@@ -11,64 +12,64 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from proxy.cli.detect.app import look
+from proxy.cli.detect.app import detect_app
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
 from proxy.egress.url_mapping import join
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Upstream, default_upstreams
 
-PATIENCE = 5.0  # seconds
-_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-# Variables by which apps and SDKs are told where a vendor of models is.
-_VENDORS = re.compile(
+REQUEST_TIMEOUT = 5.0  # seconds
+_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+# Variables from which apps and SDKs take the address of a vendor of models.
+_ADDRESS_VARIABLE = re.compile(
     r"(?:OPENAI|AZURE_OPENAI|ANTHROPIC|GROQ|TOGETHER|MISTRAL|COHERE|CO|GEMINI|GOOGLE_GEMINI|DEEPSEEK|OPENROUTER|OLLAMA|"
     r"PERPLEXITY|FIREWORKS|XAI|LLM|LITELLM|VLLM)_(?:API_)?(?:BASE_URL|BASE|URL|HOST|ENDPOINT|API_BASE|API_BASE_URL)S?"
 )
-_GO_ROUND = "see that this machine may call out, or mend its base_url"
+_REACH_FIX = "see that this machine may call out, or mend its base_url"
 
 
-async def upstreams(policy: Policy, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
+async def check_upstreams(policy: Policy, environ: Mapping[str, str], cwd: Path) -> list[Finding]:
     wanted = dict(policy.upstreams)
-    found = list(_passing_by(policy, environ))
+    found = list(_find_bypassing_variables(policy, environ))
     for name, one in default_upstreams().items():
-        if wanted.get(name) == one and not _called(one, environ, cwd):
+        if wanted.get(name) == one and not _seems_called(one, environ, cwd):
             del wanted[name]
             text = "nothing here calls it: no key in the environment, no package of the app's"
             found.append(Finding("ok", f"upstream {name}", text, f"write `{name}: off` to be rid of it"))
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False) as session:
-        found += await asyncio.gather(*(_upstream(session, name, one, environ) for name, one in wanted.items()))
+        found += await asyncio.gather(*(_check_upstream(session, name, one, environ) for name, one in wanted.items()))
     return found
 
 
-def _called(upstream: Upstream, environ: Mapping[str, str], cwd: Path) -> bool:
-    """Whether the app seems to call a vendor that the policy does not name: by its key, or a package. An app that
-    cannot be read may."""
-    app = look(Folder(cwd))
-    return bool(environ.get(_KEYS.get(upstream.kind, ""))) or not app.needs or upstream.kind in app.vendors
+def _seems_called(upstream: Upstream, environ: Mapping[str, str], cwd: Path) -> bool:
+    """Whether the app seems to call a vendor that the policy does not name, by its key or by a package. An app whose
+    packages are not known may."""
+    app = detect_app(Folder(cwd))
+    return bool(environ.get(_KEY_VARIABLES.get(upstream.kind, ""))) or not app.packages or upstream.kind in app.vendors
 
 
-def _passing_by(policy: Policy, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Addresses of vendors in the environment whose calls Outrigger does not see."""
+def _find_bypassing_variables(policy: Policy, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Environment variables that lead to a vendor and that no upstream names: Outrigger does not see these calls."""
     known = {variable for upstream in policy.upstreams.values() for variable in upstream.env}
     for variable, value in environ.items():
-        host = urlsplit(value).hostname if _VENDORS.fullmatch(variable) and value.startswith("http") else None
+        host = urlsplit(value).hostname if _ADDRESS_VARIABLE.fullmatch(variable) and value.startswith("http") else None
         if host is None or variable in known:
             continue
-        mend = f"name it: upstreams: {{NAME: {{kind: openai, env: [{variable}]}}}}, with the kind that it speaks"
+        fix = f"name it: upstreams: {{NAME: {{kind: openai, env: [{variable}]}}}}, with the kind that it speaks"
         text = f"{variable} leads to {host}, and no upstream names that variable: its calls pass by"
-        yield Finding("warning", "upstreams", text, mend)
+        yield Finding("warning", "upstreams", text, fix)
 
 
-async def alerts(policy: Policy, *, post: bool) -> list[Finding]:
+async def check_alert_channels(policy: Policy, *, post: bool) -> list[Finding]:
     """Where alerts go; with `post` a test message goes there."""
     found = []
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
         for what, url in (("alerts.slack", policy.alerts.slack), ("alerts.webhook", policy.alerts.webhook)):
             if url:
-                found.append(await _hook(session, what, url, post=post and what == "alerts.slack"))
+                found.append(await _check_webhook(session, what, url, post=post and what == "alerts.slack"))
     if not policy.alerts.slack:
         text = "alerts are logged only"
         level: Finding = Finding("ok", "alerts.slack", text, "set SLACK_WEBHOOK_URL to be told of them")
@@ -78,11 +79,11 @@ async def alerts(policy: Policy, *, post: bool) -> list[Finding]:
     return found
 
 
-async def _upstream(
+async def _check_upstream(
     session: aiohttp.ClientSession, name: str, upstream: Upstream, environ: Mapping[str, str]
 ) -> Finding:
     what = f"upstream {name}"
-    key = upstream.api_key or environ.get(_KEYS.get(upstream.kind, ""), "")
+    key = upstream.api_key or environ.get(_KEY_VARIABLES.get(upstream.kind, ""), "")
     headers = {}
     if upstream.kind == "anthropic":
         headers = {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
@@ -94,26 +95,26 @@ async def _upstream(
             status = answer.status
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if upstream == default_upstreams().get(name) and not key:
-            mend = "where the app calls it, see that this machine may; where it does not, write `openai: off`"
-            return Finding("warning", what, f"{url.host} cannot be reached: {_why(error)}", mend)
-        return Finding("error", what, f"{url.host} cannot be reached: {_why(error)}", _GO_ROUND)
+            fix = "where the app calls it, see that this machine may; where it does not, write `openai: off`"
+            return Finding("warning", what, f"{url.host} cannot be reached: {_describe_error(error)}", fix)
+        return Finding("error", what, f"{url.host} cannot be reached: {_describe_error(error)}", _REACH_FIX)
     shown = f"{url.host} answers ({status})"
     if status >= 500:
         return Finding("warning", what, shown, "it is unwell; look at its status page")
     if status in (401, 403) and key and upstream.kind != "http":
-        whose = "api_key" if upstream.api_key else _KEYS[upstream.kind]
+        whose = "api_key" if upstream.api_key else _KEY_VARIABLES[upstream.kind]
         return Finding("error", what, f"{shown}: the key is refused", f"mend {whose}")
     if status == 404 and upstream.kind != "http":
         return Finding("warning", what, f"{shown} and has no list of models", "see that its base_url is right")
     return Finding("ok", what, shown + (", the key is taken" if key and status < 300 else ""))
 
 
-async def _hook(session: aiohttp.ClientSession, what: str, url: str, *, post: bool) -> Finding:
+async def _check_webhook(session: aiohttp.ClientSession, what: str, url: str, *, post: bool) -> Finding:
     parts = urlsplit(url)
     place = parts.hostname or ""
     if what == "alerts.slack" and place == "hooks.slack.com" and not parts.path.startswith("/services/"):
-        mend = "copy it from Slack once more: https://hooks.slack.com/services/…"
-        return Finding("error", what, "it is not what Slack's webhooks look like", mend)
+        fix = "copy it from Slack once more: https://hooks.slack.com/services/…"
+        return Finding("error", what, "it is not what Slack's webhooks look like", fix)
     try:
         if post:
             message = {"text": "A test of Outrigger's doctor: alerts will come here."}
@@ -124,15 +125,17 @@ async def _hook(session: aiohttp.ClientSession, what: str, url: str, *, post: bo
                     )
             return Finding("ok", what, f"a test message went to {place}")
         tls = True if parts.scheme == "https" else None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REQUEST_TIMEOUT):
             _, writer = await asyncio.open_connection(place, parts.port or (443 if tls else 80), ssl=tls)
         writer.close()
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Finding("error", what, f"{place} cannot be reached: {_why(error)}", "see that this machine may call out")
+        return Finding(
+            "error", what, f"{place} cannot be reached: {_describe_error(error)}", "see that this machine may call out"
+        )
     return Finding("ok", what, f"{place} can be reached; --slack posts a test message")
 
 
-def _why(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer in {PATIENCE:g} s"
+        return f"no answer in {REQUEST_TIMEOUT:g} s"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

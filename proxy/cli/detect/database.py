@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from proxy.cli.detect.env_reads import Setting
+from proxy.cli.detect.env_reads import EnvRead
 
-DRIVERS = {"asyncpg", "psycopg", "psycopg2", "psycopg2-binary", "psycopg-binary", "pg8000", "pg", "postgres"}
-DRIVERS |= {"@prisma/client", "pg-promise", "aiopg"}
-URLS: tuple[str, ...] = (
+DRIVER_PACKAGES = {"asyncpg", "psycopg", "psycopg2", "psycopg2-binary", "psycopg-binary", "pg8000", "pg", "postgres"}
+DRIVER_PACKAGES |= {"@prisma/client", "pg-promise", "aiopg"}
+URL_VARIABLES: tuple[str, ...] = (
     "DATABASE_URL",
     "POSTGRES_URL",
     "POSTGRESQL_URL",
@@ -24,54 +24,66 @@ URLS: tuple[str, ...] = (
     "DATABASE_URI",
     "PG_DSN",
 )
-PARTS = {
+PART_PATTERNS = {
     "host": r"HOST(?:NAME)?|SERVER",
     "port": r"PORT",
     "user": r"USER(?:NAME)?",
     "password": r"PASS(?:WORD|WD)?",
     "database": r"NAME|DATABASE|DB|DBNAME",
 }
-_PREFIX = r"(?:DB|DATABASE|POSTGRES|POSTGRESQL|PG|SQL|PSQL)"
+_VARIABLE_PREFIX = r"(?:DB|DATABASE|POSTGRES|POSTGRESQL|PG|SQL|PSQL)"
 
 
 @dataclass(frozen=True, slots=True)
-class Database:
-    """`url` names its variable; else `parts` names the variable of each part, `defaults` what holds without it."""
+class DetectedDatabase:
+    """How the app is told where its database is.
+
+    Attributes:
+        url: the variable that has the whole address, empty if it is put together from parts.
+        parts: the variable of each part that has one.
+        defaults: what the code uses for a part if its variable is not set.
+        location: FILE:LINE where it is read.
+    """
 
     url: str = ""
-    parts: dict[str, str] = field(default_factory=dict)  # by part
+    parts: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
-    where: str = ""
+    location: str = ""
 
     @property
-    def missing(self) -> list[str]:
-        """Parts that the code fixes, so that they cannot be told it: the pool has an address and a password of its
-        own."""
-        return [] if self.url else [part for part in PARTS if part not in self.parts]
+    def missing_parts(self) -> list[str]:
+        """Parts that the code fixes. No pool is possible then: the pool has an address and a password of its own, which
+        the app has to be given."""
+        return [] if self.url else [part for part in PART_PATTERNS if part not in self.parts]
 
     def __str__(self) -> str:
         if self.url:
             return f"PostgreSQL, by {self.url}"
-        return f"PostgreSQL, by {', '.join(self.parts.values())} ({self.where})"
+        return f"PostgreSQL, by {', '.join(self.parts.values())} ({self.location})"
 
 
-def find_database(needs: Collection[str], settings: Sequence[Setting], *, spoken_of: bool) -> Database | None:
-    """`spoken_of`: the code has the word DATABASE_URL in it, however it reads it."""
-    if not DRIVERS & set(needs):
+def find_database(
+    packages: Collection[str], settings: Sequence[EnvRead], *, mentions_url: bool
+) -> DetectedDatabase | None:
+    """The database, None if the app brings no driver of PostgreSQL or does not say where it is.
+
+    `mentions_url`: the code has the word DATABASE_URL in it, however it reads the variable.
+    """
+    if not DRIVER_PACKAGES & set(packages):
         return None
     by_name = {one.name: one for one in settings}
-    for name in URLS:
+    for name in URL_VARIABLES:
         if name in by_name:
-            return Database(url=name, where=by_name[name].where)
-    parts: dict[str, Setting] = {}
-    for part, words in PARTS.items():
+            return DetectedDatabase(url=name, location=by_name[name].location)
+    parts: dict[str, EnvRead] = {}
+    for part, words in PART_PATTERNS.items():
         for one in settings:
-            if re.fullmatch(rf"(?:\w+_)?{_PREFIX}_?(?:{words})", one.name):
+            if re.fullmatch(rf"(?:\w+_)?{_VARIABLE_PREFIX}_?(?:{words})", one.name):
                 parts.setdefault(part, one)
     if "host" in parts and {"user", "password", "database"} & parts.keys():
-        return Database(
+        return DetectedDatabase(
             parts={part: one.name for part, one in parts.items()},
             defaults={part: one.default for part, one in parts.items() if one.default},
-            where=parts["host"].where,
+            location=parts["host"].location,
         )
-    return Database(url="DATABASE_URL") if spoken_of or "@prisma/client" in needs else None
+    return DetectedDatabase(url="DATABASE_URL") if mentions_url or "@prisma/client" in packages else None

@@ -1,4 +1,4 @@
-"""What the code of an app reads of its environment: the variable, what holds without it, and where."""
+"""The environment variables that an app's code reads, each with its default and where it is read."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from proxy.cli.detect.project_files import Folder
+from proxy.cli.detect.project_files import Folder, location_of
 
 # os.environ[...], os.environ.get(...), os.getenv(...), decouple's config(...), environs' env(...), env.str(...)
-_PYTHON = re.compile(
+_PYTHON_READ = re.compile(
     r"\b(?:environ\[|environ\.get\(|getenv\(|config\(|env(?:\.\w+)?\()\s*['\"]([A-Za-z][A-Za-z0-9_]*)['\"]"
     r"(?:\s*,\s*(?:default\s*=\s*)?(?:['\"]([^'\"\n]*)['\"]|(\d+)))?"
 )
-_NODE = re.compile(
+_NODE_READ = re.compile(
     r"\bprocess\.env(?:\.|\[['\"])([A-Z][A-Z0-9_]*)(?:['\"]\])?(?:\s*(?:\|\||\?\?)\s*(?:['\"`]([^'\"`\n]*)['\"`]|(\d+)))?"
 )
-_FIELD = re.compile(
+_SETTINGS_FIELD = re.compile(
     r"^[ \t]+([A-Za-z][A-Za-z0-9_]*)\s*:\s*[^=\n]+?(?:=\s*(?:Field\()?(?:['\"]([^'\"\n]*)['\"]|(\d+)).*)?$",
     re.MULTILINE,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """`default` is empty where nothing, or neither plain text nor a number, is written."""
+class EnvRead:
+    """One read of a variable. `default` is empty if there is none, or one that is neither plain text nor a number."""
 
     name: str
     default: str
-    where: str  # FILE:LINE
+    location: str  # FILE:LINE
 
 
-def find_settings(folder: Folder) -> list[Setting]:
-    return list(_all(folder))
+def find_env_reads(folder: Folder) -> list[EnvRead]:
+    return list(_iterate_reads(folder))
 
 
-def _all(folder: Folder) -> Iterator[Setting]:
-    for name, text in folder.sources(".py"):
-        for hit in _PYTHON.finditer(text):
-            yield _setting(name, text, hit)
+def _iterate_reads(folder: Folder) -> Iterator[EnvRead]:
+    for name, text in folder.source_files(".py"):
+        for hit in _PYTHON_READ.finditer(text):
+            yield _make_read(name, text, hit)
         if "BaseSettings" in text:  # pydantic: a field is a variable of that name, in either case
-            for hit in _FIELD.finditer(text):
-                yield _setting(name, text, hit)
-    for name, text in folder.sources(".js", ".ts", ".mjs", ".cjs"):
-        for hit in _NODE.finditer(text):
-            yield _setting(name, text, hit)
+            for hit in _SETTINGS_FIELD.finditer(text):
+                yield _make_read(name, text, hit)
+    for name, text in folder.source_files(".js", ".ts", ".mjs", ".cjs"):
+        for hit in _NODE_READ.finditer(text):
+            yield _make_read(name, text, hit)
 
 
-def _setting(name: str, text: str, hit: re.Match[str]) -> Setting:
-    return Setting(hit[1].upper(), hit[2] or hit[3] or "", f"{name}:{text.count(chr(10), 0, hit.start()) + 1}")
+def _make_read(name: str, text: str, hit: re.Match[str]) -> EnvRead:
+    return EnvRead(hit[1].upper(), hit[2] or hit[3] or "", location_of(name, text, hit))

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from proxy.cli.detect.project_files import Folder
 
-MOST = 20  # places that are told
+MAX_PLACES = 20  # places that are named
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    where: str  # FILE:LINE
-    what: str
-    mend: str
+class LoopbackTrust:
+    location: str  # FILE:LINE
+    problem: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.mend}"
+        return f"{self.location}: {self.problem}; {self.fix}"
 
 
-_FORWARDED = "read the client's address from X-Forwarded-For, which the gateway vouches for"
-_PATTERNS = (
+_READ_FORWARDED = "read the client's address from X-Forwarded-For, which the gateway vouches for"
+_CODE_PATTERNS = (
     (
         re.compile(r"^\s*INTERNAL_IPS\s*[+:=]"),
         "INTERNAL_IPS: Django shows its debug pages to these, and with 127.0.0.1 among them to everybody",
@@ -41,12 +41,12 @@ _PATTERNS = (
     (
         re.compile(r"REMOTE_ADDR['\"]?\]?\s*(==|in)\s|remote_addr\s*(==|in)\s|client\.host\s*(==|in)\s"),
         "this compares the address that a request came from, which is 127.0.0.1 for every request now",
-        _FORWARDED,
+        _READ_FORWARDED,
     ),
     (
         re.compile(r"(==|\bin\b|includes)\s*[\[({]*\s*['\"](127\.0\.0\.1|::1)['\"]"),
         "an address is compared with loopback, which is that of every request now",
-        _FORWARDED,
+        _READ_FORWARDED,
     ),
     (
         re.compile(r"\b(req|request)\.(socket|connection)\.remoteAddress|\.ip\s*===?\s*['\"](127|::1)"),
@@ -54,7 +54,7 @@ _PATTERNS = (
         "use `app.set('trust proxy', 'loopback')` and req.ip",
     ),
 )
-_LINES = (
+_COMMAND_PATTERNS = (
     (
         re.compile(r"--forwarded-allow-ips[= ]['\"]?\*"),
         "--forwarded-allow-ips=* believes everybody's X-Forwarded-For",
@@ -68,27 +68,27 @@ _LINES = (
 )
 
 
-def in_code(folder: Folder) -> Iterator[Trust]:
+def find_trust_in_code(folder: Folder) -> Iterator[LoopbackTrust]:
     """At most `MOST`, in the order of the files."""
     count = 0
-    for name, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"):
+    for name, text in folder.source_files(".py", ".js", ".ts", ".mjs", ".cjs"):
         for number, line in enumerate(text.splitlines(), 1):
             if line.lstrip().startswith(("#", "//", "*")) or len(line) > 500:
                 continue
-            for pattern, what, mend in _PATTERNS:
-                if pattern.search(line) and not _empty(line):
-                    yield Trust(f"{name}:{number}", what, mend)
+            for pattern, what, fix in _CODE_PATTERNS:
+                if pattern.search(line) and not _assigns_nothing(line):
+                    yield LoopbackTrust(f"{name}:{number}", what, fix)
                     count += 1
                     break
-            if count >= MOST:
+            if count >= MAX_PLACES:
                 return
 
 
-def in_command(line: str) -> Iterator[Trust]:
-    for pattern, what, mend in _LINES:
+def find_trust_in_command(line: str) -> Iterator[LoopbackTrust]:
+    for pattern, what, fix in _COMMAND_PATTERNS:
         if pattern.search(line):
-            yield Trust("the start command", what, mend)
+            yield LoopbackTrust("the start command", what, fix)
 
 
-def _empty(line: str) -> bool:
+def _assigns_nothing(line: str) -> bool:
     return re.search(r"=\s*(\[\s*\]|\(\s*\)|set\(\))\s*(#.*)?$", line) is not None

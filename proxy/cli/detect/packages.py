@@ -1,13 +1,13 @@
-"""The packages that an app needs: as its files list them, and where none does, as its code imports them."""
+"""The packages that an app needs: those that its files list, and those that its code imports."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from proxy.cli.detect.project_files import Folder, part
+from proxy.cli.detect.project_files import Folder, get_table
 
-LISTS = (
+REQUIREMENT_FILES = (
     "requirements.txt",
     "requirements/base.txt",
     "requirements/prod.txt",
@@ -16,9 +16,9 @@ LISTS = (
     "requirements-prod.txt",
     "requirements/requirements.txt",
 )
-_DEEPEST = 5  # lists that take in lists
+_MAX_DEPTH = 5  # requirement files that include others
 # Modules that say something here, and the packages that bring them.
-_BRINGS = {
+_PACKAGE_OF_MODULE = {
     "openai": "openai", "anthropic": "anthropic", "litellm": "litellm", "langchain_openai": "langchain-openai",
     "langchain_anthropic": "langchain-anthropic", "llama_index": "llama-index", "pydantic_ai": "pydantic-ai",
     "instructor": "instructor", "fastapi": "fastapi", "flask": "flask", "django": "django", "starlette": "starlette",
@@ -27,61 +27,61 @@ _BRINGS = {
     "jose": "python-jose", "uvicorn": "uvicorn", "gunicorn": "gunicorn", "express": "express", "pg": "pg",
     "@anthropic-ai/sdk": "@anthropic-ai/sdk", "express-session": "express-session", "jsonwebtoken": "jsonwebtoken",
 }  # fmt: skip
-_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
-_PYTHON = re.compile(r"^[ \t]*(?:from\s+([\w.]+)\s+import\b|import\s+([\w., \t]+))", re.MULTILINE)
-_NODE = re.compile(r"(?:\bfrom\s*|\brequire\(\s*|\bimport\s+)['\"]([@\w][\w./-]*)['\"]")
+_PACKAGE_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+_PYTHON_IMPORT = re.compile(r"^[ \t]*(?:from\s+([\w.]+)\s+import\b|import\s+([\w., \t]+))", re.MULTILINE)
+_NODE_IMPORT = re.compile(r"(?:\bfrom\s*|\brequire\(\s*|\bimport\s+)['\"]([@\w][\w./-]*)['\"]")
 
 
-def find_needs(folder: Folder) -> frozenset[str]:
+def find_packages(folder: Folder) -> frozenset[str]:
     """Names of packages, in lower case and with dashes."""
-    lines = [*_listed(folder)]
-    found = {re.sub(r"[._]+", "-", match[1].lower()) for line in lines if (match := _NAME.match(line))}
-    package = folder.json("package.json")
-    found |= {name.lower() for name in part(package, "dependencies")}
-    return frozenset(found | set(_imported(folder)))
+    lines = [*_declared_packages(folder)]
+    found = {re.sub(r"[._]+", "-", match[1].lower()) for line in lines if (match := _PACKAGE_NAME.match(line))}
+    package = folder.read_json("package.json")
+    found |= {name.lower() for name in get_table(package, "dependencies")}
+    return frozenset(found | set(_imported_packages(folder)))
 
 
-def _listed(folder: Folder) -> Iterator[str]:
-    project = folder.toml("pyproject.toml")
-    yield from _texts(part(project, "project").get("dependencies"))
-    for groups in (part(project, "project", "optional-dependencies"), part(project, "dependency-groups")):
+def _declared_packages(folder: Folder) -> Iterator[str]:
+    project = folder.read_toml("pyproject.toml")
+    yield from _strings_of(get_table(project, "project").get("dependencies"))
+    for groups in (get_table(project, "project", "optional-dependencies"), get_table(project, "dependency-groups")):
         for group in groups.values():
-            yield from _texts(group)
-    yield from part(project, "tool", "poetry", "dependencies")
-    for group in part(project, "tool", "poetry", "group").values():
-        yield from part(group, "dependencies") if isinstance(group, dict) else ()
-    yield from part(folder.toml("Pipfile"), "packages")
-    for name in LISTS:
-        yield from _of_list(folder, name, 0)
-    if found := re.search(r"install_requires\s*=\s*\[([^\]]*)\]", folder.text("setup.py")):
+            yield from _strings_of(group)
+    yield from get_table(project, "tool", "poetry", "dependencies")
+    for group in get_table(project, "tool", "poetry", "group").values():
+        yield from get_table(group, "dependencies") if isinstance(group, dict) else ()
+    yield from get_table(folder.read_toml("Pipfile"), "packages")
+    for name in REQUIREMENT_FILES:
+        yield from _read_requirements(folder, name, 0)
+    if found := re.search(r"install_requires\s*=\s*\[([^\]]*)\]", folder.read_text("setup.py")):
         yield from re.findall(r"['\"]([^'\"]+)['\"]", found[1])
-    if found := re.search(r"^install_requires\s*=((?:\n?[ \t]+\S.*)+)", folder.text("setup.cfg"), re.MULTILINE):
+    if found := re.search(r"^install_requires\s*=((?:\n?[ \t]+\S.*)+)", folder.read_text("setup.cfg"), re.MULTILINE):
         yield from found[1].splitlines()
 
 
-def _of_list(folder: Folder, name: str, depth: int) -> Iterator[str]:
-    """pip's requirements file format: `-r` takes another in, relative to this one."""
-    for line in folder.text(name).splitlines():
+def _read_requirements(folder: Folder, name: str, depth: int) -> Iterator[str]:
+    """The lines of a file in pip's requirements format; `-r` includes another file, relative to this one."""
+    for line in folder.read_text(name).splitlines():
         if other := re.match(r"\s*(?:-r|--requirement)[ =]?\s*(\S+)", line):
-            if depth < _DEEPEST:
+            if depth < _MAX_DEPTH:
                 here = name.rpartition("/")[0]
-                yield from _of_list(folder, f"{here}/{other[1]}" if here else other[1], depth + 1)
+                yield from _read_requirements(folder, f"{here}/{other[1]}" if here else other[1], depth + 1)
         elif egg := re.search(r"#egg=([\w.-]+)", line):
             yield egg[1]
         else:
             yield line
 
 
-def _imported(folder: Folder) -> Iterator[str]:
-    for _, text in folder.sources(".py"):
-        for one, several in _PYTHON.findall(text):
+def _imported_packages(folder: Folder) -> Iterator[str]:
+    for _, text in folder.source_files(".py"):
+        for one, several in _PYTHON_IMPORT.findall(text):
             for name in (one, *several.split(",")):
                 module = name.strip().partition(" ")[0].partition(".")[0]
-                if module in _BRINGS:
-                    yield _BRINGS[module]
-    for _, text in folder.sources(".js", ".ts", ".mjs", ".cjs", ".tsx", ".jsx"):
-        yield from (_BRINGS[name] for name in _NODE.findall(text) if name in _BRINGS)
+                if module in _PACKAGE_OF_MODULE:
+                    yield _PACKAGE_OF_MODULE[module]
+    for _, text in folder.source_files(".js", ".ts", ".mjs", ".cjs", ".tsx", ".jsx"):
+        yield from (_PACKAGE_OF_MODULE[name] for name in _NODE_IMPORT.findall(text) if name in _PACKAGE_OF_MODULE)
 
 
-def _texts(listed: object) -> list[str]:
+def _strings_of(listed: object) -> list[str]:
     return [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []

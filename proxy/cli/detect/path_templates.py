@@ -1,4 +1,4 @@
-"""Paths as code has them, and as a policy can say them: what no policy can say is left out."""
+"""Paths out of an app's code, made fit for a policy. Three readers of code need this, and each for another reason."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from urllib.parse import quote
 
 from proxy.policy.value_types import PATH, Kind
 
-LONGEST = 500  # characters; a path that is longer is no route that a person wrote
+MAX_PATH_LENGTH = 500  # characters; a path that is longer is no route that a person wrote
 
 
-def as_sent(path: str) -> str | None:
-    """As a request has it, letters outside of ASCII percent-encoded (RFC 3986 section 2.5); None where none can."""
+def encode_path(path: str) -> str | None:
+    """The path as a request has it, letters outside ASCII percent-encoded (RFC 3986 section 2.5); None if none can."""
     path = re.sub(r"(?<=\w)\?(?=/|$)", "", path)  # Express's mark of what may be left out
     path = path if path.startswith("/") else f"/{path}"
-    if len(path) > LONGEST or not path.isprintable() or re.search(r"[?#]", path):
+    if len(path) > MAX_PATH_LENGTH or not path.isprintable() or re.search(r"[?#]", path):
         return None
     try:
         return re.sub(r"[^!-~]", lambda found: quote(found[0]), path)
@@ -22,7 +22,7 @@ def as_sent(path: str) -> str | None:
         return None
 
 
-def fits(kind: Kind, text: str) -> bool:
+def is_valid(kind: Kind, text: str) -> bool:
     try:
         kind.parse(text)
     except ValueError:
@@ -30,5 +30,5 @@ def fits(kind: Kind, text: str) -> bool:
     return True
 
 
-def is_path(text: str) -> bool:
-    return fits(PATH, text)
+def is_policy_path(text: str) -> bool:
+    return is_valid(PATH, text)

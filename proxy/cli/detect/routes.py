@@ -1,4 +1,4 @@
-"""The routes of an app, read from its code: which of them call a model, which stream, whose they are."""
+"""The routes of an app, read from its code: their paths and methods, which of them call a model, which stream."""
 
 from __future__ import annotations
 
@@ -8,40 +8,66 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.cli.detect.constants import Constants
-from proxy.cli.detect.django_urls import find_paths
-from proxy.cli.detect.path_templates import as_sent, fits, is_path
+from proxy.cli.detect.django_urls import find_django_paths
+from proxy.cli.detect.path_templates import encode_path, is_policy_path, is_valid
 from proxy.cli.detect.project_files import Folder
-from proxy.cli.detect.router_prefixes import Routers
+from proxy.cli.detect.router_prefixes import RouterPrefixes
 from proxy.policy.value_types import METHOD
 
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
-_CALLS = re.compile(
+_MODEL_CALL = re.compile(
     r"\.(chat\.completions|responses|messages|completions|embeddings|images|audio\.\w+)\.(create|parse|generate|stream)$"
     r"|^litellm\.a?completion$|^(openai\.)?ChatCompletion\.a?create$"
 )
-_STREAMS = {"StreamingResponse", "EventSourceResponse", "stream_with_context", "StreamingHttpResponse"}
-_EVENTS = ("text/event-stream", "application/x-ndjson", "multipart/x-mixed-replace")
-_OUTSIDE = {"requests", "httpx", "aiohttp", "urlopen", "boto3"}
-_ROUNDS = 3  # how far a call is followed through the app's own functions
-_COMMON = {"get", "post", "create", "run", "main", "call", "close", "send", "open", "read", "write", "execute", "add"}
+_STREAMING_CLASSES = {"StreamingResponse", "EventSourceResponse", "stream_with_context", "StreamingHttpResponse"}
+_STREAMING_TYPES = ("text/event-stream", "application/x-ndjson", "multipart/x-mixed-replace")
+_HTTP_CLIENTS = {"requests", "httpx", "aiohttp", "urlopen", "boto3"}
+_CALL_DEPTH = 3  # how far a call is followed through the app's own functions
+_COMMON_METHODS = {
+    "get",
+    "post",
+    "create",
+    "run",
+    "main",
+    "call",
+    "close",
+    "send",
+    "open",
+    "read",
+    "write",
+    "execute",
+    "add",
+}
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_EXPRESS = re.compile(r"\b\w+\.(get|post|put|patch|delete)\(\s*(['\"`])(/[^'\"`]*)\2")
-_JS_CALLS = re.compile(r"\.(chat\.completions|responses|messages|embeddings|images)\.(create|generate|stream)\(")
-_NEXT = re.compile(r"(?:src/)?(?:app/(?P<app>(?:.*/)?)route|pages/(?P<page>api/.*?))\.[jt]s")
-_EXPORTED = re.compile(r"^export\s+(?:async\s+function|function|const)\s+(GET|POST|PUT|PATCH|DELETE)\b", re.MULTILINE)
+_EXPRESS_ROUTE = re.compile(r"\b\w+\.(get|post|put|patch|delete)\(\s*(['\"`])(/[^'\"`]*)\2")
+_JS_MODEL_CALL = re.compile(r"\.(chat\.completions|responses|messages|embeddings|images)\.(create|generate|stream)\(")
+_NEXT_ROUTE_FILE = re.compile(r"(?:src/)?(?:app/(?P<app>(?:.*/)?)route|pages/(?P<page>api/.*?))\.[jt]s")
+_EXPORTED_METHOD = re.compile(
+    r"^export\s+(?:async\s+function|function|const)\s+(GET|POST|PUT|PATCH|DELETE)\b", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """`path` as the framework writes it, `where` FILE:LINE; no `methods`: any."""
+class AppRoute:
+    """A route of the app.
+
+    Attributes:
+        methods: none means any.
+        path: as the framework writes it, with its parameters.
+        location: FILE:LINE.
+        name: the function's, empty if it has none.
+        calls_model: whether its function calls a model, or a function that does.
+        streams: whether it answers with a stream.
+        calls_outside: whether it uses an HTTP client.
+    """
 
     methods: tuple[str, ...]
     path: str
-    where: str
+    location: str
     name: str
-    model: bool = False
+    calls_model: bool = False
     streams: bool = False
-    outside: bool = False  # calls another host
+    calls_outside: bool = False
 
     @property
     def pattern(self) -> str:
@@ -50,82 +76,90 @@ class Seen:
         return re.sub(r"/{2,}", "/", path) or "/"
 
     @property
-    def varies(self) -> bool:
+    def has_parameters(self) -> bool:
         """Whether its path has parameters."""
         return "*" in self.pattern
 
 
-def find_routes(folder: Folder) -> tuple[list[Seen], list[str]]:
+def find_routes(folder: Folder) -> tuple[list[AppRoute], list[str]]:
     """The routes, and a sentence on what could not be read."""
-    found, notes = _of_python(folder)
-    return [spelled for one in (*found, *_of_node(folder)) if (spelled := _spelled(one)) is not None], notes
+    found, notes = _find_python_routes(folder)
+    return [
+        spelled for one in (*found, *_find_node_routes(folder)) if (spelled := _normalize_route(one)) is not None
+    ], notes
 
 
-def _spelled(one: Seen) -> Seen | None:
+def _normalize_route(one: AppRoute) -> AppRoute | None:
     """As a policy can say it."""
-    path = as_sent(one.path)
-    methods = tuple(method for method in one.methods if fits(METHOD, method))
+    path = encode_path(one.path)
+    methods = tuple(method for method in one.methods if is_valid(METHOD, method))
     if path is None or len(methods) < len(one.methods):
         return None
     spelled = replace(one, path=path)
-    return spelled if is_path(spelled.pattern) else None
+    return spelled if is_policy_path(spelled.pattern) else None
 
 
-def _of_python(folder: Folder) -> tuple[list[Seen], list[str]]:
+def _find_python_routes(folder: Folder) -> tuple[list[AppRoute], list[str]]:
     trees, broken = [], []
-    for name, text in folder.sources(".py"):
+    for name, text in folder.source_files(".py"):
         try:
             trees.append((name, ast.parse(text.lstrip("\ufeff"))))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             broken.append(name)
-    callers = _callers(trees)
+    callers = _find_model_callers(trees)
     constants = Constants(trees)
-    routers = Routers(trees, constants)
+    routers = RouterPrefixes(trees, constants)
     functions = {node.name: node for _, tree in trees for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)}
-    found: list[Seen] = []
+    found: list[AppRoute] = []
     unread: list[str] = []
 
     def see(methods: tuple[str, ...], path: str, where: str, name: str, file: str, node: ast.AST | None) -> None:
-        words = set(_words(node)) if node is not None else set()
+        words = set(_names_in(node)) if node is not None else set()
         model = (file, name) in callers or (node is not None and (where.partition(":")[0], name) in callers)
-        marks = {"streams": bool(words & _STREAMS), "outside": bool(words & _OUTSIDE)}
-        found.append(Seen(methods, path or "/", where, name, model=model, **marks))
+        marks = {"streams": bool(words & _STREAMING_CLASSES), "calls_outside": bool(words & _HTTP_CLIENTS)}
+        found.append(AppRoute(methods, path or "/", where, name, calls_model=model, **marks))
 
     for file, tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, _FUNCTIONS):
-                for methods, owner, given in _decorated(node):
-                    path = constants.text(given, file)
+                for methods, owner, given in _decorator_routes(node):
+                    path = constants.resolve_text(given, file)
                     if path is None:
                         unread.append(f"{file}:{node.lineno}")
                         continue
-                    for prefix in routers.prefixes(file, owner):
+                    for prefix in routers.prefixes_of(file, owner):
                         see(methods, prefix + path, f"{file}:{node.lineno}", node.name, file, node)
-            elif isinstance(node, ast.Call) and (added := _added(node)) is not None:
+            elif isinstance(node, ast.Call) and (added := _registered_route(node)) is not None:
                 methods, owner, given, handler = added
-                path = constants.text(given, file)
+                path = constants.resolve_text(given, file)
                 if path is None or not path.startswith("/"):
                     continue
-                for prefix in routers.prefixes(file, owner):
+                for prefix in routers.prefixes_of(file, owner):
                     see(methods, prefix + path, f"{file}:{node.lineno}", handler, file, functions.get(handler))
     names = {name for _, name in callers}
-    for file, path, line, view in find_paths(trees, constants):
-        words = set(_words(functions[view])) if view in functions else set()
-        marks = {"streams": bool(words & _STREAMS), "outside": bool(words & _OUTSIDE), "model": view in names}
-        found.append(Seen((), path, f"{file}:{line}", view, **marks))
+    for file, path, line, view in find_django_paths(trees, constants):
+        words = set(_names_in(functions[view])) if view in functions else set()
+        marks = {
+            "streams": bool(words & _STREAMING_CLASSES),
+            "calls_outside": bool(words & _HTTP_CLIENTS),
+            "calls_model": view in names,
+        }
+        found.append(AppRoute((), path, f"{file}:{line}", view, **marks))
     notes = []
     if places := [*dict.fromkeys([*routers.unread, *unread])]:
-        notes.append(f"what stands before or in paths at {_few(places)} is not in its text: see `routes` for these")
+        notes.append(
+            f"what stands before or in paths at {_list_places(places)} is not in its text: see `routes` for these"
+        )
     if broken:
-        notes.append(f"{_few(broken)} could not be read as Python, so nothing of it is known")
+        notes.append(f"{_list_places(broken)} could not be read as Python, so nothing of it is known")
     return found, notes
 
 
-def _few(places: Sequence[str]) -> str:
+def _list_places(places: Sequence[str]) -> str:
     return ", ".join(places[:5]) + (" and more" if len(places) > 5 else "")
 
 
-def _decorated(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[tuple[str, ...], str, ast.expr]]:
+def _decorator_routes(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[tuple[str, ...], str, ast.expr]]:
     for call in node.decorator_list:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
@@ -135,33 +169,33 @@ def _decorated(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[t
             continue
         if isinstance(path, ast.Constant) and not (isinstance(path.value, str) and path.value[:1] in ("", "/")):
             continue
-        owner = _dotted(call.func.value)
+        owner = _dotted_call_name(call.func.value)
         if verb in METHODS:
             yield (verb.upper(),), owner, path
         elif verb in ("route", "api_route"):
             methods = next((word.value for word in call.keywords if word.arg == "methods"), None)
-            yield tuple(_strings(methods)) or ("GET",), owner, path
+            yield tuple(_method_names(methods)) or ("GET",), owner, path
 
 
-def _added(call: ast.Call) -> tuple[tuple[str, ...], str, ast.expr, str] | None:
+def _registered_route(call: ast.Call) -> tuple[tuple[str, ...], str, ast.expr, str] | None:
     """`app.add_api_route("/x", handler)`, `Route("/x", handler)`, `web.get("/x", handler)`: its methods, whose it is,
     its path and its handler's name."""
-    name = _dotted(call.func).rpartition(".")[2]
-    methods = tuple(_strings(next((word.value for word in call.keywords if word.arg == "methods"), None)))
+    name = _dotted_call_name(call.func).rpartition(".")[2]
+    methods = tuple(_method_names(next((word.value for word in call.keywords if word.arg == "methods"), None)))
     words = {word.arg: word.value for word in call.keywords}
     if name in ("add_api_route", "add_url_rule", "Route") and call.args:
         view = words.get("view_func") or words.get("endpoint") or (call.args[-1] if len(call.args) > 1 else None)
-        owner = _dotted(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-        return methods, owner, call.args[0], _dotted(view).rpartition(".")[2] if view is not None else ""
+        owner = _dotted_call_name(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+        return methods, owner, call.args[0], _dotted_call_name(view).rpartition(".")[2] if view is not None else ""
     made = name.removeprefix("add_")
     if made in METHODS and len(call.args) == 2 and isinstance(call.func, ast.Attribute):
-        on = _dotted(call.func.value)
+        on = _dotted_call_name(call.func.value)
         if on == "web" or on.endswith("router"):
-            return (made.upper(),), "", call.args[0], _dotted(call.args[1]).rpartition(".")[2]
+            return (made.upper(),), "", call.args[0], _dotted_call_name(call.args[1]).rpartition(".")[2]
     return None
 
 
-def _callers(trees: Sequence[tuple[str, ast.AST]]) -> set[tuple[str, str]]:
+def _find_model_callers(trees: Sequence[tuple[str, ast.AST]]) -> set[tuple[str, str]]:
     """Functions, each with its file, that call a model, or call one of the app's own that does."""
     called: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
     callers: set[tuple[str, str]] = set()
@@ -172,66 +206,68 @@ def _callers(trees: Sequence[tuple[str, ast.AST]]) -> set[tuple[str, str]]:
             if isinstance(node, ast.ImportFrom):
                 imported[file] |= {name.name for name in node.names}
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                calls = [_dotted(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)]
+                calls = [_dotted_call_name(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)]
                 plain, dotted = called.setdefault((file, node.name), (set(), set()))
                 plain.update(name for name in calls if "." not in name)
                 dotted.update(name.rpartition(".")[2] for name in calls if "." in name)
-                if any(_CALLS.search(name) for name in calls):
+                if any(_MODEL_CALL.search(name) for name in calls):
                     callers.add((file, node.name))
-    for _ in range(_ROUNDS):
+    for _ in range(_CALL_DEPTH):
         names = {name for _, name in callers}
         for (file, name), (plain, dotted) in called.items():
             mine = {one for where, one in callers if where == file}
-            if plain & (mine | (names & imported[file])) or dotted & (names - _COMMON):
+            if plain & (mine | (names & imported[file])) or dotted & (names - _COMMON_METHODS):
                 callers.add((file, name))
     return callers
 
 
-def _of_node(folder: Folder) -> list[Seen]:
+def _find_node_routes(folder: Folder) -> list[AppRoute]:
     found = []
-    for name, text in folder.sources(".js", ".ts", ".mjs", ".cjs"):
-        if by_file := _NEXT.fullmatch(name):
-            found.append(_of_next(by_file, name, text))
+    for name, text in folder.source_files(".js", ".ts", ".mjs", ".cjs"):
+        if by_file := _NEXT_ROUTE_FILE.fullmatch(name):
+            found.append(_next_route(by_file, name, text))
             continue
-        hits = list(_EXPRESS.finditer(text))
+        hits = list(_EXPRESS_ROUTE.finditer(text))
         for at, hit in enumerate(hits):
             body = text[hit.end() : hits[at + 1].start() if at + 1 < len(hits) else len(text)]
             line = text.count("\n", 0, hit.start()) + 1
             streams = "text/event-stream" in body or re.search(r"\bres(?:ponse)?\.write\(", body) is not None
             path = hit[3]
-            model = _JS_CALLS.search(body) is not None
+            model = _JS_MODEL_CALL.search(body) is not None
             outside = re.search(r"\b(?:fetch|axios(?:\.\w+)?)\(", body) is not None
-            seen = Seen((hit[1].upper(),), path, f"{name}:{line}", "", model=model, streams=streams, outside=outside)
+            seen = AppRoute(
+                (hit[1].upper(),), path, f"{name}:{line}", "", calls_model=model, streams=streams, calls_outside=outside
+            )
             found.append(seen)
     return found
 
 
-def _of_next(file: re.Match[str], name: str, text: str) -> Seen:
+def _next_route(file: re.Match[str], name: str, text: str) -> AppRoute:
     """A route whose path is its file's (nextjs.org/docs/app/api-reference/file-conventions/route)."""
     path = re.sub(r"\([^)/]*\)/", "", file["app"]) if file["app"] is not None else file["page"].removesuffix("/index")
     path = "/" + re.sub(r"\[+(?:\.\.\.)?([^\]]*)\]+", r"{\1}", path).strip("/")
-    methods = tuple(dict.fromkeys(_EXPORTED.findall(text))) if file["app"] is not None else ()
-    return Seen(
+    methods = tuple(dict.fromkeys(_EXPORTED_METHOD.findall(text))) if file["app"] is not None else ()
+    return AppRoute(
         methods,
         path,
         f"{name}:1",
         "",
-        model=_JS_CALLS.search(text) is not None,
+        calls_model=_JS_MODEL_CALL.search(text) is not None,
         streams="text/event-stream" in text or "ReadableStream" in text,
     )
 
 
-def _words(node: ast.AST) -> Iterator[str]:
+def _names_in(node: ast.AST) -> Iterator[str]:
     for one in ast.walk(node):
         if isinstance(one, ast.Name):
             yield one.id
         elif isinstance(one, ast.Attribute):
             yield one.attr
-        elif isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.startswith(_EVENTS):
+        elif isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.startswith(_STREAMING_TYPES):
             yield "StreamingResponse"  # Flask's Response(generator, mimetype="text/event-stream")
 
 
-def _dotted(node: ast.AST) -> str:
+def _dotted_call_name(node: ast.AST) -> str:
     names: list[str] = []
     while not isinstance(node, ast.Name):
         if isinstance(node, ast.Attribute):
@@ -244,6 +280,6 @@ def _dotted(node: ast.AST) -> str:
     return ".".join([node.id, *reversed(names)])
 
 
-def _strings(node: ast.AST | None) -> list[str]:
+def _method_names(node: ast.AST | None) -> list[str]:
     items = node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
     return [one.value.upper() for one in items if isinstance(one, ast.Constant) and isinstance(one.value, str)]

@@ -1,4 +1,4 @@
-"""The command that starts an app, from where platforms look for it."""
+"""The command that starts an app, found in the files in which platforms look for it."""
 
 from __future__ import annotations
 
@@ -9,112 +9,132 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.cli.detect.path_templates import is_path
-from proxy.cli.detect.project_files import Folder, part
+from proxy.cli.detect.path_templates import is_policy_path
+from proxy.cli.detect.project_files import Folder, get_table
 
-_BROUGHT = {"tsc": "typescript", "prisma": "prisma", "nest": "@nestjs/cli", "sequelize": "sequelize-cli"}
-SCRIPTS = ("start.sh", "run.sh", "entrypoint.sh", "scripts/start.sh", "bin/start.sh")
-_SERVES = re.compile(r"\b(uvicorn|gunicorn|hypercorn|daphne|granian|waitress-serve|flask|fastapi|python[\d.]*|node)\b")
+_PACKAGE_OF_PROGRAM = {"tsc": "typescript", "prisma": "prisma", "nest": "@nestjs/cli", "sequelize": "sequelize-cli"}
+START_SCRIPTS = ("start.sh", "run.sh", "entrypoint.sh", "scripts/start.sh", "bin/start.sh")
+_SERVER_PROGRAM = re.compile(
+    r"\b(uvicorn|gunicorn|hypercorn|daphne|granian|waitress-serve|flask|fastapi|python[\d.]*|node)\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """`line` is for a shell. `build` is the platform's own build command where it is known."""
+class StartCommand:
+    """How an app is started.
+
+    Attributes:
+        line: for a shell.
+        source: the file that says so.
+        build_command: the platform's own, empty if it is not known.
+        health_path: the path that the platform asks, empty if it is not known.
+        folder: where it is run, from the folder that was looked at.
+        is_worker: whether it has no public port.
+        release_command: what is run before each deploy.
+        other_processes: what else its source starts, by name.
+    """
 
     line: str
     source: str
-    build: str = ""
-    health: str = ""  # the path that the platform asks, where it is known
-    folder: str = ""  # where it is run, from the folder that was looked at
-    worker: bool = False  # nobody calls it
-    release: str = ""  # what is run before each deploy
-    others: tuple[str, ...] = ()  # what else its source starts, by name
+    build_command: str = ""
+    health_path: str = ""
+    folder: str = ""
+    is_worker: bool = False
+    release_command: str = ""
+    other_processes: tuple[str, ...] = ()
 
 
-def find_start(folder: Folder, *, node: bool) -> Start | None:
-    """What a platform would run; None where nothing says it."""
-    rendered = next(iter(render_starts(folder)), None)
-    return rendered or _procfile(folder) or _dockerfile(folder) or (_package(folder) if node else _script(folder))
+def find_start_command(folder: Folder, *, node: bool) -> StartCommand | None:
+    """What a platform would run; None if no file says it."""
+    rendered = next(iter(find_blueprint_commands(folder)), None)
+    return (
+        rendered
+        or _from_procfile(folder)
+        or _from_dockerfile(folder)
+        or (_from_package_json(folder) if node else _from_shell_script(folder))
+    )
 
 
-def find_worker(folder: Folder) -> Start | None:
-    """What has no public port, where a platform's file names nothing that has one."""
-    processes = _processes(folder)
+def find_worker_command(folder: Folder) -> StartCommand | None:
+    """A process without a public port, for a folder whose files start none that has one."""
+    processes = _read_procfile(folder)
     for name in (*(one for one in processes if "worker" in one), *processes):
         if name != "release":
             others = tuple(other for other in processes if other != name)
-            return Start(processes[name], "Procfile", worker=True, others=others)
-    return next(iter(render_starts(folder, "worker")), None)
+            return StartCommand(processes[name], "Procfile", is_worker=True, other_processes=others)
+    return next(iter(find_blueprint_commands(folder, "worker")), None)
 
 
-def render_starts(folder: Folder, kind: str = "web") -> list[Start]:
+def find_blueprint_commands(folder: Folder, kind: str = "web") -> list[StartCommand]:
     """The services of a Blueprint (render.com/docs/blueprint-spec) that have a start command."""
     found = []
     for name in ("render.yaml", "render.yml"):
-        listed = folder.yaml(name).get("services")
+        listed = folder.read_yaml(name).get("services")
         services = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-        names = [_plain(one, "name") or _plain(one, "type") or "?" for one in services]
+        names = [_text_value(one, "name") or _text_value(one, "type") or "?" for one in services]
         for at, service in enumerate(services):
-            line = _plain(service, "startCommand")
+            line = _text_value(service, "startCommand")
             if service.get("type") != kind or not line:
                 continue
             if "outrigger" in line and " -- " in line:
                 line = line.partition(" -- ")[2].strip("'\"")
             found.append(
-                Start(
+                StartCommand(
                     line,
                     name,
-                    build=_plain(service, "buildCommand"),
-                    health=_own(_plain(service, "healthCheckPath")),
-                    folder=_plain(service, "rootDir").removeprefix("./").strip("/"),
-                    worker=kind == "worker",
-                    others=tuple(names[:at] + names[at + 1 :]),
+                    build_command=_text_value(service, "buildCommand"),
+                    health_path=_app_health_path(_text_value(service, "healthCheckPath")),
+                    folder=_text_value(service, "rootDir").removeprefix("./").strip("/"),
+                    is_worker=kind == "worker",
+                    other_processes=tuple(names[:at] + names[at + 1 :]),
                 )
             )
     return found
 
 
-def _plain(service: Mapping[str, object], key: str) -> str:
-    """A text; empty where it is none: what aliases may have made of it is too large to be shown."""
+def _text_value(service: Mapping[str, object], key: str) -> str:
+    """A text; empty if it is anything else, since aliases may have made it too large to be shown."""
     found = service.get(key)
     return found.strip() if isinstance(found, str) else ""
 
 
-def _own(path: str) -> str:
-    return "" if path.startswith("/_outrigger") or not is_path(path) else path
+def _app_health_path(path: str) -> str:
+    return "" if path.startswith("/_outrigger") or not is_policy_path(path) else path
 
 
-def _processes(folder: Folder) -> dict[str, str]:
+def _read_procfile(folder: Folder) -> dict[str, str]:
     """The process types of a Procfile (devcenter.heroku.com/articles/procfile)."""
-    lines = (line.strip() for line in folder.text("Procfile").splitlines())
+    lines = (line.strip() for line in folder.read_text("Procfile").splitlines())
     found = (re.fullmatch(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)", line) for line in lines)
     return {one[1]: one[2] for one in found if one}
 
 
-def _procfile(folder: Folder) -> Start | None:
-    processes = _processes(folder)
+def _from_procfile(folder: Folder) -> StartCommand | None:
+    processes = _read_procfile(folder)
     if "web" not in processes:
         return None
     others = tuple(name for name in processes if name not in ("web", "release"))
-    return Start(processes["web"], "Procfile", release=processes.get("release", ""), others=others)
+    return StartCommand(
+        processes["web"], "Procfile", release_command=processes.get("release", ""), other_processes=others
+    )
 
 
-def _dockerfile(folder: Folder) -> Start | None:
-    text = re.sub(r"\\\s*\n", " ", folder.text("Dockerfile"))
+def _from_dockerfile(folder: Folder) -> StartCommand | None:
+    text = re.sub(r"\\\s*\n", " ", folder.read_text("Dockerfile"))
     entry, command, alone = "", "", False
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if word.upper() == "FROM":
             entry = command = ""
         elif word.upper() == "ENTRYPOINT":
-            entry, alone = _joined(rest.strip()), not rest.strip().startswith("[")
+            entry, alone = _shell_line(rest.strip()), not rest.strip().startswith("[")
         elif word.upper() == "CMD":
-            command = _joined(rest.strip())
+            command = _shell_line(rest.strip())
     both = entry if entry and alone else f"{entry} {command}".strip()  # a shell's ENTRYPOINT passes no CMD on
-    return Start(both, "Dockerfile") if both else None
+    return StartCommand(both, "Dockerfile") if both else None
 
 
-def _joined(text: str) -> str:
+def _shell_line(text: str) -> str:
     """A shell line out of either form of CMD (docs.docker.com/reference/dockerfile)."""
     try:
         words = json.loads(text)
@@ -127,56 +147,56 @@ def _joined(text: str) -> str:
     return " ".join(word if re.fullmatch(r"\$\{?\w+.*", word) else shlex.quote(word) for word in map(str, words))
 
 
-def _package(folder: Folder) -> Start | None:
-    package = folder.json("package.json")
+def _from_package_json(folder: Folder) -> StartCommand | None:
+    package = folder.read_json("package.json")
     if not package:
         return None
-    if part(package, "scripts").get("start"):
-        return Start(f"{manager_of_node(folder)} start", "package.json")
+    if get_table(package, "scripts").get("start"):
+        return StartCommand(f"{node_package_manager(folder)} start", "package.json")
     main = package.get("main")
     names = (str(main) if main else "", "server.js", "index.js", "app.js")
     for name in names:
-        if name and folder.has(name):
-            return Start(f"node {name}", "package.json")
+        if name and folder.has_file(name):
+            return StartCommand(f"node {name}", "package.json")
     return None
 
 
-def of_package(line: str) -> str:
-    """The script of package.json that a line runs, empty where it is none."""
+def package_script_name(line: str) -> str:
+    """The script of package.json that a line runs, empty if it runs none."""
     found = re.fullmatch(r"(?:npm|yarn|pnpm|bun)(?: run)? ([\w:-]+)", line.strip())
     return found[1] if found and (found[1] == "start" or " run " in line or line.startswith(("yarn", "pnpm"))) else ""
 
 
-def own_of_package(folder: Folder, name: str = "start") -> str:
-    """What a script runs, without npm before it, which takes memory and passes SIGTERM on to nobody, and what is to
-    run before it; empty where only a shell, or npm's own PATH, can run it."""
-    scripts = part(folder.json("package.json"), "scripts")
-    own = _own_program(folder, str(scripts.get(name) or "").strip())
+def package_script_command(folder: Folder, name: str = "start") -> str:
+    """What a script of package.json and the script before it (`pre…`) run, without npm, which takes memory and passes
+    no SIGTERM on; empty if only a shell, or npm's own PATH, can run them."""
+    scripts = get_table(folder.read_json("package.json"), "scripts")
+    own = _script_program(folder, str(scripts.get(name) or "").strip())
     if f"pre{name}" not in scripts or not own:
         return own
-    before = _own_program(folder, str(scripts[f"pre{name}"]).strip())
+    before = _script_program(folder, str(scripts[f"pre{name}"]).strip())
     return f"{before} && {own}" if before else ""
 
 
-def _own_program(folder: Folder, script: str) -> str:
+def _script_program(folder: Folder, script: str) -> str:
     if re.fullmatch(r"[\w@./:=, -]+", script) is None:
         return ""
     words = script.split()
     if words[0] == "npx" and len(words) > 1:
         words = words[1:]
     if words[0] == "nodemon":
-        return watched(folder, words)
+        return strip_nodemon(folder, words)
     if words[0] == "node":
         return " ".join(words)
-    package = folder.json("package.json")
-    bins = {**part(package, "dependencies"), **part(package, "devDependencies")}
-    known = words[0] in bins or _BROUGHT.get(words[0]) in bins
-    return f"node_modules/.bin/{' '.join(words)}" if known and not folder.has(".pnp.cjs") else ""
+    package = folder.read_json("package.json")
+    bins = {**get_table(package, "dependencies"), **get_table(package, "devDependencies")}
+    known = words[0] in bins or _PACKAGE_OF_PROGRAM.get(words[0]) in bins
+    return f"node_modules/.bin/{' '.join(words)}" if known and not folder.has_file(".pnp.cjs") else ""
 
 
-def watched(folder: Folder, words: Sequence[str]) -> str:
-    """What nodemon runs, without it: it restarts at each change of a file, and lives on where its app died. Empty
-    where its words do not say."""
+def strip_nodemon(folder: Folder, words: Sequence[str]) -> str:
+    """What nodemon runs, without nodemon, which restarts at each change of a file and lives on when its app has died.
+    Empty if its words do not say."""
     left, program = list(words[1:]), ""
     while left and left[0].startswith("-"):
         option = left.pop(0)
@@ -184,7 +204,7 @@ def watched(folder: Folder, words: Sequence[str]) -> str:
             value = left.pop(0) if left else ""
             program = value if option in ("-x", "--exec") else program
     if not left and not program:
-        left = [str(folder.json("package.json").get("main") or "")]
+        left = [str(folder.read_json("package.json").get("main") or "")]
     if not left or not left[0]:
         return ""
     if not program:
@@ -193,18 +213,18 @@ def watched(folder: Folder, words: Sequence[str]) -> str:
     return line if program == "node" else f"node_modules/.bin/{line}"
 
 
-def _script(folder: Folder) -> Start | None:
+def _from_shell_script(folder: Folder) -> StartCommand | None:
     """A shell script by one of the usual names that starts a server."""
-    for name in SCRIPTS:
-        text = folder.text(name)
-        if _SERVES.search(text):
+    for name in START_SCRIPTS:
+        text = folder.read_text(name)
+        if _SERVER_PROGRAM.search(text):
             shell = "bash" if re.match(r"#!.*\bbash\b", text) else "sh"
             runs = os.access(folder.path / name, os.X_OK) and text.startswith("#!")
-            return Start(f"./{name}" if runs else f"{shell} {name}", name)
+            return StartCommand(f"./{name}" if runs else f"{shell} {name}", name)
     return None
 
 
-def manager_of_node(folder: Folder) -> str:
-    if folder.has("pnpm-lock.yaml"):
+def node_package_manager(folder: Folder) -> str:
+    if folder.has_file("pnpm-lock.yaml"):
         return "pnpm"
-    return "yarn" if folder.has("yarn.lock") else "npm"
+    return "yarn" if folder.has_file("yarn.lock") else "npm"

@@ -1,14 +1,14 @@
-"""Where an app serves files from: pages load dozens of them, which no limit of requests should count."""
+"""The paths at which an app serves files: a page loads dozens of them, which no rate limit should count."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 
-from proxy.cli.detect.project_files import Folder
+from proxy.cli.detect.project_files import Folder, location_of
 
-MOST = 6
-_BY_FRAMEWORK = {
+MAX_PATTERNS = 6
+_FRAMEWORK_PATHS = {
     "django": ("/static/*",),
     "flask": ("/static/*",),
     "next": ("/_next/*",),
@@ -19,8 +19,8 @@ _BY_FRAMEWORK = {
     "open-webui": ("/_app/*", "/static/*", "/assets/*"),
     "datasette": ("/-/static/*",),
 }
-# At the root: then the folders in the folder are what paths begin with.
-_AT_ROOT = (
+# A folder that is served at the root: paths begin with the names of the folders in it.
+_ROOT_MOUNTS = (
     re.compile(
         r"\.mount\(\s*['\"]/?['\"]\s*,\s*(?:app\s*=\s*)?StaticFiles\([^)]*?directory\s*=\s*['\"]([\w./-]+)['\"]"
     ),
@@ -39,29 +39,29 @@ _MOUNTS = (
 )
 
 
-def find_statics(folder: Folder, framework: str, needs: Collection[str]) -> list[tuple[str, str]]:
+def find_static_paths(folder: Folder, framework: str, packages: Collection[str]) -> list[tuple[str, str]]:
     """Patterns of paths, and where each was seen."""
     found: dict[str, str] = {}
-    for name, text in folder.sources(".py", ".js", ".ts", ".mjs", ".cjs"):
+    for name, text in folder.source_files(".py", ".js", ".ts", ".mjs", ".cjs"):
         for pattern in _MOUNTS:
             for hit in pattern.finditer(text):
                 path = f"/{hit[1].strip('/')}/*"
                 if path != "//*":
-                    found.setdefault(path, f"{name}:{text.count(chr(10), 0, hit.start()) + 1}")
-        for pattern in _AT_ROOT:
+                    found.setdefault(path, location_of(name, text, hit))
+        for pattern in _ROOT_MOUNTS:
             for hit in pattern.finditer(text):
-                for path in _patterns(folder, name, hit[1]):
-                    found.setdefault(path, f"{name}:{text.count(chr(10), 0, hit.start()) + 1}")
-    for name, paths in _BY_FRAMEWORK.items():
-        if framework == name or name in needs:
+                for path in _root_patterns(folder, name, hit[1]):
+                    found.setdefault(path, location_of(name, text, hit))
+    for name, paths in _FRAMEWORK_PATHS.items():
+        if framework == name or name in packages:
             for path in paths:
                 found.setdefault(path, f"{name} has its own there")
-    return list(found.items())[:MOST]
+    return list(found.items())[:MAX_PATTERNS]
 
 
-def _patterns(folder: Folder, file: str, served: str) -> list[str]:
-    """What paths begin or end with whose files are in a folder that is served at the root, named from the app's own
-    folder or from the file's; a built page's may not be there yet."""
+def _root_patterns(folder: Folder, file: str, served: str) -> list[str]:
+    """Patterns for the files in a folder that is served at the root. Its name is relative to the app's folder or to the
+    file that serves it; the folder of a built page may not be there yet."""
     served = served.removeprefix("./").strip("/")
     for place in (folder.path / served, (folder.path / file).parent / served):
         if place.is_dir():

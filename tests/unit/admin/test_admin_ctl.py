@@ -13,7 +13,7 @@ from proxy.admin.auth import TokenAuthenticator
 from proxy.admin.command_endpoint import CommandEndpoint
 from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.messages import AdminRequest
-from proxy.cli.ctl import ctl
+from proxy.cli.ctl import run_ctl
 from proxy.errors import Refusal, UsageError
 from proxy.observe.health import Health
 from proxy.observe.metrics import Metrics
@@ -172,13 +172,13 @@ async def test_a_look_is_no_order(method):
 )
 def test_a_command_line_that_makes_no_sense_is_a_usage_error(words):
     with pytest.raises(UsageError):
-        ctl(words, {}, io.StringIO(), io.StringIO())
+        run_ctl(words, {}, io.StringIO(), io.StringIO())
 
 
 def test_where_nobody_answers_one_sentence_says_which_address_was_tried_and_what_to_do(tmp_path):
     file, err = tmp_path / "p.yaml", io.StringIO()
     file.write_text("listen: {admin: 127.0.0.1:1}\n")
-    assert ctl(["reload", "--policy", str(file)], {}, io.StringIO(), err) == 1
+    assert run_ctl(["reload", "--policy", str(file)], {}, io.StringIO(), err) == 1
     assert err.getvalue().startswith("ctl: no gateway answers on 127.0.0.1:1 (")
     assert "listen.admin" in err.getvalue()
 
@@ -200,7 +200,7 @@ def test_another_that_listens_there_is_told_from_a_gateway(tmp_path, answer, say
         asked: list[bytes] = []
         with ThreadPoolExecutor() as pool:
             pool.submit(serve)
-            assert ctl(["block", "a/\udcff", "--policy", str(file)], {}, io.StringIO(), err) == 1
+            assert run_ctl(["block", "a/\udcff", "--policy", str(file)], {}, io.StringIO(), err) == 1
     assert says in err.getvalue()
     assert asked[0].startswith(b"POST /ctl/block/a%2F%FF HTTP/1.1\r\n")
 
@@ -208,5 +208,5 @@ def test_another_that_listens_there_is_told_from_a_gateway(tmp_path, answer, say
 def test_a_policy_that_cannot_be_taken_says_why(tmp_path):
     file, err = tmp_path / "p.yaml", io.StringIO()
     file.write_text("lisen: {}\n")
-    assert ctl(["reload", f"--policy={file}"], {}, io.StringIO(), err) == 2
+    assert run_ctl(["reload", f"--policy={file}"], {}, io.StringIO(), err) == 2
     assert "p.yaml:1: lisen" in err.getvalue()

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli import FORMS, main, usage
-from proxy.cli.arguments import parse
-from proxy.cli.check import check
-from proxy.cli.explain import explain
+from proxy.cli import main
+from proxy.cli.arguments import parse_arguments
+from proxy.cli.check import run_check
+from proxy.cli.explain import run_explain
+from proxy.cli.usage import COMMANDS, format_usage
 from proxy.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +37,7 @@ def rows(text):
 
 
 def test_explain_says_what_a_request_would_meet_and_why():
-    status, out, _ = said(explain, "POST", "/api/user/premium_7/make?x=1")
+    status, out, _ = said(run_explain, "POST", "/api/user/premium_7/make?x=1")
     found = {name.strip(): value.strip() for name, value in rows(out).items()}
     assert status == 0
     assert found["route"] == "made: /api/user/*/make for POST fits"
@@ -50,19 +51,19 @@ def test_explain_says_what_may_be_spent_and_what_follows():
     text = POLICY.replace("timeout: 60s", "timeout: 60s, requires_budget: true, when_abandoned: cancel") + (
         "upstreams: {openai: {cap: {per_user: {free: [$1/d, $5/month]}, total: $9/d, per_call: $0.5}}}\n"
     )
-    _, out, _ = said(explain, "POST", "/api/user/7/make", text=text)
+    _, out, _ = said(run_explain, "POST", "/api/user/7/make", text=text)
     found = {name.strip(): value.strip() for name, value in rows(out).items()}
     assert found["caps"] == (
         "openai $1/d a user of tier free, openai $5/month a user of tier free, openai $0.5 a call, openai $9/d in all"
     )
     assert found["budget"].startswith("402 before the app works")
     assert found["abandoned"] == "a client that leaves ends the request, its calls out and its queries"
-    _, out, _ = said(explain, "POST", "/api/user/premium_7/make", text=text)
+    _, out, _ = said(run_explain, "POST", "/api/user/premium_7/make", text=text)
     assert "no per_user cap fits this tier" in out
 
 
 def test_explain_reads_headers_and_falls_back_to_the_default_route():
-    _, out, _ = said(explain, "GET", "/", "-H", "X-Forwarded-For: 198.51.100.7")
+    _, out, _ = said(run_explain, "GET", "/", "-H", "X-Forwarded-For: 198.51.100.7")
     assert "default: /* fits" in out
     assert "ip:198.51.100.7, by ip" in out
 
@@ -82,11 +83,11 @@ def test_explain_reads_headers_and_falls_back_to_the_default_route():
 )
 def test_explain_says_how_it_is_used(argv):
     with pytest.raises(UsageError, match="explain: "):
-        said(explain, *argv)
+        said(run_explain, *argv)
 
 
 def test_a_bad_policy_is_refused_with_every_fault_at_once():
-    for command, argv in ((check, ()), (explain, ("GET", "/"))):
+    for command, argv in ((run_check, ()), (run_explain, ("GET", "/"))):
         status, _, err = said(command, *argv, text="routez: []\nlisten: {drian: 1s}\n")
         assert status == 2
         assert "$OUTRIGGER_POLICY_TEXT:1: routez" in err
@@ -107,8 +108,8 @@ def test_a_bad_policy_is_refused_with_every_fault_at_once():
     ],
 )
 def test_what_stands_after_the_dashes_is_the_apps(argv, option, rest):
-    line = parse("run", argv, valued=("--policy",))
-    assert (line.last("--policy"), line.rest) == (option, rest)
+    line = parse_arguments("run", argv, with_value=("--policy",))
+    assert (line.last_value("--policy"), line.remainder) == (option, rest)
 
 
 @pytest.mark.parametrize(
@@ -133,19 +134,19 @@ def test_a_command_line_that_makes_no_sense_is_status_2_a_sentence_and_the_comma
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"outrigger: {says}")
-    assert err.endswith(f"\n\n{usage(*([argv[0]] if argv[0] in FORMS else FORMS))}")
+    assert err.endswith(f"\n\n{format_usage(*([argv[0]] if argv[0] in COMMANDS else COMMANDS))}")
 
 
-@pytest.mark.parametrize("command", FORMS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_a_commands_own_and_nothing_is_done(command, capsys):
     assert main([command, "--help"], {}) == 0
-    assert capsys.readouterr() == (usage(command), "")
+    assert capsys.readouterr() == (format_usage(command), "")
     assert main(["--help"], {}) == 0
-    assert usage(command) in capsys.readouterr().out
+    assert format_usage(command) in capsys.readouterr().out
 
 
 def test_help_after_the_dashes_is_the_apps():
-    assert parse("run", ["--", "uvicorn", "--help"]).rest == ["uvicorn", "--help"]
+    assert parse_arguments("run", ["--", "uvicorn", "--help"]).remainder == ["uvicorn", "--help"]
 
 
 def test_a_reader_that_has_enough_gets_no_traceback(tmp_path):

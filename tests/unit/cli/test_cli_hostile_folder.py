@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.checks.app import app as look_at_app
-from proxy.cli.doctor import doctor
-from proxy.cli.init import init
+from proxy.cli.checks.app import check_app as look_at_app
+from proxy.cli.doctor import run_doctor
+from proxy.cli.init import run_init
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
 
@@ -107,7 +107,7 @@ def fill(folder: Path, files: dict[str, str | bytes | None]) -> None:
 def test_init_ends_with_a_policy_or_a_sentence_and_doctor_with_findings(tmp_path, files):
     fill(tmp_path, files)
     out, err = io.StringIO(), io.StringIO()
-    status = init([str(tmp_path)], out, err)
+    status = run_init([str(tmp_path)], out, err)
     assert status in (0, 1)
     if status == 0:
         load(PolicySource("p", None, (tmp_path / "outrigger.yaml").read_text()), {})
@@ -123,12 +123,12 @@ def test_init_ends_with_a_policy_or_a_sentence_and_doctor_with_findings(tmp_path
 def test_a_name_that_is_no_file_is_passed_over(tmp_path: Path, made: Callable[[Path], None]) -> None:
     for name in ("main.py", "package.json", "requirements.txt", "render.yaml", "Dockerfile"):
         made(tmp_path / name)
-    assert init([str(tmp_path)], io.StringIO(), io.StringIO()) == 1
+    assert run_init([str(tmp_path)], io.StringIO(), io.StringIO()) == 1
 
 
 def test_what_letters_outside_of_ascii_a_path_has_are_said_as_a_request_has_them(tmp_path):
     fill(tmp_path, FOLDERS["letters in a path"])
-    assert init([str(tmp_path)], io.StringIO(), io.StringIO()) == 0
+    assert run_init([str(tmp_path)], io.StringIO(), io.StringIO()) == 0
     assert "/caf%C3%A9/" in (tmp_path / "outrigger.yaml").read_text()
 
 
@@ -136,7 +136,7 @@ def test_doctor_does_not_wait_for_a_policy_or_a_program_that_is_a_fifo(tmp_path,
     monkeypatch.chdir(tmp_path)
     os.mkfifo(tmp_path / "outrigger.yaml")
     out = io.StringIO()
-    assert doctor([], {}, out, io.StringIO()) == 2
+    assert run_doctor([], {}, out, io.StringIO()) == 2
     assert "it is no file" in out.getvalue()
     (tmp_path / "bin").mkdir()
     os.mkfifo(tmp_path / "bin" / "served", 0o755)

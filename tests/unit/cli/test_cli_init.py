@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.init import command, init
+from proxy.cli.init import run_init, wrap_start_command
 from proxy.errors import UsageError
 from proxy.policy.loading import load, read_file
 from proxy.policy.schema.server import HeaderSource, PathSource
@@ -53,7 +53,7 @@ FOUND = {
 def made(name: str, tmp: Path) -> tuple[int, str, str, Path]:
     shutil.copytree(LAYOUTS / name, tmp / name)
     out, err = io.StringIO(), io.StringIO()
-    return init([str(tmp / name)], out, err), out.getvalue(), err.getvalue(), tmp / name
+    return run_init([str(tmp / name)], out, err), out.getvalue(), err.getvalue(), tmp / name
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -128,7 +128,7 @@ def test_a_policy_that_is_there_is_left_as_it_is(there, tmp_path):
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine: true\n")
     out, err = io.StringIO(), io.StringIO()
-    assert init([str(tmp_path / "uv")], out, err) == 1
+    assert run_init([str(tmp_path / "uv")], out, err) == 1
     assert file.read_text() == "mine: true\n"
     assert [path.name for path in (tmp_path / "uv").rglob("*.yaml")] == [file.name]
     assert "was left as it is" in err.getvalue()
@@ -139,25 +139,25 @@ def test_several_apps_are_named_and_none_chosen(tmp_path):
     for name in ("one", "two"):
         shutil.copytree(LAYOUTS / "uv", tmp_path / name)
     err = io.StringIO()
-    assert init([str(tmp_path)], io.StringIO(), err) == 1
+    assert run_init([str(tmp_path)], io.StringIO(), err) == 1
     assert "there are several apps" in err.getvalue()
     assert not list(tmp_path.rglob("outrigger.yaml"))
 
 
 def test_a_folder_without_an_app_says_so(tmp_path):
     err = io.StringIO()
-    assert init([str(tmp_path)], io.StringIO(), err) == 1
+    assert run_init([str(tmp_path)], io.StringIO(), err) == 1
     assert "no app was found" in err.getvalue()
     for words in (["a", "b"], ["--force"], [str(tmp_path / "nowhere")]):
         with pytest.raises(UsageError):
-            init(words, io.StringIO(), io.StringIO())
+            run_init(words, io.StringIO(), io.StringIO())
 
 
 def test_names_with_anything_in_them_make_no_policy_but_what_is_meant(tmp_path):
     folder = tmp_path / "a\nroutes: off\n# b"
     shutil.copytree(LAYOUTS / "uv", folder)
     (folder / "x\nlisten: 1.py").write_text('@app.get("/{user}/\\"x")\ndef x():\n    client.responses.create()\n')
-    assert init([str(folder)], io.StringIO(), io.StringIO()) == 0
+    assert run_init([str(folder)], io.StringIO(), io.StringIO()) == 0
     assert load(read_file(folder / "outrigger.yaml", "x"), {}).routes
 
 
@@ -172,4 +172,4 @@ def test_names_with_anything_in_them_make_no_policy_but_what_is_meant(tmp_path):
     ],
 )
 def test_a_line_for_a_shell_is_one_word(line, said):
-    assert command(line) == f".outrigger/bin/outrigger -- {said}"
+    assert wrap_start_command(line) == f".outrigger/bin/outrigger -- {said}"

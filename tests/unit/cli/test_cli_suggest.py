@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from proxy.cli.running_stats import Evidence, Spread, Traffic
-from proxy.cli.suggest import advise_route, advise_upstream, as_yaml
+from proxy.cli.running_stats import GatewayStats, Histogram, RouteStats
+from proxy.cli.suggest import advise_route, advise_upstream, format_policy_lines
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
 
@@ -19,9 +19,9 @@ def policy(route: str = "", more: str = "") -> Policy:
     return load(PolicySource("x", None, f"routes: [{{{ROUTE}{route}}}]\n{more}"), {})
 
 
-def spread(*pairs: tuple[float, float]) -> Spread:
+def spread(*pairs: tuple[float, float]) -> Histogram:
     """Pairs of a bound and how many were at most that."""
-    return Spread([*(bound for bound, _ in pairs), math.inf], [*(count for _, count in pairs), pairs[-1][1]])
+    return Histogram([*(bound for bound, _ in pairs), math.inf], [*(count for _, count in pairs), pairs[-1][1]])
 
 
 QUICK = spread((1, 950), (5, 1000))
@@ -31,26 +31,26 @@ FEW = spread((10, 900), (12, 995), (16, 1000))
 @pytest.mark.parametrize(
     ("route", "seen", "said", "lines"),
     [
-        ("concurrency: 8", Traffic(1000, QUICK, FEW, shadow={"overloaded": 4}),
+        ("concurrency: 8", RouteStats(1000, QUICK, FEW, shadow={"overloaded": 4}),
          "p99 of concurrency was 12, the most 16: 20 would have refused nobody.",
          ["concurrency: 20", "timeout: 30s", "enforce: true"]),
-        ("rate_limit: 60/min", Traffic(1000, QUICK, limited={"allowed": 1000}),
+        ("rate_limit: 60/min", RouteStats(1000, QUICK, rate_decisions={"allowed": 1000}),
          "Its rate limit (60/min) would have refused nobody.", ["timeout: 30s", "enforce: true"]),
-        ("rate_limit: [60/min, 5/s]", Traffic(1000, QUICK, limited={"allowed": 990, "shadow": 10}, shadow={"rate-limited": 10}),
+        ("rate_limit: [60/min, 5/s]", RouteStats(1000, QUICK, rate_decisions={"allowed": 990, "shadow": 10}, shadow={"rate-limited": 10}),
          "Its rate limit (60/min, 5/s) would have refused 10 of 1,000", ["timeout: 30s", "rate_limit: [120/min, 10/s]"]),
-        ("max_body: 1MiB", Traffic(1000, QUICK, shadow={"body-too-large": 1}),
+        ("max_body: 1MiB", RouteStats(1000, QUICK, shadow={"body-too-large": 1}),
          "1 body of over 1MiB came (max_body, in shadow): try 2MiB.", ["timeout: 30s", "max_body: 2MiB"]),
-        ("requires_budget: true, rate_limit: 60/h", Traffic(1000, QUICK, limited={"allowed": 1000}, shadow={"cost-cap": 3}),
+        ("requires_budget: true, rate_limit: 60/h", RouteStats(1000, QUICK, rate_decisions={"allowed": 1000}, shadow={"cost-cap": 3}),
          "1,000 requests.", ["timeout: 30s"]),
-        ("", Traffic(1000, Spread([120.0, math.inf], [999, 1000])),
+        ("", RouteStats(1000, Histogram([120.0, math.inf], [999, 1000])),
          "Some took longer than 2 min (streams, long polls, uploads): no timeout is proposed.", []),
-        ("concurrency: 8", Traffic(12, QUICK, FEW), "12 requests so far: too few for a figure, it takes 100.", []),
-        ("concurrency: 8", Traffic(), "0 requests so far: too few for a figure, it takes 100.", []),
+        ("concurrency: 8", RouteStats(12, QUICK, FEW), "12 requests so far: too few for a figure, it takes 100.", []),
+        ("concurrency: 8", RouteStats(), "0 requests so far: too few for a figure, it takes 100.", []),
     ],
 )  # fmt: skip
 def test_a_figure_would_have_refused_nobody_or_is_not_proposed(route, seen, said, lines):
     advice = advise_route(policy(f", {route}" if route else "").routes[0], seen)
-    assert any(said in sentence for sentence in advice.said), advice.said
+    assert any(said in sentence for sentence in advice.sentences), advice.sentences
     assert advice.lines == lines
 
 
@@ -59,9 +59,11 @@ def test_what_is_proposed_can_be_taken():
         ", concurrency: 8, rate_limit: {free: 1/h, paid: [5/h, 2/s]}",
         "identity: {tiers: [{name: paid, users: p*}, {name: free}]}",
     )
-    seen = Traffic(1000, QUICK, FEW, limited={"allowed": 1, "shadow": 9}, shadow={"rate-limited": 9})
+    seen = RouteStats(1000, QUICK, FEW, rate_decisions={"allowed": 1, "shadow": 9}, shadow={"rate-limited": 9})
     advice = advise_route(found.routes[0], seen)
-    text = "\n".join(as_yaml([advice], [])).replace("name: generate", "name: generate\n    match: {path: /generate}")
+    text = "\n".join(format_policy_lines([advice], [])).replace(
+        "name: generate", "name: generate\n    match: {path: /generate}"
+    )
     taken = load(
         PolicySource("x", None, f"{text}\nidentity: {{tiers: [{{name: paid, users: p*}}, {{name: free}}]}}"), {}
     )
@@ -74,11 +76,11 @@ def test_what_is_proposed_can_be_taken():
     [(DAY, 3.20, ["cap: {total: $10/d}"]), (DAY, 0.0, []), (3600.0, 3.20, [])],
 )
 def test_a_cap_is_proposed_from_a_days_spending(uptime, spent, lines):
-    evidence = Evidence(uptime, calls={"openai": QUICK}, spent=spent)
+    evidence = GatewayStats(uptime, calls={"openai": QUICK}, last_day_spend=spent)
     advice = advise_upstream("openai", policy(), evidence)
     assert advice is not None
     assert advice.lines == lines
 
 
 def test_where_nothing_was_called_nothing_is_said_of_it():
-    assert advise_upstream("openai", policy(), Evidence(DAY)) is None
+    assert advise_upstream("openai", policy(), GatewayStats(DAY)) is None

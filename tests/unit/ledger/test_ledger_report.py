@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.report import report
+from proxy.cli.report import run_report
 from proxy.errors import UsageError
 from proxy.ledger.record import Entry
 from proxy.ledger.report import as_csv, as_rows, dollars, moment
@@ -53,7 +53,7 @@ def ledger(tmp_path: Path) -> Path:
 def said(*argv: str, path: Path | str) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     policy = f"ledger: {{url: 'sqlite:///{path}'}}"
-    status = report(argv, {"OUTRIGGER_POLICY_TEXT": policy}, out, err)
+    status = run_report(argv, {"OUTRIGGER_POLICY_TEXT": policy}, out, err)
     return status, out.getvalue(), err.getvalue()
 
 
@@ -167,4 +167,4 @@ def test_a_ledger_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     assert (status, out) == (1, "")
     assert "not a database; move it away" in err
     out2, err2 = io.StringIO(), io.StringIO()
-    assert report((), {"OUTRIGGER_POLICY_TEXT": "ledger: {url: x}"}, out2, err2) == 2
+    assert run_report((), {"OUTRIGGER_POLICY_TEXT": "ledger: {url: x}"}, out2, err2) == 2

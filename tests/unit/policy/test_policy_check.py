@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.check import check
+from proxy.cli.check import run_check
 from proxy.errors import UsageError
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
@@ -19,7 +19,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def run(*argv: str, **environ: str) -> tuple[int, str, str]:
         stdout, stderr = io.StringIO(), io.StringIO()
-        return check(argv, environ, stdout, stderr), stdout.getvalue(), stderr.getvalue()
+        return run_check(argv, environ, stdout, stderr), stdout.getvalue(), stderr.getvalue()
 
     return run
 
@@ -89,6 +89,6 @@ def test_what_is_no_file_to_read_is_status_2_and_says_why_and_who_named_it(run) 
 def test_a_terminal_that_is_not_utf_8_gets_escapes_that_yaml_understands() -> None:
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     environ = {"OUTRIGGER_POLICY_TEXT": 'identity: {tiers: [{name: a, users: "ü😀"}, {name: b}]}'}
-    assert check(["--print"], environ, stdout, io.StringIO()) == 0
+    assert run_check(["--print"], environ, stdout, io.StringIO()) == 0
     printed = stdout.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
     assert load(PolicySource("printed", None, printed), {}).identity.tiers[0].users == "ü😀"

@@ -13,7 +13,7 @@ import pytest
 from egress_gateway import Vendor, completion, says
 from gateway_process import APPS, GatewayProcess, eventually, gateway
 
-from proxy.cli.ctl import ctl
+from proxy.cli.ctl import run_ctl
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 ANSWER = {**completion(), "usage": {"prompt_tokens": 700, "completion_tokens": 500, "total_tokens": 1200}}
@@ -50,7 +50,7 @@ class Desk:
 
     async def __call__(self, *words: str, says: str, status: int = 0) -> None:
         out, err = io.StringIO(), io.StringIO()
-        found = await asyncio.to_thread(ctl, [*words, "--policy", self.policy], {}, out, err)
+        found = await asyncio.to_thread(run_ctl, [*words, "--policy", self.policy], {}, out, err)
         assert says in (err if status else out).getvalue(), (out.getvalue(), err.getvalue())
         assert found == status
 

@@ -9,7 +9,7 @@ import pytest
 from gateway_process import APPS, eventually
 from in_process_gateway import in_process_gateway
 
-from proxy.cli.checks.machine import _memory
+from proxy.cli.checks.machine import _check_memory
 from proxy.operations import health
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
@@ -42,9 +42,9 @@ async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, mo
 
 def test_doctor_says_whose_limit_it_is_and_warns_where_there_is_none(bare, monkeypatch):
     monkeypatch.setattr("proxy.cli.checks.machine.container_limit", lambda: None)
-    assert "all that this machine has" in _memory(Policy()).text
+    assert "all that this machine has" in _check_memory(Policy()).text
     monkeypatch.setattr(health, "machine", lambda: None)
-    found = _memory(Policy())
+    found = _check_memory(Policy())
     assert found.level == "warning"
     assert "app.memory.recycle" in found.text
 

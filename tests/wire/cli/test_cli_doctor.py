@@ -18,7 +18,7 @@ from gateway_process import APPS, ROOT, gateway
 from postgres_cluster import Cluster
 
 from proxy.cli.checks import ports
-from proxy.cli.doctor import doctor
+from proxy.cli.doctor import run_doctor
 from proxy.errors import UsageError
 
 LAYOUTS = ROOT / "tests" / "layouts"
@@ -41,7 +41,7 @@ class Practice:
     async def asks(self, *words: str) -> tuple[int, dict[str, tuple[str, str]], str]:
         """In a thread: it has a loop of its own."""
         out = io.StringIO()
-        status = await asyncio.to_thread(doctor, list(words), self.environ, out, io.StringIO())
+        status = await asyncio.to_thread(run_doctor, list(words), self.environ, out, io.StringIO())
         found = {}
         for line in out.getvalue().splitlines():
             if line[:7].strip() in ("ok", "warning", "error"):
@@ -169,7 +169,7 @@ async def test_a_bad_policy_is_a_table_of_its_faults(practice):
 @pytest.mark.parametrize("words", [["x"], ["--"], ["--policy"], ["--wat"]])
 def test_a_line_that_makes_no_sense_is_a_usage_error(words):
     with pytest.raises(UsageError):
-        doctor(words, {}, io.StringIO(), io.StringIO())
+        run_doctor(words, {}, io.StringIO(), io.StringIO())
 
 
 async def test_a_health_path_that_asks_a_model_is_spoken_of(practice):

@@ -15,7 +15,7 @@ import pytest
 from free_ports import free_port
 from gateway_process import ROOT, GatewayProcess
 
-from proxy.cli.init import init
+from proxy.cli.init import run_init
 
 LAYOUTS = ROOT / "tests" / "layouts"
 # A path to ask for, and what the answer has in it.
@@ -41,7 +41,7 @@ async def test_the_start_command_starts_the_app_behind_the_gateway(name, tmp_pat
         file = folder / "server.py"
         file.write_text(file.read_text().replace("8123", str(free_port())))
     out = io.StringIO()
-    assert init([str(folder)], out, io.StringIO()) == 0
+    assert run_init([str(folder)], out, io.StringIO()) == 0
     made = next(folder.rglob("outrigger.yaml"))
     port, admin, egress = free_port(), free_port(), free_port()
     text = made.read_text()

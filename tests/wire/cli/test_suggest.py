@@ -11,7 +11,7 @@ import sys
 from free_ports import free_port
 from gateway_process import APPS, GatewayProcess, gateway
 
-from proxy.cli.suggest import suggest
+from proxy.cli.suggest import run_suggest
 
 APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))} $PORT"
 POLICY = """
@@ -24,7 +24,7 @@ routes:
 async def said(g: GatewayProcess, tmp_path, status: int = 0, **environ: str) -> str:
     out, err = io.StringIO(), io.StringIO()
     words = ["--policy", f"{tmp_path}/policy-{g.port}.yaml"]
-    assert await asyncio.to_thread(suggest, words, environ, out, err) == status
+    assert await asyncio.to_thread(run_suggest, words, environ, out, err) == status
     return out.getvalue() + err.getvalue()
 
 

@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 from egress_gateway import Vendor, completion, says
 from gateway_process import gateway
 
-from proxy.cli.init import init
+from proxy.cli.init import run_init
 
 APP = '''
 """An app as many are written: a slow call to a model, uploads, a long poll, pages of people."""
@@ -80,7 +80,7 @@ async def test_neither_many_at_once_nor_many_a_minute_nor_large_ones_are_refused
     folder.mkdir()
     (folder / "main.py").write_text(APP)
     (folder / "requirements.txt").write_text("fastapi\nuvicorn\nopenai\n")
-    assert init([str(folder)], io.StringIO(), io.StringIO()) == 0
+    assert run_init([str(folder)], io.StringIO(), io.StringIO()) == 0
     written = (folder / "outrigger.yaml").read_text()
     (tmp_path / "served.py").write_text(SERVED)
     vendor = Vendor(says(completion()))

@@ -9,7 +9,7 @@ import pytest
 from egress_gateway import CHAT, QUICK, Vendor, completion, egress_gateway, says
 from gateway_process import APPS, eventually, gateway
 
-from proxy.cli.report import report
+from proxy.cli.report import run_report
 from proxy.ledger.record import Entry
 from proxy.observe.reserved_users import NOBODY, OURS, VARIOUS, named
 
@@ -62,7 +62,7 @@ ledger: {{url: "sqlite:///{tmp_path}/ledger.db"}}
             assert await g.stop() == 0
         out = io.StringIO()
         policies = ["--policy", str(tmp_path / f"policy-{g.port}.yaml")]
-        assert report([*policies, "--csv"], {"OPENAI_API_KEY": "k"}, out, out) == 0
+        assert run_report([*policies, "--csv"], {"OPENAI_API_KEY": "k"}, out, out) == 0
         rows = out.getvalue().splitlines()
         assert [row.split(",")[:2] for row in sorted(rows[1:])] == [[NOBODY, "1"], ["~unattributed", "1"]]
     finally:

@@ -11,8 +11,8 @@ import pytest
 from gateway_process import APPS, ROOT, eventually, gateway
 from in_process_gateway import in_process_gateway
 
-from proxy.cli.check import check
-from proxy.cli.run import run
+from proxy.cli.check import run_check
+from proxy.cli.run import run_gateway
 from proxy.errors import OutriggerError, PolicyError
 
 APP = (sys.executable, str(APPS / "plain.py"))
@@ -63,8 +63,8 @@ def test_what_a_start_would_stumble_over_is_refused_by_check_and_by_run_with_fil
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text(f"app:\n  hold: 1s\n# the fault is below\n{policy}\n")
     out, err = io.StringIO(), io.StringIO()
-    assert check(["p.yaml"], {}, out, err) == 2
-    assert run(["--policy", "p.yaml", "--", "false"], {}) == 2
+    assert run_check(["p.yaml"], {}, out, err) == 2
+    assert run_gateway(["--policy", "p.yaml", "--", "false"], {}) == 2
     for said in (err.getvalue(), capsys.readouterr().err):
         assert f"p.yaml:{line}: {key}: " in said
         assert "secret-secret" not in said

@@ -11,10 +11,10 @@ from free_ports import free_port
 from gateway_process import ROOT
 from ingress_gateway import OK, answering, ingress_gateway
 
-from proxy.cli.checks.stores import database
-from proxy.cli.checks.upstreams import upstreams
-from proxy.cli.ctl import ctl
-from proxy.cli.report import report
+from proxy.cli.checks.stores import check_database
+from proxy.cli.checks.upstreams import check_upstreams
+from proxy.cli.ctl import run_ctl
+from proxy.cli.report import run_report
 from proxy.observe.redact import Redactor
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.server import REDACT
@@ -103,16 +103,16 @@ def test_report_and_ctl_need_no_variables_but_their_own(tmp_path):
         f"ledger: {{url: 'sqlite:///{tmp_path}/none.db'}}\nlisten: {{admin: 127.0.0.1:{free_port()}}}\n"
     )
     path, out, err = policy_file(tmp_path, text), io.StringIO(), io.StringIO()
-    assert report(["--policy", path], {}, out, err) == 0
+    assert run_report(["--policy", path], {}, out, err) == 0
     assert "there is no ledger" in err.getvalue()
-    assert ctl(["block", "ann", "--policy", path], {}, out, err) == 1
+    assert run_ctl(["block", "ann", "--policy", path], {}, out, err) == 1
     assert "no gateway answers" in err.getvalue()
     assert "JWT_KEY" not in err.getvalue() + out.getvalue()
 
 
 def test_they_do_say_it_where_it_is_their_own(tmp_path):
     path = policy_file(tmp_path, "ledger: {url: '${LEDGER}'}\nadmin: {token: '${TOKEN}'}\n")
-    for command, words, name in ((report, [], "LEDGER"), (ctl, ["reload"], "TOKEN")):
+    for command, words, name in ((run_report, [], "LEDGER"), (run_ctl, ["reload"], "TOKEN")):
         err = io.StringIO()
         assert command([*words, "--policy", path], {}, io.StringIO(), err) == 2
         assert name in err.getvalue()
@@ -125,8 +125,8 @@ def parsed(text="", **environ):
 async def test_doctor_says_nothing_of_a_vendor_that_nothing_here_calls(tmp_path):
     (tmp_path / "requirements.txt").write_text("flask\n")
     (tmp_path / "app.py").write_text("from flask import Flask\napp = Flask('a')\n")
-    [found] = await upstreams(parsed(), {}, tmp_path)
-    assert (found.level, found.what) == ("ok", "upstream openai")
+    [found] = await check_upstreams(parsed(), {}, tmp_path)
+    assert (found.level, found.subject) == ("ok", "upstream openai")
     assert "nothing here calls it" in found.text
 
 
@@ -139,7 +139,7 @@ async def test_doctor_tells_of_an_address_that_no_upstream_names():
         "OPENAI_API_KEY": "k",
     }
     policy = parsed(f"upstreams: {{openai: {{base_url: http://127.0.0.1:{vendor.port}/v1}}}}", **environ)
-    found = await upstreams(policy, environ, ROOT)
+    found = await check_upstreams(policy, environ, ROOT)
     await vendor.stop()
     [warned] = [one for one in found if one.level == "warning"]
     assert warned.text.startswith("OPENAI_API_BASE_URL leads to llm.example, and no upstream names that variable")
@@ -149,5 +149,5 @@ async def test_doctor_tells_of_an_address_that_no_upstream_names():
 async def test_doctor_is_not_content_with_an_empty_pool_before_an_app_with_a_database(needs, level, tmp_path):
     (tmp_path / "requirements.txt").write_text(needs)
     (tmp_path / "app.py").write_text("from flask import Flask\napp = Flask('a')\n")
-    [found] = await database(parsed("postgres: {url: '${DATABASE_URL:-}'}"), dict(os.environ), tmp_path)
+    [found] = await check_database(parsed("postgres: {url: '${DATABASE_URL:-}'}"), dict(os.environ), tmp_path)
     assert found.level == level

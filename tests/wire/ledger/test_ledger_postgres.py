@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from postgres_process import Relay, Server, postgres
 
-from proxy.cli.report import report
+from proxy.cli.report import run_report
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.postgres import STEPS, Postgres, address, read
 from proxy.ledger.record import COLUMNS, FIRST, Entry
@@ -135,7 +135,7 @@ async def test_a_report_says_the_same_whichever_database_it_comes_from(url: str,
                 ledger.put(row)
         out, err = io.StringIO(), io.StringIO()
         environ = {"OUTRIGGER_POLICY_TEXT": f"ledger: {{url: '{where}'}}"}
-        status = await asyncio.to_thread(report, ["--csv", "--since", "2h"], environ, out, err)
+        status = await asyncio.to_thread(run_report, ["--csv", "--since", "2h"], environ, out, err)
         assert (status, err.getvalue(), events) == (0, "", [])
         said.append(out.getvalue())
     assert said[0] == said[1]

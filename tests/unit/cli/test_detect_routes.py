@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.detect.app import App, look
+from proxy.cli.detect.app import DetectedApp, detect_app
 from proxy.cli.detect.project_files import Folder
 
 SETTINGS = """
@@ -88,11 +88,11 @@ LAID = {
 }  # fmt: skip
 
 
-def looked(files: dict[str, str], at: Path) -> App:
+def looked(files: dict[str, str], at: Path) -> DetectedApp:
     for name, text in files.items():
         (at / name).parent.mkdir(parents=True, exist_ok=True)
         (at / name).write_text(text)
-    return look(Folder(at))
+    return detect_app(Folder(at))
 
 
 @pytest.mark.parametrize("case", LAID)
@@ -103,7 +103,7 @@ def test_paths_are_whole(case, tmp_path):
 
 def test_a_model_behind_a_nested_router_is_seen(tmp_path):
     (one,) = looked(LAID["a setting, and routers within routers"][0], tmp_path).routes
-    assert one.model
+    assert one.calls_model
     assert one.pattern == "/api/v1/llm/chat/*/ask"
 
 

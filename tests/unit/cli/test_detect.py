@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.detect.app import App, look
-from proxy.cli.detect.port import with_port
+from proxy.cli.detect.app import DetectedApp, detect_app
+from proxy.cli.detect.port import set_port
 from proxy.cli.detect.project_files import Folder
-from proxy.cli.init import init
+from proxy.cli.init import run_init
 from proxy.policy.loading import load, read_file
 
 FASTAPI = {"requirements.txt": "fastapi\nuvicorn\n", "main.py": "app = FastAPI()\n"}
@@ -28,8 +28,8 @@ def laid(files: dict[str, str], at: Path) -> Path:
     return at
 
 
-def looked(files: dict[str, str], at: Path) -> App:
-    return look(Folder(laid(files, at)))
+def looked(files: dict[str, str], at: Path) -> DetectedApp:
+    return detect_app(Folder(laid(files, at)))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_port_that_a_file_fixes_is_found_and_named(
     files: dict[str, str], port: int | None, where: str, tmp_path: Path
 ) -> None:
     app = looked(files, tmp_path)
-    assert (app.port, app.port_where) == (port, where)
+    assert (app.fixed_port, app.fixed_port_file) == (port, where)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_the_routes_of_next_are_those_of_its_files(tmp_path: Path) -> None:
         "app/page.js": "export default function Page() {}",
     }
     app = looked(files, tmp_path)
-    found = {one.path: (one.methods, one.model) for one in app.routes}
+    found = {one.path: (one.methods, one.calls_model) for one in app.routes}
     assert found == {
         "/api/users/{userId}/ask": (("POST",), True),
         "/api/health": (("GET",), False),
         "/api/old": ((), False),
     }
-    assert app.health == "/api/health"
+    assert app.health_path == "/api/health"
 
 
 BLUEPRINT = """
@@ -169,7 +169,7 @@ services:
 
 def said(folder: Path) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
-    return init([str(folder)], out, err), out.getvalue(), err.getvalue()
+    return run_init([str(folder)], out, err), out.getvalue(), err.getvalue()
 
 
 def test_several_services_of_a_blueprint_are_named_and_each_is_known_in_its_folder(tmp_path: Path) -> None:
@@ -221,4 +221,4 @@ def test_a_worker_has_no_public_port_and_no_limits(tmp_path: Path) -> None:
     ],
 )
 def test_the_app_is_told_its_port(line, as_started):
-    assert with_port(line)[0] == as_started
+    assert set_port(line)[0] == as_started

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.checks.stopping import stopping
+from proxy.cli.checks.stop_signal import check_stop_signal
 from proxy.policy.loading import PolicySource, load
 
 
@@ -36,14 +36,14 @@ def test_a_stop_signal_that_does_not_fit_the_server_is_told(tmp_path: Path, line
     (tmp_path / "sound.ini").write_text("[uwsgi]\nmodule = app\n  die-on-term = true\n")
     (tmp_path / "off.ini").write_text("[uwsgi]\n; die-on-term = true\n")
     policy = load(PolicySource("test", None, f"app: {{stop_signal: {signal}}}"), {})
-    found = stopping(policy, line, {}, tmp_path)
+    found = check_stop_signal(policy, line, {}, tmp_path)
     assert [one.level for one in found] == ([level] if level else [])
-    assert all(one.level == "ok" or "app.stop_signal" in (one.mend or "") for one in found)
+    assert all(one.level == "ok" or "app.stop_signal" in (one.fix or "") for one in found)
 
 
 def test_uwsgi_may_be_told_by_a_variable(tmp_path: Path) -> None:
     policy = load(PolicySource("test", None, ""), {})
-    (found,) = stopping(policy, "uwsgi -w app --master", {"UWSGI_DIE_ON_TERM": "true"}, tmp_path)
+    (found,) = check_stop_signal(policy, "uwsgi -w app --master", {"UWSGI_DIE_ON_TERM": "true"}, tmp_path)
     assert found.level == "ok"
-    (found,) = stopping(policy, "uwsgi -w app", {"UWSGI_MASTER": "true"}, tmp_path)
+    (found,) = check_stop_signal(policy, "uwsgi -w app", {"UWSGI_MASTER": "true"}, tmp_path)
     assert found.level == "warning"

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from proxy.cli.explain import explain
-from proxy.cli.output import Finding, complain, figures, rows, show, styled
+from proxy.cli.explain import run_explain
+from proxy.cli.output import Finding, print_error, print_findings, print_line, print_pairs, print_table
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 FINDINGS = [
@@ -40,11 +40,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def everything(out: io.StringIO) -> None:
-    show(FINDINGS, out)
-    rows([("route", "default: /* fits"), ("caps", "none")], out)
-    figures(HEAD, BODY, FOOT, SPARE, out)
-    styled(out, "Wrote outrigger.yaml", "green")
-    complain(out, "p.yaml:1: aap: there is no such key; did you mean app?")
+    print_findings(FINDINGS, out)
+    print_pairs([("route", "default: /* fits"), ("caps", "none")], out)
+    print_table(HEAD, BODY, FOOT, SPARE, out)
+    print_line(out, "Wrote outrigger.yaml", "green")
+    print_error(out, "p.yaml:1: aap: there is no such key; did you mean app?")
 
 
 def test_a_pipe_gets_plain_lines_that_a_tool_can_cut() -> None:
@@ -86,9 +86,9 @@ def test_tables_keep_to_the_width_of_the_terminal(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    show(FINDINGS, terminal)
-    rows([("route", "made: /api/user/*/make for POST fits, the path read as /api/user/7/make")], terminal)
-    figures(HEAD, BODY, FOOT, SPARE, terminal)
+    print_findings(FINDINGS, terminal)
+    print_pairs([("route", "made: /api/user/*/make for POST fits, the path read as /api/user/7/make")], terminal)
+    print_table(HEAD, BODY, FOOT, SPARE, terminal)
     lines = [line for line in terminal.plain.splitlines() if not line.startswith("Too narrow for")]
     assert max(map(len, lines)) <= width
     assert "2.001500" in terminal.plain  # money is never left out
@@ -103,7 +103,7 @@ def test_columns_that_find_no_place_are_named(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int, said: str | None
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    figures(HEAD, BODY, FOOT, SPARE, terminal)
+    print_table(HEAD, BODY, FOOT, SPARE, terminal)
     last = terminal.plain.splitlines()[-1]
     assert last.startswith(said) if said else "Too narrow" not in terminal.plain
     assert ("errors" in terminal.plain.splitlines()[0]) == (width > 30)
@@ -111,15 +111,15 @@ def test_columns_that_find_no_place_are_named(
 
 def test_a_command_to_copy_is_never_broken(terminal: Terminal) -> None:
     line = "    .outrigger/bin/outrigger -- 'uvicorn main:app --host 0.0.0.0 --port $PORT'  " + "x" * 200
-    styled(terminal, line, "cyan")
+    print_line(terminal, line, "cyan")
     assert terminal.plain == f"{line}\n"
 
 
 @pytest.mark.parametrize("out", [io.StringIO, Terminal])
 def test_what_others_named_cannot_colour_or_clear_the_terminal(out: type[io.StringIO]) -> None:
     stream = out()
-    rows([("request", "GET /\x1b[2J\r\u202e")], stream)
-    show([Finding("warning", "loopback", "a\x1b[2J.py:1: x", "y\x07")], stream)
+    print_pairs([("request", "GET /\x1b[2J\r\u202e")], stream)
+    print_findings([Finding("warning", "loopback", "a\x1b[2J.py:1: x", "y\x07")], stream)
     assert not re.search(r"\x1b\[2J|\r|\u202e|\x07", stream.getvalue())
 
 
@@ -136,5 +136,5 @@ def test_a_terminal_that_is_not_utf_8_gets_escapes() -> None:
 def test_explain_looks_the_same_for_a_tool_and_for_people(terminal: Terminal) -> None:
     piped = io.StringIO()
     for out in (terminal, piped):
-        assert explain(["GET", "/"], {"OUTRIGGER_POLICY_TEXT": "version: 1"}, out, io.StringIO()) == 0
+        assert run_explain(["GET", "/"], {"OUTRIGGER_POLICY_TEXT": "version: 1"}, out, io.StringIO()) == 0
     assert terminal.plain.split() == piped.getvalue().split()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.detect.app import App, look
-from proxy.cli.detect.port import with_port
+from proxy.cli.detect.app import DetectedApp, detect_app
+from proxy.cli.detect.port import set_port
 from proxy.cli.detect.project_files import Folder
-from proxy.cli.init import init
+from proxy.cli.init import run_init
 from proxy.policy.loading import load, read_file
 from proxy.policy.schema.identity import CookieSource, HeaderSource, IpSource, JwtSource, PathSource
 from proxy.policy.schema.policy import Policy
@@ -29,14 +29,14 @@ def laid(files: dict[str, str | bytes], at: Path) -> Path:
     return at
 
 
-def looked(files: dict[str, str | bytes], at: Path) -> App:
-    return look(Folder(laid(files, at)))
+def looked(files: dict[str, str | bytes], at: Path) -> DetectedApp:
+    return detect_app(Folder(laid(files, at)))
 
 
 def written(files: dict[str, str | bytes], at: Path, **environ: str) -> Policy:
     """What `init` writes, taken."""
     err = io.StringIO()
-    assert init([str(laid(files, at))], io.StringIO(), err) == 0, err.getvalue()
+    assert run_init([str(laid(files, at))], io.StringIO(), err) == 0, err.getvalue()
     return load(read_file(at / "outrigger.yaml", "outrigger.yaml"), environ)
 
 
@@ -91,7 +91,7 @@ def test_the_start_command_is_the_kinds_own(files, line, tmp_path):
     ],
 )
 def test_ports_are_known_by_whatever_option(line, as_started):
-    assert with_port(line)[0] == as_started
+    assert set_port(line)[0] == as_started
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_ports_are_known_by_whatever_option(line, as_started):
 )  # fmt: skip
 def test_a_port_in_the_code_is_found(files, port, where, tmp_path):
     app = looked(files, tmp_path)
-    assert (app.port, app.port_where) == (port, where)
+    assert (app.fixed_port, app.fixed_port_file) == (port, where)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_a_port_in_the_code_is_found(files, port, where, tmp_path):
     ],
 )  # fmt: skip
 def test_what_an_app_needs_is_read_wherever_it_is_listed(files, tmp_path):
-    assert {"fastapi", "openai", "psycopg2-binary"} <= looked(files, tmp_path).needs
+    assert {"fastapi", "openai", "psycopg2-binary"} <= looked(files, tmp_path).packages
 
 
 def test_what_no_file_lists_is_seen_by_what_is_imported(tmp_path):
     app = looked({"main.py": "import os, openai\nfrom fastapi import FastAPI\nimport psycopg2.extras\n"}, tmp_path)
-    assert {"openai", "fastapi", "psycopg2"} <= app.needs
+    assert {"openai", "fastapi", "psycopg2"} <= app.packages
     assert app.framework == "fastapi"
 
 
@@ -200,7 +200,9 @@ def test_a_database_with_a_part_that_no_variable_has_is_left_alone_and_that_is_s
     code = "import os, psycopg2\npsycopg2.connect(host=os.environ['DB_HOST'], user=os.environ['DB_USER'], dbname='x')\n"
     found = written({"main.py": code}, tmp_path, DB_HOST="h", DB_USER="u")
     assert found.postgres.url is None
-    assert any("its port, password, database by no variable: no pool" in note for note in look(Folder(tmp_path)).notes)
+    assert any(
+        "its port, password, database by no variable: no pool" in note for note in detect_app(Folder(tmp_path)).notes
+    )
 
 
 def test_a_database_by_another_variable_is_written_by_its_name(tmp_path):
@@ -346,4 +348,4 @@ def test_every_alert_is_in_it(tmp_path):
     ],
 )  # fmt: skip
 def test_where_files_are_is_seen(files, paths, tmp_path):
-    assert {path for path, _ in looked(files, tmp_path).statics} == paths
+    assert {path for path, _ in looked(files, tmp_path).static_paths} == paths

@@ -26,7 +26,7 @@ from proxy.app.probes import warn_of_claims
 from proxy.egress.service import Egress
 from proxy.ingress.service import IngressService
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.user_marks import Marks
+from proxy.ledger.user_marks import UserMarks
 from proxy.observe.health import Health
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -89,7 +89,7 @@ class Gateway:
         self.reloader = reloader
         self.egress = egress
         self.ledger = ledger
-        self.marks = Marks(ledger.database, emit=log.emit)
+        self.marks = UserMarks(ledger.database, emit=log.emit)
         self.database = database
         self.recent = recent
         self.policy_since = time.time()

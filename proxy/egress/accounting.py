@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.egress.billing.call_ledger import Books
+from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.call import Call
 from proxy.egress.upstream import Upstream
 from proxy.observe.emit import Emit
@@ -20,7 +20,7 @@ class Account:
     def __init__(
         self,
         metrics: Metrics,
-        books: Books,
+        books: CallLedger,
         emit: Emit,
         clock: Callable[[], float],
         recent: Recent | None = None,
@@ -63,7 +63,7 @@ class Account:
             self._tell(call, upstream)
 
     def _tell(self, call: Call, upstream: Upstream) -> None:
-        self._books.close(call)
+        self._books.record_call(call)
         owner, took = call.owner, call.took
         spent = sum(bill.cost for bill in call.bills)
         metrics, name = self._metrics, call.upstream
@@ -76,7 +76,7 @@ class Account:
         metrics.cache_total.child(name, call.cache).inc()
         if self._recent is not None and call.outcome in ("error", "refused"):
             self._remember(self._recent, call, took)
-        pending = any(bill.standing for bill in call.bills)
+        pending = any(bill.deferred for bill in call.bills)
         known = (bool(call.bills) and not pending) or call.cost is not None
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from proxy.egress.body import Body
-from proxy.egress.dialects import Ask, Usage
+from proxy.egress.dialects import RequestInfo, Usage
 from proxy.egress.headers import Fields
 from proxy.observe.request_registry import Owner
 from proxy.observe.reserved_users import NOBODY
 
 if TYPE_CHECKING:
-    from proxy.egress.billing.charge import Bill
+    from proxy.egress.billing.charge import Charge
     from proxy.errors import CallRefused
 
 Outcome = Literal["ok", "error", "refused", "cached", "fallback", "gone"]
@@ -56,7 +56,7 @@ class Call:
         "user",
     )
 
-    ask: Ask
+    ask: RequestInfo
     body: Body
 
     def __init__(self, upstream: str, method: str, rest: str, fields: Fields, began: float, at: float = 0.0) -> None:
@@ -78,7 +78,7 @@ class Call:
         # set on the way
         self.left_to_caller = False  # another attempt makes sense and is not ours to make
         self.attempts = 0
-        self.bills: list[Bill] = []  # of each upstream and model that were asked, in order
+        self.bills: list[Charge] = []  # of each upstream and model that were asked, in order
         self.cache: Cache = "off"
         self.fallback: str | None = None
         self.first_byte_at: float | None = None
@@ -106,7 +106,7 @@ class Call:
         """Nano-dollars, once it is known; None before, and where the call has no price."""
         if self.cache in ("hit", "stale", "coalesced"):
             return 0
-        if not self.bills or not all(bill.over for bill in self.bills):
+        if not self.bills or not all(bill.closed for bill in self.bills):
             return None
         return sum(bill.cost for bill in self.bills)
 

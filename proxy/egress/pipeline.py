@@ -18,7 +18,7 @@ from proxy.egress import error_response, fallback, response_head
 from proxy.egress.accounting import Account
 from proxy.egress.api_keys import Keys, variable
 from proxy.egress.app_response import Head, ToApp
-from proxy.egress.billing.call_ledger import Books
+from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.body import read as read_body
 from proxy.egress.body import scanner
 from proxy.egress.cache import key as cache_key
@@ -47,7 +47,7 @@ class Pipeline:
         requests: Requests,
         keys: Keys,
         account: Account,
-        books: Books,
+        books: CallLedger,
         emit: Emit,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -133,8 +133,8 @@ class Pipeline:
         try:
             async with deadline:
                 if request.headers.get("Upgrade", "").lower() == "websocket":
-                    await self._books.look_up(call, upstream)
-                    upstream.meter.check(call)
+                    await self._books.load_spend(call, upstream)
+                    upstream.billing.check_caps(call)
                     return await upgrade(call, upstream, request, sink, deadline, self._clock)
                 await self._understand(call, upstream, request)
                 await self._answer(call, upstream, sink, deadline)
@@ -173,7 +173,7 @@ class Pipeline:
         asked = call.body.said() if call.body.whole is None else call.body.parsed
         call.ask = upstream.dialect.ask(call.endpoint, asked)
         if deployment is not None:
-            call.ask = replace(call.ask, model=upstream.meter.deployed(deployment, call.ask.model))
+            call.ask = replace(call.ask, model=upstream.billing.priced_model(deployment, call.ask.model))
         if call.owner is None and call.ask.user:
             call.user = named(call.ask.user)
             call.tier = self.tiers.of(call.user)

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from proxy.egress import error_response, fallback
 from proxy.egress.app_response import Head, Sink, ToApp
-from proxy.egress.billing.call_ledger import Books
-from proxy.egress.billing.charge import Bill
+from proxy.egress.billing.call_ledger import CallLedger
+from proxy.egress.billing.charge import Charge
 from proxy.egress.cache import Entry
 from proxy.egress.call import Call
 from proxy.egress.circuit_breaker import OPEN, Breaker
 from proxy.egress.deadline import Deadline
-from proxy.egress.dialects import UNPAID, Shown
+from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus
 from proxy.egress.headers import fields, returning, shared
 from proxy.egress.http_client import discard
 from proxy.egress.response_head import of_answer, ours
@@ -43,7 +43,7 @@ class Broken(OutriggerError):
 
 
 class Producer:
-    def __init__(self, books: Books, clock: Callable[[], float]) -> None:
+    def __init__(self, books: CallLedger, clock: Callable[[], float]) -> None:
         self._books = books
         self._clock = clock
 
@@ -117,16 +117,16 @@ class Producer:
             raise CallFailed(
                 error_response.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
             )
-        if call.endpoint is not None and not upstream.meter.purse.knows(call.user):
-            await self._books.look_up(call, upstream)
-        bill = self._books.open(call, upstream)
+        if call.endpoint is not None and not upstream.billing.limits.is_loaded(call.user):
+            await self._books.load_spend(call, upstream)
+        bill = self._books.open_charge(call, upstream)
         try:
             if bill is not None and call.ask.background:
-                await self._books.record(call, bill)
+                await self._books.record_open_call(call, bill)
             await self._paid(call, upstream, sink, deadline, key, bill, breaker)
         finally:
             if bill is not None:
-                bill.close()
+                bill.release()
 
     async def _paid(
         self,
@@ -135,7 +135,7 @@ class Producer:
         sink: Sink,
         deadline: Deadline,
         key: bytes | None,
-        bill: Bill | None,
+        bill: Charge | None,
         breaker: Breaker,
     ) -> None:
         place = await self._place(call, upstream, bill)
@@ -172,8 +172,8 @@ class Producer:
                 # A time-out of a call that mostly waited for its place here says nothing of the upstream.
                 in_time = self._clock() - admission.began >= admission.began - call.began
                 ok = False if deadline.passed and deadline.reason != "request" and in_time else None
-                if bill is not None and not bill.over and call.body.sent:
-                    bill.lost()
+                if bill is not None and not bill.closed and call.body.sent:
+                    bill.charge_lost_attempt()
                 raise
             finally:
                 if answer is not None and answer.error_status:  # inside its stream, which the app may leave for it
@@ -185,7 +185,7 @@ class Producer:
             used = call.usage
             place.release(used.input + used.output if used is not None else None)
 
-    async def _place(self, call: Call, upstream: Upstream, bill: Bill | None) -> Place:
+    async def _place(self, call: Call, upstream: Upstream, bill: Charge | None) -> Place:
         """`pace.tokens` goes by what was reserved for the question: a picture is not as long as its base64."""
         asked = bill.input_tokens if bill is not None else len(call.body.whole or b"") // 4
         tokens = asked + (call.ask.max_tokens or 0)
@@ -211,7 +211,7 @@ class Producer:
         sink: Sink,
         deadline: Deadline,
         key: bytes | None,
-        bill: Bill | None = None,
+        bill: Charge | None = None,
     ) -> None:
         """Pass an answer on, with what we say of it. Raises Broken where it broke off on the way."""
         call.first_byte_at = self._clock()
@@ -219,9 +219,9 @@ class Producer:
         if answer.judged >= 400:
             call.reason = call.reason or f"status {answer.judged}"
             if bill is not None:
-                bill.close()  # a definite error is not billed
+                bill.release()  # a definite error is not billed
         elif answer.redirected and bill is not None:
-            bill.close()  # it is no answer yet
+            bill.release()  # it is no answer yet
         if answer.body is not None:
             if answer.judged < 400:
                 await self._see(call, upstream, answer, bill)
@@ -257,38 +257,38 @@ class Producer:
 
     # ── what the vendor goes on with by itself ───────────────────────────────────────────────
 
-    async def _see(self, call: Call, upstream: Upstream, answer: Answer, bill: Bill | None) -> None:
+    async def _see(self, call: Call, upstream: Upstream, answer: Answer, bill: Charge | None) -> None:
         """What a whole answer shows of it: that it has begun, or what it came to."""
         if call.follows is not None:
-            said = upstream.dialect.shown(answer.parsed) or Shown(call.follows, None, None)
+            said = upstream.dialect.shown(answer.parsed) or BackgroundStatus(call.follows, None, None)
             await self._show(call, upstream, replace(said, deleted=said.deleted or call.method == "DELETE"))
         elif call.endpoint == "responses" and bill is not None:
             shown = upstream.dialect.shown(answer.parsed)
-            if shown is not None and shown.status in UNPAID and shown.usage is None:
-                bill.close()  # a definite failure is not billed
+            if shown is not None and shown.status in UNBILLED_STATUSES and shown.usage is None:
+                bill.release()  # a definite failure is not billed
             elif shown is not None and not shown.over:
-                await self._books.defer(call, bill, shown.reference)
+                await self._books.defer_charge(call, bill, shown.reference)
 
-    async def _shows(self, call: Call, upstream: Upstream, answer: Answer, bill: Bill | None) -> Shows | None:
+    async def _shows(self, call: Call, upstream: Upstream, answer: Answer, bill: Charge | None) -> Shows | None:
         """Who is to be told when a stream shows what it came to; None where that is the call's own affair."""
         if call.follows is not None and call.method == "DELETE" and answer.judged < 300:
-            await self._show(call, upstream, Shown(call.follows, None, None, deleted=True))  # 204
+            await self._show(call, upstream, BackgroundStatus(call.follows, None, None, deleted=True))  # 204
         elif call.follows is not None and answer.tap is not None:
             return lambda shown: self._show(call, upstream, shown)
         shown = answer.state.shown if answer.state is not None and call.ask.background else None
         if bill is None or shown is None or shown.over:
             return None
-        await self._books.defer(call, bill, shown.reference)
+        await self._books.defer_charge(call, bill, shown.reference)
 
-        async def show(shown: Shown) -> None:
-            await self._books.pending.shown(upstream, shown)
+        async def show(shown: BackgroundStatus) -> None:
+            await self._books.background.settle_reported(upstream, shown)
 
         return show
 
-    async def _show(self, call: Call, upstream: Upstream, shown: Shown | None) -> None:
+    async def _show(self, call: Call, upstream: Upstream, shown: BackgroundStatus | None) -> None:
         if shown is not None and shown.over and call.follows is not None:
             shown = replace(shown, reference=call.follows)
-            if await self._books.pending.shown(upstream, shown):
+            if await self._books.background.settle_reported(upstream, shown):
                 call.usage = shown.usage
 
     async def _last_words(self, answer: Answer, sink: Sink, code: str, text: str) -> None:

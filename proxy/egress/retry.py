@@ -33,7 +33,7 @@ from proxy.policy.schema.upstream import Retry
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
-    from proxy.egress.billing.charge import Bill
+    from proxy.egress.billing.charge import Charge
     from proxy.egress.upstream import Upstream
 
 HOPELESS = frozenset(("certificate",))
@@ -58,7 +58,7 @@ class Series(RetryOptionsBase):
     """What aiohttp-retry goes by for one call. `answer` is the last there was."""
 
     def __init__(
-        self, call: Call, upstream: Upstream, deadline: Deadline, admission: Admission, bill: Bill | None
+        self, call: Call, upstream: Upstream, deadline: Deadline, admission: Admission, bill: Charge | None
     ) -> None:
         super().__init__(
             attempts=upstream.policy.retry.attempts + 1,  # the library never asks about its last one
@@ -84,10 +84,10 @@ class Series(RetryOptionsBase):
         within the caps or is not made."""
         paid = self._bill if failure.sent and failure.word in INDEFINITE else None
         if paid is not None:
-            paid.lost()
+            paid.charge_lost_attempt()
         if failure.word in HOPELESS or not self._due(failure.word, sent=failure.sent, asked=None):
             return Final(failure)
-        if paid is not None and not paid.again():
+        if paid is not None and not paid.reserve_again():
             return Final(failure)
         return Again(str(failure))
 

@@ -13,11 +13,11 @@ from proxy.egress.accounting import Account
 from proxy.egress.api_keys import Keys
 from proxy.egress.app_environment import variables
 from proxy.egress.attribution_listener import Notices
-from proxy.egress.billing.background_calls import PendingCalls
-from proxy.egress.billing.call_ledger import Books
+from proxy.egress.billing.background_calls import BackgroundCalls
+from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.billing.pricing.table import table_age
-from proxy.egress.billing.spend_lookup import Recall
-from proxy.egress.billing.user_spend import Spend, load, load_later
+from proxy.egress.billing.spend_lookup import SpendLookup
+from proxy.egress.billing.user_spend import UserSpend, load_spend, load_spend_when_back
 from proxy.egress.bypass_detection import Bypass
 from proxy.egress.circuit_breaker import OPEN, Breaker
 from proxy.egress.forward_proxy import Hosts, parent_proxies
@@ -28,7 +28,7 @@ from proxy.egress.response_head import refused
 from proxy.egress.upstream import Upstream, try_out
 from proxy.egress.upstream_generations import Generations
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.store import LedgerAway
+from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.health import PartState
 from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
@@ -66,10 +66,10 @@ class Egress:
         self._loaded = False
         self._loading: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._recall = Recall(ledger, self._loop.time)
-        self.spend = Spend(self.upstreams, self._recall)
-        self._pending = PendingCalls(ledger, self._recall, log.emit, time.time)
-        books = Books(ledger, self._loop.time, self._recall, self._pending)
+        self._recall = SpendLookup(ledger, self._loop.time)
+        self.spend = UserSpend(self.upstreams, self._recall)
+        self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time)
+        books = CallLedger(ledger, self._loop.time, self._recall, self._pending)
         self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redacted)
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
@@ -120,11 +120,11 @@ class Egress:
             name, policy, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
         )
         if self._ledger is not None:
-            upstream.meter.purse.doubt()
+            upstream.billing.limits.mark_unloaded()
         return upstream
 
     def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
-        task = self._loop.create_task(load_later(upstream, ledger, until, self._pending))
+        task = self._loop.create_task(load_spend_when_back(upstream, ledger, until, self._pending))
         self._loading.add(task)
         task.add_done_callback(self._loading.discard)
 
@@ -137,15 +137,15 @@ class Egress:
         for upstream in list(self.upstreams.values()):
             try:
                 async with asyncio.timeout(LOADING):
-                    await load(upstream, self._ledger, until, self._pending)
-            except (TimeoutError, LedgerAway):
+                    await load_spend(upstream, self._ledger, until, self._pending)
+            except (TimeoutError, LedgerUnavailable):
                 self._load_later(upstream, self._ledger, until)
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
         await self._listener.start(sock)
         await self.notices.start()
-        self._watching = self._loop.create_task(self._pending.watch())
+        self._watching = self._loop.create_task(self._pending.sweep_forever())
 
     async def stop(self) -> None:
         await self._listener.stop()
@@ -184,7 +184,7 @@ class Egress:
                 "held": upstream.breaker.forced,
                 "state": repr(upstream),
                 "faults": len(upstream.faults.all),
-                "cost": self.spend.status(upstream) if upstream.meter.metered else None,
+                "cost": self.spend.upstream_status(upstream) if upstream.billing.metered else None,
                 "bypassed": seen.count if (seen := self.bypass.seen.get(name)) is not None else 0,
             }
             for name, upstream in self.upstreams.items()

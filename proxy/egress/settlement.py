@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.egress.dialects import Dialect, Usage, Written
+from proxy.egress.dialects import Dialect, OutputSize, Usage
 from proxy.egress.upstream_response import Answer
 
 if TYPE_CHECKING:
-    from proxy.egress.billing.charge import Bill
+    from proxy.egress.billing.charge import Charge
     from proxy.egress.call import Call
 
 
-def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill: Bill | None) -> None:
+def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill: Charge | None) -> None:
     """An answer that was read before the app sees it."""
     if call.endpoint is None:
         return
@@ -23,7 +23,7 @@ def settle_whole(call: Call, dialect: Dialect, answer: Answer, body: bytes, bill
     bill.settle(call.usage, written)
 
 
-def settle_passed(call: Call, dialect: Dialect, answer: Answer, passed: int, bill: Bill | None) -> None:
+def settle_passed(call: Call, dialect: Dialect, answer: Answer, passed: int, bill: Charge | None) -> None:
     """An answer that passed, to its end or not; `passed`: bytes of it."""
     if call.endpoint is None:
         return
@@ -34,7 +34,7 @@ def settle_passed(call: Call, dialect: Dialect, answer: Answer, passed: int, bil
         answer.media.close()
         call.usage, written = answer.media.usage, answer.media.written
         if bill is not None and call.usage is None and answer.media.failed and not answer.media.drawn:
-            bill.close()  # a definite error
+            bill.release()  # a definite error
     else:
         call.usage, written = _at_its_ends(call, dialect, answer), _bytes(answer, passed)
     if bill is not None:
@@ -50,7 +50,8 @@ def _at_its_ends(call: Call, dialect: Dialect, answer: Answer) -> Usage | None:
     return dialect.usage(call.endpoint, told)
 
 
-def _bytes(answer: Answer, size: int) -> Written:
+def _bytes(answer: Answer, size: int) -> OutputSize:
     """Of what cannot be read: text by its length; sound and pictures by what was asked for."""
     kind = (answer.field("content-type") or "").strip().lower()
-    return Written() if kind.startswith(("audio/", "image/", "video/", "application/octet-stream")) else Written(size)
+    binary = kind.startswith(("audio/", "image/", "video/", "application/octet-stream"))
+    return OutputSize() if binary else OutputSize(size)

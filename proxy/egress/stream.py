@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 
 from proxy.egress.app_response import Head, Sink
 from proxy.egress.deadline import Deadline
-from proxy.egress.dialects import Shown, Verdict
+from proxy.egress.dialects import BackgroundStatus, EventKind
 from proxy.egress.http_client import chunk
 from proxy.egress.upstream_response import MALFORMED, Answer, events
 from proxy.errors import AttemptFailed
 
-Shows = Callable[[Shown], Awaitable[None]]
+Shows = Callable[[BackgroundStatus], Awaitable[None]]
 
 
 async def relay(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows | None = None) -> None:
@@ -67,12 +67,12 @@ async def _events(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows |
         passed = []
         for event in events(splitter, data):
             verdict = state.judge(event)
-            if verdict is Verdict.MALFORMED:
+            if verdict is EventKind.MALFORMED:
                 answer.broken = MALFORMED
                 break
-            if verdict is Verdict.ERROR:
+            if verdict is EventKind.ERROR:
                 answer.err(state)
-            if verdict is not Verdict.DROP:
+            if verdict is not EventKind.DROP:
                 passed.append(event)
         if shows is not None:
             shows = await _told(answer, shows)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from yarl import URL
 
-from proxy.egress.billing.charge import Meter
-from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.charge import UpstreamBilling
+from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.billing.windows import Calendar
 from proxy.egress.cache import Cache
 from proxy.egress.call import Call
@@ -34,7 +34,7 @@ def try_out(policy: schema.Upstream) -> None:
     """Make what a call under this policy would need. Raises ValueError and the like where that cannot be made."""
     dialect(policy.kind)
     join(policy.base_url, "/v1")
-    Tariffs(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
+    Pricer(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
     Calendar(policy.cap.timezone)
 
 
@@ -68,7 +68,7 @@ class Upstream:
         self.cache = Cache(policy.cache, clock=clock)
         self.flights = Flights()
         self.faults = Faults(())
-        self.meter = Meter(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
+        self.billing = UpstreamBilling(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
         self.usage_option = UsageOption(clock)
         self.sender = Sender(self)
         self._fallbacks = _fallbacks(policy)
@@ -82,20 +82,20 @@ class Upstream:
 
     def label(self, model: str | None) -> str:
         """The model as a metric's label: only what the policy or the price table names is one."""
-        return model if model is not None and model in self._fallbacks else self.meter.label(model)
+        return model if model is not None and model in self._fallbacks else self.billing.label(model)
 
     def url(self, rest: str) -> URL:
         return join(self.policy.base_url, rest)
 
     def endpoint(self, method: str, rest: str) -> tuple[str | None, str | None]:
         """The inference endpoint, and the model that its path names."""
-        if not self.meter.metered:
+        if not self.billing.metered:
             return None, None
         return endpoint(self.dialect, method, rest, self.policy.base_url)
 
     def follows(self, method: str, rest: str) -> str | None:
         """The reference of what a call asks after, where the vendor goes on with it by itself."""
-        if not self.meter.metered:
+        if not self.billing.metered:
             return None
         return follows(self.dialect, method, rest, self.policy.base_url)
 
@@ -113,8 +113,8 @@ class Upstream:
         new.budget.share = policy.retry.budget
         new.pace.reconfigure(policy.pace)
         new.cache.reconfigure(policy.cache)
-        new.meter = copy.copy(self.meter)  # with prices of its own, and the same purse
-        recount = new.meter.reconfigure(policy)
+        new.billing = copy.copy(self.billing)  # with prices of its own, and the same purse
+        recount = new.billing.reconfigure(policy)
         mine = [fault for fault in faults if fault.upstream == self.name]
         if mine and tuple(mine) != self.faults.all:
             text = f"Faults are injected into calls to {self.name} (faults): not for production."
@@ -125,7 +125,7 @@ class Upstream:
     def breaker_of(self, call: Call) -> Breaker:
         """What such calls are judged by. Lists, files and their kind are no inference: they count for nothing."""
         return self.breaker.of(
-            call.endpoint, call.ask.model, counts=call.endpoint is not None or not self.meter.metered
+            call.endpoint, call.ask.model, counts=call.endpoint is not None or not self.billing.metered
         )
 
     def begin(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from proxy.egress.call import Call
-from proxy.egress.dialects import Dialect, Passing, StreamState, Verdict
+from proxy.egress.dialects import Dialect, EventKind, StreamObserver, StreamState
 from proxy.egress.headers import Fields, fields
 from proxy.egress.http_client import chunk, discard, whole
 from proxy.egress.json_ends import Ends
@@ -44,7 +44,7 @@ class Answer:
     response: aiohttp.ClientResponse | None = None
     splitter: Splitter | None = None
     state: StreamState | None = None
-    media: Passing | None = None  # a stream that passes as it comes
+    media: StreamObserver | None = None  # a stream that passes as it comes
     ends: Ends | None = None  # of JSON that is too large to be kept
     complete: bool = False  # it passed to its end
     parsed: object = None
@@ -208,21 +208,21 @@ async def _begin(answer: Answer, state: StreamState) -> None:
         begun = False
         for event in events(splitter, data):
             verdict = state.judge(event)
-            if verdict is Verdict.DROP:
+            if verdict is EventKind.DROP:
                 continue
-            if verdict is Verdict.MALFORMED:
+            if verdict is EventKind.MALFORMED:
                 if not begun:
                     raise AttemptFailed("reset", MALFORMED, sent=True)
                 answer.broken = MALFORMED
                 return
-            if verdict is Verdict.ERROR:
+            if verdict is EventKind.ERROR:
                 answer.err(state)
                 if not begun:
                     answer.judged = state.error_status
             held.append(event)
             count += 1
             size += len(event)
-            begun = begun or verdict is not Verdict.START
+            begun = begun or verdict is not EventKind.START
         if begun or count >= MOST_HELD or size >= LARGEST_HELD:
             return
         if not data:

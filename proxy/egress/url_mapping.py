@@ -7,7 +7,7 @@ from functools import lru_cache
 from yarl import URL
 
 from proxy.egress.dialects import Dialect
-from proxy.egress.dialects.path_spellings import below, endings, plain
+from proxy.egress.dialects.path_normalization import normalize_path, path_below, path_suffixes
 from proxy.observe.redact import Redactor
 from proxy.policy.schema.server import REDACT
 
@@ -60,19 +60,19 @@ def follows(dialect: Dialect, method: str, rest: str, base_url: str) -> str | No
 
 def _path(rest: str, base_url: str) -> str:
     """The path of the upstream's URL, plain."""
-    return plain(_joined(_base(base_url)[0], rest.partition("?")[0]))
+    return normalize_path(_joined(_base(base_url)[0], rest.partition("?")[0]))
 
 
 def _tails(path: str, base_url: str) -> list[str]:
-    rest = below(path, _base(base_url)[1])
-    return endings(path) if rest is None else [rest]
+    rest = path_below(path, _base(base_url)[1])
+    return path_suffixes(path) if rest is None else [rest]
 
 
 @lru_cache(maxsize=BASES)
 def _base(base_url: str) -> tuple[str, str]:
     """The path of a base, without the slash at its end, and the same plain."""
     path = URL(base_url, encoded=True).raw_path
-    return path.rstrip("/"), plain(path)
+    return path.rstrip("/"), normalize_path(path)
 
 
 def portable(rest: str, *, inference: bool) -> str | None:

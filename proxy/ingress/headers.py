@@ -108,6 +108,6 @@ def limit_header_lines(x: Exchange) -> list[bytes]:
     user who has a cap."""
     lines = [] if x.decision is None else [b"%s: %s\r\n" % pair for pair in x.decision.headers()]
     if x.allowances is not None:
-        used = format_nanos(x.allowances.used_today(x.user))
+        used = format_nanos(x.allowances.spent_today(x.user))
         lines.append(b"X-Cost-Used-Today: %s\r\n" % used.encode())
     return lines

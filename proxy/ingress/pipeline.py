@@ -250,7 +250,7 @@ class RequestPipeline:
 
     def _is_capped(self, x: Exchange) -> bool:
         allowances = self._allowances
-        if allowances is None or not allowances.capped(x.user, x.tier):
+        if allowances is None or not allowances.has_cap(x.user, x.tier):
             return False
         x.allowances = allowances
         return True
@@ -258,11 +258,11 @@ class RequestPipeline:
     async def _check_budget(self, x: Exchange) -> None:
         allowances = x.allowances
         assert allowances is not None
-        if not allowances.knows(x.user, x.tier):
-            await allowances.recall(x.user, x.tier)
+        if not allowances.is_loaded(x.user, x.tier):
+            await allowances.load_user(x.user, x.tier)
         if not x.route.requires_budget or is_preflight(x):
             return
-        spent = allowances.used_up(x.user, x.tier)
+        spent = allowances.exhausted_cap(x.user, x.tier)
         if spent is None:
             return
         text, turns = spent

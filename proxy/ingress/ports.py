@@ -9,18 +9,18 @@ from typing import Protocol
 class UserBudgets(Protocol):
     """Money is nano-dollars."""
 
-    def capped(self, user: str, tier: str) -> bool:
+    def has_cap(self, user: str, tier: str) -> bool:
         """Whether there is a cap on this user at all."""
 
-    def knows(self, user: str, tier: str) -> bool:
+    def is_loaded(self, user: str, tier: str) -> bool:
         """Whether all that this user spent is at hand; else it is worth asking for it."""
 
-    async def recall(self, user: str, tier: str) -> None:
+    async def load_user(self, user: str, tier: str) -> None:
         """Ask for it, a second or two at most; nothing is raised where it cannot be had."""
 
-    def used_today(self, user: str) -> int: ...
+    def spent_today(self, user: str) -> int: ...
 
-    def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
+    def exhausted_cap(self, user: str, tier: str) -> tuple[str, float] | None:
         """Which cap is spent, in words, and the seconds until its window turns; None where none is."""
 
 

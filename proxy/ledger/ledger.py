@@ -12,9 +12,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from proxy.ledger.record import Entry
-from proxy.ledger.store import MOST_ASKED, Database, LedgerAway, Spent, Standing, Unwritable
-from proxy.ledger.write_buffer import BATCH, BOUND, Backlog, Batch
+from proxy.ledger.record import CallRecord
+from proxy.ledger.store import (
+    MAX_IDS_PER_QUERY,
+    LedgerStore,
+    LedgerUnavailable,
+    RecordRejected,
+    UserTotals,
+    WindowTotals,
+)
+from proxy.ledger.write_buffer import MAX_BATCH_ROWS, MAX_ROWS, Batch, WriteBuffer
 from proxy.observe.emit import Emit
 from proxy.observe.health import PartState
 from proxy.observe.metrics import Metrics
@@ -41,16 +48,16 @@ class Ledger:
         metrics: Metrics,
         clock: Callable[[], float],
         now: Callable[[], float] = time.time,
-        database: Database | None = None,
-        bound: int = BOUND,
+        database: LedgerStore | None = None,
+        bound: int = MAX_ROWS,
     ) -> None:
         self._policy = policy
         self._emit = emit
         self._metrics = metrics
         self._clock = clock
         self._now = now
-        self._database = database if database is not None else database_of(policy.url)
-        self._backlog = Backlog(bound)
+        self._database = database if database is not None else store_of(policy.url)
+        self._backlog = WriteBuffer(bound)
         self._wanted = asyncio.Event()  # there is something to write, or a database to look for
         self._full = asyncio.Event()  # enough for a batch
         self._written = asyncio.Event()  # the batch under way has ended; then a new one takes its place
@@ -76,7 +83,7 @@ class Ledger:
                 await self._database.ready(create=self._policy.on_error == "deny")
         except TimeoutError:
             self._lost(f"{self._database.where} did not answer in {STARTING:g} s")
-        except LedgerAway as away:
+        except LedgerUnavailable as away:
             self._lost(str(away))
         loop = asyncio.get_running_loop()
         self._tasks = (loop.create_task(self._write_on()), loop.create_task(self._prune_on()))
@@ -100,23 +107,23 @@ class Ledger:
         try:
             async with asyncio.timeout(1.0):
                 await self._database.close()
-        except (TimeoutError, LedgerAway):
+        except (TimeoutError, LedgerUnavailable):
             pass
 
     def apply(self, policy: schema.Ledger) -> None:
         """Take a newer policy; its address stays."""
         self._policy = policy
 
-    def open(self, entry: Entry) -> None:
+    def open(self, entry: CallRecord) -> None:
         """A call began, reserved at `entry.cost`: on record as `open` if it is still under way in half a second."""
         self._backlog.open(entry, self._clock())
         self._wanted.set()
 
-    def put(self, entry: Entry, *, firm: bool = False) -> None:
+    def put(self, entry: CallRecord, *, firm: bool = False) -> None:
         """A call was settled, or (`firm`) must be on record as it is. Never blocks, never raises."""
         self._backlog.put(entry, firm=firm)
         self._wanted.set()
-        if len(self._backlog) >= BATCH:
+        if len(self._backlog) >= MAX_BATCH_ROWS:
             self._full.set()
 
     async def written(self, patience: float = PATIENCE) -> bool:
@@ -138,18 +145,20 @@ class Ledger:
         self._backlog.drop(id)
         self._wanted.set()
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None = None) -> dict[str, Spent]:
+    async def spent(
+        self, upstream: str, since: Mapping[str, float], until: float | None = None
+    ) -> dict[str, WindowTotals]:
         """What was spent on an upstream in each window since its beginning (wall clock), up to `until`.
 
-        Rows that wait do not count, rows left open by a crash do, at their reservation. Raises LedgerAway.
+        Rows that wait do not count, rows left open by a crash do, at their reservation. Raises LedgerUnavailable.
         """
         return await self._database.spent(upstream, since, until)
 
     async def standing(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None = None
-    ) -> dict[str, Standing]:
+    ) -> dict[str, UserTotals]:
         """What these users come to in each window, rows that wait included: those are written first. For users without
-        a call under way, whose open row would count twice. Raises LedgerAway."""
+        a call under way, whose open row would count twice. Raises LedgerUnavailable."""
         for _ in range(2):  # the batch under way, and the one after it: what waits now is in them, whatever comes then
             if self._trouble is not None or not self._backlog.holds(set(users)):
                 break
@@ -158,30 +167,30 @@ class Ledger:
             self._wanted.set()
             await written.wait()
         if self._trouble is not None:
-            raise LedgerAway(self._trouble)
+            raise LedgerUnavailable(self._trouble)
         return await self._database.standing(upstream, users, since, until)
 
-    async def pending(self, upstream: str, most: int) -> list[Entry]:
-        """Calls whose price is still to come. Raises LedgerAway."""
+    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
+        """Calls whose price is still to come. Raises LedgerUnavailable."""
         return await self._database.pending(upstream, most)
 
-    async def referred(self, upstream: str, reference: str) -> Entry | None:
-        """The call that the vendor knows by this reference, whatever became of it. Raises LedgerAway."""
+    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
+        """The call that the vendor knows by this reference, whatever became of it. Raises LedgerUnavailable."""
         return await self._database.referred(upstream, reference)
 
     async def settled(self, ids: Sequence[str]) -> dict[str, int]:
-        """Which of these calls somebody settled, and what they cost. Raises LedgerAway."""
+        """Which of these calls somebody settled, and what they cost. Raises LedgerUnavailable."""
         found: dict[str, int] = {}
-        for at in range(0, len(ids), MOST_ASKED):
-            found |= await self._database.settled(ids[at : at + MOST_ASKED])
+        for at in range(0, len(ids), MAX_IDS_PER_QUERY):
+            found |= await self._database.settled(ids[at : at + MAX_IDS_PER_QUERY])
         return found
 
     async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
-        """What operators forgave in each of these windows, by user. Raises LedgerAway."""
+        """What operators forgave in each of these windows, by user. Raises LedgerUnavailable."""
         return await self._database.forgiven(upstream, since, until)
 
     @property
-    def database(self) -> Database:
+    def database(self) -> LedgerStore:
         return self._database
 
     def health(self) -> PartState:
@@ -238,11 +247,11 @@ class Ledger:
             while (batch := self._backlog.take(self._clock(), everything=self._ending.is_set())) is not None:
                 await self._write(batch)
                 written += len(batch)
-                if len(batch) < BATCH and not self._ending.is_set():
+                if len(batch) < MAX_BATCH_ROWS and not self._ending.is_set():
                     break  # what came in the meantime can wait for its own turn
             self._found(written)
             _tell(waiters, True)
-        except LedgerAway as away:
+        except LedgerUnavailable as away:
             self._metrics.ledger_writes_total.child("error").inc()
             self._lost(str(away))
         except Exception as error:  # a fault of ours must not end the writer, and with it the ledger
@@ -260,14 +269,14 @@ class Ledger:
             try:
                 await self._database.write(piece.entries, piece.removals)
                 self._metrics.ledger_writes_total.child("ok").inc()
-            except Unwritable as error:
+            except RecordRejected as error:
                 if len(piece) > 1:
                     pieces.extendleft(reversed(piece.singly()))
                     continue
                 self._backlog.lose(piece)
                 self._emit("ledger", f"A row cannot be written and is left out: {error}.", level="error")
             except Exception as error:
-                doubtful = not isinstance(error, LedgerAway) or error.doubtful
+                doubtful = not isinstance(error, LedgerUnavailable) or error.doubtful
                 self._backlog.give_back(piece, doubtful=doubtful)
                 for rest in pieces:
                     self._backlog.give_back(rest, doubtful=False)
@@ -307,7 +316,7 @@ class Ledger:
             try:
                 while await self._database.prune(self._now() - self._policy.keep, PRUNE_ROWS) == PRUNE_ROWS:
                     await asyncio.sleep(PRUNE_PAUSE)
-            except (LedgerAway, Unwritable):
+            except (LedgerUnavailable, RecordRejected):
                 pass  # the writer tells of it
             await asyncio.sleep(PRUNE_EVERY)
 
@@ -318,13 +327,13 @@ def _tell(waiters: Sequence[asyncio.Future[bool]], written: bool) -> None:
             waiter.set_result(written)
 
 
-def database_of(url: str) -> Database:
+def store_of(url: str) -> LedgerStore:
     """The driver is loaded for the database that is named alone."""
     path = sqlite_path(url)
     if path is not None:
-        from proxy.ledger.sqlite import Sqlite
+        from proxy.ledger.sqlite import SqliteStore
 
-        return Sqlite(Path(path))
-    from proxy.ledger.postgres import Postgres
+        return SqliteStore(Path(path))
+    from proxy.ledger.postgres import PostgresStore
 
-    return Postgres(url, where=mask_password(url))
+    return PostgresStore(url, where=mask_password(url))

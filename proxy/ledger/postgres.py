@@ -13,22 +13,22 @@ from typing import Any
 
 import asyncpg
 
-from proxy.ledger.record import COLUMNS, FIRST, Entry, entry_of
+from proxy.ledger.record import COLUMNS, FIRST_SCHEMA_COLUMNS, CallRecord, record_from_row
 from proxy.ledger.store import (
-    BY,
     CACHED,
-    KEPT,
-    NAMES,
+    COLUMN_NAMES,
+    FORGIVEN_KEPT_SECONDS,
+    GROUP_COLUMNS,
+    MAX_USERS_PER_WINDOW,
     ON_CONFLICT,
-    USERS,
-    By,
-    Forgiven,
-    LedgerAway,
-    Spent,
-    Standing,
-    Sum,
-    Unwritable,
-    newer,
+    ForgivenSpend,
+    GroupBy,
+    LedgerUnavailable,
+    RecordRejected,
+    ReportRow,
+    UserTotals,
+    WindowTotals,
+    newer_schema_error,
 )
 
 CONNECT = 5.0  # seconds
@@ -39,7 +39,7 @@ LOCK = 0x6F757472  # the advisory lock of the migration
 
 _TYPES = {"text": "text", "real": "float8", "integer": "int8"}
 _INSERT = (
-    f"INSERT INTO public.outrigger_calls ({', '.join(NAMES)}) SELECT * FROM unnest("
+    f"INSERT INTO public.outrigger_calls ({', '.join(COLUMN_NAMES)}) SELECT * FROM unnest("
     + ", ".join(f"${at}::{_TYPES[kind]}[]" for at, (_, kind) in enumerate(COLUMNS, 1))
     + f") {ON_CONFLICT}"
 )
@@ -50,9 +50,11 @@ def _column(name: str, kind: str) -> str:
     return f"{name} {_TYPES[kind]}{'' if name == 'request_id' else ' NOT NULL'}{key}"
 
 
+_FIRST_COLUMNS = ", ".join(_column(name, kind) for name, kind in COLUMNS[:FIRST_SCHEMA_COLUMNS])
+
 STEPS: Sequence[Sequence[str]] = (
     (
-        f"CREATE TABLE public.outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS[:FIRST])})",
+        f"CREATE TABLE public.outrigger_calls ({_FIRST_COLUMNS})",
         "CREATE INDEX outrigger_calls_at ON public.outrigger_calls (at)",
     ),
     (  # an operator's word
@@ -69,12 +71,12 @@ STEPS: Sequence[Sequence[str]] = (
 )
 
 
-class Postgres:
+class PostgresStore:
     """`where` is the address without its password."""
 
     def __init__(self, url: str, *, where: str, steps: Sequence[Sequence[str]] = STEPS) -> None:
         self.where = where
-        self._url = address(url)
+        self._url = without_foreign_options(url)
         self._steps = steps
         self._pool: asyncpg.Pool | None = None
         self._migrated = False
@@ -83,7 +85,7 @@ class Postgres:
         async with self._connection():
             pass
 
-    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         committing = False
         try:
             async with self._connection() as connection, connection.transaction():
@@ -95,8 +97,8 @@ class Postgres:
                         "DELETE FROM public.outrigger_calls WHERE id = ANY($1::text[])", list(removals)
                     )
                 committing = True
-        except LedgerAway as away:
-            raise LedgerAway(str(away), doubtful=committing) from away
+        except LedgerUnavailable as away:
+            raise LedgerUnavailable(str(away), doubtful=committing) from away
 
     async def prune(self, before: float, at_most: int) -> int:
         async with self._connection() as connection:
@@ -108,25 +110,25 @@ class Postgres:
             )
         return int(done.rpartition(" ")[2])
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
         found = {}
         async with self._connection() as connection:
             for window, start in since.items():
                 rows = await connection.fetch(
                     "SELECT user_id, sum(cost)::int8, (sum(sum(cost)) OVER ())::int8 FROM public.outrigger_calls"
                     " WHERE upstream = $1 AND at >= $2 AND at < $3 GROUP BY user_id"
-                    f" ORDER BY 2 DESC, 1 LIMIT {USERS}",
+                    f" ORDER BY 2 DESC, 1 LIMIT {MAX_USERS_PER_WINDOW}",
                     upstream,
                     start,
                     float("inf") if until is None else until,
                 )
                 users = {row[0]: row[1] for row in rows}
-                found[window] = Spent(users, rows[0][2] - sum(users.values()) if rows else 0)
+                found[window] = WindowTotals(users, rows[0][2] - sum(users.values()) if rows else 0)
         return found
 
     async def standing(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
-    ) -> dict[str, Standing]:
+    ) -> dict[str, UserTotals]:
         sums = ", ".join(f"coalesce(sum(cost) FILTER (WHERE at >= ${at}), 0)::int8" for at in range(5, 5 + len(since)))
         async with self._connection() as connection:
             rows = await connection.fetch(
@@ -142,29 +144,29 @@ class Postgres:
         taken = await self.forgiven(upstream, since, float("inf") if until is None else until)
         nothing = dict.fromkeys(since, 0)
         return {
-            user: Standing(paid.get(user, nothing), {window: taken[window].get(user, 0) for window in since})
+            user: UserTotals(paid.get(user, nothing), {window: taken[window].get(user, 0) for window in since})
             for user in users
         }
 
-    async def pending(self, upstream: str, most: int) -> list[Entry]:
+    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
         async with self._connection() as connection:
             rows = await connection.fetch(
-                f"SELECT {', '.join(NAMES)} FROM public.outrigger_calls"
+                f"SELECT {', '.join(COLUMN_NAMES)} FROM public.outrigger_calls"
                 " WHERE upstream = $1 AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT $2",
                 upstream,
                 most,
             )
-        return [entry_of(row) for row in rows]
+        return [record_from_row(row) for row in rows]
 
-    async def referred(self, upstream: str, reference: str) -> Entry | None:
+    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                f"SELECT {', '.join(NAMES)} FROM public.outrigger_calls"
+                f"SELECT {', '.join(COLUMN_NAMES)} FROM public.outrigger_calls"
                 " WHERE reference = $2 AND reference <> '' AND upstream = $1 ORDER BY at DESC LIMIT 1",
                 upstream,
                 reference,
             )
-        return entry_of(row) if row is not None else None
+        return record_from_row(row) if row is not None else None
 
     async def settled(self, ids: Sequence[str]) -> dict[str, int]:
         async with self._connection() as connection:
@@ -174,14 +176,16 @@ class Postgres:
             )
         return {row[0]: row[1] for row in rows}
 
-    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+    async def forgive(self, rows: Sequence[ForgivenSpend]) -> None:
         async with self._connection() as connection, connection.transaction():
             await connection.executemany(
                 "INSERT INTO public.outrigger_forgiven VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
                 [(row.id, row.at, row.upstream, row.user, row.period, row.amount) for row in rows],
             )
             newest = max((row.at for row in rows), default=0.0)
-            await connection.execute("DELETE FROM public.outrigger_forgiven WHERE at < $1", newest - KEPT)
+            await connection.execute(
+                "DELETE FROM public.outrigger_forgiven WHERE at < $1", newest - FORGIVEN_KEPT_SECONDS
+            )
 
     async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
         found = {}
@@ -219,7 +223,7 @@ class Postgres:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        """One connection, migrated; what goes wrong with it is LedgerAway or Unwritable."""
+        """One connection, migrated; what goes wrong with it is LedgerUnavailable or RecordRejected."""
         try:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
@@ -231,10 +235,10 @@ class Postgres:
                     self._migrated = True
                 yield connection
         except _ROWS as error:
-            raise Unwritable(f"{self.where}: {error}") from error
+            raise RecordRejected(f"{self.where}: {error}") from error
         except _FAULTS as error:
             self._migrated = False  # it may be another database that comes back
-            raise LedgerAway(f"{self.where}: {_why(error)}") from error
+            raise LedgerUnavailable(f"{self.where}: {_why(error)}") from error
 
     async def _migrate(self, connection: Any) -> None:
         if await _version(connection) == len(self._steps):
@@ -246,7 +250,7 @@ class Postgres:
             )
             found = await _version(connection)
             if found > len(self._steps):
-                raise newer(found, len(self._steps))
+                raise newer_schema_error(found, len(self._steps))
             for step in self._steps[found:]:
                 for statement in step:
                     await connection.execute(statement, timeout=MIGRATION)
@@ -257,15 +261,15 @@ class Postgres:
             )
 
 
-async def read(url: str, where: str, by: By, since: float) -> list[Sum]:
-    """What a ledger says, the largest spenders first. Raises LedgerAway."""
-    name = BY[by]
+async def read_report(url: str, where: str, by: GroupBy, since: float) -> list[ReportRow]:
+    """What a ledger says, the largest spenders first. Raises LedgerUnavailable."""
+    name = GROUP_COLUMNS[by]
     try:
-        connection = await asyncpg.connect(address(url), **_OPTIONS)
+        connection = await asyncpg.connect(without_foreign_options(url), **_OPTIONS)
         try:
             version = await _version(connection)
             if version > len(STEPS):
-                raise newer(version, len(STEPS))
+                raise newer_schema_error(version, len(STEPS))
             if version == 0:
                 return []
             rows = await connection.fetch(
@@ -276,23 +280,23 @@ async def read(url: str, where: str, by: By, since: float) -> list[Sum]:
                 since,
                 timeout=REPORT,
             )
-            return [Sum(row[0], *(int(value) for value in row[1:])) for row in map(tuple, rows)]
+            return [ReportRow(row[0], *(int(value) for value in row[1:])) for row in map(tuple, rows)]
         finally:
             connection.terminate()
     except (*_ROWS, *_FAULTS) as error:
-        raise LedgerAway(f"{where}: {_why(error)}") from error
+        raise LedgerUnavailable(f"{where}: {_why(error)}") from error
 
 
-async def reachable(url: str, where: str) -> int:
-    """The version of the schema there, 0 where there is none yet. Raises LedgerAway."""
+async def check_reachable(url: str, where: str) -> int:
+    """The version of the schema there, 0 where there is none yet. Raises LedgerUnavailable."""
     try:
-        connection = await asyncpg.connect(address(url), **_OPTIONS)
+        connection = await asyncpg.connect(without_foreign_options(url), **_OPTIONS)
         try:
             return await _version(connection)
         finally:
             connection.terminate()
     except (*_ROWS, *_FAULTS) as error:
-        raise LedgerAway(f"{where}: {_why(error)}") from error
+        raise LedgerUnavailable(f"{where}: {_why(error)}") from error
 
 
 async def _version(connection: Any) -> int:
@@ -303,7 +307,7 @@ async def _version(connection: Any) -> int:
     return int(found or 0)
 
 
-def address(url: str) -> str:
+def without_foreign_options(url: str) -> str:
     """Without the options of other drivers, which PostgreSQL would refuse as unknown settings."""
     head, mark, options = url.partition("?")
     kept = [option for option in options.split("&") if not _FOREIGN.match(option)]

@@ -33,7 +33,7 @@ COLUMNS = (
     ("calls", "integer"),
     ("reference", "text"),
 )
-FIRST = 20  # columns that the first schema had
+FIRST_SCHEMA_COLUMNS = 20  # columns that the first schema had
 
 Row = tuple[str | float | int | None, ...]
 
@@ -42,7 +42,7 @@ _LARGEST = 2**63 - 1
 
 
 @dataclass(slots=True)
-class Entry:
+class CallRecord:
     """One call. Money is whole nano-dollars (1e-9 $) in 64-bit integers, never a float."""
 
     id: str  # 32 hex digits, made by the caller; a later entry of the same id replaces the earlier
@@ -94,9 +94,9 @@ class Entry:
         )
 
 
-def entry_of(row: Sequence[Any]) -> Entry:
+def record_from_row(row: Sequence[Any]) -> CallRecord:
     """The entry of a row of COLUMNS."""
-    return Entry(*row)
+    return CallRecord(*row)
 
 
 def _text(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from proxy.ledger.store import By, Sum
+from proxy.ledger.store import GroupBy, ReportRow
 from proxy.observe.log_format import printable
 from proxy.units import parse_duration
 
@@ -20,8 +20,15 @@ COLUMNS = (
     "cost_usd",
     "estimated_usd",
 )
-HEADS = ("calls", "errors", "cached", "input tokens", "of it cached", "output tokens", "cost $", "estimated $")
-SPARE = ("of it cached", "estimated $", "cached", "input tokens", "output tokens", "errors")  # the least missed first
+TABLE_HEADERS = ("calls", "errors", "cached", "input tokens", "of it cached", "output tokens", "cost $", "estimated $")
+DROPPABLE_COLUMNS = (
+    "of it cached",
+    "estimated $",
+    "cached",
+    "input tokens",
+    "output tokens",
+    "errors",
+)  # the least missed first
 SHOWN = 40  # rows of the table; the CSV has them all
 WIDEST = 48  # characters of a name in the table
 
@@ -32,7 +39,7 @@ _PARTS = re.compile(r"[,;|\t\r\n\"]")
 _NAMELESS = {"user": "(nobody)", "model": "(unknown)", "route": "(no request)"}
 
 
-def moment(text: str, now: float) -> float:
+def parse_moment(text: str, now: float) -> float:
     """Seconds since the epoch of `24h` (ago), `2026-11-26` or `2026-11-26T08:00+01:00`; without a zone it is UTC.
 
     ValueError in one clause.
@@ -46,13 +53,13 @@ def moment(text: str, now: float) -> float:
     return now - parse_duration(text)
 
 
-def dollars(nano: int) -> str:
+def format_dollars(nano: int) -> str:
     """Six decimals, rounded half up, out of whole nano-dollars."""
     micro = (abs(nano) + 500) // 1000
     return f"{'-' if nano < 0 and micro else ''}{micro // 1_000_000}.{micro % 1_000_000:06d}"
 
 
-def as_csv(sums: Iterable[Sum], by: By) -> str:
+def format_csv(sums: Iterable[ReportRow], by: GroupBy) -> str:
     """RFC 4180 but for the line ends, which are those of Unix tools."""
     rows = [(by, *COLUMNS), *((_cell(one.name), *_cells(one)) for one in sums)]
     return "".join(f"{','.join(row)}\n" for row in rows)
@@ -66,31 +73,31 @@ def _cell(name: str) -> str:
     return '"{}"'.format(name.replace('"', '""')) if _PARTS.search(name) else name
 
 
-def as_rows(sums: Sequence[Sum], by: By) -> list[tuple[str, ...]]:
+def format_rows(sums: Sequence[ReportRow], by: GroupBy) -> list[tuple[str, ...]]:
     """Top spenders first, then what the others come to, then all together."""
     rows = [(_name(one.name, by), *_cells(one, ",")) for one in sums[:SHOWN]]
     if len(sums) > SHOWN:
-        others = total(sums[SHOWN:], f"{len(sums) - SHOWN:,} others")
+        others = sum_rows(sums[SHOWN:], f"{len(sums) - SHOWN:,} others")
         rows.append((others.name, *_cells(others, ",")))
-    whole = total(sums, "total")
+    whole = sum_rows(sums, "total")
     return [*rows, (whole.name, *_cells(whole, ","))]
 
 
-def total(sums: Iterable[Sum], name: str) -> Sum:
+def sum_rows(sums: Iterable[ReportRow], name: str) -> ReportRow:
     columns = [sum(column) for column in zip(*(_numbers(one) for one in sums), strict=True)]
-    return Sum(name, *columns) if columns else Sum(name, 0, 0, 0, 0, 0, 0, 0, 0)
+    return ReportRow(name, *columns) if columns else ReportRow(name, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def _numbers(one: Sum) -> tuple[int, ...]:
+def _numbers(one: ReportRow) -> tuple[int, ...]:
     tokens = (one.input_tokens, one.cached_input_tokens, one.output_tokens)
     return one.calls, one.errors, one.cached, *tokens, one.cost, one.estimated
 
 
-def _cells(one: Sum, thousands: str = "") -> tuple[str, ...]:
+def _cells(one: ReportRow, thousands: str = "") -> tuple[str, ...]:
     *counts, cost, estimated = _numbers(one)
-    return *(f"{count:{thousands}}" for count in counts), dollars(cost), dollars(estimated)
+    return *(f"{count:{thousands}}" for count in counts), format_dollars(cost), format_dollars(estimated)
 
 
-def _name(name: str, by: By) -> str:
+def _name(name: str, by: GroupBy) -> str:
     shown = printable(name) or _NAMELESS[by]
     return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"

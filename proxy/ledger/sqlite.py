@@ -18,10 +18,20 @@ from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
-from proxy.ledger.record import Entry, entry_of
+from proxy.ledger.record import CallRecord, record_from_row
 from proxy.ledger.sqlite_queries import FAR, spent, standing, version_of, why
 from proxy.ledger.sqlite_schema import STEPS
-from proxy.ledger.store import KEPT, NAMES, ON_CONFLICT, Forgiven, LedgerAway, Spent, Standing, Unwritable, newer
+from proxy.ledger.store import (
+    COLUMN_NAMES,
+    FORGIVEN_KEPT_SECONDS,
+    ON_CONFLICT,
+    ForgivenSpend,
+    LedgerUnavailable,
+    RecordRejected,
+    UserTotals,
+    WindowTotals,
+    newer_schema_error,
+)
 
 T = TypeVar("T")
 
@@ -29,10 +39,11 @@ BUSY = 2.0  # seconds to wait for another process's lock
 STEP = 0.02  # seconds between tries where SQLite itself does not wait
 PATIENCE = 15.0  # seconds for any one step: a disk may hang
 
-_INSERT = f"INSERT INTO outrigger_calls ({', '.join(NAMES)}) VALUES ({', '.join('?' * len(NAMES))}) {ON_CONFLICT}"
+_COLUMNS = ", ".join(COLUMN_NAMES)
+_INSERT = f"INSERT INTO outrigger_calls ({_COLUMNS}) VALUES ({', '.join('?' * len(COLUMN_NAMES))}) {ON_CONFLICT}"
 
 
-class Sqlite:
+class SqliteStore:
     """`steps` brings a schema up to date, one a version."""
 
     def __init__(self, path: Path, *, steps: Sequence[Sequence[str]] = STEPS, busy: float = BUSY) -> None:
@@ -47,25 +58,25 @@ class Sqlite:
     async def ready(self, *, create: bool) -> None:
         await self._do(lambda: self._ready(create))
 
-    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         await self._do(lambda: self._write(entries, removals))
 
     async def prune(self, before: float, at_most: int) -> int:
         return await self._do(lambda: self._prune(before, at_most))
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
         return await self._do(lambda: self._spent(upstream, since, until))
 
     async def standing(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
-    ) -> dict[str, Standing]:
+    ) -> dict[str, UserTotals]:
         return await self._do(lambda: self._standing(upstream, users, since, until))
 
-    async def pending(self, upstream: str, most: int) -> list[Entry]:
+    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
         where = "upstream = ? AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT ?"
         return await self._do(lambda: self._rows(where, (upstream, most)))
 
-    async def referred(self, upstream: str, reference: str) -> Entry | None:
+    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
         where = "reference = ? AND reference <> '' AND upstream = ? ORDER BY at DESC LIMIT 1"
         return next(iter(await self._do(lambda: self._rows(where, (reference, upstream)))), None)
 
@@ -73,7 +84,7 @@ class Sqlite:
         where = f"id IN ({', '.join('?' * len(ids))}) AND outcome <> 'open'"
         return {entry.id: entry.cost for entry in await self._do(lambda: self._rows(where, ids))}
 
-    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+    async def forgive(self, rows: Sequence[ForgivenSpend]) -> None:
         await self._do(lambda: self._forgive(rows))
 
     async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
@@ -101,7 +112,7 @@ class Sqlite:
             async with asyncio.timeout(PATIENCE):
                 return await future
         except TimeoutError:
-            raise LedgerAway(f"{self.where} did not answer in {PATIENCE:g} s", doubtful=True) from None
+            raise LedgerUnavailable(f"{self.where} did not answer in {PATIENCE:g} s", doubtful=True) from None
 
     # ── in the thread ────────────────────────────────────────────────────────────────────────
 
@@ -110,12 +121,12 @@ class Sqlite:
             return work()
         except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError) as error:
             self._undo()
-            raise Unwritable(f"{self.where}: {error}") from error
+            raise RecordRejected(f"{self.where}: {error}") from error
         except (sqlite3.Error, OSError) as error:
             self._undo()
             self._close()  # the next try looks at the file anew
-            raise LedgerAway(why(self.where, error)) from error
-        except LedgerAway:
+            raise LedgerUnavailable(why(self.where, error)) from error
+        except LedgerUnavailable:
             self._close()
             raise
 
@@ -179,14 +190,14 @@ class Sqlite:
         connection.execute("BEGIN IMMEDIATE")  # another instance may be at it
         found = version_of(connection)
         if found > len(self._steps):
-            raise newer(found, len(self._steps))
+            raise newer_schema_error(found, len(self._steps))
         for at in range(found, len(self._steps)):
             for statement in self._steps[at]:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={len(self._steps)}")
         connection.execute("COMMIT")
 
-    def _write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+    def _write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         connection = self._ready(True)
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
@@ -205,32 +216,34 @@ class Sqlite:
         )
         return done.rowcount
 
-    def _spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+    def _spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
         connection = self._ready(False)
         if connection is None:
-            return {window: Spent({}, 0) for window in since}
+            return {window: WindowTotals({}, 0) for window in since}
         return {window: spent(connection, upstream, start, until) for window, start in since.items()}
 
     def _standing(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
-    ) -> dict[str, Standing]:
+    ) -> dict[str, UserTotals]:
         connection = self._ready(False)
         if connection is None:
-            return {user: Standing({}, {}) for user in users}
+            return {user: UserTotals({}, {}) for user in users}
         paid = {window: standing(connection, upstream, users, start, until) for window, start in since.items()}
         taken = self._forgiven(upstream, since, FAR if until is None else until)
         return {
-            user: Standing(*({w: found[w].get(user, 0) for w in since} for found in (paid, taken))) for user in users
+            user: UserTotals(*({w: found[w].get(user, 0) for w in since} for found in (paid, taken))) for user in users
         }
 
-    def _rows(self, where: str, values: Sequence[object]) -> list[Entry]:
+    def _rows(self, where: str, values: Sequence[object]) -> list[CallRecord]:
         connection = self._ready(False)
         if connection is None:
             return []
-        found = connection.execute(f"SELECT {', '.join(NAMES)} FROM outrigger_calls WHERE {where}", tuple(values))
-        return [entry_of(row) for row in found]
+        found = connection.execute(
+            f"SELECT {', '.join(COLUMN_NAMES)} FROM outrigger_calls WHERE {where}", tuple(values)
+        )
+        return [record_from_row(row) for row in found]
 
-    def _forgive(self, rows: Sequence[Forgiven]) -> None:
+    def _forgive(self, rows: Sequence[ForgivenSpend]) -> None:
         connection = self._ready(True)
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
@@ -239,7 +252,7 @@ class Sqlite:
             [(row.id, row.at, row.upstream, row.user, row.period, row.amount) for row in rows],
         )
         newest = max((row.at for row in rows), default=0.0)
-        connection.execute("DELETE FROM outrigger_forgiven WHERE at < ?", (newest - KEPT,))
+        connection.execute("DELETE FROM outrigger_forgiven WHERE at < ?", (newest - FORGIVEN_KEPT_SECONDS,))
         connection.execute("COMMIT")
 
     def _forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:

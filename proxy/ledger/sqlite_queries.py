@@ -9,7 +9,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from proxy.ledger.sqlite_schema import LEVELS, STEPS, SUMS, Level, of_row
-from proxy.ledger.store import BY, USERS, By, LedgerAway, Spent, Sum, newer
+from proxy.ledger.store import (
+    GROUP_COLUMNS,
+    MAX_USERS_PER_WINDOW,
+    GroupBy,
+    LedgerUnavailable,
+    ReportRow,
+    WindowTotals,
+    newer_schema_error,
+)
 
 PATIENCE = 2.0  # seconds to wait for a writer's lock
 FAR = 1e11  # seconds since the epoch, past everything
@@ -21,10 +29,10 @@ _ROWS = ", ".join(f"{what} AS {name}" for (name, _), what in zip(SUMS, of_row(),
 _SUMS = ", ".join(name for name, _ in SUMS)
 
 
-def read(path: Path, by: By, since: float) -> list[Sum]:
+def read_report(path: Path, by: GroupBy, since: float) -> list[ReportRow]:
     """What a ledger says, the largest spenders first; the file is not touched, whoever writes to it.
 
-    Raises LedgerAway, and FileNotFoundError where there is no ledger.
+    Raises LedgerUnavailable, and FileNotFoundError where there is no ledger.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
@@ -35,19 +43,19 @@ def read(path: Path, by: By, since: float) -> list[Sum]:
             if version == 0:
                 return []  # being made at this moment
             if version > len(STEPS):
-                raise newer(version, len(STEPS))
-            name = BY[by]
+                raise newer_schema_error(version, len(STEPS))
+            name = GROUP_COLUMNS[by]
             sums = ", ".join(f"SUM({column})" for column, _ in SUMS)
             within, bounds = _within(name, since, None)
             found = connection.execute(
                 f"SELECT {name}, {sums} FROM {within} GROUP BY {name} ORDER BY SUM(cost) DESC, SUM(calls) DESC, {name}",
                 bounds,
             )
-            return [Sum(*row) for row in found]
+            return [ReportRow(*row) for row in found]
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
-        raise LedgerAway(why(str(path), error)) from error
+        raise LedgerUnavailable(why(str(path), error)) from error
 
 
 def _reader(path: Path) -> sqlite3.Connection:
@@ -64,15 +72,15 @@ def _reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def spent(connection: sqlite3.Connection, upstream: str, since: float, until: float | None) -> Spent:
+def spent(connection: sqlite3.Connection, upstream: str, since: float, until: float | None) -> WindowTotals:
     """What an upstream's users spent between two moments. Raises sqlite3's errors."""
     within, bounds = _within("user_id", since, until, " AND upstream = :upstream")
     found = connection.execute(
         f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id ORDER BY SUM(cost) DESC, user_id",
         {"upstream": upstream, **bounds},
     )
-    users = dict(found.fetchmany(USERS))
-    return Spent(users, sum(cost for _, cost in found))
+    users = dict(found.fetchmany(MAX_USERS_PER_WINDOW))
+    return WindowTotals(users, sum(cost for _, cost in found))
 
 
 def standing(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.ledger.record import COLUMNS, FIRST
+from proxy.ledger.record import COLUMNS, FIRST_SCHEMA_COLUMNS
 from proxy.ledger.store import CACHED
 
 Level = tuple[str, str, int]  # a table of sums, its key and the seconds of that
@@ -68,9 +68,11 @@ def _table(table: str, unit: str, _: int) -> str:
 _ADD = " ".join(_add(*level) for level in LEVELS)
 _TAKE = " ".join(_take(*level) for level in LEVELS)
 
+_FIRST_COLUMNS = ", ".join(_column(name, kind) for name, kind in COLUMNS[:FIRST_SCHEMA_COLUMNS])
+
 STEPS: Sequence[Sequence[str]] = (
     (
-        f"CREATE TABLE outrigger_calls ({', '.join(_column(name, kind) for name, kind in COLUMNS[:FIRST])})",
+        f"CREATE TABLE outrigger_calls ({_FIRST_COLUMNS})",
         "CREATE INDEX outrigger_calls_at ON outrigger_calls (at)",
         *(_table(*level) for level in LEVELS),
         f"CREATE TRIGGER outrigger_calls_added AFTER INSERT ON outrigger_calls BEGIN {_ADD} END",

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from proxy.errors import OutriggerError
-from proxy.ledger.record import COLUMNS, FROM_CACHE, Entry
+from proxy.ledger.record import COLUMNS, FROM_CACHE, CallRecord
 
-By = Literal["user", "model", "route"]
+GroupBy = Literal["user", "model", "route"]
 
-MOST_ASKED = 500  # ids in one question
-USERS = 50_000  # told apart in one window of `spent`
+MAX_IDS_PER_QUERY = 500  # ids in one question
+MAX_USERS_PER_WINDOW = 50_000  # told apart in one window of `spent`
 
 
-class LedgerAway(OutriggerError):
+class LedgerUnavailable(OutriggerError):
     """The database cannot be had or takes nothing now; the text says why.
 
     `doubtful` is whether what was being written may be in it all the same.
@@ -26,12 +26,12 @@ class LedgerAway(OutriggerError):
         self.doubtful = doubtful
 
 
-class Unwritable(OutriggerError):
+class RecordRejected(OutriggerError):
     """These rows will never be taken, however often they are tried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class WindowTotals:
     """Nano-dollars of one window."""
 
     users: Mapping[str, int]  # the largest spenders first, at most 50,000
@@ -43,7 +43,7 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class UserTotals:
     """Nano-dollars of one user by window: what was spent, and what of it an operator no longer counts."""
 
     spent: Mapping[str, int]
@@ -51,7 +51,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class ReportRow:
     """What one user, model or route comes to; money in nano-dollars."""
 
     name: str
@@ -66,7 +66,7 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgiven:
+class ForgivenSpend:
     """Money of one window that an operator no longer counts against a user's caps."""
 
     id: str
@@ -77,11 +77,11 @@ class Forgiven:
     amount: int  # nano-dollars
 
 
-KEPT = 63 * 86400.0  # seconds that forgiven money is remembered: past any month
+FORGIVEN_KEPT_SECONDS = 63 * 86400.0  # seconds that forgiven money is remembered: past any month
 
 
-class Database(Protocol):
-    """Every method raises LedgerAway. `where` is for people, without a password."""
+class LedgerStore(Protocol):
+    """Every method raises LedgerUnavailable. `where` is for people, without a password."""
 
     where: str
 
@@ -89,29 +89,29 @@ class Database(Protocol):
         """Open it and bring its schema up to date; a file that is not there is made only where `create`."""
         ...
 
-    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
-        """All or nothing: rows by id, the newer replacing the older; then the removals. Raises Unwritable."""
+    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
+        """All or nothing: rows by id, the newer replacing the older; then the removals. Raises RecordRejected."""
         ...
 
     async def prune(self, before: float, at_most: int) -> int:
         """Take out rows that began before then; how many were."""
         ...
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
         """What each window since its beginning comes to."""
         ...
 
     async def standing(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
-    ) -> dict[str, Standing]:
+    ) -> dict[str, UserTotals]:
         """What these users come to in each window from its beginning until then."""
         ...
 
-    async def pending(self, upstream: str, most: int) -> list[Entry]:
+    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
         """Calls whose price is still to come, the newest first."""
         ...
 
-    async def referred(self, upstream: str, reference: str) -> Entry | None:
+    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
         """The call that has this reference, whatever became of it."""
         ...
 
@@ -119,7 +119,7 @@ class Database(Protocol):
         """Those of these calls that have been settled, and what they cost; at most `MOST_ASKED` at once."""
         ...
 
-    async def forgive(self, rows: Sequence[Forgiven]) -> None:
+    async def forgive(self, rows: Sequence[ForgivenSpend]) -> None:
         """Remember them, each once, and drop those older than `KEPT`."""
         ...
 
@@ -136,24 +136,24 @@ class Database(Protocol):
     async def close(self) -> None: ...
 
 
-NAMES: Sequence[str] = tuple(name for name, _ in COLUMNS)
+COLUMN_NAMES: Sequence[str] = tuple(name for name, _ in COLUMNS)
 
 # A settled row is never replaced by an open one: a connection that died may deliver its last words late. For the same
 # reason, and since several instances may settle one call, a reference and what a vendor reported of it stay.
 ON_CONFLICT = (
     "ON CONFLICT (id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in NAMES if name != "id")
+    + ", ".join(f"{name} = excluded.{name}" for name in COLUMN_NAMES if name != "id")
     + " WHERE (outrigger_calls.outcome = 'open' OR excluded.outcome <> 'open')"
     + " AND (outrigger_calls.reference = '' OR excluded.reference <> '')"
     + " AND (outrigger_calls.reference = '' OR outrigger_calls.input_tokens + outrigger_calls.output_tokens = 0"
     + " OR excluded.input_tokens + excluded.output_tokens > 0)"
 )
 CACHED = "cache IN (" + ", ".join(f"'{word}'" for word in FROM_CACHE) + ")"
-BY: Mapping[str, str] = {"user": "user_id", "model": "model", "route": "route"}
+GROUP_COLUMNS: Mapping[str, str] = {"user": "user_id", "model": "model", "route": "route"}
 
 
-def newer(found: int, known: int) -> LedgerAway:
-    return LedgerAway(
+def newer_schema_error(found: int, known: int) -> LedgerUnavailable:
+    return LedgerUnavailable(
         f"it was made by a newer Outrigger (schema {found}, this one knows {known}); "
         "start that one, or name another ledger.url"
     )

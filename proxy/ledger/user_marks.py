@@ -9,28 +9,28 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from proxy.ledger.store import Database, Forgiven, LedgerAway, Unwritable
+from proxy.ledger.store import ForgivenSpend, LedgerStore, LedgerUnavailable, RecordRejected
 from proxy.observe.emit import Emit
 
-MOST = 10_000  # users blocked at once, about 100 bytes each
+MAX_BLOCKED_USERS = 10_000  # users blocked at once, about 100 bytes each
 WAITING = 1000  # parts of forgiven money that wait to be written
 PATIENCE = 3.0  # seconds that an operator waits for the database
 AGAIN = 5.0  # seconds between tries
 
 
-class Full(Exception):
+class TooManyBlocked(Exception):
     """So many users are blocked that no more are taken."""
 
 
-class Marks:
+class UserMarks:
     """For the loop's thread alone. `users` are blocked now. `now` is the wall clock."""
 
-    def __init__(self, database: Database, *, emit: Emit, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: LedgerStore, *, emit: Emit, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._emit = emit
         self._now = now
         self._unwritten: dict[str, float | None] = {}  # users, and since when they are blocked: what is not on record
-        self._unforgiven: list[Forgiven] = []
+        self._unforgiven: list[ForgivenSpend] = []
         self.loaded = False  # whether `users` has those blocked before
         self._task: asyncio.Task[None] | None = None
         self.users: dict[str, None] = {}
@@ -52,8 +52,8 @@ class Marks:
 
     async def block(self, user: str) -> str | None:
         """Why it is not on record yet, or None where it is. Raises Full."""
-        if user not in self.users and len(self.users) >= MOST:
-            raise Full
+        if user not in self.users and len(self.users) >= MAX_BLOCKED_USERS:
+            raise TooManyBlocked
         self.users[user] = None
         self._unwritten[user] = self._now()
         return await self._written()
@@ -63,7 +63,7 @@ class Marks:
         self._unwritten[user] = None
         return await self._written()
 
-    async def forgive(self, rows: Sequence[Forgiven]) -> str | None:
+    async def forgive(self, rows: Sequence[ForgivenSpend]) -> str | None:
         self._unforgiven = [*self._unforgiven, *rows][-WAITING:]
         return await self._written()
 
@@ -79,14 +79,14 @@ class Marks:
                 await self._catch_up()
         except TimeoutError:
             return f"{self._database.where} did not answer in {PATIENCE:g} s"
-        except (LedgerAway, Unwritable) as error:
+        except (LedgerUnavailable, RecordRejected) as error:
             return str(error)
         return None
 
     async def _catch_up(self) -> None:
         """What is written may be written again where its end was not seen: it comes to the same."""
         if not self.loaded:
-            for user in (await self._database.blocked())[:MOST]:
+            for user in (await self._database.blocked())[:MAX_BLOCKED_USERS]:
                 if user not in self._unwritten:
                     self.users[user] = None
             self.loaded = True

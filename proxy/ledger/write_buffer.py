@@ -17,12 +17,12 @@ from itertools import chain, islice
 from typing import TypeVar
 from uuid import uuid4
 
-from proxy.ledger.record import ESTIMATED, OPEN, Entry
+from proxy.ledger.record import ESTIMATED, OPEN, CallRecord
 from proxy.observe.reserved_users import VARIOUS
 
 OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
-BATCH = 500
-BOUND = 20_000  # rows, about 12 MiB
+MAX_BATCH_ROWS = 500
+MAX_ROWS = 20_000  # rows, about 12 MiB
 SHOWN = 20_000  # open calls told apart
 
 _QUARTER = 900.0
@@ -37,8 +37,8 @@ class Batch:
     """Rows and removals on their way; `opened` is what is in it of calls under way, and since when (clock); `known`
     are the ids that the database may have since an earlier try."""
 
-    settled: list[Entry]
-    opened: list[tuple[float, Entry]]
+    settled: list[CallRecord]
+    opened: list[tuple[float, CallRecord]]
     removals: list[str]
     known: frozenset[str] = frozenset()
 
@@ -46,7 +46,7 @@ class Batch:
         return len(self.settled) + len(self.opened) + len(self.removals)
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CallRecord]:
         return [*self.settled, *(as_open(entry) for _, entry in self.opened)]
 
     def singly(self) -> list[Batch]:
@@ -58,18 +58,18 @@ class Batch:
         ]
 
 
-class Backlog:
+class WriteBuffer:
     """`dropped` and `folded` count rows since the start."""
 
-    def __init__(self, bound: int = BOUND) -> None:
+    def __init__(self, bound: int = MAX_ROWS) -> None:
         self._bound = bound
-        self._opened: dict[str, tuple[float, Entry]] = {}
-        self._rows: dict[str, Entry] = {}
-        self._firm: dict[str, Entry] = {}  # settled or firm, and the database may know their id
-        self._sums: dict[Key, Entry] = {}
+        self._opened: dict[str, tuple[float, CallRecord]] = {}
+        self._rows: dict[str, CallRecord] = {}
+        self._firm: dict[str, CallRecord] = {}  # settled or firm, and the database may know their id
+        self._sums: dict[Key, CallRecord] = {}
         self._removals: dict[str, None] = {}
         self._shown: dict[str, None] = {}  # open calls that the database may know
-        self._out: Sequence[Entry] = ()  # settled rows on their way
+        self._out: Sequence[CallRecord] = ()  # settled rows on their way
         self.dropped = 0
         self.folded = 0
 
@@ -91,10 +91,10 @@ class Backlog:
         waiting = (self._rows.values(), self._firm.values(), self._sums.values(), self._out)
         return bool(self._removals) or any(entry.user in users for entry in chain(*waiting))
 
-    def open(self, entry: Entry, now: float) -> None:
+    def open(self, entry: CallRecord, now: float) -> None:
         self._opened[entry.id] = (now, entry)
 
-    def put(self, entry: Entry, *, firm: bool = False) -> None:
+    def put(self, entry: CallRecord, *, firm: bool = False) -> None:
         """`firm`: its id must last, settled or not; it is written as it is, and next."""
         self._opened.pop(entry.id, None)
         self._removals.pop(entry.id, None)
@@ -119,15 +119,15 @@ class Backlog:
 
     def take(self, now: float, *, everything: bool = False) -> Batch | None:
         """The next batch, the oldest first; None where nothing is due. One at a time: then `done` or `give_back`."""
-        settled = _first(self._firm, BATCH)
+        settled = _first(self._firm, MAX_BATCH_ROWS)
         known = {entry.id for entry in settled}
-        settled += _first(self._rows, BATCH - len(settled))
-        settled += _first(self._sums, BATCH - len(settled))
-        removals = list(islice(self._removals, BATCH))
+        settled += _first(self._rows, MAX_BATCH_ROWS - len(settled))
+        settled += _first(self._sums, MAX_BATCH_ROWS - len(settled))
+        removals = list(islice(self._removals, MAX_BATCH_ROWS))
         for id in removals:
             del self._removals[id]
         opened = []
-        for id, (since, entry) in list(islice(self._opened.items(), BATCH)):
+        for id, (since, entry) in list(islice(self._opened.items(), MAX_BATCH_ROWS)):
             if not everything and now - since < OPEN_AFTER:
                 break
             del self._opened[id]
@@ -148,8 +148,8 @@ class Backlog:
         """
         self._out = ()
         newer = self._rows.keys() | self._firm.keys() | self._removals.keys()
-        firm: dict[str, Entry] = {}
-        rows: dict[str, Entry] = {}
+        firm: dict[str, CallRecord] = {}
+        rows: dict[str, CallRecord] = {}
         for entry in batch.settled:
             may_be_there = doubtful or entry.id in batch.known
             if may_be_there and entry.id in self._rows:
@@ -194,12 +194,12 @@ class Backlog:
                 self.dropped += entry.calls
 
 
-def as_open(entry: Entry) -> Entry:
+def as_open(entry: CallRecord) -> CallRecord:
     """A call under way, as it is written: all of its reservation is an estimate."""
     return replace(entry, outcome=OPEN, estimated=entry.cost, basis=ESTIMATED if entry.cost else "")
 
 
-def _key(entry: Entry, user: str) -> Key:
+def _key(entry: CallRecord, user: str) -> Key:
     return (
         int(entry.at // _QUARTER),
         user,
@@ -214,7 +214,7 @@ def _key(entry: Entry, user: str) -> Key:
     )
 
 
-def _add(total: Entry, entry: Entry) -> None:
+def _add(total: CallRecord, entry: CallRecord) -> None:
     total.calls += entry.calls
     total.attempts += entry.attempts
     total.input_tokens += entry.input_tokens
@@ -225,6 +225,6 @@ def _add(total: Entry, entry: Entry) -> None:
     total.estimated += entry.estimated
 
 
-def _first(source: dict[K, Entry], count: int) -> list[Entry]:
+def _first(source: dict[K, CallRecord], count: int) -> list[CallRecord]:
     """Take out the oldest."""
     return [source.pop(key) for key in list(islice(source, count))]

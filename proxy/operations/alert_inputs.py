@@ -75,7 +75,9 @@ class GatewayAlertInputs:
         upstreams = self._gateway.egress.upstreams
         tier_of = self._gateway.egress.pipeline.tiers.of
         return {
-            name: _read_cap(upstream, share, tier_of) for name, upstream in upstreams.items() if upstream.meter.metered
+            name: _read_cap(upstream, share, tier_of)
+            for name, upstream in upstreams.items()
+            if upstream.billing.metered
         }
 
     def bypassed(self, seconds: float) -> Mapping[str, int]:
@@ -102,12 +104,12 @@ class GatewayAlertInputs:
 
 
 def _read_cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> CapFact:
-    purse = upstream.meter.purse
-    total = purse.cap.total
+    limits = upstream.billing.limits
+    total = limits.cap.total
     return CapFact(
-        spent_today=purse.spent("d") / NANOS,
-        projected_today=upstream.meter.projected() / NANOS,
+        spent_today=limits.spent("d") / NANOS,
+        projected_today=upstream.billing.projected_today() / NANOS,
         total="" if total is None else str(total),
-        total_share=purse.share(),
-        users=purse.above(share, tier_of),
+        total_share=limits.total_share(),
+        users=limits.count_users_above(share, tier_of),
     )

@@ -12,8 +12,8 @@ from proxy.app.supervisor import Supervisor
 from proxy.egress.circuit_breaker import CLOSED, OPEN
 from proxy.errors import Refusal
 from proxy.ingress.identity import canonical_user
-from proxy.ledger.store import Forgiven
-from proxy.ledger.user_marks import MOST, Full
+from proxy.ledger.store import ForgivenSpend
+from proxy.ledger.user_marks import MAX_BLOCKED_USERS, TooManyBlocked
 from proxy.observe.reserved_users import NOBODY
 from proxy.units import format_nanos
 
@@ -40,8 +40,11 @@ class GatewayCommands:
         user = canonical_user(user)
         try:
             trouble = await self._gateway.marks.block(user)
-        except Full:
-            text = f"{MOST:,} users are blocked already; unblock some, or refuse them all by a rate_limit of a tier."
+        except TooManyBlocked:
+            text = (
+                f"{MAX_BLOCKED_USERS:,} users are blocked already; unblock some, or refuse them all by a rate_limit of"
+                " a tier."
+            )
             raise Refusal("too-many-blocked", 409, "Too many users are blocked", text) from None
         cut = self._gateway.door.cut_tunnels(user)
         ended = f", {cut} open WebSocket{'s' if cut > 1 else ''} ended" if cut else ""
@@ -57,13 +60,13 @@ class GatewayCommands:
 
     async def forgive_user(self, user: str) -> str:
         user = user if user == NOBODY else canonical_user(user)  # calls of nobody have a cap too
-        await self._gateway.egress.spend.recall(user)
+        await self._gateway.egress.spend.load_user(user)
         taken = self._gateway.egress.spend.forgive(user)
         if not taken:
             return f"{user} has spent nothing today that counts against a cap."
         at = self._now()
         trouble = await self._gateway.marks.forgive(
-            [Forgiven(uuid4().hex, at, upstream, user, period, amount) for upstream, period, amount in taken]
+            [ForgivenSpend(uuid4().hex, at, upstream, user, period, amount) for upstream, period, amount in taken]
         )
         today = sum(amount for _, period, amount in taken if period == "d")
         text = f"${format_nanos(today)} that {user} spent today counts against none of their caps any more"

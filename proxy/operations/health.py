@@ -71,7 +71,7 @@ class HealthReport:
         gateway = self._gateway
         metrics, door = gateway.metrics, gateway.door
         metrics.app_up.set(1 if gateway.app.is_ready else 0)
-        gateway.egress.spend.fill(metrics)
+        gateway.egress.spend.set_gauges(metrics)
         for name, grown in door.account.growth.last_hour().items():
             metrics.app_memory_growth_bytes.child(name).set(grown.amount)
         door.fill()

@@ -12,7 +12,7 @@ from proxy.app.external_app import External
 from proxy.egress import upstream as outgoing
 from proxy.errors import Fault, OutriggerError, PolicyError
 from proxy.ingress.pipeline import RequestRules
-from proxy.ledger.ledger import database_of
+from proxy.ledger.ledger import store_of
 from proxy.observe.redact import Redactor
 from proxy.policy.schema.policy import Policy
 
@@ -49,7 +49,7 @@ def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[s
     yield "routes", lambda: RequestRules.of(policy, on_render=bool(environ.get("RENDER")))
     for name, one in policy.upstreams.items():
         yield f"upstreams.{name}", partial(outgoing.try_out, one)
-    yield "ledger.url", lambda: database_of(policy.ledger.url)
+    yield "ledger.url", lambda: store_of(policy.ledger.url)
     if policy.app.url is not None:
         yield "app.url", lambda: External(policy.app, emit=_discard_event, clock=time.monotonic)
     if policy.postgres.url:

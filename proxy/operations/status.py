@@ -166,14 +166,14 @@ class StatusReport:
     def _show_spend(self) -> Mapping[str, object]:
         """Dollars of today, over all upstreams whose calls have prices."""
         metered = {
-            name: upstream for name, upstream in self._gateway.egress.upstreams.items() if upstream.meter.metered
+            name: upstream for name, upstream in self._gateway.egress.upstreams.items() if upstream.billing.metered
         }
         users = Counter[str]()
         for upstream in metered.values():
-            users.update(dict(upstream.meter.purse.top("d", 5 * MAX_TOP_USERS)))
+            users.update(dict(upstream.billing.limits.top_spenders("d", 5 * MAX_TOP_USERS)))
         return {
-            "today_usd": _to_dollars(sum(upstream.meter.purse.spent("d") for upstream in metered.values())),
-            "projected_usd": _to_dollars(sum(upstream.meter.projected() for upstream in metered.values())),
+            "today_usd": _to_dollars(sum(upstream.billing.limits.spent("d") for upstream in metered.values())),
+            "projected_usd": _to_dollars(sum(upstream.billing.projected_today() for upstream in metered.values())),
             "upstreams": {name: _show_upstream_spend(upstream) for name, upstream in metered.items()},
             "top_users": [
                 {"user": user, "usd": _to_dollars(spent)} for user, spent in users.most_common(MAX_TOP_USERS)
@@ -246,16 +246,16 @@ def _to_milliseconds(seconds: float | None) -> float | None:
 
 
 def _show_upstream_spend(upstream: Upstream) -> Mapping[str, object]:
-    meter = upstream.meter
-    cap, purse = meter.purse.cap.total, meter.purse
+    billing = upstream.billing
+    cap, limits = billing.limits.cap.total, billing.limits
     return {
-        "today_usd": _to_dollars(purse.spent("d")),
-        "month_usd": _to_dollars(purse.spent("month")),
-        "reserved_usd": _to_dollars(purse.reserved),
-        "projected_usd": _to_dollars(meter.projected()),
+        "today_usd": _to_dollars(limits.spent("d")),
+        "month_usd": _to_dollars(limits.spent("month")),
+        "reserved_usd": _to_dollars(limits.reserved),
+        "projected_usd": _to_dollars(billing.projected_today()),
         "cap": None if cap is None else str(cap),
-        "cap_spent_usd": None if cap is None else _to_dollars(purse.spent(cap.period)),
-        "cap_share": None if cap is None else round(purse.spent(cap.period) / (to_nanos(cap.amount) or 1), 4),
+        "cap_spent_usd": None if cap is None else _to_dollars(limits.spent(cap.period)),
+        "cap_share": None if cap is None else round(limits.spent(cap.period) / (to_nanos(cap.amount) or 1), 4),
     }
 
 

@@ -19,10 +19,10 @@ from bench_tools import table
 from postgres_process import postgres
 
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.postgres import Postgres
-from proxy.ledger.record import Entry
-from proxy.ledger.sqlite import Sqlite
-from proxy.ledger.store import Database
+from proxy.ledger.postgres import PostgresStore
+from proxy.ledger.record import CallRecord
+from proxy.ledger.sqlite import SqliteStore
+from proxy.ledger.store import LedgerStore
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
@@ -31,11 +31,11 @@ DAY = 86400.0
 SHAPES = {"30 days, 2,000 users": (30 * DAY, 2000), "one day, 5,000 users": (DAY, 5000)}
 
 
-def entries(count: int, span: float, users: int, *, ago: float = 0.0) -> list[Entry]:
+def entries(count: int, span: float, users: int, *, ago: float = 0.0) -> list[CallRecord]:
     """Calls of the `span` seconds that ended so many seconds ago."""
     now = time.time() - ago
     return [
-        Entry(
+        CallRecord(
             uuid.UUID(int=random.getrandbits(128)).hex,
             now - span * random.random(),
             uuid.UUID(int=random.getrandbits(128)).hex,
@@ -66,7 +66,7 @@ async def path_cost(url: str) -> list[float]:
     return costs
 
 
-async def writing(database: Database, made: list[Entry]) -> float:
+async def writing(database: LedgerStore, made: list[CallRecord]) -> float:
     """Rows a second in batches of 500."""
     await database.ready(create=True)
     started = time.perf_counter()
@@ -77,7 +77,7 @@ async def writing(database: Database, made: list[Entry]) -> float:
     return rate
 
 
-async def fill(database: Database, span: float, users: int) -> None:
+async def fill(database: LedgerStore, span: float, users: int) -> None:
     """A million rows, in the order of time."""
     parts = MILLION // 10_000
     for left in reversed(range(parts)):
@@ -103,8 +103,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, postgres(Path(folder)) as server:
         rows = []
         for name, url, database in (
-            ("SQLite", f"sqlite:///{folder}/p.db", Sqlite(Path(folder) / "w.db")),
-            ("PostgreSQL", server.url, Postgres(server.url, where="bench")),
+            ("SQLite", f"sqlite:///{folder}/p.db", SqliteStore(Path(folder) / "w.db")),
+            ("PostgreSQL", server.url, PostgresStore(server.url, where="bench")),
         ):
             opened, put = asyncio.run(path_cost(url))
             rate = asyncio.run(writing(database, entries(20_000, DAY, 2000)))
@@ -115,7 +115,7 @@ def main() -> None:
         for at, (name, (span, users)) in enumerate(SHAPES.items()):
             path = Path(folder) / f"million{at}.db"
             started = time.perf_counter()
-            asyncio.run(fill(Sqlite(path), span, users))
+            asyncio.run(fill(SqliteStore(path), span, users))
             print(
                 f"{MILLION:,} rows, {name}: {path.stat().st_size / 2**20:.0f} MiB in {time.perf_counter() - started:.0f} s"
             )
@@ -123,7 +123,7 @@ def main() -> None:
             rows.append(reports("  of its last day", f"sqlite:///{path}", "24h"))
             path.unlink()
         span, users = SHAPES["30 days, 2,000 users"]
-        asyncio.run(fill(Postgres(server.url, where="bench"), span, users))
+        asyncio.run(fill(PostgresStore(server.url, where="bench"), span, users))
         rows.append(reports("PostgreSQL, 30 days", server.url, "31d"))
         table([f"report, {MILLION:,} rows", "by user", "by model", "by route"], rows)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

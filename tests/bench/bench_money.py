@@ -12,17 +12,17 @@ from types import SimpleNamespace
 
 from bench_tools import table
 
-from proxy.egress.billing.background_calls import PendingCalls
-from proxy.egress.billing.call_ledger import Books
-from proxy.egress.billing.charge import Meter
-from proxy.egress.billing.pricing.pricer import Tariffs
-from proxy.egress.billing.pricing.table import Table
-from proxy.egress.billing.spend_lookup import Recall
-from proxy.egress.billing.token_estimator import Estimator, text_bytes_of
+from proxy.egress.billing.background_calls import BackgroundCalls
+from proxy.egress.billing.call_ledger import CallLedger
+from proxy.egress.billing.charge import UpstreamBilling
+from proxy.egress.billing.pricing.pricer import Pricer
+from proxy.egress.billing.pricing.table import PriceTable
+from proxy.egress.billing.spend_lookup import SpendLookup
+from proxy.egress.billing.token_estimator import TokenEstimator, count_text_bytes
 from proxy.egress.body import Body
 from proxy.egress.call import Call
-from proxy.egress.dialects import Written, dialect
-from proxy.ledger.write_buffer import Backlog
+from proxy.egress.dialects import OutputSize, dialect
+from proxy.ledger.write_buffer import WriteBuffer
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 from proxy.policy.schema.upstream import OPENAI, Cap
@@ -57,19 +57,19 @@ print(min(timeit.repeat(once, number=200, repeat=5)) / 200)
 """
 
 
-def whole_bill() -> float:
+def whole_charge() -> float:
     """Microseconds that money adds to a call: reserved against three caps, settled, written down twice."""
     per_user = {"*": (Spend.parse("$500/d"), Spend.parse("$5000/month"))}
     policy = replace(OPENAI, cap=Cap(per_user=per_user, total=Spend.parse("$9000/d")))
     metrics = Metrics(schema.Metrics(), version="bench")
-    meter = Meter("openai", policy, now=time.time, metrics=metrics)
-    upstream = SimpleNamespace(meter=meter)
-    backlog = Backlog()
+    billing = UpstreamBilling("openai", policy, now=time.time, metrics=metrics)
+    upstream = SimpleNamespace(billing=billing)
+    backlog = WriteBuffer()
     ledger = SimpleNamespace(
         refuses=lambda: False, open=lambda row: backlog.open(row, 0.0), put=backlog.put, drop=backlog.drop
     )
-    recall = Recall(None, time.monotonic)
-    books = Books(ledger, time.monotonic, recall, PendingCalls(None, recall, lambda *_, **__: None, time.time))
+    lookup = SpendLookup(None, time.monotonic)
+    calls = CallLedger(ledger, time.monotonic, lookup, BackgroundCalls(None, lookup, lambda *_, **__: None, time.time))
     spoken = dialect("openai")
     body = Body(json.dumps(BODY).encode(), b"", None, None)
     body.parse()
@@ -89,11 +89,11 @@ def whole_bill() -> float:
         nonlocal number
         number += 1
         call = asked()
-        bill = books.open(call, upstream)
+        charge = calls.open_charge(call, upstream)
         call.usage = spoken.usage("chat", ANSWER)
-        bill.settle(call.usage, Written(700))
-        bill.close()
-        books.close(call)
+        charge.settle(call.usage, OutputSize(700))
+        charge.release()
+        calls.record_call(call)
         if number % 400 == 0:  # as the writer does, twice a second
             backlog.take(0.0, everything=True)
             backlog.done()
@@ -108,18 +108,18 @@ def micros(what) -> float:
 
 def main() -> None:
     size = len(json.dumps(BODY))
-    openai, tariffs = dialect("openai"), Tariffs("openai", "https://api.openai.com/v1", {}, "highest")
-    estimator = Estimator()
+    openai, tariffs = dialect("openai"), Pricer("openai", "https://api.openai.com/v1", {}, "highest")
+    estimator = TokenEstimator()
     usage = openai.usage("chat", ANSWER)
     assert usage is not None
     now = time.time()
-    measure = micros(lambda: text_bytes_of(BODY))
+    measure = micros(lambda: count_text_bytes(BODY))
     tokens = micros(lambda: estimator.input_tokens("gpt-4o", size))
-    estimate = micros(lambda: tariffs.estimate("chat", "gpt-4o", input_tokens=480, output_tokens=300, at=now))
+    estimate = micros(lambda: tariffs.estimate_cost("chat", "gpt-4o", input_tokens=480, output_tokens=300, at=now))
     read = micros(lambda: openai.usage("chat", ANSWER))
     cost = micros(lambda: tariffs.cost("chat", usage, "gpt-4o", at=now))
     learn = micros(lambda: estimator.learn("gpt-4o", body_bytes=size, usage=usage, text_bytes=700))
-    typical = micros(lambda: estimator.typical_output("gpt-4o"))
+    typical = micros(lambda: estimator.typical_output_tokens("gpt-4o"))
     done = subprocess.run([sys.executable, "-c", PEER, json.dumps(ANSWER)], capture_output=True, text=True, check=True)
     peer = float(done.stdout) * 1e6
     total = measure + tokens + typical + estimate + read + cost + learn
@@ -133,14 +133,14 @@ def main() -> None:
         ["cost()", f"{cost:.1f} µs"],
         ["learn()", f"{learn:.1f} µs"],
         ["all of these", f"{total:.1f} µs"],
-        ["a whole bill, which has also three caps, metrics, the ledger's rows", f"{whole_bill():.1f} µs"],
+        ["a whole charge, which has also three caps, metrics, the ledger's rows", f"{whole_charge():.1f} µs"],
         ["genai-prices: usage and price", f"{peer:.1f} µs ({peer / (read + cost):.0f} × usage and cost() here)"],
     ]
     table(["", "time"], rows)
     text = FILE.read_text()
-    load = min(timeit.repeat(lambda: Table(text).section("openai"), number=1, repeat=9)) * 1e3
+    load = min(timeit.repeat(lambda: PriceTable(text).section("openai"), number=1, repeat=9)) * 1e3
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kept = [Table(text) for _ in range(20)]
+    kept = [PriceTable(text) for _ in range(20)]
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 / len(kept)
     print(f"The table: {len(text) / 1000:.0f} kB, read in {load:.1f} ms, {more:.1f} MiB in memory.")
 

@@ -158,8 +158,8 @@ class Instance:
         self.killed = False
 
     @property
-    def purse(self):
-        return self.egress.upstreams["openai"].meter.purse
+    def limits(self):
+        return self.egress.upstreams["openai"].billing.limits
 
     @property
     def pending(self):

@@ -260,7 +260,13 @@ class Work:
         elif self.path == "/moderations":
             return {**said, "results": [{"flagged": False}]}
         elif self.path == "/videos":
-            return {**said, "object": "video", "status": "queued", "seconds": self.asked["seconds"], "error": None}
+            return {
+                **said,
+                "object": "video",
+                "status": "queued",
+                "seconds": self.asked["seconds"],
+                "error": None,
+            }
         elif self.path == "/audio/transcriptions":
             said = {"text": text}
         elif self.path == "/images/generations":

@@ -31,10 +31,10 @@ class FuzzedGateway:
 
     @property
     def reserved(self) -> int:
-        return sum(upstream.meter.purse.reserved for upstream in self.egress.upstreams.values())
+        return sum(upstream.billing.limits.reserved for upstream in self.egress.upstreams.values())
 
     def counted(self, upstream: str, user: str | None = None) -> int:
-        return self.egress.upstreams[upstream].meter.purse.spent("month", user)
+        return self.egress.upstreams[upstream].billing.limits.spent("month", user)
 
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ import sys
 import time
 
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import Entry
+from proxy.ledger.record import CallRecord
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
@@ -26,7 +26,7 @@ async def main(path: str, on_error: str) -> None:
         nonlocal put
         for _ in range(count):
             put += 1
-            ledger.put(Entry(f"{put}", 1000.0 + put, None, "ada", "", "", "openai", "gpt", cost=put, outcome="ok"))
+            ledger.put(CallRecord(f"{put}", 1000.0 + put, None, "ada", "", "", "openai", "gpt", cost=put, outcome="ok"))
         await asyncio.sleep(0.1)
 
     async def until(state: str) -> None:

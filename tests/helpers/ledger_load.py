@@ -13,14 +13,14 @@ import time
 import uuid
 
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import Entry
+from proxy.ledger.record import CallRecord
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
 
-def entry(id: str, cost: int, at: float | None = None, outcome: str = "ok") -> Entry:
+def entry(id: str, cost: int, at: float | None = None, outcome: str = "ok") -> CallRecord:
     user = f"user{random.randrange(20)}"
-    return Entry(
+    return CallRecord(
         id, time.time() if at is None else at, None, user, "free", "ask", "openai", "gpt", cost=cost, outcome=outcome
     )
 

@@ -182,10 +182,10 @@ log: {{level: warning}}
         """What a start counts, reserved or spent, is what the ledger has."""
         found = self._by_upstream()
         for name, upstream in door.egress.upstreams.items():
-            purse = upstream.meter.purse
-            counted = purse.spent("month") + purse.reserved
+            limits = upstream.billing.limits
+            counted = limits.spent("month") + limits.reserved
             if len(self.doors) == 1 and counted != found.get(name, 0) and not self._turned("month"):
-                self._wrong(f"{name} began with {purse!r}, and the ledger has {found.get(name, 0)}")
+                self._wrong(f"{name} began with {limits!r}, and the ledger has {found.get(name, 0)}")
 
     def _sql(self, question: str) -> list[tuple]:
         with closing(sqlite3.connect(self._tmp / "ledger.db")) as file:

@@ -67,13 +67,13 @@ async def check_ledger(policy: Policy) -> list[Finding]:
     path = sqlite_path(url)
     if path is not None:
         return [await asyncio.to_thread(_check_sqlite_file, Path(path))]
-    from proxy.ledger.postgres import reachable
-    from proxy.ledger.store import LedgerAway
+    from proxy.ledger.postgres import check_reachable
+    from proxy.ledger.store import LedgerUnavailable
 
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            version = await reachable(url, mask_password(url))
-    except (LedgerAway, TimeoutError) as error:
+            version = await check_reachable(url, mask_password(url))
+    except (LedgerUnavailable, TimeoutError) as error:
         why = str(error) or f"{mask_password(url)}: no answer in {CONNECT_TIMEOUT:g} s"
         return [Finding("error", "ledger", why, "mend ledger.url, or start the database")]
     begun = "is there" if version else "is made with the first start"

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from proxy.egress.billing.spend_lookup import Recall
-from proxy.egress.dialects import UNPAID, Shown, Written
+from proxy.egress.billing.spend_lookup import SpendLookup
+from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus, OutputSize
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import ESTIMATED, OPEN, Entry
-from proxy.ledger.store import LedgerAway
+from proxy.ledger.record import ESTIMATED, OPEN, CallRecord
+from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.emit import Emit
 from proxy.units import nanos_as_dollars
 
 if TYPE_CHECKING:
-    from proxy.egress.billing.charge import Bill
+    from proxy.egress.billing.charge import Charge
     from proxy.egress.upstream import Upstream
 
 # Seconds that one is waited for. A response that is stored can be had for 30 days
@@ -38,44 +38,44 @@ OUTCOMES = {"failed": "error", "cancelled": "gone"}  # of the call, by the statu
 Key = tuple[str, str]  # upstream, reference
 
 
-class Pending:
+class BackgroundCall:
     """One of them: its row in the ledger while it is open, and its bill."""
 
-    __slots__ = ("bill", "row")
+    __slots__ = ("charge", "record")
 
-    def __init__(self, row: Entry, bill: Bill) -> None:
-        self.row = row
-        self.bill = bill
+    def __init__(self, row: CallRecord, bill: Charge) -> None:
+        self.record = row
+        self.charge = bill
 
 
-class PendingCalls:
+class BackgroundCalls:
     """`now` is the wall clock. Without a ledger they stand until a restart."""
 
-    def __init__(self, ledger: Ledger | None, recall: Recall, emit: Emit, now: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger | None, recall: SpendLookup, emit: Emit, now: Callable[[], float]) -> None:
         self._ledger = ledger
         self._recall = recall
         self._emit = emit
         self._now = now
-        self._calls: OrderedDict[Key, Pending] = OrderedDict()
+        self._calls: OrderedDict[Key, BackgroundCall] = OrderedDict()
         self._settled: OrderedDict[Key, None] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<PendingCalls {len(self._calls)}>"
+        return f"<BackgroundCalls {len(self._calls)}>"
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    async def begin(self, row: Entry, bill: Bill, reference: str) -> None:
+    async def track(self, row: CallRecord, bill: Charge, reference: str) -> None:
         """From now on the price of this call is to come by this reference: on record before anybody learns of it."""
-        bill.stand(reference)
+        bill.defer(reference)
         row.reference, row.outcome, row.basis = reference, OPEN, ESTIMATED
         row.cost = row.estimated = bill.reserved
-        self._keep(Pending(row, bill))
+        self._keep(BackgroundCall(row, bill))
         if self._ledger is not None:
             self._ledger.put(row, firm=True)
             await self._ledger.written(PATIENCE)
 
-    async def shown(self, upstream: Upstream, shown: Shown) -> bool:
+    async def settle_reported(self, upstream: Upstream, shown: BackgroundStatus) -> bool:
         """An answer shows one that is over. It is on record before the app sees that answer. Whether that settled
         it."""
         key = upstream.name, shown.reference
@@ -90,70 +90,70 @@ class PendingCalls:
             await self._ledger.written(PATIENCE)
         return True
 
-    async def rows(self, upstream: str) -> list[Entry]:
-        """Those on record, the oldest first. Raises LedgerAway."""
+    async def open_records(self, upstream: str) -> list[CallRecord]:
+        """Those on record, the oldest first. Raises LedgerUnavailable."""
         return [] if self._ledger is None else (await self._ledger.pending(upstream, MOST))[::-1]
 
-    async def take_up(self, upstream: Upstream, rows: Sequence[Entry], until: float) -> None:
+    async def restore(self, upstream: Upstream, rows: Sequence[CallRecord], until: float) -> None:
         """Those of before this start, or of windows that were counted anew: what was loaded of them as spent is
         reserved again; not where nobody can say what its user spent."""
-        purse = upstream.meter.purse
-        unknown = {row.user for row in rows if not purse.knows(row.user)}
-        await asyncio.gather(*(self._recall.of(upstream.name, purse, user) for user in unknown))
+        purse = upstream.billing.limits
+        unknown = {row.user for row in rows if not purse.is_loaded(row.user)}
+        await asyncio.gather(*(self._recall.load_user(upstream.name, purse, user) for user in unknown))
         for row in rows:
             key = row.upstream, row.reference
-            if row.at >= until or key in self._settled or not purse.knows(row.user):
+            if row.at >= until or key in self._settled or not purse.is_loaded(row.user):
                 continue
             known = self._calls.get(key)
             if known is None:
-                self._keep(Pending(row, upstream.meter.reopen(row)))
+                self._keep(BackgroundCall(row, upstream.billing.reopen_charge(row)))
             else:
-                known.bill.held_by(upstream.meter.kept(row))
+                known.charge.move_to(upstream.billing.restore_reservation(row))
 
-    async def watch(self) -> None:
+    async def sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
             try:
                 await self.sweep()
-            except LedgerAway:
+            except LedgerUnavailable:
                 pass  # the writer tells of it
 
     async def sweep(self) -> None:
         """Let go of those that another instance settled, and of those that nobody can ask after any more."""
         if self._ledger is not None and self._calls:
-            found = await self._ledger.settled([pending.row.id for pending in self._calls.values()])
+            found = await self._ledger.settled([pending.record.id for pending in self._calls.values()])
             for key, pending in list(self._calls.items()):
-                if pending.row.id in found:
+                if pending.record.id in found:
                     del self._calls[key]
-                    pending.bill.found(found[pending.row.id])
+                    pending.charge.settle_at(found[pending.record.id])
         for key, pending in list(self._calls.items()):
-            if self._now() - pending.row.at >= LASTS:
+            if self._now() - pending.record.at >= LASTS:
                 del self._calls[key]
                 self._expire(pending, "nobody asked after it while it could be had")
 
     # ── one of them ──────────────────────────────────────────────────────────────────────────
 
-    def _keep(self, pending: Pending) -> None:
-        self._calls[pending.row.upstream, pending.row.reference] = pending
+    def _keep(self, pending: BackgroundCall) -> None:
+        self._calls[pending.record.upstream, pending.record.reference] = pending
         if len(self._calls) > MOST:
             _, oldest = self._calls.popitem(last=False)
-            oldest.bill.found(oldest.bill.reserved)
+            oldest.charge.settle_at(oldest.charge.reserved)
 
-    def _settle(self, pending: Pending, shown: Shown) -> None:
-        bill = pending.bill
+    def _settle(self, pending: BackgroundCall, shown: BackgroundStatus) -> None:
+        bill = pending.charge
         if shown.usage is not None:
-            bill.standing = False
+            bill.deferred = False
             bill.settle(shown.usage, shown.written)
-            self._remember((pending.row.upstream, shown.reference))
-            self._record(pending.row, shown, bill.cost, bill.estimated, bill.model)
-        elif shown.status in UNPAID and not shown.deleted:
-            bill.standing = False
-            bill.close()
-            self._record(pending.row, shown, 0, 0, bill.model)
+            self._remember((pending.record.upstream, shown.reference))
+            self._record(pending.record, shown, bill.cost, bill.estimated, bill.model)
+        elif shown.status in UNBILLED_STATUSES and not shown.deleted:
+            bill.deferred = False
+            bill.release()
+            self._record(pending.record, shown, 0, 0, bill.model)
         else:
             self._expire(pending, "it was deleted" if shown.deleted else "its answer has no usage", shown.written)
 
-    async def _correct(self, upstream: Upstream, key: Key, shown: Shown) -> bool:
+    async def _correct(self, upstream: Upstream, key: Key, shown: BackgroundStatus) -> bool:
         """One that is not at hand, but may be on record: another instance's, one without usage until now. What a
         vendor reports takes the place of an estimate."""
         if self._ledger is None or shown.usage is None or shown.background is False:
@@ -161,30 +161,36 @@ class PendingCalls:
         try:
             async with asyncio.timeout(PATIENCE):
                 row = await self._ledger.referred(*key)
-        except (TimeoutError, LedgerAway):
+        except (TimeoutError, LedgerUnavailable):
             return False
         if row is None or row.input_tokens or row.output_tokens or key in self._settled:
             return False
         self._remember(key)
         self._calls.pop(key, None)
-        meter = upstream.meter
+        meter = upstream.billing
         cost = meter.cost("responses", shown.usage, row.model or None)
         counted = 0 if row.outcome == OPEN else row.cost
-        if cost.nanos > row.cost and meter.purse.knows(row.user):
-            meter.purse.hold(row.user, row.tier).spend(cost.nanos - row.cost)
+        if cost.nanos > row.cost and meter.limits.is_loaded(row.user):
+            meter.limits.reservation(row.user, row.tier).spend(cost.nanos - row.cost)
         if cost.nanos > counted:
-            meter.count(row.model, replace(cost, nanos=cost.nanos - counted, estimated=0))
+            meter.count_cost(row.model, replace(cost, nanos=cost.nanos - counted, estimated=0))
         self._record(row, shown, cost.nanos, cost.estimated, shown.usage.model or row.model)
         return True
 
-    def _expire(self, pending: Pending, why: str, written: Written | None = None) -> None:
-        pending.bill.expire(written or Written())
-        row = pending.row
-        amount = pending.bill.cost
-        self._record(row, Shown(row.reference, None, None), amount, amount, pending.bill.model, why)
+    def _expire(self, pending: BackgroundCall, why: str, written: OutputSize | None = None) -> None:
+        pending.charge.expire(written or OutputSize())
+        row = pending.record
+        amount = pending.charge.cost
+        self._record(row, BackgroundStatus(row.reference, None, None), amount, amount, pending.charge.model, why)
 
     def _record(
-        self, row: Entry, shown: Shown, cost: int, estimated: int, model: str | None, why: str | None = None
+        self,
+        row: CallRecord,
+        shown: BackgroundStatus,
+        cost: int,
+        estimated: int,
+        model: str | None,
+        why: str | None = None,
     ) -> None:
         usage = shown.usage
         if self._ledger is not None:

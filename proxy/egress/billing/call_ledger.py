@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.egress import error_response
-from proxy.egress.billing.background_calls import PendingCalls
-from proxy.egress.billing.spend_lookup import Recall
+from proxy.egress.billing.background_calls import BackgroundCalls
+from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import Entry
+from proxy.ledger.record import CallRecord
 from proxy.observe.request_ids import Ids
 from proxy.util.sliding_window import SlidingWindow
 
 if TYPE_CHECKING:
-    from proxy.egress.billing.charge import Bill
+    from proxy.egress.billing.charge import Charge
     from proxy.egress.call import Call
     from proxy.egress.upstream import Upstream
 
@@ -22,60 +22,60 @@ MINUTE = 60.0
 MOST_REFUSED = 600  # rows a minute of calls that never left: a loop against a closed door must not fill the disk
 
 
-class Books:
+class CallLedger:
     """`clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart."""
 
     def __init__(
-        self, ledger: Ledger | None, clock: Callable[[], float], recall: Recall, pending: PendingCalls
+        self, ledger: Ledger | None, clock: Callable[[], float], recall: SpendLookup, pending: BackgroundCalls
     ) -> None:
         self._ledger = ledger
         self._recall = recall
-        self.pending = pending
+        self.background = pending
         self._refused = SlidingWindow(MINUTE, clock)
         self._ids = Ids()
 
-    async def look_up(self, call: Call, upstream: Upstream) -> None:
+    async def load_spend(self, call: Call, upstream: Upstream) -> None:
         """Learn of the ledger what this call's user spent, where that counts and is not remembered. While the ledger
         is away the call goes on, and what it has is counted once it is back.
 
         Raises CallRefused with `on_error: deny`.
         """
-        purse = upstream.meter.purse
-        if not upstream.meter.metered or not purse.limits_of(call.user, call.tier) or purse.knows(call.user):
+        purse = upstream.billing.limits
+        if not upstream.billing.metered or not purse.caps_of(call.user, call.tier) or purse.is_loaded(call.user):
             return
         if (
-            not await self._recall.of(upstream.name, purse, call.user)
+            not await self._recall.load_user(upstream.name, purse, call.user)
             and self._ledger is not None
             and self._ledger.strict
         ):
             raise error_response.no_ledger()
 
-    def open(self, call: Call, upstream: Upstream) -> Bill | None:
+    def open_charge(self, call: Call, upstream: Upstream) -> Charge | None:
         """A call's bill at this upstream, with what it may cost reserved; None where it has no price.
 
         Raises CallRefused.
         """
         if self._ledger is not None and self._ledger.refuses():
             raise error_response.no_ledger()
-        bill = upstream.meter.open(call)
+        bill = upstream.billing.open_charge(call)
         if bill is not None and self._ledger is not None:
             self._ledger.open(_open(call, bill))
         return bill
 
-    async def record(self, call: Call, bill: Bill) -> None:
+    async def record_open_call(self, call: Call, bill: Charge) -> None:
         """Have a call on record before it is made: what it begins goes on by itself, whatever becomes of us."""
         if self._ledger is not None:
             row = _open(call, bill)
             self._ledger.put(row, firm=True)
             await self._ledger.written()
 
-    async def defer(self, call: Call, bill: Bill, reference: str) -> None:
+    async def defer_charge(self, call: Call, bill: Charge, reference: str) -> None:
         """The vendor goes on with it under this reference: its price comes later."""
         row = _row(call, bill.upstream, bill.id, bill.model)
         row.attempts, row.status = call.attempts, call.status
-        await self.pending.begin(row, bill, reference)
+        await self.background.track(row, bill, reference)
 
-    def close(self, call: Call) -> None:
+    def record_call(self, call: Call) -> None:
         """The call is over. Its row is that of the last upstream and model that were asked; one before that took
         money without an answer has a row of its own.
 
@@ -92,7 +92,7 @@ class Books:
             else:
                 ledger.drop(bill.id)
         last = call.bills[-1] if call.bills else None
-        if (last is None and not self._worth_a_row(call)) or (last is not None and last.standing):
+        if (last is None and not self._worth_a_row(call)) or (last is not None and last.deferred):
             return  # nothing, or on record as pending
         if last is None:
             call.row_id = call.row_id or self._ids.token()
@@ -103,7 +103,7 @@ class Books:
             row.upstream = last.upstream
             _paid(row, last)
             usage = call.usage
-            if usage is not None and last.over:
+            if usage is not None and last.closed:
                 row.input_tokens, row.cached_input_tokens = usage.input, usage.cached_input
                 row.output_tokens, row.reasoning_tokens = usage.output, usage.reasoning
         ledger.put(row, firm=bool(row.reference))
@@ -117,9 +117,9 @@ class Books:
         return True
 
 
-def _row(call: Call, upstream: str, id: str, model: str | None) -> Entry:
+def _row(call: Call, upstream: str, id: str, model: str | None) -> CallRecord:
     owner = call.owner
-    return Entry(
+    return CallRecord(
         id=id,
         at=call.at,
         request_id=owner.request_id if owner is not None else None,
@@ -131,15 +131,15 @@ def _row(call: Call, upstream: str, id: str, model: str | None) -> Entry:
     )
 
 
-def _open(call: Call, bill: Bill) -> Entry:
+def _open(call: Call, bill: Charge) -> CallRecord:
     row = _row(call, bill.upstream, bill.id, bill.model)
     row.cost = row.estimated = bill.reserved
     row.basis, row.outcome = "estimated", "open"
     return row
 
 
-def _paid(row: Entry, bill: Bill) -> Entry:
-    row.cost, row.estimated = (bill.cost, bill.estimated) if bill.over else (bill.reserved, bill.reserved)
+def _paid(row: CallRecord, bill: Charge) -> CallRecord:
+    row.cost, row.estimated = (bill.cost, bill.estimated) if bill.closed else (bill.reserved, bill.reserved)
     row.reference = bill.reference
     row.basis = "estimated" if row.estimated else "reported" if row.cost else ""
     return row

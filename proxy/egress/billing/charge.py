@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.egress import error_response
-from proxy.egress.billing.forecast import Projection
-from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.forecast import SpendForecast
+from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.billing.pricing.rates import Cost
-from proxy.egress.billing.spend_limits import CapReached, Hold, Purse, Warn
-from proxy.egress.billing.token_estimator import Estimator, text_bytes_of
-from proxy.egress.billing.vendor_context import is_elsewhere
-from proxy.egress.dialects import Usage, Written
+from proxy.egress.billing.spend_limits import CapReached, Reservation, SpendLimits, Warn
+from proxy.egress.billing.token_estimator import TokenEstimator, count_text_bytes
+from proxy.egress.billing.vendor_context import reads_beyond_body
+from proxy.egress.dialects import OutputSize, Usage
 from proxy.egress.dialects.base import Json, model_name
 from proxy.egress.dialects.image_tokens import drawn_tokens
 from proxy.observe.metric_family import OTHER
@@ -26,7 +26,7 @@ from proxy.units import NANOS
 
 if TYPE_CHECKING:
     from proxy.egress.call import Call
-    from proxy.ledger.record import Entry
+    from proxy.ledger.record import CallRecord
 
 # [merged from egress/billing/bill] What one call costs while it is under way: reserved before it, settled after it,
 # and never given back.
@@ -38,21 +38,21 @@ TEXT = frozenset(("chat", "responses", "compact", "decisions", "completions", "m
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CallEstimate:
     """What a call asks for, as far as it is known. `named`: the call said which model; else it is a guess. `fixed`:
     what it costs whatever the answer is, where that has no usage. `elsewhere`: the model reads more than the body
     has."""
 
     model: str | None
-    named: bool
+    names_model: bool
     body_bytes: int
     input_tokens: int
     output_tokens: int
-    fixed: Cost | None
-    elsewhere: bool
+    fixed_cost: Cost | None
+    reads_beyond_body: bool
 
 
-class Bill:
+class Charge:
     """One upstream's part of a call. `cost` and `estimated`, which is the part of it that rests on an estimate, are
     whole nano-dollars, final once `over`."""
 
@@ -61,27 +61,27 @@ class Bill:
         "_hold",
         "_later",
         "_meter",
+        "closed",
         "cost",
+        "deferred",
         "endpoint",
         "estimated",
         "id",
         "model",
-        "over",
         "reference",
         "reserved",
-        "standing",
         "upstream",
     )
 
     def __init__(
         self,
-        meter: Meter,
-        hold: Hold,
+        meter: UpstreamBilling,
+        hold: Reservation,
         *,
         endpoint: str,
-        asked: Asked,
+        asked: CallEstimate,
         reserve: int,
-        later: Callable[[], Asked] | None = None,
+        later: Callable[[], CallEstimate] | None = None,
         id: str | None = None,
     ) -> None:
         """`later`: what was asked by a body that is read as it passes. `id`: of a call that began before a restart, for
@@ -96,32 +96,32 @@ class Bill:
         self.model = asked.model
         self.cost = 0
         self.estimated = 0
-        self.over = False
+        self.closed = False
         self.reference = ""  # the vendor's, of what it goes on with
-        self.standing = False  # the price comes later, whatever becomes of this call
+        self.deferred = False  # the price comes later, whatever becomes of this call
         self.reserved = reserve
         if id is None:
-            hold.take(reserve)
+            hold.reserve(reserve)
 
-    def stand(self, reference: str) -> None:
+    def defer(self, reference: str) -> None:
         """The vendor goes on with it: what is reserved stays so until it is shown what it came to."""
         self.reference = reference
-        self.standing = True
+        self.deferred = True
 
-    def held_by(self, hold: Hold) -> None:
+    def move_to(self, hold: Reservation) -> None:
         """Another hold has its reservation, in windows that were counted anew."""
         self._hold = hold
 
-    def found(self, cost: int) -> None:
+    def settle_at(self, cost: int) -> None:
         """Another instance settled it."""
-        self.standing, self.over, self.cost = False, True, cost
+        self.deferred, self.closed, self.cost = False, True, cost
         self._hold.spend(cost)
         self._hold.release()
 
-    def expire(self, written: Written) -> None:
+    def expire(self, written: OutputSize) -> None:
         """Nobody will be shown what it came to: no less than what was reserved for it, or was written."""
-        self.standing, self.over = False, True
-        guess = self._meter.estimate_written(self.endpoint, self.model, self._asked.input_tokens, written).nanos
+        self.deferred, self.closed = False, True
+        guess = self._meter.estimate_written_cost(self.endpoint, self.model, self._asked.input_tokens, written).nanos
         amount = max(guess, self.reserved)
         self._spend(Cost(amount, amount))
         self._hold.release()
@@ -131,36 +131,36 @@ class Bill:
         """As they were estimated."""
         return self._asked.input_tokens
 
-    def lost(self) -> None:
+    def charge_lost_attempt(self) -> None:
         """An attempt was sent, and what became of it nobody knows."""
-        if self.standing:
+        if self.deferred:
             return
         self._read_again()
         output = self._asked.output_tokens
         if self.endpoint in TEXT:
-            output = min(output, self._meter.usual_output(self.model))
+            output = min(output, self._meter.usual_output_tokens(self.model))
         guess = self._guess(output)
         self._spend(Cost(guess.nanos, guess.nanos))
         self._hold.release()
 
-    def again(self) -> bool:
+    def reserve_again(self) -> bool:
         """Whether one more attempt is within the caps; it is reserved if so."""
         try:
-            self._hold.take(self.reserved)
+            self._hold.reserve(self.reserved)
         except CapReached:
             return False
         return True
 
-    def settle(self, usage: Usage | None, written: Written, *, final: bool = True) -> None:
+    def settle(self, usage: Usage | None, written: OutputSize, *, final: bool = True) -> None:
         """The answer came, whole or in part: paid as reported, else by what was written. `final`: the usage is that
         of all of it; else no less than what was written counts."""
-        if self.over or self.standing:
+        if self.closed or self.deferred:
             return
-        self.over = True
+        self.closed = True
         self._read_again()
         if usage is not None:
-            named = self._asked.named or usage.model is not None
-            self._meter.answered(self.model, usage.model)
+            named = self._asked.names_model or usage.model is not None
+            self._meter.learn_alias(self.model, usage.model)
             self.model = usage.model or self.model
             cost = self._meter.cost(self.endpoint, usage, self.model)
             if not final:
@@ -168,19 +168,19 @@ class Bill:
             elif named:
                 asked, lesson = self._asked, written.lesson(usage.reasoning)
                 names = {asked.model, self.model}
-                self._meter.learn(names, asked.body_bytes, usage, lesson, elsewhere=asked.elsewhere)
+                self._meter.learn_usage(names, asked.body_bytes, usage, lesson, elsewhere=asked.reads_beyond_body)
             self._spend(cost if named else Cost(cost.nanos, cost.nanos))
-        elif self._asked.fixed is not None or self.endpoint == "images":
+        elif self._asked.fixed_cost is not None or self.endpoint == "images":
             self._spend(self._guess(self._asked.output_tokens))
         else:
-            self._spend(self._meter.estimate_written(self.endpoint, self.model, self._asked.input_tokens, written))
+            self._spend(self._meter.estimate_written_cost(self.endpoint, self.model, self._asked.input_tokens, written))
         self._hold.release()
 
-    def close(self) -> None:
+    def release(self) -> None:
         """The call is over: what is still reserved was not spent."""
-        if self.standing:
+        if self.deferred:
             return
-        self.over = True
+        self.closed = True
         self._hold.release()
 
     def _read_again(self) -> None:
@@ -188,8 +188,8 @@ class Bill:
             self._asked = self._later()
             self.model = self._asked.model
 
-    def _at_least(self, told: Cost, usage: Usage, written: Written) -> Cost:
-        tokens, details = self._meter.output_tokens(self.endpoint, self.model, written), usage.details
+    def _at_least(self, told: Cost, usage: Usage, written: OutputSize) -> Cost:
+        tokens, details = self._meter.written_tokens(self.endpoint, self.model, written), usage.details
         if self.endpoint == "images":  # all that was asked for, since what is not shown may be drawn
             tokens = self._asked.output_tokens
             details = {key: value for key, value in details.items() if key != "output_tokens_details"}
@@ -202,16 +202,16 @@ class Bill:
         return Cost(told.nanos + max(0, more), told.estimated + max(0, more))
 
     def _guess(self, output_tokens: int) -> Cost:
-        if self._asked.fixed is not None:
-            return self._asked.fixed
-        return self._meter.estimate(self.endpoint, self.model, self._asked.input_tokens, output_tokens)
+        if self._asked.fixed_cost is not None:
+            return self._asked.fixed_cost
+        return self._meter.estimate_cost(self.endpoint, self.model, self._asked.input_tokens, output_tokens)
 
     def _spend(self, cost: Cost) -> None:
         if cost.nanos:
             self.cost += cost.nanos
             self.estimated += cost.estimated
             self._hold.spend(cost.nanos)
-            self._meter.count(self.model, cost)
+            self._meter.count_cost(self.model, cost)
 
 
 FIRST_GUESS = 1_000  # tokens of an answer, until the model's own are known
@@ -222,7 +222,7 @@ UNREAD = 200_000  # tokens of a body that was too large to be read: that is pict
 ANSWERED = 500  # names of deployments that are remembered
 
 
-class Meter:
+class UpstreamBilling:
     """`now` is the wall clock."""
 
     def __init__(
@@ -239,12 +239,12 @@ class Meter:
         self._now = now
         self._metrics = metrics
         self._tariffs = _tariffs(policy)
-        self._estimator = Estimator()
+        self._estimator = TokenEstimator()
         self.ids = Ids()
         self._seen: dict[str, str] = {}  # endpoint → the model of the last call that named one
         self._answered: OrderedDict[str, str] = OrderedDict()  # names without a price → the model behind them
-        self._projection = Projection(now)
-        self.purse = Purse(policy.cap, now=now, on_warn=on_warn)
+        self._projection = SpendForecast(now)
+        self.limits = SpendLimits(policy.cap, now=now, on_warn=on_warn)
 
     @property
     def metered(self) -> bool:
@@ -254,16 +254,16 @@ class Meter:
         """Take a policy; True where the counts must be loaded from the ledger again."""
         self._policy = policy
         self._tariffs = _tariffs(policy)
-        return self.purse.reconfigure(policy.cap)
+        return self.limits.reconfigure(policy.cap)
 
     def label(self, model: str | None) -> str:
         """The model as a metric's label, of which there is an end, whatever names come from outside."""
-        return (self._tariffs.label(model) if model is not None else None) or OTHER
+        return (self._tariffs.model_label(model) if model is not None else None) or OTHER
 
-    def known(self, model: str | None) -> bool:
-        return model is not None and self._tariffs.known(model)
+    def has_price(self, model: str | None) -> bool:
+        return model is not None and self._tariffs.has_price(model)
 
-    def open(self, call: Call) -> Bill | None:
+    def open_charge(self, call: Call) -> Charge | None:
         """A call's bill, with what it may cost reserved; None where a call has no price (files, lists of models).
 
         Raises CallRefused where a cap would be passed, or where a model has no price and must have one.
@@ -271,14 +271,14 @@ class Meter:
         if call.endpoint is None or not self.metered:
             return None
         endpoint, asked = call.endpoint, self._ask_of(call)
-        if asked.named and self._tariffs.refuses(asked.model):
+        if asked.names_model and self._tariffs.refuses_model(asked.model):
             raise error_response.unknown_price(self.name, asked.model or "")
-        reserve = asked.fixed
+        reserve = asked.fixed_cost
         if reserve is None:
-            reserve = self.estimate(endpoint, asked.model, asked.input_tokens, asked.output_tokens)
-        hold = self.purse.hold(call.user, call.tier, call.at)
+            reserve = self.estimate_cost(endpoint, asked.model, asked.input_tokens, asked.output_tokens)
+        hold = self.limits.reservation(call.user, call.tier, call.at)
         try:
-            bill = Bill(
+            bill = Charge(
                 self,
                 hold,
                 endpoint=endpoint,
@@ -291,7 +291,7 @@ class Meter:
         call.bills.append(bill)
         return bill
 
-    def _ask_of(self, call: Call) -> Asked:
+    def _ask_of(self, call: Call) -> CallEstimate:
         body, endpoint, named = call.body, call.endpoint or "", self._priced_as(call.ask.model)
         said = body.said()
         if named is not None:
@@ -300,16 +300,18 @@ class Meter:
         model = named or self._seen.get(endpoint)
         size, elsewhere = 0, False  # nothing can be learnt from what was not read
         if body.parsed is not None:
-            size, elsewhere = text_bytes_of(said), is_elsewhere(said)
+            size, elsewhere = count_text_bytes(said), reads_beyond_body(said)
             sent = self._estimator.input_tokens(model, size, elsewhere=elsewhere)
         else:
             length = max(body.passed, UNTOLD) if body.length is None else body.length
             sent = self._input_of_upload(endpoint, model, length)
-        fixed = self._tariffs.of_request(endpoint, said, at=self._now()) if named or body.parsed is not None else None
+        fixed = (
+            self._tariffs.cost_of_request(endpoint, said, at=self._now()) if named or body.parsed is not None else None
+        )
         most = self._most_output(call, model, said, sent)
-        return Asked(model, named is not None, size, sent, most, fixed, elsewhere)
+        return CallEstimate(model, named is not None, size, sent, most, fixed, elsewhere)
 
-    def _ask_later(self, call: Call) -> Asked:
+    def _ask_later(self, call: Call) -> CallEstimate:
         """What was asked, now that more of the body has passed."""
         model = model_name(call.body.said().get("model"))
         if call.ask.model is None and model is not None:
@@ -321,26 +323,26 @@ class Meter:
             return min(MOST_PICTURES, 1 + length // PICTURE_BYTES) * PICTURE
         return min(UNREAD, self._estimator.input_tokens(model, length, endpoint=endpoint))
 
-    def reopen(self, row: Entry) -> Bill:
+    def reopen_charge(self, row: CallRecord) -> Charge:
         """The bill of a call that began before a restart and whose price is still to come: what was loaded as spent is
         reserved again."""
-        bill = Bill(
+        bill = Charge(
             self,
-            self.kept(row),
+            self.restore_reservation(row),
             endpoint="responses",
-            asked=Asked(row.model or None, bool(row.model), 0, 0, 0, None, elsewhere=True),
+            asked=CallEstimate(row.model or None, bool(row.model), 0, 0, 0, None, reads_beyond_body=True),
             reserve=row.cost,
             id=row.id,
         )
-        bill.stand(row.reference)
+        bill.defer(row.reference)
         return bill
 
-    def kept(self, row: Entry) -> Hold:
-        hold = self.purse.hold(row.user, row.tier)
-        hold.keep(row.cost, self.purse.windows(), row.at)
+    def restore_reservation(self, row: CallRecord) -> Reservation:
+        hold = self.limits.reservation(row.user, row.tier)
+        hold.restore(row.cost, self.limits.window_starts(), row.at)
         return hold
 
-    def check(self, call: Call) -> None:
+    def check_caps(self, call: Call) -> None:
         """Of a call whose price will never be seen (a WebSocket): whether any money is left for it at all.
 
         Raises CallRefused.
@@ -348,18 +350,18 @@ class Meter:
         if not self.metered:
             return
         try:
-            self.purse.check(self.purse.hold(call.user, call.tier), 1)
+            self.limits.check(self.limits.reservation(call.user, call.tier), 1)
         except CapReached as reached:
             raise error_response.cost_cap(self.name, str(reached)) from reached
 
-    def deployed(self, name: str, model: str | None) -> str:
+    def priced_model(self, name: str, model: str | None) -> str:
         """What a deployment is priced by: its own name, where that tells anything, before the model that the body
         names, which Azure does not look at."""
-        return name if model is None or self.known(self._priced_as(name)) or not self.known(model) else model
+        return name if model is None or self.has_price(self._priced_as(name)) or not self.has_price(model) else model
 
-    def answered(self, asked: str | None, model: str | None) -> None:
+    def learn_alias(self, asked: str | None, model: str | None) -> None:
         """A call for one model was answered under another name: the deployment's model."""
-        if asked is None or model is None or asked == model or self.known(asked):
+        if asked is None or model is None or asked == model or self.has_price(asked):
             return
         self._answered[asked] = model
         self._answered.move_to_end(asked)
@@ -368,7 +370,7 @@ class Meter:
 
     def _priced_as(self, asked: str | None) -> str | None:
         """Its own name; where that has no price, the one that its last answer gave."""
-        if asked is None or asked not in self._answered or self.known(asked):
+        if asked is None or asked not in self._answered or self.has_price(asked):
             return asked
         return self._answered[asked]
 
@@ -377,30 +379,30 @@ class Meter:
     def cost(self, endpoint: str, usage: Usage, model: str | None) -> Cost:
         return self._tariffs.cost(endpoint, usage, model, at=self._now())
 
-    def estimate(self, endpoint: str, model: str | None, input_tokens: int, output_tokens: int) -> Cost:
-        return self._tariffs.estimate(
+    def estimate_cost(self, endpoint: str, model: str | None, input_tokens: int, output_tokens: int) -> Cost:
+        return self._tariffs.estimate_cost(
             endpoint, model, input_tokens=input_tokens, output_tokens=output_tokens, at=self._now()
         )
 
-    def usual_output(self, model: str | None) -> int:
-        typical = self._estimator.typical_output(model)
+    def usual_output_tokens(self, model: str | None) -> int:
+        typical = self._estimator.typical_output_tokens(model)
         return FIRST_GUESS if typical is None else typical
 
-    def output_tokens(self, endpoint: str, model: str | None, written: Written) -> int:
+    def written_tokens(self, endpoint: str, model: str | None, written: OutputSize) -> int:
         """Tokens of what was written, by all that can be known of it."""
         if endpoint not in TEXT and endpoint != "audio":
             return 0
         text = self._estimator.output_tokens(model, written.text)
         thought = self._estimator.output_tokens(model, written.thought)
         if written.text:  # what it says was thought over before, shown or not
-            thought = max(thought, self._estimator.usual_thought(model))
+            thought = max(thought, self._estimator.usual_reasoning_tokens(model))
         return text + thought + written.tokens + written.audio + written.images
 
-    def estimate_written(self, endpoint: str, model: str | None, input_tokens: int, written: Written) -> Cost:
+    def estimate_written_cost(self, endpoint: str, model: str | None, input_tokens: int, written: OutputSize) -> Cost:
         """What an answer costs that reports nothing; all of it is an estimate."""
-        output = self.output_tokens(endpoint, model, written)
+        output = self.written_tokens(endpoint, model, written)
         if not (output and (written.audio or written.images)):
-            return self.estimate(endpoint, model, input_tokens, output)
+            return self.estimate_cost(endpoint, model, input_tokens, output)
         kinds = {"audio_tokens": written.audio, "image_tokens": written.images}
         usage = Usage(input_tokens, 0, output, 0, model, {"completion_tokens_details": kinds})
         if endpoint == "responses" and written.images:  # a tool's, which draws with a model of its own
@@ -410,7 +412,7 @@ class Meter:
         nanos = self.cost(endpoint, usage, model).nanos
         return Cost(nanos, nanos)
 
-    def learn(
+    def learn_usage(
         self, models: Iterable[str | None], body_bytes: int, usage: Usage, text_bytes: int, *, elsewhere: bool
     ) -> None:
         """Under each of the names that the model has: the one that was asked for is often an alias."""
@@ -419,12 +421,12 @@ class Meter:
                 model, body_bytes=body_bytes, usage=usage, text_bytes=text_bytes or None, elsewhere=elsewhere
             )
 
-    def projected(self) -> int:
+    def projected_today(self) -> int:
         """Nano-dollars that today will have cost at its end, at the pace of the last hour."""
-        end = self.purse.calendar.window("d", self._now())[1]
-        return self._projection.at_the_end(self.purse.spent("d"), end)
+        end = self.limits.calendar.window("d", self._now())[1]
+        return self._projection.total_at(self.limits.spent("d"), end)
 
-    def count(self, model: str | None, cost: Cost) -> None:
+    def count_cost(self, model: str | None, cost: Cost) -> None:
         self._projection.add(cost.nanos)
         label = self.label(model)
         for basis, amount in (("reported", cost.nanos - cost.estimated), ("estimated", cost.estimated)):
@@ -441,9 +443,9 @@ class Meter:
         most = call.ask.max_tokens
         if most is None:
             worst = self._policy.cap.reserve == "worst"
-            most = self._tariffs.most_output(model) if worst else self.usual_output(model)
+            most = self._tariffs.max_output_tokens(model) if worst else self.usual_output_tokens(model)
         return max(0, most) * call.ask.choices
 
 
-def _tariffs(policy: schema.Upstream) -> Tariffs:
-    return Tariffs(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
+def _tariffs(policy: schema.Upstream) -> Pricer:
+    return Pricer(policy.kind, policy.base_url, policy.prices, policy.unknown_price)

@@ -9,7 +9,7 @@ MINUTE = 60.0
 HOUR = 60  # minutes
 
 
-class Projection:
+class SpendForecast:
     """`now` is the wall clock, in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -22,7 +22,7 @@ class Projection:
             self._minutes.append([minute, 0])
         self._minutes[-1][1] += amount
 
-    def at_the_end(self, spent: int, end: float) -> int:
+    def total_at(self, spent: int, end: float) -> int:
         """Nano-dollars at `end`, of which `spent` are gone. An hour that has only just begun is not scaled up:
         one call in the first minute says nothing of the day."""
         self._forget()

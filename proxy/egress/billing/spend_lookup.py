@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable
 from itertools import islice
 
-from proxy.egress.billing.spend_limits import Purse
+from proxy.egress.billing.spend_limits import SpendLimits
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.store import LedgerAway, Unwritable
+from proxy.ledger.store import LedgerUnavailable, RecordRejected
 
 PATIENCE = 1.0  # seconds that a call waits for the ledger's word
 AGAIN = 2.0  # seconds for which a ledger that did not answer is not asked again
@@ -29,21 +29,21 @@ class _Round:
         self.over = asyncio.Event()
 
 
-class Recall:
+class SpendLookup:
     """`clock` is monotonic."""
 
     def __init__(self, ledger: Ledger | None, clock: Callable[[], float]) -> None:
         self._ledger = ledger
         self._clock = clock
         self._rest_until = 0.0
-        self._next: dict[Purse, _Round] = {}
+        self._next: dict[SpendLimits, _Round] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def of(self, upstream: str, purse: Purse, user: str) -> bool:
+    async def load_user(self, upstream: str, purse: SpendLimits, user: str) -> bool:
         """Whether all that this user spent at an upstream is known now. It is not while the ledger is away."""
         ledger = self._ledger
         if ledger is None or self._clock() < self._rest_until:
-            return purse.knows(user)
+            return purse.is_loaded(user)
         turn = self._next.get(purse)
         if turn is None:
             turn = self._next[purse] = _Round()
@@ -56,14 +56,14 @@ class Recall:
                 await turn.over.wait()
         except TimeoutError:
             pass
-        return purse.knows(user)
+        return purse.is_loaded(user)
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _ask_all(self, upstream: str, purse: Purse, ledger: Ledger) -> None:
+    async def _ask_all(self, upstream: str, purse: SpendLimits, ledger: Ledger) -> None:
         """Round after round, while anybody waits for the next one."""
         turn = self._next[purse]
         try:
@@ -72,7 +72,7 @@ class Recall:
                 try:
                     async with asyncio.timeout(PATIENCE):
                         await self._ask(upstream, purse, ledger, turn)
-                except (TimeoutError, LedgerAway, Unwritable):
+                except (TimeoutError, LedgerUnavailable, RecordRejected):
                     self._rest_until = self._clock() + AGAIN
                 finally:
                     turn.over.set()
@@ -81,14 +81,14 @@ class Recall:
             turn.over.set()
             del self._next[purse]
 
-    async def _ask(self, upstream: str, purse: Purse, ledger: Ledger, turn: _Round) -> None:
+    async def _ask(self, upstream: str, purse: SpendLimits, ledger: Ledger, turn: _Round) -> None:
         parts: dict[float | None, list[str]] = {}
         for user in turn.users:
-            if not purse.knows(user):
-                parts.setdefault(purse.since(user), []).append(user)
+            if not purse.is_loaded(user):
+                parts.setdefault(purse.counted_since(user), []).append(user)
         for until, users in parts.items():
             named = iter(users)
             while some := list(islice(named, MOST)):
-                windows = purse.windows()
+                windows = purse.window_starts()
                 for user, standing in (await ledger.standing(upstream, some, windows, until)).items():
-                    purse.recall(user, standing, windows)
+                    purse.load_user(user, standing, windows)

@@ -34,14 +34,14 @@ class _Learnt:
         self.thoughts: deque[int] = deque(maxlen=SEEN)  # tokens of them that answers reported
 
 
-class Estimator:
+class TokenEstimator:
     """One an upstream."""
 
     def __init__(self) -> None:
         self._learnt: OrderedDict[str, _Learnt] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Estimator {len(self._learnt)} models>"
+        return f"<TokenEstimator {len(self._learnt)} models>"
 
     def input_tokens(
         self, model: str | None, body_bytes: int, *, endpoint: str | None = None, elsewhere: bool = False
@@ -85,18 +85,18 @@ class Estimator:
             known.outputs.append(after)
             known.thoughts.append(min(after, count(usage.reasoning)))
 
-    def usual_thought(self, model: str | None) -> int:
+    def usual_reasoning_tokens(self, model: str | None) -> int:
         """The median of the tokens that its last answers were thought over, before a word of them was said."""
         known = self._learnt.get(model or "")
         return sorted(known.thoughts)[len(known.thoughts) // 2] if known is not None and known.thoughts else 0
 
-    def typical_output(self, model: str | None) -> int | None:
+    def typical_output_tokens(self, model: str | None) -> int | None:
         """The 95th percentile of the tokens of its last answers; None: none was seen."""
         known = self._learnt.get(model or "")
         return None if known is None else _typical(known.outputs)
 
 
-def text_bytes_of(body: Mapping[str, Any]) -> int:
+def count_text_bytes(body: Mapping[str, Any]) -> int:
     """The bytes of a request's text, for `Estimator.input_tokens`: what is data counts by what it holds.
 
     A base64 image costs tokens by its size in pixels, not by its length, so each image is IMAGE_BYTES. Other data

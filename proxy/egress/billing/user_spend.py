@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from proxy.egress.billing.background_calls import PendingCalls
-from proxy.egress.billing.spend_limits import Purse
-from proxy.egress.billing.spend_lookup import Recall
+from proxy.egress.billing.background_calls import BackgroundCalls
+from proxy.egress.billing.spend_limits import SpendLimits
+from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.store import LedgerAway
+from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.metrics import Metrics
 from proxy.units import NANOS, Period, format_nanos, to_nanos
 
@@ -21,36 +21,36 @@ TOP = 10  # users shown
 AGAIN = 2.0  # seconds between tries at a ledger that is away
 
 
-class Spend:
+class UserSpend:
     """The front door's `Allowances`."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], recall: Recall) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], recall: SpendLookup) -> None:
         self._upstreams = upstreams
         self._recall = recall
 
-    def capped(self, user: str, tier: str) -> bool:
-        return any(upstream.meter.purse.limits_of(user, tier) for upstream in self._upstreams.values())
+    def has_cap(self, user: str, tier: str) -> bool:
+        return any(upstream.billing.limits.caps_of(user, tier) for upstream in self._upstreams.values())
 
-    def knows(self, user: str, tier: str) -> bool:
+    def is_loaded(self, user: str, tier: str) -> bool:
         return not any(self._unknown(user, tier))
 
-    async def recall(self, user: str, tier: str | None = None) -> None:
+    async def load_user(self, user: str, tier: str | None = None) -> None:
         """At each upstream that has a cap on such a user, or without a tier at all."""
         for name, purse in list(self._unknown(user, tier)):
-            await self._recall.of(name, purse, user)
+            await self._recall.load_user(name, purse, user)
 
-    def _unknown(self, user: str, tier: str | None) -> Iterator[tuple[str, Purse]]:
+    def _unknown(self, user: str, tier: str | None) -> Iterator[tuple[str, SpendLimits]]:
         for name, upstream in self._upstreams.items():
-            purse = upstream.meter.purse
-            if upstream.meter.metered and (tier is None or purse.limits_of(user, tier)) and not purse.knows(user):
+            purse = upstream.billing.limits
+            if upstream.billing.metered and (tier is None or purse.caps_of(user, tier)) and not purse.is_loaded(user):
                 yield name, purse
 
-    def used_today(self, user: str) -> int:
-        return sum(upstream.meter.purse.counted("d", user) for upstream in self._upstreams.values())
+    def spent_today(self, user: str) -> int:
+        return sum(upstream.billing.limits.counted("d", user) for upstream in self._upstreams.values())
 
-    def used_up(self, user: str, tier: str) -> tuple[str, float] | None:
+    def exhausted_cap(self, user: str, tier: str) -> tuple[str, float] | None:
         for upstream in self._upstreams.values():
-            found = upstream.meter.purse.used_up(user, tier)
+            found = upstream.billing.limits.exhausted_cap(user, tier)
             if found is not None:
                 return found
         return None
@@ -60,53 +60,57 @@ class Spend:
         return [
             (name, period, amount)
             for name, upstream in self._upstreams.items()
-            for period, amount in upstream.meter.purse.forgive(user).items()
+            for period, amount in upstream.billing.limits.forgive(user).items()
         ]
 
-    def fill(self, metrics: Metrics) -> None:
+    def set_gauges(self, metrics: Metrics) -> None:
         """Set the gauges that are cheaper asked for than kept."""
         for name, upstream in self._upstreams.items():
-            meter = upstream.meter
+            meter = upstream.billing
             if not meter.metered:
                 continue
-            cap = meter.purse.cap.total
+            cap = meter.limits.cap.total
             if cap is not None:
-                spent = meter.purse.spent(cap.period)
+                spent = meter.limits.spent(cap.period)
                 metrics.cost_cap_ratio.child(name).set(spent / (to_nanos(cap.amount) or 1))
-            metrics.cost_projected_usd.child(name).set(meter.projected() / NANOS)
+            metrics.cost_projected_usd.child(name).set(meter.projected_today() / NANOS)
 
-    def status(self, upstream: Upstream) -> Mapping[str, object]:
-        purse = upstream.meter.purse
+    def upstream_status(self, upstream: Upstream) -> Mapping[str, object]:
+        purse = upstream.billing.limits
         return {
             "today_usd": format_nanos(purse.spent("d")),
             "month_usd": format_nanos(purse.spent("month")),
             "reserved_usd": format_nanos(purse.reserved),
-            "projected_today_usd": format_nanos(upstream.meter.projected()),
+            "projected_today_usd": format_nanos(upstream.billing.projected_today()),
             "cap_total": None if purse.cap.total is None else str(purse.cap.total),
-            "top_users_today": [{"user": user, "usd": format_nanos(amount)} for user, amount in purse.top("d", TOP)],
+            "top_users_today": [
+                {"user": user, "usd": format_nanos(amount)} for user, amount in purse.top_spenders("d", TOP)
+            ],
         }
 
 
-async def load(upstream: Upstream, ledger: Ledger, until: float, pending: PendingCalls | None = None) -> None:
+async def load_spend(upstream: Upstream, ledger: Ledger, until: float, pending: BackgroundCalls | None = None) -> None:
     """Count what the ledger has of the windows under way, of calls that began before `until` (wall clock): caps
-    hold over a restart. Raises LedgerAway."""
-    if not upstream.meter.metered:
+    hold over a restart. Raises LedgerUnavailable."""
+    if not upstream.billing.metered:
         return
-    purse = upstream.meter.purse
-    windows = purse.windows()
+    purse = upstream.billing.limits
+    windows = purse.window_starts()
     spent = await ledger.spent(upstream.name, windows, until)
     forgiven = await ledger.forgiven(upstream.name, windows, until)
-    rows = await pending.rows(upstream.name) if pending is not None else []
+    rows = await pending.open_records(upstream.name) if pending is not None else []
     purse.load(windows, spent, forgiven)  # from here on nothing fails, and is counted again
     if pending is not None:
-        await pending.take_up(upstream, rows, until)
+        await pending.restore(upstream, rows, until)
 
 
-async def load_later(upstream: Upstream, ledger: Ledger, until: float, pending: PendingCalls | None = None) -> None:
+async def load_spend_when_back(
+    upstream: Upstream, ledger: Ledger, until: float, pending: BackgroundCalls | None = None
+) -> None:
     """The same, asked again and again while the ledger is away."""
     while True:
         try:
-            await load(upstream, ledger, until, pending)
+            await load_spend(upstream, ledger, until, pending)
             return
-        except LedgerAway:
+        except LedgerUnavailable:
             await asyncio.sleep(AGAIN)

@@ -22,7 +22,7 @@ _TOOLS = ("file_search", "web_search", "web_fetch", "mcp", "code_interpreter", "
 _NAMED = ("file_id", "file_url")
 
 
-def is_elsewhere(body: Json) -> bool:
+def reads_beyond_body(body: Json) -> bool:
     """Whether the tokens that will be reported cannot be known by the body's length."""
     if not _TOLD.isdisjoint(body):  # the usual has none of them
         if any(body.get(member) not in (None, "", []) for member in _MEMBERS) or isinstance(body.get("prompt"), dict):

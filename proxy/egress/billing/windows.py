@@ -31,7 +31,7 @@ class Calendar:
         first = today.replace(day=1)
         return self._begin(first), self._begin((first + timedelta(days=32)).replace(day=1))
 
-    def shown(self, at: float) -> str:
+    def format_moment(self, at: float) -> str:
         """A moment as an operator reads it: to the minute, with the offset of the zone."""
         return datetime.fromtimestamp(int(at), self._zone).isoformat(" ", "minutes")
 

@@ -2,32 +2,32 @@
 
 from proxy.egress.dialects.anthropic import Anthropic
 from proxy.egress.dialects.base import (
-    NOTHING,
-    UNPAID,
-    Ask,
-    Canned,
+    NO_REQUEST_INFO,
+    UNBILLED_STATUSES,
+    BackgroundStatus,
     Dialect,
-    Passing,
-    Shown,
+    EventKind,
+    RequestInfo,
+    StreamObserver,
     StreamState,
+    SyntheticResponse,
     Usage,
-    Verdict,
 )
 from proxy.egress.dialects.openai import OpenAI
-from proxy.egress.dialects.output_text import Written
+from proxy.egress.dialects.output_size import OutputSize
 
 __all__ = [
-    "NOTHING",
-    "UNPAID",
-    "Ask",
-    "Canned",
+    "NO_REQUEST_INFO",
+    "UNBILLED_STATUSES",
+    "BackgroundStatus",
     "Dialect",
-    "Passing",
-    "Shown",
+    "EventKind",
+    "OutputSize",
+    "RequestInfo",
+    "StreamObserver",
     "StreamState",
+    "SyntheticResponse",
     "Usage",
-    "Verdict",
-    "Written",
     "dialect",
 ]
 

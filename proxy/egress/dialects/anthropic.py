@@ -6,22 +6,22 @@ import json
 
 from proxy.egress.dialects.anthropic_usage import usage_of
 from proxy.egress.dialects.base import (
-    NOTHING,
-    Ask,
-    Canned,
+    NO_REQUEST_INFO,
     Dialect,
+    EventKind,
     Json,
+    RequestInfo,
     StreamState,
+    SyntheticResponse,
     Usage,
-    Verdict,
     count,
     mapping,
     model_name,
     text,
 )
-from proxy.egress.dialects.canned import anthropic_answer
-from proxy.egress.dialects.endpoints import ANTHROPIC, Endpoints
-from proxy.egress.dialects.output_text import Written
+from proxy.egress.dialects.endpoints import ANTHROPIC, EndpointTable
+from proxy.egress.dialects.output_size import OutputSize
+from proxy.egress.dialects.synthetic_response import anthropic_answer
 from proxy.egress.sse import fields, message
 from proxy.util.json_bytes import json_bytes
 
@@ -36,7 +36,7 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_ENDPOINTS = Endpoints(ANTHROPIC)
+_ENDPOINTS = EndpointTable(ANTHROPIC)
 _STATUSES = {"overloaded_error": 529, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504}
 
 
@@ -51,12 +51,12 @@ class Anthropic(Dialect):
         kind = str(mapping(error).get("type"))
         return next((status for status, name in _TYPES.items() if name == kind and status != 503), 502)
 
-    def ask(self, endpoint: str | None, body: Json | None) -> Ask:
+    def ask(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
-            return NOTHING
+            return NO_REQUEST_INFO
         most, temperature = body.get("max_tokens"), body.get("temperature")
         exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
-        return Ask(
+        return RequestInfo(
             model=model_name(body.get("model")),
             stream=body.get("stream") is True,
             user=text(mapping(body.get("metadata")).get("user_id")),
@@ -68,8 +68,8 @@ class Anthropic(Dialect):
         found = mapping(answer)
         return usage_of(mapping(found.get("usage")), model_name(found.get("model"))) if found.get("usage") else None
 
-    def written(self, endpoint: str, answer: object) -> Written:
-        written, content = Written(), mapping(answer).get("content")
+    def written(self, endpoint: str, answer: object) -> OutputSize:
+        written, content = OutputSize(), mapping(answer).get("content")
         for block in content if isinstance(content, list) else ():
             written_block(written, mapping(block))
         return written
@@ -85,7 +85,7 @@ class Anthropic(Dialect):
     def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         return MessagesStream()
 
-    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
+    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
         return anthropic_answer(body, text, id=id)
 
 
@@ -94,7 +94,7 @@ HINTED = 4  # bytes that a token of thoughts kept back would have had
 _GIVEN = frozenset(("fallback", "container_upload", "mcp_tool_listing"))
 
 
-def written_block(written: Written, block: Json) -> None:
+def written_block(written: OutputSize, block: Json) -> None:
     kind = text(block.get("type")) or ""
     if kind == "redacted_thinking":
         written.seal(block.get("data"))
@@ -113,41 +113,41 @@ class MessagesStream(StreamState):
     def final(self) -> bool:
         return self._final  # it begins with what was read, and a token or two
 
-    def judge(self, event: bytes) -> Verdict:
+    def judge(self, event: bytes) -> EventKind:
         found = fields(event)
         if found.data is None:
-            return Verdict.START
+            return EventKind.START
         try:
             said = json.loads(found.data)
         except (ValueError, RecursionError):
-            return Verdict.MALFORMED
+            return EventKind.MALFORMED
         if not isinstance(said, dict):
-            return Verdict.MALFORMED
+            return EventKind.MALFORMED
         kind = text(said.get("type"))
         if kind == "message_start":
             start = mapping(said.get("message"))
             self.model = model_name(start.get("model"))
             self._use(start.get("usage"))
-            return Verdict.START
+            return EventKind.START
         if kind == "content_block_start":
             self._thought = self._hinted = 0
             written_block(self.written, mapping(said.get("content_block")))
-            return Verdict.START
+            return EventKind.START
         if kind == "ping":
-            return Verdict.START
+            return EventKind.START
         if kind == "message_delta":
             self._use(said.get("usage"))
             self._final = self._final or bool(said.get("usage"))
         if kind == "error":
             error = text(mapping(said.get("error")).get("type")) or ""
             self.error_status, self.retryable = _STATUSES.get(error, 400), error in _STATUSES
-            return Verdict.ERROR
+            return EventKind.ERROR
         if kind == "message_stop":
             self.ended = True
-            return Verdict.END
+            return EventKind.END
         if kind == "content_block_delta":
             self._count(mapping(said.get("delta")))
-        return Verdict.REAL
+        return EventKind.REAL
 
     def failure(self, code: str, message_: str) -> bytes:
         kind = "timeout_error" if code == "upstream_timeout" else "api_error"

@@ -8,14 +8,14 @@ from decimal import Decimal
 from enum import Enum, auto
 from typing import Any, Protocol
 
-from proxy.egress.dialects.output_text import Written
+from proxy.egress.dialects.output_size import OutputSize
 from proxy.util.json_bytes import json_bytes
 
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestInfo:
     """What a request says of itself. `user` is its own word for whom it is."""
 
     model: str | None = None
@@ -27,7 +27,7 @@ class Ask:
     background: bool = False  # the vendor goes on with it by itself
 
 
-NOTHING = Ask()
+NO_REQUEST_INFO = RequestInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Usage:
     endpoint: str | None = None
 
 
-UNFINISHED = frozenset(("queued", "in_progress"))
-UNPAID = frozenset(("failed", "cancelled"))  # where no usage says otherwise
+UNFINISHED_STATUSES = frozenset(("queued", "in_progress"))
+UNBILLED_STATUSES = frozenset(("failed", "cancelled"))  # where no usage says otherwise
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class BackgroundStatus:
     """What an answer shows of something that a vendor goes on with by itself: `reference` is the vendor's id of it."""
 
     reference: str
@@ -61,23 +61,23 @@ class Shown:
     usage: Usage | None
     background: bool | None = None  # None: the answer does not say
     deleted: bool = False
-    written: Written = field(default_factory=Written)
+    written: OutputSize = field(default_factory=OutputSize)
 
     @property
     def over(self) -> bool:
         """Whether its price will be no other. Some likenesses count as they go."""
-        if self.status in UNFINISHED:
+        if self.status in UNFINISHED_STATUSES:
             return False
         return self.deleted or self.status is not None or self.usage is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Canned:
+class SyntheticResponse:
     content_type: str
     body: bytes
 
 
-class Verdict(Enum):
+class EventKind(Enum):
     START = auto()  # start-up: nothing of the answer yet
     REAL = auto()
     DROP = auto()  # asked for by us: not for the app
@@ -96,18 +96,18 @@ class StreamState:
         self.retryable = False
         self.error_status = 500
         self.model: str | None = None
-        self.written = Written()
+        self.written = OutputSize()
 
     @property
     def final(self) -> bool:
         return True
 
     @property
-    def shown(self) -> Shown | None:
+    def shown(self) -> BackgroundStatus | None:
         """What it said last of something that goes on without it; None: it is no such thing."""
         return None
 
-    def judge(self, event: bytes) -> Verdict:
+    def judge(self, event: bytes) -> EventKind:
         raise NotImplementedError
 
     def failure(self, code: str, message: str) -> bytes:
@@ -115,12 +115,12 @@ class StreamState:
         raise NotImplementedError
 
 
-class Passing(Protocol):
+class StreamObserver(Protocol):
     """A stream that is read as it passes, whatever the size of its events. `drawn`: images, previews too; `failed`:
     it had an error event of its own."""
 
     usage: Usage | None
-    written: Written
+    written: OutputSize
     drawn: int
     failed: bool
 
@@ -152,8 +152,8 @@ class Dialect:
         """Whether an inference call may be sent again after bytes of it were sent."""
         return True
 
-    def ask(self, endpoint: str | None, body: Json | None) -> Ask:
-        return NOTHING
+    def ask(self, endpoint: str | None, body: Json | None) -> RequestInfo:
+        return NO_REQUEST_INFO
 
     def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
         """The body of a stream that also asks for usage; None where it does, or cannot."""
@@ -165,15 +165,15 @@ class Dialect:
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return None
 
-    def written(self, endpoint: str, answer: object) -> Written:
+    def written(self, endpoint: str, answer: object) -> OutputSize:
         """What the model wrote of a whole answer."""
-        return Written()
+        return OutputSize()
 
     def follows(self, method: str, path: str) -> str | None:
         """The reference that a call asks after, stops or deletes, of something that the vendor goes on with."""
         return None
 
-    def shown(self, answer: object) -> Shown | None:
+    def shown(self, answer: object) -> BackgroundStatus | None:
         """What a whole answer shows of such a thing; None: it is none."""
         return None
 
@@ -191,30 +191,30 @@ class Dialect:
     def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         return None
 
-    def media(self, endpoint: str) -> Passing | None:
+    def media(self, endpoint: str) -> StreamObserver | None:
         """Of a stream whose events pass as they come."""
         return None
 
-    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
+    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
         return None
 
 
-LONGEST_NAME = 200  # characters; no model has a longer one
-MOST = 10**9  # of anything that one call could have taken; more is no count
+MAX_MODEL_NAME = 200  # characters; no model has a longer one
+MAX_COUNT = 10**9  # of anything that one call could have taken; more is no count
 
 
 def count(value: object) -> int:
     """A number of tokens; what is none counts as nothing. Some likenesses write 12.0."""
     if type(value) is int:  # and no bool
-        return 0 if value < 0 else min(value, MOST)
-    return int(min(value, MOST)) if isinstance(value, float) and value >= 0 else 0
+        return 0 if value < 0 else min(value, MAX_COUNT)
+    return int(min(value, MAX_COUNT)) if isinstance(value, float) and value >= 0 else 0
 
 
 def decimal(value: object) -> Decimal | None:
     """A JSON number as it was written; None for what is none, NaN and the infinite."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    found = Decimal(min(value, MOST)) if isinstance(value, int) else Decimal(repr(value))
+    found = Decimal(min(value, MAX_COUNT)) if isinstance(value, int) else Decimal(repr(value))
     return found if found.is_finite() else None
 
 
@@ -222,7 +222,7 @@ def model_name(value: object) -> str | None:
     """What a call or an answer says that the model is. A name longer than any is cut: callers make up what they like,
     and much is remembered by model. It stays too long to be one, so it never has another's price."""
     name = text(value)
-    return name[: LONGEST_NAME + 1] if name is not None else None
+    return name[: MAX_MODEL_NAME + 1] if name is not None else None
 
 
 def mapping(value: object) -> Json:

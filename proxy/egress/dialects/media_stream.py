@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from proxy.egress.dialects.base import Json, Usage, text
-from proxy.egress.dialects.output_text import Written
+from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.json_ends import Ends
 
 LONGEST_FIELD = 16  # bytes that a field's name may have
@@ -21,7 +21,7 @@ class MediaStream:
 
     def __init__(self, read: Callable[[Json], Usage | None]) -> None:
         self.usage: Usage | None = None
-        self.written = Written()
+        self.written = OutputSize()
         self.drawn = 0  # images, previews too
         self.failed = False  # it had an error event of its own
         self._read = read

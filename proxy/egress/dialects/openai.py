@@ -6,27 +6,27 @@ import re
 from collections.abc import Callable, Mapping
 
 from proxy.egress.dialects.base import (
-    NOTHING,
-    Ask,
-    Canned,
+    NO_REQUEST_INFO,
+    BackgroundStatus,
     Dialect,
     Json,
-    Passing,
-    Shown,
+    RequestInfo,
+    StreamObserver,
     StreamState,
+    SyntheticResponse,
     Usage,
     count,
     mapping,
     model_name,
     text,
 )
-from proxy.egress.dialects.canned import openai_answer
-from proxy.egress.dialects.endpoints import OPENAI, Endpoints
+from proxy.egress.dialects.endpoints import OPENAI, EndpointTable
 from proxy.egress.dialects.media_stream import MediaStream
 from proxy.egress.dialects.openai_chat_stream import ChatStream, judged, written_choices
 from proxy.egress.dialects.openai_responses_stream import ResponsesStream, shown_of, written_output
-from proxy.egress.dialects.output_text import Written
-from proxy.egress.dialects.usage import image_usage, openai_usage, video_usage
+from proxy.egress.dialects.openai_usage import image_usage, openai_usage, video_usage
+from proxy.egress.dialects.output_size import OutputSize
+from proxy.egress.dialects.synthetic_response import openai_answer
 from proxy.util.json_bytes import json_bytes
 
 _DUE = {
@@ -39,7 +39,7 @@ _DUE = {
     "moderations": frozenset(("results",)),
 }
 _USAGE: Mapping[str, Callable[[Json], Usage | None]] = {"images": image_usage, "videos": video_usage}
-_ENDPOINTS = Endpoints(OPENAI)
+_ENDPOINTS = EndpointTable(OPENAI)
 _AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)", re.IGNORECASE)
 _DEPLOYMENT = re.compile(r"/deployments/([^/]{1,200})/", re.IGNORECASE)
 _RESPONSE = re.compile(r"/responses/([^/]{1,200})(/cancel)?")
@@ -62,7 +62,7 @@ class OpenAI(Dialect):
         start = len(path) - len(lower) + found.start(1)  # ids have a case
         return path[start : start + len(found[1])]
 
-    def shown(self, answer: object) -> Shown | None:
+    def shown(self, answer: object) -> BackgroundStatus | None:
         return shown_of(answer)
 
     def deployment(self, path: str) -> str | None:
@@ -87,13 +87,13 @@ class OpenAI(Dialect):
             return False  # each one orders a video
         return not (endpoint == "responses" and body is not None and body.get("background"))
 
-    def ask(self, endpoint: str | None, body: Json | None) -> Ask:
+    def ask(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
-            return NOTHING
+            return NO_REQUEST_INFO
         most = next((body[key] for key in _MOST if isinstance(body.get(key), int)), None)
         temperature = body.get("temperature")
         exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
-        return Ask(
+        return RequestInfo(
             model=model_name(body.get("model")),
             stream=body.get("stream") is True,
             user=text(body.get("safety_identifier")) or text(body.get("user")),
@@ -120,14 +120,14 @@ class OpenAI(Dialect):
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return _USAGE.get(endpoint, openai_usage)(mapping(answer))
 
-    def written(self, endpoint: str, answer: object) -> Written:
+    def written(self, endpoint: str, answer: object) -> OutputSize:
         if endpoint in ("responses", "compact"):
             return written_output(mapping(answer))
         if endpoint == "audio":
-            written = Written()
+            written = OutputSize()
             written.say(mapping(answer).get("text"))
             return written
-        return written_choices(mapping(answer)) if endpoint in ("chat", "completions") else Written()
+        return written_choices(mapping(answer)) if endpoint in ("chat", "completions") else OutputSize()
 
     def permanent(self, status: int, answer: object) -> bool:
         error = mapping(mapping(answer).get("error"))
@@ -138,12 +138,12 @@ class OpenAI(Dialect):
             return ChatStream(strip_usage=strip_usage)
         return ResponsesStream() if endpoint == "responses" else None
 
-    def media(self, endpoint: str) -> Passing | None:
+    def media(self, endpoint: str) -> StreamObserver | None:
         if endpoint == "images":
             return MediaStream(lambda drawn: image_usage({**drawn, "data": [None]}))
         return MediaStream(openai_usage) if endpoint == "audio" else None
 
-    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> Canned | None:
+    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
         return openai_answer(endpoint, body, text, id=id, created=created)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from proxy.egress.dialects.base import Json, StreamState, Verdict, count, mapping, model_name, text
-from proxy.egress.dialects.output_text import Written
-from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.base import EventKind, Json, StreamState, count, mapping, model_name, text
+from proxy.egress.dialects.openai_usage import openai_usage
+from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import fields, message
 from proxy.util.json_bytes import json_bytes
 
@@ -26,27 +26,27 @@ class ChatStream(StreamState):
     def final(self) -> bool:
         return self.ended  # some (xAI, vLLM) tell it with every chunk
 
-    def judge(self, event: bytes) -> Verdict:
+    def judge(self, event: bytes) -> EventKind:
         found = fields(event)
         if found.data is None:
-            return Verdict.START
+            return EventKind.START
         if found.data.strip() == "[DONE]":
             self.ended = self._done = True
-            return Verdict.END
+            return EventKind.END
         try:
             chunk = json.loads(found.data)
         except (ValueError, RecursionError):
-            return Verdict.MALFORMED
+            return EventKind.MALFORMED
         if not isinstance(chunk, dict):
-            return Verdict.MALFORMED
+            return EventKind.MALFORMED
         if chunk.get("error") is not None:
             self._error(mapping(chunk["error"]))
-            return Verdict.ERROR
+            return EventKind.ERROR
         self._tier = text(chunk.get("service_tier")) or self._tier
         if chunk.get("usage") is not None:
             self.usage = openai_usage(chunk, self._tier) or self.usage
             if self._strip and not chunk.get("choices"):
-                return Verdict.DROP
+                return EventKind.DROP
         if self.model is None:
             self.model = model_name(chunk.get("model"))
         return self._choices(chunk)
@@ -55,9 +55,9 @@ class ChatStream(StreamState):
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
         return message(json_bytes({"error": error}))
 
-    def _choices(self, chunk: Json) -> Verdict:
+    def _choices(self, chunk: Json) -> EventKind:
         choices = chunk.get("choices")
-        verdict = Verdict.START
+        verdict = EventKind.START
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
@@ -70,7 +70,7 @@ class ChatStream(StreamState):
             if not said:
                 self.written.part(delta)
             if done or said or any(value for key, value in delta.items() if key != "role"):
-                verdict = Verdict.REAL
+                verdict = EventKind.REAL
         if self._open:  # with several choices (n) one may end before the next begins
             self.ended = self._done or not any(self._open.values())
         return verdict
@@ -79,9 +79,9 @@ class ChatStream(StreamState):
         self.error_status, self.retryable = judged(error)
 
 
-def written_choices(answer: Json) -> Written:
+def written_choices(answer: Json) -> OutputSize:
     """Of a whole answer, chat's or legacy completions'."""
-    written = Written()
+    written = OutputSize()
     choices = answer.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         written.say(mapping(choice).get("text"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from proxy.egress.dialects.base import Json, Shown, StreamState, Verdict, count, mapping, model_name, text
+from proxy.egress.dialects.base import BackgroundStatus, EventKind, Json, StreamState, count, mapping, model_name, text
 from proxy.egress.dialects.image_tokens import PARTIAL, image_tokens
 from proxy.egress.dialects.openai_chat_stream import judged
-from proxy.egress.dialects.output_text import Written
-from proxy.egress.dialects.usage import drawing_model, openai_usage
+from proxy.egress.dialects.openai_usage import drawing_model, openai_usage
+from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import fields, message
 from proxy.util.json_bytes import json_bytes
 
@@ -40,22 +40,22 @@ class ResponsesStream(StreamState):
         self._told: dict[int, int] = {}  # bytes of an item that its deltas had
 
     @property
-    def shown(self) -> Shown | None:
+    def shown(self) -> BackgroundStatus | None:
         return shown_of(self._response)
 
-    def judge(self, event: bytes) -> Verdict:
+    def judge(self, event: bytes) -> EventKind:
         found = fields(event)
         if found.data is None:
-            return Verdict.START
+            return EventKind.START
         if found.data.strip() == "[DONE]":
             self.ended = True
-            return Verdict.END
+            return EventKind.END
         try:
             said = json.loads(found.data)
         except (ValueError, RecursionError):
-            return Verdict.MALFORMED
+            return EventKind.MALFORMED
         if not isinstance(said, dict):
-            return Verdict.MALFORMED
+            return EventKind.MALFORMED
         kind = text(said.get("type"))
         self.sequence_number = max(self.sequence_number, count(said.get("sequence_number")))
         response = said.get("response")
@@ -65,17 +65,17 @@ class ResponsesStream(StreamState):
             self.model = model_name(response.get("model")) or self.model
             self._use(response)
         if kind in _START:
-            return Verdict.START
+            return EventKind.START
         if kind in _END:
             self.ended = True
-            return Verdict.END
+            return EventKind.END
         if kind in ("response.failed", "error") or (kind is None and said.get("error") is not None):
             self.ended = True
             error = mapping(mapping(response).get("error")) or mapping(said.get("error")) or said
             self.error_status, self.retryable = judged(error)
-            return Verdict.ERROR
+            return EventKind.ERROR
         self._count(kind or "", said)
-        return Verdict.REAL
+        return EventKind.REAL
 
     def failure(self, code: str, message_: str) -> bytes:
         """`response.failed` for those who look at types; the SDK raises at an `error` only."""
@@ -106,7 +106,7 @@ class ResponsesStream(StreamState):
         if kind == DELTA:  # the usual
             self._tell(at, written.say(said.get("delta")))
         elif kind == "response.output_item.done":
-            whole = Written()
+            whole = OutputSize()
             written_item(whole, mapping(said.get("item")))
             rest = max(0, whole.text + whole.thought - self._told.pop(at, 0))
             written.text += min(rest, whole.text)
@@ -129,16 +129,16 @@ class ResponsesStream(StreamState):
         self.usage = openai_usage(response) or self.usage
 
 
-def written_output(answer: Json) -> Written:
+def written_output(answer: Json) -> OutputSize:
     """Of a whole answer."""
-    written = Written()
+    written = OutputSize()
     output = answer.get("output")
     for item in output if isinstance(output, list) else ():
         written_item(written, mapping(item))
     return written
 
 
-def written_item(written: Written, item: Json) -> None:
+def written_item(written: OutputSize, item: Json) -> None:
     kind = text(item.get("type")) or ""
     if kind.endswith("_output") or kind in _GIVEN:
         return
@@ -147,18 +147,18 @@ def written_item(written: Written, item: Json) -> None:
     written.part(item, thought=kind == "reasoning")
 
 
-def shown_of(answer: object) -> Shown | None:
+def shown_of(answer: object) -> BackgroundStatus | None:
     """Of a response as a whole answer or an event has it, or of what is said of one that was deleted."""
     found = mapping(answer)
     reference = text(found.get("id"))
     if reference is None:
         return None
     background, usage = found.get("background"), openai_usage(found)
-    return Shown(
+    return BackgroundStatus(
         reference=reference,
         status=text(found.get("status")),
         usage=usage,
         background=background if isinstance(background, bool) else None,
         deleted=found.get("deleted") is True,
-        written=written_output(found) if usage is None else Written(),
+        written=written_output(found) if usage is None else OutputSize(),
     )

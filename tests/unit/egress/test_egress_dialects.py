@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from proxy.egress.dialects import Verdict, dialect
+from proxy.egress.dialects import EventKind, dialect
 
 OPENAI, ANTHROPIC, HTTP = dialect("openai"), dialect("anthropic"), dialect("http")
 JSON = st.recursive(
@@ -67,7 +67,7 @@ def test_no_body_and_no_answer_is_too_odd(body, endpoint):
         one.canned(endpoint, body, "text", id="1", created=1)
         state = one.stream(endpoint, strip_usage=True)
         if state is not None:
-            assert state.judge(b"data: " + json.dumps(body).encode() + b"\n\n") in Verdict
+            assert state.judge(b"data: " + json.dumps(body).encode() + b"\n\n") in EventKind
 
 
 def test_usage_is_asked_for_without_touching_another_byte():
@@ -119,16 +119,16 @@ def chunk(**delta: object) -> bytes:
 @pytest.mark.parametrize(
     ("event", "verdict"),
     [
-        (b": keepalive\n\n", Verdict.START),
-        (chunk(role="assistant", content=""), Verdict.START),
-        (chunk(content="a"), Verdict.REAL),
-        (chunk(refusal="no"), Verdict.REAL),
-        (chunk(tool_calls=[{"index": 0}]), Verdict.REAL),
-        (b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n', Verdict.DROP),
-        (b'data: {"error": {"type": "server_error"}}\n\n', Verdict.ERROR),
-        (b"data: [DONE]\n\n", Verdict.END),
-        (b"data: {half\n\n", Verdict.MALFORMED),
-        (b"data: 3\n\n", Verdict.MALFORMED),
+        (b": keepalive\n\n", EventKind.START),
+        (chunk(role="assistant", content=""), EventKind.START),
+        (chunk(content="a"), EventKind.REAL),
+        (chunk(refusal="no"), EventKind.REAL),
+        (chunk(tool_calls=[{"index": 0}]), EventKind.REAL),
+        (b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n', EventKind.DROP),
+        (b'data: {"error": {"type": "server_error"}}\n\n', EventKind.ERROR),
+        (b"data: [DONE]\n\n", EventKind.END),
+        (b"data: {half\n\n", EventKind.MALFORMED),
+        (b"data: 3\n\n", EventKind.MALFORMED),
     ],
 )
 def test_every_event_of_a_chat_is_known_for_what_it_is(event, verdict):

@@ -13,9 +13,17 @@ import anthropic
 import openai
 import pytest
 
-from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.dialects import dialect, endpoints
-from proxy.egress.dialects.endpoints import ASKED, FREE, REPORTED, Endpoints, Metered, Unmetered, pattern
+from proxy.egress.dialects.endpoints import (
+    ASKED,
+    FREE,
+    REPORTED,
+    EndpointTable,
+    MeteredEndpoint,
+    UnmeteredPaths,
+    path_pattern,
+)
 
 PAGE = Path(__file__).parents[3] / "docs" / "exactly.md"
 START, END = "<!-- endpoints: written by a test -->\n", "<!-- endpoints end -->"
@@ -36,8 +44,8 @@ def posted(package: object) -> set[str]:
     return {path.removeprefix("/v1") for path in found}
 
 
-def passes(rows: tuple[Unmetered, ...], path: str) -> bool:
-    return any(re.match(rf"{pattern(known).pattern}(/|$)", path) for row in rows for known in row.paths)
+def passes(rows: tuple[UnmeteredPaths, ...], path: str) -> bool:
+    return any(re.match(rf"{path_pattern(known).pattern}(/|$)", path) for row in rows for known in row.paths)
 
 
 @pytest.mark.parametrize(("kind", "row", "path"), PATHS, ids=[f"{one[0]} {one[2]}" for one in PATHS])
@@ -54,11 +62,11 @@ def test_what_is_said_to_pass_passes(kind, path):
 @pytest.mark.parametrize(("kind", "row"), ROWS, ids=[f"{kind} {row.paths[0]}" for kind, row in ROWS])
 def test_an_answer_is_paid_by_what_the_page_says(kind, row):
     usage = {"model": "m", "usage": {"input_tokens": 3, "output_tokens": 2}}
-    tariffs = Tariffs(kind, "https://api.openai.com/v1", {}, "highest")
+    tariffs = Pricer(kind, "https://api.openai.com/v1", {}, "highest")
     if row.whole == REPORTED:
         assert dialect(kind).usage(row.name, usage) is not None
     if row.whole in (ASKED, FREE):
-        cost = tariffs.of_request(row.name, BODIES.get(row.name, {}), at=0.0)
+        cost = tariffs.cost_of_request(row.name, BODIES.get(row.name, {}), at=0.0)
         assert cost is not None
         assert (cost.nanos == 0) is (row.whole == FREE)
     streams = dialect(kind).stream(row.name, strip_usage=False) or dialect(kind).media(row.name)
@@ -71,12 +79,12 @@ def test_an_answer_is_paid_by_what_the_page_says(kind, row):
 def test_every_endpoint_that_an_sdk_posts_to_is_metered_or_named_with_the_reason_why_not(kind, package):
     paths = posted(package)
     assert len(paths) > 50, "the SDK is written in another way now"
-    known = Endpoints(METERED[kind])
+    known = EndpointTable(METERED[kind])
     for path in sorted(paths):
         assert known.find(path) is not None or passes(UNMETERED[kind], path), f"nobody says what {path} costs"
 
 
-def cells(row: Metered) -> list[str]:
+def cells(row: MeteredEndpoint) -> list[str]:
     return [row.whole, row.streamed or "–", row.else_by]
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.egress.dialects.path_spellings import below, endings, plain
+from proxy.egress.dialects.path_normalization import normalize_path, path_below, path_suffixes
 
 
 @pytest.mark.parametrize(
@@ -29,24 +29,24 @@ from proxy.egress.dialects.path_spellings import below, endings, plain
     ],
 )
 def test_a_path_has_one_plain_form(spelled, path):
-    assert plain(spelled) == path
+    assert normalize_path(spelled) == path
 
 
 @given(st.text(st.sampled_from("/.%;#\\2fFeEaA "), max_size=40))
 def test_a_plain_path_has_no_oddity_left_that_a_server_forgives(spelled):
-    path = plain("/" + spelled)
+    path = normalize_path("/" + spelled)
     assert "//" not in path
     assert "\\" not in path
     assert not {".", ".."} & set(path.split("/"))
 
 
 def test_escapes_without_end_cost_no_time():
-    assert plain("/" + "%25" * 20_000)
+    assert normalize_path("/" + "%25" * 20_000)
 
 
 def test_what_is_below_a_base_and_what_is_beside_it():
-    assert below("/api/v1/x", "/api/V1/") == "/x"
-    assert below("/x", "/") == "/x"
-    assert below("/api/v10/x", "/api/v1") is None
-    assert below("/v1/x", "/api/v1") is None
-    assert endings("/a/b/c") == ["/a/b/c", "/b/c", "/c"]
+    assert path_below("/api/v1/x", "/api/V1/") == "/x"
+    assert path_below("/x", "/") == "/x"
+    assert path_below("/api/v10/x", "/api/v1") is None
+    assert path_below("/v1/x", "/api/v1") is None
+    assert path_suffixes("/a/b/c") == ["/a/b/c", "/b/c", "/c"]

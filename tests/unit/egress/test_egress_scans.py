@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.egress.dialects.media_stream import MediaStream
-from proxy.egress.dialects.usage import openai_usage
+from proxy.egress.dialects.openai_usage import openai_usage
 from proxy.egress.json_ends import KEPT, Ends
 from proxy.egress.multipart import LONGEST_VALUE, Form, boundary_of
 

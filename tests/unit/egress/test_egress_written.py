@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import BaseModel
 
-from proxy.egress.dialects import Written, dialect
+from proxy.egress.dialects import OutputSize, dialect
 from proxy.egress.dialects.image_tokens import image_tokens
 
 OPENAI, ANTHROPIC = dialect("openai"), dialect("anthropic")
@@ -138,7 +138,7 @@ def kind_of(model: type[BaseModel]) -> str:
     return str(get_args(model.model_fields["type"].annotation)[0])
 
 
-def judged(kind: str, endpoint: str, *events: object) -> Written:
+def judged(kind: str, endpoint: str, *events: object) -> OutputSize:
     state = dialect(kind).stream(endpoint, strip_usage=False)
     assert state is not None
     for event in events:
@@ -146,7 +146,7 @@ def judged(kind: str, endpoint: str, *events: object) -> Written:
     return state.written
 
 
-def holds(what: str, reasons: dict[str, str], written: Written) -> None:
+def holds(what: str, reasons: dict[str, str], written: OutputSize) -> None:
     if what in reasons:
         assert not written or written.images, f"{what} is said not to count ({reasons[what]}), and does: {written!r}"
     else:
@@ -243,7 +243,7 @@ def test_no_answer_is_too_odd_to_be_measured(part):
 
 
 def test_only_text_teaches_what_text_takes():
-    written = Written(100)
+    written = OutputSize(100)
     assert written.lesson(0) == 100
     written.say("hm", thought=True)
     assert written.lesson(0) == 0, "what was thought may be among the tokens, or not"

@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.egress.billing.forecast import Projection
-from proxy.egress.billing.spend_limits import MOST_USERS, CapReached, Purse
+from proxy.egress.billing.forecast import SpendForecast
+from proxy.egress.billing.spend_limits import MAX_USERS, CapReached, SpendLimits
 from proxy.egress.billing.windows import Calendar
-from proxy.ledger.store import Spent, Standing
+from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import NOBODY
 from proxy.policy.schema.upstream import Cap
 from proxy.policy.values import ANY_TIER, Spend
@@ -42,13 +42,13 @@ def cap(**keys: object) -> Cap:
     return Cap(**spends)
 
 
-def purse(clock: Clock | None = None, **keys: object) -> Purse:
-    return Purse(cap(**keys), now=clock or Clock())
+def limits(clock: Clock | None = None, **keys: object) -> SpendLimits:
+    return SpendLimits(cap(**keys), now=clock or Clock())
 
 
-def pay(purse: Purse, dollars: float, user: str = "ada", tier: str = "free") -> None:
-    hold = purse.hold(user, tier)
-    hold.take(int(dollars * NANOS))
+def pay(limits: SpendLimits, dollars: float, user: str = "ada", tier: str = "free") -> None:
+    hold = limits.reservation(user, tier)
+    hold.reserve(int(dollars * NANOS))
     hold.spend(int(dollars * NANOS))
     hold.release()
 
@@ -65,29 +65,29 @@ def pay(purse: Purse, dollars: float, user: str = "ada", tier: str = "free") -> 
     ],
 )
 def test_a_call_that_would_pass_a_cap_is_refused_with_the_cap_named(keys, user, said):
-    mine = purse(**keys)
+    mine = limits(**keys)
     pay(mine, 0.04, user)
-    hold = mine.hold(user, "free")
+    hold = mine.reservation(user, "free")
     with pytest.raises(CapReached) as refused:
-        hold.take(60_000_000)
+        hold.reserve(60_000_000)
     assert said in str(refused.value)
     assert mine.reserved == 0
 
 
 def test_what_is_reserved_counts_as_spent():
-    mine = purse(per_user=["$0.10/d"])
-    holds = [mine.hold("ada", "free") for _ in range(3)]
-    holds[0].take(50_000_000)
-    holds[1].take(50_000_000)
+    mine = limits(per_user=["$0.10/d"])
+    holds = [mine.reservation("ada", "free") for _ in range(3)]
+    holds[0].reserve(50_000_000)
+    holds[1].reserve(50_000_000)
     with pytest.raises(CapReached):
-        holds[2].take(1)
+        holds[2].reserve(1)
     holds[0].release()
-    holds[2].take(50_000_000)
+    holds[2].reserve(50_000_000)
 
 
 def test_caps_go_by_tier():
     tiers = {"free": (Spend.parse("$0.01/d"),), "premium": (Spend.parse("$1/d"),)}
-    mine = purse(per_user=tiers)
+    mine = limits(per_user=tiers)
     pay(mine, 0.5, "bob", "premium")
     with pytest.raises(CapReached):
         pay(mine, 0.5, "ada", "free")
@@ -95,10 +95,10 @@ def test_caps_go_by_tier():
 
 
 def test_a_user_without_a_cap_is_still_counted_for_one_that_comes_later():
-    mine = purse()
+    mine = limits()
     pay(mine, 0.3)
     mine.reconfigure(cap(per_user=["$0.25/d"]))
-    assert mine.used_up("ada", "free") is not None
+    assert mine.exhausted_cap("ada", "free") is not None
     with pytest.raises(CapReached):
         pay(mine, 0.01)
 
@@ -115,14 +115,14 @@ def test_a_user_without_a_cap_is_still_counted_for_one_that_comes_later():
 )
 def test_a_day_turns_at_midnight_of_the_zone(zone, now, turns):
     clock = Clock(datetime.fromisoformat(now).timestamp())
-    mine = purse(clock, per_user=["$0.10/d"], timezone=zone)
+    mine = limits(clock, per_user=["$0.10/d"], timezone=zone)
     pay(mine, 0.10)
     end = datetime.fromisoformat(turns).timestamp()
     clock.at = end - 1
     with pytest.raises(CapReached):
         pay(mine, 0.01)
     clock.at = end
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
     pay(mine, 0.10)
 
 
@@ -136,9 +136,9 @@ def test_hours_and_months_turn_as_they_should():
 
 def test_a_call_over_midnight_is_paid_in_the_window_in_which_it_began():
     clock = Clock(datetime.fromisoformat("2026-11-26T23:59:59+00:00").timestamp())
-    mine = purse(clock, per_user=["$0.10/d"])
-    hold = mine.hold("ada", "free")
-    hold.take(100_000_000)
+    mine = limits(clock, per_user=["$0.10/d"])
+    hold = mine.reservation("ada", "free")
+    hold.reserve(100_000_000)
     clock.at += 2
     hold.spend(100_000_000)
     hold.release()
@@ -149,62 +149,62 @@ def test_a_call_over_midnight_is_paid_in_the_window_in_which_it_began():
 
 
 def test_a_cap_is_spent_when_a_call_of_the_usual_size_no_longer_fits():
-    mine = purse(per_user=["$0.10/d"])
+    mine = limits(per_user=["$0.10/d"])
     for _ in range(8):
         pay(mine, 0.0105)
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
     pay(mine, 0.0105)
-    text, turns = mine.used_up("ada", "free")
+    text, turns = mine.exhausted_cap("ada", "free")
     assert text == "$0.094500 of $0.10/d is spent; it turns at 2026-11-27 00:00+00:00"
     assert turns == 12 * 3600
     for _ in range(20):
         pay(mine, 0.0001)  # smaller ones are usual now, and fit
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
 
 
 def test_a_cap_with_more_than_a_fifth_left_is_never_spent():
-    mine = purse(per_user=["$0.10/d"])
+    mine = limits(per_user=["$0.10/d"])
     pay(mine, 0.079)
     with pytest.raises(CapReached):
         pay(mine, 0.079)
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
     pay(mine, 0.002)
-    assert mine.used_up("ada", "free") is not None
+    assert mine.exhausted_cap("ada", "free") is not None
 
 
 def test_what_is_reserved_makes_no_cap_spent_and_a_higher_one_is_open_at_once():
-    mine = purse(per_user=["$0.10/d"], total="$0.10/d")
-    holds = [mine.hold("ada", "free") for _ in range(5)]
+    mine = limits(per_user=["$0.10/d"], total="$0.10/d")
+    holds = [mine.reservation("ada", "free") for _ in range(5)]
     for hold in holds[:4]:
-        hold.take(25_000_000)
+        hold.reserve(25_000_000)
     with pytest.raises(CapReached):
-        holds[4].take(25_000_000)
-    assert mine.used_up("ada", "free") is None
-    assert (mine.share(), mine.above(0.8, lambda _: "free")) == (0, 0)
+        holds[4].reserve(25_000_000)
+    assert mine.exhausted_cap("ada", "free") is None
+    assert (mine.total_share(), mine.count_users_above(0.8, lambda _: "free")) == (0, 0)
     for hold in holds:
         hold.spend(1_000)
         hold.release()
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
     pay(mine, 0.099)
-    assert mine.used_up("ada", "free") is not None
-    assert (mine.share(), mine.above(0.8, lambda _: "free")) == (1.0, 1)
+    assert mine.exhausted_cap("ada", "free") is not None
+    assert (mine.total_share(), mine.count_users_above(0.8, lambda _: "free")) == (1.0, 1)
     mine.reconfigure(cap(per_user=["$1/d"], total="$1/d"))
-    assert mine.used_up("ada", "free") is None
-    assert mine.share() == pytest.approx(0.099, rel=0.01)
+    assert mine.exhausted_cap("ada", "free") is None
+    assert mine.total_share() == pytest.approx(0.099, rel=0.01)
 
 
 def test_one_giant_call_that_is_refused_does_not_close_the_door_for_others():
-    mine = purse(per_user=["$0.10/d"])
+    mine = limits(per_user=["$0.10/d"])
     for _ in range(3):
         pay(mine, 0.01)
     with pytest.raises(CapReached):
         pay(mine, 5)
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
 
 
 def test_each_mark_is_warned_of_once():
     told = []
-    mine = Purse(cap(total="$1/d"), now=Clock(), on_warn=lambda *said: told.append((said[0], said[2])))
+    mine = SpendLimits(cap(total="$1/d"), now=Clock(), on_warn=lambda *said: told.append((said[0], said[2])))
     for _ in range(10):
         pay(mine, 0.1)
     whom = "all calls together (cap.total)"
@@ -212,10 +212,13 @@ def test_each_mark_is_warned_of_once():
 
 
 def test_what_the_ledger_has_counts_after_a_restart():
-    mine = purse(per_user=["$0.10/d", "$1/month"], total="$5/d")
-    mine.doubt()
-    spent = {"d": Spent({"ada": 90_000_000}, 0), "month": Spent({"ada": 95_000_000, "bob": 1_000_000_000}, 0)}
-    mine.load(mine.windows(), spent | {"h": Spent({}, 0)}, {})
+    mine = limits(per_user=["$0.10/d", "$1/month"], total="$5/d")
+    mine.mark_unloaded()
+    spent = {
+        "d": WindowTotals({"ada": 90_000_000}, 0),
+        "month": WindowTotals({"ada": 95_000_000, "bob": 1_000_000_000}, 0),
+    }
+    mine.load(mine.window_starts(), spent | {"h": WindowTotals({}, 0)}, {})
     assert mine.spent("month") == 1_095_000_000
     assert mine.spent("d") == 90_000_000
     assert mine.spent("month", "ada") == 95_000_000
@@ -224,7 +227,7 @@ def test_what_the_ledger_has_counts_after_a_restart():
 
 
 def test_another_time_zone_asks_for_a_new_count():
-    mine = purse(total="$5/d")
+    mine = limits(total="$5/d")
     pay(mine, 1)
     assert mine.reconfigure(cap(total="$1/d")) is False
     assert mine.spent("d") == NANOS
@@ -233,11 +236,11 @@ def test_another_time_zone_asks_for_a_new_count():
 
 
 def test_memory_is_bounded_and_who_owes_most_is_remembered():
-    mine = purse(per_user=["$1/d"])
+    mine = limits(per_user=["$1/d"])
     pay(mine, 0.9, "whale")
-    holding = mine.hold("holder", "free")
-    holding.take(1)
-    for number in range(MOST_USERS + 100):
+    holding = mine.reservation("holder", "free")
+    holding.reserve(1)
+    for number in range(MAX_USERS + 100):
         pay(mine, 0.000001, f"user-{number}")
     assert mine.evicted == 102
     assert mine.spent("d", "whale") == 900_000_000
@@ -247,48 +250,50 @@ def test_memory_is_bounded_and_who_owes_most_is_remembered():
 
 def test_who_was_forgotten_is_in_doubt_until_the_ledger_was_asked_or_the_month_is_over():
     clock = Clock()
-    mine = purse(clock, per_user=["$1/d"])
-    for number in range(MOST_USERS + 1):
+    mine = limits(clock, per_user=["$1/d"])
+    for number in range(MAX_USERS + 1):
         pay(mine, 0.00005 * (number + 1), f"user-{number}")
     assert mine.evicted == 1
-    assert not mine.knows("user-0")
-    assert mine.knows("user-1")
-    mine.recall("user-0", Standing({"d": 1_000_000, "month": 5_000_000}, {"month": 2_000_000}), mine.windows())
-    assert mine.knows("user-0")
+    assert not mine.is_loaded("user-0")
+    assert mine.is_loaded("user-1")
+    mine.load_user(
+        "user-0", UserTotals({"d": 1_000_000, "month": 5_000_000}, {"month": 2_000_000}), mine.window_starts()
+    )
+    assert mine.is_loaded("user-0")
     assert (mine.spent("d", "user-0"), mine.counted("month", "user-0")) == (1_000_000, 3_000_000)
-    mine.recall("user-0", Standing({"d": 9}, {}), mine.windows())
+    mine.load_user("user-0", UserTotals({"d": 9}, {}), mine.window_starts())
     assert mine.spent("d", "user-0") == 1_000_000, "once"
-    assert not mine.knows("user-1"), "who made room for it"
+    assert not mine.is_loaded("user-1"), "who made room for it"
     clock.at = Calendar("UTC").window("month", clock.at)[1]
-    assert mine.knows("user-1"), "in a new month nobody spent anything"
+    assert mine.is_loaded("user-1"), "in a new month nobody spent anything"
 
 
 def test_windows_that_turned_while_the_ledger_was_asked_are_left_out():
     clock = Clock()
-    mine = purse(clock, per_user=["$1/d"])
-    mine.doubt()
-    windows = mine.windows()
+    mine = limits(clock, per_user=["$1/d"])
+    mine.mark_unloaded()
+    windows = mine.window_starts()
     clock.at += 86400
-    mine.recall("ada", Standing(dict.fromkeys(windows, 7), {}), windows)
+    mine.load_user("ada", UserTotals(dict.fromkeys(windows, 7), {}), windows)
     assert {period: mine.spent(period, "ada") for period in windows} == {"h": 0, "d": 0, "month": 7}
 
 
 def test_a_call_that_goes_on_without_the_ledgers_word_is_not_asked_for_again():
     clock = Clock()
-    mine = purse(clock, per_user=["$1/d"])
-    mine.doubt()
-    mine.hold("ada", "free", clock.at - 3)
-    mine.hold("ada", "free", clock.at - 7)
-    assert mine.since("ada") == clock.at - 7
+    mine = limits(clock, per_user=["$1/d"])
+    mine.mark_unloaded()
+    mine.reservation("ada", "free", clock.at - 3)
+    mine.reservation("ada", "free", clock.at - 7)
+    assert mine.counted_since("ada") == clock.at - 7
 
 
 def test_a_projection_adds_the_pace_of_the_last_hour():
     clock = Clock()
-    projection = Projection(clock)
+    projection = SpendForecast(clock)
     projection.add(1_000)
-    assert projection.at_the_end(1_000, clock.at + 7200) == 3_000
+    assert projection.total_at(1_000, clock.at + 7200) == 3_000
     clock.at += 3660
-    assert projection.at_the_end(1_000, clock.at + 7200) == 1_000
+    assert projection.total_at(1_000, clock.at + 7200) == 1_000
 
 
 @pytest.mark.parametrize(
@@ -316,31 +321,31 @@ class Money(RuleBasedStateMachine):
         self.restart()
 
     def restart(self) -> None:
-        self.purse = Purse(self.policy, now=self.clock)
+        self.limits = SpendLimits(self.policy, now=self.clock)
         start, _ = Calendar("UTC").window("d", self.clock.at)
         found: dict[str, int] = {}
         for user, at, amount in self.ledger:
             if at >= start:
                 found[user] = found.get(user, 0) + amount
-        self.purse.doubt()
-        self.purse.load(self.purse.windows(), {"d": Spent(found, 0)}, {})
+        self.limits.mark_unloaded()
+        self.limits.load(self.limits.window_starts(), {"d": WindowTotals(found, 0)}, {})
         self.live: list[dict] = []
         self.day = start
 
     @rule(target=calls, user=st.sampled_from("abc"), estimate=st.integers(0, 400))
     def begin(self, user: str, estimate: int) -> dict:
-        before = self.purse.spent("d", user)
+        before = self.limits.spent("d", user)
         call = {
             "user": user,
             "estimate": estimate,
             "at": self.clock.at,
-            "hold": self.purse.hold(user, "t"),
+            "hold": self.limits.reservation(user, "t"),
             "row": None,
         }
         try:
-            call["hold"].take(estimate)
+            call["hold"].reserve(estimate)
         except CapReached:
-            assert self.purse.spent("d", user) == before
+            assert self.limits.spent("d", user) == before
             call["hold"] = None
             return call
         self.ledger.append((user, self.clock.at, estimate))
@@ -375,7 +380,7 @@ class Money(RuleBasedStateMachine):
         hold.spend(call["estimate"])
         hold.release()
         try:
-            hold.take(call["estimate"])
+            hold.reserve(call["estimate"])
         except CapReached:
             self.live.remove(call)
             return
@@ -393,30 +398,30 @@ class Money(RuleBasedStateMachine):
         self.day = self.clock.at
         self.errors = {}
         for user in "abc":
-            assert self.purse.spent("d", user) == 0
+            assert self.limits.spent("d", user) == 0
 
     @invariant()
     def caps_hold_but_for_the_errors_of_the_estimates(self) -> None:
         everybody = 0
         for user in "abc":
-            spent = self.purse.spent("d", user)
+            spent = self.limits.spent("d", user)
             assert spent >= 0
             everybody += spent
-        assert self.purse.spent("d") == everybody
-        assert self.purse.reserved == sum(call["hold"].amount for call in self.live)
-        assert self.purse.reserved >= 0
+        assert self.limits.spent("d") == everybody
+        assert self.limits.reserved == sum(call["hold"].amount for call in self.live)
+        assert self.limits.reserved >= 0
 
     @invariant()
     def nobody_passes_a_cap_by_more_than_the_estimates_erred(self) -> None:
         for user in "abc":
             reserved = sum(call["hold"].amount for call in self.live if call["user"] == user)
-            assert self.purse.spent("d", user) + reserved <= self.LIMIT + self.errors.get(user, 0)
-        assert self.purse.spent("d") + self.purse.reserved <= 2 * self.LIMIT + sum(self.errors.values())
+            assert self.limits.spent("d", user) + reserved <= self.LIMIT + self.errors.get(user, 0)
+        assert self.limits.spent("d") + self.limits.reserved <= 2 * self.LIMIT + sum(self.errors.values())
 
     def teardown(self) -> None:
         for call in list(self.live):
             self._end(call, 0)
-        assert self.purse.reserved == 0
+        assert self.limits.reserved == 0
 
 
 Money.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
@@ -425,15 +430,15 @@ TestMoney = Money.TestCase
 
 def test_a_forgiven_day_stands_against_no_cap_of_that_user_and_is_spent_all_the_same():
     clock = Clock()
-    mine = purse(clock, per_user=["$1/d", "$3/month"], total="$2.5/d")
+    mine = limits(clock, per_user=["$1/d", "$3/month"], total="$2.5/d")
     pay(mine, 1.0)
     clock.at += 86400
     pay(mine, 1.0)
     with pytest.raises(CapReached):
         pay(mine, 0.1)
-    assert mine.used_up("ada", "free") is not None
+    assert mine.exhausted_cap("ada", "free") is not None
     assert mine.forgive("ada") == {"h": NANOS, "d": NANOS, "month": NANOS}
-    assert mine.used_up("ada", "free") is None
+    assert mine.exhausted_cap("ada", "free") is None
     assert (mine.counted("d", "ada"), mine.counted("month", "ada")) == (0, NANOS)  # yesterday's is not forgiven
     assert mine.spent("d", "ada") == NANOS
     assert mine.forgive("ada") == {}
@@ -445,10 +450,10 @@ def test_a_forgiven_day_stands_against_no_cap_of_that_user_and_is_spent_all_the_
 
 
 def test_a_call_under_way_when_its_user_is_forgiven_counts_once_it_is_paid():
-    mine = purse(per_user=["$1/d"])
+    mine = limits(per_user=["$1/d"])
     pay(mine, 0.4)
-    hold = mine.hold("ada", "free")
-    hold.take(NANOS // 2)
+    hold = mine.reservation("ada", "free")
+    hold.reserve(NANOS // 2)
     mine.forgive("ada")
     hold.spend(NANOS // 2)
     hold.release()
@@ -457,21 +462,21 @@ def test_a_call_under_way_when_its_user_is_forgiven_counts_once_it_is_paid():
 
 def test_how_many_are_near_their_caps_is_told_without_a_name() -> None:
     clock = Clock()
-    near = purse(clock, per_user={"free": (Spend.parse("$1/d"),), "premium": (Spend.parse("$10/d"),)}, total="$20/d")
+    near = limits(clock, per_user={"free": (Spend.parse("$1/d"),), "premium": (Spend.parse("$10/d"),)}, total="$20/d")
     for user, dollars in (("ada", 0.9), ("bob", 0.2), ("premium_eve", 5.0)):
         pay(near, dollars, user, "premium" if user.startswith("premium") else "free")
 
     def tier_of(user: str) -> str:
         return "premium" if user.startswith("premium") else "free"
 
-    assert near.above(0.8, tier_of) == 1
-    assert near.above(0.1, tier_of) == 3
-    assert near.share() == pytest.approx(6.1 / 20)
+    assert near.count_users_above(0.8, tier_of) == 1
+    assert near.count_users_above(0.1, tier_of) == 3
+    assert near.total_share() == pytest.approx(6.1 / 20)
     with pytest.raises(CapReached):
         pay(near, 0.85, "bob")  # finds no room, and has four fifths of its cap left
-    assert near.above(0.8, tier_of) == 1
+    assert near.count_users_above(0.8, tier_of) == 1
     clock.at += 86400
-    assert near.above(0.0, tier_of) == 0
-    assert near.share() == 0
-    assert purse().share() is None
-    assert purse().above(0.8, tier_of) == 0
+    assert near.count_users_above(0.0, tier_of) == 0
+    assert near.total_share() == 0
+    assert limits().total_share() is None
+    assert limits().count_users_above(0.8, tier_of) == 0

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.egress.billing.pricing.pricer import SAFE_OUTPUT, Tariffs
-from proxy.egress.billing.token_estimator import MODELS, SEEN, Estimator, text_bytes_of
+from proxy.egress.billing.pricing.pricer import DEFAULT_MAX_OUTPUT, Pricer
+from proxy.egress.billing.token_estimator import MODELS, SEEN, TokenEstimator, count_text_bytes
 from proxy.egress.dialects import Usage
 
 
@@ -14,7 +14,7 @@ def used(before, after, reasoning=0):
 
 
 def test_four_bytes_are_a_token_until_usage_tells():
-    estimator = Estimator()
+    estimator = TokenEstimator()
     assert estimator.input_tokens("gpt-4o", 4000) == 1000
     assert estimator.input_tokens(None, 4001) == 1001
     assert estimator.output_tokens("gpt-4o", 0) == 0
@@ -22,7 +22,7 @@ def test_four_bytes_are_a_token_until_usage_tells():
 
 
 def test_the_factor_is_learnt_by_model():
-    estimator = Estimator()
+    estimator = TokenEstimator()
     for _ in range(40):
         estimator.learn("chinese", body_bytes=3000, usage=used(2000, 100), text_bytes=150)
     assert estimator.input_tokens("chinese", 3000) == pytest.approx(2000, rel=0.01)
@@ -31,15 +31,15 @@ def test_the_factor_is_learnt_by_model():
 
 
 def test_what_was_thought_says_nothing_about_the_text():
-    estimator = Estimator()
+    estimator = TokenEstimator()
     for _ in range(40):
         estimator.learn("o3", body_bytes=400, usage=used(100, 1100, reasoning=1000), text_bytes=400)
     assert estimator.output_tokens("o3", 400) == pytest.approx(100, rel=0.01)
-    assert estimator.typical_output("o3") == 1100, "but it is paid for"
+    assert estimator.typical_output_tokens("o3") == 1100, "but it is paid for"
 
 
 def test_an_absurd_report_moves_the_factor_by_little():
-    estimator = Estimator()
+    estimator = TokenEstimator()
     estimator.learn("m", body_bytes=4_000_000, usage=used(1, 1), text_bytes=4_000_000)
     assert estimator.input_tokens("m", 4000) >= 4000 / 16
     estimator.learn("m", body_bytes=1, usage=used(10**30, 10**30), text_bytes=None)
@@ -50,17 +50,17 @@ def test_an_absurd_report_moves_the_factor_by_little():
 
 
 def test_typical_is_the_95th_percentile_of_the_last_answers():
-    estimator = Estimator()
-    assert estimator.typical_output("gpt-4o") is None
+    estimator = TokenEstimator()
+    assert estimator.typical_output_tokens("gpt-4o") is None
     for length in range(1, 101):
         estimator.learn("gpt-4o", body_bytes=10, usage=used(1, length), text_bytes=None)
     last = range(101 - SEEN, 101)
-    assert estimator.typical_output("gpt-4o") == last[int(SEEN * 0.95)]
+    assert estimator.typical_output_tokens("gpt-4o") == last[int(SEEN * 0.95)]
 
 
 def test_most_is_what_the_model_can_write():
     """developers.openai.com/api/docs/models and platform.claude.com/docs/en/about-claude/models/overview, 2026-11."""
-    tariffs = Tariffs("openai", "https://api.openai.com/v1", {}, "highest")
+    tariffs = Pricer("openai", "https://api.openai.com/v1", {}, "highest")
     for model, most in {
         "gpt-4o-2024-08-06": 16_384,
         "gpt-4.1-mini": 32_768,
@@ -69,11 +69,11 @@ def test_most_is_what_the_model_can_write():
         "gpt-4": 8_192,
         "gpt-4-turbo": 4_096,
         "gpt-5-pro": 272_000,
-        "mystery": SAFE_OUTPUT,
-        None: SAFE_OUTPUT,
+        "mystery": DEFAULT_MAX_OUTPUT,
+        None: DEFAULT_MAX_OUTPUT,
     }.items():
-        assert tariffs.most_output(model) == most, model
-    claude = Tariffs("anthropic", "https://api.anthropic.com", {}, "highest")
+        assert tariffs.max_output_tokens(model) == most, model
+    claude = Pricer("anthropic", "https://api.anthropic.com", {}, "highest")
     for model, most in {
         "claude-3-haiku-20240307": 4_096,
         "claude-3-5-haiku-latest": 8_192,
@@ -81,22 +81,22 @@ def test_most_is_what_the_model_can_write():
         "claude-sonnet-4-6": 128_000,
         "claude-sonnet-5-5": 128_000,
     }.items():
-        assert claude.most_output(model) == most, model
+        assert claude.max_output_tokens(model) == most, model
 
 
 def test_only_so_many_models_are_remembered():
-    estimator = Estimator()
+    estimator = TokenEstimator()
     for number in range(MODELS + 10):
         estimator.learn(f"model-{number}", body_bytes=1000, usage=used(1000, 5), text_bytes=None)
         estimator.learn("kept", body_bytes=1000, usage=used(1000, 5), text_bytes=None)
-    assert repr(estimator) == f"<Estimator {MODELS} models>"
-    assert estimator.typical_output("model-0") is None
-    assert estimator.typical_output("kept") == 5
+    assert repr(estimator) == f"<TokenEstimator {MODELS} models>"
+    assert estimator.typical_output_tokens("model-0") is None
+    assert estimator.typical_output_tokens("kept") == 5
 
 
 def test_an_upload_of_audio_counts_by_its_length():
     # An hour of speech at 32 kbit/s is 14.4 MB and about 60,000 tokens (1,000 a minute: $6 a million, $0.006 a minute).
-    assert Estimator().input_tokens(None, 14_400_000, endpoint="audio") == pytest.approx(61_000, rel=0.05)
+    assert TokenEstimator().input_tokens(None, 14_400_000, endpoint="audio") == pytest.approx(61_000, rel=0.05)
 
 
 PICTURE = "data:image/png;base64," + "A" * 3_000_000
@@ -121,7 +121,7 @@ PICTURE = "data:image/png;base64," + "A" * 3_000_000
     ],
 )  # fmt: skip
 def test_text_counts_by_its_bytes_and_data_by_what_they_hold(body, least, most):
-    assert least <= text_bytes_of(body) <= most
+    assert least <= count_text_bytes(body) <= most
 
 
 JSON = st.recursive(
@@ -134,11 +134,11 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["data", "format", "file_data", "type", "input", "media_type"]), JSON))
 @settings(deadline=None)
 def test_no_body_is_too_odd_to_be_measured(body):
-    assert text_bytes_of(body) >= 0
+    assert count_text_bytes(body) >= 0
 
 
 def test_a_body_nested_without_end_is_measured():
     body = {"a": []}
     for _ in range(100_000):
         body = {"a": body}
-    assert text_bytes_of(body) > 0
+    assert count_text_bytes(body) > 0

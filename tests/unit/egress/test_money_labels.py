@@ -7,14 +7,14 @@ from decimal import Decimal
 
 import pytest
 
-from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.policy.schema.upstream import Price
 
 MINE = {"my-model": Price(Decimal(1), Decimal(1))}
 
 
-def tariffs(kind: str = "openai", base_url: str = "https://api.openai.com/v1") -> Tariffs:
-    return Tariffs(kind, base_url, MINE, "highest")
+def tariffs(kind: str = "openai", base_url: str = "https://api.openai.com/v1") -> Pricer:
+    return Pricer(kind, base_url, MINE, "highest")
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def tariffs(kind: str = "openai", base_url: str = "https://api.openai.com/v1") -
     ],
 )
 def test_a_label_is_a_name_of_the_table_or_of_the_policy(model: str, label: str | None) -> None:
-    assert tariffs().label(model) == label
+    assert tariffs().model_label(model) == label
 
 
 def test_a_hosts_own_names_are_labels_there() -> None:
     anthropic = tariffs("anthropic", "https://api.anthropic.com")
-    assert anthropic.label("claude-sonnet-4-5-20250929") == "claude-sonnet-4-5"
+    assert anthropic.model_label("claude-sonnet-4-5-20250929") == "claude-sonnet-4-5"
     router = tariffs(base_url="https://openrouter.ai/api/v1")
-    assert router.label("openai/gpt-4o") == "openai/gpt-4o"
-    assert router.label("openai/gpt-4o:free") in (None, "openai/gpt-4o:free")
+    assert router.model_label("openai/gpt-4o") == "openai/gpt-4o"
+    assert router.model_label("openai/gpt-4o:free") in (None, "openai/gpt-4o:free")
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_ten_thousand_names_from_outside_are_few_labels(base_url: str) -> None:
         for sign in ("-", ":", "@", "/", "-2025-01-", " ")
         for number in range(240)
     )
-    assert len({found.label(name) for name in made}) < 60
+    assert len({found.model_label(name) for name in made}) < 60
 
 
 def test_every_name_of_the_table_is_priced_as_before() -> None:
-    assert tariffs().known("gpt-4o:v1")  # it costs what it is a variant of, and is counted as other
+    assert tariffs().has_price("gpt-4o:v1")  # it costs what it is a variant of, and is counted as other

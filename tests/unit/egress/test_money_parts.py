@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.egress.billing.pricing.pricer import Cost, Tariffs
+from proxy.egress.billing.pricing.pricer import Cost, Pricer
 from proxy.egress.dialects import dialect
 from proxy.policy.schema.price import Price
 
@@ -22,7 +22,7 @@ URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthrop
 def cost(kind: str, endpoint: str, answer: dict[str, Any], model: str | None = None) -> Cost:
     usage = dialect(kind).usage(endpoint, answer)
     assert usage is not None
-    return Tariffs(kind, URLS[kind], {}, "highest").cost(endpoint, usage, model or answer.get("model"), at=NOW)
+    return Pricer(kind, URLS[kind], {}, "highest").cost(endpoint, usage, model or answer.get("model"), at=NOW)
 
 
 def dollars(text: str) -> int:
@@ -82,7 +82,7 @@ def test_a_model_that_the_policy_prices_says_nothing_of_an_advisor() -> None:
     mine = {"claude-haiku-4-5": Price(Decimal(0), Decimal(0))}
     usage = dialect("anthropic").usage("messages", claude("claude-haiku-4-5", turn(1000, 100), advice))
     assert usage is not None
-    found = Tariffs("anthropic", URLS["anthropic"], mine, "highest")
+    found = Pricer("anthropic", URLS["anthropic"], mine, "highest")
     assert found.cost("messages", usage, "claude-haiku-4-5", at=NOW) == Cost(dollars("0.0075"))
 
 
@@ -162,9 +162,9 @@ def test_a_video_costs_by_its_model_its_size_and_its_seconds(
 
 
 def test_a_video_model_is_known_and_one_without_a_price_is_the_policys_to_say() -> None:
-    strict = Tariffs("openai", URLS["openai"], {}, "refuse")
-    assert not strict.refuses("sora-2")
-    assert strict.refuses("veo")
+    strict = Pricer("openai", URLS["openai"], {}, "refuse")
+    assert not strict.refuses_model("sora-2")
+    assert strict.refuses_model("veo")
     usage = dialect("openai").usage("videos", {"model": "veo", "seconds": "8"})
     assert usage is not None
-    assert Tariffs("openai", URLS["openai"], {}, "zero").cost("videos", usage, "veo", at=NOW) == Cost(0)
+    assert Pricer("openai", URLS["openai"], {}, "zero").cost("videos", usage, "veo", at=NOW) == Cost(0)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.egress.billing.pricing.pricer import NOTHING, Cost, Tariffs
+from proxy.egress.billing.pricing.pricer import NO_COST, Cost, Pricer
 from proxy.egress.dialects import Usage, dialect
 from proxy.policy.schema.upstream import Price
 
@@ -25,7 +25,7 @@ MINE = Price(Decimal("0.50"), Decimal("1.50"), Decimal("0.05"))
 
 
 def tariffs(kind="openai", base_url=OPENAI, overrides=None, unknown="highest"):
-    return Tariffs(kind, base_url, overrides or {}, unknown)
+    return Pricer(kind, base_url, overrides or {}, unknown)
 
 
 def asked(endpoint, answer, kind="openai", base_url=None, at=NOW, model=None, **policy):
@@ -214,7 +214,7 @@ def test_a_model_is_known_by_all_its_names(kind, base_url, name, same_as, sure):
     found = tariffs(kind, base_url, unknown="zero")
     usage = Usage(1000, 0, 1000, 0, None)
     cost = found.cost("chat", usage, name, at=NOW)
-    assert found.known(name)
+    assert found.has_price(name)
     assert cost.nanos == found.cost("chat", usage, same_as, at=NOW).nanos > 0
     assert cost.estimated == (0 if sure else cost.nanos)
 
@@ -252,8 +252,8 @@ def test_the_policys_price_comes_first(model, answered, expected):
     found = tariffs(overrides=prices, unknown="refuse")
     usage = Usage(1000, 200, 1000, 0, answered)
     assert found.cost("chat", usage, model, at=NOW) == Cost(dollars(expected))
-    assert found.known(model or answered)
-    assert not found.refuses(model or answered)
+    assert found.has_price(model or answered)
+    assert not found.refuses_model(model or answered)
 
 
 def test_the_policys_price_has_no_surcharge():
@@ -268,18 +268,18 @@ def test_what_a_model_without_a_price_costs_is_the_policys_to_say():
     highest = tariffs(unknown="highest").cost("chat", usage, "mystery", at=NOW)
     # o1-pro, $150 and $600 a million: developers.openai.com/api/docs/pricing, 2026-11-09
     assert highest == Cost(dollars("0.75"), dollars("0.75"))
-    assert tariffs(unknown="zero").cost("chat", usage, "mystery", at=NOW) == NOTHING
+    assert tariffs(unknown="zero").cost("chat", usage, "mystery", at=NOW) == NO_COST
     assert tariffs(unknown="refuse").cost("chat", usage, None, at=NOW) == highest
     for model, refused in (("mystery", True), (None, True), ("gpt-4o", False), ("x" * 10_000, True)):
-        assert tariffs(unknown="refuse").refuses(model) is refused
-        assert not tariffs(unknown="highest").refuses(model)
-        assert not tariffs(unknown="zero").refuses(model)
-    guess = tariffs().estimate("chat", "mystery", input_tokens=1000, output_tokens=1000, at=NOW)
+        assert tariffs(unknown="refuse").refuses_model(model) is refused
+        assert not tariffs(unknown="highest").refuses_model(model)
+        assert not tariffs(unknown="zero").refuses_model(model)
+    guess = tariffs().estimate_cost("chat", "mystery", input_tokens=1000, output_tokens=1000, at=NOW)
     assert guess == highest
     # Speech: whisper-1, $0.36 an hour, is the dearest by length; gpt-4o-transcribe, $6, by tokens.
     heard = Usage(0, 0, 0, 0, None, {"type": "duration", "seconds": 60})
     assert tariffs().cost("audio", heard, None, at=NOW) == Cost(dollars("0.006"), dollars("0.006"))
-    assert tariffs().estimate("audio", None, input_tokens=1000, output_tokens=0, at=NOW).nanos == dollars("0.006")
+    assert tariffs().estimate_cost("audio", None, input_tokens=1000, output_tokens=0, at=NOW).nanos == dollars("0.006")
     # No embedding costs what the dearest chat does: text-embedding-3-large, $0.13.
     embedding = tariffs().cost("embeddings", Usage(1000, 0, 0, 0, None), "mystery", at=NOW)
     assert embedding == Cost(dollars("0.00013"), dollars("0.00013"))
@@ -287,8 +287,8 @@ def test_what_a_model_without_a_price_costs_is_the_policys_to_say():
 
 def test_a_plain_http_upstream_costs_nothing():
     found = tariffs("http", "https://api.weather.example")
-    assert found.estimate(None, None, input_tokens=100, output_tokens=100, at=NOW) == NOTHING
-    assert not found.known("gpt-4o")
+    assert found.estimate_cost(None, None, input_tokens=100, output_tokens=100, at=NOW) == NO_COST
+    assert not found.has_price("gpt-4o")
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_a_reported_cost_that_is_none_is_not_believed(cost):
 def test_moderation_is_free():
     """developers.openai.com/api/docs/models/omni-moderation-latest, 2026-11."""
     found = tariffs(unknown="highest")
-    assert found.cost("moderations", Usage(10, 0, 0, 0, "omni-moderation-latest"), None, at=NOW) == NOTHING
-    assert found.estimate("moderations", None, input_tokens=9, output_tokens=9, at=NOW) == NOTHING
-    assert found.of_request("moderations", {"input": "x"}, at=NOW) == NOTHING
+    assert found.cost("moderations", Usage(10, 0, 0, 0, "omni-moderation-latest"), None, at=NOW) == NO_COST
+    assert found.estimate_cost("moderations", None, input_tokens=9, output_tokens=9, at=NOW) == NO_COST
+    assert found.cost_of_request("moderations", {"input": "x"}, at=NOW) == NO_COST
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_moderation_is_free():
     ],
 )
 def test_what_no_answer_reports_is_priced_by_the_request(endpoint, body, expected):
-    assert tariffs().of_request(endpoint, body, at=NOW) == Cost(dollars(expected))
+    assert tariffs().cost_of_request(endpoint, body, at=NOW) == Cost(dollars(expected))
 
 
 def test_what_a_request_does_not_tell_has_no_price_by_it():
@@ -355,8 +355,8 @@ def test_what_a_request_does_not_tell_has_no_price_by_it():
         ("chat", {"model": "gpt-4o", "input": "x"}),
         (None, {}),
     ):
-        assert found.of_request(endpoint, body, at=NOW) is None
-    spoken = found.of_request("audio", {"model": "gpt-4o-mini-tts", "input": "x" * 900}, at=NOW)
+        assert found.cost_of_request(endpoint, body, at=NOW) is None
+    spoken = found.cost_of_request("audio", {"model": "gpt-4o-mini-tts", "input": "x" * 900}, at=NOW)
     # $0.015 a minute: developers.openai.com/api/docs/pricing, 2025; 900 characters are about a minute
     assert spoken.estimated == spoken.nanos
     assert dollars("0.010") < spoken.nanos < dollars("0.020")
@@ -380,15 +380,17 @@ def test_what_cannot_be_priced_exactly_is_marked():
 
 def test_an_estimate_is_marked_whole():
     found = tariffs()
-    cost = found.estimate("chat", "gpt-4o", input_tokens=1000, output_tokens=100, at=NOW)
+    cost = found.estimate_cost("chat", "gpt-4o", input_tokens=1000, output_tokens=100, at=NOW)
     assert cost == Cost(dollars("0.0035"), dollars("0.0035"))
-    long = found.estimate("chat", "gpt-5.4", input_tokens=272_001, output_tokens=0, at=NOW)
+    long = found.estimate_cost("chat", "gpt-5.4", input_tokens=272_001, output_tokens=0, at=NOW)
     assert long.nanos == dollars("1.360005")
-    assert found.estimate("audio", "whisper-1", input_tokens=17 * 60, output_tokens=0, at=NOW).nanos == dollars("0.006")
-    assert found.estimate("audio", "tts-1", input_tokens=250, output_tokens=0, at=NOW).nanos == dollars("0.015")
-    image = found.estimate("images", "gpt-image-1.5", input_tokens=0, output_tokens=1000, at=NOW)
+    assert found.estimate_cost("audio", "whisper-1", input_tokens=17 * 60, output_tokens=0, at=NOW).nanos == dollars(
+        "0.006"
+    )
+    assert found.estimate_cost("audio", "tts-1", input_tokens=250, output_tokens=0, at=NOW).nanos == dollars("0.015")
+    image = found.estimate_cost("images", "gpt-image-1.5", input_tokens=0, output_tokens=1000, at=NOW)
     assert image.nanos == dollars("0.032")
-    assert tariffs(unknown="zero").estimate("chat", "?", input_tokens=9, output_tokens=9, at=NOW) == NOTHING
+    assert tariffs(unknown="zero").estimate_cost("chat", "?", input_tokens=9, output_tokens=9, at=NOW) == NO_COST
 
 
 def test_groqs_shortest_transcription_is_ten_seconds():
@@ -458,7 +460,7 @@ def test_no_usage_is_so_odd_that_it_has_no_price(answer, endpoint, model, kind):
 def test_no_count_is_so_absurd_that_it_costs_less_than_nothing(before, cached, after, thought, model, endpoint):
     cost = FOUND["openai"].cost(endpoint, Usage(before, cached, after, thought, model), model, at=NOW)
     assert 0 <= cost.estimated <= cost.nanos < 2**63
-    guess = FOUND["openai"].estimate(endpoint, model, input_tokens=before, output_tokens=after, at=NOW)
+    guess = FOUND["openai"].estimate_cost(endpoint, model, input_tokens=before, output_tokens=after, at=NOW)
     assert 0 <= guess.estimated == guess.nanos < 2**63
 
 

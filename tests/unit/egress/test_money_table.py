@@ -13,8 +13,8 @@ import pytest
 from genai_prices import types
 from genai_prices.data import providers
 
-from proxy.egress.billing.pricing.pricer import Tariffs
-from proxy.egress.billing.pricing.table import Table, table, table_age, table_date, table_version
+from proxy.egress.billing.pricing.pricer import Pricer
+from proxy.egress.billing.pricing.table import PriceTable, price_table, table_age, table_date, table_version
 from proxy.egress.dialects import Usage
 
 ROOT = Path(__file__).parents[3]
@@ -135,7 +135,7 @@ def sure(cost):
 @pytest.mark.parametrize("section", HOSTS)
 def test_every_model_costs_what_genai_prices_says(section):
     provider = PROVIDERS[section]
-    tariffs = Tariffs("anthropic" if section == "anthropic" else "openai", HOSTS[section], {}, "zero")
+    tariffs = Pricer("anthropic" if section == "anthropic" else "openai", HOSTS[section], {}, "zero")
     seen = 0
     for model in provider.models:
         name = reference(provider, model)
@@ -161,7 +161,7 @@ def test_every_model_costs_what_genai_prices_says(section):
 @pytest.mark.parametrize("section", ["openai", "anthropic", "google", "groq", "mistral", "x-ai"])
 def test_every_tier_costs_what_genai_prices_says(section):
     provider, at, seen = PROVIDERS[section], TIMES[1], 0
-    tariffs = Tariffs("anthropic" if section == "anthropic" else "openai", HOSTS[section], {}, "zero")
+    tariffs = Pricer("anthropic" if section == "anthropic" else "openai", HOSTS[section], {}, "zero")
     for model in provider.models:
         name = reference(provider, model)
         if "input_mtok" not in priced(model, at):
@@ -179,7 +179,7 @@ def test_every_tier_costs_what_genai_prices_says(section):
 @pytest.mark.parametrize("section", ["openai", "groq", "mistral"])
 def test_audio_by_the_hour_costs_what_genai_prices_says(section):
     provider, at, seen = PROVIDERS[section], TIMES[1], 0
-    tariffs = Tariffs("openai", HOSTS[section], {}, "zero")
+    tariffs = Pricer("openai", HOSTS[section], {}, "zero")
     for model in provider.models:
         if "audio_hours" not in priced(model, at) or "output_mtok" in priced(model, at):
             continue
@@ -210,7 +210,7 @@ def test_the_table_is_small():
     text = FILE.read_text()
     tracemalloc.start()
     try:
-        kept = Table(text)
+        kept = PriceTable(text)
         kept.section("openai").find("gpt-4o")
         size, _ = tracemalloc.get_traced_memory()
     finally:
@@ -228,5 +228,5 @@ def test_prices_have_no_more_decimals_than_are_counted_exactly():
 
 
 def test_no_matcher_of_the_table_is_unknown():
-    for name in table().vendors.values():
-        assert table().section(name).find("no such model") is None
+    for name in price_table().vendors.values():
+        assert price_table().section(name).find("no such model") is None

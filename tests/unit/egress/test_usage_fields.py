@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.dialects import dialect
 from proxy.policy.loading import PolicySource, load
 
@@ -264,10 +264,10 @@ def cost(key: str, path: Path, *, number: int) -> int:
 
 
 @cache
-def tariffs(kind: str) -> Tariffs:
+def tariffs(kind: str) -> Pricer:
     text = f"upstreams: {{mine: {{kind: {kind}, base_url: 'https://a.example', prices: {{m: {PRICES}}}}}}}"
     upstream = load(PolicySource("prices", None, text), {}).upstreams["mine"]
-    return Tariffs(upstream.kind, upstream.base_url, upstream.prices, "refuse")
+    return Pricer(upstream.kind, upstream.base_url, upstream.prices, "refuse")
 
 
 @pytest.mark.parametrize(

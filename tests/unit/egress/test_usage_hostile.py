@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.egress.billing.pricing.pricer import Tariffs
+from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.dialects import dialect
 from proxy.policy.schema.price import Charges, Price
 
@@ -55,7 +55,7 @@ ENDPOINTS = st.sampled_from(["chat", "responses", "compact", "embeddings", "audi
 DEAR = Charges(input=5, output=7, per_image=3, per_second=2)  # type: ignore[arg-type]
 MINE = {"m": Price(1, 2, search=1, above={"100": DEAR}, tiers={"flex": DEAR}, sizes={"8": DEAR})}  # type: ignore[arg-type, dict-item]
 KINDS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-FOUND = {kind: Tariffs(kind, url, MINE, "highest") for kind, url in KINDS.items()}
+FOUND = {kind: Pricer(kind, url, MINE, "highest") for kind, url in KINDS.items()}
 
 
 @given(ANSWERS, ENDPOINTS, st.sampled_from(sorted(KINDS)), st.sampled_from([*NAMES, None]))
@@ -78,7 +78,7 @@ def test_no_answer_is_so_odd_that_it_has_no_price(answer: dict, endpoint: str, k
 @given(ANSWERS, ENDPOINTS, st.sampled_from(sorted(KINDS)))
 @settings(deadline=None)
 def test_no_request_is_so_odd_that_it_cannot_be_reserved_for(body: dict, endpoint: str, kind: str) -> None:
-    cost = FOUND[kind].of_request(endpoint, body, at=1_795_000_000.0)
+    cost = FOUND[kind].cost_of_request(endpoint, body, at=1_795_000_000.0)
     assert cost is None or 0 <= cost.estimated <= cost.nanos
 
 

@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger.record import Entry
-from proxy.ledger.write_buffer import BATCH, OPEN_AFTER, Backlog
+from proxy.ledger.record import CallRecord
+from proxy.ledger.write_buffer import MAX_BATCH_ROWS, OPEN_AFTER, WriteBuffer
 from proxy.observe.reserved_users import VARIOUS
 
 
-def entry(id: object, cost: int = 10, **rest: object) -> Entry:
-    made = Entry(f"{id}", 1000.0, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
+def entry(id: object, cost: int = 10, **rest: object) -> CallRecord:
+    made = CallRecord(f"{id}", 1000.0, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
     return replace(made, **rest)
 
 
-def ids(entries: Iterable[Entry]) -> list[str]:
+def ids(entries: Iterable[CallRecord]) -> list[str]:
     return [one.id for one in entries]
 
 
 def test_a_settled_call_is_written_once() -> None:
-    backlog = Backlog()
+    backlog = WriteBuffer()
     backlog.put(entry(1))
     batch = backlog.take(0.0)
     assert batch is not None
@@ -37,7 +37,7 @@ def test_a_settled_call_is_written_once() -> None:
 
 
 def test_a_later_entry_of_the_same_id_replaces_the_earlier() -> None:
-    backlog = Backlog()
+    backlog = WriteBuffer()
     backlog.put(entry(1, 10))
     backlog.put(entry(1, 20))
     batch = backlog.take(0.0)
@@ -46,7 +46,7 @@ def test_a_later_entry_of_the_same_id_replaces_the_earlier() -> None:
 
 
 def test_a_call_under_way_is_written_at_its_reservation_once_it_is_old_enough() -> None:
-    backlog = Backlog()
+    backlog = WriteBuffer()
     backlog.open(entry(1, 50, outcome="", status=0), now=0.0)
     assert backlog.take(OPEN_AFTER / 2) is None
     assert not backlog.idle
@@ -63,7 +63,7 @@ def test_a_call_under_way_is_written_at_its_reservation_once_it_is_old_enough() 
 
 
 def test_a_call_that_ends_at_once_leaves_no_open_row() -> None:
-    backlog = Backlog()
+    backlog = WriteBuffer()
     backlog.open(entry(1), now=0.0)
     backlog.drop("1")
     assert backlog.take(9.0) is None
@@ -71,7 +71,7 @@ def test_a_call_that_ends_at_once_leaves_no_open_row() -> None:
 
 
 def test_a_dropped_call_takes_its_open_row_with_it() -> None:
-    backlog = Backlog()
+    backlog = WriteBuffer()
     backlog.open(entry(1), now=0.0)
     assert backlog.take(1.0) is not None  # on its way, or written: there is no telling
     backlog.drop("1")
@@ -82,20 +82,20 @@ def test_a_dropped_call_takes_its_open_row_with_it() -> None:
 
 
 def test_batches_are_bounded_and_the_oldest_go_first() -> None:
-    backlog = Backlog()
-    for n in range(BATCH + 1):
+    backlog = WriteBuffer()
+    for n in range(MAX_BATCH_ROWS + 1):
         backlog.put(entry(n))
     batch = backlog.take(0.0)
     assert batch is not None
-    assert ids(batch.entries) == [str(n) for n in range(BATCH)]
+    assert ids(batch.entries) == [str(n) for n in range(MAX_BATCH_ROWS)]
     backlog.done()
     rest = backlog.take(0.0)
     assert rest is not None
-    assert ids(rest.entries) == [str(BATCH)]
+    assert ids(rest.entries) == [str(MAX_BATCH_ROWS)]
 
 
 def test_what_could_not_be_written_waits_again_unless_something_newer_came() -> None:
-    backlog = Backlog()
+    backlog = WriteBuffer()
     for n in (1, 2, 3):
         backlog.put(entry(n, n))
     backlog.open(entry(4), 0.0)
@@ -118,7 +118,7 @@ def test_what_could_not_be_written_waits_again_unless_something_newer_came() -> 
 
 
 def test_past_its_bound_the_oldest_rows_are_summed_up_and_no_money_is_lost() -> None:
-    backlog = Backlog(bound=1000)
+    backlog = WriteBuffer(bound=1000)
     for n in range(5000):
         backlog.put(entry(n, n, user=f"user{n % 7}", at=n * 1.0, status=500 if n % 10 == 0 else 200))
     assert len(backlog) <= 1000
@@ -133,7 +133,7 @@ def test_past_its_bound_the_oldest_rows_are_summed_up_and_no_money_is_lost() -> 
 
 
 def test_where_even_the_sums_are_too_many_their_users_are_told_apart_no_longer() -> None:
-    backlog = Backlog(bound=1000)
+    backlog = WriteBuffer(bound=1000)
     for n in range(5000):
         backlog.put(entry(n, 1, user=f"user{n}"))
     rows = drain(backlog)
@@ -143,7 +143,7 @@ def test_where_even_the_sums_are_too_many_their_users_are_told_apart_no_longer()
 
 
 def test_what_is_lost_after_all_is_counted() -> None:
-    backlog = Backlog(bound=1000)
+    backlog = WriteBuffer(bound=1000)
     for n in range(5000):
         backlog.put(entry(n, 1, model=f"model{n}"))
     kept = sum(row.cost for row in drain(backlog))
@@ -152,7 +152,7 @@ def test_what_is_lost_after_all_is_counted() -> None:
 
 
 def test_sums_of_a_quarter_of_an_hour_lie_within_one_hour_of_every_zone() -> None:
-    backlog = Backlog(bound=10)
+    backlog = WriteBuffer(bound=10)
     for n in range(4000):
         backlog.put(entry(n, 1, at=n * 10.0))
     for row in drain(backlog):
@@ -160,7 +160,7 @@ def test_sums_of_a_quarter_of_an_hour_lie_within_one_hour_of_every_zone() -> Non
 
 
 def test_rows_that_the_database_may_have_are_never_summed_up() -> None:
-    backlog = Backlog(bound=100)
+    backlog = WriteBuffer(bound=100)
     backlog.put(entry("doubtful", 5))
     backlog.open(entry("shown", 5), 0.0)
     batch = backlog.take(1.0)
@@ -175,7 +175,7 @@ def test_rows_that_the_database_may_have_are_never_summed_up() -> None:
 
 
 def test_what_was_doubtful_once_stays_so_though_the_next_try_certainly_failed() -> None:
-    backlog = Backlog(bound=100)
+    backlog = WriteBuffer(bound=100)
     backlog.put(entry("settled", 5))
     backlog.open(entry("dropped", 5), 0.0)
     for doubtful in (True, False):
@@ -191,8 +191,8 @@ def test_what_was_doubtful_once_stays_so_though_the_next_try_certainly_failed() 
     assert batch.removals == ["dropped"]
 
 
-def drain(backlog: Backlog) -> list[Entry]:
-    rows: list[Entry] = []
+def drain(backlog: WriteBuffer) -> list[CallRecord]:
+    rows: list[CallRecord] = []
     while (batch := backlog.take(1e9, everything=True)) is not None:
         rows += batch.entries
         backlog.done()
@@ -207,8 +207,8 @@ STEP = st.tuples(st.sampled_from(["open", "put", "drop", "write", "fail", "doubt
 @settings(deadline=None)
 def test_whatever_happens_the_database_ends_with_every_call_once(bound: int, steps: list[tuple[str, int]]) -> None:
     """Each call lives once: opened, then settled or dropped. Writes fail, or seem to."""
-    backlog = Backlog(bound=bound)
-    table: dict[str, Entry] = {}
+    backlog = WriteBuffer(bound=bound)
+    table: dict[str, CallRecord] = {}
     expected: dict[str, int] = {}
     state: dict[str, str] = {}
     life = 0
@@ -251,7 +251,7 @@ def test_whatever_happens_the_database_ends_with_every_call_once(bound: int, ste
     assert {row.id for row in table.values() if row.outcome == "open"} == still
 
 
-def apply(table: dict[str, Entry], entries: Iterable[Entry], removals: Iterable[str]) -> None:
+def apply(table: dict[str, CallRecord], entries: Iterable[CallRecord], removals: Iterable[str]) -> None:
     for one in entries:
         if one.id not in table or table[one.id].outcome == "open" or one.outcome != "open":
             table[one.id] = one

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from proxy.ledger import user_marks as module
-from proxy.ledger.sqlite import Sqlite
-from proxy.ledger.store import KEPT, Forgiven, LedgerAway
-from proxy.ledger.user_marks import Full, Marks
+from proxy.ledger.sqlite import SqliteStore
+from proxy.ledger.store import FORGIVEN_KEPT_SECONDS, ForgivenSpend, LedgerUnavailable
+from proxy.ledger.user_marks import TooManyBlocked, UserMarks
 
 
 class Said(list):
@@ -22,8 +22,8 @@ async def open_marks(tmp_path):
     made = []
 
     async def start(database=None, said=None):
-        database = database or Sqlite(tmp_path / "ledger.db")
-        marks = Marks(database, emit=said if said is not None else Said(), now=lambda: 1000.0)
+        database = database or SqliteStore(tmp_path / "ledger.db")
+        marks = UserMarks(database, emit=said if said is not None else Said(), now=lambda: 1000.0)
         await marks.start()
         made.append((marks, database))
         return marks
@@ -34,7 +34,7 @@ async def open_marks(tmp_path):
         await database.close()
 
 
-class Moody(Sqlite):
+class Moody(SqliteStore):
     away = False
 
     async def ready(self, *, create):
@@ -42,7 +42,7 @@ class Moody(Sqlite):
 
     async def _do(self, work):
         if self.away:
-            raise LedgerAway("it is down")
+            raise LedgerUnavailable("it is down")
         return await super()._do(work)
 
 
@@ -100,25 +100,25 @@ async def test_who_was_unblocked_while_the_ledger_was_away_does_not_come_back_wi
 
 
 async def test_so_many_are_blocked_and_no_more(open_marks, monkeypatch):
-    monkeypatch.setattr(module, "MOST", 2)
+    monkeypatch.setattr(module, "MAX_BLOCKED_USERS", 2)
     marks = await open_marks()
     await marks.block("a")
     await marks.block("b")
     await marks.block("b")
-    with pytest.raises(Full):
+    with pytest.raises(TooManyBlocked):
         await marks.block("c")
 
 
 async def test_forgiven_money_is_kept_by_window_once_and_for_no_longer_than_a_month_needs(open_marks, tmp_path):
     marks = await open_marks()
-    rows = [Forgiven(f"{n}", 1000.0, "openai", "ada", period, 5) for n, period in enumerate(["h", "d", "month"])]
+    rows = [ForgivenSpend(f"{n}", 1000.0, "openai", "ada", period, 5) for n, period in enumerate(["h", "d", "month"])]
     assert await marks.forgive(rows) is None
     assert await marks.forgive(rows) is None
-    database = Sqlite(tmp_path / "ledger.db")
+    database = SqliteStore(tmp_path / "ledger.db")
     since = {"h": 990.0, "d": 900.0, "month": 1001.0}
     assert await database.forgiven("openai", since, 2000.0) == {"h": {"ada": 5}, "d": {"ada": 5}, "month": {}}
     assert await database.forgiven("openai", since, 1000.0) == {"h": {}, "d": {}, "month": {}}
     assert await database.forgiven("other", since, 2000.0) == {"h": {}, "d": {}, "month": {}}
-    await marks.forgive([Forgiven("9", 1000.0 + KEPT + 1, "openai", "ada", "d", 1)])
+    await marks.forgive([ForgivenSpend("9", 1000.0 + FORGIVEN_KEPT_SECONDS + 1, "openai", "ada", "d", 1)])
     assert await database.forgiven("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 1}}
     await database.close()

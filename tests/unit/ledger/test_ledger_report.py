@@ -14,17 +14,17 @@ import pytest
 
 from proxy.cli.report import run_report
 from proxy.errors import UsageError
-from proxy.ledger.record import Entry
-from proxy.ledger.report import as_csv, as_rows, dollars, moment
-from proxy.ledger.sqlite import Sqlite
-from proxy.ledger.store import Sum
+from proxy.ledger.record import CallRecord
+from proxy.ledger.report import format_csv, format_dollars, format_rows, parse_moment
+from proxy.ledger.sqlite import SqliteStore
+from proxy.ledger.store import ReportRow
 
 HEAD = "calls,errors,cached,input_tokens,cached_input_tokens,output_tokens,cost_usd,estimated_usd"
 NOW = time.time()
 
 
-def entry(id: object, cost: int = 10, at: float = NOW - 60, **rest: object) -> Entry:
-    made = Entry(f"{id}", at, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
+def entry(id: object, cost: int = 10, at: float = NOW - 60, **rest: object) -> CallRecord:
+    made = CallRecord(f"{id}", at, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
     return replace(made, **rest)
 
 
@@ -33,7 +33,7 @@ def ledger(tmp_path: Path) -> Path:
     path = tmp_path / "x.db"
 
     async def fill() -> None:
-        database = Sqlite(path)
+        database = SqliteStore(path)
         await database.write(
             [
                 entry(1, 1_500_000, input_tokens=100, cached_input_tokens=40, output_tokens=10),
@@ -95,19 +95,19 @@ def test_the_table_is_for_people(ledger: Path) -> None:
 
 
 def test_many_users_are_summed_up_in_the_table_and_all_there_in_the_csv() -> None:
-    sums = [Sum(f"user{n}", 1, 0, 0, 1000, 0, 0, 10**9, 0) for n in range(100)]
-    rows = as_rows(sums, "user")
+    sums = [ReportRow(f"user{n}", 1, 0, 0, 1000, 0, 0, 10**9, 0) for n in range(100)]
+    rows = format_rows(sums, "user")
     assert rows[-2][:2] == ("60 others", "60")
     assert rows[-1] == ("total", "100", "0", "0", "100,000", "0", "0", "100.000000", "0.000000")
-    assert len(as_csv(sums, "user").splitlines()) == 101
+    assert len(format_csv(sums, "user").splitlines()) == 101
 
 
 def test_names_that_clients_chose_break_neither_table_nor_csv() -> None:
     names = ["a,b", 'say "hi"', "two\nlines", "\x1b[31mred", "x" * 1000, "ünï"]
-    sums = [Sum(name, 1, 0, 0, 0, 0, 0, 0, 0) for name in names]
-    shown = [row[0] for row in as_rows(sums, "user")]
+    sums = [ReportRow(name, 1, 0, 0, 0, 0, 0, 0, 0) for name in names]
+    shown = [row[0] for row in format_rows(sums, "user")]
     assert shown == ["a,b", 'say "hi"', "two\\nlines", "\\x1b[31mred", "x" * 47 + "…", "ünï", "total"]
-    found = list(csv.reader(io.StringIO(as_csv(sums, "user"), newline="")))
+    found = list(csv.reader(io.StringIO(format_csv(sums, "user"), newline="")))
     assert [row[0] for row in found[1:]] == names
 
 
@@ -116,7 +116,7 @@ def test_names_that_clients_chose_break_neither_table_nor_csv() -> None:
     [(0, "0.000000"), (499, "0.000000"), (500, "0.000001"), (1_234_567_891_499, "1234.567891"), (-1500, "-0.000002")],
 )
 def test_money_is_rounded_once_from_whole_numbers(nano: int, text: str) -> None:
-    assert dollars(nano) == text
+    assert format_dollars(nano) == text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_money_is_rounded_once_from_whole_numbers(nano: int, text: str) -> None:
     ],
 )
 def test_since_is_a_duration_or_a_moment(text: str, when: float) -> None:
-    assert moment(text, 0.0) == when
+    assert parse_moment(text, 0.0) == when
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import io
 
 import pytest
 
-from proxy.ledger.report import as_csv
-from proxy.ledger.store import Sum
+from proxy.ledger.report import format_csv
+from proxy.ledger.store import ReportRow
 
 FORMULAS = (
     "=HYPERLINK(\"http://evil\")", "+cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1",
@@ -18,7 +18,7 @@ PLAIN = ("ada", "user_1", "a=b", "+4915112345678", "-5", "-1.5", "ada-lovelace",
 
 
 def cell(name: str) -> str:
-    text = as_csv([Sum(name, 1, 0, 0, 0, 0, 0, 0, 0)], "user")
+    text = format_csv([ReportRow(name, 1, 0, 0, 0, 0, 0, 0, 0)], "user")
     head, row = csv.reader(io.StringIO(text, newline=""))
     assert len(row) == len(head)
     return row[0]
@@ -36,12 +36,13 @@ def test_every_other_name_and_a_number_stay_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a;=1", "a\t=1", "a|=1", 'a;"b";=1'])
 def test_a_name_stays_one_cell_where_another_sign_parts_them(name: str) -> None:
-    line = as_csv([Sum(name, 1, 0, 0, 0, 0, 0, 0, 0)], "user").splitlines()[1]
+    line = format_csv([ReportRow(name, 1, 0, 0, 0, 0, 0, 0, 0)], "user").splitlines()[1]
     for delimiter in ";\t|":
         assert next(csv.reader([line], delimiter=delimiter))[0].startswith(name)
 
 
 def test_a_negative_sum_stays_a_number() -> None:
     assert (
-        as_csv([Sum("ada", 1, 0, 0, 0, 0, 0, -5_000_000_000, 0)], "user").splitlines()[1].split(",")[-2] == "-5.000000"
+        format_csv([ReportRow("ada", 1, 0, 0, 0, 0, 0, -5_000_000_000, 0)], "user").splitlines()[1].split(",")[-2]
+        == "-5.000000"
     )

@@ -14,23 +14,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger.record import COLUMNS, FIRST, Entry
-from proxy.ledger.sqlite import Sqlite
-from proxy.ledger.sqlite_queries import read
+from proxy.ledger.record import COLUMNS, FIRST_SCHEMA_COLUMNS, CallRecord
+from proxy.ledger.sqlite import SqliteStore
+from proxy.ledger.sqlite_queries import read_report
 from proxy.ledger.sqlite_schema import STEPS
-from proxy.ledger.store import NAMES, Forgiven, LedgerAway, Spent, Sum
+from proxy.ledger.store import COLUMN_NAMES, ForgivenSpend, LedgerUnavailable, ReportRow, WindowTotals
 
 HOUR = 3600.0
 
 
-def entry(id: object, cost: int = 10, at: float = 1000.0, **rest: object) -> Entry:
-    made = Entry(f"{id}", at, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
+def entry(id: object, cost: int = 10, at: float = 1000.0, **rest: object) -> CallRecord:
+    made = CallRecord(f"{id}", at, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
     return replace(made, **rest)
 
 
 @asynccontextmanager
-async def opened(path: Path, **options: object) -> AsyncIterator[Sqlite]:
-    database = Sqlite(path, **options)
+async def opened(path: Path, **options: object) -> AsyncIterator[SqliteStore]:
+    database = SqliteStore(path, **options)
     try:
         yield database
     finally:
@@ -50,7 +50,7 @@ async def test_nothing_is_made_before_the_first_row(tmp_path: Path) -> None:
     async with opened(path) as database:
         await database.ready(create=False)
         assert await database.prune(1e12, 10) == 0
-        assert await database.spent("openai", {"d": 0.0}, None) == {"d": Spent({}, 0)}
+        assert await database.spent("openai", {"d": 0.0}, None) == {"d": WindowTotals({}, 0)}
         assert not path.parent.exists()
         await database.write([entry(1)], [])
         assert path.exists()
@@ -59,7 +59,7 @@ async def test_nothing_is_made_before_the_first_row(tmp_path: Path) -> None:
 
 
 async def test_a_row_keeps_every_fact(tmp_path: Path) -> None:
-    full = Entry(
+    full = CallRecord(
         "ab" * 16, 1234.5, "req-1", "ada", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
         "reported", 2, 200, "ok", "miss", 1, "resp_1",
     )  # fmt: skip
@@ -81,7 +81,7 @@ async def test_an_open_row_is_replaced_by_the_settled_one_and_never_the_other_wa
         await database.write([entry(1, 50, outcome="open")], [])  # the last words of a connection that died
         await database.write([entry(2, 3), entry(3, 4)], ["2"])
     assert rows(path, "SELECT id, cost, outcome FROM outrigger_calls ORDER BY id") == [("1", 7, "ok"), ("3", 4, "ok")]
-    assert [one.cost for one in read(path, "user", 0.0)] == [11]
+    assert [one.cost for one in read_report(path, "user", 0.0)] == [11]
 
 
 @pytest.mark.parametrize("text", ["\0", "\ud800", "a" * 10_000, "ü\0\udfff", "'; DROP TABLE outrigger_calls; --"])
@@ -110,19 +110,19 @@ async def test_what_was_spent_is_told_by_window_and_user_the_largest_first(tmp_p
             [],
         )
         found = await database.spent("openai", {"h": 12 * HOUR, "d": 10 * HOUR + 0.5}, None)
-        assert found == {"h": Spent({"bob": 8}, 0), "d": Spent({"ada": 35, "bob": 8}, 0)}
+        assert found == {"h": WindowTotals({"bob": 8}, 0), "d": WindowTotals({"ada": 35, "bob": 8}, 0)}
         assert list(found["d"].users) == ["ada", "bob"]
         assert found["d"].total == 43
         before = await database.spent("openai", {"d": 10 * HOUR}, 12 * HOUR + 5)
-        assert before == {"d": Spent({"ada": 35, "bob": 7}, 0)}
+        assert before == {"d": WindowTotals({"ada": 35, "bob": 7}, 0)}
 
 
 async def test_users_past_the_bound_come_to_one_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.ledger.sqlite_queries.USERS", 3)
+    monkeypatch.setattr("proxy.ledger.sqlite_queries.MAX_USERS_PER_WINDOW", 3)
     async with opened(tmp_path / "x.db") as database:
         await database.write([entry(n, n, user=f"user{n}") for n in range(10)], [])
         found = await database.spent("openai", {"d": 0.0}, None)
-    assert found["d"] == Spent({"user9": 9, "user8": 8, "user7": 7}, 21)
+    assert found["d"] == WindowTotals({"user9": 9, "user8": 8, "user7": 7}, 21)
 
 
 WRITES = st.lists(
@@ -149,7 +149,7 @@ def test_sums_by_hour_are_those_of_the_rows_whatever_is_written(
     path = tmp_path / "x.db"
     path.unlink(missing_ok=True)
 
-    async def scenario() -> dict[str, Spent]:
+    async def scenario() -> dict[str, WindowTotals]:
         async with opened(path) as database:
             await database.write([], [])
             for id, at, user, model, status, cache, outcome, cost, removed in writes:
@@ -164,7 +164,9 @@ def test_sums_by_hour_are_those_of_the_rows_whatever_is_written(
         "SELECT model, SUM(calls), SUM(status >= 500), SUM(cache IN ('hit', 'stale')), 0, 0, 0, SUM(cost), 0"
         f" FROM outrigger_calls WHERE at >= {since} GROUP BY model",
     )
-    assert sorted(read(path, "model", float(since)), key=lambda one: one.name) == [Sum(*row) for row in by_rows]
+    assert sorted(read_report(path, "model", float(since)), key=lambda one: one.name) == [
+        ReportRow(*row) for row in by_rows
+    ]
     by_user = rows(
         path, f"SELECT user_id, SUM(cost) FROM outrigger_calls WHERE at >= {since} AND at < {until} GROUP BY 1"
     )
@@ -210,17 +212,17 @@ async def test_a_ledger_of_the_first_schema_keeps_its_rows_and_sums_and_learns_a
     async with opened(path, steps=STEPS[:1]) as database:
         await database.ready(create=True)
     with closing(sqlite3.connect(path)) as connection, connection:
-        old = [entry(n, 5, at=1000.0 + 4000 * n).row()[:FIRST] for n in range(3)]
-        connection.executemany(f"INSERT INTO outrigger_calls VALUES ({', '.join('?' * FIRST)})", old)
+        old = [entry(n, 5, at=1000.0 + 4000 * n).row()[:FIRST_SCHEMA_COLUMNS] for n in range(3)]
+        connection.executemany(f"INSERT INTO outrigger_calls VALUES ({', '.join('?' * FIRST_SCHEMA_COLUMNS)})", old)
     everything = (
-        f"SELECT {', '.join(NAMES[:FIRST])} FROM outrigger_calls ORDER BY id",
+        f"SELECT {', '.join(COLUMN_NAMES[:FIRST_SCHEMA_COLUMNS])} FROM outrigger_calls ORDER BY id",
         "SELECT * FROM outrigger_hours ORDER BY hour",
     )
     before = [rows(path, one) for one in everything]
     async with opened(path) as database:
         assert await database.blocked() == []
         await database.block("eve", 1.0)
-        await database.forgive([Forgiven("1", 1000.0, "openai", "ada", "d", 5)])
+        await database.forgive([ForgivenSpend("1", 1000.0, "openai", "ada", "d", 5)])
         assert (await database.spent("openai", {"d": 0.0}, None))["d"].users == {"ada": 15}
     assert [rows(path, one) for one in everything] == before
     assert rows(path, "PRAGMA user_version") == [(len(STEPS),)]
@@ -236,7 +238,7 @@ async def test_a_step_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> 
         await database.write([entry(1, 5)], [])
     broken = (*STEPS, ("ALTER TABLE outrigger_calls ADD COLUMN note TEXT", "CREATE NONSENSE"))
     async with opened(path, steps=broken) as database:
-        with pytest.raises(LedgerAway, match="syntax"):
+        with pytest.raises(LedgerUnavailable, match="syntax"):
             await database.ready(create=False)
     async with opened(path) as database:
         await database.write([entry(2, 6)], [])
@@ -251,14 +253,14 @@ async def test_a_ledger_of_a_newer_outrigger_is_left_alone(tmp_path: Path) -> No
     connection.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
     connection.close()
     async with opened(path) as database:
-        with pytest.raises(LedgerAway, match="newer Outrigger"):
+        with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
             await database.write([entry(2)], [])
-    with pytest.raises(LedgerAway, match="newer Outrigger"):
-        read(path, "user", 0.0)
+    with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
+        read_report(path, "user", 0.0)
 
 
 async def test_two_that_start_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
-    both = [Sqlite(tmp_path / "x.db") for _ in range(2)]
+    both = [SqliteStore(tmp_path / "x.db") for _ in range(2)]
     await asyncio.gather(*(database.write([entry(n)], []) for n, database in enumerate(both)))
     for database in both:
         await database.close()
@@ -281,13 +283,13 @@ async def test_a_file_that_is_no_database_is_said_so_until_it_is_moved(tmp_path:
     path = tmp_path / "x.db"
     path.write_bytes(b"this is not a database, and never was one " * 100)
     async with opened(path) as database:
-        with pytest.raises(LedgerAway, match="not a database; move it away"):
+        with pytest.raises(LedgerUnavailable, match="not a database; move it away"):
             await database.write([entry(1)], [])
-        with pytest.raises(LedgerAway, match="not a database"):
-            read(path, "user", 0.0)
+        with pytest.raises(LedgerUnavailable, match="not a database"):
+            read_report(path, "user", 0.0)
         path.rename(tmp_path / "moved")
         await database.write([entry(1)], [])
-    assert len(read(path, "user", 0.0)) == 1
+    assert len(read_report(path, "user", 0.0)) == 1
 
 
 async def test_a_ledger_that_breaks_while_in_use_is_said_so(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ async def test_a_ledger_that_breaks_while_in_use_is_said_so(tmp_path: Path) -> N
         file.seek(4096)
         file.write(os.urandom(size - 4096))
     async with opened(path) as database:
-        with pytest.raises(LedgerAway, match="malformed"):
+        with pytest.raises(LedgerUnavailable, match="malformed"):
             await database.write([entry(n, user=f"user{n}") for n in range(2000)], [])
         path.unlink()
         await database.write([entry(1)], [])
@@ -312,9 +314,9 @@ async def test_a_locked_file_is_waited_for_and_then_told_of(tmp_path: Path) -> N
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         try:
-            with pytest.raises(LedgerAway, match="locked"):
+            with pytest.raises(LedgerUnavailable, match="locked"):
                 await database.write([entry(2)], [])
-            assert len(read(path, "user", 0.0)) == 1  # a report needs no lock
+            assert len(read_report(path, "user", 0.0)) == 1  # a report needs no lock
         finally:
             other.execute("ROLLBACK")
             other.close()
@@ -324,7 +326,7 @@ async def test_a_locked_file_is_waited_for_and_then_told_of(tmp_path: Path) -> N
 @pytest.mark.parametrize("path", ["/proc/nowhere/x.db", "/dev/null/x.db"])
 async def test_a_folder_that_cannot_be_made_is_told_of(path: str) -> None:
     async with opened(Path(path)) as database:
-        with pytest.raises(LedgerAway, match="nowhere|null"):
+        with pytest.raises(LedgerUnavailable, match="nowhere|null"):
             await database.write([entry(1)], [])
 
 
@@ -333,7 +335,7 @@ async def test_a_read_only_folder_is_told_of_with_a_remedy(tmp_path: Path) -> No
     folder = tmp_path / "var"
     folder.mkdir(mode=0o555)
     async with opened(folder / "x.db") as database:
-        with pytest.raises(LedgerAway, match="unable to open|readonly|denied"):
+        with pytest.raises(LedgerUnavailable, match="unable to open|readonly|denied"):
             await database.write([entry(1)], [])
         folder.chmod(0o755)
         await database.write([entry(1)], [])
@@ -348,10 +350,10 @@ async def test_a_report_reads_what_a_killed_writer_left(tmp_path: Path) -> None:
         await database.write([entry(1, 5)], [])
         for name in ("x.db", "x.db-wal"):
             (left.parent / name).write_bytes((tmp_path / name).read_bytes())
-    assert [one.cost for one in read(left, "user", 0.0)] == [5]
+    assert [one.cost for one in read_report(left, "user", 0.0)] == [5]
 
 
 def test_a_report_on_a_ledger_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "x.db", "user", 0.0)
+        read_report(tmp_path / "x.db", "user", 0.0)
     assert not (tmp_path / "x.db").exists()

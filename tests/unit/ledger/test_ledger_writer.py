@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import Entry
-from proxy.ledger.sqlite_queries import read
-from proxy.ledger.store import LedgerAway, Spent, Unwritable
-from proxy.ledger.write_buffer import BATCH
+from proxy.ledger.record import CallRecord
+from proxy.ledger.sqlite_queries import read_report
+from proxy.ledger.store import LedgerUnavailable, RecordRejected, WindowTotals
+from proxy.ledger.write_buffer import MAX_BATCH_ROWS
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
 
-def entry(id: object, cost: int = 10, **rest: object) -> Entry:
-    made = Entry(f"{id}", 1000.0, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
+def entry(id: object, cost: int = 10, **rest: object) -> CallRecord:
+    made = CallRecord(f"{id}", 1000.0, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
     return replace(made, **rest)
 
 
@@ -32,9 +32,9 @@ class Table:
     where = "the table"
 
     def __init__(self) -> None:
-        self.rows: dict[str, Entry] = {}
+        self.rows: dict[str, CallRecord] = {}
         self.batches: list[int] = []
-        self.away: LedgerAway | None = None
+        self.away: LedgerUnavailable | None = None
         self.poison: set[str] = set()
         self.created = False
         self.closed = False
@@ -45,12 +45,12 @@ class Table:
             raise self.away
         self.created = self.created or create
 
-    async def write(self, entries: Sequence[Entry], removals: Sequence[str]) -> None:
+    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         await asyncio.sleep(0)
         if self.away is not None and not self.away.doubtful:
             raise self.away
         if self.poison & {one.id for one in entries}:
-            raise Unwritable("no such thing")
+            raise RecordRejected("no such thing")
         self.batches.append(len(entries) + len(removals))
         for one in entries:
             self.rows[one.id] = one
@@ -63,10 +63,10 @@ class Table:
         self.kept.append(before)
         return 0
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, Spent]:
+    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
         if self.away is not None:
             raise self.away
-        return {window: Spent({"ada": 1}, 0) for window in since}
+        return {window: WindowTotals({"ada": 1}, 0) for window in since}
 
     async def close(self) -> None:
         self.closed = True
@@ -121,10 +121,10 @@ async def test_rows_come_together_and_are_written_within_a_second() -> None:
 async def test_a_full_batch_does_not_wait() -> None:
     table = Table()
     async with started(table, Seen()) as ledger:
-        for n in range(BATCH * 2 + 10):
+        for n in range(MAX_BATCH_ROWS * 2 + 10):
             ledger.put(entry(n))
-        await until(lambda: len(table.rows) == BATCH * 2 + 10)
-        assert max(table.batches) == BATCH
+        await until(lambda: len(table.rows) == MAX_BATCH_ROWS * 2 + 10)
+        assert max(table.batches) == MAX_BATCH_ROWS
 
 
 async def test_a_stop_writes_what_waits_and_what_is_under_way() -> None:
@@ -152,7 +152,7 @@ async def test_a_call_longer_than_a_second_is_on_record_until_it_is_settled_or_d
 async def test_while_the_database_is_away_calls_go_on_and_are_written_once_it_is_back(doubtful: bool) -> None:
     table, seen = Table(), Seen()
     async with started(table, seen) as ledger:
-        table.away = LedgerAway("it burnt down", doubtful=doubtful)
+        table.away = LedgerUnavailable("it burnt down", doubtful=doubtful)
         ledger.put(entry(1))
         await until(lambda: ledger.health().state == "degraded")
         assert "it burnt down; rows that wait in memory: 1" in ledger.health().reason
@@ -183,10 +183,10 @@ async def test_a_fault_of_our_own_does_not_end_the_writer(monkeypatch: pytest.Mo
 
 async def test_a_database_that_is_away_at_the_start_does_not_fail_it() -> None:
     table = Table()
-    table.away = LedgerAway("not yet")
+    table.away = LedgerUnavailable("not yet")
     async with started(table, Seen()) as ledger:
         assert ledger.health().state == "degraded"
-        with pytest.raises(LedgerAway, match="not yet"):
+        with pytest.raises(LedgerUnavailable, match="not yet"):
             await ledger.spent("openai", {"d": 0.0})
         table.away = None
         await until(lambda: ledger.health().state == "ok")  # though nothing waits
@@ -198,7 +198,7 @@ async def test_with_deny_calls_do_not_go_on_while_they_cannot_be_written_down() 
     async with started(table, seen, on_error="deny") as ledger:
         assert table.created
         assert not ledger.refuses()
-        table.away = LedgerAway("full")
+        table.away = LedgerUnavailable("full")
         ledger.put(entry(1))
         await until(ledger.refuses)
         assert "calls are refused" in seen.events[0][1]
@@ -208,7 +208,7 @@ async def test_with_deny_calls_do_not_go_on_while_they_cannot_be_written_down() 
 
 async def test_a_policy_that_is_reloaded_decides_from_then_on() -> None:
     table = Table()
-    table.away = LedgerAway("full")
+    table.away = LedgerUnavailable("full")
     async with started(table, Seen()) as ledger:
         assert not ledger.refuses()
         ledger.apply(schema.Ledger(on_error="deny"))
@@ -219,7 +219,7 @@ async def test_a_policy_that_is_reloaded_decides_from_then_on() -> None:
 async def test_a_long_outage_is_bounded_and_loses_no_money() -> None:
     table, seen = Table(), Seen()
     async with started(table, seen, bound=1000) as ledger:
-        table.away = LedgerAway("gone")
+        table.away = LedgerUnavailable("gone")
         for n in range(5000):
             ledger.put(entry(n, n))
         assert ledger.backlog <= 1000
@@ -248,7 +248,7 @@ async def test_a_row_that_no_database_takes_does_not_hold_up_the_others() -> Non
 async def test_what_cannot_be_written_before_the_end_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.ledger.ledger.STOPPING", 0.6)
     table, seen = Table(), Seen()
-    table.away = LedgerAway("gone")
+    table.away = LedgerUnavailable("gone")
     async with started(table, seen) as ledger:
         for n in range(3):
             ledger.put(entry(n))
@@ -276,5 +276,5 @@ async def test_a_ledger_in_the_folder_of_the_app_is_made_with_its_first_row(
     assert list(tmp_path.iterdir()) == []
     ledger.put(entry(1, at=time.time()))
     await ledger.stop()
-    assert [one.cost for one in read(Path("var/outrigger.db"), "user", 0.0)] == [10]
+    assert [one.cost for one in read_report(Path("var/outrigger.db"), "user", 0.0)] == [10]
     assert seen.events == []

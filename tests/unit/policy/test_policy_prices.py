@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.egress.billing.pricing.policy_prices import UNITS
-from proxy.egress.billing.pricing.pricer import TIERS, Tariffs
+from proxy.egress.billing.pricing.pricer import PRICED_TIERS, Pricer
 from proxy.egress.dialects import dialect
 from proxy.errors import PolicyError
 from proxy.policy.loading import PolicySource, load
@@ -74,10 +74,10 @@ TOKENS = [
 ]
 
 
-def tariffs(price: str, kind: str = "openai") -> Tariffs:
+def tariffs(price: str, kind: str = "openai") -> Pricer:
     text = f"upstreams: {{mine: {{kind: {kind}, base_url: 'https://a.example', prices: {{m: {price}}}}}}}"
     upstream = load(PolicySource("prices", None, text), {}).upstreams["mine"]
-    return Tariffs(upstream.kind, upstream.base_url, upstream.prices, "refuse")
+    return Pricer(upstream.kind, upstream.base_url, upstream.prices, "refuse")
 
 
 def costs(price: str, endpoint: str, said: dict[str, Any]) -> Decimal:
@@ -112,12 +112,12 @@ def test_a_word_prices_what_it_names_and_nothing_else(word: str) -> None:
 
 
 def test_speech_is_priced_by_its_characters_and_images_that_report_nothing_by_their_number() -> None:
-    spoken = tariffs("{characters: 15}").of_request("audio", {"model": "m", "input": "x" * 1000}, at=NOW)
+    spoken = tariffs("{characters: 15}").cost_of_request("audio", {"model": "m", "input": "x" * 1000}, at=NOW)
     assert spoken is not None
     assert (spoken.nanos, spoken.estimated) == (15_000_000, 0)
     drawn = tariffs("{per_image: 0.04, sizes: {512x512: {per_image: 0.02}}}")
     for size, nanos in (("1024x1024", 120_000_000), ("512x512", 60_000_000)):
-        cost = drawn.of_request("images", {"model": "m", "n": 3, "size": size}, at=NOW)
+        cost = drawn.cost_of_request("images", {"model": "m", "n": 3, "size": size}, at=NOW)
         assert cost is not None
         assert (cost.nanos, cost.estimated) == (nanos, 0)
 
@@ -125,8 +125,8 @@ def test_speech_is_priced_by_its_characters_and_images_that_report_nothing_by_th
 def test_the_policys_price_of_an_image_goes_before_the_tables() -> None:
     text = "upstreams: {openai: {prices: {dall-e-3: {per_image: 1}}}}"
     mine = load(PolicySource("prices", None, text), {}).upstreams["openai"].prices
-    found = Tariffs("openai", "https://api.openai.com/v1", mine, "refuse")
-    cost = found.of_request("images", {"model": "dall-e-3"}, at=NOW)
+    found = Pricer("openai", "https://api.openai.com/v1", mine, "refuse")
+    cost = found.cost_of_request("images", {"model": "dall-e-3"}, at=NOW)
     assert cost is not None
     assert cost.nanos == 10**9
 
@@ -138,7 +138,7 @@ def test_what_a_price_does_not_say_costs_what_it_is_a_kind_of() -> None:
     assert costs("{input: 1, output: 2, search: 0, cached_write: 3}", "messages", CLAUDE) == Decimal("0.0023")
 
 
-@pytest.mark.parametrize("tier", sorted(TIERS))
+@pytest.mark.parametrize("tier", sorted(PRICED_TIERS))
 def test_a_tier_that_the_answer_names_has_a_price_of_its_own(tier: str) -> None:
     price = f"{{input: 2, output: 8, cached_input: 1, tiers: {{{tier}: {{input: 20, output: 80}}}}}}"
     said = {
@@ -186,10 +186,10 @@ def test_so_many_seconds_of_audio_are_billed_at_least() -> None:
 def test_an_image_costs_what_its_size_and_its_quality_do() -> None:
     drawn = tariffs("{per_image: 1, sizes: {a: {per_image: 2}, a hd: {per_image: 3}, b hd: {per_image: 4}}}")
     for body, dollars in (({}, 1), ({"size": "a"}, 2), ({"size": "a", "quality": "hd"}, 3), ({"size": "b"}, 1)):
-        cost = drawn.of_request("images", {"model": "m", **body}, at=NOW)
+        cost = drawn.cost_of_request("images", {"model": "m", **body}, at=NOW)
         assert cost is not None
         assert cost.nanos == dollars * 10**9
-    unread = tariffs("{per_image: 1}").estimate("images", "m", input_tokens=0, output_tokens=0, at=NOW)
+    unread = tariffs("{per_image: 1}").estimate_cost("images", "m", input_tokens=0, output_tokens=0, at=NOW)
     assert unread.nanos == 10**9
 
 

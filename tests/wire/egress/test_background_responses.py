@@ -22,18 +22,18 @@ DEAR = COST // 100  # nano-dollars: a reservation is less than that, as long as 
 async def test_twenty_deep_researches_cost_what_they_cost(tmp_path):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         ids = [await out.begin() for _ in range(20)]
-        assert out.purse.spent("d", "ada") == 0
-        assert out.purse.reserved > 0
+        assert out.limits.spent("d", "ada") == 0
+        assert out.limits.reserved > 0
         for id in ids:
             vendor.move(id, "in_progress")
             assert await out.poll(id) == 200
-        assert out.purse.spent("d", "ada") == 0
+        assert out.limits.spent("d", "ada") == 0
         for id in ids:
             vendor.finish(id)
             await out.poll(id)
             await out.poll(id)
-        assert out.purse.spent("d", "ada") == 20 * COST
-        assert out.purse.reserved == 0
+        assert out.limits.spent("d", "ada") == 20 * COST
+        assert out.limits.reserved == 0
         assert await out.counted() == {"reported": pytest.approx(34)}
     found = rows(tmp_path)
     assert len(found) == 20
@@ -72,7 +72,7 @@ async def test_each_end_is_paid_as_the_vendor_shows_it(tmp_path, end):
         id = await out.begin()
         vendor.move(id, status, usage)
         assert await how(out, id) == 200
-        assert (out.purse.spent("d"), out.purse.reserved, len(out.pending)) == (cost, 0, 0)
+        assert (out.limits.spent("d"), out.limits.reserved, len(out.pending)) == (cost, 0, 0)
     (row,) = rows(tmp_path)
     assert (row["cost"], row["outcome"], row["reference"]) == (cost, outcome, id)
 
@@ -94,7 +94,7 @@ async def test_it_is_settled_however_the_path_is_spelled(tmp_path, name):
         id = json.loads(body)["id"]
         vendor.finish(id)
         assert await out.poll(id, poll) == 200
-        assert out.purse.spent("d", "ada") == COST
+        assert out.limits.spent("d", "ada") == COST
 
 
 async def test_what_is_reserved_counts_against_the_owners_cap_until_it_is_settled(tmp_path):
@@ -103,7 +103,7 @@ async def test_what_is_reserved_counts_against_the_owners_cap_until_it_is_settle
         vendor.finish(first)
         await out.poll(first)  # now a usual one is known
         second = await out.begin()
-        assert out.purse.reserved > DEAR
+        assert out.limits.reserved > DEAR
         status, body = await out.call("POST", "/v1/responses", {**ASK, "user": "ada"})
         assert (status, json.loads(body)["error"]["code"]) == (429, "cost_cap_exceeded")
         assert (await out.call("POST", "/v1/responses", {**ASK, "user": "bob"}))[0] == 200
@@ -116,7 +116,7 @@ async def test_many_polls_at_once_settle_it_once(tmp_path):
         id = await out.begin()
         vendor.finish(id)
         await asyncio.gather(*(out.poll(id) for _ in range(20)), *(stream_again(out, id) for _ in range(20)))
-        assert (out.purse.spent("d"), out.purse.reserved) == (COST, 0)
+        assert (out.limits.spent("d"), out.limits.reserved) == (COST, 0)
         assert await out.counted() == {"reported": pytest.approx(1.7)}
     assert [row["cost"] for row in rows(tmp_path)] == [COST]
 
@@ -125,7 +125,7 @@ async def test_a_background_stream_is_paid_by_its_own_end(tmp_path):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         status, body = await out.call("POST", "/v1/responses", {**ASK, "user": "ada", "stream": True})
         assert (status, body.count(b"event:")) == (200, 5)
-        assert (out.purse.spent("d", "ada"), out.purse.reserved, len(out.pending)) == (COST, 0, 0)
+        assert (out.limits.spent("d", "ada"), out.limits.reserved, len(out.pending)) == (COST, 0, 0)
     (row,) = rows(tmp_path)
     assert (row["cost"], row["basis"], row["input_tokens"]) == (COST, "reported", 100_000)
 
@@ -135,13 +135,13 @@ async def test_a_background_stream_that_was_cut_goes_on_and_is_paid_when_it_is_p
         vendor.cut_after = 3
         _, body = await out.call("POST", "/v1/responses", {**ASK, "user": "ada", "stream": True})
         assert body.count(b"event: response.output_text.delta\n") == 1
-        assert out.purse.spent("d") == 0
-        assert out.purse.reserved > 0
+        assert out.limits.spent("d") == 0
+        assert out.limits.reserved > 0
         await eventually(lambda: [row["outcome"] for row in rows(tmp_path)] == ["open"])
         vendor.cut_after = None
         (id,) = vendor.responses
         assert await stream_again(out, id) == 200
-        assert (out.purse.spent("d", "ada"), out.purse.reserved) == (COST, 0)
+        assert (out.limits.spent("d", "ada"), out.limits.reserved) == (COST, 0)
     assert [row["cost"] for row in rows(tmp_path)] == [COST]
 
 
@@ -160,9 +160,9 @@ async def test_one_that_is_deleted_is_paid_at_its_reservation(tmp_path, silent):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         vendor.says_nothing_of_deleting = silent
         id = await out.begin()
-        reserved = out.purse.reserved
+        reserved = out.limits.reserved
         assert await out.poll(id, method="DELETE") in (200, 204)
-        assert (out.purse.spent("d", "ada"), out.purse.reserved) == (reserved, 0)
+        assert (out.limits.spent("d", "ada"), out.limits.reserved) == (reserved, 0)
         assert await out.poll(id) == 404
     (row,) = rows(tmp_path)
     assert (row["cost"], row["estimated"], row["basis"]) == (reserved, reserved, "estimated")
@@ -184,7 +184,7 @@ async def test_openais_sdk_begins_asks_streams_cancels_and_deletes_as_before(tmp
             again = await sdk.responses.create(model=ASK["model"], input="Why?", background=True)
             assert (await sdk.responses.cancel(again.id)).status == "cancelled"
             await sdk.responses.delete(again.id)
-            assert (out.purse.spent("d"), out.purse.spent("d", "ada"), out.purse.reserved) == (2 * COST, COST, 0)
+            assert (out.limits.spent("d"), out.limits.spent("d", "ada"), out.limits.reserved) == (2 * COST, COST, 0)
 
 
 async def test_usage_that_comes_after_a_cancellation_without_any_is_still_paid_and_once(tmp_path):
@@ -194,17 +194,17 @@ async def test_usage_that_comes_after_a_cancellation_without_any_is_still_paid_a
         vendor.responses[id]["usage"] = USAGE
         await asyncio.gather(*(out.poll(id) for _ in range(5)))
         await out.poll(id)
-        assert out.purse.spent("d", "ada") == COST
+        assert out.limits.spent("d", "ada") == COST
     assert [row["cost"] for row in rows(tmp_path)] == [COST]
 
 
 async def test_an_answer_without_usage_is_paid_at_no_less_than_its_reservation(tmp_path):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
-        reserved = out.purse.reserved
+        reserved = out.limits.reserved
         vendor.move(id, "completed", None)
         await out.poll(id)
-        assert (out.purse.spent("d"), out.purse.reserved) == (reserved, 0)
+        assert (out.limits.spent("d"), out.limits.reserved) == (reserved, 0)
 
 
 async def test_it_is_settled_by_the_end_of_an_answer_that_is_too_large_to_be_kept(tmp_path):
@@ -216,19 +216,19 @@ async def test_it_is_settled_by_the_end_of_an_answer_that_is_too_large_to_be_kep
         one["output"].append({"type": "image_generation_call", "id": "i", "result": "A" * (5 << 20)})
         one["usage"] = one.pop("usage")  # behind it
         assert len((await out.call("GET", f"/v1/responses/{id}"))[1]) > 5 << 20
-        await eventually(lambda: out.purse.reserved == 0)
-        assert out.purse.spent("d", "ada") >= COST
+        await eventually(lambda: out.limits.reserved == 0)
+        assert out.limits.spent("d", "ada") >= COST
 
 
 async def test_one_that_nobody_asks_after_is_paid_at_its_reservation_once_nobody_can(tmp_path, monkeypatch):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         await out.begin()
-        reserved = out.purse.reserved
+        reserved = out.limits.reserved
         await out.pending.sweep()
         assert len(out.pending) == 1
         monkeypatch.setattr(background_calls, "LASTS", 0.0)
         await out.pending.sweep()
-        assert (out.purse.spent("d", "ada"), out.purse.reserved, len(out.pending)) == (reserved, 0, 0)
+        assert (out.limits.spent("d", "ada"), out.limits.reserved, len(out.pending)) == (reserved, 0, 0)
     (row,) = rows(tmp_path)
     assert (row["cost"], row["outcome"], row["basis"]) == (reserved, "ok", "estimated")
 
@@ -238,11 +238,11 @@ async def test_others_that_are_asked_for_cost_nothing(tmp_path):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         vendor.usage_at_once = True
         id = await out.begin(background=False)
-        assert out.purse.spent("d") == COST
+        assert out.limits.spent("d") == COST
         for _ in range(3):
             await out.poll(id)
             await stream_again(out, id)
-        assert out.purse.spent("d") == COST
+        assert out.limits.spent("d") == COST
     assert [row["cost"] for row in rows(tmp_path)] == [COST]
 
 
@@ -251,11 +251,11 @@ async def test_too_many_at_once_count_at_their_reservation_and_are_still_settled
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         ids = [await out.begin() for _ in range(5)]
         assert len(out.pending) == 3
-        assert out.purse.spent("d") > 0
+        assert out.limits.spent("d") > 0
         for id in ids:
             vendor.finish(id)
             await out.poll(id)
-        assert (out.purse.spent("d"), out.purse.reserved) == (5 * COST, 0)
+        assert (out.limits.spent("d"), out.limits.reserved) == (5 * COST, 0)
     assert [row["cost"] for row in rows(tmp_path)] == 5 * [COST]
 
 
@@ -267,26 +267,26 @@ async def test_a_reservation_stands_over_a_restart_and_is_settled_after_it(tmp_p
     async with background_vendor() as vendor:
         async with instance(tmp_path, vendor) as out:
             id = await out.begin()
-            reserved = out.purse.reserved
+            reserved = out.limits.reserved
             if how == "killed":
                 out.kill()
         assert [row["outcome"] for row in rows(tmp_path)] == ["open"]
         async with instance(tmp_path, vendor) as out:
-            assert (out.purse.spent("d", "ada"), out.purse.reserved) == (0, reserved)
+            assert (out.limits.spent("d", "ada"), out.limits.reserved) == (0, reserved)
             vendor.finish(id)
             await out.poll(id)
-            assert (out.purse.spent("d", "ada"), out.purse.reserved) == (COST, 0)
+            assert (out.limits.spent("d", "ada"), out.limits.reserved) == (COST, 0)
             if how == "killed":
                 out.kill()
         async with instance(tmp_path, vendor) as out:
             await out.poll(id)
-            assert (out.purse.spent("d", "ada"), out.purse.reserved) == (COST, 0)
+            assert (out.limits.spent("d", "ada"), out.limits.reserved) == (COST, 0)
     (row,) = rows(tmp_path)
     assert (row["cost"], row["user_id"], row["basis"]) == (COST, "ada", "reported")
 
 
 async def test_it_stands_for_one_of_whom_a_start_remembers_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr("proxy.egress.billing.spend_limits.MOST_USERS", 1)
+    monkeypatch.setattr("proxy.egress.billing.spend_limits.MAX_USERS", 1)
     async with background_vendor() as vendor:
         async with instance(tmp_path, vendor) as out:
             dear = await out.begin(user="bob")
@@ -295,13 +295,13 @@ async def test_it_stands_for_one_of_whom_a_start_remembers_nothing_else(tmp_path
             await out.begin(user="ada")
             id = await out.begin(user="ada")
             await cancel(out, id)
-            reserved = out.purse.reserved
+            reserved = out.limits.reserved
         (first, *_) = (id for id, one in vendor.responses.items() if one["status"] == "queued")
         async with instance(tmp_path, vendor) as out:
-            assert (out.purse.spent("d"), out.purse.spent("d", "ada"), out.purse.reserved) == (COST, 0, reserved)
+            assert (out.limits.spent("d"), out.limits.spent("d", "ada"), out.limits.reserved) == (COST, 0, reserved)
             vendor.finish(first)
             await out.poll(first)
-            assert (out.purse.spent("d"), out.purse.spent("d", "ada"), out.purse.reserved) == (2 * COST, COST, 0)
+            assert (out.limits.spent("d"), out.limits.spent("d", "ada"), out.limits.reserved) == (2 * COST, COST, 0)
 
 
 async def test_one_whose_answer_never_came_stays_at_its_reservation(tmp_path):
@@ -311,12 +311,12 @@ async def test_one_whose_answer_never_came_stays_at_its_reservation(tmp_path):
             vendor.silent = True
             call = asyncio.create_task(out.begin())
             await eventually(lambda: vendor.responses)
-            reserved = out.purse.reserved
+            reserved = out.limits.reserved
             out.kill()
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
         async with instance(tmp_path, vendor) as out:
-            assert out.purse.spent("d", "ada") == reserved > 0
+            assert out.limits.spent("d", "ada") == reserved > 0
     assert [(row["cost"], row["outcome"]) for row in rows(tmp_path)] == [(reserved, "open")]
 
 
@@ -339,7 +339,7 @@ async def test_instances_that_share_a_ledger_settle_it_once_between_them(tmp_pat
     ):
         ids = [await one.begin() for _ in range(6)]
         async with instance(tmp_path, vendor, ledger=url) as late:  # knows of them by the ledger
-            assert late.purse.reserved == one.purse.reserved > 0
+            assert late.limits.reserved == one.limits.reserved > 0
             for id in ids:
                 vendor.finish(id)
             doors = (one, other, late)
@@ -349,8 +349,8 @@ async def test_instances_that_share_a_ledger_settle_it_once_between_them(tmp_pat
             assert costs() == 6 * [COST]
             for door in doors:
                 await door.pending.sweep()
-            assert (one.purse.spent("d", "ada"), one.purse.reserved) == (6 * COST, 0)
-            assert (late.purse.spent("d", "ada"), late.purse.reserved) == (6 * COST, 0)
+            assert (one.limits.spent("d", "ada"), one.limits.reserved) == (6 * COST, 0)
+            assert (late.limits.spent("d", "ada"), late.limits.reserved) == (6 * COST, 0)
     assert costs() == 6 * [COST]
 
 
@@ -403,13 +403,13 @@ ledger: {{url: "sqlite:///{tmp_path}/ledger.db"}}
 async def test_a_change_of_time_zone_keeps_what_is_reserved(tmp_path):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
-        reserved = out.purse.reserved
+        reserved = out.limits.reserved
         text = (
             f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1', cap: {{timezone: Asia/Tokyo}}}}}}"
         )
         out.egress.apply(load(PolicySource("test", None, text), {}))
-        await eventually(lambda: out.purse.reserved == reserved)
-        assert out.purse.spent("d") == 0
+        await eventually(lambda: out.limits.reserved == reserved)
+        assert out.limits.spent("d") == 0
         vendor.finish(id)
         await out.poll(id)
-        assert (out.purse.spent("d", "ada"), out.purse.reserved) == (COST, 0)
+        assert (out.limits.spent("d", "ada"), out.limits.reserved) == (COST, 0)

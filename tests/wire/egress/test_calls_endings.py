@@ -10,7 +10,7 @@ from egress_gateway import CHAT, QUICK, ReceivedCall, Vendor, chunks, completion
 from gateway_process import eventually
 
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.sqlite_queries import read
+from proxy.ledger.sqlite_queries import read_report
 from proxy.policy import schema
 
 # 7 tokens in and 5 out cost 17 millionths of a dollar at these.
@@ -28,7 +28,7 @@ LIMIT, QUOTA = event(message="slow", type="rate_limit_error"), event(message="no
 
 
 def spent(out, upstream="openai"):
-    return out.egress.upstreams[upstream].meter.purse.spent("d")
+    return out.egress.upstreams[upstream].billing.limits.spent("d")
 
 
 # ── a 200 that is no answer ──────────────────────────────────────────────────────────────────
@@ -48,7 +48,7 @@ async def test_an_answer_that_is_none_is_paid_at_its_estimate_each_time(tmp_path
         assert (headers["x-outrigger-attempts"], call["basis"]) == ("3", "estimated")
         assert 2 * 200_000 < spent(out) < 2 * 400_000 + 17_000  # a hundred tokens, and the question, twice
         assert float(headers["x-outrigger-cost"]) == call["cost_usd"] == spent(out) / 1e9
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.reserved == 0
 
 
 async def test_an_error_with_status_200_is_a_definite_one_and_costs_nothing(tmp_path):
@@ -139,7 +139,7 @@ async def ledger(tmp_path):
 
 async def rows(ledger, tmp_path, by):
     await ledger.stop()
-    return {one.name: one for one in read(tmp_path / "ledger.db", by, 0.0)}
+    return {one.name: one for one in read_report(tmp_path / "ledger.db", by, 0.0)}
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["another model", "another upstream"])
@@ -241,7 +241,7 @@ async def test_a_redirect_passes_as_it_came(tmp_path, status, body):
             assert answer.headers["x-outrigger-attempts"] == "1"
         [call] = await out.logged()
         assert (call["outcome"], call["status"], call["attempts"], call["cost_usd"]) == ("ok", status, 1, 0.0)
-        assert (spent(out), out.openai.meter.purse.reserved) == (0, 0)
+        assert (spent(out), out.openai.billing.limits.reserved) == (0, 0)
         assert out.openai.breaker.counts() == (0, 0)
         assert len(vendor.requests) == 1
 

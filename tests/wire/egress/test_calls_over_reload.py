@@ -190,17 +190,17 @@ async def test_an_upstream_that_comes_back_before_its_last_call_is_over_keeps_it
     gate = asyncio.Event()
     vendor = Vendor(held(gate), says())
     async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
-        purse = mine(out).meter.purse
+        limits = mine(out).billing.limits
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
         reload(out, NONE)
         reload(out, policy_of(vendor))
-        assert mine(out).meter.purse is purse
-        assert purse.reserved > 0
+        assert mine(out).billing.limits is limits
+        assert limits.reserved > 0
         gate.set()
         assert (await calling)[0] == 200
-        await until(lambda: not purse.reserved)
-        assert purse.spent("d") > 0
+        await until(lambda: not limits.reserved)
+        assert limits.spent("d") > 0
         assert (await out.chat(upstream="mine"))[0] == 200
 
 
@@ -208,12 +208,12 @@ async def test_a_stop_closes_what_waits_for_its_last_call(tmp_path):
     gate = asyncio.Event()
     vendor = Vendor(held(gate))
     async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
-        caller, purse = mine(out).caller, mine(out).meter.purse
+        caller, limits = mine(out).caller, mine(out).billing.limits
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
         reload(out, NONE)
         await out.egress.stop()
-        assert (caller._session, purse.reserved) == (None, 0)
+        assert (caller._session, limits.reserved) == (None, 0)
         with pytest.raises(aiohttp.ClientError):
             await calling
 
@@ -282,7 +282,7 @@ async def test_whatever_a_reload_falls_into_nothing_is_left_and_each_call_meets_
         await until(lambda: not out.egress.account.in_flight and not out.egress.upstreams._older)
         gone = [upstream for upstream in seen if upstream.name != "openai"]
         await until(lambda: all(upstream.caller._session is None for upstream in gone))
-        assert {upstream.meter.purse.reserved for upstream in seen} == {0}
+        assert {upstream.billing.limits.reserved for upstream in seen} == {0}
         assert {upstream.in_flight for upstream in seen} == {0}
         assert not any(upstream.pace._in_flight or upstream.flights._flights for upstream in seen)
         assert arrived == {("key-a", "Bearer key-a"), ("key-b", "Bearer key-b")}

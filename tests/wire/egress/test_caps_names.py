@@ -10,7 +10,7 @@ from egress_gateway import CHAT, QUICK, Vendor, completion, egress_gateway, says
 from gateway_process import APPS, eventually, gateway
 
 from proxy.cli.report import run_report
-from proxy.ledger.record import Entry
+from proxy.ledger.record import CallRecord
 from proxy.observe.reserved_users import NOBODY, OURS, VARIOUS, named
 
 PRICES = "prices: {gpt-4o-mini: {input: 1, output: 2}}"
@@ -28,8 +28,8 @@ async def test_a_body_that_names_nobodys_name_is_under_the_caps_of_a_user(tmp_pa
         for _ in range(3):
             assert (await out.chat({**CHAT, "max_tokens": 5}))[0] == 200, "nobody's have their own"
         assert (await out.logged(6))[-1]["user"] == NOBODY
-        purse = out.openai.meter.purse
-        assert (purse.spent("d", "~unattributed"), purse.spent("d", NOBODY)) == (34_000, 51_000)
+        limits = out.openai.billing.limits
+        assert (limits.spent("d", "~unattributed"), limits.spent("d", NOBODY)) == (34_000, 51_000)
 
 
 async def test_a_request_of_such_a_user_has_the_caps_of_one_too_and_report_tells_them_apart(tmp_path):
@@ -80,4 +80,4 @@ def test_no_two_names_become_one(ours):
 
 @pytest.mark.parametrize("chosen", ["a\0b", "\ud800", "ü" * 300, "x" * 300, VARIOUS, "ada"])
 def test_a_name_is_found_again_as_it_was_written(chosen):
-    assert Entry("1", 0.0, None, named(chosen), "", "", "", "").row()[3] == named(chosen)
+    assert CallRecord("1", 0.0, None, named(chosen), "", "", "", "").row()[3] == named(chosen)

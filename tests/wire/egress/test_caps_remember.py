@@ -17,9 +17,9 @@ from postgres_process import postgres
 
 from proxy.egress.billing import spend_limits, spend_lookup
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import Entry
-from proxy.ledger.sqlite import Sqlite
-from proxy.ledger.store import Forgiven, LedgerAway
+from proxy.ledger.record import CallRecord
+from proxy.ledger.sqlite import SqliteStore
+from proxy.ledger.store import ForgivenSpend, LedgerUnavailable
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
@@ -34,10 +34,10 @@ def patience(monkeypatch):
     monkeypatch.setattr(spend_lookup, "PATIENCE", 20.0)
 
 
-def row(user: str, cost: int, at: float | None = None) -> Entry:
+def row(user: str, cost: int, at: float | None = None) -> CallRecord:
     at = time.time() if at is None else at
     id = f"{user}-{at}"
-    return Entry(id, at, None, user, "", "", "openai", "gpt-4o-mini", cost=cost, basis="reported", outcome="ok")
+    return CallRecord(id, at, None, user, "", "", "openai", "gpt-4o-mini", cost=cost, basis="reported", outcome="ok")
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +85,20 @@ async def code(out, user: str) -> str:
 
 
 async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(spend_limits, "MOST_USERS", 100)
+    monkeypatch.setattr(spend_limits, "MAX_USERS", 100)
     async with ledger(url) as before:
         # From 990,000 nano-dollars down: all have spent so much of their million that no call fits.
         await before.database.write([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
     vendor = Vendor(says())
     async with ledger(url) as after, egress_gateway(tmp_path, vendor, openai=CAP, ledger=after) as out:
-        mem = out.openai.meter.purse
-        assert [mem.knows(user) for user in ("user-0", "user-99", "user-100", "user-299")] == [True, True, False, False]
-        assert mem.top("month", 1) == [("user-0", 990_000)]
+        mem = out.openai.billing.limits
+        assert [mem.is_loaded(user) for user in ("user-0", "user-99", "user-100", "user-299")] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        assert mem.top_spenders("month", 1) == [("user-0", 990_000)]
         assert mem.spent("month") == sum(990_000 - at for at in range(300))
         for user in ("user-0", "user-99", "user-100", "user-299"):
             assert await code(out, user) == "cost_cap_exceeded", user
@@ -102,28 +107,28 @@ async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, 
 
 
 async def test_who_is_forgotten_while_it_runs_is_asked_of_the_ledger_too(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(spend_limits, "MOST_USERS", 40)
+    monkeypatch.setattr(spend_limits, "MAX_USERS", 40)
     cap = CAP.replace("$0.001/month", "$0.00005/month")  # room for two
     async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=cap, ledger=books) as out:
-        mem = out.openai.meter.purse
+        mem = out.openai.billing.limits
         assert [await code(out, "ada") for _ in range(3)] == ["ok", "ok", "cost_cap_exceeded"]
         for at in range(120):  # each spends more than ada
             await books.database.write([row(f"other-{at}", 40_000)], [])
             assert await code(out, f"other-{at}") == ("ok" if at < 40 else "cost_cap_exceeded"), at
         assert mem.evicted
-        assert not mem.knows("ada")
+        assert not mem.is_loaded("ada")
         assert await code(out, "ada") == "cost_cap_exceeded"
         assert mem.spent("month", "ada") == 2 * PAID
         assert mem.reserved == 0
 
 
 async def test_what_waits_to_be_written_counts_and_what_was_forgiven_does_not(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(spend_limits, "MOST_USERS", 1)
+    monkeypatch.setattr(spend_limits, "MAX_USERS", 1)
     async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
-        mem, now = out.openai.meter.purse, time.time()
+        mem, now = out.openai.billing.limits, time.time()
         await books.database.write([row("ada", 990_000), row("bob", 500_000)], [])
-        await books.database.forgive([Forgiven("f", now, "openai", "ada", "month", 900_000)])
-        mem.doubt()
+        await books.database.forgive([ForgivenSpend("f", now, "openai", "ada", "month", 900_000)])
+        mem.mark_unloaded()
         books.put(row("bob", 450_000, now - 0.001))
         await books.database.write([row("ada", 123, now - 70 * 86400)], [])
         assert await code(out, "ada") == "ok"
@@ -132,7 +137,7 @@ async def test_what_waits_to_be_written_counts_and_what_was_forgiven_does_not(tm
         assert mem.spent("month", "bob") == 950_000 + PAID
 
 
-class Moody(Sqlite):
+class Moody(SqliteStore):
     """A ledger that notes whom it was asked for, and may be away or hang."""
 
     def __init__(self, path: Path) -> None:
@@ -148,7 +153,7 @@ class Moody(Sqlite):
     async def standing(self, upstream, users, since, until):
         self.asked.append(list(users))
         if self.mood == "away":
-            raise LedgerAway("it is down")
+            raise LedgerUnavailable("it is down")
         if self.mood == "hangs":
             await asyncio.sleep(60)
         await asyncio.sleep(0.05)
@@ -166,9 +171,9 @@ async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_b
     monkeypatch.setattr(spend_lookup, "AGAIN", 60.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
-            mem = out.openai.meter.purse
+            mem = out.openai.billing.limits
             await moody.write([row("ada", 990_000)], [])
-            mem.doubt()
+            mem.mark_unloaded()
             moody.mood = mood
             assert await code(out, "ada") == "ok"
             assert await code(out, "ada") == "ok"
@@ -187,7 +192,7 @@ async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_pa
     vendor = Vendor(says())
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody, on_error="deny") as books:
         async with egress_gateway(tmp_path, vendor, openai=CAP, ledger=books) as out:
-            out.openai.meter.purse.doubt()
+            out.openai.billing.limits.mark_unloaded()
             moody.mood = "hangs"
             assert await code(out, "ada") == "ledger_unavailable"
             url = f"{out.url}/openai/v1/realtime?model=gpt-realtime"
@@ -199,7 +204,7 @@ async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_pa
 async def test_many_at_once_are_asked_for_together(tmp_path, moody):
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
-            out.openai.meter.purse.doubt()
+            out.openai.billing.limits.mark_unloaded()
             users = [f"user-{at % 50}" for at in range(100)]
             assert set(await asyncio.gather(*(code(out, user) for user in users))) == {"ok"}
             assert sorted(user for asked in moody.asked for user in asked) == sorted(set(users))
@@ -210,9 +215,9 @@ async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monk
     monkeypatch.setattr(spend_lookup, "PATIENCE", 5.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
-            mem = out.openai.meter.purse
+            mem = out.openai.billing.limits
             await moody.write([row("unattributed", 990_000)], [])
-            mem.doubt()
+            mem.mark_unloaded()
             moody.mood, moody.slow = "away", 0.1
             assert (await out.chat())[0] == 200
             moody.mood = ""
@@ -229,7 +234,7 @@ async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monk
             over.set()
             await calling
             assert status == 200
-            assert mem.knows("unattributed")
+            assert mem.is_loaded("unattributed")
             assert mem.spent("month", "unattributed") == 990_000 + 2 * PAID
 
 
@@ -239,7 +244,7 @@ APP = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'calling_app.py'))
 async def test_a_request_of_a_user_who_is_not_remembered_gets_402_before_the_app_works(tmp_path):
     vendor = Vendor(says())
     await vendor.start()
-    database = Sqlite(tmp_path / "ledger.db")
+    database = SqliteStore(tmp_path / "ledger.db")
     rows = [row(f"user-{at}", 10_000_000 if at == 10_049 else 10_500_000) for at in range(10_050)]
     await database.write(rows, [])
     await database.close()

@@ -33,15 +33,15 @@ async def test_it_has_the_status_of_its_kind_and_costs_nothing(tmp_path, path):
     ) as out:
         status, body = await ask(out, path, ASKED[path])
         assert (status, json.loads(body)) == (503, WRONG)
-        purse = out.openai.meter.purse
-        assert (purse.spent("d"), purse.reserved) == (0, 0)
+        limits = out.openai.billing.limits
+        assert (limits.spent("d"), limits.reserved) == (0, 0)
 
 
 async def test_it_is_tried_again_as_that_status_is(tmp_path):
     drawn = {"created": 1, "data": [{"b64_json": ""}], "usage": {"input_tokens": 100, "output_tokens": 10}}
     async with egress_gateway(tmp_path, Vendor(says(WRONG), says(drawn)), openai=PRICES) as out:
         assert (await ask(out, "/images/generations", ASKED["/images/generations"]))[0] == 200
-        assert out.openai.meter.purse.spent("d") == 100 * 5_000 + 10 * 10_000
+        assert out.openai.billing.limits.spent("d") == 100 * 5_000 + 10 * 10_000
 
 
 async def test_what_was_begun_and_failed_is_an_answer_and_passes_as_it_is(tmp_path):

@@ -53,9 +53,9 @@ async def test_twenty_calls_at_once_by_an_alias_do_not_pass_a_cap_with_room_for_
         go.set()
         statuses = sorted(one[0] for one in await asyncio.gather(*asks))
         assert statuses == [200] * 2 + [429] * 18
-        purse = out.openai.meter.purse
-        assert purse.spent("d", "ada") <= 32_000_000
-        assert purse.reserved == 0
+        limits = out.openai.billing.limits
+        assert limits.spent("d", "ada") <= 32_000_000
+        assert limits.reserved == 0
 
 
 async def reserved(out, vendor, path: str, body: dict, upstream: str = "openai") -> int:
@@ -76,7 +76,7 @@ async def reserved(out, vendor, path: str, body: dict, upstream: str = "openai")
 
     task = asyncio.ensure_future(ask())
     await eventually(lambda: vendor.open)
-    amount = out.egress.upstreams[upstream].meter.purse.reserved
+    amount = out.egress.upstreams[upstream].billing.limits.reserved
     go.set()
     await task
     vendor.answers = before

@@ -78,8 +78,8 @@ async def test_what_reports_no_usage_is_paid_by_its_bytes(tmp_path, answer, body
         cost, basis = await told(out)
         assert basis == "estimated"
         assert 0.00005 < cost < 0.001  # 250 bytes are about 60 tokens
-        assert out.openai.meter.purse.spent("d") == to_nanos(Decimal(str(cost)))
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.spent("d") == to_nanos(Decimal(str(cost)))
+        assert out.openai.billing.limits.reserved == 0
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
@@ -88,7 +88,7 @@ async def test_a_definite_error_costs_nothing(tmp_path, status):
         _, headers, _ = await out.chat()
         assert headers["x-outrigger-cost"] == "0.000000"
         assert await told(out) == (0.0, None)
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.reserved == 0
 
 
 async def test_a_call_that_never_left_costs_nothing(tmp_path):
@@ -131,7 +131,7 @@ async def test_an_answer_that_nobody_waited_for_is_paid(tmp_path):
         cost, basis = await told(out)
         assert basis == "estimated"
         assert cost > 0.0002
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.reserved == 0
 
 
 async def test_who_left_while_waiting_for_a_place_has_spent_nothing(tmp_path):
@@ -141,12 +141,12 @@ async def test_who_left_while_waiting_for_a_place_has_spent_nothing(tmp_path):
         await eventually(lambda: vendor.open)
         second = asyncio.ensure_future(out.chat())
         await eventually(lambda: out.openai.pace._serving)
-        assert out.openai.meter.purse.reserved > 0
+        assert out.openai.billing.limits.reserved > 0
         second.cancel()
         assert await told(out) == (0.0, None)
         first.cancel()
         await out.logged(2)
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.reserved == 0
 
 
 async def test_the_cache_gives_for_nothing_and_a_shared_call_is_paid_once(tmp_path):
@@ -156,7 +156,7 @@ async def test_the_cache_gives_for_nothing_and_a_shared_call_is_paid_once(tmp_pa
         assert again[1]["x-outrigger-cost"] == "0.000000"
         assert again[1]["x-outrigger-cache"] == "hit"
         assert {answer[1]["x-outrigger-cache"] for answer in answers} == {"miss", "coalesced"}
-        assert out.openai.meter.purse.spent("d") == 17_000
+        assert out.openai.billing.limits.spent("d") == 17_000
         assert sum(call["cost_usd"] or 0 for call in await out.logged(6)) == 0.000017
 
 
@@ -173,8 +173,8 @@ async def test_a_shared_call_is_paid_by_who_began_it_though_they_left(tmp_path):
         await eventually(lambda: len(next(iter(out.openai.flights._flights.values()))._readers) == 2)
         first.cancel()
         assert (await second)[0] == 200
-        assert out.openai.meter.purse.spent("d", "ada") == 17_000
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.spent("d", "ada") == 17_000
+        assert out.openai.billing.limits.reserved == 0
 
 
 # ── caps ─────────────────────────────────────────────────────────────────────────────────────
@@ -215,11 +215,11 @@ async def test_calls_at_once_cannot_pass_a_cap_together(tmp_path):
             answer = await out.chat(mine(max_tokens=5))
             if answer[0] != 200:
                 break
-        spent = out.openai.meter.purse.spent("d", "ada")
+        spent = out.openai.billing.limits.spent("d", "ada")
         assert statuses.count(200) >= 5
         assert 150_000 < spent <= 200_000 + 17_000
         assert spent == 17_000 * len(vendor.requests)
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.reserved == 0
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_a_second_attempt_is_made_only_within_the_caps(tmp_path):
     async with paying(tmp_path, vendor, policy="cap: {per_user: $0.0003/d}") as out:
         await out.chat(mine(max_tokens=100))
         assert len(vendor.requests) == 1  # one estimate is $0.0002 and a bit; two would pass the cap
-        assert 200_000 < out.openai.meter.purse.spent("d", "ada") < 300_000
+        assert 200_000 < out.openai.billing.limits.spent("d", "ada") < 300_000
 
 
 async def test_a_model_without_a_price(tmp_path):
@@ -272,8 +272,8 @@ async def test_a_fallback_is_paid_where_it_was_asked(tmp_path):
         _, headers, _ = await out.chat(mine())
         assert headers["x-outrigger-fallback"] == "upstream=azure"
         assert headers["x-outrigger-cost"] == PRICE
-        assert out.openai.meter.purse.spent("d") == 0
-        assert out.egress.upstreams["azure"].meter.purse.spent("d", "ada") == 17_000
+        assert out.openai.billing.limits.spent("d") == 0
+        assert out.egress.upstreams["azure"].billing.limits.spent("d", "ada") == 17_000
 
 
 async def test_a_fallback_past_its_own_cap_is_passed_over(tmp_path):

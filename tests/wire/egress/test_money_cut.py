@@ -149,7 +149,7 @@ async def test_a_stream_that_is_cut_is_paid_by_all_that_was_written(tmp_path, pa
             await answer.read()
         call = (await out.logged())[0]
         upstream = out.egress.upstreams[path.split("/")[1]]
-        assert upstream.meter.purse.reserved == 0
+        assert upstream.billing.limits.reserved == 0
     assert call["basis"] == "estimated"
     assert tokens <= call["cost_usd"] * 1e6 <= tokens + 15, "names and marks beside it are a few tokens"
 

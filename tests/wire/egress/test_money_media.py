@@ -52,7 +52,7 @@ async def draw(out, path: str = "/openai/v1/images/generations", **more: object)
 async def cost(out) -> tuple[float, str]:
     """Millionths of a dollar, and what that rests on; nothing is reserved any more."""
     call = (await out.logged())[0]
-    assert out.openai.meter.purse.reserved == 0
+    assert out.openai.billing.limits.reserved == 0
     return round(call["cost_usd"] * 1e6, 3), call["basis"]
 
 
@@ -185,7 +185,7 @@ async def test_an_image_is_reserved_by_size_quality_and_number(tmp_path, asked, 
     async with egress_gateway(tmp_path, vendor, openai=policy()) as out:
         call = asyncio.ensure_future(draw(out, **asked))
         await eventually(lambda: vendor.open)
-        assert out.openai.meter.purse.reserved == tokens * 1000
+        assert out.openai.billing.limits.reserved == tokens * 1000
         call.cancel()
         assert await cost(out) == (tokens, "estimated"), "given up, it is drawn all the same"
 

@@ -160,7 +160,7 @@ async def test_an_answer_is_paid_for(tmp_path, what):
             assert got.status == 200
             assert await got.json() == answer
         assert await paid(out) == (dollars, estimated)
-        assert out.openai.meter.purse.reserved == 0
+        assert out.openai.billing.limits.reserved == 0
 
 
 async def test_a_stream_of_the_responses_api_ends_with_what_its_tools_took(tmp_path):

@@ -54,7 +54,7 @@ LAST = form(("file", SOUND), ("language", "en"), ("model", "dear"))
 
 async def last(out, count: int = 1) -> dict:
     call = (await out.logged(count))[-1]
-    assert out.openai.meter.purse.reserved == 0
+    assert out.openai.billing.limits.reserved == 0
     return call
 
 

@@ -20,16 +20,16 @@ OTHER = "  other: {kind: openai, base_url: 'http://127.0.0.1:<1>/v1', api_key: s
 async def test_an_upstream_that_left_the_policy_and_came_back_still_holds_what_was_reserved(tmp_path):
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
-        reserved, before = out.purse.reserved, out.egress.upstreams["openai"]
+        reserved, before = out.limits.reserved, out.egress.upstreams["openai"]
         out.egress.apply(load(PolicySource("test", None, "upstreams: {openai: off}"), {}))
         assert "openai" not in out.egress.upstreams
         again = f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1'}}}}"
         out.egress.apply(load(PolicySource("test", None, again), {}))
-        assert out.egress.upstreams["openai"].meter.purse is not before.meter.purse
-        await eventually(lambda: out.purse.reserved == reserved)
+        assert out.egress.upstreams["openai"].billing.limits is not before.billing.limits
+        await eventually(lambda: out.limits.reserved == reserved)
         vendor.finish(id)
         assert await out.poll(id) == 200
-        assert (out.purse.spent("d", "ada"), out.purse.reserved) == (COST, 0)
+        assert (out.limits.spent("d", "ada"), out.limits.reserved) == (COST, 0)
     assert [row["cost"] for row in rows(tmp_path)] == [COST]
 
 

@@ -116,7 +116,7 @@ def picture(gateway) -> dict[str, object]:
         "rules": id(gateway.door.pipeline.rules),
         "listen": id(gateway.door.server.listen),
         "upstreams": {name: id(one) for name, one in upstreams.items()},
-        "cap": upstreams["openai"].meter.purse.cap,
+        "cap": upstreams["openai"].billing.limits.cap,
         "budget": upstreams["openai"].budget.share,
         "ledger": id(gateway.ledger._policy),
         "alerts": id(gateway.alerts._policy),

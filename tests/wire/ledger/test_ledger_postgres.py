@@ -18,18 +18,18 @@ from postgres_process import Relay, Server, postgres
 
 from proxy.cli.report import run_report
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.postgres import STEPS, Postgres, address, read
-from proxy.ledger.record import COLUMNS, FIRST, Entry
-from proxy.ledger.store import KEPT, NAMES, Forgiven, LedgerAway, Spent
-from proxy.ledger.user_marks import Marks
+from proxy.ledger.postgres import STEPS, PostgresStore, read_report, without_foreign_options
+from proxy.ledger.record import COLUMNS, FIRST_SCHEMA_COLUMNS, CallRecord
+from proxy.ledger.store import COLUMN_NAMES, FORGIVEN_KEPT_SECONDS, ForgivenSpend, LedgerUnavailable, WindowTotals
+from proxy.ledger.user_marks import UserMarks
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
 TABLES = [f"public.outrigger_{name}" for name in ("calls", "schema", "blocked", "forgiven")]
 
 
-def entry(id: object, cost: int = 10, at: float = 1000.0, **rest: object) -> Entry:
-    made = Entry(f"{id}", at, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
+def entry(id: object, cost: int = 10, at: float = 1000.0, **rest: object) -> CallRecord:
+    made = CallRecord(f"{id}", at, None, "ada", "free", "ask", "openai", "gpt", cost=cost, outcome="ok", status=200)
     return replace(made, **rest)
 
 
@@ -55,8 +55,8 @@ async def query(url: str, sql: str) -> list[tuple]:
 
 
 @asynccontextmanager
-async def opened(url: str, **options: object) -> AsyncIterator[Postgres]:
-    database = Postgres(url, where="the server", **options)
+async def opened(url: str, **options: object) -> AsyncIterator[PostgresStore]:
+    database = PostgresStore(url, where="the server", **options)
     try:
         yield database
     finally:
@@ -84,7 +84,7 @@ async def until(condition: Callable[[], object], patience: float = 30.0) -> None
 
 
 async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
-    full = Entry(
+    full = CallRecord(
         "ab" * 16, 7201.5, "req-1", "bob", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
         "reported", 2, 200, "ok", "hit", 1, "resp_1",
     )  # fmt: skip
@@ -93,10 +93,10 @@ async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
         await database.write([entry(3, 7)], [])
         await database.write([entry(3, 99, outcome="open")], [])
         found = await database.spent("openai", {"h": 7200.0, "d": 0.0}, None)
-        assert found == {"h": Spent({"bob": 2500}, 0), "d": Spent({"bob": 2500, "ada": 16}, 0)}
+        assert found == {"h": WindowTotals({"bob": 2500}, 0), "d": WindowTotals({"bob": 2500, "ada": 16}, 0)}
         assert (await database.spent("openai", {"d": 0.0}, 7200.0))["d"].total == 16
-        assert (await database.spent("other", {"d": 0.0}, None))["d"] == Spent({}, 0)
-        sums = await read(url, "the server", "user", 0.0)
+        assert (await database.spent("other", {"d": 0.0}, None))["d"] == WindowTotals({}, 0)
+        sums = await read_report(url, "the server", "user", 0.0)
         assert [(one.name, one.calls, one.errors, one.cached, one.cost, one.estimated) for one in sums] == [
             ("bob", 1, 0, 1, 2500, 500),
             ("ada", 2, 1, 0, 16, 0),
@@ -149,7 +149,7 @@ async def test_two_that_start_at_once_do_not_trip_over_each_other(url: str) -> N
 
 
 async def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_left_alone(url: str) -> None:
-    assert await read(url, "the server", "user", 0.0) == []  # nothing there yet
+    assert await read_report(url, "the server", "user", 0.0) == []  # nothing there yet
     async with opened(url) as database:
         await database.write([entry(1)], [])
     later = (*STEPS, ("ALTER TABLE public.outrigger_calls ADD COLUMN note text",))
@@ -157,32 +157,32 @@ async def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_left_alone(
         await database.write([entry(2)], [])
     assert await query(url, "SELECT id, note FROM outrigger_calls ORDER BY id") == [("1", None), ("2", None)]
     async with opened(url) as database:
-        with pytest.raises(LedgerAway, match="newer Outrigger"):
+        with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
             await database.write([entry(3)], [])
-    with pytest.raises(LedgerAway, match="newer Outrigger"):
-        await read(url, "the server", "user", 0.0)
+    with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
+        await read_report(url, "the server", "user", 0.0)
 
 
 async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there_were_any(url: str) -> None:
     async with opened(url, steps=STEPS[:1]) as database:
         await database.ready(create=True)
-    everything = f"SELECT {', '.join(NAMES[:FIRST])} FROM outrigger_calls ORDER BY id"
+    everything = f"SELECT {', '.join(COLUMN_NAMES[:FIRST_SCHEMA_COLUMNS])} FROM outrigger_calls ORDER BY id"
     for old in (entry(1), entry(2)):
-        values = ", ".join("NULL" if value is None else repr(value) for value in old.row()[:FIRST])
+        values = ", ".join("NULL" if value is None else repr(value) for value in old.row()[:FIRST_SCHEMA_COLUMNS])
         await query(url, f"INSERT INTO outrigger_calls VALUES ({values})")
     before = await query(url, everything)
     async with opened(url) as database:
-        marks = Marks(database, emit=lambda *_, **__: None, now=lambda: 1000.0)
+        marks = UserMarks(database, emit=lambda *_, **__: None, now=lambda: 1000.0)
         await marks.start()
         for user in ("o'brien", "ada", "ada"):
             assert await marks.block(user) is None
-        rows = [Forgiven(f"{n}", 1000.0 + n, "openai", "ada", "d", 5) for n in range(2)]
+        rows = [ForgivenSpend(f"{n}", 1000.0 + n, "openai", "ada", "d", 5) for n in range(2)]
         assert await marks.forgive(rows) is None
         assert await marks.forgive(rows[:1]) is None
         assert await database.forgiven("openai", {"d": 900.0, "month": 0.0}, 2000.0) == {"d": {"ada": 10}, "month": {}}
         assert await database.forgiven("openai", {"d": 1001.0}, 1001.0) == {"d": {}}
     async with opened(url) as database:
-        marks = Marks(database, emit=lambda *_, **__: None)
+        marks = UserMarks(database, emit=lambda *_, **__: None)
         await marks.start()
         assert list(marks.users) == ["ada", "o'brien"]
         assert await query(url, everything) == before
@@ -190,7 +190,7 @@ async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there
         assert await query(url, "SELECT version FROM outrigger_schema") == [(len(STEPS),)]
         assert await marks.unblock("ada") is None
         assert await database.blocked() == ["o'brien"]
-        await marks.forgive([Forgiven("9", 1000.0 + KEPT + 1, "openai", "ada", "d", 1)])
+        await marks.forgive([ForgivenSpend("9", 1000.0 + FORGIVEN_KEPT_SECONDS + 1, "openai", "ada", "d", 1)])
         assert await database.forgiven("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 6}}
 
 
@@ -198,7 +198,7 @@ async def test_a_user_that_may_make_no_table_is_told_how_to_help_it(url: str) ->
     await query(url, "DROP ROLE IF EXISTS poor")
     await query(url, "CREATE ROLE poor LOGIN")
     async with opened(url.replace("demo@", "poor@")) as database:
-        with pytest.raises(LedgerAway, match="permission denied for schema public; grant its user"):
+        with pytest.raises(LedgerUnavailable, match="permission denied for schema public; grant its user"):
             await database.write([entry(1)], [])
 
 
@@ -211,14 +211,14 @@ async def test_a_user_that_may_make_no_table_is_told_how_to_help_it(url: str) ->
     ],
 )
 def test_options_of_other_drivers_are_left_out(given: str, kept: str) -> None:
-    assert address(given) == kept
+    assert without_foreign_options(given) == kept
 
 
 async def test_an_address_where_nobody_answers_is_told_of_without_its_password(unused_tcp_port: int) -> None:
     events: list[str] = []
     async with started(f"postgresql://u:hunter2@127.0.0.1:{unused_tcp_port}/d", events) as ledger:
         assert ledger.health().state == "degraded"
-        with pytest.raises(LedgerAway, match="refused|Connect"):
+        with pytest.raises(LedgerUnavailable, match="refused|Connect"):
             await ledger.spent("openai", {"d": 0.0})
     assert "hunter2" not in "".join(events) + ledger.health().reason
 

@@ -28,7 +28,7 @@ _UNPRICED = ("image_generation_call", "code_interpreter_call")
 
 
 @dataclass(slots=True)
-class Quantities:
+class BillableUsage:
     """`context`: the tokens of input that decide on a long context's price. `doubtful`: units that rest on a guess."""
 
     amounts: dict[str, int]
@@ -37,9 +37,11 @@ class Quantities:
     uncertain: bool = False  # something was bought that is not among the units
 
 
-def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model: str | None = None) -> Quantities:
+def billable_usage_of(
+    endpoint: str | None, usage: Usage, priced: frozenset[str], model: str | None = None
+) -> BillableUsage:
     """`priced` are the units that the model has a price of its own for."""
-    found = Quantities({"requests": 1})
+    found = BillableUsage({"requests": 1})
     details = usage.details
     if "video_seconds" in details:
         found.amounts["video_seconds"] = _milliseconds(details["video_seconds"])
@@ -59,7 +61,7 @@ def quantities(endpoint: str | None, usage: Usage, priced: frozenset[str], model
     return found
 
 
-def _audio(found: Quantities, seconds: object, priced: frozenset[str]) -> None:
+def _audio(found: BillableUsage, seconds: object, priced: frozenset[str]) -> None:
     """Audio by its length; in tokens where the model has no price by the hour."""
     length = _milliseconds(seconds)
     if "hours" in priced:
@@ -73,7 +75,7 @@ def _milliseconds(seconds: object) -> int:
     return int(min(max(decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST)) * 1000)
 
 
-def _input(found: Quantities, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
+def _input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
     details, total = usage.details, count(usage.input)
     before = _part(details, _BEFORE)
     cached = count(usage.cached_input)
@@ -101,7 +103,7 @@ def _input(found: Quantities, endpoint: str | None, usage: Usage, priced: frozen
     found.context = max(total, named)
 
 
-def _cached(found: Quantities, rest: int, before: Json, cached: int, audio: int, image: int) -> tuple[int, int]:
+def _cached(found: BillableUsage, rest: int, before: Json, cached: int, audio: int, image: int) -> tuple[int, int]:
     """How many of the tokens of audio and of images were cached; `rest`: how many tokens can be new."""
     said = mapping(before.get("cached_tokens_details"))
     if said:
@@ -124,7 +126,7 @@ def _written(details: Json, before: Json) -> tuple[int, int]:
     return max(told, hour + short), hour
 
 
-def _output(found: Quantities, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
+def _output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
     total, reasoning = count(usage.output), count(usage.reasoning)
     after = _part(usage.details, _AFTER)
     audio, image = count(after.get("audio_tokens")), count(after.get("image_tokens"))
@@ -146,7 +148,7 @@ def _output(found: Quantities, endpoint: str | None, usage: Usage, priced: froze
     found.amounts["output"] = total - min(reasoning, total)
 
 
-def _tools(found: Quantities, endpoint: str | None, usage: Usage, model: str) -> None:
+def _tools(found: BillableUsage, endpoint: str | None, usage: Usage, model: str) -> None:
     details, searches = usage.details, 0
     if "server_tool_use" in details:
         searches = count(mapping(details["server_tool_use"]).get("web_search_requests"))

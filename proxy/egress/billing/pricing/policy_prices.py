@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from proxy.egress.billing.pricing.rates import Rates, parent
+from proxy.egress.billing.pricing.rates import Rates, inherited_price
 from proxy.egress.dialects.base import Json
 from proxy.policy.schema.price import Charges, Price
 
@@ -61,7 +61,7 @@ Row = dict[str, object]
 NOTHING_DRAWN: Json = {}
 
 
-class Own:
+class PolicyPrice:
     """Of a tier, a size or a time that the policy does not name the price is the usual one: all there is to pay."""
 
     __slots__ = ("_made", "_price", "_times", "_usual")
@@ -94,7 +94,7 @@ def _row(price: Price, over: Sequence[Charges] = ()) -> Row:
     row = _charges(price)
     for tokens, charges in sorted(price.above.items(), key=lambda item: int(item[0])):
         for unit, dollars in _charges(charges).items():
-            before = row.get(unit, parent(unit, row) or 0)
+            before = row.get(unit, inherited_price(unit, row) or 0)
             row[unit] = [*(before if isinstance(before, list) else [before]), [int(tokens), dollars]]
     for more in over:
         row |= _charges(more)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from proxy.egress.dialects.base import MOST
+from proxy.egress.dialects.base import MAX_COUNT
 
 SCALE = 9 * 10**12  # a nano-dollar
 _DECIMALS = 10**12
@@ -50,7 +50,7 @@ _PRICED_ALONE = (
     "images",
     "video_seconds",
 )
-Row = Mapping[str, object]  # as the table has it: unit → dollars, or [dollars, [from tokens, dollars] …]
+PriceRow = Mapping[str, object]  # as the table has it: unit → dollars, or [dollars, [from tokens, dollars] …]
 
 
 class Rates:
@@ -58,7 +58,7 @@ class Rates:
 
     __slots__ = ("_bands", "least_seconds", "priced")
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: PriceRow) -> None:
         least = row.get("least_seconds")
         self.least_seconds = least if isinstance(least, int) else 0
         prices = {unit: price for unit, price in row.items() if unit != "least_seconds"}
@@ -69,7 +69,7 @@ class Rates:
             for start in (-1, *starts)
         )
 
-    def at(self, context: int) -> Mapping[str, int]:
+    def for_context(self, context: int) -> Mapping[str, int]:
         """Rates of a request with so many tokens of input; a step reprices all of it."""
         for start, rates in reversed(self._bands):
             if context > start:
@@ -77,32 +77,32 @@ class Rates:
         return self._bands[0][1]
 
 
-def parent(unit: str, row: Row) -> object:
+def inherited_price(unit: str, row: PriceRow) -> object:
     """The price of what a unit is charged like, where a row has none of its own for it."""
     for one in _PARENTS.get(unit, ()):
-        if (found := row.get(one, parent(one, row))) is not None:
+        if (found := row.get(one, inherited_price(one, row))) is not None:
             return found
     return None
 
 
-def nanos(amount: int, times: int = 1, over: int = 1) -> int:
+def round_to_nanos(amount: int, times: int = 1, over: int = 1) -> int:
     """Whole nano-dollars of an amount of rates, rounded half up."""
     whole = SCALE * over
     return (2 * amount * times + whole) // (2 * whole)
 
 
-def dollars(value: Decimal) -> int:
+def dollars_to_nanos(value: Decimal) -> int:
     """Nano-dollars; below zero counts as nothing."""
     return max(0, int((value * 10**9).to_integral_value(ROUND_HALF_UP)))
 
 
-def highest(rows: Iterable[Row]) -> Row:
+def highest_prices(rows: Iterable[PriceRow]) -> PriceRow:
     """The highest price of each unit, whatever the context. What is cached counts as new."""
     found: dict[str, Any] = {}
     for row in rows:
         for unit, price in row.items():
             if "cached" not in unit and unit != "least_seconds":
-                found[unit] = max(_at(price, MOST), found.get(unit, 0))
+                found[unit] = max(_at(price, MAX_COUNT), found.get(unit, 0))
     return found
 
 
@@ -154,4 +154,4 @@ class Cost:
     estimated: int = 0
 
 
-NOTHING = Cost(0)
+NO_COST = Cost(0)

@@ -16,26 +16,26 @@ from typing import Any
 
 from proxy.egress.billing.pricing.policy_prices import DAY as DAY
 from proxy.egress.billing.pricing.policy_prices import holds, span_of
-from proxy.egress.billing.pricing.rates import Rates, Row
+from proxy.egress.billing.pricing.rates import PriceRow, Rates
 
 _FILE = Path(__file__).parent / "prices.json"
 
 
-class Model:
+class ModelPrices:
     """A model's prices over time and by service tier. `most`: the tokens of an answer; 0: not known."""
 
-    __slots__ = ("_dated", "_made", "_prices", "_tiers", "most", "name")
+    __slots__ = ("_dated", "_made", "_prices", "_tiers", "max_output", "name")
 
     def __init__(self, row: Sequence[Any], prices: Sequence[Mapping[str, Any]]) -> None:
         self.name: str = row[0]
         dated: list[tuple[str | None, int]] = row[2] if isinstance(row[2], list) else [(None, row[2])]
         self._dated = tuple((span_of(since), number) for since, number in dated)
         self._tiers = tuple((tier, span_of(since), number) for tier, since, number in (row[3] if len(row) > 3 else ()))
-        self.most: int = row[4] if len(row) > 4 else 0
+        self.max_output: int = row[4] if len(row) > 4 else 0
         self._prices = prices
         self._made: dict[tuple[int, ...], Rates] = {}
 
-    def row(self, at: float) -> Row:
+    def price_row(self, at: float) -> PriceRow:
         """The standard tier's prices at that time."""
         return self._prices[self._number(at)]
 
@@ -62,13 +62,13 @@ class Model:
         return next((one for span, one in reversed(self._dated) if holds(span, at)), self._dated[0][1])
 
 
-class Section:
+class HostSection:
     """One host's models. Matchers are tried in the table's order, exact names at once."""
 
     def __init__(self, rows: Sequence[Sequence[Any]], prices: Sequence[Mapping[str, Any]]) -> None:
         self._rows = rows
         self._prices = prices
-        self._models: dict[int, Model] = {}
+        self._models: dict[int, ModelPrices] = {}
         self._exact: dict[str, int] = {}
         self._others: list[tuple[int, Any]] = []
         for at, row in enumerate(rows):
@@ -78,29 +78,29 @@ class Section:
                 else:
                     self._others.append((at, matcher))
 
-    def find(self, name: str) -> Model | None:
+    def find(self, name: str) -> ModelPrices | None:
         first = self._exact.get(name, len(self._rows))
         first = next((at for at, matcher in self._others if at < first and _fits(matcher, name)), first)
         return self._model(first) if first < len(self._rows) else None
 
-    def label(self, name: str) -> str | None:
+    def model_label(self, name: str) -> str | None:
         """One of the table's own names for the model, of which there is an end: this one, or the row's that it fits."""
         if name in self._exact:
             return name
         found = self.find(name)
         return found.name if found is not None else None
 
-    def models(self) -> Iterator[Model]:
+    def models(self) -> Iterator[ModelPrices]:
         return (self._model(at) for at in range(len(self._rows)))
 
-    def _model(self, at: int) -> Model:
+    def _model(self, at: int) -> ModelPrices:
         found = self._models.get(at)
         if found is None:
-            found = self._models[at] = Model(self._rows[at], self._prices)
+            found = self._models[at] = ModelPrices(self._rows[at], self._prices)
         return found
 
 
-class Table:
+class PriceTable:
     def __init__(self, text: str) -> None:
         found = json.loads(text)
         self.vendors: Mapping[str, str] = found["vendors"]
@@ -110,12 +110,12 @@ class Table:
         self._hosts: Sequence[tuple[str, str]] = found["hosts"]
         self._prices = found["prices"]
         self._rows = found["models"]
-        self._sections: dict[str, Section] = {}
+        self._sections: dict[str, HostSection] = {}
 
-    def section(self, name: str) -> Section:
+    def section(self, name: str) -> HostSection:
         found = self._sections.get(name)
         if found is None:
-            found = self._sections[name] = Section(self._rows[name], self._prices)
+            found = self._sections[name] = HostSection(self._rows[name], self._prices)
         return found
 
     def host(self, base_url: str) -> str | None:
@@ -124,8 +124,8 @@ class Table:
 
 
 @cache
-def table() -> Table:
-    return Table(_FILE.read_text())
+def price_table() -> PriceTable:
+    return PriceTable(_FILE.read_text())
 
 
 @cache
@@ -152,13 +152,13 @@ def table_age(now: float) -> float:
 
 def image_price(model: str, size: str, *, hd: bool) -> Decimal | None:
     """Dollars an image."""
-    prices = table().images.get(model, {}).get(size)
+    prices = price_table().images.get(model, {}).get(size)
     return None if prices is None else Decimal(str(prices[hd]))
 
 
 def video_prices(model: str | None) -> Mapping[str, Decimal]:
     """Dollars a second, by size; empty for a model that is not known. None: of each size the dearest."""
-    known = table().videos
+    known = price_table().videos
     if model is not None:
         name = re.sub(r"-20\d\d-\d\d-\d\d$", "", model.lower().rpartition("/")[2])
         return {size: Decimal(str(price)) for size, price in known.get(name, {}).items()}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.egress.dialects.base import Canned, Json, mapping, text
+from proxy.egress.dialects.base import Json, SyntheticResponse, mapping, text
 from proxy.egress.sse import message
 from proxy.util.json_bytes import json_bytes
 
 WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
 
 
-def openai_answer(endpoint: str, body: Json, said: str, *, id: str, created: int) -> Canned | None:
+def openai_answer(endpoint: str, body: Json, said: str, *, id: str, created: int) -> SyntheticResponse | None:
     """None for what is no text: embeddings, audio, images, moderations."""
     model = text(body.get("model")) or "none"
     if endpoint == "chat":
@@ -30,7 +30,7 @@ def _choices(body: Json) -> range:
     return range(wanted if isinstance(wanted, int) and 1 <= wanted <= 128 else 1)
 
 
-def _chat(body: Json, said: str, id: str, created: int, model: str) -> Canned:
+def _chat(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
     refused = _wants_json(body.get("response_format"))
     part = {"content": None, "refusal": said} if refused else {"content": said}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -61,7 +61,7 @@ def _chat(body: Json, said: str, id: str, created: int, model: str) -> Canned:
     return _events(events, done=True)
 
 
-def _completions(body: Json, said: str, id: str, created: int, model: str) -> Canned:
+def _completions(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
     choices = [{"index": n, "text": said, "logprobs": None, "finish_reason": "stop"} for n in _choices(body)]
     answer: dict[str, Any] = {
         "id": id,
@@ -75,7 +75,7 @@ def _completions(body: Json, said: str, id: str, created: int, model: str) -> Ca
     return _json({**answer, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}})
 
 
-def _responses(body: Json, said: str, id: str, created: int, model: str) -> Canned:
+def _responses(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
     refused = _wants_json(mapping(body.get("text")).get("format"))
     kind, key = ("refusal", "refusal") if refused else ("output_text", "text")
     more: dict[str, Any] = {} if refused else {"annotations": [], "logprobs": []}
@@ -131,7 +131,7 @@ def _responses(body: Json, said: str, id: str, created: int, model: str) -> Cann
     return _events(events, named=True)
 
 
-def anthropic_answer(body: Json, said: str, *, id: str) -> Canned:
+def anthropic_answer(body: Json, said: str, *, id: str) -> SyntheticResponse:
     answer: dict[str, Any] = {
         "id": f"msg_{id}",
         "type": "message",
@@ -161,10 +161,10 @@ def anthropic_answer(body: Json, said: str, *, id: str) -> Canned:
     )
 
 
-def _json(answer: Json) -> Canned:
-    return Canned(WHOLE, json_bytes(answer))
+def _json(answer: Json) -> SyntheticResponse:
+    return SyntheticResponse(WHOLE, json_bytes(answer))
 
 
-def _events(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> Canned:
+def _events(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> SyntheticResponse:
     parts = [message(json_bytes(event), event["type"] if named else "") for event in events]
-    return Canned(STREAM, b"".join(parts) + (message(b"[DONE]") if done else b""))
+    return SyntheticResponse(STREAM, b"".join(parts) + (message(b"[DONE]") if done else b""))

@@ -16,7 +16,7 @@ UNESCAPED = 3  # times: as often as a path may pass a server that reads it and p
 _SLASHES = re.compile(r"/+")
 
 
-def plain(path: str) -> str:
+def normalize_path(path: str) -> str:
     """Unescaped, without fragment, query, parameters, empty and dot segments; case as it was."""
     if _ODD.search(path) is None:
         return path
@@ -33,7 +33,7 @@ def plain(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-def below(path: str, base: str) -> str | None:
+def path_below(path: str, base: str) -> str | None:
     """What of a plain path is below a base; None where its dots led out of it."""
     if not base.strip("/"):
         return path
@@ -42,6 +42,6 @@ def below(path: str, base: str) -> str | None:
     return rest if path[: len(root)].lower() == root.lower() and rest[:1] in ("", "/") else None
 
 
-def endings(path: str) -> list[str]:
+def path_suffixes(path: str) -> list[str]:
     """A path from each of its segments on: where the vendor's own root is not known."""
     return [path[match.start() :] for match in _SLASHES.finditer(path)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from proxy.egress.billing.pricing.billable_usage import LONGEST
-from proxy.egress.billing.pricing.rates import Cost, dollars
+from proxy.egress.billing.pricing.rates import Cost, dollars_to_nanos
 from proxy.egress.billing.pricing.table import video_prices
 from proxy.egress.dialects.base import Json, decimal, text
 
@@ -19,8 +19,8 @@ def video_cost(model: str | None, details: Json) -> Cost:
     price = by_size.get(size_of(details))
     length = min(max(decimal(details.get("video_seconds")) or Decimal(0), Decimal(0)), Decimal(LONGEST))
     if price is not None:
-        return Cost(dollars(price * length))
-    guess = dollars(max((by_size or video_prices(None)).values()) * length)
+        return Cost(dollars_to_nanos(price * length))
+    guess = dollars_to_nanos(max((by_size or video_prices(None)).values()) * length)
     return Cost(guess, guess)
 
 

@@ -61,7 +61,7 @@ AUDIO_CHARACTERS = 3_200  # of base64 for a token: 24 kHz of 16 bits, 20 tokens 
 PICTURE = 1_300  # tokens of an image inside a text answer (ai.google.dev/gemini-api/docs/pricing: 1,290)
 
 
-class Written:
+class OutputSize:
     """`text` and `thought` are bytes of UTF-8; `audio`, `images` and `tokens` (of no kind of their own) are tokens.
     `painter`: the model that a tool draws with, where that is another and named."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.egress.dialects.base import MOST, Json, Usage, count, mapping, model_name, text
+from proxy.egress.dialects.base import MAX_COUNT, Json, Usage, count, mapping, model_name, text
 from proxy.egress.dialects.image_tokens import image_tokens
 
 TOOLS = 20  # kinds of them, that are counted
@@ -136,7 +136,7 @@ def _guessed(answer: Json) -> list[Usage]:
     if not tokens:
         return []
     details = {"output_tokens_details": {"image_tokens": tokens}, "images": len(pictures), "guessed": True}
-    return [Usage(0, 0, min(tokens, MOST), 0, named, details, endpoint="images")]
+    return [Usage(0, 0, min(tokens, MAX_COUNT), 0, named, details, endpoint="images")]
 
 
 def _pictures(answer: Json) -> list[Json]:

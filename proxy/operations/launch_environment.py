@@ -47,7 +47,7 @@ class LaunchEnvironment:
         extra = self._egress.environment(policy, self._sockets.egress_address, self._environ)
         pool = ""
         if self._database is not None and self._sockets.postgres is not None:
-            from proxy.postgres.environment import seen
+            from proxy.postgres.dsn import seen
 
             host, port = self._sockets.postgres.getsockname()[:2]
             extra |= self._database.environment(host, port, policy.postgres)

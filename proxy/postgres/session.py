@@ -8,18 +8,29 @@ session is `broken`, and whether the client's next messages may be taken (`hold`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from proxy.postgres import session_state, wire
 from proxy.postgres.auth.startup import ENCODING, NAME, Settings, Startup, elsewhere, process
-from proxy.postgres.expect import Expect
 from proxy.postgres.frontend import Frontend
-from proxy.postgres.outstanding import Pipeline
+from proxy.postgres.outstanding import Expect, Pipeline
 from proxy.postgres.pins import no_slot
-from proxy.postgres.reset import put_back
 from proxy.postgres.server_state import Backend
 from proxy.postgres.session_state import COMPUTED, FORGET, LOADED, PROBED, SCHEMA, SETTINGS
 from proxy.postgres.statement_registry import Statement, Statements
+
+
+# [merged from postgres/reset] What a RESET led to the connection's own is put back to the client's, in the transaction that did it.
+def put_back(name: bytes, own: Settings, done: Callable[[bytes], bytes]) -> Iterator[tuple[Expect, bytes]]:
+    """SETs in the extended protocol: what is owed for each message, and the message. `name` is that of a statement and
+    a portal that nobody has."""
+    for each in own.items():
+        yield Expect(wire.PARSE, skip=True), wire.parse(name, session_state.setting(each) + b"\0\0\0")
+        yield Expect(wire.BIND, skip=True), wire.message(wire.BIND, name + b"\0" + name + b"\0\0\0\0\0\0\0")
+        yield Expect(wire.EXECUTE, skip=True), wire.message(wire.EXECUTE, name + b"\0\0\0\0\0")
+        yield Expect(wire.CLOSE, skip=True), wire.message(wire.CLOSE, b"P" + name + b"\0")
+        yield Expect(wire.CLOSE, skip=True, done=done), wire.close_statement(name)
+
 
 SCOPE = (b"search_path", b"role", b"session_authorization")  # whose tables a name means
 SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server until it leaves

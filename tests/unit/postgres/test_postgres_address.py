@@ -6,8 +6,7 @@ import pytest
 
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.stores import Postgres
-from proxy.postgres.dsn import Database, database, rewritten
-from proxy.postgres.environment import variables
+from proxy.postgres.dsn import Database, database, rewritten, variables
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from proxy.policy.schema.stores import Pool as Sizes
 from proxy.postgres import wire
 from proxy.postgres.auth.startup import Startup
 from proxy.postgres.connector import ConnectFailed
-from proxy.postgres.opening import Opening
+from proxy.postgres.launcher import Opening
 from proxy.postgres.pool import Pool
 from proxy.postgres.server_state import Backend
 from proxy.postgres.session import Session

@@ -33,7 +33,7 @@ from postgres_script import (
 )
 
 from proxy.postgres import wire
-from proxy.postgres.preparing import ProtocolError
+from proxy.postgres.frontend import ProtocolError
 
 ROW = wire.row([b"1"])
 ANSWER = rows + ROW + done()
@@ -677,7 +677,7 @@ def test_a_query_ends_the_unnamed_statement():
 
 
 def test_a_server_keeps_a_bounded_number_of_statements(monkeypatch):
-    monkeypatch.setattr("proxy.postgres.preparing.MOST_PREPARED", 2)
+    monkeypatch.setattr("proxy.postgres.frontend.MOST_PREPARED", 2)
     talk = linked()
     for index in range(2):
         prepared(talk, f"s{index}", f"select {index}")

@@ -85,10 +85,10 @@ async def _serve(
         )
         database = None
         if sockets.postgres is not None:
-            from proxy.postgres.service import Door as Database  # it brings asyncpg, which nothing else needs
+            from proxy.postgres.service import PostgresService  # it brings asyncpg, which nothing else needs
 
-            database = Database(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
-            egress.notices.works = database.belongs
+            database = PostgresService(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
+            egress.notices.works = database.assign_request
         command, private = resolve_command(policy, words, sockets, log)
         outfit = LaunchEnvironment(
             environ, command=command, private=private, sockets=sockets, egress=egress, database=database, log=log

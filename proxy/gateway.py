@@ -46,7 +46,7 @@ from proxy.process.listen_sockets import ListenSockets, start_listening
 from proxy.process.service_manager import ServiceNotifier
 
 if TYPE_CHECKING:
-    from proxy.postgres.service import Door as Database
+    from proxy.postgres.service import PostgresService
 
 Prepare = Callable[[Policy], Callable[[], None]]  # makes all that may fail, and gives what puts it in force
 STOPPED = 0
@@ -67,7 +67,7 @@ class Gateway:
         reloader: Reloader,
         egress: Egress,
         ledger: Ledger,
-        database: Database | None,
+        database: PostgresService | None,
         requests: Requests,
         recent: Recent,
         environ: Mapping[str, str],

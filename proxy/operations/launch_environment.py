@@ -16,7 +16,7 @@ from proxy.policy.schema.server import Address
 from proxy.process.listen_sockets import ListenSockets
 
 if TYPE_CHECKING:
-    from proxy.postgres.service import Door as Database
+    from proxy.postgres.service import PostgresService
 
 
 class LaunchEnvironment:
@@ -30,7 +30,7 @@ class LaunchEnvironment:
         private: int,
         sockets: ListenSockets,
         egress: Egress,
-        database: Database | None,
+        database: PostgresService | None,
         log: Log,
     ) -> None:
         self._environ = environ
@@ -47,11 +47,11 @@ class LaunchEnvironment:
         extra = self._egress.environment(policy, self._sockets.egress_address, self._environ)
         pool = ""
         if self._database is not None and self._sockets.postgres is not None:
-            from proxy.postgres.dsn import seen
+            from proxy.postgres.dsn import reachable_host
 
             host, port = self._sockets.postgres.getsockname()[:2]
-            extra |= self._database.environment(host, port, policy.postgres)
-            pool = str(Address(seen(host), port))
+            extra |= self._database.app_variables(host, port, policy.postgres)
+            pool = str(Address(reachable_host(host), port))
         extra |= self._attribution_variables(policy, pool)
         if self._command is None:
             return extra, False

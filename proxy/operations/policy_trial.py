@@ -57,9 +57,9 @@ def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def _parse_database_url(url: str, environ: Mapping[str, str]) -> object:
-    from proxy.postgres.dsn import database
+    from proxy.postgres.dsn import parse_url
 
-    return database(url, environ)
+    return parse_url(url, environ)
 
 
 def _discard_event(event: str, message: str, **facts: object) -> None:

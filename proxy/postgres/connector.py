@@ -8,18 +8,17 @@ private and used here stands in tests/unit/postgres/test_postgres_asyncpg.py, wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 from asyncpg import connect_utils
 
 from proxy.errors import OutriggerError
-from proxy.postgres.auth.startup import ELSEWHERE, Key
-from proxy.postgres.server_state import Backend
+from proxy.postgres.auth.startup import OTHER_DATABASE, PoolKey
+from proxy.postgres.server_state import ServerState
 
 # What a server reports of itself (PostgreSQL 11 to 18); asyncpg cannot be asked for all it was told.
-REPORTED = (
+REPORTED_PARAMETERS = (
     "application_name",
     "client_encoding",
     "DateStyle",
@@ -37,7 +36,7 @@ REPORTED = (
     "TimeZone",
 )
 # Errors that trying again does not mend: a password, a name, a setting.
-FINAL = ("28", "3D", "22", "42", "0A")
+FINAL_SQLSTATES = ("28", "3D", "22", "42", "0A")
 
 
 class ConnectFailed(OutriggerError):
@@ -45,16 +44,16 @@ class ConnectFailed(OutriggerError):
 
     def __init__(self, code: str, text: str, *, final: bool) -> None:
         super().__init__(text)
-        self.code = code
+        self.sqlstate = code
         self.final = final
 
 
-class Connected:
+class AsyncpgConnection:
     """A connection of asyncpg's, as much of it as is used."""
 
     __slots__ = ("_connection", "backend")
 
-    def __init__(self, connection: Any, backend: Backend) -> None:
+    def __init__(self, connection: Any, backend: ServerState) -> None:
         self._connection = connection
         self.backend = backend
 
@@ -81,13 +80,10 @@ class Connected:
         )
 
 
-Connect = Callable[[Key, str], "asyncio.Future[Connected]"]
-
-
-async def connect(dsn: str, key: Key, name: str, timeout: float) -> Connected:
+async def connect(dsn: str, key: PoolKey, name: str, timeout: float) -> AsyncpgConnection:
     """Raises ConnectFailed. `name` is the connection's application_name, `key` what else it is opened with."""
     settings = {**dict(key), "application_name": name}
-    elsewhere = settings.pop(ELSEWHERE, None)
+    elsewhere = settings.pop(OTHER_DATABASE, None)
     try:
         async with asyncio.timeout(timeout):
             connection = await asyncpg.connect(
@@ -99,7 +95,7 @@ async def connect(dsn: str, key: Key, name: str, timeout: float) -> Connected:
             )
     except asyncpg.PostgresError as error:
         code = error.sqlstate or "08006"
-        raise ConnectFailed(code, str(error), final=code.startswith(FINAL)) from error
+        raise ConnectFailed(code, str(error), final=code.startswith(FINAL_SQLSTATES)) from error
     except asyncpg.InterfaceError as error:
         raise ConnectFailed("08001", str(error), final=True) from error
     except TimeoutError:
@@ -109,7 +105,7 @@ async def connect(dsn: str, key: Key, name: str, timeout: float) -> Connected:
     reported = connection.get_settings()
     params = {
         known.encode(): str(value).encode()
-        for known in REPORTED
+        for known in REPORTED_PARAMETERS
         if (value := getattr(reported, known, None)) is not None
     }
-    return Connected(connection, Backend(key, name, params, connection.get_server_pid()))
+    return AsyncpgConnection(connection, ServerState(key, name, params, connection.get_server_pid()))

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from proxy.policy.schema.stores import Postgres
 
 # How the server is reached; the rest of a query is settings and options of the app's own connections.
-REACHING = frozenset(
+CONNECT_PARAMETERS = frozenset(
     (
         *("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service", "sslmode"),
         *("ssl", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
@@ -23,16 +23,18 @@ REACHING = frozenset(
     )
 )
 # Of these the app's copy keeps none: they are about a TLS that it does not speak with us.
-_TLS = frozenset(
+_TLS_PARAMETERS = frozenset(
     ("sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "channel_binding", "gssencmode")
 )
 # And these would lead it past us.
-_PLACE = frozenset(("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service"))
-_SSL_WORDS = {"true": "false", "1": "0", "on": "off", "yes": "no"}
+_ADDRESS_PARAMETERS = frozenset(
+    ("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service")
+)
+_SSL_OFF_SPELLINGS = {"true": "false", "1": "0", "on": "off", "yes": "no"}
 
 
 @dataclass(frozen=True, slots=True)
-class Database:
+class DatabaseAddress:
     """`dsn` is for asyncpg. `user` and `name` are what the server's startup packet says."""
 
     dsn: str
@@ -40,18 +42,18 @@ class Database:
     name: str
 
 
-def database(url: str, environ: Mapping[str, str]) -> Database:
+def parse_url(url: str, environ: Mapping[str, str]) -> DatabaseAddress:
     """What a database's URL means, in libpq's order: the query, the address itself, the environment."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    reaching = {name: value for name, value in query.items() if name in REACHING}
+    reaching = {name: value for name, value in query.items() if name in CONNECT_PARAMETERS}
     if "ssl" in reaching:  # a spelling of asyncpg, JDBC and node-postgres
         word = reaching.pop("ssl").lower()
         reaching.setdefault("sslmode", {"true": "require", "1": "require", "false": "disable"}.get(word, word))
     if reaching.get("sslmode") == "no-verify":
         reaching["sslmode"] = "require"
     reaching.pop("hostaddr", None)
-    user = query.get("user") or unquote(parts.username or "") or environ.get("PGUSER") or _me()
+    user = query.get("user") or unquote(parts.username or "") or environ.get("PGUSER") or _login_name()
     name = (
         query.get("dbname")
         or query.get("database")
@@ -60,26 +62,26 @@ def database(url: str, environ: Mapping[str, str]) -> Database:
         or user
     )
     tail = f"?{urlencode(reaching)}" if reaching else ""
-    return Database(f"postgresql://{parts.netloc}{parts.path}{tail}", user, name)
+    return DatabaseAddress(f"postgresql://{parts.netloc}{parts.path}{tail}", user, name)
 
 
-def _me() -> str:
+def _login_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name
         return "postgres"
 
 
-def rewritten(url: str, host: str, port: int, password: str, found: Database, *, tls: bool) -> str:
+def rewrite_url(url: str, host: str, port: int, password: str, found: DatabaseAddress, *, tls: bool) -> str:
     """The address that the app gets in its own one's place: its scheme and the parameters of its driver stay."""
     parts = urlsplit(url)
     kept: list[str] = []
     for pair in parts.query.split("&") if parts.query else []:
         name, equals, value = pair.partition("=")
-        if name in _TLS or name in _PLACE:
+        if name in _TLS_PARAMETERS or name in _ADDRESS_PARAMETERS:
             continue
         if name in ("sslmode", "ssl"):
-            kept.append(f"{name}{equals}{_mode(name, unquote(value), tls=tls)}")
+            kept.append(f"{name}{equals}{_ssl_mode_for_app(name, unquote(value), tls=tls)}")
         else:
             kept.append(pair)
     shown = f"[{host}]" if ":" in host else host
@@ -88,36 +90,37 @@ def rewritten(url: str, host: str, port: int, password: str, found: Database, *,
     return f"{parts.scheme}://{user}:{password}@{shown}:{port}/{quote(found.name, safe='')}{query}"
 
 
-def _mode(name: str, value: str, *, tls: bool) -> str:
+def _ssl_mode_for_app(name: str, value: str, *, tls: bool) -> str:
     if tls:  # the certificate is one made at start, which nobody vouches for
         return re.sub(r"^verify-(ca|full)$", "require", value)
     if name == "ssl":
-        return _SSL_WORDS.get(value.lower(), value if value.lower() in _SSL_WORDS.values() else "disable")
+        return _SSL_OFF_SPELLINGS.get(
+            value.lower(), value if value.lower() in _SSL_OFF_SPELLINGS.values() else "disable"
+        )
     return "disable"
 
 
-# [merged from postgres/environment] What the app gets in its environment, so that its database connections come through here.
-_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one listens everywhere, the app comes by loopback
+_WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one listens everywhere, the app comes by loopback
 
 
-def seen(host: str) -> str:
+def reachable_host(host: str) -> str:
     """A listener's host as the app sees it."""
-    return _EVERY.get(host, host)
+    return _WILDCARD_HOSTS.get(host, host)
 
 
-def variables(
-    policy: Postgres, host: str, port: int, password: str, found: Database, environ: Mapping[str, str]
+def app_variables(
+    policy: Postgres, host: str, port: int, password: str, found: DatabaseAddress, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """A variable that holds a URL keeps the spelling and the parameters that it had; the policy's own URL stands
     in for one that the app does not have yet."""
     assert policy.url is not None
-    host = seen(host)
+    host = reachable_host(host)
     parts = {"host": host, "port": str(port), "user": found.user, "password": password, "database": found.name}
     env: dict[str, str] = {}
     for variable, part in policy.env.items():
         if part == "url":
             had = environ.get(variable) or policy.url
-            env[variable] = rewritten(had, host, port, password, found, tls=policy.tls == "on")
+            env[variable] = rewrite_url(had, host, port, password, found, tls=policy.tls == "on")
         else:
             env[variable] = parts[part]
     return env

@@ -10,12 +10,12 @@ from proxy.units import format_duration
 
 if TYPE_CHECKING:
     from proxy.postgres.pool import Pool
-    from proxy.postgres.server import Server
+    from proxy.postgres.server import ServerConnection
 
-STUCK = 5.0  # seconds that a server has to react to a cancel, and to a check
+REACTION_SECONDS = 5.0  # seconds that a server has to react to a cancel, and to a check
 
 
-class Upkeep:
+class Janitor:
     """Looks once a second, or more often where a time-out is that short."""
 
     def __init__(self, pool: Pool) -> None:
@@ -51,11 +51,11 @@ class Upkeep:
                 pool.idle.remove(server)
                 spare -= 1
                 server.close()
-        pool.supply.fill()
+        pool.launcher.fill()
 
-    def _judge(self, server: Server, now: float) -> None:
+    def _judge(self, server: ServerConnection, now: float) -> None:
         since = now - server.since
-        if server.checking and since > STUCK:
+        if server.checking and since > REACTION_SECONDS:
             server.abort()
             return
         session, client = server.session, server.client
@@ -68,12 +68,12 @@ class Upkeep:
             text = f"canceled: it took longer than postgres.timeout.query ({format_duration(bound)})"
             if not server.expired:
                 server.expired = True
-                session.pipeline.cancelled = wire.error("57014", text)
+                session.outstanding.cancel_error = wire.error_response("57014", text)
                 self._pool.cancel(server)
-            elif since > bound + STUCK:  # nobody answers there
-                client.end(wire.fatal("57014", text))
+            elif since > bound + REACTION_SECONDS:  # nobody answers there
+                client.end(wire.fatal_response("57014", text))
                 server.abort()
         elif server.state == "idle_in_transaction" and self._idle is not None and since > self._idle:
             allowed = format_duration(self._idle)
             text = f"terminated: idle in a transaction for longer than postgres.timeout.idle_in_transaction ({allowed})"
-            client.end(wire.fatal("25P03", text))
+            client.end(wire.fatal_response("25P03", text))

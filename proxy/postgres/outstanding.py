@@ -12,23 +12,32 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.postgres import wire
-from proxy.postgres.session_state import LOCAL, RESETS, SETTINGS, TAGS
-from proxy.postgres.statement_registry import Statement
-from proxy.postgres.wire import COMPLETE, HEAD_SIZE, READY, read_head
-from proxy.postgres.wire import EXECUTE as EXECUTED
+from proxy.postgres.session_state import LOCAL_SETTING, RESET, SETTING, TAG_FLAGS
+from proxy.postgres.statement_registry import PreparedStatement
+from proxy.postgres.wire import COMMAND_COMPLETE, EXECUTE, HEADER_SIZE, READY_FOR_QUERY, read_header
 
-# [merged from postgres/expect] What a server owes: one entry for each message that it will answer.
-FAKE = 0  # the kind of a reply that we give in the server's place
-MARK = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swallowed by a COPY
+LOCAL_REPLY = 0  # the kind of a reply that we give in the server's place
+COPY_END = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swallowed by a COPY
 
 
-class Expect:
+class ExpectedReply:
     """One reply owed, or several up to ReadyForQuery. `skip`: the client does not get it; `fake` is given
     without the server; `instead` replaces an error; `done` gets what was skipped and gives what the client gets in
     its place, or is told that a command has completed; `undo` is called where the reply never came, because this or
     something before it failed."""
 
-    __slots__ = ("done", "fake", "flags", "instead", "kind", "name", "plain", "skip", "statement", "undo")
+    __slots__ = (
+        "client_name",
+        "error_instead",
+        "flags",
+        "hidden",
+        "kind",
+        "local_reply",
+        "on_reply",
+        "on_undone",
+        "passes_unread",
+        "statement",
+    )
 
     def __init__(
         self,
@@ -37,7 +46,7 @@ class Expect:
         skip: bool = False,
         fake: bytes = b"",
         instead: bytes = b"",
-        statement: Statement | None = None,
+        statement: PreparedStatement | None = None,
         name: bytes = b"",
         flags: int = 0,
         done: Callable[[bytes], bytes] | None = None,
@@ -45,64 +54,67 @@ class Expect:
     ) -> None:
         self.kind = kind
         # Its answer passes unread.
-        self.plain = not skip and done is None and (kind != wire.DESCRIBE or statement is None)
-        self.skip = skip
-        self.fake = fake
-        self.instead = instead
+        self.passes_unread = not skip and done is None and (kind != wire.DESCRIBE or statement is None)
+        self.hidden = skip
+        self.local_reply = fake
+        self.error_instead = instead
         self.statement = statement
-        self.name = name
+        self.client_name = name
         self.flags = flags
-        self.done = done
-        self.undo = undo
+        self.on_reply = done
+        self.on_undone = undo
 
     def __repr__(self) -> str:
-        return f"<Expect {chr(self.kind)}{' skipped' if self.skip else ''}>"
+        return f"<Expect {chr(self.kind)}{' skipped' if self.hidden else ''}>"
 
 
-COPIED = Expect(MARK)
-QUERY, SYNC, FUNCTION = Expect(wire.QUERY), Expect(wire.SYNC), Expect(wire.FUNCTION)
-PARSE, BIND, CLOSE, DESCRIBE, EXECUTE = (
-    Expect(wire.PARSE),
-    Expect(wire.BIND),
-    Expect(wire.CLOSE),
-    Expect(wire.DESCRIBE),
-    Expect(wire.EXECUTE),
+COPY_END_REPLY = ExpectedReply(COPY_END)
+QUERY_REPLY, SYNC_REPLY, FUNCTION_REPLY = (
+    ExpectedReply(wire.QUERY),
+    ExpectedReply(wire.SYNC),
+    ExpectedReply(wire.FUNCTION_CALL),
+)
+PARSE_REPLY, BIND_REPLY, CLOSE_REPLY, DESCRIBE_REPLY, EXECUTE_REPLY = (
+    ExpectedReply(wire.PARSE),
+    ExpectedReply(wire.BIND),
+    ExpectedReply(wire.CLOSE),
+    ExpectedReply(wire.DESCRIBE),
+    ExpectedReply(wire.EXECUTE),
 )
 
 # What answers nothing, what is answered by ReadyForQuery, and which reply ends which message's.
-ASIDE = frozenset((wire.PARAMETER, wire.NOTICE, wire.NOTIFICATION))
-READIES = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION))
-ANSWERS = {
-    wire.PARSED: wire.PARSE,
-    wire.BOUND: wire.BIND,
-    wire.CLOSED: wire.CLOSE,
+ASYNCHRONOUS_KINDS = frozenset((wire.PARAMETER_STATUS, wire.NOTICE, wire.NOTIFICATION))
+READY_ENDED = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION_CALL))
+REPLY_ENDS = {
+    wire.PARSE_COMPLETE: wire.PARSE,
+    wire.BIND_COMPLETE: wire.BIND,
+    wire.CLOSE_COMPLETE: wire.CLOSE,
     wire.ROW_DESCRIPTION: wire.DESCRIBE,
     wire.NO_DATA: wire.DESCRIBE,
     wire.EMPTY_QUERY: wire.EXECUTE,
-    wire.SUSPENDED: wire.EXECUTE,
+    wire.PORTAL_SUSPENDED: wire.EXECUTE,
 }
 
 
-# [merged from postgres/owner] Whom a pipeline tells of what its server said beside the replies that it owes.
-class Owner(Protocol):
+class ReplyObserver(Protocol):
     """`parameter` gives what the client gets in the message's place, if anything; `resets`: a RESET did it."""
 
-    def parameter(self, name: bytes, value: bytes, *, shown: bool, resets: bool) -> bytes: ...
+    def on_parameter_status(self, name: bytes, value: bytes, *, shown: bool, resets: bool) -> bytes: ...
 
-    def notification(self, message: bytes) -> bytes:
+    def rewrite_notification(self, message: bytes) -> bytes:
         """The message as the client gets it."""
         ...
 
-    def tagged(self, hint: int, tag: bytes) -> None: ...
-    def outdated(self, statement: Statement) -> None: ...
-    def translated(self, error: bytes) -> bytes: ...
+    def on_command_tag(self, hint: int, tag: bytes) -> None: ...
+    def on_stale_plan(self, statement: PreparedStatement) -> None: ...
+    def translate_error(self, error: bytes) -> bytes: ...
 
 
-HUGE = 1 << 30
-LONG = 64 * 1024  # bytes; a row longer than this passes before it is whole
+MAX_MESSAGE_BYTES = 1 << 30
+STREAM_BYTES = 64 * 1024  # bytes; a row longer than this passes before it is whole
 
 
-class Pipeline:
+class OutstandingReplies:
     """`replies` takes what the server sent and gives what the client gets.
 
     `status` is that of the last ReadyForQuery; `rested`: nothing was sent since it that counts; `failed`: the
@@ -110,148 +122,148 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_inside",
-        "_owner",
-        "_part",
-        "_skipped",
-        "cancelled",
+        "_bytes_to_stream",
+        "_hidden_replies",
+        "_observer",
+        "_partial",
+        "cancel_error",
         "copying",
-        "ended",
-        "errors",
-        "failed",
+        "error_count",
+        "idle",
         "queue",
-        "rested",
-        "skips",
+        "server_ended",
+        "skipping_to_sync",
         "status",
+        "undoing_skipped",
     )
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
-        self.queue: deque[Expect] = deque()
-        self.status = wire.IDLE
-        self.rested = True
-        self.failed = False
+    def __init__(self, owner: ReplyObserver) -> None:
+        self._observer = owner
+        self.queue: deque[ExpectedReply] = deque()
+        self.status = wire.STATUS_IDLE
+        self.idle = True
+        self.skipping_to_sync = False
         self.copying = False
-        self.errors = 0
-        self.skips = True  # what is undone was skipped; else it is what has failed
-        self.ended = False  # the server has said its last words
-        self.cancelled = b""  # what the client is told when a cancel of ours arrives
-        self._part = b""  # the begin of a message, where that is all that came
-        self._inside = 0  # bytes of a long message that are still to come
-        self._skipped: list[bytes] = []
+        self.error_count = 0
+        self.undoing_skipped = True  # what is undone was skipped; else it is what has failed
+        self.server_ended = False  # the server has said its last words
+        self.cancel_error = b""  # what the client is told when a cancel of ours arrives
+        self._partial = b""  # the begin of a message, where that is all that came
+        self._bytes_to_stream = 0  # bytes of a long message that are still to come
+        self._hidden_replies: list[bytes] = []
 
     def __repr__(self) -> str:
-        return f"<Pipeline {chr(self.status)}, {len(self.queue)} owed{', skipping to Sync' if self.failed else ''}>"
+        return f"<Pipeline {chr(self.status)}, {len(self.queue)} owed{', skipping to Sync' if self.skipping_to_sync else ''}>"
 
     @property
-    def inside(self) -> bool:
+    def mid_message(self) -> bool:
         """Whether the client has half a message."""
-        return self._inside > 0
+        return self._bytes_to_stream > 0
 
-    def expect(self, entry: Expect) -> None:
+    def expect(self, entry: ExpectedReply) -> None:
         """A message was sent that the server answers, unless it skips to the next Sync."""
-        self.rested = False
-        if not self.failed or entry.kind == wire.SYNC:
+        self.idle = False
+        if not self.skipping_to_sync or entry.kind == wire.SYNC:
             self.queue.append(entry)
-        elif entry.undo is not None:
-            entry.undo()
+        elif entry.on_undone is not None:
+            entry.on_undone()
 
-    def synced(self) -> None:
+    def expect_sync(self) -> None:
         """A Sync is about to be sent: whether the server will answer it."""
         if not self.copying:
-            self.rested = self.failed = False
-            self.queue.append(SYNC)
+            self.idle = self.skipping_to_sync = False
+            self.queue.append(SYNC_REPLY)
 
-    def copied(self) -> None:
+    def on_copy_end(self) -> None:
         """CopyDone or CopyFail was sent."""
         if self.copying:
             self.copying = False
         elif self.queue:
-            self.queue.append(COPIED)
+            self.queue.append(COPY_END_REPLY)
 
-    def fakes(self) -> bytes:
+    def pop_local_replies(self) -> bytes:
         """What is due to the client though nothing more is to come from the server before it."""
         queue = self.queue
-        if not queue or queue[0].kind > MARK:
+        if not queue or queue[0].kind > COPY_END:
             return b""
         due = b""
-        while queue and queue[0].kind <= MARK:
-            due += self._given(queue.popleft())
+        while queue and queue[0].kind <= COPY_END:
+            due += self._local_reply(queue.popleft())
         return due
 
-    def replies(self, data: bytes) -> bytes:
+    def process_replies(self, data: bytes) -> bytes:
         """Raises ValueError where the server does not speak the protocol."""
         queue = self.queue
-        if self._part:
-            data = self._part + data
-            self._part = b""
-        elif len(queue) == 1 and queue[0] is QUERY and not self._inside and self._whole(data):
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        elif len(queue) == 1 and queue[0] is QUERY_REPLY and not self._bytes_to_stream and self._is_plain_answer(data):
             return data
         size = len(data)
         out: list[bytes] | None = None
         start = pos = 0
-        if self._inside:
-            pos = min(self._inside, size)
-            self._inside -= pos
-        skipping = bool(queue) and queue[0].skip
-        while pos + HEAD_SIZE <= size:
-            kind, length = read_head(data, pos)
+        if self._bytes_to_stream:
+            pos = min(self._bytes_to_stream, size)
+            self._bytes_to_stream -= pos
+        skipping = bool(queue) and queue[0].hidden
+        while pos + HEADER_SIZE <= size:
+            kind, length = read_header(data, pos)
             end = pos + 1 + length
             if (kind == 68 or kind == 100) and not skipping:  # DataRow, CopyData
                 if end > size:
-                    if length > LONG:
-                        self._inside = end - size
+                    if length > STREAM_BYTES:
+                        self._bytes_to_stream = end - size
                         pos = size
                     break
                 pos = end
                 continue
             if end > size:
-                if length >= HUGE or kind not in wire.BACKEND:
+                if length >= MAX_MESSAGE_BYTES or kind not in wire.BACKEND_KINDS:
                     raise ValueError("the database sent what is no message of its protocol")
                 break
-            if queue and (head := queue[0]).plain and head.kind > MARK and length >= 4:  # what is usual
-                answered = ANSWERS.get(kind)
+            if queue and (head := queue[0]).passes_unread and head.kind > COPY_END and length >= 4:  # what is usual
+                answered = REPLY_ENDS.get(kind)
                 if answered is not None:
                     if answered == head.kind:
                         queue.popleft()
-                        skipping = bool(queue) and queue[0].skip
+                        skipping = bool(queue) and queue[0].hidden
                     pos = end
                     continue
-                if kind == COMPLETE and data[pos + 5 : pos + 8] not in TAGS:
-                    if head.kind == EXECUTED:
+                if kind == COMMAND_COMPLETE and data[pos + 5 : pos + 8] not in TAG_FLAGS:
+                    if head.kind == EXECUTE:
                         queue.popleft()
-                        skipping = bool(queue) and queue[0].skip
+                        skipping = bool(queue) and queue[0].hidden
                     pos = end
                     continue
-                if kind == READY and len(queue) == 1 and head.kind in READIES:
+                if kind == READY_FOR_QUERY and len(queue) == 1 and head.kind in READY_ENDED:
                     queue.clear()
-                    self.status = data[pos + HEAD_SIZE]
-                    self.rested = True
-                    self.failed = self.copying = skipping = False
+                    self.status = data[pos + HEADER_SIZE]
+                    self.idle = True
+                    self.skipping_to_sync = self.copying = skipping = False
                     pos = end
                     continue
-            if length < 4 or kind not in wire.BACKEND:
+            if length < 4 or kind not in wire.BACKEND_KINDS:
                 raise ValueError("the database sent what is no message of its protocol")
             keep, extra = True, b""
-            if kind not in ASIDE:
-                while queue and queue[0].kind <= MARK:
+            if kind not in ASYNCHRONOUS_KINDS:
+                while queue and queue[0].kind <= COPY_END:
                     out = out or []
-                    out += (data[start:pos], self._given(queue.popleft()))
+                    out += (data[start:pos], self._local_reply(queue.popleft()))
                     start = pos
                 if queue:
-                    keep, extra = self._reply(kind, queue[0], data, pos, end)
-                    skipping = bool(queue) and queue[0].skip
-            elif kind == wire.PARAMETER:
-                name, _, value = data[pos + HEAD_SIZE : end - 1].partition(b"\0")
-                resets = bool(queue) and bool(queue[0].flags & RESETS)
-                extra = self._owner.parameter(name, value, shown=not skipping, resets=resets)
+                    keep, extra = self._process_reply(kind, queue[0], data, pos, end)
+                    skipping = bool(queue) and queue[0].hidden
+            elif kind == wire.PARAMETER_STATUS:
+                name, _, value = data[pos + HEADER_SIZE : end - 1].partition(b"\0")
+                resets = bool(queue) and bool(queue[0].flags & RESET)
+                extra = self._observer.on_parameter_status(name, value, shown=not skipping, resets=resets)
                 keep = not skipping and not extra
             elif kind == wire.NOTIFICATION:
-                keep, extra = False, self._owner.notification(data[pos:end])
+                keep, extra = False, self._observer.rewrite_notification(data[pos:end])
             else:
                 keep = not skipping
             if kind == wire.ERROR and b"VFATAL\0" in data[pos:end]:
-                self.ended = keep = True
+                self.server_ended = keep = True
             if not keep or extra:
                 out = out or []
                 out.append(data[start:pos])
@@ -260,122 +272,122 @@ class Pipeline:
                 start = end
             pos = end
         if pos < size:
-            self._part = data[pos:]
-        tail = self.fakes() if queue and queue[0].kind <= MARK else b""
+            self._partial = data[pos:]
+        tail = self.pop_local_replies() if queue and queue[0].kind <= COPY_END else b""
         if out is None and not tail:
             return data if start == 0 and pos == size else data[start:pos]
         return b"".join((*(out or ()), data[start:pos], tail))
 
-    def _whole(self, data: bytes) -> bool:
+    def _is_plain_answer(self, data: bytes) -> bool:
         """A Query's whole answer, in which nothing counts but how it ends."""
-        pos, last = 0, len(data) - HEAD_SIZE - 1
+        pos, last = 0, len(data) - HEADER_SIZE - 1
         while pos < last:
-            kind, length = read_head(data, pos)
-            if kind != 68 and kind != 84 and (kind != COMPLETE or data[pos + 5 : pos + 8] in TAGS):
+            kind, length = read_header(data, pos)
+            if kind != 68 and kind != 84 and (kind != COMMAND_COMPLETE or data[pos + 5 : pos + 8] in TAG_FLAGS):
                 return False
             pos += 1 + length
-        if pos != last or data[pos] != READY:
+        if pos != last or data[pos] != READY_FOR_QUERY:
             return False
         self.queue.clear()
         self.status = data[-1]
-        self.rested = True
-        self.failed = self.copying = False
+        self.idle = True
+        self.skipping_to_sync = self.copying = False
         return True
 
-    def _reply(self, kind: int, head: Expect, data: bytes, pos: int, end: int) -> tuple[bool, bytes]:
+    def _process_reply(self, kind: int, head: ExpectedReply, data: bytes, pos: int, end: int) -> tuple[bool, bytes]:
         """One message that answers `head`: whether the client gets it, and what it gets instead."""
-        if head.skip and head.done is not None:
-            self._skipped.append(data[pos:end])
-        keep = not head.skip
-        if kind == wire.READY:
-            self.status = data[pos + HEAD_SIZE]
-            return keep, self._ready()
+        if head.hidden and head.on_reply is not None:
+            self._hidden_replies.append(data[pos:end])
+        keep = not head.hidden
+        if kind == wire.READY_FOR_QUERY:
+            self.status = data[pos + HEADER_SIZE]
+            return keep, self._process_ready()
         if kind == wire.ERROR:
-            return self._error(head, data, pos, end)
-        if kind == wire.COMPLETE:
-            hint = TAGS.get(data[pos + 5 : pos + 8])
-            if hint is not None and not head.skip:
-                if hint != SETTINGS or not head.flags & LOCAL:
-                    self._owner.tagged(hint, data[pos + HEAD_SIZE : end - 1])
-            if head.done is not None and not head.skip:
-                head.done(b"")
+            return self._process_error(head, data, pos, end)
+        if kind == wire.COMMAND_COMPLETE:
+            hint = TAG_FLAGS.get(data[pos + 5 : pos + 8])
+            if hint is not None and not head.hidden:
+                if hint != SETTING or not head.flags & LOCAL_SETTING:
+                    self._observer.on_command_tag(hint, data[pos + HEADER_SIZE : end - 1])
+            if head.on_reply is not None and not head.hidden:
+                head.on_reply(b"")
             if head.kind == wire.EXECUTE:
                 self.queue.popleft()
         elif kind == wire.COPY_IN:
-            self._copies()
-        elif kind in ANSWERS and head.kind == ANSWERS[kind]:
-            if kind in (wire.ROW_DESCRIPTION, wire.NO_DATA) and head.statement is not None and not head.skip:
-                head.statement.result = wire.shape(data[pos:end])
-            return keep, self._answered(head)
+            self._begin_copy_in()
+        elif kind in REPLY_ENDS and head.kind == REPLY_ENDS[kind]:
+            if kind in (wire.ROW_DESCRIPTION, wire.NO_DATA) and head.statement is not None and not head.hidden:
+                head.statement.result_shape = wire.result_shape(data[pos:end])
+            return keep, self._finish_reply(head)
         return keep, b""
 
-    def _given(self, entry: Expect) -> bytes:
+    def _local_reply(self, entry: ExpectedReply) -> bytes:
         """What is said without the server, now that all before it is."""
-        return entry.fake + (entry.done(b"") if entry.done is not None else b"")
+        return entry.local_reply + (entry.on_reply(b"") if entry.on_reply is not None else b"")
 
-    def _answered(self, head: Expect) -> bytes:
+    def _finish_reply(self, head: ExpectedReply) -> bytes:
         self.queue.popleft()
-        return self._done(head) if head.skip else b""
+        return self._finish_hidden(head) if head.hidden else b""
 
-    def _ready(self) -> bytes:
+    def _process_ready(self) -> bytes:
         queue = self.queue
         while queue:
             head = queue.popleft()
-            if head.kind in READIES:
-                self.failed = self.copying = False
-                while queue and queue[0].kind == MARK:
+            if head.kind in READY_ENDED:
+                self.skipping_to_sync = self.copying = False
+                while queue and queue[0].kind == COPY_END:
                     queue.popleft()  # the end of a COPY that was refused
-                self.rested = not queue
-                return self._done(head) if head.skip else b""
-            if head.undo is not None:
-                head.undo()
+                self.idle = not queue
+                return self._finish_hidden(head) if head.hidden else b""
+            if head.on_undone is not None:
+                head.on_undone()
         return b""
 
-    def _done(self, head: Expect) -> bytes:
-        skipped, self._skipped = self._skipped, []
-        return head.done(b"".join(skipped)) if head.done is not None else b""
+    def _finish_hidden(self, head: ExpectedReply) -> bytes:
+        skipped, self._hidden_replies = self._hidden_replies, []
+        return head.on_reply(b"".join(skipped)) if head.on_reply is not None else b""
 
-    def _error(self, head: Expect, data: bytes, pos: int, end: int) -> tuple[bool, bytes]:
-        body = data[pos + HEAD_SIZE : end]
-        extended = head.kind not in (wire.QUERY, wire.FUNCTION)
-        if not head.skip or extended:
-            self.errors += 1
+    def _process_error(self, head: ExpectedReply, data: bytes, pos: int, end: int) -> tuple[bool, bytes]:
+        body = data[pos + HEADER_SIZE : end]
+        extended = head.kind not in (wire.QUERY, wire.FUNCTION_CALL)
+        if not head.hidden or extended:
+            self.error_count += 1
         if extended:
-            self._skipped = []
+            self._hidden_replies = []
             queue = self.queue
-            dropped: list[Expect] = []
+            dropped: list[ExpectedReply] = []
             while queue and queue[0].kind != wire.SYNC:
                 dropped.append(queue.popleft())
             for undone in reversed(dropped):  # what has failed is undone last
-                self.skips = undone is not head
-                if undone.undo is not None:
-                    undone.undo()
-            self.skips = True
-            self.failed = not queue  # else the Sync that ends the skipping is on its way already
+                self.undoing_skipped = undone is not head
+                if undone.on_undone is not None:
+                    undone.on_undone()
+            self.undoing_skipped = True
+            self.skipping_to_sync = not queue  # else the Sync that ends the skipping is on its way already
             self.copying = False
-        elif head.skip:
+        elif head.hidden:
             return False, b""
-        if head.instead:
-            return True, head.instead
-        if self.cancelled and b"\0C57014\0" in body:
-            instead, self.cancelled = self.cancelled, b""
+        if head.error_instead:
+            return True, head.error_instead
+        if self.cancel_error and b"\0C57014\0" in body:
+            instead, self.cancel_error = self.cancel_error, b""
             return True, instead
         if head.statement is not None:
             if b"\0C0A000\0" in body and b"cached plan" in body:
-                self._owner.outdated(head.statement)
-            return True, wire.message(wire.ERROR, body.replace(head.statement.name, head.name))
-        if (translated := self._owner.translated(body)) is not body:
+                self._observer.on_stale_plan(head.statement)
+            return True, wire.message(wire.ERROR, body.replace(head.statement.name, head.client_name))
+        if (translated := self._observer.translate_error(body)) is not body:
             return True, wire.message(wire.ERROR, translated)
-        return True, b"" if not head.skip else data[pos:end]
+        return True, b"" if not head.hidden else data[pos:end]
 
-    def _copies(self) -> None:
+    def _begin_copy_in(self) -> None:
         """The server reads COPY data now, and no Sync that was sent before their end."""
         queue = self.queue
         first = queue.popleft()
-        held: list[Expect] = []
+        held: list[ExpectedReply] = []
         while queue and queue[0].kind == wire.SYNC:
             held.append(queue.popleft())
-        if queue and queue[0].kind == MARK:
+        if queue and queue[0].kind == COPY_END:
             queue.popleft()
         else:
             self.copying = True

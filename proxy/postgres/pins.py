@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from proxy.postgres import session_state, wire
 
 if TYPE_CHECKING:
-    from proxy.postgres.client import Client
+    from proxy.postgres.client import ClientConnection
     from proxy.postgres.pool import Pool
 
 
-class Slots:
+class PinSlots:
     """`held` of them are taken. Whoever finds none waits, first come, first served, for `pool.wait`."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._waiting: deque[Client] = deque()
+        self._waiting: deque[ClientConnection] = deque()
         self.held = 0
 
     def __repr__(self) -> str:
@@ -30,7 +30,7 @@ class Slots:
         policy = self._pool.policy
         return min(policy.pin.max, max(1, policy.pool.max - 1))
 
-    def ask(self, client: Client) -> bool:
+    def ask(self, client: ClientConnection) -> bool:
         """A slot at once, or False: the client's `slot` is called later."""
         if self.held < self.most and not self._waiting:
             self.held += 1
@@ -47,12 +47,12 @@ class Slots:
             self.held += 1
             self._waiting.popleft().slot(granted=True)
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: ClientConnection) -> None:
         """It has left, or waits no more."""
         if client in self._waiting:
             self._waiting.remove(client)
 
-    def _expire(self, client: Client, at: float) -> None:
+    def _expire(self, client: ClientConnection, at: float) -> None:
         if client in self._waiting and self._pool.now() >= at - 0.001:
             self._waiting.remove(client)
             client.slot(granted=False)
@@ -60,9 +60,9 @@ class Slots:
 
 def no_slot(pinned: int, severity: str = "ERROR") -> bytes:
     """Too many connections are held for what cannot be shared."""
-    return wire.error(
+    return wire.error_response(
         "53300",
-        f"{session_state.words(pinned) or 'state of the session'} needs a database connection of its own,"
+        f"{session_state.describe_pins(pinned) or 'state of the session'} needs a database connection of its own,"
         " and no more may be held so",
         severity=severity,
         hint="postgres.pin.max says how many may; SHOW CLIENTS of database outrigger says who holds them.",

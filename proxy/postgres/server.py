@@ -10,31 +10,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.postgres import wire
-from proxy.postgres.server_state import Backend
+from proxy.postgres.server_state import ServerState
 from proxy.postgres.session import Session
 
 if TYPE_CHECKING:
-    from proxy.postgres.client import Client
+    from proxy.postgres.client import ClientConnection
 
-DEAD = 30  # seconds without a sign of life until a network counts as gone
-GOODBYE = 2.0  # seconds until a server that was told goodbye is left without its own
-CHECK = wire.query(b"")
+NETWORK_DEAD_SECONDS = 30  # seconds without a sign of life until a network counts as gone
+CLOSE_SECONDS = 2.0  # seconds until a server that was told goodbye is left without its own
+CHECK_QUERY = wire.query_message(b"")
 
 
-class Watched(Protocol):
+class ServerOwner(Protocol):
     """Who owns the servers."""
 
-    def released(self, server: Server) -> None: ...
-    def lost(self, server: Server) -> None: ...
-    def checked(self, server: Server) -> None: ...
+    def released(self, server: ServerConnection) -> None: ...
+    def lost(self, server: ServerConnection) -> None: ...
+    def checked(self, server: ServerConnection) -> None: ...
 
 
-class Server(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """`since` is when it began what it does now. `session` outlives `client` where that one left in the middle."""
 
-    def __init__(self, backend: Backend, owner: Watched, clock: Callable[[], float], *, retire: float) -> None:
+    def __init__(self, backend: ServerState, owner: ServerOwner, clock: Callable[[], float], *, retire: float) -> None:
         self.backend = backend
-        self.client: Client | None = None
+        self.client: ClientConnection | None = None
         self.session: Session | None = None
         self.retire = retire  # when it has served long enough
         self.since = clock()
@@ -65,7 +65,7 @@ class Server(asyncio.Protocol):
             return "leaving"
         if self.session.busy:
             return "active"
-        if self.session.pipeline.rested and self.session.pipeline.status == wire.IDLE:
+        if self.session.outstanding.idle and self.session.outstanding.status == wire.STATUS_IDLE:
             return "pinned"
         return "idle_in_transaction"
 
@@ -79,7 +79,7 @@ class Server(asyncio.Protocol):
             self._fd = sock.fileno()
             self._poll.register(self._fd, select.POLLIN)
             if sock.family != socket.AF_UNIX:
-                _watch(sock)
+                _enable_keepalive(sock)
         transport.set_protocol(self)
 
     def write(self, data: bytes) -> None:
@@ -90,7 +90,7 @@ class Server(asyncio.Protocol):
         """Ask whether it still lives; the owner hears of it by `checked` or `lost`."""
         self.checking = True
         self.since = self._clock()
-        self.write(CHECK)
+        self.write(CHECK_QUERY)
 
     def stirs(self) -> bool:
         """Whether something came from a server that serves nobody: most likely its end."""
@@ -100,7 +100,7 @@ class Server(asyncio.Protocol):
         """Say goodbye; `lost` follows when the server is gone, so that its successor is never one too many."""
         if not self.closed and self._transport is not None:
             self._transport.write(wire.message(wire.TERMINATE))
-            asyncio.get_running_loop().call_later(GOODBYE, self.abort)
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
         self.closed = True
         self.resume_reading()
 
@@ -117,45 +117,45 @@ class Server(asyncio.Protocol):
             self._alone(data)
             return
         try:
-            out = session.replies(data)
+            out = session.process_replies(data)
         except ValueError:
             self.abort()
             return
         client = self.client
         if out and client is not None:
             client.write(out)
-        if session.unsettled:
+        if session.needs_attention:
             self.settle(session)
         if client is not None and self.client is client:
-            if not session.pipeline.queue:
+            if not session.outstanding.queue:
                 self.since = self._clock()
-            if client.waits_for_server:
+            if client.has_pending:
                 client.advance()
 
     def settle(self, session: Session) -> None:
         """See what the session wants of its server now."""
-        behind = session.behind()
+        behind = session.pop_injected()
         if behind:
             self.write(behind)
-        if session.broken:
+        if session.fatal_error:
             client = self.client
             self.close()
             if client is not None:
-                client.end(session.broken)
-        elif session.free:
+                client.end(session.fatal_error)
+        elif session.releasable:
             self._owner.released(self)
 
     def _alone(self, data: bytes) -> None:
         data = self._part + data
         whole = 0
-        for kind, body in wire.messages(data):
-            whole += wire.HEAD_SIZE + len(body)
-            if kind == wire.PARAMETER:
+        for kind, body in wire.split_messages(data):
+            whole += wire.HEADER_SIZE + len(body)
+            if kind == wire.PARAMETER_STATUS:
                 name, _, value = body[:-1].partition(b"\0")
-                self.backend.params = {**self.backend.params, name: value}
+                self.backend.reported = {**self.backend.reported, name: value}
             elif kind == wire.ERROR:
                 self.closed = True  # it says why it is about to go
-            elif kind == wire.READY and self.checking:
+            elif kind == wire.READY_FOR_QUERY and self.checking:
                 self.checking = False
                 self._part = b""
                 self._owner.checked(self)
@@ -195,14 +195,14 @@ class Server(asyncio.Protocol):
             self._transport.resume_reading()
 
 
-def _watch(sock: socket.socket) -> None:
+def _enable_keepalive(sock: socket.socket) -> None:
     """Have the kernel notice a network that is gone, idle or with bytes under way (RFC 5482), where it can."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
-        ("TCP_KEEPIDLE", DEAD // 2),
-        ("TCP_KEEPINTVL", DEAD // 6),
+        ("TCP_KEEPIDLE", NETWORK_DEAD_SECONDS // 2),
+        ("TCP_KEEPINTVL", NETWORK_DEAD_SECONDS // 6),
         ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", DEAD * 1000),
+        ("TCP_USER_TIMEOUT", NETWORK_DEAD_SECONDS * 1000),
     ):
         option = getattr(socket, name, None)
         if option is not None:

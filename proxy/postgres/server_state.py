@@ -6,57 +6,57 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from proxy.postgres.auth.startup import ENCODING, NAME, Key, Settings, elsewhere
+from proxy.postgres.auth.startup import APPLICATION_NAME, CLIENT_ENCODING, PoolKey, Settings, other_database
 
 if TYPE_CHECKING:
-    from proxy.postgres.statement_registry import Statement
+    from proxy.postgres.statement_registry import PreparedStatement
 
-MOST_DEFINED = 1000
-MOST_PREPARED = 250  # statements a connection; PostgreSQL needs 10 to 100 KB for each
+MAX_CUSTOM_PARAMETERS = 1000
+MAX_PREPARED = 250  # statements a connection; PostgreSQL needs 10 to 100 KB for each
 
 
-class Backend:
+class ServerState:
     """`base` is what RESET ALL returns it to, `applied` what it is set to now, as far as that differs from the
     database's own defaults. `params` is what it reported (ParameterStatus); replaced, never changed. `elsewhere`:
     the database, where it is another than the policy's."""
 
     __slots__ = (
         "applied",
-        "base",
-        "defined",
-        "elsewhere",
-        "key",
-        "last",
-        "params",
+        "custom_parameters",
+        "last_session",
+        "other_database",
         "pid",
+        "pool_key",
         "prepared",
-        "unnamed",
+        "reported",
+        "reset_values",
+        "unnamed_body",
         "user",
     )
 
-    def __init__(self, key: Key, name: str, params: Mapping[bytes, bytes], pid: int = 0) -> None:
-        self.key = key
-        self.elsewhere = elsewhere(key)
+    def __init__(self, key: PoolKey, name: str, params: Mapping[bytes, bytes], pid: int = 0) -> None:
+        self.pool_key = key
+        self.other_database = other_database(key)
         self.pid = pid
-        self.base: Settings = {NAME: name.encode(), ENCODING: b"UTF8"}
-        self.applied: Settings = self.base
-        self.defined: set[bytes] = set()  # parameters of the app's own that somebody has set here
-        self.params = params
+        self.reset_values: Settings = {APPLICATION_NAME: name.encode(), CLIENT_ENCODING: b"UTF8"}
+        self.applied: Settings = self.reset_values
+        self.custom_parameters: set[bytes] = set()  # parameters of the app's own that somebody has set here
+        self.reported = params
         self.user = params.get(b"session_authorization", b"")
-        self.prepared: OrderedDict[Statement, None] = OrderedDict()
-        self.unnamed: bytes | None = None  # the body of the unnamed statement it has
-        self.last = 0  # the number of the session it served last
+        self.prepared: OrderedDict[PreparedStatement, None] = OrderedDict()
+        self.unnamed_body: bytes | None = None  # the body of the unnamed statement it has
+        self.last_session = 0  # the number of the session it served last
 
     def __repr__(self) -> str:
         return f"<Backend pid {self.pid}, {len(self.prepared)} statements>"
 
-    def define(self, names: Iterable[bytes]) -> None:
+    def record_custom_parameters(self, names: Iterable[bytes]) -> None:
         """Parameters of the app's own have been set here."""
-        if len(self.defined) > MOST_DEFINED:
-            self.defined.clear()  # at worst they are set once more
-        self.defined.update(name for name in names if b"." in name)
+        if len(self.custom_parameters) > MAX_CUSTOM_PARAMETERS:
+            self.custom_parameters.clear()  # at worst they are set once more
+        self.custom_parameters.update(name for name in names if b"." in name)
 
-    def discarded(self) -> None:
+    def on_discard_all(self) -> None:
         """DISCARD ALL was done."""
-        self.applied = self.base
+        self.applied = self.reset_values
         self.prepared.clear()

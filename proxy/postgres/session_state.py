@@ -11,67 +11,78 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from proxy.postgres.auth.startup import ENCODING, NAME, Settings
-from proxy.postgres.wire import DATA_ROW, cells, messages, parameter
+from proxy.postgres.auth.startup import APPLICATION_NAME, CLIENT_ENCODING, Settings
+from proxy.postgres.wire import DATA_ROW, parameter_status, row_values, split_messages
 
-SETTINGS, TEMP, LOCKS, CURSORS, LISTEN, PREPARED, LOADED, COMPUTED, LOCAL, SCHEMA, FORGET, RESETS = (
-    1 << bit for bit in range(12)
-)
-PROBED = SETTINGS | TEMP | LOCKS | CURSORS | LISTEN | PREPARED
-WORDS = {
-    TEMP: "a temporary table",
-    LOCKS: "a session's advisory lock",
-    CURSORS: "a cursor WITH HOLD",
+(
+    SETTING,
+    TEMP_TABLE,
+    ADVISORY_LOCK,
+    HOLD_CURSOR,
+    LISTEN,
+    SQL_PREPARED,
+    LIBRARY,
+    COMPUTED_SETTING,
+    LOCAL_SETTING,
+    SCHEMA,
+    DISCARD,
+    RESET,
+) = (1 << bit for bit in range(12))
+PROBE_FLAGS = SETTING | TEMP_TABLE | ADVISORY_LOCK | HOLD_CURSOR | LISTEN | SQL_PREPARED
+PIN_REASONS = {
+    TEMP_TABLE: "a temporary table",
+    ADVISORY_LOCK: "a session's advisory lock",
+    HOLD_CURSOR: "a cursor WITH HOLD",
     LISTEN: "LISTEN",
-    PREPARED: "PREPARE",
-    LOADED: "LOAD",
-    COMPUTED: "set_config of a computed name",
+    SQL_PREPARED: "PREPARE",
+    LIBRARY: "LOAD",
+    COMPUTED_SETTING: "set_config of a computed name",
 }
-MOST_NAMES = 100  # parameters of an app's own (`app.tenant`) that are remembered a client
+MAX_CUSTOM_NAMES = 100  # parameters of an app's own (`app.tenant`) that are remembered a client
 
 # What a CommandComplete tells, by its first three letters.
-TAGS = {
-    b"SET": SETTINGS,
-    b"RES": SETTINGS,
+TAG_FLAGS = {
+    b"SET": SETTING,
+    b"RES": SETTING,
     b"LIS": LISTEN,
     b"UNL": LISTEN,
-    b"PRE": PREPARED,
-    b"DEA": PREPARED,
-    b"DIS": FORGET,
-    b"CLO": CURSORS,
-    b"LOA": LOADED,
+    b"PRE": SQL_PREPARED,
+    b"DEA": SQL_PREPARED,
+    b"DIS": DISCARD,
+    b"CLO": HOLD_CURSOR,
+    b"LOA": LIBRARY,
     b"ALT": SCHEMA,
     b"CRE": SCHEMA,
-    b"DRO": SCHEMA | TEMP,
+    b"DRO": SCHEMA | TEMP_TABLE,
     b"IMP": SCHEMA,
     b"REF": SCHEMA,
-    b"CAL": PROBED,  # nobody outside sees what they do
-    b"DO\0": PROBED,
+    b"CAL": PROBE_FLAGS,  # nobody outside sees what they do
+    b"DO\0": PROBE_FLAGS,
 }
 
-_LOCK = re.compile(rb"\bpg_(?:try_)?advisory_(?:un)?lock")
-_TEMP = re.compile(rb"\b(?:temp|temporary|pg_temp\w*)\b")
+_LOCK_CALL = re.compile(rb"\bpg_(?:try_)?advisory_(?:un)?lock")
+_TEMP_NAME = re.compile(rb"\b(?:temp|temporary|pg_temp\w*)\b")
 _SET_CONFIG = re.compile(rb"\bset_config\s*\(\s*(?:'([^'\\]*)'|(.))", re.DOTALL)
-_NAMED = re.compile(
+_CUSTOM_SET = re.compile(
     rb"\bset\s+(?:session\s+|local\s+)?((?:\w+|\"[^\"]+\")(?:\s*\.\s*(?:\w+|\"[^\"]+\"))+)\s*(?:=|to\b)"
 )
-_ONLY_LOCAL = re.compile(rb"\s*set\s+(?:local|transaction)\s[^;]*;?\s*")
+_LOCAL_SET = re.compile(rb"\s*set\s+(?:local|transaction)\s[^;]*;?\s*")
 # One statement that changes rows: its SET is none of a parameter.
-_UPDATE = re.compile(rb"\s*(?:update|insert)\b[^;]*;?\s*", re.IGNORECASE)
-_RESETS = re.compile(
+_ROW_CHANGE = re.compile(rb"\s*(?:update|insert)\b[^;]*;?\s*", re.IGNORECASE)
+_RESET_TEXT = re.compile(
     rb"\s*(?:(?:discard|reset)\s+(?P<all>all)"
     rb"|(?:reset\s+|set\s+(?:session\s+)?(?=\S+\s*(?:=|\bto\b)\s*default\b))\"?(?P<one>application_name|client_encoding)\b\"?"
     rb"|set\s+(?P<names>names)\s+default)[^;]*;?\s*"
 )
 _DEALLOCATE = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?(\"(?:[^\"]|\"\")+\"|\w+)\s*;?\s*", re.IGNORECASE)
-_PINS = (
+_PIN_PATTERNS = (
     (LISTEN, "listen", re.compile(rb"(?:^|;)\s*listen\s")),
-    (LOADED, "load", re.compile(rb"(?:^|;)\s*load\s")),
-    (PREPARED, "prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
-    (CURSORS, "hold", re.compile(rb"\bwith\s+hold\b")),
-    (LOCKS, "advisory", re.compile(rb"\bpg_advisory_lock")),
+    (LIBRARY, "load", re.compile(rb"(?:^|;)\s*load\s")),
+    (SQL_PREPARED, "prepare", re.compile(rb"(?:^|;)\s*prepare\s+(?!transaction\b)")),
+    (HOLD_CURSOR, "hold", re.compile(rb"\bwith\s+hold\b")),
+    (ADVISORY_LOCK, "advisory", re.compile(rb"\bpg_advisory_lock")),
     (
-        TEMP,
+        TEMP_TABLE,
         "temp",
         re.compile(
             rb"\bcreate\s+(?:or\s+replace\s+)?(?:local\s+|global\s+)?temp(?:orary)?\s+(?!.*\bon\s+commit\s+drop\b)"
@@ -90,20 +101,20 @@ class Hints:
     was opened with."""
 
     flags: int = 0
-    names: tuple[bytes, ...] = ()
+    custom_names: tuple[bytes, ...] = ()
     deallocates: bytes = b""
-    pins: int = 0
-    resets: tuple[bytes, ...] = ()
+    pin_flags: int = 0
+    reset_names: tuple[bytes, ...] = ()
 
 
-NONE = Hints()
+NO_HINTS = Hints()
 
 
-def inspect(text: bytes) -> Hints:
+def inspect_text(text: bytes) -> Hints:
     """What a text may leave behind that no tag tells of. 2 µs where there is nothing."""
     word = text.decode("latin-1").lower()  # bytes are eight times as slow to search
     sets = "set" in word
-    if sets and _UPDATE.fullmatch(text) is not None:
+    if sets and _ROW_CHANGE.fullmatch(text) is not None:
         sets = "set_config" in word
     if (
         not sets
@@ -116,97 +127,97 @@ def inspect(text: bytes) -> Hints:
         and "discard" not in word
         and "load" not in word
     ):
-        return NONE
+        return NO_HINTS
     low = text.lower()
     flags = 0
     names: list[bytes] = []
-    if "advisory" in word and _LOCK.search(low):
-        flags |= LOCKS
-    if "temp" in word and _TEMP.search(low):
-        flags |= TEMP
+    if "advisory" in word and _LOCK_CALL.search(low):
+        flags |= ADVISORY_LOCK
+    if "temp" in word and _TEMP_NAME.search(low):
+        flags |= TEMP_TABLE
     if "hold" in word:
-        flags |= CURSORS
+        flags |= HOLD_CURSOR
     if sets:
         if "set_config" in word:
             for literal, _ in _SET_CONFIG.findall(low):
-                flags |= SETTINGS
+                flags |= SETTING
                 if not literal:
-                    flags |= COMPUTED
+                    flags |= COMPUTED_SETTING
                 elif b"." in literal:
                     names.append(literal)
         if "." in word:
-            names += [re.sub(rb"[\"\s]", b"", name) for name in _NAMED.findall(low)]
-        if _ONLY_LOCAL.fullmatch(low):
-            flags |= LOCAL
+            names += [re.sub(rb"[\"\s]", b"", name) for name in _CUSTOM_SET.findall(low)]
+        if _LOCAL_SET.fullmatch(low):
+            flags |= LOCAL_SETTING
         elif low.lstrip()[:2] == b"do":
-            flags |= SETTINGS
+            flags |= SETTING
     if "deallocate" in word or "discard" in word:
-        flags |= FORGET
-    found = _DEALLOCATE.fullmatch(text) if flags & FORGET else None
+        flags |= DISCARD
+    found = _DEALLOCATE.fullmatch(text) if flags & DISCARD else None
     if found is not None and found[1].lower() != b"all":
         name = found[1]
         name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
-        return Hints(PREPARED | FORGET, (), name)
+        return Hints(SQL_PREPARED | DISCARD, (), name)
     pins = 0
-    for flag, hint, pattern in _PINS:
+    for flag, hint, pattern in _PIN_PATTERNS:
         if hint in word and pattern.search(low):
             pins |= flag
-    resets = _resets(low)
+    resets = _reset_names(low)
     if not flags and not names and not pins and not resets:
-        return NONE
-    return Hints(flags, tuple(dict.fromkeys(names)), pins=pins, resets=resets)
+        return NO_HINTS
+    return Hints(flags, tuple(dict.fromkeys(names)), pin_flags=pins, reset_names=resets)
 
 
-def _resets(low: bytes) -> tuple[bytes, ...]:
-    found = _RESETS.fullmatch(low)
+def _reset_names(low: bytes) -> tuple[bytes, ...]:
+    found = _RESET_TEXT.fullmatch(low)
     if found is None:
         return ()
-    return (NAME, ENCODING) if found["all"] else (found["one"] or ENCODING,)
+    return (APPLICATION_NAME, CLIENT_ENCODING) if found["all"] else (found["one"] or CLIENT_ENCODING,)
 
 
-def words(flags: int) -> str:
-    return ", ".join(word for flag, word in WORDS.items() if flags & flag)
+def describe_pins(flags: int) -> str:
+    return ", ".join(word for flag, word in PIN_REASONS.items() if flags & flag)
 
 
-def probe(flags: int, names: Iterable[bytes] = ()) -> bytes:
+def probe_query(flags: int, names: Iterable[bytes] = ()) -> bytes:
     """The query that asks a connection what it holds, for the hints at hand: rows of what, name, value. A NAME or
     ENCODING that nobody set, or that was RESET, has no row."""
     parts: list[bytes] = []
-    if flags & SETTINGS:
+    if flags & SETTING:
         parts.append(
             b"SELECT 's'::text, name, setting FROM pg_catalog.pg_settings WHERE source = 'session'"
             b" AND (setting IS DISTINCT FROM reset_val OR name IN ('application_name', 'client_encoding'))"
             b" AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable')"
         )
         asked = (b"role", b"session_authorization", *names)
-        values = b", ".join(b"(" + literal(name) + b"::text)" for name in asked)
+        values = b", ".join(b"(" + quote_literal(name) + b"::text)" for name in asked)
         parts.append(
             b"SELECT 'n', name, pg_catalog.current_setting(name, true) FROM (VALUES " + values + b") AS asked (name)"
         )
-    for flag, source in _SOURCES.items():
+    for flag, source in _PROBE_SOURCES.items():
         if flags & flag:
             parts.append(b"(SELECT '%d', ''::text, ''::text FROM %b LIMIT 1)" % (flag, source))
     return b" UNION ALL ".join(parts)
 
 
-_SOURCES = {
-    TEMP: b"(SELECT relnamespace FROM pg_catalog.pg_class UNION ALL SELECT pronamespace FROM pg_catalog.pg_proc"
+_PROBE_SOURCES = {
+    TEMP_TABLE: b"(SELECT relnamespace FROM pg_catalog.pg_class UNION ALL SELECT pronamespace FROM pg_catalog.pg_proc"
     b" UNION ALL SELECT typnamespace FROM pg_catalog.pg_type) AS named (place)"
     b" WHERE place = pg_catalog.pg_my_temp_schema()",
-    LOCKS: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
-    CURSORS: b"pg_catalog.pg_cursors WHERE is_holdable",
+    ADVISORY_LOCK: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
+    HOLD_CURSOR: b"pg_catalog.pg_cursors WHERE is_holdable",
     LISTEN: b"pg_catalog.pg_listening_channels()",
-    PREPARED: b"pg_catalog.pg_prepared_statements WHERE from_sql",
+    SQL_PREPARED: b"pg_catalog.pg_prepared_statements WHERE from_sql",
 }
 
 
-def answer(data: bytes) -> tuple[dict[bytes, bytes], int]:
+def parse_probe(data: bytes) -> tuple[dict[bytes, bytes], int]:
     """What a probe's answer says: the settings, and flags of what holds the connection."""
     settings: dict[bytes, bytes] = {}
     held = 0
-    for kind, body in messages(data):
+    for kind, body in split_messages(data):
         if kind == DATA_ROW:
-            what, name, value = cells(body)
+            what, name, value = row_values(body)
             if what == b"s":
                 settings[name or b""] = value or b""
             elif what != b"n":
@@ -216,7 +227,7 @@ def answer(data: bytes) -> tuple[dict[bytes, bytes], int]:
     return settings, held
 
 
-def change(applied: Settings, wanted: Settings, defined: Set[bytes] = frozenset()) -> tuple[bytes, bool]:
+def settings_query(applied: Settings, wanted: Settings, defined: Set[bytes] = frozenset()) -> tuple[bytes, bool]:
     """The query that turns what a connection is set to into what its next client wants, and whether it sets
     anything: a RESET cannot fail, a SET can. Empty: nothing to do.
 
@@ -224,35 +235,35 @@ def change(applied: Settings, wanted: Settings, defined: Set[bytes] = frozenset(
     """
     gone = [name for name, value in applied.items() if name not in wanted and (value or name not in defined)]
     new = [name for name, value in wanted.items() if applied.get(name, b"" if name in defined else None) != value]
-    text = b"".join(b"RESET %b;" % identifier(name) for name in sorted(gone, key=_first))
-    for name in sorted(new, key=_last):
-        text += b"SELECT pg_catalog.set_config(%b, %b, false);" % (literal(name), literal(wanted[name]))
+    text = b"".join(b"RESET %b;" % quote_identifier(name) for name in sorted(gone, key=_reset_order))
+    for name in sorted(new, key=_set_order):
+        text += b"SELECT pg_catalog.set_config(%b, %b, false);" % (quote_literal(name), quote_literal(wanted[name]))
     return text, bool(new)
 
 
-def setting(one: tuple[bytes, bytes]) -> bytes:
+def set_statement(one: tuple[bytes, bytes]) -> bytes:
     """A SET, which unlike `set_config` takes no snapshot: what a transaction may say only before its first query, it
     may still say."""
-    return b"SET %b TO %b" % (identifier(one[0]), literal(one[1]))
+    return b"SET %b TO %b" % (quote_identifier(one[0]), quote_literal(one[1]))
 
 
-def literal(value: bytes) -> bytes:
+def quote_literal(value: bytes) -> bytes:
     """Right whatever standard_conforming_strings is."""
     return b"E'" + value.replace(b"\\", b"\\\\").replace(b"'", b"''") + b"'"
 
 
-def identifier(name: bytes) -> bytes:
+def quote_identifier(name: bytes) -> bytes:
     return b".".join(b'"' + part.replace(b'"', b'""') + b'"' for part in name.split(b"."))
 
 
-def _first(name: bytes) -> int:
+def _reset_order(name: bytes) -> int:
     return {b"role": 0, b"session_authorization": 1}.get(name, 2)
 
 
-def _last(name: bytes) -> int:
+def _set_order(name: bytes) -> int:
     return {b"session_authorization": 0, b"role": 2}.get(name, 1)
 
 
-def greeting(params: Mapping[bytes, bytes], shown: Mapping[bytes, bytes]) -> bytes:
+def parameter_changes(params: Mapping[bytes, bytes], shown: Mapping[bytes, bytes]) -> bytes:
     """The ParameterStatus messages that lead from what a client was shown to what holds."""
-    return b"".join(parameter(name, value) for name, value in params.items() if shown.get(name) != value)
+    return b"".join(parameter_status(name, value) for name, value in params.items() if shown.get(name) != value)

@@ -8,56 +8,58 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-HEAD = struct.Struct(">BI")
-read_head = HEAD.unpack_from
-HEAD_SIZE = 5
-_INT = struct.Struct(">i")
+HEADER = struct.Struct(">BI")
+read_header = HEADER.unpack_from
+HEADER_SIZE = 5
+_INT32 = struct.Struct(">i")
 
 # From the client.
-BIND, CLOSE, DESCRIBE, EXECUTE, FUNCTION, FLUSH, PARSE, PASSWORD, QUERY, SYNC, TERMINATE = b"BCDEFHPpQSX"
+BIND, CLOSE, DESCRIBE, EXECUTE, FUNCTION_CALL, FLUSH, PARSE, PASSWORD, QUERY, SYNC, TERMINATE = b"BCDEFHPpQSX"
 # Either way, inside COPY.
 COPY_DATA, COPY_DONE, COPY_FAIL = b"dcf"
 # From the server.
-AUTHENTICATION, KEY_DATA, PARAMETER, READY, ERROR, NOTICE, NOTIFICATION, NEGOTIATE = b"RKSZENAv"
-ROW_DESCRIPTION, DATA_ROW, COMPLETE, EMPTY_QUERY, SUSPENDED, NO_DATA, PARAMETERS = b"TDCIsnt"
-PARSED, BOUND, CLOSED, COPY_IN, COPY_OUT, COPY_BOTH, FUNCTION_RESULT = b"123GHWV"
+AUTHENTICATION, BACKEND_KEY_DATA, PARAMETER_STATUS, READY_FOR_QUERY, ERROR, NOTICE, NOTIFICATION, NEGOTIATE_VERSION = (
+    b"RKSZENAv"
+)
+ROW_DESCRIPTION, DATA_ROW, COMMAND_COMPLETE, EMPTY_QUERY, PORTAL_SUSPENDED, NO_DATA, PARAMETER_DESCRIPTION = b"TDCIsnt"
+PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE, COPY_IN, COPY_OUT, COPY_BOTH, FUNCTION_RESPONSE = b"123GHWV"
 
-FRONTEND = frozenset(b"BCDEFHPpQSXdcf")
-BACKEND = frozenset(b"RKSZENAvTDCIsnt123dcGHWV")
+FRONTEND_KINDS = frozenset(b"BCDEFHPpQSXdcf")
+BACKEND_KINDS = frozenset(b"RKSZENAvTDCIsnt123dcGHWV")
 
-IDLE, IN_TRANSACTION, FAILED = b"ITE"
+STATUS_IDLE, STATUS_IN_TRANSACTION, STATUS_FAILED = b"ITE"
 
 
 def message(kind: int, body: bytes = b"") -> bytes:
-    return HEAD.pack(kind, len(body) + 4) + body
+    return HEADER.pack(kind, len(body) + 4) + body
 
 
-def query(text: bytes) -> bytes:
+def query_message(text: bytes) -> bytes:
     return message(QUERY, text + b"\0")
 
 
-def parse(name: bytes, rest: bytes) -> bytes:
+def parse_message(name: bytes, rest: bytes) -> bytes:
     """`rest` is a Parse's body after its name: text, number of parameter types, types."""
     return message(PARSE, name + b"\0" + rest)
 
 
-def close_statement(name: bytes) -> bytes:
+def close_statement_message(name: bytes) -> bytes:
     return message(CLOSE, b"S" + name + b"\0")
 
 
-def describe_statement(name: bytes) -> bytes:
+def describe_statement_message(name: bytes) -> bytes:
     return message(DESCRIBE, b"S" + name + b"\0")
 
 
-def parameter(name: bytes, value: bytes) -> bytes:
-    return message(PARAMETER, name + b"\0" + value + b"\0")
+def parameter_status(name: bytes, value: bytes) -> bytes:
+    return message(PARAMETER_STATUS, name + b"\0" + value + b"\0")
 
 
-def ready(status: int = IDLE) -> bytes:
-    return message(READY, bytes((status,)))
+def ready_for_query(status: int = STATUS_IDLE) -> bytes:
+    return message(READY_FOR_QUERY, bytes((status,)))
 
 
-def error(
+def error_response(
     code: str, text: str, *, severity: str = "ERROR", hint: str = "", routine: str = "", kind: int = ERROR
 ) -> bytes:
     """An ErrorResponse, or a NoticeResponse; `code` is an SQLSTATE, `routine` PostgreSQL's own that would say so
@@ -66,58 +68,58 @@ def error(
     return message(kind, b"".join(f"{name}{value}\0".encode() for name, value in fields if value) + b"\0")
 
 
-def fatal(code: str, text: str, *, hint: str = "") -> bytes:
-    return error(code, text, severity="FATAL", hint=hint)
+def fatal_response(code: str, text: str, *, hint: str = "") -> bytes:
+    return error_response(code, text, severity="FATAL", hint=hint)
 
 
-def fields(body: bytes) -> dict[str, str]:
+def error_fields(body: bytes) -> dict[str, str]:
     """An ErrorResponse's fields by their one-letter names."""
     return {part[:1].decode("latin-1"): part[1:].decode("utf-8", "replace") for part in body.split(b"\0") if part}
 
 
-def row(values: Iterable[bytes | None]) -> bytes:
+def data_row(values: Iterable[bytes | None]) -> bytes:
     """A DataRow of values in text format."""
-    cells = [b"\xff\xff\xff\xff" if value is None else _INT.pack(len(value)) + value for value in values]
+    cells = [b"\xff\xff\xff\xff" if value is None else _INT32.pack(len(value)) + value for value in values]
     return message(DATA_ROW, struct.pack(">h", len(cells)) + b"".join(cells))
 
 
-def cells(body: bytes) -> list[bytes | None]:
+def row_values(body: bytes) -> list[bytes | None]:
     """A DataRow's values."""
     found: list[bytes | None] = []
     pos = 2
     for _ in range(struct.unpack_from(">h", body)[0]):
-        (size,) = _INT.unpack_from(body, pos)
+        (size,) = _INT32.unpack_from(body, pos)
         pos += 4
         found.append(None if size < 0 else body[pos : pos + size])
         pos += max(size, 0)
     return found
 
 
-def columns(names: Iterable[str]) -> bytes:
+def row_description(names: Iterable[str]) -> bytes:
     """A RowDescription of text columns."""
     described = [name.encode() + b"\0" + struct.pack(">ihihih", 0, 0, 25, -1, -1, 0) for name in names]
     return message(ROW_DESCRIPTION, struct.pack(">h", len(described)) + b"".join(described))
 
 
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def split_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The whole messages of `data`, each its kind and body."""
     pos = 0
-    while pos + HEAD_SIZE <= len(data):
-        kind, length = read_head(data, pos)
+    while pos + HEADER_SIZE <= len(data):
+        kind, length = read_header(data, pos)
         end = pos + 1 + length
         if length < 4 or end > len(data):
             return
-        yield kind, data[pos + HEAD_SIZE : end]
+        yield kind, data[pos + HEADER_SIZE : end]
         pos = end
 
 
-def shape(described: bytes) -> bytes:
+def result_shape(described: bytes) -> bytes:
     """What of a RowDescription (or NoData) a client that knows it relies on: names, types and sizes of the
     columns, not the table they are from."""
     if described[:1] != bytes((ROW_DESCRIPTION,)):
         return b""
     found: list[bytes] = []
-    pos = HEAD_SIZE + 2
+    pos = HEADER_SIZE + 2
     while pos < len(described):
         end = described.index(b"\0", pos)
         found.append(described[pos : end + 1] + described[end + 7 : end + 17])

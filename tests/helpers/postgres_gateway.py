@@ -23,7 +23,7 @@ from proxy.observe.log import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import Requests
 from proxy.policy.loading import PolicySource, load
-from proxy.postgres.service import Door
+from proxy.postgres.service import PostgresService
 
 T = TypeVar("T")
 PATIENCE = 10.0
@@ -50,18 +50,18 @@ class PostgresGateway:
 
     def __enter__(self) -> PostgresGateway:
         self._thread.start()
-        self._door: Door = self._run(self._start())
+        self._door: PostgresService = self._run(self._start())
         return self
 
-    async def _start(self) -> Door:
+    async def _start(self) -> PostgresService:
         self._lines = Log(self._policy.log, out=self._log.fileno())
-        door = Door(
+        door = PostgresService(
             self._policy.postgres, requests=Requests(self._loop.time), metrics=self.metrics, log=self._lines, environ={}
         )
         sock = socket.create_server(("127.0.0.1", 0))
         self.port: int = sock.getsockname()[1]
         await door.start(sock)
-        self.url = door.environment("127.0.0.1", self.port)["DATABASE_URL"]
+        self.url = door.app_variables("127.0.0.1", self.port)["DATABASE_URL"]
         return door
 
     def __exit__(self, *_: object) -> None:

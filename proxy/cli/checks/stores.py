@@ -30,12 +30,12 @@ async def check_database(policy: Policy, environ: Mapping[str, str], cwd: Path) 
         return [Finding("ok", "database", "no pool: the app's own address of it stays as it is")]
     import asyncpg
 
-    from proxy.postgres.dsn import database as parsed
+    from proxy.postgres.dsn import parse_url
 
     where = mask_password(policy.postgres.url)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            connection = await asyncpg.connect(parsed(policy.postgres.url, environ).dsn, statement_cache_size=0)
+            connection = await asyncpg.connect(parse_url(policy.postgres.url, environ).dsn, statement_cache_size=0)
             try:
                 version = await connection.fetchval("show server_version")
                 most = int(await connection.fetchval("show max_connections"))

@@ -9,22 +9,30 @@ import struct
 from dataclasses import dataclass, replace
 
 from proxy.postgres import wire
-from proxy.postgres.auth.scram import MECHANISM, Exchange, Verifier
-from proxy.postgres.auth.startup import CANCEL_REQUEST, ELSEWHERE, GSS_REQUEST, SSL_REQUEST, Startup, packet, read
-from proxy.postgres.wire import HEAD_SIZE, read_head
+from proxy.postgres.auth.scram import MECHANISM, ScramExchange, ScramVerifier
+from proxy.postgres.auth.startup import (
+    CANCEL_REQUEST,
+    GSS_REQUEST,
+    OTHER_DATABASE,
+    SSL_REQUEST,
+    Startup,
+    parse_startup,
+    split_packet,
+)
+from proxy.postgres.wire import HEADER_SIZE, read_header
 
 TLS_HELLO = 0x16  # a client that begins with TLS, without asking (PostgreSQL 17, sslnegotiation=direct)
-MOST = 4096  # bytes of an answer to a challenge
-_NO = b"N"
-_YES = b"S"
+MAX_PASSWORD_BYTES = 4096  # bytes of an answer to a challenge
+_TLS_REFUSED = b"N"
+_TLS_ACCEPTED = b"S"
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class LoginPolicy:
     """Whom a login lets in: one user, who may go to other databases of that server than `database`, as on connections
     of its own. `console` is the name of the database that is ours."""
 
-    verifier: Verifier
+    verifier: ScramVerifier
     user: str
     database: str
     tls: bool = False
@@ -35,56 +43,56 @@ class Login:
     """`startup` is set when the client is in; `cancel` where it only came for that; `upgrade`: the caller is to
     start TLS; `closing`: it is to hang up after what `feed` gave. `declined`: TLS was asked for and refused."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: LoginPolicy) -> None:
         self._gate = gate
         self._data = b""
-        self._asked: Startup | None = None
-        self._exchange: Exchange | None = None
+        self._startup: Startup | None = None
+        self._exchange: ScramExchange | None = None
         self._encrypted = False
-        self.declined = False
-        self.upgrade = False
+        self.tls_declined = False
+        self.wants_tls = False
         self.closing = False
-        self.cancel: tuple[int, int] | None = None
-        self.startup: Startup | None = None
-        self.wrong = ""
+        self.cancel_key: tuple[int, int] | None = None
+        self.accepted: Startup | None = None
+        self.failure = ""
 
     def feed(self, data: bytes) -> bytes:
         self._data += data
         sent = b""
-        while not (self.closing or self.upgrade or self.startup or self.cancel):
-            reply = self._step()
+        while not (self.closing or self.wants_tls or self.accepted or self.cancel_key):
+            reply = self._process_message()
             if reply is None:
                 break
             sent += reply
         return sent
 
-    def upgraded(self) -> None:
-        self.upgrade = False
+    def on_tls_started(self) -> None:
+        self.wants_tls = False
         self._encrypted = True
 
     @property
-    def rest(self) -> bytes:
+    def remainder(self) -> bytes:
         """What came after the login."""
         return self._data
 
-    def _step(self) -> bytes | None:
-        if self._asked is None:
-            return self._first()
-        if len(self._data) < HEAD_SIZE:
+    def _process_message(self) -> bytes | None:
+        if self._startup is None:
+            return self._process_first_packet()
+        if len(self._data) < HEADER_SIZE:
             return None
-        kind, length = read_head(self._data)
-        if kind != wire.PASSWORD or not 4 <= length <= MOST:
+        kind, length = read_header(self._data)
+        if kind != wire.PASSWORD or not 4 <= length <= MAX_PASSWORD_BYTES:
             return self._refuse("08P01", "a password was to come, and something else came")
         if len(self._data) <= length:
             return None
-        body, self._data = self._data[HEAD_SIZE : length + 1], self._data[length + 1 :]
-        return self._proof(body)
+        body, self._data = self._data[HEADER_SIZE : length + 1], self._data[length + 1 :]
+        return self._check_proof(body)
 
-    def _first(self) -> bytes | None:
+    def _process_first_packet(self) -> bytes | None:
         if self._data[:1] == bytes((TLS_HELLO,)):
             return self._close("it began with TLS, which is to be asked for first (sslnegotiation=postgres)")
         try:
-            found = packet(self._data)
+            found = split_packet(self._data)
         except ValueError as error:
             return self._close(str(error))
         if found is None:
@@ -95,27 +103,27 @@ class Login:
             if self._data or self._encrypted:
                 return self._close("it sent on before encryption was agreed on")
             if code == SSL_REQUEST and self._gate.tls:
-                self.upgrade = True
-                return _YES
-            self.declined = self.declined or code == SSL_REQUEST
-            return _NO
+                self.wants_tls = True
+                return _TLS_ACCEPTED
+            self.tls_declined = self.tls_declined or code == SSL_REQUEST
+            return _TLS_REFUSED
         if code == CANCEL_REQUEST:
             self.closing = True
             if len(body) == 8:
-                self.cancel = struct.unpack(">II", body)
+                self.cancel_key = struct.unpack(">II", body)
             return b""
         try:
-            asked = self._asked = read(code, body)
+            asked = self._startup = parse_startup(code, body)
         except ValueError as error:
             return self._refuse("0A000" if "version" in str(error) else "08P01", str(error))
-        return self._challenge(asked)
+        return self._send_challenge(asked)
 
-    def _challenge(self, asked: Startup) -> bytes:
+    def _send_challenge(self, asked: Startup) -> bytes:
         gate = self._gate
         sent = b""
-        if asked.minor or asked.unknown:
-            names = b"".join(name + b"\0" for name in asked.unknown)
-            sent = wire.message(wire.NEGOTIATE, struct.pack(">ii", 0, len(asked.unknown)) + names)
+        if asked.minor_version or asked.unknown_options:
+            names = b"".join(name + b"\0" for name in asked.unknown_options)
+            sent = wire.message(wire.NEGOTIATE_VERSION, struct.pack(">ii", 0, len(asked.unknown_options)) + names)
         if asked.replication:
             return sent + self._refuse(
                 "0A000", "replication does not go through a pool; connect to the database itself"
@@ -124,25 +132,27 @@ class Login:
             text = f'user "{asked.user}" is not known here; this pool serves user "{gate.user}" alone'
             return sent + self._refuse("28000", text)
         if asked.database not in (gate.database, gate.console):
-            self._asked = replace(asked, key=((ELSEWHERE, asked.database), *asked.key))
+            self._startup = replace(asked, key=((OTHER_DATABASE, asked.database), *asked.key))
         return sent + wire.message(wire.AUTHENTICATION, struct.pack(">i", 10) + MECHANISM + b"\0\0")
 
-    def _proof(self, body: bytes) -> bytes:
+    def _check_proof(self, body: bytes) -> bytes:
         if self._exchange is None:
-            self._exchange = Exchange(self._gate.verifier)
+            self._exchange = ScramExchange(self._gate.verifier)
             mechanism, _, rest = body.partition(b"\0")
             size = struct.unpack_from(">i", rest)[0] if len(rest) >= 4 else -1
-            challenge = self._exchange.first(rest[4:]) if mechanism == MECHANISM and size == len(rest) - 4 else None
+            challenge = (
+                self._exchange.answer_first(rest[4:]) if mechanism == MECHANISM and size == len(rest) - 4 else None
+            )
             if challenge is None:
-                return self._wrong()
+                return self._refuse_password()
             return wire.message(wire.AUTHENTICATION, struct.pack(">i", 11) + challenge)
-        final = self._exchange.final(body)
+        final = self._exchange.answer_final(body)
         if final is None:
-            return self._wrong()
-        self.startup = self._asked
+            return self._refuse_password()
+        self.accepted = self._startup
         return wire.message(wire.AUTHENTICATION, struct.pack(">i", 12) + final)
 
-    def _wrong(self) -> bytes:
+    def _refuse_password(self) -> bytes:
         user = self._gate.user
         return self._refuse(
             "28P01",
@@ -151,11 +161,11 @@ class Login:
         )
 
     def _refuse(self, code: str, text: str) -> bytes:
-        self.wrong = text
+        self.failure = text
         self.closing = True
-        return wire.fatal(code, text)
+        return wire.fatal_response(code, text)
 
     def _close(self, why: str) -> bytes:
-        self.wrong = why
+        self.failure = why
         self.closing = True
         return b""

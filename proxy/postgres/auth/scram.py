@@ -16,7 +16,7 @@ MECHANISM = b"SCRAM-SHA-256"
 ITERATIONS = 4096  # the least that RFC 7677 allows; the password is random, so no more are needed
 
 
-class Verifier:
+class ScramVerifier:
     """What a server keeps in place of a password; made once."""
 
     __slots__ = ("salt", "server_key", "stored_key")
@@ -29,18 +29,18 @@ class Verifier:
         self.server_key = hmac.digest(salted, b"Server Key", "sha256")
 
 
-class Exchange:
+class ScramExchange:
     """One login: `first` and `final` take the client's two messages and give the server's, or None: refused."""
 
     __slots__ = ("_binding", "_messages", "_nonce", "_verifier")
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(self, verifier: ScramVerifier) -> None:
         self._verifier = verifier
         self._nonce = b""
         self._binding = b""
         self._messages = b""
 
-    def first(self, sent: bytes) -> bytes | None:
+    def answer_first(self, sent: bytes) -> bytes | None:
         """`sent` is `n,[a=…],n=USER,r=NONCE`; the user's name is the startup packet's, as in PostgreSQL."""
         parts = sent.split(b",", 2)
         if len(parts) != 3 or parts[0] not in (b"n", b"y"):
@@ -55,7 +55,7 @@ class Exchange:
         self._messages = bare + b"," + reply
         return reply
 
-    def final(self, sent: bytes) -> bytes | None:
+    def answer_final(self, sent: bytes) -> bytes | None:
         """`sent` is `c=BINDING,r=NONCE,p=PROOF`."""
         without, found, proof = sent.rpartition(b",p=")
         if not found or without != b"c=" + self._binding + b",r=" + self._nonce:

@@ -10,62 +10,62 @@ from dataclasses import dataclass
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
-MAJOR = 3
-MOST = 10_000  # bytes; PostgreSQL's own bound of a startup packet
+PROTOCOL_MAJOR = 3
+MAX_PACKET_BYTES = 10_000  # bytes; PostgreSQL's own bound of a startup packet
 
 # A client is told a number of a process that no machine has (Linux ends at 1 << 22): a pg_terminate_backend or
 # pg_cancel_backend of it hits nobody, and no NOTIFY of somebody else's bears it.
-PROCESSES = 1 << 30
+FAKE_PID_BASE = 1 << 30
 
 Settings = Mapping[bytes, bytes]
-Key = tuple[tuple[str, str], ...]
+PoolKey = tuple[tuple[str, str], ...]
 
 # Every client has these two, so they are set on whichever connection it gets. Whatever else a startup packet
 # names stays out of reach of RESET, so it takes a connection that was opened with it.
-NAME = b"application_name"
-ENCODING = b"client_encoding"
-ELSEWHERE = ""  # in a key: the database, where it is another than the policy's (a startup packet has no such name)
+APPLICATION_NAME = b"application_name"
+CLIENT_ENCODING = b"client_encoding"
+OTHER_DATABASE = ""  # in a key: the database, where it is another than the policy's (a startup packet has no such name)
 
 
-def process(client: int) -> int:
+def fake_pid(client: int) -> int:
     """What a client is told is the process that serves it, by its number; and back."""
-    return PROCESSES ^ client
+    return FAKE_PID_BASE ^ client
 
 
-def elsewhere(key: Key) -> str:
+def other_database(key: PoolKey) -> str:
     """The database that connections of this key lead to, "" for the policy's."""
-    return key[0][1] if key and key[0][0] == ELSEWHERE else ""
+    return key[0][1] if key and key[0][0] == OTHER_DATABASE else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Startup:
     """`key` is what a server connection must have been opened with; `unknown` are options of later protocols."""
 
-    minor: int
+    minor_version: int
     user: str
     database: str
     replication: bool
-    name: str
+    application_name: str
     encoding: str | None
-    key: Key
-    unknown: tuple[bytes, ...] = ()
+    key: PoolKey
+    unknown_options: tuple[bytes, ...] = ()
 
 
-def packet(data: bytes) -> tuple[int, bytes] | None:
+def split_packet(data: bytes) -> tuple[int, bytes] | None:
     """The code and body of a first packet, None while it is not whole. Raises ValueError where it is none."""
     if len(data) < 8:
         return None
     length, code = struct.unpack_from(">II", data)
-    if not 8 <= length <= MOST:
+    if not 8 <= length <= MAX_PACKET_BYTES:
         raise ValueError("its length is none of a startup packet")
     if len(data) < length:
         return None
     return code, data[8:length]
 
 
-def read(code: int, body: bytes) -> Startup:
+def parse_startup(code: int, body: bytes) -> Startup:
     """Raises ValueError in one clause."""
-    if code >> 16 != MAJOR:
+    if code >> 16 != PROTOCOL_MAJOR:
         raise ValueError(f"protocol version {code >> 16}.{code & 0xFFFF} is not spoken here; 3.0 is")
     words = body.split(b"\0")
     if len(words) < 2 or words[-1] or words[-2]:
@@ -75,13 +75,13 @@ def read(code: int, body: bytes) -> Startup:
         raise ValueError("the startup packet has a name without a value")
     named = dict(zip(words[::2], words[1::2], strict=True))
     unknown = tuple(name for name in named if name.startswith(b"_pq_."))
-    text = {_text(name): _text(value) for name, value in named.items() if name not in unknown}
+    text = {decode_text(name): decode_text(value) for name, value in named.items() if name not in unknown}
     user = text.pop("user", "")
     if not user:
         raise ValueError("the startup packet names no user")
     database = text.pop("database", "") or user
     replication = text.pop("replication", "false").lower() not in ("false", "off", "no", "0", "f", "n", "of")
-    soft, options = _options(text.pop("options", ""))
+    soft, options = parse_options(text.pop("options", ""))
     name = text.pop("application_name", soft.pop("application_name", ""))
     encoding = text.pop("client_encoding", soft.pop("client_encoding", None))
     wanted = {**soft, **text}
@@ -93,17 +93,17 @@ def read(code: int, body: bytes) -> Startup:
         database,
         replication,
         name,
-        None if encoding is None else _encoding(encoding),
+        None if encoding is None else normalize_encoding(encoding),
         tuple(sorted(wanted.items())),
         unknown,
     )
 
 
-def _text(value: bytes) -> str:
+def decode_text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
-def _options(text: str) -> tuple[dict[str, str], str]:
+def parse_options(text: str) -> tuple[dict[str, str], str]:
     """The settings that `options` names (`-c name=value`, `--name=value`), and what else it says."""
     words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", text)]
     found: dict[str, str] = {}
@@ -120,7 +120,7 @@ def _options(text: str) -> tuple[dict[str, str], str]:
     return found, " ".join(left)
 
 
-def _encoding(value: str) -> str:
+def normalize_encoding(value: str) -> str:
     """asyncpg sends 'utf-8' with the quotes: one name for what is one encoding."""
     plain = re.sub(r"[^a-z0-9]", "", value.lower())
     return "UTF8" if plain in ("utf8", "unicode") else value.strip("'\"").upper()

@@ -7,10 +7,10 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-LIFE = timedelta(days=3650)
+VALIDITY = timedelta(days=3650)
 
 
-def context() -> ssl.SSLContext:
+def self_signed_context() -> ssl.SSLContext:
     """A server's TLS context with a fresh key; the key is on disk for as long as it takes to read it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -26,7 +26,7 @@ def context() -> ssl.SSLContext:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + LIFE)
+        .not_valid_after(now + VALIDITY)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(key, hashes.SHA256())
     )

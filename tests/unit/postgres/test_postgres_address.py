@@ -6,7 +6,7 @@ import pytest
 
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.stores import Postgres
-from proxy.postgres.dsn import Database, database, rewritten, variables
+from proxy.postgres.dsn import DatabaseAddress, app_variables, parse_url, rewrite_url
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from proxy.postgres.dsn import Database, database, rewritten, variables
     ],
 )
 def test_the_server_gets_what_reaches_it(url, environ, dsn, user, name):
-    assert database(url, environ) == Database(dsn or url, user, name)
+    assert parse_url(url, environ) == DatabaseAddress(dsn or url, user, name)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_server_gets_what_reaches_it(url, environ, dsn, user, name):
     ],
 )
 def test_the_app_gets_its_own_address_with_our_place_in_it(url, tls, shown):
-    assert rewritten(url, "127.0.0.1", 6432, "PW", database(url, {}), tls=tls) == shown
+    assert rewrite_url(url, "127.0.0.1", 6432, "PW", parse_url(url, {}), tls=tls) == shown
 
 
 def test_every_variable_gets_its_part_and_no_variable_the_real_password():
@@ -69,7 +69,7 @@ def test_every_variable_gets_its_part_and_no_variable_the_real_password():
              "DB_PASSWORD": "password", "DB_NAME": "database"},
     )  # fmt: skip
     had = {"ASYNC_URL": "postgresql+asyncpg://u:real@h/db?ssl=require"}
-    env = variables(policy, "0.0.0.0", 6432, "PW", database(url, {}), had)
+    env = app_variables(policy, "0.0.0.0", 6432, "PW", parse_url(url, {}), had)
     assert env == {
         "DATABASE_URL": "postgresql://u:PW@127.0.0.1:6432/db",
         "ASYNC_URL": "postgresql+asyncpg://u:PW@127.0.0.1:6432/db?ssl=disable",

@@ -11,7 +11,7 @@ import pytest
 from asyncpg import connect_utils
 from asyncpg.protocol import Protocol
 
-from proxy.postgres.connector import REPORTED
+from proxy.postgres.connector import REPORTED_PARAMETERS
 
 
 @pytest.mark.parametrize("name", ["_transport", "_protocol", "_addr", "_params"])
@@ -41,7 +41,7 @@ def test_a_query_is_cancelled_by_these_arguments():
 
 def test_what_a_server_reports_is_asked_by_name():
     assert "get_settings" in dir(asyncpg.Connection)
-    assert len(set(REPORTED)) == len(REPORTED)
+    assert len(set(REPORTED_PARAMETERS)) == len(REPORTED_PARAMETERS)
 
 
 def test_a_message_of_its_transport_goes_to_whoever_sits_there():

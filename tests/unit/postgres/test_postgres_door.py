@@ -13,9 +13,9 @@ from proxy.observe.request_registry import Requests
 from proxy.policy import schema
 from proxy.policy.schema.stores import Postgres
 from proxy.postgres import wire
-from proxy.postgres.admin_console import TABLES, Console
-from proxy.postgres.auth.tls import context
-from proxy.postgres.service import Door
+from proxy.postgres.admin_console import TABLES, AdminConsole
+from proxy.postgres.auth.tls import self_signed_context
+from proxy.postgres.service import PostgresService
 
 
 def make(**policy):
@@ -23,12 +23,16 @@ def make(**policy):
     metrics = Metrics(schema.Metrics(), version="t")
     log = SimpleNamespace(emit=lambda *_, **__: None)
     url = "postgresql://app:real@db.example/shop"
-    return Door(Postgres(url=url, **policy), requests=requests, metrics=metrics, log=log, environ={}), requests, metrics
+    return (
+        PostgresService(Postgres(url=url, **policy), requests=requests, metrics=metrics, log=log, environ={}),
+        requests,
+        metrics,
+    )
 
 
 def console(door):
     said, ended = [], []
-    return Console(door, said.append, ended.append), said, ended
+    return AdminConsole(door, said.append, ended.append), said, ended
 
 
 @pytest.mark.parametrize("step", [1, 1000])
@@ -39,7 +43,7 @@ async def test_the_console_answers_in_tables(word, step):
     heard, said, _ = console(door)
     data = query_message(f" Show {word.upper()} ;") + query_message("")
     for pos in range(0, len(data), step):
-        heard.hear(data[pos : pos + step])
+        heard.data_received(data[pos : pos + step])
     answer = b"".join(said)
     assert kinds(answer).replace("D", "") == "TCZIZ"
     assert b"real" not in answer
@@ -57,15 +61,15 @@ async def test_the_console_answers_in_tables(word, step):
 )
 async def test_the_console_says_what_it_knows(sent, answered):
     heard, said, ended = console(make()[0])
-    heard.hear(sent)
+    heard.data_received(sent)
     assert kinds(b"".join(said)) == answered
     assert bool(ended) is (sent is X)
 
 
 async def test_the_console_hears_no_novel():
     heard, said, ended = console(make()[0])
-    heard.hear(wire.HEAD.pack(wire.QUERY, 1 << 30))
-    assert wire.fields(ended[0][5:])["C"] == "08P01"
+    heard.data_received(wire.HEADER.pack(wire.QUERY, 1 << 30))
+    assert wire.error_fields(ended[0][5:])["C"] == "08P01"
 
 
 def test_a_certificate_is_made_that_a_client_can_speak_to():
@@ -73,7 +77,7 @@ def test_a_certificate_is_made_that_a_client_can_speak_to():
     theirs.check_hostname, theirs.verify_mode = False, ssl.CERT_NONE
     there, here = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = theirs.wrap_bio(here, there)
-    server = context().wrap_bio(there, here, server_side=True)
+    server = self_signed_context().wrap_bio(there, here, server_side=True)
     done = set()
     for _ in range(10):
         for each in (client, server):
@@ -92,13 +96,13 @@ async def test_a_connection_works_for_a_request_until_it_works_for_another():
     client = door._accept()
     client.port = 4711
     cancelled = []
-    door._abandon = cancelled.append
+    door._cancel_work = cancelled.append
     request = SimpleNamespace(user="u", tier="t", request_id="r", trace_id=None, route_name="checkout")
     for token in ("one", "two"):
         requests.begin(token, request)
-    assert door.belongs(4711, "one")
-    assert door.belongs(4711, "two")
-    assert not door.belongs(4712, "two")
+    assert door.assign_request(4711, "one")
+    assert door.assign_request(4711, "two")
+    assert not door.assign_request(4712, "two")
     assert client.route == "checkout"
     requests.end("one", abandoned=True)
     assert cancelled == []
@@ -118,7 +122,7 @@ async def test_what_it_shows_of_itself_has_every_series_from_the_start():
 
 async def test_no_password_of_the_database_reaches_the_app():
     door, _, _ = make(env={"DATABASE_URL": "url", "DB_PASSWORD": "password"})
-    env = door.environment("127.0.0.1", 6432)
+    env = door.app_variables("127.0.0.1", 6432)
     assert env == {
         "DATABASE_URL": f"postgresql://app:{door.password}@127.0.0.1:6432/shop",
         "DB_PASSWORD": door.password,

@@ -10,16 +10,16 @@ from base64 import b64decode, b64encode
 import pytest
 
 from proxy.postgres import wire
-from proxy.postgres.auth.login import Gate, Login
-from proxy.postgres.auth.scram import Exchange, Verifier
-from proxy.postgres.auth.startup import CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST, packet, read
+from proxy.postgres.auth.login import Login, LoginPolicy
+from proxy.postgres.auth.scram import ScramExchange, ScramVerifier
+from proxy.postgres.auth.startup import CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST, parse_startup, split_packet
 
 PASSWORD = "quite secret"
-VERIFIER = Verifier(PASSWORD)
+VERIFIER = ScramVerifier(PASSWORD)
 
 
 def gate(**more):
-    return Gate(VERIFIER, "app", "shop", **more)
+    return LoginPolicy(VERIFIER, "app", "shop", **more)
 
 
 def first(code, body=b""):
@@ -52,7 +52,7 @@ def fed(login, data, step):
 
 
 def code_of(said):
-    return next(wire.fields(body) for kind, body in wire.messages(said) if kind == wire.ERROR)["C"]
+    return next(wire.error_fields(body) for kind, body in wire.split_messages(said) if kind == wire.ERROR)["C"]
 
 
 @pytest.mark.parametrize("step", [1, 3, 10_000])
@@ -63,17 +63,17 @@ def test_a_password_is_proved_in_two_messages(step, password):
     assert said == b"N"
     said = fed(login, startup(application_name="x"), step)
     assert said == wire.message(wire.AUTHENTICATION, b"\0\0\0\nSCRAM-SHA-256\0\0")
-    ((_, challenge),) = wire.messages(fed(login, first_answer(), step))
+    ((_, challenge),) = wire.split_messages(fed(login, first_answer(), step))
     final, signed, salted = client_final(password, challenge[4:])
     said = fed(login, wire.message(wire.PASSWORD, final) + b"Q", step)
     if password != PASSWORD:
         assert code_of(said) == "28P01"
         assert login.closing
         return
-    ((_, body),) = wire.messages(said)
+    ((_, body),) = wire.split_messages(said)
     assert body[4:] == b"v=" + b64encode(hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256"))
-    assert login.startup.name == "x"
-    assert (login.rest + b"Q")[:1] == b"Q"
+    assert login.accepted.application_name == "x"
+    assert (login.remainder + b"Q")[:1] == b"Q"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_password_is_proved_in_two_messages(step, password):
         first_answer(b""),
         wire.message(wire.PASSWORD, b"secret\0"),
         wire.message(wire.QUERY, b"select 1\0"),
-        wire.HEAD.pack(wire.PASSWORD, 1 << 30),
+        wire.HEADER.pack(wire.PASSWORD, 1 << 30),
     ],
 )
 def test_what_is_no_proof_is_refused(sent):
@@ -98,16 +98,16 @@ def test_what_is_no_proof_is_refused(sent):
 
 @pytest.mark.parametrize("final", [b"", b"c=biws", b"c=eSws,r=x,p=abc", b",p=", b"c=biws,r=abc,p=!!"])
 def test_a_proof_that_is_none_is_none(final):
-    exchange = Exchange(VERIFIER)
-    exchange.first(b"n,,n=,r=abc")
-    assert exchange.final(final) is None
+    exchange = ScramExchange(VERIFIER)
+    exchange.answer_first(b"n,,n=,r=abc")
+    assert exchange.answer_final(final) is None
 
 
 def test_a_client_that_could_bind_the_channel_is_told_apart():
-    exchange = Exchange(VERIFIER)
-    challenge = exchange.first(b"y,,n=,r=abc")
+    exchange = ScramExchange(VERIFIER)
+    challenge = exchange.answer_first(b"y,,n=,r=abc")
     final, _, _ = client_final(PASSWORD, challenge, binding=b64encode(b"y,,"))
-    assert exchange.final(final).startswith(b"v=")
+    assert exchange.answer_final(final).startswith(b"v=")
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_what_is_refused_is_refused_with_a_sentence(sent, code):
     login = Login(gate())
     assert code_of(login.feed(sent)) == code
     assert login.closing
-    assert login.wrong
+    assert login.failure
 
 
 @pytest.mark.parametrize("version", [196608 + 2, 196608 + 9999])
 def test_a_later_protocol_is_talked_down(version):
     said = Login(gate()).feed(startup(version, **{"_pq_.thing": "1"}))
-    found = list(wire.messages(said))
-    assert found[0] == (wire.NEGOTIATE, struct.pack(">ii", 0, 1) + b"_pq_.thing\0")
+    found = list(wire.split_messages(said))
+    assert found[0] == (wire.NEGOTIATE_VERSION, struct.pack(">ii", 0, 1) + b"_pq_.thing\0")
     assert found[1][0] == wire.AUTHENTICATION
 
 
@@ -150,24 +150,24 @@ def test_what_is_no_start_is_hung_up_on(sent):
     login = Login(gate())
     login.feed(sent)
     assert login.closing
-    assert login.startup is None
+    assert login.accepted is None
 
 
 def test_encryption_is_declined_or_begun():
     login = Login(gate())
     assert fed(login, first(GSS_REQUEST), 3) + fed(login, first(SSL_REQUEST), 3) == b"NN"
-    assert login.declined
+    assert login.tls_declined
     login = Login(gate(tls=True))
     assert login.feed(first(GSS_REQUEST)) + login.feed(first(SSL_REQUEST)) == b"NS"
-    assert login.upgrade
-    login.upgraded()
+    assert login.wants_tls
+    login.on_tls_started()
     assert login.feed(startup()).startswith(b"R")
 
 
 def test_a_cancel_is_no_login():
     login = Login(gate())
     assert fed(login, first(CANCEL_REQUEST, struct.pack(">II", 7, 0xFFFFFFFF)), 5) == b""
-    assert login.cancel == (7, 0xFFFFFFFF)
+    assert login.cancel_key == (7, 0xFFFFFFFF)
 
 
 def test_the_console_is_a_database_too():
@@ -179,7 +179,7 @@ def test_the_console_is_a_database_too():
 
 
 def asked(**names):
-    return read(*packet(startup(**names)))
+    return parse_startup(*split_packet(startup(**names)))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def asked(**names):
 )  # fmt: skip
 def test_every_name_of_the_packet_is_kept(names, name, encoding, key):
     found = asked(**names)
-    assert (found.name, found.encoding, found.key) == (name, encoding, key)
+    assert (found.application_name, found.encoding, found.key) == (name, encoding, key)
 
 
 def test_a_database_that_is_not_named_is_the_users():

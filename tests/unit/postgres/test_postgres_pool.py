@@ -12,11 +12,11 @@ from proxy.policy.schema.stores import Pool as Sizes
 from proxy.postgres import wire
 from proxy.postgres.auth.startup import Startup
 from proxy.postgres.connector import ConnectFailed
-from proxy.postgres.launcher import Opening
+from proxy.postgres.launcher import ConnectAttempts
 from proxy.postgres.pool import Pool
-from proxy.postgres.server_state import Backend
+from proxy.postgres.server_state import ServerState
 from proxy.postgres.session import Session
-from proxy.postgres.statement_registry import Statements
+from proxy.postgres.statement_registry import StatementRegistry
 
 
 class Line:
@@ -52,22 +52,22 @@ class Client:
 
     def __init__(self, pool, number, key=()):
         self.pool = pool
-        self.kind = key
+        self.pool_key = key
         self.startup = Startup(0, "u", "d", False, "", None, key)
         self.session = Session(
-            number, self.startup, {}, Statements(), ask=lambda: pool.slots.ask(self), give_up=pool.slots.give_up
+            number, self.startup, {}, StatementRegistry(), ask=lambda: pool.pins.ask(self), give_up=pool.pins.give_up
         )
         self.server = None
         self.waiting = False
-        self.waits_for_server = False
-        self.held_back = False
+        self.has_pending = False
+        self.paused_by_server = False
         self.route = ""
         self.since = 0.0
         self.error = b""
         self.asked = []
 
     def take(self):
-        server = self.pool.take(self)
+        server = self.pool.acquire(self)
         if server is not None:
             self._sit(server)
         return server
@@ -78,7 +78,7 @@ class Client:
 
     def _sit(self, server):
         self.server, server.client, server.session = server, self, self.session
-        self.session.link(server.backend)
+        self.session.attach_server(server.backend)
 
     def refused(self, error):
         self.waiting = False
@@ -94,10 +94,10 @@ class Client:
         self.server = None
 
     def query(self, text="select 1"):
-        self.server.write(self.session.requests(wire.query(text.encode())))
+        self.server.write(self.session.process_requests(wire.query_message(text.encode())))
 
-    def answer(self, status=wire.IDLE):
-        self.server.data_received(wire.message(wire.COMPLETE, b"SELECT 1\0") + wire.ready(status))
+    def answer(self, status=wire.STATUS_IDLE):
+        self.server.data_received(wire.message(wire.COMMAND_COMPLETE, b"SELECT 1\0") + wire.ready_for_query(status))
 
     def done(self):
         self.query()
@@ -130,7 +130,7 @@ class Scene:
         cancel = asyncio.Event()
         cancel.set()
         return SimpleNamespace(
-            backend=Backend(key, name, {}, len(self.lines)), transport=line, protocol=None, cancel=cancel.wait
+            backend=ServerState(key, name, {}, len(self.lines)), transport=line, protocol=None, cancel=cancel.wait
         )
 
     def client(self, number=1, key=()):
@@ -180,12 +180,12 @@ async def test_whoever_waits_in_vain_is_told_who_holds_what_and_may_try_again():
     holder.take()
     await settled()
     holder.query("begin")
-    holder.answer(wire.IN_TRANSACTION)
+    holder.answer(wire.STATUS_IN_TRANSACTION)
     holder.route = "checkout"
     late.take()
     scene.time += 1
     await asyncio.sleep(0.05)
-    fields = wire.fields(late.error[5:])
+    fields = wire.error_fields(late.error[5:])
     assert fields["C"] == "53300"
     assert "1 idle in transaction (idle in transactions of checkout)" in fields["M"]
     assert not scene.pool.waiters
@@ -198,7 +198,7 @@ async def test_a_client_that_leaves_while_it_waits_is_forgotten():
     first, second, third = (scene.client(number) for number in range(3))
     first.take(), second.take(), third.take()
     await settled()
-    scene.pool.forget(second)
+    scene.pool.forget_waiter(second)
     first.done()
     assert third.server is not None
 
@@ -241,7 +241,7 @@ async def test_an_idle_connection_is_asked_whether_it_lives():
     scene.time = 31.0
     assert second.take() is None
     assert server.state == "checking"
-    server.data_received(wire.message(wire.EMPTY_QUERY) + wire.ready())
+    server.data_received(wire.message(wire.EMPTY_QUERY) + wire.ready_for_query())
     assert second.server is server
 
 
@@ -268,10 +268,10 @@ async def test_old_and_idle_connections_end_but_for_those_that_are_to_stay():
     for client in clients:
         client.done()
     scene.time = 11.0
-    scene.pool.upkeep.look()
+    scene.pool.janitor.look()
     assert [line.sent.endswith(b"X\0\0\0\4") for line in scene.lines] == [True, True, False]
     scene.time = 101.0
-    scene.pool.upkeep.look()
+    scene.pool.janitor.look()
     assert scene.lines[2].sent.endswith(b"X\0\0\0\4")
     for line in list(scene.lines):
         line.lost()
@@ -298,11 +298,11 @@ async def test_a_database_that_is_away_is_tried_with_growing_pauses_one_at_a_tim
     await settled()
     tries = len(scene.opened)
     assert tries <= 5
-    opening = scene.pool.supply.opening
-    assert not opening.ready()
+    opening = scene.pool.launcher.attempts
+    assert not opening.may_try()
     scene.failing = None
     scene.time = opening.retry_at
-    scene.pool.supply.fill()
+    scene.pool.launcher.fill()
     await settled()
     assert len(scene.opened) == tries + 5
     assert all(client.server is not None for client in clients)
@@ -311,9 +311,9 @@ async def test_a_database_that_is_away_is_tried_with_growing_pauses_one_at_a_tim
 
 @pytest.mark.parametrize("failures", [1, 3, 6, 50])
 def test_a_pause_is_never_longer_than_five_seconds(failures):
-    opening = Opening(None, lambda: 0.0)
+    opening = ConnectAttempts(None, lambda: 0.0)
     for _ in range(failures):
-        opening.failed(ConnectFailed("08001", "refused", final=False))
+        opening.on_failure(ConnectFailed("08001", "refused", final=False))
     assert min(4.5, 0.1 * 2 ** (failures - 1)) / 2 <= opening.retry_at < 5.0
 
 
@@ -321,8 +321,8 @@ async def test_the_first_of_a_kind_hears_what_the_database_says():
     scene = Scene()
     scene.failing = ConnectFailed("22023", 'invalid value for parameter "jit"', final=True)
     with pytest.raises(ConnectFailed, match="jit"):
-        await scene.pool.supply.greeting((("jit", "maybe"),), "")
-    assert scene.pool.supply.opening.failures == 0
+        await scene.pool.launcher.greeting((("jit", "maybe"),), "")
+    assert scene.pool.launcher.attempts.failures == 0
     assert not scene.pool.servers
 
 
@@ -330,8 +330,8 @@ async def test_a_first_login_waits_no_longer_than_it_may():
     scene = Scene(wait=0.01)
     scene.failing = ConnectFailed("08001", "refused", final=False)
     with pytest.raises(TimeoutError):
-        await scene.pool.supply.greeting((), "")
-    assert wire.fields(scene.pool.exhausted("FATAL")[5:])["C"] == "57P03"
+        await scene.pool.launcher.greeting((), "")
+    assert wire.error_fields(scene.pool.exhausted_error("FATAL")[5:])["C"] == "57P03"
 
 
 async def test_a_client_that_leaves_in_a_transaction_frees_its_server_clean():
@@ -341,11 +341,11 @@ async def test_a_client_that_leaves_in_a_transaction_frees_its_server_clean():
     await settled()
     server = first.server
     first.query("begin")
-    first.answer(wire.IN_TRANSACTION)
+    first.answer(wire.STATUS_IN_TRANSACTION)
     scene.pool.left(server)
     assert server.state == "leaving"
-    assert scene.lines[0].sent.endswith(wire.query(b"ROLLBACK"))
-    server.data_received(wire.message(wire.COMPLETE, b"ROLLBACK\0") + wire.ready())
+    assert scene.lines[0].sent.endswith(wire.query_message(b"ROLLBACK"))
+    server.data_received(wire.message(wire.COMMAND_COMPLETE, b"ROLLBACK\0") + wire.ready_for_query())
     assert second.server is server
     assert scene.pool.outcomes["abandoned"] == 1
 
@@ -359,7 +359,7 @@ async def test_a_busy_server_whose_client_left_is_cancelled_and_serves_nobody_be
     first.query("select pg_sleep(100)")
     scene.pool.left(server)
     assert server.cancelling == 1
-    server.data_received(wire.error("57014", "canceled") + wire.ready())
+    server.data_received(wire.error_response("57014", "canceled") + wire.ready_for_query())
     assert second.server is None
     await settled()
     assert second.server is server
@@ -372,7 +372,7 @@ async def test_a_lost_server_ends_its_client_and_is_replaced():
     await settled()
     first.query()
     scene.lines[0].lost()
-    assert wire.fields(first.error[5:])["C"] == "08006"
+    assert wire.error_fields(first.error[5:])["C"] == "08006"
     await settled()
     assert second.server is not None
 
@@ -380,8 +380,8 @@ async def test_a_lost_server_ends_its_client_and_is_replaced():
 async def test_slots_for_pins_are_given_in_turn_and_one_connection_is_left_to_share():
     scene = Scene(most=2, pins=2, wait=0.02)
     clients = [scene.client(number) for number in range(3)]
-    assert [scene.pool.slots.ask(client) for client in clients] == [True, False, False]
-    scene.pool.slots.give_up()
+    assert [scene.pool.pins.ask(client) for client in clients] == [True, False, False]
+    scene.pool.pins.give_up()
     assert [client.asked for client in clients] == [[], [True], []]
     scene.time = 1.0
     await asyncio.sleep(0.05)
@@ -390,7 +390,7 @@ async def test_slots_for_pins_are_given_in_turn_and_one_connection_is_left_to_sh
 
 @pytest.mark.parametrize(("most", "pins", "allowed"), [(1, 2, 1), (2, 2, 1), (5, 2, 2), (5, 0, 0), (5, 5, 4)])
 async def test_how_many_may_pin(most, pins, allowed):
-    assert Scene(most=most, pins=pins).pool.slots.most == allowed
+    assert Scene(most=most, pins=pins).pool.pins.most == allowed
 
 
 async def test_a_query_that_takes_too_long_is_cancelled_and_its_client_told_why():
@@ -401,10 +401,12 @@ async def test_a_query_that_takes_too_long_is_cancelled_and_its_client_told_why(
     server = client.server
     client.query()
     scene.time = 1.5
-    scene.pool.upkeep.look()
+    scene.pool.janitor.look()
     assert server.expired
-    said = client.session.replies(wire.error("57014", "canceling statement due to user request") + wire.ready())
-    assert "postgres.timeout.query (1s)" in wire.fields(said[5:])["M"]
+    said = client.session.process_replies(
+        wire.error_response("57014", "canceling statement due to user request") + wire.ready_for_query()
+    )
+    assert "postgres.timeout.query (1s)" in wire.error_fields(said[5:])["M"]
 
 
 async def test_a_client_idle_in_a_transaction_for_too_long_is_told_and_hung_up_on():
@@ -413,13 +415,13 @@ async def test_a_client_idle_in_a_transaction_for_too_long_is_told_and_hung_up_o
     client.take()
     await settled()
     client.query("begin")
-    client.answer(wire.IN_TRANSACTION)
+    client.answer(wire.STATUS_IN_TRANSACTION)
     scene.time = 0.9
-    scene.pool.upkeep.look()
+    scene.pool.janitor.look()
     assert not client.error
     scene.time = 1.5
-    scene.pool.upkeep.look()
-    assert wire.fields(client.error[5:])["C"] == "25P03"
+    scene.pool.janitor.look()
+    assert wire.error_fields(client.error[5:])["C"] == "25P03"
 
 
 async def test_a_database_that_answers_neither_query_nor_cancel_is_given_up():
@@ -429,8 +431,8 @@ async def test_a_database_that_answers_neither_query_nor_cancel_is_given_up():
     await settled()
     client.query()
     scene.time = 1.5
-    scene.pool.upkeep.look()
+    scene.pool.janitor.look()
     scene.time = 7.0
-    scene.pool.upkeep.look()
-    assert wire.fields(client.error[5:])["C"] == "57014"
+    scene.pool.janitor.look()
+    assert wire.error_fields(client.error[5:])["C"] == "57014"
     assert not scene.pool.servers

@@ -35,7 +35,7 @@ from postgres_script import (
 from proxy.postgres import wire
 from proxy.postgres.frontend import ProtocolError
 
-ROW = wire.row([b"1"])
+ROW = wire.data_row([b"1"])
 ANSWER = rows + ROW + done()
 
 
@@ -57,7 +57,7 @@ EXCHANGES = {
     "several statements in a query": (query_message("a; b"), ANSWER + done("INSERT 0 1") + ready(), True),
     "the extended protocol": (parse_message("", "a") + bind_message("") + DP + E + S, parsed + bound + ANSWER + ready(), True),
     "extended, flushed, no Sync": (parse_message("", "a") + bind_message("") + E + H, parsed + bound + done(), False),
-    "extended, suspended": (parse_message("", "a") + bind_message("") + E + S, parsed + bound + wire.message(wire.SUSPENDED) + ready("T"), False),
+    "extended, suspended": (parse_message("", "a") + bind_message("") + E + S, parsed + bound + wire.message(wire.PORTAL_SUSPENDED) + ready("T"), False),
     "a batch that fails": (parse_message("", "a") + bind_message("") + E + S, err() + ready(), True),
     "two batches, the first fails": (
         parse_message("", "a") + bind_message("") + E + S + parse_message("", "b") + bind_message("") + E + S,
@@ -71,7 +71,7 @@ EXCHANGES = {
     ),
     "a query without a Sync before it": (parse_message("", "a") + bind_message("") + E + query_message("b"), parsed + bound + done() + ANSWER + ready(), True),
     "a query that the server skips": (parse_message("", "a") + query_message("b") + S, err() + ready(), True),
-    "a function call": (wire.message(wire.FUNCTION, b"\0" * 10), wire.message(wire.FUNCTION_RESULT, b"\0" * 4) + ready(), True),
+    "a function call": (wire.message(wire.FUNCTION_CALL, b"\0" * 10), wire.message(wire.FUNCTION_RESPONSE, b"\0" * 4) + ready(), True),
     "COPY out": (
         query_message("copy t to stdout"),
         wire.message(wire.COPY_OUT, b"\0\0\0") + wire.message(wire.COPY_DATA, b"1\n") * 3
@@ -100,7 +100,7 @@ EXCHANGES = {
     ),
     "notices and parameters between": (
         query_message("select 1"),
-        wire.error("00000", "hi", kind=wire.NOTICE) + ANSWER + wire.message(wire.NOTIFICATION, b"\0\0\0\2a\0b\0") + ready(),
+        wire.error_response("00000", "hi", kind=wire.NOTICE) + ANSWER + wire.message(wire.NOTIFICATION, b"\0\0\0\2a\0b\0") + ready(),
         True,
     ),
 }  # fmt: skip
@@ -113,7 +113,7 @@ def test_everything_passes_as_it_is_and_the_server_is_free_when_it_may_be(name, 
     talk = linked()
     assert fed(talk.client, sent, step, talk.session.frontend) == sent
     assert fed(talk.server, answered, step) == answered
-    assert talk.session.free is free
+    assert talk.session.releasable is free
 
 
 def fed(take, data, step, frontend=None):
@@ -121,7 +121,7 @@ def fed(take, data, step, frontend=None):
     pieces = [data] if not step else [data[pos : pos + step] for pos in range(0, len(data), step)]
     out = b""
     for piece in pieces:
-        out += take((frontend.rest if frontend is not None else b"") + piece)
+        out += take((frontend.remainder if frontend is not None else b"") + piece)
     return out
 
 
@@ -131,7 +131,7 @@ def test_copying_syncs_are_not_awaited_while_the_server_reads_data():
     talk.server(parsed + bound + copy_in)
     talk.client(wire.message(wire.COPY_DATA, b"1\n") + S + H + wire.message(wire.COPY_DONE) + S)
     talk.server(done("COPY 1") + ready())
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_nothing_but_a_sync_goes_on_after_an_error():
@@ -140,9 +140,9 @@ def test_nothing_but_a_sync_goes_on_after_an_error():
     talk.server(err())
     assert talk.client(bind_message("") + E + query_message("c")) == b""
     assert talk.client(S) == S
-    assert not talk.session.free
+    assert not talk.session.releasable
     talk.server(ready())
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_what_comes_after_the_sync_that_ends_the_skipping_is_not_skipped():
@@ -151,18 +151,18 @@ def test_what_comes_after_the_sync_that_ends_the_skipping_is_not_skipped():
     talk.server(err())
     assert talk.client(bind_message("") + S + parse_message("", "b") + S) == S + parse_message("", "b") + S
     assert talk.server(ready() + parsed + ready()) == ready() + parsed + ready()
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_a_long_row_passes_in_pieces():
     talk = linked()
     talk.client(query_message("select"))
-    row = wire.row([b"x" * 100_000])
+    row = wire.data_row([b"x" * 100_000])
     data = rows + row + done() + ready()
     assert talk.server(data[:5000]) == data[:5000]
     assert talk.server(data[5000:50_000]) == data[5000:50_000]
     assert talk.server(data[50_000:]) == data[50_000:]
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 @pytest.mark.parametrize("kind", [wire.BIND, wire.QUERY, wire.COPY_DATA])
@@ -175,7 +175,7 @@ def test_a_long_message_goes_on_before_it_is_whole(kind):
         data = wire.message(kind, b"x" * 3_000_000 + b"\0")
     sent = talk.client(data[:1_500_000])
     assert len(sent) > 1_000_000
-    assert talk.session.frontend.rest == b""
+    assert talk.session.frontend.remainder == b""
     assert talk.session.frontend.inside
     sent += talk.client(data[1_500_000:] + S)
     assert kinds(sent) == chr(kind) + "S"
@@ -225,7 +225,7 @@ def test_any_exchanges_in_any_pieces(names, near, far):
 
 
 def probe_answer(**settings):
-    lines = [wire.row([b"s", name.replace("__", ".").encode(), value]) for name, value in settings.items()]
+    lines = [wire.data_row([b"s", name.replace("__", ".").encode(), value]) for name, value in settings.items()]
     return rows + b"".join(lines) + done() + ready()
 
 
@@ -242,15 +242,15 @@ def test_a_set_is_asked_for_when_its_transaction_has_ended_and_set_again_elsewhe
     talk.client(query_message("commit"))
     assert talk.server(done("COMMIT") + ready()) == done("COMMIT") + ready()
     assert b"pg_settings" in talk.behind()
-    assert not talk.session.free
+    assert not talk.session.releasable
     assert talk.server(probe_answer(search_path=b"a", **BASE)) == b""
     talk.release()
     ahead, _ = talk.link()
     assert b"set_config(E'search_path', E'a', false)" in ahead
-    assert talk.session.hold
+    assert talk.session.blocked
     assert talk.server(rows + ROW + done() + ready()) == b""
-    assert not talk.session.hold
-    assert not talk.session.free
+    assert not talk.session.blocked
+    assert not talk.session.releasable
     assert talk.client(query_message("select 1")) == query_message("select 1")
 
 
@@ -272,11 +272,11 @@ def test_the_next_client_finds_none_of_it_and_need_not_wait():
     first.server(probe_answer(a__b=b"1", role=b"bob", **BASE))
     first.release()
     ahead, _ = second.link(backend)
-    assert ahead == wire.query(b'RESET "role";RESET "a"."b";')
-    assert not second.session.hold
+    assert ahead == wire.query_message(b'RESET "role";RESET "a"."b";')
+    assert not second.session.blocked
     second.client(query_message("select 1"))
     assert second.server(done("RESET") * 2 + ready() + ANSWER + ready()) == ANSWER + ready()
-    assert second.session.free
+    assert second.session.releasable
 
 
 @pytest.mark.parametrize(
@@ -287,15 +287,15 @@ def test_what_ends_with_its_transaction_is_not_asked_about(text):
     talk.client(query_message(text))
     talk.server(done("SET" if text.lower().startswith("set") else "SELECT 1") + ready())
     assert talk.behind() == b""
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_a_server_that_cannot_be_set_serves_nobody_and_its_client_is_told():
     talk, backend = Talk(name="mine"), server()
     talk.link(backend)
     talk.server(err("42501", "permission denied") + ready())
-    assert kinds(talk.session.broken) == "E"
-    assert "permission denied" in wire.fields(talk.session.broken[5:])["M"]
+    assert kinds(talk.session.fatal_error) == "E"
+    assert "permission denied" in wire.error_fields(talk.session.fatal_error[5:])["M"]
 
 
 def test_with_always_a_server_is_reset_for_every_other_client():
@@ -310,13 +310,13 @@ def test_with_always_a_server_is_reset_for_every_other_client():
     first.release()
     ahead, _ = second.link(backend, always=True)
     assert b"RESET ALL" in ahead
-    assert not second.session.hold
+    assert not second.session.blocked
 
 
 def test_a_client_is_told_where_its_server_reports_something_else():
     talk = Talk()
     backend = server(params={**PARAMS, b"TimeZone": b"Asia/Tokyo"})
-    assert talk.link(backend) == (b"", wire.parameter(b"TimeZone", b"Asia/Tokyo"))
+    assert talk.link(backend) == (b"", wire.parameter_status(b"TimeZone", b"Asia/Tokyo"))
 
 
 def test_an_application_name_of_its_own_is_set_and_seen():
@@ -324,14 +324,14 @@ def test_an_application_name_of_its_own_is_set_and_seen():
     ahead, told = talk.link(server(name="theirs", params={**PARAMS, b"application_name": b"theirs"}))
     assert b"set_config(E'application_name', E'mine', false)" in ahead
     assert told == b""
-    assert talk.server(wire.parameter(b"application_name", b"mine") + ANSWER + ready()) == b""
+    assert talk.server(wire.parameter_status(b"application_name", b"mine") + ANSWER + ready()) == b""
 
 
 # ── what pins ────────────────────────────────────────────────────────────────────────────────────
 
 
 def held(flag):
-    return rows + wire.row([str(flag).encode(), b"", b""]) + done() + ready()
+    return rows + wire.data_row([str(flag).encode(), b"", b""]) + done() + ready()
 
 
 @pytest.mark.parametrize(
@@ -348,12 +348,12 @@ def held(flag):
 def test_what_cannot_follow_keeps_its_server_while_it_is_there(text, tag, asked, flag):
     talk = linked()
     talk.client(query_message(text))
-    assert talk.session.frontend.slot is ("try" not in text)
+    assert talk.session.frontend.has_pin is ("try" not in text)
     talk.server(done(tag) + ready())
     assert asked in talk.behind()
     talk.server(held(flag))
     assert talk.session.pinned
-    assert not talk.session.free
+    assert not talk.session.releasable
     undone = {16: "UNLISTEN", 2: "DROP TABLE", 8: "CLOSE CURSOR", 32: "DEALLOCATE"}.get(flag, "SELECT 1")
     talk.client(query_message("select pg_advisory_unlock(1)"))
     talk.server(done(undone) + ready())
@@ -373,10 +373,10 @@ def test_what_only_looks_like_it_pins_nothing(text):
 def test_where_no_slot_is_left_it_waits_without_a_server(batch):
     talk = linked(slots=False)
     assert talk.client(batch) == b""
-    assert talk.session.frontend.rest == batch
-    assert talk.session.hold
+    assert talk.session.frontend.remainder == batch
+    assert talk.session.blocked
     talk.release()
-    talk.session.frontend.answered()
+    talk.session.frontend.resolve_pin()
     talk.link()
     assert talk.client(batch) == batch
 
@@ -388,19 +388,19 @@ def test_where_no_slot_is_left_it_waits_without_a_server(batch):
 def test_and_is_refused_in_the_end_by_an_error_of_that_statement(batch, sent):
     talk = linked(slots=False)
     talk.client(batch)
-    talk.session.frontend.answered(wire.error("53300", "no slot"))
+    talk.session.frontend.resolve_pin(wire.error_response("53300", "no slot"))
     assert kinds(talk.client(batch)) == sent
     assert b"listen" not in talk.client(b"")
-    assert wire.fields(talk.server(err() + ready())[5:])["M"] == "no slot"
-    assert talk.session.free
+    assert wire.error_fields(talk.server(err() + ready())[5:])["M"] == "no slot"
+    assert talk.session.releasable
 
 
 def test_load_keeps_its_server_for_good():
     talk = linked()
     talk.client(query_message("load 'x'"))
     talk.server(done("LOAD") + ready())
-    assert not talk.session.free
-    assert talk.session.leave() is None
+    assert not talk.session.releasable
+    assert talk.session.begin_cleanup() is None
 
 
 def test_session_mode_keeps_its_server_and_cleans_it_in_the_end():
@@ -409,11 +409,11 @@ def test_session_mode_keeps_its_server_and_cleans_it_in_the_end():
     talk.server(done("LISTEN") + ready())
     talk.behind()
     talk.server(held(16))
-    assert not talk.session.free
-    assert not talk.session.broken
-    assert talk.session.leave() == wire.query(b"DISCARD ALL")
+    assert not talk.session.releasable
+    assert not talk.session.fatal_error
+    assert talk.session.begin_cleanup() == wire.query_message(b"DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 # ── leaving ──────────────────────────────────────────────────────────────────────────────────────
@@ -435,31 +435,31 @@ def test_a_client_that_leaves_in_the_middle_leaves_a_clean_server(sent, answered
     talk = linked()
     talk.client(sent)
     talk.server(answered)
-    left = talk.session.leave()
+    left = talk.session.begin_cleanup()
     assert left == cleaned or kinds(left) == cleaned
     talk.server(replies)
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_a_client_that_leaves_before_the_copy_began_still_ends_it():
     talk = linked()
     talk.client(query_message("copy t from stdin"))
-    assert talk.session.leave() == b""
+    assert talk.session.begin_cleanup() == b""
     talk.server(copy_in)
     assert kinds(talk.behind()) == "f"
     talk.server(err() + ready())
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_a_client_that_leaves_in_a_transaction_with_state_is_cleaned_in_two_steps():
     talk = linked()
     talk.client(query_message("begin; listen a"))
     talk.server(done("BEGIN") + done("LISTEN") + ready("T"))
-    assert talk.session.leave() == query_message("ROLLBACK")
+    assert talk.session.begin_cleanup() == query_message("ROLLBACK")
     talk.server(done("ROLLBACK") + ready())
     assert talk.behind() == query_message("DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
-    assert talk.session.free
+    assert talk.session.releasable
     assert talk.given_up == 1
 
 
@@ -467,10 +467,10 @@ def test_a_client_that_leaves_gives_its_slot_back_whatever_came_of_it():
     talk = linked()
     talk.client(parse_message("", "listen a") + S)
     talk.server(err() + ready("T"))
-    assert talk.session.frontend.slot
-    talk.session.leave()
+    assert talk.session.frontend.has_pin
+    talk.session.begin_cleanup()
     talk.server(done("ROLLBACK") + ready())
-    assert talk.session.free
+    assert talk.session.releasable
     assert talk.given_up == 1
 
 
@@ -479,11 +479,11 @@ def test_a_client_that_leaves_before_the_database_told_what_it_left_is_cleaned()
     talk.client(query_message("set search_path to ''"))
     talk.server(done("SET") + ready())
     assert b"pg_settings" in talk.behind()
-    assert talk.session.leave() == b""
+    assert talk.session.begin_cleanup() == b""
     talk.server(probe_answer(search_path=b"", **BASE))
     assert talk.behind() == query_message("DISCARD ALL")
     talk.server(done("DISCARD ALL") + ready())
-    assert talk.session.free
+    assert talk.session.releasable
 
 
 def test_a_late_cancel_that_hits_the_cleaning_leaves_no_server_to_others():
@@ -491,24 +491,24 @@ def test_a_late_cancel_that_hits_the_cleaning_leaves_no_server_to_others():
     talk.client(query_message("set search_path to ''"))
     talk.server(done("SET") + ready())
     talk.behind()
-    talk.session.leave()
+    talk.session.begin_cleanup()
     talk.server(probe_answer(search_path=b"", **BASE))
     assert talk.behind() == query_message("DISCARD ALL")
     talk.server(err("57014") + ready())
-    assert not talk.session.free
-    assert b"DISCARD ALL did not do what it should" in talk.session.broken
+    assert not talk.session.releasable
+    assert b"DISCARD ALL did not do what it should" in talk.session.fatal_error
 
 
 def test_half_a_message_cannot_be_taken_back():
     talk = linked()
     talk.client(wire.message(wire.COPY_DATA, b"x" * 1_000_000)[:100_000])
-    assert talk.session.leave() is None
+    assert talk.session.begin_cleanup() is None
 
 
 def test_what_a_leaving_client_says_ends_it():
     talk = linked()
     talk.client(X)
-    assert talk.session.frontend.ended
+    assert talk.session.frontend.terminated
 
 
 # ── prepared statements ──────────────────────────────────────────────────────────────────────────
@@ -516,7 +516,7 @@ def test_what_a_leaving_client_says_ends_it():
 
 def prepared(talk, name="s", text="select $1"):
     sent = talk.client(parse_message(name, text) + describe_message(name) + S)
-    talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + rows + ready())
+    talk.server(parsed + wire.message(wire.PARAMETER_DESCRIPTION, b"\0\0") + rows + ready())
     return named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
 
 
@@ -531,9 +531,9 @@ def test_a_statement_has_one_name_for_all_and_is_prepared_where_it_is_missing():
     batch = bind_message("s", value=b"1") + E + S
     sent = talk.client(batch)
     assert kinds(sent) == "PDH"  # it knows the shape of its rows, so that is compared first
-    assert talk.session.hold
-    assert talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + rows) == b""
-    assert not talk.session.hold
+    assert talk.session.blocked
+    assert talk.server(parsed + wire.message(wire.PARAMETER_DESCRIPTION, b"\0\0") + rows) == b""
+    assert not talk.session.blocked
     assert talk.client(batch) == bind_message(name, value=b"1") + E + S
     assert talk.server(bound + ANSWER + ready()) == bound + ANSWER + ready()
     talk.release()
@@ -550,10 +550,10 @@ def test_a_statement_that_means_something_else_by_now_is_an_error_as_on_a_connec
     talk.link()
     batch = bind_message("s") + E + S
     talk.client(batch)
-    talk.server(parsed + wire.columns(["a", "b"]))
+    talk.server(parsed + wire.row_description(["a", "b"]))
     sent = talk.client(batch)
     assert kinds(sent) == "BES"
-    assert wire.fields(talk.server(err("26000") + ready())[5:])["M"] == "cached plan must not change result type"
+    assert wire.error_fields(talk.server(err("26000") + ready())[5:])["M"] == "cached plan must not change result type"
     talk.release()
     talk.link()
     assert (
@@ -608,7 +608,7 @@ def test_an_answer_of_ours_comes_at_a_flush_though_the_server_says_nothing():
     talk = linked()
     prepared(talk)
     talk.client(close_message("s") + H)
-    assert talk.session.pipeline.fakes() == closed
+    assert talk.session.outstanding.fakes() == closed
 
 
 def test_what_failed_before_it_was_not_closed():
@@ -616,7 +616,7 @@ def test_what_failed_before_it_was_not_closed():
     prepared(talk)
     talk.client(parse_message("", "oops") + close_message("s") + S)
     assert kinds(talk.server(err() + ready())) == "EZ"
-    assert "s" in {name.decode() for name in talk.session.frontend.names}
+    assert "s" in {name.decode() for name in talk.session.frontend.statements}
 
 
 def test_a_statement_that_fails_is_known_to_nobody():
@@ -624,7 +624,7 @@ def test_a_statement_that_fails_is_known_to_nobody():
     talk.link(backend)
     talk.client(parse_message("s", "oops") + S)
     talk.server(err() + ready())
-    assert not talk.session.frontend.names
+    assert not talk.session.frontend.statements
     assert not backend.prepared
 
 
@@ -634,7 +634,7 @@ def test_a_name_twice_is_refused_by_the_server_under_the_name_that_the_client_ga
     sent = talk.client(parse_message("s", "select 2") + S)
     assert named(sent, wire.PARSE) == parse_message(name, "select 2")
     said = talk.server(err("42P05", f'prepared statement "{name}" already exists') + ready())
-    assert wire.fields(said[5:])["M"] == 'prepared statement "s" already exists'
+    assert wire.error_fields(said[5:])["M"] == 'prepared statement "s" already exists'
 
 
 def test_the_unnamed_statement_follows_its_client():
@@ -653,7 +653,7 @@ def test_what_we_ask_between_ends_no_unnamed_statement_of_a_client():
     talk.server(parsed + bound + done("LISTEN") + ready())
     talk.behind()
     talk.server(held(16))
-    assert kinds(talk.session.requests(bind_message("") + E + S)) == "PBES"
+    assert kinds(talk.session.process_requests(bind_message("") + E + S)) == "PBES"
 
 
 def test_nobody_gets_the_unnamed_statement_of_another():
@@ -677,7 +677,7 @@ def test_a_query_ends_the_unnamed_statement():
 
 
 def test_a_server_keeps_a_bounded_number_of_statements(monkeypatch):
-    monkeypatch.setattr("proxy.postgres.frontend.MOST_PREPARED", 2)
+    monkeypatch.setattr("proxy.postgres.frontend.MAX_PREPARED", 2)
     talk = linked()
     for index in range(2):
         prepared(talk, f"s{index}", f"select {index}")
@@ -695,7 +695,7 @@ def test_deallocate_in_sql_means_the_statement_that_the_client_named(how, extend
     sent = talk.client(parse_message("", how) + bind_message("") + E + S if extended else query_message(how))
     assert f'DEALLOCATE "{name}"'.encode() in sent
     talk.server((parsed * 2 + bound if extended else b"") + done("DEALLOCATE") + ready())
-    assert not talk.session.frontend.names
+    assert not talk.session.frontend.statements
     assert not backend.prepared
 
 
@@ -706,14 +706,14 @@ def test_what_forgets_all_forgets_all(tag):
     prepared(talk)
     talk.client(query_message(tag.lower()))
     talk.server(done(tag) + ready())
-    assert not talk.session.frontend.names
+    assert not talk.session.frontend.statements
     assert not backend.prepared
 
 
 def test_describing_what_returns_nothing():
     talk = linked()
     talk.client(parse_message("s", "begin") + describe_message("s") + S)
-    assert kinds(talk.server(parsed + wire.message(wire.PARAMETERS, b"\0\0") + nothing + ready())) == "1tnZ"
+    assert kinds(talk.server(parsed + wire.message(wire.PARAMETER_DESCRIPTION, b"\0\0") + nothing + ready())) == "1tnZ"
 
 
 # ── names over several batches at once ───────────────────────────────────────────────────────────
@@ -724,9 +724,9 @@ def through(talk, data, answers):
     got = heard = b""
     rest = data
     for answer in [*answers, b""]:
-        while rest and not talk.session.hold:
+        while rest and not talk.session.blocked:
             got += talk.client(rest)
-            rest = talk.session.frontend.rest
+            rest = talk.session.frontend.remainder
         heard += talk.server(answer)
     assert rest == b""
     return got, heard
@@ -753,7 +753,7 @@ def test_a_name_that_is_taken_while_all_are_forgotten_is_the_later_one():
         [parsed + bound + done("DEALLOCATE ALL") + ready(), parsed + ready()],
     )
     assert kinds(heard) == "12CZ1Z"
-    assert "p" in {name.decode() for name in talk.session.frontend.names}
+    assert "p" in {name.decode() for name in talk.session.frontend.statements}
 
 
 def test_names_of_ours_are_told_to_nobody():
@@ -776,9 +776,9 @@ def test_an_unnamed_parse_that_was_skipped_leaves_the_one_before():
         bind_message("") + parse_message("", "select 2") + parse_message("", "select 3") + S,
         [err("08P01") + ready()],
     )
-    assert talk.session.frontend.unnamed.rest.startswith(b"select 1")
+    assert talk.session.frontend.unnamed.body.startswith(b"select 1")
     through(talk, parse_message("", "select 4") + parse_message("", "select 5") + S, [err("42601") + ready()])
-    assert talk.session.frontend.unnamed.rest is None
+    assert talk.session.frontend.unnamed.body is None
 
 
 def test_which_unnamed_statement_there_is_hangs_on_what_came_of_the_last():
@@ -823,10 +823,10 @@ def test_a_taken_name_is_refused_by_the_server_wherever_it_was_given():
     name = named(sent, wire.PARSE)[5:].split(b"\0")[0].decode()
     assert sent == parse_message(name, "commit") * 2 + S
     said = talk.server(parsed + err("42P05", f'prepared statement "{name}" already exists') + ready("E"))
-    assert wire.fields(said[5:])["M"] == 'prepared statement "p" already exists'
-    assert talk.session.frontend.names[b"p"].rest.startswith(b"select 1")
+    assert wire.error_fields(said[5:])["M"] == 'prepared statement "p" already exists'
+    assert talk.session.frontend.statements[b"p"].body.startswith(b"select 1")
     talk.client(parse_message("p", "select 2") + S)
-    assert wire.fields(talk.server(err("25P02") + ready("E"))[5:])["C"] == "25P02"
+    assert wire.error_fields(talk.server(err("25P02") + ready("E"))[5:])["C"] == "25P02"
     assert len(backend.prepared) == 1
 
 
@@ -837,7 +837,7 @@ def test_the_server_is_asked_to_parse_where_it_may_have_failed_before():
     talk.server(done("BEGIN") + ready("T"))
     assert kinds(talk.client(describe_message("nope") + S + parse_message("q", "select 1") + S)) == "DSPS"
     assert kinds(talk.server(err("26000") + ready("E") + err("25P02") + ready("E"))) == "EZEZ"
-    assert b"q" not in talk.session.frontend.names
+    assert b"q" not in talk.session.frontend.statements
 
 
 @pytest.mark.parametrize("extended", [False, True])
@@ -892,9 +892,9 @@ def test_the_unnamed_statement_is_the_last_that_was_parsed_and_not_ended(batches
     talk.link(backend)
     through(talk, parse_message("", "select 1") + S, [parsed + ready()])
     through(talk, batches, answers)
-    rest = talk.session.frontend.unnamed.rest
+    rest = talk.session.frontend.unnamed.body
     assert (rest and rest.split(b"\0")[0]) == left
-    assert backend.unnamed == rest  # so nobody else gets it, and it need not be parsed again
+    assert backend.unnamed_body == rest  # so nobody else gets it, and it need not be parsed again
 
 
 def test_an_unnamed_statement_outlives_that_all_is_discarded():
@@ -904,7 +904,7 @@ def test_an_unnamed_statement_outlives_that_all_is_discarded():
         parse_message("", "discard all") + bind_message("") + E + S,
         [parsed + bound + done("DISCARD ALL") + ready()],
     )
-    assert talk.session.frontend.unnamed.rest.startswith(b"discard all")
+    assert talk.session.frontend.unnamed.body.startswith(b"discard all")
 
 
 def test_what_an_unnamed_statement_may_leave_behind_is_known_though_another_was_skipped():
@@ -926,14 +926,14 @@ def test_an_unnamed_statement_outlives_that_it_could_not_be_parsed_again():
     through(talk, describe_message("nope") + S, [err("26000") + ready("E")])
     assert kinds(talk.client(bind_message("") + E + S)) == "PBES"
     assert kinds(talk.server(err("25P02") + ready("E"))) == "EZ"
-    assert talk.session.frontend.unnamed.rest is not None
+    assert talk.session.frontend.unnamed.body is not None
 
 
 def test_of_what_is_not_answered_a_bounded_part_is_remembered():
     talk = linked()
     talk.client((parse_message("", "select 1") + bind_message("") + E + S) * 500)
-    assert talk.session.hold
-    asked = sum(entry.kind == wire.SYNC for entry in talk.session.pipeline.queue)
+    assert talk.session.blocked
+    asked = sum(entry.kind == wire.SYNC for entry in talk.session.outstanding.queue)
     assert asked < 200
     talk.server((parsed + bound + ANSWER + ready()) * asked)
-    assert not talk.session.hold
+    assert not talk.session.blocked

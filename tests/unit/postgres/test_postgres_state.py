@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 
 from proxy.postgres import wire
 from proxy.postgres.session_state import (
-    COMPUTED,
-    CURSORS,
+    ADVISORY_LOCK,
+    COMPUTED_SETTING,
+    HOLD_CURSOR,
+    LIBRARY,
     LISTEN,
-    LOADED,
-    LOCAL,
-    LOCKS,
-    NONE,
-    PREPARED,
-    SETTINGS,
-    TEMP,
-    answer,
-    change,
-    inspect,
-    literal,
-    probe,
+    LOCAL_SETTING,
+    NO_HINTS,
+    SETTING,
+    SQL_PREPARED,
+    TEMP_TABLE,
+    inspect_text,
+    parse_probe,
+    probe_query,
+    quote_literal,
+    settings_query,
 )
 
 
@@ -35,33 +35,33 @@ from proxy.postgres.session_state import (
         ("update a set b = 1", 0, 0),
         ("select pg_advisory_xact_lock(1)", 0, 0),
         ("select pg_try_advisory_xact_lock_shared(1)", 0, 0),
-        ("select PG_Advisory_Lock (1)", LOCKS, LOCKS),
-        ("select pg_try_advisory_lock_shared(1, 2)", LOCKS, 0),
-        ("select pg_advisory_unlock_all()", LOCKS, 0),
-        ("CREATE TEMP TABLE t (a int)", TEMP, TEMP),
-        ("create  local\ntemporary table t as select 1", TEMP, TEMP),
-        ("create temp table t (a int) on commit drop", TEMP, 0),
-        ("create or replace temp view v as select 1", TEMP, TEMP),
-        ("select * into temp t from u", TEMP, TEMP),
-        ("create table pg_temp.t (a int)", TEMP, 0),
-        ("declare c cursor with hold for select 1", CURSORS, CURSORS),
+        ("select PG_Advisory_Lock (1)", ADVISORY_LOCK, ADVISORY_LOCK),
+        ("select pg_try_advisory_lock_shared(1, 2)", ADVISORY_LOCK, 0),
+        ("select pg_advisory_unlock_all()", ADVISORY_LOCK, 0),
+        ("CREATE TEMP TABLE t (a int)", TEMP_TABLE, TEMP_TABLE),
+        ("create  local\ntemporary table t as select 1", TEMP_TABLE, TEMP_TABLE),
+        ("create temp table t (a int) on commit drop", TEMP_TABLE, 0),
+        ("create or replace temp view v as select 1", TEMP_TABLE, TEMP_TABLE),
+        ("select * into temp t from u", TEMP_TABLE, TEMP_TABLE),
+        ("create table pg_temp.t (a int)", TEMP_TABLE, 0),
+        ("declare c cursor with hold for select 1", HOLD_CURSOR, HOLD_CURSOR),
         ("begin; listen a", 0, LISTEN),
         ("unlisten a", 0, 0),
-        ("load 'auto_explain'", 0, LOADED),
-        ("prepare p as select 1", 0, PREPARED),
+        ("load 'auto_explain'", 0, LIBRARY),
+        ("prepare p as select 1", 0, SQL_PREPARED),
         ("prepare transaction 'x'", 0, 0),
-        ("select set_config('a', 'b', false)", SETTINGS, 0),
-        ("select set_config($1, $2, false)", SETTINGS | COMPUTED, 0),
-        ("select set_config(name, 'b', false) from t", SETTINGS | COMPUTED, 0),
-        ("do $$ begin set x = 1; end $$", SETTINGS, 0),
-        ("set local a = 1", LOCAL, 0),
-        ("set transaction read only;", LOCAL, 0),
+        ("select set_config('a', 'b', false)", SETTING, 0),
+        ("select set_config($1, $2, false)", SETTING | COMPUTED_SETTING, 0),
+        ("select set_config(name, 'b', false) from t", SETTING | COMPUTED_SETTING, 0),
+        ("do $$ begin set x = 1; end $$", SETTING, 0),
+        ("set local a = 1", LOCAL_SETTING, 0),
+        ("set transaction read only;", LOCAL_SETTING, 0),
         ("set local a = 1; set b = 2", 0, 0),
     ],
 )
 def test_what_a_text_may_leave_behind(text, flags, pins):
-    found = inspect(text.encode())
-    assert (found.flags, found.pins) == (flags, pins)
+    found = inspect_text(text.encode())
+    assert (found.flags, found.pin_flags) == (flags, pins)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_a_text_may_leave_behind(text, flags, pins):
     ],
 )
 def test_the_apps_own_parameters_are_remembered_by_name(text, names):
-    assert inspect(text.encode()).names == names
+    assert inspect_text(text.encode()).custom_names == names
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_the_apps_own_parameters_are_remembered_by_name(text, names):
     ],
 )
 def test_what_is_deallocated_by_name(text, name):
-    assert inspect(text.encode()).deallocates == name
+    assert inspect_text(text.encode()).deallocates == name
 
 
 def test_most_texts_are_one_object():
-    assert inspect(b"select 1") is NONE
+    assert inspect_text(b"select 1") is NO_HINTS
 
 
 @pytest.mark.parametrize(
@@ -115,19 +115,19 @@ def test_most_texts_are_one_object():
     ],
 )
 def test_from_what_is_set_to_what_is_wanted(applied, wanted, text, sets):
-    assert change(applied, wanted) == (text, sets)
+    assert settings_query(applied, wanted) == (text, sets)
 
 
 def test_an_apps_own_parameter_is_never_undefined_again():
-    assert change({}, {b"a.b": b""}, {b"a.b"}) == (b"", False)
-    assert change({}, {b"a.b": b""})[1]
-    assert change({b"a.b": b""}, {}, {b"a.b"}) == (b"", False)
-    assert change({b"a.b": b"1"}, {}, {b"a.b"}) == (b'RESET "a"."b";', False)
+    assert settings_query({}, {b"a.b": b""}, {b"a.b"}) == (b"", False)
+    assert settings_query({}, {b"a.b": b""})[1]
+    assert settings_query({b"a.b": b""}, {}, {b"a.b"}) == (b"", False)
+    assert settings_query({b"a.b": b"1"}, {}, {b"a.b"}) == (b'RESET "a"."b";', False)
 
 
 @given(st.binary().filter(lambda value: b"\0" not in value))
 def test_a_literal_says_what_it_means(value):
-    quoted = literal(value)
+    quoted = quote_literal(value)
     assert quoted[:2] == b"E'"
     inner = quoted[2:-1]
     assert inner.replace(b"\\\\", b"\1").replace(b"''", b"\2").find(b"'") < 0
@@ -135,16 +135,16 @@ def test_a_literal_says_what_it_means(value):
 
 
 def test_only_what_was_hinted_at_is_asked():
-    assert b"pg_locks" in probe(LOCKS)
-    assert b"pg_settings" not in probe(LOCKS)
-    everything = probe(SETTINGS | TEMP | LOCKS | CURSORS | LISTEN | PREPARED, [b"a.b"])
+    assert b"pg_locks" in probe_query(ADVISORY_LOCK)
+    assert b"pg_settings" not in probe_query(ADVISORY_LOCK)
+    everything = probe_query(SETTING | TEMP_TABLE | ADVISORY_LOCK | HOLD_CURSOR | LISTEN | SQL_PREPARED, [b"a.b"])
     assert everything.count(b"SELECT '") == 7
     assert b"E'a.b'" in everything
 
 
 def test_what_the_database_says_is_taken():
     said = b"".join(
-        wire.row(line)
+        wire.data_row(line)
         for line in (
             [b"s", b"search_path", b"a, b"],
             [b"s", b"temp_tablespaces", b""],
@@ -155,7 +155,7 @@ def test_what_the_database_says_is_taken():
             [b"16", b"", b""],
         )
     )
-    assert answer(wire.columns(["a", "b", "c"]) + said) == (
+    assert parse_probe(wire.row_description(["a", "b", "c"]) + said) == (
         {b"search_path": b"a, b", b"temp_tablespaces": b"", b"application_name": b"", b"c.d": b""},
         LISTEN,
     )

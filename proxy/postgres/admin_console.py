@@ -68,14 +68,37 @@ def show_pools(door: PostgresService) -> Table:
     pool = door.pool
     clients = Counter(client.state for client in door.clients.values())
     servers = Counter(server.state for server in pool.servers)
-    names = ["database", "user", "cl_active", "cl_waiting", "cl_idle", "sv_active", "sv_idle", "sv_in_transaction",
-             "sv_pinned", "sv_login", "maxwait", "pool_mode"]  # fmt: skip
+    names = [
+        "database",
+        "user",
+        "cl_active",
+        "cl_waiting",
+        "cl_idle",
+        "sv_active",
+        "sv_idle",
+        "sv_in_transaction",
+        "sv_pinned",
+        "sv_login",
+        "maxwait",
+        "pool_mode",
+    ]
     active = clients["active"] + clients["idle_in_transaction"] + clients["pinned"]
     return names, [
-        [door.database.name, door.database.user, active, clients["waiting"], clients["idle"], servers["active"],
-         servers["idle"], servers["idle_in_transaction"], servers["pinned"], len(pool.launcher.attempts),
-         f"{pool.longest_wait():.3f}", pool.policy.mode]
-    ]  # fmt: skip
+        [
+            door.database.name,
+            door.database.user,
+            active,
+            clients["waiting"],
+            clients["idle"],
+            servers["active"],
+            servers["idle"],
+            servers["idle_in_transaction"],
+            servers["pinned"],
+            len(pool.launcher.attempts),
+            f"{pool.longest_wait():.3f}",
+            pool.policy.mode,
+        ]
+    ]
 
 
 def show_clients(door: PostgresService) -> Table:
@@ -86,10 +109,17 @@ def show_clients(door: PostgresService) -> Table:
         session, server = client.session, client.server
         since = server.since if server is not None else client.since
         lines.append(
-            [client.number, client.state, client.startup.application_name if client.startup is not None else None, client.port,
-             server.backend.pid if server is not None else None, session.pin_reasons if session is not None else None,
-             len(session.frontend.statements) if session is not None else None, f"{now - since:.3f}"]
-        )  # fmt: skip
+            [
+                client.number,
+                client.state,
+                client.startup.application_name if client.startup is not None else None,
+                client.port,
+                server.backend.pid if server is not None else None,
+                session.pin_reasons if session is not None else None,
+                len(session.frontend.statements) if session is not None else None,
+                f"{now - since:.3f}",
+            ]
+        )
     return names, lines
 
 
@@ -97,11 +127,17 @@ def show_servers(door: PostgresService) -> Table:
     names = ["pid", "state", "client", "transactions", "prepared", "opened_with", "seconds"]
     now = door.pool.now()
     lines: list[list[object]] = [
-        [server.backend.pid, server.state, server.client.number if server.client is not None else None,
-         server.transactions, len(server.backend.prepared), " ".join(f"{k}={v}" for k, v in server.backend.pool_key),
-         f"{now - server.since:.3f}"]
+        [
+            server.backend.pid,
+            server.state,
+            server.client.number if server.client is not None else None,
+            server.transactions,
+            len(server.backend.prepared),
+            " ".join(f"{k}={v}" for k, v in server.backend.pool_key),
+            f"{now - server.since:.3f}",
+        ]
         for server in door.pool.servers
-    ]  # fmt: skip
+    ]
     return names, lines
 
 

@@ -153,7 +153,8 @@ class OutstandingReplies:
         self._hidden_replies: list[bytes] = []
 
     def __repr__(self) -> str:
-        return f"<Pipeline {chr(self.status)}, {len(self.queue)} owed{', skipping to Sync' if self.skipping_to_sync else ''}>"
+        skipping = ", skipping to Sync" if self.skipping_to_sync else ""
+        return f"<OutstandingReplies {chr(self.status)}, {len(self.queue)} owed{skipping}>"
 
     @property
     def mid_message(self) -> bool:

@@ -176,10 +176,10 @@ def test_a_long_message_goes_on_before_it_is_whole(kind):
     sent = talk.client(data[:1_500_000])
     assert len(sent) > 1_000_000
     assert talk.session.frontend.remainder == b""
-    assert talk.session.frontend.inside
+    assert talk.session.frontend.mid_message
     sent += talk.client(data[1_500_000:] + S)
     assert kinds(sent) == chr(kind) + "S"
-    assert not talk.session.frontend.inside
+    assert not talk.session.frontend.mid_message
 
 
 @pytest.mark.parametrize(
@@ -608,7 +608,7 @@ def test_an_answer_of_ours_comes_at_a_flush_though_the_server_says_nothing():
     talk = linked()
     prepared(talk)
     talk.client(close_message("s") + H)
-    assert talk.session.outstanding.fakes() == closed
+    assert talk.session.outstanding.pop_local_replies() == closed
 
 
 def test_what_failed_before_it_was_not_closed():

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from aiohttp import http_parser
 
 from proxy import __version__
-from proxy.app import AppFace
-from proxy.app.command import Command, parse
-from proxy.app.external_app import External
-from proxy.app.file_limit import raise_limit
-from proxy.app.reaper import Orphans, become_heir
+from proxy.app import AppController
+from proxy.app.command import Command, parse_command
+from proxy.app.external_app import ExternalApp
+from proxy.app.file_limit import raise_file_limit
+from proxy.app.reaper import OrphanReaper, become_subreaper
 from proxy.app.supervisor import Supervisor
 from proxy.egress.service import Egress
 from proxy.errors import BindError, OutriggerError
 from proxy.gateway import Gateway
 from proxy.ledger.ledger import Ledger
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent_errors import Recent
-from proxy.observe.request_registry import Requests
-from proxy.observe.sentry import connect
+from proxy.observe.recent_errors import RecentErrors
+from proxy.observe.request_registry import RequestRegistry
+from proxy.observe.sentry import connect_sentry
 from proxy.operations.health import resolve_memory_limit
 from proxy.operations.launch_environment import LaunchEnvironment
 from proxy.operations.reloader import Reloader
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 
 async def serve(
-    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: Log
+    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: EventLog
 ) -> int:
     """The status to exit with. Raises BindError, and OutriggerError where aiohttp lacks its C parser."""
     require_c_parser()
-    raise_limit()
+    raise_file_limit()
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
     for warning in policy.warnings:
         log.emit("policy.warning", warning, level="warning")
@@ -52,7 +52,7 @@ async def serve(
         text = "app.memory.recycle has nothing to go by: no limit is to be seen here; name one by app.memory.limit."
         log.emit("policy.warning", text, level="warning")
     loop = asyncio.get_running_loop()
-    sentry = connect(policy.sentry, version=__version__, clock=loop.time)
+    sentry = connect_sentry(policy.sentry, version=__version__, clock=loop.time)
     if sentry is None:
         return await _serve(source, policy, words, environ, log)
     log.on_error = sentry.event
@@ -70,15 +70,15 @@ async def serve(
 
 
 async def _serve(
-    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: Log
+    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: EventLog
 ) -> int:
     metrics = Metrics(policy.metrics, version=__version__)
     sockets = open_sockets(policy, environ, log)
     notifier = ServiceNotifier(environ)
     notifier.notify_starting(policy.app.start_timeout)
     try:
-        recent = Recent(log.redacted)
-        requests = Requests(asyncio.get_running_loop().time)
+        recent = RecentErrors(log.redacted)
+        requests = RequestRegistry(asyncio.get_running_loop().time)
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(
             policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent
@@ -117,7 +117,7 @@ async def _serve(
         notifier.close()
 
 
-def open_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> ListenSockets:
+def open_sockets(policy: Policy, environ: Mapping[str, str], log: EventLog) -> ListenSockets:
     """Those that a service manager hands over, and the others bound. Raises BindError."""
     handed = receive_sockets(environ)
     try:
@@ -137,14 +137,14 @@ def open_sockets(policy: Policy, environ: Mapping[str, str], log: Log) -> Listen
 
 
 def resolve_command(
-    policy: Policy, words: Sequence[str], sockets: ListenSockets, log: Log
+    policy: Policy, words: Sequence[str], sockets: ListenSockets, log: EventLog
 ) -> tuple[Command | None, int]:
     """What the command line says is to be started, and the port that it gets; None where something else runs it."""
     if not words:
         return None, 0
     private = find_free_port() if policy.app.port == "auto" else policy.app.port
     public = sockets.public.getsockname()[1] if sockets.public is not None else None
-    command = parse(words, public, private)
+    command = parse_command(words, public, private)
     for change in command.replaced:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
     return command, private
@@ -157,14 +157,14 @@ def build_app(
     outfit: LaunchEnvironment,
     sockets: ListenSockets,
     metrics: Metrics,
-    log: Log,
-    requests: Requests,
-) -> AppFace:
+    log: EventLog,
+    requests: RequestRegistry,
+) -> AppController:
     """The app that the command line names, or else the policy."""
     clock = asyncio.get_running_loop().time
     if command is None:
         outfit.build(policy)  # whoever starts it is told what it needs
-        return External(policy.app, emit=log.emit, clock=clock)
+        return ExternalApp(policy.app, emit=log.emit, clock=clock)
     return Supervisor(
         policy.app,
         command,
@@ -175,7 +175,7 @@ def build_app(
         on_restart=lambda reason: metrics.app_restarts_total.child(reason).inc(),
         find=requests.find,
         worker=sockets.public is None,
-        orphans=Orphans() if become_heir() else None,
+        orphans=OrphanReaper() if become_subreaper() else None,
         clock=clock,
     )
 

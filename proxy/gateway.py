@@ -18,23 +18,23 @@ from proxy import __version__
 from proxy.admin.auth import TokenAuthenticator
 from proxy.admin.endpoints import PublicEndpoints
 from proxy.admin.listener import AdminListener
-from proxy.app import AppFace
-from proxy.app.memory_recycler import Pressure
-from proxy.app.memory_usage import Meter
-from proxy.app.metrics_scrape import AppScrape
-from proxy.app.probes import warn_of_claims
+from proxy.app import AppController
+from proxy.app.memory_recycler import MemoryRecycler
+from proxy.app.memory_usage import MemoryMeter
+from proxy.app.metrics_scrape import AppMetricsScraper
+from proxy.app.probes import warn_of_claimed_paths
 from proxy.egress.service import Egress
 from proxy.ingress.service import IngressService
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.user_marks import UserMarks
-from proxy.observe.health import Health
-from proxy.observe.log import Log
+from proxy.observe.health import HealthCheckRegistry
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.process_sampler import Runtime
-from proxy.observe.recent_errors import Recent
-from proxy.observe.request_ids import Ids
-from proxy.observe.request_registry import Requests
-from proxy.observe.timeseries.history import History
+from proxy.observe.process_sampler import ProcessSampler
+from proxy.observe.recent_errors import RecentErrors
+from proxy.observe.request_ids import IdGenerator
+from proxy.observe.request_registry import RequestRegistry
+from proxy.observe.timeseries.history import MetricsHistory
 from proxy.observers import make_alerts, make_endpoints
 from proxy.operations.health import HealthReport, resolve_memory_limit
 from proxy.operations.launch_environment import LaunchEnvironment
@@ -59,17 +59,17 @@ class Gateway:
     def __init__(
         self,
         policy: Policy,
-        app: AppFace,
+        app: AppController,
         sockets: ListenSockets,
         *,
-        log: Log,
+        log: EventLog,
         metrics: Metrics,
         reloader: Reloader,
         egress: Egress,
         ledger: Ledger,
         database: PostgresService | None,
-        requests: Requests,
-        recent: Recent,
+        requests: RequestRegistry,
+        recent: RecentErrors,
         environ: Mapping[str, str],
         outfit: LaunchEnvironment,
         notifier: ServiceNotifier,
@@ -101,15 +101,15 @@ class Gateway:
         self._signalled = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-        meter = Meter()
-        self.runtime = Runtime(
+        meter = MemoryMeter()
+        self.runtime = ProcessSampler(
             metrics,
             clock=loop.time,
             app_bytes=lambda: meter.bytes(app.pid) if app.pid is not None else None,
             limit_bytes=lambda: resolve_memory_limit(self.policy),
         )
         view = HealthReport(self)
-        self.health = Health(loop.time, version=__version__)
+        self.health = HealthCheckRegistry(loop.time, version=__version__)
         self.health.register("app", view.check_app)
         self.health.register("memory", view.check_memory)
         self.health.register("upstreams", egress.health)
@@ -119,10 +119,10 @@ class Gateway:
         if database is not None:
             self.health.register("postgres", database.health)
         self.runtime.on_sample(view.record_sample)
-        self.history = History(metrics, clock=loop.time, levels=view.read_levels)
+        self.history = MetricsHistory(metrics, clock=loop.time, levels=view.read_levels)
         self.alerts = make_alerts(self, log, environ)
         self.runtime.on_sample(self.alerts.tick)
-        pressure = Pressure(
+        pressure = MemoryRecycler(
             app,
             lambda: self.policy.app,
             replace=app.start_replacing,
@@ -133,7 +133,7 @@ class Gateway:
         self.runtime.on_sample(pressure.take)
         self.gate = TokenAuthenticator(policy.admin.token, clock=loop.time)
         endpoints = make_endpoints(self, view, log)
-        self._admin = AdminListener(endpoints, ids=Ids(), emit=log.emit)
+        self._admin = AdminListener(endpoints, ids=IdGenerator(), emit=log.emit)
         self.door = IngressService(
             loop,
             policy,
@@ -162,7 +162,7 @@ class Gateway:
         }
         if database is not None:
             self.parts["database"] = lambda new: partial(database.apply, new.postgres)
-        metrics.append = AppScrape(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
+        metrics.append = AppMetricsScraper(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
         metrics.on_scrape(view.fill_gauges)
         metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
         metrics.follow(metrics.log_dropped_total, lambda: log.dropped)
@@ -231,7 +231,7 @@ class Gateway:
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
         self._notifier.notify_ready(f"Serving on {name[0]}:{name[1]}.")
         claim, patience = self.policy.listen.claim, self.policy.app.ready.timeout
-        self._spawn(warn_of_claims(self.app.address, claim, patience, self._emit))
+        self._spawn(warn_of_claimed_paths(self.app.address, claim, patience, self._emit))
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from proxy import __version__
 from proxy.admin.command_endpoint import CommandEndpoint
 from proxy.admin.endpoints import AdminEndpoints
-from proxy.observe.alerts.manager import Alerts
-from proxy.observe.log import Log
+from proxy.observe.alerts.manager import AlertManager
+from proxy.observe.log import EventLog
 from proxy.operations.alert_inputs import GatewayAlertInputs
 from proxy.operations.commands import GatewayCommands
 from proxy.operations.health import HealthReport
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
 
-def make_alerts(gateway: Gateway, log: Log, environ: Mapping[str, str]) -> Alerts:
+def make_alerts(gateway: Gateway, log: EventLog, environ: Mapping[str, str]) -> AlertManager:
     facts = GatewayAlertInputs(gateway)
     gateway.runtime.on_sample(facts.sample_pool_holders)
-    return Alerts(
+    return AlertManager(
         gateway.policy.alerts,
         facts,
         clock=gateway.clock,
@@ -35,7 +35,7 @@ def make_alerts(gateway: Gateway, log: Log, environ: Mapping[str, str]) -> Alert
     )
 
 
-def make_endpoints(gateway: Gateway, view: HealthReport, log: Log) -> AdminEndpoints:
+def make_endpoints(gateway: Gateway, view: HealthReport, log: EventLog) -> AdminEndpoints:
     picture = StatusReport(gateway)
     gateway.runtime.on_sample(picture.sample_cpu)
     return AdminEndpoints(

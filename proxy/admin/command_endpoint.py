@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from proxy.errors import Refusal
-from proxy.observe.emit import Emit, Level
+from proxy.observe.emit import EmitEvent, LogLevel
 
 PREFIX = "/ctl"
 MAX_USER_CHARS = 256
@@ -33,7 +33,7 @@ class OperatorCommands(Protocol):
 class CommandEndpoint:
     """Reads a command out of a path, runs it and logs it with the peer that sent it, refused ones too."""
 
-    def __init__(self, commands: OperatorCommands, emit: Emit) -> None:
+    def __init__(self, commands: OperatorCommands, emit: EmitEvent) -> None:
         self._emit = emit
         self._commands = commands
         self._user_commands: Mapping[str, Callable[[str], Awaitable[str]]] = {
@@ -71,7 +71,7 @@ class CommandEndpoint:
         raise Refusal("unknown-action", 404, "No such action", f"There are {COMMANDS}; names are percent-encoded.")
 
     def _log_command(
-        self, words: Sequence[str], text: str, peer: str, request_id: str, *, level: Level, **more: str
+        self, words: Sequence[str], text: str, peer: str, request_id: str, *, level: LogLevel, **more: str
     ) -> None:
         """`subject` is what the command acts on; a user's name is logged here as it is with each request."""
         action, *rest = words

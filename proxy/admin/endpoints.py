@@ -25,7 +25,7 @@ from proxy.admin.messages import (
 )
 from proxy.admin.origin_check import check_loopback_request, is_same_origin
 from proxy.errors import Refusal
-from proxy.observe.health import Health
+from proxy.observe.health import HealthCheckRegistry
 from proxy.observe.metrics import Metrics
 
 Handler = Callable[[AdminRequest, bool], Awaitable[AdminResponse]]
@@ -56,7 +56,7 @@ class AdminEndpoints:
     def __init__(
         self,
         *,
-        health: Health,
+        health: HealthCheckRegistry,
         metrics: Metrics,
         authenticator: TokenAuthenticator,
         check_readiness: Callable[[], tuple[bool, str]],

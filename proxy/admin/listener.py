@@ -9,8 +9,8 @@ from aiohttp import web
 from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.messages import AdminRequest, AdminResponse, drop_head_body, problem_response
 from proxy.errors import Refusal
-from proxy.observe.emit import Emit
-from proxy.observe.request_ids import Ids
+from proxy.observe.emit import EmitEvent
+from proxy.observe.request_ids import IdGenerator
 
 KEEPALIVE_SECONDS = 75.0
 SHUTDOWN_SECONDS = 1.0  # for responses in flight when the listener stops
@@ -19,7 +19,7 @@ SHUTDOWN_SECONDS = 1.0  # for responses in flight when the listener stops
 class AdminListener:
     """Serves a bound socket, which it owns from `start` on."""
 
-    def __init__(self, endpoints: AdminEndpoints, *, ids: Ids, emit: Emit) -> None:
+    def __init__(self, endpoints: AdminEndpoints, *, ids: IdGenerator, emit: EmitEvent) -> None:
         self._endpoints = endpoints
         self._ids = ids
         self._emit = emit

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from proxy.errors import Refusal
 from proxy.http.problem import CONTENT_TYPE, render_problem
 from proxy.http.retry_after import round_retry_after
-from proxy.observe.log_format import json_text
+from proxy.observe.log_format import encode_json
 
 Header = tuple[str, str]
 
@@ -79,10 +79,10 @@ def problem_response(refusal: Refusal, request_id: str, *more: Header) -> AdminR
 
 def json_response(status: int, body: Mapping[str, object]) -> AdminResponse:
     # Our own encoder first: it writes any object, clips long ones and never fails.
-    text = json.dumps(json.loads(json_text(body)), indent=2)
+    text = json.dumps(json.loads(encode_json(body)), indent=2)
     return build_response(status, "application/json", f"{text}\n".encode())
 
 
 def compact_json_response(body: Mapping[str, object]) -> AdminResponse:
     """JSON in one line, for programs: indenting takes ten times as long and blocks the event loop meanwhile."""
-    return build_response(200, "application/json", f"{json_text(body, MAX_RESPONSE_CHARS)}\n".encode())
+    return build_response(200, "application/json", f"{encode_json(body, MAX_RESPONSE_CHARS)}\n".encode())

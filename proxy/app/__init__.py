@@ -1,18 +1,18 @@
-"""The app: started, watched, replaced, stopped. `AppFace` is how the rest of the house sees it."""
+"""The app: started, watched, replaced, stopped. `AppController` is how the rest of the house sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
-from proxy.app.exit_history import Exits
+from proxy.app.exit_history import ExitHistory
 from proxy.policy import schema
 
-Outfit = tuple[Mapping[str, str], bool]  # an environment, and whether the lines that the app prints are wrapped
-State = Literal["starting", "ready", "restarting", "stopping", "ended"]
+AppEnvironment = tuple[Mapping[str, str], bool]  # an environment, and whether the lines that the app prints are wrapped
+AppState = Literal["starting", "ready", "restarting", "stopping", "ended"]
 
 
-class Traffic(Protocol):
+class AppTraffic(Protocol):
     """What the app is asked just now, by those who send it requests. `refused`: connections that it refused so far."""
 
     refused: int
@@ -28,13 +28,13 @@ class Traffic(Protocol):
         """End those with a request under way, and say how many there were; who waits for an answer is told why."""
 
 
-class AppFace(Protocol):
+class AppController(Protocol):
     """An app, whoever runs it. `since` is the clock's time of the last change of state."""
 
-    state: State
+    state: AppState
     reason: str
     since: float
-    exits: Exits
+    exits: ExitHistory
     last_start_took: float | None  # seconds from its start to its being ready; None where that is not known
 
     @property
@@ -62,11 +62,11 @@ class AppFace(Protocol):
     def kill(self) -> None:
         """End it now."""
 
-    def attach(self, traffic: Traffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+    def attach(self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
         """Know who sends it requests, how many seconds those in flight have before it is replaced, and how many calls
         out have ended so far."""
 
-    def dress(self, outfit: Callable[[], Outfit]) -> None:
+    def dress(self, outfit: Callable[[], AppEnvironment]) -> None:
         """Know what to start it with: asked at each start."""
 
     def start_replacing(self, reason: str) -> bool:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.app.shell_command import SHELL, program, take_place
+from proxy.app.shell_command import SHELL, exec_last_command, main_program
 
 # What a port stands behind: --port, --bind, -p, -b, -P, and --server.port (Streamlit), --http-port, --ServerApp.port
 # (Jupyter) and their like; --listen (waitress), --http and --http-socket (uWSGI).
@@ -30,7 +30,7 @@ class Command:
     def program(self) -> str:
         """The program that is looked for, of a shell line the one that stays."""
         if self.argv[0] == SHELL and len(self.argv) == 3:
-            return program(self.argv[2]) or SHELL
+            return main_program(self.argv[2]) or SHELL
         return self.argv[0]
 
     @property
@@ -41,7 +41,7 @@ class Command:
         return (self.argv[0],)
 
 
-def parse(words: Sequence[str], public: int | None, private: int) -> Command:
+def parse_command(words: Sequence[str], public: int | None, private: int) -> Command:
     """The command to start. One word with spaces in it is a shell line; there the public port is replaced
     only where it stands as a number, `$PORT` being the shell's business.
 
@@ -50,7 +50,7 @@ def parse(words: Sequence[str], public: int | None, private: int) -> Command:
     """
     if len(words) == 1 and re.search(r"\s", words[0].strip()):
         line, replaced = _in_line(words[0].strip(), public, private)
-        return Command((SHELL, "-c", take_place(line)), line, replaced, is_line=True)
+        return Command((SHELL, "-c", exec_last_command(line)), line, replaced, is_line=True)
     argv, replaced = _in_words(words, public, private)
     return Command(tuple(argv), shlex.join(argv), replaced)
 

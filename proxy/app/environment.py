@@ -22,7 +22,7 @@ MANAGER = (
 _BIND = re.compile(r"(?:(?<=\s)|^)(--bind(?:=|\s+)|-b(?:=|\s+|))(\S+)")
 
 
-def build(
+def build_environment(
     environ: Mapping[str, str],
     *,
     programs: Sequence[str],

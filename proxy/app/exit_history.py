@@ -11,7 +11,7 @@ UNASKED = ("crash", "hung")
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ExitRecord:
     """`status` is 128+N where signal N ended it, as a shell says it; `at` in seconds since the epoch."""
 
     status: int
@@ -30,17 +30,17 @@ class Exit:
         return f"status {self.status}" + (f" ({self.signal})" if self.signal else "")
 
 
-class Exits:
+class ExitHistory:
     """Since the gateway's start. `crashes` counts those that nobody asked for."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self.crashes = 0
-        self.last: Exit | None = None
+        self.last: ExitRecord | None = None
 
-    def note(self, status: int, why: str, pid: int) -> Exit:
+    def note(self, status: int, why: str, pid: int) -> ExitRecord:
         self.crashes += why in UNASKED
-        self.last = Exit(status, why, pid, self._now())
+        self.last = ExitRecord(status, why, pid, self._now())
         return self.last
 
     def status(self, when: Callable[[float], str]) -> Mapping[str, object]:

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from proxy.app import Outfit, State, Traffic
-from proxy.app.exit_history import Exits
-from proxy.app.probes import LOOPBACK, probe
+from proxy.app import AppEnvironment, AppState, AppTraffic
+from proxy.app.exit_history import ExitHistory
+from proxy.app.probes import LOOPBACK, probe_app
 from proxy.errors import UsageError
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.policy import schema
 
 SETTLED = 2.0  # seconds between two looks at an app that is there: two of them, and health is true within 5 s
 
 
-class External:
+class ExternalApp:
     """Ready while its port accepts (or `ready.path` answers); a request just answered spares the question."""
 
-    def __init__(self, policy: schema.App, *, emit: Emit, clock: Callable[[], float]) -> None:
+    def __init__(self, policy: schema.App, *, emit: EmitEvent, clock: Callable[[], float]) -> None:
         """Raises UsageError where the URL is not http://HOST:PORT."""
         self._policy = policy
         self._emit = emit
@@ -29,11 +29,11 @@ class External:
         self._ready = asyncio.Event()
         self._stopped = asyncio.Event()
         self._last_answer = 0.0
-        self.state: State = "starting"
+        self.state: AppState = "starting"
         self.reason = "not asked yet"
         self.since = clock()
         self.last_start_took: float | None = None
-        self.exits = Exits()  # whoever runs it knows
+        self.exits = ExitHistory()  # whoever runs it knows
 
     @property
     def is_ready(self) -> bool:
@@ -51,10 +51,10 @@ class External:
     def replacing(self) -> bool:
         return False
 
-    def attach(self, traffic: Traffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+    def attach(self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
         pass  # whoever runs it looks after its requests
 
-    def dress(self, outfit: Callable[[], Outfit]) -> None:
+    def dress(self, outfit: Callable[[], AppEnvironment]) -> None:
         pass  # whoever starts it gives it its environment
 
     def start_replacing(self, reason: str) -> bool:
@@ -75,7 +75,7 @@ class External:
             if self.is_ready and self._clock() - self._last_answer < SETTLED:
                 host: str | None = self._host
             else:
-                host = await probe(self._port, policy.ready.path, policy.ready.timeout, self._hosts)
+                host = await probe_app(self._port, policy.ready.path, policy.ready.timeout, self._hosts)
             if not self._stopped.is_set():
                 self._take(host)
             try:
@@ -114,7 +114,7 @@ class External:
     def kill(self) -> None:
         self._stopped.set()
 
-    def _become(self, state: State, reason: str) -> None:
+    def _become(self, state: AppState, reason: str) -> None:
         self.state, self.reason, self.since = state, reason, self._clock()
         if state == "ready":
             self._ready.set()

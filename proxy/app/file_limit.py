@@ -13,7 +13,7 @@ MOST = 1 << 20  # where there is no limit at all
 INHERITED = resource.getrlimit(resource.RLIMIT_NOFILE)  # what whoever started us gave us
 
 
-def raise_limit() -> int:
+def raise_file_limit() -> int:
     """Raise the soft limit to the hard one, as any process may; the limit that holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else hard
@@ -25,7 +25,7 @@ def raise_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def spawn(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+def spawn_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """A child with the limit that we were started with: programs that close or select all they may hold would be slow,
     or fail, with hundreds of thousands. Raises what Popen does."""
     try:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from proxy.observe.emit import Emit, Level
-from proxy.observe.request_registry import Owner
+from proxy.observe.emit import EmitEvent, LogLevel
+from proxy.observe.request_registry import Attribution
 
 LONGEST = 64 * 1024  # bytes of one line; the rest of a longer one becomes further lines
 BLOCK = 32 * 1024  # characters of one traceback; the rest of a longer one becomes further events
@@ -24,16 +24,16 @@ COLOUR = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")  # any control sequence (ECMA-48
 BEGINS = re.compile(r"[ +|]*(?:Exception Group )?Traceback \(most recent call last\):")
 CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
 
-Find = Callable[[str], Owner | None]
+FindAttribution = Callable[[str], Attribution | None]
 
 
-class Lines(asyncio.Protocol):
+class LineCapture(asyncio.Protocol):
     """Cuts what a pipe brings into lines and tells each, with the request that it bears the token of.
 
     A line that looks like the beginning of a traceback waits `SOON` for what follows it.
     """
 
-    def __init__(self, emit: Emit, stream: str, find: Find) -> None:
+    def __init__(self, emit: EmitEvent, stream: str, find: FindAttribution) -> None:
         self._emit = emit
         self._stream = stream
         self._find = find
@@ -80,7 +80,7 @@ class Lines(asyncio.Protocol):
             self._flush()
         if not text:
             return
-        level = level_of(text)
+        level = detect_level(text)
         if level == "error":
             begins = BEGINS.match(text)
             self._token = token
@@ -117,7 +117,7 @@ class Lines(asyncio.Protocol):
         if text:
             self._tell(text, self._token, "error")
 
-    def _tell(self, text: str, token: str | None, level: Level) -> None:
+    def _tell(self, text: str, token: str | None, level: LogLevel) -> None:
         facts: dict[str, object] = {"stream": self._stream}
         owner = self._find(token) if token is not None else None
         if owner is not None:
@@ -136,7 +136,7 @@ def _pieces(line: bytes) -> Iterator[bytes]:
     yield line
 
 
-_WORDS: dict[str, Level] = {
+_WORDS: dict[str, LogLevel] = {
     "trace": "debug", "debug": "debug", "info": "info", "notice": "info", "warn": "warning", "warning": "warning",
     "error": "error", "err": "error", "critical": "error", "fatal": "error", "panic": "error", "alert": "error",
     "emergency": "error",
@@ -150,7 +150,7 @@ _SAID = re.compile(
     r"|\b(?:level|lvl|severity)=\"?(?i:([a-z]+))"
 )
 _RAISED = re.compile(r"(?:Uncaught )?(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::|$)")
-_NUMBERS: tuple[tuple[int, Level], ...] = (
+_NUMBERS: tuple[tuple[int, LogLevel], ...] = (
     (50, "error"),
     (40, "warning"),
     (30, "info"),
@@ -158,7 +158,7 @@ _NUMBERS: tuple[tuple[int, Level], ...] = (
 )  # pino's and bunyan's
 
 
-def level_of(line: str) -> Level:
+def detect_level(line: str) -> LogLevel:
     """What the line says of itself: as JSON with a level, at its beginning in words, or by being an exception's;
     info where it says nothing."""
     if line.startswith("{"):
@@ -172,7 +172,7 @@ def level_of(line: str) -> Level:
     return _WORDS.get(word.lower(), "info")
 
 
-def _of_json(line: str) -> Level | None:
+def _of_json(line: str) -> LogLevel | None:
     try:
         facts = json.loads(line)
     except (ValueError, RecursionError):
@@ -186,7 +186,7 @@ def _of_json(line: str) -> Level | None:
     return None
 
 
-async def follow(pipe: IO[bytes], emit: Emit, stream: str, find: Find) -> None:
+async def capture_output(pipe: IO[bytes], emit: EmitEvent, stream: str, find: FindAttribution) -> None:
     """Drain a pipe into the log until its end."""
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: Lines(emit, stream, find), pipe)
+    await loop.connect_read_pipe(lambda: LineCapture(emit, stream, find), pipe)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.app import AppFace
-from proxy.observe.emit import Emit
-from proxy.observe.process_sampler import Sample
+from proxy.app import AppController
+from proxy.observe.emit import EmitEvent
+from proxy.observe.process_sampler import ResourceSample
 from proxy.policy import schema
 
 MIB = 1024 * 1024
@@ -14,17 +14,17 @@ RELIEF = 0.05  # of the limit: so far below a threshold it must fall before the 
 IN_A_ROW = 3  # samples, one a second: a passing peak is no reason to replace the app
 
 
-class Pressure:
+class MemoryRecycler:
     """`take` gets every sample. `replace` begins a replacement and comes back at once. While the gateway is
     `stopping` nothing is replaced: the app is about to end anyhow."""
 
     def __init__(
         self,
-        app: AppFace,
+        app: AppController,
         policy: Callable[[], schema.App],
         *,
         replace: Callable[[str], object],
-        emit: Emit,
+        emit: EmitEvent,
         clock: Callable[[], float],
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -39,7 +39,7 @@ class Pressure:
         self._told = ""  # why it is not replaced, as last said
         self._replaced_at: float | None = None
 
-    def take(self, sample: Sample) -> None:
+    def take(self, sample: ResourceSample) -> None:
         share = sample.memory_share
         policy = self._policy().memory
         if share is None or not self._app.is_ready or self._stopping():
@@ -55,7 +55,7 @@ class Pressure:
         if self._over >= IN_A_ROW:
             self._recycle(sample, share, policy)
 
-    def _warn(self, sample: Sample, share: float, warn: float) -> None:
+    def _warn(self, sample: ResourceSample, share: float, warn: float) -> None:
         if self._warned and share < warn - RELIEF:
             self._warned = False
         elif not self._warned and share >= warn:
@@ -63,7 +63,7 @@ class Pressure:
             text = f"{_shown(sample, share)} (app.memory.warn: {warn:.0%})."
             self._emit("memory.warning", text, level="warning", share=round(share, 3))
 
-    def _recycle(self, sample: Sample, share: float, policy: schema.Memory) -> None:
+    def _recycle(self, sample: ResourceSample, share: float, policy: schema.Memory) -> None:
         why_not = self._why_not(policy)
         if why_not is None:
             self._replaced_at = self._clock()
@@ -86,7 +86,7 @@ class Pressure:
         return None
 
 
-def _shown(sample: Sample, share: float) -> str:
+def _shown(sample: ResourceSample, share: float) -> str:
     app, limit = (sample.app_bytes or 0) / MIB, (sample.limit_bytes or 0) / MIB
     return (
         f"Memory is at {share:.0%} of {limit:.0f} MiB: the app {app:.0f} MiB,"

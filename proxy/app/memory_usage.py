@@ -13,7 +13,7 @@ _MEMINFO = Path("/proc/meminfo")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), meminfo: Path = _MEMINFO) -> int | None:
+def memory_limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), meminfo: Path = _MEMINFO) -> int | None:
     """The container's memory limit in bytes (cgroup v2, v1, or v2 beside v1), or None where there is none to be
     seen. A limit may stand at any level above us: the least of them is the one that ends us, or the machine's
     memory where that is less still."""
@@ -33,11 +33,11 @@ def limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), meminfo: Pa
         found = [hidden] if hidden is not None and hidden < UNLIMITED else []
     if not found:
         return None
-    there = machine(meminfo)
+    there = machine_memory(meminfo)
     return min(*found, there) if there is not None else min(found)
 
 
-def machine(meminfo: Path = _MEMINFO) -> int | None:
+def machine_memory(meminfo: Path = _MEMINFO) -> int | None:
     """Bytes of memory that the machine has, or None where the kernel does not say."""
     there = _field(meminfo, "MemTotal:")
     return there * 1024 if there is not None else None
@@ -49,7 +49,7 @@ def _up(base: Path, path: str, name: str) -> list[Path]:
     return [base.joinpath(*parts[:depth], name) for depth in range(len(parts), 0, -1)]
 
 
-class Meter:
+class MemoryMeter:
     """Bytes of the app with all its processes (a master and its forked workers are one), measured anew each time.
 
     A page that several processes share counts once, where the kernel tells (PSS in smaps_rollup). It walks every
@@ -66,7 +66,7 @@ class Meter:
     def bytes(self, pid: int) -> int | None:
         """None where it has ended."""
         turn = self._turn = (self._turn + 1) % FULL if pid == self._pid else 0
-        pids = family(pid, self._proc) if turn % LOOK == 0 else self._pids
+        pids = process_family(pid, self._proc) if turn % LOOK == 0 else self._pids
         sizes = [size for one in pids if (size := _resident(self._proc / str(one))) is not None]
         self._pid = pid if sizes else 0
         if not sizes:
@@ -84,14 +84,14 @@ class Meter:
         return max(0, self._full + resident - self._resident)
 
 
-def family(pid: int, proc: Path = Path("/proc")) -> list[int]:
+def process_family(pid: int, proc: Path = Path("/proc")) -> list[int]:
     """A process, its descendants, and whoever is of its group (orphans), in order.
 
     Everybody's parents are read for it, 0.05 ms each. The kernel's own lists of children would be one for each
     thread: 40 ms for twenty workers of forty threads.
     """
     try:
-        everybody = parents(proc)
+        everybody = process_parents(proc)
     except OSError:
         return [pid]
     found, waiting = set[int](), [pid, *(one for one, (_, group) in everybody.items() if group == pid)]
@@ -106,7 +106,7 @@ def family(pid: int, proc: Path = Path("/proc")) -> list[int]:
     return sorted(found)
 
 
-def parents(proc: Path) -> dict[int, tuple[int, int]]:
+def process_parents(proc: Path) -> dict[int, tuple[int, int]]:
     """Parent and group of every process there is."""
     found = {}
     for name in os.listdir(proc):

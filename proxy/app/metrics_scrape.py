@@ -7,53 +7,53 @@ from collections.abc import Callable
 
 import aiohttp
 
-from proxy.app import AppFace
-from proxy.observe.emit import Emit
-from proxy.observe.exposition_merge import Appended, NoExposition, read
+from proxy.app import AppController
+from proxy.observe.emit import EmitEvent
+from proxy.observe.exposition_merge import AppExposition, InvalidExposition, parse_exposition
 
 PATIENCE = 2.0  # seconds for all of it; a scraper has 10 by default
 LARGEST = 8 * 1024 * 1024  # bytes, unpacked
 TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0," + TEXT
 
-NONE = Appended(None)
+NONE = AppExposition(None)
 
 
-class Unfit(Exception):
+class UnusableMetrics(Exception):
     """Why there are no metrics of the app."""
 
 
-class AppScrape:
+class AppMetricsScraper:
     """`path` gives the policy's `metrics.app`. A failure is logged once, and so is its end."""
 
-    def __init__(self, app: AppFace, path: Callable[[], str | None], *, emit: Emit) -> None:
+    def __init__(self, app: AppController, path: Callable[[], str | None], *, emit: EmitEvent) -> None:
         self._app = app
         self._path = path
         self._emit = emit
         self._failing = ""
 
-    async def fetch(self, openmetrics: bool) -> Appended | None:
+    async def fetch(self, openmetrics: bool) -> AppExposition | None:
         """None where the policy names no path."""
         path = self._path()
         if path is None:
             return None
         try:
             if not self._app.is_ready:
-                raise Unfit(f"the app is {self._app.state}")
+                raise UnusableMetrics(f"the app is {self._app.state}")
             async with asyncio.timeout(PATIENCE):
                 found = await self._ask(path, openmetrics)
         except TimeoutError:
             return self._failed(path, f"no whole answer within {PATIENCE:g} s")
         except (aiohttp.ClientError, OSError) as error:
             return self._failed(path, f"it could not be asked ({type(error).__name__})")
-        except (Unfit, NoExposition) as error:
+        except (UnusableMetrics, InvalidExposition) as error:
             return self._failed(path, str(error))
         if self._failing:
             self._failing = ""
             self._emit("metrics.app", f"The app's own metrics ({path}) are there again.")
         return found
 
-    async def _ask(self, path: str, openmetrics: bool) -> Appended:
+    async def _ask(self, path: str, openmetrics: bool) -> AppExposition:
         host, port = self._app.address
         shown = f"[{host}]" if ":" in host else host
         headers = {
@@ -68,21 +68,23 @@ class AppScrape:
             session.get(f"http://{shown}:{port}{path}", headers=headers, allow_redirects=False) as answer,
         ):
             if answer.status != 200:
-                raise Unfit(f"it answered {answer.status}")
+                raise UnusableMetrics(f"it answered {answer.status}")
             kind = answer.content_type
             if kind not in ("text/plain", "application/openmetrics-text"):
-                raise Unfit(f"its Content-Type is {kind[:60]}, not text/plain or application/openmetrics-text")
+                raise UnusableMetrics(
+                    f"its Content-Type is {kind[:60]}, not text/plain or application/openmetrics-text"
+                )
             body = bytearray()
             async for data in answer.content.iter_any():
                 body += data
                 if len(body) > LARGEST:
-                    raise Unfit(f"it is larger than {LARGEST // 1024 // 1024} MiB")
+                    raise UnusableMetrics(f"it is larger than {LARGEST // 1024 // 1024} MiB")
         spoken = kind == "application/openmetrics-text"
         if spoken and not openmetrics:
-            raise Unfit("it answered OpenMetrics where text was asked for")
-        return await read(bytes(body), openmetrics=spoken)
+            raise UnusableMetrics("it answered OpenMetrics where text was asked for")
+        return await parse_exposition(bytes(body), openmetrics=spoken)
 
-    def _failed(self, path: str, why: str) -> Appended:
+    def _failed(self, path: str, why: str) -> AppExposition:
         if why != self._failing:
             self._failing = why
             text = f"The app's own metrics ({path}, metrics.app) are left out: {why}."

@@ -41,7 +41,7 @@ for p in $all; do kill -s KILL "$p"; done
 """
 
 
-class Warden:
+class OrphanGuard:
     """Watches over one group at a time."""
 
     def __init__(self) -> None:

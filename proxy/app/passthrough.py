@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from proxy.app.shell_command import SHELL, take_place
+from proxy.app.shell_command import SHELL, exec_last_command
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def exec_untouched(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+def exec_passthrough(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """Become the app's command, nothing in it changed; exits 127 or 126 where that cannot be.
 
     Of a shell line the last command is what we become. Where only a shell can run it, it is started in a group of its
@@ -27,7 +27,7 @@ def exec_untouched(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn
     argv = list(words)
     if len(argv) == 1 and re.search(r"\s", argv[0].strip()):
         line = argv[0].strip()
-        argv = [SHELL, "-c", take_place(line)]
+        argv = [SHELL, "-c", exec_last_command(line)]
         if argv[2] == line and not re.match(r"exec\s", line):
             sys.exit(_run(argv, environ))
     try:
@@ -39,10 +39,10 @@ def exec_untouched(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn
 
 def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The status; 128+N where signal N ended it. In a terminal the group stays ours, which then gets its signals."""
-    from proxy.app.reaper import become_heir, reap  # it brings asyncio, which nothing else needs here
+    from proxy.app.reaper import become_subreaper, reap_children  # it brings asyncio, which nothing else needs here
 
     terminal = sys.stdin is not None and sys.stdin.isatty()
-    become_heir()  # whoever ends after the shell is buried here: an unburied zombie is of its group for ever
+    become_subreaper()  # whoever ends after the shell is buried here: an unburied zombie is of its group for ever
     process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
 
     told: list[int] = []
@@ -59,7 +59,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     status = process.wait()
     while told and not terminal and _send(process.pid, 0):  # the shell may be gone before the app
         time.sleep(0.05)
-        reap(None)
+        reap_children(None)
     return status if status >= 0 else 128 - status
 
 

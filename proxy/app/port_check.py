@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.app.listening_sockets import Listener, listeners
-from proxy.app.memory_usage import family
-from proxy.observe.emit import Emit
+from proxy.app.memory_usage import process_family
+from proxy.observe.emit import EmitEvent
 
 PATIENCE = 5.0  # seconds from a start until a port of its own is spoken of; helpers may listen before the app does
 
 
-class Whereabouts:
+class PortCheck:
     """Each is told once. `find` gives the listeners of a process with its family."""
 
     def __init__(
-        self, port: int, emit: Emit, find: Callable[[int], list[Listener]] = lambda pid: listeners(family(pid))
+        self,
+        port: int,
+        emit: EmitEvent,
+        find: Callable[[int], list[Listener]] = lambda pid: listeners(process_family(pid)),
     ) -> None:
         self._port = port
         self._emit = emit

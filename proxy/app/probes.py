@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.policy import schema
 
 LOOPBACK = ("127.0.0.1", "::1")
 
 
-async def probe(port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
+async def probe_app(port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
     """The host that answered, or None. Without a path it is enough that the port accepts; with one, any
     answer below 500 (GET, HTTP/1.1, Host localhost) within `timeout` seconds."""
     for host in hosts:
@@ -24,7 +24,7 @@ async def probe(port: int, path: str | None, timeout: float, hosts: tuple[str, .
     return None
 
 
-class Knock:
+class PortProbe:
     """Whether anything listens on a port, asked by a connection that says at once that nothing will come.
 
     An app that is busy leaves connections in its queue, closed ones too, and queues of five are common (socketserver's
@@ -70,7 +70,7 @@ async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         writer.close()
 
 
-async def status(host: str, port: int, path: str, timeout: float) -> int | None:
+async def fetch_status(host: str, port: int, path: str, timeout: float) -> int | None:
     """The status that the app itself answers to a GET, or None."""
     try:
         async with asyncio.timeout(timeout):
@@ -79,10 +79,12 @@ async def status(host: str, port: int, path: str, timeout: float) -> int | None:
         return None
 
 
-async def warn_of_claims(address: tuple[str, int], claims: Iterable[str], timeout: float, emit: Emit) -> None:
+async def warn_of_claimed_paths(
+    address: tuple[str, int], claims: Iterable[str], timeout: float, emit: EmitEvent
+) -> None:
     """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
     for path in claims:
-        found = await status(*address, path, timeout)
+        found = await fetch_status(*address, path, timeout)
         if found is not None and found < 400:
             text = f"The app answers {path} as well ({found}); listen.claim takes it from the app."
             emit("policy.claim", text, level="warning", path=path)
@@ -117,7 +119,7 @@ AGAIN = 0.5  # once a connection was refused, ours or a request's
 REFUSED = 3.0  # seconds of it; a child that a reloader starts anew is back by then
 
 
-class Liveness:
+class LivenessProbe:
     """`refused` counts the connections of requests that the app refused."""
 
     def __init__(
@@ -153,13 +155,13 @@ class Liveness:
 
     async def _refuses(self, port: int) -> str:
         """A first process that lives on (a wrapper, a reloader) says nothing of the app behind it."""
-        knock = Knock()
+        knock = PortProbe()
         try:
             return await self._until_refused(port, knock)
         finally:
             knock.close()
 
-    async def _until_refused(self, port: int, knock: Knock) -> str:
+    async def _until_refused(self, port: int, knock: PortProbe) -> str:
         since: float | None = None
         while True:
             looked, seen = self._clock(), self._refused()
@@ -204,7 +206,7 @@ SLOW = 1.0  # seconds
 class ProbeCost:
     """`calls` counts the app's calls out that have ended, `quiet` says whether nobody else asks it for anything."""
 
-    def __init__(self, emit: Emit, clock: Callable[[], float]) -> None:
+    def __init__(self, emit: EmitEvent, clock: Callable[[], float]) -> None:
         self._emit = emit
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
@@ -215,9 +217,9 @@ class ProbeCost:
     async def probe(self, port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
         """As `probe`, with a look at what it cost."""
         if path is None or self._judged:
-            return await probe(port, path, timeout, hosts)
+            return await probe_app(port, path, timeout, hosts)
         quiet, calls, began = self.quiet(), self.calls(), self._clock()
-        host = await probe(port, path, timeout, hosts)
+        host = await probe_app(port, path, timeout, hosts)
         if host is not None:
             took = self._clock() - began
             self._note(path, took, self.calls() - calls if quiet and self.quiet() else 0)

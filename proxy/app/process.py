@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from proxy.app.file_limit import spawn
+from proxy.app.file_limit import spawn_process
 from proxy.app.shell_command import is_shell
 from proxy.errors import OutriggerError
 
@@ -20,7 +20,7 @@ NOT_EXECUTABLE = 126
 POLL = 0.05
 
 
-class CannotStart(OutriggerError):
+class AppCannotStart(OutriggerError):
     """The command cannot be executed; `status` is what a shell would exit with."""
 
     def __init__(self, text: str, status: int) -> None:
@@ -54,13 +54,13 @@ class AppProcess:
         # A background group that reads a terminal would be stopped by it.
         stdin = subprocess.DEVNULL if sys.stdin is not None and sys.stdin.isatty() else None
         try:
-            self._process = spawn(list(argv), env=env, stdin=stdin, stdout=out, stderr=err, process_group=0)
+            self._process = spawn_process(list(argv), env=env, stdin=stdin, stdout=out, stderr=err, process_group=0)
         except (OSError, ValueError) as error:
             for read, _ in ours:
                 os.close(read)
             missing = isinstance(error, FileNotFoundError)
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise CannotStart(
+            raise AppCannotStart(
                 f"`{argv[0]}` cannot be started: {reason}; write a command that is on the app's PATH after `--`.",
                 NOT_FOUND if missing else NOT_EXECUTABLE,
             ) from error

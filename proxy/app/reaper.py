@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from proxy.app.memory_usage import parents
+from proxy.app.memory_usage import process_parents
 
 EVERY = 0.5  # seconds between two looks; one system call, and our own list of children
 POLL = 0.05
@@ -25,7 +25,7 @@ MARK = b"OUTRIGGER_EGRESS="  # what every descendant of the app has in its envir
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def become_heir() -> bool:
+def become_subreaper() -> bool:
     """Whether orphans among our descendants come to us from now on."""
     if os.getpid() == 1:
         return True
@@ -34,7 +34,7 @@ def become_heir() -> bool:
     return bool(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-class Orphans:
+class OrphanReaper:
     """`spared` children of ours are none of the app's, nor is whom they started."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
@@ -47,14 +47,14 @@ class Orphans:
     async def watch(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
         """For ever: bury who has ended, and tell who there is. `ours` is the child that somebody else waits for."""
         while True:
-            reap(ours())
+            reap_children(ours())
             told([pid for pid in self._children() if pid not in self._spared and pid != ours()])
             await asyncio.sleep(EVERY)
 
     async def end(self, patience: float, tell: Callable[[int], None]) -> None:
         """The app has ended: SIGTERM to whom it left behind, SIGKILL after `patience` seconds. `tell` gets how many
         they are, where there are any."""
-        reap(None)
+        reap_children(None)
         left = self.left()
         if not left:
             return
@@ -64,11 +64,11 @@ class Orphans:
         deadline = loop.time() + max(patience, LAST)
         while (left := self.left()) and loop.time() < deadline:
             await asyncio.sleep(POLL)
-            reap(None)
+            reap_children(None)
         while left:  # each that is killed may leave us its own
             _send(left, signal.SIGKILL)
             await asyncio.sleep(0.01)
-            reap(None)
+            reap_children(None)
             left = self.left()
 
     def kill(self) -> None:
@@ -77,7 +77,7 @@ class Orphans:
     def left(self) -> list[int]:
         """Whom an app that has ended left behind, zombies apart."""
         try:
-            everybody = parents(self._proc)
+            everybody = process_parents(self._proc)
         except OSError:
             return []
         us, children = os.getpid(), dict[int, list[int]]()
@@ -111,7 +111,7 @@ class Orphans:
         return sorted(found)
 
 
-def reap(ours: int | None) -> None:
+def reap_children(ours: int | None) -> None:
     """Every child that has ended but for `ours`, whose status is not to be taken from who waits for it."""
     try:
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:

@@ -35,7 +35,7 @@ _ASSIGNED = re.compile(r"(?:[A-Za-z_]\w*=(?:'[^']*'|\"[^\"]*\"|\\.|[^\s'\"\\])*\
 _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\\.|[^\s'\"\\])+")
 
 
-def take_place(line: str) -> str:
+def exec_last_command(line: str) -> str:
     """The line with `exec` before its last command, where that is a simple one; else as it is."""
     parts = list(_commands(line))
     words = [_first(line[start:end]) for start, end in parts]
@@ -48,7 +48,7 @@ def take_place(line: str) -> str:
     return f"{line[:at]}exec {line[at:]}"
 
 
-def program(line: str) -> str:
+def main_program(line: str) -> str:
     """The program of a line's last command, where it is one of a list; else of its first."""
     for start, end in reversed(list(_commands(line))):
         word, at = _first(line[start:end])

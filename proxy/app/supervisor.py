@@ -11,16 +11,16 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from proxy.app import Outfit, State, Traffic
+from proxy.app import AppEnvironment, AppState, AppTraffic
 from proxy.app.command import Command
-from proxy.app.exit_history import Exits
-from proxy.app.log_capture import Find, follow
-from proxy.app.orphan_guard import Warden
-from proxy.app.port_check import PATIENCE, Whereabouts
-from proxy.app.probes import LOOPBACK, Liveness, ProbeCost
-from proxy.app.process import AppProcess, CannotStart
-from proxy.app.reaper import Orphans, reap
-from proxy.observe.emit import Emit, Level
+from proxy.app.exit_history import ExitHistory
+from proxy.app.log_capture import FindAttribution, capture_output
+from proxy.app.orphan_guard import OrphanGuard
+from proxy.app.port_check import PATIENCE, PortCheck
+from proxy.app.probes import LOOPBACK, LivenessProbe, ProbeCost
+from proxy.app.process import AppCannotStart, AppProcess
+from proxy.app.reaper import OrphanReaper, reap_children
+from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.policy import schema
 
 SLOW_START = 20.0  # seconds until a start that takes long is spoken of
@@ -40,18 +40,18 @@ class Supervisor:
         environ: Mapping[str, str],
         *,
         port: int,
-        emit: Emit,
-        tell: Emit | None = None,
+        emit: EmitEvent,
+        tell: EmitEvent | None = None,
         on_restart: Callable[[str], None],
         wrap: bool = False,
-        find: Find = lambda token: None,
+        find: FindAttribution = lambda token: None,
         worker: bool = False,
-        orphans: Orphans | None = None,
+        orphans: OrphanReaper | None = None,
         clock: Callable[[], float],
     ) -> None:
         self._policy = policy
         self._command = command
-        self._outfit: Callable[[], Outfit] = lambda: (environ, wrap)
+        self._outfit: Callable[[], AppEnvironment] = lambda: (environ, wrap)
         self._port = port
         self._emit = emit
         self._tell = tell or emit
@@ -66,27 +66,27 @@ class Supervisor:
         self._asked: asyncio.Future[str] | None = None  # why the running process is to be replaced
         self._stopping = False
         self._ended = asyncio.Event()
-        self._traffic: Traffic | None = None
+        self._traffic: AppTraffic | None = None
         self._drain: Callable[[], float] = lambda: 0.0
         self._drained = asyncio.Event()  # clear from a replacement's beginning to the old process's end
         self._drained.set()
         self._back_by = 0.0  # until then a replacement is no outage
         self._tasks: set[asyncio.Task[None]] = set()
         self._cost = ProbeCost(emit, clock)
-        self._whereabouts = Whereabouts(port, emit)
-        self._liveness = Liveness(
+        self._whereabouts = PortCheck(port, emit)
+        self._liveness = LivenessProbe(
             lambda: self._policy.liveness,
             clock,
             lambda: 0 if self._traffic is None else self._traffic.refused,
             self._cost,
         )
         self._ready_at = 0.0
-        self.state: State = "starting"
+        self.state: AppState = "starting"
         self.reason = "not started yet"
         self.since = clock()
         self.ready_once = False
         self.last_start_took: float | None = None
-        self.exits = Exits()
+        self.exits = ExitHistory()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.state}: {self.reason}>"
@@ -110,11 +110,11 @@ class Supervisor:
     def replacing(self) -> bool:
         return not self.is_ready and self._clock() < self._back_by
 
-    def attach(self, traffic: Traffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+    def attach(self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
         self._traffic, self._drain = traffic, drain
         self._cost.calls, self._cost.quiet = calls, lambda: not traffic.in_use
 
-    def dress(self, outfit: Callable[[], Outfit]) -> None:
+    def dress(self, outfit: Callable[[], AppEnvironment]) -> None:
         self._outfit = outfit
 
     def note_answer(self) -> None:
@@ -139,7 +139,7 @@ class Supervisor:
         return self.is_ready
 
     async def run(self) -> int:
-        warden = Warden()
+        warden = OrphanGuard()
         if self._orphans is not None:
             self._orphans.spare(warden.pid)
             self._spawn(self._orphans.watch(lambda: self.pid, lambda left: self._entrust(warden, left)))
@@ -222,7 +222,7 @@ class Supervisor:
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
-    async def _life(self, warden: Warden) -> int:
+    async def _life(self, warden: OrphanGuard) -> int:
         failed = 0
         backoff = self._policy.restart.backoff
         while True:
@@ -230,7 +230,7 @@ class Supervisor:
             self._asked = asyncio.get_running_loop().create_future()
             try:
                 process = self._start(warden)
-            except CannotStart as error:
+            except AppCannotStart as error:
                 self._emit("app.exit", str(error), level="error", status=error.status)
                 status, was_ready, why = error.status, False, "crash"
             else:
@@ -258,7 +258,7 @@ class Supervisor:
                 if await self._stopped_within(wait):
                     return status
 
-    def _start(self, warden: Warden) -> AppProcess:
+    def _start(self, warden: OrphanGuard) -> AppProcess:
         """Raises CannotStart."""
         environ, wrap = self._outfit()
         process = AppProcess(
@@ -266,13 +266,13 @@ class Supervisor:
             environ,
             wrap=wrap,
             is_line=self._command.is_line,
-            reap=reap if self._orphans is not None else lambda _: None,
+            reap=reap_children if self._orphans is not None else lambda _: None,
         )
         self._process = process
         self._entrust(warden, ())
         if process.stdout is not None and process.stderr is not None:
-            self._spawn(follow(process.stdout, self._tell, "stdout", self._find))
-            self._spawn(follow(process.stderr, self._tell, "stderr", self._find))
+            self._spawn(capture_output(process.stdout, self._tell, "stdout", self._find))
+            self._spawn(capture_output(process.stderr, self._tell, "stderr", self._find))
         shown = self._command.shown
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
         if self.state != "restarting":
@@ -358,7 +358,7 @@ class Supervisor:
             text = f"The app ended with {exit}."  # the same each time: whoever groups messages counts them together
         else:
             text = f"The app ended with {exit}, as it was told to ({why})."
-        level: Level = "error" if why == "crash" else "info"
+        level: LogLevel = "error" if why == "crash" else "info"
         facts = {"status": exit.status, "signal": exit.signal, "why": why, "pid": process.pid, "crashes": crashes}
         self._emit("app.exit", text, level=level, **facts)
 
@@ -372,7 +372,7 @@ class Supervisor:
     def _tell_of_orphans(self, count: int) -> None:
         self._emit("app.orphans", f"The app has ended; processes that it had detached are ended, too: {count}.")
 
-    def _entrust(self, warden: Warden, orphans: Sequence[int]) -> None:
+    def _entrust(self, warden: OrphanGuard, orphans: Sequence[int]) -> None:
         """Who is to end, and how, should we be killed."""
         process = self._process
         if process is not None and process.running:
@@ -387,7 +387,7 @@ class Supervisor:
 
     # ── small things ─────────────────────────────────────────────────────────────────────────
 
-    def _become(self, state: State, reason: str) -> None:
+    def _become(self, state: AppState, reason: str) -> None:
         if state != self.state:
             self.since = self._clock()
         self.state, self.reason = state, reason

@@ -13,7 +13,7 @@ from proxy.cli.load_policy import EXIT_BAD_POLICY
 from proxy.cli.output import print_error
 from proxy.cli.usage import COMMANDS
 from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.logging_bridge import install_stdlib_logging, uninstall_stdlib_logging
 from proxy.policy.loading import find, load
 from proxy.process.hardening import disable_memory_access
@@ -35,11 +35,11 @@ def run_gateway(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise UsageError("there is no command after `--`")
     words = arguments.remainder or []
     if environ.get("OUTRIGGER", "").lower() == "off":
-        from proxy.app.passthrough import exec_untouched
+        from proxy.app.passthrough import exec_passthrough
 
         if not words:
             raise UsageError("OUTRIGGER=off starts the app alone, and there is no command after `--`")
-        exec_untouched(words, environ)
+        exec_passthrough(words, environ)
     try:
         source = find(arguments.last_value("--policy"), environ, Path.cwd())
         policy = load(source, environ)
@@ -57,7 +57,7 @@ def run_gateway(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     disable_memory_access()  # before there is an app that could look
     from proxy.build import serve
 
-    log = Log(policy.log, out=sys.stdout.fileno())
+    log = EventLog(policy.log, out=sys.stdout.fileno())
     installed = install_stdlib_logging(log)
     try:
         return _run_event_loop(serve(source, policy, words, environ, log))

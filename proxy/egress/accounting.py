@@ -7,9 +7,9 @@ from collections.abc import Callable
 from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.call import Call
 from proxy.egress.upstream import Upstream
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent_errors import Recent
+from proxy.observe.recent_errors import RecentErrors
 from proxy.units import nanos_as_dollars
 
 # What refuses a call of one user, by the names that refuse requests.
@@ -21,9 +21,9 @@ class Account:
         self,
         metrics: Metrics,
         books: CallLedger,
-        emit: Emit,
+        emit: EmitEvent,
         clock: Callable[[], float],
-        recent: Recent | None = None,
+        recent: RecentErrors | None = None,
         redact: Callable[[str], str] = lambda path: path,
     ) -> None:
         self.redact = redact
@@ -115,7 +115,7 @@ class Account:
             reason=call.reason,
         )
 
-    def _remember(self, recent: Recent, call: Call, took: float) -> None:
+    def _remember(self, recent: RecentErrors, call: Call, took: float) -> None:
         refused = call.refused
         if call.outcome == "refused":
             if refused is not None and refused.code in BY_NAME:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 
 from proxy.egress.bypass_detection import Bypass
-from proxy.observe.emit import Emit, Level
+from proxy.observe.emit import EmitEvent, LogLevel
 
 BACKLOG = 1 << 20  # bytes that may wait while the loop is busy, as far as the kernel allows
 LONGEST = 2048  # bytes of one
@@ -23,7 +23,7 @@ MOST_REPORTS = 50  # different ones that are logged
 
 
 class Notices(asyncio.DatagramProtocol):
-    def __init__(self, bypass: Bypass, emit: Emit) -> None:
+    def __init__(self, bypass: Bypass, emit: EmitEvent) -> None:
         self._bypass = bypass
         self._emit = emit
         self._sock: socket.socket | None = None
@@ -92,7 +92,7 @@ class Notices(asyncio.DatagramProtocol):
         self._reports.add(report)
         shown = f"Calls say whose they are (Python {python}), by {', '.join(names) or 'nothing'};"
         shown += f" not hooked: {', '.join(missed)}." if missed else " nothing in use is left out."
-        level: Level = "warning" if missed else "info"
+        level: LogLevel = "warning" if missed else "info"
         self._emit("app.attribution", shown, level=level, pid=pid, python=python, hooked=names, not_hooked=missed)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from proxy.egress.upstream import Upstream
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 
 
@@ -23,7 +23,7 @@ class Bypass:
     """Counts them by upstream, and warns of each upstream once."""
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], *, clock: Callable[[], float], metrics: Metrics, emit: Emit
+        self, upstreams: Mapping[str, Upstream], *, clock: Callable[[], float], metrics: Metrics, emit: EmitEvent
     ) -> None:
         self._upstreams = upstreams
         self._clock = clock

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from proxy.egress.body import Body
 from proxy.egress.dialects import RequestInfo, Usage
 from proxy.egress.headers import Fields
-from proxy.observe.request_registry import Owner
-from proxy.observe.reserved_users import NOBODY
+from proxy.observe.request_registry import Attribution
+from proxy.observe.reserved_users import UNATTRIBUTED
 
 if TYPE_CHECKING:
     from proxy.egress.billing.charge import Charge
@@ -71,8 +71,8 @@ class Call:
         self.at = at  # began, by the wall clock
         self.endpoint: str | None = None
         self.follows: str | None = None  # the reference that it asks after, of what the vendor goes on with
-        self.owner: Owner | None = None
-        self.user = NOBODY
+        self.owner: Attribution | None = None
+        self.user = UNATTRIBUTED
         self.tier = ""
         self.sdk_retry = False  # the SDK tries again by itself: none of ours on top
         # set on the way

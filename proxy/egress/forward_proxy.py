@@ -25,7 +25,7 @@ from proxy.egress.tunnel import both, of_app
 from proxy.errors import AttemptFailed, Refusal
 from proxy.http.problem import CONTENT_TYPE, render_problem
 from proxy.http.retry_after import round_retry_after
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.policy.schema.upstream import Egress
 
 # [merged from egress/hosts/parent] A proxy that the gateway itself has to use: HTTPS_PROXY, HTTP_PROXY and NO_PROXY
@@ -102,7 +102,7 @@ class Hosts:
         *,
         named: Callable[[], Collection[str]],
         clock: Callable[[], float],
-        emit: Emit,
+        emit: EmitEvent,
         gate: Callable[[str], Breaker],
         parent: Proxy,
         passed: Callable[[str], None] = lambda address: None,

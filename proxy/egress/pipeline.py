@@ -33,9 +33,9 @@ from proxy.egress.upstream import Upstream
 from proxy.egress.url_mapping import split
 from proxy.egress.websocket import upgrade
 from proxy.errors import CallRefused
-from proxy.observe.emit import Emit
-from proxy.observe.request_registry import Requests
-from proxy.observe.reserved_users import named
+from proxy.observe.emit import EmitEvent
+from proxy.observe.request_registry import RequestRegistry
+from proxy.observe.reserved_users import normalize_user_name
 from proxy.policy.schema.identity import Tiers
 
 
@@ -44,11 +44,11 @@ class Pipeline:
         self,
         upstreams: Mapping[str, Upstream],
         *,
-        requests: Requests,
+        requests: RequestRegistry,
         keys: Keys,
         account: Account,
         books: CallLedger,
-        emit: Emit,
+        emit: EmitEvent,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.upstreams = upstreams
@@ -175,7 +175,7 @@ class Pipeline:
         if deployment is not None:
             call.ask = replace(call.ask, model=upstream.billing.priced_model(deployment, call.ask.model))
         if call.owner is None and call.ask.user:
-            call.user = named(call.ask.user)
+            call.user = normalize_user_name(call.ask.user)
             call.tier = self.tiers.of(call.user)
 
     async def _answer(self, call: Call, upstream: Upstream, sink: ToApp, deadline: Deadline) -> None:

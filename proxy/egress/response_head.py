@@ -12,7 +12,7 @@ from proxy.egress.headers import Fields, first, replaced, returning, shared
 from proxy.egress.upstream_response import Answer
 from proxy.errors import CallRefused
 from proxy.http.retry_after import round_retry_after
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.units import format_nanos
 
 
@@ -75,12 +75,12 @@ def _length(answer: Answer) -> int | None:
 LONGEST = 100  # characters of a name that nobody gave
 
 
-def unknown(method: str, name: str, known: Iterable[str], emit: Emit) -> tuple[Head, bytes]:
+def unknown(method: str, name: str, known: Iterable[str], emit: EmitEvent) -> tuple[Head, bytes]:
     name = name[:LONGEST]
     return refused(f"{method} {name}", error_response.unknown_upstream(name, known), emit)
 
 
-def refused(what: str, why: CallRefused, emit: Emit) -> tuple[Head, bytes]:
+def refused(what: str, why: CallRefused, emit: EmitEvent) -> tuple[Head, bytes]:
     emit(
         "call",
         f"{what} {why.status}",

@@ -29,11 +29,11 @@ from proxy.egress.upstream import Upstream, try_out
 from proxy.egress.upstream_generations import Generations
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable
-from proxy.observe.health import PartState
-from proxy.observe.log import Log
+from proxy.observe.health import ComponentHealth
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent_errors import Recent
-from proxy.observe.request_registry import Requests
+from proxy.observe.recent_errors import RecentErrors
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy import schema
 from proxy.policy.schema.identity import Tiers
 from proxy.policy.schema.policy import Policy
@@ -49,12 +49,12 @@ class Egress:
         self,
         policy: Policy,
         *,
-        requests: Requests,
+        requests: RequestRegistry,
         metrics: Metrics,
-        log: Log,
+        log: EventLog,
         ledger: Ledger | None = None,
         environ: Mapping[str, str] | None = None,
-        recent: Recent | None = None,
+        recent: RecentErrors | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
@@ -162,17 +162,17 @@ class Egress:
         """What the app gets, so that its calls come this way."""
         return variables(policy, address, environ, self._keys)
 
-    def health(self) -> PartState:
+    def health(self) -> ComponentHealth:
         """Degraded while a breaker is open; a fault of a vendor's is never ours to be restarted for."""
         if not self.upstreams:
-            return PartState("off", "no upstream")
+            return ComponentHealth("off", "no upstream")
         opened = [upstream.breaker for upstream in self.upstreams.values() if upstream.breaker.state == OPEN]
         if opened:
             text = "; ".join(f"the breaker of {breaker.name} is open: {breaker.why}" for breaker in opened)
-            return PartState("degraded", text, min(breaker.since for breaker in opened))
+            return ComponentHealth("degraded", text, min(breaker.since for breaker in opened))
         held = ", ".join(name for name, upstream in self.upstreams.items() if upstream.breaker.forced is not None)
         text = f"; an operator holds closed the breaker of {held}" if held else ""
-        return PartState("ok", f"{len(self.upstreams)} taking calls{text}")
+        return ComponentHealth("ok", f"{len(self.upstreams)} taking calls{text}")
 
     def status(self) -> Mapping[str, object]:
         return {

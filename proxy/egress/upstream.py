@@ -23,7 +23,7 @@ from proxy.egress.retry_budget import Budget
 from proxy.egress.stream_usage_option import UsageOption
 from proxy.egress.throttle import Pace
 from proxy.egress.url_mapping import endpoint, follows, join
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 from proxy.policy.schema.alerting import InjectedFault
@@ -51,7 +51,7 @@ class Upstream:
         *,
         clock: Callable[[], float],
         metrics: Metrics,
-        emit: Emit,
+        emit: EmitEvent,
         proxy: Proxy,
         now: Callable[[], float] = time.time,
     ) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from proxy.errors import Refusal
 from proxy.ingress.exchange import Exchange
-from proxy.observe.access_log import Access
-from proxy.observe.log import Log
-from proxy.observe.memory_growth import Growth
+from proxy.observe.access_log import AccessRecord
+from proxy.observe.log import EventLog
+from proxy.observe.memory_growth import MemoryGrowth
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent_errors import Recent
+from proxy.observe.recent_errors import RecentErrors
 from proxy.units import nanos_as_dollars
 
 MIB = 1024 * 1024
@@ -24,10 +24,10 @@ class RequestAccounting:
     def __init__(
         self,
         metrics: Metrics,
-        log: Log,
+        log: EventLog,
         clock: Callable[[], float],
         app_bytes: Callable[[], int],
-        recent: Recent | None = None,
+        recent: RecentErrors | None = None,
     ) -> None:
         self._metrics = metrics
         self._log = log
@@ -35,7 +35,7 @@ class RequestAccounting:
         self._app_bytes = app_bytes
         self._recent = recent
         self.in_flight: Counter[str] = Counter()  # by route
-        self.growth = Growth(self.in_flight, clock)
+        self.growth = MemoryGrowth(self.in_flight, clock)
 
     def begin(self, x: Exchange) -> None:
         self.in_flight[x.route.name] += 1
@@ -82,7 +82,7 @@ class RequestAccounting:
             refused=refusal.name,
         )
 
-    def _remember(self, recent: Recent, x: Exchange, took: float) -> None:
+    def _remember(self, recent: RecentErrors, x: Exchange, took: float) -> None:
         refused = x.refused
         if x.status >= 500:
             reason = refused.detail if refused is not None else "the app's own answer"
@@ -92,7 +92,7 @@ class RequestAccounting:
 
     def _line(self, x: Exchange, took: float) -> None:
         self._log.access(
-            Access(
+            AccessRecord(
                 x.request_id,
                 x.trace_id,
                 x.route.name,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from proxy.errors import Refusal
-from proxy.observe.emit import Emit, Level
+from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.observe.metrics import Metrics
 from proxy.policy.schema.server import Connections
 
@@ -31,7 +31,7 @@ def available_descriptors() -> int:
 class ConnectionLimits:
     """`listen.connections`. An address has its places from `take` to `give`."""
 
-    def __init__(self, policy: Connections, *, clock: Callable[[], float], emit: Emit, metrics: Metrics) -> None:
+    def __init__(self, policy: Connections, *, clock: Callable[[], float], emit: EmitEvent, metrics: Metrics) -> None:
         self._clock = clock
         self._emit = emit
         self._metrics = metrics
@@ -101,7 +101,7 @@ class ConnectionLimits:
         self._untold[reason] += 1
         self._tell(reason, "warning")
 
-    def _tell(self, reason: str, level: Level) -> None:
+    def _tell(self, reason: str, level: LogLevel) -> None:
         now = self._clock()
         if now - self._told.get(reason, -LOG_INTERVAL) < LOG_INTERVAL:
             return

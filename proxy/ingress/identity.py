@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from proxy.ingress import client_address, routing
 from proxy.ingress.ports import RequestView
-from proxy.observe.reserved_users import MARK, OURS, named
+from proxy.observe.reserved_users import RESERVED_NAMES, RESERVED_PREFIX, normalize_user_name
 from proxy.policy.schema.identity import Tiers
 from proxy.policy.schema.server import (
     CookieSource,
@@ -142,14 +142,14 @@ def _valid_user(value: str) -> str | None:
         or value.startswith((IP_PREFIX, COOKIE_PREFIX))
     ):
         return None
-    return named(value)
+    return normalize_user_name(value)
 
 
 def canonical_user(user: str) -> str:
     """A user's name as requests bear it: an address in any spelling is the network that it counts with, and none has
     a name of ours without a mark."""
-    if user in OURS:
-        return MARK + user
+    if user in RESERVED_NAMES:
+        return RESERVED_PREFIX + user
     if user.startswith(IP_PREFIX) and client_address.parse_address(user.removeprefix(IP_PREFIX)) is not None:
         return _ip_user(user.removeprefix(IP_PREFIX))
     return user

@@ -37,9 +37,9 @@ from proxy.ingress.request_errors import bad_request, body_too_large
 from proxy.ingress.route_timeouts import within_total
 from proxy.ingress.routing import RouteTable
 from proxy.ingress.stream_limits import StreamLimits
-from proxy.observe.emit import Emit
-from proxy.observe.request_ids import Ids, trace_id
-from proxy.observe.request_registry import Requests
+from proxy.observe.emit import EmitEvent
+from proxy.observe.request_ids import IdGenerator, parse_traceparent
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema.alerting import InjectedFault
 from proxy.policy.schema.policy import Policy
 
@@ -92,15 +92,15 @@ class RequestPipeline:
         admission: AdmissionController,
         relay: Relay,
         account: RequestAccounting,
-        requests: Requests,
-        emit: Emit,
+        requests: RequestRegistry,
+        emit: EmitEvent,
         clock: Callable[[], float],
         allowances: UserBudgets | None = None,
         blocked: Container[str] = (),
         capacity: ConnectionLimits | None = None,
     ) -> None:
         self._clock = clock
-        self._ids = Ids()
+        self._ids = IdGenerator()
         self.rules = rules
         self._desk = desk
         self._limiter = limiter
@@ -200,7 +200,7 @@ class RequestPipeline:
 
     def _name(self, x: Exchange) -> None:
         x.request_id = self._ids.request_id(x.headers.get("X-Request-Id"), x.headers.get("X-Correlation-Id"))
-        x.trace_id = trace_id(x.headers.get("traceparent"))
+        x.trace_id = parse_traceparent(x.headers.get("traceparent"))
         x.token = self._ids.token()
 
     def _check_host(self, x: Exchange) -> None:

@@ -18,10 +18,10 @@ from proxy.ingress.pipeline import RequestPipeline, RequestRules
 from proxy.ingress.ports import AppBackend, OwnEndpointHandler, UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import Relay
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent_errors import Recent
-from proxy.observe.request_registry import Requests
+from proxy.observe.recent_errors import RecentErrors
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema.policy import Policy
 
 
@@ -36,13 +36,13 @@ class IngressService:
         *,
         ours: OwnEndpointHandler,
         metrics: Metrics,
-        log: Log,
-        requests: Requests | None = None,
+        log: EventLog,
+        requests: RequestRegistry | None = None,
         allowances: UserBudgets | None = None,
         blocked: Container[str] = (),
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
-        recent: Recent | None = None,
+        recent: RecentErrors | None = None,
         patience: ClientTimeouts = ClientTimeouts(),
     ) -> None:
         self._on_render = on_render
@@ -63,7 +63,7 @@ class IngressService:
             admission=self.admission,
             relay=self.relay,
             account=self.account,
-            requests=requests if requests is not None else Requests(loop.time),
+            requests=requests if requests is not None else RequestRegistry(loop.time),
             emit=log.emit,
             clock=loop.time,
             allowances=allowances,

@@ -22,8 +22,8 @@ from proxy.ledger.store import (
     WindowTotals,
 )
 from proxy.ledger.write_buffer import MAX_BATCH_ROWS, MAX_ROWS, Batch, WriteBuffer
-from proxy.observe.emit import Emit
-from proxy.observe.health import PartState
+from proxy.observe.emit import EmitEvent
+from proxy.observe.health import ComponentHealth
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 from proxy.policy.urls import mask_password, sqlite_path
@@ -44,7 +44,7 @@ class Ledger:
         self,
         policy: schema.Ledger,
         *,
-        emit: Emit,
+        emit: EmitEvent,
         metrics: Metrics,
         clock: Callable[[], float],
         now: Callable[[], float] = time.time,
@@ -193,11 +193,11 @@ class Ledger:
     def database(self) -> LedgerStore:
         return self._database
 
-    def health(self) -> PartState:
+    def health(self) -> ComponentHealth:
         if self._trouble is None:
-            return PartState("ok", f"calls are written to {self._database.where}", self._since)
+            return ComponentHealth("ok", f"calls are written to {self._database.where}", self._since)
         waiting = len(self._backlog)
-        return PartState("degraded", f"{self._trouble}; rows that wait in memory: {waiting}", self._since)
+        return ComponentHealth("degraded", f"{self._trouble}; rows that wait in memory: {waiting}", self._since)
 
     def refuses(self) -> bool:
         """Whether calls must not go on: `on_error: deny`, and they could not be written down."""

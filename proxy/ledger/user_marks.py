@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from proxy.ledger.store import ForgivenSpend, LedgerStore, LedgerUnavailable, RecordRejected
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 
 MAX_BLOCKED_USERS = 10_000  # users blocked at once, about 100 bytes each
 WAITING = 1000  # parts of forgiven money that wait to be written
@@ -25,7 +25,7 @@ class TooManyBlocked(Exception):
 class UserMarks:
     """For the loop's thread alone. `users` are blocked now. `now` is the wall clock."""
 
-    def __init__(self, database: LedgerStore, *, emit: Emit, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: LedgerStore, *, emit: EmitEvent, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._emit = emit
         self._now = now

@@ -18,7 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from proxy.ledger.record import ESTIMATED, OPEN, CallRecord
-from proxy.observe.reserved_users import VARIOUS
+from proxy.observe.reserved_users import VARIOUS_USERS
 
 OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
 MAX_BATCH_ROWS = 500
@@ -185,7 +185,7 @@ class WriteBuffer:
                 self.folded += 1
             total = self._sums.get(key := _key(entry, entry.user))
             if total is None and len(self._sums) >= self._bound // 2:
-                total = self._sums.get(key := _key(entry, VARIOUS))
+                total = self._sums.get(key := _key(entry, VARIOUS_USERS))
             if total is not None:
                 _add(total, entry)
             elif len(self._sums) < self._bound:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from proxy.observe.log_format import json_text, quote
+from proxy.observe.log_format import encode_json, quote_json
 
 
-class Access(NamedTuple):
+class AccessRecord(NamedTuple):
     """`path` is the target as it was sent, query included. Written out later, by the log's own thread."""
 
     request_id: str
@@ -37,13 +37,13 @@ class Access(NamedTuple):
             cost, calls, memory, refused,
         ) = self
         # fmt: on
-        quoted, verb = quote(path), quote(method)
+        quoted, verb = quote_json(path), quote_json(method)
         return (
             f'{{"time":"{stamp}","level":"{level}","event":"request","message":{verb[:-1]} {quoted[1:-1]} {status}",'
-            f'"request_id":{quote(request_id)},"trace_id":{_text(trace_id)},"route":{quote(route)},'
+            f'"request_id":{quote_json(request_id)},"trace_id":{_text(trace_id)},"route":{quote_json(route)},'
             f'"method":{verb},"path":{quoted},"status":{status},'
             f'"duration_ms":{took:.3f},"app_ms":{_number(app)},'
-            f'"user":{_text(user)},"tier":{_text(tier)},"client_ip":{quote(ip)},'
+            f'"user":{_text(user)},"tier":{_text(tier)},"client_ip":{quote_json(ip)},'
             f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
             f'"cost_usd":{"null" if cost is None else cost},"calls":{calls},'
             f'"memory_delta_mb":{_number(memory)},"refused":{_text(refused)}}}\n'
@@ -71,5 +71,5 @@ def _text(value: str | None) -> str:
     if value is None:
         return "null"
     if value.isascii():
-        return quote(value)
-    return json_text({"": value})[4:-1]
+        return quote_json(value)
+    return encode_json({"": value})[4:-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 _CONTROLLERS = ("cpu,cpuacct", "cpu")
 
 
-class Throttling:
+class CpuThrottling:
     """Seconds throttled since the cgroup was made; 0 where no file tells (no cgroup, no quota, not Linux).
 
     A quota may stand at any level above us, and each level counts only its own, so the levels are summed up
@@ -61,7 +61,7 @@ def _throttled(file: Path) -> float:
     return 0.0
 
 
-class Usage:
+class CpuUsage:
     """What the container uses of its CPU: of our own group, against the least quota of any level above.
 
     `seconds` is CPU time since the group was made; `cores` how many it may keep busy, None without a quota.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class Emit(Protocol):
+class EmitEvent(Protocol):
     """Takes an event's name (`app.restart`), a sentence for people, and named facts for machines."""
 
-    def __call__(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None: ...
+    def __call__(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None: ...

@@ -21,8 +21,8 @@ class Request(Protocol):
     def route_name(self) -> str: ...
 
 
-class Ended:
-    """What is left of a request: `at` is when it ended, by the clock that `Shelf` goes by."""
+class EndedRequest:
+    """What is left of a request: `at` is when it ended, by the clock that `EndedRequests` goes by."""
 
     __slots__ = ("at", "packed")
 
@@ -37,7 +37,7 @@ class Ended:
         return user, tier, route, request_id, None if trace_id == _NONE else trace_id
 
 
-def pack(request: Request) -> bytes:
+def pack_request(request: Request) -> bytes:
     """One object in place of five: some 100 bytes in place of 250. A NUL in a name is none of anybody's."""
     words = (request.user, request.tier, request.route_name, request.request_id, request.trace_id or _NONE)
     text = "\0".join(words)
@@ -46,7 +46,7 @@ def pack(request: Request) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-class _Piece(dict[str, Ended]):
+class _Piece(dict[str, EndedRequest]):
     """Those that ended one after the other, up to `until`; `last` is when the last of them did."""
 
     __slots__ = ("last", "until")
@@ -57,7 +57,7 @@ class _Piece(dict[str, Ended]):
         self.until = until
 
 
-class Shelf:
+class EndedRequests:
     """At most `most`, each for `keep` seconds. They lie in pieces by age, of which the oldest goes as a whole: where
     its last has had its time, or to make room."""
 
@@ -71,7 +71,7 @@ class Shelf:
     def __len__(self) -> int:
         return sum(map(len, self._pieces))
 
-    def put(self, token: str, ended: Ended) -> None:
+    def put(self, token: str, ended: EndedRequest) -> None:
         now = self._clock()
         newest = self._newest
         if newest is None or now > newest.until or len(newest) >= self._size:
@@ -79,14 +79,14 @@ class Shelf:
         newest[token] = ended
         newest.last = now
 
-    def find(self, token: str) -> Ended | None:
+    def find(self, token: str) -> EndedRequest | None:
         for piece in reversed(self._pieces):
             found = piece.get(token)
             if found is not None:
                 return found if self._clock() <= found.at + self._keep else None
         return None
 
-    def take(self, token: str) -> Ended | None:
+    def take(self, token: str) -> EndedRequest | None:
         """The same, and it is gone."""
         found = self.find(token)
         if found is not None:

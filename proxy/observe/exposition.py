@@ -1,6 +1,6 @@
 """A scrape, written in slices: other work gets its turn between them.
 
-The client library writes the text; `Series` hands it a few hundred samples at a time, since a hundred routes at
+The client library writes the text; `MetricFamily` hands it a few hundred samples at a time, since a hundred routes at
 once would hold the loop for some 30 ms on a whole core.
 """
 
@@ -17,22 +17,22 @@ from prometheus_client.registry import Collector
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-END = b"# EOF\n"
+EOF_MARKER = b"# EOF\n"
 
 
-async def render(registry: CollectorRegistry, wanted: bool) -> tuple[bytes, str]:
+async def render_exposition(registry: CollectorRegistry, wanted: bool) -> tuple[bytes, str]:
     """The text and its Content-Type, OpenMetrics where that is wanted. No `_created` series: they double a scrape and
     tell nothing."""
     encode = openmetrics.generate_latest if wanted else generate_latest
     parts: list[bytes] = []
     last = ""
     for metric in registry.collect():
-        text = encode(_Slice(metric)).removesuffix(END)
+        text = encode(_Slice(metric)).removesuffix(EOF_MARKER)
         parts.append(_without_head(text) if metric.name == last else text)
         last = metric.name
         await asyncio.sleep(0)
     if wanted:
-        parts.append(END)
+        parts.append(EOF_MARKER)
     return b"".join(parts), OPENMETRICS if wanted else TEXT
 
 

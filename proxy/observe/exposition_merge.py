@@ -24,7 +24,7 @@ _ABOUT = re.compile(r"#[ \t]+(HELP|TYPE|UNIT)[ \t]+([a-zA-Z_:][\w:]*)(?:[ \t]|$)
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AppExposition:
     """`text` without `# EOF`; `text` None where there is none to be had. `dropped` families had names of ours."""
 
     text: bytes | None
@@ -33,19 +33,19 @@ class Appended:
 
 
 # Takes whether OpenMetrics is wanted; None where the policy names no metrics of the app.
-Append = Callable[[bool], Awaitable[Appended | None]]
+FetchAppExposition = Callable[[bool], Awaitable[AppExposition | None]]
 
 
-class NoExposition(ValueError):
+class InvalidExposition(ValueError):
     """Says which line, never what it holds."""
 
 
-async def read(body: bytes, *, openmetrics: bool) -> Appended:
+async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
     """What the app answered, fit to stand behind ours. Raises NoExposition."""
     try:
         lines = body.decode().splitlines()
     except UnicodeDecodeError as error:
-        raise NoExposition("it is not UTF-8") from error
+        raise InvalidExposition("it is not UTF-8") from error
     kept: list[str] = []
     dropped: set[str] = set()
     for number, line in enumerate(lines, 1):
@@ -64,17 +64,17 @@ async def read(body: bytes, *, openmetrics: bool) -> Appended:
             sample = _SAMPLE.match(line)
             rest = line[sample.end() :] if sample is not None else line
             if sample is None or (rest and not (openmetrics and _EXEMPLAR.fullmatch(f" {rest.lstrip()}"))):
-                raise NoExposition(f"its line {number} is no sample")
+                raise InvalidExposition(f"its line {number} is no sample")
             name = sample[1]
         if name.startswith(PREFIX):
             dropped.add(_SUFFIX.sub("", name))
             continue
         kept.append(line)
     text = "\n".join(kept)
-    return Appended(f"{text}\n".encode() if text else b"", openmetrics, len(dropped))
+    return AppExposition(f"{text}\n".encode() if text else b"", openmetrics, len(dropped))
 
 
-def told(appended: Appended) -> bytes:
+def app_scrape_metrics(appended: AppExposition) -> bytes:
     """What is said of the app's part; there only where the policy names one."""
     return (
         b"# HELP outrigger_app_scrape_success 1 where the app's own metrics are in this scrape, else 0.\n"

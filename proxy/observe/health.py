@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-State = Literal["ok", "degraded", "down", "off"]
-Status = Literal["ok", "degraded", "down"]
+ComponentState = Literal["ok", "degraded", "down", "off"]
+OverallStatus = Literal["ok", "degraded", "down"]
 
-PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
-PATIENCE = 60.0  # seconds without a ready app until the whole is down
+COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
+APP_DOWN_GRACE = 60.0  # seconds without a ready app until the whole is down
 
 
 @dataclass(frozen=True, slots=True)
-class PartState:
+class ComponentHealth:
     """`reason` is a sentence for people; `since` is monotonic, None where the part does not know."""
 
-    state: State
+    state: ComponentState
     reason: str
     since: float | None = None
 
 
-NOT_SET = PartState("off", "not set")
+NOT_CONFIGURED = ComponentHealth("off", "not set")
 
-Check = Callable[[], PartState]
+HealthCheck = Callable[[], ComponentHealth]
 
 
-class Health:
+class HealthCheckRegistry:
     """Asks every part anew each time, so an answer is never old. Checks must be cheap and must not block.
 
     The whole is `down` only when the app has been down for 60 s: a platform restarts the instance then, and
@@ -43,27 +43,27 @@ class Health:
         *,
         version: str,
         now: Callable[[], float] = time.time,
-        patience: float = PATIENCE,
+        patience: float = APP_DOWN_GRACE,
     ) -> None:
         self._clock = clock
         self._now = now
         self._version = version
         self._patience = patience
         self._started = clock()
-        self._checks: dict[str, Check] = {}
-        self._seen: dict[str, tuple[State, float]] = {}
+        self._checks: dict[str, HealthCheck] = {}
+        self._seen: dict[str, tuple[ComponentState, float]] = {}
 
-    def register(self, part: str, check: Check) -> None:
-        if part not in PARTS:
-            raise ValueError(f"{part} is no part of health; the parts are {', '.join(PARTS)}")
+    def register(self, part: str, check: HealthCheck) -> None:
+        if part not in COMPONENTS:
+            raise ValueError(f"{part} is no part of health; the parts are {', '.join(COMPONENTS)}")
         self._checks[part] = check
 
-    def observe(self) -> dict[str, PartState]:
+    def observe(self) -> dict[str, ComponentHealth]:
         """Every part's state, `since` filled in; called once a second, so that it is close to true."""
         now = self._clock()
-        return {part: self._ask(part, now) for part in PARTS}
+        return {part: self._ask(part, now) for part in COMPONENTS}
 
-    def status(self) -> Status:
+    def status(self) -> OverallStatus:
         return self._overall(self.observe())
 
     def report(self) -> dict[str, object]:
@@ -78,22 +78,22 @@ class Health:
             body[part] = {"state": state.state, "reason": state.reason, "since": self._wall(state.since)}
         return body
 
-    def _ask(self, part: str, now: float) -> PartState:
+    def _ask(self, part: str, now: float) -> ComponentHealth:
         check = self._checks.get(part)
         if check is None:
-            found = NOT_SET
+            found = NOT_CONFIGURED
         else:
             try:
                 found = check()
             except Exception as error:  # a fault in one check must not take the instance out of service
-                found = PartState("degraded", f"its check failed: {type(error).__name__}: {error}")
+                found = ComponentHealth("degraded", f"its check failed: {type(error).__name__}: {error}")
         before = self._seen.get(part)
         if before is None or before[0] != found.state:
             first = self._started if before is None else now
             before = self._seen[part] = (found.state, first)
-        return PartState(found.state, found.reason, before[1] if found.since is None else found.since)
+        return ComponentHealth(found.state, found.reason, before[1] if found.since is None else found.since)
 
-    def _overall(self, parts: dict[str, PartState]) -> Status:
+    def _overall(self, parts: dict[str, ComponentHealth]) -> OverallStatus:
         app = parts["app"]
         if app.state == "down" and app.since is not None and self._clock() - app.since >= self._patience:
             return "down"

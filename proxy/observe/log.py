@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import BinaryIO
 
-from proxy.observe.access_log import Access
-from proxy.observe.emit import Level
-from proxy.observe.log_format import LONGEST, Stamp, json_line, text_line
-from proxy.observe.log_writer import HELD, Sink
+from proxy.observe.access_log import AccessRecord
+from proxy.observe.emit import LogLevel
+from proxy.observe.log_format import MAX_LINE_LENGTH, TimestampFormatter, format_json_line, format_text_line
+from proxy.observe.log_writer import MAX_PENDING_BYTES, LogWriter
 from proxy.observe.redact import Redactor
 from proxy.policy import schema
 
 _HELD_BY_ACCESS = 2048  # bytes of memory that a request waiting to be written takes, its path apart
-Take = Callable[[], None]
-WHOLE = 2**31  # characters: whoever hands them over has cut them to a size
+ApplyPolicy = Callable[[], None]
+UNCLIPPED = 2**31  # characters: whoever hands them over has cut them to a size
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-class Log:
-    """`emit` is an `Emit`. Takes events from any thread; `out` is a descriptor or a binary file.
+class EventLog:
+    """`emit` is an `EmitEvent`. Takes events from any thread; `out` is a descriptor or a binary file.
 
     `now` gives seconds since the epoch. At most `bound` bytes wait for a slow reader; what comes past that is
     dropped, counted in `dropped`, and told of by one `log.dropped` line when lines flow again.
@@ -33,19 +33,19 @@ class Log:
         *,
         out: BinaryIO | int,
         now: Callable[[], float] = time.time,
-        bound: int = HELD,
+        bound: int = MAX_PENDING_BYTES,
     ) -> None:
         self._now = now
-        self._stamp = Stamp()
+        self._stamp = TimestampFormatter()
         self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # told of errors as well
         self.apply(policy)
-        self._sink = Sink(out, notice=self._dropped_line, bound=bound)
+        self._sink = LogWriter(out, notice=self._dropped_line, bound=bound)
 
     def apply(self, policy: schema.Log) -> None:
         """Takes a new policy for the lines to come."""
         self.prepare(policy)()
 
-    def prepare(self, policy: schema.Log) -> Take:
+    def prepare(self, policy: schema.Log) -> ApplyPolicy:
         """What puts a new policy in force, and does not fail any more."""
         return partial(self._take, policy, Redactor(policy.redact))
 
@@ -65,21 +65,23 @@ class Log:
     def wants(self, level: str) -> bool:
         return LEVELS.get(level, 40) >= self._least
 
-    def emit(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None:
+    def emit(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
         if level == "error" and self.on_error is not None:
             self.on_error(event, message, facts)
         if self.wants(level):
             self.put(self.encode(event, message, level, facts))
 
-    def tell(self, event: str, message: str, *, level: Level = "info", **facts: object) -> None:
-        """An `Emit` for what others decided to say: told whatever its level, and whole."""
-        self.put(self.encode(event, message, level, facts, WHOLE))
+    def tell(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
+        """An `EmitEvent` for what others decided to say: told whatever its level, and whole."""
+        self.put(self.encode(event, message, level, facts, UNCLIPPED))
 
-    def encode(self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = LONGEST) -> str:
+    def encode(
+        self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH
+    ) -> str:
         """The line with its newline; facts cannot take the place of `time`, `level`, `event`, `message`."""
         if not facts.keys().isdisjoint(_OURS):
             facts = {f"{key}_" if key in _OURS else key: value for key, value in facts.items()}
-        shape = json_line if self._json else text_line
+        shape = format_json_line if self._json else format_text_line
         try:
             return shape(self._stamp(self._now()), level, event, message, facts, longest)
         except Exception as error:  # a fact's own str() may do anything, and must not break what is logged
@@ -95,7 +97,7 @@ class Log:
         data = line.encode("utf-8", "backslashreplace")
         self._sink.put(data, len(data))
 
-    def access(self, request: Access) -> None:
+    def access(self, request: AccessRecord) -> None:
         """A finished request: a `warning` from a status of 500 on, else `info`. The writer's thread writes it out: many
         lines in one go cost half of what each costs between two requests."""
         level = "info" if request.status < 500 else "warning"
@@ -107,7 +109,7 @@ class Log:
         """Writes what waits, blocking for at most `timeout` seconds; whether everything was written."""
         return self._sink.close(timeout)
 
-    def _access_line(self, request: Access, level: str, moment: float) -> bytes:
+    def _access_line(self, request: AccessRecord, level: str, moment: float) -> bytes:
         try:
             path = self.redactor.target(request.path)
             stamp = self._stamp(moment)
@@ -115,7 +117,7 @@ class Log:
                 line = request.json(stamp, level, path)
             else:
                 message = f"{request.method} {path} {request.status}"
-                line = text_line(stamp, level, "request", message, request.facts())
+                line = format_text_line(stamp, level, "request", message, request.facts())
         except Exception as error:  # as in `encode`: it must not take other lines along
             text = f"A request's line could not be written out: {type(error).__name__}"
             line = self.encode("log.fault", text, "error", {"request_id": request.request_id})

@@ -15,17 +15,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 
-LONGEST = 64 * 1024  # characters of a line's facts before long strings and lists are clipped
+MAX_LINE_LENGTH = 64 * 1024  # characters of a line's facts before long strings and lists are clipped
 _CLIPPED_STRING = 4096
 _CLIPPED_ITEMS = 100
 _DEEPEST = 6
 
-quote = encode_basestring_ascii  # a string as a JSON string in ASCII, written in C
+quote_json = encode_basestring_ascii  # a string as a JSON string in ASCII, written in C
 
 _BARE = re.compile(r"[!#-<>-~]+")  # printable ASCII without space, quote and equals sign
 
 
-class Stamp:
+class TimestampFormatter:
     """RFC 3339 in UTC with milliseconds; the part down to the second is kept while the second lasts."""
 
     __slots__ = ("_kept",)
@@ -42,32 +42,32 @@ class Stamp:
         return f"{kept[1]}.{int((moment - second) * 1000):03d}Z"
 
 
-def json_line(
+def format_json_line(
     stamp: str,
     level: str,
     event: str,
     message: str,
     facts: Mapping[str, object],
-    longest: int = LONGEST,
+    longest: int = MAX_LINE_LENGTH,
 ) -> str:
     """`request_id` and `trace_id` are always there, null where the event belongs to no request. `longest` is of the
     message and of the facts, each."""
     rest = {"request_id": None, "trace_id": None, **facts}
-    text = json_text(rest, longest)
-    head = json_text({"message": message}, longest)
+    text = encode_json(rest, longest)
+    head = encode_json({"message": message}, longest)
     return (
-        f'{{"time":"{stamp}","level":"{level}","event":{quote(event)},{head[1:-1]},'
+        f'{{"time":"{stamp}","level":"{level}","event":{quote_json(event)},{head[1:-1]},'
         f"{text[1:] if len(text) > 2 else '}'}\n"
     )
 
 
-def text_line(
+def format_text_line(
     stamp: str,
     level: str,
     event: str,
     message: str,
     facts: Mapping[str, object],
-    longest: int = LONGEST,
+    longest: int = MAX_LINE_LENGTH,
 ) -> str:
     """`TIME LEVEL event: message key=value …`; facts without a value are left out. `longest` is of each fact: a
     message is never clipped here."""
@@ -76,7 +76,7 @@ def text_line(
     return " ".join(parts) + "\n"
 
 
-def json_text(facts: Mapping[str, object], longest: int = LONGEST) -> str:
+def encode_json(facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH) -> str:
     """Any facts as strict JSON in ASCII: no NaN, no lone surrogates, no cycles, nothing overlong."""
     try:
         text = _encode(facts)
@@ -100,7 +100,7 @@ def printable(text: str) -> str:
 def _shown(value: object, longest: int) -> str:
     if isinstance(value, str) and _BARE.fullmatch(value):
         return value
-    text = json_text({"": value}, longest)[4:-1]
+    text = encode_json({"": value}, longest)[4:-1]
     if isinstance(value, str):
         return text
     return text[1:-1] if text[0] == '"' and _BARE.fullmatch(text[1:-1]) else text

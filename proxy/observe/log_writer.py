@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import BinaryIO
 
-HELD = 8 * 1024 * 1024
+MAX_PENDING_BYTES = 8 * 1024 * 1024
 LINGER = 0.05  # seconds that the writer waits for more lines: each wake-up fights the loop for the interpreter
 _CHUNK = 1024 * 1024
 _BATCH = 64  # lines written out before the loop has its turn: under 1 ms
@@ -22,7 +22,7 @@ _RETRY = 0.2  # seconds between looks at a descriptor that takes nothing
 Line = bytes | Callable[[], bytes]  # the latter is made by the thread that writes it, and must not raise
 
 
-class Sink:
+class LogWriter:
     """Takes whole lines from any thread, at once; at most `bound` bytes wait, what is more is dropped.
 
     The descriptor is never set non-blocking (the app may share it), but may be. Lines for a pipe go out in
@@ -30,7 +30,7 @@ class Sink:
     `notice(n)` makes the line that tells of n dropped lines, once lines flow again.
     """
 
-    def __init__(self, out: BinaryIO | int, *, notice: Callable[[int], bytes], bound: int = HELD) -> None:
+    def __init__(self, out: BinaryIO | int, *, notice: Callable[[int], bytes], bound: int = MAX_PENDING_BYTES) -> None:
         self._file: BinaryIO | None = None
         self._fd = -1
         self._piece = _CHUNK

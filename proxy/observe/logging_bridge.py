@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp.http_exceptions import HttpProcessingError
 from pythonjsonlogger.core import BaseJsonFormatter
 
-from proxy.observe.log import LEVELS, Log
+from proxy.observe.log import LEVELS, EventLog
 
 # Fields that asyncio and Python 3.12+ add to each record, and that tell nobody anything.
 _NOISE = ("taskName",)
@@ -21,7 +21,7 @@ _NOISE = ("taskName",)
 class LineFormatter(BaseJsonFormatter):
     """A record as a line of our log, `event: log`, its logger's name under `logger`."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: EventLog) -> None:
         super().__init__(["message", "levelno", "name"], rename_fields={"name": "logger"})
         self.reserved_attrs.update(_NOISE)
         self._skip_fields.update(_NOISE)
@@ -41,7 +41,7 @@ class LineFormatter(BaseJsonFormatter):
 class LogHandler(logging.Handler):
     """Puts records into our log. Its own faults are told of there too, never on the app's stderr."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: EventLog) -> None:
         super().__init__()
         self._log = log
         self.setFormatter(LineFormatter(log))
@@ -84,7 +84,7 @@ class Installed:
         self.ours = ours
 
 
-def install_stdlib_logging(log: Log) -> Installed:
+def install_stdlib_logging(log: EventLog) -> Installed:
     """Takes the root logger over, warnings of the `warnings` module included; undo with `uninstall`."""
     root = logging.getLogger()
     before = Installed(root.handlers[:], root.level, LogHandler(log))

@@ -11,14 +11,14 @@ SLOTS = 60  # so: the last hour
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
+class RouteGrowth:
     """`amount` in bytes, below 0 where memory was given back."""
 
     amount: int
     requests: int
 
 
-class Growth:
+class MemoryGrowth:
     """What memory changes by from one sample to the next is split evenly among the requests that were in flight
     in between. One route alone gets the whole; routes that always run together cannot be told apart. What changes
     while nothing is in flight belongs to nobody, and a new process begins anew.
@@ -52,7 +52,7 @@ class Growth:
         self.begun.clear()
         self._carried = {route: requests for route, requests in self._in_flight.items() if requests}
 
-    def last_hour(self) -> dict[str, Grown]:
+    def last_hour(self) -> dict[str, RouteGrowth]:
         """By route, the one that grew most first."""
         since = self._clock() - SLOT * SLOTS
         sums: dict[str, list[float]] = {}
@@ -63,7 +63,7 @@ class Growth:
                     kept[0] += amount
                     kept[1] += requests
         ordered = sorted(sums.items(), key=lambda item: -item[1][0])
-        return {route: Grown(round(amount), int(requests)) for route, (amount, requests) in ordered}
+        return {route: RouteGrowth(round(amount), int(requests)) for route, (amount, requests) in ordered}
 
     def _slot(self) -> dict[str, list[float]]:
         now = self._clock()

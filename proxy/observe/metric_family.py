@@ -77,7 +77,7 @@ class Histogram:
 Child = TypeVar("Child", Counter, Gauge, Histogram)
 
 
-class Series(Collector, Generic[Child]):
+class MetricFamily(Collector, Generic[Child]):
     """One metric: what is counted under each set of label values, made by `make` at its first use.
 
     Past `limit` sets of values, a new set is counted with its `free` labels (those whose values nobody lists

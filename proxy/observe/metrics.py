@@ -1,7 +1,7 @@
 """Every metric of the house, on a registry of its own.
 
 prometheus-client writes the scrape; prometheus-async would add timers for coroutines, which our one accounting step
-does not need, and a scrape endpoint that renders on the loop without a pause, which it must not. `Series` counts
+does not need, and a scrape endpoint that renders on the loop without a pause, which it must not. `MetricFamily` counts
 without locks, and has what the client lacks: a bound on label values.
 
 Beside the contract's metrics there are some of ours: `http_concurrency`, `rate_limit_evicted_total`,
@@ -18,9 +18,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from proxy.observe.exposition import END, render, wants_openmetrics
-from proxy.observe.exposition_merge import Append, told
-from proxy.observe.metric_family import OTHER, Child, Counter, Gauge, Histogram, Series
+from proxy.observe.exposition import EOF_MARKER, render_exposition, wants_openmetrics
+from proxy.observe.exposition_merge import FetchAppExposition, app_scrape_metrics
+from proxy.observe.metric_family import OTHER, Child, Counter, Gauge, Histogram, MetricFamily
 from proxy.policy import schema
 
 NAMESPACE = "outrigger"
@@ -46,9 +46,9 @@ class Metrics:
 
     def __init__(self, policy: schema.Metrics, *, version: str) -> None:
         self._limit = policy.max_series
-        self._every: list[Series[Any]] = []
+        self._every: list[MetricFamily[Any]] = []
         self._scrapes: list[Callable[[], None]] = []
-        self.append: Append | None = None  # brings the metrics of the app itself
+        self.append: FetchAppExposition | None = None  # brings the metrics of the app itself
         self.registry = CollectorRegistry(auto_describe=False)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         counter_alone, gauge_alone = self._counter_alone, self._gauge_alone
@@ -262,18 +262,25 @@ class Metrics:
             wanted = False
         for fill in self._scrapes:
             fill()
-        text, kind = await render(self.registry, wanted)
+        text, kind = await render_exposition(self.registry, wanted)
         if theirs is not None:
-            text = b"".join((text.removesuffix(END), told(theirs), theirs.text or b"", END if wanted else b""))
+            text = b"".join(
+                (
+                    text.removesuffix(EOF_MARKER),
+                    app_scrape_metrics(theirs),
+                    theirs.text or b"",
+                    EOF_MARKER if wanted else b"",
+                )
+            )
         return text, kind
 
-    def _counter(self, name: str, text: str, *labels: str) -> Series[Counter]:
+    def _counter(self, name: str, text: str, *labels: str) -> MetricFamily[Counter]:
         return self._series("counter", name, text, labels, Counter)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Series[Gauge]:
+    def _gauge(self, name: str, text: str, *labels: str) -> MetricFamily[Gauge]:
         return self._series("gauge", name, text, labels, Gauge)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Series[Histogram]:
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> MetricFamily[Histogram]:
         return self._series("histogram", name, text, labels, lambda: Histogram(buckets))
 
     def _counter_alone(self, name: str, text: str) -> Counter:
@@ -284,9 +291,9 @@ class Metrics:
 
     def _series(
         self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
-    ) -> Series[Child]:
+    ) -> MetricFamily[Child]:
         name = f"{NAMESPACE}_{name}"
-        series = Series(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._limit)
+        series = MetricFamily(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._limit)
         self._every.append(series)
         return series
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.observe.cgroup import Throttling
+from proxy.observe.cgroup import CpuThrottling
 from proxy.observe.metrics import Metrics
 
 PERIOD = 1.0
@@ -19,7 +19,7 @@ _STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ResourceSample:
     """`app_bytes` and `limit_bytes` are None where they are unknown."""
 
     gateway_bytes: int = 0
@@ -36,7 +36,7 @@ class Sample:
         return (self.gateway_bytes + self.app_bytes) / self.limit_bytes
 
 
-class Runtime:
+class ProcessSampler:
     """`latest` is the last sample; every listener of `on_sample` gets each one, on the loop."""
 
     def __init__(
@@ -55,19 +55,19 @@ class Runtime:
         self._app_bytes = app_bytes
         self._limit_bytes = limit_bytes
         self._own_bytes = own_bytes or resident_bytes
-        self._throttled = throttled or Throttling().seconds
+        self._throttled = throttled or CpuThrottling().seconds
         self._sleep = sleep
         self._throttled_before = self._throttled()
-        self._listeners: list[Callable[[Sample], None]] = []
-        self.latest = Sample()
+        self._listeners: list[Callable[[ResourceSample], None]] = []
+        self.latest = ResourceSample()
 
-    def on_sample(self, listener: Callable[[Sample], None]) -> None:
+    def on_sample(self, listener: Callable[[ResourceSample], None]) -> None:
         self._listeners.append(listener)
 
-    def sample(self, lag: float = 0.0) -> Sample:
+    def sample(self, lag: float = 0.0) -> ResourceSample:
         """Measures now; `lag` is how many seconds late the loop came to it."""
         throttled = self._throttled()
-        taken = Sample(
+        taken = ResourceSample(
             gateway_bytes=self._own_bytes(),
             app_bytes=self._app_bytes(),
             limit_bytes=self._limit_bytes(),

@@ -15,7 +15,7 @@ MOST = 500  # users in each slot; the one refused longest ago goes first
 TOP = 10
 
 
-class Recent:
+class RecentErrors:
     """`now` is the wall clock, `redact` takes the secrets out of a request target."""
 
     def __init__(self, redact: Callable[[str], str], *, now: Callable[[], float] = time.time) -> None:
@@ -30,7 +30,7 @@ class Recent:
     ) -> None:
         self._requests.append(
             {
-                "time": rfc3339(self._now()),
+                "time": format_rfc3339(self._now()),
                 "request_id": request_id,
                 "route": route,
                 "method": method,
@@ -47,7 +47,7 @@ class Recent:
     ) -> None:
         self._calls.append(
             {
-                "time": rfc3339(self._now()),
+                "time": format_rfc3339(self._now()),
                 "request_id": request_id,
                 "upstream": upstream,
                 "model": model and model[:TEXT],
@@ -99,7 +99,7 @@ class Recent:
                 "tier": entry.tier,
                 "where": entry.where,
                 "refused": entry.count,
-                "last": rfc3339(entry.last),
+                "last": format_rfc3339(entry.last),
             }
             for (user, reason), entry in top
         ]
@@ -129,6 +129,6 @@ class _Refused:
         self.last = 0.0
 
 
-def rfc3339(moment: float) -> str:
+def format_rfc3339(moment: float) -> str:
     """A moment of the wall clock, in UTC, to the second."""
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%S}Z"

@@ -13,7 +13,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL)
 
 
-class Ids:
+class IdGenerator:
     """Request ids and tokens out of one pool of the system's random bytes, each bit used once.
 
     An id is shown to clients and logged; since ids and tokens share no bit, it tells nothing of the token.
@@ -45,7 +45,7 @@ class Ids:
         return self.token()
 
 
-def trace_id(traceparent: str | None) -> str | None:
+def parse_traceparent(traceparent: str | None) -> str | None:
     """The trace id of a valid `traceparent` (W3C Trace Context section 3.2), for our own log lines.
 
     Never minted, and the header itself is passed on unchanged, valid or not: it is between client and app.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.observe.ended_requests import Ended, Shelf, pack
+from proxy.observe.ended_requests import EndedRequest, EndedRequests, pack_request
 
 AFTERLIFE = 600.0  # seconds
 MOST_SILENT = 15_000  # ended requests whose token never came back: 25 a second for ten minutes, 4 MiB
@@ -43,7 +43,7 @@ class Request(Protocol):
         """What a call cost beyond that, which ended before it was known: others went on reading its answer."""
 
 
-class Owner:
+class Attribution:
     """Whose work it is. `request` is None once that request has ended."""
 
     __slots__ = ("request", "request_id", "route", "tier", "token", "trace_id", "user")
@@ -67,15 +67,15 @@ class Owner:
         self.request = request
 
 
-class Requests:
+class RequestRegistry:
     """The requests under way by their tokens, and the ended ones for a while."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._live: dict[str, Request] = {}
         self._heard: set[str] = set()  # tokens of live ones that came back
-        self._ended_heard = Shelf(MOST_HEARD, AFTERLIFE, clock)
-        self._ended_silent = Shelf(MOST_SILENT, AFTERLIFE, clock)
+        self._ended_heard = EndedRequests(MOST_HEARD, AFTERLIFE, clock)
+        self._ended_silent = EndedRequests(MOST_SILENT, AFTERLIFE, clock)
         self._work: dict[str, set[Callable[[], object]]] = {}
 
     def __repr__(self) -> str:
@@ -95,19 +95,19 @@ class Requests:
             self._heard.discard(token)
         if heard or told:
             shelf = self._ended_heard if heard else self._ended_silent
-            shelf.put(token, Ended(self._clock(), pack(request)))
+            shelf.put(token, EndedRequest(self._clock(), pack_request(request)))
         work = self._work.pop(token, None)
         if abandoned and work is not None:
             for cancel in work:
                 cancel()
 
-    def find(self, token: str | None) -> Owner | None:
+    def find(self, token: str | None) -> Attribution | None:
         if token is None:
             return None
         live = self._live.get(token)
         if live is not None:
             self._heard.add(token)
-            return Owner(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
+            return Attribution(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
         ended = self._ended_heard.find(token)
         if ended is None:
             ended = self._ended_silent.take(token)
@@ -115,7 +115,7 @@ class Requests:
                 return None
             self._ended_heard.put(token, ended)
         user, tier, route, request_id, trace_id = ended.fields
-        return Owner(token, user, tier, request_id, trace_id, route, None)
+        return Attribution(token, user, tier, request_id, trace_id, route, None)
 
     def works(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
         """Something works for a live request, and is cancelled when that one is abandoned; call what is

@@ -26,7 +26,7 @@ GROUPS = 100  # that are remembered
 FRAMES = 50
 
 
-class Sentry:
+class SentryReporter:
     """Takes events from any thread; the client sends in a thread of its own, and drops what is too much."""
 
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
@@ -89,7 +89,7 @@ class Sentry:
         return True
 
 
-def connect(policy: Policy, *, version: str, clock: Callable[[], float]) -> Sentry | None:
+def connect_sentry(policy: Policy, *, version: str, clock: Callable[[], float]) -> SentryReporter | None:
     """None where no DSN is set, or the package is not there (the policy's warning says so)."""
     if policy.dsn is None:
         return None
@@ -112,7 +112,7 @@ def connect(policy: Policy, *, version: str, clock: Callable[[], float]) -> Sent
         propagate_traces=False,
         enable_backpressure_handling=False,
     )
-    return Sentry(client, clock)
+    return SentryReporter(client, clock)
 
 
 def _short(filename: str) -> str:

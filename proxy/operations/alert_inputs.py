@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from proxy.egress.circuit_breaker import CLOSED, HALF_OPEN
-from proxy.observe.alerts.inputs import BreakerFact, CapFact
-from proxy.observe.health import PartState
-from proxy.observe.process_sampler import Sample
-from proxy.observe.timeseries.window_stats import Span
+from proxy.observe.alerts.inputs import BreakerInput, CapInput
+from proxy.observe.health import ComponentHealth
+from proxy.observe.process_sampler import ResourceSample
+from proxy.observe.timeseries.window_stats import WindowStats
 from proxy.units import NANOS
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ POOL_HOLDERS_SECONDS = 60.0  # seconds for which it is remembered who held the d
 
 
 class GatewayAlertInputs:
-    """`Facts` of observe.alerts."""
+    """`AlertInputs` of observe.alerts."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._held = ("", 0.0)
 
-    def sample_pool_holders(self, _: Sample) -> None:
+    def sample_pool_holders(self, _: ResourceSample) -> None:
         """Once a second: at the next judging they may be gone."""
         self._look_at_pool()
 
@@ -44,7 +44,7 @@ class GatewayAlertInputs:
     def ending(self) -> bool:
         return self._gateway.stopping
 
-    def parts(self) -> Mapping[str, PartState]:
+    def parts(self) -> Mapping[str, ComponentHealth]:
         return self._gateway.health.observe()
 
     def app_excused(self) -> bool:
@@ -54,7 +54,7 @@ class GatewayAlertInputs:
         waited = self._gateway.history.clock() - app.since
         return app.state == "starting" and waited < self._gateway.policy.app.start_timeout
 
-    def breakers(self) -> Mapping[str, BreakerFact]:
+    def breakers(self) -> Mapping[str, BreakerInput]:
         found = {}
         now = self._gateway.history.clock()
         for name, upstream in self._gateway.egress.upstreams.items():
@@ -62,16 +62,16 @@ class GatewayAlertInputs:
             state = breaker.state
             opened = None if state == HALF_OPEN else state != CLOSED
             changed = now - breaker.since if breaker.why else None
-            found[name] = BreakerFact(opened, breaker.why, breaker.forced is not None, changed)
+            found[name] = BreakerInput(opened, breaker.why, breaker.forced is not None, changed)
         return found
 
-    def sample(self) -> Sample:
+    def sample(self) -> ResourceSample:
         return self._gateway.runtime.latest
 
     def timeouts(self) -> Mapping[str, float | None]:
         return {route.name: route.timeout for route in self._gateway.policy.routes}
 
-    def caps(self, share: float) -> Mapping[str, CapFact]:
+    def caps(self, share: float) -> Mapping[str, CapInput]:
         upstreams = self._gateway.egress.upstreams
         tier_of = self._gateway.egress.pipeline.tiers.of
         return {
@@ -99,14 +99,14 @@ class GatewayAlertInputs:
     def policy_refused(self) -> str:
         return self._gateway.reloader.refused or ""
 
-    def since(self, seconds: float) -> Span:
+    def since(self, seconds: float) -> WindowStats:
         return self._gateway.history.since(seconds)
 
 
-def _read_cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> CapFact:
+def _read_cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> CapInput:
     limits = upstream.billing.limits
     total = limits.cap.total
-    return CapFact(
+    return CapInput(
         spent_today=limits.spent("d") / NANOS,
         projected_today=upstream.billing.projected_today() / NANOS,
         total="" if total is None else str(total),

@@ -14,7 +14,7 @@ from proxy.errors import Refusal
 from proxy.ingress.identity import canonical_user
 from proxy.ledger.store import ForgivenSpend
 from proxy.ledger.user_marks import MAX_BLOCKED_USERS, TooManyBlocked
-from proxy.observe.reserved_users import NOBODY
+from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.units import format_nanos
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class GatewayCommands:
         return f"{user} is not blocked any more{_describe_unrecorded(trouble)}."
 
     async def forgive_user(self, user: str) -> str:
-        user = user if user == NOBODY else canonical_user(user)  # calls of nobody have a cap too
+        user = user if user == UNATTRIBUTED else canonical_user(user)  # calls of nobody have a cap too
         await self._gateway.egress.spend.load_user(user)
         taken = self._gateway.egress.spend.forgive(user)
         if not taken:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.app.memory_usage import limit, machine
-from proxy.observe.health import PartState, State
-from proxy.observe.process_sampler import Sample
-from proxy.observe.timeseries.history import Levels
+from proxy.app.memory_usage import machine_memory, memory_limit
+from proxy.observe.health import ComponentHealth, ComponentState
+from proxy.observe.process_sampler import ResourceSample
+from proxy.observe.timeseries.history import GaugeLevels
 from proxy.policy.schema.policy import Policy
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class HealthReport:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def record_sample(self, sample: Sample) -> None:
+    def record_sample(self, sample: ResourceSample) -> None:
         """Once a second: since when a part is as it is must not depend on who asks."""
         self._gateway.health.observe()
         self._gateway.door.account.growth.take(self._gateway.app.pid, sample.app_bytes)
@@ -34,32 +34,32 @@ class HealthReport:
             return False, f"the app is {app.state}: {app.reason}"
         return True, "a request would be served now"
 
-    def check_app(self) -> PartState:
+    def check_app(self) -> ComponentHealth:
         app = self._gateway.app
-        state: State = "ok" if app.is_ready else "degraded" if app.replacing else "down"
-        return PartState(state, f"{app.state}: {app.reason}", app.since)
+        state: ComponentState = "ok" if app.is_ready else "degraded" if app.replacing else "down"
+        return ComponentHealth(state, f"{app.state}: {app.reason}", app.since)
 
-    def check_memory(self) -> PartState:
+    def check_memory(self) -> ComponentHealth:
         share, warn = self._gateway.runtime.latest.memory_share, self._gateway.policy.app.memory.warn
         if share is None:
-            return PartState("ok", "no limit is known")
-        return PartState("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
+            return ComponentHealth("ok", "no limit is known")
+        return ComponentHealth("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
 
-    def check_store(self) -> PartState:
-        return PartState("ok", "counts are kept in this instance's memory")
+    def check_store(self) -> ComponentHealth:
+        return ComponentHealth("ok", "counts are kept in this instance's memory")
 
-    def check_connections(self) -> PartState:
+    def check_connections(self) -> ComponentHealth:
         door = self._gateway.door
         trouble = door.capacity.trouble()
         if trouble is not None:
-            return PartState("degraded", trouble)
-        return PartState("ok", f"{len(door.server.connections)} of {door.capacity.total} are open")
+            return ComponentHealth("degraded", trouble)
+        return ComponentHealth("ok", f"{len(door.server.connections)} of {door.capacity.total} are open")
 
-    def read_levels(self) -> Levels:
+    def read_levels(self) -> GaugeLevels:
         """What the history keeps beside counts."""
         latest, database = self._gateway.runtime.latest, self._gateway.database
         pool = database.pool if database is not None else None
-        return Levels(
+        return GaugeLevels(
             app_bytes=latest.app_bytes or 0,
             gateway_bytes=latest.gateway_bytes,
             pool_in_use=len(pool.servers) - len(pool.idle) if pool is not None else 0,
@@ -85,4 +85,4 @@ def resolve_memory_limit(policy: Policy) -> int | None:
     """Bytes that gateway and app may use together: the policy's word, else the container's, else all that the machine
     has; None where nothing of that is to be seen."""
     wanted = policy.app.memory.limit
-    return (limit() or machine()) if wanted == "auto" else wanted
+    return (memory_limit() or machine_memory()) if wanted == "auto" else wanted

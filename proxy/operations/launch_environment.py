@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from proxy.app import attribution
 from proxy.app.command import Command
-from proxy.app.environment import build
+from proxy.app.environment import build_environment
 from proxy.egress.service import Egress
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
 from proxy.process.listen_sockets import ListenSockets
@@ -31,7 +31,7 @@ class LaunchEnvironment:
         sockets: ListenSockets,
         egress: Egress,
         database: PostgresService | None,
-        log: Log,
+        log: EventLog,
     ) -> None:
         self._environ = environ
         self._command = command
@@ -56,7 +56,7 @@ class LaunchEnvironment:
         if self._command is None:
             return extra, False
         public = self._sockets.public.getsockname()[1] if self._sockets.public is not None else None
-        env, notes = build(
+        env, notes = build_environment(
             self._environ, programs=self._command.programs, public=public, private=self._private, extra=extra
         )
         for note in notes:

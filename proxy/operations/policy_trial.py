@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from proxy.app.external_app import External
+from proxy.app.external_app import ExternalApp
 from proxy.egress import upstream as outgoing
 from proxy.errors import Fault, OutriggerError, PolicyError
 from proxy.ingress.pipeline import RequestRules
@@ -51,7 +51,7 @@ def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[s
         yield f"upstreams.{name}", partial(outgoing.try_out, one)
     yield "ledger.url", lambda: store_of(policy.ledger.url)
     if policy.app.url is not None:
-        yield "app.url", lambda: External(policy.app, emit=_discard_event, clock=time.monotonic)
+        yield "app.url", lambda: ExternalApp(policy.app, emit=_discard_event, clock=time.monotonic)
     if policy.postgres.url:
         yield "postgres.url", lambda: _parse_database_url(policy.postgres.url or "", environ)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from proxy.errors import Fault, PolicyError
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.operations.pending_changes import PendingChange
 from proxy.operations.policy_trial import RESTORE_HINT, describe_error
@@ -26,7 +26,7 @@ class Reloader:
         policy: Policy,
         environ: Mapping[str, str],
         *,
-        emit: Emit,
+        emit: EmitEvent,
         metrics: Metrics,
         ours: bool = True,
     ) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from proxy.egress.circuit_breaker import CLOSED, OPEN
 from proxy.egress.upstream import Upstream
-from proxy.observe.cgroup import Usage
-from proxy.observe.process_sampler import Sample
-from proxy.observe.recent_errors import rfc3339
-from proxy.observe.timeseries.window_stats import RouteSpan, Span
+from proxy.observe.cgroup import CpuUsage
+from proxy.observe.process_sampler import ResourceSample
+from proxy.observe.recent_errors import format_rfc3339
+from proxy.observe.timeseries.window_stats import RouteStats, WindowStats
 from proxy.units import NANOS, to_nanos
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class StatusReport:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._usage = Usage()
+        self._usage = CpuUsage()
         self._cores = self._usage.cores()
         self._cpu: tuple[float, float] | None = None  # when, and the CPU seconds until then
         self._busy: float | None = None
 
-    def sample_cpu(self, _: Sample) -> None:
+    def sample_cpu(self, _: ResourceSample) -> None:
         now, used = time.monotonic(), self._usage.seconds()
         if used is None:
             return
@@ -49,17 +49,17 @@ class StatusReport:
         alerts = gateway.alerts.status()
         return {
             "summary": self._summarize(alerts),
-            "time": rfc3339(time.time()),
+            "time": format_rfc3339(time.time()),
             "app": {
                 "state": app.state,
                 "reason": app.reason,
                 "pid": app.pid,
                 "since": self._to_wall_clock(app.since),
-                **app.exits.status(rfc3339),
+                **app.exits.status(format_rfc3339),
             },
             "policy": {
                 "source": gateway.policy.source,
-                "since": rfc3339(gateway.policy_since),
+                "since": format_rfc3339(gateway.policy_since),
                 "refused": gateway.reloader.refused,
                 "pending": [{"key": one.key, "until": one.until} for one in gateway.reloader.pending],
             },
@@ -110,7 +110,7 @@ class StatusReport:
 
     # ── in figures ───────────────────────────────────────────────────────────────────────────
 
-    def _show_routes(self, lately: Span) -> Mapping[str, object]:
+    def _show_routes(self, lately: WindowStats) -> Mapping[str, object]:
         gateway = self._gateway
         door, metrics = gateway.door, gateway.metrics
         requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
@@ -133,7 +133,7 @@ class StatusReport:
             for route in gateway.policy.routes
         }
 
-    def _show_upstreams(self, lately: Span) -> Mapping[str, object]:
+    def _show_upstreams(self, lately: WindowStats) -> Mapping[str, object]:
         gateway = self._gateway
         metrics, shown = gateway.metrics, gateway.egress.status()
         models: dict[str, dict[str, Counter[str]]] = {}
@@ -202,7 +202,7 @@ class StatusReport:
             },
         }
 
-    def _show_cpu(self, lately: Span) -> Mapping[str, object]:
+    def _show_cpu(self, lately: WindowStats) -> Mapping[str, object]:
         """Cores kept busy in the last second by all that runs in this container, and how many it may."""
         return {
             "busy": None if self._busy is None else round(self._busy, 3),
@@ -214,7 +214,7 @@ class StatusReport:
 
     def _to_wall_clock(self, since: float | None) -> str | None:
         """A moment of the loop's clock as one of the calendar."""
-        return None if since is None else rfc3339(time.time() - (self._gateway.clock() - since))
+        return None if since is None else format_rfc3339(time.time() - (self._gateway.clock() - since))
 
 
 _PART_PROBLEMS = {
@@ -231,8 +231,8 @@ def _problem(text: str, why: str, since: str | None) -> Mapping[str, object]:
     return {"text": text, "why": why, "since": since}
 
 
-def _show_recent(span: RouteSpan | None) -> Mapping[str, object]:
-    span = span or RouteSpan()
+def _show_recent(span: RouteStats | None) -> Mapping[str, object]:
+    span = span or RouteStats()
     return {
         "requests": int(span.requests),
         "errors": int(span.errors),

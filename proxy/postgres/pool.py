@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING
 
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.policy.schema.stores import Postgres
 from proxy.postgres import wire
 from proxy.postgres.auth.startup import PoolKey
@@ -36,7 +36,7 @@ class Pool:
         policy: Postgres,
         connect: Callable[[PoolKey, str], Awaitable[AsyncpgConnection]],
         *,
-        emit: Emit,
+        emit: EmitEvent,
         waited: Callable[[float], None],
         clock: Callable[[], float] | None = None,
     ) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 
 from proxy.errors import BindError
-from proxy.observe.health import PartState
-from proxy.observe.log import Log
+from proxy.observe.health import ComponentHealth
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema.stores import Postgres
 from proxy.postgres import wire
 from proxy.postgres.admin_console import AdminConsole
@@ -63,17 +63,19 @@ class PoolReport:
             metrics.postgres_transactions_total.child(outcome).inc(count - self._seen[outcome])
             self._seen[outcome] = count
 
-    def health(self) -> PartState:
+    def health(self) -> ComponentHealth:
         """Down while the database cannot be reached; the whole is degraded by that, since no restart would mend it."""
         pool, opening = self._pool, self._pool.launcher.attempts
         if opening.failures and not pool.servers:
-            return PartState("down", f"the database cannot be reached: {opening.reason}", opening.since)
+            return ComponentHealth("down", f"the database cannot be reached: {opening.reason}", opening.since)
         if opening.failures:
-            return PartState("degraded", f"no new database connections: {opening.reason}", opening.since)
+            return ComponentHealth("degraded", f"no new database connections: {opening.reason}", opening.since)
         if pool.longest_wait() > LONG_WAIT_SECONDS:
-            return PartState("degraded", f"{len(pool.waiters)} clients wait for a connection")
+            return ComponentHealth("degraded", f"{len(pool.waiters)} clients wait for a connection")
         used = len(pool.servers) - len(pool.idle)
-        return PartState("ok", f"{used} of {pool.policy.pool.max} connections in use, {len(self._clients)} clients")
+        return ComponentHealth(
+            "ok", f"{used} of {pool.policy.pool.max} connections in use, {len(self._clients)} clients"
+        )
 
     def status(self) -> Mapping[str, object]:
         pool = self._pool
@@ -99,9 +101,9 @@ class PostgresService:
         self,
         policy: Postgres,
         *,
-        requests: Requests,
+        requests: RequestRegistry,
         metrics: Metrics,
-        log: Log,
+        log: EventLog,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         assert policy.url is not None
@@ -176,7 +178,7 @@ class PostgresService:
         """What the app gets under a policy, so that its connections come this way."""
         return app_variables(policy or self.policy, host, port, self.password, self.database, self._environ)
 
-    def health(self) -> PartState:
+    def health(self) -> ComponentHealth:
         return self._report.health()
 
     def status(self) -> Mapping[str, object]:

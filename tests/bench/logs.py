@@ -15,9 +15,9 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from proxy.observe.access_log import Access
-from proxy.observe.log import Log
-from proxy.observe.log_format import json_line
+from proxy.observe.access_log import AccessRecord
+from proxy.observe.log import EventLog
+from proxy.observe.log_format import format_json_line
 from proxy.policy import schema
 
 LINES = 20_000
@@ -78,16 +78,16 @@ def main() -> None:
     else:
         show("orjson.dumps (not a dependency)", cost(lambda: orjson.dumps(line)))
     stamp = "2026-11-24T10:00:00.123Z"
-    show("our encoder, any event", cost(lambda: json_line(stamp, "info", "request", "POST", ACCESS)))
+    show("our encoder, any event", cost(lambda: format_json_line(stamp, "info", "request", "POST", ACCESS)))
 
     null = os.open(os.devnull, os.O_WRONLY)
-    log = Log(schema.Log(), out=null)
-    show("Log.access, thread and write included", cost(lambda: log.access(Access(**ACCESS))))
+    log = EventLog(schema.Log(), out=null)
+    show("Log.access, thread and write included", cost(lambda: log.access(AccessRecord(**ACCESS))))
     secret = ACCESS | {"path": "/api?token=abc&lang=en"}
-    show("Log.access with a secret in the query", cost(lambda: log.access(Access(**secret))))
+    show("Log.access with a secret in the query", cost(lambda: log.access(AccessRecord(**secret))))
     show("Log.emit, thread and write included", cost(lambda: log.emit("request", "POST", **ACCESS)))
     log.apply(schema.Log(access="off"))
-    show("Log.access, switched off", cost(lambda: log.access(Access(**ACCESS))))
+    show("Log.access, switched off", cost(lambda: log.access(AccessRecord(**ACCESS))))
     log.close()
     print(f"{log.dropped} lines dropped")
 

@@ -19,9 +19,9 @@ from aiohttp import web
 
 from proxy.egress.service import Egress
 from proxy.ledger.ledger import Ledger
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load
 
 PRICES = "prices: {o3-deep-research: {input: 10, output: 40}}"
@@ -215,12 +215,12 @@ async def instance(
     )
     policy = load(PolicySource("test", None, text), {})
     descriptor = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = Log(policy.log, out=descriptor)
+    log = EventLog(policy.log, out=descriptor)
     metrics = Metrics(policy.metrics, version="test")
     loop = asyncio.get_running_loop()
     books = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=loop.time)
     await books.start()
-    egress = Egress(policy, requests=Requests(loop.time), metrics=metrics, log=log, environ={}, ledger=books)
+    egress = Egress(policy, requests=RequestRegistry(loop.time), metrics=metrics, log=log, environ={}, ledger=books)
     await egress.load()
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))

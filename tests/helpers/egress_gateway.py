@@ -16,9 +16,9 @@ from aiohttp import web
 
 from proxy.egress.service import Egress
 from proxy.ledger.ledger import Ledger
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
 
@@ -177,7 +177,7 @@ class ReceivedCall:
 
 class EgressGateway:
     def __init__(
-        self, egress: Egress, port: int, log: Path, metrics: Metrics, requests: Requests, policy: Policy
+        self, egress: Egress, port: int, log: Path, metrics: Metrics, requests: RequestRegistry, policy: Policy
     ) -> None:
         self.egress = egress
         self.policy = policy
@@ -236,9 +236,9 @@ async def egress_gateway(
     policy = load(PolicySource("test", None, text + more), environ or {})
     path = tmp / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = Log(policy.log, out=descriptor)
+    log = EventLog(policy.log, out=descriptor)
     metrics = Metrics(policy.metrics, version="test")
-    requests = Requests(asyncio.get_running_loop().time)
+    requests = RequestRegistry(asyncio.get_running_loop().time)
     egress = Egress(policy, requests=requests, metrics=metrics, log=log, environ=environ or {}, ledger=ledger)
     await egress.load()
     sock = socket.socket()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from proxy.egress.service import Egress
 from proxy.ledger.ledger import Ledger
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load
 
 
@@ -21,7 +21,7 @@ class FuzzedGateway:
 
     egress: Egress
     ledger: Ledger
-    requests: Requests
+    requests: RequestRegistry
     url: str
 
     def __init__(self, tmp: Path, policy: Callable[[], str]) -> None:
@@ -39,9 +39,9 @@ class FuzzedGateway:
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
         policy = load(PolicySource("fuzz", None, self._policy()), {})
-        self._log = Log(policy.log, out=self._log_to)
+        self._log = EventLog(policy.log, out=self._log_to)
         metrics = Metrics(policy.metrics, version="test")
-        self.requests = Requests(loop.time)
+        self.requests = RequestRegistry(loop.time)
         self.ledger = Ledger(policy.ledger, emit=self._log.emit, metrics=metrics, clock=loop.time)
         await self.ledger.start()
         self.egress = Egress(

@@ -13,7 +13,7 @@ from free_ports import free_port
 
 from proxy import build
 from proxy.gateway import Gateway
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.policy.loading import load, read_file
 
 
@@ -68,7 +68,7 @@ async def in_process_gateway(
     source = read_file(file, "policy.yaml")
     parsed = load(source, environ)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = Log(parsed.log, out=descriptor)
+    log = EventLog(parsed.log, out=descriptor)
     life = asyncio.get_running_loop().create_task(build.serve(source, parsed, words, environ, log))
     try:
         async with asyncio.timeout(30):

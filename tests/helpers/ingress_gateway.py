@@ -11,9 +11,9 @@ from pathlib import Path
 
 from proxy.ingress.listener import ClientTimeouts
 from proxy.ingress.service import IngressService
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.schema.policy import Policy
 
@@ -133,13 +133,13 @@ async def ingress_gateway(
     *,
     patience: ClientTimeouts = ClientTimeouts(sweep=0.05),
     tmp: Path | None = None,
-    requests: Requests | None = None,
+    requests: RequestRegistry | None = None,
 ) -> AsyncIterator[IngressGateway]:
     loop = asyncio.get_running_loop()
     await app.start()
     parsed = load(PolicySource("test", None, policy), {}) if policy else Policy()
     descriptor = os.open(tmp / "log" if tmp else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = Log(parsed.log, out=descriptor)
+    log = EventLog(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
     door = IngressService(loop, parsed, app, ours=ours, metrics=metrics, log=log, patience=patience, requests=requests)
     sock = socket.socket()

@@ -19,9 +19,9 @@ from postgres_cluster import Cluster, backends
 from postgres_pair import FACTS, SCHEMA, counts
 from postgres_wire_client import Wire, query
 
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load
 from proxy.postgres.service import PostgresService
 
@@ -54,9 +54,13 @@ class PostgresGateway:
         return self
 
     async def _start(self) -> PostgresService:
-        self._lines = Log(self._policy.log, out=self._log.fileno())
+        self._lines = EventLog(self._policy.log, out=self._log.fileno())
         door = PostgresService(
-            self._policy.postgres, requests=Requests(self._loop.time), metrics=self.metrics, log=self._lines, environ={}
+            self._policy.postgres,
+            requests=RequestRegistry(self._loop.time),
+            metrics=self.metrics,
+            log=self._lines,
+            environ={},
         )
         sock = socket.create_server(("127.0.0.1", 0))
         self.port: int = sock.getsockname()[1]

@@ -6,8 +6,8 @@ import math
 import time
 from typing import Any
 
-from proxy.observe.health import PARTS
-from proxy.observe.recent_errors import rfc3339
+from proxy.observe.health import COMPONENTS
+from proxy.observe.recent_errors import format_rfc3339
 from proxy.observe.timeseries.history import COARSE, COLUMNS, DAY, FINE, NEAR
 
 LONG = "a-name-that-goes-on-" + 12 * "and-on-"
@@ -18,12 +18,12 @@ Status = dict[str, Any]
 
 
 def ago(seconds: float) -> str:
-    return rfc3339(time.time() - seconds)
+    return format_rfc3339(time.time() - seconds)
 
 
 def quiet() -> Status:
     """A minute after the start: one route, no upstream, no database, nothing in the policy."""
-    parts = {name: {"state": "off", "reason": "not set", "since": ago(60)} for name in PARTS}
+    parts = {name: {"state": "off", "reason": "not set", "since": ago(60)} for name in COMPONENTS}
     parts["app"] = {"state": "ok", "reason": "ready: it answers on 127.0.0.1:10001", "since": ago(60)}
     parts["memory"] = {"state": "ok", "reason": "no limit is known", "since": ago(60)}
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.command import parse
+from proxy.app.command import parse_command
 from proxy.gateway import CLOSING
 from proxy.policy.loading import PolicySource, load
 from proxy.process.socket_activation import SOCKET_KEYS
@@ -59,7 +59,7 @@ def test_a_stop_has_the_time_that_it_may_take() -> None:
 
 def test_the_app_gets_its_own_port_and_takes_the_shells_place() -> None:
     words = shlex.split(value(SERVICE, "ExecStart").replace("$$", "$"))
-    command = parse(words[words.index("--") + 1 :], 80, 4000)
+    command = parse_command(words[words.index("--") + 1 :], 80, 4000)
     assert command.argv[-1].startswith("exec ")
     assert command.argv[-1].endswith("--port $PORT")
 

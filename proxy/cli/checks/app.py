@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.app.command import Command, parse
-from proxy.app.environment import build
+from proxy.app.command import Command, parse_command
+from proxy.app.environment import build_environment
 from proxy.app.shell_command import SHELL
 from proxy.cli.checks.stop_signal import check_stop_signal
 from proxy.cli.detect.app import DetectedApp, describe_probe_cost, detect_app
@@ -46,8 +46,8 @@ async def check_app(policy: Policy, words: Sequence[str], environ: Mapping[str, 
             text = "no start command is known, so it was not looked at"
             return [Finding("warning", "app", text, fix), *_check_loopback_trust(cwd, "")]
         origin, words = f" (from {start.source})", [start.line]
-    command = parse(words, None, 1)
-    env, _ = build(environ, programs=command.programs, public=None, private=1, extra={})
+    command = parse_command(words, None, 1)
+    env, _ = build_environment(environ, programs=command.programs, public=None, private=1, extra={})
     shown = command.shown + origin
     found = [await _check_program(program, shown, env, cwd) for program in _list_programs(command)]
     # One line for the command: the first program that is not there, else the last one, which is the server.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.app.memory_usage import limit as container_limit
+from proxy.app.memory_usage import memory_limit as container_limit
 from proxy.cli.output import Finding
 from proxy.operations.health import resolve_memory_limit
 from proxy.policy.schema.policy import Policy

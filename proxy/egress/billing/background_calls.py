@@ -19,7 +19,7 @@ from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus, OutputSiz
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import ESTIMATED, OPEN, CallRecord
 from proxy.ledger.store import LedgerUnavailable
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 from proxy.units import nanos_as_dollars
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class BackgroundCall:
 class BackgroundCalls:
     """`now` is the wall clock. Without a ledger they stand until a restart."""
 
-    def __init__(self, ledger: Ledger | None, recall: SpendLookup, emit: Emit, now: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger | None, recall: SpendLookup, emit: EmitEvent, now: Callable[[], float]) -> None:
         self._ledger = ledger
         self._recall = recall
         self._emit = emit

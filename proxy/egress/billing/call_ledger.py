@@ -10,7 +10,7 @@ from proxy.egress.billing.background_calls import BackgroundCalls
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import CallRecord
-from proxy.observe.request_ids import Ids
+from proxy.observe.request_ids import IdGenerator
 from proxy.util.sliding_window import SlidingWindow
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class CallLedger:
         self._recall = recall
         self.background = pending
         self._refused = SlidingWindow(MINUTE, clock)
-        self._ids = Ids()
+        self._ids = IdGenerator()
 
     async def load_spend(self, call: Call, upstream: Upstream) -> None:
         """Learn of the ledger what this call's user spent, where that counts and is not remembered. While the ledger

@@ -20,7 +20,7 @@ from proxy.egress.dialects.base import Json, model_name
 from proxy.egress.dialects.image_tokens import drawn_tokens
 from proxy.observe.metric_family import OTHER
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_ids import Ids
+from proxy.observe.request_ids import IdGenerator
 from proxy.policy import schema
 from proxy.units import NANOS
 
@@ -240,7 +240,7 @@ class UpstreamBilling:
         self._metrics = metrics
         self._tariffs = _tariffs(policy)
         self._estimator = TokenEstimator()
-        self.ids = Ids()
+        self.ids = IdGenerator()
         self._seen: dict[str, str] = {}  # endpoint → the model of the last call that named one
         self._answered: OrderedDict[str, str] = OrderedDict()  # names without a price → the model behind them
         self._projection = SpendForecast(now)

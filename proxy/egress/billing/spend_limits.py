@@ -14,7 +14,7 @@ from itertools import islice
 from proxy.egress.billing.windows import PERIODS, Calendar
 from proxy.errors import OutriggerError
 from proxy.ledger.store import UserTotals, WindowTotals
-from proxy.observe.reserved_users import NOBODY
+from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema.upstream import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import Period, format_nanos, to_nanos
@@ -227,7 +227,7 @@ class SpendLimits:
         return self._at_hand(self._total)["month"].reserved
 
     def caps_of(self, user: str, tier: str) -> tuple[Spend, ...]:
-        if user == NOBODY:
+        if user == UNATTRIBUTED:
             return () if self.cap.unattributed is None else (self.cap.unattributed,)
         return self.cap.per_user.get(tier) or self.cap.per_user.get(ANY_TIER) or ()
 
@@ -361,7 +361,7 @@ class SpendLimits:
 
     def _limits(self, hold: Reservation) -> list[tuple[str, Spend, WindowSpend]]:
         total, mine = hold.windows
-        whom = "calls of nobody (cap.unattributed)" if hold.user == NOBODY else f"{hold.user} (cap.per_user)"
+        whom = "calls of nobody (cap.unattributed)" if hold.user == UNATTRIBUTED else f"{hold.user} (cap.per_user)"
         found = [(whom, spend, mine[spend.period]) for spend in self.caps_of(hold.user, hold.tier)]
         if self.cap.total is not None:
             found.append(("all calls together (cap.total)", self.cap.total, total[self.cap.total.period]))

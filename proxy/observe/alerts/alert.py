@@ -27,8 +27,8 @@ class Finding:
     cause: str = ""
 
 
-State = Literal["firing", "flapping", "cleared"]
-What = Literal["begun", "again", "cleared", "flapping"]
+AlertState = Literal["firing", "flapping", "cleared"]
+AlertEvent = Literal["begun", "again", "cleared", "flapping"]
 
 FLAPPING = 3  # beginnings within
 WITHIN = 600.0  # seconds
@@ -39,7 +39,7 @@ WORSE = 1.05  # times what was last said
 class Event:
     """What there is to say of an alert now."""
 
-    what: What
+    what: AlertEvent
     alert: Alert
 
 
@@ -52,7 +52,7 @@ class Alert:
         self.name = name
         self.subject = subject
         self.severity: Severity = "warning"
-        self.state: State = "cleared"
+        self.state: AlertState = "cleared"
         self.holds = False
         self.since = 0.0
         self.ended = 0.0
@@ -68,7 +68,7 @@ class Alert:
     def beginnings(self) -> int:
         return len(self._begun)
 
-    def judged(self, now: float, finding: Finding | None, severity: Severity, cooldown: float) -> Iterator[What]:
+    def judged(self, now: float, finding: Finding | None, severity: Severity, cooldown: float) -> Iterator[AlertEvent]:
         self.severity = severity
         while self._begun and now - self._begun[0] > WITHIN:
             self._begun.popleft()
@@ -80,7 +80,7 @@ class Alert:
             self.state = "cleared"
             yield "cleared"
 
-    def _found(self, now: float, finding: Finding, cooldown: float) -> Iterator[What]:
+    def _found(self, now: float, finding: Finding, cooldown: float) -> Iterator[AlertEvent]:
         self.finding = finding
         if not self.holds or finding.level >= self.worst.level:
             self.worst = finding
@@ -102,14 +102,14 @@ class Alert:
         if now - self._said >= cooldown and (worse or not finding.settled):
             yield self._say(now, "flapping" if self.state == "flapping" else "again")
 
-    def _over(self, now: float) -> Iterator[What]:
+    def _over(self, now: float) -> Iterator[AlertEvent]:
         self.holds = False
         self.ended = now
         if self.state == "firing":
             self.state = "cleared"
             yield "cleared"
 
-    def _say(self, now: float, what: What) -> What:
+    def _say(self, now: float, what: AlertEvent) -> AlertEvent:
         self._said = now
         self._level = self.finding.level
         return what

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.http.retry_after import parse_retry_after
-from proxy.observe.emit import Emit
+from proxy.observe.emit import EmitEvent
 
 WAITING = 50  # messages; past that the oldest is dropped
 TRIES = 10  # four minutes of them, six where each hangs
@@ -24,7 +24,7 @@ BACKOFF = (1.0, 60.0)  # seconds between tries: the first, the longest
 LONGEST_HOLD = 300.0  # seconds that a Retry-After is obeyed at most
 
 
-class Backoff(RetryOptionsBase):
+class DeliveryRetryOptions(RetryOptionsBase):
     def __init__(self) -> None:
         super().__init__(
             attempts=TRIES,
@@ -43,11 +43,11 @@ class Backoff(RetryOptionsBase):
         return wait
 
 
-class Sender:
+class DeliveryQueue:
     """`sent(result)` counts each message: ok, error (given up), dropped (too many waited). The address is a secret:
     it stands in no log line."""
 
-    def __init__(self, name: str, url: str, *, emit: Emit, sent: Callable[[str], None]) -> None:
+    def __init__(self, name: str, url: str, *, emit: EmitEvent, sent: Callable[[str], None]) -> None:
         self.name = name
         self.url = url
         self._emit = emit
@@ -82,7 +82,7 @@ class Sender:
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with RetryClient(
-            raise_for_status=False, retry_options=Backoff(), timeout=timeout, trust_env=True
+            raise_for_status=False, retry_options=DeliveryRetryOptions(), timeout=timeout, trust_env=True
         ) as client:
             while True:
                 await self._wanted.wait()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from proxy.observe.alerts.alert import Finding
-from proxy.observe.alerts.inputs import Facts
-from proxy.observe.alerts.threshold_rules import attempts, counted
+from proxy.observe.alerts.inputs import AlertInputs
+from proxy.observe.alerts.threshold_rules import describe_attempts, evaluate_threshold
 from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition import Condition
 
@@ -19,7 +19,7 @@ SETTLING = 10.0  # seconds at most that it must be well again until it counts as
 UNDECIDED = 60.0  # seconds for which neither yes nor no leaves it as it was
 
 
-class Lasting:
+class PendingCondition:
     """A relapse within the time that it must last (10 s at most) goes on where it left off: an app that crashes
     again and again is down, however often it is up for a moment."""
 
@@ -58,12 +58,12 @@ LASTING = (when.PartIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 
 
-class Judge:
+class AlertEvaluator:
     """Keeps since when what must last has been so; one for all rules."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: AlertInputs) -> None:
         self._facts = facts
-        self._lasting: dict[tuple[Condition, str], Lasting] = {}
+        self._lasting: dict[tuple[Condition, str], PendingCondition] = {}
 
     def tick(self, now: float, conditions: set[Condition]) -> None:
         """Once a second: look at what must last."""
@@ -96,7 +96,7 @@ class Judge:
             case when.MemoryAbove():
                 yield from self._memory(now, condition)
             case _:
-                yield from counted(self._facts, condition)
+                yield from evaluate_threshold(self._facts, condition)
 
     def _hand_on(self, old: Condition, conditions: set[Condition]) -> None:
         """A rule of which a reload changed the `for` alone goes on from where it was."""
@@ -107,11 +107,11 @@ class Judge:
                 lasting.seconds = heir.lasting
                 self._lasting[heir, key[1]] = lasting
 
-    def _of(self, condition: Condition, subject: str, seconds: float) -> Lasting:
+    def _of(self, condition: Condition, subject: str, seconds: float) -> PendingCondition:
         key = (condition, subject)
         found = self._lasting.get(key)
         if found is None:
-            found = self._lasting[key] = Lasting(seconds)
+            found = self._lasting[key] = PendingCondition(seconds)
         return found
 
     def _look_at_part(self, now: float, condition: when.PartIs) -> None:
@@ -144,7 +144,7 @@ class Judge:
                 continue
             length = now - lasting.since
             text = f"the breaker of {name} is open for {length:.0f} s, its calls are refused: {breaker.why}"
-            text += attempts(self._facts.since(60.0).attempts.get(name, {}), "attempts of the last minute")
+            text += describe_attempts(self._facts.since(60.0).attempts.get(name, {}), "attempts of the last minute")
             yield Finding(
                 name,
                 text,

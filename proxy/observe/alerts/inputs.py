@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.observe.health import PartState
-from proxy.observe.process_sampler import Sample
-from proxy.observe.timeseries.window_stats import Span
+from proxy.observe.health import ComponentHealth
+from proxy.observe.process_sampler import ResourceSample
+from proxy.observe.timeseries.window_stats import WindowStats
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerFact:
+class BreakerInput:
     """`open` is None while it lets a probe through: neither here nor there. `forced`: an operator's own word.
     `changed`: how many seconds ago it last opened or closed; None: never."""
 
@@ -23,7 +23,7 @@ class BreakerFact:
 
 
 @dataclass(frozen=True, slots=True)
-class CapFact:
+class CapInput:
     """Of one upstream; dollars. `total_share` is None without a total cap; `users` is how many users are past the
     share that was asked for of a cap of their own: who they are is nobody's business here."""
 
@@ -34,23 +34,23 @@ class CapFact:
     users: int = 0
 
 
-class Facts(Protocol):
+class AlertInputs(Protocol):
     def ending(self) -> bool:
         """Whether the gateway stops: what fails now is no news."""
 
-    def parts(self) -> Mapping[str, PartState]: ...
+    def parts(self) -> Mapping[str, ComponentHealth]: ...
 
     def app_excused(self) -> bool:
         """Whether the app is away on purpose: its first start, a replacement that somebody asked for, the end."""
 
-    def breakers(self) -> Mapping[str, BreakerFact]: ...
+    def breakers(self) -> Mapping[str, BreakerInput]: ...
 
-    def sample(self) -> Sample: ...
+    def sample(self) -> ResourceSample: ...
 
     def timeouts(self) -> Mapping[str, float | None]:
         """Of every route."""
 
-    def caps(self, share: float) -> Mapping[str, CapFact]: ...
+    def caps(self, share: float) -> Mapping[str, CapInput]: ...
 
     def bypassed(self, seconds: float) -> Mapping[str, int]:
         """How many calls, of the upstreams that were gone past in the last so many seconds."""
@@ -64,4 +64,4 @@ class Facts(Protocol):
     def policy_refused(self) -> str:
         """Why the newest policy is not in force; empty where it is."""
 
-    def since(self, seconds: float) -> Span: ...
+    def since(self, seconds: float) -> WindowStats: ...

@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from proxy.observe.alerts.alert import Alert, What
+from proxy.observe.alerts.alert import Alert, AlertEvent
 from proxy.observe.alerts.channels import slack, webhook
-from proxy.observe.alerts.delivery import Sender
-from proxy.observe.alerts.evaluator import Judge
-from proxy.observe.alerts.inputs import Facts
-from proxy.observe.alerts.notification import Notice, notice
-from proxy.observe.emit import Emit, Level
+from proxy.observe.alerts.delivery import DeliveryQueue
+from proxy.observe.alerts.evaluator import AlertEvaluator
+from proxy.observe.alerts.inputs import AlertInputs
+from proxy.observe.alerts.notification import Notification, make_notification
+from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.observe.metrics import Metrics
-from proxy.observe.process_sampler import Sample
+from proxy.observe.process_sampler import ResourceSample
 from proxy.policy.schema.alerting import AlertRule
 from proxy.policy.schema.alerting import Alerts as Policy
 
@@ -28,16 +28,16 @@ TURN = 1.0  # seconds between looks whether a judging is due: `every` may change
 Key = tuple[str, str]
 
 
-class Alerts:
+class AlertManager:
     """For the loop's thread alone. `clock` is monotonic, `now` the wall clock; `app` is how messages call it."""
 
     def __init__(
         self,
         policy: Policy,
-        facts: Facts,
+        facts: AlertInputs,
         *,
         clock: Callable[[], float],
-        emit: Emit,
+        emit: EmitEvent,
         metrics: Metrics,
         app: str,
         version: str,
@@ -53,10 +53,10 @@ class Alerts:
         self._version = version
         self._now = now
         self._sleep = sleep
-        self._judge = Judge(facts)
+        self._judge = AlertEvaluator(facts)
         self._alerts: dict[Key, Alert] = {}
         self._messages: dict[Key, str] = {}
-        self._senders: dict[str, Sender] = {}
+        self._senders: dict[str, DeliveryQueue] = {}
         self._faults: dict[str, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._declare()
@@ -72,20 +72,20 @@ class Alerts:
             judged = self._clock()
             self.judge()
 
-    def tick(self, _: Sample | None = None) -> None:
+    def tick(self, _: ResourceSample | None = None) -> None:
         """Once a second."""
         try:
             self._judge.tick(self._clock(), {rule.when for rule in self._policy.rules.values()})
         except Exception as error:  # who measures memory must not end by it
             self._fault("the rules", error)
 
-    def judge(self) -> Sequence[Notice]:
+    def judge(self) -> Sequence[Notification]:
         """Look at every rule now, and tell what is new."""
         if self._facts.ending():
             return ()
         self.tick()
         now = self._clock()
-        told: list[Notice] = []
+        told: list[Notification] = []
         for name, rule in self._policy.rules.items():
             try:
                 told += self._judge_rule(now, name, rule)
@@ -131,7 +131,7 @@ class Alerts:
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────
 
-    def _judge_rule(self, now: float, name: str, rule: AlertRule) -> list[Notice]:
+    def _judge_rule(self, now: float, name: str, rule: AlertRule) -> list[Notification]:
         cooldown = self._policy.cooldown
         patience = cooldown.critical if rule.severity == "critical" else cooldown.warning
         found = {finding.subject: finding for finding in self._judge.judge(now, rule.when)}
@@ -148,8 +148,8 @@ class Alerts:
         self._metrics.alerts_firing.child(name).set(1 if firing else 0)
         return told
 
-    def _notice(self, what: What, alert: Alert, rule: AlertRule, now: float) -> Notice:
-        made = notice(what, alert, rule.when, now, self._wall(alert.since))
+    def _notice(self, what: AlertEvent, alert: Alert, rule: AlertRule, now: float) -> Notification:
+        made = make_notification(what, alert, rule.when, now, self._wall(alert.since))
         self._messages[alert.name, alert.subject] = made.message
         return made
 
@@ -173,11 +173,13 @@ class Alerts:
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────
 
-    def _tell(self, notices: Sequence[Notice]) -> None:
+    def _tell(self, notices: Sequence[Notification]) -> None:
         if not notices:
             return
         for each in notices:
-            level: Level = "info" if each.state == "cleared" else "error" if each.severity == "critical" else "warning"
+            level: LogLevel = (
+                "info" if each.state == "cleared" else "error" if each.severity == "critical" else "warning"
+            )
             facts: Mapping[str, str] = {k: v for k, v in each.facts().items() if k not in ("name", "message")}
             self._emit("alert", each.message, level=level, alert=each.name, **facts)
         shapes = {"slack": slack.message, "webhook": webhook.message}
@@ -195,7 +197,7 @@ class Alerts:
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
             if url and name not in self._senders:
-                self._senders[name] = Sender(name, url, emit=self._emit, sent=partial(self._sent, name))
+                self._senders[name] = DeliveryQueue(name, url, emit=self._emit, sent=partial(self._sent, name))
 
     def _sent(self, sender: str, result: str) -> None:
         self._metrics.alerts_sent_total.child(sender, result).inc()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from proxy.observe.alerts.alert import FLAPPING, WITHIN, Alert, State, What
-from proxy.observe.alerts.runbook_hints import advice, page
+from proxy.observe.alerts.alert import FLAPPING, WITHIN, Alert, AlertEvent, AlertState
+from proxy.observe.alerts.runbook_hints import runbook_hint, runbook_url
 from proxy.policy.alert_condition import Condition
 from proxy.policy.schema.alerting import Severity
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Notification:
     """`message` begins with the rule's name. `since` is RFC 3339, UTC."""
 
     name: str
     subject: str
     severity: Severity
-    state: State
+    state: AlertState
     since: str
     message: str
     value: str
@@ -30,10 +30,10 @@ class Notice:
         return asdict(self)
 
 
-def notice(what: What, alert: Alert, condition: Condition, now: float, since: str) -> Notice:
-    known = advice(condition)
+def make_notification(what: AlertEvent, alert: Alert, condition: Condition, now: float, since: str) -> Notification:
+    known = runbook_hint(condition)
     finding = alert.worst if what == "cleared" else alert.finding
-    state: State = "firing"
+    state: AlertState = "firing"
     if what == "cleared":
         state = "cleared"
         at = f" of {alert.subject}" if alert.subject else ""
@@ -47,7 +47,7 @@ def notice(what: What, alert: Alert, condition: Condition, now: float, since: st
         text = f"still: {finding.message}"
     else:
         text = finding.message
-    return Notice(
+    return Notification(
         name=alert.name,
         subject=alert.subject,
         severity=alert.severity,
@@ -58,7 +58,7 @@ def notice(what: What, alert: Alert, condition: Condition, now: float, since: st
         threshold=finding.threshold,
         likely_cause=finding.cause or known.cause,
         first_step=known.step,
-        runbook=page(alert.name),
+        runbook=runbook_url(alert.name),
     )
 
 

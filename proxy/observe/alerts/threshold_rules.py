@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from proxy.observe.alerts.alert import Finding
-from proxy.observe.alerts.inputs import CapFact, Facts
-from proxy.observe.timeseries.window_stats import RouteSpan
+from proxy.observe.alerts.inputs import AlertInputs, CapInput
+from proxy.observe.timeseries.window_stats import RouteStats
 from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition import Condition
 from proxy.units import format_duration, format_money, format_share
@@ -22,7 +22,7 @@ FEWEST_WAITS, WAITING_SHARE = 2, 0.05
 BYPASS_SEEN = 300.0  # seconds for which a call past the gateway is news
 
 
-def counted(facts: Facts, condition: Condition) -> Iterator[Finding]:
+def evaluate_threshold(facts: AlertInputs, condition: Condition) -> Iterator[Finding]:
     match condition:
         case when.Errors():
             yield from _errors(facts, condition)
@@ -46,10 +46,10 @@ def counted(facts: Facts, condition: Condition) -> Iterator[Finding]:
             yield from _policy(facts)
 
 
-def _errors(facts: Facts, condition: when.Errors) -> Iterator[Finding]:
+def _errors(facts: AlertInputs, condition: when.Errors) -> Iterator[Finding]:
     span = facts.since(condition.over)
     named = condition.route
-    route = span.total() if named is None else span.routes.get(named, RouteSpan())
+    route = span.total() if named is None else span.routes.get(named, RouteStats())
     ok = route.requests - route.errors
     enough = route.errors >= FEWEST_ERRORS or (route.errors >= FEWEST_IF_ALL and ok == 0)
     if not enough or route.error_share <= condition.share:
@@ -65,7 +65,7 @@ def _errors(facts: Facts, condition: when.Errors) -> Iterator[Finding]:
     yield Finding(condition.route or "", text, f"{route.error_share:.1%}", str(condition), level=route.error_share)
 
 
-def _call_errors(facts: Facts, condition: when.CallErrors) -> Iterator[Finding]:
+def _call_errors(facts: AlertInputs, condition: when.CallErrors) -> Iterator[Finding]:
     """An upstream whose breaker has its say is left to it, until what it counted has left the window."""
     span, breakers = facts.since(condition.over), facts.breakers()
     for name, outcomes in span.calls.items():
@@ -80,14 +80,14 @@ def _call_errors(facts: Facts, condition: when.CallErrors) -> Iterator[Finding]:
             continue
         length = format_duration(condition.over)
         text = f"{failed:.0f} of {asked:.0f} calls to {name} ended in an error or a fallback in {length}"
-        text += attempts(span.attempts.get(name, {}), f"attempts of these {length}")
+        text += describe_attempts(span.attempts.get(name, {}), f"attempts of these {length}")
         share = failed / asked
         yield Finding(name, text, f"{share:.0%}", str(condition), level=share)
 
 
-def _refusals(facts: Facts, condition: when.Refusals) -> Iterator[Finding]:
+def _refusals(facts: AlertInputs, condition: when.Refusals) -> Iterator[Finding]:
     span, named = facts.since(condition.over), condition.route
-    route = span.total() if named is None else span.routes.get(named, RouteSpan())
+    route = span.total() if named is None else span.routes.get(named, RouteStats())
     if route.refused < FEWEST_ERRORS or route.refused <= condition.share * route.requests:
         return
     share = route.refused / route.requests
@@ -102,7 +102,7 @@ def _refusals(facts: Facts, condition: when.Refusals) -> Iterator[Finding]:
     yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _slow(facts: Facts, condition: when.Slow) -> Iterator[Finding]:
+def _slow(facts: AlertInputs, condition: when.Slow) -> Iterator[Finding]:
     span, timeouts = facts.since(condition.over), facts.timeouts()
     for name, route in span.routes.items():
         if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
@@ -125,7 +125,7 @@ def _slow(facts: Facts, condition: when.Slow) -> Iterator[Finding]:
         yield Finding(name, text, f"{found:.2f} s", str(condition), level=found / most)
 
 
-def _pool(facts: Facts, condition: when.PoolWait) -> Iterator[Finding]:
+def _pool(facts: AlertInputs, condition: when.PoolWait) -> Iterator[Finding]:
     span = facts.since(condition.over)
     now_over = [wait for wait in facts.pool_waits() if wait > condition.seconds]
     over = span.waited_over(condition.seconds) + len(now_over)
@@ -141,7 +141,7 @@ def _pool(facts: Facts, condition: when.PoolWait) -> Iterator[Finding]:
     yield Finding("postgres", text, f"{over:.0f} of {asked:.0f}", str(condition), level=over, cause=holders)
 
 
-def _throttled(facts: Facts, condition: when.ThrottledAbove) -> Iterator[Finding]:
+def _throttled(facts: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
     share = facts.since(condition.over).throttled / condition.over
     if share <= condition.share:
         return
@@ -149,7 +149,7 @@ def _throttled(facts: Facts, condition: when.ThrottledAbove) -> Iterator[Finding
     yield Finding("", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _cap(facts: Facts, condition: when.CapSpent) -> Iterator[Finding]:
+def _cap(facts: AlertInputs, condition: when.CapSpent) -> Iterator[Finding]:
     for name, cap in facts.caps(condition.share).items():
         users = cap.users
         total = cap.total_share if cap.total_share is not None and cap.total_share > condition.share else None
@@ -167,25 +167,25 @@ def _cap(facts: Facts, condition: when.CapSpent) -> Iterator[Finding]:
         yield Finding(name, text, value, str(condition), level=level, settled=True)
 
 
-def _today(facts: Facts, condition: when.SpentToday) -> Iterator[Finding]:
+def _today(facts: AlertInputs, condition: when.SpentToday) -> Iterator[Finding]:
     caps = facts.caps(1.0)
     spent = sum(cap.spent_today for cap in caps.values())
     if spent <= float(condition.amount):
         return
     dearest = max(caps, key=lambda name: caps[name].spent_today)
-    whole = CapFact(spent, sum(cap.projected_today for cap in caps.values()))
+    whole = CapInput(spent, sum(cap.projected_today for cap in caps.values()))
     text = f"more than {format_money(condition.amount)} is spent today, most of it at {dearest}; {_spent(whole)}"
     yield Finding("", text, f"${spent:.2f}", str(condition), level=spent, settled=True)
 
 
-def _bypass(facts: Facts) -> Iterator[Finding]:
+def _bypass(facts: AlertInputs) -> Iterator[Finding]:
     found: Mapping[str, int] = facts.bypassed(BYPASS_SEEN)
     for name, count in found.items():
         text = f"{count} calls went straight to the host of {name}: without retries, caps or an owner"
         yield Finding(name, text, f"{count} calls", "calls bypass an upstream", level=count, settled=True)
 
 
-def _policy(facts: Facts) -> Iterator[Finding]:
+def _policy(facts: AlertInputs) -> Iterator[Finding]:
     refused = facts.policy_refused()
     if refused:
         text = f"the newest policy is refused, the one before it stays in force: {refused.splitlines()[0]}"
@@ -196,11 +196,11 @@ def _named(counts: list[tuple[float, str]]) -> str:
     return ", ".join(f"{name} ({count:.0f})" for count, name in counts[:3])
 
 
-def attempts(results: Mapping[str, float], title: str) -> str:
+def describe_attempts(results: Mapping[str, float], title: str) -> str:
     worst = sorted(((n, result) for result, n in results.items() if n and result != "ok"), reverse=True)
     shown = ", ".join(f"{n:.0f} × {result}" for n, result in worst[:3])
     return f"; {title}: {shown}" if shown else ""
 
 
-def _spent(cap: CapFact) -> str:
+def _spent(cap: CapInput) -> str:
     return f"${cap.spent_today:.2f} so far today, ${cap.projected_today:.2f} at its end as the last hour went"

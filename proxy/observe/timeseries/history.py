@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.observe.metrics import Metrics
-from proxy.observe.timeseries.snapshot import Counts, Row, between
-from proxy.observe.timeseries.window_stats import Span, span
+from proxy.observe.timeseries.snapshot import Snapshot, SnapshotReader, subtract_snapshots
+from proxy.observe.timeseries.window_stats import WindowStats, window_stats
 
 FINE = 5.0  # seconds between two rows
 NEAR = 900.0  # seconds for which every row is kept
@@ -43,7 +43,7 @@ _FAILED = ("error", "refused")
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class GaugeLevels:
     """What is measured, not counted: of a point the highest is kept."""
 
     app_bytes: float = 0.0
@@ -52,7 +52,7 @@ class Levels:
     pool_waiting: float = 0.0
 
 
-class Points:
+class PointSeries:
     """Columns of a fixed length, the oldest first. `at` is wall-clock time in seconds."""
 
     def __init__(self, step: float, length: int) -> None:
@@ -60,7 +60,7 @@ class Points:
         self._at: deque[float] = deque(maxlen=length)
         self._columns: dict[str, deque[float | None]] = {name: deque(maxlen=length) for name in COLUMNS}
 
-    def add(self, at: float, found: Span, levels: Levels) -> None:
+    def add(self, at: float, found: WindowStats, levels: GaugeLevels) -> None:
         total = found.total()
         outcomes = [outcome for upstream in found.calls.values() for outcome in upstream.items()]
         values: tuple[float | None, ...] = (
@@ -87,7 +87,7 @@ class Points:
         }
 
 
-class History:
+class MetricsHistory:
     """`clock` is monotonic, `now` the wall clock. For the loop's thread alone."""
 
     def __init__(
@@ -95,25 +95,25 @@ class History:
         metrics: Metrics,
         *,
         clock: Callable[[], float],
-        levels: Callable[[], Levels] = Levels,
+        levels: Callable[[], GaugeLevels] = GaugeLevels,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._counts = Counts(metrics)
+        self._counts = SnapshotReader(metrics)
         self.clock = clock
         self._now = now
         self._levels = levels
         self._sleep = sleep
         began = clock()
-        self._latest: tuple[float, Row] = (began, self._counts.read())
-        self._near: deque[tuple[float, Row]] = deque([self._latest])
-        self._far: deque[tuple[float, Row]] = deque()
-        self._recent = Points(FINE, int(NEAR / FINE))
-        self._day = Points(COARSE, int(DAY / COARSE))
+        self._latest: tuple[float, Snapshot] = (began, self._counts.read())
+        self._near: deque[tuple[float, Snapshot]] = deque([self._latest])
+        self._far: deque[tuple[float, Snapshot]] = deque()
+        self._recent = PointSeries(FINE, int(NEAR / FINE))
+        self._day = PointSeries(COARSE, int(DAY / COARSE))
         self._day_from = self._latest
-        self._highest = Levels()
+        self._highest = GaugeLevels()
         self._spans_at = began  # several rules ask for the same span at once
-        self._spans: dict[float, Span] = {}
+        self._spans: dict[float, WindowStats] = {}
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -127,17 +127,17 @@ class History:
         before_at, before = self._near[-1]
         levels = self._levels()
         places = self._counts.places()
-        self._recent.add(self._now(), span(now - before_at, between(before, row), places), levels)
+        self._recent.add(self._now(), window_stats(now - before_at, subtract_snapshots(before, row), places), levels)
         self._highest = _higher(self._highest, levels)
         since, first = self._day_from
         if now - since >= COARSE - FINE / 2:
-            self._day.add(self._now(), span(now - since, between(first, row), places), self._highest)
+            self._day.add(self._now(), window_stats(now - since, subtract_snapshots(first, row), places), self._highest)
             self._day_from = self._latest
-            self._highest = Levels()
+            self._highest = GaugeLevels()
         self._near.append(self._latest)
         self._age(now)
 
-    def since(self, seconds: float) -> Span:
+    def since(self, seconds: float) -> WindowStats:
         """What happened from so many seconds ago until now, at most an hour. Its end is at most half a second
         old; its beginning is the newest row that is old enough, so it may be up to 5 s longer, or 60 s, where it is
         over 15 min."""
@@ -150,7 +150,7 @@ class History:
             self._spans[seconds] = self._since(seconds, now, row)
         return self._spans[seconds]
 
-    def _since(self, seconds: float, now: float, row: Row) -> Span:
+    def _since(self, seconds: float, now: float, row: Snapshot) -> WindowStats:
         wanted = now - seconds + FINE / 100
         began, first = (self._far or self._near)[0]
         for rows in (self._near, self._far):
@@ -158,7 +158,7 @@ class History:
             if older is not None:
                 began, first = older
                 break
-        return span(now - began, between(first, row), self._counts.places())
+        return window_stats(now - began, subtract_snapshots(first, row), self._counts.places())
 
     def series(self) -> dict[str, object]:
         """The last day by 5 min as lists of one length, oldest first: `at` (the end of each step, in seconds since
@@ -178,8 +178,8 @@ class History:
             self._far.popleft()
 
 
-def _higher(a: Levels, b: Levels) -> Levels:
-    return Levels(
+def _higher(a: GaugeLevels, b: GaugeLevels) -> GaugeLevels:
+    return GaugeLevels(
         max(a.app_bytes, b.app_bytes),
         max(a.gateway_bytes, b.gateway_bytes),
         max(a.pool_in_use, b.pool_in_use),

@@ -14,7 +14,7 @@ MOST_ROUTES = 100  # more are counted together
 MOST_KEYS = 1000  # blocks in all: what a year of reloads may add is bounded
 
 Key = tuple[str, ...]
-Row: TypeAlias = "array[float]"
+Snapshot: TypeAlias = "array[float]"
 
 REQUESTS, ERRORS, REFUSED, BUCKETS = 0, 1, 2, 3  # within a route's block
 ROUTE_WIDTH = BUCKETS + len(DURATION_BUCKETS) + 1
@@ -23,7 +23,7 @@ WAIT: Key = ("wait",)
 THROTTLED: Key = ("throttled",)
 
 
-class Counts:
+class SnapshotReader:
     """Where each count stands in a row. Places are only ever added, so a row that is shorter than another has 0
     for what it lacks."""
 
@@ -33,7 +33,7 @@ class Counts:
         self._width = 0
         self._routes = 0
 
-    def read(self) -> Row:
+    def read(self) -> Snapshot:
         """What was counted until now: about 1 ms at 20 routes."""
         metrics = self._metrics
         row = array("d", bytes(8 * self._width))
@@ -63,7 +63,7 @@ class Counts:
     def places(self) -> Mapping[Key, int]:
         return self._places
 
-    def _route(self, name: str, row: Row) -> int:
+    def _route(self, name: str, row: Snapshot) -> int:
         key = ("route", name)
         if key not in self._places:
             if self._routes >= MOST_ROUTES:
@@ -71,7 +71,7 @@ class Counts:
             self._routes += 1
         return self._place(key, ROUTE_WIDTH, row)
 
-    def _place(self, key: Key, width: int, row: Row) -> int:
+    def _place(self, key: Key, width: int, row: Snapshot) -> int:
         at = self._places.get(key)
         if at is None:
             if len(self._places) >= MOST_KEYS:
@@ -85,6 +85,6 @@ class Counts:
         return at
 
 
-def between(old: Row, new: Row) -> Row:
+def subtract_snapshots(old: Snapshot, new: Snapshot) -> Snapshot:
     """What was added from one row to a later one."""
     return array("d", map(sub, new, old)) + new[len(old) :]

@@ -16,12 +16,12 @@ from proxy.observe.timeseries.snapshot import (
     WAIT,
     WAIT_WIDTH,
     Key,
-    Row,
+    Snapshot,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class RouteSpan:
+class RouteStats:
     """`errors` are answers of 500 and above, `refused` those of ours below 500 (limits, caps, sizes; no blocks);
     `buckets` how many took at most so long, +Inf the last."""
 
@@ -36,17 +36,17 @@ class RouteSpan:
 
     def quantile(self, share: float) -> float | None:
         """Seconds, as near as the buckets tell; None where nothing was answered."""
-        return quantile(DURATION_BUCKETS, self.buckets, share)
+        return histogram_quantile(DURATION_BUCKETS, self.buckets, share)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class WindowStats:
     """`seconds` is how long it really was: less than asked for, where the process is younger. `calls` and
     `attempts` by upstream, then outcome; `waits` for a database connection as `buckets`; `cost` in dollars by
     upstream."""
 
     seconds: float
-    routes: Mapping[str, RouteSpan] = field(default_factory=dict)
+    routes: Mapping[str, RouteStats] = field(default_factory=dict)
     calls: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     attempts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
@@ -57,13 +57,13 @@ class Span:
     def throttled_share(self) -> float:
         return self.throttled / self.seconds if self.seconds > 0 else 0.0
 
-    def total(self) -> RouteSpan:
+    def total(self) -> RouteStats:
         """All routes together."""
-        return together(self.routes.values())
+        return merge_routes(self.routes.values())
 
     def wait(self, share: float) -> float | None:
         """Seconds that this share of the clients waited at most; None where none asked."""
-        return quantile(WAIT_BUCKETS, self.waits, share)
+        return histogram_quantile(WAIT_BUCKETS, self.waits, share)
 
     def waited_over(self, seconds: float) -> float:
         """How many waited longer, in whole buckets: those of the bucket that holds `seconds` are not counted."""
@@ -73,8 +73,8 @@ class Span:
         return self.waits[-1] - within if within is not None else 0.0
 
 
-def span(seconds: float, row: Row, places: Mapping[Key, int]) -> Span:
-    routes: dict[str, RouteSpan] = {}
+def window_stats(seconds: float, row: Snapshot, places: Mapping[Key, int]) -> WindowStats:
+    routes: dict[str, RouteStats] = {}
     calls: dict[str, dict[str, float]] = {}
     attempts: dict[str, dict[str, float]] = {}
     cost: dict[str, float] = {}
@@ -85,7 +85,7 @@ def span(seconds: float, row: Row, places: Mapping[Key, int]) -> Span:
             continue
         if key[0] == "route":
             buckets = row[at + BUCKETS : at + ROUTE_WIDTH].tolist()
-            routes[key[1]] = RouteSpan(row[at + REQUESTS], row[at + ERRORS], buckets, row[at + REFUSED])
+            routes[key[1]] = RouteStats(row[at + REQUESTS], row[at + ERRORS], buckets, row[at + REFUSED])
         elif key[0] == "calls":
             calls.setdefault(key[1], {})[key[2]] = row[at]
         elif key[0] == "attempts":
@@ -96,10 +96,10 @@ def span(seconds: float, row: Row, places: Mapping[Key, int]) -> Span:
             waits = row[at : at + WAIT_WIDTH].tolist()
         elif key == THROTTLED:
             throttled = row[at]
-    return Span(seconds, routes, calls, attempts, cost, waits, throttled)
+    return WindowStats(seconds, routes, calls, attempts, cost, waits, throttled)
 
 
-def together(routes: Iterable[RouteSpan]) -> RouteSpan:
+def merge_routes(routes: Iterable[RouteStats]) -> RouteStats:
     requests = errors = refused = 0.0
     buckets = [0.0] * (len(DURATION_BUCKETS) + 1)
     for route in routes:
@@ -108,10 +108,10 @@ def together(routes: Iterable[RouteSpan]) -> RouteSpan:
         refused += route.refused
         if route.requests:
             buckets = [a + b for a, b in zip(buckets, route.buckets, strict=True)]
-    return RouteSpan(requests, errors, buckets, refused)
+    return RouteStats(requests, errors, buckets, refused)
 
 
-def quantile(bounds: Sequence[float], cumulative: Sequence[float], share: float) -> float | None:
+def histogram_quantile(bounds: Sequence[float], cumulative: Sequence[float], share: float) -> float | None:
     """As histogram_quantile of Prometheus: straight within a bucket, and at most the last bound."""
     if not cumulative or cumulative[-1] <= 0:
         return None

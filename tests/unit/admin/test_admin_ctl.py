@@ -15,7 +15,7 @@ from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.messages import AdminRequest
 from proxy.cli.ctl import run_ctl
 from proxy.errors import Refusal, UsageError
-from proxy.observe.health import Health
+from proxy.observe.health import HealthCheckRegistry
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
@@ -53,7 +53,7 @@ class House:
     def __init__(self, token=""):
         self.actions, self.events = Actions(), []
         self.endpoints = AdminEndpoints(
-            health=Health(lambda: 0.0, version="1"),
+            health=HealthCheckRegistry(lambda: 0.0, version="1"),
             metrics=Metrics(schema.Metrics(), version="1"),
             authenticator=TokenAuthenticator(token, clock=lambda: 0.0),
             check_readiness=lambda: (True, ""),

@@ -14,7 +14,7 @@ from proxy.admin.command_endpoint import CommandEndpoint
 from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.login_sessions import MAX_SESSIONS, SESSION_SECONDS, LoginSessions
 from proxy.admin.messages import AdminRequest, AdminResponse
-from proxy.observe.health import Health
+from proxy.observe.health import HealthCheckRegistry
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
@@ -35,7 +35,7 @@ class House:
         self.waits: list[float] = []
         self.gate = TokenAuthenticator(token, clock=lambda: self.now, sleep=self.sleep)
         self.endpoints = AdminEndpoints(
-            health=Health(lambda: self.now, version="1"),
+            health=HealthCheckRegistry(lambda: self.now, version="1"),
             metrics=Metrics(schema.Metrics(), version="1"),
             authenticator=self.gate,
             check_readiness=lambda: (True, ""),

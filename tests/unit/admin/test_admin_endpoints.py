@@ -9,7 +9,7 @@ import pytest
 from proxy.admin.auth import TokenAuthenticator
 from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.messages import AdminRequest, AdminResponse
-from proxy.observe.health import Health, PartState
+from proxy.observe.health import ComponentHealth, HealthCheckRegistry
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 from proxy.policy.urls import is_loopback
@@ -20,9 +20,9 @@ PATHS = ["/dashboard", "/dashboard/app.js", "/healthz", "/readyz", "/metrics", "
 class House:
     def __init__(self, token: str = "", *, loopback: bool = True) -> None:
         self.now = 0.0
-        self.app = PartState("ok", "ready")
+        self.app = ComponentHealth("ok", "ready")
         self.ready = (True, "ready")
-        health = Health(lambda: self.now, version="1.2.3", now=lambda: 1_790_000_000.0)
+        health = HealthCheckRegistry(lambda: self.now, version="1.2.3", now=lambda: 1_790_000_000.0)
         health.register("app", lambda: self.app)
         self.endpoints = AdminEndpoints(
             health=health,
@@ -115,7 +115,7 @@ async def test_healthz_tells_strangers_one_word_and_the_tokens_bearer_all() -> N
 
 async def test_healthz_is_503_only_once_the_app_was_away_for_a_minute() -> None:
     house = House()
-    house.app = PartState("down", "restarting")
+    house.app = ComponentHealth("down", "restarting")
     for seconds, status, word in [(0, 200, "degraded"), (59, 200, "degraded"), (60, 503, "down")]:
         house.now = seconds
         for public in (False, True):

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.app import attribution
-from proxy.observe.request_registry import AFTERLIFE, Requests
+from proxy.observe.request_registry import AFTERLIFE, RequestRegistry
 from proxy.policy.loading import PolicySource, load
 
 
@@ -41,7 +41,7 @@ class Asked:
 
 def test_a_loop_that_a_request_started_is_billed_to_its_user_for_ten_minutes_after_it():
     now = 0.0
-    requests = Requests(lambda: now)
+    requests = RequestRegistry(lambda: now)
     requests.begin("t", Asked())
     now = 5000.0
     assert requests.find("t").user == "ada"  # the request goes on, and so does what it started

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.app.command import SHELL, parse
+from proxy.app.command import SHELL, parse_command
 
 SAME = None
 
@@ -36,10 +36,10 @@ SAME = None
 def test_only_the_public_port_after_a_port_option_or_as_host_and_port_is_replaced(words, expected, shape):
     expected = expected or words
     if shape == "words":
-        command = parse(words.split(" "), 10000, 4000)
+        command = parse_command(words.split(" "), 10000, 4000)
         assert " ".join(command.argv) == expected
     elif " " in words:
-        command = parse([words], 10000, 4000)
+        command = parse_command([words], 10000, 4000)
         assert command.argv == (SHELL, "-c", f"exec {expected}")
     assert bool(command.replaced) == (expected != words)
 
@@ -57,12 +57,12 @@ def test_only_the_public_port_after_a_port_option_or_as_host_and_port_is_replace
     ],
 )
 def test_a_shell_line_stays_as_it_is_and_its_last_command_takes_the_shells_place(line, text):
-    assert parse([line], 10000, 4000).argv == (SHELL, "-c", text)
+    assert parse_command([line], 10000, 4000).argv == (SHELL, "-c", text)
 
 
 def test_without_a_public_port_nothing_is_touched():
-    assert parse(["worker", "--port", "10000"], None, 4000).argv == ("worker", "--port", "10000")
+    assert parse_command(["worker", "--port", "10000"], None, 4000).argv == ("worker", "--port", "10000")
 
 
 def test_one_word_without_spaces_is_a_program_not_a_line():
-    assert parse(["./start"], 10000, 4000).argv == ("./start",)
+    assert parse_command(["./start"], 10000, 4000).argv == ("./start",)

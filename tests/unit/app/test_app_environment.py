@@ -2,13 +2,13 @@
 
 import pytest
 
-from proxy.app.command import parse
-from proxy.app.environment import build
+from proxy.app.command import parse_command
+from proxy.app.environment import build_environment
 
 
 def env_of(environ, **more):
     options = {"programs": ["app"], "public": 10000, "private": 4000, "venv": None, **more}
-    return build(environ, **options)
+    return build_environment(environ, **options)
 
 
 def test_the_app_gets_its_port_and_everything_but_the_admin_token():
@@ -63,6 +63,6 @@ def test_an_environment_that_app_and_gateway_share_is_the_apps_own(tmp_path):
     own = tmp_path / "own"
     program(own / "bin", "app")
     environ = {"PATH": f"{own / 'bin'}:/usr/bin", "VIRTUAL_ENV": str(own)}
-    for programs in (["app"], parse(["cd src && A=1 'app' --x"], None, 1).programs):
+    for programs in (["app"], parse_command(["cd src && A=1 'app' --x"], None, 1).programs):
         env, _ = env_of(environ, venv=own, programs=programs)
         assert env == {**environ, "PORT": "4000"}

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.app.log_capture import BLOCK, LONGEST, Lines, level_of
-from proxy.observe.request_registry import Owner
+from proxy.app.log_capture import BLOCK, LONGEST, LineCapture, detect_level
+from proxy.observe.request_registry import Attribution
 
 PYTHON = """\
 Traceback (most recent call last):
@@ -42,14 +42,14 @@ UVICORN = f"ERROR:    Exception in ASGI application\n{PYTHON}"
 class Heard:
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str | None]] = []
-        self.lines = Lines(self.emit, "stderr", self.find)
+        self.lines = LineCapture(self.emit, "stderr", self.find)
 
     def emit(self, event: str, message: str, *, level: str = "info", **facts: object) -> None:
         assert (event, facts["stream"]) == ("app", "stderr")
         self.events.append((level, message, facts.get("request_id")))  # type: ignore[arg-type]
 
-    def find(self, token: str) -> Owner | None:
-        return Owner(token, "u", "", f"id-{token}", None, "r", None)
+    def find(self, token: str) -> Attribution | None:
+        return Attribution(token, "u", "", f"id-{token}", None, "r", None)
 
     def messages(self) -> list[str]:
         return [message for _, message, _ in self.events]
@@ -169,4 +169,4 @@ async def test_bytes_that_are_no_utf8_are_shown_as_such_and_hurt_no_other_line()
     ],
 )
 def test_a_line_has_the_level_that_it_says(line: str, level: str) -> None:
-    assert level_of(line) == level
+    assert detect_level(line) == level

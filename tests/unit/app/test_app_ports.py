@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from proxy.app.command import parse
+from proxy.app.command import parse_command
 
 PUBLIC, PRIVATE = 10000, 41234
 
@@ -36,6 +36,6 @@ PUBLIC, PRIVATE = 10000, 41234
 )
 @pytest.mark.parametrize("one", [True, False])
 def test_the_public_port_is_replaced_behind_an_option_that_names_a_port(line, started, one):
-    found = parse([line] if one else line.split(), PUBLIC, PRIVATE)
+    found = parse_command([line] if one else line.split(), PUBLIC, PRIVATE)
     assert shlex.split(found.shown) == shlex.split(started)
     assert bool(found.replaced) == (line != started)

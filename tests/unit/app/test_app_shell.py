@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from proxy.app.shell_command import SHELL, is_shell, program, take_place
+from proxy.app.shell_command import SHELL, exec_last_command, is_shell, main_program
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ from proxy.app.shell_command import SHELL, is_shell, program, take_place
     ],
 )
 def test_the_last_simple_command_of_a_list_takes_the_shells_place(line: str, becomes: str, runs: str) -> None:
-    assert take_place(line) == becomes
-    assert program(becomes) == program(line) == runs
+    assert exec_last_command(line) == becomes
+    assert main_program(becomes) == main_program(line) == runs
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_last_simple_command_of_a_list_takes_the_shells_place(line: str, bec
     ],
 )  # fmt: skip
 def test_every_other_line_is_left_to_the_shell(line: str) -> None:
-    assert take_place(line) == line
+    assert exec_last_command(line) == line
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_every_other_line_is_left_to_the_shell(line: str) -> None:
 def test_it_does_what_it_did(line: str, tmp_path) -> None:
     ways = [
         subprocess.run([SHELL, "-c", one], cwd=tmp_path, env={**os.environ, "X": "1"}, capture_output=True, check=False)
-        for one in (line, take_place(line))
+        for one in (line, exec_last_command(line))
     ]
-    assert take_place(line) != line
+    assert exec_last_command(line) != line
     assert ways[0].stdout == ways[1].stdout
     assert ways[0].returncode == ways[1].returncode
 

@@ -111,13 +111,13 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         return "127.0.0.1" if ready else None
 
     monkeypatch.setattr(supervisor, "AppProcess", Process)
-    monkeypatch.setattr(probes, "probe", probe)
+    monkeypatch.setattr(probes, "probe_app", probe)
 
     async def refused(*_: object) -> bool:
         return not Process.made[-1].listens
 
-    monkeypatch.setattr(probes.Knock, "refused", refused)
-    monkeypatch.setattr(supervisor, "Warden", Warden)
+    monkeypatch.setattr(probes.PortProbe, "refused", refused)
+    monkeypatch.setattr(supervisor, "OrphanGuard", Warden)
 
     def run(story: Callable[[Life], Awaitable[None]], policy: schema.App = schema.App()) -> None:
         async def main() -> None:

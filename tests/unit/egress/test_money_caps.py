@@ -13,7 +13,7 @@ from proxy.egress.billing.forecast import SpendForecast
 from proxy.egress.billing.spend_limits import MAX_USERS, CapReached, SpendLimits
 from proxy.egress.billing.windows import Calendar
 from proxy.ledger.store import UserTotals, WindowTotals
-from proxy.observe.reserved_users import NOBODY
+from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema.upstream import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import NANOS, format_nanos
@@ -60,7 +60,7 @@ def pay(limits: SpendLimits, dollars: float, user: str = "ada", tier: str = "fre
         ({"per_user": ["$0.05/d"]}, "ada", "for ada (cap.per_user)"),
         ({"per_user": ["$1/d", "$0.05/month"]}, "ada", "$0.05/month"),
         ({"per_user": ["$0.05/h"]}, "ada", "$0.05/h"),
-        ({"unattributed": "$0.05/d"}, NOBODY, "calls of nobody (cap.unattributed)"),
+        ({"unattributed": "$0.05/d"}, UNATTRIBUTED, "calls of nobody (cap.unattributed)"),
         ({"total": "$0.05/d"}, "ada", "all calls together (cap.total)"),
     ],
 )

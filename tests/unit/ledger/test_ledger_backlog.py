@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.ledger.record import CallRecord
 from proxy.ledger.write_buffer import MAX_BATCH_ROWS, OPEN_AFTER, WriteBuffer
-from proxy.observe.reserved_users import VARIOUS
+from proxy.observe.reserved_users import VARIOUS_USERS
 
 
 def entry(id: object, cost: int = 10, **rest: object) -> CallRecord:
@@ -139,7 +139,7 @@ def test_where_even_the_sums_are_too_many_their_users_are_told_apart_no_longer()
     rows = drain(backlog)
     assert len(rows) <= 1000
     assert sum(row.cost for row in rows) == 5000
-    assert any(row.user == VARIOUS for row in rows)
+    assert any(row.user == VARIOUS_USERS for row in rows)
 
 
 def test_what_is_lost_after_all_is_counted() -> None:

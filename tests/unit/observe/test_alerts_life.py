@@ -11,13 +11,13 @@ from test_alerts_rules import House, route
 from proxy import __repository__
 from proxy.observe.alerts.alert import Alert, Finding
 from proxy.observe.alerts.channels import slack, webhook
-from proxy.observe.alerts.delivery import WAITING, Backoff, Sender
-from proxy.observe.alerts.manager import MOST, REMEMBERED, Alerts
-from proxy.observe.alerts.notification import Notice
-from proxy.observe.alerts.runbook_hints import page
-from proxy.observe.health import PartState
+from proxy.observe.alerts.delivery import WAITING, DeliveryQueue, DeliveryRetryOptions
+from proxy.observe.alerts.manager import MOST, REMEMBERED, AlertManager
+from proxy.observe.alerts.notification import Notification
+from proxy.observe.alerts.runbook_hints import runbook_url
+from proxy.observe.health import ComponentHealth
 from proxy.observe.metrics import Metrics
-from proxy.observe.timeseries.window_stats import Span
+from proxy.observe.timeseries.window_stats import WindowStats
 from proxy.policy import schema
 from proxy.policy.alert_condition_parser import parse
 from proxy.policy.schema.alerting import AlertRule, Cooldown
@@ -89,7 +89,7 @@ def parts():
         "errors": AlertRule(parse("errors > 5% over 5m")),
     }
     metrics = Metrics(schema.Metrics(), version="1")
-    alerts = Alerts(
+    alerts = AlertManager(
         Policy(rules=rules),
         house,
         clock=clock,
@@ -120,13 +120,13 @@ async def test_a_fault_is_told_within_the_rules_time_and_one_judging(parts):
     house, clock, alerts, events, metrics = parts
     assert firing(metrics, "app_down") == 0
     pass_time(clock, alerts, 16)
-    house.app = PartState("down", "restarting: it ended")
+    house.app = ComponentHealth("down", "restarting: it ended")
     assert pass_time(clock, alerts, 25) == [(30.0, "app_down", "firing")]
     assert firing(metrics, "app_down") == 1
     (event,) = events
     assert event[:3] == ("alert", "app_down: the app is down for 13 s: restarting: it ended", "error")
     assert event[3]["since"] == "2023-11-14T22:13:37Z"
-    house.app = PartState("ok", "ready")
+    house.app = ComponentHealth("ok", "ready")
     assert pass_time(clock, alerts, 30) == [(60.0, "app_down", "cleared")]
     assert firing(metrics, "app_down") == 0
     assert events[-1][1].startswith("app_down: all clear of app after 43 s; it was: the app is down")
@@ -135,8 +135,8 @@ async def test_a_fault_is_told_within_the_rules_time_and_one_judging(parts):
 async def test_what_begins_at_once_is_told_at_once(parts):
     house, clock, alerts, _, _ = parts
     clock.now = 100.0
-    house.app = PartState("down", "it ended")
-    house.span = Span(300, routes={"a": route(10, 10)})
+    house.app = ComponentHealth("down", "it ended")
+    house.span = WindowStats(300, routes={"a": route(10, 10)})
     pass_time(clock, alerts, 4)
     assert pass_time(clock, alerts, 12) == [(105.0, "errors", "firing"), (120.0, "app_down", "firing")][:1]
     told = alerts.judge()
@@ -145,8 +145,8 @@ async def test_what_begins_at_once_is_told_at_once(parts):
 
 async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
     house, clock, alerts, _, metrics = parts
-    house.app = PartState("down", "it ended")
-    house.span = Span(300, routes={"a": route(10, 10)})
+    house.app = ComponentHealth("down", "it ended")
+    house.span = WindowStats(300, routes={"a": route(10, 10)})
     assert len(pass_time(clock, alerts, 15)) == 2
     alerts.apply(Policy(rules={"app_down": AlertRule(parse("app is down for 2s"), "warning")}, cooldown=Cooldown(1e6)))
     assert ("errors",) not in dict(metrics.alerts_firing.items())
@@ -158,10 +158,10 @@ async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
 
 async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
     house, clock, alerts, _, _ = parts
-    house.app = PartState("down", "it ended")
+    house.app = ComponentHealth("down", "it ended")
     pass_time(clock, alerts, 15)
-    house.app = PartState("ok", "it answers")
-    house.span = Span(300, routes={"a": route(10, 10)})
+    house.app = ComponentHealth("ok", "it answers")
+    house.span = WindowStats(300, routes={"a": route(10, 10)})
     pass_time(clock, alerts, 30)
     assert [(each["name"], each["state"]) for each in alerts.status()] == [
         ("app_down", "cleared"),
@@ -176,16 +176,16 @@ async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
 async def test_alerts_that_are_over_are_remembered_in_bounded_number(parts):
     house, clock, alerts, _, _ = parts
     alerts.apply(Policy(rules={"slow": AlertRule(parse("p95 > 1s over 5m"))}))
-    house.span = Span(300, routes={f"r{n}": route(50, seconds=9) for n in range(MOST + 50)})
+    house.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MOST + 50)})
     assert len(alerts.judge()) == MOST + 50
-    house.span = Span(300)
+    house.span = WindowStats(300)
     alerts.judge()
     assert len(alerts.status()) == MOST
 
 
 async def test_nobody_is_told_anything_while_the_gateway_stops(parts):
     house, clock, alerts, _, _ = parts
-    house.span = Span(300, routes={"a": route(10, 10)})
+    house.span = WindowStats(300, routes={"a": route(10, 10)})
     house.ending = lambda: True
     assert alerts.judge() == ()
 
@@ -204,12 +204,12 @@ async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(
         clock.now += 1
         alerts.tick(None)
         if turns == 20:
-            house.since = lambda seconds: Span(300, routes={"a": route(10, 10)})
+            house.since = lambda seconds: WindowStats(300, routes={"a": route(10, 10)})
         if turns == 40:
             raise asyncio.CancelledError
 
     house.since = broken
-    house.app = PartState("down", "it ended")
+    house.app = ComponentHealth("down", "it ended")
     alerts._sleep = sleep
     with pytest.raises(asyncio.CancelledError):
         await alerts.run()
@@ -218,8 +218,8 @@ async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(
 
 async def test_judging_the_shipped_rules_costs_little(parts):
     house, clock, _, _, metrics = parts
-    alerts = Alerts(Policy(), house, clock=clock, emit=lambda *a, **k: None, metrics=metrics, app="", version="")
-    house.span = Span(300, routes={f"r{n}": route(50) for n in range(20)})
+    alerts = AlertManager(Policy(), house, clock=clock, emit=lambda *a, **k: None, metrics=metrics, app="", version="")
+    house.span = WindowStats(300, routes={f"r{n}": route(50) for n in range(20)})
     house.limits = {f"r{n}": 10.0 for n in range(20)}
     began = time.process_time()
     for _ in range(20):
@@ -242,7 +242,7 @@ def made(name="breaker_open", state="firing", **more):
         "first_step": "look",
         "runbook": f"https://example.com/INCIDENTS.md#{name}",
     }
-    return Notice(name=name, state=state, **{**values, **more})
+    return Notification(name=name, state=state, **{**values, **more})
 
 
 def test_a_message_to_slack_says_what_since_when_how_bad_why_and_what_to_do():
@@ -299,7 +299,9 @@ def test_a_webhook_gets_every_field():
 
 async def test_what_waits_too_long_gives_way_to_what_is_new():
     counted, lines = [], []
-    sender = Sender("slack", "http://127.0.0.1:9/hunter2", emit=lambda *a, **k: lines.append(a), sent=counted.append)
+    sender = DeliveryQueue(
+        "slack", "http://127.0.0.1:9/hunter2", emit=lambda *a, **k: lines.append(a), sent=counted.append
+    )
     for number in range(WAITING + 3):
         sender.put({"text": str(number)})
     assert counted == ["dropped"] * 3
@@ -318,10 +320,10 @@ def test_the_next_try_comes_later_each_time_or_when_slack_says(attempt, asked, w
         def close(self):
             pass
 
-    assert Backoff().get_timeout(attempt, Answer()) == wait
-    assert Backoff().get_timeout(attempt) == min(60, 2 ** (attempt - 1))
+    assert DeliveryRetryOptions().get_timeout(attempt, Answer()) == wait
+    assert DeliveryRetryOptions().get_timeout(attempt) == min(60, 2 ** (attempt - 1))
 
 
 def test_the_page_of_a_rule_is_a_file_of_the_project():
-    path, _, heading = page("app_down").removeprefix(f"{__repository__}/blob/main/").partition("#")
+    path, _, heading = runbook_url("app_down").removeprefix(f"{__repository__}/blob/main/").partition("#")
     assert f"\n## {heading}\n" in (Path(__file__).parents[3] / path).read_text()

@@ -5,12 +5,12 @@ from decimal import Decimal
 import pytest
 
 from proxy.errors import PolicyError
-from proxy.observe.alerts.evaluator import Judge, Lasting
-from proxy.observe.alerts.inputs import BreakerFact, CapFact
-from proxy.observe.health import PartState
+from proxy.observe.alerts.evaluator import AlertEvaluator, PendingCondition
+from proxy.observe.alerts.inputs import BreakerInput, CapInput
+from proxy.observe.health import ComponentHealth
 from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
-from proxy.observe.process_sampler import Sample
-from proxy.observe.timeseries.window_stats import RouteSpan, Span, together
+from proxy.observe.process_sampler import ResourceSample
+from proxy.observe.timeseries.window_stats import RouteStats, WindowStats, merge_routes
 from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition_parser import FORMS, RELATIVES, SLOWEST, parse
 from proxy.policy.loading import PolicySource, load
@@ -98,12 +98,14 @@ class House:
     """Facts as a test wants them."""
 
     def __init__(self):
-        self.span = Span(300)
-        self.app = PartState("ok", "ready: it answers")
-        self.others = {name: PartState("ok", "fine") for name in ("upstreams", "postgres", "store", "ledger", "memory")}
+        self.span = WindowStats(300)
+        self.app = ComponentHealth("ok", "ready: it answers")
+        self.others = {
+            name: ComponentHealth("ok", "fine") for name in ("upstreams", "postgres", "store", "ledger", "memory")
+        }
         self.excused = False
         self.open = {}
-        self.latest = Sample()
+        self.latest = ResourceSample()
         self.limits = {"a": 10.0, "b": None}
         self.money = {}
         self.past = {}
@@ -123,7 +125,7 @@ class House:
 
     def breakers(self):
         return {
-            name: BreakerFact(opened, "3 of the last 3 calls failed", changed=self.turned)
+            name: BreakerInput(opened, "3 of the last 3 calls failed", changed=self.turned)
             for name, opened in self.open.items()
         }
 
@@ -153,11 +155,11 @@ class House:
 
 
 def found(house, text):
-    return [finding.subject for finding in Judge(house).judge(0, parse(text))]
+    return [finding.subject for finding in AlertEvaluator(house).judge(0, parse(text))]
 
 
 def route(requests, errors=0, seconds=0.05):
-    return RouteSpan(requests, errors, [requests if seconds <= bound else 0 for bound in (*DURATION_BUCKETS, 1e9)])
+    return RouteStats(requests, errors, [requests if seconds <= bound else 0 for bound in (*DURATION_BUCKETS, 1e9)])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def route(requests, errors=0, seconds=0.05):
 )
 def test_errors_are_a_share_of_enough_requests(ok, failed, holds):
     house = House()
-    house.span = Span(300, routes={"a": route(ok + failed, failed), "b": route(0)})
+    house.span = WindowStats(300, routes={"a": route(ok + failed, failed), "b": route(0)})
     assert bool(found(house, "errors > 5% over 5m")) == holds
     assert bool(found(house, "errors > 5% on a over 5m")) == holds
     assert not found(house, "errors > 5% on b over 5m")
@@ -187,8 +189,8 @@ def test_errors_are_a_share_of_enough_requests(ok, failed, holds):
         ("p95 > 50% of timeout over 5m", {"a": route(20, seconds=9)}, ["a"]),
         ("p95 > 50% of timeout over 5m", {"a": route(5, seconds=9)}, ["a"]),
         ("p95 > 50% of timeout over 5m", {"a": route(4, seconds=9)}, []),
-        ("p95 > 50% of timeout over 5m", {"a": together([route(18), route(1, seconds=9)])}, []),
-        ("p95 > 50% of timeout over 5m", {"a": together([route(18), route(2, seconds=9)])}, ["a"]),
+        ("p95 > 50% of timeout over 5m", {"a": merge_routes([route(18), route(1, seconds=9)])}, []),
+        ("p95 > 50% of timeout over 5m", {"a": merge_routes([route(18), route(2, seconds=9)])}, ["a"]),
         ("p95 > 50% of timeout over 5m", {"a": route(50, seconds=2), "b": route(50, seconds=99)}, []),
         ("p95 > 5s over 5m", {"a": route(50, seconds=2), "b": route(50, seconds=99)}, ["b"]),
         ("p95 > 1s on a over 5m", {"a": route(50, seconds=2), "b": route(50, seconds=99)}, ["a"]),
@@ -196,7 +198,7 @@ def test_errors_are_a_share_of_enough_requests(ok, failed, holds):
 )
 def test_a_percentile_is_judged_by_route_and_against_its_own_timeout(text, spans, subjects):
     house = House()
-    house.span = Span(300, routes=spans)
+    house.span = WindowStats(300, routes=spans)
     assert found(house, text) == subjects
 
 
@@ -208,31 +210,31 @@ def test_waits_for_the_pool_are_those_that_ended_and_those_under_way(quick, slow
     house = House()
     house.holders = "5 idle in transactions of report (5)"
     house.waits = [2.0] * now
-    house.span = Span(60, waits=[quick if bound <= 1 else quick + slow for bound in (*WAIT_BUCKETS, 1e9)])
-    findings = list(Judge(house).judge(0, parse("pool wait > 1s over 1m")))
+    house.span = WindowStats(60, waits=[quick if bound <= 1 else quick + slow for bound in (*WAIT_BUCKETS, 1e9)])
+    findings = list(AlertEvaluator(house).judge(0, parse("pool wait > 1s over 1m")))
     assert bool(findings) == holds
     assert all("transactions of report" in finding.message for finding in findings)
 
 
 def test_throttling_is_a_share_of_the_whole_window_so_a_start_is_no_alert():
     house = House()
-    house.span = Span(20, throttled=15)
+    house.span = WindowStats(20, throttled=15)
     assert not found(house, "throttled > 25% over 5m")
-    house.span = Span(300, throttled=80)
+    house.span = WindowStats(300, throttled=80)
     assert found(house, "throttled > 25% over 5m")
 
 
 def test_money_is_told_by_upstream_without_the_name_of_any_user():
     house = House()
-    house.money = {"openai": CapFact(4.1, 9.5, "$5/d", 0.82, users=3), "other": CapFact(1, 1)}
-    (finding,) = Judge(house).judge(0, parse("cost > 80% of cap"))
+    house.money = {"openai": CapInput(4.1, 9.5, "$5/d", 0.82, users=3), "other": CapInput(1, 1)}
+    (finding,) = AlertEvaluator(house).judge(0, parse("cost > 80% of cap"))
     assert finding.subject == "openai"
     assert (
         "82% of the total cap of $5/d is spent and 3 users have spent more than 80% of a cap of their own"
         in finding.message
     )
     assert "$4.10 so far today, $9.50 at its end" in finding.message
-    (finding,) = Judge(house).judge(0, parse("cost > $5 today"))
+    (finding,) = AlertEvaluator(house).judge(0, parse("cost > $5 today"))
     assert "most of it at openai" in finding.message
     assert not found(house, "cost > $6 today")
 
@@ -255,9 +257,11 @@ def test_money_is_told_by_upstream_without_the_name_of_any_user():
 def test_calls_that_fail_are_a_share_of_enough_and_an_open_breaker_speaks_for_itself(outcomes, open, turned, holds):
     house = House()
     house.open, house.turned = {"openai": open}, turned
-    house.span = Span(300, calls={"openai": outcomes, "gone": {"error": 99}}, attempts={"openai": {"429": 12, "ok": 1}})
+    house.span = WindowStats(
+        300, calls={"openai": outcomes, "gone": {"error": 99}}, attempts={"openai": {"429": 12, "ok": 1}}
+    )
     for text in ("call errors > 20% over 5m", "call errors > 20% on openai over 5m"):
-        findings = list(Judge(house).judge(0, parse(text)))
+        findings = list(AlertEvaluator(house).judge(0, parse(text)))
         assert [finding.subject for finding in findings] == ["openai"] * holds
         assert all("attempts of these 5m: 12 × 429" in finding.message for finding in findings)
     assert not found(house, "call errors > 20% on other over 5m")
@@ -266,10 +270,10 @@ def test_calls_that_fail_are_a_share_of_enough_and_an_open_breaker_speaks_for_it
 @pytest.mark.parametrize(("requests", "refused", "holds"), [(4, 4, False), (5, 5, True), (50, 5, False), (49, 5, True)])
 def test_refusals_are_a_share_of_enough_requests(requests, refused, holds):
     house = House()
-    house.span = Span(
-        300, routes={"ask": RouteSpan(requests, 0, route(requests).buckets, refused), "page": RouteSpan()}
+    house.span = WindowStats(
+        300, routes={"ask": RouteStats(requests, 0, route(requests).buckets, refused), "page": RouteStats()}
     )
-    (text,) = [one.message for one in Judge(house).judge(0, parse("refusals > 10% over 5m"))] or [None]
+    (text,) = [one.message for one in AlertEvaluator(house).judge(0, parse("refusals > 10% over 5m"))] or [None]
     assert (text is not None and f"{refused} of {requests} requests" in text and f"ask ({refused})" in text) == holds
     assert bool(found(house, "refusals > 10% on ask over 5m")) == holds
     assert not found(house, "refusals > 10% on page over 5m")
@@ -279,7 +283,7 @@ def test_a_policy_that_is_refused_is_told_with_its_first_fault():
     house = House()
     assert not found(house, "policy is refused")
     house.refused = "p.yaml:3: routes: no\np.yaml:4: more"
-    (finding,) = Judge(house).judge(0, parse("policy is refused"))
+    (finding,) = AlertEvaluator(house).judge(0, parse("policy is refused"))
     assert finding.message.endswith("stays in force: p.yaml:3: routes: no")
 
 
@@ -291,7 +295,7 @@ def test_calls_past_the_gateway_are_told_by_upstream():
 
 def lasting(house, text, *, at):
     """Judged once a second from 0 to `at`; what holds then."""
-    judge, condition = Judge(house), parse(text)
+    judge, condition = AlertEvaluator(house), parse(text)
     for now in range(at + 1):
         judge.tick(now, {condition})
     return [finding.subject for finding in judge.judge(at, condition)]
@@ -299,11 +303,11 @@ def lasting(house, text, *, at):
 
 def test_what_must_last_is_not_told_before():
     house = House()
-    house.app = PartState("down", "restarting: it ended")
-    house.others["postgres"] = PartState("down", "away")
-    house.others["ledger"] = PartState("degraded", "disk full")
+    house.app = ComponentHealth("down", "restarting: it ended")
+    house.others["postgres"] = ComponentHealth("down", "away")
+    house.others["ledger"] = ComponentHealth("degraded", "disk full")
     house.open = {"openai": True, "other": False}
-    house.latest = Sample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
+    house.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
     for text, subject in [
         ("app is down for 10s", "app"),
         ("app is degraded for 10s", "app"),
@@ -329,10 +333,10 @@ def test_what_must_last_is_not_told_before():
 )
 def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, subject):
     house = House()
-    house.app = PartState("down", "it ended")
+    house.app = ComponentHealth("down", "it ended")
     house.open = {"openai": True}
-    house.latest = Sample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
-    judge = Judge(house)
+    house.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
+    judge = AlertEvaluator(house)
     for now in range(30):
         judge.tick(now, {parse(old)})
     judge.tick(30, {parse(new)})
@@ -343,13 +347,13 @@ def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, s
 
 def test_an_app_that_is_away_on_purpose_is_no_news():
     house = House()
-    house.app = PartState("down", "restarting: it is being replaced: memory")
+    house.app = ComponentHealth("down", "restarting: it is being replaced: memory")
     house.excused = True
     assert lasting(house, "app is down for 5s", at=60) == []
 
 
 def test_an_app_that_crashes_again_and_again_is_down_though_it_is_up_for_moments():
-    look = Lasting(10)
+    look = PendingCondition(10)
     for now in range(30):
         look.note(now, bad=now % 5 != 0)
     assert look.holds(29)
@@ -361,7 +365,7 @@ def test_an_app_that_crashes_again_and_again_is_down_though_it_is_up_for_moments
 
 
 def test_a_breaker_that_waits_for_a_probe_is_still_open_for_a_minute_and_then_is_not():
-    look = Lasting(5)
+    look = PendingCondition(5)
     for now in range(10):
         look.note(now, bad=True)
     look.note(10, bad=None)

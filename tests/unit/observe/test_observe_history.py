@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from proxy.observe.metrics import Metrics
-from proxy.observe.timeseries.history import COLUMNS, History, Levels
-from proxy.observe.timeseries.window_stats import quantile
+from proxy.observe.timeseries.history import COLUMNS, GaugeLevels, MetricsHistory
+from proxy.observe.timeseries.window_stats import histogram_quantile
 from proxy.policy import schema
 
 
@@ -24,7 +24,7 @@ def metrics():
 
 
 def history(metrics, clock, **more):
-    return History(metrics, clock=clock, now=lambda: clock.now + 1e9, **more)
+    return MetricsHistory(metrics, clock=clock, now=lambda: clock.now + 1e9, **more)
 
 
 def pass_time(history, clock, seconds, each=lambda: None):
@@ -85,7 +85,7 @@ def test_an_hour_is_told_of_by_the_minute(metrics):
 def test_the_last_day_is_lists_of_one_length(metrics):
     clock = Clock()
     highest = iter(range(10**6))
-    kept = history(metrics, clock, levels=lambda: Levels(app_bytes=next(highest)))
+    kept = history(metrics, clock, levels=lambda: GaugeLevels(app_bytes=next(highest)))
     pass_time(kept, clock, 3600, lambda: metrics.request("a", "GET", 500, 0.05, 0.0))
     day = kept.series()
     assert {len(day[name]) for name in ("at", *COLUMNS)} == {12}
@@ -134,4 +134,4 @@ def test_more_routes_than_anybody_has_are_counted_together(metrics):
     ],
 )
 def test_a_quantile_is_where_prometheus_puts_it(cumulative, share, value):
-    assert quantile((1, 2), cumulative, share) == (None if value is None else pytest.approx(value))
+    assert histogram_quantile((1, 2), cumulative, share) == (None if value is None else pytest.approx(value))

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.observe.access_log import Access
-from proxy.observe.emit import Emit
-from proxy.observe.log import Log
-from proxy.observe.log_format import json_line, printable, text_line
+from proxy.observe.access_log import AccessRecord
+from proxy.observe.emit import EmitEvent
+from proxy.observe.log import EventLog
+from proxy.observe.log_format import format_json_line, format_text_line, printable
 from proxy.policy import schema
 
 NOW = 1_790_000_000.1239
@@ -33,15 +33,15 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
         time.sleep(0.002)
 
 
-def written(policy: schema.Log, act: Callable[[Log], None]) -> list[str]:
+def written(policy: schema.Log, act: Callable[[EventLog], None]) -> list[str]:
     out = io.BytesIO()
-    log = Log(policy, out=out, now=lambda: NOW)
+    log = EventLog(policy, out=out, now=lambda: NOW)
     act(log)
     assert log.close()
     return out.getvalue().decode().splitlines()
 
 
-def objects(policy: schema.Log, act: Callable[[Log], None]) -> list[dict[str, Any]]:
+def objects(policy: schema.Log, act: Callable[[EventLog], None]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written(policy, act)]
 
 
@@ -80,14 +80,16 @@ def test_a_line_has_time_level_event_message_and_ids_first() -> None:
 
 
 def test_emit_is_what_the_parts_expect() -> None:
-    log = Log(schema.Log(), out=io.BytesIO())
-    emit: Emit = log.emit
+    log = EventLog(schema.Log(), out=io.BytesIO())
+    emit: EmitEvent = log.emit
     emit(event="x", message="y", level="debug", fact=1)
     assert log.close()
 
 
 def test_the_access_line_has_every_field_of_the_contract_and_no_secret() -> None:
-    [line] = objects(schema.Log(), lambda log: log.access(Access(**ACCESS, cost_usd=Decimal("0.000012"), calls=2)))
+    [line] = objects(
+        schema.Log(), lambda log: log.access(AccessRecord(**ACCESS, cost_usd=Decimal("0.000012"), calls=2))
+    )
     assert tuple(line) == FIELDS
     assert line["event"] == "request"
     assert line["path"] == "/a?token=***&b=1"
@@ -100,7 +102,7 @@ def test_the_access_line_has_every_field_of_the_contract_and_no_secret() -> None
 def test_what_a_client_writes_into_user_or_path_stays_within_its_line(shape: Any) -> None:
     evil = 'x"\n{"event":"forged"}\r\x1b[31m\u2028\udcff\x00'
     facts = ACCESS | {"user": evil, "path": "/" + evil, "route": "a\nb"}
-    lines = written(schema.Log(format=shape), lambda log: log.access(Access(**facts)))
+    lines = written(schema.Log(format=shape), lambda log: log.access(AccessRecord(**facts)))
     assert len(lines) == 1
     assert lines[0].isprintable()
     if shape == "json":
@@ -109,18 +111,18 @@ def test_what_a_client_writes_into_user_or_path_stays_within_its_line(shape: Any
 
 @pytest.mark.parametrize(("access", "statuses"), [("all", [200, 429, 500]), ("errors", [500]), ("off", [])])
 def test_the_policy_says_which_requests_are_logged(access: Any, statuses: list[int]) -> None:
-    def act(log: Log) -> None:
+    def act(log: EventLog) -> None:
         for status in (200, 429, 500):
-            log.access(Access(**(ACCESS | {"status": status})))
+            log.access(AccessRecord(**(ACCESS | {"status": status})))
 
     assert [line["status"] for line in objects(schema.Log(access=access), act)] == statuses
 
 
 def test_lines_below_the_level_are_left_out_until_a_new_policy_wants_them() -> None:
-    def act(log: Log) -> None:
+    def act(log: EventLog) -> None:
         log.emit("a", "")
         log.emit("b", "", level="warning")
-        log.access(Access(**ACCESS))
+        log.access(AccessRecord(**ACCESS))
         log.apply(schema.Log(level="debug"))
         log.emit("c", "", level="debug")
 
@@ -182,11 +184,11 @@ def test_text_is_for_people() -> None:
 @settings(max_examples=200)
 @given(message=st.text(), key=st.text(), value=st.text() | st.floats() | st.lists(st.text()))
 def test_no_text_makes_two_lines_or_bad_json(message: str, key: str, value: object) -> None:
-    for shape in (json_line, text_line):
+    for shape in (format_json_line, format_text_line):
         line = shape("T", "info", "e", message, {key: value})
         assert line.endswith("\n")
         assert line[:-1].isprintable()
-    decoded = json.loads(json_line("T", "info", "e", message, {key: value}).encode("ascii"))
+    decoded = json.loads(format_json_line("T", "info", "e", message, {key: value}).encode("ascii"))
     assert decoded["event"] == "e" or key == "event"
 
 
@@ -211,7 +213,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 def test_a_reader_that_stops_holds_up_nobody_and_learns_what_it_missed(pipe: tuple[int, int], blocking: bool) -> None:
     read, write = pipe
     os.set_blocking(write, blocking)
-    log = Log(schema.Log(), out=write, bound=100_000)
+    log = EventLog(schema.Log(), out=write, bound=100_000)
     started = time.perf_counter()
     for number in range(3000):
         log.emit("n", "x" * 100, number=number)
@@ -251,7 +253,7 @@ def test_lines_in_a_shared_pipe_are_not_torn_by_another_writer(pipe: tuple[int, 
             os.write(write, b"app " + b"a" * 200 + b"\n")
 
     reader, other = threading.Thread(target=drain), threading.Thread(target=app)
-    log = Log(schema.Log(), out=write)
+    log = EventLog(schema.Log(), out=write)
     reader.start()
     other.start()
     for _ in range(2000):
@@ -268,16 +270,16 @@ def test_lines_in_a_shared_pipe_are_not_torn_by_another_writer(pipe: tuple[int, 
 def test_a_reader_that_went_away_is_counted_not_raised(pipe: tuple[int, int]) -> None:
     read, write = pipe
     os.close(read)
-    log = Log(schema.Log(), out=write)
+    log = EventLog(schema.Log(), out=write)
     log.emit("x", "y")
     until(lambda: log.dropped == 1)
     assert not log.close()
 
 
 def test_a_line_that_cannot_be_written_out_takes_neither_others_nor_the_writer_along() -> None:
-    def act(log: Log) -> None:
+    def act(log: EventLog) -> None:
         log.emit("before", "")
-        log.access(Access(**(ACCESS | {"duration_ms": "soon"})))
+        log.access(AccessRecord(**(ACCESS | {"duration_ms": "soon"})))
         until(lambda: not log._sink._held)
         log.emit("after", "")
 
@@ -301,7 +303,7 @@ class Strange(io.BytesIO):
 
 def test_nothing_ends_the_writer_and_what_it_lost_is_counted_and_told() -> None:
     out = Strange()
-    log = Log(schema.Log(), out=out)
+    log = EventLog(schema.Log(), out=out)
     log.emit("lost", "")
     until(lambda: log.dropped == 1 and not log._sink._held)
     log.emit("next", "")
@@ -312,12 +314,12 @@ def test_nothing_ends_the_writer_and_what_it_lost_is_counted_and_told() -> None:
 def test_what_was_taken_before_the_close_is_written_in_the_order_that_it_came() -> None:
     for _ in range(20):
         out = io.BytesIO()
-        log = Log(schema.Log(), out=out)
+        log = EventLog(schema.Log(), out=out)
         taken: list[int] = []
 
-        def put(log: Log = log, taken: list[int] = taken) -> None:
+        def put(log: EventLog = log, taken: list[int] = taken) -> None:
             for number in range(500):
-                request = Access(**(ACCESS | {"bytes_in": number}))
+                request = AccessRecord(**(ACCESS | {"bytes_in": number}))
                 log.access(request) if number % 2 else log.emit("n", "", bytes_in=number)
                 if not log.dropped:
                     taken.append(number)
@@ -334,7 +336,7 @@ def test_what_was_taken_before_the_close_is_written_in_the_order_that_it_came() 
 
 def test_lines_after_the_close_are_counted_and_the_close_comes_twice() -> None:
     out = io.BytesIO()
-    log = Log(schema.Log(), out=out)
+    log = EventLog(schema.Log(), out=out)
     log.emit("first", "")
     assert log.close()
     log.emit("late", "")
@@ -345,7 +347,7 @@ def test_lines_after_the_close_are_counted_and_the_close_comes_twice() -> None:
 
 def test_closing_before_a_stuck_reader_ends_in_time(pipe: tuple[int, int]) -> None:
     _, write = pipe
-    log = Log(schema.Log(), out=write)
+    log = EventLog(schema.Log(), out=write)
     for _ in range(1000):
         log.emit("x", "y" * 200)
     started = time.monotonic()

@@ -238,11 +238,13 @@ async def test_promtool_finds_nothing_to_say() -> None:
 async def test_a_histogram_reads_as_the_clients_own_histogram_does():
     import prometheus_client as client
 
-    from proxy.observe.metric_family import Histogram, Series
+    from proxy.observe.metric_family import Histogram, MetricFamily
 
     ours, theirs = client.CollectorRegistry(), client.CollectorRegistry()
     bounds = (0.1, 1.0, 10)
-    series = Series("histogram", "waits_seconds", "How long.", (), lambda: Histogram(bounds), ours, free=(), limit=1)
+    series = MetricFamily(
+        "histogram", "waits_seconds", "How long.", (), lambda: Histogram(bounds), ours, free=(), limit=1
+    )
     histogram = series.child()
     peer = client.Histogram("waits_seconds", "How long.", buckets=bounds, registry=theirs)
     for value in (0.0, 0.05, 0.1, 0.11, 1.0, 9.0, 10.0, 11.0):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.observe.recent_errors import KEPT, MOST, Recent
+from proxy.observe.recent_errors import KEPT, MOST, RecentErrors
 
 
 class Clock:
@@ -12,9 +12,9 @@ class Clock:
         return self.now
 
 
-def remembering() -> tuple[Recent, Clock]:
+def remembering() -> tuple[RecentErrors, Clock]:
     clock = Clock()
-    return Recent(lambda target: target.replace("s3cret", "***"), now=clock), clock
+    return RecentErrors(lambda target: target.replace("s3cret", "***"), now=clock), clock
 
 
 def test_the_newest_errors_come_first_and_only_so_many_stay() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.observe.cgroup import Throttling, Usage
+from proxy.observe.cgroup import CpuThrottling, CpuUsage
 from proxy.observe.metrics import Metrics
-from proxy.observe.process_sampler import Runtime, Sample, resident_bytes
+from proxy.observe.process_sampler import ProcessSampler, ResourceSample, resident_bytes
 from proxy.policy import schema
 
 
@@ -34,7 +34,7 @@ def test_version_2_sums_up_every_level(tmp_path: Path) -> None:
     stat(root, "usage_usec 5\n")
     stat(root / "a", V2.format(2_000_000))
     stat(root / "a/b", V2.format(500_000))
-    assert Throttling(root, own(tmp_path, "0::/a/b\n")).seconds() == 2.5
+    assert CpuThrottling(root, own(tmp_path, "0::/a/b\n")).seconds() == 2.5
 
 
 def test_version_1_is_in_nanoseconds(tmp_path: Path) -> None:
@@ -42,25 +42,25 @@ def test_version_1_is_in_nanoseconds(tmp_path: Path) -> None:
     stat(root / "cpu,cpuacct" / "a", V1.format(1_500_000_000))
     (root / "cpu").symlink_to(root / "cpu,cpuacct")
     text = "4:memory:/a\n3:cpu,cpuacct:/a\n0::/\n"
-    assert Throttling(root, own(tmp_path, text)).seconds() == 1.5
+    assert CpuThrottling(root, own(tmp_path, text)).seconds() == 1.5
 
 
 def test_a_path_of_the_host_leads_to_the_containers_own_root(tmp_path: Path) -> None:
     root = tmp_path / "fs"
     stat(root, V2.format(1_000_000))
-    assert Throttling(root, own(tmp_path, "0::/docker/0123\n")).seconds() == 1.0
+    assert CpuThrottling(root, own(tmp_path, "0::/docker/0123\n")).seconds() == 1.0
 
 
 @pytest.mark.parametrize("text", ["", "0::/\n", "nonsense\n", "1:cpu:/../../etc\n"])
 def test_no_file_means_never_throttled(tmp_path: Path, text: str) -> None:
-    assert Throttling(tmp_path / "none", own(tmp_path, text)).seconds() == 0
-    assert Throttling(tmp_path / "none", tmp_path / "none").seconds() == 0
+    assert CpuThrottling(tmp_path / "none", own(tmp_path, text)).seconds() == 0
+    assert CpuThrottling(tmp_path / "none", tmp_path / "none").seconds() == 0
 
 
 async def test_a_sample_reaches_metrics_and_listeners() -> None:
     metrics = Metrics(schema.Metrics(), version="1")
     throttled = iter([10.0, 10.5, 10.5])
-    runtime = Runtime(
+    runtime = ProcessSampler(
         metrics,
         clock=lambda: 0.0,
         app_bytes=lambda: 300,
@@ -68,7 +68,7 @@ async def test_a_sample_reaches_metrics_and_listeners() -> None:
         own_bytes=lambda: 100,
         throttled=lambda: next(throttled),
     )
-    heard: list[Sample] = []
+    heard: list[ResourceSample] = []
     runtime.on_sample(heard.append)
     sample = runtime.sample(lag=0.25)
     runtime.sample()
@@ -81,8 +81,8 @@ async def test_a_sample_reaches_metrics_and_listeners() -> None:
 
 
 def test_without_a_limit_or_a_measurement_there_is_no_share() -> None:
-    assert Sample(gateway_bytes=5).memory_share is None
-    assert Sample(gateway_bytes=5, app_bytes=5).memory_share is None
+    assert ResourceSample(gateway_bytes=5).memory_share is None
+    assert ResourceSample(gateway_bytes=5, app_bytes=5).memory_share is None
 
 
 async def test_the_loops_lag_is_how_late_the_next_second_came() -> None:
@@ -94,7 +94,7 @@ async def test_the_loops_lag_is_how_late_the_next_second_came() -> None:
             await asyncio.Event().wait()
         now += seconds + 0.2
 
-    runtime = Runtime(
+    runtime = ProcessSampler(
         Metrics(schema.Metrics(), version="1"),
         clock=lambda: now,
         app_bytes=lambda: None,
@@ -138,5 +138,5 @@ def test_what_the_container_uses_of_its_cpu(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    usage = Usage(tmp_path, tmp_path / "none")
+    usage = CpuUsage(tmp_path, tmp_path / "none")
     assert (usage.seconds(), usage.cores()) == (seconds, cores)

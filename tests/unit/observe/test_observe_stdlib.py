@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.logging_bridge import LogHandler, install_stdlib_logging, level_name, uninstall_stdlib_logging
 from proxy.policy import schema
 
@@ -20,7 +20,7 @@ from proxy.policy import schema
 class Captured:
     def __init__(self, policy: schema.Log) -> None:
         self.out = io.BytesIO()
-        self.log = Log(policy, out=self.out)
+        self.log = EventLog(policy, out=self.out)
 
     def lines(self) -> list[dict[str, Any]]:
         self.log.close()

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.observe.request_ids import Ids, trace_id
+from proxy.observe.request_ids import IdGenerator, parse_traceparent
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -14,7 +14,7 @@ PARENT = "00f067aa0ba902b7"
 
 @pytest.mark.parametrize("given", ["a", "A-Z_0.9", "x" * 128, "..", "0f8fad5b-d9cb-469f-a165-70867728950e"])
 def test_a_fit_id_is_taken_over(given: str) -> None:
-    ids = Ids()
+    ids = IdGenerator()
     assert ids.request_id(given) == given
     assert ids.request_id(None, given) == given
     assert ids.request_id("not fit", given) == given
@@ -23,12 +23,12 @@ def test_a_fit_id_is_taken_over(given: str) -> None:
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "a\n", "é", "a;b", "٣"])
 def test_an_unfit_id_is_replaced_by_a_new_one(given: str | None) -> None:
-    made = Ids().request_id(given)
+    made = IdGenerator().request_id(given)
     assert re.fullmatch(r"[0-9a-f]{32}", made)
 
 
 def test_ids_and_tokens_never_repeat_and_share_no_bits() -> None:
-    ids = Ids()
+    ids = IdGenerator()
     made = [make for _ in range(2000) for make in (ids.request_id(None), ids.token())]
     assert len(set(made)) == len(made)
     assert all(len(make) == 32 for make in made)
@@ -41,7 +41,7 @@ def test_random_bytes_are_fetched_in_batches() -> None:
         calls.append(count)
         return bytes(count)
 
-    ids = Ids(random)
+    ids = IdGenerator(random)
     for _ in range(256):
         ids.token()
     assert len(calls) == 1
@@ -68,4 +68,4 @@ def test_random_bytes_are_fetched_in_batches() -> None:
     ],
 )
 def test_a_trace_id_comes_only_from_a_valid_traceparent(header: str | None, found: str | None) -> None:
-    assert trace_id(header) == found
+    assert parse_traceparent(header) == found

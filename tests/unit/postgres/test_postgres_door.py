@@ -9,7 +9,7 @@ import pytest
 from postgres_script import S, X, kinds, parse_message, query_message
 
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_registry import Requests
+from proxy.observe.request_registry import RequestRegistry
 from proxy.policy import schema
 from proxy.policy.schema.stores import Postgres
 from proxy.postgres import wire
@@ -19,7 +19,7 @@ from proxy.postgres.service import PostgresService
 
 
 def make(**policy):
-    requests = Requests(lambda: 0.0)
+    requests = RequestRegistry(lambda: 0.0)
     metrics = Metrics(schema.Metrics(), version="t")
     log = SimpleNamespace(emit=lambda *_, **__: None)
     url = "postgresql://app:real@db.example/shop"

@@ -16,9 +16,9 @@ import pytest
 from proxy.admin.auth import TokenAuthenticator
 from proxy.admin.endpoints import AdminEndpoints
 from proxy.admin.listener import AdminListener
-from proxy.observe.health import Health, PartState
+from proxy.observe.health import ComponentHealth, HealthCheckRegistry
 from proxy.observe.metrics import Metrics
-from proxy.observe.request_ids import Ids
+from proxy.observe.request_ids import IdGenerator
 from proxy.policy import schema
 
 TOKEN = {"Authorization": "Bearer t0ken"}
@@ -30,8 +30,8 @@ class Running:
         self.events: list[tuple[str, dict[str, object]]] = []
         self.metrics = Metrics(schema.Metrics(), version="1.2.3")
         self.status: dict[str, object] = {"app": {"state": "ready"}}
-        health = Health(loop.time, version="1.2.3")
-        health.register("app", lambda: PartState("ok", "ready"))
+        health = HealthCheckRegistry(loop.time, version="1.2.3")
+        health.register("app", lambda: ComponentHealth("ok", "ready"))
         endpoints = AdminEndpoints(
             health=health,
             metrics=self.metrics,
@@ -40,7 +40,7 @@ class Running:
             build_status=self.give_status,
             version="1.2.3",
         )
-        self.listener = AdminListener(endpoints, ids=Ids(), emit=self.emit)
+        self.listener = AdminListener(endpoints, ids=IdGenerator(), emit=self.emit)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -16,7 +16,7 @@ from gateway_process import APPS, ROOT, gateway
 from postgres_cluster import needs
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.observe.metric_family import Series
+from proxy.observe.metric_family import MetricFamily
 from proxy.observe.metrics import NAMESPACE, Metrics
 from proxy.policy import schema
 from proxy.policy.loading import PolicySource, load
@@ -67,7 +67,7 @@ def labels(query: str, shown: str) -> set[str]:
 def labels_of() -> dict[str, set[str]]:
     """By a metric's name without its suffix: the labels that it has, in use or not."""
     metrics = Metrics(schema.Metrics(), version="test")
-    found = {name: set(one.labels) for name, one in vars(metrics).items() if isinstance(one, Series)}
+    found = {name: set(one.labels) for name, one in vars(metrics).items() if isinstance(one, MetricFamily)}
     return {f"{NAMESPACE}_{name}": of for name, of in found.items()}
 
 

@@ -18,7 +18,7 @@ from ingress_gateway import IngressGateway, ours, until
 from proxy.app.command import Command
 from proxy.app.supervisor import Supervisor
 from proxy.ingress.service import IngressService
-from proxy.observe.log import Log
+from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.policy.loading import PolicySource, load
 
@@ -37,7 +37,7 @@ async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> Asy
     loop = asyncio.get_running_loop()
     parsed = load(PolicySource("test", None, policy or "{}"), {})
     descriptor = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = Log(parsed.log, out=descriptor)
+    log = EventLog(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
     port = free_port()
     environ = {**os.environ, "PORT": str(port)}

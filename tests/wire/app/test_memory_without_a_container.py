@@ -20,7 +20,7 @@ WHOLE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 @pytest.fixture
 def bare(monkeypatch):
-    monkeypatch.setattr(health, "limit", lambda: None)
+    monkeypatch.setattr(health, "memory_limit", lambda: None)
 
 
 def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
@@ -32,7 +32,7 @@ def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
 
 
 async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, monkeypatch):
-    monkeypatch.setattr(health, "machine", lambda: 1024 * 1024)  # a very small one
+    monkeypatch.setattr(health, "machine_memory", lambda: 1024 * 1024)  # a very small one
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
     async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
         first = house.gateway.app.pid
@@ -43,14 +43,14 @@ async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, mo
 def test_doctor_says_whose_limit_it_is_and_warns_where_there_is_none(bare, monkeypatch):
     monkeypatch.setattr("proxy.cli.checks.machine.container_limit", lambda: None)
     assert "all that this machine has" in _check_memory(Policy()).text
-    monkeypatch.setattr(health, "machine", lambda: None)
+    monkeypatch.setattr(health, "machine_memory", lambda: None)
     found = _check_memory(Policy())
     assert found.level == "warning"
     assert "app.memory.recycle" in found.text
 
 
 async def test_a_start_warns_where_nothing_says_how_much_there_is(bare, tmp_path, monkeypatch):
-    monkeypatch.setattr(health, "machine", lambda: None)
+    monkeypatch.setattr(health, "machine_memory", lambda: None)
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
     async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
         await eventually(lambda: "app.memory.recycle has nothing to go by" in house.output())

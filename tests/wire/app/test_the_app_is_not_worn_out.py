@@ -43,7 +43,7 @@ def accepted(sock: socket.socket) -> list[socket.socket]:
 
 def watch(sock: socket.socket, refused: int = 0) -> asyncio.Task[str]:
     clock = asyncio.get_running_loop().time
-    looks = probes.Liveness(Liveness, clock, lambda: refused, ProbeCost(lambda *_, **__: None, clock))
+    looks = probes.LivenessProbe(Liveness, clock, lambda: refused, ProbeCost(lambda *_, **__: None, clock))
     return asyncio.get_running_loop().create_task(looks.lost("127.0.0.1", sock.getsockname()[1], listened=True))
 
 
@@ -79,7 +79,7 @@ async def test_an_app_that_takes_that_connection_and_keeps_it_open_is_lost_once_
 ) -> None:
     refused = 0
     clock = asyncio.get_running_loop().time
-    looks = probes.Liveness(Liveness, clock, lambda: refused, ProbeCost(lambda *_, **__: None, clock))
+    looks = probes.LivenessProbe(Liveness, clock, lambda: refused, ProbeCost(lambda *_, **__: None, clock))
     lost = asyncio.get_running_loop().create_task(looks.lost("127.0.0.1", busy.getsockname()[1], listened=True))
     await asyncio.sleep(0.1)
     (kept,) = accepted(busy)

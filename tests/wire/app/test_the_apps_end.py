@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from gateway_process import APPS, eventually, gateway, processes_of
 
-from proxy.app.orphan_guard import Warden
+from proxy.app.orphan_guard import OrphanGuard
 
 ORDERLY = f"{shlex.quote(sys.executable)} {shlex.quote(str(APPS / 'orderly.py'))}"
 SCRIPT = "#!/bin/bash\ntrue\n%s\necho the script goes on\n"
@@ -215,7 +215,7 @@ def test_the_warden_ends_what_it_was_told_of_and_what_that_had_started(tmp_path:
     child = tmp_path / "child"
     app = subprocess.Popen(["sh", "-c", "exec sleep 1000"], process_group=0)
     orphan = subprocess.Popen(["sh", "-c", f"setsid sleep 1000 & echo $! > {child}; wait"], start_new_session=True)
-    warden = Warden()
+    warden = OrphanGuard()
     try:
         deadline = time.monotonic() + 20
         while not (child.exists() and child.read_text().strip()) and time.monotonic() < deadline:

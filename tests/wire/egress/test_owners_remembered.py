@@ -7,7 +7,7 @@ import pytest
 from egress_gateway import CHAT, Vendor, egress_gateway, says
 from ingress_gateway import answering, ingress_gateway, until
 
-from proxy.observe.request_registry import AFTERLIFE, MOST_HEARD, MOST_SILENT, Requests
+from proxy.observe.request_registry import AFTERLIFE, MOST_HEARD, MOST_SILENT, RequestRegistry
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n."
 TOKEN = re.compile(rb"X-Outrigger-Request: (\w+)", re.IGNORECASE)
@@ -58,7 +58,7 @@ async def test_a_background_task_keeps_its_owner_over_six_thousand_static_files(
 
 async def test_where_there_are_too_many_those_that_nobody_came_back_with_go_first(monkeypatch):
     monkeypatch.setattr("proxy.observe.request_registry.MOST_SILENT", 160)
-    requests = Requests(asyncio.get_running_loop().time)
+    requests = RequestRegistry(asyncio.get_running_loop().time)
     async with ingress_gateway(answering(PAGE), BY_HEADER, requests=requests) as door:
         early, silent = await ask(door), await ask(door, "eve")
         assert requests.find(early).user == "ada"
@@ -70,7 +70,7 @@ async def test_where_there_are_too_many_those_that_nobody_came_back_with_go_firs
 async def test_requests_that_were_refused_push_nobody_out(monkeypatch):
     """Their tokens never left, so nobody can come with them."""
     monkeypatch.setattr("proxy.observe.request_registry.MOST_SILENT", 160)
-    requests = Requests(asyncio.get_running_loop().time)
+    requests = RequestRegistry(asyncio.get_running_loop().time)
     policy = f"{BY_HEADER}\nroutes: [{{name: a, match: {{path: /limited}}, rate_limit: 1/h}}]"
     async with ingress_gateway(answering(PAGE), policy, requests=requests) as door:
         token = await ask(door)
@@ -95,7 +95,7 @@ def over(requests, token, user="ada", **how):
 
 
 def test_an_owner_is_told_as_it_was_whatever_is_in_its_names():
-    requests = Requests(Clock())
+    requests = RequestRegistry(Clock())
     for at, user in enumerate(("ada", "", "Zoë", "a\0b", "\ud83d", "x" * 1000)):
         over(requests, str(at), user)
         owner = requests.find(str(at))
@@ -105,7 +105,7 @@ def test_an_owner_is_told_as_it_was_whatever_is_in_its_names():
 
 def test_a_token_that_came_back_does_not_hold_longer_for_it():
     clock = Clock()
-    requests = Requests(clock)
+    requests = RequestRegistry(clock)
     over(requests, "one")
     for _ in range(int(AFTERLIFE // 50)):
         clock.now += 50
@@ -117,7 +117,7 @@ def test_a_token_that_came_back_does_not_hold_longer_for_it():
 
 def test_what_is_remembered_is_bounded_and_goes_with_time():
     clock = Clock()
-    requests = Requests(clock)
+    requests = RequestRegistry(clock)
     for at in range(MOST_SILENT + MOST_HEARD):
         over(requests, f"s{at}")
         over(requests, f"h{at}")
@@ -133,7 +133,7 @@ def test_what_is_remembered_is_bounded_and_goes_with_time():
 
 async def test_a_query_says_whose_it_is_by_the_same_token(tmp_path):
     """The database door asks the same place; a token that it asked for counts as used."""
-    requests = Requests(asyncio.get_running_loop().time)
+    requests = RequestRegistry(asyncio.get_running_loop().time)
     app = answering(PAGE)
     async with ingress_gateway(app, BY_HEADER, requests=requests) as door:
         token = await ask(door)

@@ -15,7 +15,7 @@ from fake_sentry import fake_sentry
 from gateway_process import APPS, eventually, gateway
 from ingress_gateway import OK, answering, ingress_gateway
 
-from proxy.observe.sentry import connect
+from proxy.observe.sentry import connect_sentry
 from proxy.policy.loading import PolicySource, load
 
 PLAIN = (sys.executable, str(APPS / "plain.py"))
@@ -70,7 +70,7 @@ async def test_redact_adds_to_what_is_never_logged(tmp_path):
 async def test_environment_is_what_sentry_calls_it():
     async with fake_sentry() as fake:
         policy = load(PolicySource("p", None, f"sentry: {{dsn: '{fake.dsn}', environment: staging}}"), {})
-        client = connect(policy.sentry, version="1", clock=asyncio.get_running_loop().time)
+        client = connect_sentry(policy.sentry, version="1", clock=asyncio.get_running_loop().time)
         client.event("app.exit", "The app ended.", {})
         await asyncio.to_thread(client.close)
         await eventually(lambda: fake.events)
@@ -268,7 +268,7 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
     """With `memory://` it never is: the rule waits for a store that instances share."""
     from in_process_gateway import in_process_gateway
 
-    from proxy.observe.health import PartState
+    from proxy.observe.health import ComponentHealth
     from proxy.policy.alert_condition_parser import parse
 
     async with in_process_gateway(
@@ -278,7 +278,7 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
         assert alerts._policy.rules["store_lost"].when == parse("store is down for 10s")
         since = clock()
         monkeypatch.setattr(
-            house.gateway.health, "observe", lambda: _with_store(house, PartState("degraded", "no answer", since))
+            house.gateway.health, "observe", lambda: _with_store(house, ComponentHealth("degraded", "no answer", since))
         )
         monkeypatch.setattr(alerts, "_clock", lambda: clock() + 11.0)
         assert "store_lost" in [one.name for one in alerts.judge()] or "store_lost" in [

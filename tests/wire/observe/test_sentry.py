@@ -12,8 +12,8 @@ from fake_sentry import fake_sentry
 from free_ports import free_port
 from gateway_process import APPS, eventually, gateway
 
-from proxy.observe.log import Log
-from proxy.observe.sentry import AGAIN, connect
+from proxy.observe.log import EventLog
+from proxy.observe.sentry import AGAIN, connect_sentry
 from proxy.policy import schema
 from proxy.policy.schema.alerting import Sentry as Policy
 
@@ -47,10 +47,10 @@ async def test_a_crash_of_the_app_is_told_with_its_status_and_nothing_else(tmp_p
 async def test_a_fault_of_ours_is_told_by_kind_and_place_once_a_minute_never_by_its_words(tmp_path):
     now = 1000.0
     async with fake_sentry() as fake:
-        sentry = connect(Policy(dsn=fake.dsn), version="1", clock=lambda: now)
+        sentry = connect_sentry(Policy(dsn=fake.dsn), version="1", clock=lambda: now)
         assert sentry is not None
         with open(tmp_path / "log", "wb") as out:
-            log = Log(schema.Log(), out=out)
+            log = EventLog(schema.Log(), out=out)
             log.on_error = sentry.event
 
             def fail(secret: str) -> None:
@@ -79,7 +79,7 @@ async def test_a_fault_of_ours_is_told_by_kind_and_place_once_a_minute_never_by_
 async def test_what_nobody_caught_in_the_loop_is_told_as_well():
     async with fake_sentry() as fake:
         loop = asyncio.get_running_loop()
-        sentry = connect(Policy(dsn=fake.dsn), version="1", clock=loop.time)
+        sentry = connect_sentry(Policy(dsn=fake.dsn), version="1", clock=loop.time)
         assert sentry is not None
         heard: list[dict] = []
         loop.default_exception_handler = heard.append  # type: ignore[method-assign]
@@ -92,7 +92,7 @@ async def test_what_nobody_caught_in_the_loop_is_told_as_well():
 
 async def test_a_sentry_that_is_away_holds_up_nobody():
     loop = asyncio.get_running_loop()
-    sentry = connect(Policy(dsn=f"http://publickey@127.0.0.1:{free_port()}/7"), version="1", clock=loop.time)
+    sentry = connect_sentry(Policy(dsn=f"http://publickey@127.0.0.1:{free_port()}/7"), version="1", clock=loop.time)
     assert sentry is not None
     began = loop.time()
     for status in range(50):
@@ -102,4 +102,4 @@ async def test_a_sentry_that_is_away_holds_up_nobody():
 
 
 def test_without_a_dsn_there_is_none():
-    assert connect(Policy(), version="1", clock=lambda: 0.0) is None
+    assert connect_sentry(Policy(), version="1", clock=lambda: 0.0) is None

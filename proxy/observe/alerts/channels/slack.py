@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.observe.alerts.notification import Notice
+from proxy.observe.alerts.notification import Notification
 
 MOST = 8  # alerts shown in one message, which has at most 50 blocks; the rest are named
 COLOURS = {"critical": "#d72b3f", "warning": "#e8a917", "cleared": "#2e9e5b"}
 SIGNS = {"critical": ":red_circle:", "warning": ":large_yellow_circle:", "cleared": ":large_green_circle:"}
 
 
-def message(notices: Sequence[Notice], app: str, version: str) -> dict[str, Any]:
+def message(notices: Sequence[Notification], app: str, version: str) -> dict[str, Any]:
     shown, rest = notices[:MOST], notices[MOST:]
     attachments = [_attachment(notice, app, version) for notice in shown]
     if rest:
@@ -25,14 +25,14 @@ def message(notices: Sequence[Notice], app: str, version: str) -> dict[str, Any]
     return {"text": _fallback(notices, app), "attachments": attachments}
 
 
-def _fallback(notices: Sequence[Notice], app: str) -> str:
+def _fallback(notices: Sequence[Notification], app: str) -> str:
     """What a notification shows, and a client that knows no blocks."""
     if len(notices) == 1:
         return escape(f"{_sign(notices[0])} {app}: {notices[0].message}")[:3000]
     return escape(f"{app}: {len(notices)} alerts: {', '.join(_title(notice) for notice in notices)}")[:3000]
 
 
-def _attachment(notice: Notice, app: str, version: str) -> dict[str, Any]:
+def _attachment(notice: Notification, app: str, version: str) -> dict[str, Any]:
     cleared = notice.state == "cleared"
     fields = [
         f"*Since*\n{notice.since}",
@@ -59,16 +59,16 @@ def _section(text: str) -> dict[str, Any]:
     return {"type": "section", "text": {"type": "mrkdwn", "text": escape(text)[:3000]}}
 
 
-def _title(notice: Notice) -> str:
+def _title(notice: Notification) -> str:
     state = {"cleared": "all clear: ", "flapping": "flapping: "}.get(notice.state, "")
     return f"{state}{notice.name}" + (f" ({notice.subject})" if notice.subject else "")
 
 
-def _tone(notice: Notice) -> str:
+def _tone(notice: Notification) -> str:
     return "cleared" if notice.state == "cleared" else notice.severity
 
 
-def _sign(notice: Notice) -> str:
+def _sign(notice: Notification) -> str:
     return SIGNS[_tone(notice)]
 
 

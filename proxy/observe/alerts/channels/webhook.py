@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.observe.alerts.notification import Notice
+from proxy.observe.alerts.notification import Notification
 
 
-def message(notices: Sequence[Notice], app: str, version: str) -> dict[str, Any]:
+def message(notices: Sequence[Notification], app: str, version: str) -> dict[str, Any]:
     return {"alerts": [notice.facts() for notice in notices], "app": app, "version": version}

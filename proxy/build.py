@@ -55,14 +55,14 @@ async def serve(
     sentry = connect_sentry(policy.sentry, version=__version__, clock=loop.time)
     if sentry is None:
         return await _serve(source, policy, words, environ, log)
-    log.on_error = sentry.event
-    loop.set_exception_handler(sentry.handle)
+    log.on_error = sentry.capture_event
+    loop.set_exception_handler(sentry.handle_loop_exception)
     try:
         return await _serve(source, policy, words, environ, log)
     except OutriggerError:
         raise  # said in a sentence: an operator's to mend
     except Exception as error:
-        sentry.fault(error)
+        sentry.capture_exception(error)
         raise
     finally:
         log.on_error = None
@@ -77,7 +77,7 @@ async def _serve(
     notifier = ServiceNotifier(environ)
     notifier.notify_starting(policy.app.start_timeout)
     try:
-        recent = RecentErrors(log.redacted)
+        recent = RecentErrors(log.redact_target)
         requests = RequestRegistry(asyncio.get_running_loop().time)
         ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
         egress = Egress(
@@ -145,7 +145,7 @@ def resolve_command(
     private = find_free_port() if policy.app.port == "auto" else policy.app.port
     public = sockets.public.getsockname()[1] if sockets.public is not None else None
     command = parse_command(words, public, private)
-    for change in command.replaced:
+    for change in command.replaced_words:
         log.emit("app.port", f"The app gets its own port: {change}.", port=private)
     return command, private
 
@@ -171,8 +171,8 @@ def build_app(
         {},  # made at each start
         port=private,
         emit=log.emit,
-        tell=log.tell,
-        on_restart=lambda reason: metrics.app_restarts_total.child(reason).inc(),
+        tell=log.emit_unclipped,
+        on_restart=lambda reason: metrics.app_restarts_total.labels(reason).inc(),
         find=requests.find,
         worker=sockets.public is None,
         orphans=OrphanReaper() if become_subreaper() else None,

@@ -105,7 +105,7 @@ class Gateway:
         self.runtime = ProcessSampler(
             metrics,
             clock=loop.time,
-            app_bytes=lambda: meter.bytes(app.pid) if app.pid is not None else None,
+            app_bytes=lambda: meter.measure(app.pid) if app.pid is not None else None,
             limit_bytes=lambda: resolve_memory_limit(self.policy),
         )
         view = HealthReport(self)
@@ -121,16 +121,16 @@ class Gateway:
         self.runtime.on_sample(view.record_sample)
         self.history = MetricsHistory(metrics, clock=loop.time, levels=view.read_levels)
         self.alerts = make_alerts(self, log, environ)
-        self.runtime.on_sample(self.alerts.tick)
+        self.runtime.on_sample(self.alerts.update_conditions)
         pressure = MemoryRecycler(
             app,
             lambda: self.policy.app,
-            replace=app.start_replacing,
+            replace=app.start_replacement,
             emit=log.emit,
             clock=loop.time,
             stopping=lambda: self.stopping,
         )
-        self.runtime.on_sample(pressure.take)
+        self.runtime.on_sample(pressure.check_sample)
         self.gate = TokenAuthenticator(policy.admin.token, clock=loop.time)
         endpoints = make_endpoints(self, view, log)
         self._admin = AdminListener(endpoints, ids=IdGenerator(), emit=log.emit)
@@ -148,8 +148,8 @@ class Gateway:
             on_render=bool(environ.get("RENDER")),
             app_bytes=lambda: self.runtime.latest.app_bytes or 0,
         )
-        app.attach(self.door.pool, lambda: self.policy.listen.drain, metrics.calls_ended)
-        app.dress(self._dress)
+        app.attach_traffic(self.door.pool, lambda: self.policy.listen.drain, metrics.count_upstream_calls)
+        app.set_environment_source(self._dress)
         self.parts: dict[str, Prepare] = {
             "log": lambda new: log.prepare(new.log),
             "metrics": lambda new: partial(metrics.apply, new.metrics),
@@ -162,10 +162,10 @@ class Gateway:
         }
         if database is not None:
             self.parts["database"] = lambda new: partial(database.apply, new.postgres)
-        metrics.append = AppMetricsScraper(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
+        metrics.fetch_app_exposition = AppMetricsScraper(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
         metrics.on_scrape(view.fill_gauges)
-        metrics.follow(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
-        metrics.follow(metrics.log_dropped_total, lambda: log.dropped)
+        metrics.follow_total(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
+        metrics.follow_total(metrics.log_dropped_total, lambda: log.dropped)
 
     async def run(self) -> int:
         """Serve until the app ends for good or a signal says so; the status to exit with.

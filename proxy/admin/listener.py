@@ -44,7 +44,9 @@ class AdminListener:
             await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        request_id = self._ids.request_id(request.headers.get("X-Request-Id"), request.headers.get("X-Correlation-Id"))
+        request_id = self._ids.choose_request_id(
+            request.headers.get("X-Request-Id"), request.headers.get("X-Correlation-Id")
+        )
         answer = await self._respond(request, request_id)
         response = web.Response(status=answer.status, body=answer.body)
         response.headers.clear()  # aiohttp's own Content-Type

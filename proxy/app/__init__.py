@@ -15,16 +15,16 @@ AppState = Literal["starting", "ready", "restarting", "stopping", "ended"]
 class AppTraffic(Protocol):
     """What the app is asked just now, by those who send it requests. `refused`: connections that it refused so far."""
 
-    refused: int
+    refused_connections: int
 
     @property
     def in_use(self) -> int:
         """Connections with a request under way; tunnels are none."""
 
-    def drop_idle(self) -> None:
+    def close_idle(self) -> None:
         """End the connections that wait for a next request."""
 
-    def cut(self, detail: str) -> int:
+    def abort_requests(self, detail: str) -> int:
         """End those with a request under way, and say how many there were; who waits for an answer is told why."""
 
 
@@ -38,7 +38,7 @@ class AppController(Protocol):
     last_start_took: float | None  # seconds from its start to its being ready; None where that is not known
 
     @property
-    def replacing(self) -> bool:
+    def is_replacing(self) -> bool:
         """Away because it is being replaced, and not for longer than that may take."""
 
     @property
@@ -62,14 +62,16 @@ class AppController(Protocol):
     def kill(self) -> None:
         """End it now."""
 
-    def attach(self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+    def attach_traffic(
+        self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0
+    ) -> None:
         """Know who sends it requests, how many seconds those in flight have before it is replaced, and how many calls
         out have ended so far."""
 
-    def dress(self, outfit: Callable[[], AppEnvironment]) -> None:
+    def set_environment_source(self, outfit: Callable[[], AppEnvironment]) -> None:
         """Know what to start it with: asked at each start."""
 
-    def start_replacing(self, reason: str) -> bool:
+    def start_replacement(self, reason: str) -> bool:
         """Begin what `replace` waits for; False where there is nothing to replace now."""
 
     async def replace(self, reason: str) -> bool:
@@ -77,7 +79,7 @@ class AppController(Protocol):
         True once the new one is ready; False where it was not ready to begin with, is not ours to start, or
         did not come back. Whoever waits here may go: the replacement goes on."""
 
-    def note_answer(self) -> None:
+    def record_answer(self) -> None:
         """It has just answered something: it is alive, whatever a probe says."""
 
     def apply(self, policy: schema.App) -> None:

@@ -22,9 +22,9 @@ class Command:
     was put there by us."""
 
     argv: tuple[str, ...]
-    shown: str
-    replaced: tuple[str, ...] = ()
-    is_line: bool = False
+    display: str
+    replaced_words: tuple[str, ...] = ()
+    is_shell_line: bool = False
 
     @property
     def program(self) -> str:
@@ -50,7 +50,7 @@ def parse_command(words: Sequence[str], public: int | None, private: int) -> Com
     """
     if len(words) == 1 and re.search(r"\s", words[0].strip()):
         line, replaced = _in_line(words[0].strip(), public, private)
-        return Command((SHELL, "-c", exec_last_command(line)), line, replaced, is_line=True)
+        return Command((SHELL, "-c", exec_last_command(line)), line, replaced, is_shell_line=True)
     argv, replaced = _in_words(words, public, private)
     return Command(tuple(argv), shlex.join(argv), replaced)
 

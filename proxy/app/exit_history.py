@@ -38,7 +38,7 @@ class ExitHistory:
         self.crashes = 0
         self.last: ExitRecord | None = None
 
-    def note(self, status: int, why: str, pid: int) -> ExitRecord:
+    def record(self, status: int, why: str, pid: int) -> ExitRecord:
         self.crashes += why in UNASKED
         self.last = ExitRecord(status, why, pid, self._now())
         return self.last

@@ -48,22 +48,24 @@ class ExternalApp:
         return None
 
     @property
-    def replacing(self) -> bool:
+    def is_replacing(self) -> bool:
         return False
 
-    def attach(self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+    def attach_traffic(
+        self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0
+    ) -> None:
         pass  # whoever runs it looks after its requests
 
-    def dress(self, outfit: Callable[[], AppEnvironment]) -> None:
+    def set_environment_source(self, outfit: Callable[[], AppEnvironment]) -> None:
         pass  # whoever starts it gives it its environment
 
-    def start_replacing(self, reason: str) -> bool:
+    def start_replacement(self, reason: str) -> bool:
         return False
 
     async def replace(self, reason: str) -> bool:
         return False
 
-    def note_answer(self) -> None:
+    def record_answer(self) -> None:
         self._last_answer = self._clock()
 
     def apply(self, policy: schema.App) -> None:

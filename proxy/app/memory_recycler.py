@@ -39,7 +39,7 @@ class MemoryRecycler:
         self._told = ""  # why it is not replaced, as last said
         self._replaced_at: float | None = None
 
-    def take(self, sample: ResourceSample) -> None:
+    def check_sample(self, sample: ResourceSample) -> None:
         share = sample.memory_share
         policy = self._policy().memory
         if share is None or not self._app.is_ready or self._stopping():

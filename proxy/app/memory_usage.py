@@ -63,7 +63,7 @@ class MemoryMeter:
         self._pids: list[int] = []
         self._pid = self._full = self._resident = self._turn = 0
 
-    def bytes(self, pid: int) -> int | None:
+    def measure(self, pid: int) -> int | None:
         """None where it has ended."""
         turn = self._turn = (self._turn + 1) % FULL if pid == self._pid else 0
         pids = process_family(pid, self._proc) if turn % LOOK == 0 else self._pids

@@ -41,7 +41,7 @@ class OrphanReaper:
         self._proc = proc
         self._spared: set[int] = set(self._children())
 
-    def spare(self, pid: int) -> None:
+    def exclude(self, pid: int) -> None:
         self._spared.add(pid)
 
     async def watch(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
@@ -51,30 +51,30 @@ class OrphanReaper:
             told([pid for pid in self._children() if pid not in self._spared and pid != ours()])
             await asyncio.sleep(EVERY)
 
-    async def end(self, patience: float, tell: Callable[[int], None]) -> None:
+    async def end_orphans(self, patience: float, tell: Callable[[int], None]) -> None:
         """The app has ended: SIGTERM to whom it left behind, SIGKILL after `patience` seconds. `tell` gets how many
         they are, where there are any."""
         reap_children(None)
-        left = self.left()
+        left = self.find_orphans()
         if not left:
             return
         tell(len(left))
         _send(left, signal.SIGTERM)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max(patience, LAST)
-        while (left := self.left()) and loop.time() < deadline:
+        while (left := self.find_orphans()) and loop.time() < deadline:
             await asyncio.sleep(POLL)
             reap_children(None)
         while left:  # each that is killed may leave us its own
             _send(left, signal.SIGKILL)
             await asyncio.sleep(0.01)
             reap_children(None)
-            left = self.left()
+            left = self.find_orphans()
 
-    def kill(self) -> None:
-        _send(self.left(), signal.SIGKILL)
+    def kill_orphans(self) -> None:
+        _send(self.find_orphans(), signal.SIGKILL)
 
-    def left(self) -> list[int]:
+    def find_orphans(self) -> list[int]:
         """Whom an app that has ended left behind, zombies apart."""
         try:
             everybody = process_parents(self._proc)

@@ -77,7 +77,7 @@ class Supervisor:
         self._liveness = LivenessProbe(
             lambda: self._policy.liveness,
             clock,
-            lambda: 0 if self._traffic is None else self._traffic.refused,
+            lambda: 0 if self._traffic is None else self._traffic.refused_connections,
             self._cost,
         )
         self._ready_at = 0.0
@@ -107,17 +107,19 @@ class Supervisor:
         return process.pid if process is not None and process.running else None
 
     @property
-    def replacing(self) -> bool:
+    def is_replacing(self) -> bool:
         return not self.is_ready and self._clock() < self._back_by
 
-    def attach(self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0) -> None:
+    def attach_traffic(
+        self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0
+    ) -> None:
         self._traffic, self._drain = traffic, drain
         self._cost.calls, self._cost.quiet = calls, lambda: not traffic.in_use
 
-    def dress(self, outfit: Callable[[], AppEnvironment]) -> None:
+    def set_environment_source(self, outfit: Callable[[], AppEnvironment]) -> None:
         self._outfit = outfit
 
-    def note_answer(self) -> None:
+    def record_answer(self) -> None:
         self._liveness.note_answer()
 
     def apply(self, policy: schema.App) -> None:
@@ -141,7 +143,7 @@ class Supervisor:
     async def run(self) -> int:
         warden = OrphanGuard()
         if self._orphans is not None:
-            self._orphans.spare(warden.pid)
+            self._orphans.exclude(warden.pid)
             self._spawn(self._orphans.watch(lambda: self.pid, lambda left: self._entrust(warden, left)))
         try:
             return await self._life(warden)
@@ -176,9 +178,9 @@ class Supervisor:
         if self._process is not None:
             self._process.kill_group()
         if self._orphans is not None:
-            self._orphans.kill()
+            self._orphans.kill_orphans()
 
-    def start_replacing(self, reason: str) -> bool:
+    def start_replacement(self, reason: str) -> bool:
         """`reason` is a word of the metric app_restarts_total: memory, reload."""
         process, asked = self._process, self._asked
         if not self.is_ready or self._stopping or process is None or asked is None:
@@ -191,7 +193,7 @@ class Supervisor:
 
     async def replace(self, reason: str) -> bool:
         policy = self._policy
-        return self.start_replacing(reason) and await self.wait_ready(policy.stop_timeout + policy.start_timeout)
+        return self.start_replacement(reason) and await self.wait_ready(policy.stop_timeout + policy.start_timeout)
 
     async def _replace(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
         try:
@@ -217,8 +219,8 @@ class Supervisor:
             if traffic.in_use and process.running and not self._stopping:
                 text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
                 self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
-                traffic.cut("The app did not finish its answer within listen.drain, and is being replaced.")
-            traffic.drop_idle()
+                traffic.abort_requests("The app did not finish its answer within listen.drain, and is being replaced.")
+            traffic.close_idle()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -265,7 +267,7 @@ class Supervisor:
             self._command.argv,
             environ,
             wrap=wrap,
-            is_line=self._command.is_line,
+            is_line=self._command.is_shell_line,
             reap=reap_children if self._orphans is not None else lambda _: None,
         )
         self._process = process
@@ -273,7 +275,7 @@ class Supervisor:
         if process.stdout is not None and process.stderr is not None:
             self._spawn(capture_output(process.stdout, self._tell, "stdout", self._find))
             self._spawn(capture_output(process.stderr, self._tell, "stderr", self._find))
-        shown = self._command.shown
+        shown = self._command.display
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
         if self.state != "restarting":
             self._become("starting", "it was started")
@@ -352,7 +354,7 @@ class Supervisor:
 
     def _note_exit(self, process: AppProcess, why: str) -> None:
         """In the log as an error where it ended by itself."""
-        exit = self.exits.note(process.status or 0, why, process.pid)
+        exit = self.exits.record(process.status or 0, why, process.pid)
         crashes = self.exits.crashes
         if why == "crash":
             text = f"The app ended with {exit}."  # the same each time: whoever groups messages counts them together
@@ -367,7 +369,7 @@ class Supervisor:
         began, patience = self._clock(), self._policy.stop_timeout
         await process.stop(patience, signal.Signals[self._policy.stop_signal])
         if self._orphans is not None:
-            await self._orphans.end(patience - (self._clock() - began), self._tell_of_orphans)
+            await self._orphans.end_orphans(patience - (self._clock() - began), self._tell_of_orphans)
 
     def _tell_of_orphans(self, count: int) -> None:
         self._emit("app.orphans", f"The app has ended; processes that it had detached are ended, too: {count}.")
@@ -377,7 +379,7 @@ class Supervisor:
         process = self._process
         if process is not None and process.running:
             stop = signal.Signals[self._policy.stop_signal]
-            warden.watch(process.pid, whole=self._command.is_line, stop=stop, orphans=orphans)
+            warden.watch(process.pid, whole=self._command.is_shell_line, stop=stop, orphans=orphans)
 
     async def _stopped_within(self, seconds: float) -> bool:
         deadline = self._clock() + seconds

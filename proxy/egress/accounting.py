@@ -68,12 +68,12 @@ class Account:
         spent = sum(bill.cost for bill in call.bills)
         metrics, name = self._metrics, call.upstream
         model = upstream.label(call.model)
-        metrics.upstream_calls_total.child(name, model, call.outcome).inc()
-        metrics.upstream_call_duration_seconds.child(name).observe(took)
+        metrics.upstream_calls_total.labels(name, model, call.outcome).inc()
+        metrics.upstream_call_duration_seconds.labels(name).observe(took)
         first = None if call.first_byte_at is None else call.first_byte_at - call.began
         if first is not None:
-            metrics.upstream_first_byte_seconds.child(name).observe(first)
-        metrics.cache_total.child(name, call.cache).inc()
+            metrics.upstream_first_byte_seconds.labels(name).observe(first)
+        metrics.cache_total.labels(name, call.cache).inc()
         if self._recent is not None and call.outcome in ("error", "refused"):
             self._remember(self._recent, call, took)
         pending = any(bill.deferred for bill in call.bills)
@@ -90,7 +90,7 @@ class Account:
                 ("reasoning", usage.reasoning),
             ):
                 if count > 0:
-                    metrics.tokens_total.child(used.name, model, kind).inc(count)
+                    metrics.tokens_total.labels(used.name, model, kind).inc(count)
         self._emit(
             "call",
             f"{call.method} {call.upstream}{self.redact(call.path)} {call.status or call.outcome}",
@@ -119,11 +119,11 @@ class Account:
         refused = call.refused
         if call.outcome == "refused":
             if refused is not None and refused.code in BY_NAME:
-                recent.refused(call.user, call.tier, call.upstream, BY_NAME[refused.code])
+                recent.add_refusal(call.user, call.tier, call.upstream, BY_NAME[refused.code])
             return
         request_id = call.owner.request_id if call.owner is not None else None
         reason = call.reason or (str(refused) if refused is not None else f"it answered {call.status}")
-        recent.call_failed(request_id, call.upstream, call.model, call.user, call.status, reason, took)
+        recent.add_call_error(request_id, call.upstream, call.model, call.user, call.status, reason, took)
 
 
 def _basis(call: Call) -> str | None:

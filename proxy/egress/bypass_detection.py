@@ -56,7 +56,7 @@ class Bypass:
         else:
             seen.count += 1
             seen.last = now
-        self._metrics.bypass_total.child(name).inc()
+        self._metrics.bypass_total.labels(name).inc()
 
     def within(self, seconds: float) -> list[str]:
         """The upstreams that were gone past in the last so many seconds: what the alert asks."""

@@ -117,7 +117,7 @@ class Pipeline:
         owner = call.owner
         if task is None or owner is None or owner.request is None or owner.request.time_left(0.0) is None:
             return _nothing
-        return self._requests.works(owner.token, task.cancel)
+        return self._requests.register_work(owner.token, task.cancel)
 
     async def _serve(
         self, call: Call, upstream: Upstream, request: web.BaseRequest, came: Fields, sink: ToApp

@@ -70,7 +70,7 @@ class Egress:
         self.spend = UserSpend(self.upstreams, self._recall)
         self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time)
         books = CallLedger(ledger, self._loop.time, self._recall, self._pending)
-        self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redacted)
+        self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redact_target)
         self.pipeline = Pipeline(
             self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
         )

@@ -137,7 +137,7 @@ class Upstream:
             self.on_idle()
 
     def count_attempt(self, result: str) -> None:
-        self._metrics.upstream_attempts_total.child(self.name, result).inc()
+        self._metrics.upstream_attempts_total.labels(self.name, result).inc()
 
     async def close(self) -> None:
         self.pace.close()
@@ -149,7 +149,7 @@ class Upstream:
         self._emit("cap", text, level="warning", upstream=self.name, whom=whom, cap=str(cap), share=share)
 
     def _breaker_changed(self, what: str, state: str, why: str, worst: str) -> None:
-        self._metrics.breaker_state.child(self.name).set(GAUGE[worst])
+        self._metrics.breaker_state.labels(self.name).set(GAUGE[worst])
         text = f"The breaker of {self.name} is {state}: {why}{f' ({what})' if what else ''}."
         said = {"upstream": self.name, "state": state, "calls": what or None}
         self._emit("breaker", text, level="error" if state == OPEN else "info", **said)

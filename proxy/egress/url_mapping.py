@@ -79,10 +79,10 @@ def portable(rest: str, *, inference: bool) -> str | None:
     """The target as another upstream may see it; None where a secret stands in its path. A model call says nothing in
     its query but what is known here; elsewhere the query is the question, less what is named like a secret."""
     path, mark, query = rest.partition("?")
-    if _SECRETS.path(path) != path:
+    if _SECRETS.redact_path(path) != path:
         return None
     names = [(pair, pair.partition("=")[0]) for pair in query.split("&") if pair]
-    kept = [pair for pair, name in names if (name in _ASKED if inference else not _SECRETS.secret(name))]
+    kept = [pair for pair, name in names if (name in _ASKED if inference else not _SECRETS.is_secret(name))]
     return f"{path}{mark}{'&'.join(kept)}" if kept else path
 
 

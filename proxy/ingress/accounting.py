@@ -39,26 +39,26 @@ class RequestAccounting:
 
     def begin(self, x: Exchange) -> None:
         self.in_flight[x.route.name] += 1
-        self.growth.begun[x.route.name] += 1
+        self.growth.started_requests[x.route.name] += 1
         x.memory_before = self._app_bytes()
 
     def admitted(self, route: str, crowd: int) -> None:
         """A request got its place, as one of so many of its route."""
-        self._metrics.http_concurrency.child(route).observe(crowd)
+        self._metrics.http_concurrency.labels(route).observe(crowd)
 
     def limited(self, x: Exchange, refused: bool) -> None:
         decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
-        self._metrics.rate_limit_total.child(x.route.name, x.tier, decision).inc()
+        self._metrics.rate_limit_total.labels(x.route.name, x.tier, decision).inc()
 
     def shadowed(self, x: Exchange, name: str) -> None:
-        self._metrics.shadow_total.child(x.route.name, name).inc()
+        self._metrics.shadow_total.labels(x.route.name, name).inc()
 
     def end(self, x: Exchange) -> None:
         self.in_flight[x.route.name] -= 1
         took = self._clock() - x.received
-        self._metrics.request(x.route.name, x.method, x.status, took, x.overhead)
+        self._metrics.observe_request(x.route.name, x.method, x.status, took, x.overhead)
         if x.refused is not None and x.status < 500:
-            self._metrics.http_refusals_total.child(x.route.name, x.refused.name).inc()
+            self._metrics.http_refusals_total.labels(x.route.name, x.refused.name).inc()
         if self._recent is not None and (x.status >= 500 or x.refused is not None):
             self._remember(self._recent, x, took)
         self._line(x, took)
@@ -66,12 +66,12 @@ class RequestAccounting:
     def stray(self, x: Exchange) -> None:
         """A request refused before its route was known."""
         took = self._clock() - x.received
-        self._metrics.request("default", x.method, x.status, took, took)
+        self._metrics.observe_request("default", x.method, x.status, took, took)
         self._line(x, took)
 
     def unread(self, x: Exchange, refusal: Refusal) -> None:
         """Bytes that never became a request: counted; a line only for who looks closely."""
-        self._metrics.request("default", "other", refusal.status, 0.0, 0.0)
+        self._metrics.observe_request("default", "other", refusal.status, 0.0, 0.0)
         self._log.emit(
             "request.unread",
             str(refusal),
@@ -86,12 +86,12 @@ class RequestAccounting:
         refused = x.refused
         if x.status >= 500:
             reason = refused.detail if refused is not None else "the app's own answer"
-            recent.request_failed(x.request_id, x.route.name, x.method, x.target, x.user, x.status, reason, took)
+            recent.add_request_error(x.request_id, x.route.name, x.method, x.target, x.user, x.status, reason, took)
         elif refused is not None and refused.name in USER_REFUSALS:
-            recent.refused(x.user, x.tier, x.route.name, refused.name)
+            recent.add_refusal(x.user, x.tier, x.route.name, refused.name)
 
     def _line(self, x: Exchange, took: float) -> None:
-        self._log.access(
+        self._log.log_request(
             AccessRecord(
                 x.request_id,
                 x.trace_id,

@@ -43,7 +43,7 @@ class AppPool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._wary_until = 0.0
-        self.refused = 0  # connections that the app refused
+        self.refused_connections = 0  # connections that the app refused
         self.tunnels = 0  # connections to the app that became one
         self._turn = 0  # of the loop, as far as it matters: it polled all sockets between two
         self._turning = False
@@ -112,7 +112,7 @@ class AppPool:
             _, leg = await self._loop.create_connection(lambda: AppConnection(self._loop, sock), sock=sock)
         except OSError as error:  # TimeoutError is one
             sock.close()
-            self.refused += 1
+            self.refused_connections += 1
             reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
             raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
         except BaseException:
@@ -155,12 +155,12 @@ class AppPool:
     def tunnel_ended(self) -> None:
         self.tunnels -= 1
 
-    def drop_idle(self) -> None:
+    def close_idle(self) -> None:
         """End idle legs: the app was replaced, or is about to stop."""
         while self._idle:
             self.discard(self._idle.popleft()[0])
 
-    def cut(self, detail: str) -> int:
+    def abort_requests(self, detail: str) -> int:
         """End what is under way: before its answer's head with a 502, later so that nobody takes it for whole. How
         many there were; tunnels stay."""
         idle = {leg for leg, _ in self._idle}
@@ -174,7 +174,7 @@ class AppPool:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        self.drop_idle()
+        self.close_idle()
 
     def _sweep(self) -> None:
         oldest = self._loop.time() - MAX_IDLE

@@ -96,7 +96,7 @@ class ConnectionLimits:
         return None
 
     def _note(self, reason: str) -> None:
-        self._metrics.connections_refused_total.child(reason).inc()
+        self._metrics.connections_refused_total.labels(reason).inc()
         self._last[reason] = self._clock()
         self._untold[reason] += 1
         self._tell(reason, "warning")

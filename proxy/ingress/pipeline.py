@@ -187,21 +187,21 @@ class RequestPipeline:
             self._capacity.give(holds.place)
 
     def apology(self, refusal: Refusal) -> bytes:
-        return render_refusal(refusal, self._ids.token())
+        return render_refusal(refusal, self._ids.new_token())
 
     def refuse_early(self, connection: ClientConnection, refusal: Refusal) -> None:
         """Answer what could not be read as a request at all."""
         x = Exchange("GET", "", NO_HEADERS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
-        x.request_id = self._ids.token()
+        x.request_id = self._ids.new_token()
         write_refusal(connection, x, refusal)
         self._account.unread(x, refusal)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
     def _name(self, x: Exchange) -> None:
-        x.request_id = self._ids.request_id(x.headers.get("X-Request-Id"), x.headers.get("X-Correlation-Id"))
+        x.request_id = self._ids.choose_request_id(x.headers.get("X-Request-Id"), x.headers.get("X-Correlation-Id"))
         x.trace_id = parse_traceparent(x.headers.get("traceparent"))
-        x.token = self._ids.token()
+        x.token = self._ids.new_token()
 
     def _check_host(self, x: Exchange) -> None:
         host = x.headers.get("Host")

@@ -39,7 +39,7 @@ class AppBackend(Protocol):
     async def wait_ready(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for it; at once where it is ready."""
 
-    def note_answer(self) -> None:
+    def record_answer(self) -> None:
         """The app has just answered something: it is alive whatever a probe says."""
 
 

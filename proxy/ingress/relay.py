@@ -124,7 +124,7 @@ class Relay:
             raise
         x.app_seconds = max(0.0, leg.head_at - max(sent, upload.done_at))
         x.overhead = sent - x.received - x.waited
-        self._backend.note_answer()
+        self._backend.record_answer()
         return leg
 
     async def _connect(self, x: Exchange) -> AppConnection:

@@ -104,7 +104,7 @@ class IngressService:
         self._bounded = [route.name for route in policy.routes if route.streams is not None]
         for (name,), _ in list(self._metrics.http_streams.items()):
             if name not in self._bounded:
-                self._metrics.http_streams.forget(name)
+                self._metrics.http_streams.remove(name)
         self.server.listen = policy.listen
         self.capacity.apply(policy.listen.connections)
         self._metrics.declare_routes([route.name for route in policy.routes])
@@ -112,17 +112,17 @@ class IngressService:
         self._metrics.declare_limits((x.name, tier) for x in policy.routes for tier in tiers if x.limits_for(tier))
 
     def _shed(self, reason: str) -> None:
-        self._metrics.shed_total.child(reason).inc()
+        self._metrics.shed_total.labels(reason).inc()
 
     def fill(self) -> None:
         """Set the gauges that are cheaper counted at a scrape than kept."""
         states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.server.connections)
         for state in ("idle", "busy", "upgraded"):
-            self._metrics.connections.child(state).set(states[state])
+            self._metrics.connections.labels(state).set(states[state])
         self._metrics.connections_limit.set(self.capacity.total)
         streams = self.pipeline.streams
         for name in self._bounded:
-            self._metrics.http_streams.child(name).set(streams.get(name, 0))
+            self._metrics.http_streams.labels(name).set(streams.get(name, 0))
 
     def _make_room(self) -> None:
         self.server.make_room()
@@ -145,8 +145,8 @@ class IngressService:
         """The app is about to stop: who waits for it is told, what is under way is cut, idle connections to it end.
         Else it would spend its orderly stop on them. Tunnels stay: the app closes its own."""
         self.relay.ending = True
-        self.pool.cut("The app did not finish its answer within listen.drain, and is being stopped.")
-        self.pool.drop_idle()
+        self.pool.abort_requests("The app did not finish its answer within listen.drain, and is being stopped.")
+        self.pool.close_idle()
         await self.server.cut()
 
     def close(self) -> None:

@@ -68,8 +68,8 @@ class Ledger:
         self._ending = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         metrics.on_scrape(lambda: metrics.ledger_backlog_rows.set(len(self._backlog)))
-        metrics.follow(metrics.ledger_dropped_total, lambda: self._backlog.dropped)
-        metrics.follow(metrics.ledger_folded_total, lambda: self._backlog.folded)
+        metrics.follow_total(metrics.ledger_dropped_total, lambda: self._backlog.dropped)
+        metrics.follow_total(metrics.ledger_folded_total, lambda: self._backlog.folded)
 
     # ── what the rest of the house sees ──────────────────────────────────────────────────────
 
@@ -252,7 +252,7 @@ class Ledger:
             self._found(written)
             _tell(waiters, True)
         except LedgerUnavailable as away:
-            self._metrics.ledger_writes_total.child("error").inc()
+            self._metrics.ledger_writes_total.labels("error").inc()
             self._lost(str(away))
         except Exception as error:  # a fault of ours must not end the writer, and with it the ledger
             self._lost(f"{type(error).__name__}: {error}")
@@ -268,7 +268,7 @@ class Ledger:
             piece = pieces.popleft()
             try:
                 await self._database.write(piece.entries, piece.removals)
-                self._metrics.ledger_writes_total.child("ok").inc()
+                self._metrics.ledger_writes_total.labels("ok").inc()
             except RecordRejected as error:
                 if len(piece) > 1:
                     pieces.extendleft(reversed(piece.singly()))

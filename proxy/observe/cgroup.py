@@ -17,7 +17,7 @@ class CpuThrottling:
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
         self._files = _stat_files(root, own)
 
-    def seconds(self) -> float:
+    def throttled_seconds(self) -> float:
         return sum(_throttled(file) for file in self._files)
 
 
@@ -70,14 +70,14 @@ class CpuUsage:
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
         self._folders = [file.parent for file in _stat_files(root, own)]
 
-    def seconds(self) -> float | None:
+    def usage_seconds(self) -> float | None:
         for folder in self._folders[:1]:
             for name, key, scale in (("cpu.stat", "usage_usec", 1e6), ("cpuacct.usage", "", 1e9)):
                 if (value := _field(folder / name, key)) is not None:
                     return value / scale
         return None
 
-    def cores(self) -> float | None:
+    def quota_cores(self) -> float | None:
         return min((cores for folder in self._folders if (cores := _quota(folder)) is not None), default=None)
 
 

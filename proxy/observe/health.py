@@ -48,37 +48,37 @@ class HealthCheckRegistry:
         self._clock = clock
         self._now = now
         self._version = version
-        self._patience = patience
+        self._down_grace = patience
         self._started = clock()
         self._checks: dict[str, HealthCheck] = {}
-        self._seen: dict[str, tuple[ComponentState, float]] = {}
+        self._last_states: dict[str, tuple[ComponentState, float]] = {}
 
     def register(self, part: str, check: HealthCheck) -> None:
         if part not in COMPONENTS:
             raise ValueError(f"{part} is no part of health; the parts are {', '.join(COMPONENTS)}")
         self._checks[part] = check
 
-    def observe(self) -> dict[str, ComponentHealth]:
+    def check_components(self) -> dict[str, ComponentHealth]:
         """Every part's state, `since` filled in; called once a second, so that it is close to true."""
         now = self._clock()
-        return {part: self._ask(part, now) for part in COMPONENTS}
+        return {part: self._check_component(part, now) for part in COMPONENTS}
 
-    def status(self) -> OverallStatus:
-        return self._overall(self.observe())
+    def overall_status(self) -> OverallStatus:
+        return self._summarize(self.check_components())
 
     def report(self) -> dict[str, object]:
         """The body of healthz."""
-        parts = self.observe()
+        parts = self.check_components()
         body: dict[str, object] = {
-            "status": self._overall(parts),
+            "status": self._summarize(parts),
             "version": self._version,
             "uptime_s": round(self._clock() - self._started, 1),
         }
         for part, state in parts.items():
-            body[part] = {"state": state.state, "reason": state.reason, "since": self._wall(state.since)}
+            body[part] = {"state": state.state, "reason": state.reason, "since": self._format_since(state.since)}
         return body
 
-    def _ask(self, part: str, now: float) -> ComponentHealth:
+    def _check_component(self, part: str, now: float) -> ComponentHealth:
         check = self._checks.get(part)
         if check is None:
             found = NOT_CONFIGURED
@@ -87,21 +87,21 @@ class HealthCheckRegistry:
                 found = check()
             except Exception as error:  # a fault in one check must not take the instance out of service
                 found = ComponentHealth("degraded", f"its check failed: {type(error).__name__}: {error}")
-        before = self._seen.get(part)
+        before = self._last_states.get(part)
         if before is None or before[0] != found.state:
             first = self._started if before is None else now
-            before = self._seen[part] = (found.state, first)
+            before = self._last_states[part] = (found.state, first)
         return ComponentHealth(found.state, found.reason, before[1] if found.since is None else found.since)
 
-    def _overall(self, parts: dict[str, ComponentHealth]) -> OverallStatus:
+    def _summarize(self, parts: dict[str, ComponentHealth]) -> OverallStatus:
         app = parts["app"]
-        if app.state == "down" and app.since is not None and self._clock() - app.since >= self._patience:
+        if app.state == "down" and app.since is not None and self._clock() - app.since >= self._down_grace:
             return "down"
         if any(state.state in ("degraded", "down") for state in parts.values()):
             return "degraded"
         return "ok"
 
-    def _wall(self, since: float | None) -> str | None:
+    def _format_since(self, since: float | None) -> str | None:
         if since is None:
             return None
         moment = datetime.fromtimestamp(self._now() - (self._clock() - since), UTC)

@@ -36,10 +36,10 @@ class EventLog:
         bound: int = MAX_PENDING_BYTES,
     ) -> None:
         self._now = now
-        self._stamp = TimestampFormatter()
+        self._timestamp = TimestampFormatter()
         self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # told of errors as well
         self.apply(policy)
-        self._sink = LogWriter(out, notice=self._dropped_line, bound=bound)
+        self._writer = LogWriter(out, notice=self._format_dropped_line, bound=bound)
 
     def apply(self, policy: schema.Log) -> None:
         """Takes a new policy for the lines to come."""
@@ -47,35 +47,35 @@ class EventLog:
 
     def prepare(self, policy: schema.Log) -> ApplyPolicy:
         """What puts a new policy in force, and does not fail any more."""
-        return partial(self._take, policy, Redactor(policy.redact))
+        return partial(self._apply_prepared, policy, Redactor(policy.redact))
 
-    def _take(self, policy: schema.Log, redactor: Redactor) -> None:
+    def _apply_prepared(self, policy: schema.Log, redactor: Redactor) -> None:
         self.policy = policy
-        self._least = LEVELS[policy.level]
+        self._min_level = LEVELS[policy.level]
         self._json = policy.format == "json"
         # The least status that gets an access line.
-        self._access = {"all": 0, "errors": 500, "off": 1000}[policy.access]
+        self._min_access_status = {"all": 0, "errors": 500, "off": 1000}[policy.access]
         self.redactor = redactor
 
     @property
     def dropped(self) -> int:
         """Lines that were lost since the start, because nobody read them in time."""
-        return self._sink.dropped
+        return self._writer.dropped
 
-    def wants(self, level: str) -> bool:
-        return LEVELS.get(level, 40) >= self._least
+    def is_enabled_for(self, level: str) -> bool:
+        return LEVELS.get(level, 40) >= self._min_level
 
     def emit(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
         if level == "error" and self.on_error is not None:
             self.on_error(event, message, facts)
-        if self.wants(level):
-            self.put(self.encode(event, message, level, facts))
+        if self.is_enabled_for(level):
+            self.write_line(self.format_event(event, message, level, facts))
 
-    def tell(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
+    def emit_unclipped(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
         """An `EmitEvent` for what others decided to say: told whatever its level, and whole."""
-        self.put(self.encode(event, message, level, facts, UNCLIPPED))
+        self.write_line(self.format_event(event, message, level, facts, UNCLIPPED))
 
-    def encode(
+    def format_event(
         self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH
     ) -> str:
         """The line with its newline; facts cannot take the place of `time`, `level`, `event`, `message`."""
@@ -83,36 +83,36 @@ class EventLog:
             facts = {f"{key}_" if key in _OURS else key: value for key, value in facts.items()}
         shape = format_json_line if self._json else format_text_line
         try:
-            return shape(self._stamp(self._now()), level, event, message, facts, longest)
+            return shape(self._timestamp(self._now()), level, event, message, facts, longest)
         except Exception as error:  # a fact's own str() may do anything, and must not break what is logged
             told = {"problem": f"facts left out: {type(error).__name__}"}
-            return shape(self._stamp(self._now()), level, event, message, told)
+            return shape(self._timestamp(self._now()), level, event, message, told)
 
-    def redacted(self, target: str) -> str:
+    def redact_target(self, target: str) -> str:
         """A request target as it may be told, by the policy in force."""
-        return self.redactor.target(target)
+        return self.redactor.redact_target(target)
 
-    def put(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """A finished line, whatever its level."""
         data = line.encode("utf-8", "backslashreplace")
-        self._sink.put(data, len(data))
+        self._writer.put(data, len(data))
 
-    def access(self, request: AccessRecord) -> None:
+    def log_request(self, request: AccessRecord) -> None:
         """A finished request: a `warning` from a status of 500 on, else `info`. The writer's thread writes it out: many
         lines in one go cost half of what each costs between two requests."""
         level = "info" if request.status < 500 else "warning"
-        if request.status >= self._access and LEVELS[level] >= self._least:
-            line = partial(self._access_line, request, level, self._now())
-            self._sink.put(line, _HELD_BY_ACCESS + len(request.path))
+        if request.status >= self._min_access_status and LEVELS[level] >= self._min_level:
+            line = partial(self._format_access_line, request, level, self._now())
+            self._writer.put(line, _HELD_BY_ACCESS + len(request.path))
 
     def close(self, timeout: float = 2.0) -> bool:
         """Writes what waits, blocking for at most `timeout` seconds; whether everything was written."""
-        return self._sink.close(timeout)
+        return self._writer.close(timeout)
 
-    def _access_line(self, request: AccessRecord, level: str, moment: float) -> bytes:
+    def _format_access_line(self, request: AccessRecord, level: str, moment: float) -> bytes:
         try:
-            path = self.redactor.target(request.path)
-            stamp = self._stamp(moment)
+            path = self.redactor.redact_target(request.path)
+            stamp = self._timestamp(moment)
             if self._json:
                 line = request.json(stamp, level, path)
             else:
@@ -120,12 +120,12 @@ class EventLog:
                 line = format_text_line(stamp, level, "request", message, request.facts())
         except Exception as error:  # as in `encode`: it must not take other lines along
             text = f"A request's line could not be written out: {type(error).__name__}"
-            line = self.encode("log.fault", text, "error", {"request_id": request.request_id})
+            line = self.format_event("log.fault", text, "error", {"request_id": request.request_id})
         return line.encode("ascii" if self._json else "utf-8", "backslashreplace")
 
-    def _dropped_line(self, lines: int) -> bytes:
+    def _format_dropped_line(self, lines: int) -> bytes:
         message = f"{lines} log lines were dropped: they could not be written in time"
-        return self.encode("log.dropped", message, "warning", {"lines": lines}).encode("ascii")
+        return self.format_event("log.dropped", message, "warning", {"lines": lines}).encode("ascii")
 
 
 _OURS = frozenset({"time", "level", "event", "message"})

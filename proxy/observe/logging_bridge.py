@@ -30,7 +30,7 @@ class LineFormatter(BaseJsonFormatter):
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         message = str(log_data.pop("message", ""))
         level = level_name(log_data.pop("levelno"))
-        return self._log.encode("log", message, level, {str(key): value for key, value in log_data.items()})
+        return self._log.format_event("log", message, level, {str(key): value for key, value in log_data.items()})
 
     def format(self, record: logging.LogRecord) -> str:
         if _is_clients_fault(record):
@@ -48,7 +48,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "debug" if _is_clients_fault(record) else level_name(record.levelno)
-        if not self._log.wants(level):
+        if not self._log.is_enabled_for(level):
             return
         try:
             line = self.format(record)
@@ -61,7 +61,7 @@ class LogHandler(logging.Handler):
                 problem=f"arguments do not fit: {type(error).__name__}: {error}",
             )
             return
-        self._log.put(line)
+        self._log.write_line(line)
 
 
 def level_name(number: int) -> str:

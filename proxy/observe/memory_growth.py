@@ -29,30 +29,30 @@ class MemoryGrowth:
     def __init__(self, in_flight: Mapping[str, int], clock: Callable[[], float]) -> None:
         self._in_flight = in_flight
         self._clock = clock
-        self.begun: Counter[str] = Counter()  # requests by route since the last sample
+        self.started_requests: Counter[str] = Counter()  # requests by route since the last sample
         self._carried: dict[str, int] = {}  # in flight at the last sample
         self._before: tuple[int, int] | None = None  # the process and its bytes at the last sample
         self._slots: deque[tuple[float, dict[str, list[float]]]] = deque(maxlen=SLOTS)
 
-    def take(self, pid: int | None, size: int | None) -> None:
+    def record_sample(self, pid: int | None, size: int | None) -> None:
         """A sample: `size` bytes of the app whose first process is `pid`; None where it is away."""
         active = Counter(self._carried)
-        active.update(self.begun)
+        active.update(self.started_requests)
         delta = 0
         if self._before is not None and size is not None and self._before[0] == pid:
             delta = size - self._before[1]
         self._before = (pid, size) if pid is not None and size is not None else None
         total = active.total()
         if total:
-            slot = self._slot()
+            slot = self._current_slot()
             for route, requests in active.items():
                 kept = slot.setdefault(route, [0.0, 0])
                 kept[0] += delta * requests / total
-                kept[1] += self.begun[route]
-        self.begun.clear()
+                kept[1] += self.started_requests[route]
+        self.started_requests.clear()
         self._carried = {route: requests for route, requests in self._in_flight.items() if requests}
 
-    def last_hour(self) -> dict[str, RouteGrowth]:
+    def growth_by_route(self) -> dict[str, RouteGrowth]:
         """By route, the one that grew most first."""
         since = self._clock() - SLOT * SLOTS
         sums: dict[str, list[float]] = {}
@@ -65,7 +65,7 @@ class MemoryGrowth:
         ordered = sorted(sums.items(), key=lambda item: -item[1][0])
         return {route: RouteGrowth(round(amount), int(requests)) for route, (amount, requests) in ordered}
 
-    def _slot(self) -> dict[str, list[float]]:
+    def _current_slot(self) -> dict[str, list[float]]:
         now = self._clock()
         if not self._slots or now - self._slots[-1][0] >= SLOT:
             self._slots.append((now, {}))

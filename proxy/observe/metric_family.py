@@ -97,52 +97,53 @@ class MetricFamily(Collector, Generic[Child]):
         free: Iterable[str],
         limit: int,
     ) -> None:
-        self.labels = labels
-        self._kind = kind
+        self.label_names = labels
+        self._type = kind
         self._name = name.removesuffix("_total")
-        self._text = text
-        self._make: Callable[[], Child] = make
-        self._free = frozenset(free)
-        self.limit = limit
+        self._documentation = text
+        self._make_child: Callable[[], Child] = make
+        self._open_labels = frozenset(free)
+        self.max_series = limit
         self._children: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
     def __len__(self) -> int:
         return len(self._children)
 
-    def child(self, *values: str) -> Child:
+    def labels(self, *values: str) -> Child:
         """The one of these label values, in the order of the label names."""
         found = self._children.get(values)
-        return found if found is not None else self._admit(values)
+        return found if found is not None else self._add_child(values)
 
     def items(self) -> Iterable[tuple[tuple[str, ...], Child]]:
         return self._children.items()
 
-    def forget(self, *values: str) -> None:
+    def remove(self, *values: str) -> None:
         """Takes one out: a gauge of something that is no more. Counters are never forgotten."""
         self._children.pop(values, None)
 
     def collect(self) -> Iterator[Metric]:
         """A few hundred samples at a time, as metrics of the same name; those of one child stay together."""
-        metric = self._metric()
+        metric = self._empty_metric()
         for values, child in list(self._children.items()):
             if len(metric.samples) >= _SLICE:
                 yield metric
-                metric = self._metric()
-            metric.samples += child.samples(self._name, dict(zip(self.labels, values, strict=True)))
+                metric = self._empty_metric()
+            metric.samples += child.samples(self._name, dict(zip(self.label_names, values, strict=True)))
         yield metric
 
-    def _metric(self) -> Metric:
-        return Metric(self._name, self._text, self._kind)
+    def _empty_metric(self) -> Metric:
+        return Metric(self._name, self._documentation, self._type)
 
-    def _admit(self, values: tuple[str, ...]) -> Child:
-        if len(self._children) >= self.limit:
+    def _add_child(self, values: tuple[str, ...]) -> Child:
+        if len(self._children) >= self.max_series:
             values = tuple(
-                OTHER if name in self._free else value for name, value in zip(self.labels, values, strict=True)
+                OTHER if name in self._open_labels else value
+                for name, value in zip(self.label_names, values, strict=True)
             )
-            if len(self._children) >= self.limit + _SPILL and values not in self._children:
-                values = (OTHER,) * len(self.labels)
+            if len(self._children) >= self.max_series + _SPILL and values not in self._children:
+                values = (OTHER,) * len(self.label_names)
         child = self._children.get(values)
         if child is None:
-            child = self._children[values] = self._make()
+            child = self._children[values] = self._make_child()
         return child

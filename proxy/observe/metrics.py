@@ -41,14 +41,14 @@ _CODES = {code: str(code) for code in range(100, 600)}
 class Metrics:
     """Attributes are named as the metrics are, without the prefix. For the loop's thread alone.
 
-    `s.child("a", "b").inc()` counts under label values given in the contract's order.
+    `family.labels("a", "b").inc()` counts under label values given in the contract's order.
     """
 
     def __init__(self, policy: schema.Metrics, *, version: str) -> None:
-        self._limit = policy.max_series
-        self._every: list[MetricFamily[Any]] = []
-        self._scrapes: list[Callable[[], None]] = []
-        self.append: FetchAppExposition | None = None  # brings the metrics of the app itself
+        self._max_series = policy.max_series
+        self._families: list[MetricFamily[Any]] = []
+        self._scrape_hooks: list[Callable[[], None]] = []
+        self.fetch_app_exposition: FetchAppExposition | None = None  # brings the metrics of the app itself
         self.registry = CollectorRegistry(auto_describe=False)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         counter_alone, gauge_alone = self._counter_alone, self._gauge_alone
@@ -68,7 +68,7 @@ class Metrics:
         )
         self.http_overhead_seconds = histogram(
             "http_overhead_seconds", "Time that a request spent in the gateway itself.", OVERHEAD_BUCKETS
-        ).child()
+        ).labels()
         self.http_in_flight = gauge("http_in_flight", "Requests being answered.", "route")
         self.http_queued = gauge("http_queued", "Requests waiting for their turn.", "route")
         self.http_concurrency = histogram(
@@ -138,7 +138,7 @@ class Metrics:
         )
         self.postgres_wait_seconds = histogram(
             "postgres_wait_seconds", "How long clients waited for a database connection.", WAIT_BUCKETS
-        ).child()
+        ).labels()
         self.postgres_transactions_total = counter(
             "postgres_transactions_total", "Transactions through the pool.", "outcome"
         )
@@ -176,30 +176,30 @@ class Metrics:
         )
         self.policy_reloads_total = counter("policy_reloads_total", "Reloads of the policy.", "result")
         build = gauge("build_info", "Always 1; what runs.", "version", "python")
-        build.child(version, platform.python_version()).set(1)
+        build.labels(version, platform.python_version()).set(1)
         # Under our own prefix: the app's own process_* may be appended to the same scrape.
         ProcessCollector(namespace=NAMESPACE, registry=self.registry)
 
         for reason in ("total", "per_address", "descriptors"):
-            self.connections_refused_total.child(reason)
+            self.connections_refused_total.labels(reason)
         for reason in ("crash", "memory", "hung", "reload"):
-            self.app_restarts_total.child(reason)
+            self.app_restarts_total.labels(reason)
         for result in ("ok", "error"):
-            self.ledger_writes_total.child(result)
+            self.ledger_writes_total.labels(result)
         for sender in ("slack", "webhook"):
             for result in ("ok", "error", "dropped"):
-                self.alerts_sent_total.child(sender, result)
+                self.alerts_sent_total.labels(sender, result)
         for result in ("ok", "refused"):
-            self.policy_reloads_total.child(result)
+            self.policy_reloads_total.labels(result)
 
-    def request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
+    def observe_request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
         """A request has ended; the hot path (about 2 µs)."""
         known = method if method in METHODS else OTHER
-        self.http_requests_total.child(route, known, _CODES.get(code, OTHER)).inc()
-        self.http_request_duration_seconds.child(route).observe(seconds)
+        self.http_requests_total.labels(route, known, _CODES.get(code, OTHER)).inc()
+        self.http_request_duration_seconds.labels(route).observe(seconds)
         self.http_overhead_seconds.observe(overhead)
 
-    def calls_ended(self) -> int:
+    def count_upstream_calls(self) -> int:
         """Of all upstreams, however they ended."""
         return sum(int(count.value) for _, count in self.upstream_calls_total.items())
 
@@ -209,39 +209,39 @@ class Metrics:
         for series in (self.http_in_flight, self.http_queued, self.app_memory_growth_bytes):
             for values, _ in list(series.items()):
                 if values[0] not in routes and values[0] != OTHER:
-                    series.forget(*values)
+                    series.remove(*values)
         for route in routes:
-            self.http_in_flight.child(route)
-            self.http_queued.child(route)
-            self.app_memory_growth_bytes.child(route)
-            self.http_request_duration_seconds.child(route)
-            self.http_concurrency.child(route)
+            self.http_in_flight.labels(route)
+            self.http_queued.labels(route)
+            self.app_memory_growth_bytes.labels(route)
+            self.http_request_duration_seconds.labels(route)
+            self.http_concurrency.labels(route)
 
     def declare_limits(self, pairs: Iterable[tuple[str, str]]) -> None:
         """The (route, tier) that have a rate limit: every decision starts with 0."""
         for route, tier in pairs:
-            self.http_refusals_total.child(route, "rate-limited")
+            self.http_refusals_total.labels(route, "rate-limited")
             for decision in ("allowed", "refused", "shadow"):
-                self.rate_limit_total.child(route, tier, decision)
+                self.rate_limit_total.labels(route, tier, decision)
 
     def declare_upstream(self, name: str) -> None:
         """An upstream's series start with 0."""
-        self.breaker_state.child(name)
-        self.bypass_total.child(name)
-        self.upstream_call_duration_seconds.child(name)
-        self.upstream_first_byte_seconds.child(name)
+        self.breaker_state.labels(name)
+        self.bypass_total.labels(name)
+        self.upstream_call_duration_seconds.labels(name)
+        self.upstream_first_byte_seconds.labels(name)
         for outcome in ("ok", "error", "refused", "cached", "fallback"):
-            self.upstream_calls_total.child(name, OTHER, outcome)
+            self.upstream_calls_total.labels(name, OTHER, outcome)
         for result in ("ok", "connect", "reset"):
-            self.upstream_attempts_total.child(name, result)
+            self.upstream_attempts_total.labels(name, result)
         for result in ("hit", "miss", "coalesced", "stale", "off"):
-            self.cache_total.child(name, result)
+            self.cache_total.labels(name, result)
 
     def on_scrape(self, fill: Callable[[], None]) -> None:
         """Calls `fill` before each scrape: for gauges that are cheaper asked for than kept."""
-        self._scrapes.append(fill)
+        self._scrape_hooks.append(fill)
 
-    def follow(self, counter: Counter, total: Callable[[], float]) -> None:
+    def follow_total(self, counter: Counter, total: Callable[[], float]) -> None:
         """A counter that takes over at each scrape what another part counts anyway."""
         seen = 0.0
 
@@ -257,10 +257,10 @@ class Metrics:
         """The scrape's body and its Content-Type: Prometheus text, or OpenMetrics where `accept` wants it (and the
         app, where its metrics come along, speaks it as well)."""
         wanted = wants_openmetrics(accept)
-        theirs = await self.append(wanted) if self.append is not None else None
+        theirs = await self.fetch_app_exposition(wanted) if self.fetch_app_exposition is not None else None
         if theirs is not None and theirs.text and not theirs.openmetrics:
             wanted = False
-        for fill in self._scrapes:
+        for fill in self._scrape_hooks:
             fill()
         text, kind = await render_exposition(self.registry, wanted)
         if theirs is not None:
@@ -275,30 +275,30 @@ class Metrics:
         return text, kind
 
     def _counter(self, name: str, text: str, *labels: str) -> MetricFamily[Counter]:
-        return self._series("counter", name, text, labels, Counter)
+        return self._family("counter", name, text, labels, Counter)
 
     def _gauge(self, name: str, text: str, *labels: str) -> MetricFamily[Gauge]:
-        return self._series("gauge", name, text, labels, Gauge)
+        return self._family("gauge", name, text, labels, Gauge)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> MetricFamily[Histogram]:
-        return self._series("histogram", name, text, labels, lambda: Histogram(buckets))
+        return self._family("histogram", name, text, labels, lambda: Histogram(buckets))
 
     def _counter_alone(self, name: str, text: str) -> Counter:
-        return self._counter(name, text).child()
+        return self._counter(name, text).labels()
 
     def _gauge_alone(self, name: str, text: str) -> Gauge:
-        return self._gauge(name, text).child()
+        return self._gauge(name, text).labels()
 
-    def _series(
+    def _family(
         self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
     ) -> MetricFamily[Child]:
         name = f"{NAMESPACE}_{name}"
-        series = MetricFamily(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._limit)
-        self._every.append(series)
+        series = MetricFamily(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._max_series)
+        self._families.append(series)
         return series
 
     def apply(self, policy: schema.Metrics) -> None:
         """Take another bound for the label values to come; those that are there stay, as counters must."""
-        self._limit = policy.max_series
-        for series in self._every:
-            series.limit = policy.max_series
+        self._max_series = policy.max_series
+        for series in self._families:
+            series.max_series = policy.max_series

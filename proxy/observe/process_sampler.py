@@ -55,7 +55,7 @@ class ProcessSampler:
         self._app_bytes = app_bytes
         self._limit_bytes = limit_bytes
         self._own_bytes = own_bytes or resident_bytes
-        self._throttled = throttled or CpuThrottling().seconds
+        self._throttled = throttled or CpuThrottling().throttled_seconds
         self._sleep = sleep
         self._throttled_before = self._throttled()
         self._listeners: list[Callable[[ResourceSample], None]] = []
@@ -64,7 +64,7 @@ class ProcessSampler:
     def on_sample(self, listener: Callable[[ResourceSample], None]) -> None:
         self._listeners.append(listener)
 
-    def sample(self, lag: float = 0.0) -> ResourceSample:
+    def take_sample(self, lag: float = 0.0) -> ResourceSample:
         """Measures now; `lag` is how many seconds late the loop came to it."""
         throttled = self._throttled()
         taken = ResourceSample(
@@ -89,7 +89,7 @@ class ProcessSampler:
         """Until it is cancelled."""
         lag = 0.0
         while True:
-            self.sample(lag)
+            self.take_sample(lag)
             due = self._clock() + PERIOD
             await self._sleep(PERIOD)
             lag = max(0.0, self._clock() - due)

@@ -25,7 +25,7 @@ class RecentErrors:
         self._calls: deque[Mapping[str, object]] = deque(maxlen=KEPT)
         self._slots: deque[tuple[int, OrderedDict[tuple[str, str], _Refused]]] = deque(maxlen=SLOTS)
 
-    def request_failed(
+    def add_request_error(
         self, request_id: str, route: str, method: str, target: str, user: str, status: int, reason: str, took: float
     ) -> None:
         self._requests.append(
@@ -42,7 +42,7 @@ class RecentErrors:
             }
         )
 
-    def call_failed(
+    def add_call_error(
         self, request_id: str | None, upstream: str, model: str | None, user: str, status: int, reason: str, took: float
     ) -> None:
         self._calls.append(
@@ -58,9 +58,9 @@ class RecentErrors:
             }
         )
 
-    def refused(self, user: str, tier: str, where: str, reason: str) -> None:
+    def add_refusal(self, user: str, tier: str, where: str, reason: str) -> None:
         """By a limit, a cap or an operator; `where` is a route or an upstream."""
-        slot = self._slot()
+        slot = self._current_slot()
         key = (user[:TEXT], reason)
         entry = slot.get(key)
         if entry is None:
@@ -74,17 +74,17 @@ class RecentErrors:
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────
 
-    def errors(self) -> list[Mapping[str, object]]:
+    def request_errors(self) -> list[Mapping[str, object]]:
         """Requests answered with 500 and above, the newest first."""
         return list(reversed(self._requests))
 
-    def calls(self) -> list[Mapping[str, object]]:
+    def call_errors(self) -> list[Mapping[str, object]]:
         """Calls out that failed, the newest first."""
         return list(reversed(self._calls))
 
-    def limited(self) -> list[Mapping[str, object]]:
+    def most_refused_users(self) -> list[Mapping[str, object]]:
         """Who was refused most in the last hour."""
-        self._slot()
+        self._current_slot()
         sums: dict[tuple[str, str], _Refused] = {}
         for _, slot in self._slots:
             for key, entry in slot.items():
@@ -104,13 +104,13 @@ class RecentErrors:
             for (user, reason), entry in top
         ]
 
-    def limited_by(self) -> Counter[str]:
+    def count_refused_users(self) -> Counter[str]:
         """How many users each route and upstream refused in the last hour."""
-        self._slot()
+        self._current_slot()
         pairs = {(entry.where, user) for _, slot in self._slots for (user, _), entry in slot.items()}
         return Counter(where for where, _ in pairs)
 
-    def _slot(self) -> OrderedDict[tuple[str, str], _Refused]:
+    def _current_slot(self) -> OrderedDict[tuple[str, str], _Refused]:
         number = int(self._now() / SLOT)
         while self._slots and self._slots[0][0] <= number - SLOTS:
             self._slots.popleft()

@@ -60,24 +60,24 @@ class Redactor:
             last = sorted({words.rsplit("-", 1)[-1] for words in listed})
             self._hint = re.compile("|".join(map(re.escape, (*last, *PROMPTS))), re.IGNORECASE)
         # Bounded, since clients choose the names; one cache an instance, since policies differ.
-        self._known = lru_cache(maxsize=512)(self._judge)
+        self._known = lru_cache(maxsize=512)(self._matches_rule)
 
-    def secret(self, name: str) -> bool:
+    def is_secret(self, name: str) -> bool:
         """Whether the value under this name may not be logged."""
         return self._known(name)
 
-    def _judge(self, name: str) -> bool:
+    def _matches_rule(self, name: str) -> bool:
         decoded = unquote_plus(name) if "%" in name or "+" in name else name
         search = self._rule.search
         return bool(search(_words(decoded)) or search(_words(_CAMEL.sub("-", decoded))))
 
-    def header(self, name: str, value: str) -> str:
-        return MASK if self.secret(name) else value
+    def redact_header(self, name: str, value: str) -> str:
+        return MASK if self.is_secret(name) else value
 
-    def headers(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        return [(name, self.header(name, value)) for name, value in pairs]
+    def redact_headers(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(name, self.redact_header(name, value)) for name, value in pairs]
 
-    def target(self, target: str) -> str:
+    def redact_target(self, target: str) -> str:
         """A request target or URL as it may be logged: byte for byte, but for secret values and userinfo.
 
         Raw bytes that are no UTF-8 (surrogates from `surrogateescape`) come out percent-encoded.
@@ -85,14 +85,14 @@ class Redactor:
         if target[:1] != "/" or target[:2] == "//":
             target = _USERINFO.sub(lambda found: f"{found[1] or ''}//", target)
         path, mark, query = target.partition("?")
-        shown = self.path(path)
+        shown = self.redact_path(path)
         if mark and ("%" in query or "+" in query or len(query) > MOST_CHARACTERS or self._hint.search(query)):
-            target = f"{shown}?{'&'.join(map(self._pair, query.split('&')))}"
+            target = f"{shown}?{'&'.join(map(self._redact_parameter, query.split('&')))}"
         elif shown is not path:
             target = f"{shown}{mark}{query}"
         return target if target.isascii() else _printable(target)
 
-    def path(self, path: str) -> str:
+    def redact_path(self, path: str) -> str:
         """A path, percent-encoded as it came, without the secrets in it."""
         if "/bot" not in path and (len(path) <= 16 or _LONG.search(path) is None):
             return path
@@ -102,18 +102,18 @@ class Redactor:
         for index, segment in enumerate(segments):
             if behind and _RANDOM.fullmatch(segment):
                 segments[index] = MASK
-            elif len(segment) <= 64 and (_OPENS.match(segment) or self.secret(segment)):
+            elif len(segment) <= 64 and (_OPENS.match(segment) or self.is_secret(segment)):
                 behind = True
         found = "/".join(segments)
         return path if found == path else found
 
-    def _pair(self, pair: str) -> str:
+    def _redact_parameter(self, pair: str) -> str:
         # Some parsers also part pairs at `;`. A secret is hidden up to the `&`: it may hold a `;` itself.
         at = 0
         while True:
             end = pair.find(";", at)
             name, equals, _ = pair[at : end if end >= 0 else None].partition("=")
-            if equals and (self.secret(name) or _is_text(name, pair[at + len(name) + 1 :])):
+            if equals and (self.is_secret(name) or _is_text(name, pair[at + len(name) + 1 :])):
                 return f"{pair[: at + len(name)]}={MASK}"
             if end < 0:
                 return pair

@@ -27,7 +27,7 @@ class IdGenerator:
         self._pool = ""
         self._at = 0
 
-    def token(self) -> str:
+    def new_token(self) -> str:
         """128 random bits in 32 hexadecimal digits: X-Outrigger-Request, good for one request."""
         at = self._at
         if at + _LENGTH > len(self._pool):
@@ -36,13 +36,13 @@ class IdGenerator:
         self._at = at + _LENGTH
         return self._pool[at : at + _LENGTH]
 
-    def request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
+    def choose_request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
         """X-Request-Id or X-Correlation-Id, the first of 1 to 128 of [A-Za-z0-9._-]; else a new one."""
         if request_id is not None and _ID.fullmatch(request_id):
             return request_id
         if correlation_id is not None and _ID.fullmatch(correlation_id):
             return correlation_id
-        return self.token()
+        return self.new_token()
 
 
 def parse_traceparent(traceparent: str | None) -> str | None:

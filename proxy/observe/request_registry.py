@@ -117,7 +117,7 @@ class RequestRegistry:
         user, tier, route, request_id, trace_id = ended.fields
         return Attribution(token, user, tier, request_id, trace_id, route, None)
 
-    def works(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
+    def register_work(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
         """Something works for a live request, and is cancelled when that one is abandoned; call what is
         returned when the work is done."""
         if token not in self._live:

@@ -32,31 +32,31 @@ class SentryReporter:
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
         self._clock = clock
-        self._told: OrderedDict[str, float] = OrderedDict()
+        self._last_sent: OrderedDict[str, float] = OrderedDict()
 
-    def event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
+    def capture_event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
         """An event of level error of the log; most are none of Sentry's."""
         if event in CRASHES:
-            self._send(event, message, None, facts)
+            self._capture(event, message, None, facts)
         elif event in FAULTS:
-            self._send(event, "A fault of the gateway", sys.exc_info()[1], facts)
+            self._capture(event, "A fault of the gateway", sys.exc_info()[1], facts)
 
-    def fault(self, error: BaseException) -> None:
+    def capture_exception(self, error: BaseException) -> None:
         """One that nobody caught."""
-        self._send("fault", "A fault of the gateway", error, {})
+        self._capture("fault", "A fault of the gateway", error, {})
 
-    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def handle_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: as ever, and to Sentry."""
         error = context.get("exception")
         if isinstance(error, Exception):
-            self.fault(error)
+            self.capture_exception(error)
         loop.default_exception_handler(context)
 
     def close(self) -> None:
         """Send what waits, 2 s at most. Blocks."""
         self._client.close(timeout=2.0)
 
-    def _send(self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]) -> None:
+    def _capture(self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]) -> None:
         group = [event, str(facts.get("status", ""))]
         told: dict[str, object] = {"level": "error", "logger": "outrigger", "tags": {"event": event}}
         if error is None:
@@ -70,22 +70,22 @@ class SentryReporter:
             group += [kind.__name__, *(f"{frame['filename']}:{frame['function']}" for frame in frames[-1:])]
             value = {"type": kind.__name__, "module": kind.__module__, "value": message}
             told["exception"] = {"values": [{**value, **({"stacktrace": {"frames": frames}} if frames else {})}]}
-        if not self._due("|".join(group)):
+        if not self._may_repeat("|".join(group)):
             return
         told["fingerprint"] = group
         if isinstance(facts.get("request_id"), str):
             told["tags"] = {"event": event, "request_id": facts["request_id"]}
         self._client.capture_event(told)  # type: ignore[arg-type]
 
-    def _due(self, group: str) -> bool:
+    def _may_repeat(self, group: str) -> bool:
         now = self._clock()
-        last = self._told.get(group)
+        last = self._last_sent.get(group)
         if last is not None and now - last < AGAIN:
             return False
-        self._told[group] = now
-        self._told.move_to_end(group)
-        if len(self._told) > GROUPS:
-            self._told.popitem(last=False)
+        self._last_sent[group] = now
+        self._last_sent.move_to_end(group)
+        if len(self._last_sent) > GROUPS:
+            self._last_sent.popitem(last=False)
         return True
 
 

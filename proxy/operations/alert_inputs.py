@@ -41,15 +41,15 @@ class GatewayAlertInputs:
                 named = ", ".join(f"{route} ({count})" for route, count in routes.most_common(3))
                 self._held = (f"{len(idle)} idle in transactions of {named}", self._gateway.history.clock())
 
-    def ending(self) -> bool:
+    def is_stopping(self) -> bool:
         return self._gateway.stopping
 
     def parts(self) -> Mapping[str, ComponentHealth]:
-        return self._gateway.health.observe()
+        return self._gateway.health.check_components()
 
-    def app_excused(self) -> bool:
+    def is_app_absence_expected(self) -> bool:
         app = self._gateway.app
-        if app.state in ("stopping", "ended") or app.replacing:
+        if app.state in ("stopping", "ended") or app.is_replacing:
             return True
         waited = self._gateway.history.clock() - app.since
         return app.state == "starting" and waited < self._gateway.policy.app.start_timeout
@@ -80,7 +80,7 @@ class GatewayAlertInputs:
             if upstream.billing.metered
         }
 
-    def bypassed(self, seconds: float) -> Mapping[str, int]:
+    def bypassed_calls(self, seconds: float) -> Mapping[str, int]:
         bypass = self._gateway.egress.bypass
         return {name: bypass.seen[name].count for name in bypass.within(seconds)}
 
@@ -99,8 +99,8 @@ class GatewayAlertInputs:
     def policy_refused(self) -> str:
         return self._gateway.reloader.refused or ""
 
-    def since(self, seconds: float) -> WindowStats:
-        return self._gateway.history.since(seconds)
+    def window(self, seconds: float) -> WindowStats:
+        return self._gateway.history.window(seconds)
 
 
 def _read_cap(upstream: Upstream, share: float, tier_of: Callable[[str], str]) -> CapInput:

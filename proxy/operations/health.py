@@ -22,8 +22,8 @@ class HealthReport:
 
     def record_sample(self, sample: ResourceSample) -> None:
         """Once a second: since when a part is as it is must not depend on who asks."""
-        self._gateway.health.observe()
-        self._gateway.door.account.growth.take(self._gateway.app.pid, sample.app_bytes)
+        self._gateway.health.check_components()
+        self._gateway.door.account.growth.record_sample(self._gateway.app.pid, sample.app_bytes)
 
     def check_readiness(self) -> tuple[bool, str]:
         """Whether a request would be served now, and why not."""
@@ -36,7 +36,7 @@ class HealthReport:
 
     def check_app(self) -> ComponentHealth:
         app = self._gateway.app
-        state: ComponentState = "ok" if app.is_ready else "degraded" if app.replacing else "down"
+        state: ComponentState = "ok" if app.is_ready else "degraded" if app.is_replacing else "down"
         return ComponentHealth(state, f"{app.state}: {app.reason}", app.since)
 
     def check_memory(self) -> ComponentHealth:
@@ -72,13 +72,13 @@ class HealthReport:
         metrics, door = gateway.metrics, gateway.door
         metrics.app_up.set(1 if gateway.app.is_ready else 0)
         gateway.egress.spend.set_gauges(metrics)
-        for name, grown in door.account.growth.last_hour().items():
-            metrics.app_memory_growth_bytes.child(name).set(grown.amount)
+        for name, grown in door.account.growth.growth_by_route().items():
+            metrics.app_memory_growth_bytes.labels(name).set(grown.amount)
         door.fill()
         metrics.concurrency_limit.set(door.admission.limit or 0)
         for route in gateway.policy.routes:
-            metrics.http_in_flight.child(route.name).set(door.account.in_flight[route.name])
-            metrics.http_queued.child(route.name).set(door.admission.queued(route.name))
+            metrics.http_in_flight.labels(route.name).set(door.account.in_flight[route.name])
+            metrics.http_queued.labels(route.name).set(door.admission.queued(route.name))
 
 
 def resolve_memory_limit(policy: Policy) -> int | None:

@@ -85,7 +85,7 @@ class Reloader:
         self._policy = new
         self.pending = tuple(waiting)
         self.refused = None
-        self._metrics.policy_reloads_total.child("ok").inc()
+        self._metrics.policy_reloads_total.labels("ok").inc()
         self._emit("policy.reload", self.describe())
 
     def describe(self) -> str:
@@ -101,4 +101,4 @@ class Reloader:
         self.refused = "\n".join(map(str, faults))
         for fault in faults:
             self._emit("policy.refused", str(fault), level="error", line=fault.line, key=fault.key)
-        self._metrics.policy_reloads_total.child("refused").inc()
+        self._metrics.policy_reloads_total.labels("refused").inc()

@@ -30,12 +30,12 @@ class StatusReport:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._usage = CpuUsage()
-        self._cores = self._usage.cores()
+        self._cores = self._usage.quota_cores()
         self._cpu: tuple[float, float] | None = None  # when, and the CPU seconds until then
         self._busy: float | None = None
 
     def sample_cpu(self, _: ResourceSample) -> None:
-        now, used = time.monotonic(), self._usage.seconds()
+        now, used = time.monotonic(), self._usage.usage_seconds()
         if used is None:
             return
         if self._cpu is not None and now > self._cpu[0]:
@@ -45,7 +45,7 @@ class StatusReport:
     def build_status(self) -> Mapping[str, object]:
         """The body of /status beside health."""
         gateway = self._gateway
-        app, lately = gateway.app, gateway.history.since(RECENT_SECONDS)
+        app, lately = gateway.app, gateway.history.window(RECENT_SECONDS)
         alerts = gateway.alerts.status()
         return {
             "summary": self._summarize(alerts),
@@ -73,16 +73,16 @@ class StatusReport:
             "memory": self._show_memory(),
             "cpu": self._show_cpu(lately),
             "alerts": alerts,
-            "limited": gateway.recent.limited(),
+            "limited": gateway.recent.most_refused_users(),
             "blocked": self._show_blocked(),
-            "errors": gateway.recent.errors(),
-            "failed_calls": gateway.recent.calls(),
+            "errors": gateway.recent.request_errors(),
+            "failed_calls": gateway.recent.call_errors(),
         }
 
     def build_history(self) -> Mapping[str, object]:
         """The last day, and the last quarter of an hour: columns of numbers."""
         history = self._gateway.history
-        return {"day": history.series(), "recent": history.recent()}
+        return {"day": history.day_series(), "recent": history.recent_series()}
 
     # ── in words ─────────────────────────────────────────────────────────────────────────────
 
@@ -90,7 +90,7 @@ class StatusReport:
         """What is wrong, each in a few words with why and since when; nothing where all is well."""
         gateway = self._gateway
         found = []
-        for name, part in gateway.health.observe().items():
+        for name, part in gateway.health.check_components().items():
             if part.state in ("degraded", "down") and name != "upstreams":
                 found.append(_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since)))
         for name, upstream in gateway.egress.upstreams.items():
@@ -102,7 +102,7 @@ class StatusReport:
                 found.append(_problem(f"{name} is being tried again", breaker.why, self._to_wall_clock(breaker.since)))
         if gateway.reloader.refused:
             found.append(_problem("the newest policy was refused", gateway.reloader.refused, None))
-        state: str = gateway.health.status()
+        state: str = gateway.health.overall_status()
         firing = sum(alert.get("state") != "cleared" for alert in alerts)
         if state == "ok" and (found or firing):
             state = "degraded"
@@ -117,7 +117,7 @@ class StatusReport:
         for (name, _, code), count in metrics.http_requests_total.items():
             requests[name] += int(count.value)
             errors[name] += int(count.value) if code >= "500" else 0
-        limited = gateway.recent.limited_by()
+        limited = gateway.recent.count_refused_users()
         for (name, _), count in metrics.http_refusals_total.items():
             refused[name] += int(count.value)
         return {
@@ -198,7 +198,7 @@ class StatusReport:
             "warn": self._gateway.policy.app.memory.warn,
             "growth": {  # of the last hour
                 name: {"bytes": grown.amount, "requests": grown.requests}
-                for name, grown in self._gateway.door.account.growth.last_hour().items()
+                for name, grown in self._gateway.door.account.growth.growth_by_route().items()
             },
         }
 

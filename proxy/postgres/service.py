@@ -45,7 +45,7 @@ class PoolReport:
         self._metrics = metrics
         self._seen: Counter[str] = Counter()
         for outcome in pool.outcomes:
-            metrics.postgres_transactions_total.child(outcome)
+            metrics.postgres_transactions_total.labels(outcome)
         metrics.on_scrape(self.fill)
         self.fill()
 
@@ -55,12 +55,12 @@ class PoolReport:
         servers = Counter(server.state for server in self._pool.servers)
         servers["connecting"] = len(self._pool.launcher.attempts)
         for state in SERVER_STATES:
-            metrics.postgres_server_connections.child(state).set(servers[state])
+            metrics.postgres_server_connections.labels(state).set(servers[state])
         clients = Counter(client.state for client in self._clients.values())
         for state in CLIENT_STATES:
-            metrics.postgres_client_connections.child(state).set(clients[state])
+            metrics.postgres_client_connections.labels(state).set(clients[state])
         for outcome, count in self._pool.outcomes.items():
-            metrics.postgres_transactions_total.child(outcome).inc(count - self._seen[outcome])
+            metrics.postgres_transactions_total.labels(outcome).inc(count - self._seen[outcome])
             self._seen[outcome] = count
 
     def health(self) -> ComponentHealth:
@@ -192,7 +192,7 @@ class PostgresService:
                 client.end_request()
                 owner = self._requests.find(token)
                 client.route = owner.route if owner is not None else ""
-                client.end_request = self._requests.works(token, partial(self._cancel_work, client))
+                client.end_request = self._requests.register_work(token, partial(self._cancel_work, client))
                 return True
         return False
 

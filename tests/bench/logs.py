@@ -82,12 +82,12 @@ def main() -> None:
 
     null = os.open(os.devnull, os.O_WRONLY)
     log = EventLog(schema.Log(), out=null)
-    show("Log.access, thread and write included", cost(lambda: log.access(AccessRecord(**ACCESS))))
+    show("EventLog.log_request, thread and write included", cost(lambda: log.log_request(AccessRecord(**ACCESS))))
     secret = ACCESS | {"path": "/api?token=abc&lang=en"}
-    show("Log.access with a secret in the query", cost(lambda: log.access(AccessRecord(**secret))))
+    show("EventLog.log_request with a secret in the query", cost(lambda: log.log_request(AccessRecord(**secret))))
     show("Log.emit, thread and write included", cost(lambda: log.emit("request", "POST", **ACCESS)))
     log.apply(schema.Log(access="off"))
-    show("Log.access, switched off", cost(lambda: log.access(AccessRecord(**ACCESS))))
+    show("EventLog.log_request, switched off", cost(lambda: log.log_request(AccessRecord(**ACCESS))))
     log.close()
     print(f"{log.dropped} lines dropped")
 

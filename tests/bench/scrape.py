@@ -54,12 +54,12 @@ async def scrape(metrics: Metrics, accept: str) -> tuple[float, float, int]:
 
 async def main() -> None:
     metrics = Metrics(schema.Metrics(), version="bench")
-    request = cost(lambda: metrics.request("default", "GET", 200, 0.012, 0.0003))
+    request = cost(lambda: metrics.observe_request("default", "GET", 200, 0.012, 0.0003))
     print(f"Metrics.request           {request:6.2f} µs")
     ids = IdGenerator()
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    made = cost(lambda: (ids.request_id(None), ids.token(), parse_traceparent(None)))
-    taken = cost(lambda: (ids.request_id("0f8fad5b-d9cb-469f-a165"), ids.token(), parse_traceparent(parent)))
+    made = cost(lambda: (ids.choose_request_id(None), ids.new_token(), parse_traceparent(None)))
+    taken = cost(lambda: (ids.choose_request_id("0f8fad5b-d9cb-469f-a165"), ids.new_token(), parse_traceparent(parent)))
     print(f"id and token made         {made:6.2f} µs")
     print(f"id and trace taken over   {taken:6.2f} µs")
 
@@ -69,7 +69,7 @@ async def main() -> None:
     for name in names:
         for method in ("GET", "POST"):
             for code in (200, 404, 500):
-                metrics.request(name, method, code, 0.1, 0.001)
+                metrics.observe_request(name, method, code, 0.1, 0.001)
     for title, accept in (("text", ""), ("OpenMetrics", "application/openmetrics-text")):
         runs = [await scrape(metrics, accept) for _ in range(5)]
         spent = statistics.median(run[0] for run in runs)

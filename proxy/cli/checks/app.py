@@ -48,17 +48,17 @@ async def check_app(policy: Policy, words: Sequence[str], environ: Mapping[str, 
         origin, words = f" (from {start.source})", [start.line]
     command = parse_command(words, None, 1)
     env, _ = build_environment(environ, programs=command.programs, public=None, private=1, extra={})
-    shown = command.shown + origin
+    shown = command.display + origin
     found = [await _check_program(program, shown, env, cwd) for program in _list_programs(command)]
     # One line for the command: the first program that is not there, else the last one, which is the server.
     program = next((one for one in found if one.level == "error"), None) or (found[-1] if found else None)
-    module = _check_module(command.shown, cwd)
+    module = _check_module(command.display, cwd)
     fixed = _check_fixed_port(policy, known)
     return [
         *(one for one in (program, fixed, module) if one),
-        *check_stop_signal(policy, command.shown, env, cwd),
+        *check_stop_signal(policy, command.display, env, cwd),
         *_check_probes(policy, cwd),
-        *_check_loopback_trust(cwd, command.shown),
+        *_check_loopback_trust(cwd, command.display),
     ]
 
 
@@ -89,7 +89,7 @@ def _list_programs(command: Command) -> list[str]:
     """The programs that have to be on PATH: of a shell line the first word of each command, but for the shell's own."""
     if command.argv[0] != SHELL:
         return [command.argv[0]]
-    reader = shlex.shlex(command.shown, posix=True, punctuation_chars=True)
+    reader = shlex.shlex(command.display, posix=True, punctuation_chars=True)
     reader.whitespace_split = True
     try:
         words = list(reader)

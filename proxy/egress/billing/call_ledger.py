@@ -95,7 +95,7 @@ class CallLedger:
         if (last is None and not self._worth_a_row(call)) or (last is not None and last.deferred):
             return  # nothing, or on record as pending
         if last is None:
-            call.row_id = call.row_id or self._ids.token()
+            call.row_id = call.row_id or self._ids.new_token()
         id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
         row = _row(call, call.used, id, model)
         row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache

@@ -91,7 +91,7 @@ class Charge:
         self.endpoint = endpoint
         self._asked = asked
         self._later = later
-        self.id = id or meter.ids.token()
+        self.id = id or meter.ids.new_token()
         self.upstream = meter.name
         self.model = asked.model
         self.cost = 0
@@ -431,7 +431,7 @@ class UpstreamBilling:
         label = self.label(model)
         for basis, amount in (("reported", cost.nanos - cost.estimated), ("estimated", cost.estimated)):
             if amount:
-                self._metrics.cost_usd_total.child(self.name, label, basis).inc(amount / NANOS)
+                self._metrics.cost_usd_total.labels(self.name, label, basis).inc(amount / NANOS)
 
     def _most_output(self, call: Call, model: str | None, said: Json, sent: int) -> int:
         if call.endpoint == "images":

@@ -72,8 +72,8 @@ class UserSpend:
             cap = meter.limits.cap.total
             if cap is not None:
                 spent = meter.limits.spent(cap.period)
-                metrics.cost_cap_ratio.child(name).set(spent / (to_nanos(cap.amount) or 1))
-            metrics.cost_projected_usd.child(name).set(meter.projected_today() / NANOS)
+                metrics.cost_cap_ratio.labels(name).set(spent / (to_nanos(cap.amount) or 1))
+            metrics.cost_projected_usd.labels(name).set(meter.projected_today() / NANOS)
 
     def upstream_status(self, upstream: Upstream) -> Mapping[str, object]:
         purse = upstream.billing.limits

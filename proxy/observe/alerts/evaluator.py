@@ -31,7 +31,7 @@ class PendingCondition:
         self._well: float | None = None
         self._unsure: float | None = None
 
-    def note(self, now: float, bad: bool | None, since: float | None = None) -> None:
+    def update(self, now: float, bad: bool | None, since: float | None = None) -> None:
         """`bad` may be None: not known. `since` is when it began, where that is known."""
         if bad is None:
             self._unsure = now if self._unsure is None else self._unsure
@@ -49,7 +49,7 @@ class PendingCondition:
             if now - self._well >= min(self.seconds, SETTLING):
                 self.since = self._well = None
 
-    def holds(self, now: float) -> bool:
+    def is_firing(self, now: float) -> bool:
         return self.since is not None and now - self.since >= self.seconds
 
 
@@ -62,73 +62,73 @@ class AlertEvaluator:
     """Keeps since when what must last has been so; one for all rules."""
 
     def __init__(self, facts: AlertInputs) -> None:
-        self._facts = facts
-        self._lasting: dict[tuple[Condition, str], PendingCondition] = {}
+        self._inputs = facts
+        self._pending: dict[tuple[Condition, str], PendingCondition] = {}
 
-    def tick(self, now: float, conditions: set[Condition]) -> None:
+    def update_conditions(self, now: float, conditions: set[Condition]) -> None:
         """Once a second: look at what must last."""
-        for old in {key[0] for key in self._lasting} - conditions:
-            self._hand_on(old, conditions)
+        for old in {key[0] for key in self._pending} - conditions:
+            self._carry_over(old, conditions)
         for condition in conditions:
             match condition:
                 case when.PartIs():
-                    self._look_at_part(now, condition)
+                    self._update_part(now, condition)
                 case when.BreakerOpen():
-                    found = self._facts.breakers()
-                    for key in [k for k in self._lasting if k[0] == condition and k[1] not in found]:
-                        del self._lasting[key]
+                    found = self._inputs.breakers()
+                    for key in [k for k in self._pending if k[0] == condition and k[1] not in found]:
+                        del self._pending[key]
                     for name, breaker in found.items():
                         if condition.upstream in (None, name):
-                            self._of(condition, name, condition.lasting).note(now, breaker.open)
+                            self._pending_condition(condition, name, condition.lasting).update(now, breaker.open)
                 case when.MemoryAbove():
-                    share = self._facts.sample().memory_share
+                    share = self._inputs.sample().memory_share
                     bad = share is not None and share > condition.share
-                    self._of(condition, "", condition.lasting).note(now, bad)
+                    self._pending_condition(condition, "", condition.lasting).update(now, bad)
                 case _:
                     pass
 
-    def judge(self, now: float, condition: Condition) -> Iterator[Finding]:
+    def evaluate(self, now: float, condition: Condition) -> Iterator[Finding]:
         match condition:
             case when.PartIs():
-                yield from self._part(now, condition)
+                yield from self._evaluate_part(now, condition)
             case when.BreakerOpen():
-                yield from self._breaker(now, condition)
+                yield from self._evaluate_breaker(now, condition)
             case when.MemoryAbove():
-                yield from self._memory(now, condition)
+                yield from self._evaluate_memory(now, condition)
             case _:
-                yield from evaluate_threshold(self._facts, condition)
+                yield from evaluate_threshold(self._inputs, condition)
 
-    def _hand_on(self, old: Condition, conditions: set[Condition]) -> None:
+    def _carry_over(self, old: Condition, conditions: set[Condition]) -> None:
         """A rule of which a reload changed the `for` alone goes on from where it was."""
         heir = next((new for new in conditions if _same(old, new)), None)
-        for key in [key for key in self._lasting if key[0] == old]:
-            lasting = self._lasting.pop(key)
-            if isinstance(heir, LASTING) and (heir, key[1]) not in self._lasting:
+        for key in [key for key in self._pending if key[0] == old]:
+            lasting = self._pending.pop(key)
+            if isinstance(heir, LASTING) and (heir, key[1]) not in self._pending:
                 lasting.seconds = heir.lasting
-                self._lasting[heir, key[1]] = lasting
+                self._pending[heir, key[1]] = lasting
 
-    def _of(self, condition: Condition, subject: str, seconds: float) -> PendingCondition:
+    def _pending_condition(self, condition: Condition, subject: str, seconds: float) -> PendingCondition:
         key = (condition, subject)
-        found = self._lasting.get(key)
+        found = self._pending.get(key)
         if found is None:
-            found = self._lasting[key] = PendingCondition(seconds)
+            found = self._pending[key] = PendingCondition(seconds)
         return found
 
-    def _look_at_part(self, now: float, condition: when.PartIs) -> None:
-        state = self._facts.parts()[condition.part]
+    def _update_part(self, now: float, condition: when.PartIs) -> None:
+        state = self._inputs.parts()[condition.part]
         bad = state.state == "down" or (
             state.state == "degraded" and (condition.state == "degraded" or condition.part in NEVER_DOWN)
         )
-        lasting = self._of(condition, condition.part, condition.lasting)
-        if condition.part == "app" and bad and self._facts.app_excused():
+        lasting = self._pending_condition(condition, condition.part, condition.lasting)
+        if condition.part == "app" and bad and self._inputs.is_app_absence_expected():
             return
-        lasting.note(now, bad, state.since)
+        lasting.update(now, bad, state.since)
 
-    def _part(self, now: float, condition: when.PartIs) -> Iterator[Finding]:
-        lasting = self._of(condition, condition.part, condition.lasting)
-        if not lasting.holds(now) or lasting.since is None:
+    def _evaluate_part(self, now: float, condition: when.PartIs) -> Iterator[Finding]:
+        lasting = self._pending_condition(condition, condition.part, condition.lasting)
+        if not lasting.is_firing(now) or lasting.since is None:
             return
-        part, state = condition.part, self._facts.parts()[condition.part]
+        part, state = condition.part, self._inputs.parts()[condition.part]
         name = "the app" if part == "app" else part
         length = level = now - lasting.since
         if part == "app" and state.state == "ok":
@@ -137,14 +137,14 @@ class AlertEvaluator:
             text = f"{name} is {state.state} for {length:.0f} s: {state.reason}"
         yield Finding(part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=level)
 
-    def _breaker(self, now: float, condition: when.BreakerOpen) -> Iterator[Finding]:
-        for name, breaker in self._facts.breakers().items():
-            lasting = self._lasting.get((condition, name))
-            if lasting is None or not lasting.holds(now) or lasting.since is None:
+    def _evaluate_breaker(self, now: float, condition: when.BreakerOpen) -> Iterator[Finding]:
+        for name, breaker in self._inputs.breakers().items():
+            lasting = self._pending.get((condition, name))
+            if lasting is None or not lasting.is_firing(now) or lasting.since is None:
                 continue
             length = now - lasting.since
             text = f"the breaker of {name} is open for {length:.0f} s, its calls are refused: {breaker.why}"
-            text += describe_attempts(self._facts.since(60.0).attempts.get(name, {}), "attempts of the last minute")
+            text += describe_attempts(self._inputs.window(60.0).attempts.get(name, {}), "attempts of the last minute")
             yield Finding(
                 name,
                 text,
@@ -155,10 +155,10 @@ class AlertEvaluator:
                 settled=breaker.forced,
             )
 
-    def _memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
-        lasting, sample = self._of(condition, "", condition.lasting), self._facts.sample()
+    def _evaluate_memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
+        lasting, sample = self._pending_condition(condition, "", condition.lasting), self._inputs.sample()
         share = sample.memory_share
-        if not lasting.holds(now) or share is None:
+        if not lasting.is_firing(now) or share is None:
             return
         text = (
             f"{share:.0%} of the memory limit of {(sample.limit_bytes or 0) / MIB:.0f} MiB is in use"

@@ -35,12 +35,12 @@ class CapInput:
 
 
 class AlertInputs(Protocol):
-    def ending(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether the gateway stops: what fails now is no news."""
 
     def parts(self) -> Mapping[str, ComponentHealth]: ...
 
-    def app_excused(self) -> bool:
+    def is_app_absence_expected(self) -> bool:
         """Whether the app is away on purpose: its first start, a replacement that somebody asked for, the end."""
 
     def breakers(self) -> Mapping[str, BreakerInput]: ...
@@ -52,7 +52,7 @@ class AlertInputs(Protocol):
 
     def caps(self, share: float) -> Mapping[str, CapInput]: ...
 
-    def bypassed(self, seconds: float) -> Mapping[str, int]:
+    def bypassed_calls(self, seconds: float) -> Mapping[str, int]:
         """How many calls, of the upstreams that were gone past in the last so many seconds."""
 
     def pool_waits(self) -> Sequence[float]:
@@ -64,4 +64,4 @@ class AlertInputs(Protocol):
     def policy_refused(self) -> str:
         """Why the newest policy is not in force; empty where it is."""
 
-    def since(self, seconds: float) -> WindowStats: ...
+    def window(self, seconds: float) -> WindowStats: ...

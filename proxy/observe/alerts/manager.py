@@ -45,7 +45,7 @@ class AlertManager:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._policy = policy
-        self._facts = facts
+        self._inputs = facts
         self._clock = clock
         self._emit = emit
         self._metrics = metrics
@@ -53,46 +53,46 @@ class AlertManager:
         self._version = version
         self._now = now
         self._sleep = sleep
-        self._judge = AlertEvaluator(facts)
+        self._evaluator = AlertEvaluator(facts)
         self._alerts: dict[Key, Alert] = {}
-        self._messages: dict[Key, str] = {}
-        self._senders: dict[str, DeliveryQueue] = {}
-        self._faults: dict[str, float] = {}
+        self._last_messages: dict[Key, str] = {}
+        self._queues: dict[str, DeliveryQueue] = {}
+        self._faults_logged_at: dict[str, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._declare()
+        self._declare_rules()
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        self._open()
+        self._update_queues()
         judged = self._clock()
         while True:
             await self._sleep(min(TURN, max(0.0, judged + self._policy.every - self._clock())))
             if self._clock() - judged < self._policy.every:
                 continue
             judged = self._clock()
-            self.judge()
+            self.evaluate_rules()
 
-    def tick(self, _: ResourceSample | None = None) -> None:
+    def update_conditions(self, _: ResourceSample | None = None) -> None:
         """Once a second."""
         try:
-            self._judge.tick(self._clock(), {rule.when for rule in self._policy.rules.values()})
+            self._evaluator.update_conditions(self._clock(), {rule.when for rule in self._policy.rules.values()})
         except Exception as error:  # who measures memory must not end by it
-            self._fault("the rules", error)
+            self._log_fault("the rules", error)
 
-    def judge(self) -> Sequence[Notification]:
+    def evaluate_rules(self) -> Sequence[Notification]:
         """Look at every rule now, and tell what is new."""
-        if self._facts.ending():
+        if self._inputs.is_stopping():
             return ()
-        self.tick()
+        self.update_conditions()
         now = self._clock()
         told: list[Notification] = []
         for name, rule in self._policy.rules.items():
             try:
-                told += self._judge_rule(now, name, rule)
+                told += self._evaluate_rule(now, name, rule)
             except Exception as error:  # a fault in one rule must not silence the others
-                self._fault(name, error)
-        self._forget(now)
-        self._tell(told)
+                self._log_fault(name, error)
+        self._remove_old_alerts(now)
+        self._notify(told)
         return told
 
     def apply(self, policy: Policy) -> None:
@@ -100,9 +100,9 @@ class AlertManager:
         self._policy = policy
         for key in [key for key in self._alerts if key[0] not in policy.rules]:
             del self._alerts[key]
-            self._messages.pop(key, None)
-        self._declare()
-        self._open()
+            self._last_messages.pop(key, None)
+        self._declare_rules()
+        self._update_queues()
 
     def status(self) -> list[dict[str, object]]:
         """Those that fire, and those that were over within the last day; the most recent first."""
@@ -113,28 +113,28 @@ class AlertManager:
                 "subject": alert.subject,
                 "severity": alert.severity,
                 "state": alert.state,
-                "since": self._wall(alert.since if alert.state != "cleared" else alert.ended),
-                "began": self._wall(alert.since),
+                "since": self._format_time(alert.since if alert.state != "cleared" else alert.ended),
+                "began": self._format_time(alert.since),
                 # while it holds as it is now, afterwards as it was told to be over
                 "message": f"{alert.name}: {alert.finding.message}"
                 if alert.holds
-                else self._messages.get(key, alert.finding.message),
+                else self._last_messages.get(key, alert.finding.message),
             }
             for key, alert in found
         ]
 
     async def close(self) -> None:
         """What waits to be sent has 2 s."""
-        closing = [sender.close(LAST_WORDS) for sender in self._senders.values()]
-        self._senders = {}
+        closing = [sender.close(LAST_WORDS) for sender in self._queues.values()]
+        self._queues = {}
         await asyncio.gather(*closing, *self._closing, return_exceptions=True)
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────
 
-    def _judge_rule(self, now: float, name: str, rule: AlertRule) -> list[Notification]:
+    def _evaluate_rule(self, now: float, name: str, rule: AlertRule) -> list[Notification]:
         cooldown = self._policy.cooldown
         patience = cooldown.critical if rule.severity == "critical" else cooldown.warning
-        found = {finding.subject: finding for finding in self._judge.judge(now, rule.when)}
+        found = {finding.subject: finding for finding in self._evaluator.evaluate(now, rule.when)}
         for subject in found:
             if (name, subject) not in self._alerts:
                 self._alerts[name, subject] = Alert(name, subject)
@@ -143,17 +143,17 @@ class AlertManager:
             if key[0] != name:
                 continue
             for what in alert.judged(now, found.get(key[1]), rule.severity, patience):
-                told.append(self._notice(what, alert, rule, now))
+                told.append(self._make_notification(what, alert, rule, now))
         firing = any(alert.state != "cleared" for key, alert in self._alerts.items() if key[0] == name)
-        self._metrics.alerts_firing.child(name).set(1 if firing else 0)
+        self._metrics.alerts_firing.labels(name).set(1 if firing else 0)
         return told
 
-    def _notice(self, what: AlertEvent, alert: Alert, rule: AlertRule, now: float) -> Notification:
-        made = make_notification(what, alert, rule.when, now, self._wall(alert.since))
-        self._messages[alert.name, alert.subject] = made.message
+    def _make_notification(self, what: AlertEvent, alert: Alert, rule: AlertRule, now: float) -> Notification:
+        made = make_notification(what, alert, rule.when, now, self._format_time(alert.since))
+        self._last_messages[alert.name, alert.subject] = made.message
         return made
 
-    def _forget(self, now: float) -> None:
+    def _remove_old_alerts(self, now: float) -> None:
         over = sorted(
             (alert.ended, key) for key, alert in self._alerts.items() if alert.state == "cleared" and not alert.holds
         )
@@ -161,19 +161,19 @@ class AlertManager:
         for index, (ended, key) in enumerate(over):
             if index < many or now - ended > REMEMBERED:
                 del self._alerts[key]
-                self._messages.pop(key, None)
+                self._last_messages.pop(key, None)
 
-    def _fault(self, what: str, error: Exception) -> None:
+    def _log_fault(self, what: str, error: Exception) -> None:
         """Said once an hour."""
         now = self._clock()
-        if now - self._faults.get(what, float("-inf")) >= 3600.0:
-            self._faults[what] = now
+        if now - self._faults_logged_at.get(what, float("-inf")) >= 3600.0:
+            self._faults_logged_at[what] = now
             text = f"{what} cannot be judged: {type(error).__name__}: {error}."
             self._emit("alert.fault", text, level="error", alert=what)
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────
 
-    def _tell(self, notices: Sequence[Notification]) -> None:
+    def _notify(self, notices: Sequence[Notification]) -> None:
         if not notices:
             return
         for each in notices:
@@ -183,33 +183,33 @@ class AlertManager:
             facts: Mapping[str, str] = {k: v for k, v in each.facts().items() if k not in ("name", "message")}
             self._emit("alert", each.message, level=level, alert=each.name, **facts)
         shapes = {"slack": slack.message, "webhook": webhook.message}
-        for name, sender in self._senders.items():
+        for name, sender in self._queues.items():
             sender.put(shapes[name](notices, self._app, self._version))
 
-    def _open(self) -> None:
+    def _update_queues(self) -> None:
         """A sender for each address that the policy names; what waits for another address goes out there."""
         wanted = {"slack": self._policy.slack, "webhook": self._policy.webhook}
         for name, url in wanted.items():
-            sender = self._senders.get(name)
+            sender = self._queues.get(name)
             if sender is not None and sender.url != url:
-                del self._senders[name]
+                del self._queues[name]
                 task = asyncio.get_running_loop().create_task(sender.close(LAST_WORDS))
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
-            if url and name not in self._senders:
-                self._senders[name] = DeliveryQueue(name, url, emit=self._emit, sent=partial(self._sent, name))
+            if url and name not in self._queues:
+                self._queues[name] = DeliveryQueue(name, url, emit=self._emit, sent=partial(self._count_delivery, name))
 
-    def _sent(self, sender: str, result: str) -> None:
-        self._metrics.alerts_sent_total.child(sender, result).inc()
+    def _count_delivery(self, sender: str, result: str) -> None:
+        self._metrics.alerts_sent_total.labels(sender, result).inc()
 
-    def _declare(self) -> None:
+    def _declare_rules(self) -> None:
         gauge = self._metrics.alerts_firing
         for (name,), _ in list(gauge.items()):
             if name not in self._policy.rules:
-                gauge.forget(name)
+                gauge.remove(name)
         for name in self._policy.rules:
-            gauge.child(name)
+            gauge.labels(name)
 
-    def _wall(self, at: float) -> str:
+    def _format_time(self, at: float) -> str:
         moment = datetime.fromtimestamp(self._now() - (self._clock() - at), UTC)
         return f"{moment:%Y-%m-%dT%H:%M:%S}Z"

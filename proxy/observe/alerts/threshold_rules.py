@@ -47,9 +47,9 @@ def evaluate_threshold(facts: AlertInputs, condition: Condition) -> Iterator[Fin
 
 
 def _errors(facts: AlertInputs, condition: when.Errors) -> Iterator[Finding]:
-    span = facts.since(condition.over)
+    span = facts.window(condition.over)
     named = condition.route
-    route = span.total() if named is None else span.routes.get(named, RouteStats())
+    route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
     ok = route.requests - route.errors
     enough = route.errors >= FEWEST_ERRORS or (route.errors >= FEWEST_IF_ALL and ok == 0)
     if not enough or route.error_share <= condition.share:
@@ -67,7 +67,7 @@ def _errors(facts: AlertInputs, condition: when.Errors) -> Iterator[Finding]:
 
 def _call_errors(facts: AlertInputs, condition: when.CallErrors) -> Iterator[Finding]:
     """An upstream whose breaker has its say is left to it, until what it counted has left the window."""
-    span, breakers = facts.since(condition.over), facts.breakers()
+    span, breakers = facts.window(condition.over), facts.breakers()
     for name, outcomes in span.calls.items():
         breaker = breakers.get(name)
         if condition.upstream not in (None, name) or breaker is None or breaker.open is not False:
@@ -86,8 +86,8 @@ def _call_errors(facts: AlertInputs, condition: when.CallErrors) -> Iterator[Fin
 
 
 def _refusals(facts: AlertInputs, condition: when.Refusals) -> Iterator[Finding]:
-    span, named = facts.since(condition.over), condition.route
-    route = span.total() if named is None else span.routes.get(named, RouteStats())
+    span, named = facts.window(condition.over), condition.route
+    route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
     if route.refused < FEWEST_ERRORS or route.refused <= condition.share * route.requests:
         return
     share = route.refused / route.requests
@@ -103,7 +103,7 @@ def _refusals(facts: AlertInputs, condition: when.Refusals) -> Iterator[Finding]
 
 
 def _slow(facts: AlertInputs, condition: when.Slow) -> Iterator[Finding]:
-    span, timeouts = facts.since(condition.over), facts.timeouts()
+    span, timeouts = facts.window(condition.over), facts.timeouts()
     for name, route in span.routes.items():
         if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
             continue
@@ -126,9 +126,9 @@ def _slow(facts: AlertInputs, condition: when.Slow) -> Iterator[Finding]:
 
 
 def _pool(facts: AlertInputs, condition: when.PoolWait) -> Iterator[Finding]:
-    span = facts.since(condition.over)
+    span = facts.window(condition.over)
     now_over = [wait for wait in facts.pool_waits() if wait > condition.seconds]
-    over = span.waited_over(condition.seconds) + len(now_over)
+    over = span.count_waits_over(condition.seconds) + len(now_over)
     asked = (span.waits[-1] if span.waits else 0.0) + len(now_over)
     if over < FEWEST_WAITS or over <= WAITING_SHARE * asked:
         return
@@ -142,7 +142,7 @@ def _pool(facts: AlertInputs, condition: when.PoolWait) -> Iterator[Finding]:
 
 
 def _throttled(facts: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
-    share = facts.since(condition.over).throttled / condition.over
+    share = facts.window(condition.over).throttled / condition.over
     if share <= condition.share:
         return
     text = f"the CPU quota held app and gateway back for {share:.0%} of {format_duration(condition.over)}"
@@ -179,7 +179,7 @@ def _today(facts: AlertInputs, condition: when.SpentToday) -> Iterator[Finding]:
 
 
 def _bypass(facts: AlertInputs) -> Iterator[Finding]:
-    found: Mapping[str, int] = facts.bypassed(BYPASS_SEEN)
+    found: Mapping[str, int] = facts.bypassed_calls(BYPASS_SEEN)
     for name, count in found.items():
         text = f"{count} calls went straight to the host of {name}: without retries, caps or an owner"
         yield Finding(name, text, f"{count} calls", "calls bypass an upstream", level=count, settled=True)

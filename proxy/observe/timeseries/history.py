@@ -61,7 +61,7 @@ class PointSeries:
         self._columns: dict[str, deque[float | None]] = {name: deque(maxlen=length) for name in COLUMNS}
 
     def add(self, at: float, found: WindowStats, levels: GaugeLevels) -> None:
-        total = found.total()
+        total = found.total_routes()
         outcomes = [outcome for upstream in found.calls.values() for outcome in upstream.items()]
         values: tuple[float | None, ...] = (
             total.requests,
@@ -81,7 +81,7 @@ class PointSeries:
         for name, value in zip(COLUMNS, values, strict=True):
             self._columns[name].append(value)
 
-    def lists(self) -> dict[str, object]:
+    def as_lists(self) -> dict[str, object]:
         return {"step_s": self.step, "at": list(self._at)} | {
             name: list(column) for name, column in self._columns.items()
         }
@@ -99,83 +99,87 @@ class MetricsHistory:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._counts = SnapshotReader(metrics)
+        self._reader = SnapshotReader(metrics)
         self.clock = clock
         self._now = now
         self._levels = levels
         self._sleep = sleep
         began = clock()
-        self._latest: tuple[float, Snapshot] = (began, self._counts.read())
-        self._near: deque[tuple[float, Snapshot]] = deque([self._latest])
-        self._far: deque[tuple[float, Snapshot]] = deque()
-        self._recent = PointSeries(FINE, int(NEAR / FINE))
-        self._day = PointSeries(COARSE, int(DAY / COARSE))
-        self._day_from = self._latest
-        self._highest = GaugeLevels()
-        self._spans_at = began  # several rules ask for the same span at once
-        self._spans: dict[float, WindowStats] = {}
+        self._latest: tuple[float, Snapshot] = (began, self._reader.read_snapshot())
+        self._fine_snapshots: deque[tuple[float, Snapshot]] = deque([self._latest])
+        self._coarse_snapshots: deque[tuple[float, Snapshot]] = deque()
+        self._recent_points = PointSeries(FINE, int(NEAR / FINE))
+        self._day_points = PointSeries(COARSE, int(DAY / COARSE))
+        self._day_step_start = self._latest
+        self._peak_levels = GaugeLevels()
+        self._windows_at = began  # several rules ask for the same span at once
+        self._windows: dict[float, WindowStats] = {}
 
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
             await self._sleep(FINE)
-            self.take()
+            self.record_snapshot()
 
-    def take(self) -> None:
+    def record_snapshot(self) -> None:
         """Keep what the counts are now."""
-        now, row = self._latest = self.clock(), self._counts.read()
-        before_at, before = self._near[-1]
+        now, row = self._latest = self.clock(), self._reader.read_snapshot()
+        before_at, before = self._fine_snapshots[-1]
         levels = self._levels()
-        places = self._counts.places()
-        self._recent.add(self._now(), window_stats(now - before_at, subtract_snapshots(before, row), places), levels)
-        self._highest = _higher(self._highest, levels)
-        since, first = self._day_from
+        places = self._reader.offsets()
+        self._recent_points.add(
+            self._now(), window_stats(now - before_at, subtract_snapshots(before, row), places), levels
+        )
+        self._peak_levels = _higher(self._peak_levels, levels)
+        since, first = self._day_step_start
         if now - since >= COARSE - FINE / 2:
-            self._day.add(self._now(), window_stats(now - since, subtract_snapshots(first, row), places), self._highest)
-            self._day_from = self._latest
-            self._highest = GaugeLevels()
-        self._near.append(self._latest)
-        self._age(now)
+            self._day_points.add(
+                self._now(), window_stats(now - since, subtract_snapshots(first, row), places), self._peak_levels
+            )
+            self._day_step_start = self._latest
+            self._peak_levels = GaugeLevels()
+        self._fine_snapshots.append(self._latest)
+        self._expire_snapshots(now)
 
-    def since(self, seconds: float) -> WindowStats:
+    def window(self, seconds: float) -> WindowStats:
         """What happened from so many seconds ago until now, at most an hour. Its end is at most half a second
         old; its beginning is the newest row that is old enough, so it may be up to 5 s longer, or 60 s, where it is
         over 15 min."""
         if self.clock() - self._latest[0] > FRESH:
-            self._latest = (self.clock(), self._counts.read())
+            self._latest = (self.clock(), self._reader.read_snapshot())
         now, row = self._latest
-        if self._spans_at != now:
-            self._spans_at, self._spans = now, {}
-        if seconds not in self._spans:
-            self._spans[seconds] = self._since(seconds, now, row)
-        return self._spans[seconds]
+        if self._windows_at != now:
+            self._windows_at, self._windows = now, {}
+        if seconds not in self._windows:
+            self._windows[seconds] = self._compute_window(seconds, now, row)
+        return self._windows[seconds]
 
-    def _since(self, seconds: float, now: float, row: Snapshot) -> WindowStats:
+    def _compute_window(self, seconds: float, now: float, row: Snapshot) -> WindowStats:
         wanted = now - seconds + FINE / 100
-        began, first = (self._far or self._near)[0]
-        for rows in (self._near, self._far):
+        began, first = (self._coarse_snapshots or self._fine_snapshots)[0]
+        for rows in (self._fine_snapshots, self._coarse_snapshots):
             older = next((one for one in reversed(rows) if one[0] <= wanted), None)
             if older is not None:
                 began, first = older
                 break
-        return window_stats(now - began, subtract_snapshots(first, row), self._counts.places())
+        return window_stats(now - began, subtract_snapshots(first, row), self._reader.offsets())
 
-    def series(self) -> dict[str, object]:
+    def day_series(self) -> dict[str, object]:
         """The last day by 5 min as lists of one length, oldest first: `at` (the end of each step, in seconds since
         1970) and the COLUMNS; None where nothing was answered. The step under way is not among them."""
-        return self._day.lists()
+        return self._day_points.as_lists()
 
-    def recent(self) -> dict[str, object]:
+    def recent_series(self) -> dict[str, object]:
         """The last 15 min by 5 s, as `series`."""
-        return self._recent.lists()
+        return self._recent_points.as_lists()
 
-    def _age(self, now: float) -> None:
-        while now - self._near[0][0] > NEAR:
-            oldest = self._near.popleft()
-            if not self._far or oldest[0] - self._far[-1][0] >= MIDDLE - FINE / 2:
-                self._far.append(oldest)
-        while self._far and now - self._far[0][0] > LONGEST + MIDDLE:
-            self._far.popleft()
+    def _expire_snapshots(self, now: float) -> None:
+        while now - self._fine_snapshots[0][0] > NEAR:
+            oldest = self._fine_snapshots.popleft()
+            if not self._coarse_snapshots or oldest[0] - self._coarse_snapshots[-1][0] >= MIDDLE - FINE / 2:
+                self._coarse_snapshots.append(oldest)
+        while self._coarse_snapshots and now - self._coarse_snapshots[0][0] > LONGEST + MIDDLE:
+            self._coarse_snapshots.popleft()
 
 
 def _higher(a: GaugeLevels, b: GaugeLevels) -> GaugeLevels:

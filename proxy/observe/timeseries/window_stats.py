@@ -57,15 +57,15 @@ class WindowStats:
     def throttled_share(self) -> float:
         return self.throttled / self.seconds if self.seconds > 0 else 0.0
 
-    def total(self) -> RouteStats:
+    def total_routes(self) -> RouteStats:
         """All routes together."""
         return merge_routes(self.routes.values())
 
-    def wait(self, share: float) -> float | None:
+    def wait_quantile(self, share: float) -> float | None:
         """Seconds that this share of the clients waited at most; None where none asked."""
         return histogram_quantile(WAIT_BUCKETS, self.waits, share)
 
-    def waited_over(self, seconds: float) -> float:
+    def count_waits_over(self, seconds: float) -> float:
         """How many waited longer, in whole buckets: those of the bucket that holds `seconds` are not counted."""
         if not self.waits:
             return 0.0

@@ -41,7 +41,7 @@ def test_only_the_public_port_after_a_port_option_or_as_host_and_port_is_replace
     elif " " in words:
         command = parse_command([words], 10000, 4000)
         assert command.argv == (SHELL, "-c", f"exec {expected}")
-    assert bool(command.replaced) == (expected != words)
+    assert bool(command.replaced_words) == (expected != words)
 
 
 @pytest.mark.parametrize(

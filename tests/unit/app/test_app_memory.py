@@ -37,55 +37,55 @@ def test_a_master_and_its_workers_are_one_app_and_shared_pages_count_once(tmp_pa
     process(tmp_path, 13, 1, pss=5, group=10)  # orphaned, of the app's group still
     process(tmp_path, 99, 1, pss=1000)
     assert process_family(10, tmp_path) == [10, 11, 12, 13]
-    assert MemoryMeter(tmp_path).bytes(10) == 180 * 1024
+    assert MemoryMeter(tmp_path).measure(10) == 180 * 1024
 
 
 def test_where_pss_may_not_be_read_shared_pages_count_once_as_well(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=None, rss=10, shared=4)
     process(tmp_path, 11, 10, pss=None, rss=8, shared=3)
-    assert MemoryMeter(tmp_path).bytes(10) == (10 + 8 - 3) * PAGE
+    assert MemoryMeter(tmp_path).measure(10) == (10 + 8 - 3) * PAGE
 
 
 def test_between_full_measurements_the_change_of_resident_memory_is_added(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=100, rss=50)
     meter = MemoryMeter(tmp_path)
-    assert meter.bytes(10) == 100 * 1024
+    assert meter.measure(10) == 100 * 1024
     process(tmp_path, 10, 1, pss=7, rss=60)
-    assert [meter.bytes(10) for _ in range(FULL)] == [100 * 1024 + 10 * PAGE] * (FULL - 1) + [7 * 1024]
+    assert [meter.measure(10) for _ in range(FULL)] == [100 * 1024 + 10 * PAGE] * (FULL - 1) + [7 * 1024]
 
 
 def test_a_new_process_counts_three_measurements_later_at_the_latest(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=100)
     meter = MemoryMeter(tmp_path)
-    assert meter.bytes(10) == 100 * 1024
+    assert meter.measure(10) == 100 * 1024
     process(tmp_path, 11, 10, pss=50)
-    assert [meter.bytes(10) for _ in range(LOOK)] == [100 * 1024] * (LOOK - 1) + [150 * 1024]
+    assert [meter.measure(10) for _ in range(LOOK)] == [100 * 1024] * (LOOK - 1) + [150 * 1024]
 
 
 def test_another_app_is_measured_whole_at_once(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=100)
     process(tmp_path, 20, 1, pss=7)
     meter = MemoryMeter(tmp_path)
-    assert [meter.bytes(10), meter.bytes(20), meter.bytes(30), meter.bytes(10)] == [102400, 7168, None, 102400]
+    assert [meter.measure(10), meter.measure(20), meter.measure(30), meter.measure(10)] == [102400, 7168, None, 102400]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc here")
 def test_real_children_are_counted_and_a_gone_process_has_none() -> None:
     code = "import time; x = b'x' * 50_000_000; print(flush=True); time.sleep(60)"
     meter = MemoryMeter()
-    before = meter.bytes(os.getpid())
+    before = meter.measure(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        after = [meter.bytes(os.getpid()) for _ in range(LOOK)][-1]
+        after = [meter.measure(os.getpid()) for _ in range(LOOK)][-1]
         assert before is not None
         assert after is not None
         assert 40_000_000 < after - before < 120_000_000
     finally:
         child.kill()
         child.communicate()
-    assert meter.bytes(2**22 + 1) is None
+    assert meter.measure(2**22 + 1) is None
 
 
 # ── the limit ─────────────────────────────────────────────────────────────────────────────────
@@ -156,8 +156,8 @@ class Growing:
 
     def sample(self, size: int | None, pid: int | None = 1, *, begun: dict[str, int] | None = None) -> None:
         self.now += 1
-        self.growth.begun.update(begun or {})
-        self.growth.take(pid, size)
+        self.growth.started_requests.update(begun or {})
+        self.growth.record_sample(pid, size)
 
 
 def test_a_leak_has_the_name_of_its_route() -> None:
@@ -166,7 +166,7 @@ def test_a_leak_has_the_name_of_its_route() -> None:
     for n in range(1, 11):
         g.sample(100 + n * 50, begun={"leaks": 2})
         g.sample(100 + n * 50, begun={"tidy": 40})
-    assert list(g.growth.last_hour().items()) == [("leaks", RouteGrowth(500, 20)), ("tidy", RouteGrowth(0, 400))]
+    assert list(g.growth.growth_by_route().items()) == [("leaks", RouteGrowth(500, 20)), ("tidy", RouteGrowth(0, 400))]
 
 
 def test_requests_in_flight_at_once_share_evenly_and_a_long_one_takes_part_in_each_second() -> None:
@@ -175,7 +175,7 @@ def test_requests_in_flight_at_once_share_evenly_and_a_long_one_takes_part_in_ea
     g.in_flight["long"] = 1
     g.sample(100, begun={"long": 1})
     g.sample(400, begun={"a": 2})
-    assert g.growth.last_hour() == {"a": RouteGrowth(200, 2), "long": RouteGrowth(100, 1)}
+    assert g.growth.growth_by_route() == {"a": RouteGrowth(200, 2), "long": RouteGrowth(100, 1)}
 
 
 def test_a_new_process_begins_anew_and_what_nobody_asked_for_is_nobodys() -> None:
@@ -185,7 +185,7 @@ def test_a_new_process_begins_anew_and_what_nobody_asked_for_is_nobodys() -> Non
     g.sample(50, pid=2, begun={"a": 1})
     g.sample(None, pid=None, begun={"a": 1})
     g.sample(700, pid=2, begun={"a": 1})
-    assert g.growth.last_hour() == {"a": RouteGrowth(0, 3)}
+    assert g.growth.growth_by_route() == {"a": RouteGrowth(0, 3)}
 
 
 def test_it_is_forgotten_after_an_hour() -> None:
@@ -194,9 +194,9 @@ def test_it_is_forgotten_after_an_hour() -> None:
     g.sample(200, begun={"a": 1})
     g.now += 3500
     g.sample(300, begun={"b": 1})
-    assert set(g.growth.last_hour()) == {"a", "b"}
+    assert set(g.growth.growth_by_route()) == {"a", "b"}
     g.now += 200
-    assert g.growth.last_hour() == {"b": RouteGrowth(100, 1)}
+    assert g.growth.growth_by_route() == {"b": RouteGrowth(100, 1)}
 
 
 # ── pressure ──────────────────────────────────────────────────────────────────────────────────
@@ -227,7 +227,7 @@ class Pressed:
     def at(self, percent: int, times: int = 1) -> None:
         for _ in range(times):
             self.now += 1
-            self.pressure.take(ResourceSample(gateway_bytes=0, app_bytes=percent * MIB, limit_bytes=100 * MIB))
+            self.pressure.check_sample(ResourceSample(gateway_bytes=0, app_bytes=percent * MIB, limit_bytes=100 * MIB))
 
     def events(self) -> list[str]:
         return [event for event, _ in self.said]
@@ -278,7 +278,7 @@ def test_an_app_that_starts_slower_than_hold_is_only_warned_of(took: float | Non
 
 def test_nothing_is_done_without_a_limit_or_while_the_app_is_away_or_the_gateway_ends() -> None:
     p = Pressed(schema.Memory(recycle=0.92))
-    p.pressure.take(ResourceSample(app_bytes=10**9, limit_bytes=None))
+    p.pressure.check_sample(ResourceSample(app_bytes=10**9, limit_bytes=None))
     p.app.is_ready = False
     p.at(99, 10)
     p.app.is_ready, p.stopping = True, True

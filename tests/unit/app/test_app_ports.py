@@ -37,5 +37,5 @@ PUBLIC, PRIVATE = 10000, 41234
 @pytest.mark.parametrize("one", [True, False])
 def test_the_public_port_is_replaced_behind_an_option_that_names_a_port(line, started, one):
     found = parse_command([line] if one else line.split(), PUBLIC, PRIVATE)
-    assert shlex.split(found.shown) == shlex.split(started)
-    assert bool(found.replaced) == (line != started)
+    assert shlex.split(found.display) == shlex.split(started)
+    assert bool(found.replaced_words) == (line != started)

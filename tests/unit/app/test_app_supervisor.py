@@ -54,12 +54,12 @@ class Process:
 class Traffic:
     in_use = 0
     dropped = 0
-    refused = 0
+    refused_connections = 0
 
-    def drop_idle(self) -> None:
+    def close_idle(self) -> None:
         self.dropped += 1
 
-    def cut(self, _: str) -> int:
+    def abort_requests(self, _: str) -> int:
         cut, self.in_use = self.in_use, 0
         return cut
 
@@ -88,7 +88,7 @@ class Life:
             on_restart=self.restarts.append,
             clock=loop.time,
         )
-        self.app.attach(self.traffic, lambda: self.drain)
+        self.app.attach_traffic(self.traffic, lambda: self.drain)
 
     @property
     def process(self) -> Process:
@@ -138,10 +138,10 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_request_waits_for_others_to_finish_and_the_old_one_to_go_and_then_for_hold(live) -> None:
     async def story(life: Life) -> None:
         life.traffic.in_use = 1
-        assert life.app.start_replacing("memory")
+        assert life.app.start_replacement("memory")
         waits = asyncio.ensure_future(life.answered(hold=5.0))
         await asyncio.sleep(10.0)
-        assert life.app.replacing
+        assert life.app.is_replacing
         assert life.process.running
         life.traffic.in_use = 0
         assert await waits == pytest.approx(10 + Process.LINGER + Process.START, abs=0.5)
@@ -153,7 +153,7 @@ def test_a_request_waits_for_others_to_finish_and_the_old_one_to_go_and_then_for
 
 def test_who_waits_is_refused_where_the_start_takes_longer_than_hold(live) -> None:
     async def story(life: Life) -> None:
-        assert life.app.start_replacing("memory")
+        assert life.app.start_replacement("memory")
         assert await life.answered(hold=Process.START - 1) is None
         assert await life.app.wait_ready(5.0)
 
@@ -162,7 +162,7 @@ def test_who_waits_is_refused_where_the_start_takes_longer_than_hold(live) -> No
 
 def test_two_who_ask_at_once_get_one_replacement(live) -> None:
     async def story(life: Life) -> None:
-        assert [life.app.start_replacing(reason) for reason in ("reload", "memory")] == [True, False]
+        assert [life.app.start_replacement(reason) for reason in ("reload", "memory")] == [True, False]
         assert await life.answered(5.0)
         assert await life.app.replace("memory")
         assert life.restarts == ["reload", "memory"]
@@ -177,7 +177,7 @@ def test_a_crash_between_asking_and_ending_is_one_restart(live, after: float) ->
     async def story(life: Life) -> None:
         life.traffic.in_use = 1
         old = life.process
-        assert life.app.start_replacing("memory")
+        assert life.app.start_replacement("memory")
         waits = asyncio.ensure_future(life.answered(5.0))
         if after == 5.0:
             life.traffic.in_use = 0
@@ -187,7 +187,7 @@ def test_a_crash_between_asking_and_ending_is_one_restart(live, after: float) ->
         old.end(139)
         assert await waits
         assert life.restarts == ["memory" if after == 5.0 else "crash"]
-        assert not life.app.replacing
+        assert not life.app.is_replacing
         life.traffic.in_use = 0
         await asyncio.sleep(60.0)
         assert len(Process.made) == 2
@@ -199,7 +199,7 @@ def test_a_crash_between_asking_and_ending_is_one_restart(live, after: float) ->
 def test_what_does_not_finish_within_drain_does_not_hold_it_up(live) -> None:
     async def story(life: Life) -> None:
         life.traffic.in_use = 3
-        assert life.app.start_replacing("reload")
+        assert life.app.start_replacement("reload")
         assert await life.answered(5.0) == pytest.approx(life.drain + Process.LINGER + Process.START, abs=0.5)
         assert "app.replace: 3 requests did not finish in 20 s (listen.drain)." in life.said
 
@@ -228,7 +228,7 @@ def test_the_end_may_come_at_any_moment_of_a_replacement(live, after: float) -> 
 def test_a_hung_app_is_replaced_though_its_requests_never_finish(live) -> None:
     async def story(life: Life) -> None:
         life.traffic.in_use = 1
-        assert life.app.start_replacing("memory")
+        assert life.app.start_replacement("memory")
         life.process.START = float("inf")  # it answers no probe any more
         assert await life.answered(6.0)
         assert life.restarts == ["hung"]
@@ -264,7 +264,7 @@ def test_one_that_goes_on_answering_is_not_asked_whether_it_listens(live) -> Non
         life.process.listens = False
         for _ in range(60):
             await asyncio.sleep(0.5)
-            life.app.note_answer()
+            life.app.record_answer()
         assert life.restarts == []
 
     live(story)
@@ -272,7 +272,7 @@ def test_one_that_goes_on_answering_is_not_asked_whether_it_listens(live) -> Non
 
 def test_a_newer_policy_holds_for_the_replacement_under_way(live) -> None:
     async def story(life: Life) -> None:
-        assert life.app.start_replacing("memory")
+        assert life.app.start_replacement("memory")
         life.app.apply(schema.App(stop_timeout=1.0))
         assert await life.answered(5.0) == pytest.approx(1.0 + Process.START, abs=0.5)
 

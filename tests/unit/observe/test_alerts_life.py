@@ -106,9 +106,9 @@ def pass_time(clock, alerts, seconds, every=15):
     told = []
     for _ in range(seconds):
         clock.now += 1
-        alerts.tick(None)
+        alerts.update_conditions(None)
         if clock.now % every == 0:
-            told += [(clock.now, each.name, each.state) for each in alerts.judge()]
+            told += [(clock.now, each.name, each.state) for each in alerts.evaluate_rules()]
     return told
 
 
@@ -139,7 +139,7 @@ async def test_what_begins_at_once_is_told_at_once(parts):
     house.span = WindowStats(300, routes={"a": route(10, 10)})
     pass_time(clock, alerts, 4)
     assert pass_time(clock, alerts, 12) == [(105.0, "errors", "firing"), (120.0, "app_down", "firing")][:1]
-    told = alerts.judge()
+    told = alerts.evaluate_rules()
     assert [each.name for each in told] == ["app_down"]
 
 
@@ -169,7 +169,7 @@ async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
     ]
     assert alerts.status()[0]["message"].startswith("app_down: all clear")
     clock.now += REMEMBERED + 1
-    alerts.judge()
+    alerts.evaluate_rules()
     assert [each["name"] for each in alerts.status()] == ["errors"]
 
 
@@ -177,17 +177,17 @@ async def test_alerts_that_are_over_are_remembered_in_bounded_number(parts):
     house, clock, alerts, _, _ = parts
     alerts.apply(Policy(rules={"slow": AlertRule(parse("p95 > 1s over 5m"))}))
     house.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MOST + 50)})
-    assert len(alerts.judge()) == MOST + 50
+    assert len(alerts.evaluate_rules()) == MOST + 50
     house.span = WindowStats(300)
-    alerts.judge()
+    alerts.evaluate_rules()
     assert len(alerts.status()) == MOST
 
 
 async def test_nobody_is_told_anything_while_the_gateway_stops(parts):
     house, clock, alerts, _, _ = parts
     house.span = WindowStats(300, routes={"a": route(10, 10)})
-    house.ending = lambda: True
-    assert alerts.judge() == ()
+    house.is_stopping = lambda: True
+    assert alerts.evaluate_rules() == ()
 
 
 async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(parts):
@@ -202,13 +202,13 @@ async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(
         nonlocal turns
         turns += 1
         clock.now += 1
-        alerts.tick(None)
+        alerts.update_conditions(None)
         if turns == 20:
-            house.since = lambda seconds: WindowStats(300, routes={"a": route(10, 10)})
+            house.window = lambda seconds: WindowStats(300, routes={"a": route(10, 10)})
         if turns == 40:
             raise asyncio.CancelledError
 
-    house.since = broken
+    house.window = broken
     house.app = ComponentHealth("down", "it ended")
     alerts._sleep = sleep
     with pytest.raises(asyncio.CancelledError):
@@ -223,7 +223,7 @@ async def test_judging_the_shipped_rules_costs_little(parts):
     house.limits = {f"r{n}": 10.0 for n in range(20)}
     began = time.process_time()
     for _ in range(20):
-        alerts.judge()
+        alerts.evaluate_rules()
     assert (time.process_time() - began) / 20 < 0.02  # seconds; it is some 0.2 ms
 
 

@@ -114,13 +114,13 @@ class House:
         self.turned = None
         self.refused = ""
 
-    def ending(self):
+    def is_stopping(self):
         return False
 
     def parts(self):
         return {"app": self.app, **self.others}
 
-    def app_excused(self):
+    def is_app_absence_expected(self):
         return self.excused
 
     def breakers(self):
@@ -138,7 +138,7 @@ class House:
     def caps(self, share):
         return self.money
 
-    def bypassed(self, seconds):
+    def bypassed_calls(self, seconds):
         return self.past
 
     def pool_waits(self):
@@ -150,12 +150,12 @@ class House:
     def policy_refused(self):
         return self.refused
 
-    def since(self, seconds):
+    def window(self, seconds):
         return self.span
 
 
 def found(house, text):
-    return [finding.subject for finding in AlertEvaluator(house).judge(0, parse(text))]
+    return [finding.subject for finding in AlertEvaluator(house).evaluate(0, parse(text))]
 
 
 def route(requests, errors=0, seconds=0.05):
@@ -211,7 +211,7 @@ def test_waits_for_the_pool_are_those_that_ended_and_those_under_way(quick, slow
     house.holders = "5 idle in transactions of report (5)"
     house.waits = [2.0] * now
     house.span = WindowStats(60, waits=[quick if bound <= 1 else quick + slow for bound in (*WAIT_BUCKETS, 1e9)])
-    findings = list(AlertEvaluator(house).judge(0, parse("pool wait > 1s over 1m")))
+    findings = list(AlertEvaluator(house).evaluate(0, parse("pool wait > 1s over 1m")))
     assert bool(findings) == holds
     assert all("transactions of report" in finding.message for finding in findings)
 
@@ -227,14 +227,14 @@ def test_throttling_is_a_share_of_the_whole_window_so_a_start_is_no_alert():
 def test_money_is_told_by_upstream_without_the_name_of_any_user():
     house = House()
     house.money = {"openai": CapInput(4.1, 9.5, "$5/d", 0.82, users=3), "other": CapInput(1, 1)}
-    (finding,) = AlertEvaluator(house).judge(0, parse("cost > 80% of cap"))
+    (finding,) = AlertEvaluator(house).evaluate(0, parse("cost > 80% of cap"))
     assert finding.subject == "openai"
     assert (
         "82% of the total cap of $5/d is spent and 3 users have spent more than 80% of a cap of their own"
         in finding.message
     )
     assert "$4.10 so far today, $9.50 at its end" in finding.message
-    (finding,) = AlertEvaluator(house).judge(0, parse("cost > $5 today"))
+    (finding,) = AlertEvaluator(house).evaluate(0, parse("cost > $5 today"))
     assert "most of it at openai" in finding.message
     assert not found(house, "cost > $6 today")
 
@@ -261,7 +261,7 @@ def test_calls_that_fail_are_a_share_of_enough_and_an_open_breaker_speaks_for_it
         300, calls={"openai": outcomes, "gone": {"error": 99}}, attempts={"openai": {"429": 12, "ok": 1}}
     )
     for text in ("call errors > 20% over 5m", "call errors > 20% on openai over 5m"):
-        findings = list(AlertEvaluator(house).judge(0, parse(text)))
+        findings = list(AlertEvaluator(house).evaluate(0, parse(text)))
         assert [finding.subject for finding in findings] == ["openai"] * holds
         assert all("attempts of these 5m: 12 × 429" in finding.message for finding in findings)
     assert not found(house, "call errors > 20% on other over 5m")
@@ -273,7 +273,7 @@ def test_refusals_are_a_share_of_enough_requests(requests, refused, holds):
     house.span = WindowStats(
         300, routes={"ask": RouteStats(requests, 0, route(requests).buckets, refused), "page": RouteStats()}
     )
-    (text,) = [one.message for one in AlertEvaluator(house).judge(0, parse("refusals > 10% over 5m"))] or [None]
+    (text,) = [one.message for one in AlertEvaluator(house).evaluate(0, parse("refusals > 10% over 5m"))] or [None]
     assert (text is not None and f"{refused} of {requests} requests" in text and f"ask ({refused})" in text) == holds
     assert bool(found(house, "refusals > 10% on ask over 5m")) == holds
     assert not found(house, "refusals > 10% on page over 5m")
@@ -283,7 +283,7 @@ def test_a_policy_that_is_refused_is_told_with_its_first_fault():
     house = House()
     assert not found(house, "policy is refused")
     house.refused = "p.yaml:3: routes: no\np.yaml:4: more"
-    (finding,) = AlertEvaluator(house).judge(0, parse("policy is refused"))
+    (finding,) = AlertEvaluator(house).evaluate(0, parse("policy is refused"))
     assert finding.message.endswith("stays in force: p.yaml:3: routes: no")
 
 
@@ -297,8 +297,8 @@ def lasting(house, text, *, at):
     """Judged once a second from 0 to `at`; what holds then."""
     judge, condition = AlertEvaluator(house), parse(text)
     for now in range(at + 1):
-        judge.tick(now, {condition})
-    return [finding.subject for finding in judge.judge(at, condition)]
+        judge.update_conditions(now, {condition})
+    return [finding.subject for finding in judge.evaluate(at, condition)]
 
 
 def test_what_must_last_is_not_told_before():
@@ -338,11 +338,11 @@ def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, s
     house.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
     judge = AlertEvaluator(house)
     for now in range(30):
-        judge.tick(now, {parse(old)})
-    judge.tick(30, {parse(new)})
-    (finding,) = judge.judge(30, parse(new))
+        judge.update_conditions(now, {parse(old)})
+    judge.update_conditions(30, {parse(new)})
+    (finding,) = judge.evaluate(30, parse(new))
     assert (finding.subject, finding.since) == (subject, 0)
-    assert len(judge._lasting) == 1
+    assert len(judge._pending) == 1
 
 
 def test_an_app_that_is_away_on_purpose_is_no_news():
@@ -355,21 +355,21 @@ def test_an_app_that_is_away_on_purpose_is_no_news():
 def test_an_app_that_crashes_again_and_again_is_down_though_it_is_up_for_moments():
     look = PendingCondition(10)
     for now in range(30):
-        look.note(now, bad=now % 5 != 0)
-    assert look.holds(29)
+        look.update(now, bad=now % 5 != 0)
+    assert look.is_firing(29)
     for now in range(30, 39):
-        look.note(now, bad=False)
-    assert look.holds(38)
-    look.note(40, bad=False)
-    assert not look.holds(40)
+        look.update(now, bad=False)
+    assert look.is_firing(38)
+    look.update(40, bad=False)
+    assert not look.is_firing(40)
 
 
 def test_a_breaker_that_waits_for_a_probe_is_still_open_for_a_minute_and_then_is_not():
     look = PendingCondition(5)
     for now in range(10):
-        look.note(now, bad=True)
-    look.note(10, bad=None)
-    assert look.holds(11)
+        look.update(now, bad=True)
+    look.update(10, bad=None)
+    assert look.is_firing(11)
     for now in range(11, 90):
-        look.note(now, bad=None)
-    assert not look.holds(90)
+        look.update(now, bad=None)
+    assert not look.is_firing(90)

@@ -50,38 +50,38 @@ def test_any_other_parts_fault_degrades_and_never_takes_down(
     health.register("app", lambda: ComponentHealth("ok", "ready"))
     health.register(name, lambda: ComponentHealth(state, "unwell"))
     clock.now += 3600
-    assert health.status() == "degraded"
+    assert health.overall_status() == "degraded"
 
 
 def test_an_app_that_never_came_up_is_down_after_a_minute(health: HealthCheckRegistry, clock: Clock) -> None:
     health.register("app", lambda: ComponentHealth("down", "starting"))
-    assert health.status() == "degraded"
+    assert health.overall_status() == "degraded"
     clock.now += 59.9
-    assert health.status() == "degraded"
+    assert health.overall_status() == "degraded"
     clock.now += 0.1
-    assert health.status() == "down"
+    assert health.overall_status() == "down"
 
 
 def test_the_minute_begins_anew_with_each_time_the_app_was_ready(health: HealthCheckRegistry, clock: Clock) -> None:
     state = ComponentHealth("ok", "ready")
     health.register("app", lambda: state)
     clock.now += 100
-    assert health.status() == "ok"
+    assert health.overall_status() == "ok"
     state = ComponentHealth("down", "restarting")
-    assert health.status() == "degraded"
+    assert health.overall_status() == "degraded"
     clock.now += 50
     state = ComponentHealth("ok", "ready")
-    assert health.status() == "ok"
+    assert health.overall_status() == "ok"
     state = ComponentHealth("down", "restarting")
     clock.now += 20
-    assert health.status() == "degraded"
+    assert health.overall_status() == "degraded"
     clock.now += 60
-    assert health.status() == "down"
+    assert health.overall_status() == "down"
 
 
 def test_a_part_that_knows_since_when_is_believed(health: HealthCheckRegistry, clock: Clock) -> None:
     health.register("app", lambda: ComponentHealth("down", "crashed", since=clock.now - 61))
-    assert health.status() == "down"
+    assert health.overall_status() == "down"
     assert part(health.report(), "app")["since"] == "2026-09-21T14:12:19Z"
 
 

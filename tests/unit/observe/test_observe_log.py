@@ -88,7 +88,7 @@ def test_emit_is_what_the_parts_expect() -> None:
 
 def test_the_access_line_has_every_field_of_the_contract_and_no_secret() -> None:
     [line] = objects(
-        schema.Log(), lambda log: log.access(AccessRecord(**ACCESS, cost_usd=Decimal("0.000012"), calls=2))
+        schema.Log(), lambda log: log.log_request(AccessRecord(**ACCESS, cost_usd=Decimal("0.000012"), calls=2))
     )
     assert tuple(line) == FIELDS
     assert line["event"] == "request"
@@ -102,7 +102,7 @@ def test_the_access_line_has_every_field_of_the_contract_and_no_secret() -> None
 def test_what_a_client_writes_into_user_or_path_stays_within_its_line(shape: Any) -> None:
     evil = 'x"\n{"event":"forged"}\r\x1b[31m\u2028\udcff\x00'
     facts = ACCESS | {"user": evil, "path": "/" + evil, "route": "a\nb"}
-    lines = written(schema.Log(format=shape), lambda log: log.access(AccessRecord(**facts)))
+    lines = written(schema.Log(format=shape), lambda log: log.log_request(AccessRecord(**facts)))
     assert len(lines) == 1
     assert lines[0].isprintable()
     if shape == "json":
@@ -113,7 +113,7 @@ def test_what_a_client_writes_into_user_or_path_stays_within_its_line(shape: Any
 def test_the_policy_says_which_requests_are_logged(access: Any, statuses: list[int]) -> None:
     def act(log: EventLog) -> None:
         for status in (200, 429, 500):
-            log.access(AccessRecord(**(ACCESS | {"status": status})))
+            log.log_request(AccessRecord(**(ACCESS | {"status": status})))
 
     assert [line["status"] for line in objects(schema.Log(access=access), act)] == statuses
 
@@ -122,7 +122,7 @@ def test_lines_below_the_level_are_left_out_until_a_new_policy_wants_them() -> N
     def act(log: EventLog) -> None:
         log.emit("a", "")
         log.emit("b", "", level="warning")
-        log.access(AccessRecord(**ACCESS))
+        log.log_request(AccessRecord(**ACCESS))
         log.apply(schema.Log(level="debug"))
         log.emit("c", "", level="debug")
 
@@ -228,7 +228,7 @@ def test_a_reader_that_stops_holds_up_nobody_and_learns_what_it_missed(pipe: tup
 
     reader = threading.Thread(target=drain)
     reader.start()
-    until(lambda: b"log.dropped" in received and not log._sink._held)
+    until(lambda: b"log.dropped" in received and not log._writer._held)
     log.emit("after", "")
     assert log.close()
     os.close(write)
@@ -279,8 +279,8 @@ def test_a_reader_that_went_away_is_counted_not_raised(pipe: tuple[int, int]) ->
 def test_a_line_that_cannot_be_written_out_takes_neither_others_nor_the_writer_along() -> None:
     def act(log: EventLog) -> None:
         log.emit("before", "")
-        log.access(AccessRecord(**(ACCESS | {"duration_ms": "soon"})))
-        until(lambda: not log._sink._held)
+        log.log_request(AccessRecord(**(ACCESS | {"duration_ms": "soon"})))
+        until(lambda: not log._writer._held)
         log.emit("after", "")
 
     for shape in ("json", "text"):
@@ -305,7 +305,7 @@ def test_nothing_ends_the_writer_and_what_it_lost_is_counted_and_told() -> None:
     out = Strange()
     log = EventLog(schema.Log(), out=out)
     log.emit("lost", "")
-    until(lambda: log.dropped == 1 and not log._sink._held)
+    until(lambda: log.dropped == 1 and not log._writer._held)
     log.emit("next", "")
     assert log.close()
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["next", "log.dropped"]
@@ -320,7 +320,7 @@ def test_what_was_taken_before_the_close_is_written_in_the_order_that_it_came() 
         def put(log: EventLog = log, taken: list[int] = taken) -> None:
             for number in range(500):
                 request = AccessRecord(**(ACCESS | {"bytes_in": number}))
-                log.access(request) if number % 2 else log.emit("n", "", bytes_in=number)
+                log.log_request(request) if number % 2 else log.emit("n", "", bytes_in=number)
                 if not log.dropped:
                     taken.append(number)
 

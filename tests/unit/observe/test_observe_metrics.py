@@ -75,7 +75,7 @@ def busy(routes: int) -> Metrics:
     for name in names:
         for method in ("GET", "POST"):
             for code in (200, 404, 500):
-                metrics.request(name, method, code, 0.1, 0.001)
+                metrics.observe_request(name, method, code, 0.1, 0.001)
     return metrics
 
 
@@ -103,9 +103,9 @@ async def test_counters_whose_labels_are_known_start_with_zero() -> None:
 
 async def test_a_request_counts_once_in_each_metric() -> None:
     metrics = fresh()
-    metrics.request("default", "GET", 200, 0.3, 0.0004)
-    metrics.request("default", "BREW", 299, 200.0, 0.0004)
-    metrics.request("default", "GET", 999, 0.0, 0.0)
+    metrics.observe_request("default", "GET", 200, 0.3, 0.0004)
+    metrics.observe_request("default", "BREW", 299, 200.0, 0.0004)
+    metrics.observe_request("default", "GET", 999, 0.0, 0.0)
     scrape = await text(metrics)
     assert 'outrigger_http_requests_total{code="200",method="GET",route="default"} 1.0\n' in scrape
     assert 'outrigger_http_requests_total{code="299",method="other",route="default"} 1.0\n' in scrape
@@ -119,7 +119,7 @@ async def test_routes_past_the_bound_count_under_other() -> None:
     metrics = fresh(max_series=5)
     metrics.declare_routes(f"r{number}" for number in range(20))
     for number in range(20):
-        metrics.request(f"r{number}", "GET", 200, 0.1, 0.001)
+        metrics.observe_request(f"r{number}", "GET", 200, 0.1, 0.001)
     scrape = await text(metrics)
     assert scrape.count("outrigger_http_requests_total{") == 6
     assert 'outrigger_http_requests_total{code="200",method="GET",route="other"} 15.0\n' in scrape
@@ -130,7 +130,7 @@ async def test_routes_past_the_bound_count_under_other() -> None:
 async def test_even_the_other_series_are_bounded() -> None:
     metrics = fresh(max_series=1)
     for code in range(100, 600):
-        metrics.request("r", "GET", code, 0.1, 0.001)
+        metrics.observe_request("r", "GET", code, 0.1, 0.001)
     assert len(metrics.http_requests_total) == 102
     line = 'outrigger_http_requests_total{code="other",method="other",route="other"} 399.0\n'
     assert line in await text(metrics)
@@ -139,7 +139,7 @@ async def test_even_the_other_series_are_bounded() -> None:
 async def test_gauges_of_routes_that_went_are_taken_out_and_counters_stay() -> None:
     metrics = fresh()
     metrics.declare_routes(["old", "default"])
-    metrics.request("old", "GET", 200, 0.1, 0.001)
+    metrics.observe_request("old", "GET", 200, 0.1, 0.001)
     metrics.declare_routes(["new", "default"])
     scrape = await text(metrics)
     assert 'outrigger_http_in_flight{route="old"}' not in scrape
@@ -150,8 +150,8 @@ async def test_gauges_of_routes_that_went_are_taken_out_and_counters_stay() -> N
 async def test_gauges_are_asked_for_and_counters_followed_at_each_scrape() -> None:
     metrics = fresh()
     dropped = 0
-    metrics.on_scrape(lambda: metrics.http_in_flight.child("default").set(3))
-    metrics.follow(metrics.log_dropped_total, lambda: dropped)
+    metrics.on_scrape(lambda: metrics.http_in_flight.labels("default").set(3))
+    metrics.follow_total(metrics.log_dropped_total, lambda: dropped)
     assert "outrigger_log_dropped_total 0.0\n" in await text(metrics)
     dropped = 7
     scrape = await text(metrics)
@@ -228,8 +228,8 @@ async def test_a_scrape_of_a_hundred_routes_lets_others_run() -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 async def test_promtool_finds_nothing_to_say() -> None:
     metrics = busy(3)
-    metrics.upstream_calls_total.child("openai", "gpt-4o", "ok").inc()
-    metrics.breaker_state.child('quo"ted\nname\\').set(2)
+    metrics.upstream_calls_total.labels("openai", "gpt-4o", "ok").inc()
+    metrics.breaker_state.labels('quo"ted\nname\\').set(2)
     for scrape in (await metrics.render(), await fresh().render()):
         ran = subprocess.run(["promtool", "check", "metrics"], input=scrape[0], capture_output=True, timeout=20)
         assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
@@ -245,7 +245,7 @@ async def test_a_histogram_reads_as_the_clients_own_histogram_does():
     series = MetricFamily(
         "histogram", "waits_seconds", "How long.", (), lambda: Histogram(bounds), ours, free=(), limit=1
     )
-    histogram = series.child()
+    histogram = series.labels()
     peer = client.Histogram("waits_seconds", "How long.", buckets=bounds, registry=theirs)
     for value in (0.0, 0.05, 0.1, 0.11, 1.0, 9.0, 10.0, 11.0):
         histogram.observe(value)

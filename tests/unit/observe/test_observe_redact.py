@@ -26,12 +26,12 @@ def redactor() -> Redactor:
     ],
 )  # fmt: skip
 def test_a_name_with_a_listed_word_at_a_words_end_is_secret(redactor: Redactor, name: str) -> None:
-    assert redactor.secret(name)
+    assert redactor.is_secret(name)
 
 
 @pytest.mark.parametrize("name", ["q", "keyword", "keyboard", "tokenizer", "passwordless", "host", "page", ""])
 def test_a_name_that_only_begins_like_a_listed_one_is_not_secret(redactor: Redactor, name: str) -> None:
-    assert not redactor.secret(name)
+    assert not redactor.is_secret(name)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_name_that_only_begins_like_a_listed_one_is_not_secret(redactor: Redac
     ],
 )
 def test_a_target_keeps_every_byte_but_its_secrets(redactor: Redactor, target: str, shown: str) -> None:
-    assert redactor.target(target) == shown
+    assert redactor.redact_target(target) == shown
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_target_keeps_every_byte_but_its_secrets(redactor: Redactor, target: s
     ],
 )
 def test_a_path_keeps_its_ids_and_loses_its_secrets(redactor: Redactor, path: str, shown: str) -> None:
-    assert redactor.target(path) == shown
+    assert redactor.redact_target(path) == shown
 
 
 @given(
@@ -93,16 +93,16 @@ def test_a_path_keeps_its_ids_and_loses_its_secrets(redactor: Redactor, path: st
     after=st.text(alphabet="abx=%;25&", max_size=12),
 )
 def test_no_neighbour_uncovers_a_secret(before: str, value: str, after: str) -> None:
-    shown = Redactor(REDACT).target(f"/p?{before}&token={value}&{after}")
+    shown = Redactor(REDACT).redact_target(f"/p?{before}&token={value}&{after}")
     assert not set("SECRET") & set(shown)
 
 
 def test_headers_keep_their_names_and_lose_their_secrets(redactor: Redactor) -> None:
     pairs = [("Authorization", "Bearer x"), ("Accept", "*/*"), ("Cookie", "a=b")]
-    assert redactor.headers(pairs) == [("Authorization", MASK), ("Accept", "*/*"), ("Cookie", MASK)]
+    assert redactor.redact_headers(pairs) == [("Authorization", MASK), ("Accept", "*/*"), ("Cookie", MASK)]
 
 
 def test_a_list_of_its_own_and_an_empty_one_are_taken_as_they_are() -> None:
-    assert Redactor(["X-Session"]).secret("x_session")
-    assert not Redactor(["X-Session"]).secret("token")
-    assert Redactor([]).target("/?token=1") == "/?token=1"
+    assert Redactor(["X-Session"]).is_secret("x_session")
+    assert not Redactor(["X-Session"]).is_secret("token")
+    assert Redactor([]).redact_target("/?token=1") == "/?token=1"

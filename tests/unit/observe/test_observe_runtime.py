@@ -34,7 +34,7 @@ def test_version_2_sums_up_every_level(tmp_path: Path) -> None:
     stat(root, "usage_usec 5\n")
     stat(root / "a", V2.format(2_000_000))
     stat(root / "a/b", V2.format(500_000))
-    assert CpuThrottling(root, own(tmp_path, "0::/a/b\n")).seconds() == 2.5
+    assert CpuThrottling(root, own(tmp_path, "0::/a/b\n")).throttled_seconds() == 2.5
 
 
 def test_version_1_is_in_nanoseconds(tmp_path: Path) -> None:
@@ -42,19 +42,19 @@ def test_version_1_is_in_nanoseconds(tmp_path: Path) -> None:
     stat(root / "cpu,cpuacct" / "a", V1.format(1_500_000_000))
     (root / "cpu").symlink_to(root / "cpu,cpuacct")
     text = "4:memory:/a\n3:cpu,cpuacct:/a\n0::/\n"
-    assert CpuThrottling(root, own(tmp_path, text)).seconds() == 1.5
+    assert CpuThrottling(root, own(tmp_path, text)).throttled_seconds() == 1.5
 
 
 def test_a_path_of_the_host_leads_to_the_containers_own_root(tmp_path: Path) -> None:
     root = tmp_path / "fs"
     stat(root, V2.format(1_000_000))
-    assert CpuThrottling(root, own(tmp_path, "0::/docker/0123\n")).seconds() == 1.0
+    assert CpuThrottling(root, own(tmp_path, "0::/docker/0123\n")).throttled_seconds() == 1.0
 
 
 @pytest.mark.parametrize("text", ["", "0::/\n", "nonsense\n", "1:cpu:/../../etc\n"])
 def test_no_file_means_never_throttled(tmp_path: Path, text: str) -> None:
-    assert CpuThrottling(tmp_path / "none", own(tmp_path, text)).seconds() == 0
-    assert CpuThrottling(tmp_path / "none", tmp_path / "none").seconds() == 0
+    assert CpuThrottling(tmp_path / "none", own(tmp_path, text)).throttled_seconds() == 0
+    assert CpuThrottling(tmp_path / "none", tmp_path / "none").throttled_seconds() == 0
 
 
 async def test_a_sample_reaches_metrics_and_listeners() -> None:
@@ -70,8 +70,8 @@ async def test_a_sample_reaches_metrics_and_listeners() -> None:
     )
     heard: list[ResourceSample] = []
     runtime.on_sample(heard.append)
-    sample = runtime.sample(lag=0.25)
-    runtime.sample()
+    sample = runtime.take_sample(lag=0.25)
+    runtime.take_sample()
     assert sample.memory_share == 0.4
     assert heard == [sample, runtime.latest]
     text = (await metrics.render())[0].decode()
@@ -139,4 +139,4 @@ def test_what_the_container_uses_of_its_cpu(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     usage = CpuUsage(tmp_path, tmp_path / "none")
-    assert (usage.seconds(), usage.cores()) == (seconds, cores)
+    assert (usage.usage_seconds(), usage.quota_cores()) == (seconds, cores)

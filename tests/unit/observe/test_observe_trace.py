@@ -15,21 +15,21 @@ PARENT = "00f067aa0ba902b7"
 @pytest.mark.parametrize("given", ["a", "A-Z_0.9", "x" * 128, "..", "0f8fad5b-d9cb-469f-a165-70867728950e"])
 def test_a_fit_id_is_taken_over(given: str) -> None:
     ids = IdGenerator()
-    assert ids.request_id(given) == given
-    assert ids.request_id(None, given) == given
-    assert ids.request_id("not fit", given) == given
-    assert ids.request_id(given, "other") == given
+    assert ids.choose_request_id(given) == given
+    assert ids.choose_request_id(None, given) == given
+    assert ids.choose_request_id("not fit", given) == given
+    assert ids.choose_request_id(given, "other") == given
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "a\n", "é", "a;b", "٣"])
 def test_an_unfit_id_is_replaced_by_a_new_one(given: str | None) -> None:
-    made = IdGenerator().request_id(given)
+    made = IdGenerator().choose_request_id(given)
     assert re.fullmatch(r"[0-9a-f]{32}", made)
 
 
 def test_ids_and_tokens_never_repeat_and_share_no_bits() -> None:
     ids = IdGenerator()
-    made = [make for _ in range(2000) for make in (ids.request_id(None), ids.token())]
+    made = [make for _ in range(2000) for make in (ids.choose_request_id(None), ids.new_token())]
     assert len(set(made)) == len(made)
     assert all(len(make) == 32 for make in made)
 
@@ -43,9 +43,9 @@ def test_random_bytes_are_fetched_in_batches() -> None:
 
     ids = IdGenerator(random)
     for _ in range(256):
-        ids.token()
+        ids.new_token()
     assert len(calls) == 1
-    ids.token()
+    ids.new_token()
     assert len(calls) == 2
 
 

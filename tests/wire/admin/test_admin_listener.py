@@ -189,7 +189,7 @@ async def test_openmetrics_comes_when_asked_for(client: httpx.AsyncClient) -> No
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 async def test_promtool_is_content_with_what_the_wire_gives(running: Running, client: httpx.AsyncClient) -> None:
-    running.metrics.request("default", "GET", 200, 0.1, 0.001)
+    running.metrics.observe_request("default", "GET", 200, 0.1, 0.001)
     scrape = (await client.get("/metrics")).content
     ran = subprocess.run(["promtool", "check", "metrics"], input=scrape, capture_output=True, timeout=20)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")

@@ -44,7 +44,7 @@ async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> Asy
     reasons: list[str] = []
     app = Supervisor(parsed.app, PLAIN, environ, port=port, emit=log.emit, on_restart=reasons.append, clock=loop.time)
     door = IngressService(loop, parsed, app, ours=ours, metrics=metrics, log=log)
-    app.attach(door.pool, lambda: drain)
+    app.attach_traffic(door.pool, lambda: drain)
     life = loop.create_task(app.run())
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
@@ -113,7 +113,7 @@ async def test_what_is_in_flight_finishes_and_what_comes_waits(tmp_path):
         await until(lambda: there.door.pool.in_use == 2)
         replaced = asyncio.create_task(there.supervisor.replace("reload"))
         await asyncio.sleep(0)
-        assert there.supervisor.replacing
+        assert there.supervisor.is_replacing
         waits = asyncio.create_task(there.raw(b"GET /w HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", timeout=20))
         assert (await slow).endswith(b"slow")
         assert not replaced.done()  # the other has not been read yet
@@ -121,7 +121,7 @@ async def test_what_is_in_flight_finishes_and_what_comes_waits(tmp_path):
         writer.close()
         assert (await waits).endswith(b"hello /w")
         assert await replaced
-        assert not there.supervisor.replacing
+        assert not there.supervisor.is_replacing
 
 
 async def test_what_does_not_finish_within_drain_is_cut_and_said(tmp_path):

@@ -137,6 +137,6 @@ async def test_a_query_says_whose_it_is_by_the_same_token(tmp_path):
     app = answering(PAGE)
     async with ingress_gateway(app, BY_HEADER, requests=requests) as door:
         token = await ask(door)
-        assert requests.works(token, lambda: None) is not None  # it has ended: there is nothing to cancel
+        assert requests.register_work(token, lambda: None) is not None  # it has ended: there is nothing to cancel
         assert requests.find(token).route == "default"
         await until(lambda: "0 live, 1 ended" in repr(requests))

@@ -71,7 +71,7 @@ async def test_environment_is_what_sentry_calls_it():
     async with fake_sentry() as fake:
         policy = load(PolicySource("p", None, f"sentry: {{dsn: '{fake.dsn}', environment: staging}}"), {})
         client = connect_sentry(policy.sentry, version="1", clock=asyncio.get_running_loop().time)
-        client.event("app.exit", "The app ended.", {})
+        client.capture_event("app.exit", "The app ended.", {})
         await asyncio.to_thread(client.close)
         await eventually(lambda: fake.events)
         assert fake.events[0]["environment"] == "staging"
@@ -281,8 +281,8 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
             house.gateway.health, "observe", lambda: _with_store(house, ComponentHealth("degraded", "no answer", since))
         )
         monkeypatch.setattr(alerts, "_clock", lambda: clock() + 11.0)
-        assert "store_lost" in [one.name for one in alerts.judge()] or "store_lost" in [
-            one.name for one in alerts.judge()
+        assert "store_lost" in [one.name for one in alerts.evaluate_rules()] or "store_lost" in [
+            one.name for one in alerts.evaluate_rules()
         ]
 
 

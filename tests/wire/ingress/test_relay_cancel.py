@@ -101,7 +101,7 @@ async def test_clients_that_leave_by_the_hundred_leave_nothing_behind(stage, how
         for _ in range(10):
             await asyncio.gather(*(visit() for _ in range(20)))
         await until(lambda: left_behind(door) == (0, 0, 0) and door.app.open <= 1)
-        door.door.pool.drop_idle()
+        door.door.pool.close_idle()
         await until(lambda: door.app.open == 0)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         gc.collect()

@@ -51,7 +51,7 @@ async def test_a_fault_of_ours_is_told_by_kind_and_place_once_a_minute_never_by_
         assert sentry is not None
         with open(tmp_path / "log", "wb") as out:
             log = EventLog(schema.Log(), out=out)
-            log.on_error = sentry.event
+            log.on_error = sentry.capture_event
 
             def fail(secret: str) -> None:
                 try:
@@ -83,7 +83,7 @@ async def test_what_nobody_caught_in_the_loop_is_told_as_well():
         assert sentry is not None
         heard: list[dict] = []
         loop.default_exception_handler = heard.append  # type: ignore[method-assign]
-        loop.set_exception_handler(sentry.handle)
+        loop.set_exception_handler(sentry.handle_loop_exception)
         loop.call_soon(lambda: 1 // 0)
         await eventually(lambda: heard)
         await asyncio.to_thread(sentry.close)
@@ -96,7 +96,7 @@ async def test_a_sentry_that_is_away_holds_up_nobody():
     assert sentry is not None
     began = loop.time()
     for status in range(50):
-        sentry.event("app.exit", "The app ended.", {"status": status})
+        sentry.capture_event("app.exit", "The app ended.", {"status": status})
     assert loop.time() - began < 5
     await asyncio.wait_for(asyncio.to_thread(sentry.close), 15)
 

@@ -17,7 +17,7 @@ help:
 	@echo "make run APP='…'     in front of your own, e.g. APP='uvicorn main:app --port \$$\$$PORT'"
 	@echo 'make test            everything, and our own code on the newest Python here too'
 	@echo 'make check           lint, types and make test'
-	@echo 'make bench           the figures of the README'
+	@echo 'make bench           the figures of docs/figures.md'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
@@ -25,7 +25,7 @@ help:
 	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
 	@echo "make dbsuites SUITES=DIR: the drivers' own test suites, checked out in DIR, direct and through the database door"
 	@echo 'make realapps        apps of others beside themselves behind the gateway (ONLY=, APPS=DIR); writes docs/realapps.md'
-	@echo 'make readme          the tables of README and docs that are what a test saw'
+	@echo 'make readme          the tables of docs/calls-out.md that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
 .outrigger/$(STAMP): requirements.txt

@@ -1,4 +1,4 @@
-"""`make bench`: every figure of the README, each part a script of its own. Nothing is asserted about time."""
+"""`make bench`: every figure of docs/figures.md, each part a script of its own. Nothing is asserted about time."""
 
 import os
 import subprocess

@@ -10,7 +10,8 @@ import pytest
 from proxy.policy.loading import PolicySource, load
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md"), ROOT / "tests" / "README.md"]
+SUBJECTS = [page for page in ROOT.glob("docs/*.md") if "**On this page:**" in page.read_text()]
 POLICIES = [
     (f"{page.name}-{number}", text)
     for page in PAGES
@@ -38,3 +39,19 @@ def test_every_link_of_a_page_leads_somewhere(page):
             target = (page.parent / name).resolve() if name else page
             assert target.exists(), link
             assert not anchor or anchor in headings(target), link
+
+
+@pytest.mark.parametrize("page", SUBJECTS, ids=lambda page: page.name)
+def test_a_page_begins_with_a_list_of_its_sections(page):
+    text = page.read_text()
+    listed = next(line for line in text.splitlines() if line.startswith("**On this page:**"))
+    sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    anchors = [re.sub(r"[^\w\- ]", "", one.lower()).strip().replace(" ", "-") for one in sections]
+    assert re.findall(r"\(#([^)]+)\)", listed) == anchors
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert (
+        not {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"} - set(re.findall(r"\]\(([\w-]+\.md)", index))
+    )

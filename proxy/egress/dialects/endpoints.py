@@ -1,4 +1,4 @@
-"""How each endpoint is metered: the one place that says so, to the dialects and to docs/exactly.md."""
+"""How each endpoint is metered: the one place that says so, to the dialects and to docs/money.md."""
 
 from __future__ import annotations
 

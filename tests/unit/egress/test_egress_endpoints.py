@@ -25,7 +25,7 @@ from proxy.egress.dialects.endpoints import (
     path_pattern,
 )
 
-PAGE = Path(__file__).parents[3] / "docs" / "exactly.md"
+PAGE = Path(__file__).parents[3] / "docs" / "money.md"
 START, END = "<!-- endpoints: written by a test -->\n", "<!-- endpoints end -->"
 METERED = {"openai": endpoints.OPENAI, "anthropic": endpoints.ANTHROPIC}
 UNMETERED = {"openai": endpoints.OPENAI_UNMETERED, "anthropic": endpoints.ANTHROPIC_UNMETERED}

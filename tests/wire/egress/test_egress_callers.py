@@ -1,4 +1,4 @@
-"""What an `except` sees of each fault, direct and through: the tables of the pages are what was seen here.
+"""What an `except` sees of each fault, direct and through: the tables of the page are what was seen here.
 
 `make readme` writes them anew. Callers in environments of their own are set up by `make callers`.
 """
@@ -17,15 +17,12 @@ from egress_gateway import Vendor, chunks, completion, egress_gateway, hangs, re
 ROOT = Path(__file__).parents[3]
 ASK = ROOT / "tests" / "callers"
 RULES = "timeout: {idle: 3s}, breaker: off, retry: {budget: 100%, backoff: {first: 1ms, max: 5ms}}"
-OWN = "openai"  # the caller whose table stands alone, in the README
+PAGE = ROOT / "docs" / "calls-out.md"
+OWN = "openai"  # the caller whose table stands alone, at the top of the page
 
 
 def venv(name: str) -> list[str]:
     return [str(ROOT / f".venv-callers-{name}" / "bin" / "python"), str(ASK / "ask.py")]
-
-
-def page(caller: str) -> Path:
-    return ROOT / "README.md" if caller == OWN else ROOT / "docs" / "exactly.md"
 
 
 # A caller's name in its table, what starts it, and the dialect that it speaks.
@@ -153,8 +150,8 @@ async def test_the_pages_tables_are_what_this_caller_saw(tmp_path, caller):
     for fault, (_, through) in found.items():
         assert through != "half an answer, and no error", fault
     if os.environ.get("OUTRIGGER_WRITE_README"):
-        page(caller).write_text(written(page(caller).read_text(), caller, found))
-    assert read(page(caller).read_text(), caller) == found
+        PAGE.write_text(written(PAGE.read_text(), caller, found))
+    assert read(PAGE.read_text(), caller) == found
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────

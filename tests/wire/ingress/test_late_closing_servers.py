@@ -1,7 +1,7 @@
 """Servers that close a connection just after an answer that did not say so: no request of anybody else gets a 502.
 
 uvicorn does after an exception, gunicorn when a worker has had its `max_requests`, others in ways of their own.
-OUTRIGGER_REQUESTS says how many good requests each is asked (10,000 in the table of docs/exactly.md).
+OUTRIGGER_REQUESTS says how many good requests each is asked (10,000 as docs/requests.md says).
 """
 
 import asyncio

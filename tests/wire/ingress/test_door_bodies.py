@@ -171,7 +171,7 @@ async def test_without_places_or_buffer_a_body_streams_from_its_first_byte(polic
 
 
 async def test_a_body_below_the_least_rate_is_408_and_a_quicker_one_is_not():
-    slow_clock = ClientTimeouts(rate=0.4, sweep=0.05)
+    slow_clock = ClientTimeouts(rate_window=0.4, sweep=0.05)
     async with ingress_gateway(reading(), "listen: {body: {min_rate: 500B/s}}", patience=slow_clock) as door:
         reader, writer = await door.connect()
         writer.write(head("/", "Content-Length: 100000"))

@@ -67,7 +67,7 @@ async def test_when_all_places_are_taken_the_longest_idle_make_room(monkeypatch)
 
 
 async def test_when_nobody_is_idle_one_more_waits_for_a_place_and_is_told_that_there_is_none(tmp_path):
-    slow = ClientTimeouts(sweep=0.05, place=0.3)
+    slow = ClientTimeouts(sweep=0.05, backlog=0.3)
     async with ingress_gateway(holding(), "listen: {connections: {total: 3}}", patience=slow, tmp=tmp_path) as door:
         async with busy(door, 3):
             answer = await door.get()
@@ -190,7 +190,7 @@ async def test_without_a_descriptor_for_a_client_it_is_told_before_it_is_let_go(
                 raise OSError(24, "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr("front.socket.socket", Listening)
+    monkeypatch.setattr("ingress_gateway.socket.socket", Listening)
     async with ingress_gateway(answering(OK)) as door:
         monkeypatch.undo()
         answer = await door.get()

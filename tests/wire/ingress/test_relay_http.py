@@ -339,7 +339,7 @@ async def _reset():
 
 
 async def test_an_app_that_refuses_or_breaks_before_the_first_byte_is_a_502(monkeypatch):
-    monkeypatch.setattr(relay, "SETTLE", 0.5)
+    monkeypatch.setattr(relay, "MAX_REFUSING_SECONDS", 0.5)
 
     async def script(reader, writer):
         await app.head(reader)

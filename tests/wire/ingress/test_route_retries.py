@@ -15,7 +15,7 @@ REPEATED = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(relay, "SETTLE", 0.25)
+    monkeypatch.setattr(relay, "MAX_REFUSING_SECONDS", 0.25)
 
 
 async def status(request) -> int:

@@ -254,9 +254,9 @@ class Gateway:
 
     async def _stop_in_order(self, life: asyncio.Task[int], drain: float) -> None:
         if self._open and not await self.door.drain(drain):
-            left = sum(self.door.account.in_flight.values())
+            left = sum(self.door.accounting.in_flight.values())
             self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
-        await self.door.cut()
+        await self.door.abort_requests()
         await self.app.stop()
         await asyncio.wait((life,))
         self._emit("gateway.end", "Stopped.")

@@ -45,11 +45,11 @@ def run_explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO,
     policy = load_policy(option, environ, stderr)
     if policy is None:
         return EXIT_BAD_POLICY
-    rules = RequestRules.of(policy, on_render=bool(environ.get("RENDER")))
+    rules = RequestRules.from_policy(policy, on_render=bool(environ.get("RENDER")))
     request = HypotheticalRequest(method, target, headers)
-    request.client_ip = rules.peers.client(DEFAULT_CLIENT_IP, request.joined).ip
+    request.client_ip = rules.trusted_peers.resolve_client(DEFAULT_CLIENT_IP, request.joined).ip
     identified = rules.identifier.identify(request)
-    route, reading = rules.routes.reading(method, request.path)
+    route, reading = rules.routes.match_reading(method, request.path)
     said = [
         ("request", f"{method} {target}"),
         ("route", _explain_route(route, request.path, reading)),

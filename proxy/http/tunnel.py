@@ -12,36 +12,36 @@ class TunnelEnd(asyncio.Protocol):
     def __init__(self, tunnel: Tunnel) -> None:
         self.tunnel = tunnel
         self.transport: asyncio.Transport | None = None
-        self.other: TunnelEnd | None = None
-        self.count = 0
+        self.peer: TunnelEnd | None = None
+        self.bytes_received = 0
         self.at_eof = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.count += len(data)
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.write(data)
+        self.bytes_received += len(data)
+        if self.peer is not None and self.peer.transport is not None:
+            self.peer.transport.write(data)
 
     def eof_received(self) -> bool:
         self.at_eof = True
-        if self.other is None or self.other.at_eof or self.other.transport is None:
+        if self.peer is None or self.peer.at_eof or self.peer.transport is None:
             return False
-        self.other.transport.write_eof()
+        self.peer.transport.write_eof()
         return True  # half-closed: the other direction may go on
 
     def pause_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.pause_reading()
+        if self.peer is not None and self.peer.transport is not None:
+            self.peer.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.resume_reading()
+        if self.peer is not None and self.peer.transport is not None:
+            self.peer.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self.tunnel.end_lost(self, exc)
+        self.tunnel.on_end_closed(self, exc)
 
 
 class Tunnel:
@@ -62,7 +62,7 @@ class Tunnel:
     ) -> None:
         """Start relaying. Both transports already have our ends for protocols."""
         self.client.transport, self.app.transport = client, app
-        self.client.other, self.app.other = self.app, self.client
+        self.client.peer, self.app.peer = self.app, self.client
         if from_client:
             self.client.data_received(from_client)
         if from_app:
@@ -73,8 +73,8 @@ class Tunnel:
             elif not transport.is_reading():
                 transport.resume_reading()
 
-    def end_lost(self, end: TunnelEnd, exc: Exception | None) -> None:
-        other = end.other
+    def on_end_closed(self, end: TunnelEnd, exc: Exception | None) -> None:
+        other = end.peer
         if other is not None and other.transport is not None:
             # An end that broke must not look like one that closed.
             if exc is not None:

@@ -40,11 +40,11 @@ class Acceptor:
         """Raises OSError where it cannot listen."""
         self._loop = loop
         self._sock = sock
-        self._take = take
+        self._on_accept = take
         self._is_full = is_full
         self._on_full = on_full
         self._on_exhausted = on_exhausted
-        self._apology = apology
+        self._overload_response = apology
         self._spare: int | None = None
         self._reading = False
         self._closed = False
@@ -63,9 +63,9 @@ class Acceptor:
 
     def resume(self) -> None:
         if self.paused:
-            self._keep_spare()
+            self._reserve_spare()
             self._reading = True
-            self._loop.add_reader(self._sock, self._accept)
+            self._loop.add_reader(self._sock, self._on_readable)
 
     def close(self) -> None:
         if not self._closed:
@@ -75,7 +75,7 @@ class Acceptor:
             if self._spare is not None:
                 os.close(self._spare)
 
-    def next(self) -> tuple[socket.socket, str] | None:
+    def accept_one(self) -> tuple[socket.socket, str] | None:
         """One who waits, whether there is room or not; None where nobody does. Raises OSError."""
         try:
             sock, peer = self._sock.accept()
@@ -84,7 +84,7 @@ class Acceptor:
         sock.setblocking(False)
         return sock, peer[0] if peer else ""
 
-    def _accept(self) -> None:
+    def _on_readable(self) -> None:
         for turn in range(MAX_ACCEPTS_PER_TURN):
             if self._is_full():
                 if not turn:  # somebody does wait: the loop has just said so
@@ -92,38 +92,38 @@ class Acceptor:
                     self.pause()
                 return
             try:
-                found = self.next()
+                found = self.accept_one()
             except OSError as error:
                 if error.errno not in OUT_OF_DESCRIPTORS:
                     raise
-                self._without_descriptors(error)
+                self._on_out_of_descriptors(error)
                 return
             if found is None:
                 return
-            self._take(*found)
+            self._on_accept(*found)
 
-    def _without_descriptors(self, error: OSError) -> None:
+    def _on_out_of_descriptors(self, error: OSError) -> None:
         made_room = self._on_exhausted(error)
         if made_room or self._spare is None:
-            self._rest()
+            self._pause_briefly()
             return
         os.close(self._spare)
         self._spare = None
         try:
-            found = self.next()
+            found = self.accept_one()
             if found is not None:
-                _apologize(found[0], self._apology())
+                _apologize(found[0], self._overload_response())
         except OSError:
-            self._rest()
-        self._keep_spare()
+            self._pause_briefly()
+        self._reserve_spare()
 
-    def _rest(self) -> None:
+    def _pause_briefly(self) -> None:
         """Until something has closed: a connection, of which `resume` tells, or what nobody tells us of (calls out, the
         database), which may be all that there is."""
         self.pause()
         self._loop.call_later(RETRY_SECONDS, self.resume)
 
-    def _keep_spare(self) -> None:
+    def _reserve_spare(self) -> None:
         if self._spare is not None:
             return
         try:

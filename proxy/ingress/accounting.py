@@ -42,34 +42,34 @@ class RequestAccounting:
         self.growth.started_requests[x.route.name] += 1
         x.memory_before = self._app_bytes()
 
-    def admitted(self, route: str, crowd: int) -> None:
+    def record_concurrency(self, route: str, crowd: int) -> None:
         """A request got its place, as one of so many of its route."""
         self._metrics.http_concurrency.labels(route).observe(crowd)
 
-    def limited(self, x: Exchange, refused: bool) -> None:
+    def count_rate_limit(self, x: Exchange, refused: bool) -> None:
         decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
         self._metrics.rate_limit_total.labels(x.route.name, x.tier, decision).inc()
 
-    def shadowed(self, x: Exchange, name: str) -> None:
+    def count_shadow_refusal(self, x: Exchange, name: str) -> None:
         self._metrics.shadow_total.labels(x.route.name, name).inc()
 
     def end(self, x: Exchange) -> None:
         self.in_flight[x.route.name] -= 1
-        took = self._clock() - x.received
-        self._metrics.observe_request(x.route.name, x.method, x.status, took, x.overhead)
+        took = self._clock() - x.received_at
+        self._metrics.observe_request(x.route.name, x.method, x.status, took, x.overhead_seconds)
         if x.refused is not None and x.status < 500:
             self._metrics.http_refusals_total.labels(x.route.name, x.refused.name).inc()
         if self._recent is not None and (x.status >= 500 or x.refused is not None):
-            self._remember(self._recent, x, took)
-        self._line(x, took)
+            self._remember_failure(self._recent, x, took)
+        self._log_access(x, took)
 
-    def stray(self, x: Exchange) -> None:
+    def end_unrouted(self, x: Exchange) -> None:
         """A request refused before its route was known."""
-        took = self._clock() - x.received
+        took = self._clock() - x.received_at
         self._metrics.observe_request("default", x.method, x.status, took, took)
-        self._line(x, took)
+        self._log_access(x, took)
 
-    def unread(self, x: Exchange, refusal: Refusal) -> None:
+    def log_unreadable(self, x: Exchange, refusal: Refusal) -> None:
         """Bytes that never became a request: counted; a line only for who looks closely."""
         self._metrics.observe_request("default", "other", refusal.status, 0.0, 0.0)
         self._log.emit(
@@ -82,7 +82,7 @@ class RequestAccounting:
             refused=refusal.name,
         )
 
-    def _remember(self, recent: RecentErrors, x: Exchange, took: float) -> None:
+    def _remember_failure(self, recent: RecentErrors, x: Exchange, took: float) -> None:
         refused = x.refused
         if x.status >= 500:
             reason = refused.detail if refused is not None else "the app's own answer"
@@ -90,7 +90,7 @@ class RequestAccounting:
         elif refused is not None and refused.name in USER_REFUSALS:
             recent.add_refusal(x.user, x.tier, x.route.name, refused.name)
 
-    def _line(self, x: Exchange, took: float) -> None:
+    def _log_access(self, x: Exchange, took: float) -> None:
         self._log.log_request(
             AccessRecord(
                 x.request_id,

@@ -26,17 +26,17 @@ from proxy.ingress.exchange import HeaderList
 class HeadBuffer:
     """A head that came in pieces, for the case that it must be read anew."""
 
-    __slots__ = ("again", "data", "once")
+    __slots__ = ("data", "reparsed", "reparsing")
 
     def __init__(self, data: bytes, *, once: bool = False) -> None:
         self.data = data
-        self.once = once  # it may not be read again
-        self.again = False  # it is read from its beginning, with each piece that comes
+        self.reparsed = once  # it may not be read again
+        self.reparsing = False  # it is read from its beginning, with each piece that comes
 
-    def take(self, piece: bytes) -> bytes:
+    def append(self, piece: bytes) -> bytes:
         """One more; what is to be parsed now."""
         self.data += piece
-        return self.data if self.again else piece
+        return self.data if self.reparsing else piece
 
 
 def merge_lengths(data: bytes) -> bytes | None:
@@ -71,7 +71,7 @@ OnInformational = Callable[[int, bytes, HeaderList], None]
 class BodySink(Protocol):
     """Takes an answer's body as it arrives. Returning False from `body` asks for a pause."""
 
-    def body(self, data: bytes) -> bool: ...
+    def write_body(self, data: bytes) -> bool: ...
 
 
 class AppConnection(asyncio.Protocol):
@@ -82,69 +82,69 @@ class AppConnection(asyncio.Protocol):
         self._sock = sock  # the transport's own
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
-        self.idle_turn = 0  # the loop's turn in which it became idle
+        self.idle_iteration = 0  # the loop's turn in which it became idle
         self.last_read = 0.0
-        self.lost: BaseException | None = None  # why it ended, once it has
-        self.ended = False
+        self.close_error: BaseException | None = None  # why it ended, once it has
+        self.is_closed = False
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._can_write: asyncio.Future[None] | None = None
-        self._paused_writing = False
-        self._awaiting = False  # a request is out and its answer not complete
-        self._reset("GET", None)
+        self._write_resumed: asyncio.Future[None] | None = None
+        self._writing_paused = False
+        self._in_exchange = False  # a request is out and its answer not complete
+        self._begin_exchange("GET", None)
 
     def __repr__(self) -> str:
-        state = "ended" if self.ended else "busy" if self._awaiting else "idle"
-        return f"<Leg {state}{', answered ' + str(self.status) if self.status else ''}>"
+        state = "ended" if self.is_closed else "busy" if self._in_exchange else "idle"
+        return f"<AppConnection {state}{', answered ' + str(self.status) if self.status else ''}>"
 
-    def _reset(self, method: str, upgrade: str | None) -> None:
+    def _begin_exchange(self, method: str, upgrade: str | None) -> None:
         self._method = method
-        self._upgrade = upgrade
+        self._requested_upgrade = upgrade
         self.status = 0
         self.reason = b""
         self.headers: HeaderList = []
         self.trailers: HeaderList = []
-        self.length: int | None = None  # Content-Length
+        self.content_length: int | None = None  # Content-Length
         self.chunked = False
         self.bodyless = False
-        self.until_close = False
+        self.delimited_by_close = False
         self.keep_alive = False
-        self.head_at = 0.0
+        self.head_received_at = 0.0
         self.complete = False
-        self.raw = False
-        self.silent = True  # not a byte of an answer has come
-        self.buffer: list[bytes] = []
-        self._buffered = 0
+        self.upgraded = False
+        self.nothing_received = True  # not a byte of an answer has come
+        self.buffered: list[bytes] = []
+        self._buffered_bytes = 0
         self._head_bytes = 0
-        self._pieces: HeadBuffer | None = None  # where the head does not come whole, or cannot be read as it is
+        self._head_buffer: HeadBuffer | None = None  # where the head does not come whole, or cannot be read as it is
         self._sink: BodySink | None = None
-        self._paused_reading = False
-        self._answered: asyncio.Future[None] | None = None
-        self._finished: asyncio.Future[None] | None = None
-        self._informational: OnInformational | None = None
+        self._reading_paused = False
+        self._head_future: asyncio.Future[None] | None = None
+        self._body_future: asyncio.Future[None] | None = None
+        self._on_informational: OnInformational | None = None
 
     # ── what the relay calls ─────────────────────────────────────────────────────────────────
 
     @property
     def reusable(self) -> bool:
-        return self.complete and self.keep_alive and not self.ended and not self.raw
+        return self.complete and self.keep_alive and not self.is_closed and not self.upgraded
 
-    def send(
+    def send_request(
         self, head: bytes, method: str, upgrade: str | None, informational: OnInformational | None
     ) -> asyncio.Future[None]:
         """Write a request's head (and what of its body is at hand); the future is its answer's head.
 
         It fails with AppUnreachable when the connection ends first, AppMisframed for bad framing.
         """
-        assert not self._awaiting, "one request at a time"
-        self._reset(method, upgrade)
-        self._awaiting = True
-        self._informational = informational
-        self._answered = self.loop.create_future()
-        if self.ended or self.transport is None:
-            self._fail(AppUnreachable("The app closed the connection.", sent=False))
+        assert not self._in_exchange, "one request at a time"
+        self._begin_exchange(method, upgrade)
+        self._in_exchange = True
+        self._on_informational = informational
+        self._head_future = self.loop.create_future()
+        if self.is_closed or self.transport is None:
+            self._fail_exchange(AppUnreachable("The app closed the connection.", sent=False))
         else:
             self.transport.write(head)
-        return self._answered
+        return self._head_future
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
@@ -156,57 +156,57 @@ class AppConnection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until the app reads on. Raises AppUnreachable when it never will."""
-        if self.ended:
+        if self.is_closed:
             raise AppUnreachable("The app closed the connection while it was sent a body.", sent=True)
-        if self._paused_writing:
-            if self._can_write is None:
-                self._can_write = self.loop.create_future()
-            await asyncio.shield(self._can_write)
+        if self._writing_paused:
+            if self._write_resumed is None:
+                self._write_resumed = self.loop.create_future()
+            await asyncio.shield(self._write_resumed)
 
     @property
-    def paused(self) -> bool:
+    def reading_paused(self) -> bool:
         """It is we who do not read: the client is behind."""
-        return self._paused_reading
+        return self._reading_paused
 
     @property
     def writing_paused(self) -> bool:
-        return self._paused_writing
+        return self._writing_paused
 
-    def relay(self, sink: BodySink) -> asyncio.Future[None] | None:
+    def stream_body(self, sink: BodySink) -> asyncio.Future[None] | None:
         """Give the rest of the body to `sink`; the future is its end, or fails with AppUnreachable.
         None: all of it was here."""
         self._sink = sink
-        held, self.buffer = self.buffer, []
-        self._buffered = 0
+        held, self.buffered = self.buffered, []
+        self._buffered_bytes = 0
         flowing = True
         for data in held:
-            flowing = sink.body(data)
+            flowing = sink.write_body(data)
         if self.complete:
             return None
-        finished = self._finished = self.loop.create_future()
-        if self.ended:
-            finished.set_exception(self._broken())
+        finished = self._body_future = self.loop.create_future()
+        if self.is_closed:
+            finished.set_exception(self._incomplete_error())
         elif flowing:
-            self.resume()
+            self.resume_reading()
         else:
-            self.pause()
+            self.pause_reading()
         return finished
 
-    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+    def switch_protocol(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Hand the transport to another protocol, with the bytes that already came for it."""
-        assert self.raw
+        assert self.upgraded
         assert self.transport is not None
-        transport, held = self.transport, b"".join(self.buffer)
+        transport, held = self.transport, b"".join(self.buffered)
         transport.set_protocol(protocol)
         self._parser = None
-        self.buffer = []
-        self._awaiting = False
-        self.resume()
+        self.buffered = []
+        self._in_exchange = False
+        self.resume_reading()
         return transport, held
 
-    def expire(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """End the exchange with an error of the caller's: a deadline passed."""
-        self._fail(error)
+        self._fail_exchange(error)
         self.abort()
 
     def abort(self) -> None:
@@ -217,14 +217,14 @@ class AppConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
-    def pause(self) -> None:
-        if not self._paused_reading and self.transport is not None:
-            self._paused_reading = True
+    def pause_reading(self) -> None:
+        if not self._reading_paused and self.transport is not None:
+            self._reading_paused = True
             self.transport.pause_reading()
 
-    def resume(self) -> None:
-        if self._paused_reading and self.transport is not None:
-            self._paused_reading = False
+    def resume_reading(self) -> None:
+        if self._reading_paused and self.transport is not None:
+            self._reading_paused = False
             self.transport.resume_reading()
 
     # ── asyncio.Protocol ─────────────────────────────────────────────────────────────────────
@@ -234,32 +234,32 @@ class AppConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_read = self.loop.time()
-        self.silent = False
-        if self.raw:
-            self._hold(data)
+        self.nothing_received = False
+        if self.upgraded:
+            self._buffer_body(data)
             return
-        if not self._awaiting:  # nobody asked: a second answer, or noise
+        if not self._in_exchange:  # nobody asked: a second answer, or noise
             self.abort()
             return
         if not self.status:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD and len(data) < self._head_bytes:
-                self._misframed("its head is longer than 256 KiB")
+                self._fail_misframed("its head is longer than 256 KiB")
                 return
-            if self._pieces is not None:
-                data = self._pieces.take(data)
+            if self._head_buffer is not None:
+                data = self._head_buffer.append(data)
         parser = self._parser
         assert parser is not None
         try:
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
-            self._stopped(data, stop)
-        if not (self.status or self._pieces):
-            self._pieces = HeadBuffer(data)
-        elif self._awaiting and len(data) < READ_SIZE:
-            self._acknowledge()
+            self._on_parser_stop(data, stop)
+        if not (self.status or self._head_buffer):
+            self._head_buffer = HeadBuffer(data)
+        elif self._in_exchange and len(data) < READ_SIZE:
+            self._acknowledge_now()
 
-    def _acknowledge(self) -> None:
+    def _acknowledge_now(self) -> None:
         """More of the answer is to come, and a server with Nagle's algorithm on waits with it for our acknowledgement,
         which the kernel puts off for 40 ms on connections that live long. Not sticky: see tcp(7), TCP_QUICKACK."""
         if QUICKACK is not None and self._sock is not None:
@@ -268,64 +268,64 @@ class AppConnection(asyncio.Protocol):
             except OSError:  # it has just ended
                 pass
 
-    def _stopped(self, data: bytes, stop: httptools.HttpParserUpgrade | httptools.HttpParserError) -> None:
+    def _on_parser_stop(self, data: bytes, stop: httptools.HttpParserUpgrade | httptools.HttpParserError) -> None:
         """The parser took no more of this."""
         if isinstance(stop, httptools.HttpParserUpgrade):
             if rest := data[stop.args[0] :]:
-                self._hold(rest)
+                self._buffer_body(rest)
         elif str(stop) == DUPLICATE_LENGTH and not self.status:
-            self._read_again(data)
+            self._reparse_head(data)
         elif not self.complete:
             cause = stop.__context__
-            self._misframed(str(cause if isinstance(cause, AppMisframed) else stop))
+            self._fail_misframed(str(cause if isinstance(cause, AppMisframed) else stop))
         else:
             self.keep_alive = False
 
-    def _read_again(self, data: bytes) -> None:
+    def _reparse_head(self, data: bytes) -> None:
         """A length that is stated twice stopped the parser: read the head anew with one, once it is whole."""
-        pieces = self._pieces = self._pieces or HeadBuffer(data)
+        pieces = self._head_buffer = self._head_buffer or HeadBuffer(data)
         merged = merge_lengths(pieces.data)
-        if pieces.once or (merged is None and b"\r\n\r\n" in pieces.data):
-            self._misframed(DUPLICATE_LENGTH)
+        if pieces.reparsed or (merged is None and b"\r\n\r\n" in pieces.data):
+            self._fail_misframed(DUPLICATE_LENGTH)
             return
         self.reason, self.headers = b"", []
         parser = self._parser = httptools.HttpResponseParser(self)
-        pieces.again = True
+        pieces.reparsing = True
         if merged is None:
             return
-        pieces.once = True
+        pieces.reparsed = True
         try:
             parser.feed_data(merged)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
-            self._stopped(merged, stop)
+            self._on_parser_stop(merged, stop)
 
     def eof_received(self) -> bool:
-        if self.raw:
+        if self.upgraded:
             return False
-        self._end_of_input(None)
+        self._on_end_of_input(None)
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.lost = exc
-        self._end_of_input(exc)
-        self.ended = True
+        self.close_error = exc
+        self._on_end_of_input(exc)
+        self.is_closed = True
         self.transport = None
         self._parser = None
-        self._paused_writing = False
-        if self._can_write is not None and not self._can_write.done():
-            self._can_write.set_exception(self._broken())
-            self._can_write.exception()  # the pump may be gone already
-        self._can_write = None
-        self._fail(self._broken())
+        self._writing_paused = False
+        if self._write_resumed is not None and not self._write_resumed.done():
+            self._write_resumed.set_exception(self._incomplete_error())
+            self._write_resumed.exception()  # the pump may be gone already
+        self._write_resumed = None
+        self._fail_exchange(self._incomplete_error())
 
     def pause_writing(self) -> None:
-        self._paused_writing = True
+        self._writing_paused = True
 
     def resume_writing(self) -> None:
-        self._paused_writing = False
-        if self._can_write is not None and not self._can_write.done():
-            self._can_write.set_result(None)
-        self._can_write = None
+        self._writing_paused = False
+        if self._write_resumed is not None and not self._write_resumed.done():
+            self._write_resumed.set_result(None)
+        self._write_resumed = None
 
     # ── httptools ────────────────────────────────────────────────────────────────────────────
 
@@ -348,27 +348,27 @@ class AppConnection(asyncio.Protocol):
             raise AppMisframed("it does not speak HTTP/1", sent=True)
         if 100 <= status < 200 and status != 101:
             return  # on_message_complete passes it on
-        if status == 101 and self._upgrade is None:
+        if status == 101 and self._requested_upgrade is None:
             raise AppMisframed("it switched protocols without being asked to", sent=True)
         if status < 100 or status > 999:
             raise AppMisframed("its status is no status", sent=True)
         self._read_framing(parser, status)
         self.status = status
-        self.head_at = self.loop.time()
-        self.raw = status == 101
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(None)
+        self.head_received_at = self.loop.time()
+        self.upgraded = status == 101
+        if self._head_future is not None and not self._head_future.done():
+            self._head_future.set_result(None)
         if self._method == "HEAD" and not self.complete:
             # llhttp cannot be told that this answer has no body: it is complete, and a fresh parser
             # reads the next one.
             self._parser = httptools.HttpResponseParser(self)
-            self._completed()
+            self._complete_response()
 
     def _read_framing(self, parser: httptools.HttpResponseParser, status: int) -> None:
         for name, value in self.headers:
             lower = name.lower()
             if lower == b"content-length":
-                self.length = int(value)
+                self.content_length = int(value)
             elif lower == b"transfer-encoding":
                 if value.lower() != b"chunked" or self.chunked:
                     raise AppMisframed("its only transfer coding may be `chunked`", sent=True)
@@ -376,16 +376,16 @@ class AppConnection(asyncio.Protocol):
         if self.chunked and parser.get_http_version() == "1.0":
             raise AppMisframed("HTTP/1.0 knows no transfer coding", sent=True)
         self.bodyless = self._method == "HEAD" or status in (204, 304) or status == 101
-        self.until_close = not (self.bodyless or self.chunked or self.length is not None)
-        self.keep_alive = parser.should_keep_alive() and not self.until_close
+        self.delimited_by_close = not (self.bodyless or self.chunked or self.content_length is not None)
+        self.keep_alive = parser.should_keep_alive() and not self.delimited_by_close
 
     def on_body(self, data: bytes) -> None:
         if self.complete:  # a body behind the head of an answer to HEAD
             self.keep_alive = False
         elif self._sink is None:
-            self._hold(data)
-        elif not self._sink.body(data):
-            self.pause()
+            self._buffer_body(data)
+        elif not self._sink.write_body(data):
+            self.pause_reading()
 
     def on_message_complete(self) -> None:
         if not self.status:  # 1xx
@@ -393,43 +393,43 @@ class AppConnection(asyncio.Protocol):
             assert parser is not None
             reason, headers = self.reason, self.headers
             self.reason, self.headers, self._head_bytes = b"", [], 0
-            self._pieces = HeadBuffer(b"", once=True)  # what was told already cannot be read again
-            if self._informational is not None:
-                self._informational(parser.get_status_code(), reason, headers)
-        elif not self.raw:
-            self._completed()
+            self._head_buffer = HeadBuffer(b"", once=True)  # what was told already cannot be read again
+            if self._on_informational is not None:
+                self._on_informational(parser.get_status_code(), reason, headers)
+        elif not self.upgraded:
+            self._complete_response()
 
     # ── endings ──────────────────────────────────────────────────────────────────────────────
 
-    def _hold(self, data: bytes) -> None:
-        self.buffer.append(data)
-        self._buffered += len(data)
-        if self._buffered > MAX_BUFFERED_BODY:
-            self.pause()
+    def _buffer_body(self, data: bytes) -> None:
+        self.buffered.append(data)
+        self._buffered_bytes += len(data)
+        if self._buffered_bytes > MAX_BUFFERED_BODY:
+            self.pause_reading()
 
-    def _completed(self) -> None:
+    def _complete_response(self) -> None:
         self.complete = True
-        self._awaiting = False
-        self.resume()  # its last bytes may have asked for a pause: the next answer must be read
-        if self._finished is not None and not self._finished.done():
-            self._finished.set_result(None)
+        self._in_exchange = False
+        self.resume_reading()  # its last bytes may have asked for a pause: the next answer must be read
+        if self._body_future is not None and not self._body_future.done():
+            self._body_future.set_result(None)
 
-    def _end_of_input(self, exc: BaseException | None) -> None:
-        if self._awaiting and self.status and self.until_close and exc is None and not self.complete:
-            self._completed()
+    def _on_end_of_input(self, exc: BaseException | None) -> None:
+        if self._in_exchange and self.status and self.delimited_by_close and exc is None and not self.complete:
+            self._complete_response()
 
-    def _broken(self) -> AppUnreachable:
+    def _incomplete_error(self) -> AppUnreachable:
         return AppUnreachable("The app closed the connection before its answer was whole.", sent=True)
 
-    def _misframed(self, why: str) -> None:
-        self._fail(AppMisframed(f"The app's answer cannot be read: {why}.", sent=True))
+    def _fail_misframed(self, why: str) -> None:
+        self._fail_exchange(AppMisframed(f"The app's answer cannot be read: {why}.", sent=True))
         self.abort()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail_exchange(self, error: Exception) -> None:
         if self.complete:
             return
-        self._awaiting = False
-        for future in (self._answered, self._finished):
+        self._in_exchange = False
+        for future in (self._head_future, self._body_future):
             if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # whoever waited may be gone already

@@ -42,11 +42,11 @@ class AppPool:
         self._sockets: dict[AppConnection, socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
-        self._wary_until = 0.0
+        self._cautious_until = 0.0
         self.refused_connections = 0  # connections that the app refused
         self.tunnels = 0  # connections to the app that became one
-        self._turn = 0  # of the loop, as far as it matters: it polled all sockets between two
-        self._turning = False
+        self._iteration = 0  # of the loop, as far as it matters: it polled all sockets between two
+        self._iteration_scheduled = False
 
     def __repr__(self) -> str:
         return f"<Pool {len(self._sockets) - len(self._idle)} in use, {len(self._idle)} idle>"
@@ -64,33 +64,33 @@ class AppPool:
         """How many its connections take, tunnels included."""
         return len(self._sockets) + self.tunnels
 
-    def take_idle(self, *, repeatable: bool) -> AppConnection | None:
+    def acquire_idle(self, *, repeatable: bool) -> AppConnection | None:
         """The most recently used idle leg that is still good, or None."""
         now = self._loop.time()
-        if not repeatable and now < self._wary_until:
+        if not repeatable and now < self._cautious_until:
             return None
         oldest = now - (MAX_IDLE if repeatable else MAX_IDLE_UNREPEATABLE)
         while self._idle:
             leg, sock = self._idle[-1]
-            if leg.idle_since < oldest and not leg.ended:
+            if leg.idle_since < oldest and not leg.is_closed:
                 return None  # all others were idle for longer; the sweep ends them
-            if leg.idle_turn == self._turn and self._idle[0][0].idle_turn != self._turn:
+            if leg.idle_iteration == self._iteration and self._idle[0][0].idle_iteration != self._iteration:
                 leg, sock = self._idle.popleft()  # one that the loop has looked at costs no look of ours
                 if leg.idle_since < oldest:
                     self.discard(leg)
                     continue
             else:
                 self._idle.pop()
-            if not leg.ended and (leg.idle_turn != self._turn or _is_open(sock)):
+            if not leg.is_closed and (leg.idle_iteration != self._iteration or _is_open(sock)):
                 return leg
-            self.ended_early(leg)
+            self.discard_closed_early(leg)
             if not repeatable:
                 return None
         return None
 
-    def ended_early(self, leg: AppConnection) -> None:
+    def discard_closed_early(self, leg: AppConnection) -> None:
         """The app closed it before we did, or under a request that it may not have read."""
-        self._wary_until = self._loop.time() + CAUTION_SECONDS
+        self._cautious_until = self._loop.time() + CAUTION_SECONDS
         self.discard(leg)
 
     async def connect(self) -> AppConnection:
@@ -121,38 +121,38 @@ class AppPool:
         self._sockets[leg] = sock
         return leg
 
-    def give_back(self, leg: AppConnection, *, repeatable: bool) -> None:
+    def release(self, leg: AppConnection, *, repeatable: bool) -> None:
         """Keep a leg for the next request where it can serve one, else end it. `repeatable`: its request was; while
         those that are not have fresh legs, theirs would add up, with nobody to take them."""
         if self._closed or not leg.reusable or leg.status >= 500:
             self.discard(leg)
             return
         leg.idle_since = self._loop.time()
-        if not repeatable and leg.idle_since < self._wary_until:
+        if not repeatable and leg.idle_since < self._cautious_until:
             self.discard(leg)
             return
-        leg.idle_turn = self._turn
-        if not self._turning:
-            self._turning = True
-            self._loop.call_soon(self._next_turn)
+        leg.idle_iteration = self._iteration
+        if not self._iteration_scheduled:
+            self._iteration_scheduled = True
+            self._loop.call_soon(self._count_iteration)
         self._idle.append((leg, self._sockets[leg]))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
-    def _next_turn(self) -> None:
-        self._turning = False
-        self._turn += 1
+    def _count_iteration(self) -> None:
+        self._iteration_scheduled = False
+        self._iteration += 1
 
     def discard(self, leg: AppConnection) -> None:
         self._sockets.pop(leg, None)
         leg.abort()
 
-    def forget(self, leg: AppConnection) -> None:
+    def detach(self, leg: AppConnection) -> None:
         """A leg that became a tunnel is no longer ours, but for its descriptor: until `tunnel_ended`."""
         self._sockets.pop(leg, None)
         self.tunnels += 1
 
-    def tunnel_ended(self) -> None:
+    def release_tunnel(self) -> None:
         self.tunnels -= 1
 
     def close_idle(self) -> None:
@@ -166,7 +166,7 @@ class AppPool:
         idle = {leg for leg, _ in self._idle}
         left = [leg for leg in self._sockets if leg not in idle]
         for leg in left:
-            leg.expire(Refusal("app-unreachable", 502, "Bad gateway", detail))
+            leg.fail(Refusal("app-unreachable", 502, "Bad gateway", detail))
         return len(left)
 
     def close(self) -> None:
@@ -178,10 +178,10 @@ class AppPool:
 
     def _sweep(self) -> None:
         oldest = self._loop.time() - MAX_IDLE
-        while self._idle and (self._idle[0][0].ended or self._idle[0][0].idle_since < oldest):
+        while self._idle and (self._idle[0][0].is_closed or self._idle[0][0].idle_since < oldest):
             leg = self._idle.popleft()[0]
-            if leg.ended:
-                self.ended_early(leg)
+            if leg.is_closed:
+                self.discard_closed_early(leg)
             else:
                 self.discard(leg)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._idle else None

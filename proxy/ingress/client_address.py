@@ -129,10 +129,12 @@ class Client(NamedTuple):
     proto: str | None
     host: str | None
     trusted: bool  # whether the direct peer's X-Forwarded-* are believed
-    dropped: frozenset[bytes] = DROPPED_FROM_REQUESTS[
+    dropped_fields: frozenset[bytes] = DROPPED_FROM_REQUESTS[
         "nobody"
     ]  # fields of the request that do not reach the app, in lower case
-    said: Mapping[str, str] = MappingProxyType({})  # what a trusted peer says, by fields' names in lower case
+    forwarded_fields: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # what a trusted peer says, by fields' names in lower case
 
 
 class _KnownAddress(NamedTuple):
@@ -168,24 +170,22 @@ class TrustedPeers:
         if kind == "auto":
             kind = "render" if on_render else "private"
         self._kind = kind
-        self._automatic = policy.kind == "auto"
-        self._stated = RENDER_FORWARDING_FIELDS if kind == "render" else FORWARDING_FIELDS
-        self._asked = tuple((name.lower(), name.encode()) for name in self._stated)
-        self._dropped = DROPPED_FROM_REQUESTS[
+        self._is_auto = policy.kind == "auto"
+        self._field_names = RENDER_FORWARDING_FIELDS if kind == "render" else FORWARDING_FIELDS
+        self._fields = tuple((name.lower(), name.encode()) for name in self._field_names)
+        self._dropped_fields = DROPPED_FROM_REQUESTS[
             "render" if kind == "render" else "private" if kind == "private" else "named"
         ]
         self._hops = policy.hops
         self._networks: tuple[Network, ...] = policy.networks
         # ipaddress takes about 5 µs an address: those seen lately are kept, up to a bound.
-        self._look = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._examine)
+        self._examine_cached = lru_cache(maxsize=MAX_CACHED_ADDRESSES)(self._examine)
 
     @property
-    def sentence(self) -> str:
+    def description(self) -> str:
         """Whom this believes, for whoever runs it."""
-        fields = " and ".join(self._stated) if self._kind == "render" else "X-Forwarded-* and the like"
-        key = (
-            f"listen.trusted_proxies: auto, which is {self._kind} here" if self._automatic else "listen.trusted_proxies"
-        )
+        fields = " and ".join(self._field_names) if self._kind == "render" else "X-Forwarded-* and the like"
+        key = f"listen.trusted_proxies: auto, which is {self._kind} here" if self._is_auto else "listen.trusted_proxies"
         private = f"peers on a private network ({', '.join(str(one) for one in PRIVATE_NETWORKS)})"
         whom = {
             "none": "nobody",
@@ -196,27 +196,27 @@ class TrustedPeers:
         }[self._kind]
         return f"{fields} are believed of {whom} ({key})."
 
-    def client(self, peer: str, header: HeaderGetter) -> Client:
+    def resolve_client(self, peer: str, header: HeaderGetter) -> Client:
         """The client behind `peer`.
 
         `header` gives a header's value by its lower-case name: where it came in several lines, all of them
         joined with commas. (HAProxy adds a line of its own: the first alone would be the client's to write.)
         """
-        seen = self._seen(peer)
-        if not self._believes(seen):
+        seen = self._lookup(peer)
+        if not self._trusts_address(seen):
             return Client(seen.text if seen is not None else peer, None, None, False)
         said = {}
-        for name, _ in self._asked:
+        for name, _ in self._fields:
             value = header(name)
             if value is not None:
                 said[name] = value
         if not said:
-            return Client(seen.text if seen is not None else UNIX_SOCKET_PEER, None, None, True, self._dropped)
-        found = self._walk(_address_chain(said), seen)
+            return Client(seen.text if seen is not None else UNIX_SOCKET_PEER, None, None, True, self._dropped_fields)
+        found = self._walk_chain(_address_chain(said), seen)
         text = found.text if found is not None else UNIX_SOCKET_PEER
-        return Client(text, _forwarded_proto(said), said.get("x-forwarded-host"), True, self._dropped, said)
+        return Client(text, _forwarded_proto(said), said.get("x-forwarded-host"), True, self._dropped_fields, said)
 
-    def forwarding(self, client: Client, peer: str) -> tuple[tuple[bytes, bytes], ...]:
+    def forwarding_headers(self, client: Client, peer: str) -> tuple[tuple[bytes, bytes], ...]:
         """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
 
         From a trusted peer they pass as they came; what it did not say is not said, but for its own address
@@ -225,21 +225,21 @@ class TrustedPeers:
         peer: its address, and that it came by http. Host is not repeated in X-Forwarded-Host, it reaches
         the app as it is.
         """
-        seen = self._seen(peer)
+        seen = self._lookup(peer)
         if not client.trusted:
             fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
             return (*fields, (b"X-Forwarded-Proto", b"http"))
-        said = client.said
-        fields = [(shown, _encode_value(said[name])) for name, shown in self._asked if name in said] if said else []
+        said = client.forwarded_fields
+        fields = [(shown, _encode_value(said[name])) for name, shown in self._fields if name in said] if said else []
         if seen is not None and "x-forwarded-for" not in said and "forwarded" not in said:
             fields.append((b"X-Forwarded-For", seen.text.encode()))
         return tuple(fields)
 
-    def believes(self, peer: str) -> bool:
+    def trusts(self, peer: str) -> bool:
         """Whether what this peer says of its client counts."""
-        return self._believes(self._seen(peer))
+        return self._trusts_address(self._lookup(peer))
 
-    def _believes(self, peer: _KnownAddress | None) -> bool:
+    def _trusts_address(self, peer: _KnownAddress | None) -> bool:
         if self._kind == "none":
             return False
         if self._kind == "hops":
@@ -248,12 +248,12 @@ class TrustedPeers:
             return peer is not None and peer.listed
         return peer is None or peer.private
 
-    def _walk(self, chain: Iterable[str], peer: _KnownAddress | None) -> _KnownAddress | None:
+    def _walk_chain(self, chain: Iterable[str], peer: _KnownAddress | None) -> _KnownAddress | None:
         last = peer
         edges = 1 if self._kind == "render" else 0
         hops = self._hops
         for entry in chain:
-            seen = self._seen(entry)
+            seen = self._lookup(entry)
             if seen is None:
                 break
             if self._kind == "hops":
@@ -271,8 +271,8 @@ class TrustedPeers:
                 edges -= 1
         return last
 
-    def _seen(self, text: str) -> _KnownAddress | None:
-        return self._look(text) if len(text) <= MAX_ADDRESS_LENGTH else None
+    def _lookup(self, text: str) -> _KnownAddress | None:
+        return self._examine_cached(text) if len(text) <= MAX_ADDRESS_LENGTH else None
 
     def _examine(self, text: str) -> _KnownAddress | None:
         found = parse_address(text)

@@ -44,42 +44,42 @@ class ClientConnection(BaseProtocol):
     `refuse` answers what never became one."""
 
     __slots__ = (
-        "_begun",
         "_body",
-        "_deaf",
         "_discarded",
         "_discarding",
         "_handle",
         "_head_bytes",
-        "_holding",
+        "_ignores_input",
         "_max_header",
         "_messages",
         "_on_lost",
         "_opening",
+        "_partial_head",
         "_refuse",
-        "_tail",
         "_task",
-        "_upgrading",
+        "_upgrade_pending",
+        "_upgrade_request",
+        "_upgrade_tail",
         "_waiter",
-        "answered",
+        "awaits_continue",
+        "behind_proxy",
         "body_bytes",
         "busy",
+        "counted_address",
         "draining",
-        "expecting",
-        "head_since",
+        "has_served",
+        "head_started_at",
         "idle_since",
         "last_read",
         "on_writable",
         "peer",
-        "place",
-        "proxied",
-        "rate_bytes",
-        "rate_since",
-        "served",
+        "rate_measured_since",
+        "rate_start_bytes",
+        "rejected",
+        "response_started",
         "stalled_bytes",
         "stalled_since",
         "tunnel",
-        "turned_away",
     )
 
     def __init__(
@@ -110,31 +110,31 @@ class ClientConnection(BaseProtocol):
         self._task: asyncio.Task[None] | None = None
         self._body: Body | None = None  # of the newest request
         self._head_bytes = 0
-        self._begun = b""  # of a head that is not whole yet
-        self._upgrading: UpgradeRequest | None = None  # a request whose body goes on
-        self._holding = False
-        self._deaf = False
+        self._partial_head = b""  # of a head that is not whole yet
+        self._upgrade_request: UpgradeRequest | None = None  # a request whose body goes on
+        self._upgrade_pending = False
+        self._ignores_input = False
         self._opening = False
-        self._tail = b""
+        self._upgrade_tail = b""
         self._discarding = False
         self._discarded = 0
         self.peer = ""
         self.busy = False
-        self.answered = False  # the answer to the present request has begun
+        self.response_started = False  # the answer to the present request has begun
         self.draining = False
         self.tunnel: Any = None
-        self.turned_away = False
-        self.place: str | None = None  # the address whose place it has, where they are bounded
-        self.proxied = False  # a request of it named another client than its peer
+        self.rejected = False
+        self.counted_address: str | None = None  # the address whose place it has, where they are bounded
+        self.behind_proxy = False  # a request of it named another client than its peer
         self.on_writable: Callable[[], None] | None = None
         # what the sweep looks at
         self.idle_since = self.last_read = loop.time()
-        self.served = False  # at least one request
-        self.head_since = 0.0  # 0: no head has begun
+        self.has_served = False  # at least one request
+        self.head_started_at = 0.0  # 0: no head has begun
         self.body_bytes = 0  # of bodies, but for what came with their heads
-        self.rate_since = 0.0  # since when they are measured, 0: they are not
-        self.rate_bytes = 0  # how many there were then
-        self.expecting = False  # it waits for a word before it sends its body (100-continue)
+        self.rate_measured_since = 0.0  # since when they are measured, 0: they are not
+        self.rate_start_bytes = 0  # how many there were then
+        self.awaits_continue = False  # it waits for a word before it sends its body (100-continue)
         self.stalled_since = 0.0  # 0: the client reads what it is sent
         self.stalled_bytes = 0
 
@@ -153,11 +153,11 @@ class ClientConnection(BaseProtocol):
         """Serve the one who is at the other end of an accepted socket."""
         self.peer = peer
         self._opening = True
-        self._task = self._loop.create_task(self._serve(sock))
+        self._task = self._loop.create_task(self._serve_requests(sock))
 
-    def turn_away(self, refusal: Refusal) -> None:
+    def reject(self, refusal: Refusal) -> None:
         """Before `open`: tell it this and nothing else."""
-        self.turned_away = True
+        self.rejected = True
         self._discarding = True
         self._messages.append(refusal)
 
@@ -167,83 +167,85 @@ class ClientConnection(BaseProtocol):
             if self._discarded > MAX_LINGER_BYTES:
                 self.abort()
             return
-        if self._holding and data:
-            self._keep_tail(data)
+        if self._upgrade_pending and data:
+            self._append_upgrade_tail(data)
             return
-        if self._upgrading is not None and (end := self._upgrading.end_in(data)) is not None:
-            self._upgrading = None
-            self._feed(data[:end])
-            self._switch(data[end:])
+        if self._upgrade_request is not None and (end := self._upgrade_request.find_end(data)) is not None:
+            self._upgrade_request = None
+            self._parse_input(data[:end])
+            self._hold_for_upgrade(data[end:])
         else:
-            self._feed(data)
+            self._parse_input(data)
 
-    def _feed(self, data: bytes) -> None:
+    def _parse_input(self, data: bytes) -> None:
         fresh = False  # whether no body goes on with this
         if data:  # there is none when the parser is asked to go on with what it has
             self.last_read = self._loop.time()
             if self._body is None or self._body.is_eof():
                 fresh = True
                 if self._head_bytes == 0:
-                    self.head_since = self.last_read
+                    self.head_started_at = self.last_read
                 self._head_bytes += len(data)
             else:
                 self.body_bytes += len(data)
-                self.expecting = False
+                self.awaits_continue = False
         parser = self._parser
         if parser is None:
             return
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except (HttpProcessingError, ValueError) as error:
-            self.end_input(unreadable_request(error, self._max_header))
+            self.reject_input(unreadable_request(error, self._max_header))
             return
         if messages:
-            begun, self._begun = self._begun, b""
-            self._take(messages)
+            begun, self._partial_head = self._partial_head, b""
+            self._enqueue_messages(messages)
             if upgraded:
                 self._upgraded = True
-                self._switch(tail)
+                self._hold_for_upgrade(tail)
             elif messages[-1][0].upgrade and not self._discarding:
-                self._await_switch(begun + data if fresh else b"")
+                self._prepare_upgrade(begun + data if fresh else b"")
         elif upgraded:
             self._upgraded = True
-            self._switch(tail)
+            self._hold_for_upgrade(tail)
         elif self._body is None or self._body.is_eof():
             if fresh:
-                self._begun += data
+                self._partial_head += data
             if self._head_bytes > self._max_header:
-                self.end_input(head_too_long(self._max_header))
+                self.reject_input(head_too_long(self._max_header))
 
-    def _await_switch(self, begun: bytes) -> None:
+    def _prepare_upgrade(self, begun: bytes) -> None:
         """A request for a protocol that the parser knows nothing of: what is behind it waits for its answer."""
         upgrading = UpgradeRequest(begun)
         if upgrading.end is not None:
-            self._switch(begun[upgrading.end :])
-        elif begun and self.body_missing:
-            self._upgrading = upgrading
+            self._hold_for_upgrade(begun[upgrading.end :])
+        elif begun and self.body_incomplete:
+            self._upgrade_request = upgrading
         else:
-            self._deaf = True  # where it ends is not known: it is answered, and nothing behind it taken for a request
+            self._ignores_input = (
+                True  # where it ends is not known: it is answered, and nothing behind it taken for a request
+            )
 
-    def _switch(self, tail: bytes) -> None:
+    def _hold_for_upgrade(self, tail: bytes) -> None:
         """What comes from here on may be another protocol's: kept until the answer says so."""
-        self._holding = True
+        self._upgrade_pending = True
         if tail:
-            self._keep_tail(tail)
+            self._append_upgrade_tail(tail)
 
-    def _take(self, messages: Any) -> None:
-        if self._deaf:
+    def _enqueue_messages(self, messages: Any) -> None:
+        if self._ignores_input:
             return
         for message, body in messages:
             if self._head_bytes > self._max_header and head_size(message) > self._max_header:
-                self.end_input(head_too_long(self._max_header))
+                self.reject_input(head_too_long(self._max_header))
                 return
             self._messages.append((message, body))
             self._body = body
         self._head_bytes = 0
-        self.head_since = 0.0
-        self._wake()
+        self.head_started_at = 0.0
+        self._wake_serving_task()
         if len(self._messages) > MAX_PIPELINED:
-            self._hold_reading(True)
+            self._pause_reading(True)
 
     def eof_received(self) -> bool:
         return False  # a client that half-closes is gone: nobody could tell it from one that left
@@ -261,7 +263,7 @@ class ClientConnection(BaseProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self.stalled_since = self._loop.time()
-        self.stalled_bytes = self.unsent
+        self.stalled_bytes = self.unsent_bytes
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -271,15 +273,15 @@ class ClientConnection(BaseProtocol):
 
     # ── bad input ────────────────────────────────────────────────────────────────────────────
 
-    def end_input(self, refusal: Refusal) -> None:
+    def reject_input(self, refusal: Refusal) -> None:
         """Nothing that follows on this connection can be trusted to be a request."""
         self._discarding = True
-        self.head_since = 0.0
+        self.head_started_at = 0.0
         if self._body is not None and not self._body.is_eof():
             self._fail_body(refusal)
         else:
             self._messages.append(refusal)
-            self._wake()
+            self._wake_serving_task()
 
     def _fail_body(self, error: BaseException) -> None:
         body: Any = self._body
@@ -287,11 +289,11 @@ class ClientConnection(BaseProtocol):
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────
 
-    def _wake(self) -> None:
+    def _wake_serving_task(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve_requests(self, sock: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: self, sock)
             self._opening = False
@@ -305,22 +307,24 @@ class ClientConnection(BaseProtocol):
         try:
             while self.transport is not None:
                 if not self._messages:
-                    if self.draining and self.served:  # a first request may be on its way: the sweep gives it a moment
+                    if (
+                        self.draining and self.has_served
+                    ):  # a first request may be on its way: the sweep gives it a moment
                         break
                     self._waiter = self._loop.create_future()
                     await self._waiter
                     self._waiter = None
                     continue
                 self.busy = True
-                self.answered = False
-                keep = await self._answer(self._messages.popleft())
+                self.response_started = False
+                keep = await self._handle_message(self._messages.popleft())
                 self.busy = False
-                self.served = True
+                self.has_served = True
                 self.idle_since = self._loop.time()
                 if not keep:
                     break
-                self._continue_input()
-            await self._finish()
+                self._resume_input()
+            await self._close_gracefully()
         except ConnectionError:
             self.abort()  # the client left while it was written to
         except Exception:
@@ -330,7 +334,7 @@ class ClientConnection(BaseProtocol):
             self.busy = False
             self._task = None
 
-    async def _answer(self, item: tuple[Any, Body] | Refusal) -> bool:
+    async def _handle_message(self, item: tuple[Any, Body] | Refusal) -> bool:
         if isinstance(item, Refusal):
             self._refuse(self, item)
             return False
@@ -343,7 +347,7 @@ class ClientConnection(BaseProtocol):
             return False
         headers = message.headers
         if not body.is_eof() and "Expect" in headers:
-            self.expecting = "100-continue" in headers["Expect"].lower() and not body.total_bytes
+            self.awaits_continue = "100-continue" in headers["Expect"].lower() and not body.total_bytes
         x = Exchange(
             message.method,
             message.path,
@@ -354,27 +358,27 @@ class ClientConnection(BaseProtocol):
             received=self._loop.time(),
             http10=message.version == HttpVersion10,
             chunked=bool(message.chunked),
-            should_close=message.should_close or (self._deaf and not self._messages),
+            should_close=message.should_close or (self._ignores_input and not self._messages),
             upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade")) if message.upgrade else None,
         )
         return (
             await self._handle(self, x)
             and body.is_eof()
-            and not (self._discarding or (self._deaf and not self._messages))
+            and not (self._discarding or (self._ignores_input and not self._messages))
         )
 
-    def _continue_input(self) -> None:
-        if self._holding and self._parser is not None:  # asked for, not granted: plain HTTP goes on
+    def _resume_input(self) -> None:
+        if self._upgrade_pending and self._parser is not None:  # asked for, not granted: plain HTTP goes on
             self._parser.set_upgraded(False)
-            self._upgraded = self._holding = False
-            tail, self._tail = self._tail, b""
+            self._upgraded = self._upgrade_pending = False
+            tail, self._upgrade_tail = self._upgrade_tail, b""
             if tail:
                 self.data_received(tail)
-            self._hold_reading(False)
+            self._pause_reading(False)
         elif len(self._messages) == MAX_PIPELINED:
-            self._hold_reading(False)
+            self._pause_reading(False)
 
-    async def _finish(self) -> None:
+    async def _close_gracefully(self) -> None:
         """Close so that the client can still read the last answer: half-close, read on a while."""
         transport = self.transport
         if transport is None or self.tunnel is not None:
@@ -384,21 +388,21 @@ class ClientConnection(BaseProtocol):
                 transport.close()
                 return
         self._discarding = True
-        self._hold_reading(False)
+        self._pause_reading(False)
         if transport.can_write_eof() and not transport.is_closing():
             try:
                 transport.write_eof()
             except OSError:  # reset by the client, which the loop is about to tell
                 self.abort()
                 return
-        self._loop.call_later(REJECTED_LINGER_SECONDS if self.turned_away else LINGER_SECONDS, self.abort)
+        self._loop.call_later(REJECTED_LINGER_SECONDS if self.rejected else LINGER_SECONDS, self.abort)
 
-    def _keep_tail(self, data: bytes) -> None:
-        self._tail += data
-        if len(self._tail) > MAX_UPGRADE_TAIL:
-            self._hold_reading(True)
+    def _append_upgrade_tail(self, data: bytes) -> None:
+        self._upgrade_tail += data
+        if len(self._upgrade_tail) > MAX_UPGRADE_TAIL:
+            self._pause_reading(True)
 
-    def _hold_reading(self, hold: bool) -> None:
+    def _pause_reading(self, hold: bool) -> None:
         transport = self.transport
         if transport is None or transport.is_closing():
             return
@@ -410,31 +414,31 @@ class ClientConnection(BaseProtocol):
     # ── what the pipeline calls ──────────────────────────────────────────────────────────────
 
     @property
-    def unsent(self) -> int:
+    def unsent_bytes(self) -> int:
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Nothing was asked that is not answered; its last answer may be behind it, and it is read from a while."""
-        asked = self.busy or self.head_since or self._messages or self.tunnel or self.turned_away
-        return not (asked or self.gone or self.unsent)
+        asked = self.busy or self.head_started_at or self._messages or self.tunnel or self.rejected
+        return not (asked or self.is_gone or self.unsent_bytes)
 
     @property
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         return self.transport is None or self.transport.is_closing()
 
     @property
-    def reading_held(self) -> bool:
+    def reading_paused(self) -> bool:
         """We, not the client, are why no byte of its body comes."""
         return self._reading_paused
 
     @property
-    def body_missing(self) -> bool:
+    def body_incomplete(self) -> bool:
         return self._body is not None and not self._body.is_eof()
 
     def write_continue(self, data: bytes) -> None:
         """An interim answer of 100: from here on it is the client who is waited for."""
-        self.expecting = False
+        self.awaits_continue = False
         self.last_read = self._loop.time()
         self.write(data)
 
@@ -454,15 +458,15 @@ class ClientConnection(BaseProtocol):
         name = self.transport.get_extra_info("sockname") if self.transport is not None else None
         return f"{name[0]}:{name[1]}" if name else "localhost"
 
-    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+    def switch_protocol(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Hand the transport to another protocol, with the bytes that already came for it."""
         assert self.transport is not None
-        transport, tail = self.transport, self._tail
-        self._tail = b""
+        transport, tail = self.transport, self._upgrade_tail
+        self._upgrade_tail = b""
         transport.set_protocol(protocol)
         return transport, tail
 
-    def forget(self) -> None:
+    def detach(self) -> None:
         """The transport lives on elsewhere, or ended there."""
         self.transport = None
         self._on_lost(self)
@@ -471,7 +475,7 @@ class ClientConnection(BaseProtocol):
         """Answer what was asked, then close; a connection that is idle gets a moment by the sweep."""
         self.draining = True
 
-    def break_off(self, *, framed: bool) -> None:
+    def abort_response(self, *, framed: bool) -> None:
         """End an answer so that nobody takes it for whole.
 
         Where its framing tells (`framed`), what was written still goes out; an answer that its

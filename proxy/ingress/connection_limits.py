@@ -35,40 +35,40 @@ class ConnectionLimits:
         self._clock = clock
         self._emit = emit
         self._metrics = metrics
-        self._held: dict[str, int] = {}
-        self._told: dict[str, float] = {}
-        self._untold: Counter[str] = Counter()
-        self._last: dict[str, float] = {}
+        self._by_address: dict[str, int] = {}
+        self._logged_at: dict[str, float] = {}
+        self._unlogged: Counter[str] = Counter()
+        self._last_at: dict[str, float] = {}
         self.apply(policy)
 
     def apply(self, policy: Connections) -> None:
         """Take other bounds. Who is connected stays and counts."""
-        self.room = available_descriptors()
-        self.total = self.room if policy.total == "auto" else min(policy.total, self.room)
+        self.descriptor_room = available_descriptors()
+        self.total = self.descriptor_room if policy.total == "auto" else min(policy.total, self.descriptor_room)
         self.per_address = policy.per_address
-        self.refusing = min(MAX_REJECTING, max(1, self.room // 8))
+        self.max_rejecting = min(MAX_REJECTING, max(1, self.descriptor_room // 8))
 
     # ── by address ───────────────────────────────────────────────────────────────────────────
 
-    def take(self, address: str) -> bool:
-        held = self._held.get(address, 0)
+    def acquire(self, address: str) -> bool:
+        held = self._by_address.get(address, 0)
         if self.per_address is not None and held >= self.per_address:
             return False
-        self._held[address] = held + 1
+        self._by_address[address] = held + 1
         return True
 
-    def give(self, address: str) -> None:
-        left = self._held[address] - 1
+    def release(self, address: str) -> None:
+        left = self._by_address[address] - 1
         if left:
-            self._held[address] = left
+            self._by_address[address] = left
         else:
-            del self._held[address]
+            del self._by_address[address]
 
     # ── what is told ─────────────────────────────────────────────────────────────────────────
 
     def refusal(self, reason: str) -> Refusal:
         """For one that finds no place, counted and told."""
-        self._note(reason)
+        self._count_refusal(reason)
         if reason == PER_ADDRESS:
             bound = f"This address has its {self.per_address} connections (listen.connections.per_address)."
         elif reason == TOTAL:
@@ -77,36 +77,36 @@ class ConnectionLimits:
             bound = "There are too many connections for this instance at the moment."
         return Refusal("overloaded", 503, "Too many connections", bound, retry_after=1.0, close=True)
 
-    def exhausted(self) -> None:
+    def note_exhaustion(self) -> None:
         """No descriptor was left, here or for a connection to the app."""
-        self._last[DESCRIPTORS] = self._clock()
-        self._tell(DESCRIPTORS, "error")
+        self._last_at[DESCRIPTORS] = self._clock()
+        self._log_throttled(DESCRIPTORS, "error")
 
-    def evicted(self, count: int) -> None:
+    def count_evicted(self, count: int) -> None:
         """So many idle connections were closed to make room."""
         self._metrics.connections_evicted_total.inc(count)
 
-    def trouble(self) -> str | None:
+    def current_trouble(self) -> str | None:
         """What is wrong just now, for health."""
         now = self._clock()
-        if now - self._last.get(DESCRIPTORS, -EXHAUSTION_SECONDS) < EXHAUSTION_SECONDS:
+        if now - self._last_at.get(DESCRIPTORS, -EXHAUSTION_SECONDS) < EXHAUSTION_SECONDS:
             return f"no file descriptor was left in the last minute; {_REMEDY}"
-        if now - self._last.get(TOTAL, -LOG_INTERVAL) < LOG_INTERVAL:
+        if now - self._last_at.get(TOTAL, -LOG_INTERVAL) < LOG_INTERVAL:
             return f"all {self.total} connections are taken (listen.connections.total)"
         return None
 
-    def _note(self, reason: str) -> None:
+    def _count_refusal(self, reason: str) -> None:
         self._metrics.connections_refused_total.labels(reason).inc()
-        self._last[reason] = self._clock()
-        self._untold[reason] += 1
-        self._tell(reason, "warning")
+        self._last_at[reason] = self._clock()
+        self._unlogged[reason] += 1
+        self._log_throttled(reason, "warning")
 
-    def _tell(self, reason: str, level: LogLevel) -> None:
+    def _log_throttled(self, reason: str, level: LogLevel) -> None:
         now = self._clock()
-        if now - self._told.get(reason, -LOG_INTERVAL) < LOG_INTERVAL:
+        if now - self._logged_at.get(reason, -LOG_INTERVAL) < LOG_INTERVAL:
             return
-        self._told[reason] = now
-        count = self._untold.pop(reason, 0)
+        self._logged_at[reason] = now
+        count = self._unlogged.pop(reason, 0)
         refused = f"; {count} refused since this was last told" if count else ""
         self._emit("connections.refused", f"{_MESSAGES[reason]}{refused}.", level=level, reason=reason, refused=count)
 

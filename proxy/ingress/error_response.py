@@ -42,7 +42,7 @@ def render_refusal(refusal: Refusal, request_id: str) -> bytes:
 
 def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -> bool:
     """Write a refusal; whether the connection may go on."""
-    keep = not (refusal.close or x.should_close or connection.draining or connection.body_missing)
+    keep = not (refusal.close or x.should_close or connection.draining or connection.body_incomplete)
     body = render_problem(refusal, x.request_id)
     lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASON_PHRASES.get(refusal.status, b""))]
     lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
@@ -61,5 +61,5 @@ def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -
     connection.write(b"".join(lines))
     x.status = refusal.status
     x.refused = refusal
-    x.answered = connection.answered = True
+    x.response_started = connection.response_started = True
     return keep

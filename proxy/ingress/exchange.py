@@ -40,49 +40,49 @@ class Body(Protocol):
 class HeldResources:
     """What few requests have of their client's places and shares, until they end."""
 
-    __slots__ = ("continued", "place", "share", "streaming")
+    __slots__ = ("address", "continue_sent", "has_stream", "share")
 
     def __init__(self) -> None:
-        self.place: str | None = None  # of its client's address, where a proxy is between
+        self.address: str | None = None  # of its client's address, where a proxy is between
         self.share: AddressShare | None = None  # while its body still comes
-        self.continued = False  # it was told to go on with its body (100)
-        self.streaming = False  # its answer has a place among its user's streams
+        self.continue_sent = False  # it was told to go on with its body (100)
+        self.has_stream = False  # its answer has a place among its user's streams
 
 
 class Exchange:
     """One request and what became of it. Times are the loop's clock, in seconds."""
 
     __slots__ = (
-        "allowances",
-        "answer_dropped",
-        "answered",
+        "aborted",
         "app_seconds",
         "body",
+        "budgets",
         "bytes_in",
         "bytes_out",
         "calls",
         "chunked",
         "client",
         "cost",
-        "cut",
-        "decision",
+        "dropped_from_response",
         "headers",
-        "holds",
+        "held",
         "http10",
         "max_body",
         "memory_before",
         "method",
         "origin",
-        "overhead",
+        "overhead_seconds",
         "path",
         "peer",
         "permit",
+        "rate_decision",
         "raw_headers",
-        "received",
+        "reached_app",
+        "received_at",
         "refused",
         "request_id",
+        "response_started",
         "route",
-        "seen",
         "should_close",
         "status",
         "target",
@@ -91,7 +91,7 @@ class Exchange:
         "trace_id",
         "upgrade",
         "user",
-        "waited",
+        "waited_seconds",
     )
 
     client: Client
@@ -118,7 +118,7 @@ class Exchange:
         self.raw_headers = raw_headers
         self.body = body
         self.peer = peer
-        self.received = received
+        self.received_at = received
         self.http10 = http10
         self.chunked = chunked
         self.should_close = should_close  # the client's wish, or its protocol's
@@ -132,26 +132,26 @@ class Exchange:
         self.tier = ""
         self.route: Route = DEFAULT_ROUTE
         self.max_body: int | None = None
-        self.decision: RateDecision | None = None
+        self.rate_decision: RateDecision | None = None
         self.permit: Permit | None = None
-        self.holds: HeldResources | None = None
+        self.held: HeldResources | None = None
         self.refused: Refusal | None = None
         self.status = 0
-        self.cut = False  # broken off, by the client or by the app
-        self.seen = False  # the app has it, or a part of it
-        self.answered = False  # the head of an answer is on its way to the client
+        self.aborted = False  # broken off, by the client or by the app
+        self.reached_app = False  # the app has it, or a part of it
+        self.response_started = False  # the head of an answer is on its way to the client
         self.bytes_in = 0
         self.bytes_out = 0
-        self.waited = 0.0  # time spent neither by us nor by the app: queues, and an app that restarts
+        self.waited_seconds = 0.0  # time spent neither by us nor by the app: queues, and an app that restarts
         self.app_seconds = 0.0  # the request's last byte sent to the answer's first byte received
-        self.overhead = 0.0  # time spent in the gateway itself
+        self.overhead_seconds = 0.0  # time spent in the gateway itself
         self.memory_before = 0
         self.calls = 0  # calls out that were made for it
         self.cost: int | None = None  # of those that have a price, in nano-dollars
-        self.answer_dropped = (
+        self.dropped_from_response = (
             DROPPED_FROM_RESPONSES  # fields of the app's answer that do not reach the client, in lower case
         )
-        self.allowances: UserBudgets | None = None  # where a cap rests on its user
+        self.budgets: UserBudgets | None = None  # where a cap rests on its user
 
     def time_left(self, now: float) -> float | None:
         """Seconds until this route's `total`, or before the answer began its `timeout`, where calls out are to
@@ -159,15 +159,15 @@ class Exchange:
         route = self.route
         if route.when_abandoned != "cancel":
             return None
-        ends = [self.received + route.total] if route.total is not None else []
-        if route.timeout is not None and not self.answered:
-            ends.append(self.received + self.waited + route.timeout)
+        ends = [self.received_at + route.total] if route.total is not None else []
+        if route.timeout is not None and not self.response_started:
+            ends.append(self.received_at + self.waited_seconds + route.timeout)
         return max(0.0, min(ends) - now) if ends else ENDLESS
 
-    def holding(self) -> HeldResources:
-        if self.holds is None:
-            self.holds = HeldResources()
-        return self.holds
+    def hold_resources(self) -> HeldResources:
+        if self.held is None:
+            self.held = HeldResources()
+        return self.held
 
     @property
     def route_name(self) -> str:
@@ -188,14 +188,14 @@ class Exchange:
         self.cost = (self.cost or 0) + cost
 
     @property
-    def given_up(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Whether nobody waits for the app's answer any more: the client left, or we refused the request meanwhile."""
-        return self.status in (STATUS_CLIENT_GONE, 504) or self.cut or self._refused_late
+        return self.status in (STATUS_CLIENT_GONE, 504) or self.aborted or self._refused_after_start
 
     @property
-    def _refused_late(self) -> bool:
+    def _refused_after_start(self) -> bool:
         """By us, while the app worked on it; what the app broke off itself is no matter of ours."""
-        return self.seen and self.refused is not None and self.status != 502
+        return self.reached_app and self.refused is not None and self.status != 502
 
     @property
     def client_ip(self) -> str:
@@ -204,7 +204,7 @@ class Exchange:
     def header(self, name: str) -> str | None:
         return self.headers.get(name)
 
-    def joined(self, name: str) -> str | None:
+    def joined_header(self, name: str) -> str | None:
         """All lines of a list-valued field as one (RFC 9110 section 5.3), or None."""
         if name not in self.headers:
             return None

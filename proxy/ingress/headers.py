@@ -45,7 +45,7 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
     Host that an HTTP/1.0 client need not send.
     """
     lines = [b"%s %s HTTP/1.1\r\n" % (x.method.encode(), x.target.encode("utf-8", "surrogateescape"))]
-    dropped = x.client.dropped
+    dropped = x.client.dropped_fields
     connection = x.headers.get("Connection")
     if connection is not None:
         values = (value for name, value in x.raw_headers if name.lower() == b"connection")
@@ -90,7 +90,7 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
 
     Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
     """
-    dropped = x.answer_dropped
+    dropped = x.dropped_from_response
     names = [name.lower() for name, _ in headers]
     if b"connection" in names:
         values = (value for name, value in headers if name.lower() == b"connection")
@@ -106,8 +106,8 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
 def limit_header_lines(x: Exchange) -> list[bytes]:
     """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers), and the dollars of today of a
     user who has a cap."""
-    lines = [] if x.decision is None else [b"%s: %s\r\n" % pair for pair in x.decision.headers()]
-    if x.allowances is not None:
-        used = format_nanos(x.allowances.spent_today(x.user))
+    lines = [] if x.rate_decision is None else [b"%s: %s\r\n" % pair for pair in x.rate_decision.render_headers()]
+    if x.budgets is not None:
+        used = format_nanos(x.budgets.spent_today(x.user))
         lines.append(b"X-Cost-Used-Today: %s\r\n" % used.encode())
     return lines

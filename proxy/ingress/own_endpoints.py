@@ -20,19 +20,19 @@ class OwnEndpoints:
     """Answers from `ours`, which says 404 where it knows no better."""
 
     def __init__(self, ours: OwnEndpointHandler, claim: Iterable[str]) -> None:
-        self._ours = ours
-        self.claim(claim)
+        self._handler = ours
+        self.set_claimed_paths(claim)
 
-    def claim(self, paths: Iterable[str]) -> None:
+    def set_claimed_paths(self, paths: Iterable[str]) -> None:
         """Take these at the root too, in place of those before."""
-        self._whole = frozenset((PREFIX, *paths))
-        self._below = (f"{PREFIX}/", f"{CTL_PATH}/") if CTL_PATH in self._whole else f"{PREFIX}/"
+        self._paths = frozenset((PREFIX, *paths))
+        self._prefixes = (f"{PREFIX}/", f"{CTL_PATH}/") if CTL_PATH in self._paths else f"{PREFIX}/"
 
-    def takes(self, path: str) -> bool:
-        return path in self._whole or path.startswith(self._below)
+    def claims(self, path: str) -> bool:
+        return path in self._paths or path.startswith(self._prefixes)
 
-    async def answer(self, connection: ClientConnection, x: Exchange) -> bool:
-        answer = await self._ours(
+    async def handle(self, connection: ClientConnection, x: Exchange) -> bool:
+        answer = await self._handler(
             x.method,
             x.path,
             x.target.partition("?")[2],
@@ -47,7 +47,7 @@ class OwnEndpoints:
 
 def write_response(connection: ClientConnection, x: Exchange, answer: OwnResponse) -> bool:
     status, headers, body = answer
-    keep = not (x.should_close or connection.draining or connection.body_missing)
+    keep = not (x.should_close or connection.draining or connection.body_incomplete)
     lines = [b"HTTP/1.1 %d \r\n" % status]
     lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
     lines += [f"{name}: {value}\r\n".encode() for name, value in headers]

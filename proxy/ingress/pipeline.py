@@ -53,15 +53,15 @@ class RequestRules:
 
     routes: RouteTable
     identifier: Identifier
-    peers: TrustedPeers
+    trusted_peers: TrustedPeers
     max_body: int | None
-    buffer: int  # bytes of a body that are here before its request takes a place
+    body_buffer: int  # bytes of a body that are here before its request takes a place
     faults: Mapping[str, tuple[InjectedFault, ...]]  # by route, for staging
-    answer_dropped: frozenset[bytes]  # fields of the app's answers that stop here
-    probes: frozenset[str]  # paths of the app's own health, never shed
+    dropped_from_responses: frozenset[bytes]  # fields of the app's answers that stop here
+    probe_paths: frozenset[str]  # paths of the app's own health, never shed
 
     @classmethod
-    def of(cls, policy: Policy, *, on_render: bool) -> RequestRules:
+    def from_policy(cls, policy: Policy, *, on_render: bool) -> RequestRules:
         liveness = policy.app.liveness
         probes = (policy.app.ready.path, None if liveness is None else liveness.path)
         return cls(
@@ -102,103 +102,103 @@ class RequestPipeline:
         self._clock = clock
         self._ids = IdGenerator()
         self.rules = rules
-        self._desk = desk
+        self._own_endpoints = desk
         self._limiter = limiter
         self._admission = admission
         self._relay = relay
-        self._streams = relay.streams = StreamLimits(self._shadow)
-        self._account = account
+        self._stream_limits = relay.stream_limits = StreamLimits(self._note_shadow_refusal)
+        self._accounting = account
         self._requests = requests
-        self._allowances = allowances
+        self._budgets = allowances
         self._blocked = blocked
-        self._capacity = capacity
+        self._connection_limits = capacity
         self._emit = emit
 
     async def handle(self, connection: ClientConnection, x: Exchange) -> bool:
         """Serve one request; whether its connection may go on."""
         rules = self.rules
-        self._name(x)
-        x.client = rules.peers.client(x.peer, x.joined)
-        x.answer_dropped = rules.answer_dropped
-        ours = self._desk.takes(x.path)
+        self._assign_ids(x)
+        x.client = rules.trusted_peers.resolve_client(x.peer, x.joined_header)
+        x.dropped_from_response = rules.dropped_from_responses
+        ours = self._own_endpoints.claims(x.path)
         counted = told = False
         try:
             if ours:
-                return await self._desk.answer(connection, x)
+                return await self._own_endpoints.handle(connection, x)
             check_framing(x, x.headers.get("Transfer-Encoding"))
             self._check_host(x)
             identified = rules.identifier.identify(x)
             x.user, x.tier = identified.user, identified.tier
             x.route = rules.routes.match(x.method, x.path)
-            self._account.begin(x)
+            self._accounting.begin(x)
             self._requests.begin(x.token, x)
             counted = True
-            if self._capacity is not None and self._capacity.per_address is not None:
-                self._check_address(self._capacity, connection, x)
+            if self._connection_limits is not None and self._connection_limits.per_address is not None:
+                self._check_address(self._connection_limits, connection, x)
             self._check_blocked(x)
             self._check_size(x)
-            if self._is_capped(x):
+            if self._has_cap(x):
                 await self._check_budget(x)
             self._check_rate(x)
             if x.route.streams is not None:
-                self._streams.expect(x)
-            if not x.body.is_eof() and self._admission.bounded(x.route):
+                self._stream_limits.refuse_early(x)
+            if not x.body.is_eof() and self._admission.may_queue(x.route):
                 await self._await_body(connection, x)
             await self._admit(x)
             if rules.faults:
-                await self._inject(rules.faults.get(x.route.name, ()))
+                await self._inject_faults(rules.faults.get(x.route.name, ()))
             told = True
-            return await self._relay.relay(connection, x, rules.peers.forwarding(x.client, x.peer))
+            return await self._relay.forward(connection, x, rules.trusted_peers.forwarding_headers(x.client, x.peer))
         except Refusal as refusal:
-            if x.decision is not None and not x.seen:  # what the app never saw does not count
-                self._limiter.give_back(x.route, x.user, x.decision)
+            if x.rate_decision is not None and not x.reached_app:  # what the app never saw does not count
+                self._limiter.refund(x.route, x.user, x.rate_decision)
             return write_refusal(connection, x, refusal)
         except ResponseCut as cut:
-            x.cut = True
+            x.aborted = True
             self._emit("request.cut", str(cut), level="warning", request_id=x.request_id, route=x.route.name)
             return False
         except (asyncio.CancelledError, ConnectionError):
-            x.cut = True
-            if not x.answered:
+            x.aborted = True
+            if not x.response_started:
                 x.status = STATUS_CLIENT_GONE
             raise
         except Exception as error:  # the outermost seam: a fault of ours is one request's, not the process's
-            return self._fault(connection, x, error)
+            return self._answer_internal_error(connection, x, error)
         finally:
             if x.permit is not None:
                 x.permit.release()
-            if x.holds is not None:
-                self._let_go(x, x.holds)
+            if x.held is not None:
+                self._release_held(x, x.held)
             if counted:
                 if not x.route.enforce:
                     self._check_size_in_shadow(x)
-                abandoned = x.route.when_abandoned == "cancel" and x.given_up
+                abandoned = x.route.when_abandoned == "cancel" and x.is_abandoned
                 self._requests.end(x.token, abandoned=abandoned, told=told)
-                self._account.end(x)
+                self._accounting.end(x)
             elif not ours:
-                self._account.stray(x)
+                self._accounting.end_unrouted(x)
 
-    def _let_go(self, x: Exchange, holds: HeldResources) -> None:
-        if holds.streaming:
-            self._streams.end(x)
+    def _release_held(self, x: Exchange, holds: HeldResources) -> None:
+        if holds.has_stream:
+            self._stream_limits.release(x)
         if holds.share is not None:
-            holds.share.give()
-        if holds.place is not None and self._capacity is not None:
-            self._capacity.give(holds.place)
+            holds.share.release()
+        if holds.address is not None and self._connection_limits is not None:
+            self._connection_limits.release(holds.address)
 
-    def apology(self, refusal: Refusal) -> bytes:
+    def overload_response(self, refusal: Refusal) -> bytes:
         return render_refusal(refusal, self._ids.new_token())
 
-    def refuse_early(self, connection: ClientConnection, refusal: Refusal) -> None:
+    def refuse_unreadable(self, connection: ClientConnection, refusal: Refusal) -> None:
         """Answer what could not be read as a request at all."""
         x = Exchange("GET", "", NO_HEADERS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
         x.request_id = self._ids.new_token()
         write_refusal(connection, x, refusal)
-        self._account.unread(x, refusal)
+        self._accounting.log_unreadable(x, refusal)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
-    def _name(self, x: Exchange) -> None:
+    def _assign_ids(self, x: Exchange) -> None:
         x.request_id = self._ids.choose_request_id(x.headers.get("X-Request-Id"), x.headers.get("X-Correlation-Id"))
         x.trace_id = parse_traceparent(x.headers.get("traceparent"))
         x.token = self._ids.new_token()
@@ -210,22 +210,22 @@ class RequestPipeline:
 
     def _check_address(self, capacity: ConnectionLimits, connection: ClientConnection, x: Exchange) -> None:
         """One place for each connection of a client, or for each of its requests where a proxy is between."""
-        if x.path in self.rules.probes:
+        if x.path in self.rules.probe_paths:
             return
         peer, client = client_network(x.peer), client_network(x.client.ip)
         if client != peer:
-            connection.proxied = True
-            if connection.place is not None:
-                capacity.give(connection.place)
-                connection.place = None
-        if connection.place is not None or (connection.proxied and client == peer):
+            connection.behind_proxy = True
+            if connection.counted_address is not None:
+                capacity.release(connection.counted_address)
+                connection.counted_address = None
+        if connection.counted_address is not None or (connection.behind_proxy and client == peer):
             return
-        if not capacity.take(client):
+        if not capacity.acquire(client):
             raise capacity.refusal(PER_ADDRESS)
-        if connection.proxied:
-            x.holding().place = client
+        if connection.behind_proxy:
+            x.hold_resources().address = client
         else:
-            connection.place = client
+            connection.counted_address = client
 
     def _check_blocked(self, x: Exchange) -> None:
         if x.user in self._blocked and not is_preflight(x):
@@ -246,17 +246,17 @@ class RequestPipeline:
         """At the end, when its size is known however it was framed."""
         own = x.route.max_body
         if own is not None and _body_size(x) > own:
-            self._shadow(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
+            self._note_shadow_refusal(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
 
-    def _is_capped(self, x: Exchange) -> bool:
-        allowances = self._allowances
+    def _has_cap(self, x: Exchange) -> bool:
+        allowances = self._budgets
         if allowances is None or not allowances.has_cap(x.user, x.tier):
             return False
-        x.allowances = allowances
+        x.budgets = allowances
         return True
 
     async def _check_budget(self, x: Exchange) -> None:
-        allowances = x.allowances
+        allowances = x.budgets
         assert allowances is not None
         if not allowances.is_loaded(x.user, x.tier):
             await allowances.load_user(x.user, x.tier)
@@ -268,70 +268,72 @@ class RequestPipeline:
         text, turns = spent
         if x.route.enforce:
             raise Refusal("cost-cap", 402, "Spending cap reached", f"Of {text}.", retry_after=turns)
-        self._shadow(x, "cost-cap", f"of {text}", event="cap.shadow")
+        self._note_shadow_refusal(x, "cost-cap", f"of {text}", event="cap.shadow")
 
     def _check_rate(self, x: Exchange) -> None:
         if not x.route.rate_limit or is_preflight(x):
             return
-        decision = x.decision = self._limiter.check(x.route, x.tier, x.user)
+        decision = x.rate_decision = self._limiter.check(x.route, x.tier, x.user)
         if decision is None:
             return
         refused = not decision.allowed
-        self._account.limited(x, refused)
+        self._accounting.count_rate_limit(x, refused)
         if not refused:
             return
         used_up = f"the limit of this route ({x.route.name}) is used up"
         if not x.route.enforce:
-            self._shadow(x, "rate-limited", used_up)
+            self._note_shadow_refusal(x, "rate-limited", used_up)
             return
         detail = f"T{used_up[1:]}; come again in {round_retry_after(decision.retry_after)} s."
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
 
     async def _await_body(self, connection: ClientConnection, x: Exchange) -> None:
         """A body, or the buffer's fill of it, is here before its request takes a place."""
-        if not self.rules.buffer:
+        if not self.rules.body_buffer:
             return
         if not x.http10 and not x.body.total_bytes and "100-continue" in (x.headers.get("Expect") or "").lower():
             connection.write_continue(b"HTTP/1.1 100 Continue\r\n\r\n")  # it waits for this, and we for its body
-            x.holding().continued = True
+            x.hold_resources().continue_sent = True
         began = self._clock()
         body = x.body = BufferedBody(x.body)
         try:
             async with within_total(x):
-                await body.fill(self.rules.buffer, x.max_body)
+                await body.fill(self.rules.body_buffer, x.max_body)
                 if not body.is_eof():
-                    share = await self._admission.take_share(x.route, client_network(x.client.ip))
-                    x.holding().share = share
+                    share = await self._admission.acquire_share(x.route, client_network(x.client.ip))
+                    x.hold_resources().share = share
         finally:
-            x.waited += self._clock() - began
+            x.waited_seconds += self._clock() - began
 
     @property
-    def streams(self) -> Mapping[str, int]:
+    def open_streams(self) -> Mapping[str, int]:
         """How many are open on each route that bounds them."""
-        return self._streams.by_route()
+        return self._stream_limits.open_by_route()
 
     async def _admit(self, x: Exchange) -> None:
-        permit = self._admission.try_enter(x.route, exempt=x.path in self.rules.probes)
+        permit = self._admission.try_admit(x.route, exempt=x.path in self.rules.probe_paths)
         if permit is None:
             began = self._clock()
             try:
                 async with within_total(x):
-                    permit = await self._admission.enter(x.route, x.tier, x.user)
+                    permit = await self._admission.admit(x.route, x.tier, x.user)
             finally:
-                x.waited += self._clock() - began
+                x.waited_seconds += self._clock() - began
         x.permit = permit
         if permit.route_name:  # of a probe none
-            self._account.admitted(x.route.name, permit.crowd)
-        if not x.route.enforce and self._admission.overfull(x.route.name):
-            self._shadow(x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full")
+            self._accounting.record_concurrency(x.route.name, permit.route_in_flight)
+        if not x.route.enforce and self._admission.is_overfull(x.route.name):
+            self._note_shadow_refusal(
+                x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full"
+            )
 
-    def _shadow(self, x: Exchange, name: str, why: str, *, event: str = "shadow") -> None:
+    def _note_shadow_refusal(self, x: Exchange, name: str, why: str, *, event: str = "shadow") -> None:
         """A refusal that a route in shadow mode (`enforce: false`) does not make."""
-        self._account.shadowed(x, name)
+        self._accounting.count_shadow_refusal(x, name)
         text = f"Would be refused ({name}): {why}."
         self._emit(event, text, request_id=x.request_id, route=x.route.name, user=x.user, refused=name)
 
-    async def _inject(self, faults: Iterable[InjectedFault]) -> None:
+    async def _inject_faults(self, faults: Iterable[InjectedFault]) -> None:
         """What the policy's `faults` do to this request, each drawn by its share."""
         for fault in faults:
             if random.random() >= fault.share:  # noqa: S311 (no secret)
@@ -342,10 +344,10 @@ class RequestPipeline:
                 detail = "This answer was made up by a fault of the policy (faults)."
                 raise Refusal("injected-fault", fault.status, "Injected fault", detail)
 
-    def _fault(self, connection: ClientConnection, x: Exchange, error: Exception) -> bool:
+    def _answer_internal_error(self, connection: ClientConnection, x: Exchange, error: Exception) -> bool:
         self._emit("fault", f"{type(error).__name__}: {error}", level="error", request_id=x.request_id)
-        if x.answered:
-            connection.break_off(framed=True)
+        if x.response_started:
+            connection.abort_response(framed=True)
             return False
         detail = "The gateway met a fault of its own; the log has it under this request_id."
         return write_refusal(connection, x, Refusal("fault", 500, "Internal server error", detail, close=True))

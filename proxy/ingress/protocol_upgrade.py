@@ -20,31 +20,31 @@ class UpgradeRequest:
     """
 
     def __init__(self, begun: bytes) -> None:
-        self._left = 0  # bytes of a body of known length
-        self._coded = False
-        self._chunks: httptools.HttpRequestParser | None = None  # reads a body without one
+        self._body_left = 0  # bytes of a body of known length
+        self._is_chunked = False
+        self._chunk_parser: httptools.HttpRequestParser | None = None  # reads a body without one
         self._complete = False
         self.end: int | None = None
-        head = self._head(begun)
+        head = self._parse_head(begun)
         if head is None:
             return
-        if self._coded:
+        if self._is_chunked:
             chunks = httptools.HttpRequestParser(self)
             chunks.feed_data(CHUNKED_HEAD)
-            self._chunks = chunks
-        found = self.end_in(begun[head:])
+            self._chunk_parser = chunks
+        found = self.find_end(begun[head:])
         self.end = None if found is None else head + found
 
-    def end_in(self, data: bytes) -> int | None:
+    def find_end(self, data: bytes) -> int | None:
         """How much of the next bytes is still the request's; None: all, and it goes on."""
-        if self._chunks is not None:
-            return self._end_of_chunks(data)
-        if self._left > len(data):
-            self._left -= len(data)
+        if self._chunk_parser is not None:
+            return self._find_end_of_chunks(data)
+        if self._body_left > len(data):
+            self._body_left -= len(data)
             return None
-        return self._left
+        return self._body_left
 
-    def _head(self, begun: bytes) -> int | None:
+    def _parse_head(self, begun: bytes) -> int | None:
         parser = httptools.HttpRequestParser(self)
         try:
             parser.feed_data(begun)
@@ -55,15 +55,15 @@ class UpgradeRequest:
             pass
         return None
 
-    def _end_of_chunks(self, data: bytes) -> int | None:
+    def _find_end_of_chunks(self, data: bytes) -> int | None:
         """The last chunk ends with an empty line, which may be cut anywhere."""
-        assert self._chunks is not None
+        assert self._chunk_parser is not None
         at = 0
         while at < len(data):
             found = data.find(BLANK_LINE, max(0, at + 1 - len(BLANK_LINE)))  # one may have begun before
             to = at + 1 if at < len(BLANK_LINE) - 1 else len(data) if found < 0 else found + len(BLANK_LINE)
             try:
-                self._chunks.feed_data(data[at:to])
+                self._chunk_parser.feed_data(data[at:to])
             except httptools.HttpParserError:
                 return None  # aiohttp's parser says so as well
             if self._complete:
@@ -74,14 +74,14 @@ class UpgradeRequest:
     # ── httptools ────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
-        if self._chunks is None:
-            self._left, self._coded = 0, False
+        if self._chunk_parser is None:
+            self._body_left, self._is_chunked = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-length":
-            self._left = int(value)
+            self._body_left = int(value)
         elif name.lower() == b"transfer-encoding":
-            self._coded = True
+            self._is_chunked = True
 
     def on_message_complete(self) -> None:
-        self._complete = self._chunks is not None
+        self._complete = self._chunk_parser is not None

@@ -18,26 +18,26 @@ class RequestUpload:
         self._x = x
         self._connection = connection
         self._task: asyncio.Task[None] | None = None
-        self.whole = x.body.is_eof()
-        self.done = self.whole
+        self.fits_with_head = x.body.is_eof()
+        self.done = self.fits_with_head
         self.done_at = 0.0
-        self.moved_at = 0.0
+        self.progress_at = 0.0
         self.waits_for_client = False
-        self._first: bytes | None = None
+        self._initial: bytes | None = None
 
-    def first(self) -> bytes:
+    def initial_bytes(self) -> bytes:
         """What goes out with the head, framed: all of a whole body, nothing of another."""
-        if not self.whole:
+        if not self.fits_with_head:
             return b""
-        if self._first is None:
+        if self._initial is None:
             data = self._x.body.read_nowait()
             self._x.bytes_in = len(data)
             if self._x.max_body is not None and len(data) > self._x.max_body:
                 raise body_too_large(self._x.max_body)
             if self._x.chunked:
                 data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-            self._first = data
-        return self._first
+            self._initial = data
+        return self._initial
 
     def start(self, leg: AppConnection) -> None:
         self._task = asyncio.get_running_loop().create_task(self._pump(leg))
@@ -46,7 +46,7 @@ class RequestUpload:
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
-    async def end(self) -> bool:
+    async def wait_done(self) -> bool:
         """Wait until all of it was sent; False where the rest will never be."""
         if self._task is not None:
             await asyncio.wait((self._task,))
@@ -71,15 +71,15 @@ class RequestUpload:
                     leg.write(data)
                 if leg.writing_paused:
                     await leg.drain()
-                self.moved_at = loop.time()
+                self.progress_at = loop.time()
             if x.chunked:
                 leg.write(b"0\r\n\r\n")
             self.done = True
             self.done_at = loop.time()
-            if x.holds is not None and x.holds.share is not None:
-                x.holds.share.give()
+            if x.held is not None and x.held.share is not None:
+                x.held.share.release()
         except Refusal as refusal:  # the body is malformed, too large or too late
-            leg.expire(refusal)
+            leg.fail(refusal)
         except (AppUnreachable, ConnectionError):
             pass  # whoever waits for the answer is told
         finally:
@@ -93,16 +93,16 @@ class BufferedBody:
     def __init__(self, rest: Body) -> None:
         self._rest = rest
         self._pieces: list[bytes] = []
-        self.size = 0  # bytes read ahead
+        self.buffered_bytes = 0  # bytes read ahead
 
     async def fill(self, most: int, limit: int | None) -> None:
         """Read until all of it is here, or `most` bytes are. Raises Refusal where it is larger than `limit`, malformed
         or too slow."""
-        while self.size < most and not self._rest.at_eof():
+        while self.buffered_bytes < most and not self._rest.at_eof():
             data = await self._rest.readany()
             self._pieces.append(data)
-            self.size += len(data)
-            if limit is not None and self.size > limit:
+            self.buffered_bytes += len(data)
+            if limit is not None and self.buffered_bytes > limit:
                 raise body_too_large(limit)
 
     @property

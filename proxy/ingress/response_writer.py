@@ -19,26 +19,26 @@ class ResponseWriter:
         self._x = x
         self._leg = leg
         self._bodyless = leg.bodyless
-        self._chunked = not (leg.bodyless or leg.length is not None or x.http10)
-        self.framed = leg.bodyless or leg.length is not None or self._chunked
-        self.keep = self.framed and not (x.should_close or connection.draining or connection.body_missing)
+        self._chunked = not (leg.bodyless or leg.content_length is not None or x.http10)
+        self.is_framed = leg.bodyless or leg.content_length is not None or self._chunked
+        self.keep_alive = self.is_framed and not (x.should_close or connection.draining or connection.body_incomplete)
         self._pending: list[bytes] = []  # the head, until the first of the body joins it
 
-    def begin(self) -> None:
+    def write_head(self) -> None:
         """Make the head; it is written with what of the body is already here."""
         x, leg = self._x, self._leg
         lines = [b"HTTP/1.1 %d %s\r\n" % (leg.status, leg.reason)]
         lines += response_header_lines(x, leg.headers)
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
-        lines.append(connection_line(x, keep=self.keep))
+        lines.append(connection_line(x, keep=self.keep_alive))
         lines.append(b"\r\n")
         self._pending = lines
         x.status = leg.status
-        x.answered = self._connection.answered = True
-        self._connection.on_writable = leg.resume
+        x.response_started = self._connection.response_started = True
+        self._connection.on_writable = leg.resume_reading
 
-    def body(self, data: bytes) -> bool:
+    def write_body(self, data: bytes) -> bool:
         if self._bodyless:
             return True
         self._x.bytes_out += len(data)
@@ -58,7 +58,7 @@ class ResponseWriter:
             self._connection.write(b"".join(pending))
         return not self._connection.writing_paused
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole: write what says so, with the trailers it came with."""
         if self._chunked:
             tail = b"0\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in self._leg.trailers) + b"\r\n"

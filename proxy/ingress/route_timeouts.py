@@ -19,51 +19,51 @@ class RouteTimeouts:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watches: dict[AppConnection, ExchangeTimer] = {}
+        self._timers: dict[AppConnection, ExchangeTimer] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._watches)
+        return len(self._timers)
 
     def add(self, leg: AppConnection, x: Exchange, upload: RequestUpload) -> None:
-        self._watches[leg] = ExchangeTimer(x, upload, self._loop.time())
+        self._timers[leg] = ExchangeTimer(x, upload, self._loop.time())
         if self._timer is None:
-            self._timer = self._loop.call_later(CHECK_SECONDS, self._look)
+            self._timer = self._loop.call_later(CHECK_SECONDS, self._check_all)
 
     def remove(self, leg: AppConnection) -> None:
-        self._watches.pop(leg, None)
+        self._timers.pop(leg, None)
 
-    def _look(self) -> None:
+    def _check_all(self) -> None:
         now = self._loop.time()
-        for leg, watch in list(self._watches.items()):
-            refusal = watch.passed(leg, now)
+        for leg, watch in list(self._timers.items()):
+            refusal = watch.due_refusal(leg, now)
             if refusal is not None:
-                del self._watches[leg]
-                leg.expire(refusal)
-        self._timer = self._loop.call_later(CHECK_SECONDS, self._look) if self._watches else None
+                del self._timers[leg]
+                leg.fail(refusal)
+        self._timer = self._loop.call_later(CHECK_SECONDS, self._check_all) if self._timers else None
 
 
 class ExchangeTimer:
     """`route.timeout`: from the last byte of the request to the first of the answer, and between bytes.
     `route.total`: the whole exchange. Waiting for the client, either way, is not the app's time."""
 
-    __slots__ = ("_moved", "_upload", "_x")
+    __slots__ = ("_client_progress_at", "_upload", "_x")
 
     def __init__(self, x: Exchange, upload: RequestUpload, now: float) -> None:
         self._x = x
         self._upload = upload
-        self._moved = now
+        self._client_progress_at = now
 
-    def passed(self, leg: AppConnection, now: float) -> Refusal | None:
+    def due_refusal(self, leg: AppConnection, now: float) -> Refusal | None:
         """The refusal that is due now, if one is."""
         route = self._x.route
-        if route.total is not None and now >= self._x.received + route.total:
+        if route.total is not None and now >= self._x.received_at + route.total:
             return timeout_refusal(self._x, "total", route.total)
         if route.timeout is None:
             return None
-        if self._upload.waits_for_client or leg.paused:
-            self._moved = now
-        if now >= max(self._moved, leg.last_read, self._upload.moved_at) + route.timeout:
+        if self._upload.waits_for_client or leg.reading_paused:
+            self._client_progress_at = now
+        if now >= max(self._client_progress_at, leg.last_read, self._upload.progress_at) + route.timeout:
             return timeout_refusal(self._x, "timeout", route.timeout)
         return None
 
@@ -81,7 +81,7 @@ async def within_total(x: Exchange) -> AsyncIterator[None]:
         yield
         return
     try:
-        async with asyncio.timeout_at(x.received + total):
+        async with asyncio.timeout_at(x.received_at + total):
             yield
     except TimeoutError:
         raise timeout_refusal(x, "total", total) from None

@@ -22,24 +22,24 @@ class RouteTable:
         methods = {method.upper() for route in routes for method in route.match.methods}
         if "GET" in methods:
             methods.add("HEAD")
-        self._others = _MethodRoutes(routes, None)
+        self._other_methods = _MethodRoutes(routes, None)
         self._by_method = {method: _MethodRoutes(routes, method) for method in methods}
 
     def match(self, method: str, path: str) -> Route:
         """The route of a request; DEFAULT_ROUTE where none fits."""
         if not has_one_reading(path):
-            return self.reading(method, path)[0]
+            return self.match_reading(method, path)[0]
         choice = self._by_method.get(method)
         if choice is None:
-            choice = self._by_method.get(method.upper(), self._others)
-        return choice.routes[choice.index(path)]
+            choice = self._by_method.get(method.upper(), self._other_methods)
+        return choice.routes[choice.find_index(path)]
 
-    def reading(self, method: str, path: str) -> tuple[Route, str]:
+    def match_reading(self, method: str, path: str) -> tuple[Route, str]:
         """The route of a request, and the reading of its path that led there."""
-        choice = self._by_method.get(method.upper(), self._others)
+        choice = self._by_method.get(method.upper(), self._other_methods)
         ranks = []
         for order, reading in enumerate(path_readings(path)):
-            index = choice.index(reading)
+            index = choice.find_index(reading)
             ranks.append((not _has_limits(choice.routes[index]), index, order, reading))
         _, index, _, reading = min(ranks)
         return choice.routes[index], reading
@@ -55,7 +55,7 @@ class _MethodRoutes:
         alternatives = [rf"{compile_pattern(route.match.path)}()\Z" for route in open_to_it]
         self._match = re.compile("|".join([*alternatives, "()"]), PATTERN_FLAGS).match
 
-    def index(self, path: str) -> int:
+    def find_index(self, path: str) -> int:
         found = self._match(path)
         assert found is not None  # the last alternative fits anything
         return (found.lastindex or 1) - 1

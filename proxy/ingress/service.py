@@ -48,38 +48,40 @@ class IngressService:
         self._on_render = on_render
         self._metrics = metrics
         self._emit = log.emit
-        self._trust = ""  # whom X-Forwarded-* are believed of, as it was last told
+        self._announced_trust = ""  # whom X-Forwarded-* are believed of, as it was last told
         self.pool = AppPool(loop, lambda: backend.address)
         self.relay = Relay(loop, backend, self.pool)
         self.limiter = RateLimiter(loop.time)
-        self.admission = AdmissionController(policy.overload, clock=loop.time, on_shed=self._shed)
-        self.account = RequestAccounting(metrics, log, loop.time, app_bytes, recent)
-        self.capacity = ConnectionLimits(policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics)
-        self.desk = OwnEndpoints(ours, policy.listen.claim)
+        self.admission = AdmissionController(policy.overload, clock=loop.time, on_shed=self._count_shed)
+        self.accounting = RequestAccounting(metrics, log, loop.time, app_bytes, recent)
+        self.connection_limits = ConnectionLimits(
+            policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics
+        )
+        self.own_endpoints = OwnEndpoints(ours, policy.listen.claim)
         self.pipeline = RequestPipeline(
-            RequestRules.of(policy, on_render=on_render),
-            desk=self.desk,
+            RequestRules.from_policy(policy, on_render=on_render),
+            desk=self.own_endpoints,
             limiter=self.limiter,
             admission=self.admission,
             relay=self.relay,
-            account=self.account,
+            account=self.accounting,
             requests=requests if requests is not None else RequestRegistry(loop.time),
             emit=log.emit,
             clock=loop.time,
             allowances=allowances,
             blocked=blocked,
-            capacity=self.capacity,
+            capacity=self.connection_limits,
         )
-        self.pool.on_exhausted = self._make_room
-        self.server = Listener(
+        self.pool.on_exhausted = self._free_descriptors
+        self.listener = Listener(
             loop,
             self.pipeline.handle,
-            self.pipeline.refuse_early,
+            self.pipeline.refuse_unreadable,
             listen=policy.listen,
-            capacity=self.capacity,
+            capacity=self.connection_limits,
             legs=lambda: self.pool.descriptors,
-            believes=lambda peer: self.pipeline.rules.peers.believes(peer),
-            apology=self.pipeline.apology,
+            believes=lambda peer: self.pipeline.rules.trusted_peers.trusts(peer),
+            apology=self.pipeline.overload_response,
             patience=patience,
         )
         self.apply(policy)
@@ -90,65 +92,65 @@ class IngressService:
 
     def prepare(self, policy: Policy) -> Callable[[], None]:
         """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
-        return partial(self._take, policy, RequestRules.of(policy, on_render=self._on_render))
+        return partial(self._activate, policy, RequestRules.from_policy(policy, on_render=self._on_render))
 
-    def _take(self, policy: Policy, rules: RequestRules) -> None:
+    def _activate(self, policy: Policy, rules: RequestRules) -> None:
         self.pipeline.rules = rules
-        if policy.listen.public is not None and rules.peers.sentence != self._trust:
-            self._trust = rules.peers.sentence
-            self._emit("listen.trust", self._trust)
+        if policy.listen.public is not None and rules.trusted_peers.description != self._announced_trust:
+            self._announced_trust = rules.trusted_peers.description
+            self._emit("listen.trust", self._announced_trust)
         self.admission.reconfigure(policy.overload)
-        self.desk.claim(policy.listen.claim)
-        self.relay.hold = policy.app.hold
-        self.relay.watched = policy.app.liveness is not None
-        self._bounded = [route.name for route in policy.routes if route.streams is not None]
+        self.own_endpoints.set_claimed_paths(policy.listen.claim)
+        self.relay.restart_wait = policy.app.hold
+        self.relay.port_is_probed = policy.app.liveness is not None
+        self._stream_routes = [route.name for route in policy.routes if route.streams is not None]
         for (name,), _ in list(self._metrics.http_streams.items()):
-            if name not in self._bounded:
+            if name not in self._stream_routes:
                 self._metrics.http_streams.remove(name)
-        self.server.listen = policy.listen
-        self.capacity.apply(policy.listen.connections)
+        self.listener.listen = policy.listen
+        self.connection_limits.apply(policy.listen.connections)
         self._metrics.declare_routes([route.name for route in policy.routes])
         tiers = [tier.name for tier in policy.identity.tiers] or [""]
         self._metrics.declare_limits((x.name, tier) for x in policy.routes for tier in tiers if x.limits_for(tier))
 
-    def _shed(self, reason: str) -> None:
+    def _count_shed(self, reason: str) -> None:
         self._metrics.shed_total.labels(reason).inc()
 
-    def fill(self) -> None:
+    def update_gauges(self) -> None:
         """Set the gauges that are cheaper counted at a scrape than kept."""
-        states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.server.connections)
+        states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.listener.connections)
         for state in ("idle", "busy", "upgraded"):
             self._metrics.connections.labels(state).set(states[state])
-        self._metrics.connections_limit.set(self.capacity.total)
-        streams = self.pipeline.streams
-        for name in self._bounded:
+        self._metrics.connections_limit.set(self.connection_limits.total)
+        streams = self.pipeline.open_streams
+        for name in self._stream_routes:
             self._metrics.http_streams.labels(name).set(streams.get(name, 0))
 
-    def _make_room(self) -> None:
-        self.server.make_room()
+    def _free_descriptors(self) -> None:
+        self.listener.free_descriptors()
 
     async def open(self, sock: socket.socket) -> None:
-        await self.server.open(sock)
+        await self.listener.open(sock)
 
     async def drain(self, patience: float) -> bool:
         """Finish what is in flight, accept nothing more; False where `patience` seconds were too few."""
-        return await self.server.drain(patience)
+        return await self.listener.drain(patience)
 
-    def cut_tunnels(self, user: str) -> int:
+    def abort_tunnels(self, user: str) -> int:
         """End this user's WebSockets and other upgrades, and say how many there were."""
-        found = [c.tunnel for c in self.server.connections if c.tunnel is not None and c.tunnel.user == user]
+        found = [c.tunnel for c in self.listener.connections if c.tunnel is not None and c.tunnel.user == user]
         for tunnel in found:
             tunnel.abort()
         return len(found)
 
-    async def cut(self) -> None:
+    async def abort_requests(self) -> None:
         """The app is about to stop: who waits for it is told, what is under way is cut, idle connections to it end.
         Else it would spend its orderly stop on them. Tunnels stay: the app closes its own."""
-        self.relay.ending = True
+        self.relay.app_stopping = True
         self.pool.abort_requests("The app did not finish its answer within listen.drain, and is being stopped.")
         self.pool.close_idle()
-        await self.server.cut()
+        await self.listener.abort_requests()
 
     def close(self) -> None:
-        self.server.close()
+        self.listener.close()
         self.pool.close()

@@ -30,21 +30,21 @@ class StreamLimits:
     believed only for refusing it early, before the app works; what the app answers decides."""
 
     def __init__(self, shadow: OnShadowRefusal) -> None:
-        self._shadow = shadow  # told of a refusal that is not made
+        self._on_shadow_refusal = shadow  # told of a refusal that is not made
         self._open: Counter[tuple[str, str]] = Counter()  # by route and user
 
-    def by_route(self) -> Counter[str]:
+    def open_by_route(self) -> Counter[str]:
         found: Counter[str] = Counter()
         for (route, _), count in self._open.items():
             found[route] += count
         return found
 
-    def expect(self, x: Exchange) -> None:
+    def refuse_early(self, x: Exchange) -> None:
         """Before the app has the request. Raises Refusal (429)."""
         if x.route.enforce and self._is_full(x) and _wants_stream(x):
             raise self._refusal(x)
 
-    def begin(self, x: Exchange, leg: AppConnection) -> None:
+    def admit(self, x: Exchange, leg: AppConnection) -> None:
         """The app has answered; nothing of it was sent on. Raises Refusal (429)."""
         if not is_stream(leg):
             return
@@ -52,12 +52,12 @@ class StreamLimits:
             refusal = self._refusal(x)
             if x.route.enforce:
                 raise refusal
-            self._shadow(x, refusal.name, "this user has all the streams that the route allows (streams)")
-        x.holding().streaming = True
+            self._on_shadow_refusal(x, refusal.name, "this user has all the streams that the route allows (streams)")
+        x.hold_resources().has_stream = True
         self._open[x.route.name, x.user] += 1
 
-    def end(self, x: Exchange) -> None:
-        x.holding().streaming = False
+    def release(self, x: Exchange) -> None:
+        x.hold_resources().has_stream = False
         key = (x.route.name, x.user)
         self._open[key] -= 1
         if not self._open[key]:
@@ -74,18 +74,18 @@ class StreamLimits:
 
 def is_stream(leg: AppConnection) -> bool:
     """Whether an answer of which the head is here will go on for as long as somebody listens."""
-    if leg.raw:
+    if leg.upgraded:
         return True
     if leg.complete or leg.bodyless or leg.status >= 400:
         return False
     value = next((value for name, value in leg.headers if name.lower() == b"content-type"), b"")
     kind = value.partition(b";")[0].strip().lower()
-    return kind in STREAM_TYPES or (leg.length is None and kind in CHUNK_TYPES)
+    return kind in STREAM_TYPES or (leg.content_length is None and kind in CHUNK_TYPES)
 
 
 def _wants_stream(x: Exchange) -> bool:
     """Whether nothing but a stream would do: who takes JSON too (MCP's clients, with each call) mostly gets it."""
     if x.upgrade is not None:
         return True
-    wanted = (x.joined("Accept") or "").lower().encode("utf-8", "replace").split(b",")
+    wanted = (x.joined_header("Accept") or "").lower().encode("utf-8", "replace").split(b",")
     return all(kind.partition(b";")[0].strip() in STREAM_TYPES for kind in wanted)

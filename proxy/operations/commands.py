@@ -46,7 +46,7 @@ class GatewayCommands:
                 " a tier."
             )
             raise Refusal("too-many-blocked", 409, "Too many users are blocked", text) from None
-        cut = self._gateway.door.cut_tunnels(user)
+        cut = self._gateway.door.abort_tunnels(user)
         ended = f", {cut} open WebSocket{'s' if cut > 1 else ''} ended" if cut else ""
         return f"{user} is blocked: every request of theirs is refused with 403{ended}{_describe_unrecorded(trouble)}."
 

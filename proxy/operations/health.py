@@ -23,7 +23,7 @@ class HealthReport:
     def record_sample(self, sample: ResourceSample) -> None:
         """Once a second: since when a part is as it is must not depend on who asks."""
         self._gateway.health.check_components()
-        self._gateway.door.account.growth.record_sample(self._gateway.app.pid, sample.app_bytes)
+        self._gateway.door.accounting.growth.record_sample(self._gateway.app.pid, sample.app_bytes)
 
     def check_readiness(self) -> tuple[bool, str]:
         """Whether a request would be served now, and why not."""
@@ -50,10 +50,10 @@ class HealthReport:
 
     def check_connections(self) -> ComponentHealth:
         door = self._gateway.door
-        trouble = door.capacity.trouble()
+        trouble = door.connection_limits.current_trouble()
         if trouble is not None:
             return ComponentHealth("degraded", trouble)
-        return ComponentHealth("ok", f"{len(door.server.connections)} of {door.capacity.total} are open")
+        return ComponentHealth("ok", f"{len(door.listener.connections)} of {door.connection_limits.total} are open")
 
     def read_levels(self) -> GaugeLevels:
         """What the history keeps beside counts."""
@@ -72,12 +72,12 @@ class HealthReport:
         metrics, door = gateway.metrics, gateway.door
         metrics.app_up.set(1 if gateway.app.is_ready else 0)
         gateway.egress.spend.set_gauges(metrics)
-        for name, grown in door.account.growth.growth_by_route().items():
+        for name, grown in door.accounting.growth.growth_by_route().items():
             metrics.app_memory_growth_bytes.labels(name).set(grown.amount)
-        door.fill()
+        door.update_gauges()
         metrics.concurrency_limit.set(door.admission.limit or 0)
         for route in gateway.policy.routes:
-            metrics.http_in_flight.labels(route.name).set(door.account.in_flight[route.name])
+            metrics.http_in_flight.labels(route.name).set(door.accounting.in_flight[route.name])
             metrics.http_queued.labels(route.name).set(door.admission.queued(route.name))
 
 

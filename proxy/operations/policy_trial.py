@@ -46,7 +46,7 @@ def describe_error(error: BaseException) -> str:
 def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """The key that each part is made of, and how."""
     yield "log.redact", lambda: Redactor(policy.log.redact)
-    yield "routes", lambda: RequestRules.of(policy, on_render=bool(environ.get("RENDER")))
+    yield "routes", lambda: RequestRules.from_policy(policy, on_render=bool(environ.get("RENDER")))
     for name, one in policy.upstreams.items():
         yield f"upstreams.{name}", partial(outgoing.try_out, one)
     yield "ledger.url", lambda: store_of(policy.ledger.url)

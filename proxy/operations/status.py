@@ -69,7 +69,7 @@ class StatusReport:
             "hosts": gateway.egress.hosts.status(),
             "money": self._show_spend(),
             "postgres": self._show_postgres(),
-            "connections": {"clients": repr(gateway.door.server), "app": repr(gateway.door.pool)},
+            "connections": {"clients": repr(gateway.door.listener), "app": repr(gateway.door.pool)},
             "memory": self._show_memory(),
             "cpu": self._show_cpu(lately),
             "alerts": alerts,
@@ -122,7 +122,7 @@ class StatusReport:
             refused[name] += int(count.value)
         return {
             route.name: {
-                "in_flight": door.account.in_flight[route.name],
+                "in_flight": door.accounting.in_flight[route.name],
                 "queued": door.admission.queued(route.name),
                 "requests": requests[route.name],
                 "errors": errors[route.name],
@@ -198,7 +198,7 @@ class StatusReport:
             "warn": self._gateway.policy.app.memory.warn,
             "growth": {  # of the last hour
                 name: {"bytes": grown.amount, "requests": grown.requests}
-                for name, grown in self._gateway.door.account.growth.growth_by_route().items()
+                for name, grown in self._gateway.door.accounting.growth.growth_by_route().items()
             },
         }
 

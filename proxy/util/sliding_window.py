@@ -11,41 +11,41 @@ BUCKETS = 60  # of a window: what is counted is forgotten at most a sixtieth of 
 class SlidingWindow:
     """Counts of two kinds in the last `seconds`: all events, and those that were marked."""
 
-    __slots__ = ("_clock", "_slice", "_slices", "all", "marked", "seconds")
+    __slots__ = ("_bucket_seconds", "_buckets", "_clock", "marked", "seconds", "total")
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._slice = seconds / BUCKETS
-        self._slices: deque[list[int]] = deque()  # [number of the slice, all, marked]
-        self.all = 0
+        self._bucket_seconds = seconds / BUCKETS
+        self._buckets: deque[list[int]] = deque()  # [number of the slice, all, marked]
+        self.total = 0
         self.marked = 0
 
     def add(self, *, marked: bool = False) -> None:
-        number = self._forget()
-        if not self._slices or self._slices[-1][0] != number:
-            self._slices.append([number, 0, 0])
-        last = self._slices[-1]
+        number = self._expire_buckets()
+        if not self._buckets or self._buckets[-1][0] != number:
+            self._buckets.append([number, 0, 0])
+        last = self._buckets[-1]
         last[1] += 1
-        self.all += 1
+        self.total += 1
         if marked:
             last[2] += 1
             self.marked += 1
 
     def counts(self) -> tuple[int, int]:
         """All events and the marked ones, of the window that ends now."""
-        self._forget()
-        return self.all, self.marked
+        self._expire_buckets()
+        return self.total, self.marked
 
     def clear(self) -> None:
-        self._slices.clear()
-        self.all = self.marked = 0
+        self._buckets.clear()
+        self.total = self.marked = 0
 
-    def _forget(self) -> int:
-        number = int(self._clock() / self._slice)
-        slices = self._slices
+    def _expire_buckets(self) -> int:
+        number = int(self._clock() / self._bucket_seconds)
+        slices = self._buckets
         while slices and slices[0][0] <= number - BUCKETS:
             _, every, marked = slices.popleft()
-            self.all -= every
+            self.total -= every
             self.marked -= marked
         return number

@@ -105,7 +105,7 @@ class Scene:
         """One request. `model`: seconds in an outgoing call, which admission is `told` of as it happens."""
         arrived = self.loop.time()
         try:
-            permit = self.admission.try_enter(route) or await self.admission.enter(route, "free", "")
+            permit = self.admission.try_admit(route) or await self.admission.admit(route, "free", "")
         except Refusal as refusal:
             report.shed[refusal.name] += 1
             return
@@ -118,8 +118,8 @@ class Scene:
                 if told:
                     permit.call_ended()
             await self.app.work(service)
-            permit.sample(self.loop.time() - entered)
-            permit.head_sent()
+            permit.record_app_seconds(self.loop.time() - entered)
+            permit.release_app()
         finally:
             permit.release()
         report.times.append(self.loop.time() - arrived)

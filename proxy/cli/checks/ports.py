@@ -27,7 +27,7 @@ async def check_ports(policy: Policy, environ: Mapping[str, str]) -> list[Findin
         wanted.append((policy.postgres.listen, "postgres.listen"))
     found = [_check_port(address, key, version) for address, key in wanted if address is not None]
     if listen.public is not None:
-        believed = TrustedPeers(listen.trusted_proxies, on_render=bool(environ.get("RENDER"))).sentence
+        believed = TrustedPeers(listen.trusted_proxies, on_render=bool(environ.get("RENDER"))).description
         found.append(Finding("ok", "listen.trusted_proxies", believed.rstrip(".")))
     return found
 

@@ -61,33 +61,33 @@ SLOW_WEIGHT = 0.02  # and in those that the least is found from
 class _RoutePace:
     """How a route does: logarithms of seconds. `squares` is how much they differ by nature: their variance."""
 
-    __slots__ = ("calm", "calm_at", "count", "least", "now", "slow", "squares")
+    __slots__ = ("calm_at", "calm_samples", "count", "fast_mean", "least_mean", "slow_mean", "variance")
 
     def __init__(self, first: float) -> None:
-        self.now = self.slow = self.least = first
-        self.squares = 0.0
+        self.fast_mean = self.slow_mean = self.least_mean = first
+        self.variance = 0.0
         self.count = 0
-        self.calm = 0  # samples that found the app idle
+        self.calm_samples = 0  # samples that found the app idle
         self.calm_at = float("-inf")
 
     def add(self, value: float) -> None:
         self.count += 1
-        self.squares += ((value - self.slow) ** 2 - self.squares) * max(SLOW_WEIGHT, 1 / self.count)
-        self.now += (value - self.now) * max(FAST_WEIGHT, 1 / self.count)
-        self.slow += (value - self.slow) * max(SLOW_WEIGHT, 1 / self.count)
-        self.least = min(self.least, self.slow)
+        self.variance += ((value - self.slow_mean) ** 2 - self.variance) * max(SLOW_WEIGHT, 1 / self.count)
+        self.fast_mean += (value - self.fast_mean) * max(FAST_WEIGHT, 1 / self.count)
+        self.slow_mean += (value - self.slow_mean) * max(SLOW_WEIGHT, 1 / self.count)
+        self.least_mean = min(self.least_mean, self.slow_mean)
 
     @property
-    def slowed(self) -> float:
+    def slowdown(self) -> float:
         """How many times as long as the least, as far as that is more than chance: a running mean with weight NOW of
         values that differ by s is off by s·√(NOW / (2 - NOW)), and twice that now and then."""
-        chance = 2 * sqrt(self.squares * FAST_WEIGHT / (2 - FAST_WEIGHT))
-        return exp(max(0.0, self.now - self.least - chance))
+        chance = 2 * sqrt(self.variance * FAST_WEIGHT / (2 - FAST_WEIGHT))
+        return exp(max(0.0, self.fast_mean - self.least_mean - chance))
 
     def add_calm(self, value: float, at: float) -> None:
-        self.calm += 1
+        self.calm_samples += 1
         self.calm_at = at
-        self.least += (value - self.least) * max(SLOW_WEIGHT, 1 / self.calm)
+        self.least_mean += (value - self.least_mean) * max(SLOW_WEIGHT, 1 / self.calm_samples)
 
 
 class Trial:
@@ -108,15 +108,15 @@ class Trial:
         "_inside",
         "_spent",
         "_squares",
-        "falls",
         "floor",
+        "limit_falls",
         "start",
     )
 
     def __init__(self, start: float, floor: float) -> None:
         self.start = start
         self.floor = floor
-        self.falls = False
+        self.limit_falls = False
         self._before = self._after = self._done = 0  # requests
         self._before_sum = self._squares = 0.0  # seconds, and their squares, of answers before and after
         self._spent = 0.0  # by those after who are not inside the app now
@@ -124,35 +124,35 @@ class Trial:
         self._entered_sum = 0.0  # when each of those inside entered
 
     def __repr__(self) -> str:
-        state = f"{self._done} of {self._after} after" if self.falls else f"{self._before} before"
+        state = f"{self._done} of {self._after} after" if self.limit_falls else f"{self._before} before"
         return f"<Trial from {self.start:.0f} to {self.floor:.0f}: {state}>"
 
-    def answered(self, seconds: float) -> None:
+    def add_before(self, seconds: float) -> None:
         """Of anybody, before the limit falls."""
         self._before += 1
         self._before_sum += seconds
         self._squares += seconds * seconds
         enough = self._before >= MIN_TRIAL_REQUESTS and self._error(self._before) < MAX_STANDARD_ERROR
-        self.falls = enough or self._before >= MAX_TRIAL_REQUESTS
+        self.limit_falls = enough or self._before >= MAX_TRIAL_REQUESTS
 
     def admits(self, in_flight: int) -> bool:
         """Whether a request that enters now is one of those after."""
-        if not self.falls or in_flight > self.floor or self._after >= MAX_TRIAL_REQUESTS:
+        if not self.limit_falls or in_flight > self.floor or self._after >= MAX_TRIAL_REQUESTS:
             return False
         self._after += 1
         return True
 
-    def enters(self, now: float) -> None:
+    def enter(self, now: float) -> None:
         self._inside += 1
         self._entered_sum += now
 
-    def leaves(self, entered: float, now: float) -> None:
+    def leave(self, entered: float, now: float) -> None:
         """For an outgoing call, or with its answer."""
         self._inside -= 1
         self._entered_sum -= entered
         self._spent += now - entered
 
-    def ends(self, seconds: float | None, spent: float) -> None:
+    def finish(self, seconds: float | None, spent: float) -> None:
         """It was answered after so many seconds of the app's own; None where it was not, and then it never was one."""
         if seconds is None:
             self._after -= 1
@@ -162,14 +162,14 @@ class Trial:
         self._squares += seconds * seconds
 
     @property
-    def quick(self) -> bool:
+    def is_quick_again(self) -> bool:
         """Whether enough were answered with few in flight to believe that the app is as quick again as it was."""
         return self._done >= MIN_TRIAL_REQUESTS
 
-    def helped(self, now: float) -> bool | None:
+    def verdict(self, now: float) -> bool | None:
         """None while it cannot be told. It is not the cause until that is shown: by three standard errors, as it is
         looked at again and again; that it is not, by one."""
-        if not self.falls or self._after < MIN_TRIAL_REQUESTS:
+        if not self.limit_falls or self._after < MIN_TRIAL_REQUESTS:
             return None
         least = (self._spent + self._inside * now - self._entered_sum) / self._after
         share = least / max(self._before_sum / self._before, MIN_SECONDS)
@@ -194,23 +194,23 @@ class GradientLimiter:
     """The adaptive limit. `overloaded`: from when the app is slowed until the limit is no more reached."""
 
     def __init__(self, policy: AdaptiveLimit, clock: Callable[[], float]) -> None:
-        self._low = float(policy.min)
-        self._high = float(max(policy.min, policy.max))
-        self._calm = max(1, policy.min // 2)  # in flight, and the app counts as idle
+        self._min_limit = float(policy.min)
+        self._max_limit = float(max(policy.min, policy.max))
+        self._calm_in_flight = max(1, policy.min // 2)  # in flight, and the app counts as idle
         self._clock = clock
         self._target = 1 + (policy.tolerance - 1) / 2
-        self._limit = sqrt(self._low * self._high)
+        self._limit = sqrt(self._min_limit * self._max_limit)
         self._paces: dict[str, _RoutePace] = {}  # by route name: bounded as the policy is
-        self._sum = 0.0  # of the ratios since the last step
-        self._count = 0
-        self._reached = False
+        self._ratio_sum = 0.0  # of the ratios since the last step
+        self._samples = 0
+        self._was_reached = False
         self._at_minimum = 0  # steps in a row
-        self._since = clock()
+        self._stepped_at = clock()
         self._busy_since: float | None = None
         self._before_probe: float | None = None
-        self._crowd = 0  # the most in flight of the samples since the last step
+        self._most_in_flight = 0  # the most in flight of the samples since the last step
         self._trial: Trial | None = None
-        self._proven = False  # load was shown to be the cause of what is slow now
+        self._load_proven = False  # load was shown to be the cause of what is slow now
         self.overloaded = False
 
     def __repr__(self) -> str:
@@ -220,28 +220,28 @@ class GradientLimiter:
     def limit(self) -> int:
         return int(self._limit)
 
-    def reached(self) -> None:
+    def note_reached(self) -> None:
         """A request found no place."""
-        self._reached = True
+        self._was_reached = True
 
-    def admitted(self, in_flight: int) -> Trial | None:
+    def join_trial(self, in_flight: int) -> Trial | None:
         """The experiment that a request which enters now is part of: tell it what becomes of that."""
         return self._trial if self._trial is not None and self._trial.admits(in_flight) else None
 
-    def sample(self, route_name: str, seconds: float, crowd: int) -> None:
+    def add_sample(self, route_name: str, seconds: float, crowd: int) -> None:
         """The app itself spent so many seconds on a request that began as the `crowd`-th of those in flight."""
         value = log(max(seconds, MIN_SECONDS))
         pace = self._paces.get(route_name)
         if pace is None:
             pace = self._paces[route_name] = _RoutePace(value)
         pace.add(value)
-        if crowd <= self._calm:
+        if crowd <= self._calm_in_flight:
             pace.add_calm(value, self._clock())
-        if self._trial is not None and not self._trial.falls:
-            self._trial.answered(seconds)
-        self._crowd = max(self._crowd, crowd)
-        self._sum += pace.slowed
-        self._count += 1
+        if self._trial is not None and not self._trial.limit_falls:
+            self._trial.add_before(seconds)
+        self._most_in_flight = max(self._most_in_flight, crowd)
+        self._ratio_sum += pace.slowdown
+        self._samples += 1
 
     def step(self, ages: Callable[[], Iterable[tuple[str, float]]]) -> bool:
         """Change the limit where it is time to; whether it was time.
@@ -249,86 +249,92 @@ class GradientLimiter:
         `ages` are route and seconds so far of the requests in flight, asked for where samples are few.
         """
         now = self._clock()
-        if now - self._since < (MIN_STEP_SECONDS if self._count >= MIN_STEP_SAMPLES else MAX_STEP_SECONDS):
+        if now - self._stepped_at < (MIN_STEP_SECONDS if self._samples >= MIN_STEP_SAMPLES else MAX_STEP_SECONDS):
             return False
-        if self._count < MIN_STEP_SAMPLES and self._reached:
-            self._count_late(ages())
-        self._change(self._sum / self._count if self._count else 1.0, now)
-        self._since, self._sum, self._count, self._reached, self._crowd = now, 0.0, 0, False, 0
+        if self._samples < MIN_STEP_SAMPLES and self._was_reached:
+            self._count_late_requests(ages())
+        self._change_limit(self._ratio_sum / self._samples if self._samples else 1.0, now)
+        self._stepped_at, self._ratio_sum, self._samples, self._was_reached, self._most_in_flight = (
+            now,
+            0.0,
+            0,
+            False,
+            0,
+        )
         return True
 
-    def _count_late(self, ages: Iterable[tuple[str, float]]) -> None:
+    def _count_late_requests(self, ages: Iterable[tuple[str, float]]) -> None:
         for route_name, age in ages:
             pace = self._paces.get(route_name)
-            if pace is not None and (ratio := age / exp(pace.least)) > self._target:
-                self._sum += ratio
-                self._count += 1
+            if pace is not None and (ratio := age / exp(pace.least_mean)) > self._target:
+                self._ratio_sum += ratio
+                self._samples += 1
 
-    def _change(self, ratio: float, now: float) -> None:
+    def _change_limit(self, ratio: float, now: float) -> None:
         limit = self._limit
         if self._before_probe is not None:  # the halved step is over
             limit, self._before_probe = self._before_probe, None
             self._busy_since = now
         slowed = ratio > self._target
         if not slowed:
-            if self._trial is not None and self._trial.quick:
-                self._proven = True
+            if self._trial is not None and self._trial.is_quick_again:
+                self._load_proven = True
             self._trial = None
         elif self._trial is None:
             limit = self._begin_trial(limit)
-        if self._trial is None or self._trial.falls:
+        if self._trial is None or self._trial.limit_falls:
             limit *= min(1.0, max(0.5, self._target / ratio))
-            if self._reached:
-                limit += sqrt(limit) / 2 if self._count else limit / 4
-        self._proven = self._proven and self._reached
-        if self._trial is not None and self._trial.falls:
-            limit = self._judge(max(self._trial.floor, limit), now)
-        self.overloaded = self._reached and self._proven and (slowed or self.overloaded)
-        self._limit = min(self._high, max(self._low, limit))
-        self._relearn(now, slowed=slowed and self._limit < self._low + 1)
-        self._probe(now)
+            if self._was_reached:
+                limit += sqrt(limit) / 2 if self._samples else limit / 4
+        self._load_proven = self._load_proven and self._was_reached
+        if self._trial is not None and self._trial.limit_falls:
+            limit = self._judge_trial(max(self._trial.floor, limit), now)
+        self.overloaded = self._was_reached and self._load_proven and (slowed or self.overloaded)
+        self._limit = min(self._max_limit, max(self._min_limit, limit))
+        self._relearn_least(now, slowed=slowed and self._limit < self._min_limit + 1)
+        self._probe_lower_limit(now)
 
     def _begin_trial(self, limit: float) -> float:
         """The limit from which it goes down: a higher one than what is in flight would change nothing."""
-        if not self._reached:
-            limit = min(limit, float(max(self._crowd, 1)))
-        self._try(limit)
+        if not self._was_reached:
+            limit = min(limit, float(max(self._most_in_flight, 1)))
+        self._start_trial(limit)
         return limit
 
-    def _try(self, limit: float) -> None:
-        self._trial = Trial(limit, max(self._low, limit / 2))
+    def _start_trial(self, limit: float) -> None:
+        self._trial = Trial(limit, max(self._min_limit, limit / 2))
 
-    def _judge(self, limit: float, now: float) -> float:
+    def _judge_trial(self, limit: float, now: float) -> float:
         """The limit, once the experiment is over."""
         trial = self._trial
         assert trial is not None
-        helped = trial.helped(now)
+        helped = trial.verdict(now)
         if helped is None:
             return limit
         if helped:
-            self._proven = True
-            self._try(limit)
+            self._load_proven = True
+            self._start_trial(limit)
             return limit
         self._trial = None
-        self._proven = False
+        self._load_proven = False
         for pace in self._paces.values():
-            pace.least = pace.slow = max(pace.now, pace.slow)
+            pace.least_mean = pace.slow_mean = max(pace.fast_mean, pace.slow_mean)
         return 2 * trial.start  # what half of them did not change, twice as many may not either
 
-    def _relearn(self, now: float, *, slowed: bool) -> None:
+    def _relearn_least(self, now: float, *, slowed: bool) -> None:
         self._at_minimum = self._at_minimum + 1 if slowed else 0
         if self._at_minimum < MAX_STEPS_AT_MINIMUM:
             return
         self._at_minimum = 0
         for pace in self._paces.values():
             if now - pace.calm_at > CALM_MEMORY_SECONDS:
-                pace.least = pace.slow = pace.now
+                pace.least_mean = pace.slow_mean = pace.fast_mean
 
-    def _probe(self, now: float) -> None:
-        if not self._reached or self._trial is not None:
+    def _probe_lower_limit(self, now: float) -> None:
+        if not self._was_reached or self._trial is not None:
             self._busy_since = None
         elif self._busy_since is None:
             self._busy_since = now
-        elif now - self._busy_since >= PROBE_SECONDS and self._count:
+        elif now - self._busy_since >= PROBE_SECONDS and self._samples:
             self._before_probe = self._limit
-            self._limit = max(self._low, self._limit / 2)
+            self._limit = max(self._min_limit, self._limit / 2)

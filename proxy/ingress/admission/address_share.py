@@ -12,12 +12,12 @@ class AddressShare:
 
     def __init__(self, shares: AddressShares) -> None:
         self._shares = shares
-        self.held: list[tuple[str, str]] = []
+        self.keys: list[tuple[str, str]] = []
 
-    def give(self) -> None:
-        held, self.held = self.held, []
+    def release(self) -> None:
+        held, self.keys = self.keys, []
         for key in held:
-            self._shares.give(key)
+            self._shares.release(key)
 
 
 class AddressShares:
@@ -29,7 +29,7 @@ class AddressShares:
     def __len__(self) -> int:
         return len(self._gates)
 
-    async def take(self, share: AddressShare, gate: str, address: str, places: int, size: int, wait: float) -> None:
+    async def acquire(self, share: AddressShare, gate: str, address: str, places: int, size: int, wait: float) -> None:
         """Take one of this address's places of the gate's `places`, in a queue like the gate's own. Raises Shed."""
         key = (gate, address)
         mine = self._gates.get(key)
@@ -37,17 +37,17 @@ class AddressShares:
             mine = self._gates[key] = Gate("share_")
         mine.configure(-(-places // SHARE_DIVISOR), size, wait)
         try:
-            await mine.take(0, "")
+            await mine.acquire(0, "")
         except BaseException:
-            self._drop(key)
+            self._drop_if_unused(key)
             raise
-        share.held.append(key)
+        share.keys.append(key)
 
-    def give(self, key: tuple[str, str]) -> None:
-        self._gates[key].give()
-        self._drop(key)
+    def release(self, key: tuple[str, str]) -> None:
+        self._gates[key].release()
+        self._drop_if_unused(key)
 
-    def _drop(self, key: tuple[str, str]) -> None:
+    def _drop_if_unused(self, key: tuple[str, str]) -> None:
         gate = self._gates.get(key)
-        if gate is not None and not gate.in_flight and not gate.waiters:
+        if gate is not None and not gate.in_flight and not gate.queue:
             del self._gates[key]

@@ -25,99 +25,101 @@ class Permit:
 
     __slots__ = (
         "_admission",
-        "_answered",
-        "_app",
-        "_began",
-        "_called",
-        "_calls",
-        "_crowd",
+        "_app_gate",
+        "_app_in_flight",
+        "_app_seconds",
+        "_began_at",
+        "_calls_since",
+        "_ended_call_seconds",
         "_in_app",
-        "_outside",
-        "_route",
+        "_open_calls",
+        "_route_gate",
         "_trial",
-        "crowd",
+        "in_app_since",
+        "route_in_flight",
         "route_name",
-        "since",
     )
 
     def __init__(self, admission: AdmissionController, route: Gate | None, app: Gate | None) -> None:
         self._admission = admission
-        self._route = route
+        self._route_gate = route
         self.route_name = route.name if route is not None else ""  # of a probe none
-        self.crowd = route.in_flight if route is not None else 0  # of its route when it got its place, itself included
-        self._app = app  # until the answer's head is sent
+        self.route_in_flight = (
+            route.in_flight if route is not None else 0
+        )  # of its route when it got its place, itself included
+        self._app_gate = app  # until the answer's head is sent
         self._in_app = app is not None  # whether the place there is held now
-        self._calls = 0  # outgoing ones of this request that are under way
-        self._called = 0.0  # since when there are some
-        self._outside = 0.0  # seconds with one at least
-        self._crowd = app.in_flight if app is not None else 0  # when it began, itself included
-        self.since = self._began = admission.clock()
+        self._open_calls = 0  # outgoing ones of this request that are under way
+        self._calls_since = 0.0  # since when there are some
+        self._ended_call_seconds = 0.0  # seconds with one at least
+        self._app_in_flight = app.in_flight if app is not None else 0  # when it began, itself included
+        self.in_app_since = self._began_at = admission.clock()
         self._trial: Trial | None = None
-        self._answered: float | None = None  # seconds of the app's own
-        if app is not None and admission.adaptive:
-            admission.working[self] = None
-            self._trial = admission.trial()
+        self._app_seconds: float | None = None  # seconds of the app's own
+        if app is not None and admission.is_adaptive:
+            admission.in_app[self] = None
+            self._trial = admission.join_trial()
             if self._trial is not None:
-                self._trial.enters(self.since)
+                self._trial.enter(self.in_app_since)
 
-    def head_sent(self) -> None:
+    def release_app(self) -> None:
         """The answer's head is on its way: what still follows is a stream, and no place at the app's gate."""
-        app, self._app = self._app, None
+        app, self._app_gate = self._app_gate, None
         if app is not None and self._in_app:
-            self._leave()
-            app.give(self._admission.clock() - self.since)
+            self._leave_app()
+            app.release(self._admission.clock() - self.in_app_since)
         trial, self._trial = self._trial, None
         if trial is not None:
-            trial.ends(self._answered, self._admission.clock() - self._began - self._time_outside())
+            trial.finish(self._app_seconds, self._admission.clock() - self._began_at - self._call_seconds())
 
     def release(self) -> None:
         """The exchange is over, or a tunnel from here on."""
-        self.head_sent()
-        route, self._route = self._route, None
+        self.release_app()
+        route, self._route_gate = self._route_gate, None
         if route is not None:
-            route.give(self._admission.clock() - self.since)
+            route.release(self._admission.clock() - self.in_app_since)
 
     def call_began(self) -> None:
         """The app waits for an outgoing call: under an adaptive limit that is not its own work."""
-        self._calls += 1
-        if self._calls == 1:
-            self._called = self._admission.clock()
-        if self._in_app and self._app is not None and self._admission.adaptive:
-            self._leave()
-            self._app.give()
+        self._open_calls += 1
+        if self._open_calls == 1:
+            self._calls_since = self._admission.clock()
+        if self._in_app and self._app_gate is not None and self._admission.is_adaptive:
+            self._leave_app()
+            self._app_gate.release()
 
     def call_ended(self) -> None:
         """The app goes on working, whether there is room or not: it has the request already."""
-        self._calls -= 1
-        if not self._calls:
-            self._outside += self._admission.clock() - self._called
-        if not self._calls and not self._in_app and self._app is not None:
+        self._open_calls -= 1
+        if not self._open_calls:
+            self._ended_call_seconds += self._admission.clock() - self._calls_since
+        if not self._open_calls and not self._in_app and self._app_gate is not None:
             self._in_app = True
-            self.since = self._admission.clock()  # the call's time was not the app's
-            self._admission.working[self] = None
-            self._app.in_flight += 1
+            self.in_app_since = self._admission.clock()  # the call's time was not the app's
+            self._admission.in_app[self] = None
+            self._app_gate.in_flight += 1
             if self._trial is not None:
-                self._trial.enters(self.since)
+                self._trial.enter(self.in_app_since)
 
-    def sample(self, app_seconds: float) -> None:
+    def record_app_seconds(self, app_seconds: float) -> None:
         """The app took so long over this request, outgoing calls included: what is left without them is its pace.
 
         For requests that it answered well: a cancelled one or an error says nothing of its pace.
         """
-        if self.route_name and self._admission.adaptive:
-            self._answered = max(0.0, app_seconds - self._time_outside())
-            self._admission.sample(self.route_name, self._answered, self._crowd)
+        if self.route_name and self._admission.is_adaptive:
+            self._app_seconds = max(0.0, app_seconds - self._call_seconds())
+            self._admission.add_sample(self.route_name, self._app_seconds, self._app_in_flight)
 
-    def _leave(self) -> None:
+    def _leave_app(self) -> None:
         """The app works on it no more, for now or for good."""
         self._in_app = False
-        self._admission.working.pop(self, None)
+        self._admission.in_app.pop(self, None)
         if self._trial is not None:
-            self._trial.leaves(self.since, self._admission.clock())
+            self._trial.leave(self.in_app_since, self._admission.clock())
 
-    def _time_outside(self) -> float:
+    def _call_seconds(self) -> float:
         """Seconds of outgoing calls so far."""
-        return self._outside + (self._admission.clock() - self._called if self._calls else 0.0)
+        return self._ended_call_seconds + (self._admission.clock() - self._calls_since if self._open_calls else 0.0)
 
 
 # The queue before an adaptive limit. While the app is quick it takes up bursts; once the app is overloaded
@@ -157,44 +159,44 @@ class AdmissionController:
     def __init__(self, overload: Overload, *, clock: Callable[[], float], on_shed: Callable[[str], None]) -> None:
         self.clock = clock
         self._on_shed = on_shed
-        self.working: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
-        self._app = Gate("")
-        self._probes = Gate("probe_")
-        self._probes.limit = MAX_PROBES
+        self.in_app: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
+        self._app_gate = Gate("")
+        self._probe_gate = Gate("probe_")
+        self._probe_gate.limit = MAX_PROBES
         self._shares = AddressShares()
-        self._routes: dict[str, RouteGate] = {}
+        self._route_gates: dict[str, RouteGate] = {}
         self._gradient: GradientLimiter | None = None
-        self._ticking: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
         self._overload = overload
         self.reconfigure(overload)
 
     def __repr__(self) -> str:
-        parts = [f"{self._overload.mode}: {self._app!r}"]
-        parts += [f"{gate.name}: {gate!r}" for gate in self._routes.values()]
+        parts = [f"{self._overload.mode}: {self._app_gate!r}"]
+        parts += [f"{gate.name}: {gate!r}" for gate in self._route_gates.values()]
         return f"<Admission {' | '.join(parts)}>"
 
     @property
     def limit(self) -> int | None:
         """How many requests the app gets at once, None where nothing limits that."""
-        return self._app.limit
+        return self._app_gate.limit
 
     @property
-    def adaptive(self) -> bool:
+    def is_adaptive(self) -> bool:
         return self._gradient is not None
 
-    def overfull(self, route_name: str) -> bool:
+    def is_overfull(self, route_name: str) -> bool:
         """Whether a route in shadow mode has more requests than its places and its queue would hold."""
-        gate = self._routes.get(route_name)
-        return gate is not None and gate.overfull
+        gate = self._route_gates.get(route_name)
+        return gate is not None and gate.is_overfull
 
     def in_flight(self, route_name: str) -> int:
-        gate = self._routes.get(route_name)
+        gate = self._route_gates.get(route_name)
         return gate.in_flight if gate is not None else 0
 
     def queued(self, route_name: str) -> int:
         """Those who wait at either gate."""
-        gate = self._routes.get(route_name)
-        return len(gate.waiters) + gate.waiting_for_app if gate is not None else 0
+        gate = self._route_gates.get(route_name)
+        return len(gate.queue) + gate.waiting_for_app if gate is not None else 0
 
     def reconfigure(self, overload: Overload) -> None:
         """Take another policy; what is in flight stays in flight and counts."""
@@ -203,39 +205,39 @@ class AdmissionController:
             self._gradient = None
         elif self._gradient is None or overload.adaptive != old.adaptive:
             self._gradient = GradientLimiter(overload.adaptive, self.clock)
-        self._retune()
-        idle = [gate.name for gate in self._routes.values() if not gate.in_flight and not gate.waiters]
+        self._apply_limits()
+        idle = [gate.name for gate in self._route_gates.values() if not gate.in_flight and not gate.queue]
         for name in idle:
-            del self._routes[name]
+            del self._route_gates[name]
 
-    def try_enter(self, route: Route, *, exempt: bool = False) -> Permit | None:
+    def try_admit(self, route: Route, *, exempt: bool = False) -> Permit | None:
         """A permit where both gates have room now; None where `enter` would wait or refuse.
 
         An exempt request, a health probe, needs room at neither, but for places of its own: who comes when these are
         taken is treated as everybody is.
         """
-        if exempt and self._probes.try_take():
-            return Permit(self, self._probes, None)
-        gate = self._gate(route)
-        if not gate.try_take():
+        if exempt and self._probe_gate.try_acquire():
+            return Permit(self, self._probe_gate, None)
+        gate = self._gate_for(route)
+        if not gate.try_acquire():
             return None
-        if not self._app.try_take():
-            gate.give()
+        if not self._app_gate.try_acquire():
+            gate.release()
             return None
-        return Permit(self, gate, self._app)
+        return Permit(self, gate, self._app_gate)
 
-    async def enter(self, route: Route, tier: str, user: str) -> Permit:
+    async def admit(self, route: Route, tier: str, user: str) -> Permit:
         """A permit, as soon as there is room. Raises Refusal (503 `overloaded`)."""
-        gate = self._gate(route)
+        gate = self._gate_for(route)
         at: Gate = gate
         try:
-            await gate.take(0, user)
-            at = self._app
+            await gate.acquire(0, user)
+            at = self._app_gate
             gate.waiting_for_app += 1
             try:
-                await self._take_app(tier, user)
+                await self._acquire_app(tier, user)
             except BaseException:  # cancelled or shed: the place at the first gate goes back either way
-                gate.give()
+                gate.release()
                 raise
             finally:
                 gate.waiting_for_app -= 1
@@ -244,88 +246,90 @@ class AdmissionController:
             self._on_shed(reason)
             seconds = min(MAX_RETRY_AFTER, max(1.0, at.expected_wait()))
             raise Refusal("overloaded", 503, "Overloaded", _DETAILS[reason], retry_after=seconds) from None
-        return Permit(self, gate, self._app)
+        return Permit(self, gate, self._app_gate)
 
-    def bounded(self, route: Route) -> bool:
+    def may_queue(self, route: Route) -> bool:
         """Whether a request of this route may have to wait for a place."""
-        return self._app.limit is not None or (route.concurrency is not None and route.enforce)
+        return self._app_gate.limit is not None or (route.concurrency is not None and route.enforce)
 
-    async def take_share(self, route: Route, address: str) -> AddressShare:
+    async def acquire_share(self, route: Route, address: str) -> AddressShare:
         """For a request whose body is still coming: its address's share of each gate. Raises Refusal (503)."""
         share = AddressShare(self._shares)
         try:
             if route.concurrency is not None and route.enforce:
                 queue = route.queue
-                await self._shares.take(share, route.name, address, route.concurrency, queue.size, queue.wait)
-            if self._app.limit is not None:
-                await self._shares.take(share, "", address, self._app.limit, self._app.size, self._app.wait)
+                await self._shares.acquire(share, route.name, address, route.concurrency, queue.size, queue.wait)
+            if self._app_gate.limit is not None:
+                await self._shares.acquire(
+                    share, "", address, self._app_gate.limit, self._app_gate.queue_size, self._app_gate.queue_wait
+                )
         except Shed as shed:
-            share.give()
+            share.release()
             self._on_shed(str(shed))
             raise Refusal("overloaded", 503, "Overloaded", _DETAILS[str(shed)], retry_after=1.0, close=True) from None
         except BaseException:
-            share.give()
+            share.release()
             raise
         return share
 
-    def sample(self, route_name: str, app_seconds: float, crowd: int) -> None:
+    def add_sample(self, route_name: str, app_seconds: float, crowd: int) -> None:
         """See `Permit.sample`."""
         if self._gradient is not None:
-            self._gradient.sample(route_name, app_seconds, crowd)
-            self._step()
+            self._gradient.add_sample(route_name, app_seconds, crowd)
+            self._step_limit()
 
-    def trial(self) -> Trial | None:
+    def join_trial(self) -> Trial | None:
         """The experiment of the adaptive limit that a request which has just entered is part of."""
-        return self._gradient.admitted(self._app.in_flight) if self._gradient is not None else None
+        return self._gradient.join_trial(self._app_gate.in_flight) if self._gradient is not None else None
 
-    async def _take_app(self, tier: str, user: str) -> None:
-        if self._app.try_take():
+    async def _acquire_app(self, tier: str, user: str) -> None:
+        if self._app_gate.try_acquire():
             return
         if self._gradient is not None:
-            self._gradient.reached()
-            self._step()
-            self._tick()
+            self._gradient.note_reached()
+            self._step_limit()
+            self._schedule_tick()
         priority = self._overload.priority
-        await self._app.take(priority.get(tier, max(priority.values(), default=0) + 1), user)
+        await self._app_gate.acquire(priority.get(tier, max(priority.values(), default=0) + 1), user)
 
-    def _gate(self, route: Route) -> RouteGate:
-        gate = self._routes.get(route.name)
+    def _gate_for(self, route: Route) -> RouteGate:
+        gate = self._route_gates.get(route.name)
         if gate is None:
-            gate = self._routes[route.name] = RouteGate(route)
+            gate = self._route_gates[route.name] = RouteGate(route)
         elif gate.route is not route:
-            gate.take_on(route)
+            gate.set_route(route)
         return gate
 
-    def _step(self) -> None:
-        if self._gradient is not None and self._gradient.step(self._ages):
-            self._retune()
+    def _step_limit(self) -> None:
+        if self._gradient is not None and self._gradient.step(self._request_ages):
+            self._apply_limits()
 
-    def _ages(self) -> list[tuple[str, float]]:
+    def _request_ages(self) -> list[tuple[str, float]]:
         now = self.clock()
-        return [(permit.route_name, now - permit.since) for permit in self.working]
+        return [(permit.route_name, now - permit.in_app_since) for permit in self.in_app]
+
+    def _schedule_tick(self) -> None:
+        """While somebody waits the limit must be able to change, though no request ends and none comes."""
+        if self._tick_timer is None:
+            self._tick_timer = asyncio.get_running_loop().call_later(MIN_STEP_SECONDS, self._tick)
 
     def _tick(self) -> None:
-        """While somebody waits the limit must be able to change, though no request ends and none comes."""
-        if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().call_later(MIN_STEP_SECONDS, self._ticked)
+        self._tick_timer = None
+        if self._gradient is not None and self._app_gate.queue:
+            self._gradient.note_reached()
+            self._step_limit()
+            self._schedule_tick()
 
-    def _ticked(self) -> None:
-        self._ticking = None
-        if self._gradient is not None and self._app.waiters:
-            self._gradient.reached()
-            self._step()
-            self._tick()
-
-    def _retune(self) -> None:
+    def _apply_limits(self) -> None:
         mode, fixed = self._overload.mode, self._overload.fixed
         if mode == "fixed":
-            self._app.configure(fixed.limit, fixed.queue, fixed.wait)
+            self._app_gate.configure(fixed.limit, fixed.queue, fixed.wait)
         elif self._gradient is not None:
             limit = self._gradient.limit
             size = max(1, limit // 4) if self._gradient.overloaded else CALM_QUEUE
-            self._app.configure(limit, size, QUEUE_WAIT)
+            self._app_gate.configure(limit, size, QUEUE_WAIT)
         else:
-            self._app.configure(None, 0, 0.0)
+            self._app_gate.configure(None, 0, 0.0)
 
 
 class RouteGate(Gate):
@@ -334,14 +338,16 @@ class RouteGate(Gate):
     def __init__(self, route: Route) -> None:
         super().__init__("route_", route.name)
         self.waiting_for_app = 0
-        self.take_on(route)
+        self.set_route(route)
 
-    def take_on(self, route: Route) -> None:
+    def set_route(self, route: Route) -> None:
         self.route = route
         self.configure(route.concurrency if route.enforce else None, route.queue.size, route.queue.wait)
 
     @property
-    def overfull(self) -> bool:
+    def is_overfull(self) -> bool:
         """In shadow mode, which refuses nobody: whether all places and the queue would be taken by now."""
         route = self.route
-        return not route.enforce and route.concurrency is not None and self.in_flight > route.concurrency + self.size
+        return (
+            not route.enforce and route.concurrency is not None and self.in_flight > route.concurrency + self.queue_size
+        )

@@ -46,73 +46,73 @@ class Gate:
         self.name = name
         self._prefix = prefix  # of the reasons to be sent away
         self.limit: int | None = None
-        self.size = 0
-        self.wait = 0.0
+        self.queue_size = 0
+        self.queue_wait = 0.0
         self.in_flight = 0
-        self.waiters: PriorityFairQueue[Waiter] = PriorityFairQueue()
-        self._held = 0.0  # seconds that a place is held, as of late
+        self.queue: PriorityFairQueue[Waiter] = PriorityFairQueue()
+        self._hold_seconds = 0.0  # seconds that a place is held, as of late
 
     def __repr__(self) -> str:
         room = "" if self.limit is None else f"/{self.limit}"
-        return f"{self.in_flight}{room} in flight, {len(self.waiters)} queued"
+        return f"{self.in_flight}{room} in flight, {len(self.queue)} queued"
 
     def configure(self, limit: int | None, size: int, wait: float) -> None:
         """Take other bounds. Those in flight stay; who waits is admitted or sent away as the new bounds say."""
-        self.limit, self.size, self.wait = limit, size, wait
-        self.wake()
-        while len(self.waiters) > size:
-            self.waiters.pop_last().resolve(f"{self._prefix}queue_full")
+        self.limit, self.queue_size, self.queue_wait = limit, size, wait
+        self.admit_waiting()
+        while len(self.queue) > size:
+            self.queue.pop_last().resolve(f"{self._prefix}queue_full")
 
-    def try_take(self) -> bool:
+    def try_acquire(self) -> bool:
         if self.limit is not None and self.in_flight >= self.limit:
             return False
         self.in_flight += 1
         return True
 
-    async def take(self, priority: int, user: str) -> None:
+    async def acquire(self, priority: int, user: str) -> None:
         """Take a place, waiting for it if need be. Raises Shed."""
-        if self.try_take():
+        if self.try_acquire():
             return
-        if len(self.waiters) >= self.size:
-            loser = self.waiters.pop_displaced_by(priority, user)
+        if len(self.queue) >= self.queue_size:
+            loser = self.queue.pop_displaced_by(priority, user)
             if loser is None:
                 raise Shed(f"{self._prefix}queue_full")
             loser.resolve("priority" if loser.priority > priority else f"{self._prefix}queue_full")
         waiter = Waiter(priority, user)
-        self.waiters.append(priority, user, waiter)
-        timer = asyncio.get_running_loop().call_later(self.wait, self._expire, waiter)
+        self.queue.append(priority, user, waiter)
+        timer = asyncio.get_running_loop().call_later(self.queue_wait, self._time_out, waiter)
         try:
             outcome = await waiter.future
         except asyncio.CancelledError:
             if not self._leave_queue(waiter) and not waiter.future.cancelled():
                 if waiter.future.result() == ADMITTED:
-                    self.give()
+                    self.release()
             raise
         finally:
             timer.cancel()
         if outcome != ADMITTED:
             raise Shed(outcome)
 
-    def give(self, held: float | None = None) -> None:
+    def release(self, held: float | None = None) -> None:
         """Give a place back, held for so many seconds."""
         self.in_flight -= 1
         if held is not None:
-            self._held += (held - self._held) * 0.1
-        self.wake()
+            self._hold_seconds += (held - self._hold_seconds) * 0.1
+        self.admit_waiting()
 
-    def wake(self) -> None:
-        while self.waiters and self.try_take():
-            waiter = self.waiters.pop_next()
+    def admit_waiting(self) -> None:
+        while self.queue and self.try_acquire():
+            waiter = self.queue.pop_next()
             if waiter is None or not waiter.resolve(ADMITTED):
                 self.in_flight -= 1
 
     def expected_wait(self) -> float:
         """Seconds until an arrival now could expect a place: the queue, at the pace of late."""
-        return (len(self.waiters) + 1) * self._held / max(1, self.limit or 1)
+        return (len(self.queue) + 1) * self._hold_seconds / max(1, self.limit or 1)
 
-    def _expire(self, waiter: Waiter) -> None:
+    def _time_out(self, waiter: Waiter) -> None:
         if self._leave_queue(waiter):
             waiter.resolve(f"{self._prefix}wait")
 
     def _leave_queue(self, waiter: Waiter) -> bool:
-        return self.waiters.remove(waiter.priority, waiter.user, waiter)
+        return self.queue.remove(waiter.priority, waiter.user, waiter)

@@ -27,7 +27,7 @@ class RateLimitHeaders:
         self._policy = (b"RateLimit-Policy", listed.encode())
         self._limits = [(b"X-RateLimit-Limit", b"%d" % rate.count) for rate in rates]
 
-    def headers(self, standings: Sequence[tuple[int, float]]) -> tuple[tuple[bytes, bytes], ...]:
+    def render(self, standings: Sequence[tuple[int, float]]) -> tuple[tuple[bytes, bytes], ...]:
         """The fields for limits that stand so: (remaining, seconds to reset) of each, in order.
 
         The older fields can tell of one limit only: that with the least remaining, or of those the one that

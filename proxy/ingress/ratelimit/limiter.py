@@ -36,7 +36,7 @@ class LimitStanding(NamedTuple):
 class RateDecision:
     """What the limits say to one request. `retry_after` is the seconds until it would be admitted."""
 
-    __slots__ = ("_policy", "_standings", "allowed", "at", "enforced", "retry_after")
+    __slots__ = ("_policy", "_standings", "allowed", "decided_at", "enforced", "retry_after")
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RateDecision:
         enforced: bool,
         at: float,
     ) -> None:
-        self.at = at
+        self.decided_at = at
         self._policy = policy
         self._standings = standings  # (remaining, reset) of each limit
         self.allowed = retry_after == 0.0
@@ -59,17 +59,17 @@ class RateDecision:
         pairs = zip(self._policy.names, self._policy.rates, self._standings, strict=True)
         return tuple(LimitStanding(name, rate.count, rate.period, *standing) for name, rate, standing in pairs)
 
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        return self._policy.headers(self._standings)
+    def render_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return self._policy.render(self._standings)
 
 
 class _TierLimits:
     """What a tier may do on a route, prepared."""
 
-    __slots__ = ("coarse", "enforced", "exact", "keep", "longest", "order", "policy")
+    __slots__ = ("coarse", "enforced", "exact", "headers", "keep", "longest", "order")
 
     def __init__(self, route: Route, rates: tuple[Rate, ...]) -> None:
-        self.policy = ratefields.RateLimitHeaders(route.name, rates)
+        self.headers = ratefields.RateLimitHeaders(route.name, rates)
         self.enforced = route.enforce
         self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= MAX_EXACT_QUOTA]
         self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > MAX_EXACT_QUOTA)
@@ -96,8 +96,8 @@ class RateLimiter:
         self._capacity = capacity
         self._most_times = most_times
         self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, the longest unseen first
-        self._specs: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _TierLimits | None]]] = {}
-        self._longest = 0.0  # the longest period of any limit seen
+        self._compiled: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _TierLimits | None]]] = {}
+        self._longest_period = 0.0  # the longest period of any limit seen
         self.times = 0  # remembered now, by all users
         self.evicted = 0
 
@@ -110,11 +110,11 @@ class RateLimiter:
 
     def check(self, route: Route, tier: str, user: str) -> RateDecision | None:
         """Decide on a request, and count it where it is admitted. None: no limit holds here."""
-        spec = self._spec(route, tier)
+        spec = self._limits_for(route, tier)
         if spec is None:
             return None
         now = self._clock()
-        log = self._log(_log_key(route, user), spec, now)
+        log = self._log_for(_log_key(route, user), spec, now)
         if isinstance(log, MixedLog):
             return self._decide_mixed(log, spec, now)
         wait = _seconds_until_room(log, spec, now)
@@ -122,11 +122,11 @@ class RateLimiter:
             log.append(now)
             self.times += 1
             if len(log) > spec.keep + sliding_log.TRIM_SLACK:
-                self._trim(log, spec.keep)
+                self._trim_log(log, spec.keep)
         standings = _standings(log, spec, now, refused=wait > 0.0)
-        return RateDecision(spec.policy, standings, retry_after=wait, enforced=spec.enforced, at=now)
+        return RateDecision(spec.headers, standings, retry_after=wait, enforced=spec.enforced, at=now)
 
-    def give_back(self, route: Route, user: str, decision: RateDecision) -> None:
+    def refund(self, route: Route, user: str, decision: RateDecision) -> None:
         """Uncount a request that was admitted here and refused elsewhere before the app saw it."""
         log = self._logs.get(_log_key(route, user))
         if log is None or not decision.allowed:
@@ -134,15 +134,15 @@ class RateLimiter:
         times = log.times if isinstance(log, MixedLog) else log
         if isinstance(log, MixedLog):
             for coarse in log.coarse:
-                coarse.take_back(decision.at, self._clock())
-        place = bisect_left(times, decision.at)
-        if place < len(times) and times[place] == decision.at:
+                coarse.refund(decision.decided_at, self._clock())
+        place = bisect_left(times, decision.decided_at)
+        if place < len(times) and times[place] == decision.decided_at:
             del times[place]
             self.times -= 1
 
     def _decide_mixed(self, log: MixedLog, spec: _TierLimits, now: float) -> RateDecision:
         before = len(log)
-        waits = [coarse.wait(now) for coarse in log.coarse]
+        waits = [coarse.seconds_until_room(now) for coarse in log.coarse]
         wait = max(_seconds_until_room(log.times, spec, now), *waits)
         if wait == 0.0:
             if spec.keep:
@@ -156,51 +156,51 @@ class RateLimiter:
             standings.append((0, own_wait) if own_wait > 0.0 else (coarse.quota - count, reset))
         self.times += len(log) - before
         ordered = [standings[place] for place in spec.order]
-        return RateDecision(spec.policy, ordered, retry_after=wait, enforced=spec.enforced, at=now)
+        return RateDecision(spec.headers, ordered, retry_after=wait, enforced=spec.enforced, at=now)
 
-    def _spec(self, route: Route, tier: str) -> _TierLimits | None:
-        known = self._specs.get(route.name)
+    def _limits_for(self, route: Route, tier: str) -> _TierLimits | None:
+        known = self._compiled.get(route.name)
         if known is None or known[0] is not route.rate_limit or known[1] is not route.enforce:
-            known = self._specs[route.name] = (route.rate_limit, route.enforce, {})
+            known = self._compiled[route.name] = (route.rate_limit, route.enforce, {})
         specs = known[2]
         if tier not in specs:
             rates = route.limits_for(tier)
             specs[tier] = _TierLimits(route, rates) if rates else None
-            self._longest = max([self._longest, *(rate.period for rate in rates)])
+            self._longest_period = max([self._longest_period, *(rate.period for rate in rates)])
         return specs[tier]
 
-    def _log(self, key: str | bytes, spec: _TierLimits, now: float) -> UserLog:
+    def _log_for(self, key: str | bytes, spec: _TierLimits, now: float) -> UserLog:
         log = self._logs.get(key)
         if log is None:
             log = sliding_log.convert_log(sliding_log.new_times(), spec.keep, spec.coarse)
             self._logs[key] = log
-            self._make_room(now)
+            self._evict_logs(now)
             return log
         self._logs.move_to_end(key)
-        if not (log.fits(spec.coarse) if isinstance(log, MixedLog) else not spec.coarse):
+        if not (log.has_limits(spec.coarse) if isinstance(log, MixedLog) else not spec.coarse):
             before = len(log)
             log = self._logs[key] = sliding_log.convert_log(log, spec.keep, spec.coarse)
             self.times += len(log) - before
         return log
 
-    def _trim(self, log: array[float], keep: int) -> None:
+    def _trim_log(self, log: array[float], keep: int) -> None:
         before = len(log)
         sliding_log.trim_times(log, keep, slack=0)
         self.times += len(log) - before
 
-    def _make_room(self, now: float) -> None:
+    def _evict_logs(self, now: float) -> None:
         """Called for each new user: two of the spent ones go for every one that comes."""
         logs = self._logs
         for _ in range(2):
             key, log = next(iter(logs.items()))
-            if len(logs) == 1 or now - sliding_log.last_time(log) < self._longest:
+            if len(logs) == 1 or now - sliding_log.last_time(log) < self._longest_period:
                 break
             self.times -= len(log)
             del logs[key]
         while len(logs) > self._capacity or (self.times > self._most_times and len(logs) > 1):
             _, log = logs.popitem(last=False)
             self.times -= len(log)
-            if now - sliding_log.last_time(log) < self._longest:
+            if now - sliding_log.last_time(log) < self._longest_period:
                 self.evicted += 1
 
 

@@ -26,7 +26,7 @@ def new_times(times: Iterable[float] = ()) -> array[float]:
 class CoarseLog:
     """The log of one limit above EXACT."""
 
-    __slots__ = ("counts", "last", "marks", "partial", "period", "quota", "step", "uneven")
+    __slots__ = ("counts", "is_uneven", "last", "marks", "partial", "period", "quota", "step")
 
     def __init__(self, quota: int, period: float) -> None:
         self.quota = quota
@@ -34,19 +34,19 @@ class CoarseLog:
         self.step = quota // 100
         self.marks = new_times()  # when each group of requests was complete
         self.counts = array("L")  # how many each group has: `step`, less what was given back
-        self.uneven = False  # whether any has less
+        self.is_uneven = False  # whether any has less
         self.partial = 0  # requests since the last mark
         self.last = 0.0  # the time of the last of those
 
-    def wait(self, now: float) -> float:
+    def seconds_until_room(self, now: float) -> float:
         """Seconds until there is room; 0: now."""
-        room = self.quota - 1 - self._partial(now)
-        groups = self._fitting(room) if self.uneven else room // self.step
+        room = self.quota - 1 - self._current_partial(now)
+        groups = self._fitting_groups(room) if self.is_uneven else room // self.step
         if len(self.marks) <= groups:
             return 0.0
         return max(0.0, self.period - (now - self.marks[-(groups + 1)]))
 
-    def _fitting(self, room: int) -> int:
+    def _fitting_groups(self, room: int) -> int:
         """How many of the newest groups have no more than `room` requests together."""
         for groups, count in enumerate(reversed(self.counts)):
             room -= count
@@ -55,7 +55,7 @@ class CoarseLog:
         return len(self.counts)
 
     def add(self, now: float) -> None:
-        self.partial = self._partial(now) + 1
+        self.partial = self._current_partial(now) + 1
         self.last = now
         if self.partial == self.step:
             self.partial = 0
@@ -63,7 +63,7 @@ class CoarseLog:
             self.counts.append(self.step)
             self._trim(TRIM_SLACK)
 
-    def take_back(self, at: float, now: float) -> None:
+    def refund(self, at: float, now: float) -> None:
         """Uncount a request that was counted at that time, in the group that has it and in no later one: one that is a
         period old counts no more, and those since are others."""
         if now - at >= self.period:
@@ -73,7 +73,7 @@ class CoarseLog:
             self.partial = max(0, self.partial - 1)
             return
         self.counts[place] -= 1
-        self.uneven = True
+        self.is_uneven = True
         left, after = self.counts[place], place + 1
         if after < len(self.counts) and left + self.counts[after] <= self.step:
             self.counts[after] += left  # counted longer than it must be, by less than `step` requests: as ever
@@ -83,16 +83,16 @@ class CoarseLog:
 
     def _trim(self, slack: int) -> None:
         """Two groups side by side have more than `step` together, so that many of them are enough."""
-        keep = (2 if self.uneven else 1) * (self.quota // self.step + 1)
+        keep = (2 if self.is_uneven else 1) * (self.quota // self.step + 1)
         if len(self.marks) > keep + slack:
             del self.marks[:-keep], self.counts[:-keep]
-            self.uneven = min(self.counts) < self.step
+            self.is_uneven = min(self.counts) < self.step
 
     def standing(self, now: float) -> tuple[int, float]:
         """How many requests count now, and the seconds until one of them no longer will."""
         first = bisect_right(self.marks, now - self.period)
-        partial = self._partial(now)
-        whole = sum(self.counts[first:]) if self.uneven else (len(self.marks) - first) * self.step
+        partial = self._current_partial(now)
+        whole = sum(self.counts[first:]) if self.is_uneven else (len(self.marks) - first) * self.step
         count = min(self.quota, whole + partial)
         oldest = self.marks[first] if first < len(self.marks) else self.last
         return count, max(0.0, oldest + self.period - now) if count else 0.0
@@ -103,7 +103,7 @@ class CoarseLog:
         if self.partial:
             yield self.last, self.partial
 
-    def fill(self, entries: Iterable[tuple[float, int]]) -> None:
+    def load_entries(self, entries: Iterable[tuple[float, int]]) -> None:
         for time, count in entries:
             whole, self.partial = divmod(self.partial + count, self.step)
             self.marks.extend([time] * min(whole, self.quota))
@@ -111,7 +111,7 @@ class CoarseLog:
             self.last = time
         self._trim(0)
 
-    def _partial(self, now: float) -> int:
+    def _current_partial(self, now: float) -> int:
         return self.partial if now - self.last < self.period else 0
 
 
@@ -124,7 +124,7 @@ class MixedLog:
         self.times = times
         self.coarse = coarse
 
-    def fits(self, limits: tuple[tuple[int, float], ...]) -> bool:
+    def has_limits(self, limits: tuple[tuple[int, float], ...]) -> bool:
         return tuple((log.quota, log.period) for log in self.coarse) == limits
 
     def __len__(self) -> int:
@@ -159,9 +159,9 @@ def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) 
         new = CoarseLog(quota, period)
         same = [one for one in old if one.period == period]
         if source := same or sorted(old, key=lambda one: -one.period):
-            new.fill(source[0].entries())
+            new.load_entries(source[0].entries())
         else:
-            new.fill((time, 1) for time in times)
+            new.load_entries((time, 1) for time in times)
         logs.append(new)
     return MixedLog(times, tuple(logs))
 

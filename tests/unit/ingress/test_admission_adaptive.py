@@ -158,14 +158,14 @@ def test_under_load_that_never_ends_what_an_app_takes_at_the_minimum_becomes_the
         """Some answers under the limit as it is: quicker with fewer in flight, but slow at the minimum as well."""
         nonlocal now
         for _ in range(20):
-            trial = gradient.admitted(gradient.limit)
+            trial = gradient.join_trial(gradient.limit)
             taken = seconds * gradient.limit / 28 if not minimum else seconds
-            gradient.sample("r", taken, gradient.limit)
+            gradient.add_sample("r", taken, gradient.limit)
             if trial is not None:
-                trial.enters(now)
-                trial.leaves(now, now + taken)
-                trial.ends(taken, taken)
-        gradient.reached()
+                trial.enter(now)
+                trial.leave(now, now + taken)
+                trial.finish(taken, taken)
+        gradient.note_reached()
         now += 0.2
         assert gradient.step(list)
 
@@ -184,7 +184,7 @@ def test_an_idle_app_says_nothing_of_its_limit() -> None:
     first = gradient.limit
     for _ in range(100):
         for _ in range(20):
-            gradient.sample("r", 0.01, 1)
+            gradient.add_sample("r", 0.01, 1)
         now += 0.5
         assert gradient.step(list)
     assert gradient.limit == first
@@ -193,10 +193,10 @@ def test_an_idle_app_says_nothing_of_its_limit() -> None:
 def test_requests_in_flight_that_are_late_already_hold_back_a_limit_that_gets_no_samples() -> None:
     now = 0.0
     gradient = GradientLimiter(AdaptiveLimit(), lambda: now)
-    gradient.sample("r", 0.1, 1)
+    gradient.add_sample("r", 0.1, 1)
     first = gradient.limit
     for _ in range(10):
-        gradient.reached()
+        gradient.note_reached()
         now += 1.0
         assert gradient.step(lambda: [("r", 5.0)] * 20)
     assert gradient.limit <= first
@@ -208,7 +208,7 @@ def test_while_nobody_is_late_a_limit_that_is_reached_grows_without_samples() ->
     gradient = GradientLimiter(AdaptiveLimit(), lambda: now)
     first = gradient.limit
     for _ in range(10):
-        gradient.reached()
+        gradient.note_reached()
         now += 1.0
         assert gradient.step(lambda: [("never seen", 30.0)] * 20)
     assert gradient.limit > first

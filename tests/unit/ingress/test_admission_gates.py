@@ -28,7 +28,7 @@ class Desk:
         self.admission = AdmissionController(overload, clock=self.loop.time, on_shed=self.shed.append)
 
     def ask(self, route: Route = PLAIN, tier: str = "free", user: str = "ada") -> asyncio.Task[Permit]:
-        return asyncio.ensure_future(self.admission.enter(route, tier, user))
+        return asyncio.ensure_future(self.admission.admit(route, tier, user))
 
 
 def simulated(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -47,7 +47,7 @@ async def settle() -> None:
 @simulated
 async def test_without_a_limit_everybody_enters_at_once_and_is_counted() -> None:
     desk = Desk(OFF)
-    permits = [desk.admission.try_enter(PLAIN) for _ in range(1000)]
+    permits = [desk.admission.try_admit(PLAIN) for _ in range(1000)]
     assert all(permits)
     assert desk.admission.in_flight("plain") == 1000
     assert desk.admission.limit is None
@@ -55,7 +55,7 @@ async def test_without_a_limit_everybody_enters_at_once_and_is_counted() -> None
         assert permit is not None
         permit.release()
         permit.release()
-        permit.head_sent()
+        permit.release_app()
     assert repr(desk.admission) == "<Admission off: 0 in flight, 0 queued | plain: 0 in flight, 0 queued>"
 
 
@@ -63,7 +63,7 @@ async def test_without_a_limit_everybody_enters_at_once_and_is_counted() -> None
 async def test_a_routes_queue_is_first_come_first_served_within_a_user_and_bounded() -> None:
     desk = Desk(OFF)
     inside = await desk.ask(NARROW)
-    assert desk.admission.try_enter(NARROW) is None
+    assert desk.admission.try_admit(NARROW) is None
     first, second, third = desk.ask(NARROW), desk.ask(NARROW), desk.ask(NARROW)
     with pytest.raises(Refusal) as refused:
         await third
@@ -170,20 +170,20 @@ async def test_a_streaming_answer_counts_for_the_app_until_its_head_and_for_its_
     other = desk.ask()
     await settle()
     assert not other.done()
-    stream.head_sent()
+    stream.release_app()
     (await other).release()
-    assert desk.admission.try_enter(NARROW) is None
+    assert desk.admission.try_admit(NARROW) is None
     stream.release()
-    assert desk.admission.try_enter(NARROW) is not None
+    assert desk.admission.try_admit(NARROW) is not None
 
 
 @simulated
 async def test_a_probe_is_never_shed() -> None:
     desk = Desk(fixed(1, queue=0))
     inside = await desk.ask()
-    probe = desk.admission.try_enter(PLAIN, exempt=True)
+    probe = desk.admission.try_admit(PLAIN, exempt=True)
     assert probe is not None
-    probe.sample(9.0)
+    probe.record_app_seconds(9.0)
     probe.release()
     assert desk.admission.in_flight("plain") == 1
     inside.release()
@@ -231,7 +231,7 @@ async def test_a_reload_keeps_what_is_in_flight_and_lets_in_whom_the_new_limit_h
     admitted = [task.result() for task in waiting if task.exception() is None]
     assert len(admitted) == 3
     desk.admission.reconfigure(fixed(4))
-    assert desk.admission.try_enter(PLAIN) is None, "those in flight count"
+    assert desk.admission.try_admit(PLAIN) is None, "those in flight count"
     for permit in [inside, *admitted]:
         permit.release()
     assert desk.admission.in_flight("plain") == 0
@@ -244,7 +244,7 @@ async def test_a_routes_new_concurrency_holds_from_the_next_request_on() -> None
     waiting = desk.ask(NARROW)
     await settle()
     wider = Route("narrow", concurrency=3, queue=Queue(size=2, wait=5.0))
-    second = desk.admission.try_enter(wider)
+    second = desk.admission.try_admit(wider)
     assert second is not None
     third = await waiting
     assert desk.admission.in_flight("narrow") == 3
@@ -256,21 +256,21 @@ async def test_a_routes_new_concurrency_holds_from_the_next_request_on() -> None
 async def test_a_request_that_waits_for_its_outgoing_call_holds_no_place_under_an_adaptive_limit() -> None:
     desk = Desk(Overload("adaptive", adaptive=AdaptiveLimit(min=1, max=1)))
     calling = await desk.ask()
-    assert desk.admission.try_enter(PLAIN) is None
+    assert desk.admission.try_admit(PLAIN) is None
     calling.call_began()
     calling.call_began()
-    other = desk.admission.try_enter(PLAIN)
+    other = desk.admission.try_admit(PLAIN)
     assert other is not None
     calling.call_ended()
     calling.call_ended()  # it goes on without waiting: the app has it already
-    assert desk.admission.try_enter(PLAIN) is None
+    assert desk.admission.try_admit(PLAIN) is None
     other.release()
-    assert desk.admission.try_enter(PLAIN) is None
+    assert desk.admission.try_admit(PLAIN) is None
     calling.release()
     calling.call_began()
     calling.call_ended()
     assert "adaptive: 0/1 in flight" in repr(desk.admission)
-    assert not desk.admission.working
+    assert not desk.admission.in_app
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -289,7 +289,7 @@ def test_no_place_is_lost_whatever_is_cancelled_refused_or_reloaded(mode: str, s
 
         async def request() -> None:
             try:
-                permit = await desk.admission.enter(
+                permit = await desk.admission.admit(
                     chance.choice(routes), chance.choice(["free", "admin"]), chance.choice("abc")
                 )
             except Refusal:
@@ -300,8 +300,8 @@ def test_no_place_is_lost_whatever_is_cancelled_refused_or_reloaded(mode: str, s
                     permit.call_began()
                     await asyncio.sleep(chance.random())
                     permit.call_ended()
-                permit.sample(chance.random())
-                permit.head_sent()
+                permit.record_app_seconds(chance.random())
+                permit.release_app()
                 await asyncio.sleep(chance.random() * 0.2)
             finally:
                 permit.release()
@@ -318,7 +318,7 @@ def test_no_place_is_lost_whatever_is_cancelled_refused_or_reloaded(mode: str, s
         for route in routes:
             assert (desk.admission.in_flight(route.name), desk.admission.queued(route.name)) == (0, 0)
         assert ": 0" in repr(desk.admission).split("|")[0]
-        assert not desk.admission.working
+        assert not desk.admission.in_app
         assert isinstance(asyncio.get_running_loop(), SimulatedLoop)
 
     simulate(life())

@@ -224,7 +224,7 @@ WORKER, EDGE = "2a06:98c0:3600::103", "172.70.1.1"
 )
 def test_what_stands_left_of_the_last_word_to_be_trusted_is_not_read(kind, chain, client):
     peers = TrustedPeers(TrustedProxies(kind), on_render=False)
-    assert peers.client("10.0.0.1", {"x-forwarded-for": chain}.get).ip == client
+    assert peers.resolve_client("10.0.0.1", {"x-forwarded-for": chain}.get).ip == client
 
 
 @pytest.mark.parametrize(
@@ -232,20 +232,20 @@ def test_what_stands_left_of_the_last_word_to_be_trusted_is_not_read(kind, chain
 )
 def test_a_forwarded_field_that_names_no_address_leaves_the_peer(value):
     peers = TrustedPeers(TrustedProxies("private"), on_render=False)
-    assert peers.client("10.0.0.1", {"forwarded": value}.get).ip == "10.0.0.1"
+    assert peers.resolve_client("10.0.0.1", {"forwarded": value}.get).ip == "10.0.0.1"
 
 
 def test_a_unix_sockets_peer_is_on_this_machine():
     peers = TrustedPeers(TrustedProxies("private"), on_render=False)
     header = {"x-forwarded-for": "198.51.100.7", "forwarded": "for=198.51.100.7"}.get
-    client = peers.client("", header)
+    client = peers.resolve_client("", header)
     assert (client.ip, client.trusted) == ("198.51.100.7", True)
-    assert dict(peers.forwarding(client, ""))[b"X-Forwarded-For"] == b"198.51.100.7"
+    assert dict(peers.forwarding_headers(client, ""))[b"X-Forwarded-For"] == b"198.51.100.7"
 
 
 def test_a_trusted_peer_that_says_nothing_of_the_protocol_is_not_spoken_for():
     peers = TrustedPeers(TrustedProxies("private"), on_render=False)
     header = {"forwarded": "for=198.51.100.7;proto=HTTPS"}.get
-    client = peers.client("fd00::1", header)
+    client = peers.resolve_client("fd00::1", header)
     assert client.proto == "https"
-    assert peers.forwarding(client, "fd00::1") == ((b"Forwarded", b"for=198.51.100.7;proto=HTTPS"),)
+    assert peers.forwarding_headers(client, "fd00::1") == ((b"Forwarded", b"for=198.51.100.7;proto=HTTPS"),)

@@ -42,34 +42,34 @@ def fields(**values):
     ],
 )
 def test_the_client_is_the_first_that_nobody_trusted_vouches_for(kind, peer, chain, expected):
-    assert peers(kind).client(peer, fields(x_forwarded_for=chain)).ip == expected
+    assert peers(kind).resolve_client(peer, fields(x_forwarded_for=chain)).ip == expected
 
 
 def test_auto_is_render_there_and_private_elsewhere():
     chain = fields(x_forwarded_for=f"198.51.100.7, {CF}")
-    assert peers("auto", on_render=True).client("10.0.0.1", chain).ip == "198.51.100.7"
-    assert peers("auto").client("10.0.0.1", chain).ip == CF
+    assert peers("auto", on_render=True).resolve_client("10.0.0.1", chain).ip == "198.51.100.7"
+    assert peers("auto").resolve_client("10.0.0.1", chain).ip == CF
 
 
 def test_forwarded_is_read_where_there_is_no_x_forwarded_for():
     header = fields(forwarded='for=6.6.6.6, for="[2001:db8::7]:80";proto=https')
-    assert peers("private").client("10.0.0.1", header).ip == "2001:db8::7"
+    assert peers("private").resolve_client("10.0.0.1", header).ip == "2001:db8::7"
 
 
 def test_an_untrusted_peers_word_is_dropped_and_a_trusted_ones_passes_as_it_came():
     header = fields(x_forwarded_for="198.51.100.7", x_forwarded_proto="https", x_forwarded_host="a.example")
     known = peers("private")
-    passed = dict(known.forwarding(known.client("10.0.0.1", header), "10.0.0.1"))
+    passed = dict(known.forwarding_headers(known.resolve_client("10.0.0.1", header), "10.0.0.1"))
     assert passed == {
         b"X-Forwarded-For": b"198.51.100.7",
         b"X-Forwarded-Proto": b"https",
         b"X-Forwarded-Host": b"a.example",
     }
-    dropped = dict(known.forwarding(known.client("203.0.113.9", header), "203.0.113.9"))
+    dropped = dict(known.forwarding_headers(known.resolve_client("203.0.113.9", header), "203.0.113.9"))
     assert dropped == {b"X-Forwarded-For": b"203.0.113.9", b"X-Forwarded-Proto": b"http"}
 
 
 def test_a_trusted_peer_that_names_nobody_is_named_itself():
     known = peers("private")
-    client = known.client("10.0.0.1", fields())
-    assert dict(known.forwarding(client, "10.0.0.1")) == {b"X-Forwarded-For": b"10.0.0.1"}
+    client = known.resolve_client("10.0.0.1", fields())
+    assert dict(known.forwarding_headers(client, "10.0.0.1")) == {b"X-Forwarded-For": b"10.0.0.1"}

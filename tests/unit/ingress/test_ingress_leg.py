@@ -28,7 +28,7 @@ class Behind:
     def __init__(self) -> None:
         self.taken = b""
 
-    def body(self, data: bytes) -> bool:
+    def write_body(self, data: bytes) -> bool:
         self.taken += data
         return False
 
@@ -40,11 +40,11 @@ async def test_a_connection_whose_last_bytes_asked_for_a_pause_is_read_again(hel
     leg.connection_made(transport)  # type: ignore[arg-type]
     for _ in range(2):
         client.taken = b""
-        answered = leg.send(b"GET / HTTP/1.1\r\n\r\n", "GET", None, None)
+        answered = leg.send_request(b"GET / HTTP/1.1\r\n\r\n", "GET", None, None)
         leg.data_received(HEAD % (held + 2) + b"x" * held)
         await answered
         assert transport.reading == (held <= MAX_BUFFERED_BODY)
-        finished = leg.relay(client)
+        finished = leg.stream_body(client)
         assert finished is not None
         leg.data_received(b"y")
         assert not transport.reading

@@ -22,7 +22,7 @@ def test_what_was_admitted_in_an_earlier_window_is_not_taken_from_this_one():
     admitted = 0
     for early in waiting:
         admitted += limiter.check(route, "any", "ada").allowed
-        limiter.give_back(route, "ada", early)
+        limiter.refund(route, "ada", early)
     admitted += sum(limiter.check(route, "any", "ada").allowed for _ in range(3000))
     assert 1980 <= admitted <= 2000
 
@@ -32,7 +32,7 @@ def test_a_limit_that_was_wholly_given_back_is_whole_again():
     for _ in range(5):
         for decision in [limiter.check(route, "any", "ada") for _ in range(1500)]:
             assert decision.allowed
-            limiter.give_back(route, "ada", decision)
+            limiter.refund(route, "ada", decision)
     assert sum(limiter.check(route, "any", "ada").allowed for _ in range(3000)) >= 1980
 
 
@@ -44,15 +44,17 @@ def test_never_more_than_n_whoever_gives_back_when_and_at_most_one_per_cent_earl
     admitted, held = [], []
     for _ in range(count * 3):
         now += chance.random() * 100.0 / count
-        inside = sum(now - 100.0 < time for time in admitted[-2 * count :]) + sum(now - 100.0 < one.at for one in held)
+        inside = sum(now - 100.0 < time for time in admitted[-2 * count :]) + sum(
+            now - 100.0 < one.decided_at for one in held
+        )
         decision = limiter.check(route, "any", "ada")
         if decision.allowed:
             assert inside < count
-            (held.append if chance.random() < share else lambda one: admitted.append(one.at))(decision)
+            (held.append if chance.random() < share else lambda one: admitted.append(one.decided_at))(decision)
         else:
             assert inside >= count - count // 100
         while held and chance.random() < 0.6:
-            limiter.give_back(route, "ada", held.pop(chance.randrange(len(held))))
+            limiter.refund(route, "ada", held.pop(chance.randrange(len(held))))
     assert limiter.times <= 2 * (count // (count // 100) + 1) + 16
 
 
@@ -61,7 +63,7 @@ def test_a_name_of_a_kilobyte_costs_no_more_than_another():
         limiter, route = RateLimiter(lambda: 0.0), limited(5, 60.0)
         decision = limiter.check(route, "any", name)
         (key,) = limiter._logs
-        limiter.give_back(route, name, decision)
+        limiter.refund(route, name, decision)
         assert limiter.times == 0
         return sys.getsizeof(key)
 

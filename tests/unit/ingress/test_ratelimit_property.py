@@ -85,7 +85,7 @@ def test_what_is_given_back_never_counted_and_users_do_not_count_for_each_other(
         decision = limiter.check(route, "any", str(user))
         assert decision.allowed == oracles[user].room(now, [rate])
         if decision.allowed and shed:
-            limiter.give_back(route, str(user), decision)
+            limiter.refund(route, str(user), decision)
         elif decision.allowed:
             oracles[user].admitted.append(now)
     assert limiter.times <= sum(len(oracle.admitted) for oracle in oracles)

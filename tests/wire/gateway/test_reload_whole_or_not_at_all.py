@@ -114,7 +114,7 @@ def picture(gateway) -> dict[str, object]:
         "series": gateway.metrics.http_requests_total.limit,
         "app": id(gateway.app._policy),
         "rules": id(gateway.door.pipeline.rules),
-        "listen": id(gateway.door.server.listen),
+        "listen": id(gateway.door.listener.listen),
         "upstreams": {name: id(one) for name, one in upstreams.items()},
         "cap": upstreams["openai"].billing.limits.cap,
         "budget": upstreams["openai"].budget.share,

@@ -67,8 +67,8 @@ async def trickling(door, count, *, announced=1000, sent=b"{", path="/"):
             _, writer = await door.connect()
             stack.callback(writer.close)
             writer.write(head(path, f"Content-Length: {announced}") + sent)
-        await until(lambda: len(door.door.server.connections) >= count)
-        await until(lambda: sum(c.body_missing for c in door.door.server.connections) >= count)
+        await until(lambda: len(door.door.listener.connections) >= count)
+        await until(lambda: sum(c.body_incomplete for c in door.door.listener.connections) >= count)
         yield
 
 

@@ -74,11 +74,11 @@ async def test_when_nobody_is_idle_one_more_waits_for_a_place_and_is_told_that_t
             assert status_of(answer) == 503
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "urn:outrigger:overloaded"
             assert b"\r\nRetry-After: " in answer
-            assert door.door.capacity.trouble() is not None
+            assert door.door.connection_limits.current_trouble() is not None
             waiting = asyncio.create_task(door.get())
             await asyncio.sleep(0)
         assert status_of(await waiting) == 200, "places came free before it was told"
-        door.door.fill()
+        door.door.update_gauges()
         metrics = await door.text()
     assert 'outrigger_connections_refused_total{reason="total"} 1.0' in metrics
     assert "outrigger_connections_limit 3.0" in metrics
@@ -115,7 +115,7 @@ async def test_an_address_has_so_many_connections_and_no_more_idle_or_not(truste
                 assert b"listen.connections.per_address" in answer
             there[0][1].write(GET + b"\r\n")
             assert (await there[0][0].readuntil(b"ok")).startswith(b"HTTP/1.1 200")
-        await until(lambda: not door.door.capacity._held)
+        await until(lambda: not door.door.connection_limits._by_address)
         assert status_of(await door.get()) == 200
         assert 'outrigger_connections_refused_total{reason="per_address"} 4.0' in await door.text()
 
@@ -130,8 +130,8 @@ async def test_behind_a_proxy_each_client_has_its_own_places_and_the_proxy_as_ma
                 stack.callback(writer.close)
                 writer.write(GET + b"X-Forwarded-For: 198.51.100.3\r\n\r\n")
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200"), n
-        await until(lambda: door.door.capacity._held.keys() == {"198.51.100.1"})
-    await until(lambda: not door.door.capacity._held)
+        await until(lambda: door.door.connection_limits._by_address.keys() == {"198.51.100.1"})
+    await until(lambda: not door.door.connection_limits._by_address)
 
 
 async def test_a_flood_from_one_address_is_told_in_part_and_leaves_the_others_their_places():
@@ -139,10 +139,10 @@ async def test_a_flood_from_one_address_is_told_in_part_and_leaves_the_others_th
         for _ in range(400):
             _, writer = await door.connect()
             stack.callback(writer.close)
-        await until(lambda: door.door.server.refusing <= 256)
-        assert len(door.door.server.connections) <= 258
-    await until(lambda: not door.door.server.connections)
-    assert door.door.server.refusing == 0
+        await until(lambda: door.door.listener.rejecting <= 256)
+        assert len(door.door.listener.connections) <= 258
+    await until(lambda: not door.door.listener.connections)
+    assert door.door.listener.rejecting == 0
 
 
 async def test_health_paths_and_our_own_are_answered_to_an_address_that_has_its_fill():
@@ -174,7 +174,7 @@ async def test_without_a_descriptor_for_the_app_it_is_a_503_and_told(monkeypatch
             patch.setattr("proxy.ingress.relay.MAX_REFUSING_SECONDS", 0.1)
             writer.write(GET + b"\r\n")
             assert status_of(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)) == 503
-        assert "descriptor" in door.door.capacity.trouble()
+        assert "descriptor" in door.door.connection_limits.current_trouble()
         assert status_of(await door.get()) == 200
         writer.close()
 

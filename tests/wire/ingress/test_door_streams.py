@@ -77,9 +77,9 @@ async def test_a_user_has_so_many_streams_open_and_more_are_429(path):
         async with open_streams(door, path, path):
             assert await ask(door, path) == 429
             assert await ask(door, path, "ben") < 300, "another user has his own"
-            door.door.fill()
-            await until(lambda: door.door.pipeline.streams["bounded"] == 2)
-        await until(lambda: not door.door.pipeline.streams)
+            door.door.update_gauges()
+            await until(lambda: door.door.pipeline.open_streams["bounded"] == 2)
+        await until(lambda: not door.door.pipeline.open_streams)
         assert await ask(door, path) < 300
         await until(lambda: door.app.left == len(door.app.heads))
 
@@ -89,7 +89,7 @@ async def test_an_answer_that_does_not_stream_takes_no_place_and_needs_none(path
     async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/socket"):
         for _ in range(3):
             assert await ask(door, path) in (200, 500)
-        assert door.door.pipeline.streams == {"bounded": 2}
+        assert door.door.pipeline.open_streams == {"bounded": 2}
 
 
 @pytest.mark.parametrize(("path", "fields"), [("/events", ("Accept: text/event-stream",)), ("/socket", ())])
@@ -108,6 +108,6 @@ async def test_a_gauge_says_how_many_are_open_on_the_routes_that_bound_them():
     async with ingress_gateway(endless(), POLICY % "true") as door:
         for count in (1, 0):
             async with open_streams(door, *["/socket"] * count):
-                door.door.fill()
+                door.door.update_gauges()
                 assert f'outrigger_http_streams{{route="bounded"}} {count}.0' in await door.text()
-            await until(lambda: not door.door.pipeline.streams)
+            await until(lambda: not door.door.pipeline.open_streams)

@@ -27,20 +27,20 @@ def switching() -> Scripted:
 
 async def test_a_websocket_counts_as_the_two_descriptors_that_it_takes() -> None:
     async with ingress_gateway(switching()) as door:
-        door.door.capacity.room = 7
+        door.door.connection_limits.descriptor_room = 7
         writers = []
         for _ in range(3):
             reader, writer = await door.connect()
             writer.write(ASK)
             await reader.readuntil(b"\r\n\r\n")
             writers.append(writer)
-        assert not door.door.server._is_full(), "six of seven"
+        assert not door.door.listener._is_full(), "six of seven"
         reader, writer = await door.connect()
-        await until(lambda: len(door.door.server.connections) == 4)
-        assert door.door.server._is_full()
+        await until(lambda: len(door.door.listener.connections) == 4)
+        assert door.door.listener._is_full()
         for one in (*writers, writer):
             one.close()
-        await until(lambda: not door.door.server.connections)
+        await until(lambda: not door.door.listener.connections)
         assert door.door.pool.in_use + door.door.pool.tunnels == 0
 
 

@@ -14,9 +14,9 @@ from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 def left_behind(door):
     return (
-        len(door.door.server.connections),
+        len(door.door.listener.connections),
         door.door.pool.in_use,
-        sum(door.door.account.in_flight.values()),
+        sum(door.door.accounting.in_flight.values()),
     )
 
 
@@ -45,7 +45,7 @@ async def test_a_client_that_leaves_while_it_waits_for_the_app_is_forgotten():
         app.is_ready, app.state = False, "restarting"
         _, writer = await door.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        await until(lambda: sum(door.door.account.in_flight.values()) == 1)
+        await until(lambda: sum(door.door.accounting.in_flight.values()) == 1)
         writer.close()
         await until(lambda: left_behind(door) == (0, 0, 0))
         assert app.connections == 0

@@ -185,7 +185,7 @@ async def test_a_client_that_never_reads_is_dropped_and_the_app_is_not_read_ahea
         writer.write(GET + b"\r\n")
         await until(lambda: app.connections == 1 and app.open == 0, 8)
         assert sent < 64 * 2**20
-        await until(lambda: not door.door.server.connections)
+        await until(lambda: not door.door.listener.connections)
         writer.close()
 
 

@@ -44,7 +44,7 @@ async def test_bytes_pass_raw_both_ways_from_the_first(protocol):
             assert got == bytes(range(256)) * (size // 256 + 1)
         writer.close()
         await until(lambda: door.app.open == 0)
-        await until(lambda: not door.door.server.connections)
+        await until(lambda: not door.door.listener.connections)
 
 
 async def test_those_of_one_user_are_cut_and_no_others():
@@ -55,7 +55,7 @@ async def test_those_of_one_user_are_cut_and_no_others():
             writer.write((WS % b"websocket").replace(b"Host: t\r\n", b"Host: t\r\nX-User: %s\r\n" % user))
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
             ends.append((reader, writer))
-        assert door.door.cut_tunnels("eve") == 2
+        assert door.door.abort_tunnels("eve") == 2
         await until(lambda: door.app.open == 1)
         for reader, _ in (ends[0], ends[2]):
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
@@ -63,7 +63,7 @@ async def test_those_of_one_user_are_cut_and_no_others():
         reader, writer = ends[1]
         writer.write(b"still here")
         assert await asyncio.wait_for(reader.readexactly(10), 3) == b"still here"
-        assert door.door.cut_tunnels("eve") == 0
+        assert door.door.abort_tunnels("eve") == 0
         for _, writer in ends:
             writer.close()
 

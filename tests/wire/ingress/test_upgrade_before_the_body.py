@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(protocol: by
         await until(lambda: bool(door.app.heads))
         await asyncio.sleep(0.05)
         writer.close()
-        await until(lambda: not door.door.server.connections and not pumps() and not door.app.open)
+        await until(lambda: not door.door.listener.connections and not pumps() and not door.app.open)
         assert door.door.pool.descriptors == 0
 
 

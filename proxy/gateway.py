@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ from proxy.operations.reloader import Reloader
 from proxy.policy.schema.policy import Policy
 from proxy.process.listen_sockets import ListenSockets, start_listening
 from proxy.process.service_manager import ServiceNotifier
+from proxy.util.background_tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from proxy.postgres.service import PostgresService
@@ -99,7 +100,7 @@ class Gateway:
         self._open = False
         self._signals = 0
         self._signalled = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
         meter = MemoryMeter()
         self.runtime = ProcessSampler(
@@ -181,11 +182,11 @@ class Gateway:
             await self.egress.start(start_listening(self._sockets.egress, "listen.egress"))
             if self.database is not None and self._sockets.postgres is not None:
                 await self.database.start(start_listening(self._sockets.postgres, "postgres.listen"))
-            self._spawn(self.runtime.run())
-            self._spawn(self.history.run())
-            self._spawn(self.alerts.run())
-            self._spawn(self.reloader.watch(self.reload))
-            self._spawn(self._notifier.run_watchdog())
+            self._tasks.start(self.runtime.run())
+            self._tasks.start(self.history.run())
+            self._tasks.start(self.alerts.run())
+            self._tasks.start(self.reloader.watch(self.reload))
+            self._tasks.start(self._notifier.run_watchdog())
             life = self._loop.create_task(self.app.run())
             ended = await self._until_ready(life)
             if ended is None and not self.stopping:
@@ -231,7 +232,7 @@ class Gateway:
         self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
         self._notifier.notify_ready(f"Serving on {name[0]}:{name[1]}.")
         claim, patience = self.policy.listen.claim, self.policy.app.ready.timeout
-        self._spawn(warn_of_claimed_paths(self.app.address, claim, patience, self._emit))
+        self._tasks.start(warn_of_claimed_paths(self.app.address, claim, patience, self._emit))
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 
@@ -272,9 +273,7 @@ class Gateway:
         if self.database is not None:
             await self.database.stop()
         await self._admin.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await self.alerts.close()
         await self.marks.stop()
         await self.ledger.stop()
@@ -330,8 +329,3 @@ class Gateway:
             self.reloader.app_started()
         self._dressed = self.policy
         return self._outfit.build(self.policy)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

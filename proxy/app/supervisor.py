@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from proxy.app import AppEnvironment, AppState, AppTraffic
 from proxy.app.command import Command
@@ -22,6 +22,7 @@ from proxy.app.process import AppCannotStart, AppProcess
 from proxy.app.reaper import OrphanReaper, reap_children
 from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.policy import schema
+from proxy.util.background_tasks import BackgroundTasks
 
 SLOW_START = 20.0  # seconds until a start that takes long is spoken of
 LOOK = 0.02  # seconds between two looks at what is still in flight
@@ -71,7 +72,7 @@ class Supervisor:
         self._drained = asyncio.Event()  # clear from a replacement's beginning to the old process's end
         self._drained.set()
         self._back_by = 0.0  # until then a replacement is no outage
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._cost = ProbeCost(emit, clock)
         self._whereabouts = PortCheck(port, emit)
         self._liveness = LivenessProbe(
@@ -144,14 +145,13 @@ class Supervisor:
         warden = OrphanGuard()
         if self._orphans is not None:
             self._orphans.exclude(warden.pid)
-            self._spawn(self._orphans.watch(lambda: self.pid, lambda left: self._entrust(warden, left)))
+            self._tasks.start(self._orphans.watch(lambda: self.pid, lambda left: self._entrust(warden, left)))
         try:
             return await self._life(warden)
         finally:
             self._kill()
             warden.dismiss()
-            for task in self._tasks:
-                task.cancel()
+            self._tasks.cancel()
             self._become("ended", self.reason)
             self._ended.set()
             self._drained.set()
@@ -188,7 +188,7 @@ class Supervisor:
         self._back_by = float("inf")
         self._drained.clear()
         self._become("restarting", f"it is being replaced ({reason}): requests in flight finish first")
-        self._spawn(self._replace(reason, process, asked))
+        self._tasks.start(self._replace(reason, process, asked))
         return True
 
     async def replace(self, reason: str) -> bool:
@@ -273,8 +273,8 @@ class Supervisor:
         self._process = process
         self._entrust(warden, ())
         if process.stdout is not None and process.stderr is not None:
-            self._spawn(capture_output(process.stdout, self._tell, "stdout", self._find))
-            self._spawn(capture_output(process.stderr, self._tell, "stderr", self._find))
+            self._tasks.start(capture_output(process.stdout, self._tell, "stdout", self._find))
+            self._tasks.start(capture_output(process.stderr, self._tell, "stderr", self._find))
         shown = self._command.display
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
         if self.state != "restarting":
@@ -402,11 +402,6 @@ class Supervisor:
     def _ask(self, why: str) -> None:
         if self._asked is not None and not self._asked.done():
             self._asked.set_result(why)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def _first(*waiting: object) -> None:

@@ -38,6 +38,7 @@ from proxy.policy import schema
 from proxy.policy.schema.identity import Tiers
 from proxy.policy.schema.policy import Policy
 from proxy.policy.urls import mask_password
+from proxy.util.background_tasks import BackgroundTasks
 
 LOADING = 10.0  # seconds that a start waits for the ledger's counts
 
@@ -64,8 +65,7 @@ class Egress:
         self.upstreams = Generations(self._open)
         self._ledger = ledger
         self._loaded = False
-        self._loading: set[asyncio.Task[None]] = set()
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks(self._loop)
         self._recall = SpendLookup(ledger, self._loop.time)
         self.spend = UserSpend(self.upstreams, self._recall)
         self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time)
@@ -124,9 +124,7 @@ class Egress:
         return upstream
 
     def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
-        task = self._loop.create_task(load_spend_when_back(upstream, ledger, until, self._pending))
-        self._loading.add(task)
-        task.add_done_callback(self._loading.discard)
+        self._tasks.start(load_spend_when_back(upstream, ledger, until, self._pending))
 
     async def load(self) -> None:
         """Count what was spent before this start, or where the ledger does not answer now, as soon as it does."""
@@ -145,18 +143,16 @@ class Egress:
         """Raises BindError."""
         await self._listener.start(sock)
         await self.notices.start()
-        self._watching = self._loop.create_task(self._pending.sweep_forever())
+        self._tasks.start(self._pending.sweep_forever())
 
     async def stop(self) -> None:
         await self._listener.stop()
         self.notices.stop()
         await self.hosts.close()
         await self.upstreams.close()
-        tasks = [*self._loading, *([self._watching] if self._watching is not None else [])]
-        for task in tasks:
-            task.cancel()
+        self._tasks.cancel()
         await self._recall.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.wait()
 
     def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
         """What the app gets, so that its calls come this way."""

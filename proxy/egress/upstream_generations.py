@@ -7,13 +7,13 @@ retires: what it holds is closed when its last call is over.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from proxy.egress.http_client import Caller
 from proxy.egress.upstream import Upstream
 from proxy.policy import schema
 from proxy.policy.schema.alerting import InjectedFault
+from proxy.util.background_tasks import BackgroundTasks
 
 Opened = Callable[[str, schema.Upstream], Upstream]
 
@@ -25,7 +25,7 @@ class Generations(Mapping[str, Upstream]):
         self._opened = opened
         self._now: dict[str, Upstream] = {}
         self._older: list[dict[str, Upstream]] = []  # with calls under way
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = BackgroundTasks()
 
     def __repr__(self) -> str:
         return f"<Generations {', '.join(self._now) or 'none'}; {len(self._older)} older>"
@@ -66,7 +66,7 @@ class Generations(Mapping[str, Upstream]):
         self._older.clear()
         for upstream in every.values():
             await upstream.close()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._closing.wait()
 
     def _retire(self) -> None:
         """Let go of generations without calls, and of the upstreams that were in these alone."""
@@ -80,9 +80,7 @@ class Generations(Mapping[str, Upstream]):
         kept = _apart((*held, self._now))
         for caller, upstream in _apart(over).items():
             if caller not in kept:
-                task = asyncio.get_running_loop().create_task(upstream.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._closing.start(upstream.close())
 
 
 def _apart(generations: Iterable[Mapping[str, Upstream]]) -> dict[Caller, Upstream]:

@@ -18,6 +18,7 @@ from proxy.postgres.launcher import Launcher
 from proxy.postgres.pins import PinSlots
 from proxy.postgres.server import ServerConnection
 from proxy.units import format_duration
+from proxy.util.background_tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from proxy.postgres.client import ClientConnection
@@ -55,7 +56,7 @@ class Pool:
         self.launcher = Launcher(self, connect)
         self.pins = PinSlots(self)
         self.janitor = Janitor(self)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks(self._loop)
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -297,9 +298,7 @@ class Pool:
             self._hand(server)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(work)
 
     async def close(self) -> None:
         self.draining = True
@@ -307,9 +306,7 @@ class Pool:
         self.launcher.stop()
         if self._timer is not None:
             self._timer.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         for server in list(self.servers):
             server.close()
         deadline = self._clock() + 1.0

@@ -9,7 +9,7 @@ import socket
 import ssl
 import struct
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from proxy.errors import BindError
@@ -30,6 +30,7 @@ from proxy.postgres.pool import Pool
 from proxy.postgres.server import ServerConnection
 from proxy.postgres.session import Session
 from proxy.postgres.statement_registry import StatementRegistry
+from proxy.util.background_tasks import BackgroundTasks
 
 CLIENT_STATES = ("login", "console", "idle", "waiting", "active", "idle_in_transaction", "pinned")
 SERVER_STATES = ("connecting", "idle", "active", "idle_in_transaction", "pinned", "checking", "cancelling", "leaving")
@@ -122,7 +123,7 @@ class PostgresService:
         self.clients: dict[int, ClientConnection] = {}
         self._client_count = 0
         self._warned_about_tls = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks(self._loop)
         self._server: asyncio.Server | None = None
         self.pool = Pool(
             policy, self._connect, emit=log.emit, waited=metrics.postgres_wait_seconds.observe, clock=self._loop.time
@@ -169,9 +170,7 @@ class PostgresService:
         await self.drain(patience)
         for client in list(self.clients.values()):
             client.end(wire.fatal_response("57P01", "terminating connection: the pool has stopped"))
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await self.pool.close()
 
     def app_variables(self, host: str, port: int, policy: Postgres | None = None) -> dict[str, str]:
@@ -217,7 +216,7 @@ class PostgresService:
         return len(self.clients) > self.policy.clients + MAX_LOGINS
 
     def start_tls(self, client: ClientConnection, transport: asyncio.Transport) -> None:
-        self._spawn(self._run_tls_handshake(client, transport))
+        self._tasks.start(self._run_tls_handshake(client, transport))
 
     async def _run_tls_handshake(self, client: ClientConnection, transport: asyncio.Transport) -> None:
         assert self._context is not None
@@ -256,7 +255,7 @@ class PostgresService:
         elif (greeting := self.pool.launcher.greetings.get(client.startup.key)) is not None:
             self._begin(client, greeting)
         else:
-            self._spawn(self._begin_after_greeting(client))
+            self._tasks.start(self._begin_after_greeting(client))
 
     async def _begin_after_greeting(self, client: ClientConnection) -> None:
         """The first of its kind: what the database says to it, it shall hear."""
@@ -351,8 +350,3 @@ class PostgresService:
 
     async def _connect(self, key: PoolKey, name: str) -> AsyncpgConnection:
         return await connect(self.database.dsn, key, name, self.policy.pool.connect)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

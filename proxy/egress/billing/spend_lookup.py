@@ -13,6 +13,7 @@ from itertools import islice
 from proxy.egress.billing.spend_limits import SpendLimits
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable, RecordRejected
+from proxy.util.background_tasks import BackgroundTasks
 
 PATIENCE = 1.0  # seconds that a call waits for the ledger's word
 AGAIN = 2.0  # seconds for which a ledger that did not answer is not asked again
@@ -37,7 +38,7 @@ class SpendLookup:
         self._clock = clock
         self._rest_until = 0.0
         self._next: dict[SpendLimits, _Round] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     async def load_user(self, upstream: str, purse: SpendLimits, user: str) -> bool:
         """Whether all that this user spent at an upstream is known now. It is not while the ledger is away."""
@@ -47,9 +48,7 @@ class SpendLookup:
         turn = self._next.get(purse)
         if turn is None:
             turn = self._next[purse] = _Round()
-            task = asyncio.get_running_loop().create_task(self._ask_all(upstream, purse, ledger))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._ask_all(upstream, purse, ledger))
         turn.users[user] = None
         try:
             async with asyncio.timeout(PATIENCE):
@@ -59,9 +58,7 @@ class SpendLookup:
         return purse.is_loaded(user)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _ask_all(self, upstream: str, purse: SpendLimits, ledger: Ledger) -> None:
         """Round after round, while anybody waits for the next one."""

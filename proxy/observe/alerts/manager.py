@@ -19,6 +19,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.process_sampler import ResourceSample
 from proxy.policy.schema.alerting import AlertRule
 from proxy.policy.schema.alerting import Alerts as Policy
+from proxy.util.background_tasks import BackgroundTasks
 
 REMEMBERED = 86400.0  # seconds that an alert is shown after it is over
 MOST = 200  # alerts remembered
@@ -58,7 +59,7 @@ class AlertManager:
         self._last_messages: dict[Key, str] = {}
         self._queues: dict[str, DeliveryQueue] = {}
         self._faults_logged_at: dict[str, float] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = BackgroundTasks()
         self._declare_rules()
 
     async def run(self) -> None:
@@ -127,7 +128,7 @@ class AlertManager:
         """What waits to be sent has 2 s."""
         closing = [sender.close(LAST_WORDS) for sender in self._queues.values()]
         self._queues = {}
-        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
+        await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────
 
@@ -193,9 +194,7 @@ class AlertManager:
             sender = self._queues.get(name)
             if sender is not None and sender.url != url:
                 del self._queues[name]
-                task = asyncio.get_running_loop().create_task(sender.close(LAST_WORDS))
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._closing.start(sender.close(LAST_WORDS))
             if url and name not in self._queues:
                 self._queues[name] = DeliveryQueue(name, url, emit=self._emit, sent=partial(self._count_delivery, name))
 

@@ -60,23 +60,19 @@ SHARED = "it ends the process that pg_backend_pid() named one transaction earlie
 SQL_NAMES = "SQL (EXECUTE, pg_prepared_statements) shows what is prepared there under names of ours, for all clients"
 REUSED = "in session mode it knows a new connection by another process, and may get the one that was given back"
 LATER = "an error amid a long batch is heard one hop later, when all of it was sent"
+LEFT = "it collects garbage, and is charged with open connections that tests which failed before it left behind"
 ONE_USER = "it logs in as another user"
 LONG_NAME = "PostgreSQL refuses a statement's name of 16 KiB, which never gets there"
 
 
 def _sqlalchemy(driver: str) -> Suite:
     def arguments(url: str) -> Sequence[str]:
-        return ("--dburi", url.replace("postgresql://", f"postgresql+{driver}://"))
+        return ("--backend-only", "--dburi", url.replace("postgresql://", f"postgresql+{driver}://"))
 
-    dialect = ("async_pg", "dialect", "on_conflict", "query")
-    engine = ("pool", "transaction", "reconnect")
     return Suite(
-        f"SQLAlchemy, {driver}",
+        f"SQLAlchemy {driver}",
         "sqlalchemy",
-        (
-            *(f"test/dialect/postgresql/test_{each}.py" for each in dialect),
-            *(f"test/engine/test_{each}.py" for each in engine),
-        ),
+        ("test/dialect/postgresql", "test/dialect/test_suite.py", "test/engine", "test/sql"),
         lambda url: {},
         arguments,
         copied=(),
@@ -125,6 +121,7 @@ SUITES = (
             **dict.fromkeys(("test_broken", "inerror_rollback_no_clobber", "exception_on_server_disconnect"), PROCESS),
             **dict.fromkeys(("::test_notify", "::test_notifies"), NOTIFIER),
             **dict.fromkeys(("test_prepared", "::test_auto_prepare"), SQL_NAMES),
+            **dict.fromkeys(("test_weakref", "noasyncio.py::test_reconnect_after_max_lifetime"), LEFT),
             "test_change_password": ONE_USER,
             **dict.fromkeys(("test_active_close", "max_lifetime", "test_drain", "reset_badstate"), REUSED),
         },
@@ -156,5 +153,5 @@ SUITES = (
         statements=("create table test_copy (i int)",),
         reasons={"test_statement_name_longer": LONG_NAME},
     ),
-    *(_sqlalchemy(driver) for driver in ("asyncpg", "psycopg", "psycopg2")),
+    *(_sqlalchemy(driver) for driver in ("asyncpg", "psycopg", "psycopg_async", "psycopg2", "pg8000")),
 )

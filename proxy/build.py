@@ -1,48 +1,75 @@
-"""From a policy and a command line to a running gateway."""
+"""The composition root: from a policy and a command line to a running gateway.
+
+Every part is made here and given what it needs, and nothing else; `gateway.py` starts and stops them in order. No
+part is started here, but the sockets are bound first, so that an address that is taken costs nothing but a sentence.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import http_parser
 
 from proxy import __version__
+from proxy.admin.auth import TokenAuthenticator
+from proxy.admin.command_endpoint import CommandEndpoint
+from proxy.admin.endpoints import AdminEndpoints, PublicEndpoints
+from proxy.admin.listener import AdminListener
 from proxy.app import AppController
 from proxy.app.command import Command, parse_command
 from proxy.app.external_app import ExternalApp
 from proxy.app.file_limit import raise_file_limit
+from proxy.app.memory_recycler import MemoryRecycler
+from proxy.app.memory_usage import MemoryMeter
+from proxy.app.metrics_scrape import AppMetricsScraper
 from proxy.app.reaper import OrphanReaper, become_subreaper
 from proxy.app.supervisor import Supervisor
 from proxy.egress.service import Egress
 from proxy.errors import BindError, OutriggerError
 from proxy.gateway import Gateway
+from proxy.ingress.service import IngressService
 from proxy.ledger.ledger import Ledger
+from proxy.ledger.user_marks import UserMarks
+from proxy.observe.alerts.manager import AlertManager
+from proxy.observe.health import HealthCheckRegistry
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
+from proxy.observe.process_sampler import ProcessSampler
 from proxy.observe.recent_errors import RecentErrors
+from proxy.observe.request_ids import IdGenerator
 from proxy.observe.request_registry import RequestRegistry
 from proxy.observe.sentry import connect_sentry
-from proxy.operations.health import resolve_memory_limit
+from proxy.observe.timeseries.history import MetricsHistory
+from proxy.operations.alert_inputs import GatewayAlertInputs
+from proxy.operations.commands import GatewayCommands
+from proxy.operations.health import HealthReport, resolve_memory_limit
 from proxy.operations.launch_environment import LaunchEnvironment
+from proxy.operations.policy_rollout import PolicyRollout, Prepare
 from proxy.operations.reloader import Reloader
+from proxy.operations.status import StatusReport
+from proxy.parts import Parts, RunState
+from proxy.policy import schema
 from proxy.policy.loading import PolicySource
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.urls import is_loopback
+from proxy.policy.values import Address
 from proxy.process.listen_sockets import ListenSockets, find_free_port
 from proxy.process.service_manager import ServiceNotifier
 from proxy.process.socket_activation import assign_sockets, close_sockets, receive_sockets
 
 if TYPE_CHECKING:
-    from proxy.gateway import Gateway
+    from proxy.postgres.service import PostgresService
 
 
 async def serve(
-    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: EventLog
+    source: PolicySource, policy: schema.Policy, words: Sequence[str], environ: Mapping[str, str], log: EventLog
 ) -> int:
-    """The status to exit with. Raises BindError, and OutriggerError where aiohttp lacks its C parser."""
+    """Run a gateway until it ends; the status to exit with. `words` is the app's command line, empty if something else
+    starts the app. Raises BindError, and OutriggerError if aiohttp lacks its C parser."""
     require_c_parser()
     raise_file_limit()
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
@@ -54,13 +81,13 @@ async def serve(
     loop = asyncio.get_running_loop()
     sentry = connect_sentry(policy.sentry, version=__version__, clock=loop.time)
     if sentry is None:
-        return await _serve(source, policy, words, environ, log)
+        return await _build_and_run(source, policy, words, environ, log)
     log.on_error = sentry.capture_event
     loop.set_exception_handler(sentry.handle_loop_exception)
     try:
-        return await _serve(source, policy, words, environ, log)
+        return await _build_and_run(source, policy, words, environ, log)
     except OutriggerError:
-        raise  # said in a sentence: an operator's to mend
+        raise  # an operator's mistake, said in a sentence: nothing for Sentry
     except Exception as error:
         sentry.capture_exception(error)
         raise
@@ -69,47 +96,14 @@ async def serve(
         await asyncio.to_thread(sentry.close)
 
 
-async def _serve(
-    source: PolicySource, policy: Policy, words: Sequence[str], environ: Mapping[str, str], log: EventLog
+async def _build_and_run(
+    source: PolicySource, policy: schema.Policy, words: Sequence[str], environ: Mapping[str, str], log: EventLog
 ) -> int:
-    metrics = Metrics(policy.metrics, version=__version__)
     sockets = open_sockets(policy, environ, log)
     notifier = ServiceNotifier(environ)
     notifier.notify_starting(policy.app.start_timeout)
     try:
-        recent = RecentErrors(log.redact_target)
-        requests = RequestRegistry(asyncio.get_running_loop().time)
-        ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=asyncio.get_running_loop().time)
-        egress = Egress(
-            policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent
-        )
-        database = None
-        if sockets.postgres is not None:
-            from proxy.postgres.service import PostgresService  # it brings asyncpg, which nothing else needs
-
-            database = PostgresService(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
-            egress.notices.works = database.assign_request
-        command, private = resolve_command(policy, words, sockets, log)
-        outfit = LaunchEnvironment(
-            environ, command=command, private=private, sockets=sockets, egress=egress, database=database, log=log
-        )
-        app = build_app(policy, command, private, outfit, sockets, metrics, log, requests)
-        gateway = Gateway(
-            policy,
-            app,
-            sockets,
-            log=log,
-            metrics=metrics,
-            reloader=Reloader(source, policy, environ, emit=log.emit, metrics=metrics, ours=command is not None),
-            egress=egress,
-            ledger=ledger,
-            database=database,
-            requests=requests,
-            recent=recent,
-            environ=environ,
-            outfit=outfit,
-            notifier=notifier,
-        )
+        gateway = build_gateway(source, policy, words, environ, log, sockets, notifier)
         freeze_startup_objects()
         return await gateway.run()
     finally:
@@ -117,59 +111,226 @@ async def _serve(
         notifier.close()
 
 
-def open_sockets(policy: Policy, environ: Mapping[str, str], log: EventLog) -> ListenSockets:
-    """Those that a service manager hands over, and the others bound. Raises BindError."""
-    handed = receive_sockets(environ)
+def build_gateway(
+    source: PolicySource,
+    policy: schema.Policy,
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    log: EventLog,
+    sockets: ListenSockets,
+    notifier: ServiceNotifier,
+) -> Gateway:
+    """A gateway that is ready to `run`. Calls and queries come first, the app that makes them next, then the public
+    listener in front of it, and last what looks at all of them: health, alerts, status and the operator's commands.
+    """
+    loop = asyncio.get_running_loop()
+    state = RunState(policy)
+    metrics = Metrics(policy.metrics, version=__version__)
+    recent_errors = RecentErrors(log.redact_target)
+    requests = RequestRegistry(loop.time)
+
+    # Calls out, the database and the ledger.
+    ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=loop.time)
+    user_marks = UserMarks(ledger.database, emit=log.emit)
+    egress = Egress(
+        policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent_errors
+    )
+    postgres: PostgresService | None = None
+    if sockets.postgres is not None:
+        from proxy.postgres.service import PostgresService  # it brings asyncpg, which nothing else needs
+
+        postgres = PostgresService(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
+        egress.notices.works = postgres.assign_request
+
+    # The app, and what it is started with.
+    command, port = resolve_command(policy, words, sockets, log)
+    launch_environment = LaunchEnvironment(
+        environ, command=command, private=port, sockets=sockets, egress=egress, database=postgres, log=log
+    )
+    if command is None:
+        launch_environment.build(policy)  # the log tells whoever starts the app what it needs
+    app = build_app(policy, command, port, sockets, metrics, log, requests)
+    meter = MemoryMeter()
+    process_sampler = ProcessSampler(
+        metrics,
+        clock=loop.time,
+        app_bytes=lambda: meter.measure(app.pid) if app.pid is not None else None,
+        limit_bytes=lambda: resolve_memory_limit(state.policy),
+    )
+
+    # Requests in. The public listener answers for the endpoints too, which report on every part, the listener among
+    # them: it gets them by a function, and they are made below.
+    ingress = IngressService(
+        loop,
+        policy,
+        app,
+        ours=PublicEndpoints(lambda: endpoints),
+        metrics=metrics,
+        log=log,
+        requests=requests,
+        allowances=egress.spend,
+        blocked=user_marks.users,
+        recent=recent_errors,
+        on_render=bool(environ.get("RENDER")),
+        app_bytes=lambda: process_sampler.latest.app_bytes or 0,
+    )
+
+    # What looks at all of them.
+    parts = Parts(
+        state=state,
+        clock=loop.time,
+        app=app,
+        ingress=ingress,
+        egress=egress,
+        postgres=postgres,
+        ledger=ledger,
+        user_marks=user_marks,
+        log=log,
+        metrics=metrics,
+        recent_errors=recent_errors,
+        health=HealthCheckRegistry(loop.time, version=__version__),
+        process_sampler=process_sampler,
+        history=MetricsHistory(metrics, clock=loop.time, levels=lambda: health_report.read_levels()),
+    )
+    health_report = HealthReport(parts)
+    register_health_checks(parts, health_report)
+    authenticator = TokenAuthenticator(policy.admin.token, clock=loop.time)
+    alerts: AlertManager
+    preparations: dict[str, Prepare] = {
+        "log": lambda new: log.prepare(new.log),
+        "metrics": lambda new: partial(metrics.apply, new.metrics),
+        "admin": lambda new: partial(authenticator.replace_token, new.admin.token),
+        "app": lambda new: partial(app.apply, new.app),
+        "ingress": ingress.prepare,
+        "egress": egress.prepare,
+        "ledger": lambda new: partial(ledger.apply, new.ledger),
+        "alerts": lambda new: partial(alerts.apply, new.alerts),
+    }
+    if postgres is not None:
+        preparations["postgres"] = lambda new: partial(postgres.apply, new.postgres)
+    rollout = PolicyRollout(state, environ, preparations)
+    reloader = Reloader(
+        source, policy, environ, rollout, emit=log.emit, metrics=metrics, starts_app=command is not None
+    )
+    alert_inputs = GatewayAlertInputs(parts, reloader)
+    alerts = AlertManager(
+        policy.alerts,
+        alert_inputs,
+        clock=loop.time,
+        emit=log.emit,
+        metrics=metrics,
+        app=environ.get("RENDER_SERVICE_NAME") or socket.gethostname(),
+        version=__version__,
+    )
+    status_report = StatusReport(parts, reloader, alerts)
+    endpoints = AdminEndpoints(
+        health=parts.health,
+        metrics=metrics,
+        authenticator=authenticator,
+        check_readiness=health_report.check_readiness,
+        build_status=status_report.build_status,
+        build_history=status_report.build_history,
+        clock=loop.time,
+        version=__version__,
+        loopback=is_loopback(policy.listen.admin.host),
+        commands=CommandEndpoint(GatewayCommands(parts, reloader), log.emit),
+    )
+
+    # The app asks for its environment at each start, after what waited for that start came into force.
+    def prepare_app_start() -> tuple[Mapping[str, str], bool]:
+        reloader.handle_app_start()
+        return launch_environment.build(state.policy)
+
+    app.attach_traffic(ingress.pool, lambda: state.policy.listen.drain, metrics.count_upstream_calls)
+    app.set_environment_source(prepare_app_start)
+
+    # Once a second, in this order: the alerts are evaluated on what was recorded before them.
+    recycler = MemoryRecycler(
+        app,
+        lambda: state.policy.app,
+        replace=app.start_replacement,
+        emit=log.emit,
+        clock=loop.time,
+        stopping=lambda: state.stopping,
+    )
+    for listener in (
+        health_report.record_sample,
+        alert_inputs.sample_pool_holders,
+        alerts.update_conditions,
+        recycler.check_sample,
+        status_report.sample_cpu,
+    ):
+        process_sampler.on_sample(listener)
+
+    # At each scrape.
+    metrics.fetch_app_exposition = AppMetricsScraper(app, lambda: state.policy.metrics.app, emit=log.emit).fetch
+    metrics.on_scrape(health_report.fill_gauges)
+    metrics.follow_total(metrics.rate_limit_evicted_total, lambda: ingress.limiter.evicted)
+    metrics.follow_total(metrics.log_dropped_total, lambda: log.dropped)
+
+    return Gateway(
+        parts,
+        sockets,
+        admin_listener=AdminListener(endpoints, ids=IdGenerator(), emit=log.emit),
+        alerts=alerts,
+        reloader=reloader,
+        rollout=rollout,
+        authenticator=authenticator,
+        notifier=notifier,
+    )
+
+
+def open_sockets(policy: schema.Policy, environ: Mapping[str, str], log: EventLog) -> ListenSockets:
+    """The sockets that a service manager passes on, and the others bound. Raises BindError."""
+    activated = receive_sockets(environ)
     try:
-        placed = assign_sockets(policy, handed)
-        sockets = ListenSockets.bind(policy, placed)
+        assigned = assign_sockets(policy, activated)
+        sockets = ListenSockets.bind(policy, assigned)
     except BindError:
-        close_sockets(handed)
+        close_sockets(activated)
         raise
-    for key, sock in placed.items():
+    for key, sock in assigned.items():
         address = Address(*sock.getsockname()[:2])
         log.emit("gateway.socket", f"{key} is {address}, handed over by the service manager.", key=key)
     pid = environ.get("LISTEN_PID")
-    if pid is not None and not handed and environ.get("LISTEN_FDS"):
+    if pid is not None and not activated and environ.get("LISTEN_FDS"):
         text = f"LISTEN_PID names process {pid}, and not us: its sockets are not taken. Start outrigger by `exec`."
         log.emit("gateway.socket", text, level="warning")
     return sockets
 
 
 def resolve_command(
-    policy: Policy, words: Sequence[str], sockets: ListenSockets, log: EventLog
+    policy: schema.Policy, words: Sequence[str], sockets: ListenSockets, log: EventLog
 ) -> tuple[Command | None, int]:
-    """What the command line says is to be started, and the port that it gets; None where something else runs it."""
+    """The app's command and the port that the app gets; None and 0 if something else starts the app."""
     if not words:
         return None, 0
-    private = find_free_port() if policy.app.port == "auto" else policy.app.port
-    public = sockets.public.getsockname()[1] if sockets.public is not None else None
-    command = parse_command(words, public, private)
+    port = find_free_port() if policy.app.port == "auto" else policy.app.port
+    public_port = sockets.public.getsockname()[1] if sockets.public is not None else None
+    command = parse_command(words, public_port, port)
     for change in command.replaced_words:
-        log.emit("app.port", f"The app gets its own port: {change}.", port=private)
-    return command, private
+        log.emit("app.port", f"The app gets its own port: {change}.", port=port)
+    return command, port
 
 
 def build_app(
-    policy: Policy,
+    policy: schema.Policy,
     command: Command | None,
-    private: int,
-    outfit: LaunchEnvironment,
+    port: int,
     sockets: ListenSockets,
     metrics: Metrics,
     log: EventLog,
     requests: RequestRegistry,
 ) -> AppController:
-    """The app that the command line names, or else the policy."""
+    """The app that the command line names, or else the one that the policy says where to find."""
     clock = asyncio.get_running_loop().time
     if command is None:
-        outfit.build(policy)  # whoever starts it is told what it needs
         return ExternalApp(policy.app, emit=log.emit, clock=clock)
     return Supervisor(
         policy.app,
         command,
         {},  # made at each start
-        port=private,
+        port=port,
         emit=log.emit,
         tell=log.emit_unclipped,
         on_restart=lambda reason: metrics.app_restarts_total.labels(reason).inc(),
@@ -180,16 +341,28 @@ def build_app(
     )
 
 
+def register_health_checks(parts: Parts, report: HealthReport) -> None:
+    parts.health.register("app", report.check_app)
+    parts.health.register("memory", report.check_memory)
+    parts.health.register("upstreams", parts.egress.health)
+    parts.health.register("ledger", parts.ledger.health)
+    parts.health.register("store", report.check_store)
+    parts.health.register("connections", report.check_connections)
+    if parts.postgres is not None:
+        parts.health.register("postgres", parts.postgres.health)
+
+
 def freeze_startup_objects() -> None:
-    """What was made until now lives as long as the process: the collector need not look at it again, and
-    a request's own objects die by reference counting."""
+    """Exempt what was made until now from garbage collection (gc.freeze): it lives as long as the process, and a
+    request's own objects are freed by reference counting."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
 
 
 def require_c_parser() -> None:
-    """aiohttp's Python parser is a fallback that has had holes of its own: it never faces the network."""
+    """Raises OutriggerError if aiohttp fell back to its Python parser, which has had security holes of its own and
+    must never face the network."""
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise OutriggerError(
             "aiohttp was installed without its C parser; install it from a wheel, or with a C compiler and"

@@ -1,331 +1,208 @@
-"""The composition root: builds every part from a policy, starts and stops them in order.
+"""The life of a gateway: its parts are started in order, stopped in order, and told of signals.
 
-Starting: bind every listener → open the ledger → start the app → it is ready: now the public listener accepts.
-Stopping: unready → the public listener stops accepting → drain → SIGTERM to the app → when it has ended,
-everything else closes.
+Starting: listen for admin requests → open the ledger → listen for calls and queries → start the app → once the app is
+ready, the public listener accepts.
+Stopping: unready → the public listener stops accepting → drain → SIGTERM to the app → when it has ended, everything
+else closes. A second signal ends all of that at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
 
-from proxy import __version__
 from proxy.admin.auth import TokenAuthenticator
-from proxy.admin.endpoints import PublicEndpoints
 from proxy.admin.listener import AdminListener
-from proxy.app import AppController
-from proxy.app.memory_recycler import MemoryRecycler
-from proxy.app.memory_usage import MemoryMeter
-from proxy.app.metrics_scrape import AppMetricsScraper
 from proxy.app.probes import warn_of_claimed_paths
-from proxy.egress.service import Egress
-from proxy.ingress.service import IngressService
-from proxy.ledger.ledger import Ledger
-from proxy.ledger.user_marks import UserMarks
-from proxy.observe.health import HealthCheckRegistry
-from proxy.observe.log import EventLog
-from proxy.observe.metrics import Metrics
-from proxy.observe.process_sampler import ProcessSampler
-from proxy.observe.recent_errors import RecentErrors
-from proxy.observe.request_ids import IdGenerator
-from proxy.observe.request_registry import RequestRegistry
-from proxy.observe.timeseries.history import MetricsHistory
-from proxy.observers import make_alerts, make_endpoints
-from proxy.operations.health import HealthReport, resolve_memory_limit
-from proxy.operations.launch_environment import LaunchEnvironment
-from proxy.operations.pending_changes import hold_back_changes
-from proxy.operations.policy_trial import try_policy
+from proxy.observe.alerts.manager import AlertManager
+from proxy.operations.policy_rollout import PolicyRollout
 from proxy.operations.reloader import Reloader
-from proxy.policy.schema.policy import Policy
+from proxy.parts import Parts
 from proxy.process.listen_sockets import ListenSockets, start_listening
 from proxy.process.service_manager import ServiceNotifier
 from proxy.util.background_tasks import BackgroundTasks
 
-if TYPE_CHECKING:
-    from proxy.postgres.service import PostgresService
-
-Prepare = Callable[[Policy], Callable[[], None]]  # makes all that may fail, and gives what puts it in force
-STOPPED = 0
-CLOSING = 10.0  # seconds that the rest of a stop may take
+EXIT_STOPPED = 0
+EXIT_SIGNALLED = 128  # and the signal's number, as a shell has it
+CLOSE_SECONDS = 10.0  # that the rest of a stop may take once the app has ended
+KILL_SECONDS = 2.0  # for a killed app to be gone
+FAREWELL_SECONDS = 1.0  # for requests in flight when the app has ended by itself
 
 
 class Gateway:
-    """One policy, one app, and everything in front of it. `run` is its whole life."""
+    """One policy, one app, and everything in front of it. `run` is its whole life.
+
+    `parts` is what it is made of. The others are the parts that only a gateway starts, stops or tells something:
+    `alerts`, `reloader`, `rollout` and `authenticator` are attributes for the tests, which look behind the scenes.
+    """
 
     def __init__(
         self,
-        policy: Policy,
-        app: AppController,
+        parts: Parts,
         sockets: ListenSockets,
         *,
-        log: EventLog,
-        metrics: Metrics,
+        admin_listener: AdminListener,
+        alerts: AlertManager,
         reloader: Reloader,
-        egress: Egress,
-        ledger: Ledger,
-        database: PostgresService | None,
-        requests: RequestRegistry,
-        recent: RecentErrors,
-        environ: Mapping[str, str],
-        outfit: LaunchEnvironment,
+        rollout: PolicyRollout,
+        authenticator: TokenAuthenticator,
         notifier: ServiceNotifier,
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self.policy = policy  # in force
-        self._wanted = policy  # the newest: what of it the running app cannot follow waits for its next start
-        self._dressed = policy  # that the running app was started under
-        self._environ = environ
-        self._outfit = outfit
-        self.app = app
-        self._sockets = sockets
-        self._notifier = notifier
-        self._log = log
-        self._emit = log.emit
-        self.metrics = metrics
+        self.parts = parts
+        self.alerts = alerts
         self.reloader = reloader
-        self.egress = egress
-        self.ledger = ledger
-        self.marks = UserMarks(ledger.database, emit=log.emit)
-        self.database = database
-        self.recent = recent
-        self.policy_since = time.time()
-        self._loop = loop
-        self.clock = loop.time
-        self.stopping = False
-        self._open = False
-        self._signals = 0
+        self.rollout = rollout
+        self.authenticator = authenticator
+        self._sockets = sockets
+        self._admin_listener = admin_listener
+        self._notifier = notifier
+        self._emit = parts.log.emit
+        self._loop = asyncio.get_running_loop()
+        self._is_open = False  # the public listener accepts
+        self._signal_number = 0  # of the last signal that asked for an end
         self._signalled = asyncio.Event()
         self._tasks = BackgroundTasks()
 
-        meter = MemoryMeter()
-        self.runtime = ProcessSampler(
-            metrics,
-            clock=loop.time,
-            app_bytes=lambda: meter.measure(app.pid) if app.pid is not None else None,
-            limit_bytes=lambda: resolve_memory_limit(self.policy),
-        )
-        view = HealthReport(self)
-        self.health = HealthCheckRegistry(loop.time, version=__version__)
-        self.health.register("app", view.check_app)
-        self.health.register("memory", view.check_memory)
-        self.health.register("upstreams", egress.health)
-        self.health.register("ledger", ledger.health)
-        self.health.register("store", view.check_store)
-        self.health.register("connections", view.check_connections)
-        if database is not None:
-            self.health.register("postgres", database.health)
-        self.runtime.on_sample(view.record_sample)
-        self.history = MetricsHistory(metrics, clock=loop.time, levels=view.read_levels)
-        self.alerts = make_alerts(self, log, environ)
-        self.runtime.on_sample(self.alerts.update_conditions)
-        pressure = MemoryRecycler(
-            app,
-            lambda: self.policy.app,
-            replace=app.start_replacement,
-            emit=log.emit,
-            clock=loop.time,
-            stopping=lambda: self.stopping,
-        )
-        self.runtime.on_sample(pressure.check_sample)
-        self.gate = TokenAuthenticator(policy.admin.token, clock=loop.time)
-        endpoints = make_endpoints(self, view, log)
-        self._admin = AdminListener(endpoints, ids=IdGenerator(), emit=log.emit)
-        self.door = IngressService(
-            loop,
-            policy,
-            app,
-            ours=PublicEndpoints(endpoints),
-            metrics=metrics,
-            log=log,
-            requests=requests,
-            allowances=egress.spend,
-            blocked=self.marks.users,
-            recent=recent,
-            on_render=bool(environ.get("RENDER")),
-            app_bytes=lambda: self.runtime.latest.app_bytes or 0,
-        )
-        app.attach_traffic(self.door.pool, lambda: self.policy.listen.drain, metrics.count_upstream_calls)
-        app.set_environment_source(self._dress)
-        self.parts: dict[str, Prepare] = {
-            "log": lambda new: log.prepare(new.log),
-            "metrics": lambda new: partial(metrics.apply, new.metrics),
-            "admin": lambda new: partial(self.gate.replace_token, new.admin.token),
-            "app": lambda new: partial(app.apply, new.app),
-            "door": self.door.prepare,
-            "egress": egress.prepare,
-            "ledger": lambda new: partial(ledger.apply, new.ledger),
-            "alerts": lambda new: partial(self.alerts.apply, new.alerts),
-        }
-        if database is not None:
-            self.parts["database"] = lambda new: partial(database.apply, new.postgres)
-        metrics.fetch_app_exposition = AppMetricsScraper(app, lambda: self.policy.metrics.app, emit=log.emit).fetch
-        metrics.on_scrape(view.fill_gauges)
-        metrics.follow_total(metrics.rate_limit_evicted_total, lambda: self.door.limiter.evicted)
-        metrics.follow_total(metrics.log_dropped_total, lambda: log.dropped)
-
     async def run(self) -> int:
-        """Serve until the app ends for good or a signal says so; the status to exit with.
+        """Serve until the app ends for good or a signal asks for an end; the status to exit with.
 
-        Raises BindError when a listener cannot be opened.
+        Raises BindError if a listener cannot be opened.
         """
         self._catch_signals()
         try:
-            await self._admin.start(start_listening(self._sockets.admin, "listen.admin"))
-            await self.ledger.start()
-            await self.marks.start()
-            await self.egress.load()
-            await self.egress.start(start_listening(self._sockets.egress, "listen.egress"))
-            if self.database is not None and self._sockets.postgres is not None:
-                await self.database.start(start_listening(self._sockets.postgres, "postgres.listen"))
-            self._tasks.start(self.runtime.run())
-            self._tasks.start(self.history.run())
-            self._tasks.start(self.alerts.run())
-            self._tasks.start(self.reloader.watch(self.reload))
-            self._tasks.start(self._notifier.run_watchdog())
-            life = self._loop.create_task(self.app.run())
-            ended = await self._until_ready(life)
-            if ended is None and not self.stopping:
-                await self._open_public()
-                ended = await self._until(life)
-            if ended is None:
-                return await self._stop(life)
-            self._emit("gateway.end", f"The app ended for good with status {ended}.", level="error", status=ended)
-            await self.door.drain(1.0)
-            return ended
+            await self._start()
+            app_life = self._loop.create_task(self.parts.app.run())
+            status = await self._wait_until_ready(app_life)
+            if status is None and not self.parts.state.stopping:
+                await self._open_public_listener()
+                status = await self._wait_for_end(app_life)
+            if status is None:
+                return await self._stop(app_life)
+            self._emit("gateway.end", f"The app ended for good with status {status}.", level="error", status=status)
+            await self.parts.ingress.drain(FAREWELL_SECONDS)
+            return status
         finally:
             await self._close()
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────
 
-    async def _until_ready(self, life: asyncio.Task[int]) -> int | None:
-        """Wait for the first readiness; the app's status where it ended before, None otherwise."""
-        ready = self._loop.create_task(self.app.wait_ready(float("inf")))
+    async def _start(self) -> None:
+        """Everything but the app and the public listener. The admin listener is first, so that an operator sees a slow
+        start; egress and the database listener are there before the app, which may use them while it starts."""
+        parts, sockets = self.parts, self._sockets
+        await self._admin_listener.start(start_listening(sockets.admin, "listen.admin"))
+        await parts.ledger.start()
+        await parts.user_marks.start()
+        await parts.egress.load()
+        await parts.egress.start(start_listening(sockets.egress, "listen.egress"))
+        if parts.postgres is not None and sockets.postgres is not None:
+            await parts.postgres.start(start_listening(sockets.postgres, "postgres.listen"))
+        self._tasks.start(parts.process_sampler.run())
+        self._tasks.start(parts.history.run())
+        self._tasks.start(self.alerts.run())
+        self._tasks.start(self.reloader.watch())
+        self._tasks.start(self._notifier.run_watchdog())
+
+    async def _wait_until_ready(self, app_life: asyncio.Task[int]) -> int | None:
+        """Wait for the app's first readiness; its exit status if it ended before, None otherwise."""
+        ready = self._loop.create_task(self.parts.app.wait_ready(float("inf")))
         try:
-            return await self._until(life, ready)
+            return await self._wait_for_end(app_life, ready)
         finally:
             ready.cancel()
 
-    async def _until(self, life: asyncio.Task[int], *others: asyncio.Task[bool]) -> int | None:
-        """Wait for the app's end, a signal, or one of `others`; the app's status where it ended."""
+    async def _wait_for_end(self, app_life: asyncio.Task[int], *others: asyncio.Task[bool]) -> int | None:
+        """Wait for the app's end, a signal, or one of `others`; the app's exit status if it ended by itself."""
         signalled = self._loop.create_task(self._signalled.wait())
         try:
-            await asyncio.wait((life, signalled, *others), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((app_life, signalled, *others), return_when=asyncio.FIRST_COMPLETED)
         finally:
             signalled.cancel()
-        return life.result() if life.done() and not self.stopping else None
+        return app_life.result() if app_life.done() and not self.parts.state.stopping else None
 
-    async def _open_public(self) -> None:
+    async def _open_public_listener(self) -> None:
         public = self._sockets.public
         if public is None:
             text = "The app is ready; there is no public port (listen.public: off)."
             self._emit("gateway.ready", text)
             self._notifier.notify_ready(text)
             return
-        await self.door.open(start_listening(public, "listen.public"))
-        self._open = True
-        name = public.getsockname()
-        self._emit("gateway.ready", f"The app is ready: serving on {name[0]}:{name[1]}.", port=name[1])
-        self._notifier.notify_ready(f"Serving on {name[0]}:{name[1]}.")
-        claim, patience = self.policy.listen.claim, self.policy.app.ready.timeout
-        self._tasks.start(warn_of_claimed_paths(self.app.address, claim, patience, self._emit))
+        await self.parts.ingress.open(start_listening(public, "listen.public"))
+        self._is_open = True
+        host, port = public.getsockname()[:2]
+        self._emit("gateway.ready", f"The app is ready: serving on {host}:{port}.", port=port)
+        self._notifier.notify_ready(f"Serving on {host}:{port}.")
+        policy, app = self.parts.policy, self.parts.app
+        self._tasks.start(warn_of_claimed_paths(app.address, policy.listen.claim, policy.app.ready.timeout, self._emit))
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────
 
-    async def _stop(self, life: asyncio.Task[int]) -> int:
-        listen = self.policy.listen
-        self._emit("gateway.drain", f"Stopping: requests in flight have {listen.drain:g} s to finish.")
-        self._notifier.notify_stopping(listen.drain + self.policy.app.stop_timeout + CLOSING)
-        steps = self._loop.create_task(self._stop_in_order(life, listen.drain))
-        again = self._loop.create_task(self._second_signal())
-        await asyncio.wait((steps, again), return_when=asyncio.FIRST_COMPLETED)
+    async def _stop(self, app_life: asyncio.Task[int]) -> int:
+        policy = self.parts.policy
+        drain = policy.listen.drain
+        self._emit("gateway.drain", f"Stopping: requests in flight have {drain:g} s to finish.")
+        self._notifier.notify_stopping(drain + policy.app.stop_timeout + CLOSE_SECONDS)
+        steps = self._loop.create_task(self._stop_in_order(app_life, drain))
+        second_signal = self._loop.create_task(self._wait_for_second_signal())
+        await asyncio.wait((steps, second_signal), return_when=asyncio.FIRST_COMPLETED)
         if not steps.done():
             self._emit("gateway.end", "A second signal: ending at once.", level="warning")
             steps.cancel()
-            self.app.kill()
-            await asyncio.wait((life,), timeout=2.0)
-            return 128 + self._signals
-        again.cancel()
+            self.parts.app.kill()
+            await asyncio.wait((app_life,), timeout=KILL_SECONDS)
+            return EXIT_SIGNALLED + self._signal_number
+        second_signal.cancel()
         steps.result()
-        return STOPPED
+        return EXIT_STOPPED
 
-    async def _stop_in_order(self, life: asyncio.Task[int], drain: float) -> None:
-        if self._open and not await self.door.drain(drain):
-            left = sum(self.door.accounting.in_flight.values())
+    async def _stop_in_order(self, app_life: asyncio.Task[int], drain: float) -> None:
+        ingress = self.parts.ingress
+        if self._is_open and not await ingress.drain(drain):
+            left = sum(ingress.accounting.in_flight.values())
             self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
-        await self.door.abort_requests()
-        await self.app.stop()
-        await asyncio.wait((life,))
+        await ingress.abort_requests()
+        await self.parts.app.stop()
+        await asyncio.wait((app_life,))
         self._emit("gateway.end", "Stopped.")
 
-    async def _second_signal(self) -> None:
+    async def _wait_for_second_signal(self) -> None:
         self._signalled.clear()
         await self._signalled.wait()
 
     async def _close(self) -> None:
-        await self.app.stop()
-        self.door.close()
-        await self.egress.stop()  # after the app: it may call out and query while it finishes
-        if self.database is not None:
-            await self.database.stop()
-        await self._admin.stop()
+        parts = self.parts
+        await parts.app.stop()
+        parts.ingress.close()
+        # After the app, which may call out and query while it finishes; the ledger last, since a call that ends now is
+        # still to be recorded.
+        await parts.egress.stop()
+        if parts.postgres is not None:
+            await parts.postgres.stop()
+        await self._admin_listener.stop()
         await self._tasks.close()
         await self.alerts.close()
-        await self.marks.stop()
-        await self.ledger.stop()
+        await parts.user_marks.stop()
+        await parts.ledger.stop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
 
-    # ── signals and reloads ──────────────────────────────────────────────────────────────────
+    # ── signals ──────────────────────────────────────────────────────────────────────────────
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            self._loop.add_signal_handler(number, self._handle_stop_signal, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._handle_hangup)
 
-    def _on_signal(self, number: int) -> None:
-        self._signals = number
-        self.stopping = True
+    def _handle_stop_signal(self, number: int) -> None:
+        self._signal_number = number
+        self.parts.state.stopping = True
         self._signalled.set()
 
-    def _on_hangup(self) -> None:
-        if self._open:
+    def _handle_hangup(self) -> None:
+        # A service manager is told of a reload only once it was told that the start is over.
+        if self._is_open:
             self._notifier.notify_reloading()
-        self.reloader.reload(self.reload)
-        if self._open:
+        self.reloader.reload()
+        if self._is_open:
             refused = self.reloader.refused
             self._notifier.notify_ready(f"The newest policy was refused: {refused}" if refused else "Serving.")
-
-    def reload(self, policy: Policy) -> Sequence[str]:
-        """Take a newer policy whole, or nothing of it: counts, queues and connections go on. The keys that wait for
-        the app's next start. Raises PolicyError, and whatever a part meets that cannot be made of it."""
-        try_policy(policy, self._environ)
-        held, waiting = hold_back_changes(self._dressed, self.policy, policy, self._environ)
-        self._take(held)
-        self._wanted = policy
-        return waiting
-
-    def _take(self, policy: Policy) -> None:
-        """Everything is made before anything is swapped."""
-        takes = [prepare(policy) for prepare in self.parts.values()]
-        before = [prepare(self.policy) for prepare in self.parts.values()]
-        try:
-            for take in takes:
-                take()
-        except BaseException:  # ours to mend, but nobody is served by half of a policy
-            for take in before:
-                take()
-            raise
-        self.policy, self.policy_since = policy, time.time()
-
-    def _dress(self) -> tuple[Mapping[str, str], bool]:
-        """The app is about to start: what waited for that comes into force with it."""
-        if self._wanted is not self.policy:
-            self._take(self._wanted)
-            self.reloader.app_started()
-        self._dressed = self.policy
-        return self._outfit.build(self.policy)

@@ -179,9 +179,12 @@ class AdminEndpoints:
 
 
 class PublicEndpoints:
-    """The endpoints as the public listener calls them: plain values in, status, headers and body out."""
+    """The endpoints as the public listener calls them: plain values in, status, headers and body out.
 
-    def __init__(self, endpoints: AdminEndpoints) -> None:
+    `endpoints` is a function since the endpoints report on the public listener and are made after it.
+    """
+
+    def __init__(self, endpoints: Callable[[], AdminEndpoints]) -> None:
         self._endpoints = endpoints
 
     async def __call__(
@@ -202,7 +205,7 @@ class PublicEndpoints:
         request = AdminRequest(
             method, below or "/", header, peer, query, request_id, read_body, secure, claimed=below == path
         )
-        response = await self._endpoints.handle(request, public=True)
+        response = await self._endpoints().handle(request, public=True)
         return response.status, response.headers, response.body
 
 

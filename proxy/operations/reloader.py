@@ -1,101 +1,109 @@
-"""Taking a newer policy while running: whole or not at all."""
+"""Reloads: a saved policy is read again and rolled out; one that cannot be is refused whole, with every reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from proxy.errors import Fault, PolicyError
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
-from proxy.operations.pending_changes import PendingChange
+from proxy.operations.pending_changes import PendingChange, WaitsFor
+from proxy.operations.policy_rollout import PolicyRollout
 from proxy.operations.policy_trial import RESTORE_HINT, describe_error
+from proxy.policy import schema
 from proxy.policy.loading import PolicySource, load, read_file
-from proxy.policy.schema.policy import Policy
 from proxy.policy.watch import Watcher, fixed_differences, keep_fixed
-
-Take = Callable[[Policy], Sequence[str]]  # the keys that wait for the app's next start
 
 
 class Reloader:
-    """`refused` is why the newest text is not in force, or None where it is; `waiting` is what of the policy is not,
-    and until when."""
+    """Reads the policy again when its file is saved, on SIGHUP and by command, and rolls it out.
+
+    `refused` is why the newest text is not in force, or None if it is. `pending` lists which keys of the policy are
+    not in force yet, and until when. `starts_app` says that the app is started by this process, so that its
+    environment can change at its next start.
+    """
 
     def __init__(
         self,
         source: PolicySource,
-        policy: Policy,
+        policy: schema.Policy,
         environ: Mapping[str, str],
+        rollout: PolicyRollout,
         *,
         emit: EmitEvent,
         metrics: Metrics,
-        ours: bool = True,
+        starts_app: bool = True,
     ) -> None:
-        """`ours`: the app is started here, so its environment can be another at its next start."""
         self._source = source
         self._policy = policy
         self._environ = environ
+        self._rollout = rollout
         self._emit = emit
         self._metrics = metrics
-        self._starts_app = ours
+        self._starts_app = starts_app
         self.refused: str | None = None
         self.pending: tuple[PendingChange, ...] = ()
 
-    async def watch(self, take: Take) -> None:
+    async def watch(self) -> None:
         """Reload whenever the policy's file was saved, for ever."""
         path = self._source.path
-        if path is None or not path.is_file():  # a pipe is read once
+        if path is None or not path.is_file():  # a pipe can be read only once
             return
         async for _ in Watcher(path, self._source.stamp).changes():
-            self.reload(take)
+            self.reload()
 
-    def reload(self, take: Take) -> None:
-        """Read the policy again and hand it to `take`. One that cannot be taken, for whatever reason, is refused whole
-        and said why; the next is looked at as if nothing had been."""
+    def reload(self) -> None:
+        """Read the policy again and roll it out. One that cannot be put in force is refused whole and the log says
+        why; nothing of it is kept for the next reload."""
         try:
-            self._reload(take)
+            self._reload()
         except PolicyError as error:
             self._refuse(error.faults)
-        except Exception as error:  # the outermost seam: a fault of ours must not end who watches the file
+        except Exception as error:  # the outermost seam: a fault of ours must not end the watching of the file
             problem = f"it cannot be taken ({describe_error(error)})"
             self._refuse([Fault(self._source.name, 1, "policy", problem, RESTORE_HINT)])
 
-    def app_started(self) -> None:
-        """What waited for the app is in force."""
-        over = [one.key for one in self.pending if one.until == "app restart"]
-        self.pending = tuple(one for one in self.pending if one.until != "app restart")
-        if over:
-            text = f"With the app's start {', '.join(over)} of the policy {self._policy.source} is in force, too."
-            self._emit("policy.reload", text, keys=over)
+    def handle_app_start(self) -> None:
+        """The app is about to start: what waited for that comes into force with it."""
+        if not self._rollout.apply_to_starting_app():
+            return
+        applied = [change.key for change in self.pending if change.until == "app restart"]
+        self.pending = tuple(change for change in self.pending if change.until != "app restart")
+        if applied:
+            text = f"With the app's start {', '.join(applied)} of the policy {self._policy.source} is in force, too."
+            self._emit("policy.reload", text, keys=applied)
 
-    def _reload(self, take: Take) -> None:
+    def describe(self) -> str:
+        """What is in force, in a sentence."""
+        pending = []
+        for until in ("app restart", "gateway restart"):
+            keys = [change.key for change in self.pending if change.until == until]
+            pending += [f"{', '.join(keys)} (until the next {until})"] if keys else []
+        but = f", but for {' and '.join(pending)}" if pending else ""
+        return f"The policy {self._policy.source} is in force{but}."
+
+    def _reload(self) -> None:
         source = self._source
         if source.path is not None:
             source = read_file(source.path, source.name)
         new = load(source, self._environ)
-        kept = fixed_differences(self._policy, new)
+        fixed = fixed_differences(self._policy, new)
         new = keep_fixed(self._policy, new)
-        late = take(new)
-        waiting = [PendingChange(key, "gateway restart") for key in kept]
-        waiting += [PendingChange(key, "app restart" if self._starts_app else "gateway restart") for key in late]
-        for one in waiting:
-            self._emit("policy.kept", str(one), level="warning", key=one.key, until=one.until)
+        waiting = self._rollout.apply(new)
+        # An app that something else started gets another environment only together with the gateway.
+        until: WaitsFor = "app restart" if self._starts_app else "gateway restart"
+        pending = [PendingChange(key, "gateway restart") for key in fixed]
+        pending += [PendingChange(key, until) for key in waiting]
+        for change in pending:
+            self._emit("policy.kept", str(change), level="warning", key=change.key, until=change.until)
         for warning in new.warnings:
             if warning not in self._policy.warnings:
                 self._emit("policy.warning", warning, level="warning")
         self._policy = new
-        self.pending = tuple(waiting)
+        self.pending = tuple(pending)
         self.refused = None
         self._metrics.policy_reloads_total.labels("ok").inc()
         self._emit("policy.reload", self.describe())
-
-    def describe(self) -> str:
-        """What is in force, in a sentence."""
-        parts = []
-        for until in ("app restart", "gateway restart"):
-            keys = [one.key for one in self.pending if one.until == until]
-            parts += [f"{', '.join(keys)} (until the next {until})"] if keys else []
-        but = f", but for {' and '.join(parts)}" if parts else ""
-        return f"The policy {self._policy.source} is in force{but}."
 
     def _refuse(self, faults: Sequence[Fault]) -> None:
         self.refused = "\n".join(map(str, faults))

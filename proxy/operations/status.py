@@ -1,4 +1,4 @@
-"""Everything at once, for the status and the dashboard: how things are in a sentence, and every part in figures."""
+"""The body of /status, which the dashboard shows: what is wrong in words, and every part in figures."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from proxy.egress.circuit_breaker import CLOSED, OPEN
 from proxy.egress.upstream import Upstream
+from proxy.observe.alerts.manager import AlertManager
 from proxy.observe.cgroup import CpuUsage
 from proxy.observe.process_sampler import ResourceSample
 from proxy.observe.recent_errors import format_rfc3339
 from proxy.observe.timeseries.window_stats import RouteStats, WindowStats
+from proxy.operations.reloader import Reloader
+from proxy.parts import Parts
 from proxy.units import NANOS, to_nanos
 
-if TYPE_CHECKING:
-    from proxy.gateway import Gateway
-
-RECENT_SECONDS = 300.0  # seconds that "lately" means
-MAX_TOP_USERS = 10  # users shown
-MAX_BLOCKED_SHOWN = 50  # of those blocked
+RECENT_SECONDS = 300.0  # the window of every `lately`
+MAX_TOP_USERS = 10
+MAX_BLOCKED_SHOWN = 50
 
 
 class StatusReport:
-    """Asked some times a minute while somebody looks; `sample` once a second."""
+    """Built a few times a minute while somebody looks at the dashboard; `sample_cpu` runs once a second."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, parts: Parts, reloader: Reloader, alerts: AlertManager) -> None:
+        self._parts = parts
+        self._reloader = reloader
+        self._alerts = alerts
         self._usage = CpuUsage()
         self._cores = self._usage.quota_cores()
-        self._cpu: tuple[float, float] | None = None  # when, and the CPU seconds until then
-        self._busy: float | None = None
+        self._cpu: tuple[float, float] | None = None  # when it was read, and the CPU seconds used until then
+        self._busy_cores: float | None = None
 
     def sample_cpu(self, _: ResourceSample) -> None:
         now, used = time.monotonic(), self._usage.usage_seconds()
         if used is None:
             return
         if self._cpu is not None and now > self._cpu[0]:
-            self._busy = max(0.0, (used - self._cpu[1]) / (now - self._cpu[0]))
+            self._busy_cores = max(0.0, (used - self._cpu[1]) / (now - self._cpu[0]))
         self._cpu = (now, used)
 
     def build_status(self) -> Mapping[str, object]:
         """The body of /status beside health."""
-        gateway = self._gateway
-        app, lately = gateway.app, gateway.history.window(RECENT_SECONDS)
-        alerts = gateway.alerts.status()
+        parts = self._parts
+        app, lately = parts.app, parts.history.window(RECENT_SECONDS)
+        alerts = self._alerts.status()
         return {
             "summary": self._summarize(alerts),
             "time": format_rfc3339(time.time()),
@@ -58,51 +59,51 @@ class StatusReport:
                 **app.exits.status(format_rfc3339),
             },
             "policy": {
-                "source": gateway.policy.source,
-                "since": format_rfc3339(gateway.policy_since),
-                "refused": gateway.reloader.refused,
-                "pending": [{"key": one.key, "until": one.until} for one in gateway.reloader.pending],
+                "source": parts.policy.source,
+                "since": format_rfc3339(parts.state.policy_since),
+                "refused": self._reloader.refused,
+                "pending": [{"key": one.key, "until": one.until} for one in self._reloader.pending],
             },
             "lately_s": round(lately.seconds),
             "routes": self._show_routes(lately),
             "upstreams": self._show_upstreams(lately),
-            "hosts": gateway.egress.hosts.status(),
+            "hosts": parts.egress.hosts.status(),
             "money": self._show_spend(),
             "postgres": self._show_postgres(),
-            "connections": {"clients": repr(gateway.door.listener), "app": repr(gateway.door.pool)},
+            "connections": {"clients": repr(parts.ingress.listener), "app": repr(parts.ingress.pool)},
             "memory": self._show_memory(),
             "cpu": self._show_cpu(lately),
             "alerts": alerts,
-            "limited": gateway.recent.most_refused_users(),
+            "limited": parts.recent_errors.most_refused_users(),
             "blocked": self._show_blocked(),
-            "errors": gateway.recent.request_errors(),
-            "failed_calls": gateway.recent.call_errors(),
+            "errors": parts.recent_errors.request_errors(),
+            "failed_calls": parts.recent_errors.call_errors(),
         }
 
     def build_history(self) -> Mapping[str, object]:
         """The last day, and the last quarter of an hour: columns of numbers."""
-        history = self._gateway.history
+        history = self._parts.history
         return {"day": history.day_series(), "recent": history.recent_series()}
 
     # ── in words ─────────────────────────────────────────────────────────────────────────────
 
     def _summarize(self, alerts: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
         """What is wrong, each in a few words with why and since when; nothing where all is well."""
-        gateway = self._gateway
+        parts = self._parts
         found = []
-        for name, part in gateway.health.check_components().items():
+        for name, part in parts.health.check_components().items():
             if part.state in ("degraded", "down") and name != "upstreams":
                 found.append(_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since)))
-        for name, upstream in gateway.egress.upstreams.items():
+        for name, upstream in parts.egress.upstreams.items():
             breaker = upstream.breaker
             if breaker.state == OPEN:
                 text = f"{name} is held off" if breaker.forced == OPEN else f"{name} is not answering"
                 found.append(_problem(text, breaker.why, self._to_wall_clock(breaker.since)))
             elif breaker.state != CLOSED:
                 found.append(_problem(f"{name} is being tried again", breaker.why, self._to_wall_clock(breaker.since)))
-        if gateway.reloader.refused:
-            found.append(_problem("the newest policy was refused", gateway.reloader.refused, None))
-        state: str = gateway.health.overall_status()
+        if self._reloader.refused:
+            found.append(_problem("the newest policy was refused", self._reloader.refused, None))
+        state: str = parts.health.overall_status()
         firing = sum(alert.get("state") != "cleared" for alert in alerts)
         if state == "ok" and (found or firing):
             state = "degraded"
@@ -111,31 +112,31 @@ class StatusReport:
     # ── in figures ───────────────────────────────────────────────────────────────────────────
 
     def _show_routes(self, lately: WindowStats) -> Mapping[str, object]:
-        gateway = self._gateway
-        door, metrics = gateway.door, gateway.metrics
+        parts = self._parts
+        ingress, metrics = parts.ingress, parts.metrics
         requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
         for (name, _, code), count in metrics.http_requests_total.items():
             requests[name] += int(count.value)
             errors[name] += int(count.value) if code >= "500" else 0
-        limited = gateway.recent.count_refused_users()
+        limited = parts.recent_errors.count_refused_users()
         for (name, _), count in metrics.http_refusals_total.items():
             refused[name] += int(count.value)
         return {
             route.name: {
-                "in_flight": door.accounting.in_flight[route.name],
-                "queued": door.admission.queued(route.name),
+                "in_flight": ingress.accounting.in_flight[route.name],
+                "queued": ingress.admission.queued(route.name),
                 "requests": requests[route.name],
                 "errors": errors[route.name],
                 "refused": refused[route.name],
                 "limited_users": limited[route.name],
                 "lately": _show_recent(lately.routes.get(route.name)),
             }
-            for route in gateway.policy.routes
+            for route in parts.policy.routes
         }
 
     def _show_upstreams(self, lately: WindowStats) -> Mapping[str, object]:
-        gateway = self._gateway
-        metrics, shown = gateway.metrics, gateway.egress.status()
+        parts = self._parts
+        metrics, shown = parts.metrics, parts.egress.status()
         models: dict[str, dict[str, Counter[str]]] = {}
         attempts: dict[str, Counter[str]] = {}
         for (name, model, outcome), count in metrics.upstream_calls_total.items():
@@ -145,7 +146,7 @@ class StatusReport:
             if count.value:
                 attempts.setdefault(name, Counter())[result] += int(count.value)
         found = {}
-        for name, upstream in gateway.egress.upstreams.items():
+        for name, upstream in parts.egress.upstreams.items():
             before = shown[name]
             assert isinstance(before, Mapping)
             found[name] = {
@@ -166,7 +167,7 @@ class StatusReport:
     def _show_spend(self) -> Mapping[str, object]:
         """Dollars of today, over all upstreams whose calls have prices."""
         metered = {
-            name: upstream for name, upstream in self._gateway.egress.upstreams.items() if upstream.billing.metered
+            name: upstream for name, upstream in self._parts.egress.upstreams.items() if upstream.billing.metered
         }
         users = Counter[str]()
         for upstream in metered.values():
@@ -181,40 +182,40 @@ class StatusReport:
         }
 
     def _show_postgres(self) -> Mapping[str, object] | None:
-        database = self._gateway.database
+        database = self._parts.postgres
         return None if database is None else {**database.status(), "max": database.policy.pool.max}
 
     def _show_blocked(self) -> list[str]:
-        return sorted(self._gateway.marks.users)[:MAX_BLOCKED_SHOWN]
+        return sorted(self._parts.user_marks.users)[:MAX_BLOCKED_SHOWN]
 
     def _show_memory(self) -> Mapping[str, object]:
-        latest = self._gateway.runtime.latest
+        latest = self._parts.process_sampler.latest
         share = latest.memory_share
         return {
             "gateway": latest.gateway_bytes,
             "app": latest.app_bytes,
             "limit": latest.limit_bytes,
             "share": None if share is None else round(share, 4),
-            "warn": self._gateway.policy.app.memory.warn,
+            "warn": self._parts.policy.app.memory.warn,
             "growth": {  # of the last hour
                 name: {"bytes": grown.amount, "requests": grown.requests}
-                for name, grown in self._gateway.door.accounting.growth.growth_by_route().items()
+                for name, grown in self._parts.ingress.accounting.growth.growth_by_route().items()
             },
         }
 
     def _show_cpu(self, lately: WindowStats) -> Mapping[str, object]:
         """Cores kept busy in the last second by all that runs in this container, and how many it may."""
         return {
-            "busy": None if self._busy is None else round(self._busy, 3),
+            "busy": None if self._busy_cores is None else round(self._busy_cores, 3),
             "limit": self._cores,
             "cores": os.cpu_count(),
-            "throttled_s": round(self._gateway.runtime.latest.throttled_s, 1),
+            "throttled_s": round(self._parts.process_sampler.latest.throttled_s, 1),
             "throttled_lately_s": round(lately.throttled, 2),
         }
 
     def _to_wall_clock(self, since: float | None) -> str | None:
         """A moment of the loop's clock as one of the calendar."""
-        return None if since is None else format_rfc3339(time.time() - (self._gateway.clock() - since))
+        return None if since is None else format_rfc3339(time.time() - (self._parts.clock() - since))
 
 
 _PART_PROBLEMS = {

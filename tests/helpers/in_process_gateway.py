@@ -30,7 +30,7 @@ class InProcessGateway:
 
     def reload(self, policy: str) -> None:
         self.save(policy)
-        self.gateway.reloader.reload(self.gateway.reload)
+        self.gateway.reloader.reload()
 
     @property
     def refused(self) -> str | None:
@@ -72,13 +72,13 @@ async def in_process_gateway(
     life = asyncio.get_running_loop().create_task(build.serve(source, parsed, words, environ, log))
     try:
         async with asyncio.timeout(30):
-            while not (found and found[0].app.is_ready):
+            while not (found and found[0].parts.app.is_ready):
                 assert not life.done(), out.read_text()
                 await asyncio.sleep(0.02)
         yield InProcessGateway(found[0], file, head, out, port)
     finally:
         if found and not life.done():
-            found[0]._on_signal(signal.SIGTERM)
+            found[0]._handle_stop_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(20):
                 await life

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.app.command import parse_command
-from proxy.gateway import CLOSING
+from proxy.gateway import CLOSE_SECONDS
 from proxy.policy.loading import PolicySource, load
 from proxy.process.socket_activation import SOCKET_KEYS
 
@@ -54,7 +54,7 @@ def test_the_socket_is_the_public_port_and_the_instances_take_it() -> None:
 
 def test_a_stop_has_the_time_that_it_may_take() -> None:
     needed = policy(1).listen.drain + policy(1).app.stop_timeout
-    assert needed + CLOSING <= int(value(SERVICE, "TimeoutStopSec"))
+    assert needed + CLOSE_SECONDS <= int(value(SERVICE, "TimeoutStopSec"))
 
 
 def test_the_app_gets_its_own_port_and_takes_the_shells_place() -> None:

@@ -35,8 +35,8 @@ async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, mo
     monkeypatch.setattr(health, "machine_memory", lambda: 1024 * 1024)  # a very small one
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
     async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
-        first = house.gateway.app.pid
-        await eventually(lambda: house.gateway.app.is_ready and house.gateway.app.pid != first)
+        first = house.gateway.parts.app.pid
+        await eventually(lambda: house.gateway.parts.app.is_ready and house.gateway.parts.app.pid != first)
         await eventually(lambda: "app.memory.recycle: 90%" in house.output())
 
 

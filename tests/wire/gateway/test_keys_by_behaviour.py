@@ -274,11 +274,13 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
     async with in_process_gateway(
         tmp_path, monkeypatch, *PLAIN, policy=f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\n"
     ) as house:
-        alerts, clock = house.gateway.alerts, house.gateway.clock
+        alerts, clock = house.gateway.alerts, house.gateway.parts.clock
         assert alerts._policy.rules["store_lost"].when == parse("store is down for 10s")
         since = clock()
         monkeypatch.setattr(
-            house.gateway.health, "observe", lambda: _with_store(house, ComponentHealth("degraded", "no answer", since))
+            house.gateway.parts.health,
+            "observe",
+            lambda: _with_store(house, ComponentHealth("degraded", "no answer", since)),
         )
         monkeypatch.setattr(alerts, "_clock", lambda: clock() + 11.0)
         assert "store_lost" in [one.name for one in alerts.evaluate_rules()] or "store_lost" in [
@@ -287,5 +289,5 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
 
 
 def _with_store(house, state):
-    found = dict(type(house.gateway.health).observe(house.gateway.health))
+    found = dict(type(house.gateway.parts.health).observe(house.gateway.parts.health))
     return {**found, "store": state}

@@ -127,9 +127,9 @@ async def test_attribution_that_a_reload_asks_for_comes_with_the_next_app(tmp_pa
     async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=ledger) as house:
         house.reload(ledger + "identity: {user: [{header: X-User}]}\n")
         assert house.waiting == {"app.attribution": APP}
-        notices = house.gateway.egress.notices
+        notices = house.gateway.parts.egress.notices
         assert notices._transport is None
-        assert await house.gateway.app.replace("reload")
+        assert await house.gateway.parts.app.replace("reload")
         assert house.waiting == {}
         await eventually(lambda: notices._transport is not None)  # what the app's Python tells is heard
 
@@ -168,7 +168,7 @@ async def test_every_key_that_the_running_gateway_cannot_change_is_named_with_wh
         assert house.waiting == {"ledger.url": GATEWAY}
         house.reload(same)
         assert house.waiting == {}
-        assert house.gateway.policy == house.gateway._dressed
+        assert house.gateway.parts.policy == house.gateway.rollout.app_policy
 
 
 async def test_the_listeners_addresses_are_kept_and_named(tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ async def test_the_listeners_addresses_are_kept_and_named(tmp_path, monkeypatch)
 
 async def test_an_app_that_something_else_starts_is_given_another_environment_by_nobody(tmp_path, monkeypatch):
     async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
-        front = house.gateway.app.address
+        front = house.gateway.parts.app.address
         policy = SAME % tmp_path + f"app: {{url: 'http://{front[0]}:{front[1]}'}}\n"
         other = tmp_path / "other"
         other.mkdir()

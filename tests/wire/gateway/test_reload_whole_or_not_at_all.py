@@ -106,25 +106,26 @@ async def test_a_key_that_does_not_fit_is_told_everywhere_changes_nothing_and_th
 
 def picture(gateway) -> dict[str, object]:
     """What is in force, part by part; things are compared by identity where they are the policy's own."""
-    upstreams = gateway.egress.upstreams
+    parts = gateway.parts
+    upstreams = parts.egress.upstreams
     return {
-        "policy": id(gateway.policy),
-        "log": (id(gateway._log.policy), id(gateway._log.redactor)),
-        "token": gateway.gate.token,
-        "series": gateway.metrics.http_requests_total.limit,
-        "app": id(gateway.app._policy),
-        "rules": id(gateway.door.pipeline.rules),
-        "listen": id(gateway.door.listener.listen),
+        "policy": id(parts.policy),
+        "log": (id(parts.log.policy), id(parts.log.redactor)),
+        "token": gateway.authenticator.token,
+        "series": parts.metrics.http_requests_total.limit,
+        "app": id(parts.app._policy),
+        "rules": id(parts.ingress.pipeline.rules),
+        "listen": id(parts.ingress.listener.listen),
         "upstreams": {name: id(one) for name, one in upstreams.items()},
         "cap": upstreams["openai"].billing.limits.cap,
         "budget": upstreams["openai"].budget.share,
-        "ledger": id(gateway.ledger._policy),
+        "ledger": id(parts.ledger._policy),
         "alerts": id(gateway.alerts._policy),
-        "database": id(gateway.database.policy) if gateway.database is not None else None,
+        "postgres": id(parts.postgres.policy) if parts.postgres is not None else None,
     }
 
 
-PARTS = ["log", "metrics", "admin", "app", "door", "egress", "ledger", "alerts", "database"]
+PARTS = ["log", "metrics", "admin", "app", "ingress", "egress", "ledger", "alerts", "postgres"]
 FAULTS = [PolicyError([]), OutriggerError("it does not fit"), ValueError("secret-secret"), AttributeError("a bug")]
 
 
@@ -134,21 +135,21 @@ async def test_whichever_part_cannot_be_made_nothing_is_changed_and_it_is_told(t
     )
     async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path + database % 2) as house:
         gateway = house.gateway
-        assert sorted(gateway.parts) == sorted(PARTS), "a new part needs a row here"
+        assert sorted(gateway.rollout.preparations) == sorted(PARTS), "a new part needs a row here"
         before = picture(gateway)
         for count, name in enumerate(PARTS):
-            good = gateway.parts[name]
+            good = gateway.rollout.preparations[name]
             error = FAULTS[count % len(FAULTS)]
 
             def fail(_, error=error):
                 raise error
 
-            monkeypatch.setitem(gateway.parts, name, fail)
+            monkeypatch.setitem(gateway.rollout.preparations, name, fail)
             house.reload(AFTER % tmp_path + database % 3)
             assert picture(gateway) == before, name
             assert house.refused is not None, name
             assert "secret-secret" not in house.refused
-            gateway.parts[name] = good
+            gateway.rollout.preparations[name] = good
         house.reload(AFTER % tmp_path + database % 3)
         assert house.refused is None
         after = picture(gateway)
@@ -159,8 +160,8 @@ async def test_whichever_part_cannot_be_made_nothing_is_changed_and_it_is_told(t
 async def test_a_fault_of_ours_while_it_is_put_in_force_puts_the_old_policy_back(tmp_path, monkeypatch):
     async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path) as house:
         gateway = house.gateway
-        token, hold = gateway.gate.token, gateway.app._policy.hold
-        good = gateway.parts["alerts"]
+        token, hold = gateway.authenticator.token, gateway.parts.app._policy.hold
+        good = gateway.rollout.preparations["alerts"]
 
         def slip(policy):
             take = good(policy)
@@ -172,13 +173,13 @@ async def test_a_fault_of_ours_while_it_is_put_in_force_puts_the_old_policy_back
 
             return taken
 
-        monkeypatch.setitem(gateway.parts, "alerts", slip)
+        monkeypatch.setitem(gateway.rollout.preparations, "alerts", slip)
         house.reload(AFTER % tmp_path)
         assert house.refused is not None
-        assert (gateway.gate.token, gateway.app._policy.hold) == (token, hold)
-        assert "mine" not in gateway.door.pipeline.rules.routes.match("GET", "/mine").name
-        assert "other" not in gateway.egress.upstreams
-        gateway.parts["alerts"] = good
+        assert (gateway.authenticator.token, gateway.parts.app._policy.hold) == (token, hold)
+        assert "mine" not in gateway.parts.ingress.pipeline.rules.routes.match("GET", "/mine").name
+        assert "other" not in gateway.parts.egress.upstreams
+        gateway.rollout.preparations["alerts"] = good
         house.reload(AFTER % tmp_path)
         assert house.refused is None
-        assert gateway.door.pipeline.rules.routes.match("GET", "/mine").name == "mine"
+        assert gateway.parts.ingress.pipeline.rules.routes.match("GET", "/mine").name == "mine"

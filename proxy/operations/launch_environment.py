@@ -67,7 +67,7 @@ class LaunchEnvironment:
         """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
         that something else starts is told how to have it. `pool` is HOST:PORT of the database pool, as the app sees
         it: queries say it as well then."""
-        if not attribution.wanted(policy):
+        if not attribution.is_enabled(policy):
             return {}
         if self._command is not None and not attribution.is_python(self._command.program):
             program = self._command.program

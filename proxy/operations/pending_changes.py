@@ -77,7 +77,7 @@ def _environment_changes(
 ) -> Iterator[tuple[str, object, object]]:
     """A key, what the app has of it, and what it would have."""
     yield "log.app_output", running.log.app_output, new.log.app_output
-    yield "app.attribution", attribution.wanted(running), attribution.wanted(new)
+    yield "app.attribution", attribution.is_enabled(running), attribution.is_enabled(new)
     if running.postgres.url:
         yield "postgres.env", running.postgres.env, new.postgres.env
     had, has = (proxy_variables(one.egress, "", environ, ()) for one in (running, new))

@@ -29,9 +29,6 @@ BESIDE = {"ledger": {"observe"}, "__main__": {"cli"}, "errors": set()}
 FLAT = {"build", "gateway"}
 # What is still to be cut; each line that goes is a step.
 KNOWN_CIRCLES = {
-    frozenset(
-        f"proxy.app.attribution._outrigger.{one}" for one in ["carry", "database", "finder", "inbound", "outbound"]
-    ),
     frozenset(f"proxy.egress.{one}" for one in ["billing.charge", "call"]),
     frozenset(f"proxy.egress.{one}" for one in ["retry", "upstream"]),
     frozenset(f"proxy.postgres.{one}" for one in ["admin_console", "service"]),

@@ -1,7 +1,7 @@
-"""Whether the app's calls are to say whose they are, and how the app comes by what says it.
+"""Attribution: whether the app's calls say which request they belong to, and how the code for it gets into the app.
 
-The folder has nothing that an app could import by mistake: `sitecustomize`, which Python runs by itself, and
-the package `_outrigger`. What is in them runs inside the app, under its Python; this file does not.
+The folder is put on the app's PYTHONPATH. It has nothing that an app could import by mistake: `sitecustomize`, which
+Python runs by itself, and the package `_outrigger`. These two run inside the app, under its Python; this file does not.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from proxy.policy.schema.identity import Identity
 from proxy.policy.schema.policy import Policy
 
 FOLDER = Path(__file__).parent
-# Programs that are surely no Python: there the app has to pass on one header by itself.
-OTHERS = {"node", "nodejs", "npm", "npx", "pnpm", "yarn", "bun", "deno", "ruby", "bundle", "rails", "rackup", "puma"}
-OTHERS |= {"java", "php", "php-fpm", "dotnet", "go", "perl"}
+# Programs that are surely not Python: there the app has to pass on the header itself.
+NON_PYTHON_PROGRAMS = frozenset(
+    (
+        "node", "nodejs", "npm", "npx", "pnpm", "yarn", "bun", "deno", "ruby", "bundle", "rails", "rackup", "puma",
+        "java", "php", "php-fpm", "dotnet", "go", "perl",
+    )
+)  # fmt: skip
 
 
-def wanted(policy: Policy) -> bool:
-    """`auto` is on where somebody needs to know whose a call is: a user is more than an address, a user's
-    spending is capped, or a request's calls end with it."""
+def is_enabled(policy: Policy) -> bool:
+    """Whether attribution is on. `auto` is on if something depends on whose a call is: users are identified by more
+    than their address, a user's spending is capped, or the calls of an abandoned request are cancelled."""
     if policy.app.attribution != "auto":
         return policy.app.attribution == "on"
     return (
@@ -31,10 +35,10 @@ def wanted(policy: Policy) -> bool:
 
 
 def is_python(program: str) -> bool:
-    """False where the program is known to be something else; a shell's may be anything."""
-    return PurePath(program).name not in OTHERS
+    """False if the program is known to be something else; what a shell runs may be anything."""
+    return PurePath(program).name not in NON_PYTHON_PROGRAMS
 
 
 def search_path(before: str | None) -> str:
-    """The app's PYTHONPATH, with our folder before it. An empty one counts as none, as for Python itself."""
+    """The app's PYTHONPATH with our folder in front. An empty one counts as none, as it does for Python itself."""
     return f"{FOLDER}{os.pathsep}{before}" if before else str(FOLDER)

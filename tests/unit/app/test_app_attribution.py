@@ -22,7 +22,7 @@ from proxy.policy.loading import PolicySource, load
     ],
 )
 def test_it_is_on_where_somebody_needs_to_know_whose_a_call_is(policy, on):
-    assert attribution.wanted(load(PolicySource("test", None, policy), {})) == on
+    assert attribution.is_enabled(load(PolicySource("test", None, policy), {})) == on
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from .finder import install
+from .import_hooks import install_hooks
 from .shim import Shim
 
 TYPE_CHECKING = False
@@ -23,12 +23,12 @@ def start(environ: Mapping[str, str]) -> Shim | None:
     if not egress:
         return None
     shim = Shim(egress, environ.get("OUTRIGGER_METERED"), environ.get("OUTRIGGER_POSTGRES"))
-    install(shim)
+    install_hooks(shim)
     pipes = environ.get("OUTRIGGER_LINES")
     if pipes:
-        from .lines import mark
+        from .output_marking import mark_output
 
-        mark(shim, pipes)
+        mark_output(shim, pipes)
     # A forked child is a worker as a rule, which serves everybody: it does not belong to the request during
     # which a pool happened to start it.
     if hasattr(os, "register_at_fork"):

@@ -1,8 +1,9 @@
-"""From a request to the threads and greenlets that work for it; tasks of asyncio carry contexts by themselves.
+"""Context propagation: a request's token reaches the threads and greenlets that work for it. asyncio's tasks carry
+their context by themselves.
 
-A worker that outlives the work it was started for (an executor's, a pool's) starts with no token, and gets the
-one of whoever handed in a piece of work while it does that piece. A timer has none: what comes later than its
-request, on a clock of its own, has no owner.
+A worker thread of an executor or a pool outlives the request that started it: it starts with no token, and has the
+token of whoever submitted a piece of work only while it does that piece. A timer has none: what runs later, on a
+clock of its own, has no owner.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from contextvars import Context
 
-from .finder import replace
+from .patching import replace_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from .shim import Shim
 
 
-class Work:
-    """A function that runs with the token of whoever handed it in."""
+class BoundFunction:
+    """A function bound to a token: it runs with the token of whoever submitted it."""
 
     __slots__ = ("__weakref__", "_current", "_function", "_token")
 
@@ -40,8 +41,8 @@ class Work:
             self._current.set(before)
 
 
-def _without(shim: Shim, original: Any) -> Any:
-    """The same function, run as if no request were there."""
+def _without_token(shim: Shim, original: Any) -> Any:
+    """The same function, but it runs outside of any request."""
 
     def free(*args: Any, **kwargs: Any) -> Any:
         before = shim.current.get()
@@ -54,19 +55,19 @@ def _without(shim: Shim, original: Any) -> Any:
     return free
 
 
-def _handing(shim: Shim) -> Callable[[Any], Any]:
-    """For methods whose first argument is a function that a worker is to run."""
+def _bind_first_argument(shim: Shim) -> Callable[[Any], Any]:
+    """For methods whose first argument is a function that a worker will run."""
 
     def make(original: Any) -> Any:
-        free = _without(shim, original)
+        free = _without_token(shim, original)
 
-        def hand(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def submit(self: Any, *args: Any, **kwargs: Any) -> Any:
             token = shim.current.get()
             if token is None or not args:
                 return original(self, *args, **kwargs)
-            return free(self, Work(shim, token, args[0]), *args[1:], **kwargs)
+            return free(self, BoundFunction(shim, token, args[0]), *args[1:], **kwargs)
 
-        return hand
+        return submit
 
     return make
 
@@ -78,7 +79,7 @@ def threads(shim: Shim, module: ModuleType) -> None:
     inherits = getattr(sys.flags, "thread_inherit_context", False)
 
     def make_start(original: Any) -> Any:
-        free = _without(shim, original)
+        free = _without_token(shim, original)
 
         def start(self: Any, *args: Any, **kwargs: Any) -> Any:
             token = shim.current.get()
@@ -89,7 +90,7 @@ def threads(shim: Shim, module: ModuleType) -> None:
             if not hasattr(self, "_context"):
                 self._outrigger = token
             elif self._context is None and not inherits:
-                self._context = _only(shim, token)
+                self._context = _context_with_token(shim, token)
             return original(self, *args, **kwargs)
 
         return start
@@ -103,61 +104,61 @@ def threads(shim: Shim, module: ModuleType) -> None:
 
         return _bootstrap_inner
 
-    replace(thread, "start", make_start)
-    replace(thread, "_bootstrap_inner", make_bootstrap, bootstrap)
+    replace_function(thread, "start", make_start)
+    replace_function(thread, "_bootstrap_inner", make_bootstrap, bootstrap)
 
 
 def executors(shim: Shim, module: ModuleType) -> None:
-    replace(module.ThreadPoolExecutor, "submit", _handing(shim))
+    replace_function(module.ThreadPoolExecutor, "submit", _bind_first_argument(shim))
 
 
 def pools(shim: Shim, module: ModuleType) -> None:
-    """ThreadPool alone: what goes to another process is pickled, and has no owner there."""
+    """Only ThreadPool: work for another process is pickled, and has no owner there."""
     pool, threads = module.Pool, module.ThreadPool
     methods = {name: pool.__dict__[name] for name in ("apply_async", "_map_async", "imap", "imap_unordered")}
-    replace(threads, "__init__", lambda original: _without(shim, original))
+    replace_function(threads, "__init__", lambda original: _without_token(shim, original))
     for name, method in methods.items():
-        replace(threads, name, _handing(shim), method)
+        replace_function(threads, name, _bind_first_argument(shim), method)
 
 
 # ── greenlets ────────────────────────────────────────────────────────────────────────────────
 
 
-def _only(shim: Shim, token: str) -> Context:
-    """An empty context, which is what a greenlet starts with, but for the token."""
+def _context_with_token(shim: Shim, token: str) -> Context:
+    """The empty context that a greenlet starts with, plus the token."""
     context = Context()
     context.run(shim.current.set, token)
     return context
 
 
-def _give(shim: Shim, greenlet: Any) -> None:
+def _set_greenlet_token(shim: Shim, greenlet: Any) -> None:
     token = shim.current.get()
     try:
         if token is not None and greenlet.gr_context is None:
-            greenlet.gr_context = _only(shim, token)
+            greenlet.gr_context = _context_with_token(shim, token)
     except Exception:
         return
 
 
 def gevent(shim: Shim, module: ModuleType) -> None:
-    module.Greenlet.add_spawn_callback(lambda greenlet: _give(shim, greenlet))
+    module.Greenlet.add_spawn_callback(lambda greenlet: _set_greenlet_token(shim, greenlet))
 
 
 def eventlet(shim: Shim, module: ModuleType) -> None:
     def make_init(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            _give(shim, self)
+            _set_greenlet_token(shim, self)
 
         return __init__
 
     def make_spawn(original: Any) -> Any:
         def _spawn_n(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            _give(shim, result[1])
+            _set_greenlet_token(shim, result[1])
             return result
 
         return _spawn_n
 
-    replace(module.GreenThread, "__init__", make_init)
-    replace(module, "_spawn_n", make_spawn)
+    replace_function(module.GreenThread, "__init__", make_init)
+    replace_function(module, "_spawn_n", make_spawn)

@@ -1,12 +1,12 @@
-"""Where a call goes out: one to the gateway carries the token of its request, any other is as it was.
+"""Hooks of HTTP clients: a call to the gateway carries the token of its request, any other call is unchanged.
 
-Hooked where a request is written to one connection, below redirects, so that what is redirected elsewhere
+The hook sits at the function that writes a request to one connection, below redirects: a redirect to another host
 never takes the token along, and no client shows the header to the app.
 """
 
 from __future__ import annotations
 
-from .finder import replace
+from .patching import replace_function, run_before, run_before_async
 from .shim import DEFAULT_PORTS, HEADER
 
 TYPE_CHECKING = False
@@ -16,61 +16,33 @@ if TYPE_CHECKING:
 
     from .shim import Shim
 
-LOWER = HEADER.lower().encode()
-NAME = HEADER.encode()
+HEADER_LOWER = HEADER.lower().encode()
+HEADER_NAME = HEADER.encode()
 
 
-def _text(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
-def before(mark: Any) -> Any:
-    def make(original: Any) -> Any:
-        def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                mark(self, *args)
-            except Exception:  # the call goes as it is
-                pass
-            return original(self, *args, **kwargs)
-
-        return send
-
-    return make
-
-
-def before_async(mark: Any) -> Any:
-    def make(original: Any) -> Any:
-        async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                mark(self, *args)
-            except Exception:
-                pass
-            return await original(self, *args, **kwargs)
-
-        return send
-
-    return make
-
-
 def stdlib(shim: Shim, module: ModuleType) -> None:
-    """http.client, and with it urllib, requests, urllib3 and botocore."""
+    """`http.client`, and with it urllib, requests, urllib3 and botocore."""
 
     def mark(connection: Any, *_: Any) -> None:
         head = connection._buffer
-        host, port, by = connection.host, connection.port, None
+        host, port, proxy = connection.host, connection.port, None
         if connection._tunnel_host:
-            by, host, port = (host, port), connection._tunnel_host, connection._tunnel_port
+            proxy, host, port = (host, port), connection._tunnel_host, connection._tunnel_port
         elif head[0].split(b" ")[1].startswith(b"http"):  # in absolute form: to a proxy
-            by = (host, port)
-            host, port = _absolute(head[0])
-        token = shim.token_for(host, port, by)
-        if token is not None and not any(line.lower().startswith(LOWER) for line in head):
+            proxy = (host, port)
+            host, port = _split_absolute_target(head[0])
+        token = shim.token_for(host, port, proxy)
+        if token is not None and not any(line.lower().startswith(HEADER_LOWER) for line in head):
             connection.putheader(HEADER, token)
 
-    replace(module.HTTPConnection, "endheaders", before(mark))
+    replace_function(module.HTTPConnection, "endheaders", run_before(mark))
 
 
-def _absolute(line: bytes) -> tuple[str, int]:
+def _split_absolute_target(line: bytes) -> tuple[str, int]:
     scheme, _, rest = line.split(b" ")[1].decode("ascii").partition("://")
     host, colon, port = rest.partition("/")[0].rpartition("@")[2].partition(":")
     return host, int(port) if colon else DEFAULT_PORTS[scheme]
@@ -81,22 +53,22 @@ def httpcore(shim: Shim, module: ModuleType) -> None:
 
     def mark(pool: Any, request: Any) -> None:
         url = request.url
-        port = url.port or DEFAULT_PORTS[_text(url.scheme)]
-        token = shim.token_for(_text(url.host), port, _proxy(pool))
-        if token is not None and not any(name.lower() == LOWER for name, _ in request.headers):
-            request.headers = [*request.headers, (NAME, token.encode())]
+        port = url.port or DEFAULT_PORTS[_as_text(url.scheme)]
+        token = shim.token_for(_as_text(url.host), port, _proxy_address(pool))
+        if token is not None and not any(name.lower() == HEADER_LOWER for name, _ in request.headers):
+            request.headers = [*request.headers, (HEADER_NAME, token.encode())]
 
     if hasattr(module, "AsyncConnectionPool"):
-        replace(module.AsyncConnectionPool, "handle_async_request", before_async(mark))
+        replace_function(module.AsyncConnectionPool, "handle_async_request", run_before_async(mark))
     else:
-        replace(module.ConnectionPool, "handle_request", before(mark))
+        replace_function(module.ConnectionPool, "handle_request", run_before(mark))
 
 
-def _proxy(pool: Any) -> tuple[str, int] | None:
+def _proxy_address(pool: Any) -> tuple[str, int] | None:
     """httpcore 1.0.6 and later keep a Proxy, those before a URL."""
     proxy = getattr(pool, "_proxy", None)
     url = getattr(proxy, "url", None) or getattr(pool, "_proxy_url", None)
-    return None if url is None else (_text(url.host), url.port or 0)
+    return None if url is None else (_as_text(url.host), url.port or 0)
 
 
 def aiohttp(shim: Shim, module: ModuleType) -> None:
@@ -107,7 +79,7 @@ def aiohttp(shim: Shim, module: ModuleType) -> None:
             request.headers[HEADER] = token
 
     name = "send" if "send" in module.ClientRequest.__dict__ else "_send"
-    replace(module.ClientRequest, name, before_async(mark))
+    replace_function(module.ClientRequest, name, run_before_async(mark))
 
 
 def websockets(shim: Shim, module: ModuleType) -> None:
@@ -125,4 +97,4 @@ def websockets(shim: Shim, module: ModuleType) -> None:
 
         return connect
 
-    replace(module.ClientProtocol, "connect", make)
+    replace_function(module.ClientProtocol, "connect", make)

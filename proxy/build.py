@@ -140,7 +140,7 @@ def build_gateway(
         from proxy.postgres.service import PostgresService  # it brings asyncpg, which nothing else needs
 
         postgres = PostgresService(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
-        egress.notices.works = postgres.assign_request
+        egress.attribution.on_database_connection = postgres.assign_request
 
     # The app, and what it is started with.
     command, port = resolve_command(policy, words, sockets, log)

@@ -16,7 +16,7 @@ from proxy.units import nanos_as_dollars
 BY_NAME = {"cost_cap_exceeded": "cost-cap"}
 
 
-class Account:
+class CallAccounting:
     def __init__(
         self,
         metrics: Metrics,
@@ -34,40 +34,40 @@ class Account:
         self._recent = recent
         self.in_flight = 0
 
-    def begin(self, call: Call) -> None:
+    def begin_call(self, call: Call) -> None:
         self.in_flight += 1
         if call.owner is not None and call.owner.request is not None:
             call.owner.request.call_began()
 
-    def paid(self, call: Call, upstream: Upstream) -> None:
+    def settle_shared_call(self, call: Call, upstream: Upstream) -> None:
         """An answer that several read is whole, and what it cost is known: told by the call that began it, which
         may be over since long."""
-        call.shared = False
-        if not call.over:
+        call.is_shared = False
+        if not call.ended:
             return
-        owner, late = call.owner, sum(bill.cost for bill in call.bills) - call.told
+        owner, late = call.owner, sum(bill.cost for bill in call.bills) - call.reported_cost
         if owner is not None and owner.request is not None and late:
             owner.request.call_paid(late)
-        self._tell(call, upstream)
+        self._report(call, upstream)
 
-    def end(self, call: Call, upstream: Upstream) -> None:
+    def end_call(self, call: Call, upstream: Upstream) -> None:
         self.in_flight -= 1
         owner = call.owner
         spent = sum(bill.cost for bill in call.bills)
         if owner is not None and owner.request is not None:
             owner.request.call_ended(spent if call.bills else None)
-        call.told = spent
-        call.over = True
-        call.took = self._clock() - call.began
-        if not call.shared:
-            self._tell(call, upstream)
+        call.reported_cost = spent
+        call.ended = True
+        call.duration = self._clock() - call.began
+        if not call.is_shared:
+            self._report(call, upstream)
 
-    def _tell(self, call: Call, upstream: Upstream) -> None:
+    def _report(self, call: Call, upstream: Upstream) -> None:
         self._books.record_call(call)
-        owner, took = call.owner, call.took
+        owner, took = call.owner, call.duration
         spent = sum(bill.cost for bill in call.bills)
         metrics, name = self._metrics, call.upstream
-        model = upstream.label(call.model)
+        model = upstream.model_label(call.model)
         metrics.upstream_calls_total.labels(name, model, call.outcome).inc()
         metrics.upstream_call_duration_seconds.labels(name).observe(took)
         first = None if call.first_byte_at is None else call.first_byte_at - call.began
@@ -75,14 +75,14 @@ class Account:
             metrics.upstream_first_byte_seconds.labels(name).observe(first)
         metrics.cache_total.labels(name, call.cache).inc()
         if self._recent is not None and call.outcome in ("error", "refused"):
-            self._remember(self._recent, call, took)
+            self._remember_failure(self._recent, call, took)
         pending = any(bill.deferred for bill in call.bills)
         known = (bool(call.bills) and not pending) or call.cost is not None
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
-            used = upstream.beside.get(call.used, upstream)
+            used = upstream.siblings.get(call.answered_by, upstream)
             if used is not upstream:
-                model = used.label(call.model)
+                model = used.model_label(call.model)
             for kind, count in (
                 ("input", usage.input - usage.cached_input),
                 ("cached_input", usage.cached_input),
@@ -111,12 +111,12 @@ class Account:
             cache=call.cache,
             outcome=call.outcome,
             fallback=call.fallback,
-            refused=call.refused.code if call.refused is not None else None,
+            refused=call.refusal.code if call.refusal is not None else None,
             reason=call.reason,
         )
 
-    def _remember(self, recent: RecentErrors, call: Call, took: float) -> None:
-        refused = call.refused
+    def _remember_failure(self, recent: RecentErrors, call: Call, took: float) -> None:
+        refused = call.refusal
         if call.outcome == "refused":
             if refused is not None and refused.code in BY_NAME:
                 recent.add_refusal(call.user, call.tier, call.upstream, BY_NAME[refused.code])

@@ -16,31 +16,31 @@ from urllib.parse import quote
 
 from proxy.egress.headers import Fields, portable
 
-VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-PREFIX = "sk-outrigger-"  # no secret: what is compared in constant time stands behind it
+KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+KEY_PREFIX = "sk-outrigger-"  # no secret: what is compared in constant time stands behind it
 
 
-def variable(kind: str, name: str) -> str:
+def key_variable(kind: str, name: str) -> str:
     """The variable that the app reads its key from: the dialect's own; of `kind: http` one named after the upstream,
     so `mail-er` has MAIL_ER_API_KEY."""
-    found = VARIABLES.get(kind)
+    found = KEY_VARIABLES.get(kind)
     if found is not None:
         return found
     word = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
     return f"{'_' if word[:1].isdigit() else ''}{word}_API_KEY"
 
 
-class Keys:
+class VirtualKeys:
     """One key a process for each variable that the app has; it opens nothing but this gateway."""
 
     def __init__(self) -> None:
-        self._made: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
 
-    def shown(self, kind: str, name: str = "") -> str:
+    def key_for(self, kind: str, name: str = "") -> str:
         """What the app gets as its key."""
-        return self._made.setdefault(variable(kind, name), f"{PREFIX}{secrets.token_urlsafe(24)}")
+        return self._keys.setdefault(key_variable(kind, name), f"{KEY_PREFIX}{secrets.token_urlsafe(24)}")
 
-    def injected(self, made: str, real: str, target: str, fields: Fields) -> tuple[str, Fields] | None:
+    def inject(self, made: str, real: str, target: str, fields: Fields) -> tuple[str, Fields] | None:
         """Target and header with the real key in the made-up one's place; None where that is not shown."""
         found = False
         path, mark, query = target.partition("?")
@@ -58,14 +58,14 @@ class Keys:
         return (target, changed) if found else None
 
 
-def own(kind: str, real: str, fields: Fields) -> Fields:
+def with_own_key(kind: str, real: str, fields: Fields) -> Fields:
     """The header for another upstream than the one that was called: its own key, nothing of anybody else's."""
     return [*portable(fields), ("x-api-key", real) if kind == "anthropic" else ("Authorization", f"Bearer {real}")]
 
 
 def _replaced(text: str, made: str, real: str) -> str | None:
     """The text with `real` wherever `made` stands; None where it does not."""
-    at = text.find(PREFIX)
+    at = text.find(KEY_PREFIX)
     if at < 0:
         return None
     wanted, parts, since = made.encode(), [], 0
@@ -74,7 +74,7 @@ def _replaced(text: str, made: str, real: str) -> str | None:
         if hmac.compare_digest(text[at:end].encode("utf-8", "surrogatepass"), wanted):
             parts += [text[since:at], real]
             since = end
-        at = text.find(PREFIX, at + 1)
+        at = text.find(KEY_PREFIX, at + 1)
     return "".join([*parts, text[since:]]) if parts else None
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
-from proxy.egress.api_keys import VARIABLES, Keys, variable
-from proxy.egress.url_mapping import shown
+from proxy.egress.api_keys import KEY_VARIABLES, VirtualKeys, key_variable
+from proxy.egress.url_mapping import app_base_url
 from proxy.policy import urls
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Egress, Upstream
@@ -35,36 +35,38 @@ def proxy_variables(
     }
 
 
-def variables(policy: Policy, address: str, environ: Mapping[str, str], keys: Keys) -> dict[str, str]:
+def app_variables(policy: Policy, address: str, environ: Mapping[str, str], keys: VirtualKeys) -> dict[str, str]:
     """`address` is the egress listener's HOST:PORT."""
     env = {"OUTRIGGER_EGRESS": f"http://{address}"}
     for name, upstream in policy.upstreams.items():
-        env.update(of_upstream(name, upstream, address, environ))
-    env.update({its: keys.shown(kind, name) for its, (kind, name) in made_keys(policy.upstreams).items()})
+        env.update(upstream_variables(name, upstream, address, environ))
+    env.update({its: keys.key_for(kind, name) for its, (kind, name) in virtual_key_variables(policy.upstreams).items()})
     if policy.egress.other_hosts != "allow":
         database = urlsplit(environ.get("DATABASE_URL", "")).hostname
         env.update(proxy_variables(policy.egress, address, environ, own_hosts=[database] if database else []))
     return env
 
 
-def of_upstream(name: str, upstream: Upstream, address: str, environ: Mapping[str, str]) -> dict[str, str]:
+def upstream_variables(name: str, upstream: Upstream, address: str, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that lead to it."""
     return {
-        its: shown(upstream.base_url, address, name, upstream.kind, adopted=_same(environ.get(its), upstream.base_url))
+        its: app_base_url(
+            upstream.base_url, address, name, upstream.kind, adopted=_is_same_url(environ.get(its), upstream.base_url)
+        )
         for its in upstream.env
     }
 
 
-def made_keys(upstreams: Mapping[str, Upstream]) -> dict[str, tuple[str, str]]:
+def virtual_key_variables(upstreams: Mapping[str, Upstream]) -> dict[str, tuple[str, str]]:
     """The variables in which the app has a key made here, with kind and name of an upstream that it is for."""
-    made = {its: (kind, "") for kind, its in VARIABLES.items() if _keyed(kind, upstreams)}
+    made = {its: (kind, "") for kind, its in KEY_VARIABLES.items() if _is_key_replaced(kind, upstreams)}
     for name, upstream in upstreams.items():
-        if upstream.kind not in VARIABLES and upstream.api_key is not None:
-            made[variable(upstream.kind, name)] = upstream.kind, name
+        if upstream.kind not in KEY_VARIABLES and upstream.api_key is not None:
+            made[key_variable(upstream.kind, name)] = upstream.kind, name
     return made
 
 
-def _keyed(kind: str, upstreams: Mapping[str, Upstream]) -> bool:
+def _is_key_replaced(kind: str, upstreams: Mapping[str, Upstream]) -> bool:
     """Whether the app's own key of this kind is replaced: where the upstream that it is for has an `api_key`.
 
     It is for the one that is named like its kind, else for one that a variable leads to. A second one, there
@@ -75,7 +77,7 @@ def _keyed(kind: str, upstreams: Mapping[str, Upstream]) -> bool:
     return first is not None and first.api_key is not None
 
 
-def _same(value: str | None, base_url: str) -> bool:
+def _is_same_url(value: str | None, base_url: str) -> bool:
     if not value:
         return False
     try:

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from proxy.egress.headers import Fields
 
 
-class Head:
+class ResponseHead:
     """An answer's head without its framing; `length` is None where the body's end is not known yet."""
 
     __slots__ = ("fields", "length", "reason", "status")
@@ -22,12 +22,12 @@ class Head:
         self.length = length
 
 
-class Sink(Protocol):
-    async def begin(self, head: Head) -> None: ...
+class ResponseWriter(Protocol):
+    async def write_head(self, head: ResponseHead) -> None: ...
     async def write(self, data: bytes) -> None: ...
 
 
-class ToApp:
+class AppResponse:
     """The app's side of one call."""
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -35,30 +35,30 @@ class ToApp:
         self.response: web.StreamResponse | None = None
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         return self.response is not None
 
-    async def begin(self, head: Head) -> None:
+    async def write_head(self, head: ResponseHead) -> None:
         response = self.response = web.StreamResponse(
-            status=head.status, reason=_reason(head), headers=CIMultiDict(head.fields)
+            status=head.status, reason=_reason_phrase(head), headers=CIMultiDict(head.fields)
         )
         if head.length is not None:
             response.content_length = head.length
         await response.prepare(self._request)
 
-    def whole(self, head: Head, body: bytes) -> None:
+    def set_whole(self, head: ResponseHead, body: bytes) -> None:
         """An answer at once; it is written when the handler returns it."""
         headers = CIMultiDict(head.fields)
         if self._request.method == "HEAD" and head.length is not None:
             headers["Content-Length"] = str(head.length)
-        self.response = web.Response(status=head.status, reason=_reason(head), headers=headers, body=body)
+        self.response = web.Response(status=head.status, reason=_reason_phrase(head), headers=headers, body=body)
 
     async def write(self, data: bytes) -> None:
         """Waits while the app reads slowly. Raises ConnectionError when it is gone."""
         assert self.response is not None
         await self.response.write(data)
 
-    async def end(self) -> None:
+    async def write_eof(self) -> None:
         assert self.response is not None
         await self.response.write_eof()
 
@@ -68,5 +68,5 @@ class ToApp:
             self._request.transport.abort()
 
 
-def _reason(head: Head) -> str | None:
+def _reason_phrase(head: ResponseHead) -> str | None:
     return head.reason or None

@@ -14,16 +14,16 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from proxy.egress.bypass_detection import Bypass
+from proxy.egress.bypass_detection import BypassDetector
 from proxy.observe.emit import EmitEvent, LogLevel
 
-BACKLOG = 1 << 20  # bytes that may wait while the loop is busy, as far as the kernel allows
-LONGEST = 2048  # bytes of one
-MOST_REPORTS = 50  # different ones that are logged
+RECEIVE_BUFFER = 1 << 20  # bytes that may wait while the loop is busy, as far as the kernel allows
+MAX_DATAGRAM = 2048  # bytes of one
+MAX_REPORTS = 50  # different ones that are logged
 
 
-class Notices(asyncio.DatagramProtocol):
-    def __init__(self, bypass: Bypass, emit: EmitEvent) -> None:
+class AttributionListener(asyncio.DatagramProtocol):
+    def __init__(self, bypass: BypassDetector, emit: EmitEvent) -> None:
         self._bypass = bypass
         self._emit = emit
         self._sock: socket.socket | None = None
@@ -31,7 +31,9 @@ class Notices(asyncio.DatagramProtocol):
         self._started = False
         self._opening: asyncio.Task[None] | None = None  # of one that a later start of the app asked for
         self._reports: set[tuple[str, ...]] = set()
-        self.works: Callable[[int, str], object] | None = None  # who is told; the token is empty where there is none
+        self.on_database_connection: Callable[[int, str], object] | None = (
+            None  # who is told; the token is empty where there is none
+        )
 
     def bind(self, host: str, port: int) -> bool:
         """Whether the port's number could be had for datagrams as well; if not, nobody is to send any."""
@@ -39,7 +41,7 @@ class Notices(asyncio.DatagramProtocol):
             sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
             try:
                 sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BACKLOG)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 sock.bind((host, port))
             except OSError as error:
                 sock.close()
@@ -70,24 +72,24 @@ class Notices(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         try:
-            words = data[:LONGEST].decode("ascii").split(" ")
+            words = data[:MAX_DATAGRAM].decode("ascii").split(" ")
         except UnicodeDecodeError:
             return
         if words[0] == "bypass" and len(words) == 2:
-            self._bypass.note(words[1])
+            self._bypass.record(words[1])
         elif words[0] == "works" and len(words) == 3 and words[1].isdigit():
-            if self.works is not None:
-                self.works(int(words[1]), words[2].strip("-"))
+            if self.on_database_connection is not None:
+                self.on_database_connection(int(words[1]), words[2].strip("-"))
         elif words[0] == "hooked" and len(words) == 5 and words[1].isdigit():
-            self._hooked(int(words[1]), words[2], _list(words[3]), _list(words[4]))
+            self._log_hooks(int(words[1]), words[2], _parse_list(words[3]), _parse_list(words[4]))
 
     def error_received(self, exc: Exception) -> None:
         """Of a datagram that was sent, and none is."""
 
-    def _hooked(self, pid: int, python: str, names: list[str], missed: list[str]) -> None:
+    def _log_hooks(self, pid: int, python: str, names: list[str], missed: list[str]) -> None:
         """Every process says it; it is logged once for all that say the same."""
         report = (python, *names, "/", *missed)
-        if report in self._reports or len(self._reports) >= MOST_REPORTS:
+        if report in self._reports or len(self._reports) >= MAX_REPORTS:
             return
         self._reports.add(report)
         shown = f"Calls say whose they are (Python {python}), by {', '.join(names) or 'nothing'};"
@@ -96,5 +98,5 @@ class Notices(asyncio.DatagramProtocol):
         self._emit("app.attribution", shown, level=level, pid=pid, python=python, hooked=names, not_hooked=missed)
 
 
-def _list(word: str) -> list[str]:
+def _parse_list(word: str) -> list[str]:
     return [] if word == "-" else [one.replace("_", " ") for one in word.split(",")]

@@ -9,15 +9,15 @@ from typing import Protocol
 from aiohttp import BytesPayload
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.egress.json_ends import Ends
-from proxy.egress.multipart import Form, boundary_of
+from proxy.egress.json_ends import JsonEnds
+from proxy.egress.multipart import MultipartScanner, parse_boundary
 
-LARGEST = 4 * 1024 * 1024  # bytes; what is larger is not parsed, not sent again, only passed
-SLICE = 256 * 1024
-Scan = Callable[[], Form | Ends | None]
+MAX_BUFFERED_BODY = 4 * 1024 * 1024  # bytes; what is larger is not parsed, not sent again, only passed
+WRITE_SIZE = 256 * 1024
+MakeScanner = Callable[[], MultipartScanner | JsonEnds | None]
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """The app's side of a body."""
 
     async def readany(self) -> bytes: ...
@@ -27,24 +27,24 @@ class Body:
     """`whole` is None where the rest still comes from the app; such a body can be sent once, and what it says is
     read as it passes."""
 
-    __slots__ = ("_first", "_scan", "_sending", "_source", "length", "parsed", "started", "whole")
+    __slots__ = ("_first", "_progress", "_scan", "_source", "content", "length", "parsed", "started")
 
     def __init__(
         self,
         whole: bytes | None,
         first: bytes,
-        source: Source | None,
+        source: BodySource | None,
         length: int | None,
-        sending: Sending | None = None,
-        scan: Form | Ends | None = None,
+        sending: SendProgress | None = None,
+        scan: MultipartScanner | JsonEnds | None = None,
     ) -> None:
-        self.whole = whole
+        self.content = whole
         self.length = length if whole is None else len(whole)  # None: not known beforehand
         self.parsed: Mapping[str, object] | None = None
         self.started = False
         self._first = first
         self._source = source
-        self._sending = sending or Sending()
+        self._progress = sending or SendProgress()
         self._scan = scan
         if scan is not None and first:
             scan.feed(first)
@@ -52,60 +52,64 @@ class Body:
     @property
     def sent(self) -> bool:
         """Whether the attempt under way got so far that a byte of the body was written."""
-        return self._sending.begun
+        return self._progress.begun
 
     @sent.setter
     def sent(self, begun: bool) -> None:
-        self._sending.begun = begun
+        self._progress.begun = begun
 
     @property
-    def repeatable(self) -> bool:
-        return self.whole is not None or not self.started
+    def can_resend(self) -> bool:
+        return self.content is not None or not self.started
 
     def payload(self) -> BytesPayload | AsyncIterator[bytes] | None:
         """What the HTTP client is given, once an attempt."""
-        if self.whole is None:
-            return self._rest()
-        if not self.whole:
+        if self.content is None:
+            return self._stream_rest()
+        if not self.content:
             return None
         # aiohttp writes plain bytes in one go, which is right for all but the largest.
-        return _Whole(self.whole, self._sending) if len(self.whole) <= SLICE else self._slices(self.whole)
+        return (
+            _ObservedPayload(self.content, self._progress)
+            if len(self.content) <= WRITE_SIZE
+            else self._stream_slices(self.content)
+        )
 
-    def replaced(self, whole: bytes) -> Body:
+    def with_content(self, whole: bytes) -> Body:
         """The same body with another text, as a fallback to another model needs it."""
-        body = Body(whole, b"", None, None, self._sending)
+        body = Body(whole, b"", None, None, self._progress)
         body.parsed = self.parsed
         return body
 
-    def said(self) -> Mapping[str, object]:
+    def members(self) -> Mapping[str, object]:
         """The members or fields of what was asked; of a body that passes, those that have passed so far."""
         if self.parsed is not None:
             return self.parsed
         scan = self._scan
-        if isinstance(scan, Form):
-            return {name: _typed(text) for name, text in scan.fields.items() if name not in scan.twice}
+        if isinstance(scan, MultipartScanner):
+            return {name: _typed_field(text) for name, text in scan.fields.items() if name not in scan.repeated}
         return scan.members() if scan is not None else {}
 
     @property
-    def passed(self) -> int:
+    def scanned_bytes(self) -> int:
         """Bytes of a body that passes, so far."""
         return self._scan.size if self._scan is not None else 0
 
     @property
-    def passes(self) -> bool:
+    def is_scanned(self) -> bool:
         return self._scan is not None
 
     def parse(self) -> None:
-        if not self.whole or self.whole.lstrip()[:1] != b"{":
+        if not self.content or self.content.lstrip()[:1] != b"{":
             return
         try:
-            found = json.loads(self.whole)
+            found = json.loads(self.content)
         except (ValueError, RecursionError):
             return
         if isinstance(found, dict):
             self.parsed = found
 
-    async def _rest(self) -> AsyncIterator[bytes]:
+    async def _stream_rest(self) -> AsyncIterator[bytes]:
         self.started = self.sent = True
         if self._first:
             yield self._first
@@ -117,13 +121,13 @@ class Body:
         if self._scan is not None:
             self.length = self.length or self._scan.size
 
-    async def _slices(self, whole: bytes) -> AsyncIterator[bytes]:
+    async def _stream_slices(self, whole: bytes) -> AsyncIterator[bytes]:
         self.sent = True
-        for at in range(0, len(whole), SLICE):
-            yield whole[at : at + SLICE]
+        for at in range(0, len(whole), WRITE_SIZE):
+            yield whole[at : at + WRITE_SIZE]
 
 
-class Sending:
+class SendProgress:
     """Shared by a body and what it was replaced by: whether bytes are on their way."""
 
     __slots__ = ("begun",)
@@ -132,46 +136,48 @@ class Sending:
         self.begun = False
 
 
-class _Whole(BytesPayload):
+class _ObservedPayload(BytesPayload):
     """Bytes that tell when they are written: from then on nobody knows what an upstream made of them."""
 
-    def __init__(self, whole: bytes, sending: Sending) -> None:
+    def __init__(self, whole: bytes, sending: SendProgress) -> None:
         super().__init__(whole)
-        self._sending = sending
+        self._progress = sending
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._sending.begun = True
+        self._progress.begun = True
         await super().write_with_length(writer, content_length)
 
 
-def scanner(headers: Mapping[str, str]) -> Form | Ends | None:
+def make_scanner(headers: Mapping[str, str]) -> MultipartScanner | JsonEnds | None:
     """What reads a body of that kind while it passes."""
     content_type = headers.get("Content-Type", "")
     kind = content_type.partition(";")[0].strip().lower()
     coded = headers.get("Content-Encoding", "").strip().lower() or "identity"
     if kind.startswith("multipart/"):
-        boundary = boundary_of(content_type)
-        return Form(boundary) if boundary is not None and coded == "identity" else None
-    return Ends(coded) if kind.endswith("json") and coded in ("identity", "gzip", "deflate") else None
+        boundary = parse_boundary(content_type)
+        return MultipartScanner(boundary) if boundary is not None and coded == "identity" else None
+    return JsonEnds(coded) if kind.endswith("json") and coded in ("identity", "gzip", "deflate") else None
 
 
-async def read(source: Source | None, length: int | None, *, pass_on: bool, scan: Scan | None = None) -> Body:
+async def read_body(
+    source: BodySource | None, length: int | None, *, pass_on: bool, scan: MakeScanner | None = None
+) -> Body:
     """The body of a call; with `pass_on` nothing of it is kept (uploads). `scan` makes what reads one that passes."""
     if source is None:
         return Body(b"", b"", None, None)
-    if pass_on or (length is not None and length > LARGEST):
+    if pass_on or (length is not None and length > MAX_BUFFERED_BODY):
         return Body(None, await source.readany(), source, length, scan=scan() if scan is not None else None)
     parts: list[bytes] = []
     size = 0
     while data := await source.readany():
         parts.append(data)
         size += len(data)
-        if size > LARGEST:
+        if size > MAX_BUFFERED_BODY:
             return Body(None, b"".join(parts), source, length, scan=scan() if scan is not None else None)
     return Body(b"".join(parts), b"", None, None)
 
 
-def _typed(text: str) -> object:
+def _typed_field(text: str) -> object:
     """A field as JSON would have it: a form knows text alone."""
     if text.isascii() and text.isdigit() and len(text) <= 9:
         return int(text)

@@ -11,7 +11,7 @@ from proxy.observe.metrics import Metrics
 
 
 @dataclass(slots=True)
-class Seen:
+class BypassedCalls:
     """Times are the clock's, in seconds."""
 
     count: int
@@ -19,7 +19,7 @@ class Seen:
     last: float
 
 
-class Bypass:
+class BypassDetector:
     """Counts them by upstream, and warns of each upstream once."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Bypass:
         self._clock = clock
         self._metrics = metrics
         self._emit = emit
-        self.seen: dict[str, Seen] = {}  # by the upstream's name
+        self.bypassed: dict[str, BypassedCalls] = {}  # by the upstream's name
 
     def addresses(self) -> dict[str, str]:
         """HOST:PORT of each upstream's own host, with its name; where two share one, the first."""
@@ -39,15 +39,15 @@ class Bypass:
             found.setdefault(f"{url.host}:{url.port}".lower(), name)
         return found
 
-    def note(self, address: str) -> None:
+    def record(self, address: str) -> None:
         """A call went to this HOST:PORT by another way than ours; one that no upstream names is nobody's business."""
         name = self.addresses().get(address.lower())
         if name is None:
             return
         now = self._clock()
-        seen = self.seen.get(name)
+        seen = self.bypassed.get(name)
         if seen is None:
-            self.seen[name] = Seen(1, now, now)
+            self.bypassed[name] = BypassedCalls(1, now, now)
             text = (
                 f"A call went straight to {address}, past the upstream {name}: no retries, no cap, no owner."
                 f" Look for a base_url in the app's code, or let it read {self._variable(name)}."
@@ -58,10 +58,10 @@ class Bypass:
             seen.last = now
         self._metrics.bypass_total.labels(name).inc()
 
-    def within(self, seconds: float) -> list[str]:
+    def bypassed_within(self, seconds: float) -> list[str]:
         """The upstreams that were gone past in the last so many seconds: what the alert asks."""
         since = self._clock() - seconds
-        return [name for name, seen in self.seen.items() if seen.last >= since and name in self._upstreams]
+        return [name for name, seen in self.bypassed.items() if seen.last >= since and name in self._upstreams]
 
     def _variable(self, name: str) -> str:
         variables = self._upstreams[name].policy.env

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from proxy.policy import schema
 
-OVERHEAD = 400  # bytes an entry costs beside what it holds
+ENTRY_OVERHEAD = 400  # bytes an entry costs beside what it holds
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CachedResponse:
     """A whole answer, of whose header there is what several callers may see; `stored` is the clock's."""
 
     status: int
@@ -25,63 +25,63 @@ class Entry:
 
     @property
     def size(self) -> int:
-        return OVERHEAD + len(self.body) + sum(len(name) + len(value) + 100 for name, value in self.headers)
+        return ENTRY_OVERHEAD + len(self.body) + sum(len(name) + len(value) + 100 for name, value in self.headers)
 
 
-class Cache:
+class ResponseCache:
     def __init__(self, policy: schema.Cache, *, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._entries: OrderedDict[bytes, CachedResponse] = OrderedDict()
         self._size = 0
         self.policy = policy
 
     def __repr__(self) -> str:
         return f"<Cache {len(self._entries)} answers, {self._size} of {self.policy.max} bytes>"
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> CachedResponse | None:
         """A fresh answer."""
         return self._find(key, self.policy.ttl)
 
-    def stale(self, key: bytes) -> Entry | None:
+    def get_stale(self, key: bytes) -> CachedResponse | None:
         """One that is fresh, or not expired for longer than `stale_if_error` (RFC 5861 section 4)."""
         return self._find(key, self.policy.ttl + self.policy.stale_if_error)
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: CachedResponse) -> None:
         """Keep an answer, unless it alone would take a quarter of the room."""
-        self._drop(key)
+        self._remove(key)
         if self.policy.ttl and entry.size <= self.policy.max // 4:
             self._entries[key] = entry
             self._size += entry.size
-            self._shrink()
+            self._evict()
 
     def reconfigure(self, policy: schema.Cache) -> None:
         self.policy = policy
         if not policy.ttl:
             self._entries.clear()
             self._size = 0
-        self._shrink()
+        self._evict()
 
-    def _find(self, key: bytes, age: float) -> Entry | None:
+    def _find(self, key: bytes, age: float) -> CachedResponse | None:
         entry = self._entries.get(key)
         if entry is None:
             return None
         old = self._clock() - entry.stored
         if old >= self.policy.ttl + self.policy.stale_if_error:
-            self._drop(key)
+            self._remove(key)
             return None
         if old >= age:
             return None
         self._entries.move_to_end(key)
         return entry
 
-    def _drop(self, key: bytes) -> None:
+    def _remove(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._size -= entry.size
 
-    def _shrink(self) -> None:
+    def _evict(self) -> None:
         while self._size > self.policy.max and self._entries:
-            self._drop(next(iter(self._entries)))
+            self._remove(next(iter(self._entries)))
 
 
 # [merged from egress/cachekey] What makes two calls the same: everything that could change the answer.
@@ -104,7 +104,9 @@ _NEUTRAL = frozenset(
 _NEUTRAL_PREFIXES = ("x-stainless-", "x-outrigger-")
 
 
-def key(*, upstream: str, url: str, method: str, headers: Iterable[tuple[str, str]], body: bytes, scope: str) -> bytes:
+def cache_key(
+    *, upstream: str, url: str, method: str, headers: Iterable[tuple[str, str]], body: bytes, scope: str
+) -> bytes:
     """A digest; keys and cookies are in it, and cannot be had out of it. `url` is where the call goes, as it is sent,
     `headers` what goes along: so another address or account after a reload is another question. `scope` is the user,
     or empty."""

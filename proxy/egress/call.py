@@ -22,37 +22,37 @@ class Call:
     """Times are the loop's clock, in seconds."""
 
     __slots__ = (
+        "answered_by",
         "ask",
-        "at",
         "attempts",
         "began",
         "bills",
         "body",
         "cache",
+        "duration",
+        "ended",
         "endpoint",
         "fallback",
         "fields",
         "first_byte_at",
-        "follows",
+        "followed",
+        "is_sdk_retry",
+        "is_shared",
         "left_to_caller",
         "method",
         "outcome",
-        "over",
         "owner",
         "reason",
-        "refused",
+        "refusal",
+        "reported_cost",
         "rest",
         "row_id",
-        "sdk_retry",
-        "shared",
+        "started_at",
         "status",
         "target",
         "tier",
-        "told",
-        "took",
         "upstream",
         "usage",
-        "used",
         "user",
     )
 
@@ -62,19 +62,19 @@ class Call:
     def __init__(self, upstream: str, method: str, rest: str, fields: Fields, began: float, at: float = 0.0) -> None:
         self.row_id = ""  # in the ledger, where no bill has one
         self.upstream = upstream  # the one that was called, whoever answered in the end
-        self.used = upstream
+        self.answered_by = upstream
         self.method = method
         self.rest = rest  # path and query below the upstream, as the app sent them
         self.target = rest  # as they go on: the real key may stand in them, so they are shown to nobody
         self.fields = fields  # what goes on
         self.began = began
-        self.at = at  # began, by the wall clock
+        self.started_at = at  # began, by the wall clock
         self.endpoint: str | None = None
-        self.follows: str | None = None  # the reference that it asks after, of what the vendor goes on with
+        self.followed: str | None = None  # the reference that it asks after, of what the vendor goes on with
         self.owner: Attribution | None = None
         self.user = UNATTRIBUTED
         self.tier = ""
-        self.sdk_retry = False  # the SDK tries again by itself: none of ours on top
+        self.is_sdk_retry = False  # the SDK tries again by itself: none of ours on top
         # set on the way
         self.left_to_caller = False  # another attempt makes sense and is not ours to make
         self.attempts = 0
@@ -85,17 +85,17 @@ class Call:
         self.outcome: Outcome = "gone"
         self.status = 0
         self.usage: Usage | None = None
-        self.refused: CallRefused | None = None
-        self.over = False
-        self.told = 0  # nano-dollars that its request was told of
-        self.took = 0.0  # seconds, once it is over
-        self.shared = False  # others read its answer too: what it costs is known when that ends
+        self.refusal: CallRefused | None = None
+        self.ended = False
+        self.reported_cost = 0  # nano-dollars that its request was told of
+        self.duration = 0.0  # seconds, once it is over
+        self.is_shared = False  # others read its answer too: what it costs is known when that ends
         self.reason: str | None = None  # in words, where something failed
 
-    def became(self, copy: Call) -> None:
+    def adopt_result(self, copy: Call) -> None:
         """It was answered as a copy of it that went to another model or upstream (a fallback)."""
         self.status, self.usage, self.first_byte_at = copy.status, copy.usage, copy.first_byte_at
-        self.fallback, self.used, self.ask = copy.fallback, copy.used, copy.ask
+        self.fallback, self.answered_by, self.ask = copy.fallback, copy.answered_by, copy.ask
 
     @property
     def path(self) -> str:

@@ -19,13 +19,13 @@ import pybreaker
 from proxy.util.sliding_window import SlidingWindow
 
 CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
-HELD = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
-PROBE_EVERY = 1.0  # seconds after which another probe may pass beside one that has not ended: answers take minutes
-MOST_PROBES = 5  # under way at once, where the rule asks for fewer
-GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+FORCED_OPEN_SECONDS = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
+PROBE_INTERVAL = 1.0  # seconds after which another probe may pass beside one that has not ended: answers take minutes
+MAX_PROBES = 5  # under way at once, where the rule asks for fewer
+STATE_GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
 
-class Rule(Protocol):
+class BreakerRule(Protocol):
     """The policy's breaker, of an upstream or of other hosts. Times in seconds, shares 0 to 1."""
 
     @property
@@ -43,14 +43,14 @@ class Rule(Protocol):
 class Admission:
     """A call that the breaker let through, to be reported with `ended` once."""
 
-    __slots__ = ("began", "breaker", "era", "open", "probe")
+    __slots__ = ("admitted_at", "breaker", "era", "pending", "probe")
 
     def __init__(self, breaker: Breaker, era: int, probe: bool, began: float) -> None:
         self.breaker = breaker
         self.era = era
         self.probe = probe
-        self.began = began
-        self.open = True  # not yet reported
+        self.admitted_at = began
+        self.pending = True  # not yet reported
 
 
 class Breaker:
@@ -59,21 +59,21 @@ class Breaker:
     def __init__(
         self,
         name: str,
-        rule: Rule | None,
+        rule: BreakerRule | None,
         *,
         clock: Callable[[], float],
         on_change: Callable[[str, str], None] = lambda state, why: None,
     ) -> None:
         self.name = name
         self._clock = clock
-        self._state = pybreaker.CircuitBreaker(name=name, listeners=[_Tell(self, on_change)])
+        self._state = pybreaker.CircuitBreaker(name=name, listeners=[_ChangeListener(self, on_change)])
         self._window = SlidingWindow(60.0, clock)
         self._era = 0
-        self._until = 0.0  # when an open breaker lets a probe through
+        self._probe_at = 0.0  # when an open breaker lets a probe through
         self._probing = 0
         self._probed_at = 0.0
         self._succeeded = 0
-        self.why = ""
+        self.reason = ""
         self.since = clock()
         self.forced: str | None = None  # an operator's word, until taken back
         self.reconfigure(rule)
@@ -86,21 +86,21 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        self._thaw()
+        self._advance_by_time()
         return self._state.current_state
 
     @property
     def retry_after(self) -> float:
         """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
         if self.forced == OPEN:
-            return self.rule.open if self.rule is not None else HELD
-        return max(0.0, self._until - self._clock()) if self._state.current_state == OPEN else 0.0
+            return self.rule.open if self.rule is not None else FORCED_OPEN_SECONDS
+        return max(0.0, self._probe_at - self._clock()) if self._state.current_state == OPEN else 0.0
 
     def counts(self) -> tuple[int, int]:
         """Calls and failures in the window."""
         return self._window.counts()
 
-    def reconfigure(self, rule: Rule | None) -> None:
+    def reconfigure(self, rule: BreakerRule | None) -> None:
         """Take another rule; None: no breaker, everything passes."""
         self.rule = rule
         if rule is None:
@@ -111,7 +111,7 @@ class Breaker:
 
     def admit(self) -> Admission | None:
         """Let a call through, or not: None while open, or while the probes are under way."""
-        self._thaw()
+        self._advance_by_time()
         state = self._state.current_state
         if state == OPEN:
             return None
@@ -123,18 +123,18 @@ class Breaker:
             self._probed_at = self._clock()
         return Admission(self, self._era, probe, self._clock())
 
-    def holds(self, admission: Admission) -> bool:
+    def still_admits(self, admission: Admission) -> bool:
         """Whether what let this call through still stands: its next attempt may go."""
         return admission.era == self._era or self._state.current_state == CLOSED
 
-    def ended(self, admission: Admission, ok: bool | None, *, seconds: float = 0.0) -> None:
+    def report(self, admission: Admission, ok: bool | None, *, seconds: float = 0.0) -> None:
         """A call's end: good, a failure, or (None) nothing that says anything of the upstream.
 
         `seconds` is what `slow_call` is compared with. Called again for an admission it does nothing.
         """
-        if not admission.open:
+        if not admission.pending:
             return
-        admission.open = False
+        admission.pending = False
         if admission.era != self._era:
             return
         if admission.probe:
@@ -145,7 +145,7 @@ class Breaker:
         slow = slow_call is not None and seconds > slow_call
         failed = not ok or slow
         if admission.probe:
-            self._probed(failed)
+            self._report_probe(failed)
             return
         self._window.add(marked=failed)
         calls, failures = self._window.counts()
@@ -161,13 +161,13 @@ class Breaker:
         else:
             self._close("an operator closed it" if state == CLOSED else "an operator gave it back")
 
-    def _may_probe(self, rule: Rule) -> bool:
+    def _may_probe(self, rule: BreakerRule) -> bool:
         """One slow probe does not hold recovery, and many at once do not hit who is just getting up."""
         if self._probing < rule.probes:
             return True
-        return self._probing < MOST_PROBES and self._clock() >= self._probed_at + PROBE_EVERY
+        return self._probing < MAX_PROBES and self._clock() >= self._probed_at + PROBE_INTERVAL
 
-    def _probed(self, failed: bool) -> None:
+    def _report_probe(self, failed: bool) -> None:
         assert self.rule is not None
         if failed:
             self._open("the probe failed")
@@ -176,36 +176,36 @@ class Breaker:
         if self._succeeded >= self.rule.probes:
             self._close("the probe succeeded")
 
-    def _thaw(self) -> None:
+    def _advance_by_time(self) -> None:
         """What time alone does: an open breaker lets probes through, and one of which nobody asks any more says
         nothing of now."""
         state = self._state.current_state
         if state == CLOSED or self.forced is not None:
             return
-        if state == OPEN and self._clock() >= self._until:
-            self._turn("a probe may pass")
+        if state == OPEN and self._clock() >= self._probe_at:
+            self._begin_era("a probe may pass")
             self._state.half_open()
         elif state == HALF_OPEN and not self._probing and self._clock() >= self.since + self._window.seconds:
             self._close("nothing has been asked of it since")
 
     def _open(self, why: str) -> None:
-        self._turn(why)
-        self._until = self._clock() + (self.rule.open if self.rule is not None else HELD)
+        self._begin_era(why)
+        self._probe_at = self._clock() + (self.rule.open if self.rule is not None else FORCED_OPEN_SECONDS)
         self._state.open()
 
     def _close(self, why: str) -> None:
-        self._turn(why)
+        self._begin_era(why)
         self._window.clear()
         self._state.close()
 
-    def _turn(self, why: str) -> None:
+    def _begin_era(self, why: str) -> None:
         self._era += 1
         self._probing = self._succeeded = 0
-        self.why = why
+        self.reason = why
         self.since = self._clock()
 
 
-class _Tell(pybreaker.CircuitBreakerListener):
+class _ChangeListener(pybreaker.CircuitBreakerListener):
     def __init__(self, breaker: Breaker, on_change: Callable[[str, str], None]) -> None:
         self._breaker = breaker
         self._on_change = on_change
@@ -217,7 +217,7 @@ class _Tell(pybreaker.CircuitBreakerListener):
         new_state: pybreaker.CircuitBreakerState,
     ) -> None:
         if old_state is None or old_state.name != new_state.name:
-            self._on_change(new_state.name, self._breaker.why)
+            self._on_change(new_state.name, self._breaker.reason)
 
 
 # [merged from egress/breakers] The breaker of an upstream: one for each endpoint and model that is called, told as
@@ -227,20 +227,20 @@ class _Tell(pybreaker.CircuitBreakerListener):
 # is answered by other machines than a completion. So calls are judged, and refused, with their like; what is no
 # inference counts for nothing and is refused by an operator alone. Outside there is one state, the worst, and the
 # reason says of what.
-MOST = 200  # endpoints and models at once; a name of a model is the app's to choose
-_LOOKED_AT = 32
+MAX_BREAKERS = 200  # endpoints and models at once; a name of a model is the app's to choose
+EVICTION_CANDIDATES = 32
 
 Kind = tuple[str, str | None]  # endpoint and model
 
 
-class Breakers:
+class UpstreamBreakers:
     """`on_change(what, state, why, worst)` is told of each breaker's changes: of what, and the state of all then;
     `what` is empty where there is but one, or an operator spoke."""
 
     def __init__(
         self,
         name: str,
-        rule: Rule | None,
+        rule: BreakerRule | None,
         *,
         clock: Callable[[], float],
         on_change: Callable[[str, str, str, str], None] = lambda what, state, why, worst: None,
@@ -251,10 +251,10 @@ class Breakers:
         self._clock = clock
         self._on_change = on_change
         self._breakers: OrderedDict[Kind, Breaker] = OrderedDict()  # the one longest uncalled first
-        self._unwell: dict[Kind, str] = {}  # those that are not closed, as last told
+        self._not_closed: dict[Kind, str] = {}  # those that are not closed, as last told
         self._uncounted = Breaker(name, None, clock=clock)
         self._forcing = False
-        self._why = ""
+        self._reason = ""
         self._since = clock()
 
     def __repr__(self) -> str:
@@ -262,14 +262,14 @@ class Breakers:
         held = ", held by an operator" if self.forced is not None else ""
         return f"<Breaker {self.name}: {self.state}{held}, {failed} of {calls} failed>"
 
-    def of(self, endpoint: str | None, model: str | None, *, counts: bool = True) -> Breaker:
+    def breaker_of(self, endpoint: str | None, model: str | None, *, counts: bool = True) -> Breaker:
         """The breaker of such calls; without `counts` (no inference) one that only an operator opens."""
         if not counts:
             return self._uncounted
         kind = (endpoint or "", model)
         found = self._breakers.get(kind)
         if found is None:
-            return self._made(kind)
+            return self._create_breaker(kind)
         self._breakers.move_to_end(kind)
         return found
 
@@ -278,28 +278,28 @@ class Breakers:
         """The worst that there is."""
         if self.forced is not None:
             return self.forced
-        return max((breaker.state for breaker in self._breakers.values()), key=GAUGE.__getitem__, default=CLOSED)
+        return max((breaker.state for breaker in self._breakers.values()), key=STATE_GAUGE.__getitem__, default=CLOSED)
 
     @property
-    def why(self) -> str:
+    def reason(self) -> str:
         """Why the state is what it is, and of which calls."""
-        worst = self._worst()
+        worst = self._worst_breakers()
         if not worst:
-            return self._why
+            return self._reason
         more = f", and {len(worst) - 1} more" if len(worst) > 1 else ""
-        return _with(worst[0].why, worst[0].name + more)
+        return _reason_of_kind(worst[0].reason, worst[0].name + more)
 
     @property
     def since(self) -> float:
-        worst = self._worst()
+        worst = self._worst_breakers()
         return min(breaker.since for breaker in worst) if worst else self._since
 
     @property
     def retry_after(self) -> float:
         """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
         if self.forced == OPEN:
-            return self.rule.open if self.rule is not None else HELD
-        worst = self._worst()
+            return self.rule.open if self.rule is not None else FORCED_OPEN_SECONDS
+        worst = self._worst_breakers()
         return min(breaker.retry_after for breaker in worst) if worst else 0.0
 
     def counts(self) -> tuple[int, int]:
@@ -307,12 +307,12 @@ class Breakers:
         found = [breaker.counts() for breaker in self._breakers.values()]
         return sum(calls for calls, _ in found), sum(failed for _, failed in found)
 
-    def unwell(self) -> dict[str, str]:
+    def not_closed(self) -> dict[str, str]:
         """What is not closed, by name and state."""
         found = {one.name or self.name: one.state for one in self._breakers.values() if one.state != CLOSED}
         return {} if self.forced is not None else found
 
-    def reconfigure(self, rule: Rule | None) -> None:
+    def reconfigure(self, rule: BreakerRule | None) -> None:
         """Take another rule; None: no breaker, everything passes."""
         self.rule = rule
         for breaker in list(self._breakers.values()):
@@ -322,38 +322,38 @@ class Breakers:
         """An operator's word, for all calls: open or closed whatever happens; None: as the calls say, from closed."""
         self.forced = state
         said = {OPEN: "an operator opened it", CLOSED: "an operator closed it"}
-        self._why, self._since = said.get(state or "", "an operator gave it back"), self._clock()
+        self._reason, self._since = said.get(state or "", "an operator gave it back"), self._clock()
         self._forcing = True
         for breaker in (*self._breakers.values(), self._uncounted):
             breaker.force(state)
         self._forcing = False
-        self._unwell.clear()
-        self._on_change("", state or CLOSED, self._why, state or CLOSED)
+        self._not_closed.clear()
+        self._on_change("", state or CLOSED, self._reason, state or CLOSED)
 
     # ── kinds of calls ───────────────────────────────────────────────────────────────────────
 
-    def _made(self, kind: Kind) -> Breaker:
+    def _create_breaker(self, kind: Kind) -> Breaker:
         def changed(state: str, why: str) -> None:
             if self._breakers.get(kind) is made and not self._forcing:
-                self._why, self._since = _with(why, made.name), self._clock()
-                self._unwell[kind] = state
+                self._reason, self._since = _reason_of_kind(why, made.name), self._clock()
+                self._not_closed[kind] = state
                 if state == CLOSED:
-                    del self._unwell[kind]
-                worst = max(self._unwell.values(), key=GAUGE.__getitem__, default=CLOSED)
+                    del self._not_closed[kind]
+                worst = max(self._not_closed.values(), key=STATE_GAUGE.__getitem__, default=CLOSED)
                 self._on_change(made.name, state, why, worst)
 
-        made = Breaker(_named(kind), self.rule, clock=self._clock, on_change=changed)
+        made = Breaker(_kind_name(kind), self.rule, clock=self._clock, on_change=changed)
         if self.forced is not None:
             made.force(self.forced)  # nobody is told: it is not among them yet
         self._breakers[kind] = made
-        if len(self._breakers) > MOST:
-            looked = list(self._breakers.items())[:_LOOKED_AT]
+        if len(self._breakers) > MAX_BREAKERS:
+            looked = list(self._breakers.items())[:EVICTION_CANDIDATES]
             gone = next((kind for kind, one in looked if one.state == CLOSED), looked[0][0])
             del self._breakers[gone]
-            self._unwell.pop(gone, None)
+            self._not_closed.pop(gone, None)
         return made
 
-    def _worst(self) -> list[Breaker]:
+    def _worst_breakers(self) -> list[Breaker]:
         """Those that make the state, where it is not closed and nobody holds it."""
         state = self.state
         if state == CLOSED or self.forced is not None:
@@ -361,10 +361,10 @@ class Breakers:
         return [breaker for breaker in self._breakers.values() if breaker.state == state]
 
 
-def _named(kind: Kind) -> str:
+def _kind_name(kind: Kind) -> str:
     endpoint, model = kind
     return f"{endpoint} with {model}" if endpoint and model else endpoint
 
 
-def _with(why: str, what: str) -> str:
+def _reason_of_kind(why: str, what: str) -> str:
     return f"{why} ({what})" if what else why

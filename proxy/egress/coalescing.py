@@ -7,50 +7,50 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import TypeVar
 
-LARGEST = 4 * 1024 * 1024  # bytes kept for who comes late; past that nobody may join
-WINDOW = 64 * 1024  # bytes that the answer may be ahead of its quickest reader
+MAX_KEPT = 4 * 1024 * 1024  # bytes kept for who comes late; past that nobody may join
+MAX_UNREAD = 64 * 1024  # bytes that the answer may be ahead of its quickest reader
 
 Head = TypeVar("Head")
 
 
-class Flight:
+class SharedCall:
     """`work` calls `begin` once, then `write`; when it returns the answer is whole, when it raises every reader
     gets that, behind the bytes that came before. The last reader who leaves before the end cancels it."""
 
-    def __init__(self, work: Callable[[Flight], Awaitable[None]], *, limit: int = LARGEST) -> None:
+    def __init__(self, work: Callable[[SharedCall], Awaitable[None]], *, limit: int = MAX_KEPT) -> None:
         self._limit = limit
         self._head: object = None
         self._chunks: list[bytes] = []
         self._dropped = 0  # chunks that everybody has read, past the limit
         self._size = 0
         self._error: BaseException | None = None
-        self._over = False
-        self._readers: dict[Reader, None] = {}  # in the order in which they came
-        self._taken = False  # somebody has the head
+        self._ended = False
+        self._readers: dict[SharedCallReader, None] = {}  # in the order in which they came
+        self._head_read = False  # somebody has the head
         self._moved = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._run(work))
 
     @property
     def joinable(self) -> bool:
-        return not self._over and self._size <= self._limit and not self._dropped and not self.task.done()
+        return not self._ended and self._size <= self._limit and not self._dropped and not self.task.done()
 
-    def join(self) -> Reader:
-        return Reader(self)
+    def join(self) -> SharedCallReader:
+        return SharedCallReader(self)
 
-    async def begin(self, head: object) -> None:
+    async def write_head(self, head: object) -> None:
         self._head = head
-        self._wake()
+        self._wake_readers()
 
     async def write(self, data: bytes) -> None:
         """Waits while the readers are behind: the quickest one, or past the limit the slowest."""
         self._chunks.append(data)
         self._size += len(data)
-        self._wake()
-        while self._ahead() > WINDOW:
+        self._wake_readers()
+        while self._unread_bytes() > MAX_UNREAD:
             self._moved.clear()
             await self._moved.wait()
 
-    async def _run(self, work: Callable[[Flight], Awaitable[None]]) -> None:
+    async def _run(self, work: Callable[[SharedCall], Awaitable[None]]) -> None:
         try:
             await work(self)
         except asyncio.CancelledError as error:
@@ -58,116 +58,116 @@ class Flight:
         except Exception as error:  # it is every reader's
             self._error = error
         finally:
-            self._over = True
-            self._wake()
+            self._ended = True
+            self._wake_readers()
 
-    def _ahead(self) -> int:
+    def _unread_bytes(self) -> int:
         """Bytes written that count as not read yet."""
         if not self._readers:
             return 0
-        read = [reader.read for reader in self._readers]
+        read = [reader.bytes_read for reader in self._readers]
         late = self._size > self._limit
         if late:
-            self._drop(min(reader.at for reader in self._readers))
+            self._drop_chunks(min(reader.chunks_read for reader in self._readers))
         return self._size - (min(read) if late else max(read))
 
-    def _drop(self, upto: int) -> None:
+    def _drop_chunks(self, upto: int) -> None:
         gone = upto - self._dropped
         if gone > 0:
             del self._chunks[:gone]
             self._dropped = upto
 
-    def _wake(self) -> None:
+    def _wake_readers(self) -> None:
         self._moved.set()
         for reader in self._readers:
             reader.more.set()
 
-    def _left(self, reader: Reader) -> None:
+    def _remove_reader(self, reader: SharedCallReader) -> None:
         self._readers.pop(reader, None)
         self._moved.set()
-        if not self._readers and not self._over:
+        if not self._readers and not self._ended:
             self.task.cancel()
 
 
-class Reader:
+class SharedCallReader:
     """One caller's view: `async with flight.join() as reader`."""
 
-    def __init__(self, flight: Flight) -> None:
-        self._flight = flight
-        self.at = 0  # chunks read
-        self.read = 0  # bytes read
+    def __init__(self, flight: SharedCall) -> None:
+        self._call = flight
+        self.chunks_read = 0  # chunks read
+        self.bytes_read = 0  # bytes read
         self.more = asyncio.Event()
-        self.first = False  # of all, to have the head: who began the flight, unless that one is gone
+        self.is_first = False  # of all, to have the head: who began the flight, unless that one is gone
         flight._readers[self] = None
 
-    async def __aenter__(self) -> Reader:
+    async def __aenter__(self) -> SharedCallReader:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._flight._left(self)
+        self._call._remove_reader(self)
 
-    async def head(self) -> object:
-        while self._flight._head is None:
-            self._raise()
+    async def read_head(self) -> object:
+        while self._call._head is None:
+            self._raise_error()
             await self._wait()
-        self.first = not self._flight._taken
-        self._flight._taken = True
-        return self._flight._head
+        self.is_first = not self._call._head_read
+        self._call._head_read = True
+        return self._call._head
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        flight = self._flight
+        flight = self._call
         while True:
-            while self.at - flight._dropped < len(flight._chunks):
-                data = flight._chunks[self.at - flight._dropped]
-                self.at += 1
+            while self.chunks_read - flight._dropped < len(flight._chunks):
+                data = flight._chunks[self.chunks_read - flight._dropped]
+                self.chunks_read += 1
                 yield data
-                self.read += len(data)
+                self.bytes_read += len(data)
                 flight._moved.set()
-            if flight._over:
-                self._raise()
+            if flight._ended:
+                self._raise_error()
                 return
             await self._wait()
 
-    def _raise(self) -> None:
-        error = self._flight._error
+    def _raise_error(self) -> None:
+        error = self._call._error
         if isinstance(error, asyncio.CancelledError):
             raise ConnectionResetError("the shared call was given up")
         if error is not None:
             raise error
 
     async def _wait(self) -> None:
-        if not self._flight._over:
+        if not self._call._ended:
             self.more.clear()
             await self.more.wait()
 
 
-class Flights:
+class SharedCalls:
     """Those under way, by key."""
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, Flight] = {}
+        self._calls: dict[bytes, SharedCall] = {}
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._calls)
 
-    def get(self, key: bytes) -> Flight | None:
-        flight = self._flights.get(key)
+    def get(self, key: bytes) -> SharedCall | None:
+        flight = self._calls.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def start(self, key: bytes, work: Callable[[Flight], Awaitable[None]]) -> Flight:
-        flight = self._flights[key] = Flight(work)
+    def start(self, key: bytes, work: Callable[[SharedCall], Awaitable[None]]) -> SharedCall:
+        flight = self._calls[key] = SharedCall(work)
 
         def gone(_: asyncio.Task[None]) -> None:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            if self._calls.get(key) is flight:
+                del self._calls[key]
 
         flight.task.add_done_callback(gone)
         return flight
 
     async def close(self) -> None:
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks = [flight.task for flight in self._calls.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

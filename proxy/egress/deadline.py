@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-REPLY = 0.25  # seconds before the caller's patience ends: our answer must still arrive
-PATIENCE = "x-stainless-read-timeout"  # the OpenAI and Anthropic SDKs' read time-out, in seconds
+REPLY_MARGIN = 0.25  # seconds before the caller's patience ends: our answer must still arrive
+PATIENCE_HEADER = "x-stainless-read-timeout"  # the OpenAI and Anthropic SDKs' read time-out, in seconds
 
 
 class Deadline:
@@ -22,16 +22,16 @@ class Deadline:
     def __init__(self, began: float, *, total: float | None, patience: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._total_at = began + total if total is not None else None
-        self._patience = max(patience - REPLY, patience / 2) if patience is not None else None
+        self._patience = max(patience - REPLY_MARGIN, patience / 2) if patience is not None else None
         first = began + self._patience if self._patience is not None else None
         ends = [end for end in (self._total_at, first) if end is not None]
         self.at = min(ends) if ends else None
         self.reason = "total" if self.at == self._total_at else "patience"
         self._scope = asyncio.timeout_at(self.at)
         self._gap: float | None = None
-        self._moved = 0.0
+        self._progress_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.resting = False
+        self.app_is_slow = False
 
     async def __aenter__(self) -> Deadline:
         await self._scope.__aenter__()
@@ -45,10 +45,10 @@ class Deadline:
         await self._scope.__aexit__(kind, error, trace)
 
     @property
-    def passed(self) -> bool:
+    def expired(self) -> bool:
         return self._scope.expired()
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until it passes, as long as nothing went to the app."""
         return float("inf") if self.at is None else self.at - self._loop.time()
 
@@ -62,34 +62,34 @@ class Deadline:
         gaps = [gap for gap in (idle, self._patience) if gap is not None]
         if gaps:
             self._gap = min(gaps)
-            self._moved = self._loop.time()
-            self._timer = self._loop.call_later(self._gap, self._look)
+            self._progress_at = self._loop.time()
+            self._timer = self._loop.call_later(self._gap, self._check_gap)
 
-    def never(self) -> None:
+    def disable(self) -> None:
         """The call became a tunnel, which no deadline ends."""
         self.at = self._total_at = None
         if not self._scope.expired():
             self._scope.reschedule(None)
 
-    def moved(self) -> None:
+    def record_progress(self) -> None:
         """A byte came."""
-        self._moved = self._loop.time()
+        self._progress_at = self._loop.time()
 
-    def _look(self) -> None:
+    def _check_gap(self) -> None:
         if self._gap is None or self._scope.expired():
             return
         now = self._loop.time()
-        if self.resting:  # the reader is slow, not the upstream
-            self._moved = now
-        due = self._moved + self._gap
+        if self.app_is_slow:  # the reader is slow, not the upstream
+            self._progress_at = now
+        due = self._progress_at + self._gap
         if now < due:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._check_gap)
             return
         self.reason = "idle"
         self._scope.reschedule(now)
 
 
-def patience_of(value: str | None) -> float | None:
+def parse_patience(value: str | None) -> float | None:
     """Seconds of an SDK's read time-out header; None where it is absent, nonsense or endless."""
     if value is None:
         return None

@@ -10,7 +10,7 @@ from proxy.errors import AttemptFailed, CallRefused
 from proxy.http.retry_after import round_retry_after
 
 
-def unavailable(upstream: str, retry_after: float, *, held: bool = False) -> CallRefused:
+def upstream_unavailable(upstream: str, retry_after: float, *, held: bool = False) -> CallRefused:
     if held:
         text = f"An operator holds the breaker of {upstream} open, so it gets no calls for now."
         return CallRefused("upstream_unavailable", 503, text, retry_after=retry_after)
@@ -19,7 +19,7 @@ def unavailable(upstream: str, retry_after: float, *, held: bool = False) -> Cal
     return CallRefused("upstream_unavailable", 503, text, retry_after=max(1.0, retry_after))
 
 
-def timed_out(upstream: str, reason: str, seconds: float) -> CallRefused:
+def upstream_timeout(upstream: str, reason: str, seconds: float) -> CallRefused:
     said = {
         "total": "timeout.total",
         "patience": "the caller's own read time-out",
@@ -30,7 +30,7 @@ def timed_out(upstream: str, reason: str, seconds: float) -> CallRefused:
     return CallRefused("upstream_timeout", 504, f"{upstream} did not answer within {seconds:.1f} s ({said}).")
 
 
-def unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: bool = False) -> CallRefused:
+def upstream_unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: bool = False) -> CallRefused:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     if failure.word == "first_byte":
         text = f"{upstream} gave no first byte in time, after {tries}: {failure}"
@@ -39,12 +39,12 @@ def unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: 
     return CallRefused("upstream_unreachable", 502, text, again=again)
 
 
-def rate_limited(upstream: str, reason: str, retry_after: float) -> CallRefused:
+def rate_limit_exceeded(upstream: str, reason: str, retry_after: float) -> CallRefused:
     text = f"No place for this call to {upstream} in time: {reason}; come again in {round_retry_after(retry_after)} s."
     return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, again=True)
 
 
-def invalid_key(upstream: str, variable: str) -> CallRefused:
+def invalid_api_key(upstream: str, variable: str) -> CallRefused:
     text = (
         f"{upstream} is called with a key of the gateway's own (upstreams.{upstream}.api_key);"
         f" show the one that it set for the app, {variable}."
@@ -52,14 +52,14 @@ def invalid_key(upstream: str, variable: str) -> CallRefused:
     return CallRefused("invalid_api_key", 401, text)
 
 
-def misdirected() -> CallRefused:
+def misdirected_call() -> CallRefused:
     text = (
         "Calls out are taken for a loopback Host alone, such as 127.0.0.1, or at an address that listen.egress opens."
     )
     return CallRefused("misdirected", 421, text)
 
 
-def cross_site() -> CallRefused:
+def cross_site_call() -> CallRefused:
     text = "Calls out are the app's: none is taken from a page of another site (its Origin, or Sec-Fetch-Site)."
     return CallRefused("cross_site", 403, text)
 
@@ -69,17 +69,17 @@ def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:
     return CallRefused("unknown_upstream", 404, text)
 
 
-def unreadable(status: int, error: BaseException | None, most: int) -> CallRefused:
+def unreadable_call(status: int, error: BaseException | None, most: int) -> CallRefused:
     """What the HTTP server could not make a request of. Its own words quote the line, which may hold a key."""
     if isinstance(error, LineTooLong):
         text = f"One line of the call's head is longer than the {most // 1024} KiB that are read."
         return CallRefused("header_too_large", 431, text)
     if status >= 500:
-        return fault()
+        return gateway_fault()
     return CallRefused("bad_request", 400, "The call is no sound HTTP/1.1 request.")
 
 
-def cost_cap(upstream: str, reason: str) -> CallRefused:
+def cost_cap_exceeded(upstream: str, reason: str) -> CallRefused:
     return CallRefused("cost_cap_exceeded", 429, f"This call to {upstream} would pass a cap. {reason}")
 
 
@@ -89,10 +89,10 @@ def unknown_price(upstream: str, model: str | None) -> CallRefused:
     return CallRefused("unknown_price", 400, f"Nobody knows what {named} costs (unknown_price: refuse); {mend}.")
 
 
-def no_ledger() -> CallRefused:
+def ledger_unavailable() -> CallRefused:
     text = "What calls cost cannot be written down now, and without that none is made (ledger.on_error: deny)."
     return CallRefused("ledger_unavailable", 503, text)
 
 
-def fault() -> CallRefused:
+def gateway_fault() -> CallRefused:
     return CallRefused("gateway_fault", 500, "The gateway met a fault of its own; the log has it.")

@@ -6,44 +6,44 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from proxy.egress.api_keys import own
+from proxy.egress.api_keys import with_own_key
 from proxy.egress.call import Call
 from proxy.egress.headers import Fields
 from proxy.egress.upstream import Upstream
-from proxy.egress.url_mapping import portable
+from proxy.egress.url_mapping import portable_target
 from proxy.policy import schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STALE = schema.Fallback(stale=True)
+STALE_STEP = schema.Fallback(stale=True)
 
 
-def steps(upstream: Upstream) -> Iterator[schema.Fallback]:
+def fallback_steps(upstream: Upstream) -> Iterator[schema.Fallback]:
     """The list, with an expired entry of the cache first where it is not named and one may be used
     (stale-if-error, RFC 5861 section 4): the very answer, if old, is better than another."""
     listed = upstream.policy.fallback
     cache = upstream.policy.cache
     if cache.ttl and cache.stale_if_error and not any(step.stale for step in listed):
-        yield STALE
+        yield STALE_STEP
     yield from listed
 
 
-def named(step: schema.Fallback) -> str:
+def step_name(step: schema.Fallback) -> str:
     """How header, log and README call it."""
     parts = [f"upstream={step.upstream}"] if step.upstream else []
     parts += [f"model={step.model}"] if step.model else []
     return ";".join(parts) or ("stale" if step.stale else "text")
 
 
-def elsewhere(call: Call, step: schema.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
+def redirect_call(call: Call, step: schema.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
     """The call as it goes to another model or upstream; None where it cannot be put so.
 
     Another upstream never sees this one's key, nor anything else that says whose the call is: it gets what is asked,
     and its own key, or is not called at all.
     """
     other = upstreams.get(step.upstream or call.upstream)
-    if other is None or not call.body.repeatable:
+    if other is None or not call.body.can_resend:
         return None
     fields: Fields = call.fields
     target: str | None = call.target
@@ -52,26 +52,26 @@ def elsewhere(call: Call, step: schema.Fallback, upstreams: Mapping[str, Upstrea
             return None
         if call.endpoint is not None and not other.dialect.repeatable(call.endpoint, call.body.parsed):
             return None  # an order is asked after where it was called, by an id that only its vendor knows
-        fields = own(other.policy.kind, other.policy.api_key, fields)
-        target = portable(call.rest, inference=call.endpoint is not None)
+        fields = with_own_key(other.policy.kind, other.policy.api_key, fields)
+        target = portable_target(call.rest, inference=call.endpoint is not None)
     if target is None:
         return None
-    copy = Call(call.upstream, call.method, call.rest, fields, call.began, call.at)
-    copy.used, copy.target = other.name, target
+    copy = Call(call.upstream, call.method, call.rest, fields, call.began, call.started_at)
+    copy.answered_by, copy.target = other.name, target
     copy.endpoint, copy.owner, copy.user, copy.tier = call.endpoint, call.owner, call.user, call.tier
-    copy.ask, copy.body, copy.sdk_retry = call.ask, call.body, call.sdk_retry
+    copy.ask, copy.body, copy.is_sdk_retry = call.ask, call.body, call.is_sdk_retry
     copy.attempts, copy.cache, copy.bills = call.attempts, call.cache, call.bills
     if step.model is not None:
-        if call.body.whole is None or call.body.parsed is None:
+        if call.body.content is None or call.body.parsed is None:
             return None
-        changed = other.dialect.with_model(call.body.whole, call.body.parsed, step.model)
-        copy.body = call.body.replaced(changed)
+        changed = other.dialect.with_model(call.body.content, call.body.parsed, step.model)
+        copy.body = call.body.with_content(changed)
         copy.body.parse()
         copy.ask = other.dialect.ask(call.endpoint, copy.body.parsed)
     return copy, other
 
 
-def canned(call: Call, upstream: Upstream, text: str) -> tuple[str, bytes] | None:
+def canned_answer(call: Call, upstream: Upstream, text: str) -> tuple[str, bytes] | None:
     """A well-formed answer of our own in the shape that was asked for; None where there is no such shape."""
     if call.endpoint is None or call.body.parsed is None:
         return None

@@ -8,29 +8,29 @@ from collections.abc import Sequence
 from proxy.policy.schema.alerting import InjectedFault
 
 
-class Faults:
+class FaultInjector:
     """Those of one upstream. Each is drawn anew for each attempt."""
 
     def __init__(self, faults: Sequence[InjectedFault], draw: random.Random | None = None) -> None:
-        self.all = tuple(faults)
+        self.faults = tuple(faults)
         self._random = draw or random.Random()  # noqa: S311 (no secret)
 
     def __bool__(self) -> bool:
-        return bool(self.all)
+        return bool(self.faults)
 
-    def draw(self) -> Injected | None:
+    def draw_injection(self) -> Injection | None:
         """What this attempt meets: the delays of all that hit it, the first status, and whether it is cut."""
-        hits = [fault for fault in self.all if self._random.random() < fault.share]
+        hits = [fault for fault in self.faults if self._random.random() < fault.share]
         if not hits:
             return None
-        return Injected(
+        return Injection(
             sum(fault.delay or 0.0 for fault in hits),
             next((fault.status for fault in hits if fault.status is not None), None),
             any(fault.cut for fault in hits),
         )
 
 
-class Injected:
+class Injection:
     __slots__ = ("cut", "delay", "status")
 
     def __init__(self, delay: float, status: int | None, cut: bool) -> None:

@@ -16,11 +16,11 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.egress import headers
-from proxy.egress.app_response import Head, ToApp
-from proxy.egress.body import read as read_body
+from proxy.egress.app_response import AppResponse, ResponseHead
+from proxy.egress.body import read_body
 from proxy.egress.circuit_breaker import Breaker
 from proxy.egress.deadline import Deadline
-from proxy.egress.http_client import Caller, chunk
+from proxy.egress.http_client import HttpClient, read_chunk
 from proxy.egress.tunnel import both, of_app
 from proxy.errors import AttemptFailed, Refusal
 from proxy.http.problem import CONTENT_TYPE, render_problem
@@ -30,10 +30,10 @@ from proxy.policy.schema.upstream import Egress
 
 # [merged from egress/hosts/parent] A proxy that the gateway itself has to use: HTTPS_PROXY, HTTP_PROXY and NO_PROXY
 # of its own environment.
-Proxy = Callable[[URL], URL | None]
+ParentProxy = Callable[[URL], URL | None]
 
 
-def parent_proxies(environ: Mapping[str, str]) -> Proxy:
+def find_parent_proxies(environ: Mapping[str, str]) -> ParentProxy:
     """Which proxy is on the way to a URL. As curl and Python do, lower case wins, and HTTP_PROXY in upper
     case does not count where a CGI's REQUEST_METHOD is set (httpoxy)."""
     found: dict[str, str] = {}
@@ -58,7 +58,9 @@ def _bypassed(host: str, found: Mapping[str, str]) -> bool:
 
 
 # [merged from egress/hosts/dial] Connections for tunnels: to a host, or through the proxy that is on the way to it.
-async def dial(url: URL, parent: URL | None, connect: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect_tunnel(
+    url: URL, parent: URL | None, connect: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """`parent` is a proxy that the gateway itself has to use: it is asked to connect in its turn. `connect` is
     seconds. Raises AttemptFailed."""
     to = parent if parent is not None else url
@@ -67,7 +69,7 @@ async def dial(url: URL, parent: URL | None, connect: float) -> tuple[asyncio.St
             secure = parent is not None and parent.scheme == "https"
             reader, writer = await asyncio.open_connection(to.host, to.port, ssl=secure or None)
             if parent is not None:
-                writer.write(_connect(url, parent))
+                writer.write(_connect_request(url, parent))
                 head = await reader.readuntil(b"\r\n\r\n")
                 if b" 200" not in head.partition(b"\r\n")[0]:
                     writer.close()
@@ -80,7 +82,7 @@ async def dial(url: URL, parent: URL | None, connect: float) -> tuple[asyncio.St
         raise AttemptFailed("connect", text, sent=False) from error
 
 
-def _connect(url: URL, parent: URL) -> bytes:
+def _connect_request(url: URL, parent: URL) -> bytes:
     lines = [f"CONNECT {url.host}:{url.port} HTTP/1.1", f"Host: {url.host}:{url.port}"]
     if parent.user is not None:
         word = aiohttp.BasicAuth(parent.user, parent.password or "", "utf-8").encode()
@@ -88,11 +90,11 @@ def _connect(url: URL, parent: URL) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-MOST = 1000  # hosts that are remembered
-CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+MAX_HOSTS = 1000  # hosts that are remembered
+CONNECT_REPLY = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
-class Hosts:
+class ForwardProxy:
     """`named` are the HOST:PORT of upstreams: those pass even where others are denied. `passed` is told the
     HOST:PORT of every call that passes."""
 
@@ -104,38 +106,38 @@ class Hosts:
         clock: Callable[[], float],
         emit: EmitEvent,
         gate: Callable[[str], Breaker],
-        parent: Proxy,
+        parent: ParentProxy,
         passed: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.policy = policy
-        self._named = named
+        self._upstream_addresses = named
         self._clock = clock
         self._emit = emit
-        self._new_gate = gate
+        self._new_breaker = gate
         self._parent = parent
-        self._passed = passed
-        self._gates: OrderedDict[str, Breaker] = OrderedDict()
+        self._on_call = passed
+        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
         self.counts: Counter[str] = Counter()  # by "host outcome"
-        self._caller = Caller(proxy=parent)
+        self._client = HttpClient(proxy=parent)
 
     def apply(self, policy: Egress) -> None:
         self.policy = policy
-        for breaker in self._gates.values():
+        for breaker in self._breakers.values():
             breaker.reconfigure(policy.breaker)
 
     async def close(self) -> None:
-        await self._caller.close()
+        await self._client.close()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        sink = ToApp(request)
+        sink = AppResponse(request)
         host, outcome, began, reason = "", "failed", self._clock(), None
         tunnel = request.method == "CONNECT"
         try:
-            url = _url(request)
+            url = _request_url(request)
             host = url.host or ""
-            self._check(host, url.port)
-            self._passed(f"{host}:{url.port}")
-            breaker = self._gate(host)
+            self._check_allowed(host, url.port)
+            self._on_call(f"{host}:{url.port}")
+            breaker = self._breaker_of(host)
             admission = breaker.admit()
             if admission is None:
                 text = f"{host} has been failing, so it gets no calls for now."
@@ -144,25 +146,27 @@ class Hosts:
             deadline = Deadline(began, total=self.policy.timeout.total, patience=None)
             try:
                 async with deadline:
-                    ok = await (self._tunnel if tunnel else self._relay)(request, url, sink, deadline, admission)
+                    ok = await (self._relay_tunnel if tunnel else self._relay_request)(
+                        request, url, sink, deadline, admission
+                    )
                 outcome = "ok"
             except TimeoutError:
                 ok = False
-                if not sink.begun and not tunnel:
+                if not sink.started and not tunnel:
                     text = f"{host} did not answer in time (egress.timeout.{deadline.reason})."
                     raise Refusal("upstream-timeout", 504, "Gateway timeout", text) from None
                 reason = f"time-out ({deadline.reason})"
                 sink.abort()
             except AttemptFailed as failure:
                 ok = False
-                if sink.begun:
+                if sink.started:
                     reason = str(failure)
                     sink.abort()
                 else:
                     text = f"{host} could not be reached: {failure}"
                     raise Refusal("upstream-unreachable", 502, "Bad gateway", text) from failure
             finally:
-                breaker.ended(admission, ok)
+                breaker.report(admission, ok)
         except Refusal as refusal:
             outcome = "denied" if refusal.status == 403 else "refused" if refusal.status == 503 else "failed"
             reason = refusal.detail
@@ -174,38 +178,38 @@ class Hosts:
             self._account(request.method, host, outcome, began, reason)
         return sink.response if sink.response is not None else web.Response()
 
-    def _check(self, host: str, port: int | None) -> None:
-        if self.policy.other_hosts == "deny" and f"{host}:{port}" not in self._named():
+    def _check_allowed(self, host: str, port: int | None) -> None:
+        if self.policy.other_hosts == "deny" and f"{host}:{port}" not in self._upstream_addresses():
             text = f"{host}:{port} is no upstream of the policy, and others are denied (egress.other_hosts)."
             raise Refusal("host-denied", 403, "Forbidden", text)
 
-    def _gate(self, host: str) -> Breaker:
-        breaker = self._gates.get(host)
+    def _breaker_of(self, host: str) -> Breaker:
+        breaker = self._breakers.get(host)
         if breaker is None:
-            breaker = self._gates[host] = self._new_gate(host)
-            if len(self._gates) > MOST:
-                self._gates.popitem(last=False)
-        self._gates.move_to_end(host)
+            breaker = self._breakers[host] = self._new_breaker(host)
+            if len(self._breakers) > MAX_HOSTS:
+                self._breakers.popitem(last=False)
+        self._breakers.move_to_end(host)
         return breaker
 
     # ── the two ways ─────────────────────────────────────────────────────────────────────────
 
-    async def _tunnel(
-        self, request: web.BaseRequest, url: URL, sink: ToApp, deadline: Deadline, admission: object
+    async def _relay_tunnel(
+        self, request: web.BaseRequest, url: URL, sink: AppResponse, deadline: Deadline, admission: object
     ) -> bool:
-        reader, writer = await dial(url, self._parent(url.with_scheme("https")), self.policy.timeout.connect)
+        reader, writer = await connect_tunnel(url, self._parent(url.with_scheme("https")), self.policy.timeout.connect)
         try:
-            app = of_app(request, CONNECTED)
+            app = of_app(request, CONNECT_REPLY)
             deadline.commit(self.policy.timeout.idle)
 
             async def write(data: bytes) -> None:
                 writer.write(data)
                 await writer.drain()
 
-            await both(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.moved)
+            await both(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.record_progress)
             return True
         except asyncio.CancelledError:
-            if deadline.passed:  # connected well, then idle: the tunnel ends, the host is not to blame
+            if deadline.expired:  # connected well, then idle: the tunnel ends, the host is not to blame
                 return True
             raise
         finally:
@@ -213,13 +217,13 @@ class Hosts:
             if request.transport is not None:
                 request.transport.close()
 
-    async def _relay(
-        self, request: web.BaseRequest, url: URL, sink: ToApp, deadline: Deadline, admission: object
+    async def _relay_request(
+        self, request: web.BaseRequest, url: URL, sink: AppResponse, deadline: Deadline, admission: object
     ) -> bool:
         came = headers.fields(request.raw_headers)
         source = request.content if request.body_exists else None
         body = await read_body(source, request.content_length, pass_on=True)
-        response = await self._caller.send(
+        response = await self._client.send(
             request.method,
             url,
             headers.outgoing(came),
@@ -228,7 +232,7 @@ class Hosts:
             length=body.length,
         )
         try:
-            await self._pass_back(response, sink, deadline)
+            await self._relay_response(response, sink, deadline)
         finally:
             if response.content.at_eof():
                 response.release()
@@ -236,24 +240,24 @@ class Hosts:
                 response.close()
         return response.status < 500
 
-    async def _pass_back(self, response: aiohttp.ClientResponse, sink: ToApp, deadline: Deadline) -> None:
+    async def _relay_response(self, response: aiohttp.ClientResponse, sink: AppResponse, deadline: Deadline) -> None:
         said = headers.returning(headers.fields(response.raw_headers))
         length = response.headers.get("Content-Length")
         known = int(length) if length is not None and length.isdigit() else None
-        await sink.begin(Head(response.status, response.reason or "", said, known))
+        await sink.write_head(ResponseHead(response.status, response.reason or "", said, known))
         deadline.commit(self.policy.timeout.idle)
-        while data := await chunk(response):
-            deadline.moved()
+        while data := await read_chunk(response):
+            deadline.record_progress()
             await sink.write(data)
-        await sink.end()
+        await sink.write_eof()
 
     # ── what is said of it ───────────────────────────────────────────────────────────────────
 
-    def _refuse(self, sink: ToApp, refusal: Refusal) -> None:
+    def _refuse(self, sink: AppResponse, refusal: Refusal) -> None:
         said = [("Content-Type", CONTENT_TYPE)]
         if refusal.retry_after is not None:
             said.append(("Retry-After", str(round_retry_after(refusal.retry_after))))
-        sink.whole(Head(refusal.status, "", said), render_problem(refusal, ""))
+        sink.set_whole(ResponseHead(refusal.status, "", said), render_problem(refusal, ""))
 
     def status(self) -> Mapping[str, object]:
         """How many calls went to which host, and how they ended."""
@@ -261,7 +265,7 @@ class Hosts:
 
     def _account(self, method: str, host: str, outcome: str, began: float, reason: str | None) -> None:
         key = f"{host} {outcome}"
-        if key in self.counts or len(self.counts) < MOST:
+        if key in self.counts or len(self.counts) < MAX_HOSTS:
             self.counts[key] += 1
         took = round((self._clock() - began) * 1000, 3)
         self._emit(
@@ -276,7 +280,7 @@ class Hosts:
         )
 
 
-def _url(request: web.BaseRequest) -> URL:
+def _request_url(request: web.BaseRequest) -> URL:
     """Raises Refusal (400)."""
     target = request.raw_path
     try:

@@ -11,18 +11,18 @@ from yarl import URL
 from proxy.egress.headers import Fields
 from proxy.errors import AttemptFailed
 
-KEEPALIVE = 60.0  # seconds that an idle connection is kept; vendors close theirs after minutes
-DNS = 30.0  # seconds that an address is believed: a vendor that moves is followed
-HEADER = 64 * 1024
-_NOT_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # only the app states these
+KEEPALIVE_SECONDS = 60.0  # seconds that an idle connection is kept; vendors close theirs after minutes
+DNS_TTL = 30.0  # seconds that an address is believed: a vendor that moves is followed
+MAX_FIELD_SIZE = 64 * 1024
+_APP_FIELDS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # only the app states these
 
-Proxy = Callable[[URL], URL | None]
+ParentProxy = Callable[[URL], URL | None]
 
 
-class Caller:
+class HttpClient:
     """One session and one connector an upstream. `proxy` names the proxy on the way to a URL, if any."""
 
-    def __init__(self, *, proxy: Proxy = lambda url: None) -> None:
+    def __init__(self, *, proxy: ParentProxy = lambda url: None) -> None:
         self._proxy = proxy
         self._session: aiohttp.ClientSession | None = None
 
@@ -48,7 +48,7 @@ class Caller:
             fields = [*fields, ("Content-Length", str(length))]
         timeout = aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=3600.0)
         try:
-            return await self._open().request(
+            return await self._get_session().request(
                 method,
                 url,
                 headers=fields,
@@ -58,32 +58,34 @@ class Caller:
                 proxy=self._proxy(url),
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise failed(error) from error
+            raise attempt_failure(error) from error
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ttl_dns_cache=int(DNS)),
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=int(DNS_TTL)
+                ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,  # it would look into ~/.netrc, and add what the app did not send
-                skip_auto_headers=_NOT_OURS,
-                max_line_size=HEADER,
-                max_field_size=HEADER,
+                skip_auto_headers=_APP_FIELDS,
+                max_line_size=MAX_FIELD_SIZE,
+                max_field_size=MAX_FIELD_SIZE,
             )
             # aiohttp would send idempotent requests again by itself, past our budget and our count.
             self._session._retry_connection = False
         return self._session
 
 
-def failed(error: Exception) -> AttemptFailed:
+def attempt_failure(error: Exception) -> AttemptFailed:
     """The one place where the client's exceptions become ours."""
-    text = _text(error)
+    text = _error_text(error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return AttemptFailed("certificate", f"its certificate is not valid: {text}", sent=False)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -101,25 +103,25 @@ def failed(error: Exception) -> AttemptFailed:
     return AttemptFailed("reset", text, sent=True)
 
 
-def _text(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
-async def chunk(response: aiohttp.ClientResponse) -> bytes:
+async def read_chunk(response: aiohttp.ClientResponse) -> bytes:
     """The next bytes of the answer's body, empty at its end. Raises AttemptFailed where it breaks off."""
     try:
         return await response.content.readany()
     except (aiohttp.ClientError, OSError) as error:
-        raise failed(error) from error
+        raise attempt_failure(error) from error
 
 
-async def whole(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
+async def read_whole(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
     """The body, and whether that is all of it: past `most` bytes the rest is still to come."""
     parts: list[bytes] = []
     size = 0
-    while data := await chunk(response):
+    while data := await read_chunk(response):
         parts.append(data)
         size += len(data)
         if size > most:
@@ -127,7 +129,7 @@ async def whole(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, boo
     return b"".join(parts), True
 
 
-def discard(response: Any) -> None:
+def discard_response(response: Any) -> None:
     """Give up an answer: its connection is closed unless it was read to the end."""
     if isinstance(response, aiohttp.ClientResponse):
         if response.content.at_eof():

@@ -8,16 +8,18 @@ import json
 import re
 import zlib
 
-KEPT = 64 * 1024  # bytes of either end
-LARGEST = 512 * 1024 * 1024  # bytes unpacked; a body that unpacks to more is not read on
-STEP = 256 * 1024  # bytes unpacked at once
-TRIES = 16  # places that may be where a member of the object itself begins
+KEPT_BYTES = 64 * 1024  # bytes of either end
+MAX_UNPACKED = 512 * 1024 * 1024  # bytes unpacked; a body that unpacks to more is not read on
+UNPACK_STEP = 256 * 1024  # bytes unpacked at once
+MAX_TRIES = 16  # places that may be where a member of the object itself begins
 # What is looked for at the end. Whether it is the object's own, and not within another, shows when it is read.
-_NAMED = re.compile(rb'"(?:usage|model|type|service_tier|tool_usage|svg_usage|tools|n|size|quality|user|stream)"\s*:')
+_LAST_MEMBERS = re.compile(
+    rb'"(?:usage|model|type|service_tier|tool_usage|svg_usage|tools|n|size|quality|user|stream)"\s*:'
+)
 _DECODER = json.JSONDecoder()
 
 
-class Ends:
+class JsonEnds:
     """Fed with the bytes as they pass. Takes at most twice KEPT."""
 
     __slots__ = ("_first", "_inflater", "_last", "_unpacked", "size")
@@ -33,51 +35,51 @@ class Ends:
     def feed(self, data: bytes) -> None:
         self.size += len(data)
         if self._inflater is None:
-            self._keep(data)
+            self._keep_ends(data)
             return
-        while data and self._unpacked < LARGEST:
+        while data and self._unpacked < MAX_UNPACKED:
             try:
-                plain = self._inflater.decompress(data, STEP)
+                plain = self._inflater.decompress(data, UNPACK_STEP)
             except zlib.error:
-                self._unpacked = LARGEST
+                self._unpacked = MAX_UNPACKED
                 return
             self._unpacked += len(plain)
-            self._keep(plain)
+            self._keep_ends(plain)
             data = self._inflater.unconsumed_tail
 
     def members(self) -> dict[str, object]:
         """The object's own members that stand whole at either end."""
         first, last = bytes(self._first), bytes(self._last)
         if not last:
-            return _object(first) or _leading(first)
-        return {**_leading(first), **_trailing(last)}
+            return _parse_object(first) or _leading_members(first)
+        return {**_leading_members(first), **_trailing_members(last)}
 
-    def _keep(self, data: bytes) -> None:
-        room = KEPT - len(self._first)
+    def _keep_ends(self, data: bytes) -> None:
+        room = KEPT_BYTES - len(self._first)
         if room > 0:
             self._first += data[:room]
             data = data[room:]
         if data:
-            self._last += data[-KEPT:]
-            if len(self._last) > KEPT:
-                del self._last[:-KEPT]
+            self._last += data[-KEPT_BYTES:]
+            if len(self._last) > KEPT_BYTES:
+                del self._last[:-KEPT_BYTES]
 
 
-def _leading(first: bytes) -> dict[str, object]:
+def _leading_members(first: bytes) -> dict[str, object]:
     """Of an object's beginning."""
     text = first.decode("utf-8", "replace")
     found: dict[str, object] = {}
-    at = _skip(text, 0)
+    at = _skip_space(text, 0)
     if text[at : at + 1] != "{":
         return found
     try:
         while text[at : at + 1] in ("{", ","):
-            key, at = _DECODER.raw_decode(text, _skip(text, at + 1))
-            at = _skip(text, at)
+            key, at = _DECODER.raw_decode(text, _skip_space(text, at + 1))
+            at = _skip_space(text, at)
             if not isinstance(key, str) or text[at : at + 1] != ":":
                 break
-            value, at = _DECODER.raw_decode(text, _skip(text, at + 1))
-            at = _skip(text, at)
+            value, at = _DECODER.raw_decode(text, _skip_space(text, at + 1))
+            at = _skip_space(text, at)
             if at < len(text):  # else a number may go on
                 found[key] = value
     except (ValueError, RecursionError):
@@ -85,17 +87,17 @@ def _leading(first: bytes) -> dict[str, object]:
     return found
 
 
-def _trailing(last: bytes) -> dict[str, object]:
+def _trailing_members(last: bytes) -> dict[str, object]:
     """Of an object's end: what, with a brace before it, is an object. What stands deeper, or in a string, is none."""
     found: dict[str, object] = {}
-    for match in [*_NAMED.finditer(last)][-TRIES:]:
-        told = _object(b"{" + last[match.start() :])
+    for match in [*_LAST_MEMBERS.finditer(last)][-MAX_TRIES:]:
+        told = _parse_object(b"{" + last[match.start() :])
         if told is not None:
             return told
     return found
 
 
-def _object(text: bytes) -> dict[str, object] | None:
+def _parse_object(text: bytes) -> dict[str, object] | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -103,7 +105,7 @@ def _object(text: bytes) -> dict[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
     return at

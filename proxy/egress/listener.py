@@ -10,23 +10,23 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.egress import error_response
-from proxy.egress.app_response import Head
+from proxy.egress.app_response import ResponseHead
 from proxy.errors import BindError, CallRefused
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Check = Callable[[web.BaseRequest], CallRefused | None]
-Refuser = Callable[[CallRefused], tuple[Head, bytes]]
+MakeRefusal = Callable[[CallRefused], tuple[ResponseHead, bytes]]
 
-KEEPALIVE = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
-HEADER = 64 * 1024
-TURNS = 3  # of the loop, within which it sets up a connection
+APP_KEEPALIVE_SECONDS = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
+MAX_FIELD_SIZE = 64 * 1024
+SETUP_TURNS = 3  # of the loop, within which it sets up a connection
 
 
-class Listener:
+class EgressListener:
     """`calls` gets what names an upstream by its path, `hosts` what comes as to a proxy; `refuse` words the
     answer to what is no request at all, or is not to be answered by what `check` says."""
 
-    def __init__(self, calls: Handler, hosts: Handler, refuse: Refuser, check: Check) -> None:
+    def __init__(self, calls: Handler, hosts: Handler, refuse: MakeRefusal, check: Check) -> None:
         self._calls = calls
         self._check = check
         self._hosts = hosts
@@ -41,9 +41,9 @@ class Listener:
             self._handle,
             access_log=None,
             handler_cancellation=True,  # a call whose app has left is not worth its price
-            keepalive_timeout=KEEPALIVE,
-            max_line_size=HEADER,
-            max_field_size=HEADER,
+            keepalive_timeout=APP_KEEPALIVE_SECONDS,
+            max_line_size=MAX_FIELD_SIZE,
+            max_field_size=MAX_FIELD_SIZE,
             auto_decompress=False,
         )
         server.refuse = self._refuse
@@ -61,7 +61,7 @@ class Listener:
         if server is not None and self._sock is not None:
             # asyncio forgets a connection that it has taken but not set up when its server closes: first no more come.
             asyncio.get_running_loop().remove_reader(self._sock)
-            for _ in range(TURNS):
+            for _ in range(SETUP_TURNS):
                 await asyncio.sleep(0)
             server.over = True
         if runner is not None:
@@ -78,7 +78,7 @@ class Listener:
 
 
 class _Server(web.Server):
-    refuse: Refuser
+    refuse: MakeRefusal
     over = False
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -105,7 +105,7 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
         assert isinstance(self._manager, _Server)
-        head, body = self._manager.refuse(error_response.unreadable(status, exc, HEADER))
+        head, body = self._manager.refuse(error_response.unreadable_call(status, exc, MAX_FIELD_SIZE))
         answer = web.Response(status=head.status, headers=CIMultiDict(head.fields), body=body)
         answer.force_close()
         return answer

@@ -8,36 +8,36 @@ from __future__ import annotations
 
 import re
 
-LONGEST_HEAD = 8 * 1024  # bytes of a part's header fields
-LONGEST_VALUE = 1024  # bytes of a field that is kept
-MOST_FIELDS = 64
+MAX_PART_HEAD = 8 * 1024  # bytes of a part's header fields
+MAX_FIELD_VALUE = 1024  # bytes of a field that is kept
+MAX_FIELDS = 64
 
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _DISPOSITION = re.compile(rb"^content-disposition:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _NAME = re.compile(rb';\s*name=(?:"([^"\r\n]{1,100})"|([^\s;"]{1,100}))', re.IGNORECASE)
 _FILE = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
 
-BODY, MARK, HEAD, OVER = range(4)
+IN_BODY, BEHIND_DELIMITER, IN_HEAD, AT_END = range(4)
 
 
-def boundary_of(content_type: str) -> bytes | None:
+def parse_boundary(content_type: str) -> bytes | None:
     found = _BOUNDARY.search(content_type)
     return (found[1] or found[2]).encode("latin-1", "replace") if found is not None else None
 
 
-class Form:
+class MultipartScanner:
     """Fed with the bytes as they pass. `fields` has the small ones so far, the last of a name; `twice` the names that
     came with two values, of which servers take the first or the last."""
 
-    __slots__ = ("_delimiter", "_held", "_name", "_state", "_value", "fields", "size", "twice")
+    __slots__ = ("_delimiter", "_held", "_name", "_state", "_value", "fields", "repeated", "size")
 
     def __init__(self, boundary: bytes) -> None:
         self.fields: dict[str, str] = {}
-        self.twice: set[str] = set()
+        self.repeated: set[str] = set()
         self.size = 0  # bytes so far
         self._delimiter = b"\r\n--" + boundary
         self._held = b"\r\n"  # the first delimiter may be the very first line
-        self._state = BODY
+        self._state = IN_BODY
         self._name: str | None = None  # of the part under way, where it is a field
         self._value = bytearray()
 
@@ -45,32 +45,32 @@ class Form:
         self.size += len(data)
         held = self._held + data
         while True:
-            if self._state == BODY:
+            if self._state == IN_BODY:
                 at = held.find(self._delimiter)
                 if at < 0:
                     keep = len(self._delimiter) - 1
-                    self._take(held[:-keep])
+                    self._read_value(held[:-keep])
                     self._held = held[-keep:]
                     return
-                self._take(held[:at])
+                self._read_value(held[:at])
                 self._end_part()
-                held, self._state = held[at + len(self._delimiter) :], MARK
-            elif self._state == MARK:
+                held, self._state = held[at + len(self._delimiter) :], BEHIND_DELIMITER
+            elif self._state == BEHIND_DELIMITER:
                 if held.startswith(b"--"):
-                    self._state, self._held = OVER, b""
+                    self._state, self._held = AT_END, b""
                     return
                 end = held.find(b"\n")
                 if end < 0:
-                    self._held = held if len(held) <= LONGEST_HEAD else b""
+                    self._held = held if len(held) <= MAX_PART_HEAD else b""
                     return
-                held, self._state = b"\r\n" + held[end + 1 :], HEAD
-            elif self._state == HEAD:
+                held, self._state = b"\r\n" + held[end + 1 :], IN_HEAD
+            elif self._state == IN_HEAD:
                 end = held.find(b"\r\n\r\n")
-                if end < 0 and len(held) <= LONGEST_HEAD:
+                if end < 0 and len(held) <= MAX_PART_HEAD:
                     self._held = held
                     return
-                self._begin_part(held[: end if end >= 0 else LONGEST_HEAD])
-                held, self._state = held[end + 2 :] if end >= 0 else held, BODY
+                self._begin_part(held[: end if end >= 0 else MAX_PART_HEAD])
+                held, self._state = held[end + 2 :] if end >= 0 else held, IN_BODY
             else:
                 self._held = b""
                 return
@@ -81,14 +81,14 @@ class Form:
         if found is None or _FILE.search(found[1]) is not None:
             return
         name = _NAME.search(found[1])
-        if name is not None and len(self.fields) < MOST_FIELDS:
+        if name is not None and len(self.fields) < MAX_FIELDS:
             self._name = (name[1] or name[2]).decode("utf-8", "replace")
 
-    def _take(self, data: bytes) -> None:
+    def _read_value(self, data: bytes) -> None:
         if self._name is None:
             return
         self._value += data
-        if len(self._value) > LONGEST_VALUE + 2:
+        if len(self._value) > MAX_FIELD_VALUE + 2:
             self._name = None
 
     def _end_part(self) -> None:
@@ -98,5 +98,5 @@ class Form:
             return
         text = value.decode("utf-8", "replace")
         if self.fields.get(name, text) != text:
-            self.twice.add(name)
+            self.repeated.add(name)
         self.fields[name] = text

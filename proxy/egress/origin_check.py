@@ -22,21 +22,21 @@ from proxy.policy.urls import host_of, is_loopback
 _PRIVATE = re.compile(r"[a-z0-9_-]+|[a-z0-9_.-]+\.internal")
 
 
-class Guard:
+class OriginCheck:
     """`named` are the hosts of the upstreams: an app may state one as its Host, and no stranger can have that name
     lead here. `ours` says whether a token is a request's that came in: what shows it is the app, which passes on
     what a page sent to it."""
 
     def __init__(self, named: Callable[[], Collection[str]], ours: Callable[[str], bool]) -> None:
-        self._named = named
-        self._ours = ours
+        self._upstream_hosts = named
+        self._is_request_token = ours
 
     def check(self, request: web.BaseRequest) -> CallRefused | None:
         """Why this call is refused, if it is."""
         fields = request.headers
         host = fields.get("Host")
-        if host is not None and not _local(host) and not self._expected(host, request):
-            return error_response.misdirected()
+        if host is not None and not _is_local(host) and not self._is_expected_host(host, request):
+            return error_response.misdirected_call()
         origin, site = fields.get("Origin"), fields.get("Sec-Fetch-Site")
         if origin is None and site is None:
             return None
@@ -44,14 +44,14 @@ class Guard:
             return None  # of a page of the app's own, and passed on by it
         if origin is None and site != "cross-site":
             return None
-        if origin is not None and _local(origin.partition("://")[2]):
+        if origin is not None and _is_local(origin.partition("://")[2]):
             return None
         token = fields.get("X-Outrigger-Request")
-        return None if token is not None and self._ours(token) else error_response.cross_site()
+        return None if token is not None and self._is_request_token(token) else error_response.cross_site_call()
 
-    def _expected(self, host: str, request: web.BaseRequest) -> bool:
+    def _is_expected_host(self, host: str, request: web.BaseRequest) -> bool:
         name = host_of(host)
-        if _PRIVATE.fullmatch(name) or name in self._named():
+        if _PRIVATE.fullmatch(name) or name in self._upstream_hosts():
             return True
         # Where the policy opened another address than loopback, who comes in there may call it by any name.
         at = request.transport.get_extra_info("sockname") if request.transport is not None else None
@@ -59,5 +59,5 @@ class Guard:
 
 
 @lru_cache(maxsize=64)
-def _local(host: str) -> bool:
+def _is_local(host: str) -> bool:
     return is_loopback(host_of(host))

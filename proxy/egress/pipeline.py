@@ -15,23 +15,22 @@ from functools import partial
 from aiohttp import web
 
 from proxy.egress import error_response, fallback, response_head
-from proxy.egress.accounting import Account
-from proxy.egress.api_keys import Keys, variable
-from proxy.egress.app_response import Head, ToApp
+from proxy.egress.accounting import CallAccounting
+from proxy.egress.api_keys import VirtualKeys, key_variable
+from proxy.egress.app_response import AppResponse, ResponseHead
 from proxy.egress.billing.call_ledger import CallLedger
-from proxy.egress.body import read as read_body
-from proxy.egress.body import scanner
-from proxy.egress.cache import key as cache_key
+from proxy.egress.body import make_scanner, read_body
+from proxy.egress.cache import cache_key
 from proxy.egress.call import Call
-from proxy.egress.coalescing import Flight
-from proxy.egress.deadline import PATIENCE, Deadline, patience_of
+from proxy.egress.coalescing import SharedCall
+from proxy.egress.deadline import PATIENCE_HEADER, Deadline, parse_patience
 from proxy.egress.dialects import Dialect
 from proxy.egress.headers import Fields, fields, first, outgoing, token_of
 from proxy.egress.produce import Producer
-from proxy.egress.response_head import as_shared, of_refusal
+from proxy.egress.response_head import refusal_response, shared_fields
 from proxy.egress.upstream import Upstream
-from proxy.egress.url_mapping import split
-from proxy.egress.websocket import upgrade
+from proxy.egress.url_mapping import split_target
+from proxy.egress.websocket import relay_websocket
 from proxy.errors import CallRefused
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_registry import RequestRegistry
@@ -45,8 +44,8 @@ class Pipeline:
         upstreams: Mapping[str, Upstream],
         *,
         requests: RequestRegistry,
-        keys: Keys,
-        account: Account,
+        keys: VirtualKeys,
+        account: CallAccounting,
         books: CallLedger,
         emit: EmitEvent,
         now: Callable[[], float] = time.time,
@@ -63,12 +62,14 @@ class Pipeline:
         self._producer = Producer(books, self._clock)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        name, rest = split(request.raw_path)
+        name, rest = split_target(request.raw_path)
         upstream = self.upstreams.get(name)
-        sink = ToApp(request)
+        sink = AppResponse(request)
         if upstream is None:
-            sink.whole(
-                *response_head.unknown(request.method, self._account.redact(f"/{name}")[1:], self.upstreams, self._emit)
+            sink.set_whole(
+                *response_head.refuse_unknown_upstream(
+                    request.method, self._account.redact(f"/{name}")[1:], self.upstreams, self._emit
+                )
             )
             assert sink.response is not None
             return sink.response
@@ -76,13 +77,13 @@ class Pipeline:
         call = Call(name, request.method, rest, outgoing(came), self._clock(), self._now())
         call.ask = upstream.dialect.ask(None, None)
         self._whose(call, came)
-        self._account.begin(call)
-        upstream.begin()
+        self._account.begin_call(call)
+        upstream.begin_call()
         done = self._cancellable(call)
         try:
             return await self._serve(call, upstream, request, came, sink)
         except CallRefused as refused:
-            if sink.begun:  # of a shared call: what came before has gone to the app
+            if sink.started:  # of a shared call: what came before has gone to the app
                 sink.abort()
                 call.outcome, call.reason = "error", str(refused)
                 return web.Response()
@@ -93,14 +94,14 @@ class Pipeline:
         except Exception as error:  # the outermost seam: a fault of ours is one call's, not the process's
             call.outcome, call.reason = "error", f"{type(error).__name__}: {error}"
             self._emit("fault", call.reason, level="error", upstream=name)
-            if sink.begun:
+            if sink.started:
                 sink.abort()
                 return web.Response()
-            return self._refuse(sink, error_response.fault(), call, upstream)
+            return self._refuse(sink, error_response.gateway_fault(), call, upstream)
         finally:
             done()
-            self._account.end(call, upstream)
-            upstream.end()
+            self._account.end_call(call, upstream)
+            upstream.end_call()
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
@@ -110,7 +111,7 @@ class Pipeline:
         if call.owner is not None:
             call.user, call.tier = call.owner.user, call.owner.tier
         count = first(came, "x-stainless-retry-count")
-        call.sdk_retry = count is not None and count.strip() not in ("", "0")
+        call.is_sdk_retry = count is not None and count.strip() not in ("", "0")
 
     def _cancellable(self, call: Call) -> Callable[[], None]:
         task = asyncio.current_task()
@@ -120,14 +121,14 @@ class Pipeline:
         return self._requests.register_work(owner.token, task.cancel)
 
     async def _serve(
-        self, call: Call, upstream: Upstream, request: web.BaseRequest, came: Fields, sink: ToApp
+        self, call: Call, upstream: Upstream, request: web.BaseRequest, came: Fields, sink: AppResponse
     ) -> web.StreamResponse:
         policy = upstream.policy
         if policy.api_key is not None:
-            made = self._keys.shown(policy.kind, upstream.name)
-            changed = self._keys.injected(made, policy.api_key, call.rest, call.fields)
+            made = self._keys.key_for(policy.kind, upstream.name)
+            changed = self._keys.inject(made, policy.api_key, call.rest, call.fields)
             if changed is None:
-                raise error_response.invalid_key(upstream.name, variable(policy.kind, upstream.name))
+                raise error_response.invalid_api_key(upstream.name, key_variable(policy.kind, upstream.name))
             call.target, call.fields = changed
         deadline = self._deadline(call, upstream, came)
         try:
@@ -135,15 +136,17 @@ class Pipeline:
                 if request.headers.get("Upgrade", "").lower() == "websocket":
                     await self._books.load_spend(call, upstream)
                     upstream.billing.check_caps(call)
-                    return await upgrade(call, upstream, request, sink, deadline, self._clock)
+                    return await relay_websocket(call, upstream, request, sink, deadline, self._clock)
                 await self._understand(call, upstream, request)
                 await self._answer(call, upstream, sink, deadline)
         except TimeoutError:
             took = self._clock() - call.began
-            await self._too_late(call, upstream, sink, error_response.timed_out(upstream.name, deadline.reason, took))
+            await self._too_late(
+                call, upstream, sink, error_response.upstream_timeout(upstream.name, deadline.reason, took)
+            )
         assert sink.response is not None
         if not isinstance(sink.response, web.Response):
-            await sink.end()
+            await sink.write_eof()
         return sink.response
 
     def _deadline(self, call: Call, upstream: Upstream, came: Fields) -> Deadline:
@@ -151,7 +154,7 @@ class Pipeline:
         request = call.owner.request if call.owner is not None else None
         left = request.time_left(call.began) if request is not None else None
         shorter = left is not None and left != float("inf") and (total is None or left < total)
-        patience = patience_of(first(came, PATIENCE))
+        patience = parse_patience(first(came, PATIENCE_HEADER))
         deadline = Deadline(call.began, total=left if shorter else total, patience=patience)
         if shorter and deadline.reason == "total":
             deadline.reason = "request"
@@ -162,15 +165,15 @@ class Pipeline:
         if request.headers.get("Expect", "").lower() == "100-continue":
             assert request.transport is not None
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        call.endpoint, deployment = upstream.endpoint(call.method, call.rest)
+        call.endpoint, deployment = upstream.find_endpoint(call.method, call.rest)
         if call.endpoint is None:
-            call.follows = upstream.follows(call.method, call.rest)
+            call.followed = upstream.find_followed(call.method, call.rest)
         source = request.content if request.body_exists else None
         uploads = request.content_type.startswith("multipart/")
-        scan = partial(scanner, request.headers) if call.endpoint is not None else None
+        scan = partial(make_scanner, request.headers) if call.endpoint is not None else None
         call.body = await read_body(source, request.content_length, pass_on=uploads, scan=scan)
         call.body.parse()
-        asked = call.body.said() if call.body.whole is None else call.body.parsed
+        asked = call.body.members() if call.body.content is None else call.body.parsed
         call.ask = upstream.dialect.ask(call.endpoint, asked)
         if deployment is not None:
             call.ask = replace(call.ask, model=upstream.billing.priced_model(deployment, call.ask.model))
@@ -178,7 +181,7 @@ class Pipeline:
             call.user = normalize_user_name(call.ask.user)
             call.tier = self.tiers.of(call.user)
 
-    async def _answer(self, call: Call, upstream: Upstream, sink: ToApp, deadline: Deadline) -> None:
+    async def _answer(self, call: Call, upstream: Upstream, sink: AppResponse, deadline: Deadline) -> None:
         key = self._cache_key(call, upstream)
         if key is None:
             await self._producer.produce(call, upstream, sink, deadline, None)
@@ -192,7 +195,7 @@ class Pipeline:
         if not upstream.policy.coalesce:
             await self._producer.produce(call, upstream, sink, deadline, key)
             return
-        flight = upstream.flights.get(key)
+        flight = upstream.shared_calls.get(key)
         if flight is not None:
             call.cache = "coalesced"
         else:
@@ -200,7 +203,7 @@ class Pipeline:
         try:
             await self._join(call, flight, sink, deadline)
         except CallRefused as refused:
-            if refused.code != "cost_cap_exceeded" or call.cache != "coalesced" or sink.begun:
+            if refused.code != "cost_cap_exceeded" or call.cache != "coalesced" or sink.started:
                 raise
             call.cache = "miss"  # it was another's cap that was reached
             await self._producer.produce(call, upstream, sink, deadline, key)
@@ -208,7 +211,7 @@ class Pipeline:
     def _cache_key(self, call: Call, upstream: Upstream) -> bytes | None:
         """None where the answer may not be shared: by the policy, or because it is no question."""
         policy = upstream.policy
-        if not (policy.cache.ttl or policy.coalesce) or call.body.whole is None:
+        if not (policy.cache.ttl or policy.coalesce) or call.body.content is None:
             return None
         question = call.endpoint is not None and call.body.parsed is not None
         question = question and upstream.dialect.repeatable(call.endpoint or "", call.body.parsed)  # else an order
@@ -221,53 +224,55 @@ class Pipeline:
             url=f"{policy.kind} {policy.base_url} {call.target}",
             method=call.method,
             headers=call.fields,
-            body=call.body.whole,
+            body=call.body.content,
             scope=scope,
         )
 
     # ── a call that several share ────────────────────────────────────────────────────────────
 
-    def _start(self, call: Call, upstream: Upstream, key: bytes) -> Flight:
-        async def work(flight: Flight) -> None:
+    def _start(self, call: Call, upstream: Upstream, key: bytes) -> SharedCall:
+        async def work(flight: SharedCall) -> None:
             deadline = Deadline(call.began, total=upstream.policy.timeout.total, patience=None)
             try:
                 async with deadline:
                     await self._producer.produce(call, upstream, flight, deadline, key)
             except TimeoutError:
                 took = self._clock() - call.began
-                raise error_response.timed_out(upstream.name, deadline.reason, took) from None
+                raise error_response.upstream_timeout(upstream.name, deadline.reason, took) from None
 
         def over(_: asyncio.Task[None]) -> None:
-            self._account.paid(call, upstream)
-            upstream.end()
+            self._account.settle_shared_call(call, upstream)
+            upstream.end_call()
 
-        upstream.begin()
-        call.shared = True
-        flight = upstream.flights.start(key, work)
+        upstream.begin_call()
+        call.is_shared = True
+        flight = upstream.shared_calls.start(key, work)
         flight.task.add_done_callback(over)
         return flight
 
-    async def _join(self, call: Call, flight: Flight, sink: ToApp, deadline: Deadline) -> None:
+    async def _join(self, call: Call, flight: SharedCall, sink: AppResponse, deadline: Deadline) -> None:
         async with flight.join() as reader:
-            head = await reader.head()
-            assert isinstance(head, Head)
+            head = await reader.read_head()
+            assert isinstance(head, ResponseHead)
             call.first_byte_at = self._clock()
             call.status = head.status
             deadline.commit(None)
             if call.cache == "coalesced":
-                head = Head(head.status, head.reason, as_shared(head.fields, pays=reader.first), head.length)
-            await sink.begin(head)
+                head = ResponseHead(
+                    head.status, head.reason, shared_fields(head.fields, pays=reader.is_first), head.length
+                )
+            await sink.write_head(head)
             async for data in reader:
                 await sink.write(data)
         if call.cache == "coalesced":
             call.outcome = "cached"
 
-    async def _too_late(self, call: Call, upstream: Upstream, sink: ToApp, late: CallRefused) -> None:
-        if sink.begun:
+    async def _too_late(self, call: Call, upstream: Upstream, sink: AppResponse, late: CallRefused) -> None:
+        if sink.started:
             return  # it has been told in the stream
         call.outcome, call.reason = "error", str(late)
         key = self._cache_key(call, upstream) if hasattr(call, "body") else None
-        for step in fallback.steps(upstream):
+        for step in fallback.fallback_steps(upstream):
             if (step.stale or step.text is not None) and hasattr(call, "body"):
                 deadline = Deadline(self._clock(), total=None, patience=None)
                 if await self._producer.fall_back(call, upstream, step, sink, deadline, key):
@@ -275,15 +280,15 @@ class Pipeline:
         raise late
 
     def _refuse(
-        self, sink: ToApp, refused: CallRefused, call: Call | None, upstream: Upstream | None
+        self, sink: AppResponse, refused: CallRefused, call: Call | None, upstream: Upstream | None
     ) -> web.StreamResponse:
         if call is not None:
-            call.refused = refused
+            call.refusal = refused
             call.reason = call.reason or str(refused)
             call.status = refused.status
             failed = refused.code in ("upstream_timeout", "upstream_unreachable", "gateway_fault")
             call.outcome = "error" if failed else "refused"
-        sink.whole(*of_refusal(refused, upstream.dialect if upstream is not None else Dialect(), call))
+        sink.set_whole(*refusal_response(refused, upstream.dialect if upstream is not None else Dialect(), call))
         assert sink.response is not None
         return sink.response
 

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.egress import error_response, fallback
-from proxy.egress.app_response import Head, Sink, ToApp
+from proxy.egress.app_response import AppResponse, ResponseHead, ResponseWriter
 from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.billing.charge import Charge
-from proxy.egress.cache import Entry
+from proxy.egress.cache import CachedResponse
 from proxy.egress.call import Call
 from proxy.egress.circuit_breaker import OPEN, Breaker
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus
 from proxy.egress.headers import fields, returning, shared
-from proxy.egress.http_client import discard
-from proxy.egress.response_head import of_answer, ours
+from proxy.egress.http_client import discard_response
+from proxy.egress.response_head import outrigger_fields, response_head
 from proxy.egress.retry import Series
-from proxy.egress.settlement import settle_passed, settle_whole
-from proxy.egress.stream import Recorder, Shows, relay
-from proxy.egress.throttle import PaceRefusal, Place
+from proxy.egress.settlement import settle_relayed, settle_whole
+from proxy.egress.stream import OnShown, RecordingWriter, relay_body
+from proxy.egress.throttle import ThrottlePermit, ThrottleRefusal
 from proxy.egress.upstream import Upstream
-from proxy.egress.upstream_response import Answer
+from proxy.egress.upstream_response import UpstreamResponse
 from proxy.errors import AttemptFailed, CallRefused, OutriggerError
 from proxy.policy.schema.upstream import Fallback
 
@@ -33,7 +33,7 @@ LAST_WORDS = 5.0  # seconds that an error event has to reach an app that reads s
 class CallFailed(OutriggerError):
     """A call failed for good before the app saw any of it: with the upstream's answer, or a refusal."""
 
-    def __init__(self, failure: Answer | CallRefused) -> None:
+    def __init__(self, failure: UpstreamResponse | CallRefused) -> None:
         super().__init__(str(failure) if isinstance(failure, CallRefused) else f"status {failure.status}")
         self.failure = failure
 
@@ -47,75 +47,85 @@ class Producer:
         self._books = books
         self._clock = clock
 
-    async def produce(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
+    async def produce(
+        self, call: Call, upstream: Upstream, sink: ResponseWriter, deadline: Deadline, key: bytes | None
+    ) -> None:
         try:
             await self._call(call, upstream, sink, deadline, key)
             return
         except CallFailed as failed:
             failure = failed.failure
         try:
-            for step in fallback.steps(upstream):
+            for step in fallback.fallback_steps(upstream):
                 if await self.fall_back(call, upstream, step, sink, deadline, key):
                     return
             if isinstance(failure, CallRefused):
                 raise failure
-            call.outcome = "error" if failure.judged >= 500 or failure.error_status else "ok"
+            call.outcome = "error" if failure.judged_status >= 500 or failure.error_status else "ok"
             await self._send(call, upstream, failure, sink, deadline, None)
         except Broken as broken:
             call.outcome, call.reason = "error", str(broken)
         finally:
-            if isinstance(failure, Answer):
+            if isinstance(failure, UpstreamResponse):
                 failure.release()
 
     async def fall_back(
-        self, call: Call, upstream: Upstream, step: Fallback, sink: Sink, deadline: Deadline, key: bytes | None
+        self,
+        call: Call,
+        upstream: Upstream,
+        step: Fallback,
+        sink: ResponseWriter,
+        deadline: Deadline,
+        key: bytes | None,
     ) -> bool:
         """Whether this step of the policy's gave an answer; then the call has its outcome."""
         if step.stale:
-            entry = upstream.cache.stale(key) if key is not None else None
+            entry = upstream.cache.get_stale(key) if key is not None else None
             if entry is None:
                 return False
             call.cache, call.fallback, call.outcome = "stale", "stale", "fallback"
-            await self._give(call, Head(entry.status, "", fields(entry.headers)), entry.body, sink)
+            await self._give(call, ResponseHead(entry.status, "", fields(entry.headers)), entry.body, sink)
             return True
         if step.text is not None:
-            made = fallback.canned(call, upstream, step.text)
+            made = fallback.canned_answer(call, upstream, step.text)
             if made is None:
                 return False
             call.fallback, call.outcome = "text", "fallback"
-            await self._give(call, Head(200, "", [("Content-Type", made[0])]), made[1], sink)
+            await self._give(call, ResponseHead(200, "", [("Content-Type", made[0])]), made[1], sink)
             return True
-        moved = fallback.elsewhere(call, step, upstream.beside)
+        moved = fallback.redirect_call(call, step, upstream.siblings)
         if moved is None:
             return False
         copy, other = moved
-        copy.fallback = fallback.named(step)
+        copy.fallback = fallback.step_name(step)
         try:
             await self._call(copy, other, sink, deadline, None)
         except CallRefused as refused:  # by a cap of the other's
             call.reason = str(refused)
             return False
         except CallFailed as failed:
-            if isinstance(failed.failure, Answer):
+            if isinstance(failed.failure, UpstreamResponse):
                 failed.failure.release()
             return False
         except asyncio.CancelledError:
-            call.became(copy)
+            call.adopt_result(copy)
             call.outcome = copy.outcome
             raise
         finally:
             call.attempts = copy.attempts
             call.reason = copy.reason or call.reason
-        call.became(copy)
+        call.adopt_result(copy)
         call.outcome = "error" if copy.outcome == "error" else "fallback"
         return True
 
-    async def _call(self, call: Call, upstream: Upstream, sink: Sink, deadline: Deadline, key: bytes | None) -> None:
+    async def _call(
+        self, call: Call, upstream: Upstream, sink: ResponseWriter, deadline: Deadline, key: bytes | None
+    ) -> None:
         """Raises CallFailed where nothing went to the app yet, so that something else may."""
         breaker = upstream.breaker_of(call)
         if breaker.state == OPEN:
             raise CallFailed(
-                error_response.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
+                error_response.upstream_unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
             )
         if call.endpoint is not None and not upstream.billing.limits.is_loaded(call.user):
             await self._books.load_spend(call, upstream)
@@ -132,7 +142,7 @@ class Producer:
         self,
         call: Call,
         upstream: Upstream,
-        sink: Sink,
+        sink: ResponseWriter,
         deadline: Deadline,
         key: bytes | None,
         bill: Charge | None,
@@ -143,35 +153,37 @@ class Producer:
             admission = breaker.admit()
             if admission is None:
                 raise CallFailed(
-                    error_response.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
+                    error_response.upstream_unavailable(
+                        upstream.name, breaker.retry_after, held=breaker.forced is not None
+                    )
                 )
             ok: bool | None = None
-            upstream.budget.call()
-            answer: Answer | None = None
+            upstream.retry_budget.record_call()
+            answer: UpstreamResponse | None = None
             try:
                 answer = await self._attempts(call, upstream, Series(call, upstream, deadline, admission, bill))
-                if answer.judged >= 400:
-                    ok = False if answer.judged >= 500 else None
-                    if answer.judged in (408, 409, 429) or answer.judged >= 500:
+                if answer.judged_status >= 400:
+                    ok = False if answer.judged_status >= 500 else None
+                    if answer.judged_status in (408, 409, 429) or answer.judged_status >= 500:
                         raise CallFailed(answer)
                 await self._send(call, upstream, answer, sink, deadline, key, bill)
                 call.outcome = "ok"  # until here it is the app that may be gone
-                if answer.judged < 400:
-                    ok = None if answer.redirected and call.endpoint is not None else True
+                if answer.judged_status < 400:
+                    ok = None if answer.is_redirect and call.endpoint is not None else True
             except AttemptFailed as failure:
                 ok = False
                 call.outcome, call.reason = "error", str(failure)
                 again = call.left_to_caller
                 raise CallFailed(
-                    error_response.unreachable(upstream.name, failure, call.attempts, again=again)
+                    error_response.upstream_unreachable(upstream.name, failure, call.attempts, again=again)
                 ) from failure
             except Broken as broken:
                 ok = False
                 call.outcome, call.reason = "error", str(broken)
             except asyncio.CancelledError:
                 # A time-out of a call that mostly waited for its place here says nothing of the upstream.
-                in_time = self._clock() - admission.began >= admission.began - call.began
-                ok = False if deadline.passed and deadline.reason != "request" and in_time else None
+                in_time = self._clock() - admission.admitted_at >= admission.admitted_at - call.began
+                ok = False if deadline.expired and deadline.reason != "request" and in_time else None
                 if bill is not None and not bill.closed and call.body.sent:
                     bill.charge_lost_attempt()
                 raise
@@ -180,24 +192,26 @@ class Producer:
                     ok = False if answer.error_status >= 500 else None
                     call.outcome = "error"
                     call.reason = f"its stream ended with an error event, of the kind of a {answer.error_status}"
-                breaker.ended(admission, ok, seconds=(call.first_byte_at or self._clock()) - admission.began)
+                breaker.report(admission, ok, seconds=(call.first_byte_at or self._clock()) - admission.admitted_at)
         finally:
             used = call.usage
             place.release(used.input + used.output if used is not None else None)
 
-    async def _place(self, call: Call, upstream: Upstream, bill: Charge | None) -> Place:
+    async def _place(self, call: Call, upstream: Upstream, bill: Charge | None) -> ThrottlePermit:
         """`pace.tokens` goes by what was reserved for the question: a picture is not as long as its base64."""
-        asked = bill.input_tokens if bill is not None else len(call.body.whole or b"") // 4
+        asked = bill.input_tokens if bill is not None else len(call.body.content or b"") // 4
         tokens = asked + (call.ask.max_tokens or 0)
-        place = upstream.pace.try_enter(call.user, tokens, call.ask.model)
+        place = upstream.throttle.try_acquire(call.user, tokens, call.ask.model)
         if place is not None:
             return place
         try:
-            return await upstream.pace.enter(call.user, tokens, call.ask.model)
-        except PaceRefusal as error:
-            raise CallFailed(error_response.rate_limited(upstream.name, error.reason, error.retry_after)) from error
+            return await upstream.throttle.acquire(call.user, tokens, call.ask.model)
+        except ThrottleRefusal as error:
+            raise CallFailed(
+                error_response.rate_limit_exceeded(upstream.name, error.reason, error.retry_after)
+            ) from error
 
-    async def _attempts(self, call: Call, upstream: Upstream, series: Series) -> Answer:
+    async def _attempts(self, call: Call, upstream: Upstream, series: Series) -> UpstreamResponse:
         answer = await upstream.sender.answer(call, series)
         if answer.body is not None:
             answer.release()
@@ -207,8 +221,8 @@ class Producer:
         self,
         call: Call,
         upstream: Upstream,
-        answer: Answer,
-        sink: Sink,
+        answer: UpstreamResponse,
+        sink: ResponseWriter,
         deadline: Deadline,
         key: bytes | None,
         bill: Charge | None = None,
@@ -216,51 +230,53 @@ class Producer:
         """Pass an answer on, with what we say of it. Raises Broken where it broke off on the way."""
         call.first_byte_at = self._clock()
         call.status = answer.status
-        if answer.judged >= 400:
-            call.reason = call.reason or f"status {answer.judged}"
+        if answer.judged_status >= 400:
+            call.reason = call.reason or f"status {answer.judged_status}"
             if bill is not None:
                 bill.release()  # a definite error is not billed
-        elif answer.redirected and bill is not None:
+        elif answer.is_redirect and bill is not None:
             bill.release()  # it is no answer yet
         if answer.body is not None:
-            if answer.judged < 400:
+            if answer.judged_status < 400:
                 await self._see(call, upstream, answer, bill)
             settle_whole(call, upstream.dialect, answer, answer.body, bill)
-            head = of_answer(call, upstream.dialect, answer)
+            head = response_head(call, upstream.dialect, answer)
             if key is not None and answer.status == 200 and upstream.policy.cache.ttl:
                 self._keep(call, upstream, key, answer, answer.body)
             await self._give(call, head, answer.body, sink, fields_done=True)
             return
-        head = of_answer(call, upstream.dialect, answer)
-        deadline.commit(upstream.policy.timeout.idle if answer.state is not None else None)
-        recorder = Recorder(sink, upstream.policy.cache.max // 4 if key is not None and answer.status == 200 else 0)
+        head = response_head(call, upstream.dialect, answer)
+        deadline.commit(upstream.policy.timeout.idle if answer.stream is not None else None)
+        recorder = RecordingWriter(
+            sink, upstream.policy.cache.max // 4 if key is not None and answer.status == 200 else 0
+        )
         try:
             shows = await self._shows(call, upstream, answer, bill)
-            await sink.begin(head)
-            await relay(answer, recorder, deadline, shows)
-            if call.follows is not None and answer.ends is not None:
+            await sink.write_head(head)
+            await relay_body(answer, recorder, deadline, shows)
+            if call.followed is not None and answer.ends is not None:
                 await self._show(call, upstream, upstream.dialect.shown(answer.ends.members()))
         except AttemptFailed as failure:
             await self._last_words(answer, sink, "upstream_unreachable", f"{upstream.name}: {failure}")
             raise Broken(str(failure)) from failure
         except asyncio.CancelledError:
-            if deadline.passed:
+            if deadline.expired:
                 call.outcome, call.reason = "error", f"time-out ({deadline.reason})"
                 text = f"{upstream.name} went silent for too long (timeout.{deadline.reason})"
                 await self._last_words(answer, sink, "upstream_timeout", text)
             raise
         finally:
-            discard(answer.response)
-            settle_passed(call, upstream.dialect, answer, recorder.passed, bill)
+            discard_response(answer.response)
+            settle_relayed(call, upstream.dialect, answer, recorder.bytes_written, bill)
         if key is not None and recorder.kept is not None and not answer.errored and upstream.policy.cache.ttl:
             self._keep(call, upstream, key, answer, b"".join(recorder.kept))
 
     # ── what the vendor goes on with by itself ───────────────────────────────────────────────
 
-    async def _see(self, call: Call, upstream: Upstream, answer: Answer, bill: Charge | None) -> None:
+    async def _see(self, call: Call, upstream: Upstream, answer: UpstreamResponse, bill: Charge | None) -> None:
         """What a whole answer shows of it: that it has begun, or what it came to."""
-        if call.follows is not None:
-            said = upstream.dialect.shown(answer.parsed) or BackgroundStatus(call.follows, None, None)
+        if call.followed is not None:
+            said = upstream.dialect.shown(answer.parsed) or BackgroundStatus(call.followed, None, None)
             await self._show(call, upstream, replace(said, deleted=said.deleted or call.method == "DELETE"))
         elif call.endpoint == "responses" and bill is not None:
             shown = upstream.dialect.shown(answer.parsed)
@@ -269,13 +285,15 @@ class Producer:
             elif shown is not None and not shown.over:
                 await self._books.defer_charge(call, bill, shown.reference)
 
-    async def _shows(self, call: Call, upstream: Upstream, answer: Answer, bill: Charge | None) -> Shows | None:
+    async def _shows(
+        self, call: Call, upstream: Upstream, answer: UpstreamResponse, bill: Charge | None
+    ) -> OnShown | None:
         """Who is to be told when a stream shows what it came to; None where that is the call's own affair."""
-        if call.follows is not None and call.method == "DELETE" and answer.judged < 300:
-            await self._show(call, upstream, BackgroundStatus(call.follows, None, None, deleted=True))  # 204
-        elif call.follows is not None and answer.tap is not None:
+        if call.followed is not None and call.method == "DELETE" and answer.judged_status < 300:
+            await self._show(call, upstream, BackgroundStatus(call.followed, None, None, deleted=True))  # 204
+        elif call.followed is not None and answer.tap is not None:
             return lambda shown: self._show(call, upstream, shown)
-        shown = answer.state.shown if answer.state is not None and call.ask.background else None
+        shown = answer.stream.shown if answer.stream is not None and call.ask.background else None
         if bill is None or shown is None or shown.over:
             return None
         await self._books.defer_charge(call, bill, shown.reference)
@@ -286,48 +304,50 @@ class Producer:
         return show
 
     async def _show(self, call: Call, upstream: Upstream, shown: BackgroundStatus | None) -> None:
-        if shown is not None and shown.over and call.follows is not None:
-            shown = replace(shown, reference=call.follows)
+        if shown is not None and shown.over and call.followed is not None:
+            shown = replace(shown, reference=call.followed)
             if await self._books.background.settle_reported(upstream, shown):
                 call.usage = shown.usage
 
-    async def _last_words(self, answer: Answer, sink: Sink, code: str, text: str) -> None:
+    async def _last_words(self, answer: UpstreamResponse, sink: ResponseWriter, code: str, text: str) -> None:
         """End a broken stream with an error event; break off a body that has no such thing."""
-        if answer.state is None or answer.errored:
-            if not isinstance(sink, ToApp):
+        if answer.stream is None or answer.errored:
+            if not isinstance(sink, AppResponse):
                 raise ConnectionResetError(text)  # it breaks off for everybody who reads it
             sink.abort()
             return
         answer.errored = True
         try:
             async with asyncio.timeout(LAST_WORDS):
-                await sink.write(answer.state.failure(code, text))
+                await sink.write(answer.stream.failure(code, text))
         except (TimeoutError, ConnectionError):
-            if isinstance(sink, ToApp):
+            if isinstance(sink, AppResponse):
                 sink.abort()
 
-    async def _give(self, call: Call, head: Head, body: bytes, sink: Sink, *, fields_done: bool = False) -> None:
+    async def _give(
+        self, call: Call, head: ResponseHead, body: bytes, sink: ResponseWriter, *, fields_done: bool = False
+    ) -> None:
         """A whole answer, of the upstream's or of ours."""
         call.first_byte_at = call.first_byte_at or self._clock()
         call.status = head.status
         if not fields_done:
-            head = Head(head.status, head.reason, head.fields + ours(call))
-        if isinstance(sink, ToApp):
+            head = ResponseHead(head.status, head.reason, head.fields + outrigger_fields(call))
+        if isinstance(sink, AppResponse):
             head.length = len(body)
-            sink.whole(head, body)
+            sink.set_whole(head, body)
             return
         head.length = len(body)
-        await sink.begin(head)
+        await sink.write_head(head)
         if body:
             await sink.write(body)
 
-    def replay(self, call: Call, entry: Entry, sink: ToApp) -> None:
+    def replay(self, call: Call, entry: CachedResponse, sink: AppResponse) -> None:
         call.first_byte_at = self._clock()
         call.status = entry.status
-        sink.whole(Head(entry.status, "", fields(entry.headers) + ours(call)), entry.body)
+        sink.set_whole(ResponseHead(entry.status, "", fields(entry.headers) + outrigger_fields(call)), entry.body)
 
-    def _keep(self, call: Call, upstream: Upstream, key: bytes, answer: Answer, body: bytes) -> None:
+    def _keep(self, call: Call, upstream: Upstream, key: bytes, answer: UpstreamResponse, body: bytes) -> None:
         headers = tuple(
             (n.encode("latin-1"), v.encode("utf-8", "surrogateescape")) for n, v in shared(returning(answer.fields))
         )
-        upstream.cache.put(key, Entry(answer.status, headers, body, self._clock(), call.model, call.usage))
+        upstream.cache.put(key, CachedResponse(answer.status, headers, body, self._clock(), call.model, call.usage))

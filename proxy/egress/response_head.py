@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.egress import error_response
-from proxy.egress.app_response import Head
+from proxy.egress.app_response import ResponseHead
 from proxy.egress.call import Call
 from proxy.egress.dialects import Dialect
 from proxy.egress.headers import Fields, first, replaced, returning, shared
-from proxy.egress.upstream_response import Answer
+from proxy.egress.upstream_response import UpstreamResponse
 from proxy.errors import CallRefused
 from proxy.http.retry_after import round_retry_after
 from proxy.observe.emit import EmitEvent
 from proxy.units import format_nanos
 
 
-def ours(call: Call | None) -> Fields:
+def outrigger_fields(call: Call | None) -> Fields:
     """What every answer says of its call; None: it came to none."""
     if call is None:
         return [("x-outrigger-attempts", "0"), ("x-outrigger-cache", "off")]
@@ -29,7 +29,7 @@ def ours(call: Call | None) -> Fields:
     return said
 
 
-def as_shared(said: Fields, *, pays: bool) -> Fields:
+def shared_fields(said: Fields, *, pays: bool) -> Fields:
     """The head of another's call, as somebody gets it who joined it. What it cost is told to one of them."""
     said = replaced(shared(said), "x-outrigger-cache", "coalesced")
     if pays or first(said, "x-outrigger-cost") is None:
@@ -37,19 +37,23 @@ def as_shared(said: Fields, *, pays: bool) -> Fields:
     return replaced(said, "x-outrigger-cost", format_nanos(0))
 
 
-def of_answer(call: Call, dialect: Dialect, answer: Answer) -> Head:
+def response_head(call: Call, dialect: Dialect, answer: UpstreamResponse) -> ResponseHead:
     """The upstream's fields, and ours: how it went, and whether it makes sense to come again."""
     said = returning(answer.fields)
-    if answer.judged >= 400:
-        permanent = dialect.permanent(answer.judged, answer.parsed)
-        told = (answer.field("x-should-retry") or "").strip().lower()
-        passing = answer.judged in (408, 409) or answer.judged >= 500 or (told == "true" and answer.judged != 429)
+    if answer.judged_status >= 400:
+        permanent = dialect.permanent(answer.judged_status, answer.parsed)
+        told = (answer.get_field("x-should-retry") or "").strip().lower()
+        passing = (
+            answer.judged_status in (408, 409)
+            or answer.judged_status >= 500
+            or (told == "true" and answer.judged_status != 429)
+        )
         if permanent or (passing and not call.left_to_caller):
             said = replaced(said, "x-should-retry", "false")  # the attempts that make sense have been made
-    return Head(answer.status, answer.reason, said + ours(call), _length(answer))
+    return ResponseHead(answer.status, answer.reason, said + outrigger_fields(call), _stated_length(answer))
 
 
-def of_refusal(refused: CallRefused, dialect: Dialect, call: Call | None) -> tuple[Head, bytes]:
+def refusal_response(refused: CallRefused, dialect: Dialect, call: Call | None) -> tuple[ResponseHead, bytes]:
     """A refusal in the error shape of the dialect; the SDK's own retries end where they make no sense."""
     said: Fields = [("Content-Type", "application/json")]
     if not refused.again:
@@ -57,30 +61,32 @@ def of_refusal(refused: CallRefused, dialect: Dialect, call: Call | None) -> tup
     if refused.retry_after is not None:
         said.append(("Retry-After", str(round_retry_after(refused.retry_after))))
     request_id = call.owner.request_id if call is not None and call.owner is not None else ""
-    said += ours(call)
+    said += outrigger_fields(call)
     body = dialect.error(refused.code, refused.status, str(refused), request_id=request_id)
-    return Head(refused.status, "", said), body
+    return ResponseHead(refused.status, "", said), body
 
 
-def _length(answer: Answer) -> int | None:
+def _stated_length(answer: UpstreamResponse) -> int | None:
     """The length that the upstream stated, where the body goes on as it is."""
     if answer.body is not None:
         return len(answer.body)
-    value = answer.field("content-length")
-    return int(value) if value is not None and value.isdigit() and answer.state is None else None
+    value = answer.get_field("content-length")
+    return int(value) if value is not None and value.isdigit() and answer.stream is None else None
 
 
 # [merged from egress/stray] Calls that came to none: they name no upstream, or are no HTTP. Refused and logged like
 # any other.
-LONGEST = 100  # characters of a name that nobody gave
+MAX_NAME_SHOWN = 100  # characters of a name that nobody gave
 
 
-def unknown(method: str, name: str, known: Iterable[str], emit: EmitEvent) -> tuple[Head, bytes]:
-    name = name[:LONGEST]
-    return refused(f"{method} {name}", error_response.unknown_upstream(name, known), emit)
+def refuse_unknown_upstream(
+    method: str, name: str, known: Iterable[str], emit: EmitEvent
+) -> tuple[ResponseHead, bytes]:
+    name = name[:MAX_NAME_SHOWN]
+    return refuse_stray(f"{method} {name}", error_response.unknown_upstream(name, known), emit)
 
 
-def refused(what: str, why: CallRefused, emit: EmitEvent) -> tuple[Head, bytes]:
+def refuse_stray(what: str, why: CallRefused, emit: EmitEvent) -> tuple[ResponseHead, bytes]:
     emit(
         "call",
         f"{what} {why.status}",
@@ -92,4 +98,4 @@ def refused(what: str, why: CallRefused, emit: EmitEvent) -> tuple[Head, bytes]:
         refused=why.code,
         reason=str(why),
     )
-    return of_refusal(why, Dialect(), None)
+    return refusal_response(why, Dialect(), None)

@@ -11,28 +11,28 @@ from collections.abc import Callable
 
 from proxy.util.sliding_window import SlidingWindow
 
-WINDOW = 60.0  # seconds
-LEAST = 10  # retries in a window that are always allowed: of few calls a share is none, and they overload nobody
+BUDGET_SECONDS = 60.0  # seconds
+MIN_RETRIES = 10  # retries in a window that are always allowed: of few calls a share is none, and they overload nobody
 
 
-class Budget:
+class RetryBudget:
     """`share` is of the calls of the last minute."""
 
     def __init__(self, share: float, clock: Callable[[], float]) -> None:
         self.share = share
-        self._calls = SlidingWindow(WINDOW, clock)
-        self._retries = SlidingWindow(WINDOW, clock)
+        self._calls = SlidingWindow(BUDGET_SECONDS, clock)
+        self._retries = SlidingWindow(BUDGET_SECONDS, clock)
 
     def __repr__(self) -> str:
         return f"<Budget {self._retries.counts()[0]} retries of {self.allowed()}>"
 
-    def call(self) -> None:
+    def record_call(self) -> None:
         self._calls.add()
 
     def allowed(self) -> float:
-        return max(LEAST, self.share * self._calls.counts()[0])
+        return max(MIN_RETRIES, self.share * self._calls.counts()[0])
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Whether one more retry is within the budget; it is taken if so."""
         if self._retries.counts()[0] + 1 > self.allowed():
             return False

@@ -9,24 +9,24 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from proxy.egress.accounting import Account
-from proxy.egress.api_keys import Keys
-from proxy.egress.app_environment import variables
-from proxy.egress.attribution_listener import Notices
+from proxy.egress.accounting import CallAccounting
+from proxy.egress.api_keys import VirtualKeys
+from proxy.egress.app_environment import app_variables
+from proxy.egress.attribution_listener import AttributionListener
 from proxy.egress.billing.background_calls import BackgroundCalls
 from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.billing.pricing.table import table_age
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.egress.billing.user_spend import UserSpend, load_spend, load_spend_when_back
-from proxy.egress.bypass_detection import Bypass
+from proxy.egress.bypass_detection import BypassDetector
 from proxy.egress.circuit_breaker import OPEN, Breaker
-from proxy.egress.forward_proxy import Hosts, parent_proxies
-from proxy.egress.listener import Listener
-from proxy.egress.origin_check import Guard
+from proxy.egress.forward_proxy import ForwardProxy, find_parent_proxies
+from proxy.egress.listener import EgressListener
+from proxy.egress.origin_check import OriginCheck
 from proxy.egress.pipeline import Pipeline
-from proxy.egress.response_head import refused
-from proxy.egress.upstream import Upstream, try_out
-from proxy.egress.upstream_generations import Generations
+from proxy.egress.response_head import refuse_stray
+from proxy.egress.upstream import Upstream, check_policy
+from proxy.egress.upstream_generations import UpstreamGenerations
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.health import ComponentHealth
@@ -40,7 +40,7 @@ from proxy.policy.schema.policy import Policy
 from proxy.policy.urls import mask_password
 from proxy.util.background_tasks import BackgroundTasks
 
-LOADING = 10.0  # seconds that a start waits for the ledger's counts
+LEDGER_LOAD_TIMEOUT = 10.0  # seconds that a start waits for the ledger's counts
 
 
 class Egress:
@@ -60,9 +60,9 @@ class Egress:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._log = log
-        self._proxy = parent_proxies(os.environ if environ is None else environ)
-        self._keys = Keys()
-        self.upstreams = Generations(self._open)
+        self._proxy = find_parent_proxies(os.environ if environ is None else environ)
+        self._keys = VirtualKeys()
+        self.upstreams = UpstreamGenerations(self._open_upstream)
         self._ledger = ledger
         self._loaded = False
         self._tasks = BackgroundTasks(self._loop)
@@ -70,32 +70,35 @@ class Egress:
         self.spend = UserSpend(self.upstreams, self._recall)
         self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time)
         books = CallLedger(ledger, self._loop.time, self._recall, self._pending)
-        self.account = Account(metrics, books, log.emit, self._loop.time, recent, log.redact_target)
+        self.accounting = CallAccounting(metrics, books, log.emit, self._loop.time, recent, log.redact_target)
         self.pipeline = Pipeline(
-            self.upstreams, requests=requests, keys=self._keys, account=self.account, books=books, emit=log.emit
+            self.upstreams, requests=requests, keys=self._keys, account=self.accounting, books=books, emit=log.emit
         )
-        self.bypass = Bypass(self.upstreams, clock=self._loop.time, metrics=metrics, emit=log.emit)
-        self.notices = Notices(self.bypass, log.emit)
-        self.hosts = Hosts(
+        self.bypass_detector = BypassDetector(self.upstreams, clock=self._loop.time, metrics=metrics, emit=log.emit)
+        self.attribution = AttributionListener(self.bypass_detector, log.emit)
+        self.forward_proxy = ForwardProxy(
             policy.egress,
-            named=self._addresses_of_upstreams,
+            named=self._upstream_addresses,
             clock=self._loop.time,
             emit=log.emit,
-            gate=lambda host: Breaker(host, self.hosts.policy.breaker, clock=self._loop.time),
+            gate=lambda host: Breaker(host, self.forward_proxy.policy.breaker, clock=self._loop.time),
             parent=self._proxy,
-            passed=self.bypass.note,
+            passed=self.bypass_detector.record,
         )
-        guard = Guard(self._hosts_of_upstreams, lambda token: requests.find(token) is not None)
-        self._listener = Listener(
-            self.pipeline.handle, self.hosts.handle, lambda why: refused("no call", why, log.emit), guard.check
+        guard = OriginCheck(self._upstream_hosts, lambda token: requests.find(token) is not None)
+        self._listener = EgressListener(
+            self.pipeline.handle,
+            self.forward_proxy.handle,
+            lambda why: refuse_stray("no call", why, log.emit),
+            guard.check,
         )
         metrics.on_scrape(lambda: metrics.price_table_age_seconds.set(table_age(time.time())))
         self.apply(policy)
 
-    def _addresses_of_upstreams(self) -> set[str]:
+    def _upstream_addresses(self) -> set[str]:
         return {f"{url.host}:{url.port}" for url in (upstream.url("") for upstream in self.upstreams.values())}
 
-    def _hosts_of_upstreams(self) -> set[str]:
+    def _upstream_hosts(self) -> set[str]:
         return {upstream.url("").host or "" for upstream in self.upstreams.values()}
 
     def apply(self, policy: Policy) -> None:
@@ -105,17 +108,17 @@ class Egress:
     def prepare(self, policy: Policy) -> Callable[[], None]:
         """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
         for upstream in policy.upstreams.values():
-            try_out(upstream)
-        return partial(self._take, policy, Tiers(policy.identity.tiers))
+            check_policy(upstream)
+        return partial(self._adopt_policy, policy, Tiers(policy.identity.tiers))
 
-    def _take(self, policy: Policy, tiers: Tiers) -> None:
-        for upstream in self.upstreams.renew(policy.upstreams, policy.faults):
+    def _adopt_policy(self, policy: Policy, tiers: Tiers) -> None:
+        for upstream in self.upstreams.begin_generation(policy.upstreams, policy.faults):
             if self._loaded and self._ledger is not None:
-                self._load_later(upstream, self._ledger, time.time())
+                self._load_in_background(upstream, self._ledger, time.time())
         self.pipeline.tiers = tiers
-        self.hosts.apply(policy.egress)
+        self.forward_proxy.apply(policy.egress)
 
-    def _open(self, name: str, policy: schema.Upstream) -> Upstream:
+    def _open_upstream(self, name: str, policy: schema.Upstream) -> Upstream:
         upstream = Upstream(
             name, policy, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
         )
@@ -123,7 +126,7 @@ class Egress:
             upstream.billing.limits.mark_unloaded()
         return upstream
 
-    def _load_later(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
+    def _load_in_background(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
         self._tasks.start(load_spend_when_back(upstream, ledger, until, self._pending))
 
     async def load(self) -> None:
@@ -134,39 +137,39 @@ class Egress:
         self._loaded = True  # what a reload adds from here on is counted by the reload
         for upstream in list(self.upstreams.values()):
             try:
-                async with asyncio.timeout(LOADING):
+                async with asyncio.timeout(LEDGER_LOAD_TIMEOUT):
                     await load_spend(upstream, self._ledger, until, self._pending)
             except (TimeoutError, LedgerUnavailable):
-                self._load_later(upstream, self._ledger, until)
+                self._load_in_background(upstream, self._ledger, until)
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
         await self._listener.start(sock)
-        await self.notices.start()
+        await self.attribution.start()
         self._tasks.start(self._pending.sweep_forever())
 
     async def stop(self) -> None:
         await self._listener.stop()
-        self.notices.stop()
-        await self.hosts.close()
+        self.attribution.stop()
+        await self.forward_proxy.close()
         await self.upstreams.close()
         self._tasks.cancel()
         await self._recall.close()
         await self._tasks.wait()
 
-    def environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
+    def app_environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
         """What the app gets, so that its calls come this way."""
-        return variables(policy, address, environ, self._keys)
+        return app_variables(policy, address, environ, self._keys)
 
     def health(self) -> ComponentHealth:
         """Degraded while a breaker is open; a fault of a vendor's is never ours to be restarted for."""
         if not self.upstreams:
             return ComponentHealth("off", "no upstream")
-        opened = [upstream.breaker for upstream in self.upstreams.values() if upstream.breaker.state == OPEN]
+        opened = [upstream.breakers for upstream in self.upstreams.values() if upstream.breakers.state == OPEN]
         if opened:
-            text = "; ".join(f"the breaker of {breaker.name} is open: {breaker.why}" for breaker in opened)
+            text = "; ".join(f"the breaker of {breaker.name} is open: {breaker.reason}" for breaker in opened)
             return ComponentHealth("degraded", text, min(breaker.since for breaker in opened))
-        held = ", ".join(name for name, upstream in self.upstreams.items() if upstream.breaker.forced is not None)
+        held = ", ".join(name for name, upstream in self.upstreams.items() if upstream.breakers.forced is not None)
         text = f"; an operator holds closed the breaker of {held}" if held else ""
         return ComponentHealth("ok", f"{len(self.upstreams)} taking calls{text}")
 
@@ -174,14 +177,14 @@ class Egress:
         return {
             name: {
                 "base_url": mask_password(upstream.policy.base_url),
-                "breaker": upstream.breaker.state,
-                "why": upstream.breaker.why,
-                "breakers": upstream.breaker.unwell(),
-                "held": upstream.breaker.forced,
+                "breaker": upstream.breakers.state,
+                "why": upstream.breakers.reason,
+                "breakers": upstream.breakers.not_closed(),
+                "held": upstream.breakers.forced,
                 "state": repr(upstream),
-                "faults": len(upstream.faults.all),
+                "faults": len(upstream.faults.faults),
                 "cost": self.spend.upstream_status(upstream) if upstream.billing.metered else None,
-                "bypassed": seen.count if (seen := self.bypass.seen.get(name)) is not None else 0,
+                "bypassed": seen.count if (seen := self.bypass_detector.bypassed.get(name)) is not None else 0,
             }
             for name, upstream in self.upstreams.items()
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-LARGEST = 48 * 1024 * 1024  # bytes of one event: those that show pictures have tens of megabytes
+MAX_EVENT = 48 * 1024 * 1024  # bytes of one event: those that show pictures have tens of megabytes
 
 # Two line endings in a row; a lone CR at the end of what is there may be half a CRLF, so it waits.
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n)(?=[\s\S]))(?:\r\n|\n|\r(?!\n)(?=[\s\S]))+")
@@ -19,12 +19,12 @@ class EventTooLarge(ValueError):
     """One event is larger than anybody should hold."""
 
 
-class Splitter:
+class EventSplitter:
     """Feed bytes as they come; whole events come out, each with the blank line that ends it."""
 
     __slots__ = ("_carriage", "_held", "_limit")
 
-    def __init__(self, limit: int = LARGEST) -> None:
+    def __init__(self, limit: int = MAX_EVENT) -> None:
         self._held = bytearray()  # an event's beginning, in which there is no end
         self._carriage = False  # whether that, or what came with it, has a CR
         self._limit = limit
@@ -61,14 +61,14 @@ class Splitter:
             raise EventTooLarge(f"an event is larger than {self._limit} bytes")
         return found
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """What is left at the end of the stream: an event whose blank line never came."""
         rest = bytes(self._held)
         self._held.clear()
         return rest
 
 
-class Event:
+class ServerSentEvent:
     """`data` is None where there is no data line: a comment."""
 
     __slots__ = ("data", "name")
@@ -78,10 +78,10 @@ class Event:
         self.data = data
 
 
-def fields(event: bytes) -> Event:
+def parse_event(event: bytes) -> ServerSentEvent:
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2:
         if b"\r" not in event:
-            return Event("", event[6:-2].decode("utf-8", "replace"))
+            return ServerSentEvent("", event[6:-2].decode("utf-8", "replace"))
     name, data = "", None
     for line in _LINE.split(event.decode("utf-8", "replace").removeprefix("\ufeff")):
         key, _, value = line.partition(":")
@@ -90,9 +90,9 @@ def fields(event: bytes) -> Event:
             data = value if data is None else f"{data}\n{value}"
         elif key == "event":
             name = value
-    return Event(name, data)
+    return ServerSentEvent(name, data)
 
 
-def message(data: bytes, name: str = "") -> bytes:
+def format_event(data: bytes, name: str = "") -> bytes:
     """One event with this data, which is a line."""
     return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"

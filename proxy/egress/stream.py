@@ -8,47 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from proxy.egress.app_response import Head, Sink
+from proxy.egress.app_response import ResponseHead, ResponseWriter
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import BackgroundStatus, EventKind
-from proxy.egress.http_client import chunk
-from proxy.egress.upstream_response import MALFORMED, Answer, events
+from proxy.egress.http_client import read_chunk
+from proxy.egress.upstream_response import MALFORMED, UpstreamResponse, split_events
 from proxy.errors import AttemptFailed
 
-Shows = Callable[[BackgroundStatus], Awaitable[None]]
+OnShown = Callable[[BackgroundStatus], Awaitable[None]]
 
 
-async def relay(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows | None = None) -> None:
+async def relay_body(
+    answer: UpstreamResponse, sink: ResponseWriter, deadline: Deadline, shows: OnShown | None = None
+) -> None:
     """Pass on what was held back and all that follows. `shows` is told once, before the bytes that say it pass, that
     something which the vendor goes on with is over. Raises AttemptFailed where the upstream broke it."""
     watching = answer.media or answer.ends  # fed before it is written: who leaves meanwhile has seen it
     if shows is not None:
-        shows = await _told(answer, shows)
+        shows = await _notify_shown(answer, shows)
     if answer.held:
         held, answer.held = b"".join(answer.held), []
         if watching is not None:
             watching.feed(held)
-        await _write(sink, deadline, held)
+        await _write_to_app(sink, deadline, held)
     if answer.response is None:
         return
-    if answer.state is None:
-        while data := await chunk(answer.response):
-            deadline.moved()
+    if answer.stream is None:
+        while data := await read_chunk(answer.response):
+            deadline.record_progress()
             if watching is not None:
                 watching.feed(data)
             elif answer.tap is not None:
-                answer.tap.see(data)
+                answer.tap.read_along(data)
                 if shows is not None:
-                    shows = await _told(answer, shows)
-            await _write(sink, deadline, data)
+                    shows = await _notify_shown(answer, shows)
+            await _write_to_app(sink, deadline, data)
         answer.complete = True
         return
-    await _events(answer, sink, deadline, shows)
+    await _relay_events(answer, sink, deadline, shows)
 
 
-async def _told(answer: Answer, shows: Shows) -> Shows | None:
+async def _notify_shown(answer: UpstreamResponse, shows: OnShown) -> OnShown | None:
     """None once it has been told."""
-    state = answer.state if answer.tap is None else answer.tap.state
+    state = answer.stream if answer.tap is None else answer.tap.state
     shown = state.shown if state is not None else None
     if shown is None or not shown.over:
         return shows
@@ -56,28 +58,30 @@ async def _told(answer: Answer, shows: Shows) -> Shows | None:
     return None
 
 
-async def _events(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows | None) -> None:
-    state, splitter, response = answer.state, answer.splitter, answer.response
+async def _relay_events(
+    answer: UpstreamResponse, sink: ResponseWriter, deadline: Deadline, shows: OnShown | None
+) -> None:
+    state, splitter, response = answer.stream, answer.splitter, answer.response
     assert state is not None
     assert splitter is not None
     assert response is not None
     while answer.broken is None:
-        data = await chunk(response)
-        deadline.moved()
+        data = await read_chunk(response)
+        deadline.record_progress()
         passed = []
-        for event in events(splitter, data):
+        for event in split_events(splitter, data):
             verdict = state.judge(event)
             if verdict is EventKind.MALFORMED:
                 answer.broken = MALFORMED
                 break
             if verdict is EventKind.ERROR:
-                answer.err(state)
+                answer.record_error(state)
             if verdict is not EventKind.DROP:
                 passed.append(event)
         if shows is not None:
-            shows = await _told(answer, shows)
+            shows = await _notify_shown(answer, shows)
         if passed:
-            await _write(sink, deadline, b"".join(passed))
+            await _write_to_app(sink, deadline, b"".join(passed))
         if not data:
             break
     if answer.broken is not None:
@@ -86,28 +90,28 @@ async def _events(answer: Answer, sink: Sink, deadline: Deadline, shows: Shows |
         raise AttemptFailed("reset", "its stream ended before the answer did", sent=True)
 
 
-async def _write(sink: Sink, deadline: Deadline, data: bytes) -> None:
-    deadline.resting = True
+async def _write_to_app(sink: ResponseWriter, deadline: Deadline, data: bytes) -> None:
+    deadline.app_is_slow = True
     try:
         await sink.write(data)
     finally:
-        deadline.resting = False
+        deadline.app_is_slow = False
 
 
-class Recorder:
+class RecordingWriter:
     """Passes on, and keeps what passes as long as it is no more than `most` bytes."""
 
-    def __init__(self, sink: Sink, most: int) -> None:
+    def __init__(self, sink: ResponseWriter, most: int) -> None:
         self._sink = sink
         self._left = most
-        self.passed = 0  # bytes
+        self.bytes_written = 0  # bytes
         self.kept: list[bytes] | None = [] if most else None
 
-    async def begin(self, head: Head) -> None:
-        await self._sink.begin(head)
+    async def write_head(self, head: ResponseHead) -> None:
+        await self._sink.write_head(head)
 
     async def write(self, data: bytes) -> None:
-        self.passed += len(data)
+        self.bytes_written += len(data)
         if self.kept is not None:
             self._left -= len(data)
             if self._left < 0:

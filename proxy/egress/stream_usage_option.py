@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-AGAIN = 600.0  # seconds after which a model is asked again
-MOST = 1000  # models
+ASK_AGAIN_SECONDS = 600.0  # seconds after which a model is asked again
+MAX_MODELS = 1000  # models
 
 
-class UsageOption:
+class StreamUsageOption:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._refused: OrderedDict[str | None, float] = OrderedDict()  # model → when to ask again
 
-    def known(self, model: str | None) -> bool:
+    def may_ask(self, model: str | None) -> bool:
         """Whether calls of this model may be made with the option."""
         until = self._refused.get(model)
         if until is None:
@@ -28,9 +28,9 @@ class UsageOption:
         del self._refused[model]
         return True
 
-    def refused(self, model: str | None) -> None:
+    def record_refusal(self, model: str | None) -> None:
         """A call was refused with the option, and the same one answered without it."""
-        self._refused[model] = self._clock() + AGAIN
+        self._refused[model] = self._clock() + ASK_AGAIN_SECONDS
         self._refused.move_to_end(model)
-        if len(self._refused) > MOST:
+        if len(self._refused) > MAX_MODELS:
             self._refused.popitem(last=False)

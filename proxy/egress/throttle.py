@@ -13,17 +13,17 @@ from collections.abc import Callable
 
 from aiolimiter import AsyncLimiter
 
-from proxy.egress.provider_limits import Limits
+from proxy.egress.provider_limits import ProviderLimits
 from proxy.errors import OutriggerError
 from proxy.policy import schema
 from proxy.policy.values import Rate
 from proxy.util.fair_queue import FairQueue
 
-MOST_WAITING = 1000
-ASKED = "the upstream asked for a pause (Retry-After)"
+MAX_WAITING = 1000
+UPSTREAM_PAUSE = "the upstream asked for a pause (Retry-After)"
 
 
-class PaceRefusal(OutriggerError):
+class ThrottleRefusal(OutriggerError):
     """No place within `pace.wait`. `retry_after` is in seconds."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
@@ -32,23 +32,23 @@ class PaceRefusal(OutriggerError):
         self.retry_after = max(1.0, retry_after)
 
 
-class Place:
+class ThrottlePermit:
     """A call under way. `release` belongs in a `finally`, and may be called again to no effect."""
 
-    __slots__ = ("_pace", "_tokens")
+    __slots__ = ("_throttle", "_tokens")
 
-    def __init__(self, pace: Pace, tokens: int) -> None:
-        self._pace: Pace | None = pace
+    def __init__(self, pace: Throttle, tokens: int) -> None:
+        self._throttle: Throttle | None = pace
         self._tokens = tokens
 
     def release(self, tokens: int | None) -> None:
         """The call is over; `tokens` is what it really took, where that is known."""
-        pace, self._pace = self._pace, None
+        pace, self._throttle = self._throttle, None
         if pace is not None:
-            pace.give(tokens - self._tokens if tokens is not None else 0)
+            pace.release(tokens - self._tokens if tokens is not None else 0)
 
 
-class Pace:
+class Throttle:
     def __init__(
         self, policy: schema.Pace, *, clock: Callable[[], float], now: Callable[[], float] = time.time
     ) -> None:
@@ -57,11 +57,11 @@ class Pace:
         self._in_flight = 0
         self._debt = 0.0  # tokens taken beyond the estimates; below zero a credit
         self._server: asyncio.Task[None] | None = None
-        self._served: _Waiter | None = None  # whose rates are being paid
+        self._being_served: _Waiter | None = None  # whose rates are being paid
         self._changed = asyncio.Event()  # somebody came or went, or there is room
         self._requests: AsyncLimiter | None = None
         self._tokens: AsyncLimiter | None = None
-        self.limits = Limits(clock, now)
+        self.limits = ProviderLimits(clock, now)
         self.policy = schema.Pace()
         self.reconfigure(policy)
 
@@ -71,43 +71,43 @@ class Pace:
     def reconfigure(self, policy: schema.Pace) -> None:
         old, self.policy = self.policy, policy
         if policy.requests != old.requests:
-            self._requests = _bucket(policy.requests)
+            self._requests = _make_bucket(policy.requests)
         if policy.tokens != old.tokens:
-            self._tokens = _bucket(policy.tokens)
+            self._tokens = _make_bucket(policy.tokens)
         self._changed.set()
 
-    def try_enter(self, user: str, tokens: int, model: str | None) -> Place | None:
+    def try_acquire(self, user: str, tokens: int, model: str | None) -> ThrottlePermit | None:
         """A place where there is one now and nobody waits; None where `enter` would wait or refuse."""
-        if self._queue or self._serving or self._requests is not None or self._tokens is not None or self._full:
+        if self._queue or self._is_serving or self._requests is not None or self._tokens is not None or self._is_full:
             return None
         now = self._clock()
-        if now < self.limits.held_until(model) or now < self.limits.learnt_until(model, tokens):
+        if now < self.limits.paused_until(model) or now < self.limits.exhausted_until(model, tokens):
             return None
-        return self._place(tokens)
+        return self._grant(tokens)
 
-    async def enter(self, user: str, tokens: int, model: str | None) -> Place:
+    async def acquire(self, user: str, tokens: int, model: str | None) -> ThrottlePermit:
         """A place, in turn. Raises PaceRefusal."""
         wait, now = self.policy.wait, self._clock()
-        held = self.limits.held_until(model) - now
+        held = self.limits.paused_until(model) - now
         if held > wait:
-            raise PaceRefusal(ASKED, held)
-        if len(self._queue) >= MOST_WAITING:
-            raise PaceRefusal("too many wait already", wait)
+            raise ThrottleRefusal(UPSTREAM_PAUSE, held)
+        if len(self._queue) >= MAX_WAITING:
+            raise ThrottleRefusal("too many wait already", wait)
         waiter = _Waiter(user, tokens, model, asyncio.get_running_loop().create_future(), now)
         self._queue.append(user, waiter)
         self._changed.set()
-        self._serve()
+        self._start_server()
         try:
             async with asyncio.timeout(wait):
-                return await waiter.place
+                return await waiter.permit
         except TimeoutError:
-            self._gone(waiter)
-            raise PaceRefusal(self._reason(model), self._expected(waiter)) from None
+            self._remove_waiter(waiter)
+            raise ThrottleRefusal(self._refusal_reason(model), self._expected_wait(waiter)) from None
         except asyncio.CancelledError:
-            self._gone(waiter)
+            self._remove_waiter(waiter)
             raise
 
-    def give(self, more: int) -> None:
+    def release(self, more: int) -> None:
         self._in_flight -= 1
         if self._tokens is not None:
             self._debt = max(self._debt + more, -self._tokens.max_rate)
@@ -117,88 +117,88 @@ class Pace:
         if self._server is not None:
             self._server.cancel()
             self._server = None
-        waiting = [*self._queue] if self._served is None else [self._served, *self._queue]
-        self._served, self._queue = None, FairQueue()
+        waiting = [*self._queue] if self._being_served is None else [self._being_served, *self._queue]
+        self._being_served, self._queue = None, FairQueue()
         for waiter in waiting:
             if not waiter.place.done():
-                waiter.place.set_exception(PaceRefusal("this upstream was taken out of the policy", 1.0))
+                waiter.place.set_exception(ThrottleRefusal("this upstream was taken out of the policy", 1.0))
 
     # ── serving in turn ──────────────────────────────────────────────────────────────────────
 
     @property
-    def _serving(self) -> bool:
+    def _is_serving(self) -> bool:
         return self._server is not None
 
     @property
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return self.policy.concurrency is not None and self._in_flight >= self.policy.concurrency
 
-    def _place(self, tokens: int) -> Place:
+    def _grant(self, tokens: int) -> ThrottlePermit:
         self._in_flight += 1
-        return Place(self, tokens)
+        return ThrottlePermit(self, tokens)
 
-    def _gone(self, waiter: _Waiter) -> None:
+    def _remove_waiter(self, waiter: _Waiter) -> None:
         """It waits no longer; a place that it was given at that very moment goes back."""
         self._queue.remove(waiter.user, waiter)
-        place = waiter.place
+        place = waiter.permit
         if not place.done():
             place.cancel()
         elif not place.cancelled() and place.exception() is None:
             place.result().release(None)
         self._changed.set()
 
-    def _serve(self) -> None:
+    def _start_server(self) -> None:
         if self._server is None:
-            self._server = asyncio.get_running_loop().create_task(self._serve_all())
+            self._server = asyncio.get_running_loop().create_task(self._serve_waiters())
 
-    async def _serve_all(self) -> None:
+    async def _serve_waiters(self) -> None:
         """Gives places while anybody waits: one task, so that nobody overtakes. Only who waits for a model that is
         held back is overtaken, by those who ask for another."""
         try:
             while self._queue:
                 self._changed.clear()
-                waiter = None if self._full else self._queue.pop_next(self._may_go)
+                waiter = None if self._is_full else self._queue.pop_next(self._may_go)
                 if waiter is None:
-                    await self._wait(None if self._full else self._soonest())
+                    await self._wait_for_change(None if self._is_full else self._seconds_to_next())
                     continue
-                if not waiter.paid:
-                    self._served = waiter
-                    await self._pay(waiter)
-                    self._served, waiter.paid = None, True
-                if waiter.place.done():
+                if not waiter.rates_acquired:
+                    self._being_served = waiter
+                    await self._acquire_rates(waiter)
+                    self._being_served, waiter.rates_acquired = None, True
+                if waiter.permit.done():
                     continue
                 if self._may_go(waiter):
-                    waiter.place.set_result(self._place(waiter.tokens))
+                    waiter.permit.set_result(self._grant(waiter.tokens))
                 else:  # the upstream asked for a pause meanwhile
                     self._queue.append_left(waiter.user, waiter)
         finally:
             self._server = None
 
-    async def _pay(self, waiter: _Waiter) -> None:
+    async def _acquire_rates(self, waiter: _Waiter) -> None:
         """Wait until the policy's rates have room for it."""
         if self._requests is not None:
-            await _take(self._requests, 1.0, waiter)
-        if self._tokens is not None and not waiter.place.done():
+            await _acquire_unless_gone(self._requests, 1.0, waiter)
+        if self._tokens is not None and not waiter.permit.done():
             owed, self._debt = max(0.0, waiter.tokens + self._debt), min(0.0, waiter.tokens + self._debt)
-            while owed > 0 and not waiter.place.done():
+            while owed > 0 and not waiter.permit.done():
                 piece = min(owed, self._tokens.max_rate)
-                await _take(self._tokens, piece, waiter)
+                await _acquire_unless_gone(self._tokens, piece, waiter)
                 owed -= piece
 
     def _ready_at(self, waiter: _Waiter) -> float:
         """The moment at which the upstream is ready for this one. What was learnt delays by `wait` at most, since
         it may be wrong; what it asked for (Retry-After) holds."""
-        learnt = self.limits.learnt_until(waiter.model, waiter.tokens)
-        return max(self.limits.held_until(waiter.model), min(learnt, waiter.since + self.policy.wait * 0.9))
+        learnt = self.limits.exhausted_until(waiter.model, waiter.tokens)
+        return max(self.limits.paused_until(waiter.model), min(learnt, waiter.since + self.policy.wait * 0.9))
 
     def _may_go(self, waiter: _Waiter) -> bool:
         return self._ready_at(waiter) <= self._clock()
 
-    def _soonest(self) -> float:
+    def _seconds_to_next(self) -> float:
         """Seconds until the first of those who wait may go."""
         return max(0.0, min(map(self._ready_at, self._queue), default=0.0) - self._clock())
 
-    async def _wait(self, seconds: float | None) -> None:
+    async def _wait_for_change(self, seconds: float | None) -> None:
         """Until something changed, or so long."""
         try:
             async with asyncio.timeout(seconds):
@@ -206,15 +206,15 @@ class Pace:
         except TimeoutError:
             pass
 
-    def _reason(self, model: str | None) -> str:
-        if self._clock() < self.limits.held_until(model):
-            return ASKED
-        return "too many calls at once" if self._full else "its rate is used up"
+    def _refusal_reason(self, model: str | None) -> str:
+        if self._clock() < self.limits.paused_until(model):
+            return UPSTREAM_PAUSE
+        return "too many calls at once" if self._is_full else "its rate is used up"
 
-    def _expected(self, waiter: _Waiter) -> float:
+    def _expected_wait(self, waiter: _Waiter) -> float:
         """When a place may be had, roughly: by the rates, for those who are before."""
         before = self._queue.count_ahead(waiter.user) + 1
-        waits = [self.limits.held_until(waiter.model) - self._clock(), 1.0]
+        waits = [self.limits.paused_until(waiter.model) - self._clock(), 1.0]
         if self.policy.requests is not None:
             waits.append(before * self.policy.requests.period / self.policy.requests.count)
         if self.policy.tokens is not None:
@@ -225,27 +225,29 @@ class Pace:
 class _Waiter:
     """`since` is when it came; `paid` whether the policy's rates had room for it."""
 
-    __slots__ = ("model", "paid", "place", "since", "tokens", "user")
+    __slots__ = ("model", "permit", "rates_acquired", "since", "tokens", "user")
 
-    def __init__(self, user: str, tokens: int, model: str | None, place: asyncio.Future[Place], since: float) -> None:
+    def __init__(
+        self, user: str, tokens: int, model: str | None, place: asyncio.Future[ThrottlePermit], since: float
+    ) -> None:
         self.user = user
         self.tokens = tokens
         self.model = model
-        self.place = place
+        self.permit = place
         self.since = since
-        self.paid = False
+        self.rates_acquired = False
 
 
-async def _take(bucket: AsyncLimiter, amount: float, waiter: _Waiter) -> None:
+async def _acquire_unless_gone(bucket: AsyncLimiter, amount: float, waiter: _Waiter) -> None:
     """Or nothing, where the waiter leaves first: who is gone takes no one else's turn."""
     taking = asyncio.ensure_future(bucket.acquire(amount))
     try:
-        await asyncio.wait((taking, waiter.place), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((taking, waiter.permit), return_when=asyncio.FIRST_COMPLETED)
     finally:
         taking.cancel()
 
 
-def _bucket(rate: Rate | None) -> AsyncLimiter | None:
+def _make_bucket(rate: Rate | None) -> AsyncLimiter | None:
     if rate is None:
         return None
     burst = max(1, rate.count // 10)

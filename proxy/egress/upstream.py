@@ -11,18 +11,18 @@ from yarl import URL
 from proxy.egress.billing.charge import UpstreamBilling
 from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.billing.windows import Calendar
-from proxy.egress.cache import Cache
+from proxy.egress.cache import ResponseCache
 from proxy.egress.call import Call
-from proxy.egress.circuit_breaker import GAUGE, OPEN, Breaker, Breakers
-from proxy.egress.coalescing import Flights
+from proxy.egress.circuit_breaker import OPEN, STATE_GAUGE, Breaker, UpstreamBreakers
+from proxy.egress.coalescing import SharedCalls
 from proxy.egress.dialects import Dialect, dialect
-from proxy.egress.fault_injection import Faults
-from proxy.egress.http_client import Caller, Proxy
+from proxy.egress.fault_injection import FaultInjector
+from proxy.egress.http_client import HttpClient, ParentProxy
 from proxy.egress.retry import Sender
-from proxy.egress.retry_budget import Budget
-from proxy.egress.stream_usage_option import UsageOption
-from proxy.egress.throttle import Pace
-from proxy.egress.url_mapping import endpoint, follows, join
+from proxy.egress.retry_budget import RetryBudget
+from proxy.egress.stream_usage_option import StreamUsageOption
+from proxy.egress.throttle import Throttle
+from proxy.egress.url_mapping import find_endpoint, find_followed, join_url
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
@@ -30,10 +30,10 @@ from proxy.policy.schema.alerting import InjectedFault
 from proxy.policy.values import Spend
 
 
-def try_out(policy: schema.Upstream) -> None:
+def check_policy(policy: schema.Upstream) -> None:
     """Make what a call under this policy would need. Raises ValueError and the like where that cannot be made."""
     dialect(policy.kind)
-    join(policy.base_url, "/v1")
+    join_url(policy.base_url, "/v1")
     Pricer(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
     Calendar(policy.cap.timezone)
 
@@ -52,7 +52,7 @@ class Upstream:
         clock: Callable[[], float],
         metrics: Metrics,
         emit: EmitEvent,
-        proxy: Proxy,
+        proxy: ParentProxy,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
@@ -61,45 +61,45 @@ class Upstream:
         self._metrics = metrics
         self._emit = emit
         self.dialect: Dialect = dialect(policy.kind)
-        self.caller = Caller(proxy=proxy)
-        self.breaker = Breakers(name, policy.breaker, clock=clock, on_change=self._breaker_changed)
-        self.budget = Budget(policy.retry.budget, clock)
-        self.pace = Pace(policy.pace, clock=clock)
-        self.cache = Cache(policy.cache, clock=clock)
-        self.flights = Flights()
-        self.faults = Faults(())
-        self.billing = UpstreamBilling(name, policy, now=now, metrics=metrics, on_warn=self._cap_reached)
-        self.usage_option = UsageOption(clock)
+        self.client = HttpClient(proxy=proxy)
+        self.breakers = UpstreamBreakers(name, policy.breaker, clock=clock, on_change=self._report_breaker)
+        self.retry_budget = RetryBudget(policy.retry.budget, clock)
+        self.throttle = Throttle(policy.pace, clock=clock)
+        self.cache = ResponseCache(policy.cache, clock=clock)
+        self.shared_calls = SharedCalls()
+        self.faults = FaultInjector(())
+        self.billing = UpstreamBilling(name, policy, now=now, metrics=metrics, on_warn=self._warn_of_cap)
+        self.usage_option = StreamUsageOption(clock)
         self.sender = Sender(self)
-        self._fallbacks = _fallbacks(policy)
-        self.beside: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
+        self._fallbacks = _fallback_models(policy)
+        self.siblings: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
         self.in_flight = 0
         self.on_idle: Callable[[], None] = lambda: None
         metrics.declare_upstream(name)
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.name}: {self.breaker!r} {self.budget!r} {self.pace!r} {self.cache!r}>"
+        return f"<Upstream {self.name}: {self.breakers!r} {self.retry_budget!r} {self.throttle!r} {self.cache!r}>"
 
-    def label(self, model: str | None) -> str:
+    def model_label(self, model: str | None) -> str:
         """The model as a metric's label: only what the policy or the price table names is one."""
         return model if model is not None and model in self._fallbacks else self.billing.label(model)
 
     def url(self, rest: str) -> URL:
-        return join(self.policy.base_url, rest)
+        return join_url(self.policy.base_url, rest)
 
-    def endpoint(self, method: str, rest: str) -> tuple[str | None, str | None]:
+    def find_endpoint(self, method: str, rest: str) -> tuple[str | None, str | None]:
         """The inference endpoint, and the model that its path names."""
         if not self.billing.metered:
             return None, None
-        return endpoint(self.dialect, method, rest, self.policy.base_url)
+        return find_endpoint(self.dialect, method, rest, self.policy.base_url)
 
-    def follows(self, method: str, rest: str) -> str | None:
+    def find_followed(self, method: str, rest: str) -> str | None:
         """The reference of what a call asks after, where the vendor goes on with it by itself."""
         if not self.billing.metered:
             return None
-        return follows(self.dialect, method, rest, self.policy.base_url)
+        return find_followed(self.dialect, method, rest, self.policy.base_url)
 
-    def renewed(self, policy: schema.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
+    def with_policy(self, policy: schema.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
         """The upstream under this policy, the first or a newer one: what was learnt of it stays, and calls under
         way keep this one. With True where what was spent must be counted anew from the ledger."""
         new = copy.copy(self)
@@ -107,31 +107,31 @@ class Upstream:
         if policy.kind != self.policy.kind:
             new.dialect = dialect(policy.kind)
         new.policy = policy
-        new._fallbacks = _fallbacks(policy)
+        new._fallbacks = _fallback_models(policy)
         new.sender = Sender(new)
-        new.breaker.reconfigure(policy.breaker)
-        new.budget.share = policy.retry.budget
-        new.pace.reconfigure(policy.pace)
+        new.breakers.reconfigure(policy.breaker)
+        new.retry_budget.share = policy.retry.budget
+        new.throttle.reconfigure(policy.pace)
         new.cache.reconfigure(policy.cache)
         new.billing = copy.copy(self.billing)  # with prices of its own, and the same purse
         recount = new.billing.reconfigure(policy)
         mine = [fault for fault in faults if fault.upstream == self.name]
-        if mine and tuple(mine) != self.faults.all:
+        if mine and tuple(mine) != self.faults.faults:
             text = f"Faults are injected into calls to {self.name} (faults): not for production."
             self._emit("faults", text, level="warning", upstream=self.name, faults=len(mine))
-        new.faults = Faults(mine)
+        new.faults = FaultInjector(mine)
         return new, recount
 
     def breaker_of(self, call: Call) -> Breaker:
         """What such calls are judged by. Lists, files and their kind are no inference: they count for nothing."""
-        return self.breaker.of(
+        return self.breakers.breaker_of(
             call.endpoint, call.ask.model, counts=call.endpoint is not None or not self.billing.metered
         )
 
-    def begin(self) -> None:
+    def begin_call(self) -> None:
         self.in_flight += 1
 
-    def end(self) -> None:
+    def end_call(self) -> None:
         self.in_flight -= 1
         if not self.in_flight:
             self.on_idle()
@@ -140,21 +140,21 @@ class Upstream:
         self._metrics.upstream_attempts_total.labels(self.name, result).inc()
 
     async def close(self) -> None:
-        self.pace.close()
-        await self.flights.close()
-        await self.caller.close()
+        self.throttle.close()
+        await self.shared_calls.close()
+        await self.client.close()
 
-    def _cap_reached(self, whom: str, cap: Spend, share: float) -> None:
+    def _warn_of_cap(self, whom: str, cap: Spend, share: float) -> None:
         text = f"{share:.0%} of {cap} is spent by {whom} at {self.name}."
         self._emit("cap", text, level="warning", upstream=self.name, whom=whom, cap=str(cap), share=share)
 
-    def _breaker_changed(self, what: str, state: str, why: str, worst: str) -> None:
-        self._metrics.breaker_state.labels(self.name).set(GAUGE[worst])
+    def _report_breaker(self, what: str, state: str, why: str, worst: str) -> None:
+        self._metrics.breaker_state.labels(self.name).set(STATE_GAUGE[worst])
         text = f"The breaker of {self.name} is {state}: {why}{f' ({what})' if what else ''}."
         said = {"upstream": self.name, "state": state, "calls": what or None}
         self._emit("breaker", text, level="error" if state == OPEN else "info", **said)
 
 
-def _fallbacks(policy: schema.Upstream) -> frozenset[str]:
+def _fallback_models(policy: schema.Upstream) -> frozenset[str]:
     """Models that the policy falls back to."""
     return frozenset(step.model for step in policy.fallback if step.model is not None)

@@ -9,66 +9,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from proxy.egress.http_client import Caller
+from proxy.egress.http_client import HttpClient
 from proxy.egress.upstream import Upstream
 from proxy.policy import schema
 from proxy.policy.schema.alerting import InjectedFault
 from proxy.util.background_tasks import BackgroundTasks
 
-Opened = Callable[[str, schema.Upstream], Upstream]
+OpenUpstream = Callable[[str, schema.Upstream], Upstream]
 
 
-class Generations(Mapping[str, Upstream]):
+class UpstreamGenerations(Mapping[str, Upstream]):
     """Read as a mapping it is the newest generation. `opened` makes an upstream that was not there before."""
 
-    def __init__(self, opened: Opened) -> None:
-        self._opened = opened
-        self._now: dict[str, Upstream] = {}
+    def __init__(self, opened: OpenUpstream) -> None:
+        self._open_upstream = opened
+        self._newest: dict[str, Upstream] = {}
         self._older: list[dict[str, Upstream]] = []  # with calls under way
         self._closing = BackgroundTasks()
 
     def __repr__(self) -> str:
-        return f"<Generations {', '.join(self._now) or 'none'}; {len(self._older)} older>"
+        return f"<Generations {', '.join(self._newest) or 'none'}; {len(self._older)} older>"
 
     def __getitem__(self, name: str) -> Upstream:
-        return self._now[name]
+        return self._newest[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._now)
+        return iter(self._newest)
 
     def __len__(self) -> int:
-        return len(self._now)
+        return len(self._newest)
 
-    def renew(self, wanted: Mapping[str, schema.Upstream], faults: Sequence[InjectedFault]) -> list[Upstream]:
+    def begin_generation(
+        self, wanted: Mapping[str, schema.Upstream], faults: Sequence[InjectedFault]
+    ) -> list[Upstream]:
         """Begin a generation; the upstreams whose spend must be counted from the ledger.
 
         One that comes back before its last call was over is the one that it was.
         """
-        known = {name: upstream for older in self._older for name, upstream in older.items()} | self._now
+        known = {name: upstream for older in self._older for name, upstream in older.items()} | self._newest
         now: dict[str, Upstream] = {}
         uncounted = []
         for name, policy in wanted.items():
             fresh = name not in known
-            upstream, recount = (self._opened(name, policy) if fresh else known[name]).renewed(policy, faults)
-            upstream.beside = now
-            upstream.on_idle = self._retire
+            upstream, recount = (self._open_upstream(name, policy) if fresh else known[name]).with_policy(
+                policy, faults
+            )
+            upstream.siblings = now
+            upstream.on_idle = self._retire_unused
             now[name] = upstream
             if fresh or recount:
                 uncounted.append(upstream)
-        self._older.append(self._now)
-        self._now = now
-        self._retire()
+        self._older.append(self._newest)
+        self._newest = now
+        self._retire_unused()
         return uncounted
 
     async def close(self) -> None:
         """Whatever is under way: the calls were given their time before."""
-        every = _apart((*self._older, self._now))
+        every = _distinct_upstreams((*self._older, self._newest))
         self._older.clear()
         for upstream in every.values():
             await upstream.close()
         await self._closing.wait()
 
-    def _retire(self) -> None:
+    def _retire_unused(self) -> None:
         """Let go of generations without calls, and of the upstreams that were in these alone."""
         if not self._older:
             return
@@ -77,12 +81,12 @@ class Generations(Mapping[str, Upstream]):
         for older in self._older:
             (held if any(upstream.in_flight for upstream in older.values()) else over).append(older)
         self._older = held
-        kept = _apart((*held, self._now))
-        for caller, upstream in _apart(over).items():
+        kept = _distinct_upstreams((*held, self._newest))
+        for caller, upstream in _distinct_upstreams(over).items():
             if caller not in kept:
                 self._closing.start(upstream.close())
 
 
-def _apart(generations: Iterable[Mapping[str, Upstream]]) -> dict[Caller, Upstream]:
+def _distinct_upstreams(generations: Iterable[Mapping[str, Upstream]]) -> dict[HttpClient, Upstream]:
     """Each upstream once: one that several generations have calls out over the same connections in all of them."""
-    return {upstream.caller: upstream for one in generations for upstream in one.values()}
+    return {upstream.client: upstream for one in generations for upstream in one.values()}

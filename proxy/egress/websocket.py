@@ -9,36 +9,36 @@ from collections.abc import Callable
 from aiohttp import web
 
 from proxy.egress import error_response
-from proxy.egress.app_response import Head, ToApp
+from proxy.egress.app_response import AppResponse, ResponseHead
 from proxy.egress.call import Call
 from proxy.egress.deadline import Deadline
 from proxy.egress.headers import fields, returning
-from proxy.egress.http_client import discard, whole
-from proxy.egress.response_head import ours
+from proxy.egress.http_client import discard_response, read_whole
+from proxy.egress.response_head import outrigger_fields
 from proxy.egress.tunnel import pump
 from proxy.egress.upstream import Upstream
-from proxy.egress.upstream_response import LARGEST
+from proxy.egress.upstream_response import MAX_BUFFERED_RESPONSE
 from proxy.errors import AttemptFailed
 
 
-async def upgrade(
+async def relay_websocket(
     call: Call,
     upstream: Upstream,
     request: web.BaseRequest,
-    sink: ToApp,
+    sink: AppResponse,
     deadline: Deadline,
     clock: Callable[[], float],
 ) -> web.StreamResponse:
     """Raw bytes both ways after the 101, and no deadline."""
-    breaker = upstream.breaker.of("websocket", None)
+    breaker = upstream.breakers.breaker_of("websocket", None)
     admission = breaker.admit()
     if admission is None:
-        raise error_response.unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
+        raise error_response.upstream_unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
     ok: bool | None = None
     asked = [*call.fields, ("Connection", "Upgrade"), ("Upgrade", request.headers["Upgrade"])]
     call.attempts = 1
     try:
-        response = await upstream.caller.send(
+        response = await upstream.client.send(
             call.method, upstream.url(call.target), asked, None, connect=upstream.policy.timeout.connect
         )
         upstream.count_attempt("ok" if response.status < 400 else str(response.status))
@@ -46,22 +46,22 @@ async def upgrade(
         ok = None if 400 <= response.status < 500 else response.status < 400
         call.outcome = "ok" if response.status < 500 else "error"
         if response.status == 101:
-            deadline.never()
-            breaker.ended(admission, ok)
-            await pump(request, response, ours(call))
+            deadline.disable()
+            breaker.report(admission, ok)
+            await pump(request, response, outrigger_fields(call))
             return web.Response()  # for form: the connection is closed
-        body, _ = await whole(response, LARGEST)
-        discard(response)
-        said = returning(fields(response.raw_headers)) + ours(call)
-        sink.whole(Head(response.status, response.reason or "", said), body)
+        body, _ = await read_whole(response, MAX_BUFFERED_RESPONSE)
+        discard_response(response)
+        said = returning(fields(response.raw_headers)) + outrigger_fields(call)
+        sink.set_whole(ResponseHead(response.status, response.reason or "", said), body)
         assert sink.response is not None
         return sink.response
     except AttemptFailed as failure:
         ok = False
         upstream.count_attempt(failure.word)
-        raise error_response.unreachable(upstream.name, failure, 1) from failure
+        raise error_response.upstream_unreachable(upstream.name, failure, 1) from failure
     except asyncio.CancelledError:
-        ok = False if ok is None and deadline.passed and deadline.reason != "request" else ok
+        ok = False if ok is None and deadline.expired and deadline.reason != "request" else ok
         raise
     finally:
-        breaker.ended(admission, ok)
+        breaker.report(admission, ok)

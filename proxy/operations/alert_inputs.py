@@ -56,11 +56,11 @@ class GatewayAlertInputs:
         found = {}
         now = self._parts.clock()
         for name, upstream in self._parts.egress.upstreams.items():
-            breaker = upstream.breaker
+            breaker = upstream.breakers
             state = breaker.state
             opened = None if state == HALF_OPEN else state != CLOSED
-            changed = now - breaker.since if breaker.why else None
-            found[name] = BreakerInput(opened, breaker.why, breaker.forced is not None, changed)
+            changed = now - breaker.since if breaker.reason else None
+            found[name] = BreakerInput(opened, breaker.reason, breaker.forced is not None, changed)
         return found
 
     def sample(self) -> ResourceSample:
@@ -79,8 +79,8 @@ class GatewayAlertInputs:
         }
 
     def bypassed_calls(self, seconds: float) -> Mapping[str, int]:
-        bypass = self._parts.egress.bypass
-        return {name: bypass.seen[name].count for name in bypass.within(seconds)}
+        bypass = self._parts.egress.bypass_detector
+        return {name: bypass.bypassed[name].count for name in bypass.bypassed_within(seconds)}
 
     def pool_waits(self) -> Sequence[float]:
         database = self._parts.postgres

@@ -76,9 +76,9 @@ class GatewayCommands:
         if found is None:
             known = ", ".join(self._parts.egress.upstreams) or "none: the policy names no upstream"
             raise Refusal("unknown-upstream", 404, "No such upstream", f"{upstream} is no upstream; there are {known}.")
-        if word == "auto" and found.breaker.forced is None:
-            return f"The breaker of {upstream} is not held; it is {found.breaker.state} by its window."
-        found.breaker.force(BREAKER_STATES[word])
+        if word == "auto" and found.breakers.forced is None:
+            return f"The breaker of {upstream} is not held; it is {found.breakers.state} by its window."
+        found.breakers.force(BREAKER_STATES[word])
         return f"The breaker of {upstream} is {BREAKER_SENTENCES[word]}."
 
     async def reload_policy(self) -> str:

@@ -44,7 +44,7 @@ class LaunchEnvironment:
 
     def build(self, policy: Policy) -> tuple[Mapping[str, str], bool]:
         """The app's environment, and whether its lines are wrapped. What is new in it is told, once."""
-        extra = self._egress.environment(policy, self._sockets.egress_address, self._environ)
+        extra = self._egress.app_environment(policy, self._sockets.egress_address, self._environ)
         pool = ""
         if self._database is not None and self._sockets.postgres is not None:
             from proxy.postgres.dsn import reachable_host
@@ -76,8 +76,8 @@ class LaunchEnvironment:
             return {}
         before = self._environ.get("PYTHONPATH") if self._command is not None else None
         env = {"PYTHONPATH": attribution.search_path(before)}
-        if self._egress.notices.bind(*self._sockets.egress.getsockname()[:2]):
-            env["OUTRIGGER_METERED"] = ",".join(self._egress.bypass.addresses())
+        if self._egress.attribution.bind(*self._sockets.egress.getsockname()[:2]):
+            env["OUTRIGGER_METERED"] = ",".join(self._egress.bypass_detector.addresses())
             if pool:
                 env["OUTRIGGER_POSTGRES"] = pool
         if self._command is None:

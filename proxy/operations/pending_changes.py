@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from proxy.app import attribution
-from proxy.egress.api_keys import variable
-from proxy.egress.app_environment import made_keys, of_upstream, proxy_variables
+from proxy.egress.api_keys import key_variable
+from proxy.egress.app_environment import proxy_variables, upstream_variables, virtual_key_variables
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Upstream
 
@@ -47,27 +47,27 @@ ADDRESS_KEYS = ("kind", "base_url", "env", "api_key")
 def _hold_back_upstreams(
     running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]
 ) -> tuple[dict[str, Upstream], list[str]]:
-    made = made_keys(running.upstreams)
+    made = virtual_key_variables(running.upstreams)
     held, keys = dict(new.upstreams), list[str]()
     for name, old in in_force.upstreams.items():
         if name not in running.upstreams:
             continue  # the app was never led there
         now = new.upstreams.get(name)
         if now is None:
-            if old.env or (old.api_key is not None and variable(old.kind, name) in made):
+            if old.env or (old.api_key is not None and key_variable(old.kind, name) in made):
                 held[name] = old  # the app's calls still lead there
                 keys.append(f"upstreams.{name}")
             continue
-        readdressed = of_upstream(name, old, "", environ) != of_upstream(name, now, "", environ)
+        readdressed = upstream_variables(name, old, "", environ) != upstream_variables(name, now, "", environ)
         rekeyed = (old.api_key is None) != (now.api_key is None) or old.kind != now.kind
-        shows_ours = variable(now.kind, name) in made
+        shows_ours = key_variable(now.kind, name) in made
         if readdressed or (rekeyed and shows_ours != (now.api_key is not None)):
             held[name] = replace(now, **{key: getattr(old, key) for key in ADDRESS_KEYS})
             keys += [f"upstreams.{name}.{key}" for key in ADDRESS_KEYS if getattr(old, key) != getattr(now, key)]
     for name, now in new.upstreams.items():
         if name not in running.upstreams:
             keys += [f"upstreams.{name}.env"] if now.env else []
-            if now.api_key is not None and variable(now.kind, name) not in made:
+            if now.api_key is not None and key_variable(now.kind, name) not in made:
                 keys.append(f"upstreams.{name}.api_key")
     return held, keys
 

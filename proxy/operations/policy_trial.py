@@ -48,7 +48,7 @@ def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[s
     yield "log.redact", lambda: Redactor(policy.log.redact)
     yield "routes", lambda: RequestRules.from_policy(policy, on_render=bool(environ.get("RENDER")))
     for name, one in policy.upstreams.items():
-        yield f"upstreams.{name}", partial(outgoing.try_out, one)
+        yield f"upstreams.{name}", partial(outgoing.check_policy, one)
     yield "ledger.url", lambda: store_of(policy.ledger.url)
     if policy.app.url is not None:
         yield "app.url", lambda: ExternalApp(policy.app, emit=_discard_event, clock=time.monotonic)

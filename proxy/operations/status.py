@@ -67,7 +67,7 @@ class StatusReport:
             "lately_s": round(lately.seconds),
             "routes": self._show_routes(lately),
             "upstreams": self._show_upstreams(lately),
-            "hosts": parts.egress.hosts.status(),
+            "hosts": parts.egress.forward_proxy.status(),
             "money": self._show_spend(),
             "postgres": self._show_postgres(),
             "connections": {"clients": repr(parts.ingress.listener), "app": repr(parts.ingress.pool)},
@@ -95,12 +95,14 @@ class StatusReport:
             if part.state in ("degraded", "down") and name != "upstreams":
                 found.append(_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since)))
         for name, upstream in parts.egress.upstreams.items():
-            breaker = upstream.breaker
+            breaker = upstream.breakers
             if breaker.state == OPEN:
                 text = f"{name} is held off" if breaker.forced == OPEN else f"{name} is not answering"
-                found.append(_problem(text, breaker.why, self._to_wall_clock(breaker.since)))
+                found.append(_problem(text, breaker.reason, self._to_wall_clock(breaker.since)))
             elif breaker.state != CLOSED:
-                found.append(_problem(f"{name} is being tried again", breaker.why, self._to_wall_clock(breaker.since)))
+                found.append(
+                    _problem(f"{name} is being tried again", breaker.reason, self._to_wall_clock(breaker.since))
+                )
         if self._reloader.refused:
             found.append(_problem("the newest policy was refused", self._reloader.refused, None))
         state: str = parts.health.overall_status()
@@ -151,9 +153,9 @@ class StatusReport:
             assert isinstance(before, Mapping)
             found[name] = {
                 **before,
-                "since": self._to_wall_clock(upstream.breaker.since),
-                "forced": upstream.breaker.forced,
-                "retry_after_s": round(upstream.breaker.retry_after),
+                "since": self._to_wall_clock(upstream.breakers.since),
+                "forced": upstream.breakers.forced,
+                "retry_after_s": round(upstream.breakers.retry_after),
                 "calls": models.get(name, {}),
                 "attempts": attempts.get(name, {}),
                 "lately": {

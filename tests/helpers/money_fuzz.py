@@ -371,7 +371,7 @@ log: {{level: warning}}
 
     def _left(self) -> tuple[int, int, int]:
         open_ = sum(vendor.open for vendor in self.vendors)
-        under_way = sum(door.egress.account.in_flight for door in self.doors)
+        under_way = sum(door.egress.accounting.in_flight for door in self.doors)
         return open_, under_way, sum(door.reserved for door in self.doors)
 
     def _turned(self, period: Period) -> bool:

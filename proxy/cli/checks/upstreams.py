@@ -15,7 +15,7 @@ from yarl import URL
 from proxy.cli.detect.app import detect_app
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
-from proxy.egress.url_mapping import join
+from proxy.egress.url_mapping import join_url
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Upstream, default_upstreams
 
@@ -89,7 +89,7 @@ async def _check_upstream(
         headers = {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
     elif upstream.kind == "openai" and key:
         headers = {"Authorization": f"Bearer {key}"}
-    url = join(upstream.base_url, "/v1/models") if upstream.kind != "http" else URL(upstream.base_url, encoded=True)
+    url = join_url(upstream.base_url, "/v1/models") if upstream.kind != "http" else URL(upstream.base_url, encoded=True)
     try:
         async with session.get(url, headers=headers, allow_redirects=False) as answer:
             status = answer.status

@@ -48,7 +48,7 @@ class CallLedger:
             and self._ledger is not None
             and self._ledger.strict
         ):
-            raise error_response.no_ledger()
+            raise error_response.ledger_unavailable()
 
     def open_charge(self, call: Call, upstream: Upstream) -> Charge | None:
         """A call's bill at this upstream, with what it may cost reserved; None where it has no price.
@@ -56,7 +56,7 @@ class CallLedger:
         Raises CallRefused.
         """
         if self._ledger is not None and self._ledger.refuses():
-            raise error_response.no_ledger()
+            raise error_response.ledger_unavailable()
         bill = upstream.billing.open_charge(call)
         if bill is not None and self._ledger is not None:
             self._ledger.open(_open(call, bill))
@@ -97,7 +97,7 @@ class CallLedger:
         if last is None:
             call.row_id = call.row_id or self._ids.new_token()
         id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
-        row = _row(call, call.used, id, model)
+        row = _row(call, call.answered_by, id, model)
         row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache
         if last is not None:
             row.upstream = last.upstream
@@ -121,7 +121,7 @@ def _row(call: Call, upstream: str, id: str, model: str | None) -> CallRecord:
     owner = call.owner
     return CallRecord(
         id=id,
-        at=call.at,
+        at=call.started_at,
         request_id=owner.request_id if owner is not None else None,
         user=call.user,
         tier=call.tier,

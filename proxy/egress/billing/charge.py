@@ -276,7 +276,7 @@ class UpstreamBilling:
         reserve = asked.fixed_cost
         if reserve is None:
             reserve = self.estimate_cost(endpoint, asked.model, asked.input_tokens, asked.output_tokens)
-        hold = self.limits.reservation(call.user, call.tier, call.at)
+        hold = self.limits.reservation(call.user, call.tier, call.started_at)
         try:
             bill = Charge(
                 self,
@@ -284,16 +284,16 @@ class UpstreamBilling:
                 endpoint=endpoint,
                 asked=asked,
                 reserve=reserve.nanos,
-                later=partial(self._ask_later, call) if call.body.passes else None,
+                later=partial(self._ask_later, call) if call.body.is_scanned else None,
             )
         except CapReached as reached:
-            raise error_response.cost_cap(self.name, str(reached)) from reached
+            raise error_response.cost_cap_exceeded(self.name, str(reached)) from reached
         call.bills.append(bill)
         return bill
 
     def _ask_of(self, call: Call) -> CallEstimate:
         body, endpoint, named = call.body, call.endpoint or "", self._priced_as(call.ask.model)
-        said = body.said()
+        said = body.members()
         if named is not None:
             self._seen[endpoint] = named
             said = {**said, "model": named}  # where its path names it, the body need not
@@ -303,7 +303,7 @@ class UpstreamBilling:
             size, elsewhere = count_text_bytes(said), reads_beyond_body(said)
             sent = self._estimator.input_tokens(model, size, elsewhere=elsewhere)
         else:
-            length = max(body.passed, UNTOLD) if body.length is None else body.length
+            length = max(body.scanned_bytes, UNTOLD) if body.length is None else body.length
             sent = self._input_of_upload(endpoint, model, length)
         fixed = (
             self._tariffs.cost_of_request(endpoint, said, at=self._now()) if named or body.parsed is not None else None
@@ -313,7 +313,7 @@ class UpstreamBilling:
 
     def _ask_later(self, call: Call) -> CallEstimate:
         """What was asked, now that more of the body has passed."""
-        model = model_name(call.body.said().get("model"))
+        model = model_name(call.body.members().get("model"))
         if call.ask.model is None and model is not None:
             call.ask = replace(call.ask, model=model)
         return self._ask_of(call)
@@ -352,7 +352,7 @@ class UpstreamBilling:
         try:
             self.limits.check(self.limits.reservation(call.user, call.tier), 1)
         except CapReached as reached:
-            raise error_response.cost_cap(self.name, str(reached)) from reached
+            raise error_response.cost_cap_exceeded(self.name, str(reached)) from reached
 
     def priced_model(self, name: str, model: str | None) -> str:
         """What a deployment is priced by: its own name, where that tells anything, before the model that the body

@@ -22,7 +22,7 @@ from proxy.egress.dialects.base import (
 from proxy.egress.dialects.endpoints import ANTHROPIC, EndpointTable
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.dialects.synthetic_response import anthropic_answer
-from proxy.egress.sse import fields, message
+from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
 
 _TYPES = {
@@ -114,7 +114,7 @@ class MessagesStream(StreamState):
         return self._final  # it begins with what was read, and a token or two
 
     def judge(self, event: bytes) -> EventKind:
-        found = fields(event)
+        found = parse_event(event)
         if found.data is None:
             return EventKind.START
         try:
@@ -152,7 +152,7 @@ class MessagesStream(StreamState):
     def failure(self, code: str, message_: str) -> bytes:
         kind = "timeout_error" if code == "upstream_timeout" else "api_error"
         error = {"type": "error", "error": {"type": kind, "message": message_, "code": code}}
-        return message(json_bytes(error), "error")
+        return format_event(json_bytes(error), "error")
 
     def _count(self, delta: Json) -> None:
         """All but `citations_delta`: what it quotes are no tokens (docs.claude.com, citations)."""

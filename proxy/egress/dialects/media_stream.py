@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from proxy.egress.dialects.base import Json, Usage, text
 from proxy.egress.dialects.output_size import OutputSize
-from proxy.egress.json_ends import Ends
+from proxy.egress.json_ends import JsonEnds
 
 LONGEST_FIELD = 16  # bytes that a field's name may have
 
@@ -25,7 +25,7 @@ class MediaStream:
         self.drawn = 0  # images, previews too
         self.failed = False  # it had an error event of its own
         self._read = read
-        self._event: Ends | None = None  # the data of the event under way
+        self._event: JsonEnds | None = None  # the data of the event under way
         self._line = b""  # the beginning of a line, until its field is known
         self._in_data = self._in_other = False  # within a line whose field is known
 
@@ -51,7 +51,7 @@ class MediaStream:
         elif not self._in_other:
             self._line += piece
             if self._line.startswith(b"data:"):
-                self._event = self._event or Ends()
+                self._event = self._event or JsonEnds()
                 self._event.feed(self._line[5:])
                 self._line, self._in_data = b"", True
             elif len(self._line) > LONGEST_FIELD:

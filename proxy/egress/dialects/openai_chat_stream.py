@@ -7,7 +7,7 @@ import json
 from proxy.egress.dialects.base import EventKind, Json, StreamState, count, mapping, model_name, text
 from proxy.egress.dialects.openai_usage import openai_usage
 from proxy.egress.dialects.output_size import OutputSize
-from proxy.egress.sse import fields, message
+from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
 
 
@@ -27,7 +27,7 @@ class ChatStream(StreamState):
         return self.ended  # some (xAI, vLLM) tell it with every chunk
 
     def judge(self, event: bytes) -> EventKind:
-        found = fields(event)
+        found = parse_event(event)
         if found.data is None:
             return EventKind.START
         if found.data.strip() == "[DONE]":
@@ -53,7 +53,7 @@ class ChatStream(StreamState):
 
     def failure(self, code: str, message_: str) -> bytes:
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
-        return message(json_bytes({"error": error}))
+        return format_event(json_bytes({"error": error}))
 
     def _choices(self, chunk: Json) -> EventKind:
         choices = chunk.get("choices")

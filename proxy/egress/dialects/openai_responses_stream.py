@@ -10,7 +10,7 @@ from proxy.egress.dialects.image_tokens import PARTIAL, image_tokens
 from proxy.egress.dialects.openai_chat_stream import judged
 from proxy.egress.dialects.openai_usage import drawing_model, openai_usage
 from proxy.egress.dialects.output_size import OutputSize
-from proxy.egress.sse import fields, message
+from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
 
 _START = frozenset(
@@ -44,7 +44,7 @@ class ResponsesStream(StreamState):
         return shown_of(self._response)
 
     def judge(self, event: bytes) -> EventKind:
-        found = fields(event)
+        found = parse_event(event)
         if found.data is None:
             return EventKind.START
         if found.data.strip() == "[DONE]":
@@ -97,8 +97,8 @@ class ResponsesStream(StreamState):
             },
         }
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
-        first = message(json_bytes(failed), "response.failed")
-        return first + message(json_bytes({"error": error}), "error")
+        first = format_event(json_bytes(failed), "response.failed")
+        return first + format_event(json_bytes({"error": error}), "error")
 
     def _count(self, kind: str, said: Json) -> None:
         """All that its deltas have, and of an item that is over what none of them had: some come at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.egress.dialects.base import Json, SyntheticResponse, mapping, text
-from proxy.egress.sse import message
+from proxy.egress.sse import format_event
 from proxy.util.json_bytes import json_bytes
 
 WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
@@ -166,5 +166,5 @@ def _json(answer: Json) -> SyntheticResponse:
 
 
 def _events(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> SyntheticResponse:
-    parts = [message(json_bytes(event), event["type"] if named else "") for event in events]
-    return SyntheticResponse(STREAM, b"".join(parts) + (message(b"[DONE]") if done else b""))
+    parts = [format_event(json_bytes(event), event["type"] if named else "") for event in events]
+    return SyntheticResponse(STREAM, b"".join(parts) + (format_event(b"[DONE]") if done else b""))

@@ -1,6 +1,6 @@
 """The breakers of one upstream: each judges its own kind of calls, and together they have one state."""
 
-from proxy.egress.circuit_breaker import MOST, Breaker, Breakers
+from proxy.egress.circuit_breaker import MAX_BREAKERS, Breaker, UpstreamBreakers
 from proxy.policy import schema
 
 
@@ -12,7 +12,7 @@ class Clock:
 
 
 def made(clock, told=None, **rule):
-    return Breakers(
+    return UpstreamBreakers(
         "openai",
         schema.Breaker(**{"min_calls": 2, **rule}),
         clock=clock,
@@ -22,19 +22,19 @@ def made(clock, told=None, **rule):
 
 def fails(breakers, *kind, times=2):
     for _ in range(times):
-        breaker = breakers.of(*kind)
-        breaker.ended(breaker.admit(), ok=False)
+        breaker = breakers.breaker_of(*kind)
+        breaker.report(breaker.admit(), ok=False)
 
 
 def test_calls_are_judged_with_their_like_and_told_as_one():
     told = []
     breakers = made(Clock(), told)
     fails(breakers, "chat", "gpt-4o")
-    assert breakers.of("chat", "gpt-4o").admit() is None
+    assert breakers.breaker_of("chat", "gpt-4o").admit() is None
     for other in (("chat", "gpt-4o-mini"), ("embeddings", "small"), ("chat", None)):
-        assert breakers.of(*other).admit() is not None
-    assert (breakers.state, breakers.why) == ("open", "2 of the last 2 calls failed (chat with gpt-4o)")
-    assert breakers.unwell() == {"chat with gpt-4o": "open"}
+        assert breakers.breaker_of(*other).admit() is not None
+    assert (breakers.state, breakers.reason) == ("open", "2 of the last 2 calls failed (chat with gpt-4o)")
+    assert breakers.not_closed() == {"chat with gpt-4o": "open"}
     assert told == [("chat with gpt-4o", "open")]
     assert repr(breakers) == "<Breaker openai: open, 2 of 2 failed>"
 
@@ -46,24 +46,27 @@ def test_the_state_is_the_worst_and_the_reason_says_of_what():
     clock.now += 20
     fails(breakers, "embeddings", "b")
     assert (breakers.since, breakers.retry_after) == (1000.0, 10.0)
-    assert breakers.why.endswith("(chat with a, and 1 more)")
+    assert breakers.reason.endswith("(chat with a, and 1 more)")
     clock.now += 10
-    assert (breakers.state, breakers.unwell()) == ("open", {"chat with a": "half-open", "embeddings with b": "open"})
-    probe = breakers.of("chat", "a").admit()
-    probe.breaker.ended(probe, ok=True)
-    assert breakers.unwell() == {"embeddings with b": "open"}
+    assert (breakers.state, breakers.not_closed()) == (
+        "open",
+        {"chat with a": "half-open", "embeddings with b": "open"},
+    )
+    probe = breakers.breaker_of("chat", "a").admit()
+    probe.breaker.report(probe, ok=True)
+    assert breakers.not_closed() == {"embeddings with b": "open"}
     clock.now += 20
-    probe = breakers.of("embeddings", "b").admit()
+    probe = breakers.breaker_of("embeddings", "b").admit()
     assert breakers.state == "half-open"
-    probe.breaker.ended(probe, ok=True)
-    assert (breakers.state, breakers.why) == ("closed", "the probe succeeded (embeddings with b)")
+    probe.breaker.report(probe, ok=True)
+    assert (breakers.state, breakers.reason) == ("closed", "the probe succeeded (embeddings with b)")
 
 
 def test_what_does_not_count_passes_until_an_operator_says_otherwise():
     breakers = made(Clock())
-    uncounted = breakers.of(None, None, counts=False)
+    uncounted = breakers.breaker_of(None, None, counts=False)
     for _ in range(9):
-        uncounted.ended(uncounted.admit(), ok=False)
+        uncounted.report(uncounted.admit(), ok=False)
     assert (breakers.state, breakers.counts()) == ("closed", (0, 0))
     breakers.force("open")
     assert uncounted.admit() is None
@@ -76,14 +79,14 @@ def test_an_operators_word_is_for_all_calls_and_told_once():
     told.clear()
     breakers.force("open")
     for kind in (("chat", "a"), ("chat", "new")):
-        assert (breakers.of(*kind).admit(), breakers.of(*kind).forced) == (None, "open")
-    assert (breakers.state, breakers.why, breakers.unwell()) == ("open", "an operator opened it", {})
+        assert (breakers.breaker_of(*kind).admit(), breakers.breaker_of(*kind).forced) == (None, "open")
+    assert (breakers.state, breakers.reason, breakers.not_closed()) == ("open", "an operator opened it", {})
     breakers.force("closed")
     fails(breakers, "chat", "a")
     fails(breakers, "chat", "newer")
     assert breakers.state == "closed"
     breakers.force(None)
-    assert (breakers.state, breakers.why) == ("closed", "an operator gave it back")
+    assert (breakers.state, breakers.reason) == ("closed", "an operator gave it back")
     assert told == [("", "open"), ("", "closed"), ("", "closed")]
     fails(breakers, "chat", "a")
     assert breakers.state == "open"
@@ -91,23 +94,23 @@ def test_an_operators_word_is_for_all_calls_and_told_once():
 
 def test_an_attempt_that_an_operator_cut_off_is_not_repeated():
     breakers = made(Clock())
-    admission = breakers.of("chat", "a").admit()
+    admission = breakers.breaker_of("chat", "a").admit()
     breakers.force("open")
-    assert not admission.breaker.holds(admission)
+    assert not admission.breaker.still_admits(admission)
 
 
 def test_models_without_end_are_bounded_and_the_open_ones_kept():
     breakers = made(Clock())
     fails(breakers, "chat", "bad")
-    for number in range(3 * MOST):
-        breakers.of("chat", f"model-{number}").admit()
-    assert len(breakers._breakers) == MOST
-    assert breakers.of("chat", "bad").admit() is None
+    for number in range(3 * MAX_BREAKERS):
+        breakers.breaker_of("chat", f"model-{number}").admit()
+    assert len(breakers._breakers) == MAX_BREAKERS
+    assert breakers.breaker_of("chat", "bad").admit() is None
 
 
 def half_open(clock, **rule):
     breaker = Breaker("openai", schema.Breaker(min_calls=1, open=30.0, **rule), clock=clock)
-    breaker.ended(breaker.admit(), ok=False)
+    breaker.report(breaker.admit(), ok=False)
     clock.now += 30
     return breaker
 
@@ -120,9 +123,9 @@ def test_a_slow_probe_does_not_hold_recovery():
     clock.now += 1
     quick = breaker.admit()
     assert (quick is not None, breaker.admit()) == (True, None)
-    breaker.ended(quick, ok=True)
+    breaker.report(quick, ok=True)
     assert breaker.state == "closed"
-    breaker.ended(slow, ok=False)  # it began before that
+    breaker.report(slow, ok=False)  # it began before that
     assert (breaker.state, breaker.counts()) == ("closed", (0, 0))
 
 
@@ -143,4 +146,4 @@ def test_what_nobody_calls_any_more_is_not_half_open_for_ever():
     clock.now += 59
     assert breaker.state == "half-open"
     clock.now += 1
-    assert (breaker.state, breaker.why) == ("closed", "nothing has been asked of it since")
+    assert (breaker.state, breaker.reason) == ("closed", "nothing has been asked of it since")

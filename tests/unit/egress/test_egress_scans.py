@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.egress.dialects.media_stream import MediaStream
 from proxy.egress.dialects.openai_usage import openai_usage
-from proxy.egress.json_ends import KEPT, Ends
-from proxy.egress.multipart import LONGEST_VALUE, Form, boundary_of
+from proxy.egress.json_ends import KEPT_BYTES, JsonEnds
+from proxy.egress.multipart import MAX_FIELD_VALUE, MultipartScanner, parse_boundary
 
 FORM = (
     b"preamble\r\n--XX\r\n"
@@ -24,7 +24,7 @@ FORM = (
 
 @pytest.mark.parametrize("size", range(1, len(FORM) + 1))
 def test_a_form_is_read_however_it_is_cut(size):
-    form = Form(b"XX")
+    form = MultipartScanner(b"XX")
     for at in range(0, len(FORM), size):
         form.feed(FORM[at : at + size])
     assert form.fields == {"model": "whisper-1", "n": ""}
@@ -32,21 +32,21 @@ def test_a_form_is_read_however_it_is_cut(size):
 
 
 def test_a_field_that_comes_twice_with_two_values_is_known_for_it():
-    form = Form(b"X")
+    form = MultipartScanner(b"X")
     part = b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n'
     form.feed(part % b"a" + part % b"a")
-    assert not form.twice
+    assert not form.repeated
     form.feed(part % b"b" + b"--X--")
-    assert form.twice == {"model"}
+    assert form.repeated == {"model"}
 
 
 @given(st.lists(st.binary(max_size=60), max_size=20))
 def test_no_form_is_too_odd_and_none_is_kept(pieces):
-    form = Form(b"X")
+    form = MultipartScanner(b"X")
     for piece in [*pieces, b"\r\n--X\r\n" + b"h" * 100_000, b"v" * 1_000_000]:
         form.feed(piece)
     assert len(form._held) < 10_000
-    assert len(form._value) <= LONGEST_VALUE + 1_000_002
+    assert len(form._value) <= MAX_FIELD_VALUE + 1_000_002
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_no_form_is_too_odd_and_none_is_kept(pieces):
     ],
 )
 def test_the_boundary_of_a_form(kind, boundary):
-    assert boundary_of(kind) == boundary
+    assert parse_boundary(kind) == boundary
 
 
-FILL = st.sampled_from(["", "x", '"usage": {"output_tokens": 9}', "é" * 9, "A" * 3 * KEPT])
+FILL = st.sampled_from(["", "x", '"usage": {"output_tokens": 9}', "é" * 9, "A" * 3 * KEPT_BYTES])
 VALUE = st.recursive(
     st.none() | st.integers() | FILL,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["usage", "model", "a"]), inner),
@@ -72,32 +72,32 @@ VALUE = st.recursive(
 @settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["data", "model", "b", "usage"]), VALUE),
-    st.integers(1, KEPT * 2),
+    st.integers(1, KEPT_BYTES * 2),
     st.booleans(),
 )
 def test_what_is_read_at_the_ends_is_the_objects_own(found, size, packed):
     raw = json.dumps(found).encode()
     data = gzip.compress(raw) if packed else raw
-    ends = Ends("gzip" if packed else "identity")
+    ends = JsonEnds("gzip" if packed else "identity")
     for at in range(0, len(data), size):
         ends.feed(data[at : at + size])
     told = ends.members()
     assert all(found[name] == value for name, value in told.items())
-    if len(raw) <= KEPT:
+    if len(raw) <= KEPT_BYTES:
         assert told == found
-    assert len(ends._first) + len(ends._last) <= 2 * KEPT
+    assert len(ends._first) + len(ends._last) <= 2 * KEPT_BYTES
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"a', '{"a": 1', "no", "{1: 2}", "\0" * 3 * KEPT])
+@pytest.mark.parametrize("text", ["", "[1]", '{"a', '{"a": 1', "no", "{1: 2}", "\0" * 3 * KEPT_BYTES])
 def test_what_is_no_object_has_no_members(text):
-    ends = Ends()
+    ends = JsonEnds()
     ends.feed(text.encode())
     assert ends.members() == {}
 
 
 def test_a_body_that_unpacks_to_too_much_is_not_read_on(monkeypatch):
-    monkeypatch.setattr("proxy.egress.json_ends.LARGEST", 1_000_000)
-    ends = Ends("gzip")
+    monkeypatch.setattr("proxy.egress.json_ends.MAX_UNPACKED", 1_000_000)
+    ends = JsonEnds("gzip")
     ends.feed(gzip.compress(b" " * 50_000_000))
     assert ends.members() == {}
     assert ends._unpacked <= 1_300_000

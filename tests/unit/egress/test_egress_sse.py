@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.egress.sse import EventTooLarge, Splitter, fields, message
+from proxy.egress.sse import EventSplitter, EventTooLarge, format_event, parse_event
 
 STREAMS = {
     "LF": (b"data: a\n\ndata: b\n\n", ["a", "b"]),
@@ -22,12 +22,12 @@ STREAMS = {
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
 def test_events_come_out_whole_however_the_bytes_come_in(name, step):
     data, wanted = STREAMS[name]
-    splitter = Splitter()
+    splitter = EventSplitter()
     events = [event for at in range(0, len(data), step) for event in splitter.feed(data[at : at + step])]
-    rest = splitter.rest()
+    rest = splitter.flush()
     assert b"".join(events) + rest == data
     events += [rest] if rest.strip() else []
-    assert [fields(event).data for event in events if event.strip()] == wanted
+    assert [parse_event(event).data for event in events if event.strip()] == wanted
 
 
 @given(
@@ -35,24 +35,24 @@ def test_events_come_out_whole_however_the_bytes_come_in(name, step):
     st.integers(1, 9),
 )
 def test_what_comes_out_is_what_came_in(parts, step):
-    data, splitter, out = b"".join(parts), Splitter(), b""
+    data, splitter, out = b"".join(parts), EventSplitter(), b""
     for at in range(0, len(data), step):
         out += b"".join(splitter.feed(data[at : at + step]))
-    assert out + splitter.rest() == data
+    assert out + splitter.flush() == data
 
 
 def test_a_last_event_without_a_blank_line_is_the_rest():
-    splitter = Splitter()
+    splitter = EventSplitter()
     assert splitter.feed(b"data: a\n\ndata: [DONE]") == [b"data: a\n\n"]
-    assert splitter.rest() == b"data: [DONE]"
+    assert splitter.flush() == b"data: [DONE]"
 
 
 def test_an_event_has_a_largest_size():
     with pytest.raises(EventTooLarge):
-        Splitter(limit=100).feed(b"data: " + b"x" * 200)
+        EventSplitter(limit=100).feed(b"data: " + b"x" * 200)
 
 
 @given(st.text(alphabet=st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"])))
 def test_a_message_says_what_was_put_into_it(text):
-    assert fields(message(text.encode(), "name")).data == text
-    assert fields(message(text.encode(), "name")).name == "name"
+    assert parse_event(format_event(text.encode(), "name")).data == text
+    assert parse_event(format_event(text.encode(), "name")).name == "name"

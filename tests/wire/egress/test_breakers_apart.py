@@ -67,7 +67,7 @@ async def test_lists_of_models_do_not_keep_closed_what_fails_and_pass_while_it_i
         for _ in range(5):
             assert [await status(out, "/models") for _ in range(4)] == [200] * 4
             assert (await out.chat({**CHAT, "model": "bad"}))[0] == 503
-        assert out.openai.breaker.counts() == (5, 5)
+        assert out.openai.breakers.counts() == (5, 5)
         asked = len(vendor.requests)
         assert "upstream_unavailable" in (await out.chat({**CHAT, "model": "bad"}))[2]
         assert len(vendor.requests) == asked
@@ -77,10 +77,10 @@ async def test_lists_of_models_do_not_keep_closed_what_fails_and_pass_while_it_i
 async def test_an_operator_holds_all_of_an_upstream(tmp_path):
     vendor = Partly(busy)
     async with egress_gateway(tmp_path, vendor, openai=RULES) as out:
-        out.openai.breaker.force("open")
+        out.openai.breakers.force("open")
         assert [await status(out, "/models"), (await out.chat())[0]] == [503, 503]
         assert not vendor.requests
-        out.openai.breaker.force(None)
+        out.openai.breakers.force(None)
         assert [await status(out, "/models"), (await out.chat())[0]] == [200, 200]
         assert 'breaker_state{upstream="openai"} 0.0' in await out.text()
 
@@ -101,7 +101,7 @@ async def test_calls_are_served_again_while_a_slow_probe_is_still_under_way(tmp_
         bad = {**CHAT, "model": "bad"}
         for _ in range(5):
             assert (await out.chat(bad))[0] == 503
-        await eventually(lambda: out.openai.breaker.state == "half-open")
+        await eventually(lambda: out.openai.breakers.state == "half-open")
         slow = asyncio.ensure_future(out.chat(bad))
         await eventually(lambda: vendor.open)
         assert (await out.chat(bad))[0] == 503  # not at the same moment
@@ -112,7 +112,7 @@ async def test_calls_are_served_again_while_a_slow_probe_is_still_under_way(tmp_
         async with asyncio.timeout(10):
             while not await served():
                 await asyncio.sleep(0.05)
-        assert (out.openai.breaker.state, slow.done()) == ("closed", False)
+        assert (out.openai.breakers.state, slow.done()) == ("closed", False)
         gate.set()
         assert (await slow)[0] == 200
 

@@ -72,7 +72,7 @@ async def test_a_stream_that_ends_in_an_error_event_is_an_error(tmp_path, error,
         [call] = await out.logged()
         assert (call["outcome"], call["level"], call["attempts"]) == ("error", "warning", 1)
         assert "error event" in call["reason"]
-        assert out.openai.breaker.counts() == (failures, failures)
+        assert out.openai.breakers.counts() == (failures, failures)
         assert 'outrigger_upstream_calls_total{model="gpt-4o-mini",outcome="error",upstream="openai"} 1.0' in (
             await out.text()
         )
@@ -88,7 +88,7 @@ async def test_an_app_that_leaves_at_the_error_event_leaves_an_error(tmp_path):
                 said += await answer.content.readany()
             answer.close()
         [call] = await out.logged()
-        assert (call["outcome"], out.openai.breaker.counts()) == ("error", (1, 1))
+        assert (call["outcome"], out.openai.breakers.counts()) == ("error", (1, 1))
 
 
 async def test_a_stream_that_is_an_error_from_the_start_costs_nothing(tmp_path):
@@ -97,7 +97,7 @@ async def test_a_stream_that_is_an_error_from_the_start_costs_nothing(tmp_path):
         assert (status, text.encode()) == (200, CLIENT)
         [call] = await out.logged()
         assert (call["outcome"], call["attempts"], call["cost_usd"]) == ("error", 1, 0.0)
-        assert out.openai.breaker.counts() == (0, 0)
+        assert out.openai.breakers.counts() == (0, 0)
 
 
 async def test_a_spent_quota_in_a_stream_is_not_tried_again_but_falls_back(tmp_path):
@@ -180,9 +180,9 @@ async def test_a_shared_call_whose_first_caller_left_costs_what_it_costs_once(tm
         first = asyncio.ensure_future(out.chat(ask, token))
         await eventually(lambda: vendor.open)
         others = [asyncio.ensure_future(out.chat(ask, token)) for _ in range(2)]
-        await eventually(lambda: sum(len(f._readers) for f in out.openai.flights._flights.values()) == 3)
+        await eventually(lambda: sum(len(f._readers) for f in out.openai.shared_calls._calls.values()) == 3)
         first.cancel()
-        await eventually(lambda: out.egress.account.in_flight == 2)
+        await eventually(lambda: out.egress.accounting.in_flight == 2)
         gate.set()
         answers = await asyncio.gather(*others)
         calls = await out.logged(3)
@@ -242,7 +242,7 @@ async def test_a_redirect_passes_as_it_came(tmp_path, status, body):
         [call] = await out.logged()
         assert (call["outcome"], call["status"], call["attempts"], call["cost_usd"]) == ("ok", status, 1, 0.0)
         assert (spent(out), out.openai.billing.limits.reserved) == (0, 0)
-        assert out.openai.breaker.counts() == (0, 0)
+        assert out.openai.breakers.counts() == (0, 0)
         assert len(vendor.requests) == 1
 
 

@@ -68,7 +68,7 @@ async def test_a_stream_ends_whole_when_its_upstream_is_gone_from_the_policy(tmp
     gate = asyncio.Event()
     vendor = Vendor(held(gate, *chunks("a", "b")))
     async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
-        caller = mine(out).caller
+        caller = mine(out).client
         url = f"{out.url}/mine/v1/chat/completions"
         async with out.session.post(url, json={**CHAT, "stream": True}) as answer:
             said = await answer.content.readany()
@@ -89,7 +89,7 @@ async def test_a_call_is_made_once_when_its_upstream_is_gone_from_the_policy(tmp
     gate = asyncio.Event()
     vendor = Vendor(held(gate))
     async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
-        caller = mine(out).caller
+        caller = mine(out).client
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
         reload(out, after(vendor, how))
@@ -106,7 +106,7 @@ async def test_a_call_is_made_once_when_its_upstream_is_gone_from_the_policy(tmp
 async def test_an_upstream_without_calls_retires_at_once(tmp_path):
     async with egress_gateway(tmp_path, Vendor(says()), more=MINE % "") as out:
         await out.chat(upstream="mine")
-        caller = mine(out).caller
+        caller = mine(out).client
         assert caller._session is not None
         reload(out, NONE)
         await until(lambda: caller._session is None)
@@ -119,7 +119,7 @@ async def test_a_retry_goes_where_its_call_began_with_the_key_it_began_with(tmp_
 
     one, two = Vendor(moves, says()), Vendor(says())
     async with egress_gateway(tmp_path, one, two, more=MINE % ", api_key: key-a") as out:
-        shown = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
+        shown = {"Authorization": f"Bearer {out.egress._keys.key_for('openai')}"}
         assert (await out.chat(headers=shown, upstream="mine"))[0] == 200
         assert [headers["Authorization"] for _, _, headers, _ in one.requests] == ["Bearer key-a"] * 2
         assert not two.requests
@@ -133,11 +133,11 @@ async def test_a_call_that_waits_for_its_place_goes_where_it_began(tmp_path):
     one, two = Vendor(held(gate), says()), Vendor(says())
     more = MINE % ", api_key: key-a, pace: {concurrency: 1, wait: 20s}"
     async with egress_gateway(tmp_path, one, two, more=more) as out:
-        shown = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
+        shown = {"Authorization": f"Bearer {out.egress._keys.key_for('openai')}"}
         first = asyncio.ensure_future(out.chat(headers=shown, upstream="mine"))
         await until(lambda: one.open)
         second = asyncio.ensure_future(out.chat(headers=shown, upstream="mine"))
-        await until(lambda: mine(out).pace._serving)
+        await until(lambda: mine(out).throttle._is_serving)
         reload(out, policy_of(two, "key-b", more=", pace: {concurrency: 1, wait: 20s}"))
         gate.set()
         assert [(await first)[0], (await second)[0]] == [200, 200]
@@ -159,7 +159,7 @@ async def test_a_fallback_is_the_one_that_the_call_began_with(tmp_path, how):
     more = MINE % ", fallback: [{upstream: other}]"
     more += "  other: {kind: openai, base_url: 'http://127.0.0.1:<1>/v1', api_key: key-a}\n"
     async with egress_gateway(tmp_path, one, two, three, more=more) as out:
-        caller = out.egress.upstreams["other"].caller
+        caller = out.egress.upstreams["other"].client
         status, headers, _ = await out.chat(upstream="mine")
         assert (status, headers["x-outrigger-fallback"]) == (200, "upstream=other")
         assert [headers["Authorization"] for _, _, headers, _ in two.requests] == ["Bearer key-a"]
@@ -172,14 +172,14 @@ async def test_a_shared_call_ends_for_who_is_left_when_its_upstream_is_gone(tmp_
     gate, ask = asyncio.Event(), {**CHAT, "temperature": 0}
     vendor = Vendor(held(gate))
     async with egress_gateway(tmp_path, vendor, more=MINE % ", coalesce: true") as out:
-        caller = mine(out).caller
+        caller = mine(out).client
         first = asyncio.ensure_future(out.chat(ask, upstream="mine"))
         await until(lambda: vendor.open)
         second = asyncio.ensure_future(out.chat(ask, upstream="mine"))
-        await until(lambda: sum(len(flight._readers) for flight in mine(out).flights._flights.values()) == 2)
+        await until(lambda: sum(len(flight._readers) for flight in mine(out).shared_calls._calls.values()) == 2)
         reload(out, NONE)
         first.cancel()
-        await until(lambda: out.egress.account.in_flight == 1)
+        await until(lambda: out.egress.accounting.in_flight == 1)
         gate.set()
         assert (await second)[0] == 200
         assert len(vendor.requests) == 1
@@ -208,7 +208,7 @@ async def test_a_stop_closes_what_waits_for_its_last_call(tmp_path):
     gate = asyncio.Event()
     vendor = Vendor(held(gate))
     async with egress_gateway(tmp_path, vendor, more=MINE % "") as out:
-        caller, limits = mine(out).caller, mine(out).billing.limits
+        caller, limits = mine(out).client, mine(out).billing.limits
         calling = asyncio.ensure_future(out.chat(upstream="mine"))
         await until(lambda: vendor.open)
         reload(out, NONE)
@@ -253,7 +253,7 @@ async def test_whatever_a_reload_falls_into_nothing_is_left_and_each_call_meets_
     one, two = vendor("key-a"), vendor("key-b")
     more = ", coalesce: true, breaker: off, pace: {concurrency: 4}"
     async with egress_gateway(tmp_path, one, two) as out:
-        token = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
+        token = {"Authorization": f"Bearer {out.egress._keys.key_for('openai')}"}
         seen = set()
 
         def turn():
@@ -279,12 +279,12 @@ async def test_whatever_a_reload_falls_into_nothing_is_left_and_each_call_meets_
             if chance.random() < 0.3:
                 await asyncio.gather(*calls)
         reload(out, NONE)
-        await until(lambda: not out.egress.account.in_flight and not out.egress.upstreams._older)
+        await until(lambda: not out.egress.accounting.in_flight and not out.egress.upstreams._older)
         gone = [upstream for upstream in seen if upstream.name != "openai"]
-        await until(lambda: all(upstream.caller._session is None for upstream in gone))
+        await until(lambda: all(upstream.client._session is None for upstream in gone))
         assert {upstream.billing.limits.reserved for upstream in seen} == {0}
         assert {upstream.in_flight for upstream in seen} == {0}
-        assert not any(upstream.pace._in_flight or upstream.flights._flights for upstream in seen)
+        assert not any(upstream.throttle._in_flight or upstream.shared_calls._calls for upstream in seen)
         assert arrived == {("key-a", "Bearer key-a"), ("key-b", "Bearer key-b")}
         assert {call["status"] for call in out.calls()} <= {None, 200, 404, 503}
         assert '"event":"fault"' not in out.log.read_text().replace(" ", "")

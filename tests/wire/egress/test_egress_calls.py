@@ -188,7 +188,7 @@ async def test_a_429_with_retry_after_holds_back_the_next_calls_and_trips_nothin
         assert (status, json.loads(text)["error"]["code"]) == (429, "rate_limit_exceeded")
         assert int(headers["Retry-After"]) >= 30
         assert "x-should-retry" not in headers
-        assert out.openai.breaker.state == "closed"
+        assert out.openai.breakers.state == "closed"
     assert len(vendor.requests) == 1
 
 
@@ -197,7 +197,7 @@ async def test_the_real_key_is_put_in_and_only_the_made_one_is_served(tmp_path):
     async with egress_gateway(tmp_path, vendor, openai="api_key: sk-real") as out:
         status, _, text = await out.chat(headers={"Authorization": "Bearer sk-other"})
         assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_api_key")
-        shown = out.egress._keys.shown("openai")
+        shown = out.egress._keys.key_for("openai")
         assert (await out.chat(headers={"Authorization": f"Bearer {shown}"}))[0] == 200
     assert [request[2]["Authorization"] for request in vendor.requests] == ["Bearer sk-real"]
     assert "sk-real" not in (tmp_path / "log").read_text()
@@ -381,7 +381,7 @@ async def test_an_error_inside_a_stream_that_stays_is_the_apps_as_it_came(tmp_pa
     ) as out:
         status, headers, text = await out.chat(STREAM)
         assert (status, text.encode(), headers["x-outrigger-attempts"]) == (200, event, "2")
-        assert out.openai.breaker.counts() == (1, 1)
+        assert out.openai.breakers.counts() == (1, 1)
 
 
 async def test_a_shared_stream_that_breaks_is_told_to_everybody(tmp_path):

@@ -43,14 +43,14 @@ def working():
 
 def left_behind(out, vendor, tasks):
     """What is still there of the calls, here and at the vendor."""
-    connector = out.openai.caller._session.connector if out.openai.caller._session else None
+    connector = out.openai.client._session.connector if out.openai.client._session else None
     found = {
-        "calls": out.egress.account.in_flight,
+        "calls": out.egress.accounting.in_flight,
         "at the vendor": vendor.open,
-        "shared calls": len(out.openai.flights),
+        "shared calls": len(out.openai.shared_calls),
         "connections": len(connector._acquired) if connector else 0,
-        "places": out.openai.pace._in_flight,
-        "waiting": len(out.openai.pace._turns),
+        "places": out.openai.throttle._in_flight,
+        "waiting": len(out.openai.throttle._queue),
         "tasks": max(0, len(working()) - tasks),
         "work of requests": len(out.requests._work),
     }
@@ -63,7 +63,7 @@ async def nothing_is_left(out, vendor, tasks, counts=(0, 0)):
         await eventually(lambda: not left_behind(out, vendor, tasks), timeout=5.0)
     except AssertionError:
         raise AssertionError(f"left behind: {left_behind(out, vendor, tasks)}, {working()}") from None
-    assert out.openai.breaker.counts() == counts
+    assert out.openai.breakers.counts() == counts
 
 
 def at_the_vendor(out, vendor, callers):
@@ -79,15 +79,15 @@ def all_begun(out, vendor, callers):
 
 
 def all_but_one_wait(out, vendor, callers):
-    return len(out.openai.pace._turns) >= len(callers) - 2  # one has the place, one is next
+    return len(out.openai.throttle._queue) >= len(callers) - 2  # one has the place, one is next
 
 
 def all_wait(out, vendor, callers):
-    return len(vendor.requests) == 1 and out.egress.account.in_flight == len(callers)
+    return len(vendor.requests) == 1 and out.egress.accounting.in_flight == len(callers)
 
 
 def one_for_all(out, vendor, callers):
-    return vendor.open == 1 and out.egress.account.in_flight == len(callers)
+    return vendor.open == 1 and out.egress.accounting.in_flight == len(callers)
 
 
 def falling_back(out, vendor, callers):
@@ -175,7 +175,7 @@ async def test_the_time_of_the_request_ends_its_calls_and_counts_for_nothing(tmp
         status, headers, text = await out.chat(headers={"X-Outrigger-Request": "token"})
         assert (status, headers["x-should-retry"]) == (504, "false")
         assert "the request that it came from" in text
-        assert out.openai.breaker.counts() == (0, 0)
+        assert out.openai.breakers.counts() == (0, 0)
 
 
 async def test_an_upload_that_is_broken_off_breaks_off_beyond(tmp_path):
@@ -187,7 +187,7 @@ async def test_an_upload_that_is_broken_off_breaks_off_beyond(tmp_path):
             b"POST /openai/v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
             b"Content-Length: 1000000\r\n\r\n" + b"x" * 100_000
         )
-        await eventually(lambda: out.openai.caller._session and out.openai.caller._session.connector._acquired)
+        await eventually(lambda: out.openai.client._session and out.openai.client._session.connector._acquired)
         writer.close()
         await nothing_is_left(out, vendor, tasks)
         assert (await out.logged())[0]["outcome"] in ("gone", "error")
@@ -236,7 +236,7 @@ async def test_one_of_several_leaves_and_the_shared_call_goes_on(tmp_path):
         first = Caller(out, EXACT)
         await eventually(lambda: vendor.open)
         others = [asyncio.ensure_future(out.chat(EXACT)) for _ in range(3)]
-        await eventually(lambda: out.egress.account.in_flight == 4)
+        await eventually(lambda: out.egress.accounting.in_flight == 4)
         await first.leave()
         left.set()
         assert [answer[0] for answer in await asyncio.gather(*others)] == [200, 200, 200]
@@ -264,7 +264,7 @@ async def test_who_leaves_the_line_takes_nobodys_turn(tmp_path):
     async with egress_gateway(tmp_path, vendor, openai="pace: {requests: 1/2s, wait: 15s}") as out:
         assert (await out.chat())[0] == 200
         callers = [Caller(out, CHAT) for _ in range(CALLERS)]
-        await eventually(lambda: out.egress.account.in_flight == CALLERS)
+        await eventually(lambda: out.egress.accounting.in_flight == CALLERS)
         await asyncio.gather(*(caller.leave() for caller in callers))
         began = asyncio.get_running_loop().time()
         assert (await out.chat())[0] == 200

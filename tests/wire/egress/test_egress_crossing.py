@@ -149,7 +149,7 @@ async def test_a_shared_answer_is_whole_for_the_one_who_began_it_alone(tmp_path)
     vendor = Vendor(tells_all(gate))
     async with egress_gateway(tmp_path, vendor, openai="coalesce: true\ncache: {scope: all}") as out:
         calls = [asyncio.create_task(out.chat(EXACT)) for _ in range(3)]
-        while len(vendor.requests) < 1 or out.egress.account.in_flight < 3:
+        while len(vendor.requests) < 1 or out.egress.accounting.in_flight < 3:
             await asyncio.sleep(0.005)
         gate.set()
         answers = await asyncio.gather(*calls)
@@ -171,8 +171,8 @@ async def test_after_a_reload_an_answer_comes_from_the_address_and_the_account_t
     try:
         policy = f"{QUICK}\ncache: {{ttl: 1h, scope: {scope}}}\napi_key: sk-1"
         async with egress_gateway(tmp_path, one, openai=policy) as out:
-            key = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
-            in_query = f"{out.url}/openai/v1/chat/completions?key={out.egress._keys.shown('openai')}"
+            key = {"Authorization": f"Bearer {out.egress._keys.key_for('openai')}"}
+            in_query = f"{out.url}/openai/v1/chat/completions?key={out.egress._keys.key_for('openai')}"
 
             async def said() -> list[str]:
                 found = [json.loads((await out.chat(EXACT, headers=key))[2])["from"]]

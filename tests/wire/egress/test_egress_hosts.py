@@ -212,7 +212,7 @@ async def test_an_app_that_leaves_a_websocket_closes_it_beyond(tmp_path):
                 break
             await asyncio.sleep(0.02)
         assert vendor.open == 0
-        assert out.egress.account.in_flight == 0
+        assert out.egress.accounting.in_flight == 0
 
 
 @pytest.mark.parametrize(("answer", "status"), [(errs(403), 403), (resets(), 502)])

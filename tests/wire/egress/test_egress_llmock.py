@@ -126,4 +126,4 @@ async def test_a_vendors_quota_is_learnt_and_nobody_is_refused(tmp_path, llmock_
         texts = await asyncio.gather(*(chat(out, stream=False, user=str(n)) for n in range(64)))
         assert all(texts)
         assert await mock.errors() == []
-        assert out.openai.breaker.state == "closed"
+        assert out.openai.breakers.state == "closed"

@@ -80,7 +80,7 @@ async def test_a_real_model_answers_through_as_it_does_direct(tmp_path):
         async for _ in stream:
             break
         await stream.close()
-        await eventually(lambda: not out.egress.account.in_flight)
+        await eventually(lambda: not out.egress.accounting.in_flight)
         assert (await out.logged(4))[3]["outcome"] == "gone"
 
         bad = await asyncio.gather(through.completions.create(**{**EXACT, "prompt": {}}), return_exceptions=True)

@@ -77,7 +77,7 @@ async def test_nobody_there_is_a_typed_error(tmp_path):
 
 async def test_an_open_breaker_is_a_typed_error(tmp_path):
     async with egress_gateway(tmp_path, Vendor(says())) as out:
-        out.openai.breaker.force("open")
+        out.openai.breakers.force("open")
         with pytest.raises(openai.InternalServerError) as raised:
             await ask(client(out))
         assert (raised.value.status_code, raised.value.code) == (503, "upstream_unavailable")
@@ -182,9 +182,9 @@ async def test_every_refusal_says_how_the_call_went_and_whether_to_come_again(tm
     more += '  late: {kind: openai, base_url: "http://127.0.0.1:<0>/v1", timeout: {connect: 100ms, total: 100ms}}\n'
     more += '  open: {kind: openai, base_url: "http://127.0.0.1:<0>/v1"}\n'
     async with egress_gateway(tmp_path, vendor, openai=policy, more=more) as out:
-        out.egress.upstreams["open"].breaker.force("open")
-        made = {"Authorization": f"Bearer {out.egress._keys.shown('openai')}"}
-        place = out.openai.pace.try_enter("ada", 0, None)
+        out.egress.upstreams["open"].breakers.force("open")
+        made = {"Authorization": f"Bearer {out.egress._keys.key_for('openai')}"}
+        place = out.openai.throttle.try_acquire("ada", 0, None)
         seen = {
             "rate_limit_exceeded": await out.chat(headers=made),
             "invalid_api_key": await out.chat(),
@@ -254,7 +254,7 @@ async def test_an_overload_inside_a_stream_is_tried_again_before_it_began_and_ra
 
 async def test_anthropics_sdk_raises_typed_errors_of_ours(tmp_path):
     async with egress_gateway(tmp_path, Vendor(says(MESSAGE)), more=CLAUDE) as out:
-        out.egress.upstreams["anthropic"].breaker.force("open")
+        out.egress.upstreams["anthropic"].breakers.force("open")
         async with claude(out) as sdk:
             with pytest.raises(anthropic.APIStatusError) as raised:
                 await sdk.messages.create(model="claude", max_tokens=9, messages=SAY)

@@ -45,7 +45,7 @@ async def test_start_up_events_are_no_first_byte(tmp_path):
     async with egress_gateway(tmp_path, Vendor(stalls), openai=policy) as out:
         status, headers, text = await out.chat(STREAM)
         assert (status, code(text), headers["x-should-retry"]) == (504, "upstream_timeout", "false")
-        assert out.openai.breaker.counts() == (1, 1)
+        assert out.openai.breakers.counts() == (1, 1)
 
 
 async def test_first_byte_and_idle_are_for_streams_alone(tmp_path):
@@ -102,7 +102,7 @@ async def test_waiting_for_a_place_counts_against_the_deadline(tmp_path):
         second = out.chat(headers={"X-Stainless-Read-Timeout": "0.4"})  # has 250 ms less
         answers = await asyncio.wait_for(asyncio.gather(first, second), 10)
         assert [(status, code(text)) for status, _, text in answers] == [(504, "upstream_timeout")] * 2
-        assert out.openai.breaker.counts() == (1, 1)  # who never got a place says nothing of the upstream
+        assert out.openai.breakers.counts() == (1, 1)  # who never got a place says nothing of the upstream
     assert len(vendor.requests) == 1
 
 
@@ -115,7 +115,7 @@ async def test_a_call_that_mostly_waited_here_says_nothing_of_the_upstream(tmp_p
         second = await asyncio.wait_for(out.chat(), 10)
         assert ((await first)[0], second[0]) == (200, 504)
         assert len(vendor.requests) == 2
-        assert out.openai.breaker.counts() == (1, 0)
+        assert out.openai.breakers.counts() == (1, 0)
 
 
 async def test_the_requests_own_time_counts_only_where_it_is_cancelled_with_it(tmp_path):
@@ -147,7 +147,7 @@ async def test_a_429_without_retry_after_holds_back_its_own_call_alone(tmp_path)
     policy = "retry: {attempts: 2, backoff: {first: 3s, max: 3s, jitter: none}}"
     async with egress_gateway(tmp_path, Vendor(errs(429, "rate_limit_exceeded"), says()), openai=policy) as out:
         first = asyncio.ensure_future(out.chat())
-        while not out.openai.budget._retries.all:
+        while not out.openai.retry_budget._retries.all:
             await asyncio.sleep(0.01)
         began = asyncio.get_running_loop().time()
         assert (await out.chat())[0] == 200
@@ -201,7 +201,7 @@ async def test_an_open_breaker_is_no_reason_to_go_without_an_answer_that_is_kept
     policy = "cache: {ttl: 50ms, stale_if_error: 1h}"
     async with egress_gateway(tmp_path, Vendor(says()), openai=policy) as out:
         first = await out.chat(EXACT)
-        out.openai.breaker.force("open")
+        out.openai.breakers.force("open")
         await asyncio.sleep(0.1)
         status, headers, text = await out.chat(EXACT)
         assert (status, text, headers["x-outrigger-cache"]) == (200, first[2], "stale")

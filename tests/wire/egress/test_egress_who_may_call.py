@@ -41,7 +41,7 @@ async def test_the_real_key_takes_the_place_of_the_made_one_wherever_it_is_shown
     target, fields, reached, field = SHOWN[name]
     vendor = Vendor(says())
     async with egress_gateway(tmp_path, vendor, more=STRIPE) as out:
-        made = out.egress.environment(out.policy, "h:1", {})["STRIPE_API_KEY"]
+        made = out.egress.app_environment(out.policy, "h:1", {})["STRIPE_API_KEY"]
 
         headers = {key: put(value, made) for key, value in fields.items()}
         async with out.session.get(f"{out.url}/stripe{put(target, made)}", headers=headers) as answer:
@@ -76,7 +76,7 @@ async def test_keys_of_one_upstream_open_no_other_of_kind_http(tmp_path):
     vendor = Vendor(says())
     other = '  mail-er: {kind: http, base_url: "http://127.0.0.1:<0>", api_key: mg}\n'
     async with egress_gateway(tmp_path, vendor, more=STRIPE + other) as out:
-        env = out.egress.environment(out.policy, "h:1", {})
+        env = out.egress.app_environment(out.policy, "h:1", {})
         for upstream, variable, status in (
             ("mail-er", "MAIL_ER_API_KEY", 200),
             ("mail-er", "STRIPE_API_KEY", 401),

@@ -140,7 +140,7 @@ async def test_who_left_while_waiting_for_a_place_has_spent_nothing(tmp_path):
         first = asyncio.ensure_future(out.chat())
         await eventually(lambda: vendor.open)
         second = asyncio.ensure_future(out.chat())
-        await eventually(lambda: out.openai.pace._serving)
+        await eventually(lambda: out.openai.throttle._is_serving)
         assert out.openai.billing.limits.reserved > 0
         second.cancel()
         assert await told(out) == (0.0, None)
@@ -170,7 +170,7 @@ async def test_a_shared_call_is_paid_by_who_began_it_though_they_left(tmp_path):
         first = asyncio.ensure_future(out.chat(headers={}, body=mine("ada")))
         await eventually(lambda: vendor.open)
         second = asyncio.ensure_future(out.chat(body=mine("ada")))
-        await eventually(lambda: len(next(iter(out.openai.flights._flights.values()))._readers) == 2)
+        await eventually(lambda: len(next(iter(out.openai.shared_calls._calls.values()))._readers) == 2)
         first.cancel()
         assert (await second)[0] == 200
         assert out.openai.billing.limits.spent("d", "ada") == 17_000

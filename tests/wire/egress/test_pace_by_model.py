@@ -73,12 +73,12 @@ async def test_one_models_limit_holds_back_that_model_alone(tmp_path, word):
     async with egress_gateway(tmp_path, vendor, openai=PATIENT) as out:
         assert (await out.chat(chat("slow")))[0] in (200, 429)
         async with pending(out, chat("slow", user="ada")) as waits:
-            await eventually(lambda: len(out.openai.pace._turns) == 1)
+            await eventually(lambda: len(out.openai.throttle._queue) == 1)
             # Whoever asks for another model is served, the same user too, while that one goes on waiting.
             for user in ("ada", "bob"):
                 assert (await out.chat(chat("quick", user=user)))[0] == 200
             assert not waits.done()
-            assert len(out.openai.pace._turns) == 1
+            assert len(out.openai.throttle._queue) == 1
     assert vendor.models == ["slow", "quick", "quick"]
 
 
@@ -96,7 +96,7 @@ async def test_every_models_limit_is_one_that_says_so(tmp_path, message):
     async with egress_gateway(tmp_path, vendor, openai=PATIENT) as out:
         assert (await out.chat(chat("slow")))[0] == 429
         async with pending(out, chat("quick")):
-            await eventually(lambda: len(out.openai.pace._turns) == 1)
+            await eventually(lambda: len(out.openai.throttle._queue) == 1)
         assert len(vendor.models) == 1
 
 
@@ -125,12 +125,12 @@ async def test_who_waits_for_a_place_when_their_model_is_held_back_lets_others_p
         async with pending(out, chat("slow", user="a")) as first:
             await eventually(lambda: vendor.models)
             async with pending(out, chat("slow", user="b")) as second, pending(out, chat("quick", user="c")) as third:
-                await eventually(lambda: len(out.openai.pace._turns) == 2)
+                await eventually(lambda: len(out.openai.throttle._queue) == 2)
                 vendor.gate.set()
                 assert (await first)[0] == 429
                 assert (await third)[0] == 200
                 assert not second.done()
-        await eventually(lambda: (out.openai.pace._in_flight, len(out.openai.pace._turns)) == (0, 0))
+        await eventually(lambda: (out.openai.throttle._in_flight, len(out.openai.throttle._queue)) == (0, 0))
 
 
 async def test_a_pause_that_is_over_lets_its_model_go_on(tmp_path):

@@ -103,7 +103,7 @@ async def test_probes_is_how_many_calls_try_an_upstream_whose_breaker_was_open(t
     vendor = Vendor(errs(500), errs(500), errs(500), hangs())
     async with egress_gateway(tmp_path, vendor, openai=openai) as out:
         assert [(await out.chat())[0] for _ in range(4)] == [500, 500, 500, 503]
-        await eventually(lambda: out.openai.breaker.retry_after == 0)
+        await eventually(lambda: out.openai.breakers.retry_after == 0)
         calls = [asyncio.create_task(out.chat()) for _ in range(6)]
         await eventually(lambda: sum(task.done() for task in calls) == 4)
         assert {task.result()[0] for task in calls if task.done()} == {503}
@@ -221,7 +221,7 @@ async def test_another_host_has_a_breaker_by_its_own_figures(tmp_path):
         url = f"http://127.0.0.1:{late.port}/"
         assert [await asked(out, url) for _ in range(3)] == [b"502", b"502", b"503"]
         await late.start()
-        gate = next(iter(out.egress.hosts._gates.values()))
+        gate = next(iter(out.egress.forward_proxy._breakers.values()))
         await eventually(lambda: gate.retry_after == 0)
         calls = [asyncio.create_task(asked(out, url)) for _ in range(4)]
         await eventually(lambda: sum(task.done() for task in calls) == 3)
@@ -241,7 +241,7 @@ async def test_another_hosts_failures_are_forgotten_after_the_window(tmp_path):
         await gone.stop()
         url = f"http://127.0.0.1:{gone.port}/"
         assert await asked(out, url) == b"502"
-        gate = next(iter(out.egress.hosts._gates.values()))
+        gate = next(iter(out.egress.forward_proxy._breakers.values()))
         clock = gate._clock
         gate._clock = gate._window._clock = lambda: clock() + 5.0
         assert [await asked(out, url) for _ in range(3)] == [b"502", b"502", b"503"]

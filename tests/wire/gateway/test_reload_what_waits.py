@@ -127,7 +127,7 @@ async def test_attribution_that_a_reload_asks_for_comes_with_the_next_app(tmp_pa
     async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=ledger) as house:
         house.reload(ledger + "identity: {user: [{header: X-User}]}\n")
         assert house.waiting == {"app.attribution": APP}
-        notices = house.gateway.parts.egress.notices
+        notices = house.gateway.parts.egress.attribution
         assert notices._transport is None
         assert await house.gateway.parts.app.replace("reload")
         assert house.waiting == {}

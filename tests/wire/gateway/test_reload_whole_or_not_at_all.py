@@ -118,7 +118,7 @@ def picture(gateway) -> dict[str, object]:
         "listen": id(parts.ingress.listener.listen),
         "upstreams": {name: id(one) for name, one in upstreams.items()},
         "cap": upstreams["openai"].billing.limits.cap,
-        "budget": upstreams["openai"].budget.share,
+        "budget": upstreams["openai"].retry_budget.share,
         "ledger": id(parts.ledger._policy),
         "alerts": id(gateway.alerts._policy),
         "postgres": id(parts.postgres.policy) if parts.postgres is not None else None,

@@ -35,7 +35,7 @@ async def test_a_models_name_that_is_longer_than_any_is_not_kept_whole(tmp_path,
         (line,) = await out.logged()
         assert len(json.dumps(line)) < 5_000
         assert len(line["model"]) < 300
-        assert max(len(model) for _, model in out.openai.breaker._breakers) < 300
+        assert max(len(model) for _, model in out.openai.breakers._breakers) < 300
 
 
 async def test_a_limit_of_the_whole_account_is_understood_in_gzip_too(tmp_path):

@@ -33,9 +33,9 @@ class GatewayAlertInputs:
     def _find_pool_holders(self) -> None:
         database = self._parts.postgres
         if database is not None and database.pool.waiters:
-            idle = [server.client for server in database.pool.servers if server.state == "idle_in_transaction"]
+            idle = [server.link for server in database.pool.servers if server.state == "idle_in_transaction"]
             if idle:
-                routes = Counter(client.route or "no request" for client in idle if client is not None)
+                routes = Counter(link.route or "no request" for link in idle if link is not None)
                 named = ", ".join(f"{route} ({count})" for route, count in routes.most_common(3))
                 self._pool_holders = (f"{len(idle)} idle in transactions of {named}", self._parts.clock())
 

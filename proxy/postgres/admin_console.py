@@ -1,4 +1,7 @@
-"""The database `outrigger`: what psql can ask of the pool (SHOW POOLS, CLIENTS, SERVERS, STATS, CONFIG)."""
+"""The database `outrigger`: what psql can ask of the pool (SHOW POOLS, CLIENTS, SERVERS, STATS, CONFIG).
+
+Commands and columns are PgBouncer's where it has them (its manual, "Admin console").
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,34 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from proxy.postgres import wire
+from proxy.postgres import pg_errors, wire
+from proxy.postgres.client import ClientConnection
+from proxy.postgres.dsn import DatabaseAddress
+from proxy.postgres.pool import Pool
+from proxy.postgres.statement_registry import StatementRegistry
 from proxy.postgres.wire import HEADER_SIZE, read_header
 
-if TYPE_CHECKING:
-    from proxy.postgres.service import PostgresService
-
-Table = tuple[list[str], list[list[object]]]
-MAX_COMMAND_BYTES = 64 * 1024  # bytes of a command
+Table = tuple[list[str], list[list[object]]]  # names of the columns, and rows
+MAX_COMMAND_BYTES = 64 * 1024
 _SHOW = re.compile(r"\s*show\s+(\w+)\s*;?\s*", re.IGNORECASE)
 
 
-class AdminConsole:
-    """One connection to it. The simple protocol alone, as psql speaks it."""
+class Inspected(Protocol):
+    """What the console shows: the service."""
 
-    def __init__(self, door: PostgresService, write: Callable[[bytes], None], end: Callable[[bytes], None]) -> None:
-        self._door = door
+    pool: Pool
+    clients: dict[int, ClientConnection]
+    statements: StatementRegistry
+    database: DatabaseAddress
+
+
+class AdminConsole:
+    """One connection to it. It speaks the simple protocol alone, as psql does."""
+
+    def __init__(self, inspected: Inspected, write: Callable[[bytes], None], end: Callable[[bytes], None]) -> None:
+        self._inspected = inspected
         self._write = write
         self._end = end
         self._data = b""
@@ -33,7 +46,7 @@ class AdminConsole:
         while len(self._data) >= HEADER_SIZE:
             kind, length = read_header(self._data)
             if not 4 <= length <= MAX_COMMAND_BYTES:
-                self._end(wire.fatal_response("08P01", "that is too long for a command"))
+                self._end(pg_errors.protocol_violation("that is too long for a command"))
                 return
             if len(self._data) <= length:
                 return
@@ -42,117 +55,101 @@ class AdminConsole:
                 self._end(b"")
                 return
             if kind == wire.QUERY:
-                self._write(self._answer(body.rstrip(b"\0").decode("utf-8", "replace")) + wire.ready_for_query())
+                reply = self._answer_query(body.rstrip(b"\0").decode("utf-8", "replace"))
+                self._write(reply + wire.ready_for_query())
             elif kind == wire.SYNC:
                 self._write(wire.ready_for_query())
             else:
-                self._write(
-                    wire.error_response("0A000", "the console speaks the simple query protocol alone; use psql")
-                )
+                text = "the console speaks the simple query protocol alone; use psql"
+                self._write(wire.error_response(pg_errors.FEATURE_NOT_SUPPORTED, text))
 
-    def _answer(self, text: str) -> bytes:
+    def _answer_query(self, text: str) -> bytes:
         if not text.strip(" ;\n\t"):
             return wire.message(wire.EMPTY_QUERY)
         found = _SHOW.fullmatch(text)
-        make = TABLES.get(found[1].lower()) if found is not None else None
-        if make is None:
+        make_table = TABLES.get(found[1].lower()) if found is not None else None
+        if make_table is None:
             known = ", ".join(f"SHOW {word.upper()}" for word in TABLES)
-            return wire.error_response("42601", f"the console does not know this; it knows {known}")
-        names, rows = make(self._door)
-        shown = (wire.data_row(None if cell is None else str(cell).encode() for cell in line) for line in rows)
+            return wire.error_response(pg_errors.SYNTAX_ERROR, f"the console does not know this; it knows {known}")
+        names, rows = make_table(self._inspected)
+        shown = (wire.data_row(None if cell is None else str(cell).encode() for cell in row) for row in rows)
         return wire.row_description(names) + b"".join(shown) + wire.message(wire.COMMAND_COMPLETE, b"SHOW\0")
 
 
-def show_pools(door: PostgresService) -> Table:
+def show_pools(inspected: Inspected) -> Table:
     """As PgBouncer names them: clients active and waiting, servers active, idle, and the longest wait (s)."""
-    pool = door.pool
-    clients = Counter(client.state for client in door.clients.values())
+    pool, database = inspected.pool, inspected.database
+    clients = Counter(client.state for client in inspected.clients.values())
     servers = Counter(server.state for server in pool.servers)
-    names = [
-        "database",
-        "user",
-        "cl_active",
-        "cl_waiting",
-        "cl_idle",
-        "sv_active",
-        "sv_idle",
-        "sv_in_transaction",
-        "sv_pinned",
-        "sv_login",
-        "maxwait",
-        "pool_mode",
-    ]
-    active = clients["active"] + clients["idle_in_transaction"] + clients["pinned"]
-    return names, [
-        [
-            door.database.name,
-            door.database.user,
-            active,
-            clients["waiting"],
-            clients["idle"],
-            servers["active"],
-            servers["idle"],
-            servers["idle_in_transaction"],
-            servers["pinned"],
-            len(pool.launcher.attempts),
-            f"{pool.longest_wait():.3f}",
-            pool.policy.mode,
-        ]
-    ]
+    row: dict[str, object] = {
+        "database": database.name,
+        "user": database.user,
+        "cl_active": clients["active"] + clients["idle_in_transaction"] + clients["pinned"],
+        "cl_waiting": clients["waiting"],
+        "cl_idle": clients["idle"],
+        "sv_active": servers["active"],
+        "sv_idle": servers["idle"],
+        "sv_in_transaction": servers["idle_in_transaction"],
+        "sv_pinned": servers["pinned"],
+        "sv_login": len(pool.launcher.attempts),
+        "maxwait": f"{pool.longest_wait():.3f}",
+        "pool_mode": pool.policy.mode,
+    }
+    return list(row), [list(row.values())]
 
 
-def show_clients(door: PostgresService) -> Table:
+def show_clients(inspected: Inspected) -> Table:
     names = ["id", "state", "application_name", "port", "server_pid", "pinned_by", "prepared", "seconds"]
-    now = door.pool.now()
-    lines: list[list[object]] = []
-    for client in door.clients.values():
-        session, server = client.session, client.server
-        since = server.since if server is not None else client.since
-        lines.append(
+    now = inspected.pool.now()
+    rows: list[list[object]] = []
+    for client in inspected.clients.values():
+        link, startup = client.link, client.startup
+        server = link.server if link is not None else None
+        since = server.since if server is not None else link.since if link is not None else client.since
+        rows.append(
             [
                 client.number,
                 client.state,
-                client.startup.application_name if client.startup is not None else None,
+                startup.application_name if startup is not None else None,
                 client.port,
                 server.backend.pid if server is not None else None,
-                session.pin_reasons if session is not None else None,
-                len(session.frontend.statements) if session is not None else None,
+                link.session.pin_reasons if link is not None else None,
+                len(link.session.frontend.statements) if link is not None else None,
                 f"{now - since:.3f}",
             ]
         )
-    return names, lines
+    return names, rows
 
 
-def show_servers(door: PostgresService) -> Table:
+def show_servers(inspected: Inspected) -> Table:
     names = ["pid", "state", "client", "transactions", "prepared", "opened_with", "seconds"]
-    now = door.pool.now()
-    lines: list[list[object]] = [
+    now = inspected.pool.now()
+    rows: list[list[object]] = [
         [
             server.backend.pid,
             server.state,
-            server.client.number if server.client is not None else None,
+            server.link.client_number if server.link is not None else None,
             server.transactions,
             len(server.backend.prepared),
-            " ".join(f"{k}={v}" for k, v in server.backend.pool_key),
+            " ".join(f"{name}={value}" for name, value in server.backend.pool_key),
             f"{now - server.since:.3f}",
         ]
-        for server in door.pool.servers
+        for server in inspected.pool.servers
     ]
-    return names, lines
+    return names, rows
 
 
-def show_stats(door: PostgresService) -> Table:
-    outcomes = door.pool.outcomes
-    names = ["database", *(f"transactions_{name}" for name in outcomes), "statements", "connect_failures"]
-    return names, [
-        [door.database.name, *outcomes.values(), len(door.statements), door.pool.launcher.attempts.failures],
-    ]
+def show_stats(inspected: Inspected) -> Table:
+    pool = inspected.pool
+    names = ["database", *(f"transactions_{name}" for name in pool.outcomes), "statements", "connect_failures"]
+    failures = pool.launcher.attempts.failures
+    return names, [[inspected.database.name, *pool.outcomes.values(), len(inspected.statements), failures]]
 
 
-def show_config(door: PostgresService) -> Table:
-    policy = door.pool.policy
-    found = [[name, value] for name, value in flatten_policy("postgres", policy) if name != "postgres.url"]
-    return ["key", "value"], found
+def show_config(inspected: Inspected) -> Table:
+    """Everything but the URL, which may hold a password."""
+    settings = flatten_policy("postgres", inspected.pool.policy)
+    return ["key", "value"], [[name, value] for name, value in settings if name != "postgres.url"]
 
 
 def flatten_policy(prefix: str, value: object) -> Iterable[tuple[str, object]]:
@@ -165,7 +162,7 @@ def flatten_policy(prefix: str, value: object) -> Iterable[tuple[str, object]]:
         yield prefix, value
 
 
-TABLES: dict[str, Callable[[PostgresService], Table]] = {
+TABLES: dict[str, Callable[[Inspected], Table]] = {
     "pools": show_pools,
     "clients": show_clients,
     "servers": show_servers,

@@ -1,4 +1,25 @@
-"""What a client sends, on its way to the server: as it came, but for the names of prepared statements."""
+"""What a client sends, on its way to the server: as it came, but for the names of prepared statements.
+
+A client names its statements as it likes, and its server changes from transaction to transaction. So each text gets
+one name that all clients share (`statement_registry`), is prepared again on a server that lacks it, and what a client
+called it is put back where PostgreSQL says the name (54.2.3 Extended Query).
+
+A message goes on as soon as it is read, unless what it becomes depends on something that is not known yet. Then the
+client is `blocked`, and the message is read again from its begin when that is known:
+
+===================  ===================================================  ==========================================
+state                what is not known                                    goes on when
+===================  ===================================================  ==========================================
+forwarding           nothing                                              (it is not blocked)
+awaiting a pin       whether it may have its connection for itself        `resolve_pin` says so
+awaiting answers     what a name means, or which unnamed statement there  everything owed is answered, or undone
+                     is: its Parse, Close or DEALLOCATE is unanswered
+awaiting a shape     whether a text that is prepared anew still has the   its Describe is answered
+                     result that the client knows
+pausing              to what a RESET has led                              the message itself is answered
+skipping to Sync     nothing: the server ignores all until the Sync       a Sync comes (it is not blocked)
+===================  ===================================================  ==========================================
+"""
 
 from __future__ import annotations
 
@@ -6,8 +27,8 @@ from collections.abc import Callable
 from copy import copy
 from functools import partial
 
-from proxy.postgres import outstanding as owed
-from proxy.postgres import wire
+from proxy.postgres import outstanding as replies
+from proxy.postgres import pg_errors, wire
 from proxy.postgres.client_statements import UNKNOWN_STATEMENT, ClientStatements, UnnamedChange, UnnamedStatement
 from proxy.postgres.outstanding import LOCAL_REPLY, ExpectedReply, OutstandingReplies
 from proxy.postgres.server_state import MAX_PREPARED, ServerState
@@ -37,52 +58,63 @@ from proxy.postgres.wire import (
     FUNCTION_CALL,
     HEADER_SIZE,
     PARSE,
+    PASSWORD,
     QUERY,
     SYNC,
     TERMINATE,
     read_header,
 )
 
+STREAM_BYTES = 64 * 1024  # what is longer goes on before it is whole, if its kind allows that
+STREAM_QUERY_BYTES = 1 << 20  # the same of a Query, whose text is read if it is shorter
+MAX_PARSE_BYTES = 64 << 20
+MAX_TRACKED = 100  # portals, and names of deallocated statements, in a transaction
 
-def restore_nothing(_names: tuple[bytes, ...], _extended: bool, _: bytes) -> bytes:
-    return b""
-
-
-# server at hand lacks it.
+REFUSED_TEXT = b"refused"  # no SQL: the server fails as it must, and the client is told why
+_PORTAL = ord("P")
+_STREAMED_KINDS = frozenset((BIND, COPY_DATA, FUNCTION_CALL))
+_QUERY_LOCAL = ExpectedReply(QUERY, flags=LOCAL_SETTING)
+_EXECUTE_LOCAL = ExpectedReply(EXECUTE, flags=LOCAL_SETTING)
+_FLUSH = wire.message(FLUSH)
 _PARSE_COMPLETE = wire.message(wire.PARSE_COMPLETE)
 _CLOSE_COMPLETE = wire.message(wire.CLOSE_COMPLETE)
-REFUSED_TEXT = b"refused"  # no SQL: the server fails as it must, and the client is told why
-_STALE_PLAN = wire.error_response("0A000", "cached plan must not change result type", routine="RevalidateCachedQuery")
 
 
 class ProtocolError(Exception):
     """A client does not speak the protocol; the text says how."""
 
 
-STREAM_BYTES = 64 * 1024  # bytes; what is longer goes on before it is whole, where its kind allows that
-STREAM_QUERY_BYTES = 1 << 20  # the same of a Query, whose text is read where it is shorter
-MAX_PARSE_BYTES = 64 << 20
-
-_PORTAL = b"P"
-_STREAMED_KINDS = frozenset((BIND, COPY_DATA, FUNCTION_CALL))
-_QUERY_LOCAL = ExpectedReply(QUERY, flags=LOCAL_SETTING)
-_EXECUTE_LOCAL = ExpectedReply(EXECUTE, flags=LOCAL_SETTING)
-_FLUSH = wire.message(FLUSH)
+def restore_nothing(_names: tuple[bytes, ...], _extended: bool, _: bytes) -> bytes:
+    """The `restore_settings` of a frontend without a session."""
+    return b""
 
 
 class Frontend:
-    """DOC"""
+    """`process_requests` reads whole messages as far as it can; `remainder` is what it left.
+
+    `backend` is the server that is attached; `statements` and `unnamed` are what the client has prepared; `scope` is
+    what else than its text the meaning of a statement hangs on (bytes of settings). `unsynced`: messages of the
+    extended protocol were sent, and no Sync; `terminated`: the client has said goodbye; `blocked`: see above.
+
+    `awaits_pin`: it has asked for a slot to pin its connection, for what `wanted_pins` says; `has_pin`: it has one;
+    `pin_refusal`: the error that a text gets which waited in vain.
+
+    `state_flags` and `custom_names` are what the transaction may leave behind (`session_state`); `deallocated` maps
+    the server's names of statements that were given up to the client's; `tracked_portals` are those whose execution
+    has to be known of. `settings_differ`: the server was opened with another application_name or client_encoding than
+    the client asked for; `restore_settings` is called when a RESET has led to the server's own.
+    """
 
     def __init__(
         self,
-        statements: StatementRegistry,
-        pipeline: OutstandingReplies,
+        registry: StatementRegistry,
+        outstanding: OutstandingReplies,
         *,
-        ask: Callable[[], bool],
-        slot: bool = False,
+        request_pin: Callable[[], bool],
+        has_pin: bool = False,
     ) -> None:
-        self._registry = statements
-        self._outstanding = pipeline
+        self._registry = registry
+        self._outstanding = outstanding
         self.backend: ServerState | None = None
         self.statements = ClientStatements()
         self.unnamed = UnnamedStatement()
@@ -90,30 +122,24 @@ class Frontend:
         self.unsynced = False
         self.terminated = False
         self.remainder = b""
-        self._out: list[bytes] = []
-        self._bytes_to_stream = 0  # bytes of a message under way that are still to come
-        self._discarding = False  # and go nowhere
-        self.pause_after = False  # the message at hand is the last until it is answered
         self.blocked = False
-        # pins
-        self._request_pin = ask
-        self.has_pin = slot
+        self._out: list[bytes] = []  # what the server gets, while messages are read
+        self._bytes_to_stream = 0  # of a message under way that are still to come
+        self._dropping = False  # and go nowhere
+        self._pause_after = False  # the message at hand is the last until it is answered
+        self._request_pin = request_pin
+        self.has_pin = has_pin
         self.awaits_pin = False
         self.wanted_pins = 0
         self.pin_refusal = b""
-        # what it leaves behind
-        self.state_flags = 0  # what this transaction may leave behind
-        self.custom_names: dict[bytes, None] = {}  # parameters of the app's own
+        self.state_flags = 0
+        self.custom_names: dict[bytes, None] = {}
         self._sets_locally = False  # what is executed sets nothing but for its transaction
         self._has_bound = False  # something was bound since the last Sync
-        self.deallocated: dict[bytes, bytes] = {}  # the server's names of what was deallocated, and the client's
-        self.tracked_portals: dict[
-            bytes, tuple[Hints, PreparedStatement | None]
-        ] = {}  # those whose end the door has to know of
-        self.settings_differ = False  # the server was opened with another NAME or ENCODING than the client
-        self.restore_settings: Callable[[tuple[bytes, ...], bool, bytes], bytes] = (
-            restore_nothing  # what a RESET led to the server's own
-        )
+        self.deallocated: dict[bytes, bytes] = {}
+        self.tracked_portals: dict[bytes, tuple[Hints, PreparedStatement | None]] = {}
+        self.settings_differ = False
+        self.restore_settings: Callable[[tuple[bytes, ...], bool, bytes], bytes] = restore_nothing
 
     @property
     def mid_message(self) -> bool:
@@ -128,22 +154,17 @@ class Frontend:
         return length < len(data) or self._may_stream(kind, length, len(data))
 
     def process_requests(self, data: bytes) -> bytes:
-        """What the server gets. Not to be called while `hold`. Raises ProtocolError."""
-        size = len(data)
-        if (
-            size > HEADER_SIZE
-            and data[0] == QUERY
-            and read_header(data)[1] == size - 1
-            and self._forward_plain_query(data)
-        ):
+        """What the server gets. Not to be called while `blocked`. Raises ProtocolError."""
+        if self._forward_plain_query(data):
             return data
-        pos = start = 0
+        size = len(data)
+        pos = start = 0  # what is between them goes on as it came
         out = self._out = []
         if self._bytes_to_stream:
             pos = min(self._bytes_to_stream, size)
             self._bytes_to_stream -= pos
-            start = pos if self._discarding else 0
-        pipeline = self._outstanding
+            start = pos if self._dropping else 0
+        outstanding = self._outstanding
         while pos + HEADER_SIZE <= size:
             kind, length = read_header(data, pos)
             end = pos + 1 + length
@@ -151,74 +172,50 @@ class Frontend:
                 raise ProtocolError(f"invalid frontend message type {kind}")
             if end > size and not self._may_stream(kind, length, size - pos):
                 break
-            if pipeline.skipping_to_sync and kind != SYNC and kind != TERMINATE:
-                out.append(data[start:pos])  # the server would skip it
-                start = end
-            elif kind == SYNC:
-                pipeline.expect_sync()
-                self.unsynced = self._sets_locally = self._has_bound = False
-                self.statements.on_sync()
-            elif kind == EXECUTE:
-                self.unsynced = True
-                if not self.tracked_portals or not self._execute_tracked(data[pos + HEADER_SIZE : end]):
-                    pipeline.expect(owed.EXECUTE_REPLY if not self._sets_locally else _EXECUTE_LOCAL)
-            elif kind in (COPY_DATA, FLUSH):
-                pass
-            elif kind == DESCRIBE and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == _PORTAL:
-                self.unsynced = True
-                pipeline.expect(owed.DESCRIBE_REPLY)
-            elif kind in (COPY_DONE, COPY_FAIL):
-                pipeline.on_copy_end()
-            elif kind == TERMINATE:
+            if kind == TERMINATE:
                 self.terminated = True
                 break
+            if outstanding.skipping_to_sync and kind != SYNC:
+                out.append(data[start:pos])  # the server would skip it
+                start = end
             else:
-                took = len(out)
+                sent = len(out)
                 here = end if end <= size else size
-                if kind == BIND:
-                    changed = self._process_bind(data, pos, here, end)
-                elif kind == QUERY:
-                    changed = self._process_query(data, pos, here, end)
-                elif kind == PARSE:
-                    changed = self._process_parse(data, pos, end)
-                else:
-                    changed = self._process_other(kind, data, pos, end)
+                replaced = _HANDLERS[kind](self, data, pos, here, end)
                 if self.blocked:
                     # What was injected ahead goes now, the message itself when the answer is there.
-                    injected = out[took:]
-                    del out[took:]
-                    out.append(data[start:pos])
-                    out += injected
+                    out.insert(sent, data[start:pos])
                     start = pos
                     break
-                if changed or len(out) > took:
-                    out.insert(took, data[start:pos])
-                    start = here if changed else pos
+                if replaced or len(out) > sent:
+                    out.insert(sent, data[start:pos])
+                    start = here if replaced else pos
             if end > size:
-                self._bytes_to_stream, self._discarding = end - size, start >= end
+                self._bytes_to_stream, self._dropping = end - size, start >= end
                 pos = size
                 break
             pos = end
-            if self.pause_after:
-                self.pause_after, self.blocked = False, True
+            if self._pause_after:
+                self._pause_after, self.blocked = False, True
                 out += (data[start:pos], _FLUSH)
                 start = pos
                 break
         self.remainder = data[pos:]
-        if start >= pos:
-            return out[0] if len(out) == 1 else b"".join(out)
-        if not out:
-            return data if start == 0 and pos == size else data[start:pos]
-        out.append(data[start:pos])
-        return b"".join(out)
+        if start < pos:
+            if not out:
+                return data if start == 0 and pos == size else data[start:pos]
+            out.append(data[start:pos])
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def _forward_plain_query(self, data: bytes) -> bool:
-        """One Query that leaves nothing behind, which is what most send."""
-        pipeline = self._outstanding
+        """One whole Query that leaves nothing behind, which is what most send: whether it was that."""
         if (
-            self.unsynced
+            len(data) <= HEADER_SIZE
+            or data[0] != QUERY
+            or read_header(data)[1] != len(data) - 1
+            or self.unsynced
             or self._bytes_to_stream
-            or pipeline.skipping_to_sync
+            or self._outstanding.skipping_to_sync
             or self.pin_refusal
             or inspect_text(data[HEADER_SIZE:-1]) is not NO_HINTS
         ):
@@ -226,8 +223,8 @@ class Frontend:
         self.statements.may_have_failed = True
         self.unnamed.on_query()
         self._attached_server().unnamed_body = None
-        pipeline.idle = False
-        pipeline.queue.append(owed.QUERY_REPLY)
+        self._outstanding.idle = False
+        self._outstanding.queue.append(replies.QUERY_REPLY)
         self.remainder = b""
         return True
 
@@ -241,28 +238,65 @@ class Frontend:
             raise ProtocolError(f"a message of type {chr(kind)} is {length} bytes long")
         return False
 
-    def _process_other(self, kind: int, data: bytes, pos: int, end: int) -> bool:
-        """A message that needs a closer look; True where `_out` has it in another form than it came."""
-        if kind in (DESCRIBE, CLOSE):
-            body = data[pos + HEADER_SIZE : end]
-            if body[:1] not in (b"S", b"P") or body[-1:] != b"\0":
-                raise ProtocolError(f"a message of type {chr(kind)} names neither statement nor portal")
+    # ── messages ─────────────────────────────────────────────────────────────────────────────
+    # Each handler gets the message at data[pos:end], of which data[pos:here] has come, and says whether `_out` has it
+    # in another form than it came. What it appends to `_out` otherwise goes ahead of the message.
+
+    def _process_sync(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        self._outstanding.expect_sync()
+        self.unsynced = self._sets_locally = self._has_bound = False
+        self.statements.on_sync()
+        return False
+
+    def _process_execute(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        self.unsynced = True
+        if not self.tracked_portals or not self._execute_tracked(data[pos + HEADER_SIZE : end]):
+            self._outstanding.expect(_EXECUTE_LOCAL if self._sets_locally else replies.EXECUTE_REPLY)
+        return False
+
+    def _process_copy_end(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        self._outstanding.on_copy_end()
+        return False
+
+    def _process_function_call(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        self._outstanding.expect(replies.FUNCTION_REPLY)
+        return False
+
+    def _pass_unanswered(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        """CopyData and Flush, which the server does not answer."""
+        return False
+
+    def _reject_message(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        raise ProtocolError(f"a message of type {chr(data[pos])} makes no sense here")
+
+    def _process_describe(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"P":
             self.unsynced = True
-            if body[:1] == b"S":
-                return (self._process_describe if kind == DESCRIBE else self._process_close)(body[1:-1])
-            self._outstanding.expect(owed.DESCRIBE_REPLY if kind == DESCRIBE else owed.CLOSE_REPLY)
+            self._outstanding.expect(replies.DESCRIBE_REPLY)
             return False
-        if kind == FUNCTION_CALL:
-            self._outstanding.expect(owed.FUNCTION_REPLY)
+        return self._describe_statement(self._read_statement_name(data, pos, end))
+
+    def _process_close(self, data: bytes, pos: int, here: int, end: int) -> bool:
+        if end > pos + HEADER_SIZE and data[pos + HEADER_SIZE] == _PORTAL and data[end - 1] == 0:
+            self.unsynced = True
+            self._outstanding.expect(replies.CLOSE_REPLY)
             return False
-        raise ProtocolError(f"a message of type {chr(kind)} makes no sense here")
+        return self._close_statement(self._read_statement_name(data, pos, end))
+
+    def _read_statement_name(self, data: bytes, pos: int, end: int) -> bytes:
+        """Of a Describe or Close."""
+        body = data[pos + HEADER_SIZE : end]
+        if body[:1] != b"S" or body[-1:] != b"\0":
+            raise ProtocolError(f"a message of type {chr(data[pos])} names neither statement nor portal")
+        self.unsynced = True
+        return body[1:-1]
 
     # ── the simple protocol ──────────────────────────────────────────────────────────────────
 
     def _process_query(self, data: bytes, pos: int, here: int, end: int) -> bool:
         if here < end:
             self.state_flags |= PROBE_FLAGS  # too long to be read: the database is asked whether it left anything
-            self._expect_query(owed.QUERY_REPLY)
+            self._expect_query(replies.QUERY_REPLY)
             return False
         text = data[pos + HEADER_SIZE : end - 1]
         hints = inspect_text(text)
@@ -272,23 +306,23 @@ class Frontend:
         if self.blocked:
             return False
         if self.pin_refusal:
-            self._expect_query(ExpectedReply(QUERY, instead=self._pop_refusal()))
+            self._expect_query(ExpectedReply(QUERY, error_instead=self._pop_refusal()))
             self._out.append(wire.query_message(REFUSED_TEXT))
             return True
         if hints.flags or hints.custom_names:
             self._record_hints(hints)
         if given is not None:
             done = partial(self._on_deallocated, hints.deallocates, given)
-            self._expect_query(ExpectedReply(QUERY, statement=given, name=hints.deallocates, done=done))
+            self._expect_query(ExpectedReply(QUERY, statement=given, client_name=hints.deallocates, on_reply=done))
             self._out.append(wire.query_message(b'DEALLOCATE "' + given.name + b'"'))
             return True
         if hints.reset_names and self.settings_differ:
             self._expect_query(
-                ExpectedReply(QUERY, flags=RESET, done=partial(self.restore_settings, hints.reset_names, False))
+                ExpectedReply(QUERY, flags=RESET, on_reply=partial(self.restore_settings, hints.reset_names, False))
             )
             self._pause_after_message(self._unblock_after_query)
             return False
-        self._expect_query(owed.QUERY_REPLY if not hints.flags & LOCAL_SETTING else _QUERY_LOCAL)
+        self._expect_query(replies.QUERY_REPLY if not hints.flags & LOCAL_SETTING else _QUERY_LOCAL)
         return False
 
     def _unblock_after_query(self, _: bytes) -> bytes:
@@ -309,7 +343,7 @@ class Frontend:
 
     # ── prepared statements: what the client sends ───
 
-    def _process_parse(self, data: bytes, pos: int, end: int) -> bool:
+    def _process_parse(self, data: bytes, pos: int, here: int, end: int) -> bool:
         backend, pipeline = self._attached_server(), self._outstanding
         stop = data.find(b"\0", pos + HEADER_SIZE, end)
         name, rest = data[pos + HEADER_SIZE : stop], data[stop + 1 : end]
@@ -328,7 +362,8 @@ class Frontend:
                 if self.pin_refusal:
                     rest = REFUSED_TEXT + b"\0\0\0"
                     self._expect_unnamed_change(
-                        ExpectedReply(wire.PARSE, instead=self._pop_refusal()), unnamed.replace_client(backend, rest)
+                        ExpectedReply(wire.PARSE, error_instead=self._pop_refusal()),
+                        unnamed.replace_client(backend, rest),
                     )
                     self._out.append(wire.parse_message(b"", rest))
                     return True
@@ -340,7 +375,7 @@ class Frontend:
         if self._must_await_name(name, known):
             return False
         if known is not None and known in backend.prepared:  # PostgreSQL refuses it, and says so better than we could
-            pipeline.expect(ExpectedReply(wire.PARSE, statement=known, name=name))
+            pipeline.expect(ExpectedReply(wire.PARSE, statement=known, client_name=name))
             self._out.append(wire.parse_message(known.name, rest))
             return True
         # What was set in this very transaction may change what names mean: nobody else shares that.
@@ -349,16 +384,18 @@ class Frontend:
             return False
         if known is not None:  # it is to be refused, but for a reason that comes first
             if statement not in backend.prepared:
-                self._send_parse(statement, name, skip=True)
-            pipeline.expect(ExpectedReply(wire.PARSE, statement=statement, name=name))
+                self._send_parse(statement, name, hidden=True)
+            pipeline.expect(ExpectedReply(wire.PARSE, statement=statement, client_name=name))
             self._out.append(wire.parse_message(statement.name, rest))
             return True
         self.statements.define(name, statement)
         if statement not in backend.prepared:
-            self._send_parse(statement, name, skip=False)
+            self._send_parse(statement, name, hidden=False)
         elif pipeline.status != wire.STATUS_FAILED and not self.statements.may_have_failed:
             pipeline.expect(
-                ExpectedReply(LOCAL_REPLY, fake=_PARSE_COMPLETE, undo=lambda: self.statements.drop(name, statement))
+                ExpectedReply(
+                    LOCAL_REPLY, local_reply=_PARSE_COMPLETE, on_undone=lambda: self.statements.drop(name, statement)
+                )
             )
         else:  # nearly every text is refused in a failed transaction
             turn = self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
@@ -393,24 +430,24 @@ class Frontend:
         if hints is not NO_HINTS or self.tracked_portals:
             self._track_portal(data[pos + HEADER_SIZE : first], hints, given)
         if self.pin_refusal:
-            known, shown = self._registry.missing_name, ExpectedReply(wire.BIND, instead=self._pop_refusal())
+            known, shown = self._registry.missing_name, ExpectedReply(wire.BIND, error_instead=self._pop_refusal())
         elif given is not None:
             self._expect_unnamed_change(
-                ExpectedReply(wire.PARSE, skip=True), self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
+                ExpectedReply(wire.PARSE, hidden=True), self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
             )
             self._out.append(wire.parse_message(b"", b'DEALLOCATE "' + given.name + b'"\0\0\0'))
             self._record_hints(hints)
             self._record_bind(hints.flags)
-            known, shown = b"", ExpectedReply(wire.BIND, statement=given, name=hints.deallocates)
+            known, shown = b"", ExpectedReply(wire.BIND, statement=given, client_name=hints.deallocates)
         elif statement is None:
             if name:
                 self._record_bind(0)
             else:
                 self._ensure_unnamed()
-            self._outstanding.expect(owed.BIND_REPLY)
+            self._outstanding.expect(replies.BIND_REPLY)
             return False
         elif statement.stale:
-            known, shown = self._registry.missing_name, ExpectedReply(wire.BIND, instead=_STALE_PLAN)
+            known, shown = self._registry.missing_name, ExpectedReply(wire.BIND, error_instead=pg_errors.STALE_PLAN)
         else:
             if statement in backend.prepared:
                 backend.prepared.move_to_end(statement)
@@ -418,14 +455,14 @@ class Frontend:
                 return False
             self._record_hints(hints)
             self._record_bind(hints.flags)
-            known, shown = statement.name, ExpectedReply(wire.BIND, statement=statement, name=name)
+            known, shown = statement.name, ExpectedReply(wire.BIND, statement=statement, client_name=name)
         self._outstanding.expect(shown)
         length = end - pos - 1 + len(known) - len(name)
         self._out.append(wire.HEADER.pack(wire.BIND, length) + data[pos + HEADER_SIZE : first + 1] + known)
         self._out.append(data[second:here])
         return True
 
-    def _process_describe(self, name: bytes) -> bool:
+    def _describe_statement(self, name: bytes) -> bool:
         backend, pipeline = self._attached_server(), self._outstanding
         statement = self.statements.get(name) if name else None
         if self._must_await_name(name, statement):
@@ -433,19 +470,19 @@ class Frontend:
         if statement is None:
             if not name:
                 self._ensure_unnamed()
-            pipeline.expect(owed.DESCRIBE_REPLY)
+            pipeline.expect(replies.DESCRIBE_REPLY)
             return False
         if statement.stale:
-            pipeline.expect(ExpectedReply(wire.DESCRIBE, instead=_STALE_PLAN))
+            pipeline.expect(ExpectedReply(wire.DESCRIBE, error_instead=pg_errors.STALE_PLAN))
             self._out.append(wire.describe_statement_message(self._registry.missing_name))
         else:
             if statement not in backend.prepared and self._ensure_prepared(statement, name):
                 return False
-            pipeline.expect(ExpectedReply(wire.DESCRIBE, statement=statement, name=name))
+            pipeline.expect(ExpectedReply(wire.DESCRIBE, statement=statement, client_name=name))
             self._out.append(wire.describe_statement_message(statement.name))
         return True
 
-    def _process_close(self, name: bytes) -> bool:
+    def _close_statement(self, name: bytes) -> bool:
         if not name:
             if self._must_await_unnamed():
                 return False
@@ -458,10 +495,12 @@ class Frontend:
         statement = self.statements.pop(name, None)
         self.statements.mark_changed(name)
         if statement is None:
-            self._outstanding.expect(owed.CLOSE_REPLY)
+            self._outstanding.expect(replies.CLOSE_REPLY)
             return False
         self._outstanding.expect(
-            ExpectedReply(LOCAL_REPLY, fake=_CLOSE_COMPLETE, undo=lambda: self.statements.define(name, statement))
+            ExpectedReply(
+                LOCAL_REPLY, local_reply=_CLOSE_COMPLETE, on_undone=lambda: self.statements.define(name, statement)
+            )
         )
         return True
 
@@ -472,16 +511,16 @@ class Frontend:
         of a result does not ask again, so it is compared where another connection prepares the text anew."""
         if statement in self._attached_server().prepared:
             return False
-        self._send_parse(statement, name, skip=True)
+        self._send_parse(statement, name, hidden=True)
         if statement.result_shape is None:
             return False
         self.blocked = True
         self._outstanding.expect(
             ExpectedReply(
                 wire.DESCRIBE,
-                skip=True,
-                done=lambda described: self._compare_result_shape(statement, described),
-                undo=self._unblock,
+                hidden=True,
+                on_reply=lambda described: self._compare_result_shape(statement, described),
+                on_undone=self._unblock,
             )
         )
         self._out += (wire.describe_statement_message(statement.name), wire.message(wire.FLUSH))
@@ -495,12 +534,12 @@ class Frontend:
                     self._registry.retire(statement)
         return b""
 
-    def _send_parse(self, statement: PreparedStatement, name: bytes, *, skip: bool) -> None:
+    def _send_parse(self, statement: PreparedStatement, name: bytes, *, hidden: bool) -> None:
         prepared = self._attached_server().prepared
         while len(prepared) >= MAX_PREPARED:
             old, _ = prepared.popitem(last=False)
             self._outstanding.expect(
-                ExpectedReply(wire.CLOSE, skip=True, undo=partial(prepared.__setitem__, old, None))
+                ExpectedReply(wire.CLOSE, hidden=True, on_undone=partial(prepared.__setitem__, old, None))
             )
             self._out.append(wire.close_statement_message(old.name))
             self.statements.mark_changed(old.name)
@@ -509,10 +548,12 @@ class Frontend:
 
         def undo() -> None:
             prepared.pop(statement, None)
-            if not skip:
+            if not hidden:
                 self.statements.drop(name, statement)
 
-        self._outstanding.expect(ExpectedReply(wire.PARSE, skip=skip, statement=statement, name=name, undo=undo))
+        self._outstanding.expect(
+            ExpectedReply(wire.PARSE, hidden=hidden, statement=statement, client_name=name, on_undone=undo)
+        )
         self._out.append(wire.parse_message(statement.name, statement.body))
 
     def _ensure_unnamed(self) -> None:
@@ -520,7 +561,9 @@ class Frontend:
         backend, unnamed = self._attached_server(), self.unnamed
         if unnamed.body is None:
             if backend.unnamed_body is not None:  # another client's: the server is to say that there is none
-                self._expect_unnamed_change(ExpectedReply(wire.CLOSE, skip=True), unnamed.replace_server(backend, None))
+                self._expect_unnamed_change(
+                    ExpectedReply(wire.CLOSE, hidden=True), unnamed.replace_server(backend, None)
+                )
                 self._out.append(wire.close_statement_message(b""))
             return
         hints = unnamed.hints
@@ -528,7 +571,7 @@ class Frontend:
         self._record_bind(hints.flags)
         if backend.unnamed_body is not unnamed.body:
             self._expect_unnamed_change(
-                ExpectedReply(wire.PARSE, skip=True), unnamed.replace_server(backend, unnamed.body)
+                ExpectedReply(wire.PARSE, hidden=True), unnamed.replace_server(backend, unnamed.body)
             )
             self._out.append(wire.parse_message(b"", unnamed.body))
 
@@ -544,7 +587,7 @@ class Frontend:
             if pipeline.status == wire.STATUS_FAILED:
                 return None  # the text is refused whatever it names
             # The server is to have something of that name; what it is does not matter any more.
-            pipeline.expect(ExpectedReply(wire.PARSE, skip=True))
+            pipeline.expect(ExpectedReply(wire.PARSE, hidden=True))
             self._out.append(wire.parse_message(statement.name, b"\0\0\0"))
         if len(self.deallocated) < MAX_CUSTOM_NAMES:
             self.deallocated[statement.name] = name
@@ -571,13 +614,15 @@ class Frontend:
         self._record_hints(hints)
         if given is not None:
             done = partial(self._on_deallocated, hints.deallocates, given)
-            self._outstanding.expect(ExpectedReply(wire.EXECUTE, statement=given, name=hints.deallocates, done=done))
+            self._outstanding.expect(
+                ExpectedReply(wire.EXECUTE, statement=given, client_name=hints.deallocates, on_reply=done)
+            )
             return True
         if not hints.reset_names or not self.settings_differ:
             return False
         # DISCARD ALL has ended its transaction, so there is none to put anything into.
         back = partial(self.restore_settings, hints.reset_names, not hints.flags & DISCARD)
-        self._outstanding.expect(ExpectedReply(wire.EXECUTE, flags=RESET, done=back))
+        self._outstanding.expect(ExpectedReply(wire.EXECUTE, flags=RESET, on_reply=back))
         self._pause_after_message(self._unblock_after_execute)
         return True
 
@@ -587,8 +632,8 @@ class Frontend:
 
     def _pause_after_message(self, on: Callable[[bytes], bytes]) -> None:
         """The message at hand has to be answered before the next one goes."""
-        self.pause_after = True
-        self._outstanding.expect(ExpectedReply(LOCAL_REPLY, done=on, undo=self._unblock))
+        self._pause_after = True
+        self._outstanding.expect(ExpectedReply(LOCAL_REPLY, on_reply=on, on_undone=self._unblock))
 
     # ── what it leaves behind ────────────────────────────────────────────────────────────────
 
@@ -621,7 +666,7 @@ class Frontend:
 
     def _await_answers(self) -> None:
         self.blocked = True
-        self._outstanding.expect(ExpectedReply(LOCAL_REPLY, done=self._on_all_answered, undo=self._unblock))
+        self._outstanding.expect(ExpectedReply(LOCAL_REPLY, on_reply=self._on_all_answered, on_undone=self._unblock))
         self._out.append(wire.message(wire.FLUSH))
 
     def _on_all_answered(self, _: bytes) -> bytes:
@@ -682,3 +727,20 @@ class Frontend:
     def _pop_refusal(self) -> bytes:
         refused, self.pin_refusal = self.pin_refusal, b""
         return refused
+
+
+_HANDLERS: dict[int, Callable[[Frontend, bytes, int, int, int], bool]] = {
+    QUERY: Frontend._process_query,
+    PARSE: Frontend._process_parse,
+    BIND: Frontend._process_bind,
+    DESCRIBE: Frontend._process_describe,
+    EXECUTE: Frontend._process_execute,
+    CLOSE: Frontend._process_close,
+    SYNC: Frontend._process_sync,
+    FLUSH: Frontend._pass_unanswered,
+    COPY_DATA: Frontend._pass_unanswered,
+    COPY_DONE: Frontend._process_copy_end,
+    COPY_FAIL: Frontend._process_copy_end,
+    FUNCTION_CALL: Frontend._process_function_call,
+    PASSWORD: Frontend._reject_message,
+}

@@ -1,79 +1,98 @@
-"""What a pool does by the clock: ends what is idle or old or takes too long, and opens ahead."""
+"""What a pool does by the clock, decided from what its servers are doing now; the pool carries it out.
+
+Two time-outs of the policy are kept here rather than set on the server, so that an app's own `SET statement_timeout`
+keeps its meaning: `timeout.query` (the query is cancelled, and its client told why) and
+`timeout.idle_in_transaction` (the client is hung up on, and its transaction rolled back).
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from proxy.postgres import wire
+from proxy.policy.schema.stores import Postgres
+from proxy.postgres import pg_errors, wire
+from proxy.postgres.server import ServerConnection
 from proxy.units import format_duration
 
-if TYPE_CHECKING:
-    from proxy.postgres.pool import Pool
-    from proxy.postgres.server import ServerConnection
-
-REACTION_SECONDS = 5.0  # seconds that a server has to react to a cancel, and to a check
+REACTION_SECONDS = 5.0  # that a server has to react to a cancel, and to a check
 
 
-class Janitor:
-    """Looks once a second, or more often where a time-out is that short."""
+class Abort(NamedTuple):
+    """The server does not answer: its connection is dropped without a word."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._handle: asyncio.TimerHandle | None = None
+    server: ServerConnection
 
-    def start(self) -> None:
-        self.look()
-        bounds = [bound for bound in (self._query, self._idle) if bound is not None]
-        pause = max(0.05, min(1.0, *(bound / 5 for bound in bounds))) if bounds else 1.0
-        self._handle = asyncio.get_running_loop().call_later(pause, self.start)
 
-    def stop(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+class CancelQuery(NamedTuple):
+    """Its query is cancelled, and `error` is what the client gets in place of the server's own."""
 
-    @property
-    def _query(self) -> float | None:
-        return self._pool.policy.timeout.query
+    server: ServerConnection
+    error: bytes
 
-    @property
-    def _idle(self) -> float | None:
-        return self._pool.policy.timeout.idle_in_transaction
 
-    def look(self) -> None:
-        pool, now = self._pool, self._pool.now()
-        for server in list(pool.servers):
-            self._judge(server, now)
-        spare = len(pool.servers) - pool.policy.pool.min
-        for server in list(pool.idle):
-            old = now >= server.retire or len(pool.servers) > pool.policy.pool.max
-            if old or (spare > 0 and now - server.since > pool.policy.pool.idle):
-                pool.idle.remove(server)
-                spare -= 1
-                server.close()
-        pool.launcher.fill()
+class EndClient(NamedTuple):
+    """The client of the server gets `error` and is hung up on."""
 
-    def _judge(self, server: ServerConnection, now: float) -> None:
-        since = now - server.since
-        if server.checking and since > REACTION_SECONDS:
-            server.abort()
-            return
-        session, client = server.session, server.client
-        if session is None or client is None:
-            return
-        if session.busy:
-            bound = self._query
-            if bound is None or since <= bound:
-                return
-            text = f"canceled: it took longer than postgres.timeout.query ({format_duration(bound)})"
-            if not server.expired:
-                server.expired = True
-                session.outstanding.cancel_error = wire.error_response("57014", text)
-                self._pool.cancel(server)
-            elif since > bound + REACTION_SECONDS:  # nobody answers there
-                client.end(wire.fatal_response("57014", text))
-                server.abort()
-        elif server.state == "idle_in_transaction" and self._idle is not None and since > self._idle:
-            allowed = format_duration(self._idle)
-            text = f"terminated: idle in a transaction for longer than postgres.timeout.idle_in_transaction ({allowed})"
-            client.end(wire.fatal_response("25P03", text))
+    server: ServerConnection
+    error: bytes
+    abort_server: bool = False
+
+
+Action = Abort | CancelQuery | EndClient
+
+
+def janitor_interval(policy: Postgres) -> float:
+    """Seconds between two looks: 1, or less if a time-out is short enough to be missed by that."""
+    timeouts = [bound for bound in (policy.timeout.query, policy.timeout.idle_in_transaction) if bound is not None]
+    return max(0.05, min(1.0, *(bound / 5 for bound in timeouts))) if timeouts else 1.0
+
+
+def find_overdue(servers: Iterable[ServerConnection], policy: Postgres, now: float) -> list[Action]:
+    """What is to be done about servers that have done the same thing for too long."""
+    actions: list[Action] = []
+    for server in servers:
+        state, elapsed = server.state, now - server.since
+        if server.checking:
+            if elapsed > REACTION_SECONDS:
+                actions.append(Abort(server))
+        elif state == "active":
+            action = _judge_query(server, policy.timeout.query, elapsed)
+            if action is not None:
+                actions.append(action)
+        elif state == "idle_in_transaction":
+            limit = policy.timeout.idle_in_transaction
+            if limit is not None and elapsed > limit:
+                text = (
+                    "terminated: idle in a transaction for longer than"
+                    f" postgres.timeout.idle_in_transaction ({format_duration(limit)})"
+                )
+                actions.append(EndClient(server, wire.fatal_response(pg_errors.IDLE_IN_TRANSACTION_TIMEOUT, text)))
+    return actions
+
+
+def _judge_query(server: ServerConnection, limit: float | None, elapsed: float) -> Action | None:
+    if limit is None or elapsed <= limit:
+        return None
+    text = f"canceled: it took longer than postgres.timeout.query ({format_duration(limit)})"
+    if not server.query_timed_out:
+        return CancelQuery(server, wire.error_response(pg_errors.QUERY_CANCELED, text))
+    if elapsed > limit + REACTION_SECONDS:
+        # Neither the query nor its cancel is answered: nobody is there any more.
+        return EndClient(server, wire.fatal_response(pg_errors.QUERY_CANCELED, text), abort_server=True)
+    return None
+
+
+def find_retired(
+    idle: Sequence[ServerConnection], server_count: int, policy: Postgres, now: float
+) -> list[ServerConnection]:
+    """Idle servers to close: those that have served their time, that are beyond `pool.max`, or that nobody has needed
+    for `pool.idle`, as long as `pool.min` are left."""
+    spare = server_count - policy.pool.min
+    retired: list[ServerConnection] = []
+    for server in idle:
+        old = now >= server.retire_at or server_count > policy.pool.max
+        if old or (spare > 0 and now - server.since > policy.pool.idle):
+            spare -= 1
+            retired.append(server)
+    return retired

@@ -1,69 +1,63 @@
-"""Connections that may be held by one client each, for state that no other connection has."""
+"""Slots for server connections that one client each may keep, because its state is on no other connection.
+
+A temporary table, LISTEN, an advisory lock or the like pins a client to its server. Slots are counted here and given
+out in the order in which they were asked for; timers and messages are the pool's.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-from proxy.postgres import session_state, wire
+from proxy.policy.schema.stores import Postgres
 
-if TYPE_CHECKING:
-    from proxy.postgres.client import ClientConnection
-    from proxy.postgres.pool import Pool
+Holder = TypeVar("Holder")
 
 
-class PinSlots:
-    """`held` of them are taken. Whoever finds none waits, first come, first served, for `pool.wait`."""
+def pin_limit(policy: Postgres) -> int:
+    """How many connections may be pinned: at least one is left for those who share."""
+    return min(policy.pin.max, max(1, policy.pool.max - 1))
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._waiting: deque[ClientConnection] = deque()
+
+class PinSlots(Generic[Holder]):
+    """`limit` slots, of which `held` are taken; holders in `waiting` have asked and found none."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.held = 0
+        self.waiting: deque[Holder] = deque()
 
     def __repr__(self) -> str:
-        return f"<Slots {self.held} of {self.most}, {len(self._waiting)} waiting>"
+        return f"<PinSlots {self.held} of {self.limit}, {len(self.waiting)} waiting>"
 
-    @property
-    def most(self) -> int:
-        """One connection at least is left for those who share."""
-        policy = self._pool.policy
-        return min(policy.pin.max, max(1, policy.pool.max - 1))
+    def try_acquire(self) -> bool:
+        """Nobody overtakes one who waits, even if a slot is free."""
+        if self.held >= self.limit or self.waiting:
+            return False
+        self.held += 1
+        return True
 
-    def ask(self, client: ClientConnection) -> bool:
-        """A slot at once, or False: the client's `slot` is called later."""
-        if self.held < self.most and not self._waiting:
-            self.held += 1
-            return True
-        if client not in self._waiting:
-            self._waiting.append(client)
-            wait = self._pool.policy.pool.wait
-            asyncio.get_running_loop().call_later(wait, self._expire, client, self._pool.now() + wait)
-        return False
+    def enqueue(self, holder: Holder) -> bool:
+        """Whether it was not waiting already."""
+        if holder in self.waiting:
+            return False
+        self.waiting.append(holder)
+        return True
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         self.held -= 1
-        while self._waiting and self.held < self.most:
-            self.held += 1
-            self._waiting.popleft().slot(granted=True)
 
-    def forget(self, client: ClientConnection) -> None:
-        """It has left, or waits no more."""
-        if client in self._waiting:
-            self._waiting.remove(client)
+    def grant_next(self) -> Holder | None:
+        """The next one that gets a slot, if one is free. Asked again after each, since a holder may give its own back
+        while it is told."""
+        if not self.waiting or self.held >= self.limit:
+            return None
+        self.held += 1
+        return self.waiting.popleft()
 
-    def _expire(self, client: ClientConnection, at: float) -> None:
-        if client in self._waiting and self._pool.now() >= at - 0.001:
-            self._waiting.remove(client)
-            client.slot(granted=False)
-
-
-def no_slot(pinned: int, severity: str = "ERROR") -> bytes:
-    """Too many connections are held for what cannot be shared."""
-    return wire.error_response(
-        "53300",
-        f"{session_state.describe_pins(pinned) or 'state of the session'} needs a database connection of its own,"
-        " and no more may be held so",
-        severity=severity,
-        hint="postgres.pin.max says how many may; SHOW CLIENTS of database outrigger says who holds them.",
-    )
+    def forget(self, holder: Holder) -> bool:
+        """Whether it was waiting; it no longer is."""
+        if holder not in self.waiting:
+            return False
+        self.waiting.remove(holder)
+        return True

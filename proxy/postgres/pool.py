@@ -1,36 +1,52 @@
-"""The database connections, and who gets one: the last one used first, the client that waits longest first."""
+"""The database connections, and who gets one: the one used last first, the client that waits longest first.
+
+What is to be opened (`launcher`), ended by the clock (`janitor`) and pinned (`pins`) is decided elsewhere, from
+values; the pool asks, and does the I/O. It knows nothing of sessions: whoever borrows a server gives it back with the
+outcome of its transaction.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from proxy.observe.emit import EmitEvent
 from proxy.policy.schema.stores import Postgres
-from proxy.postgres import wire
-from proxy.postgres.auth.startup import PoolKey
-from proxy.postgres.connector import AsyncpgConnection
-from proxy.postgres.janitor import Janitor
-from proxy.postgres.launcher import Launcher
-from proxy.postgres.pins import PinSlots
+from proxy.postgres import janitor, pg_errors, wire
+from proxy.postgres.auth.startup import PoolKey, Settings
+from proxy.postgres.connector import AsyncpgConnection, ConnectFailed
+from proxy.postgres.launcher import Kind, Launcher
+from proxy.postgres.pins import PinSlots, pin_limit
 from proxy.postgres.server import ServerConnection
 from proxy.units import format_duration
 from proxy.util.background_tasks import BackgroundTasks
 
-if TYPE_CHECKING:
-    from proxy.postgres.client import ClientConnection
-    from proxy.postgres.session import Session
+CANCEL_SECONDS = 5.0  # until a cancel that the database does not take is given up
+CLOSE_SECONDS = 1.0  # that servers have to say goodbye when the pool is closed
 
-CANCEL_INTERVAL = 0.25  # seconds from one cancel of what a client left behind to the next
-GOODBYE_GRACE = 3.0  # seconds until what was sent before a goodbye is cancelled
-CLEANUP_SECONDS = 2.0  # seconds that a server has to be rid of a client which left in the middle
+
+class Waiter(Protocol):
+    """Who wants a server. `since` is when it began to wait; `waiting` is kept by the pool."""
+
+    pool_key: PoolKey
+    application_name: str
+    since: float
+    waiting: bool
+
+    def on_server_granted(self, server: ServerConnection) -> None: ...
+    def on_server_refused(self, error: bytes) -> None: ...
+    def on_pin_decided(self, *, granted: bool) -> None: ...
+    def end_client(self, error: bytes) -> None: ...
 
 
 class Pool:
-    """`waited` is called with how long a client waited."""
+    """`servers` are all connections, `idle` those that nobody has borrowed, the one used last at the end; `waiters`
+    have none. `outcomes` counts transactions by how they ended; `clients_by_database` those of other databases than
+    the policy's. `draining`: no new connections, and none is lent again. `now` is the clock, in seconds;
+    `observe_wait` gets how long a waiter has waited."""
 
     def __init__(
         self,
@@ -38,26 +54,30 @@ class Pool:
         connect: Callable[[PoolKey, str], Awaitable[AsyncpgConnection]],
         *,
         emit: EmitEvent,
-        waited: Callable[[float], None],
+        observe_wait: Callable[[float], None],
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._clock = clock if clock is not None else self._loop.time
-        self.emit = emit
-        self._observe_wait = waited
+        self.now = clock if clock is not None else self._loop.time
+        self._connect = connect
+        self._emit = emit
+        self._observe_wait = observe_wait
         self.policy = policy
         self.servers: dict[ServerConnection, AsyncpgConnection] = {}
         self.idle: list[ServerConnection] = []
-        self.waiters: deque[ClientConnection] = deque()
+        self.waiters: deque[Waiter] = deque()
         self.outcomes: Counter[str] = Counter(ok=0, error=0, abandoned=0, refused=0)
         self.draining = False
-        self.other_databases: Counter[str] = Counter()  # clients of other databases than the policy's, by database
-        self._told = float("-inf")  # when it was last said that there are too few
-        self.launcher = Launcher(self, connect)
-        self.pins = PinSlots(self)
-        self.janitor = Janitor(self)
+        self.clients_by_database: Counter[str] = Counter()
+        self.launcher = Launcher(self.now)
+        self.pins: PinSlots[Waiter] = PinSlots(pin_limit(policy))
+        self._greeting_names: dict[PoolKey, str] = {}
+        self._greeting_futures: dict[PoolKey, list[asyncio.Future[Settings]]] = {}
+        self._exhausted_emitted_at = float("-inf")
         self._tasks = BackgroundTasks(self._loop)
-        self._timer: asyncio.TimerHandle | None = None
+        self._wait_timer: asyncio.TimerHandle | None = None
+        self._launch_timer: asyncio.TimerHandle | None = None
+        self._janitor_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return (
@@ -65,31 +85,15 @@ class Pool:
             f" {len(self.waiters)} waiting>"
         )
 
-    def now(self) -> float:
-        return self._clock()
+    def apply(self, policy: Postgres) -> None:
+        """Take a newer policy."""
+        self.policy = policy
+        self.pins.limit = pin_limit(policy)
+        self.launch_servers()
 
     def longest_wait(self) -> float:
         """Seconds that the client at the head of the queue has waited."""
-        return self._clock() - self.waiters[0].since if self.waiters else 0.0
-
-    # ── borrowing ────────────────────────────────────────────────────────────────────────────
-
-    def acquire(self, client: ClientConnection) -> ServerConnection | None:
-        """A server at once, or None: the client waits, and is `granted` one or `refused`."""
-        key = client.pool_key
-        if not self.waiters:
-            server = self._idle(key)
-            if server is not None:
-                self._observe_wait(0.0)
-                return server
-        client.waiting = True
-        client.since = self._clock()
-        self.waiters.append(client)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self.policy.pool.wait, self._expire)
-        if self.idle or len(self.servers) < self.policy.pool.max:
-            self.launcher.fill()
-        return None
+        return self.now() - self.waiters[0].since if self.waiters else 0.0
 
     def has_room(self) -> bool:
         """Whether a connection is free, or may be opened."""
@@ -97,220 +101,312 @@ class Pool:
             bool(self.idle) or len(self.servers) + len(self.launcher.attempts) < self.policy.pool.max
         )
 
-    def _idle(self, key: PoolKey) -> ServerConnection | None:
-        now, idle = self._clock(), self.idle
+    # ── lending ──────────────────────────────────────────────────────────────────────────────
+
+    def acquire(self, waiter: Waiter) -> ServerConnection | None:
+        """A server at once, or None: the waiter is told later that it has one, or that it gets none."""
+        if not self.waiters:
+            server = self._pop_idle(waiter.pool_key)
+            if server is not None:
+                self._observe_wait(0.0)
+                return server
+        waiter.waiting = True
+        waiter.since = self.now()
+        self.waiters.append(waiter)
+        if self._wait_timer is None:
+            self._wait_timer = self._loop.call_later(self.policy.pool.wait, self._refuse_overdue)
+        if self.idle or len(self.servers) < self.policy.pool.max:
+            self.launch_servers()
+        return None
+
+    def _pop_idle(self, key: PoolKey) -> ServerConnection | None:
+        now, idle = self.now(), self.idle
         for index in range(len(idle) - 1, -1, -1):
             server = idle[index]
             if server.backend.pool_key == key and not server.closed:
                 del idle[index]
-                if now - server.since <= self.policy.check and not server.stirs():
+                if now - server.since <= self.policy.check and not server.has_unread_input():
                     return server
-                server.check()
+                server.send_check()
         return None
 
-    def released(self, server: ServerConnection) -> None:
-        """Its session is done with it."""
-        session, client = server.session, server.client
-        assert session is not None
-        self.outcomes["abandoned" if client is None else "error" if session.failed else "ok"] += 1
+    def release(self, server: ServerConnection, outcome: str) -> None:
+        """Whoever borrowed it is done with it; it is bound to nobody any more."""
+        self.outcomes[outcome] += 1
         server.transactions += 1
-        session.detach_server()
-        server.session = server.client = None
-        server.since = self._clock()
-        server.expired = False
+        server.since = self.now()
+        server.query_timed_out = False
         server.resume_reading()
-        if client is not None:
-            client.server = None
-            if client.paused_by_server:
-                client.resume_reading()
         if not server.cancelling:
-            self._hand(server)
-        if client is not None:
-            if self.draining:
-                client.end(wire.fatal_response("57P01", "the pool is stopping"))
-            elif client.has_pending:
-                client.advance()
+            self._offer(server)
 
-    def checked(self, server: ServerConnection) -> None:
-        server.since = self._clock()
-        self._hand(server)
+    def on_check_passed(self, server: ServerConnection) -> None:
+        server.since = self.now()
+        self._offer(server)
 
-    def _hand(self, server: ServerConnection) -> None:
-        """To the client that waits longest; where that one needs another kind, this one makes room."""
+    def _offer(self, server: ServerConnection) -> None:
+        """To the waiter that waits longest; if that one needs another kind, this server may have to make room."""
         if server.closed:
             return
-        if self.draining or self._clock() >= server.retire or len(self.servers) > self.policy.pool.max:
+        other = server.backend.other_database
+        if (
+            self.draining
+            or self.now() >= server.retire_at
+            or len(self.servers) > self.policy.pool.max
+            or (other and other not in self.clients_by_database)
+        ):
             server.close()
             return
-        if server.backend.other_database and server.backend.other_database not in self.other_databases:
-            server.close()
-            return
-        waiters = self.waiters
-        coming = (
-            Counter(self.launcher.attempts.under_way)
-            if waiters and waiters[0].pool_key != server.backend.pool_key
-            else None
-        )
-        for client in waiters:
-            key = client.pool_key
+        waiters, attempts = self.waiters, self.launcher.attempts
+        # Waiters of another kind do not lose their turn: either a connection of theirs is on its way, or this one ends.
+        coming = Counter(attempts.under_way) if waiters and waiters[0].pool_key != server.backend.pool_key else None
+        for waiter in waiters:
+            key = waiter.pool_key
             if key == server.backend.pool_key:
-                if client is waiters[0]:
+                if waiter is waiters[0]:
                     waiters.popleft()
                 else:
-                    waiters.remove(client)
-                self._observe_wait(self._clock() - client.since)
-                client.granted(server)
+                    waiters.remove(waiter)
+                self._observe_wait(self.now() - waiter.since)
+                waiter.waiting = False
+                waiter.on_server_granted(server)
                 return
             assert coming is not None
             if coming[key] > 0:
                 coming[key] -= 1
-            elif not self.launcher.attempts.failures:
+            elif not attempts.failures:
                 server.close()
                 return
         self.idle.append(server)
 
-    def forget_waiter(self, client: ClientConnection) -> None:
-        """A client that waits has left."""
-        if client.waiting:
-            client.waiting = False
-            self.waiters.remove(client)
-        self.pins.forget(client)
+    def forget_waiter(self, waiter: Waiter) -> None:
+        """It waits no more, neither for a server nor for a pin slot."""
+        if waiter.waiting:
+            waiter.waiting = False
+            self.waiters.remove(waiter)
+        self.pins.forget(waiter)
 
-    def _expire(self) -> None:
-        self._timer = None
-        now, wait = self._clock(), self.policy.pool.wait
+    def _refuse_overdue(self) -> None:
+        self._wait_timer = None
+        now, wait = self.now(), self.policy.pool.wait
         while self.waiters and self.waiters[0].since + wait <= now + 0.001:
-            client = self.waiters.popleft()
-            self._observe_wait(now - client.since)
+            waiter = self.waiters.popleft()
+            self._observe_wait(now - waiter.since)
             self.outcomes["refused"] += 1
-            client.refused(self.exhausted_error())
-        if self.waiters and self._timer is None:
-            self._timer = self._loop.call_at(self.waiters[0].since + wait, self._expire)
+            waiter.waiting = False
+            waiter.on_server_refused(self.exhausted_error())
+        if self.waiters and self._wait_timer is None:
+            self._wait_timer = self._loop.call_at(self.waiters[0].since + wait, self._refuse_overdue)
 
     def exhausted_error(self, severity: str = "ERROR") -> bytes:
         """Why there was no connection: the database is away, or others hold what there is."""
-        wait = format_duration(self.policy.pool.wait)
-        if self.launcher.attempts.failures and not self.servers:
-            text = f"the database cannot be reached, for {wait} of waiting: {self.launcher.attempts.reason}"
-            return wire.error_response("57P03", text, severity=severity)
+        wait, attempts = format_duration(self.policy.pool.wait), self.launcher.attempts
+        if attempts.failures and not self.servers:
+            text = f"the database cannot be reached, for {wait} of waiting: {attempts.reason}"
+            return pg_errors.database_unreachable(text, severity)
         states = Counter(server.state for server in self.servers)
-        states.update({"connecting": len(self.launcher.attempts)} if len(self.launcher.attempts) else {})
+        states.update({"connecting": len(attempts)} if len(attempts) else {})
         held = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
         text = f"query_wait_timeout: no database connection was free within {wait}; of {self.policy.pool.max}: {held}"
-        idle = (each.client for each in self.servers if each.state == "idle_in_transaction")
-        routes = ", ".join(sorted({client.route for client in idle if client is not None and client.route}))
+        links = (each.link for each in self.servers if each.state == "idle_in_transaction")
+        routes = ", ".join(sorted({link.route for link in links if link is not None and link.route}))
         text += f" (idle in transactions of {routes})" if routes else ""
-        if self._clock() - self._told >= 1.0:
-            self._told = self._clock()
-            self.emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)
-        return wire.error_response(
-            "53300", text, severity=severity, hint="Raise postgres.pool.max or shorten transactions."
+        if self.now() - self._exhausted_emitted_at >= 1.0:
+            self._exhausted_emitted_at = self.now()
+            self._emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)
+        return pg_errors.pool_exhausted(text, severity)
+
+    # ── pin slots ────────────────────────────────────────────────────────────────────────────
+
+    def request_pin(self, waiter: Waiter) -> bool:
+        """A slot at once, or False: the waiter is told within `pool.wait` whether it has one."""
+        if self.pins.try_acquire():
+            return True
+        if self.pins.enqueue(waiter):
+            wait = self.policy.pool.wait
+            self._loop.call_later(wait, self._refuse_pin, waiter, self.now() + wait)
+        return False
+
+    def release_pin(self) -> None:
+        self.pins.release()
+        while (waiter := self.pins.grant_next()) is not None:
+            waiter.on_pin_decided(granted=True)
+
+    def _refuse_pin(self, waiter: Waiter, at: float) -> None:
+        # The waiter may have had its slot since, and wait for another: that one has a timer of its own.
+        if self.now() >= at - 0.001 and self.pins.forget(waiter):
+            waiter.on_pin_decided(granted=False)
+
+    # ── connections that come ────────────────────────────────────────────────────────────────
+
+    async def fetch_greeting(self, key: PoolKey, name: str) -> Settings:
+        """What a connection of this key reports; opens the first one. Raises ConnectFailed, TimeoutError."""
+        found = self.launcher.greetings.get(key)
+        if found is not None:
+            return found
+        future: asyncio.Future[Settings] = self._loop.create_future()
+        self._greeting_futures.setdefault(key, []).append(future)
+        self._greeting_names[key] = name
+        self.launch_servers()
+        try:
+            async with asyncio.timeout(self.policy.pool.wait):
+                return await future
+        finally:
+            futures = self._greeting_futures.get(key, [])
+            if future in futures:
+                futures.remove(future)
+                if not futures:
+                    del self._greeting_futures[key]
+
+    def launch_servers(self) -> None:
+        """Open what is wanted and may be opened."""
+        if self.draining:
+            return
+        demand: list[Kind] = [(waiter.pool_key, waiter.application_name) for waiter in self.waiters]
+        demand += [(key, self._greeting_names[key]) for key in self._greeting_futures]
+        plan = self.launcher.plan(
+            demand,
+            servers=len(self.servers),
+            checking=(server.backend.pool_key for server in self.servers if server.checking),
+            minimum=self.policy.pool.min,
+            maximum=self.policy.pool.max,
         )
+        for kind in plan.to_open:
+            self._tasks.start(self._open(kind))
+        if plan.make_room and self.idle and not any(server.closed for server in self.servers):
+            self.idle.pop(0).close()  # it goes on from there when that one's end is known
+        if plan.retry_in is not None and self._launch_timer is None:
+            self._launch_timer = self._loop.call_later(plan.retry_in, self._retry_launch)
 
-    # ── connections that come and go ─────────────────────────────────────────────────────────
+    def _retry_launch(self) -> None:
+        self._launch_timer = None
+        self.launch_servers()
 
-    def seat(self, found: AsyncpgConnection) -> None:
+    async def _open(self, kind: Kind) -> None:
+        key, name = kind
+        attempts = self.launcher.attempts
+        was_down = attempts.failures > 0
+        found: AsyncpgConnection | ConnectFailed
+        try:
+            found = await self._connect(key, name)
+        except ConnectFailed as error:
+            found = error
+        finally:
+            attempts.under_way[key] -= 1
+        if isinstance(found, ConnectFailed):
+            self._on_open_failed(key, found, was_down=was_down)
+        else:
+            if was_down:
+                self._emit("postgres.up", "The database is back.")
+            found.backend.reported = self.launcher.on_opened(kind, found.backend.reported)
+            futures = self._greeting_futures.pop(key, [])
+            self._add_server(found)
+            for future in futures:
+                if not future.done():
+                    future.set_result(found.backend.reported)
+        self.launch_servers()
+
+    def _on_open_failed(self, key: PoolKey, error: ConnectFailed, *, was_down: bool) -> None:
+        launcher = self.launcher
+        client_specific = launcher.is_client_specific(key, error)
+        if not client_specific:
+            launcher.attempts.on_failure(error)
+        elif launcher.forget_key(key):
+            # No connection of this key can be had any more: its database was dropped, say.
+            for waiter in [each for each in self.waiters if each.pool_key == key]:
+                waiter.end_client(wire.fatal_response(error.sqlstate, str(error)))
+        if error.final:
+            for future in self._greeting_futures.pop(key, []):
+                if not future.done():
+                    future.set_exception(error)
+        if not was_down and not client_specific:
+            self._emit("postgres.down", f"A database connection failed: {error}.", level="warning", code=error.sqlstate)
+
+    def _add_server(self, found: AsyncpgConnection) -> None:
         """A connection was opened. They retire staggered, so not all at once."""
         life = self.policy.pool.lifetime * random.uniform(0.9, 1.0)  # noqa: S311 no secret rests on it
-        server = ServerConnection(found.backend, self, self._clock, retire=self._clock() + life)
+        server = ServerConnection(found.backend, self, self.now, retire_at=self.now() + life)
         self.servers[server] = found
-        server.sit(found.transport, found.protocol, found)
-        self._hand(server)
+        server.take_over(found.transport, found.protocol, found)
+        self._offer(server)
 
-    def lost(self, server: ServerConnection) -> None:
+    # ── connections that go ──────────────────────────────────────────────────────────────────
+
+    def on_server_lost(self, server: ServerConnection) -> None:
         """Its connection has ended."""
         if self.servers.pop(server, None) is None:
             return
         if server in self.idle:
             self.idle.remove(server)
-        session, client = server.session, server.client
-        server.session = server.client = None
-        if session is not None:
-            session.release_pins()
-            session.detach_server()
-            self.outcomes["abandoned" if client is None else "error"] += 1
-        if client is not None:
-            client.server = None
-            said = session is not None and session.outstanding.server_ended
-            client.end(
-                b""
-                if said or (session is not None and session.outstanding.mid_message)
-                else wire.fatal_response("08006", "the database closed the connection")
-            )
-        self.launcher.fill()
+        link, server.link = server.link, None
+        if link is not None:
+            self.outcomes[link.on_server_lost()] += 1
+        self.launch_servers()
 
-    def guest_left(self, database: str) -> None:
+    def on_client_left(self, database: str) -> None:
         """With the last client of a database that is not the policy's, its connections go: they would keep it from
         being dropped."""
-        self.other_databases[database] -= 1
-        if self.other_databases[database]:
+        self.clients_by_database[database] -= 1
+        if self.clients_by_database[database]:
             return
-        del self.other_databases[database]
-        self.launcher.forget(database)
+        del self.clients_by_database[database]
+        self.launcher.forget_database(database)
         for server in [each for each in self.idle if each.backend.other_database == database]:
             self.idle.remove(server)
             server.close()
 
-    # ── cancelling and leaving ───────────────────────────────────────────────────────────────
+    def start_janitor(self) -> None:
+        self.run_janitor()
+        pause = janitor.janitor_interval(self.policy)
+        self._janitor_timer = self._loop.call_later(pause, self.start_janitor)
 
-    def left(self, server: ServerConnection, *, politely: bool = False) -> None:
-        """The client of a server has gone: it is to be clean before it serves another. What one that said goodbye
-        had sent before is done, as PostgreSQL would, if that does not take long."""
-        session = server.session
-        assert session is not None
-        server.client = None
-        server.resume_reading()
-        sent = session.begin_cleanup()
-        if sent is None:
+    def run_janitor(self) -> None:
+        """Once what the clock asks for: overdue queries and transactions, retired connections, new ones ahead."""
+        for action in janitor.find_overdue(list(self.servers), self.policy, self.now()):
+            server, link = action.server, action.server.link
+            if isinstance(action, janitor.Abort):
+                server.abort()
+            elif link is not None and isinstance(action, janitor.CancelQuery):
+                server.query_timed_out = True
+                link.replace_cancel_error(action.error)
+                self.cancel_query(server)
+            elif link is not None and isinstance(action, janitor.EndClient):
+                link.end_client(action.error)
+                if action.abort_server:
+                    server.abort()
+        for server in janitor.find_retired(list(self.idle), len(self.servers), self.policy, self.now()):
+            self.idle.remove(server)
             server.close()
-            return
-        server.write(sent)
-        if session.releasable:
-            self.released(server)
-            return
-        self._chase(server, session, -GOODBYE_GRACE if politely else 0.0)
+        self.launch_servers()
 
-    def _chase(self, server: ServerConnection, session: Session, after: float) -> None:
-        """Cancel what a client left behind, again where that came before the query did; in the end without a word."""
-        if server.session is not session or server.client is not None or server.closed:
-            return
-        if after >= CLEANUP_SECONDS:
-            server.abort()
-            return
-        if after >= 0 and session.has_client_work and not server.cancelling:
-            self.cancel(server)
-        self._loop.call_later(CANCEL_INTERVAL, self._chase, server, session, after + CANCEL_INTERVAL)
+    # ── cancelling ───────────────────────────────────────────────────────────────────────────
 
-    def cancel(self, server: ServerConnection) -> None:
+    def cancel_query(self, server: ServerConnection) -> None:
         """Cancel what a server does. It serves nobody else until that has arrived: a late one hits nobody."""
         server.cancelling += 1
-        self.spawn(self._cancel(server, self.servers[server]))
+        self._tasks.start(self._cancel(server, self.servers[server]))
 
     async def _cancel(self, server: ServerConnection, found: AsyncpgConnection) -> None:
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(CANCEL_SECONDS):
                 await found.cancel()
         except (OSError, TimeoutError) as error:
-            self.emit("postgres.cancel", f"A query could not be cancelled: {error}.", level="warning")
+            self._emit("postgres.cancel", f"A query could not be cancelled: {error}.", level="warning")
         finally:
             server.cancelling -= 1
-        if not server.cancelling and server.session is None and not server.checking and not server.closed:
-            self._hand(server)
-
-    def spawn(self, work: Coroutine[None, None, None]) -> None:
-        self._tasks.start(work)
+        if not server.cancelling and server.link is None and not server.checking and not server.closed:
+            self._offer(server)
 
     async def close(self) -> None:
         self.draining = True
-        self.janitor.stop()
-        self.launcher.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._janitor_timer, self._launch_timer, self._wait_timer):
+            if timer is not None:
+                timer.cancel()
         await self._tasks.close()
         for server in list(self.servers):
             server.close()
-        deadline = self._clock() + 1.0
-        while self.servers and self._clock() < deadline:
+        deadline = self.now() + CLOSE_SECONDS
+        while self.servers and self.now() < deadline:
             await asyncio.sleep(0.01)
         for server in list(self.servers):
             server.abort()

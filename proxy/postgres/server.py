@@ -1,5 +1,21 @@
-"""A connection to the database: asyncpg has opened it and proved who we are, then our relay sits on its
-transport."""
+"""A connection to the database: asyncpg has opened it and proved who we are, then this protocol takes over its
+transport.
+
+=============  ==========================================  =======================================================
+state          meaning                                     goes on to
+=============  ==========================================  =======================================================
+idle           nobody has borrowed it                      active (borrowed), checking (idle too long), closed
+checking       it was asked whether it still lives         idle (it answered), closed (it did not)
+active         it owes replies to its client               idle_in_transaction, pinned, idle, leaving
+idle_in_...    its client has a transaction open           active, leaving
+pinned         its client's state is on no other           active, leaving
+leaving        its client has gone; it is made clean       idle, closed
+cancelling     a cancel for it is under way, so that it    idle (the cancel has arrived)
+               serves nobody: a late one hits nobody
+=============  ==========================================  =======================================================
+
+Whoever has borrowed it (`link`) knows the last of them apart; see `proxy.postgres.link`.
+"""
 
 from __future__ import annotations
 
@@ -7,73 +23,85 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from proxy.postgres import wire
 from proxy.postgres.server_state import ServerState
-from proxy.postgres.session import Session
 
-if TYPE_CHECKING:
-    from proxy.postgres.client import ClientConnection
-
-NETWORK_DEAD_SECONDS = 30  # seconds without a sign of life until a network counts as gone
-CLOSE_SECONDS = 2.0  # seconds until a server that was told goodbye is left without its own
+NETWORK_DEAD_SECONDS = 30  # without a sign of life until a network counts as gone
+CLOSE_SECONDS = 2.0  # until a server that was told goodbye is left without its own
 CHECK_QUERY = wire.query_message(b"")
 
 
-class ServerOwner(Protocol):
-    """Who owns the servers."""
+class Borrower(Protocol):
+    """Who has borrowed a server. `client_number` is None once its client has left."""
 
-    def released(self, server: ServerConnection) -> None: ...
-    def lost(self, server: ServerConnection) -> None: ...
-    def checked(self, server: ServerConnection) -> None: ...
+    @property
+    def server_state(self) -> str: ...
+    @property
+    def client_number(self) -> int | None: ...
+    @property
+    def route(self) -> str: ...
+    def pump(self, replies: bytes = b"") -> None: ...
+    def pause_client(self) -> None: ...
+    def resume_client(self) -> None: ...
+    def replace_cancel_error(self, error: bytes) -> None: ...
+    def end_client(self, error: bytes) -> None: ...
+    def on_server_lost(self) -> str: ...
+
+
+class ServerOwner(Protocol):
+    """Who owns the servers: the pool."""
+
+    def on_server_lost(self, server: ServerConnection) -> None: ...
+    def on_check_passed(self, server: ServerConnection) -> None: ...
 
 
 class ServerConnection(asyncio.Protocol):
-    """`since` is when it began what it does now. `session` outlives `client` where that one left in the middle."""
+    """`backend` is what is known of the server; `link` has borrowed it; `since` is when it began what it does now, and
+    `retire_at` when it has served long enough (both by `clock`); `cancelling` cancels are under way;
+    `query_timed_out`: its query was cancelled for taking too long; `transactions` it has served."""
 
-    def __init__(self, backend: ServerState, owner: ServerOwner, clock: Callable[[], float], *, retire: float) -> None:
+    def __init__(
+        self, backend: ServerState, owner: ServerOwner, clock: Callable[[], float], *, retire_at: float
+    ) -> None:
         self.backend = backend
-        self.client: ClientConnection | None = None
-        self.session: Session | None = None
-        self.retire = retire  # when it has served long enough
+        self.link: Borrower | None = None
+        self.retire_at = retire_at
         self.since = clock()
         self.cancelling = 0
         self.checking = False
         self.closed = False
-        self.expired = False  # its query was cancelled for taking too long
+        self.query_timed_out = False
         self.transactions = 0
         self._owner = owner
         self._clock = clock
         self._transport: asyncio.Transport | None = None
-        self._before: asyncio.BaseProtocol | None = None
-        self._keep: object = None
+        self._previous_protocol: asyncio.BaseProtocol | None = None
+        self._kept_alive: object = None
         self._fd = -1
         self._poll = select.poll()
         self._paused = False
-        self._part = b""  # the begin of a message that came while it served nobody
+        self._partial = b""  # the begin of a message that came while nobody had borrowed it
 
     def __repr__(self) -> str:
-        return f"<Server pid {self.backend.pid} {self.state}>"
+        return f"<ServerConnection pid {self.backend.pid} {self.state}>"
 
     @property
     def state(self) -> str:
-        """One of idle, active, idle_in_transaction, pinned, checking, cancelling, leaving."""
-        if self.session is None:
-            return "checking" if self.checking else "cancelling" if self.cancelling else "idle"
-        if self.client is None:
-            return "leaving"
-        if self.session.busy:
-            return "active"
-        if self.session.outstanding.idle and self.session.outstanding.status == wire.STATUS_IDLE:
-            return "pinned"
-        return "idle_in_transaction"
+        """One of the table above; `connecting` is the pool's, for servers that are not here yet."""
+        if self.link is not None:
+            return self.link.server_state
+        return "checking" if self.checking else "cancelling" if self.cancelling else "idle"
 
-    def sit(
-        self, transport: asyncio.Transport, before: asyncio.BaseProtocol | None = None, keep: object = None
+    def take_over(
+        self,
+        transport: asyncio.Transport,
+        previous_protocol: asyncio.BaseProtocol | None = None,
+        kept_alive: object = None,
     ) -> None:
-        """Take over a connection; `keep` is what must live as long as it does."""
-        self._transport, self._before, self._keep = transport, before, keep
+        """`kept_alive` must live as long as the connection: asyncpg closes what is collected."""
+        self._transport, self._previous_protocol, self._kept_alive = transport, previous_protocol, kept_alive
         sock = transport.get_extra_info("socket")
         if sock is not None:
             self._fd = sock.fileno()
@@ -86,18 +114,19 @@ class ServerConnection(asyncio.Protocol):
         if self._transport is not None and data:
             self._transport.write(data)
 
-    def check(self) -> None:
-        """Ask whether it still lives; the owner hears of it by `checked` or `lost`."""
+    def send_check(self) -> None:
+        """Ask whether it still lives; the owner hears that it does, or that it was lost."""
         self.checking = True
         self.since = self._clock()
         self.write(CHECK_QUERY)
 
-    def stirs(self) -> bool:
+    def has_unread_input(self) -> bool:
         """Whether something came from a server that serves nobody: most likely its end."""
         return self._fd >= 0 and bool(self._poll.poll(0))
 
     def close(self) -> None:
-        """Say goodbye; `lost` follows when the server is gone, so that its successor is never one too many."""
+        """Say goodbye. It counts as a connection until the server is gone, so that its successor is never one too
+        many."""
         if not self.closed and self._transport is not None:
             self._transport.write(wire.message(wire.TERMINATE))
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
@@ -112,41 +141,14 @@ class ServerConnection(asyncio.Protocol):
     # ── what the transport says ──────────────────────────────────────────────────────────────
 
     def data_received(self, data: bytes) -> None:
-        session = self.session
-        if session is None:
-            self._alone(data)
-            return
-        try:
-            out = session.process_replies(data)
-        except ValueError:
-            self.abort()
-            return
-        client = self.client
-        if out and client is not None:
-            client.write(out)
-        if session.needs_attention:
-            self.settle(session)
-        if client is not None and self.client is client:
-            if not session.outstanding.queue:
-                self.since = self._clock()
-            if client.has_pending:
-                client.advance()
+        link = self.link
+        if link is not None:
+            link.pump(data)
+        else:
+            self._process_unborrowed(data)
 
-    def settle(self, session: Session) -> None:
-        """See what the session wants of its server now."""
-        behind = session.pop_injected()
-        if behind:
-            self.write(behind)
-        if session.fatal_error:
-            client = self.client
-            self.close()
-            if client is not None:
-                client.end(session.fatal_error)
-        elif session.releasable:
-            self._owner.released(self)
-
-    def _alone(self, data: bytes) -> None:
-        data = self._part + data
+    def _process_unborrowed(self, data: bytes) -> None:
+        data = self._partial + data
         whole = 0
         for kind, body in wire.split_messages(data):
             whole += wire.HEADER_SIZE + len(body)
@@ -157,19 +159,19 @@ class ServerConnection(asyncio.Protocol):
                 self.closed = True  # it says why it is about to go
             elif kind == wire.READY_FOR_QUERY and self.checking:
                 self.checking = False
-                self._part = b""
-                self._owner.checked(self)
+                self._partial = b""
+                self._owner.on_check_passed(self)
                 return
-        self._part = data[whole:]
+        self._partial = data[whole:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         transport, self._transport = self._transport, None
-        before, self._before = self._before, None
-        if before is not None and transport is not None:
-            before.connection_lost(exc)
-        self._owner.lost(self)
-        self._keep = None
+        previous, self._previous_protocol = self._previous_protocol, None
+        if previous is not None and transport is not None:
+            previous.connection_lost(exc)
+        self._owner.on_server_lost(self)
+        self._kept_alive = None
 
     def eof_received(self) -> bool:
         return False
@@ -177,12 +179,12 @@ class ServerConnection(asyncio.Protocol):
     # ── one side slower than the other ───────────────────────────────────────────────────────
 
     def pause_writing(self) -> None:
-        if self.client is not None:
-            self.client.pause_reading()
+        if self.link is not None:
+            self.link.pause_client()
 
     def resume_writing(self) -> None:
-        if self.client is not None:
-            self.client.resume_reading()
+        if self.link is not None:
+            self.link.resume_client()
 
     def pause_reading(self) -> None:
         if not self._paused and self._transport is not None:
@@ -196,7 +198,7 @@ class ServerConnection(asyncio.Protocol):
 
 
 def _enable_keepalive(sock: socket.socket) -> None:
-    """Have the kernel notice a network that is gone, idle or with bytes under way (RFC 5482), where it can."""
+    """Have the kernel notice a network that is gone, idle or with bytes under way (RFC 5482), if it can."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", NETWORK_DEAD_SECONDS // 2),

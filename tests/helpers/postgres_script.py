@@ -76,7 +76,13 @@ class Talk:
         startup = Startup(0, "u", "d", False, name, encoding, ())
         self.given_up = 0
         self.session = Session(
-            number, startup, params, self.statements, ask=lambda: slots, give_up=self._give_up, keep=keep
+            number,
+            startup,
+            params,
+            self.statements,
+            request_pin=lambda: slots,
+            release_pin=self._give_up,
+            keeps_server=keep,
         )
 
     def _give_up(self):

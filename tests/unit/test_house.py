@@ -31,11 +31,6 @@ FLAT = {"build", "gateway"}
 KNOWN_CIRCLES = {
     frozenset(f"proxy.egress.{one}" for one in ["billing.charge", "call"]),
     frozenset(f"proxy.egress.{one}" for one in ["retry", "upstream"]),
-    frozenset(f"proxy.postgres.{one}" for one in ["admin_console", "service"]),
-    frozenset(
-        f"proxy.postgres.{one}"
-        for one in ["client", "desk", "janitor", "launcher", "pins", "pool", "server", "session"]
-    ),
 }
 
 

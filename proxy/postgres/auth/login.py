@@ -132,7 +132,7 @@ class Login:
             text = f'user "{asked.user}" is not known here; this pool serves user "{gate.user}" alone'
             return sent + self._refuse("28000", text)
         if asked.database not in (gate.database, gate.console):
-            self._startup = replace(asked, key=((OTHER_DATABASE, asked.database), *asked.key))
+            self._startup = replace(asked, pool_key=((OTHER_DATABASE, asked.database), *asked.pool_key))
         return sent + wire.message(wire.AUTHENTICATION, struct.pack(">i", 10) + MECHANISM + b"\0\0")
 
     def _check_proof(self, body: bytes) -> bytes:

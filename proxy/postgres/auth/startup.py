@@ -47,7 +47,7 @@ class Startup:
     replication: bool
     application_name: str
     encoding: str | None
-    key: PoolKey
+    pool_key: PoolKey
     unknown_options: tuple[bytes, ...] = ()
 
 

@@ -197,7 +197,7 @@ def asked(**names):
 )  # fmt: skip
 def test_every_name_of_the_packet_is_kept(names, name, encoding, key):
     found = asked(**names)
-    assert (found.application_name, found.encoding, found.key) == (name, encoding, key)
+    assert (found.application_name, found.encoding, found.pool_key) == (name, encoding, key)
 
 
 def test_a_database_that_is_not_named_is_the_users():

@@ -13,9 +13,9 @@ from proxy.postgres import wire
 from proxy.postgres.auth.startup import Startup
 from proxy.postgres.connector import ConnectFailed
 from proxy.postgres.launcher import ConnectAttempts
+from proxy.postgres.link import Link
 from proxy.postgres.pool import Pool
 from proxy.postgres.server_state import ServerState
-from proxy.postgres.session import Session
 from proxy.postgres.statement_registry import StatementRegistry
 
 
@@ -47,54 +47,49 @@ class Line:
     def resume_reading(self): ...
 
 
+class BoundLink(Link):
+    """A link whose client waits without having sent anything, so it is told of a refusal all the same."""
+
+    def on_server_refused(self, error):
+        self.client.error = error
+
+
 class Client:
-    """As much of a client as a pool knows."""
+    """A client's connection that leads nowhere, bound to the pool by a link."""
+
+    is_slow = paused_by_server = False
+    route = ""
+    since = 0.0
 
     def __init__(self, pool, number, key=()):
         self.pool = pool
-        self.pool_key = key
-        self.startup = Startup(0, "u", "d", False, "", None, key)
-        self.session = Session(
-            number, self.startup, {}, StatementRegistry(), ask=lambda: pool.pins.ask(self), give_up=pool.pins.give_up
-        )
-        self.server = None
-        self.waiting = False
-        self.has_pending = False
-        self.paused_by_server = False
-        self.route = ""
-        self.since = 0.0
+        self.number = number
+        self.link = BoundLink(self, Startup(0, "u", "d", False, "", None, key), {}, StatementRegistry(), pool)
+        self.session = self.link.session
         self.error = b""
         self.asked = []
 
+    @property
+    def server(self):
+        return self.link.server
+
     def take(self):
-        server = self.pool.acquire(self)
+        server = self.pool.acquire(self.link)
         if server is not None:
-            self._sit(server)
+            self.link._attach(server)
         return server
 
-    def granted(self, server):
-        self.waiting = False
-        self._sit(server)
-
-    def _sit(self, server):
-        self.server, server.client, server.session = server, self, self.session
-        self.session.attach_server(server.backend)
-
-    def refused(self, error):
-        self.waiting = False
-        self.error = error
-
-    def slot(self, *, granted):
+    def on_pin_decided(self, *, granted):
         self.asked.append(granted)
 
     def write(self, data): ...
 
     def end(self, error=b""):
         self.error = self.error or error
-        self.server = None
+        self.link.on_client_left()
 
     def query(self, text="select 1"):
-        self.server.write(self.session.process_requests(wire.query_message(text.encode())))
+        self.link.on_client_data(wire.query_message(text.encode()))
 
     def answer(self, status=wire.STATUS_IDLE):
         self.server.data_received(wire.message(wire.COMMAND_COMPLETE, b"SELECT 1\0") + wire.ready_for_query(status))
@@ -116,7 +111,9 @@ class Scene:
         policy = Postgres(
             url="postgresql://h", pool=sizes, pin=Pin(max=pins), check=check, timeout=QueryTimeout(**timeouts)
         )
-        self.pool = Pool(policy, self._connect, emit=self._emit, waited=self.waits.append, clock=lambda: self.time)
+        self.pool = Pool(
+            policy, self._connect, emit=self._emit, observe_wait=self.waits.append, clock=lambda: self.time
+        )
 
     def _emit(self, event, message, *, level="info", **facts):
         self.said.append((event, message))
@@ -198,7 +195,7 @@ async def test_a_client_that_leaves_while_it_waits_is_forgotten():
     first, second, third = (scene.client(number) for number in range(3))
     first.take(), second.take(), third.take()
     await settled()
-    scene.pool.forget_waiter(second)
+    scene.pool.forget_waiter(second.link)
     first.done()
     assert third.server is not None
 
@@ -268,10 +265,10 @@ async def test_old_and_idle_connections_end_but_for_those_that_are_to_stay():
     for client in clients:
         client.done()
     scene.time = 11.0
-    scene.pool.janitor.look()
+    scene.pool.run_janitor()
     assert [line.sent.endswith(b"X\0\0\0\4") for line in scene.lines] == [True, True, False]
     scene.time = 101.0
-    scene.pool.janitor.look()
+    scene.pool.run_janitor()
     assert scene.lines[2].sent.endswith(b"X\0\0\0\4")
     for line in list(scene.lines):
         line.lost()
@@ -302,7 +299,7 @@ async def test_a_database_that_is_away_is_tried_with_growing_pauses_one_at_a_tim
     assert not opening.may_try()
     scene.failing = None
     scene.time = opening.retry_at
-    scene.pool.launcher.fill()
+    scene.pool.launch_servers()
     await settled()
     assert len(scene.opened) == tries + 5
     assert all(client.server is not None for client in clients)
@@ -311,7 +308,7 @@ async def test_a_database_that_is_away_is_tried_with_growing_pauses_one_at_a_tim
 
 @pytest.mark.parametrize("failures", [1, 3, 6, 50])
 def test_a_pause_is_never_longer_than_five_seconds(failures):
-    opening = ConnectAttempts(None, lambda: 0.0)
+    opening = ConnectAttempts(lambda: 0.0)
     for _ in range(failures):
         opening.on_failure(ConnectFailed("08001", "refused", final=False))
     assert min(4.5, 0.1 * 2 ** (failures - 1)) / 2 <= opening.retry_at < 5.0
@@ -321,7 +318,7 @@ async def test_the_first_of_a_kind_hears_what_the_database_says():
     scene = Scene()
     scene.failing = ConnectFailed("22023", 'invalid value for parameter "jit"', final=True)
     with pytest.raises(ConnectFailed, match="jit"):
-        await scene.pool.launcher.greeting((("jit", "maybe"),), "")
+        await scene.pool.fetch_greeting((("jit", "maybe"),), "")
     assert scene.pool.launcher.attempts.failures == 0
     assert not scene.pool.servers
 
@@ -330,7 +327,7 @@ async def test_a_first_login_waits_no_longer_than_it_may():
     scene = Scene(wait=0.01)
     scene.failing = ConnectFailed("08001", "refused", final=False)
     with pytest.raises(TimeoutError):
-        await scene.pool.launcher.greeting((), "")
+        await scene.pool.fetch_greeting((), "")
     assert wire.error_fields(scene.pool.exhausted_error("FATAL")[5:])["C"] == "57P03"
 
 
@@ -342,7 +339,7 @@ async def test_a_client_that_leaves_in_a_transaction_frees_its_server_clean():
     server = first.server
     first.query("begin")
     first.answer(wire.STATUS_IN_TRANSACTION)
-    scene.pool.left(server)
+    first.link.on_client_left()
     assert server.state == "leaving"
     assert scene.lines[0].sent.endswith(wire.query_message(b"ROLLBACK"))
     server.data_received(wire.message(wire.COMMAND_COMPLETE, b"ROLLBACK\0") + wire.ready_for_query())
@@ -357,7 +354,7 @@ async def test_a_busy_server_whose_client_left_is_cancelled_and_serves_nobody_be
     await settled()
     server = first.server
     first.query("select pg_sleep(100)")
-    scene.pool.left(server)
+    first.link.on_client_left()
     assert server.cancelling == 1
     server.data_received(wire.error_response("57014", "canceled") + wire.ready_for_query())
     assert second.server is None
@@ -380,8 +377,8 @@ async def test_a_lost_server_ends_its_client_and_is_replaced():
 async def test_slots_for_pins_are_given_in_turn_and_one_connection_is_left_to_share():
     scene = Scene(most=2, pins=2, wait=0.02)
     clients = [scene.client(number) for number in range(3)]
-    assert [scene.pool.pins.ask(client) for client in clients] == [True, False, False]
-    scene.pool.pins.give_up()
+    assert [scene.pool.request_pin(client) for client in clients] == [True, False, False]
+    scene.pool.release_pin()
     assert [client.asked for client in clients] == [[], [True], []]
     scene.time = 1.0
     await asyncio.sleep(0.05)
@@ -390,7 +387,7 @@ async def test_slots_for_pins_are_given_in_turn_and_one_connection_is_left_to_sh
 
 @pytest.mark.parametrize(("most", "pins", "allowed"), [(1, 2, 1), (2, 2, 1), (5, 2, 2), (5, 0, 0), (5, 5, 4)])
 async def test_how_many_may_pin(most, pins, allowed):
-    assert Scene(most=most, pins=pins).pool.pins.most == allowed
+    assert Scene(most=most, pins=pins).pool.pins.limit == allowed
 
 
 async def test_a_query_that_takes_too_long_is_cancelled_and_its_client_told_why():
@@ -401,8 +398,8 @@ async def test_a_query_that_takes_too_long_is_cancelled_and_its_client_told_why(
     server = client.server
     client.query()
     scene.time = 1.5
-    scene.pool.janitor.look()
-    assert server.expired
+    scene.pool.run_janitor()
+    assert server.query_timed_out
     said = client.session.process_replies(
         wire.error_response("57014", "canceling statement due to user request") + wire.ready_for_query()
     )
@@ -417,10 +414,10 @@ async def test_a_client_idle_in_a_transaction_for_too_long_is_told_and_hung_up_o
     client.query("begin")
     client.answer(wire.STATUS_IN_TRANSACTION)
     scene.time = 0.9
-    scene.pool.janitor.look()
+    scene.pool.run_janitor()
     assert not client.error
     scene.time = 1.5
-    scene.pool.janitor.look()
+    scene.pool.run_janitor()
     assert wire.error_fields(client.error[5:])["C"] == "25P03"
 
 
@@ -431,8 +428,8 @@ async def test_a_database_that_answers_neither_query_nor_cancel_is_given_up():
     await settled()
     client.query()
     scene.time = 1.5
-    scene.pool.janitor.look()
+    scene.pool.run_janitor()
     scene.time = 7.0
-    scene.pool.janitor.look()
+    scene.pool.run_janitor()
     assert wire.error_fields(client.error[5:])["C"] == "57014"
     assert not scene.pool.servers

@@ -48,11 +48,12 @@ def run_doctor(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, 
 async def _run_checks(
     policy: Policy, words: Sequence[str], environ: Mapping[str, str], *, slack: bool
 ) -> list[Finding]:
+    from proxy.cli.checks.alert_channels import check_alert_channels
     from proxy.cli.checks.app import check_app
     from proxy.cli.checks.machine import check_machine
     from proxy.cli.checks.ports import check_ports
     from proxy.cli.checks.stores import check_database, check_ledger
-    from proxy.cli.checks.upstreams import check_alert_channels, check_upstreams
+    from proxy.cli.checks.upstreams import check_upstreams
 
     found = await asyncio.gather(
         _run_bounded("ports", check_ports(policy, environ)),

@@ -62,23 +62,6 @@ def _find_bypassing_variables(policy: Policy, environ: Mapping[str, str]) -> Ite
         yield Finding("warning", "upstreams", text, fix)
 
 
-async def check_alert_channels(policy: Policy, *, post: bool) -> list[Finding]:
-    """Where alerts go; with `post` a test message goes there."""
-    found = []
-    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-        for what, url in (("alerts.slack", policy.alerts.slack), ("alerts.webhook", policy.alerts.webhook)):
-            if url:
-                found.append(await _check_webhook(session, what, url, post=post and what == "alerts.slack"))
-    if not policy.alerts.slack:
-        text = "alerts are logged only"
-        level: Finding = Finding("ok", "alerts.slack", text, "set SLACK_WEBHOOK_URL to be told of them")
-        if post:
-            level = Finding("error", "alerts.slack", "there is no webhook to post to", "set SLACK_WEBHOOK_URL")
-        found.append(level)
-    return found
-
-
 async def _check_upstream(
     session: aiohttp.ClientSession, name: str, upstream: Upstream, environ: Mapping[str, str]
 ) -> Finding:
@@ -96,8 +79,8 @@ async def _check_upstream(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if upstream == default_upstreams().get(name) and not key:
             fix = "where the app calls it, see that this machine may; where it does not, write `openai: off`"
-            return Finding("warning", what, f"{url.host} cannot be reached: {_describe_error(error)}", fix)
-        return Finding("error", what, f"{url.host} cannot be reached: {_describe_error(error)}", _REACH_FIX)
+            return Finding("warning", what, f"{url.host} cannot be reached: {describe_error(error)}", fix)
+        return Finding("error", what, f"{url.host} cannot be reached: {describe_error(error)}", _REACH_FIX)
     shown = f"{url.host} answers ({status})"
     if status >= 500:
         return Finding("warning", what, shown, "it is unwell; look at its status page")
@@ -109,33 +92,7 @@ async def _check_upstream(
     return Finding("ok", what, shown + (", the key is taken" if key and status < 300 else ""))
 
 
-async def _check_webhook(session: aiohttp.ClientSession, what: str, url: str, *, post: bool) -> Finding:
-    parts = urlsplit(url)
-    place = parts.hostname or ""
-    if what == "alerts.slack" and place == "hooks.slack.com" and not parts.path.startswith("/services/"):
-        fix = "copy it from Slack once more: https://hooks.slack.com/services/…"
-        return Finding("error", what, "it is not what Slack's webhooks look like", fix)
-    try:
-        if post:
-            message = {"text": "A test of Outrigger's doctor: alerts will come here."}
-            async with session.post(url, json=message, allow_redirects=False) as answer:
-                if answer.status >= 300:
-                    return Finding(
-                        "error", what, f"{place} refuses the message ({answer.status})", "make a new webhook"
-                    )
-            return Finding("ok", what, f"a test message went to {place}")
-        tls = True if parts.scheme == "https" else None
-        async with asyncio.timeout(REQUEST_TIMEOUT):
-            _, writer = await asyncio.open_connection(place, parts.port or (443 if tls else 80), ssl=tls)
-        writer.close()
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Finding(
-            "error", what, f"{place} cannot be reached: {_describe_error(error)}", "see that this machine may call out"
-        )
-    return Finding("ok", what, f"{place} can be reached; --slack posts a test message")
-
-
-def _describe_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer in {REQUEST_TIMEOUT:g} s"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

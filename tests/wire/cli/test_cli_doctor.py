@@ -77,7 +77,7 @@ async def test_all_is_well_where_it_is(practice, cluster: Cluster, database: str
 
 
 async def test_what_is_not_there_is_an_error_with_a_mend(practice, monkeypatch):
-    monkeypatch.setattr(ports, "PATIENCE", 0.3)
+    monkeypatch.setattr(ports, "REQUEST_TIMEOUT", 0.3)
     (practice.folder / "x.db").write_text("no database at all")
     vendor = Vendor(errs(401))
     await vendor.start()

@@ -1,8 +1,17 @@
-"""The names that a client has given to its statements.
+"""What a client has prepared: its statements by the names that it gave them, and the one without a name.
 
-A name is taken when its Parse is sent, not when that is answered: what follows in the same batch may use it, and
-is skipped with it where it fails. After a Sync that is no longer so, nor after a text that forgets names
-(DEALLOCATE, DISCARD): then who uses one of these has to wait until the server has said what became of it.
+A name is taken when its Parse is sent, not when that is answered: what follows in the same batch may use it, and is
+skipped with it if it fails. After a Sync that is no longer so, nor after a text that forgets names (DEALLOCATE,
+DISCARD): then who uses one of these has to wait until the server has said what became of it.
+
+=============  ====================================================  ===================================================
+a name is      since                                                 until
+=============  ====================================================  ===================================================
+certain        everything is answered                                it is parsed or closed, or a text discards names
+changed in     its Parse or Close was sent: used at once, since      a Sync is sent
+this batch     what uses it fails with it
+uncertain      the Sync after that, or the text that discards        everything is answered: who uses it waits for that
+=============  ====================================================  ===================================================
 """
 
 from __future__ import annotations
@@ -15,16 +24,18 @@ from proxy.postgres.statement_registry import MAX_NAMES, PreparedStatement
 
 
 class ClientStatements(OrderedDict[bytes, PreparedStatement]):
-    """Statements by the client's names. `forgets`: a text that forgets names is under way."""
+    """Statements by the client's names, the one defined first dropped first. `discard_pending`: a text that forgets
+    names is under way; `may_have_failed`: what was sent before this batch may not be answered, so nobody knows whether
+    its transaction has failed; `unnamed_parsed`: the unnamed statement was changed in this batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.discard_pending = False
-        self.may_have_failed = False  # what was sent before this batch may not be answered, nor whether it failed
-        self.unnamed_parsed = False  # the unnamed statement was, in this batch
-        self._unnamed_unanswered = False  # and in one before, not answered yet
-        self._changed_in_batch: set[bytes] = set()  # touched in this batch
-        self._unanswered: set[bytes] = set()  # touched in earlier ones, and not answered yet
+        self.may_have_failed = False
+        self.unnamed_parsed = False
+        self._unnamed_unanswered = False  # in a batch before
+        self._changed_in_batch: set[bytes] = set()
+        self._unanswered: set[bytes] = set()  # changed in earlier batches
 
     def define(self, name: bytes, statement: PreparedStatement) -> None:
         self[name] = statement
@@ -39,7 +50,7 @@ class ClientStatements(OrderedDict[bytes, PreparedStatement]):
             del self[name]
 
     def mark_changed(self, name: bytes) -> None:
-        """It is being closed, or a statement of ours is prepared or closed where a client did not ask for it."""
+        """It is being closed, or a statement of ours is prepared or closed though no client asked for it."""
         self._changed_in_batch.add(name)
 
     def on_sync(self) -> None:
@@ -67,32 +78,42 @@ class ClientStatements(OrderedDict[bytes, PreparedStatement]):
         )
 
 
-#
-# Both are known when a message is sent, not when it is answered. Where it comes to nothing, they are what they were
-# before it; so the turns that are not answered yet hang together, each on the one before.
+# ── the unnamed statement ────────────────────────────────────────────────────────────────────
+# Which one a client has and which one its server has are known when a message is sent, not when it is answered. If it
+# comes to nothing, they are what they were before it: so the changes that are not answered yet hang together, each on
+# the one before.
 UNKNOWN_STATEMENT = b""  # the server has one that is not any client's
-MAX_UNANSWERED_CHANGES = 100  # that are not answered
+MAX_UNANSWERED_CHANGES = 100
 
 
 class UnnamedChange:
-    """A message that changes it: `own`, for the client too. `void`: it was skipped."""
+    """A message that changes it: `body` and `hints` are the client's afterwards, `server_body` the server's;
+    `by_client`: it changes the client's too; `previous` is the change before, `depth` how many there are; `skipped`:
+    the server never saw it."""
 
     __slots__ = ("body", "by_client", "depth", "hints", "previous", "server_body", "skipped")
 
     def __init__(
-        self, rest: bytes | None, hints: Hints, there: bytes | None, before: UnnamedChange | None, own: bool
+        self,
+        body: bytes | None,
+        hints: Hints,
+        server_body: bytes | None,
+        previous: UnnamedChange | None,
+        *,
+        by_client: bool,
     ) -> None:
-        self.body = rest
+        self.body = body
         self.hints = hints
-        self.server_body = there
-        self.previous = before
-        self.depth: int = before.depth + 1 if before is not None else 0
-        self.by_client = own
+        self.server_body = server_body
+        self.previous = previous
+        self.depth: int = previous.depth + 1 if previous is not None else 0
+        self.by_client = by_client
         self.skipped = False
 
 
 class UnnamedStatement:
-    """`rest` is the body of the client's last Parse without a name, None where there is none."""
+    """`body` is that of the client's last Parse without a name (what follows the name), None if there is none; `hints`
+    are of its text."""
 
     __slots__ = ("_last", "body", "hints")
 
@@ -103,7 +124,6 @@ class UnnamedStatement:
 
     @property
     def too_many_unanswered(self) -> bool:
-        """Whether too many turns are unanswered."""
         return self._last is not None and self._last.depth >= MAX_UNANSWERED_CHANGES
 
     def settle(self) -> None:
@@ -115,31 +135,32 @@ class UnnamedStatement:
         self.body = self._last = None
         self.hints = NO_HINTS
 
-    def replace_client(self, backend: ServerState, rest: bytes | None, hints: Hints = NO_HINTS) -> UnnamedChange:
-        """A Parse of the client's, or None: its Close."""
-        turn = self._append_change(backend, rest, hints, rest, own=True)
-        self.body, self.hints = rest, hints
-        return turn
+    def replace_client(self, backend: ServerState, body: bytes | None, hints: Hints = NO_HINTS) -> UnnamedChange:
+        """A Parse of the client's, or (None) its Close."""
+        change = self._append_change(backend, body, hints, body, by_client=True)
+        self.body, self.hints = body, hints
+        return change
 
-    def replace_server(self, backend: ServerState, there: bytes | None) -> UnnamedChange:
-        """A Parse of ours, or a Close."""
-        return self._append_change(backend, None, NO_HINTS, there, own=False)
+    def replace_server(self, backend: ServerState, body: bytes | None) -> UnnamedChange:
+        """A Parse of ours, or (None) a Close."""
+        return self._append_change(backend, None, NO_HINTS, body, by_client=False)
 
     def _append_change(
-        self, backend: ServerState, rest: bytes | None, hints: Hints, there: bytes | None, *, own: bool
+        self, backend: ServerState, body: bytes | None, hints: Hints, server_body: bytes | None, *, by_client: bool
     ) -> UnnamedChange:
-        before = self._last or UnnamedChange(self.body, self.hints, backend.unnamed_body, None, True)
-        self._last = turn = UnnamedChange(rest, hints, there, before, own)
-        backend.unnamed_body = there
-        return turn
+        previous = self._last or UnnamedChange(self.body, self.hints, backend.unnamed_body, None, by_client=True)
+        self._last = change = UnnamedChange(body, hints, server_body, previous, by_client=by_client)
+        backend.unnamed_body = server_body
+        return change
 
-    def undo_change(self, turn: UnnamedChange, backend: ServerState, *, skipped: bool) -> None:
+    def undo_change(self, change: UnnamedChange, backend: ServerState, *, skipped: bool) -> None:
         """It was skipped, and what was before is still so; or the Parse failed, and there is none."""
-        turn.skipped = skipped
+        change.skipped = skipped
         if not skipped:
-            turn.body, turn.hints, turn.server_body = None, NO_HINTS, None
+            change.body, change.hints, change.server_body = None, NO_HINTS, None
         if (now := self._last) is None:
             return
+        # The server has what the last change left that it saw; the client what the last of its own left.
         while now.skipped and now.previous is not None:
             now = now.previous
         backend.unnamed_body = now.server_body

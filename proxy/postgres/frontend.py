@@ -302,7 +302,7 @@ class Frontend:
         hints = inspect_text(text)
         if hints.pin_flags and not self.has_pin and not self._may_forward_pin(hints.pin_flags):
             return False
-        given = self._find_deallocated(hints.deallocates) if hints.deallocates else None
+        target = self._find_deallocated(hints.deallocates) if hints.deallocates else None
         if self.blocked:
             return False
         if self.pin_refusal:
@@ -311,10 +311,10 @@ class Frontend:
             return True
         if hints.flags or hints.custom_names:
             self._record_hints(hints)
-        if given is not None:
-            done = partial(self._on_deallocated, hints.deallocates, given)
-            self._expect_query(ExpectedReply(QUERY, statement=given, client_name=hints.deallocates, on_reply=done))
-            self._out.append(wire.query_message(b'DEALLOCATE "' + given.name + b'"'))
+        if target is not None:
+            done = partial(self._on_deallocated, hints.deallocates, target)
+            self._expect_query(ExpectedReply(QUERY, statement=target, client_name=hints.deallocates, on_reply=done))
+            self._out.append(wire.query_message(b'DEALLOCATE "' + target.name + b'"'))
             return True
         if hints.reset_names and self.settings_differ:
             self._expect_query(
@@ -341,76 +341,80 @@ class Frontend:
             self._attached_server().unnamed_body = None
             self._outstanding.expect(entry)
 
-    # ── prepared statements: what the client sends ───
+    # ── the extended protocol: prepared statements ───────────────────────────────────────────
 
     def _process_parse(self, data: bytes, pos: int, here: int, end: int) -> bool:
-        backend, pipeline = self._attached_server(), self._outstanding
-        stop = data.find(b"\0", pos + HEADER_SIZE, end)
-        name, rest = data[pos + HEADER_SIZE : stop], data[stop + 1 : end]
-        again = not name and rest == self.unnamed.body
-        if stop < 0 or (not again and rest.find(b"\0") < 0):
+        name_end = data.find(b"\0", pos + HEADER_SIZE, end)
+        name, body = data[pos + HEADER_SIZE : name_end], data[name_end + 1 : end]
+        is_repeated = not name and body == self.unnamed.body
+        if name_end < 0 or (not is_repeated and body.find(b"\0") < 0):
             raise ProtocolError("a Parse has no text")
         self.unsynced = True
-        if not name:
-            if self._must_await_unnamed():
-                return False
-            unnamed = self.unnamed
-            hints = unnamed.hints if again else inspect_text(rest[: rest.find(b"\0")])
-            if hints.pin_flags and not self.has_pin:
-                if not self._may_forward_pin(hints.pin_flags):
-                    return False
-                if self.pin_refusal:
-                    rest = REFUSED_TEXT + b"\0\0\0"
-                    self._expect_unnamed_change(
-                        ExpectedReply(wire.PARSE, error_instead=self._pop_refusal()),
-                        unnamed.replace_client(backend, rest),
-                    )
-                    self._out.append(wire.parse_message(b"", rest))
-                    return True
-            if hints.deallocates and self._must_await_name(hints.deallocates, self.statements.get(hints.deallocates)):
-                return False
-            self._expect_unnamed_change(ExpectedReply(wire.PARSE), unnamed.replace_client(backend, rest, hints))
+        if name:
+            return self._parse_named(name, body)
+        if self._must_await_unnamed():
             return False
+        backend, unnamed = self._attached_server(), self.unnamed
+        hints = unnamed.hints if is_repeated else inspect_text(body[: body.find(b"\0")])
+        if hints.pin_flags and not self.has_pin:
+            if not self._may_forward_pin(hints.pin_flags):
+                return False
+            if self.pin_refusal:
+                body = REFUSED_TEXT + b"\0\0\0"
+                entry = ExpectedReply(PARSE, error_instead=self._pop_refusal())
+                self._expect_unnamed_change(entry, unnamed.replace_client(backend, body))
+                self._out.append(wire.parse_message(b"", body))
+                return True
+        if hints.deallocates and self._must_await_name(hints.deallocates, self.statements.get(hints.deallocates)):
+            return False
+        self._expect_unnamed_change(ExpectedReply(PARSE), unnamed.replace_client(backend, body, hints))
+        return False
+
+    def _parse_named(self, name: bytes, body: bytes) -> bool:
+        backend, outstanding = self._attached_server(), self._outstanding
         known = self.statements.get(name)
         if self._must_await_name(name, known):
             return False
         if known is not None and known in backend.prepared:  # PostgreSQL refuses it, and says so better than we could
-            pipeline.expect(ExpectedReply(wire.PARSE, statement=known, client_name=name))
-            self._out.append(wire.parse_message(known.name, rest))
+            outstanding.expect(ExpectedReply(PARSE, statement=known, client_name=name))
+            self._out.append(wire.parse_message(known.name, body))
             return True
-        # What was set in this very transaction may change what names mean: nobody else shares that.
-        statement = self._registry.find_or_add(rest, self.scope if not self.state_flags & SETTING else b"%d" % id(self))
+        # What was set in this very transaction may change what names mean: nobody else shares such a text.
+        scope = self.scope if not self.state_flags & SETTING else b"%d" % id(self)
+        statement = self._registry.find_or_add(body, scope)
         if self._must_await_name(name, statement):
             return False
-        if known is not None:  # it is to be refused, but for a reason that comes first
+        if known is not None:  # it is refused since it is there already, unless its text is wrong
             if statement not in backend.prepared:
                 self._send_parse(statement, name, hidden=True)
-            pipeline.expect(ExpectedReply(wire.PARSE, statement=statement, client_name=name))
-            self._out.append(wire.parse_message(statement.name, rest))
+            outstanding.expect(ExpectedReply(PARSE, statement=statement, client_name=name))
+            self._out.append(wire.parse_message(statement.name, body))
             return True
+
+        def drop() -> None:
+            self.statements.drop(name, statement)
+
         self.statements.define(name, statement)
         if statement not in backend.prepared:
             self._send_parse(statement, name, hidden=False)
-        elif pipeline.status != wire.STATUS_FAILED and not self.statements.may_have_failed:
-            pipeline.expect(
-                ExpectedReply(
-                    LOCAL_REPLY, local_reply=_PARSE_COMPLETE, on_undone=lambda: self.statements.drop(name, statement)
-                )
-            )
-        else:  # nearly every text is refused in a failed transaction
-            turn = self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
-            self._expect_unnamed_change(ExpectedReply(wire.PARSE), turn, lambda: self.statements.drop(name, statement))
-            self._out.append(wire.parse_message(b"", rest))
+        elif outstanding.status != wire.STATUS_FAILED and not self.statements.may_have_failed:
+            outstanding.expect(ExpectedReply(LOCAL_REPLY, local_reply=_PARSE_COMPLETE, on_undone=drop))
+        else:
+            # The transaction has failed, or may have: then nearly every text is refused. So the server is asked, with
+            # the text as its unnamed statement.
+            change = self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
+            self._expect_unnamed_change(ExpectedReply(PARSE), change, drop)
+            self._out.append(wire.parse_message(b"", body))
         return True
 
     def _process_bind(self, data: bytes, pos: int, here: int, end: int) -> bool:
         backend = self._attached_server()
-        first = data.find(b"\0", pos + HEADER_SIZE, here)
-        second = data.find(b"\0", first + 1, here)
-        if first < 0 or second < 0:
+        portal_end = data.find(b"\0", pos + HEADER_SIZE, here)
+        name_end = data.find(b"\0", portal_end + 1, here)
+        if portal_end < 0 or name_end < 0:
             raise ProtocolError("a Bind names no portal and statement")
         self.unsynced = True
-        name = data[first + 1 : second]
+        name = data[portal_end + 1 : name_end]
         statement = self.statements.get(name) if name else None
         if self._must_await_name(name, statement):
             return False
@@ -422,23 +426,24 @@ class Frontend:
         ):
             return False
         hints = statement.hints if statement is not None else self.unnamed.hints if not name else NO_HINTS
-        given = None
+        target = None
         if hints.deallocates:
-            given = self._find_deallocated(hints.deallocates)
+            target = self._find_deallocated(hints.deallocates)
             if self.blocked:
                 return False
         if hints is not NO_HINTS or self.tracked_portals:
-            self._track_portal(data[pos + HEADER_SIZE : first], hints, given)
+            self._track_portal(data[pos + HEADER_SIZE : portal_end], hints, target)
         if self.pin_refusal:
-            known, shown = self._registry.missing_name, ExpectedReply(wire.BIND, error_instead=self._pop_refusal())
-        elif given is not None:
+            server_name = self._registry.missing_name
+            entry = ExpectedReply(BIND, error_instead=self._pop_refusal())
+        elif target is not None:
             self._expect_unnamed_change(
-                ExpectedReply(wire.PARSE, hidden=True), self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
+                ExpectedReply(PARSE, hidden=True), self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
             )
-            self._out.append(wire.parse_message(b"", b'DEALLOCATE "' + given.name + b'"\0\0\0'))
+            self._out.append(wire.parse_message(b"", b'DEALLOCATE "' + target.name + b'"\0\0\0'))
             self._record_hints(hints)
             self._record_bind(hints.flags)
-            known, shown = b"", ExpectedReply(wire.BIND, statement=given, client_name=hints.deallocates)
+            server_name, entry = b"", ExpectedReply(BIND, statement=target, client_name=hints.deallocates)
         elif statement is None:
             if name:
                 self._record_bind(0)
@@ -447,7 +452,8 @@ class Frontend:
             self._outstanding.expect(replies.BIND_REPLY)
             return False
         elif statement.stale:
-            known, shown = self._registry.missing_name, ExpectedReply(wire.BIND, error_instead=pg_errors.STALE_PLAN)
+            server_name = self._registry.missing_name
+            entry = ExpectedReply(BIND, error_instead=pg_errors.STALE_PLAN)
         else:
             if statement in backend.prepared:
                 backend.prepared.move_to_end(statement)
@@ -455,30 +461,30 @@ class Frontend:
                 return False
             self._record_hints(hints)
             self._record_bind(hints.flags)
-            known, shown = statement.name, ExpectedReply(wire.BIND, statement=statement, client_name=name)
-        self._outstanding.expect(shown)
-        length = end - pos - 1 + len(known) - len(name)
-        self._out.append(wire.HEADER.pack(wire.BIND, length) + data[pos + HEADER_SIZE : first + 1] + known)
-        self._out.append(data[second:here])
+            server_name, entry = statement.name, ExpectedReply(BIND, statement=statement, client_name=name)
+        self._outstanding.expect(entry)
+        length = end - pos - 1 + len(server_name) - len(name)
+        self._out.append(wire.HEADER.pack(wire.BIND, length) + data[pos + HEADER_SIZE : portal_end + 1] + server_name)
+        self._out.append(data[name_end:here])
         return True
 
     def _describe_statement(self, name: bytes) -> bool:
-        backend, pipeline = self._attached_server(), self._outstanding
+        backend, outstanding = self._attached_server(), self._outstanding
         statement = self.statements.get(name) if name else None
         if self._must_await_name(name, statement):
             return False
         if statement is None:
             if not name:
                 self._ensure_unnamed()
-            pipeline.expect(replies.DESCRIBE_REPLY)
+            outstanding.expect(replies.DESCRIBE_REPLY)
             return False
         if statement.stale:
-            pipeline.expect(ExpectedReply(wire.DESCRIBE, error_instead=pg_errors.STALE_PLAN))
+            outstanding.expect(ExpectedReply(DESCRIBE, error_instead=pg_errors.STALE_PLAN))
             self._out.append(wire.describe_statement_message(self._registry.missing_name))
         else:
             if statement not in backend.prepared and self._ensure_prepared(statement, name):
                 return False
-            pipeline.expect(ExpectedReply(wire.DESCRIBE, statement=statement, client_name=name))
+            outstanding.expect(ExpectedReply(DESCRIBE, statement=statement, client_name=name))
             self._out.append(wire.describe_statement_message(statement.name))
         return True
 
@@ -487,7 +493,7 @@ class Frontend:
             if self._must_await_unnamed():
                 return False
             self._expect_unnamed_change(
-                ExpectedReply(wire.CLOSE), self.unnamed.replace_client(self._attached_server(), None)
+                ExpectedReply(CLOSE), self.unnamed.replace_client(self._attached_server(), None)
             )
             return False
         if self._must_await_name(name):
@@ -507,8 +513,8 @@ class Frontend:
     # ── statements on the server ─────────────────────────────────────────────────────────────
 
     def _ensure_prepared(self, statement: PreparedStatement, name: bytes) -> bool:
-        """See that the server has the statement; True where its answer has to be waited for: who knows the shape
-        of a result does not ask again, so it is compared where another connection prepares the text anew."""
+        """See that the server has the statement; True if its answer has to be waited for: who knows the shape of a
+        result does not ask again, so it is compared when another connection prepares the text anew."""
         if statement in self._attached_server().prepared:
             return False
         self._send_parse(statement, name, hidden=True)
@@ -517,13 +523,13 @@ class Frontend:
         self.blocked = True
         self._outstanding.expect(
             ExpectedReply(
-                wire.DESCRIBE,
+                DESCRIBE,
                 hidden=True,
                 on_reply=lambda described: self._compare_result_shape(statement, described),
                 on_undone=self._unblock,
             )
         )
-        self._out += (wire.describe_statement_message(statement.name), wire.message(wire.FLUSH))
+        self._out += (wire.describe_statement_message(statement.name), _FLUSH)
         return True
 
     def _compare_result_shape(self, statement: PreparedStatement, described: bytes) -> bytes:
@@ -539,7 +545,7 @@ class Frontend:
         while len(prepared) >= MAX_PREPARED:
             old, _ = prepared.popitem(last=False)
             self._outstanding.expect(
-                ExpectedReply(wire.CLOSE, hidden=True, on_undone=partial(prepared.__setitem__, old, None))
+                ExpectedReply(CLOSE, hidden=True, on_undone=partial(prepared.__setitem__, old, None))
             )
             self._out.append(wire.close_statement_message(old.name))
             self.statements.mark_changed(old.name)
@@ -552,18 +558,16 @@ class Frontend:
                 self.statements.drop(name, statement)
 
         self._outstanding.expect(
-            ExpectedReply(wire.PARSE, hidden=hidden, statement=statement, client_name=name, on_undone=undo)
+            ExpectedReply(PARSE, hidden=hidden, statement=statement, client_name=name, on_undone=undo)
         )
         self._out.append(wire.parse_message(statement.name, statement.body))
 
     def _ensure_unnamed(self) -> None:
-        """See that the server has this client's unnamed statement, or none where it has none."""
+        """See that the server has this client's unnamed statement, or none if it has none."""
         backend, unnamed = self._attached_server(), self.unnamed
         if unnamed.body is None:
             if backend.unnamed_body is not None:  # another client's: the server is to say that there is none
-                self._expect_unnamed_change(
-                    ExpectedReply(wire.CLOSE, hidden=True), unnamed.replace_server(backend, None)
-                )
+                self._expect_unnamed_change(ExpectedReply(CLOSE, hidden=True), unnamed.replace_server(backend, None))
                 self._out.append(wire.close_statement_message(b""))
             return
         hints = unnamed.hints
@@ -571,25 +575,26 @@ class Frontend:
         self._record_bind(hints.flags)
         if backend.unnamed_body is not unnamed.body:
             self._expect_unnamed_change(
-                ExpectedReply(wire.PARSE, hidden=True), unnamed.replace_server(backend, unnamed.body)
+                ExpectedReply(PARSE, hidden=True), unnamed.replace_server(backend, unnamed.body)
             )
             self._out.append(wire.parse_message(b"", unnamed.body))
 
     def _find_deallocated(self, name: bytes) -> PreparedStatement | None:
-        """The statement that a text gives up, if it is one by the protocol; with `hold` that is to be seen."""
-        statement, pipeline = self.statements.get(name), self._outstanding
+        """The statement that a text gives up, if it is one by the protocol; if `blocked` afterwards, that is to be
+        seen."""
+        statement, outstanding = self.statements.get(name), self._outstanding
         if self._must_await_name(name, statement) or statement is None:
             return None
         if statement not in self._attached_server().prepared:
-            if pipeline.queue:
+            if outstanding.queue:
                 self._await_answers()
                 return None
-            if pipeline.status == wire.STATUS_FAILED:
+            if outstanding.status == wire.STATUS_FAILED:
                 return None  # the text is refused whatever it names
             # The server is to have something of that name; what it is does not matter any more.
-            pipeline.expect(ExpectedReply(wire.PARSE, hidden=True))
+            outstanding.expect(ExpectedReply(PARSE, hidden=True))
             self._out.append(wire.parse_message(statement.name, b"\0\0\0"))
-        if len(self.deallocated) < MAX_CUSTOM_NAMES:
+        if len(self.deallocated) < MAX_TRACKED:
             self.deallocated[statement.name] = name
         return statement
 
@@ -598,31 +603,31 @@ class Frontend:
         self._attached_server().prepared.pop(statement, None)
         return b""
 
-    # ── portals ──────────────────────────────────────────────────────────────────────────────
+    # ── the extended protocol: portals ───────────────────────────────────────────────────────
 
-    def _track_portal(self, portal: bytes, hints: Hints, given: PreparedStatement | None) -> None:
+    def _track_portal(self, portal: bytes, hints: Hints, target: PreparedStatement | None) -> None:
         self.tracked_portals.pop(portal, None)
-        if (hints.flags & DISCARD or hints.reset_names) and len(self.tracked_portals) < MAX_CUSTOM_NAMES:
-            self.tracked_portals[portal] = hints, given
+        if (hints.flags & DISCARD or hints.reset_names) and len(self.tracked_portals) < MAX_TRACKED:
+            self.tracked_portals[portal] = hints, target
 
     def _execute_tracked(self, body: bytes) -> bool:
-        """Whether what a portal does when it is executed is minded here."""
+        """Whether what a portal does when it is executed has to be known of, and is expected here."""
         found = self.tracked_portals.get(body[: body.find(b"\0")])
         if found is None:
             return False
-        hints, given = found
+        hints, target = found
         self._record_hints(hints)
-        if given is not None:
-            done = partial(self._on_deallocated, hints.deallocates, given)
+        if target is not None:
+            done = partial(self._on_deallocated, hints.deallocates, target)
             self._outstanding.expect(
-                ExpectedReply(wire.EXECUTE, statement=given, client_name=hints.deallocates, on_reply=done)
+                ExpectedReply(EXECUTE, statement=target, client_name=hints.deallocates, on_reply=done)
             )
             return True
         if not hints.reset_names or not self.settings_differ:
             return False
         # DISCARD ALL has ended its transaction, so there is none to put anything into.
         back = partial(self.restore_settings, hints.reset_names, not hints.flags & DISCARD)
-        self._outstanding.expect(ExpectedReply(wire.EXECUTE, flags=RESET, on_reply=back))
+        self._outstanding.expect(ExpectedReply(EXECUTE, flags=RESET, on_reply=back))
         self._pause_after_message(self._unblock_after_execute)
         return True
 
@@ -630,10 +635,10 @@ class Frontend:
         self.blocked = False
         return b""
 
-    def _pause_after_message(self, on: Callable[[bytes], bytes]) -> None:
+    def _pause_after_message(self, on_answer: Callable[[bytes], bytes]) -> None:
         """The message at hand has to be answered before the next one goes."""
         self._pause_after = True
-        self._outstanding.expect(ExpectedReply(LOCAL_REPLY, on_reply=on, on_undone=self._unblock))
+        self._outstanding.expect(ExpectedReply(LOCAL_REPLY, on_reply=on_answer, on_undone=self._unblock))
 
     # ── what it leaves behind ────────────────────────────────────────────────────────────────
 
@@ -651,12 +656,12 @@ class Frontend:
         self._sets_locally = bool(flags & LOCAL_SETTING) and (self._sets_locally or not self._has_bound)
         self._has_bound = True
 
-    # ── waiting
+    # ── waiting for answers ──────────────────────────────────────────────────────────────────
 
     def _must_await_name(self, name: bytes, statement: PreparedStatement | None = None) -> bool:
         """Whether the message has to wait until it is known what a name means."""
-        pipeline = self._outstanding
-        if not pipeline.queue:
+        outstanding = self._outstanding
+        if not outstanding.queue:
             self.statements.on_all_answered()
             self.unnamed.settle()
         if not self.statements.is_uncertain(name, statement):
@@ -667,7 +672,7 @@ class Frontend:
     def _await_answers(self) -> None:
         self.blocked = True
         self._outstanding.expect(ExpectedReply(LOCAL_REPLY, on_reply=self._on_all_answered, on_undone=self._unblock))
-        self._out.append(wire.message(wire.FLUSH))
+        self._out.append(_FLUSH)
 
     def _on_all_answered(self, _: bytes) -> bytes:
         self.statements.on_all_answered()
@@ -676,19 +681,19 @@ class Frontend:
         return b""
 
     def _expect_unnamed_change(
-        self, entry: ExpectedReply, turn: UnnamedChange, also: Callable[[], None] | None = None
+        self, entry: ExpectedReply, change: UnnamedChange, also_undo: Callable[[], None] | None = None
     ) -> None:
         """A message that changes the unnamed statement is sent."""
-        backend, pipeline = self._attached_server(), self._outstanding
+        backend, outstanding = self._attached_server(), self._outstanding
 
         def undo() -> None:
-            self.unnamed.undo_change(turn, backend, skipped=pipeline.undoing_skipped)
-            if also is not None:
-                also()
+            self.unnamed.undo_change(change, backend, skipped=outstanding.undoing_skipped)
+            if also_undo is not None:
+                also_undo()
 
         entry.on_undone = undo
         self.statements.unnamed_parsed = True
-        pipeline.expect(entry)
+        outstanding.expect(entry)
 
     def _must_await_unnamed(self) -> bool:
         """Whether a message has to wait because too much is not answered that it hangs on."""
@@ -703,30 +708,30 @@ class Frontend:
         assert self.backend is not None
         return self.backend
 
-    # ── pins
+    # ── waiting for a pin ────────────────────────────────────────────────────────────────────
 
-    def _may_forward_pin(self, pins: int) -> bool:
-        """Whether a text that pins may go on, to the server or to its refusal; else it waits."""
+    def _may_forward_pin(self, pin_flags: int) -> bool:
+        """Whether a text that pins its connection may go on, to the server or to its refusal; else it waits."""
         if self.pin_refusal:
             return True
         if self._request_pin():
             self.has_pin = True
             return True
         self.blocked = self.awaits_pin = True
-        self.wanted_pins = pins
+        self.wanted_pins = pin_flags
         return False
 
     def _unblock(self) -> None:
         self.blocked = False
 
-    def resolve_pin(self, refused: bytes = b"") -> None:
-        """What `_may_pin` waited for: a slot, or the error that says that there is none."""
+    def resolve_pin(self, refusal: bytes = b"") -> None:
+        """What `_may_forward_pin` waited for: a slot, or the error that says that there is none."""
         self.blocked = self.awaits_pin = False
-        self.has_pin, self.pin_refusal = not refused, refused
+        self.has_pin, self.pin_refusal = not refusal, refusal
 
     def _pop_refusal(self) -> bytes:
-        refused, self.pin_refusal = self.pin_refusal, b""
-        return refused
+        refusal, self.pin_refusal = self.pin_refusal, b""
+        return refusal
 
 
 _HANDLERS: dict[int, Callable[[Frontend, bytes, int, int, int], bool]] = {

@@ -29,7 +29,16 @@ from typing import Protocol
 from proxy.postgres import wire
 from proxy.postgres.session_state import LOCAL_SETTING, RESET, SETTING, TAG_FLAGS
 from proxy.postgres.statement_registry import PreparedStatement
-from proxy.postgres.wire import COMMAND_COMPLETE, EXECUTE, HEADER_SIZE, READY_FOR_QUERY, read_header
+from proxy.postgres.wire import (
+    COMMAND_COMPLETE,
+    COPY_DATA,
+    DATA_ROW,
+    EXECUTE,
+    HEADER_SIZE,
+    READY_FOR_QUERY,
+    ROW_DESCRIPTION,
+    read_header,
+)
 
 MAX_MESSAGE_BYTES = 1 << 30
 STREAM_BYTES = 64 * 1024  # a row longer than this passes before it is whole
@@ -228,7 +237,7 @@ class OutstandingReplies:
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        elif len(queue) == 1 and queue[0] is QUERY_REPLY and not self._bytes_to_stream and self._is_plain_answer(data):
+        elif self._pass_plain_answer(data):
             return data
         size = len(data)
         out: list[bytes] = []
@@ -241,7 +250,7 @@ class OutstandingReplies:
             kind, length = read_header(data, pos)
             end = pos + 1 + length
             # Numbers rather than names: a global is looked up for each row of a result (11 % of the time of a row).
-            if (kind == 68 or kind == 100) and not hidden:  # DataRow, CopyData
+            if (kind == DATA_ROW or kind == COPY_DATA) and not hidden:
                 if end > size:
                     if length > STREAM_BYTES:
                         self._bytes_to_stream = end - size
@@ -262,17 +271,24 @@ class OutstandingReplies:
             pos = end
         if pos < size:
             self._partial = data[pos:]
-        tail = self.pop_local_replies() if queue and queue[0].kind <= COPY_END else b""
+        tail = self.pop_local_replies()
         if not out and not tail:
             return data if start == 0 and pos == size else data[start:pos]
         return b"".join((*out, data[start:pos], tail))
 
-    def _is_plain_answer(self, data: bytes) -> bool:
-        """Whether this is a Query's whole answer, in which nothing counts but how it ends."""
+    def _pass_plain_answer(self, data: bytes) -> bool:
+        """The whole answer to a Query, in which nothing counts but how it ends: whether it was that."""
+        queue = self.queue
+        if len(queue) != 1 or queue[0] is not QUERY_REPLY or self._bytes_to_stream:
+            return False
         pos, last = 0, len(data) - HEADER_SIZE - 1
         while pos < last:
             kind, length = read_header(data, pos)
-            if kind != 68 and kind != 84 and (kind != COMMAND_COMPLETE or data[pos + 5 : pos + 8] in TAG_FLAGS):
+            if (
+                kind != DATA_ROW
+                and kind != ROW_DESCRIPTION
+                and (kind != COMMAND_COMPLETE or data[pos + 5 : pos + 8] in TAG_FLAGS)
+            ):
                 return False  # neither DataRow nor RowDescription, nor a command that leaves nothing behind
             pos += 1 + length
         if pos != last or data[pos] != READY_FOR_QUERY:

@@ -1,8 +1,12 @@
 """What of a session outlives its transaction: which texts may have changed it, and how to ask the database.
 
-A text only hints, and rather once too often; what there is to carry or to pin, the database itself says when
-the transaction has ended (`probe`). So a SET that was rolled back, a temporary table that dropped itself or a
-lock that was given up leave nothing behind, whatever the text looked like.
+A text only hints, and rather once too often; what there is to carry or to pin, the database itself says when the
+transaction has ended (`probe_query`). So a SET that was rolled back, a temporary table that dropped itself or a lock
+that was given up leave nothing behind, whatever the text looked like.
+
+Each flag is a kind of state: SETTING is carried to the next server, the others of PROBE_FLAGS and LIBRARY pin the
+client to the one it has, SCHEMA makes all statements be prepared anew, and DISCARD, RESET, LOCAL_SETTING and
+COMPUTED_SETTING say what a text does to settings and names.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ PIN_REASONS = {
 }
 MAX_CUSTOM_NAMES = 100  # parameters of an app's own (`app.tenant`) that are remembered a client
 
-# What a CommandComplete tells, by its first three letters.
+# What a CommandComplete tells, by its first three letters (a command that is not here leaves nothing behind).
 TAG_FLAGS = {
     b"SET": SETTING,
     b"RES": SETTING,
@@ -95,10 +99,10 @@ _PIN_PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """`flags` of what a text may leave behind; `names` of the app's own parameters that it mentions;
-    `deallocates`: the statement that it gives up, in SQL (psycopg does); `pins`: what of it is certain to hold the
-    connection, as far as a text can be; `resets`: those of NAME and ENCODING that it leads back to what the connection
-    was opened with."""
+    """`flags` of what a text may leave behind; `custom_names` of the app's own parameters that it mentions;
+    `deallocates`: the statement that it gives up, in SQL (psycopg does); `pin_flags`: what of it is certain to pin the
+    connection, as far as a text can be; `reset_names`: those of application_name and client_encoding that it leads back
+    to what the connection was opened with."""
 
     flags: int = 0
     custom_names: tuple[bytes, ...] = ()
@@ -111,61 +115,78 @@ NO_HINTS = Hints()
 
 
 def inspect_text(text: bytes) -> Hints:
-    """What a text may leave behind that no tag tells of. 2 µs where there is nothing."""
-    word = text.decode("latin-1").lower()  # bytes are eight times as slow to search
-    sets = "set" in word
+    """What a text may leave behind that no command tag tells of. 2 µs if there is nothing: nearly every text goes this
+    way, so it is looked at closely only if it has one of a few words."""
+    lowered = text.decode("latin-1").lower()  # bytes are eight times as slow to search
+    sets = "set" in lowered
     if sets and _ROW_CHANGE.fullmatch(text) is not None:
-        sets = "set_config" in word
+        sets = "set_config" in lowered
     if (
         not sets
-        and "temp" not in word
-        and "hold" not in word
-        and "listen" not in word
-        and "advisory" not in word
-        and "prepare" not in word
-        and "deallocate" not in word
-        and "discard" not in word
-        and "load" not in word
+        and "temp" not in lowered
+        and "hold" not in lowered
+        and "listen" not in lowered
+        and "advisory" not in lowered
+        and "prepare" not in lowered
+        and "deallocate" not in lowered
+        and "discard" not in lowered
+        and "load" not in lowered
     ):
         return NO_HINTS
+    return _inspect_closely(text, lowered, sets)
+
+
+def _inspect_closely(text: bytes, lowered: str, sets: bool) -> Hints:
     low = text.lower()
-    flags = 0
+    discards = "deallocate" in lowered or "discard" in lowered
+    if discards and (name := _deallocated_name(text)):
+        return Hints(SQL_PREPARED | DISCARD, deallocates=name)
+    flags = DISCARD if discards else 0
     names: list[bytes] = []
-    if "advisory" in word and _LOCK_CALL.search(low):
+    if "advisory" in lowered and _LOCK_CALL.search(low):
         flags |= ADVISORY_LOCK
-    if "temp" in word and _TEMP_NAME.search(low):
+    if "temp" in lowered and _TEMP_NAME.search(low):
         flags |= TEMP_TABLE
-    if "hold" in word:
+    if "hold" in lowered:
         flags |= HOLD_CURSOR
     if sets:
-        if "set_config" in word:
-            for literal, _ in _SET_CONFIG.findall(low):
-                flags |= SETTING
-                if not literal:
-                    flags |= COMPUTED_SETTING
-                elif b"." in literal:
-                    names.append(literal)
-        if "." in word:
-            names += [re.sub(rb"[\"\s]", b"", name) for name in _CUSTOM_SET.findall(low)]
-        if _LOCAL_SET.fullmatch(low):
-            flags |= LOCAL_SETTING
-        elif low.lstrip()[:2] == b"do":
-            flags |= SETTING
-    if "deallocate" in word or "discard" in word:
-        flags |= DISCARD
-    found = _DEALLOCATE.fullmatch(text) if flags & DISCARD else None
-    if found is not None and found[1].lower() != b"all":
-        name = found[1]
-        name = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
-        return Hints(SQL_PREPARED | DISCARD, (), name)
-    pins = 0
-    for flag, hint, pattern in _PIN_PATTERNS:
-        if hint in word and pattern.search(low):
-            pins |= flag
-    resets = _reset_names(low)
-    if not flags and not names and not pins and not resets:
+        setting_flags, names = _inspect_settings(low)
+        flags |= setting_flags
+    pin_flags = 0
+    for flag, word, pattern in _PIN_PATTERNS:
+        if word in lowered and pattern.search(low):
+            pin_flags |= flag
+    reset_names = _reset_names(low)
+    if not flags and not names and not pin_flags and not reset_names:
         return NO_HINTS
-    return Hints(flags, tuple(dict.fromkeys(names)), pin_flags=pins, reset_names=resets)
+    return Hints(flags, tuple(dict.fromkeys(names)), pin_flags=pin_flags, reset_names=reset_names)
+
+
+def _inspect_settings(low: bytes) -> tuple[int, list[bytes]]:
+    """The flags of what a text sets, and the app's own parameters among it."""
+    flags, names = 0, []
+    for quoted, _ in _SET_CONFIG.findall(low) if b"set_config" in low else ():
+        flags |= SETTING
+        if not quoted:
+            flags |= COMPUTED_SETTING
+        elif b"." in quoted:
+            names.append(quoted)
+    if b"." in low:
+        names += [re.sub(rb"[\"\s]", b"", name) for name in _CUSTOM_SET.findall(low)]
+    if _LOCAL_SET.fullmatch(low):
+        flags |= LOCAL_SETTING
+    elif low.lstrip()[:2] == b"do":
+        flags |= SETTING
+    return flags, names
+
+
+def _deallocated_name(text: bytes) -> bytes:
+    """The statement that a DEALLOCATE gives up, b"" if the text is none or gives up all."""
+    found = _DEALLOCATE.fullmatch(text)
+    if found is None or found[1].lower() == b"all":
+        return b""
+    name = found[1]
+    return name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
 
 
 def _reset_names(low: bytes) -> tuple[bytes, ...]:
@@ -179,9 +200,22 @@ def describe_pins(flags: int) -> str:
     return ", ".join(word for flag, word in PIN_REASONS.items() if flags & flag)
 
 
+# What a connection may hold, and from which catalogue it is seen.
+_PROBE_SOURCES = {
+    TEMP_TABLE: b"(SELECT relnamespace FROM pg_catalog.pg_class UNION ALL SELECT pronamespace FROM pg_catalog.pg_proc"
+    b" UNION ALL SELECT typnamespace FROM pg_catalog.pg_type) AS named (place)"
+    b" WHERE place = pg_catalog.pg_my_temp_schema()",
+    ADVISORY_LOCK: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
+    HOLD_CURSOR: b"pg_catalog.pg_cursors WHERE is_holdable",
+    LISTEN: b"pg_catalog.pg_listening_channels()",
+    SQL_PREPARED: b"pg_catalog.pg_prepared_statements WHERE from_sql",
+}
+
+
 def probe_query(flags: int, names: Iterable[bytes] = ()) -> bytes:
-    """The query that asks a connection what it holds, for the hints at hand: rows of what, name, value. A NAME or
-    ENCODING that nobody set, or that was RESET, has no row."""
+    """The query that asks a connection what it holds, of the kinds of `flags`: rows of what, name, value. What is `s`
+    for a setting, `n` for one that was asked for by name, else the flag. An application_name or client_encoding that
+    nobody set, or that was RESET, has no row."""
     parts: list[bytes] = []
     if flags & SETTING:
         parts.append(
@@ -198,17 +232,6 @@ def probe_query(flags: int, names: Iterable[bytes] = ()) -> bytes:
         if flags & flag:
             parts.append(b"(SELECT '%d', ''::text, ''::text FROM %b LIMIT 1)" % (flag, source))
     return b" UNION ALL ".join(parts)
-
-
-_PROBE_SOURCES = {
-    TEMP_TABLE: b"(SELECT relnamespace FROM pg_catalog.pg_class UNION ALL SELECT pronamespace FROM pg_catalog.pg_proc"
-    b" UNION ALL SELECT typnamespace FROM pg_catalog.pg_type) AS named (place)"
-    b" WHERE place = pg_catalog.pg_my_temp_schema()",
-    ADVISORY_LOCK: b"pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()",
-    HOLD_CURSOR: b"pg_catalog.pg_cursors WHERE is_holdable",
-    LISTEN: b"pg_catalog.pg_listening_channels()",
-    SQL_PREPARED: b"pg_catalog.pg_prepared_statements WHERE from_sql",
-}
 
 
 def parse_probe(data: bytes) -> tuple[dict[bytes, bytes], int]:
@@ -256,6 +279,7 @@ def quote_identifier(name: bytes) -> bytes:
     return b".".join(b'"' + part.replace(b'"', b'""') + b'"' for part in name.split(b"."))
 
 
+# A role is one that the session's user may take: it is reset before that user, and set after it.
 def _reset_order(name: bytes) -> int:
     return {b"role": 0, b"session_authorization": 1}.get(name, 2)
 

@@ -12,49 +12,52 @@ MAX_NAMES = 5000  # a client; past this the name unused for longest is forgotten
 
 
 class PreparedStatement:
-    """A text with its parameter types. `stale` is set when the database said that its result has another shape
-    by now: who prepared it before must see that, as on a connection of its own."""
+    """A text with its parameter types. `name` is what servers call it; `body` a Parse's body after its name; `scope`
+    what else its meaning hangs on; `result_shape` what its clients were told of the columns of its result
+    (`wire.result_shape`), None before that. `stale` is set when the database said that its result has another shape by
+    now: who prepared it before must see that, as on a connection of its own."""
 
     __slots__ = ("body", "hints", "name", "result_shape", "scope", "stale")
 
-    def __init__(self, name: bytes, rest: bytes, scope: bytes, hints: Hints) -> None:
+    def __init__(self, name: bytes, body: bytes, scope: bytes, hints: Hints) -> None:
         self.name = name
-        self.body = rest  # a Parse's body after its name
+        self.body = body
         self.scope = scope
-        self.result_shape: bytes | None = None  # RowDescription or NoData, as its clients were told
+        self.result_shape: bytes | None = None
         self.stale = False
         self.hints = hints
 
     def __repr__(self) -> str:
-        return f"<Statement {self.name.decode()}>"
+        return f"<PreparedStatement {self.name.decode()}>"
 
 
 class StatementRegistry:
-    """Every statement of every client. One prefix a process, which nobody can guess: no client's own name is
-    ever taken for one of ours."""
+    """Every statement of every client, the one asked for last kept longest. `prefix` of their names is one a process,
+    which nobody can guess: no client's own name is ever taken for one of ours. `missing_name` is one that no server
+    has."""
 
     def __init__(self) -> None:
         self.prefix = f"outrigger_{secrets.token_hex(4)}_".encode()
         self._count = 0
         self._known: OrderedDict[tuple[bytes, bytes], PreparedStatement] = OrderedDict()
-        self.missing_name = self.prefix + b"0"  # a name that no server has
+        self.missing_name = self.prefix + b"0"
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find_or_add(self, rest: bytes, scope: bytes = b"") -> PreparedStatement:
+    def find_or_add(self, body: bytes, scope: bytes = b"") -> PreparedStatement:
         """`scope` is what else a text's meaning hangs on: whose tables its names are."""
-        key = (rest, scope)
+        key = (body, scope)
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
             return found
         self._count += 1
         name = self.prefix + str(self._count).encode()
-        made = self._known[key] = PreparedStatement(name, rest, scope, inspect_text(rest[: rest.find(b"\0")]))
+        added = self._known[key] = PreparedStatement(name, body, scope, inspect_text(body[: body.find(b"\0")]))
         if len(self._known) > MAX_STATEMENTS:
             self._known.popitem(last=False)
-        return made
+        return added
 
     def retire(self, statement: PreparedStatement) -> None:
         """Its result has another shape by now: whoever prepares the text next gets a fresh one."""

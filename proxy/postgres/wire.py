@@ -1,4 +1,4 @@
-"""Messages of the frontend/backend protocol, version 3 (PostgreSQL documentation, chapter 54).
+"""Messages of the frontend/backend protocol, version 3 (PostgreSQL documentation, chapter 54; formats in 54.7).
 
 A message is one byte of kind, four of length (its own four included, the kind not), and a body.
 """
@@ -38,9 +38,9 @@ def query_message(text: bytes) -> bytes:
     return message(QUERY, text + b"\0")
 
 
-def parse_message(name: bytes, rest: bytes) -> bytes:
-    """`rest` is a Parse's body after its name: text, number of parameter types, types."""
-    return message(PARSE, name + b"\0" + rest)
+def parse_message(name: bytes, body: bytes) -> bytes:
+    """`body` is a Parse's after its name: text, number of parameter types, types."""
+    return message(PARSE, name + b"\0" + body)
 
 
 def close_statement_message(name: bytes) -> bytes:

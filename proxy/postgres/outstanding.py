@@ -31,7 +31,6 @@ from proxy.postgres.session_state import LOCAL_SETTING, RESET, SETTING, TAG_FLAG
 from proxy.postgres.statement_registry import PreparedStatement
 from proxy.postgres.wire import (
     COMMAND_COMPLETE,
-    COPY_DATA,
     DATA_ROW,
     EXECUTE,
     HEADER_SIZE,
@@ -49,6 +48,8 @@ LOCAL_REPLY = 0  # a reply that we give in the server's place
 COPY_END = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are swallowed by a COPY
 
 ASYNCHRONOUS_KINDS = frozenset((wire.PARAMETER_STATUS, wire.NOTICE, wire.NOTIFICATION))  # they answer nothing
+ROW_KINDS = frozenset((wire.DATA_ROW, wire.COPY_DATA))
+PLAIN_KINDS = frozenset((wire.DATA_ROW, wire.ROW_DESCRIPTION))  # of an answer to a Query, they say nothing of its state
 ENDED_BY_READY = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION_CALL))
 # Which reply is the last one to which message.
 REPLY_ENDS = {
@@ -249,8 +250,7 @@ class OutstandingReplies:
         while pos + HEADER_SIZE <= size:
             kind, length = read_header(data, pos)
             end = pos + 1 + length
-            # Numbers rather than names: a global is looked up for each row of a result (11 % of the time of a row).
-            if (kind == DATA_ROW or kind == COPY_DATA) and not hidden:
+            if kind in ROW_KINDS and not hidden:
                 if end > size:
                     if length > STREAM_BYTES:
                         self._bytes_to_stream = end - size

@@ -131,7 +131,7 @@ def build_gateway(
 
     # Calls out, the database and the ledger.
     ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=loop.time)
-    user_marks = UserMarks(ledger.database, emit=log.emit)
+    user_marks = UserMarks(ledger.store, emit=log.emit)
     egress = Egress(
         policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent_errors
     )
@@ -169,7 +169,7 @@ def build_gateway(
         log=log,
         requests=requests,
         allowances=egress.spend,
-        blocked=user_marks.users,
+        blocked=user_marks.blocked_users,
         recent=recent_errors,
         on_render=bool(environ.get("RENDER")),
         app_bytes=lambda: process_sampler.latest.app_bytes or 0,

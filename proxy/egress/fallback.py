@@ -50,7 +50,7 @@ def redirect_call(call: Call, step: schema.Fallback, upstreams: Mapping[str, Ups
     if other.name != call.upstream:
         if other.policy.api_key is None:
             return None
-        if call.endpoint is not None and not other.dialect.repeatable(call.endpoint, call.body.parsed):
+        if call.endpoint is not None and not other.dialect.is_repeatable(call.endpoint, call.body.parsed):
             return None  # an order is asked after where it was called, by an id that only its vendor knows
         fields = with_own_key(other.policy.kind, other.policy.api_key, fields)
         target = portable_target(call.rest, inference=call.endpoint is not None)
@@ -67,7 +67,7 @@ def redirect_call(call: Call, step: schema.Fallback, upstreams: Mapping[str, Ups
         changed = other.dialect.with_model(call.body.content, call.body.parsed, step.model)
         copy.body = call.body.with_content(changed)
         copy.body.parse()
-        copy.ask = other.dialect.ask(call.endpoint, copy.body.parsed)
+        copy.ask = other.dialect.parse_request(call.endpoint, copy.body.parsed)
     return copy, other
 
 
@@ -75,7 +75,7 @@ def canned_answer(call: Call, upstream: Upstream, text: str) -> tuple[str, bytes
     """A well-formed answer of our own in the shape that was asked for; None where there is no such shape."""
     if call.endpoint is None or call.body.parsed is None:
         return None
-    made = upstream.dialect.canned(
+    made = upstream.dialect.synthetic_response(
         call.endpoint, call.body.parsed, text, id=secrets.token_hex(12), created=int(upstream.now())
     )
     return None if made is None else (made.content_type, made.body)

@@ -75,7 +75,7 @@ class Pipeline:
             return sink.response
         came = fields(request.raw_headers)
         call = Call(name, request.method, rest, outgoing(came), self._clock(), self._now())
-        call.ask = upstream.dialect.ask(None, None)
+        call.ask = upstream.dialect.parse_request(None, None)
         self._whose(call, came)
         self._account.begin_call(call)
         upstream.begin_call()
@@ -174,7 +174,7 @@ class Pipeline:
         call.body = await read_body(source, request.content_length, pass_on=uploads, scan=scan)
         call.body.parse()
         asked = call.body.members() if call.body.content is None else call.body.parsed
-        call.ask = upstream.dialect.ask(call.endpoint, asked)
+        call.ask = upstream.dialect.parse_request(call.endpoint, asked)
         if deployment is not None:
             call.ask = replace(call.ask, model=upstream.billing.priced_model(deployment, call.ask.model))
         if call.owner is None and call.ask.user:
@@ -214,7 +214,7 @@ class Pipeline:
         if not (policy.cache.ttl or policy.coalesce) or call.body.content is None:
             return None
         question = call.endpoint is not None and call.body.parsed is not None
-        question = question and upstream.dialect.repeatable(call.endpoint or "", call.body.parsed)  # else an order
+        question = question and upstream.dialect.is_repeatable(call.endpoint or "", call.body.parsed)  # else an order
         question = question or (policy.kind == "http" and call.method == "GET")
         if not question or (policy.cache.when == "deterministic" and not call.ask.deterministic):
             return None

@@ -255,7 +255,7 @@ class Producer:
             await sink.write_head(head)
             await relay_body(answer, recorder, deadline, shows)
             if call.followed is not None and answer.ends is not None:
-                await self._show(call, upstream, upstream.dialect.shown(answer.ends.members()))
+                await self._show(call, upstream, upstream.dialect.background_status(answer.ends.members()))
         except AttemptFailed as failure:
             await self._last_words(answer, sink, "upstream_unreachable", f"{upstream.name}: {failure}")
             raise Broken(str(failure)) from failure
@@ -276,13 +276,13 @@ class Producer:
     async def _see(self, call: Call, upstream: Upstream, answer: UpstreamResponse, bill: Charge | None) -> None:
         """What a whole answer shows of it: that it has begun, or what it came to."""
         if call.followed is not None:
-            said = upstream.dialect.shown(answer.parsed) or BackgroundStatus(call.followed, None, None)
+            said = upstream.dialect.background_status(answer.parsed) or BackgroundStatus(call.followed, None, None)
             await self._show(call, upstream, replace(said, deleted=said.deleted or call.method == "DELETE"))
         elif call.endpoint == "responses" and bill is not None:
-            shown = upstream.dialect.shown(answer.parsed)
+            shown = upstream.dialect.background_status(answer.parsed)
             if shown is not None and shown.status in UNBILLED_STATUSES and shown.usage is None:
                 bill.release()  # a definite failure is not billed
-            elif shown is not None and not shown.over:
+            elif shown is not None and not shown.finished:
                 await self._books.defer_charge(call, bill, shown.reference)
 
     async def _shows(
@@ -293,8 +293,8 @@ class Producer:
             await self._show(call, upstream, BackgroundStatus(call.followed, None, None, deleted=True))  # 204
         elif call.followed is not None and answer.tap is not None:
             return lambda shown: self._show(call, upstream, shown)
-        shown = answer.stream.shown if answer.stream is not None and call.ask.background else None
-        if bill is None or shown is None or shown.over:
+        shown = answer.stream.background_status if answer.stream is not None and call.ask.background else None
+        if bill is None or shown is None or shown.finished:
             return None
         await self._books.defer_charge(call, bill, shown.reference)
 
@@ -304,7 +304,7 @@ class Producer:
         return show
 
     async def _show(self, call: Call, upstream: Upstream, shown: BackgroundStatus | None) -> None:
-        if shown is not None and shown.over and call.followed is not None:
+        if shown is not None and shown.finished and call.followed is not None:
             shown = replace(shown, reference=call.followed)
             if await self._books.background.settle_reported(upstream, shown):
                 call.usage = shown.usage
@@ -319,7 +319,7 @@ class Producer:
         answer.errored = True
         try:
             async with asyncio.timeout(LAST_WORDS):
-                await sink.write(answer.stream.failure(code, text))
+                await sink.write(answer.stream.error_event(code, text))
         except (TimeoutError, ConnectionError):
             if isinstance(sink, AppResponse):
                 sink.abort()

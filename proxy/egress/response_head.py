@@ -41,7 +41,7 @@ def response_head(call: Call, dialect: Dialect, answer: UpstreamResponse) -> Res
     """The upstream's fields, and ours: how it went, and whether it makes sense to come again."""
     said = returning(answer.fields)
     if answer.judged_status >= 400:
-        permanent = dialect.permanent(answer.judged_status, answer.parsed)
+        permanent = dialect.is_permanent(answer.judged_status, answer.parsed)
         told = (answer.get_field("x-should-retry") or "").strip().lower()
         passing = (
             answer.judged_status in (408, 409)
@@ -62,7 +62,7 @@ def refusal_response(refused: CallRefused, dialect: Dialect, call: Call | None) 
         said.append(("Retry-After", str(round_retry_after(refused.retry_after))))
     request_id = call.owner.request_id if call is not None and call.owner is not None else ""
     said += outrigger_fields(call)
-    body = dialect.error(refused.code, refused.status, str(refused), request_id=request_id)
+    body = dialect.error_body(refused.code, refused.status, str(refused), request_id=request_id)
     return ResponseHead(refused.status, "", said), body
 
 

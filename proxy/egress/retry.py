@@ -100,7 +100,7 @@ class Series(RetryOptionsBase):
             return True
         asked = wait_from_headers(answer.get_field, self._upstream.now())
         upstream = self._upstream
-        permanent = answer.permanent or upstream.dialect.permanent(answer.judged_status, answer.parsed)
+        permanent = answer.permanent or upstream.dialect.is_permanent(answer.judged_status, answer.parsed)
         if answer.judged_status == 429 and asked is not None and not permanent:
             self._hold(answer, min(asked, MAX_PAUSE))
         told = (answer.get_field("x-should-retry") or "").strip().lower()
@@ -163,7 +163,7 @@ def may_send_again(call: Call, upstream: Upstream) -> bool:
     """Whether a request of which a byte was sent may be sent again."""
     if call.method in IDEMPOTENT_METHODS or any(name.lower() == "idempotency-key" for name, _ in call.fields):
         return True
-    return call.endpoint is not None and upstream.dialect.repeatable(call.endpoint, call.body.parsed)
+    return call.endpoint is not None and upstream.dialect.is_repeatable(call.endpoint, call.body.parsed)
 
 
 def backoff_seconds(retry: Retry, made: int) -> float:
@@ -248,7 +248,7 @@ class Sender:
         if call.endpoint is not None:
             fields = _with_readable_encoding(fields, call.ask.stream or call.body.parsed is None)
             if call.body.content and call.body.parsed is not None and not as_it_was:
-                changed = upstream.dialect.add_usage(call.endpoint, call.body.content, call.body.parsed)
+                changed = upstream.dialect.with_usage_option(call.endpoint, call.body.content, call.body.parsed)
                 if changed is not None and not upstream.usage_option.may_ask(call.ask.model):
                     changed = None
                 if changed is not None:
@@ -267,7 +267,7 @@ class Sender:
 
     def _made_up(self, call: Call, status: int) -> UpstreamResponse:
         text = "This answer was made up by a fault of the policy (faults)."
-        body = self._upstream.dialect.error("injected_fault", status, text, request_id="")
+        body = self._upstream.dialect.error_body("injected_fault", status, text, request_id="")
         return UpstreamResponse(call.method, status, "", [("Content-Type", "application/json")], status, body=body)
 
 

@@ -20,7 +20,7 @@ def settle_whole(call: Call, dialect: Dialect, answer: UpstreamResponse, body: b
     if bill is None:
         return
     written = (
-        dialect.written(bill.endpoint, answer.parsed)
+        dialect.output_size(bill.endpoint, answer.parsed)
         if answer.parsed is not None
         else _written_bytes(answer, len(body))
     )
@@ -33,11 +33,11 @@ def settle_relayed(call: Call, dialect: Dialect, answer: UpstreamResponse, passe
         return
     final = answer.complete
     if answer.stream is not None:
-        call.usage, written, final = answer.stream.usage, answer.stream.written, answer.stream.final
+        call.usage, written, final = answer.stream.usage, answer.stream.output_size, answer.stream.usage_is_final
     elif answer.media is not None:
         answer.media.close()
-        call.usage, written = answer.media.usage, answer.media.written
-        if bill is not None and call.usage is None and answer.media.failed and not answer.media.drawn:
+        call.usage, written = answer.media.usage, answer.media.output_size
+        if bill is not None and call.usage is None and answer.media.failed and not answer.media.image_count:
             bill.release()  # a definite error
     else:
         call.usage, written = _usage_at_ends(call, dialect, answer), _written_bytes(answer, passed)

@@ -51,8 +51,8 @@ async def relay_body(
 async def _notify_shown(answer: UpstreamResponse, shows: OnShown) -> OnShown | None:
     """None once it has been told."""
     state = answer.stream if answer.tap is None else answer.tap.state
-    shown = state.shown if state is not None else None
-    if shown is None or not shown.over:
+    shown = state.background_status if state is not None else None
+    if shown is None or not shown.finished:
         return shows
     await shows(shown)
     return None
@@ -70,7 +70,7 @@ async def _relay_events(
         deadline.record_progress()
         passed = []
         for event in split_events(splitter, data):
-            verdict = state.judge(event)
+            verdict = state.classify(event)
             if verdict is EventKind.MALFORMED:
                 answer.broken = MALFORMED
                 break

@@ -15,7 +15,7 @@ from proxy.egress.cache import ResponseCache
 from proxy.egress.call import Call
 from proxy.egress.circuit_breaker import OPEN, STATE_GAUGE, Breaker, UpstreamBreakers
 from proxy.egress.coalescing import SharedCalls
-from proxy.egress.dialects import Dialect, dialect
+from proxy.egress.dialects import Dialect, dialect_for
 from proxy.egress.fault_injection import FaultInjector
 from proxy.egress.http_client import HttpClient, ParentProxy
 from proxy.egress.retry import Sender
@@ -32,7 +32,7 @@ from proxy.policy.values import Spend
 
 def check_policy(policy: schema.Upstream) -> None:
     """Make what a call under this policy would need. Raises ValueError and the like where that cannot be made."""
-    dialect(policy.kind)
+    dialect_for(policy.kind)
     join_url(policy.base_url, "/v1")
     Pricer(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
     Calendar(policy.cap.timezone)
@@ -60,7 +60,7 @@ class Upstream:
         self.now = now
         self._metrics = metrics
         self._emit = emit
-        self.dialect: Dialect = dialect(policy.kind)
+        self.dialect: Dialect = dialect_for(policy.kind)
         self.client = HttpClient(proxy=proxy)
         self.breakers = UpstreamBreakers(name, policy.breaker, clock=clock, on_change=self._report_breaker)
         self.retry_budget = RetryBudget(policy.retry.budget, clock)
@@ -105,7 +105,7 @@ class Upstream:
         new = copy.copy(self)
         new.in_flight = 0
         if policy.kind != self.policy.kind:
-            new.dialect = dialect(policy.kind)
+            new.dialect = dialect_for(policy.kind)
         new.policy = policy
         new._fallbacks = _fallback_models(policy)
         new.sender = Sender(new)

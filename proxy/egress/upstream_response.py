@@ -103,12 +103,12 @@ async def read_response(
         return answer
     if kind == "text/event-stream":
         if not response.headers.get("Content-Encoding"):
-            answer.stream = dialect.stream(call.endpoint, strip_usage=strip_usage)
-            answer.media = dialect.media(call.endpoint) if answer.stream is None else None
+            answer.stream = dialect.stream_state(call.endpoint, strip_usage=strip_usage)
+            answer.media = dialect.media_stream(call.endpoint) if answer.stream is None else None
         if answer.stream is not None:
             await _read_first_events(answer, answer.stream)
         return answer
-    due = dialect.due(call.endpoint)
+    due = dialect.required_keys(call.endpoint)
     if kind == "text/html" and due:
         raise AttemptFailed("malformed", "it answered with a page (text/html) where JSON was due", sent=True)
     if not due and kind != "application/json":
@@ -133,7 +133,7 @@ async def _read_followed(
 ) -> None:
     """Of what the vendor goes on with by itself: it passes whatever it is, and what it shows is read."""
     if kind == "text/event-stream":
-        state = dialect.stream("responses", strip_usage=False)
+        state = dialect.stream_state("responses", strip_usage=False)
         if state is not None and not response.headers.get("Content-Encoding"):
             answer.tap = StreamTap(state)
     elif kind == "application/json":
@@ -160,7 +160,7 @@ class StreamTap:
             return
         try:
             for event in split_events(self._splitter, data):
-                self.state.judge(event)
+                self.state.classify(event)
         except AttemptFailed:  # an event that is larger than any: what follows cannot be told apart
             self._splitter = None
 
@@ -217,7 +217,7 @@ async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> No
         data = await read_chunk(answer.response)
         begun = False
         for event in split_events(splitter, data):
-            verdict = state.judge(event)
+            verdict = state.classify(event)
             if verdict is EventKind.DROP:
                 continue
             if verdict is EventKind.MALFORMED:
@@ -232,7 +232,7 @@ async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> No
             held.append(event)
             count += 1
             size += len(event)
-            begun = begun or verdict is not EventKind.START
+            begun = begun or verdict is not EventKind.PREAMBLE
         if begun or count >= MAX_HELD_EVENTS or size >= MAX_HELD_BYTES:
             return
         if not data:

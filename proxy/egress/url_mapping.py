@@ -55,7 +55,7 @@ def _find_endpoint(dialect: Dialect, method: str, rest: str, base_url: str) -> t
 def find_followed(dialect: Dialect, method: str, rest: str, base_url: str) -> str | None:
     """The reference of what a call asks after, however its path is spelled."""
     tails = _endpoint_spellings(_upstream_path(rest, base_url), base_url)
-    return next((found for tail in tails if (found := dialect.follows(method, tail)) is not None), None)
+    return next((found for tail in tails if (found := dialect.background_reference(method, tail)) is not None), None)
 
 
 def _upstream_path(rest: str, base_url: str) -> str:

@@ -80,7 +80,7 @@ class Ledger:
         """
         try:
             async with asyncio.timeout(STARTING):
-                await self._database.ready(create=self._policy.on_error == "deny")
+                await self._database.ensure_ready(create=self._policy.on_error == "deny")
         except TimeoutError:
             self._lost(f"{self._database.where} did not answer in {STARTING:g} s")
         except LedgerUnavailable as away:
@@ -114,19 +114,19 @@ class Ledger:
         """Take a newer policy; its address stays."""
         self._policy = policy
 
-    def open(self, entry: CallRecord) -> None:
+    def record_open(self, entry: CallRecord) -> None:
         """A call began, reserved at `entry.cost`: on record as `open` if it is still under way in half a second."""
-        self._backlog.open(entry, self._clock())
+        self._backlog.add_open(entry, self._clock())
         self._wanted.set()
 
-    def put(self, entry: CallRecord, *, firm: bool = False) -> None:
+    def record(self, entry: CallRecord, *, firm: bool = False) -> None:
         """A call was settled, or (`firm`) must be on record as it is. Never blocks, never raises."""
-        self._backlog.put(entry, firm=firm)
+        self._backlog.add_settled(entry, firm=firm)
         self._wanted.set()
         if len(self._backlog) >= MAX_BATCH_ROWS:
             self._full.set()
 
-    async def written(self, patience: float = PATIENCE) -> bool:
+    async def wait_written(self, patience: float = PATIENCE) -> bool:
         """Whether what was firm before now is on record: waits for it, but not while the database is away."""
         if self._trouble is not None or not self._tasks:
             return False
@@ -140,27 +140,27 @@ class Ledger:
         except TimeoutError:
             return False
 
-    def drop(self, id: str) -> None:
+    def discard(self, id: str) -> None:
         """A call ended without costing or being worth a row; its `open` row goes, if one was written."""
         self._backlog.drop(id)
         self._wanted.set()
 
-    async def spent(
+    async def window_totals(
         self, upstream: str, since: Mapping[str, float], until: float | None = None
     ) -> dict[str, WindowTotals]:
         """What was spent on an upstream in each window since its beginning (wall clock), up to `until`.
 
         Rows that wait do not count, rows left open by a crash do, at their reservation. Raises LedgerUnavailable.
         """
-        return await self._database.spent(upstream, since, until)
+        return await self._database.window_totals(upstream, since, until)
 
-    async def standing(
+    async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None = None
     ) -> dict[str, UserTotals]:
         """What these users come to in each window, rows that wait included: those are written first. For users without
         a call under way, whose open row would count twice. Raises LedgerUnavailable."""
         for _ in range(2):  # the batch under way, and the one after it: what waits now is in them, whatever comes then
-            if self._trouble is not None or not self._backlog.holds(set(users)):
+            if self._trouble is not None or not self._backlog.holds_users(set(users)):
                 break
             written = self._written
             self._full.set()
@@ -168,29 +168,31 @@ class Ledger:
             await written.wait()
         if self._trouble is not None:
             raise LedgerUnavailable(self._trouble)
-        return await self._database.standing(upstream, users, since, until)
+        return await self._database.user_totals(upstream, users, since, until)
 
-    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
+    async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         """Calls whose price is still to come. Raises LedgerUnavailable."""
-        return await self._database.pending(upstream, most)
+        return await self._database.open_background_calls(upstream, most)
 
-    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
+    async def find_by_reference(self, upstream: str, reference: str) -> CallRecord | None:
         """The call that the vendor knows by this reference, whatever became of it. Raises LedgerUnavailable."""
-        return await self._database.referred(upstream, reference)
+        return await self._database.find_by_reference(upstream, reference)
 
-    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+    async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
         """Which of these calls somebody settled, and what they cost. Raises LedgerUnavailable."""
         found: dict[str, int] = {}
         for at in range(0, len(ids), MAX_IDS_PER_QUERY):
-            found |= await self._database.settled(ids[at : at + MAX_IDS_PER_QUERY])
+            found |= await self._database.settled_costs(ids[at : at + MAX_IDS_PER_QUERY])
         return found
 
-    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+    async def forgiven_by_user(
+        self, upstream: str, since: Mapping[str, float], until: float
+    ) -> dict[str, dict[str, int]]:
         """What operators forgave in each of these windows, by user. Raises LedgerUnavailable."""
-        return await self._database.forgiven(upstream, since, until)
+        return await self._database.forgiven_by_user(upstream, since, until)
 
     @property
-    def database(self) -> LedgerStore:
+    def store(self) -> LedgerStore:
         return self._database
 
     def health(self) -> ComponentHealth:
@@ -199,7 +201,7 @@ class Ledger:
         waiting = len(self._backlog)
         return ComponentHealth("degraded", f"{self._trouble}; rows that wait in memory: {waiting}", self._since)
 
-    def refuses(self) -> bool:
+    def refuses_calls(self) -> bool:
         """Whether calls must not go on: `on_error: deny`, and they could not be written down."""
         return self.strict and (self._trouble is not None or self._backlog.full)
 
@@ -209,7 +211,7 @@ class Ledger:
         return self._policy.on_error == "deny"
 
     @property
-    def backlog(self) -> int:
+    def rows_waiting(self) -> int:
         """Settled rows that wait."""
         return len(self._backlog)
 
@@ -243,8 +245,8 @@ class Ledger:
         try:
             written = 0
             if self._trouble is not None:
-                await self._database.ready(create=True)
-            while (batch := self._backlog.take(self._clock(), everything=self._ending.is_set())) is not None:
+                await self._database.ensure_ready(create=True)
+            while (batch := self._backlog.next_batch(self._clock(), everything=self._ending.is_set())) is not None:
                 await self._write(batch)
                 written += len(batch)
                 if len(batch) < MAX_BATCH_ROWS and not self._ending.is_set():
@@ -267,21 +269,21 @@ class Ledger:
         while pieces:
             piece = pieces.popleft()
             try:
-                await self._database.write(piece.entries, piece.removals)
+                await self._database.write_batch(piece.records, piece.removals)
                 self._metrics.ledger_writes_total.labels("ok").inc()
             except RecordRejected as error:
                 if len(piece) > 1:
-                    pieces.extendleft(reversed(piece.singly()))
+                    pieces.extendleft(reversed(piece.split()))
                     continue
-                self._backlog.lose(piece)
+                self._backlog.drop_batch(piece)
                 self._emit("ledger", f"A row cannot be written and is left out: {error}.", level="error")
             except Exception as error:
                 doubtful = not isinstance(error, LedgerUnavailable) or error.doubtful
-                self._backlog.give_back(piece, doubtful=doubtful)
+                self._backlog.requeue(piece, doubtful=doubtful)
                 for rest in pieces:
-                    self._backlog.give_back(rest, doubtful=False)
+                    self._backlog.requeue(rest, doubtful=False)
                 raise
-        self._backlog.done()
+        self._backlog.batch_written()
 
     def _lost(self, why: str) -> None:
         if self._trouble is None:

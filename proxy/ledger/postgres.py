@@ -81,11 +81,11 @@ class PostgresStore:
         self._pool: asyncpg.Pool | None = None
         self._migrated = False
 
-    async def ready(self, *, create: bool) -> None:
+    async def ensure_ready(self, *, create: bool) -> None:
         async with self._connection():
             pass
 
-    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
+    async def write_batch(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         committing = False
         try:
             async with self._connection() as connection, connection.transaction():
@@ -110,7 +110,9 @@ class PostgresStore:
             )
         return int(done.rpartition(" ")[2])
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
+    async def window_totals(
+        self, upstream: str, since: Mapping[str, float], until: float | None
+    ) -> dict[str, WindowTotals]:
         found = {}
         async with self._connection() as connection:
             for window, start in since.items():
@@ -126,7 +128,7 @@ class PostgresStore:
                 found[window] = WindowTotals(users, rows[0][2] - sum(users.values()) if rows else 0)
         return found
 
-    async def standing(
+    async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
         sums = ", ".join(f"coalesce(sum(cost) FILTER (WHERE at >= ${at}), 0)::int8" for at in range(5, 5 + len(since)))
@@ -141,14 +143,14 @@ class PostgresStore:
                 *since.values(),
             )
         paid = {row[0]: dict(zip(since, row[1:], strict=True)) for row in map(tuple, rows)}
-        taken = await self.forgiven(upstream, since, float("inf") if until is None else until)
+        taken = await self.forgiven_by_user(upstream, since, float("inf") if until is None else until)
         nothing = dict.fromkeys(since, 0)
         return {
             user: UserTotals(paid.get(user, nothing), {window: taken[window].get(user, 0) for window in since})
             for user in users
         }
 
-    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
+    async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         async with self._connection() as connection:
             rows = await connection.fetch(
                 f"SELECT {', '.join(COLUMN_NAMES)} FROM public.outrigger_calls"
@@ -158,7 +160,7 @@ class PostgresStore:
             )
         return [record_from_row(row) for row in rows]
 
-    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
+    async def find_by_reference(self, upstream: str, reference: str) -> CallRecord | None:
         async with self._connection() as connection:
             row = await connection.fetchrow(
                 f"SELECT {', '.join(COLUMN_NAMES)} FROM public.outrigger_calls"
@@ -168,7 +170,7 @@ class PostgresStore:
             )
         return record_from_row(row) if row is not None else None
 
-    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+    async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
         async with self._connection() as connection:
             rows = await connection.fetch(
                 "SELECT id, cost FROM public.outrigger_calls WHERE id = ANY($1::text[]) AND outcome <> 'open'",
@@ -176,7 +178,7 @@ class PostgresStore:
             )
         return {row[0]: row[1] for row in rows}
 
-    async def forgive(self, rows: Sequence[ForgivenSpend]) -> None:
+    async def record_forgiven(self, rows: Sequence[ForgivenSpend]) -> None:
         async with self._connection() as connection, connection.transaction():
             await connection.executemany(
                 "INSERT INTO public.outrigger_forgiven VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
@@ -187,7 +189,9 @@ class PostgresStore:
                 "DELETE FROM public.outrigger_forgiven WHERE at < $1", newest - FORGIVEN_KEPT_SECONDS
             )
 
-    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+    async def forgiven_by_user(
+        self, upstream: str, since: Mapping[str, float], until: float
+    ) -> dict[str, dict[str, int]]:
         found = {}
         async with self._connection() as connection:
             for window, start in since.items():
@@ -202,12 +206,12 @@ class PostgresStore:
                 found[window] = {row[0]: row[1] for row in rows}
         return found
 
-    async def blocked(self) -> list[str]:
+    async def blocked_users(self) -> list[str]:
         async with self._connection() as connection:
             rows = await connection.fetch("SELECT user_id FROM public.outrigger_blocked ORDER BY at, user_id")
         return [row[0] for row in rows]
 
-    async def block(self, user: str, at: float | None) -> None:
+    async def set_blocked(self, user: str, at: float | None) -> None:
         async with self._connection() as connection:
             if at is None:
                 await connection.execute("DELETE FROM public.outrigger_blocked WHERE user_id = $1", user)

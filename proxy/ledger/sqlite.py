@@ -55,45 +55,49 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
 
-    async def ready(self, *, create: bool) -> None:
+    async def ensure_ready(self, *, create: bool) -> None:
         await self._do(lambda: self._ready(create))
 
-    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
+    async def write_batch(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         await self._do(lambda: self._write(entries, removals))
 
     async def prune(self, before: float, at_most: int) -> int:
         return await self._do(lambda: self._prune(before, at_most))
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
+    async def window_totals(
+        self, upstream: str, since: Mapping[str, float], until: float | None
+    ) -> dict[str, WindowTotals]:
         return await self._do(lambda: self._spent(upstream, since, until))
 
-    async def standing(
+    async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
         return await self._do(lambda: self._standing(upstream, users, since, until))
 
-    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
+    async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         where = "upstream = ? AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT ?"
         return await self._do(lambda: self._rows(where, (upstream, most)))
 
-    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
+    async def find_by_reference(self, upstream: str, reference: str) -> CallRecord | None:
         where = "reference = ? AND reference <> '' AND upstream = ? ORDER BY at DESC LIMIT 1"
         return next(iter(await self._do(lambda: self._rows(where, (reference, upstream)))), None)
 
-    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+    async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
         where = f"id IN ({', '.join('?' * len(ids))}) AND outcome <> 'open'"
         return {entry.id: entry.cost for entry in await self._do(lambda: self._rows(where, ids))}
 
-    async def forgive(self, rows: Sequence[ForgivenSpend]) -> None:
+    async def record_forgiven(self, rows: Sequence[ForgivenSpend]) -> None:
         await self._do(lambda: self._forgive(rows))
 
-    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+    async def forgiven_by_user(
+        self, upstream: str, since: Mapping[str, float], until: float
+    ) -> dict[str, dict[str, int]]:
         return await self._do(lambda: self._forgiven(upstream, since, until))
 
-    async def blocked(self) -> list[str]:
+    async def blocked_users(self) -> list[str]:
         return await self._do(self._blocked)
 
-    async def block(self, user: str, at: float | None) -> None:
+    async def set_blocked(self, user: str, at: float | None) -> None:
         await self._do(lambda: self._block(user, at))
 
     async def close(self) -> None:

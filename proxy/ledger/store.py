@@ -85,11 +85,11 @@ class LedgerStore(Protocol):
 
     where: str
 
-    async def ready(self, *, create: bool) -> None:
+    async def ensure_ready(self, *, create: bool) -> None:
         """Open it and bring its schema up to date; a file that is not there is made only where `create`."""
         ...
 
-    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
+    async def write_batch(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         """All or nothing: rows by id, the newer replacing the older; then the removals. Raises RecordRejected."""
         ...
 
@@ -97,39 +97,43 @@ class LedgerStore(Protocol):
         """Take out rows that began before then; how many were."""
         ...
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
+    async def window_totals(
+        self, upstream: str, since: Mapping[str, float], until: float | None
+    ) -> dict[str, WindowTotals]:
         """What each window since its beginning comes to."""
         ...
 
-    async def standing(
+    async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
         """What these users come to in each window from its beginning until then."""
         ...
 
-    async def pending(self, upstream: str, most: int) -> list[CallRecord]:
+    async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         """Calls whose price is still to come, the newest first."""
         ...
 
-    async def referred(self, upstream: str, reference: str) -> CallRecord | None:
+    async def find_by_reference(self, upstream: str, reference: str) -> CallRecord | None:
         """The call that has this reference, whatever became of it."""
         ...
 
-    async def settled(self, ids: Sequence[str]) -> dict[str, int]:
+    async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
         """Those of these calls that have been settled, and what they cost; at most `MOST_ASKED` at once."""
         ...
 
-    async def forgive(self, rows: Sequence[ForgivenSpend]) -> None:
+    async def record_forgiven(self, rows: Sequence[ForgivenSpend]) -> None:
         """Remember them, each once, and drop those older than `KEPT`."""
         ...
 
-    async def forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
+    async def forgiven_by_user(
+        self, upstream: str, since: Mapping[str, float], until: float
+    ) -> dict[str, dict[str, int]]:
         """What was forgiven in each window from its beginning (wall clock) until then, by user."""
         ...
 
-    async def blocked(self) -> list[str]: ...
+    async def blocked_users(self) -> list[str]: ...
 
-    async def block(self, user: str, at: float | None) -> None:
+    async def set_blocked(self, user: str, at: float | None) -> None:
         """Remember that a user is blocked since then, or (None) is not any more."""
         ...
 

@@ -33,7 +33,7 @@ class UserMarks:
         self._unforgiven: list[ForgivenSpend] = []
         self.loaded = False  # whether `users` has those blocked before
         self._task: asyncio.Task[None] | None = None
-        self.users: dict[str, None] = {}
+        self.blocked_users: dict[str, None] = {}
 
     async def start(self) -> None:
         """Take up who was blocked before; where the database is away, as soon as it is back."""
@@ -52,14 +52,14 @@ class UserMarks:
 
     async def block(self, user: str) -> str | None:
         """Why it is not on record yet, or None where it is. Raises Full."""
-        if user not in self.users and len(self.users) >= MAX_BLOCKED_USERS:
+        if user not in self.blocked_users and len(self.blocked_users) >= MAX_BLOCKED_USERS:
             raise TooManyBlocked
-        self.users[user] = None
+        self.blocked_users[user] = None
         self._unwritten[user] = self._now()
         return await self._written()
 
     async def unblock(self, user: str) -> str | None:
-        self.users.pop(user, None)
+        self.blocked_users.pop(user, None)
         self._unwritten[user] = None
         return await self._written()
 
@@ -86,17 +86,17 @@ class UserMarks:
     async def _catch_up(self) -> None:
         """What is written may be written again where its end was not seen: it comes to the same."""
         if not self.loaded:
-            for user in (await self._database.blocked())[:MAX_BLOCKED_USERS]:
+            for user in (await self._database.blocked_users())[:MAX_BLOCKED_USERS]:
                 if user not in self._unwritten:
-                    self.users[user] = None
+                    self.blocked_users[user] = None
             self.loaded = True
         for user, at in list(self._unwritten.items()):
-            await self._database.block(user, at)
+            await self._database.set_blocked(user, at)
             if self._unwritten.get(user, at) == at:
                 self._unwritten.pop(user, None)
         rows = list(self._unforgiven)
         if rows:
-            await self._database.forgive(rows)
+            await self._database.record_forgiven(rows)
             self._unforgiven = [row for row in self._unforgiven if row not in rows]
 
     def _try_again(self) -> None:

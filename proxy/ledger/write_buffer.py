@@ -38,22 +38,22 @@ class Batch:
     are the ids that the database may have since an earlier try."""
 
     settled: list[CallRecord]
-    opened: list[tuple[float, CallRecord]]
+    open_calls: list[tuple[float, CallRecord]]
     removals: list[str]
-    known: frozenset[str] = frozenset()
+    maybe_written: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
-        return len(self.settled) + len(self.opened) + len(self.removals)
+        return len(self.settled) + len(self.open_calls) + len(self.removals)
 
     @property
-    def entries(self) -> list[CallRecord]:
-        return [*self.settled, *(as_open(entry) for _, entry in self.opened)]
+    def records(self) -> list[CallRecord]:
+        return [*self.settled, *(as_open(entry) for _, entry in self.open_calls)]
 
-    def singly(self) -> list[Batch]:
+    def split(self) -> list[Batch]:
         """Each thing in it as a batch of its own."""
         return [
-            *(Batch([entry], [], [], self.known) for entry in self.settled),
-            *(Batch([], [entry], [], self.known) for entry in self.opened),
+            *(Batch([entry], [], [], self.maybe_written) for entry in self.settled),
+            *(Batch([], [entry], [], self.maybe_written) for entry in self.open_calls),
             *(Batch([], [], [id]) for id in self.removals),
         ]
 
@@ -86,15 +86,15 @@ class WriteBuffer:
     def full(self) -> bool:
         return len(self) >= self._bound
 
-    def holds(self, users: Container[str]) -> bool:
+    def holds_users(self, users: Container[str]) -> bool:
         """Whether something of these users is not in the database yet, or not as it ended."""
         waiting = (self._rows.values(), self._firm.values(), self._sums.values(), self._out)
         return bool(self._removals) or any(entry.user in users for entry in chain(*waiting))
 
-    def open(self, entry: CallRecord, now: float) -> None:
+    def add_open(self, entry: CallRecord, now: float) -> None:
         self._opened[entry.id] = (now, entry)
 
-    def put(self, entry: CallRecord, *, firm: bool = False) -> None:
+    def add_settled(self, entry: CallRecord, *, firm: bool = False) -> None:
         """`firm`: its id must last, settled or not; it is written as it is, and next."""
         self._opened.pop(entry.id, None)
         self._removals.pop(entry.id, None)
@@ -117,7 +117,7 @@ class WriteBuffer:
         self._firm.pop(id, None)
         self._removals[id] = None
 
-    def take(self, now: float, *, everything: bool = False) -> Batch | None:
+    def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """The next batch, the oldest first; None where nothing is due. One at a time: then `done` or `give_back`."""
         settled = _first(self._firm, MAX_BATCH_ROWS)
         known = {entry.id for entry in settled}
@@ -138,10 +138,10 @@ class WriteBuffer:
         self._out = settled
         return Batch(settled, opened, removals, frozenset(known)) if settled or opened or removals else None
 
-    def done(self) -> None:
+    def batch_written(self) -> None:
         self._out = ()
 
-    def give_back(self, batch: Batch, *, doubtful: bool) -> None:
+    def requeue(self, batch: Batch, *, doubtful: bool) -> None:
         """What could not be written waits again, unless something newer took its place.
 
         Where it is doubtful whether it was written, it must be written again under its own id.
@@ -151,7 +151,7 @@ class WriteBuffer:
         firm: dict[str, CallRecord] = {}
         rows: dict[str, CallRecord] = {}
         for entry in batch.settled:
-            may_be_there = doubtful or entry.id in batch.known
+            may_be_there = doubtful or entry.id in batch.maybe_written
             if may_be_there and entry.id in self._rows:
                 self._firm[entry.id] = self._rows.pop(entry.id)
             if entry.id not in newer:
@@ -159,17 +159,17 @@ class WriteBuffer:
         self._firm = {**firm, **self._firm}
         self._rows = {**rows, **self._rows}
         opened = {}
-        for since, entry in batch.opened:
+        for since, entry in batch.open_calls:
             if entry.id not in newer:
                 opened[entry.id] = (since, entry)
-                if not doubtful and entry.id not in batch.known:
+                if not doubtful and entry.id not in batch.maybe_written:
                     self._shown.pop(entry.id, None)
         self._opened = {**opened, **self._opened}
         for id in batch.removals:
             if id not in newer:
                 self._removals[id] = None
 
-    def lose(self, batch: Batch) -> None:
+    def drop_batch(self, batch: Batch) -> None:
         """What no database would take."""
         self.dropped += sum(entry.calls for entry in batch.settled)
 

@@ -52,7 +52,7 @@ class GatewayCommands:
     async def unblock_user(self, user: str) -> str:
         user = canonical_user(user)
         marks = self._parts.user_marks
-        if user not in marks.users and marks.loaded:
+        if user not in marks.blocked_users and marks.loaded:
             raise Refusal("not-blocked", 404, "Not blocked", f"{user} is not blocked; {self._list_blocked()}.")
         trouble = await marks.unblock(user)
         return f"{user} is not blocked any more{_describe_unrecorded(trouble)}."
@@ -107,7 +107,7 @@ class GatewayCommands:
         return "The app was replaced."
 
     def _list_blocked(self) -> str:
-        users = list(self._parts.user_marks.users)
+        users = list(self._parts.user_marks.blocked_users)
         if not users:
             return "nobody is"
         more = f" and {len(users) - 10} more" if len(users) > 10 else ""

@@ -188,7 +188,7 @@ class StatusReport:
         return None if database is None else {**database.status(), "max": database.policy.pool.max}
 
     def _show_blocked(self) -> list[str]:
-        return sorted(self._parts.user_marks.users)[:MAX_BLOCKED_SHOWN]
+        return sorted(self._parts.user_marks.blocked_users)[:MAX_BLOCKED_SHOWN]
 
     def _show_memory(self) -> Mapping[str, object]:
         latest = self._parts.process_sampler.latest

@@ -57,7 +57,7 @@ async def path_cost(url: str) -> list[float]:
     await ledger.start()
     made = entries(5000, DAY, 2000)
     costs = []
-    for act in (ledger.open, ledger.put):
+    for act in (ledger.record_open, ledger.record):
         started = time.thread_time()
         for one in made:
             act(one)
@@ -68,10 +68,10 @@ async def path_cost(url: str) -> list[float]:
 
 async def writing(database: LedgerStore, made: list[CallRecord]) -> float:
     """Rows a second in batches of 500."""
-    await database.ready(create=True)
+    await database.ensure_ready(create=True)
     started = time.perf_counter()
     for at in range(0, len(made), 500):
-        await database.write(made[at : at + 500], [])
+        await database.write_batch(made[at : at + 500], [])
     rate = len(made) / (time.perf_counter() - started)
     await database.close()
     return rate
@@ -82,7 +82,7 @@ async def fill(database: LedgerStore, span: float, users: int) -> None:
     parts = MILLION // 10_000
     for left in reversed(range(parts)):
         made = sorted(entries(10_000, span / parts, users, ago=left * span / parts), key=lambda one: one.at)
-        await database.write(made, [])
+        await database.write_batch(made, [])
     await database.close()
 
 

@@ -21,7 +21,7 @@ from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.egress.billing.token_estimator import TokenEstimator, count_text_bytes
 from proxy.egress.body import Body
 from proxy.egress.call import Call
-from proxy.egress.dialects import OutputSize, dialect
+from proxy.egress.dialects import OutputSize, dialect_for
 from proxy.ledger.write_buffer import WriteBuffer
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
@@ -66,11 +66,11 @@ def whole_charge() -> float:
     upstream = SimpleNamespace(billing=billing)
     backlog = WriteBuffer()
     ledger = SimpleNamespace(
-        refuses=lambda: False, open=lambda row: backlog.open(row, 0.0), put=backlog.put, drop=backlog.drop
+        refuses=lambda: False, open=lambda row: backlog.add_open(row, 0.0), put=backlog.add_settled, drop=backlog.drop
     )
     lookup = SpendLookup(None, time.monotonic)
     calls = CallLedger(ledger, time.monotonic, lookup, BackgroundCalls(None, lookup, lambda *_, **__: None, time.time))
-    spoken = dialect("openai")
+    spoken = dialect_for("openai")
     body = Body(json.dumps(BODY).encode(), b"", None, None)
     body.parse()
     number = 0
@@ -95,8 +95,8 @@ def whole_charge() -> float:
         charge.release()
         calls.record_call(call)
         if number % 400 == 0:  # as the writer does, twice a second
-            backlog.take(0.0, everything=True)
-            backlog.done()
+            backlog.next_batch(0.0, everything=True)
+            backlog.batch_written()
 
     return micros(once) - micros(without)
 
@@ -108,7 +108,7 @@ def micros(what) -> float:
 
 def main() -> None:
     size = len(json.dumps(BODY))
-    openai, tariffs = dialect("openai"), Pricer("openai", "https://api.openai.com/v1", {}, "highest")
+    openai, tariffs = dialect_for("openai"), Pricer("openai", "https://api.openai.com/v1", {}, "highest")
     estimator = TokenEstimator()
     usage = openai.usage("chat", ANSWER)
     assert usage is not None

@@ -232,7 +232,7 @@ async def instance(
         await made.session.close()
         await egress.stop()
         if made.killed:
-            await books.database.close()
+            await books.store.close()
         else:
             await books.stop()
         log.close()

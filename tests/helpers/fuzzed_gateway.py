@@ -64,7 +64,7 @@ class FuzzedGateway:
             for task in self.ledger._tasks:
                 task.cancel()
         await self.egress.stop()
-        await (self.ledger.database.close() if killed else self.ledger.stop())
+        await (self.ledger.store.close() if killed else self.ledger.stop())
         self._log.close()
 
     def close(self) -> None:

@@ -26,7 +26,9 @@ async def main(path: str, on_error: str) -> None:
         nonlocal put
         for _ in range(count):
             put += 1
-            ledger.put(CallRecord(f"{put}", 1000.0 + put, None, "ada", "", "", "openai", "gpt", cost=put, outcome="ok"))
+            ledger.record(
+                CallRecord(f"{put}", 1000.0 + put, None, "ada", "", "", "openai", "gpt", cost=put, outcome="ok")
+            )
         await asyncio.sleep(0.1)
 
     async def until(state: str) -> None:
@@ -40,7 +42,7 @@ async def main(path: str, on_error: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, most))
     await until("degraded")
     await settle(1000)
-    reason, refuses, waiting = ledger.health().reason, ledger.refuses(), ledger.backlog
+    reason, refuses, waiting = ledger.health().reason, ledger.refuses_calls(), ledger.rows_waiting
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     await until("ok")
     await ledger.stop()

@@ -33,15 +33,15 @@ async def call(ledger: Ledger) -> None:
     """One call: reserved, then settled at another cost, or dropped."""
     id = uuid.uuid4().hex
     reserved = random.randrange(1, 10**9)
-    ledger.open(entry(id, reserved))
+    ledger.record_open(entry(id, reserved))
     tell("open", id, reserved)
     await asyncio.sleep(random.choice([0.0, 0.01, 0.5, 2.0]))
     if random.random() < 0.1:
-        ledger.drop(id)
+        ledger.discard(id)
         tell("drop", id, 0)
     else:
         cost = random.randrange(1, 10**9)
-        ledger.put(entry(id, cost))
+        ledger.record(entry(id, cost))
         tell("put", id, cost)
 
 

@@ -72,8 +72,8 @@ class BackgroundCalls:
         row.cost = row.estimated = bill.reserved
         self._keep(BackgroundCall(row, bill))
         if self._ledger is not None:
-            self._ledger.put(row, firm=True)
-            await self._ledger.written(PATIENCE)
+            self._ledger.record(row, firm=True)
+            await self._ledger.wait_written(PATIENCE)
 
     async def settle_reported(self, upstream: Upstream, shown: BackgroundStatus) -> bool:
         """An answer shows one that is over. It is on record before the app sees that answer. Whether that settled
@@ -87,12 +87,12 @@ class BackgroundCalls:
         elif not await self._correct(upstream, key, shown):
             return False
         if self._ledger is not None:
-            await self._ledger.written(PATIENCE)
+            await self._ledger.wait_written(PATIENCE)
         return True
 
     async def open_records(self, upstream: str) -> list[CallRecord]:
         """Those on record, the oldest first. Raises LedgerUnavailable."""
-        return [] if self._ledger is None else (await self._ledger.pending(upstream, MOST))[::-1]
+        return [] if self._ledger is None else (await self._ledger.open_background_calls(upstream, MOST))[::-1]
 
     async def restore(self, upstream: Upstream, rows: Sequence[CallRecord], until: float) -> None:
         """Those of before this start, or of windows that were counted anew: what was loaded of them as spent is
@@ -121,7 +121,7 @@ class BackgroundCalls:
     async def sweep(self) -> None:
         """Let go of those that another instance settled, and of those that nobody can ask after any more."""
         if self._ledger is not None and self._calls:
-            found = await self._ledger.settled([pending.record.id for pending in self._calls.values()])
+            found = await self._ledger.settled_costs([pending.record.id for pending in self._calls.values()])
             for key, pending in list(self._calls.items()):
                 if pending.record.id in found:
                     del self._calls[key]
@@ -143,7 +143,7 @@ class BackgroundCalls:
         bill = pending.charge
         if shown.usage is not None:
             bill.deferred = False
-            bill.settle(shown.usage, shown.written)
+            bill.settle(shown.usage, shown.output_size)
             self._remember((pending.record.upstream, shown.reference))
             self._record(pending.record, shown, bill.cost, bill.estimated, bill.model)
         elif shown.status in UNBILLED_STATUSES and not shown.deleted:
@@ -151,7 +151,7 @@ class BackgroundCalls:
             bill.release()
             self._record(pending.record, shown, 0, 0, bill.model)
         else:
-            self._expire(pending, "it was deleted" if shown.deleted else "its answer has no usage", shown.written)
+            self._expire(pending, "it was deleted" if shown.deleted else "its answer has no usage", shown.output_size)
 
     async def _correct(self, upstream: Upstream, key: Key, shown: BackgroundStatus) -> bool:
         """One that is not at hand, but may be on record: another instance's, one without usage until now. What a
@@ -160,7 +160,7 @@ class BackgroundCalls:
             return False
         try:
             async with asyncio.timeout(PATIENCE):
-                row = await self._ledger.referred(*key)
+                row = await self._ledger.find_by_reference(*key)
         except (TimeoutError, LedgerUnavailable):
             return False
         if row is None or row.input_tokens or row.output_tokens or key in self._settled:
@@ -200,7 +200,7 @@ class BackgroundCalls:
             if usage is not None:
                 new.input_tokens, new.cached_input_tokens = usage.input, usage.cached_input
                 new.output_tokens, new.reasoning_tokens = usage.output, usage.reasoning
-            self._ledger.put(new, firm=True)
+            self._ledger.record(new, firm=True)
         self._emit(
             "settled",
             f"{row.reference} at {row.upstream} came to ${nanos_as_dollars(cost)}" + (f": {why}." if why else "."),

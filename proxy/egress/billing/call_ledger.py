@@ -55,19 +55,19 @@ class CallLedger:
 
         Raises CallRefused.
         """
-        if self._ledger is not None and self._ledger.refuses():
+        if self._ledger is not None and self._ledger.refuses_calls():
             raise error_response.ledger_unavailable()
         bill = upstream.billing.open_charge(call)
         if bill is not None and self._ledger is not None:
-            self._ledger.open(_open(call, bill))
+            self._ledger.record_open(_open(call, bill))
         return bill
 
     async def record_open_call(self, call: Call, bill: Charge) -> None:
         """Have a call on record before it is made: what it begins goes on by itself, whatever becomes of us."""
         if self._ledger is not None:
             row = _open(call, bill)
-            self._ledger.put(row, firm=True)
-            await self._ledger.written()
+            self._ledger.record(row, firm=True)
+            await self._ledger.wait_written()
 
     async def defer_charge(self, call: Call, bill: Charge, reference: str) -> None:
         """The vendor goes on with it under this reference: its price comes later."""
@@ -88,9 +88,9 @@ class CallLedger:
             if bill.cost:
                 row = _paid(_row(call, bill.upstream, bill.id, bill.model), bill)
                 row.outcome = "error"
-                ledger.put(row)
+                ledger.record(row)
             else:
-                ledger.drop(bill.id)
+                ledger.discard(bill.id)
         last = call.bills[-1] if call.bills else None
         if (last is None and not self._worth_a_row(call)) or (last is not None and last.deferred):
             return  # nothing, or on record as pending
@@ -106,7 +106,7 @@ class CallLedger:
             if usage is not None and last.closed:
                 row.input_tokens, row.cached_input_tokens = usage.input, usage.cached_input
                 row.output_tokens, row.reasoning_tokens = usage.output, usage.reasoning
-        ledger.put(row, firm=bool(row.reference))
+        ledger.record(row, firm=bool(row.reference))
 
     def _worth_a_row(self, call: Call) -> bool:
         if call.outcome != "refused":

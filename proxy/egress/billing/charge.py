@@ -17,7 +17,7 @@ from proxy.egress.billing.token_estimator import TokenEstimator, count_text_byte
 from proxy.egress.billing.vendor_context import reads_beyond_body
 from proxy.egress.dialects import OutputSize, Usage
 from proxy.egress.dialects.base import Json, model_name
-from proxy.egress.dialects.image_tokens import drawn_tokens
+from proxy.egress.dialects.image_tokens import requested_image_tokens
 from proxy.observe.metric_family import OTHER
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_ids import IdGenerator
@@ -166,7 +166,7 @@ class Charge:
             if not final:
                 cost = self._at_least(cost, usage, written)
             elif named:
-                asked, lesson = self._asked, written.lesson(usage.reasoning)
+                asked, lesson = self._asked, written.learnable_text_bytes(usage.reasoning)
                 names = {asked.model, self.model}
                 self._meter.learn_usage(names, asked.body_bytes, usage, lesson, elsewhere=asked.reads_beyond_body)
             self._spend(cost if named else Cost(cost.nanos, cost.nanos))
@@ -392,23 +392,25 @@ class UpstreamBilling:
         """Tokens of what was written, by all that can be known of it."""
         if endpoint not in TEXT and endpoint != "audio":
             return 0
-        text = self._estimator.output_tokens(model, written.text)
-        thought = self._estimator.output_tokens(model, written.thought)
-        if written.text:  # what it says was thought over before, shown or not
+        text = self._estimator.output_tokens(model, written.text_bytes)
+        thought = self._estimator.output_tokens(model, written.reasoning_bytes)
+        if written.text_bytes:  # what it says was thought over before, shown or not
             thought = max(thought, self._estimator.usual_reasoning_tokens(model))
-        return text + thought + written.tokens + written.audio + written.images
+        return text + thought + written.other_tokens + written.audio_tokens + written.image_tokens
 
     def estimate_written_cost(self, endpoint: str, model: str | None, input_tokens: int, written: OutputSize) -> Cost:
         """What an answer costs that reports nothing; all of it is an estimate."""
         output = self.written_tokens(endpoint, model, written)
-        if not (output and (written.audio or written.images)):
+        if not (output and (written.audio_tokens or written.image_tokens)):
             return self.estimate_cost(endpoint, model, input_tokens, output)
-        kinds = {"audio_tokens": written.audio, "image_tokens": written.images}
+        kinds = {"audio_tokens": written.audio_tokens, "image_tokens": written.image_tokens}
         usage = Usage(input_tokens, 0, output, 0, model, {"completion_tokens_details": kinds})
-        if endpoint == "responses" and written.images:  # a tool's, which draws with a model of its own
-            own = replace(usage, output=output - written.images, details={})
-            drawn = {"output_tokens_details": {"image_tokens": written.images}, "guessed": True}
-            usage = replace(own, parts=(own, Usage(0, 0, written.images, 0, written.painter, drawn, endpoint="images")))
+        if endpoint == "responses" and written.image_tokens:  # a tool's, which draws with a model of its own
+            own = replace(usage, output=output - written.image_tokens, details={})
+            drawn = {"output_tokens_details": {"image_tokens": written.image_tokens}, "guessed": True}
+            usage = replace(
+                own, parts=(own, Usage(0, 0, written.image_tokens, 0, written.image_model, drawn, endpoint="images"))
+            )
         nanos = self.cost(endpoint, usage, model).nanos
         return Cost(nanos, nanos)
 
@@ -435,7 +437,7 @@ class UpstreamBilling:
 
     def _most_output(self, call: Call, model: str | None, said: Json, sent: int) -> int:
         if call.endpoint == "images":
-            return drawn_tokens(model, said) * call.ask.choices
+            return requested_image_tokens(model, said) * call.ask.choices
         if call.endpoint == "audio" and call.body.parsed is None:
             return sent // HEARD
         if call.endpoint not in TEXT:

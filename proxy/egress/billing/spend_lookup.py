@@ -87,5 +87,5 @@ class SpendLookup:
             named = iter(users)
             while some := list(islice(named, MOST)):
                 windows = purse.window_starts()
-                for user, standing in (await ledger.standing(upstream, some, windows, until)).items():
+                for user, standing in (await ledger.user_totals(upstream, some, windows, until)).items():
                     purse.load_user(user, standing, windows)

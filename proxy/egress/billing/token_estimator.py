@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.egress.dialects import Usage
-from proxy.egress.dialects.base import count
+from proxy.egress.dialects.base import to_count
 
 MODELS = 500  # remembered, the least used is forgotten first
 SEEN = 64  # answers whose length is remembered, a model
@@ -73,17 +73,17 @@ class TokenEstimator:
                 self._learnt.popitem(last=False)
         else:
             self._learnt.move_to_end(key)
-        before, after = count(usage.input), count(usage.output)
+        before, after = to_count(usage.input), to_count(usage.output)
         if elsewhere:
             known.inputs.append(before)
         else:
             known.input = _moved(known.input, body_bytes, before)
         if text_bytes is not None:
             # What it thought is not in the text, so it says nothing about the text.
-            known.output = _moved(known.output, text_bytes, after - min(after, count(usage.reasoning)))
+            known.output = _moved(known.output, text_bytes, after - min(after, to_count(usage.reasoning)))
         if after > 0:
             known.outputs.append(after)
-            known.thoughts.append(min(after, count(usage.reasoning)))
+            known.thoughts.append(min(after, to_count(usage.reasoning)))
 
     def usual_reasoning_tokens(self, model: str | None) -> int:
         """The median of the tokens that its last answers were thought over, before a word of them was said."""

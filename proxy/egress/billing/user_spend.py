@@ -96,8 +96,8 @@ async def load_spend(upstream: Upstream, ledger: Ledger, until: float, pending: 
         return
     purse = upstream.billing.limits
     windows = purse.window_starts()
-    spent = await ledger.spent(upstream.name, windows, until)
-    forgiven = await ledger.forgiven(upstream.name, windows, until)
+    spent = await ledger.window_totals(upstream.name, windows, until)
+    forgiven = await ledger.forgiven_by_user(upstream.name, windows, until)
     rows = await pending.open_records(upstream.name) if pending is not None else []
     purse.load(windows, spent, forgiven)  # from here on nothing fails, and is counted again
     if pending is not None:

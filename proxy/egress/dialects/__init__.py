@@ -32,5 +32,5 @@ __all__ = [
 ]
 
 
-def dialect(kind: str) -> Dialect:
+def dialect_for(kind: str) -> Dialect:
     return {"openai": OpenAI, "anthropic": Anthropic}.get(kind, Dialect)()

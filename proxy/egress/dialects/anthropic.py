@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from proxy.egress.dialects.anthropic_usage import usage_of
+from proxy.egress.dialects.anthropic_usage import anthropic_usage
 from proxy.egress.dialects.base import (
     NO_REQUEST_INFO,
     Dialect,
@@ -14,14 +14,14 @@ from proxy.egress.dialects.base import (
     StreamState,
     SyntheticResponse,
     Usage,
-    count,
-    mapping,
+    as_mapping,
+    as_text,
     model_name,
-    text,
+    to_count,
 )
 from proxy.egress.dialects.endpoints import ANTHROPIC, EndpointTable
 from proxy.egress.dialects.output_size import OutputSize
-from proxy.egress.dialects.synthetic_response import anthropic_answer
+from proxy.egress.dialects.synthetic_response import anthropic_response
 from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
 
@@ -44,14 +44,14 @@ class Anthropic(Dialect):
     def endpoint(self, method: str, path: str) -> str | None:
         return _ENDPOINTS.find(path) if method == "POST" else None
 
-    def due(self, endpoint: str) -> frozenset[str]:
+    def required_keys(self, endpoint: str) -> frozenset[str]:
         return frozenset(("content",))
 
     def error_status(self, error: object) -> int:
-        kind = str(mapping(error).get("type"))
+        kind = str(as_mapping(error).get("type"))
         return next((status for status, name in _TYPES.items() if name == kind and status != 503), 502)
 
-    def ask(self, endpoint: str | None, body: Json | None) -> RequestInfo:
+    def parse_request(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
             return NO_REQUEST_INFO
         most, temperature = body.get("max_tokens"), body.get("temperature")
@@ -59,34 +59,40 @@ class Anthropic(Dialect):
         return RequestInfo(
             model=model_name(body.get("model")),
             stream=body.get("stream") is True,
-            user=text(mapping(body.get("metadata")).get("user_id")),
+            user=as_text(as_mapping(body.get("metadata")).get("user_id")),
             deterministic=exact,
-            max_tokens=count(most) if isinstance(most, int) else None,
+            max_tokens=to_count(most) if isinstance(most, int) else None,
         )
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
-        found = mapping(answer)
-        return usage_of(mapping(found.get("usage")), model_name(found.get("model"))) if found.get("usage") else None
+        found = as_mapping(answer)
+        return (
+            anthropic_usage(as_mapping(found.get("usage")), model_name(found.get("model")))
+            if found.get("usage")
+            else None
+        )
 
-    def written(self, endpoint: str, answer: object) -> OutputSize:
-        written, content = OutputSize(), mapping(answer).get("content")
+    def output_size(self, endpoint: str, answer: object) -> OutputSize:
+        written, content = OutputSize(), as_mapping(answer).get("content")
         for block in content if isinstance(content, list) else ():
-            written_block(written, mapping(block))
+            add_block(written, as_mapping(block))
         return written
 
-    def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
+    def error_body(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
         error = {"type": _TYPES.get(status, "api_error"), "message": message, "code": code}
         return json_bytes({"type": "error", "error": error, "request_id": request_id or None})
 
-    def permanent(self, status: int, answer: object) -> bool:
-        kind = str(mapping(mapping(answer).get("error")).get("type") or "")
+    def is_permanent(self, status: int, answer: object) -> bool:
+        kind = str(as_mapping(as_mapping(answer).get("error")).get("type") or "")
         return status == 429 and ("billing" in kind or "credit" in kind or "spend" in kind)
 
-    def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
+    def stream_state(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         return MessagesStream()
 
-    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
-        return anthropic_answer(body, text, id=id)
+    def synthetic_response(
+        self, endpoint: str, body: Json, text: str, *, id: str, created: int
+    ) -> SyntheticResponse | None:
+        return anthropic_response(body, text, id=id)
 
 
 HINTED = 4  # bytes that a token of thoughts kept back would have had
@@ -94,12 +100,12 @@ HINTED = 4  # bytes that a token of thoughts kept back would have had
 _GIVEN = frozenset(("fallback", "container_upload", "mcp_tool_listing"))
 
 
-def written_block(written: OutputSize, block: Json) -> None:
-    kind = text(block.get("type")) or ""
+def add_block(written: OutputSize, block: Json) -> None:
+    kind = as_text(block.get("type")) or ""
     if kind == "redacted_thinking":
-        written.seal(block.get("data"))
+        written.add_sealed(block.get("data"))
     elif not kind.endswith("_result") and kind not in _GIVEN:
-        written.part(block)
+        written.add_part(block)
 
 
 class MessagesStream(StreamState):
@@ -110,66 +116,66 @@ class MessagesStream(StreamState):
         self._thought = self._hinted = 0  # bytes of the block's thoughts so far; tokens of those kept back
 
     @property
-    def final(self) -> bool:
+    def usage_is_final(self) -> bool:
         return self._final  # it begins with what was read, and a token or two
 
-    def judge(self, event: bytes) -> EventKind:
+    def classify(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
-            return EventKind.START
+            return EventKind.PREAMBLE
         try:
             said = json.loads(found.data)
         except (ValueError, RecursionError):
             return EventKind.MALFORMED
         if not isinstance(said, dict):
             return EventKind.MALFORMED
-        kind = text(said.get("type"))
+        kind = as_text(said.get("type"))
         if kind == "message_start":
-            start = mapping(said.get("message"))
+            start = as_mapping(said.get("message"))
             self.model = model_name(start.get("model"))
             self._use(start.get("usage"))
-            return EventKind.START
+            return EventKind.PREAMBLE
         if kind == "content_block_start":
             self._thought = self._hinted = 0
-            written_block(self.written, mapping(said.get("content_block")))
-            return EventKind.START
+            add_block(self.output_size, as_mapping(said.get("content_block")))
+            return EventKind.PREAMBLE
         if kind == "ping":
-            return EventKind.START
+            return EventKind.PREAMBLE
         if kind == "message_delta":
             self._use(said.get("usage"))
             self._final = self._final or bool(said.get("usage"))
         if kind == "error":
-            error = text(mapping(said.get("error")).get("type")) or ""
+            error = as_text(as_mapping(said.get("error")).get("type")) or ""
             self.error_status, self.retryable = _STATUSES.get(error, 400), error in _STATUSES
             return EventKind.ERROR
         if kind == "message_stop":
             self.ended = True
             return EventKind.END
         if kind == "content_block_delta":
-            self._count(mapping(said.get("delta")))
-        return EventKind.REAL
+            self._count(as_mapping(said.get("delta")))
+        return EventKind.CONTENT
 
-    def failure(self, code: str, message_: str) -> bytes:
+    def error_event(self, code: str, message_: str) -> bytes:
         kind = "timeout_error" if code == "upstream_timeout" else "api_error"
         error = {"type": "error", "error": {"type": kind, "message": message_, "code": code}}
         return format_event(json_bytes(error), "error")
 
     def _count(self, delta: Json) -> None:
         """All but `citations_delta`: what it quotes are no tokens (docs.claude.com, citations)."""
-        if "text" in delta and self.written.say(delta["text"]):  # the usual
+        if "text" in delta and self.output_size.add_text(delta["text"]):  # the usual
             return
-        before = self.written.thought
+        before = self.output_size.reasoning_bytes
         if delta.get("type") == "signature_delta":
-            self.written.seal(delta.get("signature"), self._thought + HINTED * self._hinted)
+            self.output_size.add_sealed(delta.get("signature"), self._thought + HINTED * self._hinted)
         else:
-            self.written.part(delta)
+            self.output_size.add_part(delta)
             if not delta.get("thinking"):  # kept back (`display: omitted`), and at times told by its length
-                hinted = count(delta.get("estimated_tokens"))
-                self.written.tokens += hinted
+                hinted = to_count(delta.get("estimated_tokens"))
+                self.output_size.other_tokens += hinted
                 self._hinted += hinted
-        self._thought += self.written.thought - before
+        self._thought += self.output_size.reasoning_bytes - before
 
     def _use(self, found: object) -> None:
-        self._used.update({key: value for key, value in mapping(found).items() if value is not None})
+        self._used.update({key: value for key, value in as_mapping(found).items() if value is not None})
         if self._used:
-            self.usage = usage_of(self._used, self.model)
+            self.usage = anthropic_usage(self._used, self.model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
-from proxy.egress.dialects.base import Json, Usage, count, mapping, model_name, text
+from proxy.egress.dialects.base import Json, Usage, as_mapping, as_text, model_name, to_count
 
 MOST = 1_000  # iterations of one message, that are told apart; no loop of theirs is that long
 ANSWERS = frozenset(("message", "fallback_message"))  # the iterations that the fields above have too
@@ -19,7 +19,7 @@ _PRICED_BY = ("service_tier", "inference_geo")  # of the whole message, and each
 _SPEED = "speed"  # that of the model that was asked, not its advisor's
 
 
-def usage_of(found: Json, model: str | None) -> Usage:
+def anthropic_usage(found: Json, model: str | None) -> Usage:
     """Their input_tokens leave out what the cache read or wrote; ours have all of them.
 
     Tokens are those of the message's own model; each iteration is a part, with the model that it names.
@@ -41,28 +41,28 @@ def usage_of(found: Json, model: str | None) -> Usage:
 
 
 def _tokens(found: Json, model: str | None) -> Usage:
-    read, wrote = count(found.get("cache_read_input_tokens")), _written(found)
-    fresh, thought = count(found.get("input_tokens")), mapping(found.get("output_tokens_details"))
-    reasoning = count(thought.get("thinking_tokens"))
-    return Usage(fresh + read + wrote, read, count(found.get("output_tokens")), reasoning, model, dict(found))
+    read, wrote = to_count(found.get("cache_read_input_tokens")), _written(found)
+    fresh, thought = to_count(found.get("input_tokens")), as_mapping(found.get("output_tokens_details"))
+    reasoning = to_count(thought.get("thinking_tokens"))
+    return Usage(fresh + read + wrote, read, to_count(found.get("output_tokens")), reasoning, model, dict(found))
 
 
 def _written(found: Json) -> int:
     """A message_delta repeats the sum alone, message_start has the split too."""
-    split = mapping(found.get("cache_creation"))
+    split = as_mapping(found.get("cache_creation"))
     return max(
-        count(found.get("cache_creation_input_tokens")),
-        count(split.get("ephemeral_5m_input_tokens")) + count(split.get("ephemeral_1h_input_tokens")),
+        to_count(found.get("cache_creation_input_tokens")),
+        to_count(split.get("ephemeral_5m_input_tokens")) + to_count(split.get("ephemeral_1h_input_tokens")),
     )
 
 
 def _parts(found: Json, iterations: list[object], model: str | None) -> list[Usage]:
     parts, answers = [], []
     shared = {key: found[key] for key in _PRICED_BY if found.get(key) is not None}
-    for one in islice(map(mapping, iterations), MOST):
+    for one in islice(map(as_mapping, iterations), MOST):
         if not one:
             continue
-        kind = text(one.get("type"))
+        kind = as_text(one.get("type"))
         speed = {} if kind == ADVICE or found.get(_SPEED) is None else {_SPEED: found[_SPEED]}
         part = _tokens({**one, **shared, **speed}, model_name(one.get("model")) or model)
         parts.append(part)
@@ -79,16 +79,16 @@ def _rest(found: Json, answers: list[Usage]) -> dict[str, object]:
     """What the fields above have and the iterations do not: all of it where none of them is an answer's."""
     told: dict[str, object] = {}
     for key in ("input_tokens", "cache_read_input_tokens", "output_tokens"):
-        told[key] = max(0, count(found.get(key)) - sum(count(one.details.get(key)) for one in answers))
+        told[key] = max(0, to_count(found.get(key)) - sum(to_count(one.details.get(key)) for one in answers))
     wrote = max(0, _written(found) - sum(_written(one.details) for one in answers))
     hour = max(0, _for_an_hour(found) - sum(_for_an_hour(one.details) for one in answers))
     told["cache_creation_input_tokens"] = wrote
     told["cache_creation"] = {"ephemeral_1h_input_tokens": min(hour, wrote)}
-    return told if any(count(value) for value in told.values()) else {}
+    return told if any(to_count(value) for value in told.values()) else {}
 
 
 def _for_an_hour(found: Json) -> int:
-    return count(mapping(found.get("cache_creation")).get("ephemeral_1h_input_tokens"))
+    return to_count(as_mapping(found.get("cache_creation")).get("ephemeral_1h_input_tokens"))
 
 
 def _thought(parts: list[Usage], whole: Usage) -> list[Usage]:

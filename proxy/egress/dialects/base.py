@@ -61,10 +61,10 @@ class BackgroundStatus:
     usage: Usage | None
     background: bool | None = None  # None: the answer does not say
     deleted: bool = False
-    written: OutputSize = field(default_factory=OutputSize)
+    output_size: OutputSize = field(default_factory=OutputSize)
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether its price will be no other. Some likenesses count as they go."""
         if self.status in UNFINISHED_STATUSES:
             return False
@@ -78,8 +78,8 @@ class SyntheticResponse:
 
 
 class EventKind(Enum):
-    START = auto()  # start-up: nothing of the answer yet
-    REAL = auto()
+    PREAMBLE = auto()  # start-up: nothing of the answer yet
+    CONTENT = auto()
     DROP = auto()  # asked for by us: not for the app
     ERROR = auto()  # the stream's own error event
     END = auto()
@@ -96,21 +96,21 @@ class StreamState:
         self.retryable = False
         self.error_status = 500
         self.model: str | None = None
-        self.written = OutputSize()
+        self.output_size = OutputSize()
 
     @property
-    def final(self) -> bool:
+    def usage_is_final(self) -> bool:
         return True
 
     @property
-    def shown(self) -> BackgroundStatus | None:
+    def background_status(self) -> BackgroundStatus | None:
         """What it said last of something that goes on without it; None: it is no such thing."""
         return None
 
-    def judge(self, event: bytes) -> EventKind:
+    def classify(self, event: bytes) -> EventKind:
         raise NotImplementedError
 
-    def failure(self, code: str, message: str) -> bytes:
+    def error_event(self, code: str, message: str) -> bytes:
         """The error event that makes the dialect's SDK raise."""
         raise NotImplementedError
 
@@ -120,8 +120,8 @@ class StreamObserver(Protocol):
     it had an error event of its own."""
 
     usage: Usage | None
-    written: OutputSize
-    drawn: int
+    output_size: OutputSize
+    image_count: int
     failed: bool
 
     def feed(self, data: bytes) -> None: ...
@@ -140,7 +140,7 @@ class Dialect:
         """The model, where the vendor's whole path names it."""
         return None
 
-    def due(self, endpoint: str) -> frozenset[str]:
+    def required_keys(self, endpoint: str) -> frozenset[str]:
         """Of which keys a whole answer has one at least; empty where it need not be JSON."""
         return frozenset()
 
@@ -148,14 +148,14 @@ class Dialect:
         """The status that an error inside a 200 should have had."""
         return 502
 
-    def repeatable(self, endpoint: str, body: Json | None) -> bool:
+    def is_repeatable(self, endpoint: str, body: Json | None) -> bool:
         """Whether an inference call may be sent again after bytes of it were sent."""
         return True
 
-    def ask(self, endpoint: str | None, body: Json | None) -> RequestInfo:
+    def parse_request(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         return NO_REQUEST_INFO
 
-    def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
+    def with_usage_option(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
         """The body of a stream that also asks for usage; None where it does, or cannot."""
         return None
 
@@ -165,37 +165,39 @@ class Dialect:
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return None
 
-    def written(self, endpoint: str, answer: object) -> OutputSize:
+    def output_size(self, endpoint: str, answer: object) -> OutputSize:
         """What the model wrote of a whole answer."""
         return OutputSize()
 
-    def follows(self, method: str, path: str) -> str | None:
+    def background_reference(self, method: str, path: str) -> str | None:
         """The reference that a call asks after, stops or deletes, of something that the vendor goes on with."""
         return None
 
-    def shown(self, answer: object) -> BackgroundStatus | None:
+    def background_status(self, answer: object) -> BackgroundStatus | None:
         """What a whole answer shows of such a thing; None: it is none."""
         return None
 
-    def error(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
+    def error_body(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
         """OpenAI's shape, which says all there is to say, in a dialect that has none."""
         kind = {"cost_cap_exceeded": "insufficient_quota", "rate_limit_exceeded": "rate_limit_error"}.get(code)
         kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
         error = {"message": message, "type": kind, "param": None, "code": code}
         return json_bytes({"error": error})
 
-    def permanent(self, status: int, answer: object) -> bool:
+    def is_permanent(self, status: int, answer: object) -> bool:
         """Whether this error is one that no retry mends, for all that its status says otherwise."""
         return False
 
-    def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
+    def stream_state(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         return None
 
-    def media(self, endpoint: str) -> StreamObserver | None:
+    def media_stream(self, endpoint: str) -> StreamObserver | None:
         """Of a stream whose events pass as they come."""
         return None
 
-    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
+    def synthetic_response(
+        self, endpoint: str, body: Json, text: str, *, id: str, created: int
+    ) -> SyntheticResponse | None:
         return None
 
 
@@ -203,14 +205,14 @@ MAX_MODEL_NAME = 200  # characters; no model has a longer one
 MAX_COUNT = 10**9  # of anything that one call could have taken; more is no count
 
 
-def count(value: object) -> int:
+def to_count(value: object) -> int:
     """A number of tokens; what is none counts as nothing. Some likenesses write 12.0."""
     if type(value) is int:  # and no bool
         return 0 if value < 0 else min(value, MAX_COUNT)
     return int(min(value, MAX_COUNT)) if isinstance(value, float) and value >= 0 else 0
 
 
-def decimal(value: object) -> Decimal | None:
+def to_decimal(value: object) -> Decimal | None:
     """A JSON number as it was written; None for what is none, NaN and the infinite."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -221,13 +223,13 @@ def decimal(value: object) -> Decimal | None:
 def model_name(value: object) -> str | None:
     """What a call or an answer says that the model is. A name longer than any is cut: callers make up what they like,
     and much is remembered by model. It stays too long to be one, so it never has another's price."""
-    name = text(value)
+    name = as_text(value)
     return name[: MAX_MODEL_NAME + 1] if name is not None else None
 
 
-def mapping(value: object) -> Json:
+def as_mapping(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-PARTIAL = 100  # tokens of a preview (developers.openai.com/api/docs/guides/image-generation)
+PREVIEW_TOKENS = 100  # tokens of a preview (developers.openai.com/api/docs/guides/image-generation)
 SIDE = 1024  # pixels, of an image whose size is not told
 LARGEST_SIDE = 8192
 FRAMES = 9  # of a moving image, where it does not say
@@ -31,12 +31,12 @@ def image_tokens(model: str | None, size: object, quality: object) -> int:
     return -(-patches * across * (2_000_000 + width * height) // 4_000_000)
 
 
-def drawn_tokens(model: str | None, asked: Mapping[str, object]) -> int:
+def requested_image_tokens(model: str | None, asked: Mapping[str, object]) -> int:
     """Of each image that a request asks for: itself, its previews, the frames of one that moves."""
     tokens = image_tokens(model, asked.get("size"), asked.get("quality"))
     if asked.get("output_format") == "gif":
         tokens *= _number(asked.get("frame_count"), FRAMES, 16)
-    return tokens + PARTIAL * _number(asked.get("partial_images"), 0, 3)
+    return tokens + PREVIEW_TOKENS * _number(asked.get("partial_images"), 0, 3)
 
 
 def _number(value: object, otherwise: int, most: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from proxy.egress.dialects.base import Json, Usage, text
+from proxy.egress.dialects.base import Json, Usage, as_text
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.json_ends import JsonEnds
 
@@ -21,8 +21,8 @@ class MediaStream:
 
     def __init__(self, read: Callable[[Json], Usage | None]) -> None:
         self.usage: Usage | None = None
-        self.written = OutputSize()
-        self.drawn = 0  # images, previews too
+        self.output_size = OutputSize()
+        self.image_count = 0  # images, previews too
         self.failed = False  # it had an error event of its own
         self._read = read
         self._event: JsonEnds | None = None  # the data of the event under way
@@ -70,11 +70,11 @@ class MediaStream:
         if event is None:
             return
         said = event.members()
-        kind = text(said.get("type")) or ""
+        kind = as_text(said.get("type")) or ""
         self.failed = self.failed or kind == "error" or said.get("error") is not None
-        self.drawn += kind.endswith((".partial_image", ".completed"))
+        self.image_count += kind.endswith((".partial_image", ".completed"))
         if kind == "transcript.text.delta":
-            self.written.say(said.get("delta"))
+            self.output_size.add_text(said.get("delta"))
         found = self._read(said)
         if found is not None:
             self.usage = found if self.usage is None else _sum(self.usage, found)

@@ -15,18 +15,18 @@ from proxy.egress.dialects.base import (
     StreamState,
     SyntheticResponse,
     Usage,
-    count,
-    mapping,
+    as_mapping,
+    as_text,
     model_name,
-    text,
+    to_count,
 )
 from proxy.egress.dialects.endpoints import OPENAI, EndpointTable
 from proxy.egress.dialects.media_stream import MediaStream
-from proxy.egress.dialects.openai_chat_stream import ChatStream, judged, written_choices
-from proxy.egress.dialects.openai_responses_stream import ResponsesStream, shown_of, written_output
+from proxy.egress.dialects.openai_chat_stream import ChatStream, classify_error, size_of_choices
+from proxy.egress.dialects.openai_responses_stream import ResponsesStream, background_status_of, size_of_output
 from proxy.egress.dialects.openai_usage import image_usage, openai_usage, video_usage
 from proxy.egress.dialects.output_size import OutputSize
-from proxy.egress.dialects.synthetic_response import openai_answer
+from proxy.egress.dialects.synthetic_response import openai_response
 from proxy.util.json_bytes import json_bytes
 
 _DUE = {
@@ -53,7 +53,7 @@ class OpenAI(Dialect):
             return None
         return _ENDPOINTS.find(_api(path))
 
-    def follows(self, method: str, path: str) -> str | None:
+    def background_reference(self, method: str, path: str) -> str | None:
         """A response, which one in the background is asked after by (developers.openai.com/docs/guides/background)."""
         lower = _api(path.lower())
         found = _RESPONSE.fullmatch(lower)
@@ -62,8 +62,8 @@ class OpenAI(Dialect):
         start = len(path) - len(lower) + found.start(1)  # ids have a case
         return path[start : start + len(found[1])]
 
-    def shown(self, answer: object) -> BackgroundStatus | None:
-        return shown_of(answer)
+    def background_status(self, answer: object) -> BackgroundStatus | None:
+        return background_status_of(answer)
 
     def deployment(self, path: str) -> str | None:
         """learn.microsoft.com/azure/foundry/openai/reference: the body needs no `model`, and one that it has is not
@@ -71,23 +71,23 @@ class OpenAI(Dialect):
         found = _DEPLOYMENT.search(path)
         return found[1] if found is not None else None
 
-    def due(self, endpoint: str) -> frozenset[str]:
+    def required_keys(self, endpoint: str) -> frozenset[str]:
         return _DUE.get(endpoint, frozenset())
 
     def error_status(self, error: object) -> int:
-        said = mapping(error)
+        said = as_mapping(error)
         code = said.get("code")
         if isinstance(code, int) and 400 <= code <= 599:  # OpenRouter's are statuses
             return code
-        status, again = judged(said)
+        status, again = classify_error(said)
         return status if again or status == 429 or "invalid" in str(said.get("type")) else 502
 
-    def repeatable(self, endpoint: str, body: Json | None) -> bool:
+    def is_repeatable(self, endpoint: str, body: Json | None) -> bool:
         if endpoint == "videos":
             return False  # each one orders a video
         return not (endpoint == "responses" and body is not None and body.get("background"))
 
-    def ask(self, endpoint: str | None, body: Json | None) -> RequestInfo:
+    def parse_request(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
             return NO_REQUEST_INFO
         most = next((body[key] for key in _MOST if isinstance(body.get(key), int)), None)
@@ -96,14 +96,14 @@ class OpenAI(Dialect):
         return RequestInfo(
             model=model_name(body.get("model")),
             stream=body.get("stream") is True,
-            user=text(body.get("safety_identifier")) or text(body.get("user")),
+            user=as_text(body.get("safety_identifier")) or as_text(body.get("user")),
             deterministic=endpoint == "embeddings" or exact or body.get("seed") is not None,
-            max_tokens=None if most is None else count(most),
+            max_tokens=None if most is None else to_count(most),
             choices=_choices(body),
             background=endpoint == "responses" and body.get("background") is True,
         )
 
-    def add_usage(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
+    def with_usage_option(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
         if endpoint not in ("chat", "completions") or body.get("stream") is not True:
             return None
         options = body.get("stream_options")
@@ -111,40 +111,42 @@ class OpenAI(Dialect):
             at = raw.index(b"{") + 1
             comma = b"" if raw[at:].lstrip().startswith(b"}") else b","
             return raw[:at] + b'"stream_options":{"include_usage":true}' + comma + raw[at:]
-        asked = mapping(options)
+        asked = as_mapping(options)
         if asked.get("include_usage") is True or not isinstance(options, dict | None):
             return None
         changed = {**body, "stream_options": {**asked, "include_usage": True}}
         return json_bytes(changed)
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
-        return _USAGE.get(endpoint, openai_usage)(mapping(answer))
+        return _USAGE.get(endpoint, openai_usage)(as_mapping(answer))
 
-    def written(self, endpoint: str, answer: object) -> OutputSize:
+    def output_size(self, endpoint: str, answer: object) -> OutputSize:
         if endpoint in ("responses", "compact"):
-            return written_output(mapping(answer))
+            return size_of_output(as_mapping(answer))
         if endpoint == "audio":
             written = OutputSize()
-            written.say(mapping(answer).get("text"))
+            written.add_text(as_mapping(answer).get("text"))
             return written
-        return written_choices(mapping(answer)) if endpoint in ("chat", "completions") else OutputSize()
+        return size_of_choices(as_mapping(answer)) if endpoint in ("chat", "completions") else OutputSize()
 
-    def permanent(self, status: int, answer: object) -> bool:
-        error = mapping(mapping(answer).get("error"))
+    def is_permanent(self, status: int, answer: object) -> bool:
+        error = as_mapping(as_mapping(answer).get("error"))
         return status == 429 and any(_SPENT.search(str(error.get(key) or "")) for key in ("code", "type"))
 
-    def stream(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
+    def stream_state(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         if endpoint in ("chat", "completions"):
             return ChatStream(strip_usage=strip_usage)
         return ResponsesStream() if endpoint == "responses" else None
 
-    def media(self, endpoint: str) -> StreamObserver | None:
+    def media_stream(self, endpoint: str) -> StreamObserver | None:
         if endpoint == "images":
             return MediaStream(lambda drawn: image_usage({**drawn, "data": [None]}))
         return MediaStream(openai_usage) if endpoint == "audio" else None
 
-    def canned(self, endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
-        return openai_answer(endpoint, body, text, id=id, created=created)
+    def synthetic_response(
+        self, endpoint: str, body: Json, text: str, *, id: str, created: int
+    ) -> SyntheticResponse | None:
+        return openai_response(endpoint, body, text, id=id, created=created)
 
 
 def _api(path: str) -> str:

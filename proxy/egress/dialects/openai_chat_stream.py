@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from proxy.egress.dialects.base import EventKind, Json, StreamState, count, mapping, model_name, text
+from proxy.egress.dialects.base import EventKind, Json, StreamState, as_mapping, as_text, model_name, to_count
 from proxy.egress.dialects.openai_usage import openai_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
@@ -23,13 +23,13 @@ class ChatStream(StreamState):
         self._open: dict[int, bool] = {}  # choices without a finish_reason so far
 
     @property
-    def final(self) -> bool:
+    def usage_is_final(self) -> bool:
         return self.ended  # some (xAI, vLLM) tell it with every chunk
 
-    def judge(self, event: bytes) -> EventKind:
+    def classify(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
-            return EventKind.START
+            return EventKind.PREAMBLE
         if found.data.strip() == "[DONE]":
             self.ended = self._done = True
             return EventKind.END
@@ -40,9 +40,9 @@ class ChatStream(StreamState):
         if not isinstance(chunk, dict):
             return EventKind.MALFORMED
         if chunk.get("error") is not None:
-            self._error(mapping(chunk["error"]))
+            self._error(as_mapping(chunk["error"]))
             return EventKind.ERROR
-        self._tier = text(chunk.get("service_tier")) or self._tier
+        self._tier = as_text(chunk.get("service_tier")) or self._tier
         if chunk.get("usage") is not None:
             self.usage = openai_usage(chunk, self._tier) or self.usage
             if self._strip and not chunk.get("choices"):
@@ -51,45 +51,45 @@ class ChatStream(StreamState):
             self.model = model_name(chunk.get("model"))
         return self._choices(chunk)
 
-    def failure(self, code: str, message_: str) -> bytes:
+    def error_event(self, code: str, message_: str) -> bytes:
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
         return format_event(json_bytes({"error": error}))
 
     def _choices(self, chunk: Json) -> EventKind:
         choices = chunk.get("choices")
-        verdict = EventKind.START
+        verdict = EventKind.PREAMBLE
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
             done = choice.get("finish_reason") is not None
-            self._open[count(choice.get("index"))] = not done
-            delta = mapping(choice.get("delta"))
-            said = self.written.say(choice["text"]) if "text" in choice else 0
+            self._open[to_count(choice.get("index"))] = not done
+            delta = as_mapping(choice.get("delta"))
+            said = self.output_size.add_text(choice["text"]) if "text" in choice else 0
             if len(delta) == 1 and "content" in delta:  # the usual
-                said = self.written.say(delta["content"])
+                said = self.output_size.add_text(delta["content"])
             if not said:
-                self.written.part(delta)
+                self.output_size.add_part(delta)
             if done or said or any(value for key, value in delta.items() if key != "role"):
-                verdict = EventKind.REAL
+                verdict = EventKind.CONTENT
         if self._open:  # with several choices (n) one may end before the next begins
             self.ended = self._done or not any(self._open.values())
         return verdict
 
     def _error(self, error: Json) -> None:
-        self.error_status, self.retryable = judged(error)
+        self.error_status, self.retryable = classify_error(error)
 
 
-def written_choices(answer: Json) -> OutputSize:
+def size_of_choices(answer: Json) -> OutputSize:
     """Of a whole answer, chat's or legacy completions'."""
     written = OutputSize()
     choices = answer.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        written.say(mapping(choice).get("text"))
-        written.part(mapping(mapping(choice).get("message")))
+        written.add_text(as_mapping(choice).get("text"))
+        written.add_part(as_mapping(as_mapping(choice).get("message")))
     return written
 
 
-def judged(error: Json) -> tuple[int, bool]:
+def classify_error(error: Json) -> tuple[int, bool]:
     """The status that an error inside a stream would have had, and whether another attempt may mend it."""
     said = f"{error.get('type') or ''} {error.get('code') or ''}"
     if "insufficient_quota" in said:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from proxy.egress.dialects.base import BackgroundStatus, EventKind, Json, StreamState, count, mapping, model_name, text
-from proxy.egress.dialects.image_tokens import PARTIAL, image_tokens
-from proxy.egress.dialects.openai_chat_stream import judged
-from proxy.egress.dialects.openai_usage import drawing_model, openai_usage
+from proxy.egress.dialects.base import (
+    BackgroundStatus,
+    EventKind,
+    Json,
+    StreamState,
+    as_mapping,
+    as_text,
+    model_name,
+    to_count,
+)
+from proxy.egress.dialects.image_tokens import PREVIEW_TOKENS, image_tokens
+from proxy.egress.dialects.openai_chat_stream import classify_error
+from proxy.egress.dialects.openai_usage import image_tool_model, openai_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
@@ -40,13 +49,13 @@ class ResponsesStream(StreamState):
         self._told: dict[int, int] = {}  # bytes of an item that its deltas had
 
     @property
-    def shown(self) -> BackgroundStatus | None:
-        return shown_of(self._response)
+    def background_status(self) -> BackgroundStatus | None:
+        return background_status_of(self._response)
 
-    def judge(self, event: bytes) -> EventKind:
+    def classify(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
-            return EventKind.START
+            return EventKind.PREAMBLE
         if found.data.strip() == "[DONE]":
             self.ended = True
             return EventKind.END
@@ -56,28 +65,28 @@ class ResponsesStream(StreamState):
             return EventKind.MALFORMED
         if not isinstance(said, dict):
             return EventKind.MALFORMED
-        kind = text(said.get("type"))
-        self.sequence_number = max(self.sequence_number, count(said.get("sequence_number")))
+        kind = as_text(said.get("type"))
+        self.sequence_number = max(self.sequence_number, to_count(said.get("sequence_number")))
         response = said.get("response")
         if isinstance(response, dict):
             self._response = response
-            self.written.painter = drawing_model(response)
+            self.output_size.image_model = image_tool_model(response)
             self.model = model_name(response.get("model")) or self.model
             self._use(response)
         if kind in _START:
-            return EventKind.START
+            return EventKind.PREAMBLE
         if kind in _END:
             self.ended = True
             return EventKind.END
         if kind in ("response.failed", "error") or (kind is None and said.get("error") is not None):
             self.ended = True
-            error = mapping(mapping(response).get("error")) or mapping(said.get("error")) or said
-            self.error_status, self.retryable = judged(error)
+            error = as_mapping(as_mapping(response).get("error")) or as_mapping(said.get("error")) or said
+            self.error_status, self.retryable = classify_error(error)
             return EventKind.ERROR
         self._count(kind or "", said)
-        return EventKind.REAL
+        return EventKind.CONTENT
 
-    def failure(self, code: str, message_: str) -> bytes:
+    def error_event(self, code: str, message_: str) -> bytes:
         """`response.failed` for those who look at types; the SDK raises at an `error` only."""
         failed = {
             "type": "response.failed",
@@ -102,23 +111,23 @@ class ResponsesStream(StreamState):
 
     def _count(self, kind: str, said: Json) -> None:
         """All that its deltas have, and of an item that is over what none of them had: some come at once."""
-        written, at = self.written, count(said.get("output_index"))
+        size, at = self.output_size, to_count(said.get("output_index"))
         if kind == DELTA:  # the usual
-            self._tell(at, written.say(said.get("delta")))
+            self._tell(at, size.add_text(said.get("delta")))
         elif kind == "response.output_item.done":
             whole = OutputSize()
-            written_item(whole, mapping(said.get("item")))
-            rest = max(0, whole.text + whole.thought - self._told.pop(at, 0))
-            written.text += min(rest, whole.text)
-            written.thought += max(0, rest - whole.text)
-            written.images += whole.images
+            add_output_item(whole, as_mapping(said.get("item")))
+            rest = max(0, whole.text_bytes + whole.reasoning_bytes - self._told.pop(at, 0))
+            size.text_bytes += min(rest, whole.text_bytes)
+            size.reasoning_bytes += max(0, rest - whole.text_bytes)
+            size.image_tokens += whole.image_tokens
         elif kind == "response.audio.delta":
-            written.speak(said.get("delta"))
+            size.add_audio(said.get("delta"))
         elif kind == PARTIAL_IMAGE:
-            written.images += PARTIAL
+            size.image_tokens += PREVIEW_TOKENS
         elif kind.endswith(".delta") or kind == COMMAND:
             new = said.get("command") if kind == COMMAND else said.get("delta")
-            self._tell(at, written.say(new, thought="reasoning" in kind))
+            self._tell(at, size.add_text(new, reasoning="reasoning" in kind))
 
     def _tell(self, at: int, size: int) -> None:
         told = self._told.get(at)
@@ -129,36 +138,36 @@ class ResponsesStream(StreamState):
         self.usage = openai_usage(response) or self.usage
 
 
-def written_output(answer: Json) -> OutputSize:
+def size_of_output(answer: Json) -> OutputSize:
     """Of a whole answer."""
     written = OutputSize()
     output = answer.get("output")
     for item in output if isinstance(output, list) else ():
-        written_item(written, mapping(item))
+        add_output_item(written, as_mapping(item))
     return written
 
 
-def written_item(written: OutputSize, item: Json) -> None:
-    kind = text(item.get("type")) or ""
+def add_output_item(written: OutputSize, item: Json) -> None:
+    kind = as_text(item.get("type")) or ""
     if kind.endswith("_output") or kind in _GIVEN:
         return
     if kind == "image_generation_call" and item.get("result"):
-        written.images += image_tokens(text(item.get("model")), item.get("size"), item.get("quality"))
-    written.part(item, thought=kind == "reasoning")
+        written.image_tokens += image_tokens(as_text(item.get("model")), item.get("size"), item.get("quality"))
+    written.add_part(item, reasoning=kind == "reasoning")
 
 
-def shown_of(answer: object) -> BackgroundStatus | None:
+def background_status_of(answer: object) -> BackgroundStatus | None:
     """Of a response as a whole answer or an event has it, or of what is said of one that was deleted."""
-    found = mapping(answer)
-    reference = text(found.get("id"))
+    found = as_mapping(answer)
+    reference = as_text(found.get("id"))
     if reference is None:
         return None
     background, usage = found.get("background"), openai_usage(found)
     return BackgroundStatus(
         reference=reference,
-        status=text(found.get("status")),
+        status=as_text(found.get("status")),
         usage=usage,
         background=background if isinstance(background, bool) else None,
         deleted=found.get("deleted") is True,
-        written=written_output(found) if usage is None else OutputSize(),
+        output_size=size_of_output(found) if usage is None else OutputSize(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.egress.dialects.base import MAX_COUNT, Json, Usage, count, mapping, model_name, text
+from proxy.egress.dialects.base import MAX_COUNT, Json, Usage, as_mapping, as_text, model_name, to_count
 from proxy.egress.dialects.image_tokens import image_tokens
 
 TOOLS = 20  # kinds of them, that are counted
@@ -24,7 +24,7 @@ def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
     plain, used = _TOOLED.isdisjoint(answer), isinstance(found, dict)
     if not used and plain:
         return None
-    usage = _tokens(mapping(found), model_name(answer.get("model")), answer.get("service_tier") or tier)
+    usage = _tokens(as_mapping(found), model_name(answer.get("model")), answer.get("service_tier") or tier)
     if plain:
         return usage
     drawn = _drawn(answer)
@@ -61,12 +61,12 @@ def video_usage(answer: Json) -> Usage | None:
 
 
 def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str | None = None) -> Usage:
-    before = mapping(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
-    after = mapping(found.get("completion_tokens_details") or found.get("output_tokens_details"))
-    sent = count(found.get("prompt_tokens", found.get("input_tokens")))
-    written = count(found.get("completion_tokens", found.get("output_tokens")))
-    reasoning = count(after.get("reasoning_tokens", found.get("reasoning_tokens")))
-    total, details = count(found.get("total_tokens")), {**found}
+    before = as_mapping(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
+    after = as_mapping(found.get("completion_tokens_details") or found.get("output_tokens_details"))
+    sent = to_count(found.get("prompt_tokens", found.get("input_tokens")))
+    written = to_count(found.get("completion_tokens", found.get("output_tokens")))
+    reasoning = to_count(after.get("reasoning_tokens", found.get("reasoning_tokens")))
+    total, details = to_count(found.get("total_tokens")), {**found}
     if tier is not None:
         details["service_tier"] = tier
     if total and not sent and not written:
@@ -83,8 +83,8 @@ def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str |
 
 def _cached(found: Json, before: Json) -> int:
     """DeepSeek and Moonshot tell it in places of their own (api-docs.deepseek.com, platform.moonshot.ai)."""
-    told = count(before.get("cached_tokens"))
-    return told or count(found.get("prompt_cache_hit_tokens")) or count(found.get("cached_tokens"))
+    told = to_count(before.get("cached_tokens"))
+    return told or to_count(found.get("prompt_cache_hit_tokens")) or to_count(found.get("cached_tokens"))
 
 
 def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
@@ -95,16 +95,16 @@ def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
     found: dict[str, int] = {}
     output = answer.get("output")
     for item in output if isinstance(output, list) else ():
-        kind = text(mapping(item).get("type"))
+        kind = as_text(as_mapping(item).get("type"))
         if kind is None or not kind.endswith("_call") or kind == "function_call":
             continue
-        if kind == SEARCHING and mapping(item.get("action")).get("type", "search") != "search":
+        if kind == SEARCHING and as_mapping(item.get("action")).get("type", "search") != "search":
             continue
         if kind in found or len(found) < TOOLS:
             found[kind] = found.get(kind, 0) + 1
-    searches = mapping(mapping(answer.get("tool_usage")).get("web_search")).get("num_requests")
+    searches = as_mapping(as_mapping(answer.get("tool_usage")).get("web_search")).get("num_requests")
     if isinstance(searches, int):
-        found[SEARCHING] = count(searches)
+        found[SEARCHING] = to_count(searches)
     if drawn:
         found.pop(DRAWING, None)
     return found
@@ -115,11 +115,11 @@ def _drawn(answer: Json) -> list[Usage]:
 
     Where nobody tells them they are estimated by the images' sizes (`guessed`).
     """
-    image = mapping(mapping(answer.get("tool_usage")).get("image_gen"))
-    if not count(image.get("input_tokens")) and not count(image.get("output_tokens")):
+    image = as_mapping(as_mapping(answer.get("tool_usage")).get("image_gen"))
+    if not to_count(image.get("input_tokens")) and not to_count(image.get("output_tokens")):
         return _guessed(answer)
-    old = mapping(image.get("cached_tokens_details"))
-    before: dict[str, object] = {**mapping(image.get("input_tokens_details"))}
+    old = as_mapping(image.get("cached_tokens_details"))
+    before: dict[str, object] = {**as_mapping(image.get("input_tokens_details"))}
     before["cached_tokens"] = image.get("cached_tokens")
     if old:
         before["cached_tokens_details"] = {
@@ -127,12 +127,14 @@ def _drawn(answer: Json) -> list[Usage]:
             "text_tokens": old.get("cached_text_tokens"),
         }
     found = {**image, "input_tokens_details": before, "images": len(_pictures(answer))}
-    return [_tokens(found, drawing_model(answer), endpoint="images")]
+    return [_tokens(found, image_tool_model(answer), endpoint="images")]
 
 
 def _guessed(answer: Json) -> list[Usage]:
-    named, pictures = drawing_model(answer), _pictures(answer)
-    tokens = sum(image_tokens(text(one.get("model")) or named, one.get("size"), one.get("quality")) for one in pictures)
+    named, pictures = image_tool_model(answer), _pictures(answer)
+    tokens = sum(
+        image_tokens(as_text(one.get("model")) or named, one.get("size"), one.get("quality")) for one in pictures
+    )
     if not tokens:
         return []
     details = {"output_tokens_details": {"image_tokens": tokens}, "images": len(pictures), "guessed": True}
@@ -141,15 +143,15 @@ def _guessed(answer: Json) -> list[Usage]:
 
 def _pictures(answer: Json) -> list[Json]:
     output = answer.get("output")
-    items = map(mapping, output) if isinstance(output, list) else ()
+    items = map(as_mapping, output) if isinstance(output, list) else ()
     return [item for item in items if item.get("type") == DRAWING and item.get("result")]
 
 
-def drawing_model(answer: Json) -> str | None:
+def image_tool_model(answer: Json) -> str | None:
     """An answer repeats the tools it was given; a default is not named."""
     tools = answer.get("tools")
     for tool in tools if isinstance(tools, list) else ():
-        if mapping(tool).get("type") == "image_generation":
+        if as_mapping(tool).get("type") == "image_generation":
             return model_name(tool.get("model"))
     return None
 
@@ -158,5 +160,5 @@ def _authored(answer: Json) -> list[Usage]:
     """What models that write SVG took, besides the one that draws."""
     output = answer.get("output")
     told = [answer, *(output if isinstance(output, list) else ())]
-    found = [mapping(mapping(one).get("svg_usage")) for one in told]
+    found = [as_mapping(as_mapping(one).get("svg_usage")) for one in told]
     return [_tokens(one, model_name(one.get("model")), endpoint="responses") for one in found if one][:DRAWINGS]

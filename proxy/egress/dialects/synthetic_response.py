@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.egress.dialects.base import Json, SyntheticResponse, mapping, text
+from proxy.egress.dialects.base import Json, SyntheticResponse, as_mapping, as_text
 from proxy.egress.sse import format_event
 from proxy.util.json_bytes import json_bytes
 
 WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
 
 
-def openai_answer(endpoint: str, body: Json, said: str, *, id: str, created: int) -> SyntheticResponse | None:
+def openai_response(endpoint: str, body: Json, said: str, *, id: str, created: int) -> SyntheticResponse | None:
     """None for what is no text: embeddings, audio, images, moderations."""
-    model = text(body.get("model")) or "none"
+    model = as_text(body.get("model")) or "none"
     if endpoint == "chat":
         return _chat(body, said, f"chatcmpl-{id}", created, model)
     if endpoint == "completions":
@@ -22,7 +22,7 @@ def openai_answer(endpoint: str, body: Json, said: str, *, id: str, created: int
 
 
 def _wants_json(asked: object) -> bool:
-    return mapping(asked).get("type") in ("json_object", "json_schema")
+    return as_mapping(asked).get("type") in ("json_object", "json_schema")
 
 
 def _choices(body: Json) -> range:
@@ -56,7 +56,7 @@ def _chat(body: Json, said: str, id: str, created: int, model: str) -> Synthetic
         ):
             choice = {"index": n, "delta": delta, "logprobs": None, "finish_reason": finish}
             events.append({**head, "choices": [choice]})
-    if mapping(body.get("stream_options")).get("include_usage") is True:
+    if as_mapping(body.get("stream_options")).get("include_usage") is True:
         events.append({**head, "choices": [], "usage": usage})
     return _events(events, done=True)
 
@@ -76,7 +76,7 @@ def _completions(body: Json, said: str, id: str, created: int, model: str) -> Sy
 
 
 def _responses(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
-    refused = _wants_json(mapping(body.get("text")).get("format"))
+    refused = _wants_json(as_mapping(body.get("text")).get("format"))
     kind, key = ("refusal", "refusal") if refused else ("output_text", "text")
     more: dict[str, Any] = {} if refused else {"annotations": [], "logprobs": []}
     part = {"type": kind, key: said, **more}
@@ -131,12 +131,12 @@ def _responses(body: Json, said: str, id: str, created: int, model: str) -> Synt
     return _events(events, named=True)
 
 
-def anthropic_answer(body: Json, said: str, *, id: str) -> SyntheticResponse:
+def anthropic_response(body: Json, said: str, *, id: str) -> SyntheticResponse:
     answer: dict[str, Any] = {
         "id": f"msg_{id}",
         "type": "message",
         "role": "assistant",
-        "model": text(body.get("model")) or "none",
+        "model": as_text(body.get("model")) or "none",
         "content": [{"type": "text", "text": said}],
         "stop_reason": "end_turn",
         "stop_sequence": None,

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from proxy.egress.dialects import EventKind, dialect
+from proxy.egress.dialects import EventKind, dialect_for
 
-OPENAI, ANTHROPIC, HTTP = dialect("openai"), dialect("anthropic"), dialect("http")
+OPENAI, ANTHROPIC, HTTP = dialect_for("openai"), dialect_for("anthropic"), dialect_for("http")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -59,35 +59,35 @@ def test_anthropics_messages_alone_are_inference():
 @given(st.dictionaries(KEYS, JSON), st.sampled_from(["chat", "responses", "completions", "messages", "embeddings"]))
 def test_no_body_and_no_answer_is_too_odd(body, endpoint):
     for one in (OPENAI, ANTHROPIC, HTTP):
-        one.ask(endpoint, body)
+        one.parse_request(endpoint, body)
         one.usage(endpoint, body)
-        one.permanent(429, body)
+        one.is_permanent(429, body)
         one.error_status(body)
-        one.add_usage(endpoint, json.dumps(body).encode(), body)
-        one.canned(endpoint, body, "text", id="1", created=1)
-        state = one.stream(endpoint, strip_usage=True)
+        one.with_usage_option(endpoint, json.dumps(body).encode(), body)
+        one.synthetic_response(endpoint, body, "text", id="1", created=1)
+        state = one.stream_state(endpoint, strip_usage=True)
         if state is not None:
-            assert state.judge(b"data: " + json.dumps(body).encode() + b"\n\n") in EventKind
+            assert state.classify(b"data: " + json.dumps(body).encode() + b"\n\n") in EventKind
 
 
 def test_usage_is_asked_for_without_touching_another_byte():
     raw = b'{"stream": true,\n "x": 1e5}'
-    changed = OPENAI.add_usage("chat", raw, json.loads(raw))
+    changed = OPENAI.with_usage_option("chat", raw, json.loads(raw))
     assert changed == b'{"stream_options":{"include_usage":true},"stream": true,\n "x": 1e5}'
-    assert OPENAI.add_usage("chat", b"{}", {}) is None
+    assert OPENAI.with_usage_option("chat", b"{}", {}) is None
     asked = {"stream": True, "stream_options": {"include_usage": True}}
-    assert OPENAI.add_usage("chat", json.dumps(asked).encode(), asked) is None
+    assert OPENAI.with_usage_option("chat", json.dumps(asked).encode(), asked) is None
     off = {"stream": True, "stream_options": {"include_usage": False, "x": 1}}
-    changed = OPENAI.add_usage("chat", json.dumps(off).encode(), off)
+    changed = OPENAI.with_usage_option("chat", json.dumps(off).encode(), off)
     assert changed is not None
     assert json.loads(changed)["stream_options"] == {"include_usage": True, "x": 1}
 
 
 @pytest.mark.parametrize("code", ["insufficient_quota", "credit_balance_exhausted", "project_spend_limit_exceeded"])
 def test_what_is_spent_stays_spent(code):
-    assert OPENAI.permanent(429, {"error": {"code": code}})
-    assert not OPENAI.permanent(429, {"error": {"code": "rate_limit_exceeded"}})
-    assert not OPENAI.permanent(500, {"error": {"code": code}})
+    assert OPENAI.is_permanent(429, {"error": {"code": code}})
+    assert not OPENAI.is_permanent(429, {"error": {"code": "rate_limit_exceeded"}})
+    assert not OPENAI.is_permanent(500, {"error": {"code": code}})
 
 
 def test_usage_of_every_kind():
@@ -119,11 +119,11 @@ def chunk(**delta: object) -> bytes:
 @pytest.mark.parametrize(
     ("event", "verdict"),
     [
-        (b": keepalive\n\n", EventKind.START),
-        (chunk(role="assistant", content=""), EventKind.START),
-        (chunk(content="a"), EventKind.REAL),
-        (chunk(refusal="no"), EventKind.REAL),
-        (chunk(tool_calls=[{"index": 0}]), EventKind.REAL),
+        (b": keepalive\n\n", EventKind.PREAMBLE),
+        (chunk(role="assistant", content=""), EventKind.PREAMBLE),
+        (chunk(content="a"), EventKind.CONTENT),
+        (chunk(refusal="no"), EventKind.CONTENT),
+        (chunk(tool_calls=[{"index": 0}]), EventKind.CONTENT),
         (b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n', EventKind.DROP),
         (b'data: {"error": {"type": "server_error"}}\n\n', EventKind.ERROR),
         (b"data: [DONE]\n\n", EventKind.END),
@@ -132,9 +132,9 @@ def chunk(**delta: object) -> bytes:
     ],
 )
 def test_every_event_of_a_chat_is_known_for_what_it_is(event, verdict):
-    state = OPENAI.stream("chat", strip_usage=True)
+    state = OPENAI.stream_state("chat", strip_usage=True)
     assert state is not None
-    assert state.judge(event) is verdict
+    assert state.classify(event) is verdict
 
 
 @pytest.mark.parametrize(
@@ -147,28 +147,30 @@ def test_every_event_of_a_chat_is_known_for_what_it_is(event, verdict):
     ],
 )
 def test_an_error_inside_a_stream_is_judged_like_an_answers(said, status, again):
-    state = OPENAI.stream("chat", strip_usage=False)
+    state = OPENAI.stream_state("chat", strip_usage=False)
     assert state is not None
-    state.judge(b'data: {"error": {"type": "%s"}}\n\n' % said.encode())
+    state.classify(b'data: {"error": {"type": "%s"}}\n\n' % said.encode())
     assert (state.error_status, state.retryable) == (status, again)
 
 
 def test_canned_answers_are_well_formed():
-    made = OPENAI.canned("chat", {"model": "m", "n": 2}, "rest", id="1", created=1)
+    made = OPENAI.synthetic_response("chat", {"model": "m", "n": 2}, "rest", id="1", created=1)
     assert made is not None
     assert [choice.message.content for choice in ChatCompletion.model_validate_json(made.body).choices] == ["rest"] * 2
-    made = OPENAI.canned("chat", {"response_format": {"type": "json_schema"}}, "rest", id="1", created=1)
+    made = OPENAI.synthetic_response("chat", {"response_format": {"type": "json_schema"}}, "rest", id="1", created=1)
     assert made is not None
     message = ChatCompletion.model_validate_json(made.body).choices[0].message
     assert (message.content, message.refusal) == (None, "rest")
-    made = OPENAI.canned("responses", {"text": {"format": {"type": "json_schema"}}}, "rest", id="1", created=1)
+    made = OPENAI.synthetic_response(
+        "responses", {"text": {"format": {"type": "json_schema"}}}, "rest", id="1", created=1
+    )
     assert made is not None
     assert Response.model_validate_json(made.body).output[0].content[0].type == "refusal"
-    assert OPENAI.canned("embeddings", {}, "rest", id="1", created=1) is None
+    assert OPENAI.synthetic_response("embeddings", {}, "rest", id="1", created=1) is None
 
 
 def test_refusals_speak_the_dialect():
-    error = json.loads(OPENAI.error("cost_cap_exceeded", 429, "spent", request_id="r"))["error"]
+    error = json.loads(OPENAI.error_body("cost_cap_exceeded", 429, "spent", request_id="r"))["error"]
     assert error == {"message": "spent", "type": "insufficient_quota", "param": None, "code": "cost_cap_exceeded"}
-    said = json.loads(ANTHROPIC.error("upstream_timeout", 504, "late", request_id="r"))
+    said = json.loads(ANTHROPIC.error_body("upstream_timeout", 504, "late", request_id="r"))
     assert (said["type"], said["error"]["type"], said["request_id"]) == ("error", "timeout_error", "r")

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from proxy.egress.billing.pricing.pricer import Pricer
-from proxy.egress.dialects import dialect, endpoints
+from proxy.egress.dialects import dialect_for, endpoints
 from proxy.egress.dialects.endpoints import (
     ASKED,
     FREE,
@@ -51,12 +51,12 @@ def passes(rows: tuple[UnmeteredPaths, ...], path: str) -> bool:
 @pytest.mark.parametrize(("kind", "row", "path"), PATHS, ids=[f"{one[0]} {one[2]}" for one in PATHS])
 def test_a_metered_endpoint_is_known_as_what_it_is(kind, row, path):
     for spelled in (path, f"/v1{path}", path.upper()):
-        assert dialect(kind).endpoint("POST", spelled) == row.name
+        assert dialect_for(kind).endpoint("POST", spelled) == row.name
 
 
 @pytest.mark.parametrize(("kind", "path"), PASSING)
 def test_what_is_said_to_pass_passes(kind, path):
-    assert dialect(kind).endpoint("POST", f"/v1{path}") is None
+    assert dialect_for(kind).endpoint("POST", f"/v1{path}") is None
 
 
 @pytest.mark.parametrize(("kind", "row"), ROWS, ids=[f"{kind} {row.paths[0]}" for kind, row in ROWS])
@@ -64,12 +64,12 @@ def test_an_answer_is_paid_by_what_the_page_says(kind, row):
     usage = {"model": "m", "usage": {"input_tokens": 3, "output_tokens": 2}}
     tariffs = Pricer(kind, "https://api.openai.com/v1", {}, "highest")
     if row.whole == REPORTED:
-        assert dialect(kind).usage(row.name, usage) is not None
+        assert dialect_for(kind).usage(row.name, usage) is not None
     if row.whole in (ASKED, FREE):
         cost = tariffs.cost_of_request(row.name, BODIES.get(row.name, {}), at=0.0)
         assert cost is not None
         assert (cost.nanos == 0) is (row.whole == FREE)
-    streams = dialect(kind).stream(row.name, strip_usage=False) or dialect(kind).media(row.name)
+    streams = dialect_for(kind).stream_state(row.name, strip_usage=False) or dialect_for(kind).media_stream(row.name)
     assert streams is not None or row.streamed != REPORTED
     if not row.streamed and row.name not in {other.name for _, other in ROWS if other.streamed}:
         assert streams is None, "it streams, and the page does not say so"

@@ -116,4 +116,4 @@ def test_a_stream_of_pictures_is_read_however_it_is_cut(size):
         stream.feed(EVENTS[at : at + size])
     stream.close()
     assert stream.usage is not None
-    assert (stream.usage.output, stream.drawn, stream.failed) == (7, 2, False)
+    assert (stream.usage.output, stream.image_count, stream.failed) == (7, 2, False)

@@ -16,10 +16,10 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import BaseModel
 
-from proxy.egress.dialects import OutputSize, dialect
+from proxy.egress.dialects import OutputSize, dialect_for
 from proxy.egress.dialects.image_tokens import image_tokens
 
-OPENAI, ANTHROPIC = dialect("openai"), dialect("anthropic")
+OPENAI, ANTHROPIC = dialect_for("openai"), dialect_for("anthropic")
 WORDS = "w" * 4_000
 
 REPEATS = "repeats what its deltas had"
@@ -139,16 +139,18 @@ def kind_of(model: type[BaseModel]) -> str:
 
 
 def judged(kind: str, endpoint: str, *events: object) -> OutputSize:
-    state = dialect(kind).stream(endpoint, strip_usage=False)
+    state = dialect_for(kind).stream_state(endpoint, strip_usage=False)
     assert state is not None
     for event in events:
-        state.judge(b"data: " + json.dumps(event).encode() + b"\n\n")
-    return state.written
+        state.classify(b"data: " + json.dumps(event).encode() + b"\n\n")
+    return state.output_size
 
 
 def holds(what: str, reasons: dict[str, str], written: OutputSize) -> None:
     if what in reasons:
-        assert not written or written.images, f"{what} is said not to count ({reasons[what]}), and does: {written!r}"
+        assert not written or written.image_tokens, (
+            f"{what} is said not to count ({reasons[what]}), and does: {written!r}"
+        )
     else:
         assert written, f"{what} neither counts nor has a reason"
 
@@ -173,7 +175,7 @@ def test_nothing_else_of_a_chats_chunk_has_words():
 def test_every_part_of_a_whole_chat_counts(name):
     message = {name: filled(ChatCompletionMessage.model_fields[name].annotation, name)}
     reasons = {"role": MARK, "annotations": "read off the text"}
-    holds(name, reasons, OPENAI.written("chat", {"choices": [{"message": message}]}))
+    holds(name, reasons, OPENAI.output_size("chat", {"choices": [{"message": message}]}))
 
 
 EVENTS = list(members(responses.ResponseStreamEvent))
@@ -194,7 +196,7 @@ def test_every_item_of_a_response_counts_in_a_stream_and_whole(item):
     whole = filled(item)
     event = {"type": "response.output_item.done", "output_index": 0, "item": whole}
     holds(kind_of(item), UNCOUNTED["items"], judged("openai", "responses", event))
-    holds(kind_of(item), UNCOUNTED["items"], OPENAI.written("responses", {"output": [whole]}))
+    holds(kind_of(item), UNCOUNTED["items"], OPENAI.output_size("responses", {"output": [whole]}))
 
 
 DELTAS = [*members(claude.RawContentBlockDelta), *members(claude_beta.BetaRawContentBlockDelta)]
@@ -214,7 +216,7 @@ def test_every_delta_of_claudes_counts(delta):
 def test_every_block_of_claudes_counts_in_a_stream_and_whole(block):
     event = {"type": "content_block_start", "index": 0, "content_block": filled(block)}
     holds(kind_of(block), UNCOUNTED["blocks"], judged("anthropic", "messages", event))
-    holds(kind_of(block), UNCOUNTED["blocks"], ANTHROPIC.written("messages", {"content": [filled(block)]}))
+    holds(kind_of(block), UNCOUNTED["blocks"], ANTHROPIC.output_size("messages", {"content": [filled(block)]}))
 
 
 def test_claudes_other_events_have_no_words():
@@ -238,18 +240,27 @@ NAMES = st.sampled_from(
 def test_no_answer_is_too_odd_to_be_measured(part):
     for answer in (part, {"choices": [{"message": part}]}, {"output": [part]}, {"content": [part]}):
         for kind, endpoint in (("openai", "chat"), ("openai", "responses"), ("anthropic", "messages")):
-            written = dialect(kind).written(endpoint, answer)
-            assert min(written.text, written.thought, written.audio, written.images, written.tokens) >= 0
+            written = dialect_for(kind).output_size(endpoint, answer)
+            assert (
+                min(
+                    written.text_bytes,
+                    written.reasoning_bytes,
+                    written.audio_tokens,
+                    written.image_tokens,
+                    written.other_tokens,
+                )
+                >= 0
+            )
 
 
 def test_only_text_teaches_what_text_takes():
     written = OutputSize(100)
-    assert written.lesson(0) == 100
-    written.say("hm", thought=True)
-    assert written.lesson(0) == 0, "what was thought may be among the tokens, or not"
-    assert written.lesson(7) == 100, "here the vendor says how many of them"
-    written.speak("A" * 10)
-    assert written.lesson(7) == 0
+    assert written.learnable_text_bytes(0) == 100
+    written.add_text("hm", reasoning=True)
+    assert written.learnable_text_bytes(0) == 0, "what was thought may be among the tokens, or not"
+    assert written.learnable_text_bytes(7) == 100, "here the vendor says how many of them"
+    written.add_audio("A" * 10)
+    assert written.learnable_text_bytes(7) == 0
 
 
 @pytest.mark.parametrize(

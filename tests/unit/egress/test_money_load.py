@@ -15,13 +15,13 @@ class Ledger:
         self.away = away
         self.asked = []
 
-    async def spent(self, upstream, since, until):
+    async def window_totals(self, upstream, since, until):
         self.asked.append((upstream, since, until))
         if len(self.asked) <= self.away:
             raise LedgerUnavailable("it is down")
         return {window: WindowTotals({"ada": 5}, 7) for window in since}
 
-    async def forgiven(self, upstream, since, until):
+    async def forgiven_by_user(self, upstream, since, until):
         return {window: {"ada": 2} for window in since}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.egress.billing.pricing.pricer import Cost, Pricer
-from proxy.egress.dialects import dialect
+from proxy.egress.dialects import dialect_for
 from proxy.policy.schema.price import Price
 
 NOW = 1_795_700_000.0  # 2026-11-26
@@ -20,7 +20,7 @@ URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthrop
 
 
 def cost(kind: str, endpoint: str, answer: dict[str, Any], model: str | None = None) -> Cost:
-    usage = dialect(kind).usage(endpoint, answer)
+    usage = dialect_for(kind).usage(endpoint, answer)
     assert usage is not None
     return Pricer(kind, URLS[kind], {}, "highest").cost(endpoint, usage, model or answer.get("model"), at=NOW)
 
@@ -80,7 +80,7 @@ def test_searches_of_a_message_with_iterations_are_paid_once() -> None:
 def test_a_model_that_the_policy_prices_says_nothing_of_an_advisor() -> None:
     advice = turn(1000, 100, "advisor_message", model="claude-opus-4-6")
     mine = {"claude-haiku-4-5": Price(Decimal(0), Decimal(0))}
-    usage = dialect("anthropic").usage("messages", claude("claude-haiku-4-5", turn(1000, 100), advice))
+    usage = dialect_for("anthropic").usage("messages", claude("claude-haiku-4-5", turn(1000, 100), advice))
     assert usage is not None
     found = Pricer("anthropic", URLS["anthropic"], mine, "highest")
     assert found.cost("messages", usage, "claude-haiku-4-5", at=NOW) == Cost(dollars("0.0075"))
@@ -165,6 +165,6 @@ def test_a_video_model_is_known_and_one_without_a_price_is_the_policys_to_say() 
     strict = Pricer("openai", URLS["openai"], {}, "refuse")
     assert not strict.refuses_model("sora-2")
     assert strict.refuses_model("veo")
-    usage = dialect("openai").usage("videos", {"model": "veo", "seconds": "8"})
+    usage = dialect_for("openai").usage("videos", {"model": "veo", "seconds": "8"})
     assert usage is not None
     assert Pricer("openai", URLS["openai"], {}, "zero").cost("videos", usage, "veo", at=NOW) == Cost(0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.egress.billing.pricing.pricer import NO_COST, Cost, Pricer
-from proxy.egress.dialects import Usage, dialect
+from proxy.egress.dialects import Usage, dialect_for
 from proxy.policy.schema.upstream import Price
 
 OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
@@ -30,7 +30,7 @@ def tariffs(kind="openai", base_url=OPENAI, overrides=None, unknown="highest"):
 
 def asked(endpoint, answer, kind="openai", base_url=None, at=NOW, model=None, **policy):
     """The cost of an answer as it comes from the vendor."""
-    usage = dialect(kind).usage(endpoint, json.loads(json.dumps(answer)))
+    usage = dialect_for(kind).usage(endpoint, json.loads(json.dumps(answer)))
     url = base_url or {"openai": OPENAI, "anthropic": ANTHROPIC}[kind]
     return tariffs(kind, url, **policy).cost(endpoint, usage, model or answer.get("model"), at=at)
 
@@ -401,11 +401,11 @@ def test_groqs_shortest_transcription_is_ten_seconds():
 
 
 def test_a_streams_service_tier_may_come_in_another_chunk_than_its_usage():
-    state = dialect("openai").stream("chat", strip_usage=True)
+    state = dialect_for("openai").stream_state("chat", strip_usage=True)
     first = {"model": "gpt-5.4-mini", "service_tier": "flex", "choices": [{"index": 0, "delta": {"content": "x"}}]}
     last = {"choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 1000}}
     for chunk in (first, last):
-        state.judge(f"data: {json.dumps(chunk)}\n\n".encode())
+        state.classify(f"data: {json.dumps(chunk)}\n\n".encode())
     assert tariffs().cost("chat", state.usage, "gpt-5.4-mini", at=NOW) == Cost(dollars("0.002625"))
 
 
@@ -415,7 +415,7 @@ def test_cached_tokens_are_found_where_deepseek_and_moonshot_put_them():
         {"cached_tokens": 300},
         {"prompt_tokens_details": {"cached_tokens": 300}},
     ):
-        usage = dialect("openai").usage("chat", {"usage": {"prompt_tokens": 1000, "completion_tokens": 1, **more}})
+        usage = dialect_for("openai").usage("chat", {"usage": {"prompt_tokens": 1000, "completion_tokens": 1, **more}})
         assert usage.cached_input == 300
 
 
@@ -448,7 +448,7 @@ FOUND = {kind: tariffs(kind, url) for kind, url in (("openai", OPENAI), ("anthro
 @given(ANSWERS, ENDPOINTS, MODELS_, st.sampled_from(["openai", "anthropic"]))
 @settings(deadline=None)
 def test_no_usage_is_so_odd_that_it_has_no_price(answer, endpoint, model, kind):
-    usage = dialect(kind).usage(endpoint or "", answer)
+    usage = dialect_for(kind).usage(endpoint or "", answer)
     if usage is not None:
         cost = FOUND[kind].cost(endpoint, usage, model, at=NOW)
         assert isinstance(cost.nanos, int)

@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel
 
 from proxy.egress.billing.pricing.pricer import Pricer
-from proxy.egress.dialects import dialect
+from proxy.egress.dialects import dialect_for
 from proxy.policy.loading import PolicySource, load
 
 NAMES = re.compile("Usage|TokensDetails?|TokenDetails?")
@@ -258,7 +258,7 @@ def cost(key: str, path: Path, *, number: int) -> int:
         ):
             put(usage, one, 400)
     put(usage, path, number)
-    found = dialect(kind).usage(endpoint, json.loads(json.dumps({"model": "m", **answer(usage)})))
+    found = dialect_for(kind).usage(endpoint, json.loads(json.dumps({"model": "m", **answer(usage)})))
     assert found is not None
     return tariffs(kind).cost(endpoint, found, "m", at=1_795_000_000.0).nanos
 

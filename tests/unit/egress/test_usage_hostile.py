@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.egress.billing.pricing.pricer import Pricer
-from proxy.egress.dialects import dialect
+from proxy.egress.dialects import dialect_for
 from proxy.policy.schema.price import Charges, Price
 
 WORDS = (
@@ -65,7 +65,7 @@ FOUND = {kind: Pricer(kind, url, MINE, "highest") for kind, url in KINDS.items()
 @example({"seconds": "1e300", "size": "1024x1024"}, "videos", "openai", "sora-2")
 @settings(deadline=None)
 def test_no_answer_is_so_odd_that_it_has_no_price(answer: dict, endpoint: str, kind: str, asked: str | None) -> None:
-    usage = dialect(kind).usage(endpoint, answer)
+    usage = dialect_for(kind).usage(endpoint, answer)
     if usage is None:
         return
     for one in (usage, *usage.parts):
@@ -84,7 +84,7 @@ def test_no_request_is_so_odd_that_it_cannot_be_reserved_for(body: dict, endpoin
 
 def test_a_thousand_iterations_are_told_apart_and_no_more() -> None:
     one = {"type": "message", "input_tokens": 1000, "output_tokens": 0}
-    usage = dialect("anthropic").usage("messages", {"model": "m", "usage": {"iterations": [one] * 5000}})
+    usage = dialect_for("anthropic").usage("messages", {"model": "m", "usage": {"iterations": [one] * 5000}})
     assert usage is not None
     assert len(usage.parts) == 1000
     assert usage.input == 1_000_000

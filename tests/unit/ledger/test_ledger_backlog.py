@@ -25,90 +25,90 @@ def ids(entries: Iterable[CallRecord]) -> list[str]:
 
 def test_a_settled_call_is_written_once() -> None:
     backlog = WriteBuffer()
-    backlog.put(entry(1))
-    batch = backlog.take(0.0)
+    backlog.add_settled(entry(1))
+    batch = backlog.next_batch(0.0)
     assert batch is not None
-    assert ids(batch.entries) == ["1"]
+    assert ids(batch.records) == ["1"]
     assert len(backlog) == 1  # until it is known to be written
-    backlog.done()
+    backlog.batch_written()
     assert len(backlog) == 0
-    assert backlog.take(9.0) is None
+    assert backlog.next_batch(9.0) is None
     assert backlog.idle
 
 
 def test_a_later_entry_of_the_same_id_replaces_the_earlier() -> None:
     backlog = WriteBuffer()
-    backlog.put(entry(1, 10))
-    backlog.put(entry(1, 20))
-    batch = backlog.take(0.0)
+    backlog.add_settled(entry(1, 10))
+    backlog.add_settled(entry(1, 20))
+    batch = backlog.next_batch(0.0)
     assert batch is not None
-    assert [one.cost for one in batch.entries] == [20]
+    assert [one.cost for one in batch.records] == [20]
 
 
 def test_a_call_under_way_is_written_at_its_reservation_once_it_is_old_enough() -> None:
     backlog = WriteBuffer()
-    backlog.open(entry(1, 50, outcome="", status=0), now=0.0)
-    assert backlog.take(OPEN_AFTER / 2) is None
+    backlog.add_open(entry(1, 50, outcome="", status=0), now=0.0)
+    assert backlog.next_batch(OPEN_AFTER / 2) is None
     assert not backlog.idle
-    batch = backlog.take(OPEN_AFTER)
+    batch = backlog.next_batch(OPEN_AFTER)
     assert batch is not None
-    (row,) = batch.entries
+    (row,) = batch.records
     assert (row.outcome, row.cost, row.estimated, row.basis) == ("open", 50, 50, "estimated")
-    backlog.done()
+    backlog.batch_written()
     assert backlog.idle  # not written again while it goes on
-    backlog.put(entry(1, 7))
-    batch = backlog.take(9.0)
+    backlog.add_settled(entry(1, 7))
+    batch = backlog.next_batch(9.0)
     assert batch is not None
-    assert [(row.outcome, row.cost) for row in batch.entries] == [("ok", 7)]
+    assert [(row.outcome, row.cost) for row in batch.records] == [("ok", 7)]
 
 
 def test_a_call_that_ends_at_once_leaves_no_open_row() -> None:
     backlog = WriteBuffer()
-    backlog.open(entry(1), now=0.0)
+    backlog.add_open(entry(1), now=0.0)
     backlog.drop("1")
-    assert backlog.take(9.0) is None
+    assert backlog.next_batch(9.0) is None
     assert backlog.idle
 
 
 def test_a_dropped_call_takes_its_open_row_with_it() -> None:
     backlog = WriteBuffer()
-    backlog.open(entry(1), now=0.0)
-    assert backlog.take(1.0) is not None  # on its way, or written: there is no telling
+    backlog.add_open(entry(1), now=0.0)
+    assert backlog.next_batch(1.0) is not None  # on its way, or written: there is no telling
     backlog.drop("1")
-    backlog.done()
-    batch = backlog.take(1.0)
+    backlog.batch_written()
+    batch = backlog.next_batch(1.0)
     assert batch is not None
-    assert (batch.entries, batch.removals) == ([], ["1"])
+    assert (batch.records, batch.removals) == ([], ["1"])
 
 
 def test_batches_are_bounded_and_the_oldest_go_first() -> None:
     backlog = WriteBuffer()
     for n in range(MAX_BATCH_ROWS + 1):
-        backlog.put(entry(n))
-    batch = backlog.take(0.0)
+        backlog.add_settled(entry(n))
+    batch = backlog.next_batch(0.0)
     assert batch is not None
-    assert ids(batch.entries) == [str(n) for n in range(MAX_BATCH_ROWS)]
-    backlog.done()
-    rest = backlog.take(0.0)
+    assert ids(batch.records) == [str(n) for n in range(MAX_BATCH_ROWS)]
+    backlog.batch_written()
+    rest = backlog.next_batch(0.0)
     assert rest is not None
-    assert ids(rest.entries) == [str(MAX_BATCH_ROWS)]
+    assert ids(rest.records) == [str(MAX_BATCH_ROWS)]
 
 
 def test_what_could_not_be_written_waits_again_unless_something_newer_came() -> None:
     backlog = WriteBuffer()
     for n in (1, 2, 3):
-        backlog.put(entry(n, n))
-    backlog.open(entry(4), 0.0)
-    backlog.open(entry(5), 0.0)
-    batch = backlog.take(1.0)
+        backlog.add_settled(entry(n, n))
+    backlog.add_open(entry(4), 0.0)
+    backlog.add_open(entry(5), 0.0)
+    batch = backlog.next_batch(1.0)
     assert batch is not None
-    backlog.put(entry(2, 20))
+    backlog.add_settled(entry(2, 20))
     backlog.drop("3")
-    backlog.put(entry(4, 40))
-    backlog.give_back(batch, doubtful=False)
-    again = backlog.take(1.0)
+    backlog.add_settled(entry(4, 40))
+    backlog.requeue(batch, doubtful=False)
+    again = backlog.next_batch(1.0)
     assert again is not None
-    assert {one.id: (one.cost, one.outcome) for one in again.entries} == {
+    assert {one.id: (one.cost, one.outcome) for one in again.records} == {
         "1": (1, "ok"),
         "2": (20, "ok"),
         "4": (40, "ok"),
@@ -120,7 +120,7 @@ def test_what_could_not_be_written_waits_again_unless_something_newer_came() -> 
 def test_past_its_bound_the_oldest_rows_are_summed_up_and_no_money_is_lost() -> None:
     backlog = WriteBuffer(bound=1000)
     for n in range(5000):
-        backlog.put(entry(n, n, user=f"user{n % 7}", at=n * 1.0, status=500 if n % 10 == 0 else 200))
+        backlog.add_settled(entry(n, n, user=f"user{n % 7}", at=n * 1.0, status=500 if n % 10 == 0 else 200))
     assert len(backlog) <= 1000
     rows = drain(backlog)
     assert sum(row.cost for row in rows) == sum(range(5000))
@@ -135,7 +135,7 @@ def test_past_its_bound_the_oldest_rows_are_summed_up_and_no_money_is_lost() -> 
 def test_where_even_the_sums_are_too_many_their_users_are_told_apart_no_longer() -> None:
     backlog = WriteBuffer(bound=1000)
     for n in range(5000):
-        backlog.put(entry(n, 1, user=f"user{n}"))
+        backlog.add_settled(entry(n, 1, user=f"user{n}"))
     rows = drain(backlog)
     assert len(rows) <= 1000
     assert sum(row.cost for row in rows) == 5000
@@ -145,7 +145,7 @@ def test_where_even_the_sums_are_too_many_their_users_are_told_apart_no_longer()
 def test_what_is_lost_after_all_is_counted() -> None:
     backlog = WriteBuffer(bound=1000)
     for n in range(5000):
-        backlog.put(entry(n, 1, model=f"model{n}"))
+        backlog.add_settled(entry(n, 1, model=f"model{n}"))
     kept = sum(row.cost for row in drain(backlog))
     assert kept + backlog.dropped == 5000
     assert backlog.dropped > 0
@@ -154,21 +154,21 @@ def test_what_is_lost_after_all_is_counted() -> None:
 def test_sums_of_a_quarter_of_an_hour_lie_within_one_hour_of_every_zone() -> None:
     backlog = WriteBuffer(bound=10)
     for n in range(4000):
-        backlog.put(entry(n, 1, at=n * 10.0))
+        backlog.add_settled(entry(n, 1, at=n * 10.0))
     for row in drain(backlog):
         assert row.calls <= 90
 
 
 def test_rows_that_the_database_may_have_are_never_summed_up() -> None:
     backlog = WriteBuffer(bound=100)
-    backlog.put(entry("doubtful", 5))
-    backlog.open(entry("shown", 5), 0.0)
-    batch = backlog.take(1.0)
+    backlog.add_settled(entry("doubtful", 5))
+    backlog.add_open(entry("shown", 5), 0.0)
+    batch = backlog.next_batch(1.0)
     assert batch is not None
-    backlog.give_back(batch, doubtful=True)
-    backlog.put(entry("shown", 6))
+    backlog.requeue(batch, doubtful=True)
+    backlog.add_settled(entry("shown", 6))
     for n in range(1000):
-        backlog.put(entry(n))
+        backlog.add_settled(entry(n))
     found = {row.id: row.cost for row in drain(backlog)}
     assert found["doubtful"] == 5
     assert found["shown"] == 6
@@ -176,26 +176,26 @@ def test_rows_that_the_database_may_have_are_never_summed_up() -> None:
 
 def test_what_was_doubtful_once_stays_so_though_the_next_try_certainly_failed() -> None:
     backlog = WriteBuffer(bound=100)
-    backlog.put(entry("settled", 5))
-    backlog.open(entry("dropped", 5), 0.0)
+    backlog.add_settled(entry("settled", 5))
+    backlog.add_open(entry("dropped", 5), 0.0)
     for doubtful in (True, False):
-        batch = backlog.take(1.0)
+        batch = backlog.next_batch(1.0)
         assert batch is not None
-        backlog.give_back(batch, doubtful=doubtful)
+        backlog.requeue(batch, doubtful=doubtful)
     backlog.drop("dropped")
     for n in range(1000):
-        backlog.put(entry(n))
-    batch = backlog.take(1.0)
+        backlog.add_settled(entry(n))
+    batch = backlog.next_batch(1.0)
     assert batch is not None
-    assert batch.entries[0].id == "settled"
+    assert batch.records[0].id == "settled"
     assert batch.removals == ["dropped"]
 
 
 def drain(backlog: WriteBuffer) -> list[CallRecord]:
     rows: list[CallRecord] = []
-    while (batch := backlog.take(1e9, everything=True)) is not None:
-        rows += batch.entries
-        backlog.done()
+    while (batch := backlog.next_batch(1e9, everything=True)) is not None:
+        rows += batch.records
+        backlog.batch_written()
     return rows
 
 
@@ -215,19 +215,19 @@ def test_whatever_happens_the_database_ends_with_every_call_once(bound: int, ste
     now = 0.0
 
     def write() -> None:
-        batch = backlog.take(now)
+        batch = backlog.next_batch(now)
         if batch is not None:
-            apply(table, batch.entries, batch.removals)
-            backlog.done()
+            apply(table, batch.records, batch.removals)
+            backlog.batch_written()
 
     for step, n in steps:
         now += 0.2
         id = f"{n}.{life}"
         if step == "open" and state.get(id) is None:
-            backlog.open(entry(id, 100 + n), now)
+            backlog.add_open(entry(id, 100 + n), now)
             state[id] = "open"
         elif step == "put" and state.get(id) in (None, "open"):
-            backlog.put(entry(id, 1 + n))
+            backlog.add_settled(entry(id, 1 + n))
             expected[id] = 1 + n
             state[id] = "over"
             life += n % 2
@@ -237,10 +237,10 @@ def test_whatever_happens_the_database_ends_with_every_call_once(bound: int, ste
             life += n % 2
         elif step == "write":
             write()
-        elif step in ("fail", "doubt", "doubt_written") and (batch := backlog.take(now)) is not None:
+        elif step in ("fail", "doubt", "doubt_written") and (batch := backlog.next_batch(now)) is not None:
             if step == "doubt_written":
-                apply(table, batch.entries, batch.removals)
-            backlog.give_back(batch, doubtful=step != "fail")
+                apply(table, batch.records, batch.removals)
+            backlog.requeue(batch, doubtful=step != "fail")
     now += 10
     while not backlog.idle:
         write()

@@ -37,8 +37,8 @@ async def open_marks(tmp_path):
 class Moody(SqliteStore):
     away = False
 
-    async def ready(self, *, create):
-        await super().ready(create=create)
+    async def ensure_ready(self, *, create):
+        await super().ensure_ready(create=create)
 
     async def _do(self, work):
         if self.away:
@@ -52,10 +52,10 @@ async def test_a_block_outlives_a_restart_and_an_unblock_does_too(open_marks):
     assert await first.block("o'brien / \u00fc") is None
     assert await first.block("ada") is None
     second = await open_marks()
-    assert list(second.users) == ["ada", "o'brien / \u00fc"]
+    assert list(second.blocked_users) == ["ada", "o'brien / \u00fc"]
     assert await second.unblock("ada") is None
     third = await open_marks()
-    assert list(third.users) == ["o'brien / \u00fc"]
+    assert list(third.blocked_users) == ["o'brien / \u00fc"]
 
 
 async def test_nothing_is_made_where_nobody_was_ever_blocked(open_marks, tmp_path):
@@ -73,14 +73,14 @@ async def test_while_the_ledger_is_away_a_block_holds_and_is_written_when_it_is_
     marks = await open_marks(database, said)
     assert said == ["Who is blocked is not known yet, the ledger does not answer (it is down); it is asked again."]
     assert await marks.block("ada") == "it is down"
-    assert "ada" in marks.users
+    assert "ada" in marks.blocked_users
     database.away = False
     async with asyncio.timeout(10):
         while len(said) < 2:
             await asyncio.sleep(0.005)
     assert said[1] == "What operators said of users is on record again."
-    assert set(marks.users) == {"ada", "eve"}
-    assert set((await open_marks()).users) == {"ada", "eve"}
+    assert set(marks.blocked_users) == {"ada", "eve"}
+    assert set((await open_marks()).blocked_users) == {"ada", "eve"}
 
 
 async def test_who_was_unblocked_while_the_ledger_was_away_does_not_come_back_with_it(
@@ -96,7 +96,7 @@ async def test_who_was_unblocked_while_the_ledger_was_away_does_not_come_back_wi
     async with asyncio.timeout(10):
         while not marks.loaded:
             await asyncio.sleep(0.005)
-    assert list(marks.users) == []
+    assert list(marks.blocked_users) == []
 
 
 async def test_so_many_are_blocked_and_no_more(open_marks, monkeypatch):
@@ -116,9 +116,9 @@ async def test_forgiven_money_is_kept_by_window_once_and_for_no_longer_than_a_mo
     assert await marks.forgive(rows) is None
     database = SqliteStore(tmp_path / "ledger.db")
     since = {"h": 990.0, "d": 900.0, "month": 1001.0}
-    assert await database.forgiven("openai", since, 2000.0) == {"h": {"ada": 5}, "d": {"ada": 5}, "month": {}}
-    assert await database.forgiven("openai", since, 1000.0) == {"h": {}, "d": {}, "month": {}}
-    assert await database.forgiven("other", since, 2000.0) == {"h": {}, "d": {}, "month": {}}
+    assert await database.forgiven_by_user("openai", since, 2000.0) == {"h": {"ada": 5}, "d": {"ada": 5}, "month": {}}
+    assert await database.forgiven_by_user("openai", since, 1000.0) == {"h": {}, "d": {}, "month": {}}
+    assert await database.forgiven_by_user("other", since, 2000.0) == {"h": {}, "d": {}, "month": {}}
     await marks.forgive([ForgivenSpend("9", 1000.0 + FORGIVEN_KEPT_SECONDS + 1, "openai", "ada", "d", 1)])
-    assert await database.forgiven("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 1}}
+    assert await database.forgiven_by_user("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 1}}
     await database.close()

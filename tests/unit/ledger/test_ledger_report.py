@@ -34,7 +34,7 @@ def ledger(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         database = SqliteStore(path)
-        await database.write(
+        await database.write_batch(
             [
                 entry(1, 1_500_000, input_tokens=100, cached_input_tokens=40, output_tokens=10),
                 entry(2, 2_000_000_499, user="bob", model="o1", route="", estimated=499, status=502, outcome="error"),

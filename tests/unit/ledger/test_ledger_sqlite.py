@@ -48,11 +48,11 @@ def rows(path: Path, sql: str) -> list[tuple]:
 async def test_nothing_is_made_before_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "var" / "x.db"
     async with opened(path) as database:
-        await database.ready(create=False)
+        await database.ensure_ready(create=False)
         assert await database.prune(1e12, 10) == 0
-        assert await database.spent("openai", {"d": 0.0}, None) == {"d": WindowTotals({}, 0)}
+        assert await database.window_totals("openai", {"d": 0.0}, None) == {"d": WindowTotals({}, 0)}
         assert not path.parent.exists()
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
         assert path.exists()
         assert path.with_name("x.db-wal").exists()
     assert not path.with_name("x.db-wal").exists()  # all in one file once it is closed
@@ -64,7 +64,7 @@ async def test_a_row_keeps_every_fact(tmp_path: Path) -> None:
         "reported", 2, 200, "ok", "miss", 1, "resp_1",
     )  # fmt: skip
     async with opened(tmp_path / "x.db") as database:
-        await database.write([full, entry(2, request_id=None)], [])
+        await database.write_batch([full, entry(2, request_id=None)], [])
     found = rows(tmp_path / "x.db", "SELECT * FROM outrigger_calls ORDER BY at DESC")
     assert found[0] == (
         "ab" * 16, 1234.5, "req-1", "ada", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
@@ -76,10 +76,10 @@ async def test_a_row_keeps_every_fact(tmp_path: Path) -> None:
 async def test_an_open_row_is_replaced_by_the_settled_one_and_never_the_other_way_round(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(1, 50, outcome="open")], [])
-        await database.write([entry(1, 7)], [])
-        await database.write([entry(1, 50, outcome="open")], [])  # the last words of a connection that died
-        await database.write([entry(2, 3), entry(3, 4)], ["2"])
+        await database.write_batch([entry(1, 50, outcome="open")], [])
+        await database.write_batch([entry(1, 7)], [])
+        await database.write_batch([entry(1, 50, outcome="open")], [])  # the last words of a connection that died
+        await database.write_batch([entry(2, 3), entry(3, 4)], ["2"])
     assert rows(path, "SELECT id, cost, outcome FROM outrigger_calls ORDER BY id") == [("1", 7, "ok"), ("3", 4, "ok")]
     assert [one.cost for one in read_report(path, "user", 0.0)] == [11]
 
@@ -89,8 +89,8 @@ async def test_no_name_that_a_client_chose_holds_up_the_ledger(tmp_path: Path, t
     texts = [name for name, kind in COLUMNS if kind == "text" and name not in ("id", "user_id")]
     named = {**dict.fromkeys(texts, text), "user": text}
     async with opened(tmp_path / "x.db") as database:
-        await database.write([replace(entry(1), **named)], [])
-        await database.write([entry(2, cost=2**80, input_tokens=-(2**70))], [])
+        await database.write_batch([replace(entry(1), **named)], [])
+        await database.write_batch([entry(2, cost=2**80, input_tokens=-(2**70))], [])
     assert len(rows(tmp_path / "x.db", "SELECT * FROM outrigger_calls")) == 2
 
 
@@ -99,7 +99,7 @@ async def test_no_name_that_a_client_chose_holds_up_the_ledger(tmp_path: Path, t
 
 async def test_what_was_spent_is_told_by_window_and_user_the_largest_first(tmp_path: Path) -> None:
     async with opened(tmp_path / "x.db") as database:
-        await database.write(
+        await database.write_batch(
             [
                 entry(1, 5, 10 * HOUR + 1),
                 entry(2, 7, 12 * HOUR, user="bob"),
@@ -109,19 +109,19 @@ async def test_what_was_spent_is_told_by_window_and_user_the_largest_first(tmp_p
             ],
             [],
         )
-        found = await database.spent("openai", {"h": 12 * HOUR, "d": 10 * HOUR + 0.5}, None)
+        found = await database.window_totals("openai", {"h": 12 * HOUR, "d": 10 * HOUR + 0.5}, None)
         assert found == {"h": WindowTotals({"bob": 8}, 0), "d": WindowTotals({"ada": 35, "bob": 8}, 0)}
         assert list(found["d"].users) == ["ada", "bob"]
         assert found["d"].total == 43
-        before = await database.spent("openai", {"d": 10 * HOUR}, 12 * HOUR + 5)
+        before = await database.window_totals("openai", {"d": 10 * HOUR}, 12 * HOUR + 5)
         assert before == {"d": WindowTotals({"ada": 35, "bob": 7}, 0)}
 
 
 async def test_users_past_the_bound_come_to_one_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.ledger.sqlite_queries.MAX_USERS_PER_WINDOW", 3)
     async with opened(tmp_path / "x.db") as database:
-        await database.write([entry(n, n, user=f"user{n}") for n in range(10)], [])
-        found = await database.spent("openai", {"d": 0.0}, None)
+        await database.write_batch([entry(n, n, user=f"user{n}") for n in range(10)], [])
+        found = await database.window_totals("openai", {"d": 0.0}, None)
     assert found["d"] == WindowTotals({"user9": 9, "user8": 8, "user7": 7}, 21)
 
 
@@ -151,12 +151,12 @@ def test_sums_by_hour_are_those_of_the_rows_whatever_is_written(
 
     async def scenario() -> dict[str, WindowTotals]:
         async with opened(path) as database:
-            await database.write([], [])
+            await database.write_batch([], [])
             for id, at, user, model, status, cache, outcome, cost, removed in writes:
                 made = entry(id, cost, float(at), user=user, model=model, status=status, cache=cache, outcome=outcome)
-                await database.write([made], [id] if removed else [])
+                await database.write_batch([made], [id] if removed else [])
             await database.prune(20000.0, 3)
-            return await database.spent("openai", {"d": float(since)}, float(until))
+            return await database.window_totals("openai", {"d": float(since)}, float(until))
 
     spent = asyncio.run(scenario())
     by_rows = rows(
@@ -178,7 +178,7 @@ def test_sums_by_hour_are_those_of_the_rows_whatever_is_written(
 async def test_pruning_takes_the_oldest_a_little_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(n, 1, at=float(n)) for n in range(100)], [])
+        await database.write_batch([entry(n, 1, at=float(n)) for n in range(100)], [])
         assert await database.prune(50.0, 30) == 30
         assert await database.prune(50.0, 30) == 20
         assert await database.prune(50.0, 30) == 0
@@ -193,14 +193,14 @@ async def test_pruning_takes_the_oldest_a_little_at_a_time(tmp_path: Path) -> No
 async def test_a_ledger_of_an_older_schema_is_brought_up_to_date_in_place(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(1, 5)], [])
+        await database.write_batch([entry(1, 5)], [])
     later = (
         *STEPS,
         ("ALTER TABLE outrigger_calls ADD COLUMN note TEXT", "CREATE INDEX notes ON outrigger_calls (note)"),
     )
     async with opened(path, steps=later) as database:
-        await database.ready(create=False)
-        await database.write([entry(2, 6)], [])
+        await database.ensure_ready(create=False)
+        await database.write_batch([entry(2, 6)], [])
     assert rows(path, "PRAGMA user_version") == [(len(later),)]
     assert rows(path, "SELECT cost, note FROM outrigger_calls ORDER BY id") == [(5, None), (6, None)]
 
@@ -210,7 +210,7 @@ async def test_a_ledger_of_the_first_schema_keeps_its_rows_and_sums_and_learns_a
 ) -> None:
     path = tmp_path / "x.db"
     async with opened(path, steps=STEPS[:1]) as database:
-        await database.ready(create=True)
+        await database.ensure_ready(create=True)
     with closing(sqlite3.connect(path)) as connection, connection:
         old = [entry(n, 5, at=1000.0 + 4000 * n).row()[:FIRST_SCHEMA_COLUMNS] for n in range(3)]
         connection.executemany(f"INSERT INTO outrigger_calls VALUES ({', '.join('?' * FIRST_SCHEMA_COLUMNS)})", old)
@@ -220,48 +220,48 @@ async def test_a_ledger_of_the_first_schema_keeps_its_rows_and_sums_and_learns_a
     )
     before = [rows(path, one) for one in everything]
     async with opened(path) as database:
-        assert await database.blocked() == []
-        await database.block("eve", 1.0)
-        await database.forgive([ForgivenSpend("1", 1000.0, "openai", "ada", "d", 5)])
-        assert (await database.spent("openai", {"d": 0.0}, None))["d"].users == {"ada": 15}
+        assert await database.blocked_users() == []
+        await database.set_blocked("eve", 1.0)
+        await database.record_forgiven([ForgivenSpend("1", 1000.0, "openai", "ada", "d", 5)])
+        assert (await database.window_totals("openai", {"d": 0.0}, None))["d"].users == {"ada": 15}
     assert [rows(path, one) for one in everything] == before
     assert rows(path, "PRAGMA user_version") == [(len(STEPS),)]
     assert rows(path, "SELECT DISTINCT reference FROM outrigger_calls") == [("",)]
     async with opened(path) as database:
-        assert await database.blocked() == ["eve"]
-        assert await database.forgiven("openai", {"d": 0.0}, 2000.0) == {"d": {"ada": 5}}
+        assert await database.blocked_users() == ["eve"]
+        assert await database.forgiven_by_user("openai", {"d": 0.0}, 2000.0) == {"d": {"ada": 5}}
 
 
 async def test_a_step_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(1, 5)], [])
+        await database.write_batch([entry(1, 5)], [])
     broken = (*STEPS, ("ALTER TABLE outrigger_calls ADD COLUMN note TEXT", "CREATE NONSENSE"))
     async with opened(path, steps=broken) as database:
         with pytest.raises(LedgerUnavailable, match="syntax"):
-            await database.ready(create=False)
+            await database.ensure_ready(create=False)
     async with opened(path) as database:
-        await database.write([entry(2, 6)], [])
+        await database.write_batch([entry(2, 6)], [])
     assert rows(path, "SELECT SUM(cost) FROM outrigger_calls") == [(11,)]
 
 
 async def test_a_ledger_of_a_newer_outrigger_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(1, 5)], [])
+        await database.write_batch([entry(1, 5)], [])
     connection = sqlite3.connect(path)
     connection.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
     connection.close()
     async with opened(path) as database:
         with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
-            await database.write([entry(2)], [])
+            await database.write_batch([entry(2)], [])
     with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
         read_report(path, "user", 0.0)
 
 
 async def test_two_that_start_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
     both = [SqliteStore(tmp_path / "x.db") for _ in range(2)]
-    await asyncio.gather(*(database.write([entry(n)], []) for n, database in enumerate(both)))
+    await asyncio.gather(*(database.write_batch([entry(n)], []) for n, database in enumerate(both)))
     for database in both:
         await database.close()
     assert rows(tmp_path / "x.db", "SELECT COUNT(*) FROM outrigger_calls") == [(2,)]
@@ -273,9 +273,9 @@ async def test_two_that_start_at_once_do_not_trip_over_each_other(tmp_path: Path
 async def test_a_file_that_was_taken_away_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
         path.rename(tmp_path / "old.db")
-        await database.write([entry(2)], [])
+        await database.write_batch([entry(2)], [])
     assert rows(path, "SELECT id FROM outrigger_calls") == [("2",)]
 
 
@@ -284,50 +284,50 @@ async def test_a_file_that_is_no_database_is_said_so_until_it_is_moved(tmp_path:
     path.write_bytes(b"this is not a database, and never was one " * 100)
     async with opened(path) as database:
         with pytest.raises(LedgerUnavailable, match="not a database; move it away"):
-            await database.write([entry(1)], [])
+            await database.write_batch([entry(1)], [])
         with pytest.raises(LedgerUnavailable, match="not a database"):
             read_report(path, "user", 0.0)
         path.rename(tmp_path / "moved")
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
     assert len(read_report(path, "user", 0.0)) == 1
 
 
 async def test_a_ledger_that_breaks_while_in_use_is_said_so(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path) as database:
-        await database.write([entry(n, user=f"user{n}") for n in range(2000)], [])
+        await database.write_batch([entry(n, user=f"user{n}") for n in range(2000)], [])
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(os.urandom(size - 4096))
     async with opened(path) as database:
         with pytest.raises(LedgerUnavailable, match="malformed"):
-            await database.write([entry(n, user=f"user{n}") for n in range(2000)], [])
+            await database.write_batch([entry(n, user=f"user{n}") for n in range(2000)], [])
         path.unlink()
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
 
 
 async def test_a_locked_file_is_waited_for_and_then_told_of(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     async with opened(path, busy=0.05) as database:
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         try:
             with pytest.raises(LedgerUnavailable, match="locked"):
-                await database.write([entry(2)], [])
+                await database.write_batch([entry(2)], [])
             assert len(read_report(path, "user", 0.0)) == 1  # a report needs no lock
         finally:
             other.execute("ROLLBACK")
             other.close()
-        await database.write([entry(2)], [])
+        await database.write_batch([entry(2)], [])
 
 
 @pytest.mark.parametrize("path", ["/proc/nowhere/x.db", "/dev/null/x.db"])
 async def test_a_folder_that_cannot_be_made_is_told_of(path: str) -> None:
     async with opened(Path(path)) as database:
         with pytest.raises(LedgerUnavailable, match="nowhere|null"):
-            await database.write([entry(1)], [])
+            await database.write_batch([entry(1)], [])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
@@ -336,9 +336,9 @@ async def test_a_read_only_folder_is_told_of_with_a_remedy(tmp_path: Path) -> No
     folder.mkdir(mode=0o555)
     async with opened(folder / "x.db") as database:
         with pytest.raises(LedgerUnavailable, match="unable to open|readonly|denied"):
-            await database.write([entry(1)], [])
+            await database.write_batch([entry(1)], [])
         folder.chmod(0o755)
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
 
 
 async def test_a_report_reads_what_a_killed_writer_left(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ async def test_a_report_reads_what_a_killed_writer_left(tmp_path: Path) -> None:
     left = tmp_path / "left" / "x.db"
     left.parent.mkdir()
     async with opened(path) as database:
-        await database.write([entry(1, 5)], [])
+        await database.write_batch([entry(1, 5)], [])
         for name in ("x.db", "x.db-wal"):
             (left.parent / name).write_bytes((tmp_path / name).read_bytes())
     assert [one.cost for one in read_report(left, "user", 0.0)] == [5]

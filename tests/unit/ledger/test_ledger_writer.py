@@ -40,12 +40,12 @@ class Table:
         self.closed = False
         self.kept: list[float] = []
 
-    async def ready(self, *, create: bool) -> None:
+    async def ensure_ready(self, *, create: bool) -> None:
         if self.away is not None:
             raise self.away
         self.created = self.created or create
 
-    async def write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
+    async def write_batch(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         await asyncio.sleep(0)
         if self.away is not None and not self.away.doubtful:
             raise self.away
@@ -63,7 +63,9 @@ class Table:
         self.kept.append(before)
         return 0
 
-    async def spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
+    async def window_totals(
+        self, upstream: str, since: Mapping[str, float], until: float | None
+    ) -> dict[str, WindowTotals]:
         if self.away is not None:
             raise self.away
         return {window: WindowTotals({"ada": 1}, 0) for window in since}
@@ -108,12 +110,12 @@ async def test_rows_come_together_and_are_written_within_a_second() -> None:
     table, seen = Table(), Seen()
     async with started(table, seen) as ledger:
         for n in range(20):
-            ledger.put(entry(n))
-        assert (ledger.backlog, table.rows) == (20, {})
+            ledger.record(entry(n))
+        assert (ledger.rows_waiting, table.rows) == (20, {})
         assert await seen.value("ledger_backlog_rows") == 20
         await until(lambda: len(table.rows) == 20)
         assert table.batches == [20]
-        await until(lambda: ledger.backlog == 0)
+        await until(lambda: ledger.rows_waiting == 0)
         assert await seen.value("ledger_writes_total", result="ok") == 1
         assert not table.created  # until there was something to write
 
@@ -122,7 +124,7 @@ async def test_a_full_batch_does_not_wait() -> None:
     table = Table()
     async with started(table, Seen()) as ledger:
         for n in range(MAX_BATCH_ROWS * 2 + 10):
-            ledger.put(entry(n))
+            ledger.record(entry(n))
         await until(lambda: len(table.rows) == MAX_BATCH_ROWS * 2 + 10)
         assert max(table.batches) == MAX_BATCH_ROWS
 
@@ -130,8 +132,8 @@ async def test_a_full_batch_does_not_wait() -> None:
 async def test_a_stop_writes_what_waits_and_what_is_under_way() -> None:
     table = Table()
     async with started(table, Seen()) as ledger:
-        ledger.put(entry(1))
-        ledger.open(entry(2, 50))
+        ledger.record(entry(1))
+        ledger.record_open(entry(2, 50))
     assert {id: one.outcome for id, one in table.rows.items()} == {"1": "ok", "2": "open"}
     assert table.closed
 
@@ -139,12 +141,12 @@ async def test_a_stop_writes_what_waits_and_what_is_under_way() -> None:
 async def test_a_call_longer_than_a_second_is_on_record_until_it_is_settled_or_dropped() -> None:
     table = Table()
     async with started(table, Seen()) as ledger:
-        ledger.open(entry("settled", 50))
-        ledger.open(entry("dropped", 50))
+        ledger.record_open(entry("settled", 50))
+        ledger.record_open(entry("dropped", 50))
         await until(lambda: len(table.rows) == 2)
         assert {one.outcome for one in table.rows.values()} == {"open"}
-        ledger.put(entry("settled", 7))
-        ledger.drop("dropped")
+        ledger.record(entry("settled", 7))
+        ledger.discard("dropped")
         await until(lambda: len(table.rows) == 1 and table.rows["settled"].cost == 7)
 
 
@@ -153,16 +155,16 @@ async def test_while_the_database_is_away_calls_go_on_and_are_written_once_it_is
     table, seen = Table(), Seen()
     async with started(table, seen) as ledger:
         table.away = LedgerUnavailable("it burnt down", doubtful=doubtful)
-        ledger.put(entry(1))
+        ledger.record(entry(1))
         await until(lambda: ledger.health().state == "degraded")
         assert "it burnt down; rows that wait in memory: 1" in ledger.health().reason
-        assert not ledger.refuses()
+        assert not ledger.refuses_calls()
         for n in range(2, 40):
-            ledger.put(entry(n))
+            ledger.record(entry(n))
         table.away = None
         await until(lambda: ledger.health().state == "ok")
         assert len(table.rows) == 39
-        assert ledger.backlog == 0
+        assert ledger.rows_waiting == 0
     levels = [(level, facts["event"]) for level, _, facts in seen.events]
     assert levels == [("error", "ledger"), ("info", "ledger")]  # once at the beginning, once at the end
     assert "39 rows had waited" in seen.events[1][1]
@@ -173,8 +175,8 @@ async def test_a_fault_of_our_own_does_not_end_the_writer(monkeypatch: pytest.Mo
     table, seen = Table(), Seen()
     async with started(table, seen) as ledger:
         with monkeypatch.context() as patch:
-            patch.setattr(table, "write", lambda *_: {}["no such key"])
-            ledger.put(entry(1))
+            patch.setattr(table, "write_batch", lambda *_: {}["no such key"])
+            ledger.record(entry(1))
             await until(lambda: ledger.health().state == "degraded")
             assert "KeyError" in ledger.health().reason
         await until(lambda: ledger.health().state == "ok")
@@ -187,32 +189,32 @@ async def test_a_database_that_is_away_at_the_start_does_not_fail_it() -> None:
     async with started(table, Seen()) as ledger:
         assert ledger.health().state == "degraded"
         with pytest.raises(LedgerUnavailable, match="not yet"):
-            await ledger.spent("openai", {"d": 0.0})
+            await ledger.window_totals("openai", {"d": 0.0})
         table.away = None
         await until(lambda: ledger.health().state == "ok")  # though nothing waits
-        assert (await ledger.spent("openai", {"d": 0.0}))["d"].total == 1
+        assert (await ledger.window_totals("openai", {"d": 0.0}))["d"].total == 1
 
 
 async def test_with_deny_calls_do_not_go_on_while_they_cannot_be_written_down() -> None:
     table, seen = Table(), Seen()
     async with started(table, seen, on_error="deny") as ledger:
         assert table.created
-        assert not ledger.refuses()
+        assert not ledger.refuses_calls()
         table.away = LedgerUnavailable("full")
-        ledger.put(entry(1))
-        await until(ledger.refuses)
+        ledger.record(entry(1))
+        await until(ledger.refuses_calls)
         assert "calls are refused" in seen.events[0][1]
         table.away = None
-        await until(lambda: not ledger.refuses())
+        await until(lambda: not ledger.refuses_calls())
 
 
 async def test_a_policy_that_is_reloaded_decides_from_then_on() -> None:
     table = Table()
     table.away = LedgerUnavailable("full")
     async with started(table, Seen()) as ledger:
-        assert not ledger.refuses()
+        assert not ledger.refuses_calls()
         ledger.apply(schema.Ledger(on_error="deny"))
-        assert ledger.refuses()
+        assert ledger.refuses_calls()
         table.away = None
 
 
@@ -221,10 +223,10 @@ async def test_a_long_outage_is_bounded_and_loses_no_money() -> None:
     async with started(table, seen, bound=1000) as ledger:
         table.away = LedgerUnavailable("gone")
         for n in range(5000):
-            ledger.put(entry(n, n))
-        assert ledger.backlog <= 1000
+            ledger.record(entry(n, n))
+        assert ledger.rows_waiting <= 1000
         table.away = None
-        await until(lambda: ledger.backlog == 0)
+        await until(lambda: ledger.rows_waiting == 0)
     assert sum(one.cost for one in table.rows.values()) == sum(range(5000))
     assert sum(one.calls for one in table.rows.values()) == 5000
     assert await seen.value("ledger_folded_total") == sum(one.calls for one in table.rows.values() if one.calls > 1)
@@ -236,8 +238,8 @@ async def test_a_row_that_no_database_takes_does_not_hold_up_the_others() -> Non
     table.poison = {"7"}
     async with started(table, seen) as ledger:
         for n in range(20):
-            ledger.put(entry(n))
-        ledger.open(entry("open"))
+            ledger.record(entry(n))
+        ledger.record_open(entry("open"))
         await until(lambda: len(table.rows) == 20)
         assert "7" not in table.rows
         assert ledger.health().state == "ok"
@@ -251,7 +253,7 @@ async def test_what_cannot_be_written_before_the_end_is_told_of(monkeypatch: pyt
     table.away = LedgerUnavailable("gone")
     async with started(table, seen) as ledger:
         for n in range(3):
-            ledger.put(entry(n))
+            ledger.record(entry(n))
         began = time.monotonic()
     assert time.monotonic() - began < 15
     assert "3 rows could not be written before the end, and are lost: gone" in seen.events[-1][1]
@@ -274,7 +276,7 @@ async def test_a_ledger_in_the_folder_of_the_app_is_made_with_its_first_row(
     await ledger.start()
     assert ledger.health().state == "ok"
     assert list(tmp_path.iterdir()) == []
-    ledger.put(entry(1, at=time.time()))
+    ledger.record(entry(1, at=time.time()))
     await ledger.stop()
     assert [one.cost for one in read_report(Path("var/outrigger.db"), "user", 0.0)] == [10]
     assert seen.events == []

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.egress.billing.pricing.policy_prices import UNITS
 from proxy.egress.billing.pricing.pricer import PRICED_TIERS, Pricer
-from proxy.egress.dialects import dialect
+from proxy.egress.dialects import dialect_for
 from proxy.errors import PolicyError
 from proxy.policy.loading import PolicySource, load
 from proxy.policy.renderer import render
@@ -83,7 +83,7 @@ def tariffs(price: str, kind: str = "openai") -> Pricer:
 def costs(price: str, endpoint: str, said: dict[str, Any]) -> Decimal:
     kind = "anthropic" if endpoint == "messages" else "openai"
     whole = said if "usage" in said or endpoint == "videos" else {"usage": said}
-    usage = dialect(kind).usage(endpoint, json.loads(json.dumps({"model": "m", **whole})))
+    usage = dialect_for(kind).usage(endpoint, json.loads(json.dumps({"model": "m", **whole})))
     assert usage is not None
     cost = tariffs(price, kind).cost(endpoint, usage, "m", at=NOW)
     assert cost.estimated == 0
@@ -164,7 +164,7 @@ def test_above_so_many_tokens_of_input_all_of_the_call_costs_more() -> None:
 
 def test_a_price_holds_from_a_day_on_or_at_times_of_each_day() -> None:
     price = '{input: 1, output: 1, cached_input: 0, times: {"22:00-04:00": {input: 2}, 2027-01-01: {input: 3}}}'
-    usage = dialect("openai").usage("chat", {"usage": {"prompt_tokens": 1000}})
+    usage = dialect_for("openai").usage("chat", {"usage": {"prompt_tokens": 1000}})
     assert usage is not None
     for at, micros in (
         ("2026-11-29T21:59", 1000),

@@ -88,7 +88,7 @@ async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, 
     monkeypatch.setattr(spend_limits, "MAX_USERS", 100)
     async with ledger(url) as before:
         # From 990,000 nano-dollars down: all have spent so much of their million that no call fits.
-        await before.database.write([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
+        await before.database.write_batch([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
     vendor = Vendor(says())
     async with ledger(url) as after, egress_gateway(tmp_path, vendor, openai=CAP, ledger=after) as out:
         mem = out.openai.billing.limits
@@ -113,7 +113,7 @@ async def test_who_is_forgotten_while_it_runs_is_asked_of_the_ledger_too(tmp_pat
         mem = out.openai.billing.limits
         assert [await code(out, "ada") for _ in range(3)] == ["ok", "ok", "cost_cap_exceeded"]
         for at in range(120):  # each spends more than ada
-            await books.database.write([row(f"other-{at}", 40_000)], [])
+            await books.store.write_batch([row(f"other-{at}", 40_000)], [])
             assert await code(out, f"other-{at}") == ("ok" if at < 40 else "cost_cap_exceeded"), at
         assert mem.evicted
         assert not mem.is_loaded("ada")
@@ -126,11 +126,11 @@ async def test_what_waits_to_be_written_counts_and_what_was_forgiven_does_not(tm
     monkeypatch.setattr(spend_limits, "MAX_USERS", 1)
     async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
         mem, now = out.openai.billing.limits, time.time()
-        await books.database.write([row("ada", 990_000), row("bob", 500_000)], [])
-        await books.database.forgive([ForgivenSpend("f", now, "openai", "ada", "month", 900_000)])
+        await books.store.write_batch([row("ada", 990_000), row("bob", 500_000)], [])
+        await books.store.record_forgiven([ForgivenSpend("f", now, "openai", "ada", "month", 900_000)])
         mem.mark_unloaded()
-        books.put(row("bob", 450_000, now - 0.001))
-        await books.database.write([row("ada", 123, now - 70 * 86400)], [])
+        books.record(row("bob", 450_000, now - 0.001))
+        await books.store.write_batch([row("ada", 123, now - 70 * 86400)], [])
         assert await code(out, "ada") == "ok"
         assert (mem.spent("month", "ada"), mem.counted("month", "ada")) == (990_000 + PAID, 90_000 + PAID)
         assert await code(out, "bob") == "ok"
@@ -146,18 +146,18 @@ class Moody(SqliteStore):
         self.slow = 0.0  # seconds of each write
         self.asked: list[list[str]] = []
 
-    async def write(self, entries, removals):
+    async def write_batch(self, entries, removals):
         await asyncio.sleep(self.slow)
-        await super().write(entries, removals)
+        await super().write_batch(entries, removals)
 
-    async def standing(self, upstream, users, since, until):
+    async def user_totals(self, upstream, users, since, until):
         self.asked.append(list(users))
         if self.mood == "away":
             raise LedgerUnavailable("it is down")
         if self.mood == "hangs":
             await asyncio.sleep(60)
         await asyncio.sleep(0.05)
-        return await super().standing(upstream, users, since, until)
+        return await super().user_totals(upstream, users, since, until)
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monk
 
             async def call_on():
                 while not over.is_set():
-                    books.put(row("unattributed", 1))
+                    books.record(row("unattributed", 1))
                     await asyncio.sleep(0.01)
 
             calling = asyncio.create_task(call_on())
@@ -246,7 +246,7 @@ async def test_a_request_of_a_user_who_is_not_remembered_gets_402_before_the_app
     await vendor.start()
     database = SqliteStore(tmp_path / "ledger.db")
     rows = [row(f"user-{at}", 10_000_000 if at == 10_049 else 10_500_000) for at in range(10_050)]
-    await database.write(rows, [])
+    await database.write_batch(rows, [])
     await database.close()
     policy = f"""
 app: {{ready: {{path: /environ}}}}

@@ -68,13 +68,13 @@ async def test_a_disk_that_is_full_is_written_to_once_there_is_room(small_disk: 
         clock=time.monotonic,
     )
     await ledger.start()
-    ledger.put(CallRecord("0", 1000.0, None, "ada", "", "", "openai", "gpt", cost=1, outcome="ok"))
-    await eventually(lambda: ledger.backlog == 0)
+    ledger.record(CallRecord("0", 1000.0, None, "ada", "", "", "openai", "gpt", cost=1, outcome="ok"))
+    await eventually(lambda: ledger.rows_waiting == 0)
     with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         while True:
             file.write(bytes(4096))
     for n in range(1, 300):
-        ledger.put(CallRecord(f"{n}", 1000.0, None, "ada", "", "", "openai", "gpt", cost=1, outcome="ok"))
+        ledger.record(CallRecord(f"{n}", 1000.0, None, "ada", "", "", "openai", "gpt", cost=1, outcome="ok"))
     await eventually(lambda: ledger.health().state == "degraded")
     assert "full" in ledger.health().reason or "disk I/O" in ledger.health().reason
     ballast.unlink()

@@ -89,13 +89,13 @@ async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
         "reported", 2, 200, "ok", "hit", 1, "resp_1",
     )  # fmt: skip
     async with opened(url) as database:
-        await database.write([full, entry(2, 9, status=503), entry(3, 8, outcome="open"), entry(4)], ["4"])
-        await database.write([entry(3, 7)], [])
-        await database.write([entry(3, 99, outcome="open")], [])
-        found = await database.spent("openai", {"h": 7200.0, "d": 0.0}, None)
+        await database.write_batch([full, entry(2, 9, status=503), entry(3, 8, outcome="open"), entry(4)], ["4"])
+        await database.write_batch([entry(3, 7)], [])
+        await database.write_batch([entry(3, 99, outcome="open")], [])
+        found = await database.window_totals("openai", {"h": 7200.0, "d": 0.0}, None)
         assert found == {"h": WindowTotals({"bob": 2500}, 0), "d": WindowTotals({"bob": 2500, "ada": 16}, 0)}
-        assert (await database.spent("openai", {"d": 0.0}, 7200.0))["d"].total == 16
-        assert (await database.spent("other", {"d": 0.0}, None))["d"] == WindowTotals({}, 0)
+        assert (await database.window_totals("openai", {"d": 0.0}, 7200.0))["d"].total == 16
+        assert (await database.window_totals("other", {"d": 0.0}, None))["d"] == WindowTotals({}, 0)
         sums = await read_report(url, "the server", "user", 0.0)
         assert [(one.name, one.calls, one.errors, one.cached, one.cost, one.estimated) for one in sums] == [
             ("bob", 1, 0, 1, 2500, 500),
@@ -116,7 +116,7 @@ async def test_no_name_that_a_client_chose_holds_up_the_ledger(url: str, text: s
     texts = [name for name, kind in COLUMNS if kind == "text" and name not in ("id", "user_id")]
     named = {**dict.fromkeys(texts, text), "user": text}
     async with opened(url) as database:
-        await database.write([replace(entry(1), **named), entry(2, 2**80)], [])
+        await database.write_batch([replace(entry(1), **named), entry(2, 2**80)], [])
     assert await query(url, "SELECT count(*) FROM outrigger_calls") == [(2,)]
 
 
@@ -132,7 +132,7 @@ async def test_a_report_says_the_same_whichever_database_it_comes_from(url: str,
         events: list[str] = []
         async with started(where, events) as ledger:
             for row in rows:
-                ledger.put(row)
+                ledger.record(row)
         out, err = io.StringIO(), io.StringIO()
         environ = {"OUTRIGGER_POLICY_TEXT": f"ledger: {{url: '{where}'}}"}
         status = await asyncio.to_thread(run_report, ["--csv", "--since", "2h"], environ, out, err)
@@ -144,28 +144,28 @@ async def test_a_report_says_the_same_whichever_database_it_comes_from(url: str,
 
 async def test_two_that_start_at_once_do_not_trip_over_each_other(url: str) -> None:
     async with opened(url) as one, opened(url) as other:
-        await asyncio.gather(one.write([entry(1)], []), other.write([entry(2)], []))
+        await asyncio.gather(one.write_batch([entry(1)], []), other.write_batch([entry(2)], []))
     assert await query(url, "SELECT count(*) FROM outrigger_calls") == [(2,)]
 
 
 async def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_left_alone(url: str) -> None:
     assert await read_report(url, "the server", "user", 0.0) == []  # nothing there yet
     async with opened(url) as database:
-        await database.write([entry(1)], [])
+        await database.write_batch([entry(1)], [])
     later = (*STEPS, ("ALTER TABLE public.outrigger_calls ADD COLUMN note text",))
     async with opened(url, steps=later) as database:
-        await database.write([entry(2)], [])
+        await database.write_batch([entry(2)], [])
     assert await query(url, "SELECT id, note FROM outrigger_calls ORDER BY id") == [("1", None), ("2", None)]
     async with opened(url) as database:
         with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
-            await database.write([entry(3)], [])
+            await database.write_batch([entry(3)], [])
     with pytest.raises(LedgerUnavailable, match="newer Outrigger"):
         await read_report(url, "the server", "user", 0.0)
 
 
 async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there_were_any(url: str) -> None:
     async with opened(url, steps=STEPS[:1]) as database:
-        await database.ready(create=True)
+        await database.ensure_ready(create=True)
     everything = f"SELECT {', '.join(COLUMN_NAMES[:FIRST_SCHEMA_COLUMNS])} FROM outrigger_calls ORDER BY id"
     for old in (entry(1), entry(2)):
         values = ", ".join("NULL" if value is None else repr(value) for value in old.row()[:FIRST_SCHEMA_COLUMNS])
@@ -179,19 +179,22 @@ async def test_an_operators_word_is_kept_here_too_in_a_ledger_begun_before_there
         rows = [ForgivenSpend(f"{n}", 1000.0 + n, "openai", "ada", "d", 5) for n in range(2)]
         assert await marks.forgive(rows) is None
         assert await marks.forgive(rows[:1]) is None
-        assert await database.forgiven("openai", {"d": 900.0, "month": 0.0}, 2000.0) == {"d": {"ada": 10}, "month": {}}
-        assert await database.forgiven("openai", {"d": 1001.0}, 1001.0) == {"d": {}}
+        assert await database.forgiven_by_user("openai", {"d": 900.0, "month": 0.0}, 2000.0) == {
+            "d": {"ada": 10},
+            "month": {},
+        }
+        assert await database.forgiven_by_user("openai", {"d": 1001.0}, 1001.0) == {"d": {}}
     async with opened(url) as database:
         marks = UserMarks(database, emit=lambda *_, **__: None)
         await marks.start()
-        assert list(marks.users) == ["ada", "o'brien"]
+        assert list(marks.blocked_users) == ["ada", "o'brien"]
         assert await query(url, everything) == before
         assert await query(url, "SELECT DISTINCT reference FROM outrigger_calls") == [("",)]
         assert await query(url, "SELECT version FROM outrigger_schema") == [(len(STEPS),)]
         assert await marks.unblock("ada") is None
-        assert await database.blocked() == ["o'brien"]
+        assert await database.blocked_users() == ["o'brien"]
         await marks.forgive([ForgivenSpend("9", 1000.0 + FORGIVEN_KEPT_SECONDS + 1, "openai", "ada", "d", 1)])
-        assert await database.forgiven("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 6}}
+        assert await database.forgiven_by_user("openai", {"d": 0.0}, 1e12) == {"d": {"ada": 6}}
 
 
 async def test_a_user_that_may_make_no_table_is_told_how_to_help_it(url: str) -> None:
@@ -199,7 +202,7 @@ async def test_a_user_that_may_make_no_table_is_told_how_to_help_it(url: str) ->
     await query(url, "CREATE ROLE poor LOGIN")
     async with opened(url.replace("demo@", "poor@")) as database:
         with pytest.raises(LedgerUnavailable, match="permission denied for schema public; grant its user"):
-            await database.write([entry(1)], [])
+            await database.write_batch([entry(1)], [])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ async def test_an_address_where_nobody_answers_is_told_of_without_its_password(u
     async with started(f"postgresql://u:hunter2@127.0.0.1:{unused_tcp_port}/d", events) as ledger:
         assert ledger.health().state == "degraded"
         with pytest.raises(LedgerUnavailable, match="refused|Connect"):
-            await ledger.spent("openai", {"d": 0.0})
+            await ledger.window_totals("openai", {"d": 0.0})
     assert "hunter2" not in "".join(events) + ledger.health().reason
 
 
@@ -235,9 +238,9 @@ async def test_a_commit_whose_answer_was_lost_doubles_nothing(url: str, server: 
                 for n in range(50):
                     id = f"{turn}.{n}"
                     costs[id] = n
-                    ledger.put(entry(id, n))
+                    ledger.record(entry(id, n))
                 await until(lambda: relay.swallow == 0 and ledger.health().state == "degraded")
-                await until(lambda: ledger.health().state == "ok" and ledger.backlog == 0)
+                await until(lambda: ledger.health().state == "ok" and ledger.rows_waiting == 0)
     finally:
         await relay.stop()
     assert relay.swallowed == 3
@@ -252,13 +255,13 @@ async def test_a_server_that_crashes_under_load_loses_and_doubles_no_row(url: st
     async def work(ledger: Ledger) -> None:
         while working:
             id = uuid.uuid4().hex
-            ledger.open(entry(id, 10**9))
+            ledger.record_open(entry(id, 10**9))
             await asyncio.sleep(random.choice([0.0, 0.02, 0.9]))
             if random.random() < 0.1:
-                ledger.drop(id)
+                ledger.discard(id)
             else:
                 settled[id] = random.randrange(10**9)
-                ledger.put(entry(id, settled[id]))
+                ledger.record(entry(id, settled[id]))
 
     async with started(url, events) as ledger:
         workers = [asyncio.create_task(work(ledger)) for _ in range(20)]
@@ -271,7 +274,7 @@ async def test_a_server_that_crashes_under_load_loses_and_doubles_no_row(url: st
         finally:
             working = False
             await asyncio.gather(*workers)
-        await until(lambda: ledger.backlog == 0)
+        await until(lambda: ledger.rows_waiting == 0)
     assert len(settled) > 100
     rows = await query(url, "SELECT id, cost FROM outrigger_calls")
     assert dict(rows) == settled

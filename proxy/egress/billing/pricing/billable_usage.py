@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from proxy.egress.dialects import Usage
-from proxy.egress.dialects.base import Json, count, decimal, mapping
+from proxy.egress.dialects.base import Json, as_mapping, to_count, to_decimal
 
 SPEECH_TOKENS = 17  # of audio a second (platform.openai.com/docs/pricing: $0.006 a minute at $6 a million)
 LONGEST = 30 * 86_400  # seconds of audio or video in one call that are believed
@@ -51,7 +51,7 @@ def billable_usage_of(
             _audio(found, details[key], priced)
             return found
     if "hours" in priced and not priced & {"input", "audio_in"}:
-        found.amounts["hours"] = count(usage.input) * 1000 // SPEECH_TOKENS
+        found.amounts["hours"] = to_count(usage.input) * 1000 // SPEECH_TOKENS
         found.doubtful.add("hours")
         return found
     _input(found, endpoint, usage, priced)
@@ -72,15 +72,15 @@ def _audio(found: BillableUsage, seconds: object, priced: frozenset[str]) -> Non
 
 
 def _milliseconds(seconds: object) -> int:
-    return int(min(max(decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST)) * 1000)
+    return int(min(max(to_decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST)) * 1000)
 
 
 def _input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
-    details, total = usage.details, count(usage.input)
+    details, total = usage.details, to_count(usage.input)
     before = _part(details, _BEFORE)
-    cached = count(usage.cached_input)
+    cached = to_count(usage.cached_input)
     written, hour = _written(details, before)
-    audio, image = count(before.get("audio_tokens")), count(before.get("image_tokens"))
+    audio, image = to_count(before.get("audio_tokens")), to_count(before.get("image_tokens"))
     if endpoint == "audio" and "audio_in" in priced and not before:
         audio = max(0, total - cached)  # speech, as far as one knows
         found.doubtful.add("audio_in")
@@ -95,7 +95,7 @@ def _input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: fro
     amounts["cached"] = cached
     if written:
         amounts |= {"written": written - hour, "written_1h": hour}
-        if count(mapping(before.get("cache_write_tokens_details")).get("ttl_12h_tokens")):
+        if to_count(as_mapping(before.get("cache_write_tokens_details")).get("ttl_12h_tokens")):
             found.doubtful.add("written")  # kept longer than the one price that there is says
     amounts["input"] = max(0, total - named)
     if named > total:
@@ -105,10 +105,10 @@ def _input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: fro
 
 def _cached(found: BillableUsage, rest: int, before: Json, cached: int, audio: int, image: int) -> tuple[int, int]:
     """How many of the tokens of audio and of images were cached; `rest`: how many tokens can be new."""
-    said = mapping(before.get("cached_tokens_details"))
+    said = as_mapping(before.get("cached_tokens_details"))
     if said:
-        old = min(count(said.get("audio_tokens")), audio, cached)
-        return old, min(count(said.get("image_tokens")), image, cached - old)
+        old = min(to_count(said.get("audio_tokens")), audio, cached)
+        return old, min(to_count(said.get("image_tokens")), image, cached - old)
     if cached:
         found.doubtful |= {"cached", "audio_in", "image_in"}
     # Without a word about it, what was cached is text first: the dearer way to count.
@@ -119,17 +119,17 @@ def _cached(found: BillableUsage, rest: int, before: Json, cached: int, audio: i
 
 def _written(details: Json, before: Json) -> tuple[int, int]:
     """Tokens written to a cache, and those of them that are kept for an hour (Anthropic)."""
-    split = mapping(details.get("cache_creation"))
-    hour = count(split.get("ephemeral_1h_input_tokens"))
-    short = count(split.get("ephemeral_5m_input_tokens"))
-    told = max(count(details.get("cache_creation_input_tokens")), count(before.get("cache_write_tokens")))
+    split = as_mapping(details.get("cache_creation"))
+    hour = to_count(split.get("ephemeral_1h_input_tokens"))
+    short = to_count(split.get("ephemeral_5m_input_tokens"))
+    told = max(to_count(details.get("cache_creation_input_tokens")), to_count(before.get("cache_write_tokens")))
     return max(told, hour + short), hour
 
 
 def _output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
-    total, reasoning = count(usage.output), count(usage.reasoning)
+    total, reasoning = to_count(usage.output), to_count(usage.reasoning)
     after = _part(usage.details, _AFTER)
-    audio, image = count(after.get("audio_tokens")), count(after.get("image_tokens"))
+    audio, image = to_count(after.get("audio_tokens")), to_count(after.get("image_tokens"))
     if endpoint == "images" and "image_out" in priced and not after:
         image = total
         found.doubtful.add("image_out")
@@ -141,7 +141,7 @@ def _output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: fr
             found.doubtful |= {"audio_out", "image_out"}
         total = max(0, total - audio - image)
     if "images" in priced and endpoint == "images":
-        found.amounts["images"] = count(usage.details.get("images")) or 1
+        found.amounts["images"] = to_count(usage.details.get("images")) or 1
     if "outside" in usage.details:
         found.doubtful.add("reasoning")  # what was neither input nor output the answer does not say
     found.amounts["reasoning"] = min(reasoning, total)
@@ -151,12 +151,12 @@ def _output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: fr
 def _tools(found: BillableUsage, endpoint: str | None, usage: Usage, model: str) -> None:
     details, searches = usage.details, 0
     if "server_tool_use" in details:
-        searches = count(mapping(details["server_tool_use"]).get("web_search_requests"))
+        searches = to_count(as_mapping(details["server_tool_use"]).get("web_search_requests"))
     if "tools" in details:
-        tools = mapping(details["tools"])
-        searches += count(tools.get("web_search_call"))
-        found.amounts["file_searches"] = count(tools.get("file_search_call"))
-        found.uncertain = any(count(tools.get(kind)) for kind in _UNPRICED)
+        tools = as_mapping(details["tools"])
+        searches += to_count(tools.get("web_search_call"))
+        found.amounts["file_searches"] = to_count(tools.get("file_search_call"))
+        found.uncertain = any(to_count(tools.get(kind)) for kind in _UNPRICED)
     if not searches and endpoint == "chat" and "-search-" in model:
         searches = 1  # such a model looks at the web for every answer, and no usage says so
         found.doubtful.add("searches")
@@ -166,6 +166,6 @@ def _tools(found: BillableUsage, endpoint: str | None, usage: Usage, model: str)
 
 def _part(details: Json, names: tuple[str, ...]) -> Mapping[str, Any]:
     for name in names:
-        if found := mapping(details.get(name)):
+        if found := as_mapping(details.get(name)):
             return found
     return {}

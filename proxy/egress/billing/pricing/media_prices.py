@@ -7,7 +7,7 @@ from decimal import Decimal
 from proxy.egress.billing.pricing.billable_usage import LONGEST
 from proxy.egress.billing.pricing.rates import Cost, dollars_to_nanos
 from proxy.egress.billing.pricing.table import video_prices
-from proxy.egress.dialects.base import Json, decimal, text
+from proxy.egress.dialects.base import Json, as_text, to_decimal
 
 # What the API takes where a request does not say (developers.openai.com/api/docs/api-reference/videos/create).
 MODEL, SIZE, SECONDS = "sora-2", "720x1280", 4
@@ -17,7 +17,7 @@ def video_cost(model: str | None, details: Json) -> Cost:
     """By `video_seconds` and `size`; the dearest there is, as an estimate, where the table does not have it."""
     by_size = video_prices(model or MODEL)
     price = by_size.get(size_of(details))
-    length = min(max(decimal(details.get("video_seconds")) or Decimal(0), Decimal(0)), Decimal(LONGEST))
+    length = min(max(to_decimal(details.get("video_seconds")) or Decimal(0), Decimal(0)), Decimal(LONGEST))
     if price is not None:
         return Cost(dollars_to_nanos(price * length))
     guess = dollars_to_nanos(max((by_size or video_prices(None)).values()) * length)
@@ -33,4 +33,4 @@ def seconds_asked(body: Json) -> int:
 
 
 def size_of(told: Json) -> str:
-    return text(told.get("size")) or SIZE
+    return as_text(told.get("size")) or SIZE

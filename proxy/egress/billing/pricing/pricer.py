@@ -17,7 +17,7 @@ from proxy.egress.billing.pricing.rates import NO_COST, Rates, dollars_to_nanos,
 from proxy.egress.billing.pricing.rates import Cost as Cost
 from proxy.egress.billing.pricing.table import ModelPrices, image_price, video_prices
 from proxy.egress.dialects import Usage
-from proxy.egress.dialects.base import MAX_MODEL_NAME, Json, count, decimal, mapping, text
+from proxy.egress.dialects.base import MAX_MODEL_NAME, Json, as_mapping, as_text, to_count, to_decimal
 from proxy.policy import schema
 
 DEFAULT_MAX_OUTPUT = 128_000  # tokens; more no model of the table writes in one answer but one
@@ -132,12 +132,12 @@ class Pricer:
             guess = self._video(model, {}, found, at).nanos
             return Cost(guess, guess)
         rates, _ = self._rates(found, endpoint, None, at)
-        took = _expected(endpoint, count(input_tokens), count(output_tokens), rates.priced)
+        took = _expected(endpoint, to_count(input_tokens), to_count(output_tokens), rates.priced)
         return self._charge(took, rates, found, sure=False, at=at)
 
     def cost_of_request(self, endpoint: str | None, body: Json, *, at: float) -> Cost | None:
         """What a call costs whose answer reports nothing: speech by its text, DALL·E by its images. Else None."""
-        model = text(body.get("model"))
+        model = as_text(body.get("model"))
         found = self._found(model, None)
         if endpoint == "moderations":
             return NO_COST
@@ -236,11 +236,11 @@ def _reported(details: Json) -> int | None:
     if type(ticks) is int and ticks >= 0:  # and no bool
         return min((ticks + TICKS // 2) // TICKS, dollars_to_nanos(DEAREST))
     cost = details.get("cost")
-    value = decimal(mapping(cost).get("total_cost")) if isinstance(cost, dict) else decimal(cost)
+    value = to_decimal(as_mapping(cost).get("total_cost")) if isinstance(cost, dict) else to_decimal(cost)
     if value is None or value < 0:
         return None
     if details.get("is_byok") is True:  # `cost` is OpenRouter's own fee: the vendor bills the rest
-        rest = decimal(mapping(details.get("cost_details")).get("upstream_inference_cost"))
+        rest = to_decimal(as_mapping(details.get("cost_details")).get("upstream_inference_cost"))
         value += max(Decimal(0), rest or Decimal(0))
     return dollars_to_nanos(min(value, DEAREST))
 
@@ -269,7 +269,7 @@ def _expected(endpoint: str | None, before: int, after: int, priced: frozenset[s
 
 def _images(model: str | None, body: Json) -> Cost | None:
     name = (model or "dall-e-2").lower().rpartition("/")[2]  # the API's own default
-    size = re.sub(r"\s", "", text(body.get("size")) or "1024x1024")
+    size = re.sub(r"\s", "", as_text(body.get("size")) or "1024x1024")
     price = image_price(name, size, hd=body.get("quality") == "hd")
     return None if price is None else Cost(dollars_to_nanos(price * _number(body)))
 

@@ -67,7 +67,7 @@ class Scripted:
             await asyncio.sleep(0.01)
         return self.is_ready
 
-    def note_answer(self) -> None:
+    def record_answer(self) -> None:
         self.answers += 1
 
 

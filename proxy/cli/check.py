@@ -9,7 +9,7 @@ from proxy.cli.arguments import parse_arguments
 from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
 from proxy.cli.output import print_error, print_line, write_text
 from proxy.errors import PolicyError, UsageError
-from proxy.policy.renderer import render
+from proxy.policy.renderer import render_policy
 
 
 def run_check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
@@ -31,7 +31,7 @@ def run_check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, s
     for warning in policy.warnings:
         print_error(stderr, f"warning: {warning}")
     if "--print" in arguments.options:
-        write_text(stdout, render(policy))
+        write_text(stdout, render_policy(policy))
     else:
         count = len(policy.routes)
         print_line(stdout, f"{policy.source}: ok, {count} route{'s' if count != 1 else ''}", "green")

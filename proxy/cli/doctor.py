@@ -11,7 +11,7 @@ from proxy.cli.arguments import parse_arguments
 from proxy.cli.load_policy import EXIT_BAD_POLICY
 from proxy.cli.output import Finding, print_findings, print_line, write_text
 from proxy.errors import PolicyError, UsageError
-from proxy.policy.loading import find, load
+from proxy.policy.loading import find_source, load_policy
 from proxy.policy.schema.policy import Policy
 
 CHECK_TIMEOUT = 15.0  # seconds for any one check; what it waits for has bounds of its own
@@ -26,7 +26,7 @@ def run_doctor(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, 
         raise UsageError("doctor: there is no command after `--`")
     words = arguments.remainder or []
     try:
-        policy = load(find(arguments.last_value("--policy"), environ, Path.cwd()), environ)
+        policy = load_policy(find_source(arguments.last_value("--policy"), environ, Path.cwd()), environ)
     except PolicyError as error:
         faults = [Finding("error", "policy", f"{f.file}:{f.line}: {f.key}: {f.problem}", f.mend) for f in error.faults]
         print_findings(faults, stdout)

@@ -19,7 +19,7 @@ from proxy.cli.detect.start_command import StartCommand, find_blueprint_commands
 from proxy.cli.detect.users import describe_user_sources, find_user_paths
 from proxy.cli.output import print_error, print_line, print_pairs, write_text
 from proxy.errors import PolicyError, UsageError
-from proxy.policy.loading import FILES, PolicySource, load
+from proxy.policy.loading import DEFAULT_FILES, PolicySource, load_policy
 
 POLICY_FILE = "outrigger.yaml"
 # --clear: pip would keep what an earlier build installed of the same version, since it takes that for the newest.
@@ -53,7 +53,7 @@ def run_init(argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
         print_error(stderr, f"init: there are several apps ({names}); name one, as in `init {apps[0][0]}`")
         return EXIT_REFUSED
     path, app = apps[0]
-    existing = next((path / name for name in FILES if os.path.lexists(path / name)), None)
+    existing = next((path / name for name in DEFAULT_FILES if os.path.lexists(path / name)), None)
     if existing is None and (fault := _write_policy(path, app)):
         print_error(stderr, f"init: {fault}")
         return EXIT_REFUSED
@@ -73,7 +73,7 @@ def _write_policy(path: Path, app: DetectedApp) -> str:
     """Write the app's policy into a file that is not there yet; what went wrong, empty if nothing did."""
     text = render_policy(app, path.resolve().name)
     try:
-        load(PolicySource(POLICY_FILE, None, text), {})  # nothing is written that `run` would refuse
+        load_policy(PolicySource(POLICY_FILE, None, text), {})  # nothing is written that `run` would refuse
     except PolicyError as error:
         return f"what this app's files say makes no policy; please report this: {error}"
     try:

@@ -8,7 +8,8 @@ from typing import TextIO
 
 from proxy.cli.output import print_error
 from proxy.errors import PolicyError
-from proxy.policy.loading import find, load
+from proxy.policy.loading import find_source
+from proxy.policy.loading import load_policy as load
 from proxy.policy.schema.policy import Policy
 
 EXIT_BAD_POLICY = 2  # the exit status for a policy that cannot be taken
@@ -23,7 +24,7 @@ def load_policy(
     beside the service does not have all of its environment.
     """
     try:
-        return load(find(option, environ, Path.cwd()), environ, needs)
+        return load(find_source(option, environ, Path.cwd()), environ, needs)
     except PolicyError as error:
         print_error(stderr, error)
         return None

@@ -15,7 +15,7 @@ from proxy.cli.usage import COMMANDS
 from proxy.errors import BindError, OutriggerError, PolicyError, UsageError
 from proxy.observe.log import EventLog
 from proxy.observe.logging_bridge import install_stdlib_logging, uninstall_stdlib_logging
-from proxy.policy.loading import find, load
+from proxy.policy.loading import find_source, load_policy
 from proxy.process.hardening import disable_memory_access
 
 EXIT_FAULT = 1
@@ -41,8 +41,8 @@ def run_gateway(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             raise UsageError("OUTRIGGER=off starts the app alone, and there is no command after `--`")
         exec_passthrough(words, environ)
     try:
-        source = find(arguments.last_value("--policy"), environ, Path.cwd())
-        policy = load(source, environ)
+        source = find_source(arguments.last_value("--policy"), environ, Path.cwd())
+        policy = load_policy(source, environ)
         from proxy.operations.policy_trial import try_policy  # the parts themselves, which OUTRIGGER=off does without
 
         try_policy(policy, environ)

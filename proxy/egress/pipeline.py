@@ -35,7 +35,7 @@ from proxy.errors import CallRefused
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_registry import RequestRegistry
 from proxy.observe.reserved_users import normalize_user_name
-from proxy.policy.schema.identity import Tiers
+from proxy.policy.schema.identity import TierMatcher
 
 
 class Pipeline:
@@ -51,7 +51,7 @@ class Pipeline:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.upstreams = upstreams
-        self.tiers = Tiers(())
+        self.tiers = TierMatcher(())
         self._books = books
         self._now = now
         self._requests = requests
@@ -179,7 +179,7 @@ class Pipeline:
             call.ask = replace(call.ask, model=upstream.billing.priced_model(deployment, call.ask.model))
         if call.owner is None and call.ask.user:
             call.user = normalize_user_name(call.ask.user)
-            call.tier = self.tiers.of(call.user)
+            call.tier = self.tiers.match(call.user)
 
     async def _answer(self, call: Call, upstream: Upstream, sink: AppResponse, deadline: Deadline) -> None:
         key = self._cache_key(call, upstream)

@@ -35,7 +35,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy import schema
-from proxy.policy.schema.identity import Tiers
+from proxy.policy.schema.identity import TierMatcher
 from proxy.policy.schema.policy import Policy
 from proxy.policy.urls import mask_password
 from proxy.util.background_tasks import BackgroundTasks
@@ -109,9 +109,9 @@ class Egress:
         """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
         for upstream in policy.upstreams.values():
             check_policy(upstream)
-        return partial(self._adopt_policy, policy, Tiers(policy.identity.tiers))
+        return partial(self._adopt_policy, policy, TierMatcher(policy.identity.tiers))
 
-    def _adopt_policy(self, policy: Policy, tiers: Tiers) -> None:
+    def _adopt_policy(self, policy: Policy, tiers: TierMatcher) -> None:
         for upstream in self.upstreams.begin_generation(policy.upstreams, policy.faults):
             if self._loaded and self._ledger is not None:
                 self._load_in_background(upstream, self._ledger, time.time())

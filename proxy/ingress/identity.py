@@ -12,7 +12,7 @@ from typing import NamedTuple
 from proxy.ingress import client_address, routing
 from proxy.ingress.ports import RequestView
 from proxy.observe.reserved_users import RESERVED_NAMES, RESERVED_PREFIX, normalize_user_name
-from proxy.policy.schema.identity import Tiers
+from proxy.policy.schema.identity import TierMatcher
 from proxy.policy.schema.server import (
     CookieSource,
     HeaderSource,
@@ -59,18 +59,18 @@ class Identifier:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
         self._sources = [_make_finder(source, wall) for source in asked]
         self._ip = lru_cache(maxsize=4096)(_ip_user)
-        self._tiers = Tiers(identity.tiers)
+        self._tiers = TierMatcher(identity.tiers)
 
     def identify(self, view: RequestView) -> Identified:
         for source, find in self._sources:
             value = find(view)
             if value is not None:
-                return Identified(value, self._tiers.of(value), source)
+                return Identified(value, self._tiers.match(value), source)
         return Identified(self._ip(view.client_ip), self._tiers.last, "ip")
 
     def tier_of(self, identified: Identified) -> Tier | None:
         """The tier a user has, with the pattern that gave it; None where the policy has no tiers."""
-        return self._tiers.named(identified.tier)
+        return self._tiers.find(identified.tier)
 
 
 def _make_finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]:

@@ -13,7 +13,7 @@ import jwt
 from proxy.errors import OutriggerError
 from proxy.ingress.ports import RequestView
 from proxy.policy.schema.server import JwtSource
-from proxy.policy.signing_keys import misfit
+from proxy.policy.signing_keys import find_key_misfit
 
 MAX_REMEMBERED_TOKENS = 1024  # tokens verified lately, about 300 bytes each
 NO_EXPIRY = float("inf")
@@ -36,7 +36,7 @@ class TokenVerifier:
         self._header = source.header.lower()
         self._wall = wall
         self._verified: OrderedDict[bytes, tuple[str | None, float]] = OrderedDict()
-        problem = misfit(source.key, source.algorithms)
+        problem = find_key_misfit(source.key, source.algorithms)
         if problem is not None:
             raise OutriggerError(f"identity.user: jwt: key: {problem}")
 

@@ -71,7 +71,7 @@ class GatewayAlertInputs:
 
     def caps(self, share: float) -> Mapping[str, CapInput]:
         upstreams = self._parts.egress.upstreams
-        tier_of = self._parts.egress.pipeline.tiers.of
+        tier_of = self._parts.egress.pipeline.tiers.match
         return {
             name: _read_cap(upstream, share, tier_of)
             for name, upstream in upstreams.items()

@@ -11,8 +11,8 @@ from proxy.operations.pending_changes import PendingChange, WaitsFor
 from proxy.operations.policy_rollout import PolicyRollout
 from proxy.operations.policy_trial import RESTORE_HINT, describe_error
 from proxy.policy import schema
-from proxy.policy.loading import PolicySource, load, read_file
-from proxy.policy.watch import Watcher, fixed_differences, keep_fixed
+from proxy.policy.loading import PolicySource, load_policy, read_file
+from proxy.policy.watch import FileWatcher, find_fixed_changes, keep_fixed_keys
 
 
 class Reloader:
@@ -49,7 +49,7 @@ class Reloader:
         path = self._source.path
         if path is None or not path.is_file():  # a pipe can be read only once
             return
-        async for _ in Watcher(path, self._source.stamp).changes():
+        async for _ in FileWatcher(path, self._source.stamp).changes():
             self.reload()
 
     def reload(self) -> None:
@@ -86,9 +86,9 @@ class Reloader:
         source = self._source
         if source.path is not None:
             source = read_file(source.path, source.name)
-        new = load(source, self._environ)
-        fixed = fixed_differences(self._policy, new)
-        new = keep_fixed(self._policy, new)
+        new = load_policy(source, self._environ)
+        fixed = find_fixed_changes(self._policy, new)
+        new = keep_fixed_keys(self._policy, new)
         waiting = self._rollout.apply(new)
         # An app that something else started gets another environment only together with the gateway.
         until: WaitsFor = "app restart" if self._starts_app else "gateway restart"

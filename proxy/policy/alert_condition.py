@@ -11,15 +11,15 @@ from typing import Literal
 
 from proxy import units
 
-PARTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
-PartName = Literal["app", "upstreams", "postgres", "store", "ledger", "memory", "connections"]
+COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
+ComponentName = Literal["app", "upstreams", "postgres", "store", "ledger", "memory", "connections"]
 
 
 @dataclass(frozen=True, slots=True)
-class PartIs:
+class ComponentIs:
     """`degraded` holds for a part that is down as well."""
 
-    part: PartName
+    part: ComponentName
     state: Literal["down", "degraded"]
     lasting: float
 
@@ -40,7 +40,7 @@ class BreakerOpen:
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
+class ErrorRateAbove:
     """A share of the answers, of one route or of all together."""
 
     share: float
@@ -48,11 +48,13 @@ class Errors:
     over: float
 
     def __str__(self) -> str:
-        return f"errors > {units.format_share(self.share)}{_on(self.route)} over {units.format_duration(self.over)}"
+        return (
+            f"errors > {units.format_share(self.share)}{_on_name(self.route)} over {units.format_duration(self.over)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Slow:
+class LatencyAbove:
     """A percentile in `seconds`, or as a share of each route's own timeout; of one route or of each by itself."""
 
     percent: int
@@ -66,7 +68,7 @@ class Slow:
             most = units.format_duration(self.seconds)
         else:
             most = f"{units.format_share(self.share or 0.0)} of timeout"
-        return f"p{self.percent} > {most}{_on(self.route)} over {units.format_duration(self.over)}"
+        return f"p{self.percent} > {most}{_on_name(self.route)} over {units.format_duration(self.over)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class MemoryAbove:
 
 
 @dataclass(frozen=True, slots=True)
-class CapSpent:
+class CapSpentAbove:
     """A share of any cap, each upstream by itself."""
 
     share: float
@@ -89,7 +91,7 @@ class CapSpent:
 
 
 @dataclass(frozen=True, slots=True)
-class SpentToday:
+class SpentTodayAbove:
     """Dollars of all upstreams together."""
 
     amount: Decimal
@@ -99,7 +101,7 @@ class SpentToday:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolWait:
+class PoolWaitAbove:
     seconds: float
     over: float
 
@@ -117,7 +119,7 @@ class ThrottledAbove:
 
 
 @dataclass(frozen=True, slots=True)
-class CallErrors:
+class CallErrorRateAbove:
     """A share of the calls out that ended badly or in a fallback's answer, of one upstream or of each by itself."""
 
     share: float
@@ -126,11 +128,11 @@ class CallErrors:
 
     def __str__(self) -> str:
         share, over = units.format_share(self.share), units.format_duration(self.over)
-        return f"call errors > {share}{_on(self.upstream)} over {over}"
+        return f"call errors > {share}{_on_name(self.upstream)} over {over}"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusals:
+class RefusalRateAbove:
     """A share of the requests that a rate limit refused, of one route or of all together."""
 
     share: float
@@ -138,7 +140,9 @@ class Refusals:
     over: float
 
     def __str__(self) -> str:
-        return f"refusals > {units.format_share(self.share)}{_on(self.route)} over {units.format_duration(self.over)}"
+        return (
+            f"refusals > {units.format_share(self.share)}{_on_name(self.route)} over {units.format_duration(self.over)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,27 +152,27 @@ class PolicyRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Bypassed:
+class CallsBypass:
     def __str__(self) -> str:
         return "calls bypass an upstream"
 
 
 Condition = (
-    PartIs
+    ComponentIs
     | BreakerOpen
-    | Errors
-    | CallErrors
-    | Refusals
-    | Slow
+    | ErrorRateAbove
+    | CallErrorRateAbove
+    | RefusalRateAbove
+    | LatencyAbove
     | MemoryAbove
-    | CapSpent
-    | SpentToday
-    | PoolWait
+    | CapSpentAbove
+    | SpentTodayAbove
+    | PoolWaitAbove
     | ThrottledAbove
-    | Bypassed
+    | CallsBypass
     | PolicyRefused
 )
 
 
-def _on(name: str | None) -> str:
+def _on_name(name: str | None) -> str:
     return f" on {name}" if name is not None else ""

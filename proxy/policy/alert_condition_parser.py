@@ -12,124 +12,130 @@ from typing import TypeVar, cast
 
 from proxy import units
 from proxy.policy.alert_condition import (
-    PARTS,
+    COMPONENTS,
     BreakerOpen,
-    Bypassed,
-    CallErrors,
-    CapSpent,
+    CallErrorRateAbove,
+    CallsBypass,
+    CapSpentAbove,
+    ComponentIs,
+    ComponentName,
     Condition,
-    Errors,
+    ErrorRateAbove,
+    LatencyAbove,
     MemoryAbove,
-    PartIs,
-    PartName,
     PolicyRefused,
-    PoolWait,
-    Refusals,
-    Slow,
-    SpentToday,
+    PoolWaitAbove,
+    RefusalRateAbove,
+    SpentTodayAbove,
     ThrottledAbove,
 )
-from proxy.policy.value_types import Kind
+from proxy.policy.value_types import ValueType
 
-SHORTEST, LONGEST = 5.0, 3600.0  # seconds that can be looked back
-SLOWEST = 120.0  # seconds: the last bound of a request's histogram
+MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS = 5.0, 3600.0  # seconds that can be looked back
+MAX_LATENCY_SECONDS = 120.0  # seconds: the last bound of a request's histogram
 
 T = TypeVar("T")
 
 
-def _lasting(text: str) -> float:
-    seconds = _read(units.parse_duration, text)
-    if seconds > LONGEST:
-        raise ValueError(f"{text}: it is longer than {units.format_duration(LONGEST)}")
+def _parse_duration(text: str) -> float:
+    seconds = _parse_value(units.parse_duration, text)
+    if seconds > MAX_WINDOW_SECONDS:
+        raise ValueError(f"{text}: it is longer than {units.format_duration(MAX_WINDOW_SECONDS)}")
     return seconds
 
 
-def _over(text: str) -> float:
-    seconds = _lasting(text)
-    if seconds < SHORTEST:
-        raise ValueError(f"{text}: it is shorter than {units.format_duration(SHORTEST)}")
+def _parse_window(text: str) -> float:
+    seconds = _parse_duration(text)
+    if seconds < MIN_WINDOW_SECONDS:
+        raise ValueError(f"{text}: it is shorter than {units.format_duration(MIN_WINDOW_SECONDS)}")
     return seconds
 
 
-def _share(text: str) -> float:
-    return _read(units.parse_share, text)
+def _parse_share(text: str) -> float:
+    return _parse_value(units.parse_share, text)
 
 
-def _read(parse: Callable[[str], T], text: str) -> T:
+def _parse_value(parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from None
 
 
-def _part(part: str, state: str, lasting: str) -> Condition:
-    return PartIs(cast(PartName, part), "down" if state == "down" else "degraded", _lasting(lasting))
+def _component_is(part: str, state: str, lasting: str) -> Condition:
+    return ComponentIs(cast(ComponentName, part), "down" if state == "down" else "degraded", _parse_duration(lasting))
 
 
-def _slow(percent: str, most: str, of: str | None, route: str | None, over: str) -> Condition:
+def _latency_above(percent: str, most: str, of: str | None, route: str | None, over: str) -> Condition:
     if of is None and not most.endswith("%"):
-        seconds = _read(units.parse_duration, most)
-        if seconds >= SLOWEST:
-            raise ValueError(f"{most}: it is not under {units.format_duration(SLOWEST)}, past which none is told apart")
-        return Slow(int(percent), seconds, None, route, _over(over))
+        seconds = _parse_value(units.parse_duration, most)
+        if seconds >= MAX_LATENCY_SECONDS:
+            raise ValueError(
+                f"{most}: it is not under {units.format_duration(MAX_LATENCY_SECONDS)}, past which none is told apart"
+            )
+        return LatencyAbove(int(percent), seconds, None, route, _parse_window(over))
     if of is None:
         raise ValueError(f"{most} of what: of timeout")
-    return Slow(int(percent), None, _share(most), route, _over(over))
+    return LatencyAbove(int(percent), None, _parse_share(most), route, _parse_window(over))
 
 
-_NAME = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})"
+_NAME_PATTERN = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})"
 
 # Values are any word here, so that what is wrong with one can be said of it alone.
 FORMS: Sequence[tuple[str, re.Pattern[str], Callable[..., Condition]]] = (
-    ("app is down for 10s", re.compile(rf"({'|'.join(PARTS)}) is (down|degraded) for (\S+)"), _part),
+    ("app is down for 10s", re.compile(rf"({'|'.join(COMPONENTS)}) is (down|degraded) for (\S+)"), _component_is),
     (
         "breaker is open for 5s",
-        re.compile(rf"breaker(?: of {_NAME})? is open for (\S+)"),
-        lambda upstream, lasting: BreakerOpen(upstream, _lasting(lasting)),
+        re.compile(rf"breaker(?: of {_NAME_PATTERN})? is open for (\S+)"),
+        lambda upstream, lasting: BreakerOpen(upstream, _parse_duration(lasting)),
     ),
     (
         "errors > 5% over 5m",
-        re.compile(rf"errors > (\S+)(?: on {_NAME})? over (\S+)"),
-        lambda share, route, over: Errors(_share(share), route, _over(over)),
+        re.compile(rf"errors > (\S+)(?: on {_NAME_PATTERN})? over (\S+)"),
+        lambda share, route, over: ErrorRateAbove(_parse_share(share), route, _parse_window(over)),
     ),
     (
         "call errors > 20% over 5m",
-        re.compile(rf"call errors > (\S+)(?: on {_NAME})? over (\S+)"),
-        lambda share, upstream, over: CallErrors(_share(share), upstream, _over(over)),
+        re.compile(rf"call errors > (\S+)(?: on {_NAME_PATTERN})? over (\S+)"),
+        lambda share, upstream, over: CallErrorRateAbove(_parse_share(share), upstream, _parse_window(over)),
     ),
     (
         "refusals > 10% over 5m",
-        re.compile(rf"refusals > (\S+)(?: on {_NAME})? over (\S+)"),
-        lambda share, route, over: Refusals(_share(share), route, _over(over)),
+        re.compile(rf"refusals > (\S+)(?: on {_NAME_PATTERN})? over (\S+)"),
+        lambda share, route, over: RefusalRateAbove(_parse_share(share), route, _parse_window(over)),
     ),
     (
         "p95 > 50% of timeout over 5m",
-        re.compile(rf"p(50|90|95|99) > (\S+)( of timeout)?(?: on {_NAME})? over (\S+)"),
-        _slow,
+        re.compile(rf"p(50|90|95|99) > (\S+)( of timeout)?(?: on {_NAME_PATTERN})? over (\S+)"),
+        _latency_above,
     ),
     (
         "memory > 85% for 1m",
         re.compile(r"memory > (\S+) for (\S+)"),
-        lambda share, lasting: MemoryAbove(_share(share), _lasting(lasting)),
+        lambda share, lasting: MemoryAbove(_parse_share(share), _parse_duration(lasting)),
     ),
-    ("cost > 80% of cap", re.compile(r"cost > (\S+) of cap"), lambda share: CapSpent(_share(share))),
-    ("cost > $5 today", re.compile(r"cost > (\S+) today"), lambda amount: SpentToday(_read(units.parse_money, amount))),
+    ("cost > 80% of cap", re.compile(r"cost > (\S+) of cap"), lambda share: CapSpentAbove(_parse_share(share))),
+    (
+        "cost > $5 today",
+        re.compile(r"cost > (\S+) today"),
+        lambda amount: SpentTodayAbove(_parse_value(units.parse_money, amount)),
+    ),
     (
         "pool wait > 1s over 1m",
         re.compile(r"pool wait > (\S+) over (\S+)"),
-        lambda seconds, over: PoolWait(_read(units.parse_duration, seconds), _over(over)),
+        lambda seconds, over: PoolWaitAbove(_parse_value(units.parse_duration, seconds), _parse_window(over)),
     ),
     (
         "throttled > 25% over 5m",
         re.compile(r"throttled > (\S+) over (\S+)"),
-        lambda share, over: ThrottledAbove(_share(share), _over(over)),
+        lambda share, over: ThrottledAbove(_parse_share(share), _parse_window(over)),
     ),
-    ("calls bypass an upstream", re.compile(r"calls bypass an upstream"), Bypassed),
+    ("calls bypass an upstream", re.compile(r"calls bypass an upstream"), CallsBypass),
     ("policy is refused", re.compile(r"policy is refused"), PolicyRefused),
 )
 # What else may be near to what was written.
-RELATIVES = (
-    *(f"{part} is {state} for 10s" for part in PARTS for state in ("down", "degraded")),
+MORE_EXAMPLES = (
+    *(f"{part} is {state} for 10s" for part in COMPONENTS for state in ("down", "degraded")),
     "breaker of UPSTREAM is open for 5s",
     "errors > 5% on ROUTE over 5m",
     "call errors > 20% on UPSTREAM over 5m",
@@ -139,16 +145,16 @@ RELATIVES = (
 )
 
 
-def parse(text: str) -> Condition:
+def parse_condition(text: str) -> Condition:
     """Raises ValueError with one clause that names the nearest form."""
     words = " ".join(text.replace(">", " > ").split())
     for _, pattern, make in FORMS:
         match = pattern.fullmatch(words)
         if match is not None:
             return make(*match.groups())
-    known = [example for example, _, _ in FORMS] + list(RELATIVES)
+    known = [example for example, _, _ in FORMS] + list(MORE_EXAMPLES)
     near = get_close_matches(words[:100], known, 1, 0.3) or [known[0]]
     raise ValueError(f'that is no condition; the nearest is "{near[0]}"')
 
 
-WHEN = Kind(parse, str, 'a condition such as "errors > 5% over 5m"')
+CONDITION = ValueType(parse_condition, str, 'a condition such as "errors > 5% over 5m"')

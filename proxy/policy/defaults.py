@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from proxy.policy.reader import Reader
+from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Upstream
 from proxy.policy.values import Address
@@ -22,50 +22,50 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 T = TypeVar("T")
 
 
-def give_way(reader: Reader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
+def resolve_defaults(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
     """The policy with its unwritten values moved out of the way, and what to warn of."""
     app, overload, postgres = policy.app, policy.overload, policy.postgres
     policy = replace(
         policy,
-        app=replace(app, restart=_ordered(reader, "app.restart", app.restart, "backoff", "max_backoff")),
-        overload=replace(overload, adaptive=_ordered(reader, "overload.adaptive", overload.adaptive, "min", "max")),
-        postgres=replace(postgres, pool=_pool(reader, policy)),
+        app=replace(app, restart=_order_pair(reader, "app.restart", app.restart, "backoff", "max_backoff")),
+        overload=replace(overload, adaptive=_order_pair(reader, "overload.adaptive", overload.adaptive, "min", "max")),
+        postgres=replace(postgres, pool=_resolve_pool(reader, policy)),
         upstreams=MappingProxyType(
-            {name: _upstream(reader, policy, name, upstream) for name, upstream in policy.upstreams.items()}
+            {name: _resolve_upstream(reader, policy, name, upstream) for name, upstream in policy.upstreams.items()}
         ),
     )
-    return _moved(reader, policy)
+    return _move_addresses(reader, policy)
 
 
-def _ordered(reader: Reader, key: str, section: T, least: str, most: str) -> T:
+def _order_pair(reader: PolicyReader, key: str, section: T, least: str, most: str) -> T:
     """The section with `least` at most `most`, where one of them is unwritten."""
     low, high = getattr(section, least), getattr(section, most)
     if low is None or high is None or low <= high:
         return section
     changed: dict[str, Any] = {}
-    if f"{key}.{least}" not in reader.named:
+    if f"{key}.{least}" not in reader.lines:
         changed = {least: high}
-    elif f"{key}.{most}" not in reader.named:
+    elif f"{key}.{most}" not in reader.lines:
         changed = {most: low}
     return replace(section, **changed)  # type: ignore[type-var]  # every section is a dataclass
 
 
-def _pool(reader: Reader, policy: Policy) -> Any:
+def _resolve_pool(reader: PolicyReader, policy: Policy) -> Any:
     pool, pin = policy.postgres.pool, policy.postgres.pin.max
-    pool = _ordered(reader, "postgres.pool", pool, "min", "max")
-    if "postgres.pin.max" in reader.named and "postgres.pool.max" not in reader.named and pin > pool.max:
+    pool = _order_pair(reader, "postgres.pool", pool, "min", "max")
+    if "postgres.pin.max" in reader.lines and "postgres.pool.max" not in reader.lines and pin > pool.max:
         return replace(pool, max=pin)
     return pool
 
 
-def _upstream(reader: Reader, policy: Policy, name: str, upstream: Upstream) -> Upstream:
+def _resolve_upstream(reader: PolicyReader, policy: Policy, name: str, upstream: Upstream) -> Upstream:
     key = f"upstreams.{name}"
     env = upstream.env
-    if f"{key}.env" not in reader.named:
+    if f"{key}.env" not in reader.lines:
         elsewhere = {
             variable
             for other, one in policy.upstreams.items()
-            if f"upstreams.{other}.env" in reader.named
+            if f"upstreams.{other}.env" in reader.lines
             for variable in one.env
         }
         env = tuple(variable for variable in env if variable not in elsewhere)
@@ -73,26 +73,26 @@ def _upstream(reader: Reader, policy: Policy, name: str, upstream: Upstream) -> 
     return replace(
         upstream,
         env=env,
-        timeout=_ordered(reader, f"{key}.timeout", upstream.timeout, "connect", "total"),
-        retry=replace(retry, backoff=_ordered(reader, f"{key}.retry.backoff", retry.backoff, "first", "max")),
+        timeout=_order_pair(reader, f"{key}.timeout", upstream.timeout, "connect", "total"),
+        retry=replace(retry, backoff=_order_pair(reader, f"{key}.retry.backoff", retry.backoff, "first", "max")),
     )
 
 
 # ── ports ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _moved(reader: Reader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
+def _move_addresses(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
     """The addresses of ours that nobody wrote, on the next port that nothing written takes."""
     listen, postgres = policy.listen, policy.postgres
     ours = {"listen.admin": listen.admin, "listen.egress": listen.egress}
     if postgres.url:
         ours["postgres.listen"] = postgres.listen
-    taken = set(_taken(policy))
-    taken |= {address.port for key, address in ours.items() if key in reader.named}
-    free = {address.port for key, address in ours.items() if key not in reader.named} - taken
+    taken = set(_taken_ports(policy))
+    taken |= {address.port for key, address in ours.items() if key in reader.lines}
+    free = {address.port for key, address in ours.items() if key not in reader.lines} - taken
     warnings = []
     for key, address in ours.items():
-        if key in reader.named or address.port not in taken:
+        if key in reader.lines or address.port not in taken:
             continue
         port = next(port for port in range(address.port, 1 << 17) if port not in taken | free)
         warnings.append(f"{key}: its port {address.port} is taken by another address of the policy, so it is {port}")
@@ -103,7 +103,7 @@ def _moved(reader: Reader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
     return replace(policy, listen=listen, postgres=postgres), tuple(warnings)
 
 
-def _taken(policy: Policy) -> Iterator[int]:
+def _taken_ports(policy: Policy) -> Iterator[int]:
     if policy.listen.public is not None:
         yield policy.listen.public.port
     if isinstance(policy.app.port, int):

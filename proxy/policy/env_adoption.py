@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from proxy.policy.reader import Reader
+from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.upstream import NAMED_AFTER_THEIR_KIND, Upstream
 from proxy.policy.urls import HTTP_URL
 
 
-def adopt(reader: Reader, upstreams: Mapping[str, Upstream]) -> tuple[Mapping[str, Upstream], tuple[str, ...]]:
+def adopt_base_urls(
+    reader: PolicyReader, upstreams: Mapping[str, Upstream]
+) -> tuple[Mapping[str, Upstream], tuple[str, ...]]:
     """The upstreams, each with an address, and what to warn of.
 
     A variable of `env` that has a value already (OpenRouter, Azure, a local model) is the upstream's
@@ -21,14 +23,14 @@ def adopt(reader: Reader, upstreams: Mapping[str, Upstream]) -> tuple[Mapping[st
     warnings: list[str] = []
     for name, upstream in upstreams.items():
         key = f"upstreams.{name}"
-        if f"{key}.base_url" not in reader.named:
-            upstream, warning = _open(reader, key, upstream)
+        if f"{key}.base_url" not in reader.lines:
+            upstream, warning = _adopt_base_url(reader, key, upstream)
             warnings.extend(warning)
         adopted[name] = upstream
     return MappingProxyType(adopted), tuple(warnings)
 
 
-def _open(reader: Reader, key: str, upstream: Upstream) -> tuple[Upstream, list[str]]:
+def _adopt_base_url(reader: PolicyReader, key: str, upstream: Upstream) -> tuple[Upstream, list[str]]:
     values = {name: reader.environ[name] for name in upstream.env if reader.environ.get(name)}
     named = " and ".join(values)
     if len(set(values.values())) > 1:
@@ -42,6 +44,6 @@ def _open(reader: Reader, key: str, upstream: Upstream) -> tuple[Upstream, list[
     if dialect is None and upstream.base_url:  # openai, passed on without being metered
         return upstream, []
     if dialect is None:
-        reader.fault(key, "base_url is missing", "write base_url: https://…")
+        reader.add_fault(key, "base_url is missing", "write base_url: https://…")
         return upstream, []
     return replace(upstream, base_url=dialect.base_url), []

@@ -9,24 +9,24 @@ from pathlib import Path
 from types import MappingProxyType
 
 from proxy.errors import Fault, PolicyError
-from proxy.policy.custom_readers import SHAPES
-from proxy.policy.defaults import give_way
-from proxy.policy.env_adoption import adopt
-from proxy.policy.parsing.env_vars import ABSENT
+from proxy.policy.custom_readers import CUSTOM_READERS
+from proxy.policy.defaults import resolve_defaults
+from proxy.policy.env_adoption import adopt_base_urls
+from proxy.policy.parsing.env_vars import MISSING_VARIABLE
 from proxy.policy.parsing.nodes import Node, Table, Unreadable
-from proxy.policy.parsing.yaml import MAX_TEXT, parse
-from proxy.policy.reader import Reader
+from proxy.policy.parsing.yaml import MAX_TEXT_CHARS, parse_document
+from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.policy import Policy
-from proxy.policy.validation import check
-from proxy.policy.values import above
-from proxy.policy.warnings import cautions
+from proxy.policy.validation import validate_policy
+from proxy.policy.values import enclosing_keys
+from proxy.policy.warnings import find_warnings
 
 # [merged from policy/source] Where a policy comes from: a file, the environment, or nowhere.
-FILES = ("outrigger.yaml", "config/policy.yaml")
+DEFAULT_FILES = ("outrigger.yaml", "config/policy.yaml")
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileStamp:
     """What changes when a file is saved, by writing into it or by renaming another over it."""
 
     mtime_ns: int
@@ -35,7 +35,7 @@ class Stamp:
     device: int
 
     @classmethod
-    def of(cls, stat: os.stat_result) -> Stamp:
+    def of(cls, stat: os.stat_result) -> FileStamp:
         return cls(stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
 
 
@@ -46,11 +46,11 @@ class PolicySource:
     name: str
     path: Path | None
     text: str
-    stamp: Stamp | None = None
+    stamp: FileStamp | None = None
     warning: str | None = None
 
 
-def find(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySource:
+def find_source(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySource:
     """The policy that holds: `--policy`, $OUTRIGGER_POLICY, $OUTRIGGER_POLICY_TEXT, FILES, the defaults.
 
     Raises PolicyError when what is named cannot be read.
@@ -63,12 +63,14 @@ def find(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySou
         # Where the locale is not UTF-8 the environment's bytes come as lone surrogates.
         content = text.encode("utf-8", "surrogateescape")
         return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode("$OUTRIGGER_POLICY_TEXT", content))
-    for name in FILES:
+    for name in DEFAULT_FILES:
         if os.path.lexists(cwd / name):
             if os.path.exists(cwd / name) and not os.path.isfile(cwd / name) and not os.path.isdir(cwd / name):
-                raise _unfit(name, 1, "it is no file, and nobody named it", f"move it away, or say --policy {name}")
+                raise _unreadable(
+                    name, 1, "it is no file, and nobody named it", f"move it away, or say --policy {name}"
+                )
             return read_file(cwd / name, name)
-    warning = f"no policy found ({' or '.join(FILES)}, --policy, $OUTRIGGER_POLICY): the defaults hold"
+    warning = f"no policy found ({' or '.join(DEFAULT_FILES)}, --policy, $OUTRIGGER_POLICY): the defaults hold"
     return PolicySource("(defaults)", None, "", warning=warning)
 
 
@@ -76,36 +78,36 @@ def read_file(path: Path, name: str, *, named_by: str = "") -> PolicySource:
     """The policy in a file, pipes and /dev/stdin included; `name` is what faults call it."""
     try:
         with open(path, "rb") as file:
-            stamp = Stamp.of(os.fstat(file.fileno()))
-            content = file.read(MAX_TEXT * 4 + 1)
+            stamp = FileStamp.of(os.fstat(file.fileno()))
+            content = file.read(MAX_TEXT_CHARS * 4 + 1)
     except FileNotFoundError:
-        raise _unfit(
+        raise _unreadable(
             name, 1, "it cannot be read: there is no such file", named_by or "name one that is there"
         ) from None
     except IsADirectoryError:
-        raise _unfit(name, 1, "it cannot be read: it is a folder", named_by or "name the policy's file") from None
+        raise _unreadable(name, 1, "it cannot be read: it is a folder", named_by or "name the policy's file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         mend = named_by or "name a file that can be"
-        raise _unfit(name, 1, f"it cannot be read ({reason})", mend) from None
+        raise _unreadable(name, 1, f"it cannot be read ({reason})", mend) from None
     return PolicySource(name, path, _decode(name, content), stamp)
 
 
 def _decode(name: str, content: bytes) -> str:
-    if len(content) > MAX_TEXT * 4:
-        raise _unfit(name, 1, "it is longer than 1 MiB", "write a shorter policy")
+    if len(content) > MAX_TEXT_CHARS * 4:
+        raise _unreadable(name, 1, "it is longer than 1 MiB", "write a shorter policy")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _unfit(name, line, "it is not UTF-8", "save it as UTF-8") from None
+        raise _unreadable(name, line, "it is not UTF-8", "save it as UTF-8") from None
 
 
-def _unfit(name: str, line: int, problem: str, mend: str) -> PolicyError:
+def _unreadable(name: str, line: int, problem: str, mend: str) -> PolicyError:
     return PolicyError([Fault(name, line, "policy", problem, mend)])
 
 
-def load(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | None = None) -> Policy:
+def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | None = None) -> Policy:
     """The policy that a text says, in this environment. Raises PolicyError with every fault; where the caller `needs`
     some keys alone, variables that others name may be missing from the environment: these have their defaults.
 
@@ -114,23 +116,27 @@ def load(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | Non
     """
     lines = max(1, len(source.text.splitlines()))
     try:
-        root: Node = parse(source.text) or Table(1, ())
+        root: Node = parse_document(source.text) or Table(1, ())
     except Unreadable as error:
         line = min(max(error.line, 1), lines)
         raise PolicyError([Fault(source.name, line, "policy", error.problem, error.mend)]) from None
-    reader = Reader(source.name, environ, SHAPES, lines)
-    policy: Policy = reader.section(Policy, root, "", Policy())
+    reader = PolicyReader(source.name, environ, CUSTOM_READERS, lines)
+    policy: Policy = reader.read_section(Policy, root, "", Policy())
     if not isinstance(policy, Policy):
         raise PolicyError(reader.faults)
-    policy, moved = give_way(reader, policy)
-    upstreams, disagreements = adopt(reader, policy.upstreams)
+    policy, moved = resolve_defaults(reader, policy)
+    upstreams, disagreements = adopt_base_urls(reader, policy.upstreams)
     policy = replace(policy, upstreams=upstreams, source=source.name)
-    check(reader, policy)
+    validate_policy(reader, policy)
     faults = reader.faults
     if needs is not None:
-        faults = [fault for fault in faults if ABSENT not in fault.problem or not needs.isdisjoint(above(fault.key))]
+        faults = [
+            fault
+            for fault in faults
+            if MISSING_VARIABLE not in fault.problem or not needs.isdisjoint(enclosing_keys(fault.key))
+        ]
     if faults:
         raise PolicyError(sorted(faults, key=lambda fault: fault.line))
     first = (source.warning,) if source.warning else ()
-    warnings = (*first, *reader.warnings, *moved, *disagreements, *cautions(reader, policy))
-    return replace(policy, warnings=warnings, lines=MappingProxyType(reader.named))
+    warnings = (*first, *reader.warnings, *moved, *disagreements, *find_warnings(reader, policy))
+    return replace(policy, warnings=warnings, lines=MappingProxyType(reader.lines))

@@ -11,25 +11,25 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from proxy.errors import Fault
-from proxy.policy.parsing.env_vars import substitute
+from proxy.policy.parsing.env_vars import substitute_variables
 from proxy.policy.parsing.nodes import Entry, Listing, Node, Scalar, Table
-from proxy.policy.value_types import Kind
-from proxy.policy.values import ByTier, above
+from proxy.policy.value_types import ValueType
+from proxy.policy.values import ByTier, enclosing_keys
 
-Shape = Callable[["Reader", Node, str, Any], Any]
+CustomReader = Callable[["PolicyReader", Node, str, Any], Any]
 
 
-class Broken:
+class Invalid:
     """What stands in the place of a value that a fault was noted for."""
 
 
-SHOWN = 40  # names that a mend lists
+MAX_SUGGESTED_NAMES = 40  # names that a mend lists
 
-BROKEN: Final = Broken()
+INVALID: Final = Invalid()
 
 
 @cache
-def hints(section: type) -> Mapping[str, Any]:
+def key_hints(section: type) -> Mapping[str, Any]:
     """The annotations of a section's keys, in order."""
     resolved = get_type_hints(section, include_extras=True)
     return MappingProxyType(
@@ -37,7 +37,7 @@ def hints(section: type) -> Mapping[str, Any]:
     )
 
 
-def quote(text: str) -> str:
+def quote_text(text: str) -> str:
     """A text as a fault shows it: on one line, and not for ever."""
     shown = text if len(text) <= 60 else f"{text[:57]}…"
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in shown)
@@ -48,10 +48,10 @@ def is_off(node: Scalar, text: str) -> bool:
     return text == "off" or (node.plain and text == "false")
 
 
-def _is_text(hint: Any) -> bool:
+def _accepts_off(hint: Any) -> bool:
     """Whether "off" in quotes could be a value of its own."""
     for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
-        if isinstance(mark, Kind):
+        if isinstance(mark, ValueType):
             try:
                 mark.parse("off")
             except ValueError:
@@ -60,167 +60,171 @@ def _is_text(hint: Any) -> bool:
     return False
 
 
-class Reader:
-    def __init__(self, file: str, environ: Mapping[str, str], shapes: Mapping[str, Shape], lines: int) -> None:
+class PolicyReader:
+    def __init__(self, file: str, environ: Mapping[str, str], shapes: Mapping[str, CustomReader], lines: int) -> None:
         self.file = file
         self.environ = environ
-        self.shapes = shapes
+        self.custom_readers = shapes
         self.last_line = lines
         self.faults: list[Fault] = []
-        self.named: dict[str, int] = {}  # the line of every key that the policy names
-        self._hit: set[str] = set()  # keys that have a fault
-        self._unsound: set[str] = set()  # those, and what they stand in
+        self.lines: dict[str, int] = {}  # the line of every key that the policy names
+        self._faulty_keys: set[str] = set()  # keys that have a fault
+        self._unsound_keys: set[str] = set()  # those, and what they stand in
         self.warnings: list[str] = []
-        self.lost: set[str] = set()  # lists that an item is missing from, so that indexes lie
+        self.incomplete_lists: set[str] = set()  # lists that an item is missing from, so that indexes lie
 
     # ── what rules ask ───────────────────────────────────────────────────────────────────────
 
-    def line(self, key: str) -> int:
+    def line_of(self, key: str) -> int:
         """Where a key stands, or what it would stand in."""
-        return next((self.named[name] for name in above(key) if name in self.named), 1)
+        return next((self.lines[name] for name in enclosing_keys(key) if name in self.lines), 1)
 
-    def sound(self, *keys: str) -> bool:
+    def is_sound(self, *keys: str) -> bool:
         """Whether no fault was noted at these keys, in them, or in what they stand in."""
-        return not any(key in self._unsound or not self._hit.isdisjoint(above(key)) for key in keys)
+        return not any(
+            key in self._unsound_keys or not self._faulty_keys.isdisjoint(enclosing_keys(key)) for key in keys
+        )
 
-    def fault(self, key: str, problem: str, mend: str, line: int | None = None) -> Broken:
-        at = min(max(self.line(key) if line is None else line, 1), self.last_line)
+    def add_fault(self, key: str, problem: str, mend: str, line: int | None = None) -> Invalid:
+        at = min(max(self.line_of(key) if line is None else line, 1), self.last_line)
         self.faults.append(Fault(self.file, at, key or "policy", problem, mend))
-        self._hit.add(key)
-        self._unsound.update(above(key))
-        return BROKEN
+        self._faulty_keys.add(key)
+        self._unsound_keys.update(enclosing_keys(key))
+        return INVALID
 
-    def nearest(self, word: str, known: Sequence[str]) -> str:
+    def suggest(self, word: str, known: Sequence[str]) -> str:
         """What to write in place of a word that is not known."""
         # Likeness is dear to compute: a policy that is wrong a hundred times over is another thing.
-        few = list(known[:SHOWN])
+        few = list(known[:MAX_SUGGESTED_NAMES])
         close = get_close_matches(word[:100], few, 1, 0.6) if len(self.faults) < 100 else []
         if close:
             return f"did you mean {close[0]}?"
-        return f"write one of {', '.join(few)}{', …' if len(known) > SHOWN else ''}"
+        return f"write one of {', '.join(few)}{', …' if len(known) > MAX_SUGGESTED_NAMES else ''}"
 
     # ── sections ─────────────────────────────────────────────────────────────────────────────
 
-    def section(self, cls: type, node: Node, key: str, default: Any = None) -> Any:
+    def read_section(self, cls: type, node: Node, key: str, default: Any = None) -> Any:
         """An instance of `cls`; keys that are not written are the default's own."""
         if isinstance(node, Scalar) and node.null:
             node = Table(node.line, ())
-        known = hints(cls)
+        known = key_hints(cls)
         if not isinstance(node, Table):
             example = next(iter(known))
-            return self.fault(key, "this is not a mapping", f"write keys below it, such as {example}: …", node.line)
-        written = {entry.key: entry for entry in self.entries(node, key, tuple(known))}
+            return self.add_fault(key, "this is not a mapping", f"write keys below it, such as {example}: …", node.line)
+        written = {entry.key: entry for entry in self.known_entries(node, key, tuple(known))}
         values: dict[str, Any] = {}
         for item in fields(cls):
             if item.name not in known:
                 continue
             path = f"{key}.{item.name}" if key else item.name
-            fallback = getattr(default, item.name) if default is not None else _default(item)
+            fallback = getattr(default, item.name) if default is not None else _field_default(item)
             entry = written.get(item.name)
             if entry is not None:
-                value = self.value(entry.value, known[item.name], path, fallback)
+                value = self.read_value(entry.value, known[item.name], path, fallback)
             else:
-                value = self._absent(item.metadata, node.line, known[item.name], path, fallback)
+                value = self._read_absent(item.metadata, node.line, known[item.name], path, fallback)
             if value is MISSING:
-                self.fault(key or "policy", f"{item.name} is missing", f"write {item.name}: …", node.line)
-            values[item.name] = fallback if isinstance(value, Broken) else value
+                self.add_fault(key or "policy", f"{item.name} is missing", f"write {item.name}: …", node.line)
+            values[item.name] = fallback if isinstance(value, Invalid) else value
         if any(value is MISSING for value in values.values()):
-            return BROKEN
+            return INVALID
         return cls(**values)
 
-    def _absent(self, metadata: Mapping[str, Any], line: int, hint: Any, key: str, fallback: Any) -> Any:
+    def _read_absent(self, metadata: Mapping[str, Any], line: int, hint: Any, key: str, fallback: Any) -> Any:
         text = metadata.get("absent")
         if text is not None and metadata.get("foreign", False):
             # A variable that the app may have for a purpose of its own: nobody wrote that it is ours.
-            trial = Reader(self.file, self.environ, self.shapes, self.last_line)
-            value = trial.value(Scalar(line, text), hint, key, fallback)
+            trial = PolicyReader(self.file, self.environ, self.custom_readers, self.last_line)
+            value = trial.read_value(Scalar(line, text), hint, key, fallback)
             if not trial.faults:
                 return value
             self.warnings.append(f"{key}: {trial.faults[0].problem} ({text}), so it is left out")
             return fallback
         if text is not None:
-            return self.value(Scalar(line, text), hint, key, fallback)
+            return self.read_value(Scalar(line, text), hint, key, fallback)
         if is_dataclass(hint) and isinstance(hint, type):
-            return self.section(hint, Table(line, ()), key, fallback)
+            return self.read_section(hint, Table(line, ()), key, fallback)
         return fallback
 
-    def entries(self, node: Table, key: str, known: tuple[str, ...] | None) -> Iterator[Entry]:
+    def known_entries(self, node: Table, key: str, known: tuple[str, ...] | None) -> Iterator[Entry]:
         """The entries of a table, less those that are unknown or written twice."""
         seen: dict[str, int] = {}
         for entry in node.entries:
-            shown = quote(entry.key)
+            shown = quote_text(entry.key)
             path = f"{key}.{shown}" if key else shown or "policy"
             if entry.key in seen:
-                self.fault(path, f"it is written twice, first in line {seen[entry.key]}", "keep one", entry.line)
+                self.add_fault(path, f"it is written twice, first in line {seen[entry.key]}", "keep one", entry.line)
                 continue
             seen[entry.key] = entry.line
             if known is not None and entry.key not in known:
-                self.fault(path, "there is no such key", self.nearest(entry.key, known), entry.line)
+                self.add_fault(path, "there is no such key", self.suggest(entry.key, known), entry.line)
                 continue
             if not (isinstance(entry.value, Scalar) and entry.value.null):
-                self.named[path] = entry.line  # a heading with nothing under it names nothing
+                self.lines[path] = entry.line  # a heading with nothing under it names nothing
             yield entry
 
     # ── values ───────────────────────────────────────────────────────────────────────────────
 
-    def value(self, node: Node, hint: Any, key: str, fallback: Any = MISSING) -> Any:
+    def read_value(self, node: Node, hint: Any, key: str, fallback: Any = MISSING) -> Any:
         """The value a node stands for, or BROKEN with the fault noted."""
         marks: tuple[Any, ...] = ()
         if get_origin(hint) is Annotated:
             hint, *rest = get_args(hint)
             marks = tuple(rest)
         for mark in marks:
-            if isinstance(mark, Kind):
-                return self.scalar(node, mark, (), key)
+            if isinstance(mark, ValueType):
+                return self.read_scalar(node, mark, (), key)
             if isinstance(mark, ByTier):
-                return self.shapes["by_tier"](self, node, key, mark.kind)
+                return self.custom_readers["by_tier"](self, node, key, mark.kind)
             if mark != "off":
-                return self.shapes[mark](self, node, key, fallback)
+                return self.custom_readers[mark](self, node, key, fallback)
         origin, args = get_origin(hint), get_args(hint)
         if origin in (Union, types.UnionType):
-            return self._union(node, args, key, fallback, off_only="off" in marks)
+            return self._read_union(node, args, key, fallback, off_only="off" in marks)
         if origin is Literal:
-            return self.scalar(node, None, args, key)
+            return self.read_scalar(node, None, args, key)
         if hint is bool:
-            return self._switch(node, key)
+            return self._read_boolean(node, key)
         if origin is tuple:
-            return self.listing(node, args[0], key, fallback)
+            return self.read_list(node, args[0], key, fallback)
         if origin is not None:  # a mapping by names
-            return self.mapping(node, args[0], args[1], key)
-        return self.section(hint, node, key, None if fallback is MISSING else fallback)
+            return self.read_mapping(node, args[0], args[1], key)
+        return self.read_section(hint, node, key, None if fallback is MISSING else fallback)
 
-    def _union(self, node: Node, members: tuple[Any, ...], key: str, fallback: Any, *, off_only: bool) -> Any:
+    def _read_union(self, node: Node, members: tuple[Any, ...], key: str, fallback: Any, *, off_only: bool) -> Any:
         inner = [member for member in members if member is not type(None)]
         words = tuple(word for member in inner if get_origin(member) is Literal for word in get_args(member))
         other = next(member for member in inner if get_origin(member) is not Literal)
         optional = len(inner) < len(members)
         if optional and isinstance(node, Scalar):
-            text = self.text(node, key)
-            if isinstance(text, Broken):
-                return BROKEN
-            if is_off(node, text) and not (not node.plain and _is_text(other)):
+            text = self.resolve_text(node, key)
+            if isinstance(text, Invalid):
+                return INVALID
+            if is_off(node, text) and not (not node.plain and _accepts_off(other)):
                 return None
             if not off_only and (node.null or text == ""):
                 return None
-        if get_origin(other) is Annotated and isinstance(kind := get_args(other)[1], Kind):
-            return self.scalar(node, kind, words, key, or_off=optional)
-        return self.value(node, other, key, fallback)
+        if get_origin(other) is Annotated and isinstance(kind := get_args(other)[1], ValueType):
+            return self.read_scalar(node, kind, words, key, or_off=optional)
+        return self.read_value(node, other, key, fallback)
 
-    def text(self, node: Scalar, key: str) -> str | Broken:
+    def resolve_text(self, node: Scalar, key: str) -> str | Invalid:
         try:
-            return substitute(node.text, self.environ)
+            return substitute_variables(node.text, self.environ)
         except ValueError as error:
             mend = "set it, or write ${NAME:-default}" if "environment" in str(error) else "write ${NAME} or $${"
-            return self.fault(key, str(error), mend, node.line)
+            return self.add_fault(key, str(error), mend, node.line)
 
-    def scalar(self, node: Node, kind: Kind | None, words: tuple[str, ...], key: str, *, or_off: bool = False) -> Any:
-        choices = [*words, *([kind.write] if kind else []), *(["off"] if or_off else [])]
+    def read_scalar(
+        self, node: Node, kind: ValueType | None, words: tuple[str, ...], key: str, *, or_off: bool = False
+    ) -> Any:
+        choices = [*words, *([kind.hint] if kind else []), *(["off"] if or_off else [])]
         mend = f"write {', or '.join(choices)}" if kind else f"write {' | '.join(choices)}"
         if not isinstance(node, Scalar):
-            return self.fault(key, "one value belongs here, not several", mend, node.line)
-        text = self.text(node, key)
-        if isinstance(text, Broken):
-            return BROKEN
+            return self.add_fault(key, "one value belongs here, not several", mend, node.line)
+        text = self.resolve_text(node, key)
+        if isinstance(text, Invalid):
+            return INVALID
         if text in words:
             return text
         if node.plain and (word := {"true": "on", "false": "off"}.get(text)) in words:  # JSON has no other words
@@ -228,71 +232,73 @@ class Reader:
         if kind is not None and kind.empty and (node.null or not text):
             return ""
         if node.null or not text:
-            return self.fault(key, "it is empty", mend, node.line)
+            return self.add_fault(key, "it is empty", mend, node.line)
         # Where the value came out of the environment the fault shows the name, never the value.
-        shown = quote(node.text)
+        shown = quote_text(node.text)
         if kind is None:
-            nearest = self.nearest(text, words)
+            nearest = self.suggest(text, words)
             hint = f"{nearest} {mend}" if nearest.endswith("?") else mend
-            return self.fault(key, f"{shown} is none of its words", hint, node.line)
+            return self.add_fault(key, f"{shown} is none of its words", hint, node.line)
         try:
             return kind.parse(text)
         except ValueError as error:
             subject = f"{shown}: " if kind.quoted and not kind.secret else ""
-            return self.fault(key, f"{subject}{error}", mend, node.line)
+            return self.add_fault(key, f"{subject}{error}", mend, node.line)
 
-    def _switch(self, node: Node, key: str) -> bool | Broken:
+    def _read_boolean(self, node: Node, key: str) -> bool | Invalid:
         if isinstance(node, Scalar):
-            text = self.text(node, key)
-            if isinstance(text, Broken):
-                return BROKEN
+            text = self.resolve_text(node, key)
+            if isinstance(text, Invalid):
+                return INVALID
             if text.lower() in ("true", "false"):
                 return text.lower() == "true"
             word = {"on": "true", "yes": "true", "off": "false", "no": "false"}.get(text)
             if word is not None:
-                return self.fault(key, f"{text} is a word in YAML 1.2", f"write {word}", node.line)
-        return self.fault(key, "it is neither true nor false", "write true or false", node.line)
+                return self.add_fault(key, f"{text} is a word in YAML 1.2", f"write {word}", node.line)
+        return self.add_fault(key, "it is neither true nor false", "write true or false", node.line)
 
-    def listing(self, node: Node, hint: Any, key: str, fallback: Any = MISSING) -> Any:
+    def read_list(self, node: Node, hint: Any, key: str, fallback: Any = MISSING) -> Any:
         if isinstance(node, Scalar) and node.null and fallback is not MISSING:
             return fallback
         if not isinstance(node, Listing):
-            shown = f"[{quote(node.text)}]" if isinstance(node, Scalar) and "${" not in node.text else "[…]"
-            return self.fault(key, "a list belongs here", f"write {shown}", node.line)
+            shown = f"[{quote_text(node.text)}]" if isinstance(node, Scalar) and "${" not in node.text else "[…]"
+            return self.add_fault(key, "a list belongs here", f"write {shown}", node.line)
         values = []
         for index, item in enumerate(node.items):
-            self.named[f"{key}[{index}]"] = item.line
-            value = self.value(item, hint, f"{key}[{index}]")
-            if isinstance(value, Broken):
-                self.lost.add(key)
+            self.lines[f"{key}[{index}]"] = item.line
+            value = self.read_value(item, hint, f"{key}[{index}]")
+            if isinstance(value, Invalid):
+                self.incomplete_lists.add(key)
             else:
                 values.append(value)
         return tuple(values)
 
-    def mapping(self, node: Node, key_hint: Any, hint: Any, key: str) -> Any:
+    def read_mapping(self, node: Node, key_hint: Any, hint: Any, key: str) -> Any:
         if isinstance(node, Scalar) and node.null:
             return MappingProxyType({})
         if not isinstance(node, Table):
-            return self.fault(key, "this is not a mapping", "write NAME: … below it, or {}", node.line)
+            return self.add_fault(key, "this is not a mapping", "write NAME: … below it, or {}", node.line)
         values: dict[str, Any] = {}
-        for entry in self.entries(node, key, None):
-            name = self.name(entry, key_hint, key)
-            value = self.value(entry.value, hint, f"{key}.{quote(entry.key)}")
-            if not isinstance(value, Broken) and not isinstance(name, Broken):
+        for entry in self.known_entries(node, key, None):
+            name = self.read_name(entry, key_hint, key)
+            value = self.read_value(entry.value, hint, f"{key}.{quote_text(entry.key)}")
+            if not isinstance(value, Invalid) and not isinstance(name, Invalid):
                 values[name] = value
         return MappingProxyType(values)
 
-    def name(self, entry: Entry, hint: Any, key: str) -> str | Broken:
+    def read_name(self, entry: Entry, hint: Any, key: str) -> str | Invalid:
         """The key of an entry that the policy is free to name."""
-        kinds = [mark for mark in get_args(hint)[1:] if isinstance(mark, Kind)]
+        kinds = [mark for mark in get_args(hint)[1:] if isinstance(mark, ValueType)]
         try:
             return str(kinds[0].parse(entry.key)) if kinds else entry.key
         except ValueError as error:
-            path = f"{key}.{quote(entry.key)}"
-            return self.fault(path, f"{quote(entry.key)}: {error}", f"name it with {kinds[0].write}", entry.line)
+            path = f"{key}.{quote_text(entry.key)}"
+            return self.add_fault(
+                path, f"{quote_text(entry.key)}: {error}", f"name it with {kinds[0].hint}", entry.line
+            )
 
 
-def _default(item: Any) -> Any:
+def _field_default(item: Any) -> Any:
     if item.default is not MISSING:
         return item.default
     return item.default_factory() if item.default_factory is not MISSING else MISSING

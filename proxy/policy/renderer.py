@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from proxy.policy.reader import hints
+from proxy.policy.reader import key_hints
 from proxy.policy.schema.alerting import SHIPPED_RULES, AlertRule
 from proxy.policy.schema.identity import CookieSource, HeaderSource, IpSource, JwtSource, PathSource, Source
 from proxy.policy.schema.policy import Policy
@@ -19,94 +19,94 @@ from proxy.policy.schema.route import Route
 from proxy.policy.schema.server import TrustedProxies
 from proxy.policy.schema.stores import DatabasePart
 from proxy.policy.schema.upstream import Upstream
-from proxy.policy.value_types import Kind
+from proxy.policy.value_types import ValueType
 from proxy.policy.values import ANY_TIER, ByTier
 
 MASK = "***"
 
 # What stands without quotes in a block or a flow, and is read as no other thing.
-_PLAIN = re.compile(r"[A-Za-z0-9/.$_][A-Za-z0-9/._*@%+$:-]*(?<!:)")
-_UNSHOWN = re.compile("[\x7f-\xa0\xad\u2028\u2029\ufeff]|[\U000e0000-\U0010ffff]")
+_PLAIN_SCALAR = re.compile(r"[A-Za-z0-9/.$_][A-Za-z0-9/._*@%+$:-]*(?<!:)")
+_UNPRINTABLE = re.compile("[\x7f-\xa0\xad\u2028\u2029\ufeff]|[\U000e0000-\U0010ffff]")
 _NOT_TEXT = {"", "null", "Null", "NULL", "off", "true", "false"}
 
 # Text, or nested lists and mappings of it.
 Tree = Any
 
 
-def render(policy: Policy) -> str:
+def render_policy(policy: Policy) -> str:
     """YAML that loads to an equal policy, unless a secret stands in it."""
-    return "\n".join(_block(_section(policy), 0)) + "\n"
+    return "\n".join(_block_lines(_section_tree(policy), 0)) + "\n"
 
 
 # ── values to trees ──────────────────────────────────────────────────────────────────────────
 
 
-def _section(section: Any) -> dict[str, Tree]:
+def _section_tree(section: Any) -> dict[str, Tree]:
     cls: type = type(section)
-    known = hints(cls)
+    known = key_hints(cls)
     values = {item.name: getattr(section, item.name) for item in fields(section) if item.name in known}
     if isinstance(section, Charges):  # two dozen words, of which most say nothing
         values = {name: value for name, value in values.items() if value is not None and value != {}}
-    return {name: _tree(value, known[name]) for name, value in values.items()}
+    return {name: _value_tree(value, known[name]) for name, value in values.items()}
 
 
-def _tree(value: Any, hint: Any) -> Tree:
+def _value_tree(value: Any, hint: Any) -> Tree:
     marks: tuple[Any, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         marks = tuple(rest)
     if value is None:
-        return _Word("off" if "off" in marks else "null")
+        return _PlainWord("off" if "off" in marks else "null")
     for mark in marks:
-        if isinstance(mark, Kind):
-            return _scalar(value, mark)
+        if isinstance(mark, ValueType):
+            return _scalar_text(value, mark)
         if isinstance(mark, ByTier):
-            return _by_tier(value, mark.kind)
-        if mark in _SHAPES:
-            return _SHAPES[mark](value)
+            return _by_tier_tree(value, mark.kind)
+        if mark in _CUSTOM_TREES:
+            return _CUSTOM_TREES[mark](value)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _member(value, args)
+        return _union_tree(value, args)
     if isinstance(value, bool):
-        return _Word("true" if value else "false")
+        return _PlainWord("true" if value else "false")
     if origin is tuple:
-        return [_tree(item, args[0]) for item in value]
+        return [_value_tree(item, args[0]) for item in value]
     if isinstance(value, Mapping):
-        return {name: _tree(item, args[1]) for name, item in value.items()}
-    return _section(value) if is_dataclass(value) else _Word(str(value))
+        return {name: _value_tree(item, args[1]) for name, item in value.items()}
+    return _section_tree(value) if is_dataclass(value) else _PlainWord(str(value))
 
 
-def _member(value: Any, members: tuple[Any, ...]) -> Tree:
+def _union_tree(value: Any, members: tuple[Any, ...]) -> Tree:
     for member in members:
         if get_origin(member) is Literal and value in get_args(member):
-            return _Word(str(value))
+            return _PlainWord(str(value))
     other = next(member for member in members if get_origin(member) is not Literal and member is not type(None))
-    return _tree(value, other)
+    return _value_tree(value, other)
 
 
-def _scalar(value: Any, kind: Kind) -> str:
+def _scalar_text(value: Any, kind: ValueType) -> str:
     if kind.secret:
         return MASK if value else ""
     return kind.format(value).replace("${", "$${")
 
 
-def _by_tier(values: Mapping[str, tuple[Any, ...]], kind: Kind) -> Tree:
+def _by_tier_tree(values: Mapping[str, tuple[Any, ...]], kind: ValueType) -> Tree:
     def several(items: tuple[Any, ...]) -> Tree:
         shown = [kind.format(item) for item in items]
         return shown[0] if len(shown) == 1 else shown
 
     if ANY_TIER in values:
         return several(values[ANY_TIER])
-    return {tier: several(items) for tier, items in values.items()} or _Word("null")
+    return {tier: several(items) for tier, items in values.items()} or _PlainWord("null")
 
 
-def _trusted_proxies(trusted: TrustedProxies) -> Tree:
+def _trusted_proxies_tree(trusted: TrustedProxies) -> Tree:
     if trusted.kind == "hops":
         return str(trusted.hops)
     return [str(network) for network in trusted.networks] if trusted.kind == "networks" else trusted.kind
 
 
-def _source(source: Source) -> Tree:
+def _source_tree(source: Source) -> Tree:
     match source:
         case PathSource():
             return {"path": source.template}
@@ -115,42 +115,42 @@ def _source(source: Source) -> Tree:
         case CookieSource():
             return {"cookie": source.name}
         case JwtSource():
-            return {"jwt": _section(source)}
+            return {"jwt": _section_tree(source)}
         case IpSource():
             return "ip"
 
 
-def _route(route: Route) -> Tree:
+def _route_tree(route: Route) -> Tree:
     # A queue without concurrency is a fault, since nothing ever waits in it.
-    tree = _section(route)
-    return tree if route.concurrency is not None else tree | {"queue": _Word("null")}
+    tree = _section_tree(route)
+    return tree if route.concurrency is not None else tree | {"queue": _PlainWord("null")}
 
 
-def _upstreams(upstreams: Mapping[str, Upstream]) -> Tree:
-    tree = {name: _section(upstream) for name, upstream in upstreams.items()}
-    return tree if "openai" in tree else {"openai": _Word("off"), **tree}
+def _upstreams_tree(upstreams: Mapping[str, Upstream]) -> Tree:
+    tree = {name: _section_tree(upstream) for name, upstream in upstreams.items()}
+    return tree if "openai" in tree else {"openai": _PlainWord("off"), **tree}
 
 
-def _alert_rules(rules: Mapping[str, AlertRule]) -> Tree:
-    tree = {name: _section(rule) for name, rule in rules.items()}
-    return tree | {name: _Word("off") for name in SHIPPED_RULES if name not in tree}
+def _alert_rules_tree(rules: Mapping[str, AlertRule]) -> Tree:
+    tree = {name: _section_tree(rule) for name, rule in rules.items()}
+    return tree | {name: _PlainWord("off") for name in SHIPPED_RULES if name not in tree}
 
 
-def _database_env(env: Mapping[str, DatabasePart]) -> Tree:
+def _database_env_tree(env: Mapping[str, DatabasePart]) -> Tree:
     if all(part == "url" for part in env.values()):
         return list(env)
     return dict(env)
 
 
-_SHAPES: Mapping[str, Callable[[Any], Tree]] = MappingProxyType(
+_CUSTOM_TREES: Mapping[str, Callable[[Any], Tree]] = MappingProxyType(
     {
-        "trusted_proxies": _trusted_proxies,
-        "sources": lambda sources: [_source(source) for source in sources],
-        "routes": lambda routes: [_route(route) for route in routes],
-        "upstreams": _upstreams,
-        "alert_rules": _alert_rules,
+        "trusted_proxies": _trusted_proxies_tree,
+        "sources": lambda sources: [_source_tree(source) for source in sources],
+        "routes": lambda routes: [_route_tree(route) for route in routes],
+        "upstreams": _upstreams_tree,
+        "alert_rules": _alert_rules_tree,
         "redact": list,
-        "database_env": _database_env,
+        "database_env": _database_env_tree,
     }
 )
 
@@ -158,66 +158,66 @@ _SHAPES: Mapping[str, Callable[[Any], Tree]] = MappingProxyType(
 # ── trees to text ────────────────────────────────────────────────────────────────────────────
 
 
-class _Word(str):
+class _PlainWord(str):
     """A word of the language, which stands without quotes."""
 
     __slots__ = ()
 
 
-def _text(text: str) -> str:
-    if isinstance(text, _Word):
+def _quote_scalar(text: str) -> str:
+    if isinstance(text, _PlainWord):
         return str(text)
-    if text in _NOT_TEXT or _PLAIN.fullmatch(text) is None:
-        return _UNSHOWN.sub(_escape, json.dumps(text, ensure_ascii=False))
+    if text in _NOT_TEXT or _PLAIN_SCALAR.fullmatch(text) is None:
+        return _UNPRINTABLE.sub(_escape_character, json.dumps(text, ensure_ascii=False))
     return text
 
 
-def _escape(match: re.Match[str]) -> str:
+def _escape_character(match: re.Match[str]) -> str:
     # YAML has no surrogate pairs, which is how JSON would write what is past U+FFFF.
     code = ord(match[0])
     return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
 
 
-def _flow(tree: Tree) -> str:
+def _flow_text(tree: Tree) -> str:
     if isinstance(tree, dict):
-        return "{" + ", ".join(f"{_text(key)}: {_flow(value)}" for key, value in tree.items()) + "}"
+        return "{" + ", ".join(f"{_quote_scalar(key)}: {_flow_text(value)}" for key, value in tree.items()) + "}"
     if isinstance(tree, list):
-        return "[" + ", ".join(_flow(item) for item in tree) + "]"
-    return _text(tree)
+        return "[" + ", ".join(_flow_text(item) for item in tree) + "]"
+    return _quote_scalar(tree)
 
 
-def _flat(tree: Tree) -> bool:
+def _fits_on_line(tree: Tree) -> bool:
     """Whether a tree fits on a line: no mapping in it, and not long."""
     if isinstance(tree, str) or not tree:
         return True
     values = tree.values() if isinstance(tree, dict) else tree
-    return not any(isinstance(value, dict) for value in values) and len(_flow(tree)) <= 90
+    return not any(isinstance(value, dict) for value in values) and len(_flow_text(tree)) <= 90
 
 
-def _block(tree: Tree, depth: int) -> list[str]:
+def _block_lines(tree: Tree, depth: int) -> list[str]:
     indent = "  " * depth
     lines: list[str] = []
     for key, value in tree.items():
-        if _flat(value):
-            lines.append(f"{indent}{_text(key)}: {_flow(value)}")
+        if _fits_on_line(value):
+            lines.append(f"{indent}{_quote_scalar(key)}: {_flow_text(value)}")
         elif isinstance(value, dict):
-            lines += [f"{indent}{_text(key)}:", *_block(value, depth + 1)]
+            lines += [f"{indent}{_quote_scalar(key)}:", *_block_lines(value, depth + 1)]
         else:
-            lines += [f"{indent}{_text(key)}:", *_items(value, depth + 1)]
+            lines += [f"{indent}{_quote_scalar(key)}:", *_list_lines(value, depth + 1)]
         if depth == 0:
             lines.append("")
     return lines[:-1] if depth == 0 else lines
 
 
-def _items(items: list[Tree], depth: int) -> list[str]:
+def _list_lines(items: list[Tree], depth: int) -> list[str]:
     indent = "  " * depth
     lines: list[str] = []
     for item in items:
-        if _flat(item):
-            lines.append(f"{indent}- {_flow(item)}")
+        if _fits_on_line(item):
+            lines.append(f"{indent}- {_flow_text(item)}")
         elif isinstance(item, dict):
-            first, *rest = _block(item, depth + 1)
+            first, *rest = _block_lines(item, depth + 1)
             lines += [f"{indent}- {first.lstrip()}", *rest]
         else:
-            lines.append(f"{indent}- {_flow(item)}")
+            lines.append(f"{indent}- {_flow_text(item)}")
     return lines

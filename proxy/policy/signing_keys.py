@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 
-def misfit(key: str, algorithms: Sequence[str]) -> str | None:
+def find_key_misfit(key: str, algorithms: Sequence[str]) -> str | None:
     """Why no token can be checked with this key, in a clause without the key; None where it fits.
 
     PyJWT is loaded here, and so only where a policy names a key.

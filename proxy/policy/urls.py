@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from proxy.policy.value_types import Kind
+from proxy.policy.value_types import ValueType
 
 
-def split(text: str) -> SplitResult:
+def split_url(text: str) -> SplitResult:
     """The parts of a URL with a host; ValueError in one clause otherwise."""
     if re.fullmatch(r"[!-~]+", text) is None:
         raise ValueError("it has a space or a letter that no URL may have as it is")
@@ -57,34 +57,34 @@ def host_of(authority: str) -> str:
     return authority.partition(":")[0].lower()
 
 
-def _web(text: str) -> str:
-    parts = split(text)
+def _parse_web_url(text: str) -> str:
+    parts = split_url(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("it is not https:// and a host")
     return text
 
 
-def _dsn(text: str) -> str:
+def _parse_sentry_dsn(text: str) -> str:
     # https://PUBLIC@HOST/PROJECT (develop.sentry.dev/sdk/overview): without these nothing can be told.
-    parts = split(_web(text))
+    parts = split_url(_parse_web_url(text))
     if not parts.username or not parts.path.rpartition("/")[2].isdecimal():
         raise ValueError("it has no public key before its host, or no project's number at its end")
     return text
 
 
-def _database(text: str) -> str:
+def _parse_database_url(text: str) -> str:
     # A host may be left out: libpq then takes a socket or PGHOST. SQLAlchemy names its driver: postgresql+asyncpg.
-    if re.fullmatch(r"postgres(?:ql)?(?:\+[a-z0-9_]+)?", _scheme(text)) is None:
+    if re.fullmatch(r"postgres(?:ql)?(?:\+[a-z0-9_]+)?", _scheme_of(text)) is None:
         raise ValueError("it does not begin with postgresql://")
-    _libpq(text)
+    _check_libpq_words(text)
     return text
 
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full", "no-verify")
-SESSIONS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+SESSION_ATTRIBUTES = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 
 
-def _libpq(text: str) -> None:
+def _check_libpq_words(text: str) -> None:
     """What drivers refuse of an address when they connect: ports that are none, words that libpq does not know."""
     parts = urlsplit(text)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -93,21 +93,21 @@ def _libpq(text: str) -> None:
     for port in [*ports, *query.get("port", "").split(",")]:
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError("its port is none")
-    for name, words in (("sslmode", SSL_MODES), ("target_session_attrs", SESSIONS)):
+    for name, words in (("sslmode", SSL_MODES), ("target_session_attrs", SESSION_ATTRIBUTES)):
         if query.get(name, words[0]).replace("_", "-") not in words:  # asyncpg takes either
             raise ValueError(f"its {name} is none of {', '.join(words)}")
 
 
-def _scheme(text: str) -> str:
+def _scheme_of(text: str) -> str:
     """The scheme of an address whose hosts may be several, each with a port (libpq), which is no URL to others."""
     if re.fullmatch(r"[!-~]+", text) is None:
         raise ValueError("it has a space or a letter that no URL may have as it is")
     return urlsplit(text).scheme
 
 
-def _app_url(text: str) -> str:
+def _parse_app_url(text: str) -> str:
     # The leg to the app is plain HTTP, and the path is the client's.
-    parts = split(text)
+    parts = split_url(text)
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError("it is not http:// and a host")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
@@ -115,22 +115,22 @@ def _app_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _store(text: str) -> str:
+def _parse_store_url(text: str) -> str:
     if text == "memory://":
         return text
-    parts = split(text)
+    parts = split_url(text)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ValueError("it is neither memory:// nor a Redis address")
     return text
 
 
-def _ledger(text: str) -> str:
+def _parse_ledger_url(text: str) -> str:
     if re.fullmatch(r"sqlite:///[ -~]+", text) and not text.endswith("/"):
         return text
-    parts = split(text)
+    parts = split_url(text)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("it is neither an SQLite file nor a PostgreSQL address")
-    _libpq(text)
+    _check_libpq_words(text)
     return text
 
 
@@ -145,14 +145,14 @@ def mask_password(url: str) -> str:
     return re.sub(r"(?<=[?&]password=)[^&#]*", "***", masked)
 
 
-def _kind(parse: Callable[[str], str], write: str, *, secret: bool = False) -> Kind:
-    return Kind(parse, mask_password, write, secret=secret, quoted=False)
+def _url_type(parse: Callable[[str], str], write: str, *, secret: bool = False) -> ValueType:
+    return ValueType(parse, mask_password, write, secret=secret, quoted=False)
 
 
-APP_URL = _kind(_app_url, "an address such as http://127.0.0.1:8002")
-HTTP_URL = _kind(_web, "a URL such as https://api.example.com/v1")
-WEBHOOK = _kind(_web, "a URL such as https://hooks.example.com/…", secret=True)
-DSN = _kind(_dsn, "the DSN that Sentry shows", secret=True)
-DATABASE = _kind(_database, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}")
-STORE = _kind(_store, "memory://, redis://… or rediss://…")
-LEDGER = _kind(_ledger, "sqlite:///var/outrigger.db or postgresql://…")
+APP_URL = _url_type(_parse_app_url, "an address such as http://127.0.0.1:8002")
+HTTP_URL = _url_type(_parse_web_url, "a URL such as https://api.example.com/v1")
+WEBHOOK = _url_type(_parse_web_url, "a URL such as https://hooks.example.com/…", secret=True)
+SENTRY_DSN = _url_type(_parse_sentry_dsn, "the DSN that Sentry shows", secret=True)
+DATABASE = _url_type(_parse_database_url, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}")
+STORE = _url_type(_parse_store_url, "memory://, redis://… or rediss://…")
+LEDGER = _url_type(_parse_ledger_url, "sqlite:///var/outrigger.db or postgresql://…")

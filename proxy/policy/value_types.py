@@ -19,16 +19,16 @@ from proxy import units
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueType:
     parse: Callable[[str], Any]
     format: Callable[[Any], str]
-    write: str  # what to write, after "write": "a duration such as 30s"
+    hint: str  # what to write, after "write": "a duration such as 30s"
     secret: bool = False  # never shown
     quoted: bool = True  # whether a fault may quote the text; URLs may carry passwords
     empty: bool = False  # whether the empty text is a value of its own
 
 
-def matching(pattern: str, reason: str) -> Callable[[str], str]:
+def match_pattern(pattern: str, reason: str) -> Callable[[str], str]:
     compiled = re.compile(pattern, re.ASCII)
 
     def parse(text: str) -> str:
@@ -39,7 +39,7 @@ def matching(pattern: str, reason: str) -> Callable[[str], str]:
     return parse
 
 
-def whole(low: int, high: int = 10**12) -> Kind:
+def whole_number(low: int, high: int = 10**12) -> ValueType:
     def parse(text: str) -> int:
         if re.fullmatch(r"[-+]?[0-9]{1,15}", text, re.ASCII) is None:
             raise ValueError("it is not a whole number")
@@ -51,10 +51,10 @@ def whole(low: int, high: int = 10**12) -> Kind:
         return number
 
     span = f"from {low} up" if high == 10**12 else f"from {low} to {high}"
-    return Kind(parse, str, f"a whole number {span}")
+    return ValueType(parse, str, f"a whole number {span}")
 
 
-def _nonzero(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def _reject_zero(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     def parse_nonzero(text: str) -> Any:
         value = parse(text)
         if not value:
@@ -64,7 +64,7 @@ def _nonzero(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse_nonzero
 
 
-def _factor(text: str) -> float:
+def _parse_factor(text: str) -> float:
     if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text, re.ASCII) is None:
         raise ValueError("it is not a number")
     if (value := float(text)) < 1:
@@ -72,13 +72,13 @@ def _factor(text: str) -> float:
     return value
 
 
-def _price(text: str) -> Decimal:
+def _parse_price(text: str) -> Decimal:
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,12})?", text, re.ASCII) is None:
         raise ValueError("it is not a number of dollars")
     return Decimal(text)
 
 
-def _when(text: str) -> str:
+def _parse_price_time(text: str) -> str:
     if re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]", text, re.ASCII):
         return text
     try:
@@ -89,14 +89,14 @@ def _when(text: str) -> str:
     raise ValueError("it is neither a day nor two times of a day")
 
 
-def _header_size(text: str) -> int:
+def _parse_header_size(text: str) -> int:
     size = units.parse_size(text)
     if not 1024 <= size <= 1 << 20:
         raise ValueError("it is not between 1KiB and 1MiB")
     return size
 
 
-def _byte_rate(text: str) -> int:
+def _parse_byte_rate(text: str) -> int:
     size, slash, unit = text.partition("/")
     if not slash or unit.strip() != "s":
         raise ValueError("it is not a size and /s")
@@ -105,7 +105,7 @@ def _byte_rate(text: str) -> int:
     return number
 
 
-def _text(text: str) -> str:
+def _parse_text(text: str) -> str:
     if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
         raise ValueError("it has a control character in it")
     if not text.strip():
@@ -113,28 +113,28 @@ def _text(text: str) -> str:
     return text
 
 
-def _prose(text: str) -> str:
-    _text(text.replace("\n", " ").replace("\t", " "))
+def _parse_prose(text: str) -> str:
+    _parse_text(text.replace("\n", " ").replace("\t", " "))
     return text
 
 
-def _optional_text(text: str) -> str:
-    return _text(text) if text else text
+def _parse_optional_text(text: str) -> str:
+    return _parse_text(text) if text else text
 
 
-def _version(text: str) -> int:
+def _parse_version(text: str) -> int:
     if text != "1":
         raise ValueError("this gateway knows version 1 alone")
     return 1
 
 
-def _retry_on(text: str) -> str:
+def _parse_retry_on(text: str) -> str:
     if text not in ("connect", "reset", "first_byte") and not re.fullmatch(r"[45][0-9][0-9]", text, re.ASCII):
         raise ValueError("it is neither a word nor a status to retry on")
     return text
 
 
-def _path(text: str) -> str:
+def _parse_path(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError("it does not begin with /")
     if re.fullmatch(r"[!-~]+", text) is None:
@@ -144,8 +144,8 @@ def _path(text: str) -> str:
     return text
 
 
-def _template(text: str) -> str:
-    path = _path(text)
+def _parse_template(text: str) -> str:
+    path = _parse_path(text)
     if path.count("{user}") != 1:
         raise ValueError("it does not have {user} once")
     if any(mark in path.replace("{user}", "") for mark in "{}"):
@@ -153,15 +153,15 @@ def _template(text: str) -> str:
     return text
 
 
-def _network(text: str) -> IPv4Network | IPv6Network:
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text, strict=False)
     except ValueError:
         raise ValueError("it is no network") from None
 
 
-def _time_zone(text: str) -> str:
-    _text(text)
+def _parse_time_zone(text: str) -> str:
+    _parse_text(text)
     try:
         # ZoneInfo knows UTC only where the system or a package has the tables.
         if text != "UTC":
@@ -174,56 +174,64 @@ def _time_zone(text: str) -> str:
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"  # RFC 9110 section 5.6.2
 
 
-def _lower(parse: Callable[[str], str]) -> Callable[[str], str]:
+def _parse_lower_case(parse: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: parse(text).lower()
 
 
-DURATION = Kind(units.parse_duration, units.format_duration, "a duration such as 30s")
-PERIOD = Kind(_nonzero(units.parse_duration), units.format_duration, "a duration above zero such as 30s")
-SIZE = Kind(units.parse_size, units.format_size, "a size such as 10MiB")
-BYTE_RATE = Kind(_byte_rate, lambda value: f"{units.format_size(value)}/s", "bytes a second such as 500B/s")
-HEADER_SIZE = Kind(_header_size, units.format_size, "a size such as 32KiB")
-SHARE = Kind(units.parse_share, units.format_share, "a share such as 85%")
-MONEY = Kind(units.parse_money, units.format_money, "an amount such as $0.05")
-PRICE = Kind(_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50")
-FEE = Kind(_price, lambda value: f"{value:f}", "dollars each such as 0.01")
-TOKENS = Kind(matching(r"[1-9][0-9]{0,8}", "it is not a number of tokens"), str, "a number of tokens such as 200000")
-WHEN = Kind(_when, str, "a day such as 2027-01-01, or times of each day such as 01:00-04:00 (UTC)")
-SERVICE_TIER = Kind(
-    matching("flex|batch|priority|fast|ultrafast", "it is no tier that an answer names and that changes a price"),
+DURATION = ValueType(units.parse_duration, units.format_duration, "a duration such as 30s")
+PERIOD = ValueType(_reject_zero(units.parse_duration), units.format_duration, "a duration above zero such as 30s")
+SIZE = ValueType(units.parse_size, units.format_size, "a size such as 10MiB")
+BYTE_RATE = ValueType(_parse_byte_rate, lambda value: f"{units.format_size(value)}/s", "bytes a second such as 500B/s")
+HEADER_SIZE = ValueType(_parse_header_size, units.format_size, "a size such as 32KiB")
+SHARE = ValueType(units.parse_share, units.format_share, "a share such as 85%")
+MONEY = ValueType(units.parse_money, units.format_money, "an amount such as $0.05")
+PRICE = ValueType(_parse_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50")
+FEE = ValueType(_parse_price, lambda value: f"{value:f}", "dollars each such as 0.01")
+TOKENS = ValueType(
+    match_pattern(r"[1-9][0-9]{0,8}", "it is not a number of tokens"), str, "a number of tokens such as 200000"
+)
+PRICE_TIME = ValueType(
+    _parse_price_time, str, "a day such as 2027-01-01, or times of each day such as 01:00-04:00 (UTC)"
+)
+SERVICE_TIER = ValueType(
+    match_pattern("flex|batch|priority|fast|ultrafast", "it is no tier that an answer names and that changes a price"),
     str,
     "flex, batch, priority, fast or ultrafast",
 )
-MEMORY = Kind(_nonzero(units.parse_size), units.format_size, "a size such as 512MiB")
-FACTOR = Kind(_factor, repr, "a number from 1 up such as 2.0")
-VERSION = Kind(_version, str, "1")
-PORT = whole(0, 65535)
-COUNT = whole(0)
-POSITIVE = whole(1)
+MEMORY = ValueType(_reject_zero(units.parse_size), units.format_size, "a size such as 512MiB")
+FACTOR = ValueType(_parse_factor, repr, "a number from 1 up such as 2.0")
+VERSION = ValueType(_parse_version, str, "1")
+PORT = whole_number(0, 65535)
+COUNT = whole_number(0)
+POSITIVE = whole_number(1)
 
-TEXT = Kind(_text, str, "a text")
-PROSE = Kind(_prose, str, "a text")
-LOOSE_TEXT = Kind(_optional_text, str, "a text", empty=True)
-TOKEN = Kind(_optional_text, str, "a secret, best as ${NAME}", secret=True, empty=True)
-SECRET = Kind(_text, str, "a secret, best as ${NAME}", secret=True)
+TEXT = ValueType(_parse_text, str, "a text")
+PROSE = ValueType(_parse_prose, str, "a text")
+LOOSE_TEXT = ValueType(_parse_optional_text, str, "a text", empty=True)
+TOKEN = ValueType(_parse_optional_text, str, "a secret, best as ${NAME}", secret=True, empty=True)
+SECRET = ValueType(_parse_text, str, "a secret, best as ${NAME}", secret=True)
 # Keys may be several lines long (PEM), and a key of none would let anybody sign.
-SIGNING_KEY = Kind(_prose, str, "the key, best as ${JWT_KEY}", secret=True)
-PATH = Kind(_path, str, "a path such as /health")
-TEMPLATE = Kind(_template, str, "a path such as /api/user/{user}/*")
-HEADER = Kind(matching(_NAME, "it is no header name"), str, "a header name such as X-User-Id")
-COOKIE = Kind(matching(_NAME, "it is no cookie name"), str, "a cookie name such as session")
-METHOD = Kind(matching(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method"), str, "a method in capitals such as POST")
-RETRY_ON = Kind(_retry_on, str, "connect, reset, first_byte or a status from 400 to 599")
-SECRET_NAME = Kind(_lower(matching(_NAME, "it is no header or query name")), str, "a name such as x-api-key")
-LABEL = Kind(
-    matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "it is no name fit for a metrics label"),
+SIGNING_KEY = ValueType(_parse_prose, str, "the key, best as ${JWT_KEY}", secret=True)
+PATH = ValueType(_parse_path, str, "a path such as /health")
+TEMPLATE = ValueType(_parse_template, str, "a path such as /api/user/{user}/*")
+HEADER = ValueType(match_pattern(_NAME, "it is no header name"), str, "a header name such as X-User-Id")
+COOKIE = ValueType(match_pattern(_NAME, "it is no cookie name"), str, "a cookie name such as session")
+METHOD = ValueType(
+    match_pattern(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method"), str, "a method in capitals such as POST"
+)
+RETRY_ON = ValueType(_parse_retry_on, str, "connect, reset, first_byte or a status from 400 to 599")
+SECRET_NAME = ValueType(
+    _parse_lower_case(match_pattern(_NAME, "it is no header or query name")), str, "a name such as x-api-key"
+)
+LABEL = ValueType(
+    match_pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "it is no name fit for a metrics label"),
     str,
     "letters, digits, _ - and . only, at most 64",
 )
-VARIABLE = Kind(
-    matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable"),
+VARIABLE = ValueType(
+    match_pattern(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable"),
     str,
     "a name such as DATABASE_URL",
 )
-NETWORK = Kind(_network, str, "a network such as 10.0.0.0/8")
-TIME_ZONE = Kind(_time_zone, str, "a name such as Europe/Berlin")
+NETWORK = ValueType(_parse_network, str, "a network such as 10.0.0.0/8")
+TIME_ZONE = ValueType(_parse_time_zone, str, "a name such as Europe/Berlin")

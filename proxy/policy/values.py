@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from proxy import units
 from proxy.policy import value_types
-from proxy.policy.value_types import Kind
+from proxy.policy.value_types import ValueType
 
 Seconds = Annotated[float, value_types.DURATION]
 Period = Annotated[float, value_types.PERIOD]  # seconds, above zero
@@ -30,11 +30,11 @@ Label = Annotated[str, value_types.LABEL]
 Network = IPv4Network | IPv6Network
 
 
-def empty() -> Mapping[str, Any]:
+def empty_mapping() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
-def above(key: str) -> Iterator[str]:
+def enclosing_keys(key: str) -> Iterator[str]:
     """A key and what it stands in, from the inside out: `a[0].b`, `a[0]`, `a`."""
     while key:
         yield key
@@ -100,9 +100,9 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-RATE = Kind(Rate.parse, str, "a rate such as 10/h or 5/10s")
-SPEND = Kind(Spend.parse, str, "money in a time such as $0.50/d or $10/month")
-ADDRESS = Kind(Address.parse, str, "HOST:PORT such as 127.0.0.1:9901")
+RATE = ValueType(Rate.parse, str, "a rate such as 10/h or 5/10s")
+SPEND = ValueType(Spend.parse, str, "money in a time such as $0.50/d or $10/month")
+ADDRESS = ValueType(Address.parse, str, "HOST:PORT such as 127.0.0.1:9901")
 ListenAt = Annotated[Address, ADDRESS]
 
 
@@ -116,4 +116,4 @@ class ByTier:
     Read as a mapping from tier to values; what holds for all stands under ANY_TIER.
     """
 
-    kind: Kind
+    kind: ValueType

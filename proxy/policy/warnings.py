@@ -7,33 +7,33 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from proxy.policy.reader import Reader
+from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.identity import CookieSource, HeaderSource, PathSource, Source
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.route import Match
 from proxy.policy.urls import sqlite_path
 from proxy.units import format_duration
 
-PATIENCE = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
+RENDER_KILL_SECONDS = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
 
 
-def cautions(reader: Reader, policy: Policy) -> Iterator[str]:
-    for key, what in _all(reader, policy):
-        yield f"{reader.file}:{reader.line(key)}: {key}: {what}"
+def find_warnings(reader: PolicyReader, policy: Policy) -> Iterator[str]:
+    for key, what in _find_all(reader, policy):
+        yield f"{reader.file}:{reader.line_of(key)}: {key}: {what}"
 
 
-def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
+def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.store.url != "memory://":
         yield "store.url", "not built yet, has no effect"
     if policy.sentry.dsn is not None and find_spec("sentry_sdk") is None:
         yield "sentry.dsn", "sentry-sdk is not installed, so nothing is told there; pip install 'outrigger[sentry]'"
     if policy.faults:
         yield "faults", "they break requests and calls on purpose: for staging only"
-    yield from _foreign(policy)
-    yield from _keyless(policy)
-    yield from _writable(policy)
-    yield from _fleeting(reader, policy)
-    yield from _unreachable(reader, policy)
+    yield from _unusable_fallbacks(policy)
+    yield from _unreachable_keys(policy)
+    yield from _client_chosen_users(policy)
+    yield from _forgetful_ledger(reader, policy)
+    yield from _unreachable_routes(reader, policy)
     tiers = policy.identity.tiers
     if tiers and tiers[-1].users is not None:
         key = f"identity.tiers[{len(tiers) - 1}].users"
@@ -45,13 +45,13 @@ def _all(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
     if any(network.prefixlen == 0 for network in networks):
         yield "listen.trusted_proxies", "this believes anybody's X-Forwarded-For, which moves limits at will"
     stop = policy.listen.drain + policy.app.stop_timeout
-    if stop > PATIENCE:
-        key = "listen.drain" if "listen.drain" in reader.named else "app.stop_timeout"
+    if stop > RENDER_KILL_SECONDS:
+        key = "listen.drain" if "listen.drain" in reader.lines else "app.stop_timeout"
         both = f"listen.drain and app.stop_timeout together are {format_duration(stop)}"
-        yield key, f"{both}, and Render kills after {format_duration(PATIENCE)}"
+        yield key, f"{both}, and Render kills after {format_duration(RENDER_KILL_SECONDS)}"
 
 
-def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:
+def _unusable_fallbacks(policy: Policy) -> Iterator[tuple[str, str]]:
     """Fallbacks that cannot be taken."""
     for name, upstream in policy.upstreams.items():
         for index, step in enumerate(upstream.fallback):
@@ -63,7 +63,7 @@ def _foreign(policy: Policy) -> Iterator[tuple[str, str]]:
                 yield key, f"nothing is ever stale while upstreams.{name}.cache.ttl is 0s"
 
 
-def _keyless(policy: Policy) -> Iterator[tuple[str, str]]:
+def _unreachable_keys(policy: Policy) -> Iterator[tuple[str, str]]:
     """Keys that nobody can be given."""
     if policy.app.url is None:
         return
@@ -75,20 +75,20 @@ def _keyless(policy: Policy) -> Iterator[tuple[str, str]]:
             yield f"upstreams.{name}.api_key", f"{what}; leave it out, or let the app be started here"
 
 
-def _writable(policy: Policy) -> Iterator[tuple[str, str]]:
+def _client_chosen_users(policy: Policy) -> Iterator[tuple[str, str]]:
     """Limits by a name that its client chose: a new name is a new allowance."""
-    resting = tuple(_resting(policy))
+    resting = tuple(_limits_by_user(policy))
     if not resting:
         return
     shown = ", ".join(resting[:3]) + (f" and {len(resting) - 3} more" if len(resting) > 3 else "")
     mend = "guard them with a total (overload.mode, concurrency, cap.total) or name users by jwt"
     for index, source in enumerate(policy.identity.user):
         if isinstance(source, PathSource | HeaderSource | CookieSource):
-            what = f"any client can write this {_word(source)}, and {shown} rest on it; {mend}"
+            what = f"any client can write this {_source_word(source)}, and {shown} rest on it; {mend}"
             yield f"identity.user[{index}]", what
 
 
-def _resting(policy: Policy) -> Iterator[str]:
+def _limits_by_user(policy: Policy) -> Iterator[str]:
     if policy.overload.mode == "off":
         for route in policy.routes:
             if route.rate_limit and route.concurrency is None:
@@ -100,11 +100,11 @@ def _resting(policy: Policy) -> Iterator[str]:
             yield f"the caps of {name}"
 
 
-def _word(source: Source) -> str:
+def _source_word(source: Source) -> str:
     return {PathSource: "path", HeaderSource: "header", CookieSource: "cookie"}[type(source)]
 
 
-def _fleeting(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
+def _forgetful_ledger(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
     """Caps that forget: Render keeps nothing from one deploy to the next but its disks (render.com/docs/disks)."""
     path = sqlite_path(policy.ledger.url)
     capped = [
@@ -112,21 +112,21 @@ def _fleeting(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
         for name, upstream in policy.upstreams.items()
         if upstream.cap.per_user or upstream.cap.unattributed or upstream.cap.total
     ]
-    if path is None or not capped or not reader.environ.get("RENDER") or _kept(Path(os.path.abspath(path))):
+    if path is None or not capped or not reader.environ.get("RENDER") or _is_on_disk(Path(os.path.abspath(path))):
         return
     what = f"Render throws this file away at each deploy, and the caps of {', '.join(capped)} begin anew with it"
     yield "ledger.url", f"{what}; write ${{DATABASE_URL}}, or put it on a disk, as in sqlite:////var/data/outrigger.db"
 
 
-def _kept(path: Path) -> bool:
+def _is_on_disk(path: Path) -> bool:
     """Whether a file is on a disk of its own, /var/data being the name that Render proposes."""
     folders = [folder for folder in path.parents if folder != Path("/")]
     return Path("/var/data") in folders or any(folder.is_mount() for folder in folders)
 
 
-def _unreachable(reader: Reader, policy: Policy) -> Iterator[tuple[str, str]]:
+def _unreachable_routes(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
     """A route that takes everything before others that are written; the implied last one is no other."""
     for index, route in enumerate(policy.routes):
-        if route.match == Match() and f"routes[{index + 1}]" in reader.named:
+        if route.match == Match() and f"routes[{index + 1}]" in reader.lines:
             yield f"routes[{index}]", "it fits every request, so no route after it is ever taken"
             return

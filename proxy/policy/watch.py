@@ -10,12 +10,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from proxy.policy.loading import Stamp
+from proxy.policy.loading import FileStamp
 from proxy.policy.schema.policy import Policy
 
 # What was bound, opened or chosen at the start. What the app was handed waits for the app alone
 # (proxy/operations/pending_changes.py).
-FIXED = (
+FIXED_KEYS = (
     "app.port",
     "app.url",
     "listen.public",
@@ -32,7 +32,7 @@ FIXED = (
 )
 
 
-class Watcher:
+class FileWatcher:
     """Polls a file, since editors, containers and network disks share no other sign of a change.
 
     A change counts when the file looked the same in two polls in a row: an editor that empties the
@@ -43,7 +43,7 @@ class Watcher:
     def __init__(
         self,
         path: Path,
-        stamp: Stamp | None = None,
+        stamp: FileStamp | None = None,
         *,
         interval: float = 0.5,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -53,8 +53,8 @@ class Watcher:
         self._interval = interval
         self._sleep = sleep
         self._stat = stat
-        self._taken = stamp if stamp is not None else self._look()
-        self._last = self._taken
+        self._current = stamp if stamp is not None else self._read_stamp()
+        self._last_seen = self._current
 
     def __repr__(self) -> str:
         return f"<Watcher {self._path} every {self._interval:g} s>"
@@ -63,38 +63,38 @@ class Watcher:
         """Yields once for every change, for ever."""
         while True:
             await self._sleep(self._interval)
-            if self.changed():
+            if self.has_changed():
                 yield
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """One poll: whether the file is another than was taken, and has come to rest."""
-        seen = self._look()
-        rests = seen == self._last
-        self._last = seen
-        if seen is None or not rests or seen == self._taken:
+        seen = self._read_stamp()
+        rests = seen == self._last_seen
+        self._last_seen = seen
+        if seen is None or not rests or seen == self._current:
             return False
-        self._taken = seen
+        self._current = seen
         return True
 
-    def _look(self) -> Stamp | None:
+    def _read_stamp(self) -> FileStamp | None:
         try:
-            return Stamp.of(self._stat(self._path))
+            return FileStamp.of(self._stat(self._path))
         except OSError:
             return None
 
 
-def fixed_differences(old: Policy, new: Policy) -> tuple[str, ...]:
+def find_fixed_changes(old: Policy, new: Policy) -> tuple[str, ...]:
     """The keys in which the policies differ and that a reload cannot change."""
-    return tuple(key for key in FIXED if _at(old, key) != _at(new, key))
+    return tuple(key for key in FIXED_KEYS if _value_at(old, key) != _value_at(new, key))
 
 
-def keep_fixed(old: Policy, new: Policy) -> Policy:
+def keep_fixed_keys(old: Policy, new: Policy) -> Policy:
     """The new policy with the old one's word on what a reload cannot change."""
-    for key in fixed_differences(old, new):
+    for key in find_fixed_changes(old, new):
         section, name = key.split(".")
-        new = replace(new, **{section: replace(getattr(new, section), **{name: _at(old, key)})})
+        new = replace(new, **{section: replace(getattr(new, section), **{name: _value_at(old, key)})})
     return new
 
 
-def _at(policy: Policy, key: str) -> Any:
+def _value_at(policy: Policy, key: str) -> Any:
     return reduce(getattr, key.split("."), policy)

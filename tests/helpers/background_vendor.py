@@ -22,7 +22,7 @@ from proxy.ledger.ledger import Ledger
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 PRICES = "prices: {o3-deep-research: {input: 10, output: 40}}"
 ASK = {"model": "o3-deep-research", "input": "Why is the sky blue?", "background": True}
@@ -213,7 +213,7 @@ async def instance(
         + (f"    cap: {cap}\n" if cap else "")
         + f"ledger: {{url: '{url}'}}\n{more}"
     )
-    policy = load(PolicySource("test", None, text), {})
+    policy = load_policy(PolicySource("test", None, text), {})
     descriptor = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(policy.log, out=descriptor)
     metrics = Metrics(policy.metrics, version="test")

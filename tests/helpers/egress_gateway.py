@@ -19,7 +19,7 @@ from proxy.ledger.ledger import Ledger
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -233,7 +233,7 @@ async def egress_gateway(
     text += "".join(f"    {line}\n" for line in openai.splitlines())
     for number, port in enumerate(ports):
         text, more = text.replace(f"<{number}>", str(port)), more.replace(f"<{number}>", str(port))
-    policy = load(PolicySource("test", None, text + more), environ or {})
+    policy = load_policy(PolicySource("test", None, text + more), environ or {})
     path = tmp / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(policy.log, out=descriptor)

@@ -13,7 +13,7 @@ from proxy.ledger.ledger import Ledger
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 
 class FuzzedGateway:
@@ -38,7 +38,7 @@ class FuzzedGateway:
 
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
-        policy = load(PolicySource("fuzz", None, self._policy()), {})
+        policy = load_policy(PolicySource("fuzz", None, self._policy()), {})
         self._log = EventLog(policy.log, out=self._log_to)
         metrics = Metrics(policy.metrics, version="test")
         self.requests = RequestRegistry(loop.time)
@@ -55,7 +55,7 @@ class FuzzedGateway:
         self.open.set()
 
     def reload(self) -> None:
-        self.egress.apply(load(PolicySource("fuzz", None, self._policy()), {}))
+        self.egress.apply(load_policy(PolicySource("fuzz", None, self._policy()), {}))
 
     async def end(self, *, killed: bool = False) -> None:
         """With calls under way, which break off; `killed`: the ledger is not told of anything any more."""

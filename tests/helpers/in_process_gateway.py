@@ -14,7 +14,7 @@ from free_ports import free_port
 from proxy import build
 from proxy.gateway import Gateway
 from proxy.observe.log import EventLog
-from proxy.policy.loading import load, read_file
+from proxy.policy.loading import load_policy, read_file
 
 
 class InProcessGateway:
@@ -66,7 +66,7 @@ async def in_process_gateway(
     monkeypatch.setattr(build, "freeze_startup_objects", lambda: None)
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp), **(environ or {})}
     source = read_file(file, "policy.yaml")
-    parsed = load(source, environ)
+    parsed = load_policy(source, environ)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(parsed.log, out=descriptor)
     life = asyncio.get_running_loop().create_task(build.serve(source, parsed, words, environ, log))

@@ -14,7 +14,7 @@ from proxy.ingress.service import IngressService
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -137,7 +137,7 @@ async def ingress_gateway(
 ) -> AsyncIterator[IngressGateway]:
     loop = asyncio.get_running_loop()
     await app.start()
-    parsed = load(PolicySource("test", None, policy), {}) if policy else Policy()
+    parsed = load_policy(PolicySource("test", None, policy), {}) if policy else Policy()
     descriptor = os.open(tmp / "log" if tmp else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")

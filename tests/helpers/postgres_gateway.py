@@ -22,7 +22,7 @@ from postgres_wire_client import Wire, query
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.postgres.service import PostgresService
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class PostgresGateway:
         pool = {"min": 0, "max": 2, **postgres.pop("pool", {})}
         policy = {"url": url or self.direct, "listen": "127.0.0.1:0", "pool": pool, **postgres}
         self.max: int = pool["max"]
-        self._policy = load(PolicySource("tests", None, json.dumps({"postgres": policy})), {})
+        self._policy = load_policy(PolicySource("tests", None, json.dumps({"postgres": policy})), {})
         self.url = ""
         self._control: psycopg.Connection | None = None
         self._fresh: list[tuple[str | None, ...]] = []

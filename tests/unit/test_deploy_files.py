@@ -15,7 +15,7 @@ import yaml
 
 from proxy import __repository__
 from proxy.cli.init import INSTALL_COMMAND
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -63,7 +63,7 @@ def test_no_secret_is_written_into_a_blueprint(service):
 
 def test_renders_patience_at_the_end_is_longer_than_ours(service):
     text = next((one["value"] for one in service["envVars"] if one["key"] == "OUTRIGGER_POLICY_TEXT"), None)
-    policy = load(PolicySource("worker", None, text), {}) if text else shipped()
+    policy = load_policy(PolicySource("worker", None, text), {}) if text else shipped()
     needed = (policy.listen.drain if policy.listen.public else 0) + policy.app.stop_timeout
     assert needed + 5 <= service["maxShutdownDelaySeconds"] <= 300
     assert "disk" not in service  # takes no delay of its own
@@ -92,7 +92,7 @@ def test_the_web_service_is_probed_where_the_gateway_answers():
 def test_the_worker_has_no_public_port_and_says_what_its_calls_may_cost():
     (worker,) = read("worker.yaml")["services"]
     (text,) = [one["value"] for one in worker["envVars"] if one["key"] == "OUTRIGGER_POLICY_TEXT"]
-    policy = load(PolicySource("worker", None, text), {})
+    policy = load_policy(PolicySource("worker", None, text), {})
     assert policy.listen.public is None
     assert policy.upstreams["openai"].cap is not None
     assert "healthCheckPath" not in worker
@@ -100,7 +100,7 @@ def test_the_worker_has_no_public_port_and_says_what_its_calls_may_cost():
 
 def shipped():
     path = ROOT / "config" / "policy.yaml"
-    return load(PolicySource("policy", path, path.read_text()), {})
+    return load_policy(PolicySource("policy", path, path.read_text()), {})
 
 
 # ── the image ──────────────────────────────────────────────────────────────────────────────
@@ -198,7 +198,7 @@ def test_prometheus_scrapes_the_app_and_grafana_asks_prometheus():
 
 def test_the_worked_example_says_what_its_plan_asks_for():
     path = ROOT / "config" / "sprint.yaml"
-    policy = load(PolicySource("sprint", path, path.read_text()), {})
+    policy = load_policy(PolicySource("sprint", path, path.read_text()), {})
     openai = policy.upstreams["openai"]
     assert openai.timeout.total == openai.timeout.idle == 30
     assert policy.postgres.pool.max == 5

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.app.command import parse_command
 from proxy.gateway import CLOSE_SECONDS
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.process.socket_activation import SOCKET_KEYS
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -33,7 +33,7 @@ def policy(instance: int):
     lines = re.findall(r"^#(   .*)$", SERVICE, re.MULTILINE)
     begins = next(at for at, line in enumerate(lines) if line.strip() == "listen:")
     text = "\n".join(line[3:] for line in lines[begins:])
-    return load(PolicySource("unit", None, text), environment(instance))
+    return load_policy(PolicySource("unit", None, text), environment(instance))
 
 
 def test_two_instances_have_no_address_in_common_but_the_socket() -> None:

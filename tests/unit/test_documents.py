@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md"), ROOT / "tests" / "README.md"]
@@ -21,7 +21,7 @@ POLICIES = [
 
 @pytest.mark.parametrize(("name", "text"), POLICIES, ids=[name for name, _ in POLICIES])
 def test_a_policy_that_a_page_shows_is_taken(name, text):
-    load(PolicySource(name, None, text), {"OPENAI_API_KEY": "sk-page"})
+    load_policy(PolicySource(name, None, text), {"OPENAI_API_KEY": "sk-page"})
 
 
 def headings(page: Path) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from proxy.policy.value_types import PATH, Kind
+from proxy.policy.value_types import PATH, ValueType
 
 MAX_PATH_LENGTH = 500  # characters; a path that is longer is no route that a person wrote
 
@@ -22,7 +22,7 @@ def encode_path(path: str) -> str | None:
         return None
 
 
-def is_valid(kind: Kind, text: str) -> bool:
+def is_valid(kind: ValueType, text: str) -> bool:
     try:
         kind.parse(text)
     except ValueError:

@@ -54,7 +54,7 @@ class PendingCondition:
 
 
 NEVER_DOWN = ("upstreams", "ledger", "memory", "connections", "store")  # parts whose worst word is degraded
-LASTING = (when.PartIs, when.BreakerOpen, when.MemoryAbove)
+LASTING = (when.ComponentIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 
 
@@ -71,7 +71,7 @@ class AlertEvaluator:
             self._carry_over(old, conditions)
         for condition in conditions:
             match condition:
-                case when.PartIs():
+                case when.ComponentIs():
                     self._update_part(now, condition)
                 case when.BreakerOpen():
                     found = self._inputs.breakers()
@@ -89,7 +89,7 @@ class AlertEvaluator:
 
     def evaluate(self, now: float, condition: Condition) -> Iterator[Finding]:
         match condition:
-            case when.PartIs():
+            case when.ComponentIs():
                 yield from self._evaluate_part(now, condition)
             case when.BreakerOpen():
                 yield from self._evaluate_breaker(now, condition)
@@ -114,7 +114,7 @@ class AlertEvaluator:
             found = self._pending[key] = PendingCondition(seconds)
         return found
 
-    def _update_part(self, now: float, condition: when.PartIs) -> None:
+    def _update_part(self, now: float, condition: when.ComponentIs) -> None:
         state = self._inputs.parts()[condition.part]
         bad = state.state == "down" or (
             state.state == "degraded" and (condition.state == "degraded" or condition.part in NEVER_DOWN)
@@ -124,7 +124,7 @@ class AlertEvaluator:
             return
         lasting.update(now, bad, state.since)
 
-    def _evaluate_part(self, now: float, condition: when.PartIs) -> Iterator[Finding]:
+    def _evaluate_part(self, now: float, condition: when.ComponentIs) -> Iterator[Finding]:
         lasting = self._pending_condition(condition, condition.part, condition.lasting)
         if not lasting.is_firing(now) or lasting.since is None:
             return

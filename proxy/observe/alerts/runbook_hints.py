@@ -87,29 +87,29 @@ _PARTS = {
 
 def runbook_hint(condition: Condition) -> RunbookHint:
     match condition:
-        case when.PartIs(part=part):
+        case when.ComponentIs(part=part):
             return _PARTS[part]
         case when.BreakerOpen():
             return _BREAKER
-        case when.Errors():
+        case when.ErrorRateAbove():
             return _ERRORS
-        case when.CallErrors():
+        case when.CallErrorRateAbove():
             return _CALLS
-        case when.Refusals():
+        case when.RefusalRateAbove():
             return _REFUSALS
         case when.PolicyRefused():
             return _POLICY
-        case when.Slow():
+        case when.LatencyAbove():
             return _SLOW
         case when.MemoryAbove():
             return _MEMORY
-        case when.CapSpent() | when.SpentToday():
+        case when.CapSpentAbove() | when.SpentTodayAbove():
             return _COST
-        case when.PoolWait():
+        case when.PoolWaitAbove():
             return _POOL
         case when.ThrottledAbove():
             return _THROTTLED
-        case when.Bypassed():
+        case when.CallsBypass():
             return _BYPASS
 
 

@@ -24,29 +24,29 @@ BYPASS_SEEN = 300.0  # seconds for which a call past the gateway is news
 
 def evaluate_threshold(facts: AlertInputs, condition: Condition) -> Iterator[Finding]:
     match condition:
-        case when.Errors():
+        case when.ErrorRateAbove():
             yield from _errors(facts, condition)
-        case when.CallErrors():
+        case when.CallErrorRateAbove():
             yield from _call_errors(facts, condition)
-        case when.Refusals():
+        case when.RefusalRateAbove():
             yield from _refusals(facts, condition)
-        case when.Slow():
+        case when.LatencyAbove():
             yield from _slow(facts, condition)
-        case when.CapSpent():
+        case when.CapSpentAbove():
             yield from _cap(facts, condition)
-        case when.SpentToday():
+        case when.SpentTodayAbove():
             yield from _today(facts, condition)
-        case when.PoolWait():
+        case when.PoolWaitAbove():
             yield from _pool(facts, condition)
         case when.ThrottledAbove():
             yield from _throttled(facts, condition)
-        case when.Bypassed():
+        case when.CallsBypass():
             yield from _bypass(facts)
         case when.PolicyRefused():
             yield from _policy(facts)
 
 
-def _errors(facts: AlertInputs, condition: when.Errors) -> Iterator[Finding]:
+def _errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
     span = facts.window(condition.over)
     named = condition.route
     route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
@@ -65,7 +65,7 @@ def _errors(facts: AlertInputs, condition: when.Errors) -> Iterator[Finding]:
     yield Finding(condition.route or "", text, f"{route.error_share:.1%}", str(condition), level=route.error_share)
 
 
-def _call_errors(facts: AlertInputs, condition: when.CallErrors) -> Iterator[Finding]:
+def _call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iterator[Finding]:
     """An upstream whose breaker has its say is left to it, until what it counted has left the window."""
     span, breakers = facts.window(condition.over), facts.breakers()
     for name, outcomes in span.calls.items():
@@ -85,7 +85,7 @@ def _call_errors(facts: AlertInputs, condition: when.CallErrors) -> Iterator[Fin
         yield Finding(name, text, f"{share:.0%}", str(condition), level=share)
 
 
-def _refusals(facts: AlertInputs, condition: when.Refusals) -> Iterator[Finding]:
+def _refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
     span, named = facts.window(condition.over), condition.route
     route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
     if route.refused < FEWEST_ERRORS or route.refused <= condition.share * route.requests:
@@ -102,7 +102,7 @@ def _refusals(facts: AlertInputs, condition: when.Refusals) -> Iterator[Finding]
     yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _slow(facts: AlertInputs, condition: when.Slow) -> Iterator[Finding]:
+def _slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]:
     span, timeouts = facts.window(condition.over), facts.timeouts()
     for name, route in span.routes.items():
         if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
@@ -125,7 +125,7 @@ def _slow(facts: AlertInputs, condition: when.Slow) -> Iterator[Finding]:
         yield Finding(name, text, f"{found:.2f} s", str(condition), level=found / most)
 
 
-def _pool(facts: AlertInputs, condition: when.PoolWait) -> Iterator[Finding]:
+def _pool(facts: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
     span = facts.window(condition.over)
     now_over = [wait for wait in facts.pool_waits() if wait > condition.seconds]
     over = span.count_waits_over(condition.seconds) + len(now_over)
@@ -149,7 +149,7 @@ def _throttled(facts: AlertInputs, condition: when.ThrottledAbove) -> Iterator[F
     yield Finding("", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _cap(facts: AlertInputs, condition: when.CapSpent) -> Iterator[Finding]:
+def _cap(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]:
     for name, cap in facts.caps(condition.share).items():
         users = cap.users
         total = cap.total_share if cap.total_share is not None and cap.total_share > condition.share else None
@@ -167,7 +167,7 @@ def _cap(facts: AlertInputs, condition: when.CapSpent) -> Iterator[Finding]:
         yield Finding(name, text, value, str(condition), level=level, settled=True)
 
 
-def _today(facts: AlertInputs, condition: when.SpentToday) -> Iterator[Finding]:
+def _today(facts: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Finding]:
     caps = facts.caps(1.0)
     spent = sum(cap.spent_today for cap in caps.values())
     if spent <= float(condition.amount):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-ABSENT = "the environment has no"
+MISSING_VARIABLE = "the environment has no"
 _REFERENCE = re.compile(r"\$?\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?", re.ASCII)
 
 
-def substitute(text: str, environ: Mapping[str, str]) -> str:
+def substitute_variables(text: str, environ: Mapping[str, str]) -> str:
     """The text with its references resolved. Raises ValueError with one clause; never quotes a value.
 
     As in a shell, the default also takes the place of an empty variable.
@@ -27,7 +27,7 @@ def substitute(text: str, environ: Mapping[str, str]) -> str:
         if default is not None:
             value = value or default
         if value is None:
-            raise ValueError(f"{ABSENT} {name}")
+            raise ValueError(f"{MISSING_VARIABLE} {name}")
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise ValueError(f"the variable {name} is not UTF-8")
         return value

@@ -6,7 +6,17 @@ import json
 import re
 from collections.abc import Iterator
 
-from proxy.policy.parsing.nodes import MAX_DEPTH, MAX_NODES, Entry, Listing, Node, Scalar, Table, Unreadable, whole
+from proxy.policy.parsing.nodes import (
+    MAX_DEPTH,
+    MAX_NODES,
+    Entry,
+    Listing,
+    Node,
+    Scalar,
+    Table,
+    Unreadable,
+    join_surrogates,
+)
 
 _TOKEN = re.compile(r'[ \t\r\n]*(?:([{}\[\],:])|("(?:[^"\\]|\\.)*")|([^\s{}\[\],:"]+))', re.DOTALL)
 
@@ -24,7 +34,7 @@ def is_json(text: str) -> bool:
 
 def parse_json(text: str) -> Node:
     """The nodes of a text that `is_json`. Raises Unreadable when it is too deep or too large."""
-    return _Parser(text).node(1)
+    return _Parser(text).next_node(1)
 
 
 class _Parser:
@@ -41,42 +51,42 @@ class _Parser:
             yield match[0].lstrip(" \t\r\n"), line
             position = match.end()
 
-    def node(self, depth: int) -> Node:
+    def next_node(self, depth: int) -> Node:
         word, line = next(self.tokens)
-        return self._node(word, line, depth)
+        return self._parse_node(word, line, depth)
 
-    def _node(self, word: str, line: int, depth: int) -> Node:
+    def _parse_node(self, word: str, line: int, depth: int) -> Node:
         self.count += 1
         if depth > MAX_DEPTH:
             raise Unreadable(line, "it is nested too deeply", f"nest at most {MAX_DEPTH} levels")
         if self.count > MAX_NODES:
             raise Unreadable(line, "it has too many values", f"write at most {MAX_NODES}")
         if word == "{":
-            return self._table(line, depth)
+            return self._parse_table(line, depth)
         if word == "[":
-            return self._listing(line, depth)
+            return self._parse_list(line, depth)
         if word.startswith('"'):
-            return Scalar(line, whole(json.loads(word), line), plain=False)
+            return Scalar(line, join_surrogates(json.loads(word), line), plain=False)
         return Scalar(line, word)
 
-    def _table(self, line: int, depth: int) -> Table:
+    def _parse_table(self, line: int, depth: int) -> Table:
         entries = []
         word, at = next(self.tokens)
         while word != "}":
             if word == ",":
                 word, at = next(self.tokens)
-            key = whole(json.loads(word), at)
+            key = join_surrogates(json.loads(word), at)
             next(self.tokens)  # the colon
-            entries.append(Entry(key, at, self.node(depth + 1)))
+            entries.append(Entry(key, at, self.next_node(depth + 1)))
             word, at = next(self.tokens)
         return Table(line, tuple(entries))
 
-    def _listing(self, line: int, depth: int) -> Listing:
+    def _parse_list(self, line: int, depth: int) -> Listing:
         items = []
         word, at = next(self.tokens)
         while word != "]":
             if word == ",":
                 word, at = next(self.tokens)
-            items.append(self._node(word, at, depth + 1))
+            items.append(self._parse_node(word, at, depth + 1))
             word, at = next(self.tokens)
         return Listing(line, tuple(items))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NULLS = ("", "~", "null", "Null", "NULL")
+NULL_WORDS = ("", "~", "null", "Null", "NULL")
 MAX_DEPTH = 40  # the language itself is eight deep
 MAX_NODES = 50_000  # aliases counted as often as they are named
 
@@ -19,7 +19,7 @@ class Scalar:
 
     @property
     def null(self) -> bool:
-        return self.plain and self.text in NULLS
+        return self.plain and self.text in NULL_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Unreadable(Exception):
         self.mend = mend
 
 
-def whole(text: str, line: int) -> str:
+def join_surrogates(text: str, line: int) -> str:
     """The text with its surrogate pairs joined; Unreadable for half of one."""
     if text.isascii():
         return text

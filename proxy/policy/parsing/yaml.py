@@ -12,19 +12,29 @@ from dataclasses import dataclass, field
 import yaml
 
 from proxy.policy.parsing.json import is_json, parse_json
-from proxy.policy.parsing.nodes import MAX_DEPTH, MAX_NODES, Entry, Listing, Node, Scalar, Table, Unreadable, whole
+from proxy.policy.parsing.nodes import (
+    MAX_DEPTH,
+    MAX_NODES,
+    Entry,
+    Listing,
+    Node,
+    Scalar,
+    Table,
+    Unreadable,
+    join_surrogates,
+)
 
-MAX_TEXT = 1 << 20
+MAX_TEXT_CHARS = 1 << 20
 
 # libyaml's scanner where PyYAML was built with it: ten times as fast, and lazy like the other.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def parse(text: str) -> Node | None:
+def parse_document(text: str) -> Node | None:
     """The tree of a policy's text, JSON or YAML; None where it has none. Raises Unreadable."""
     text = text.removeprefix("\ufeff")
-    if len(text) > MAX_TEXT:
+    if len(text) > MAX_TEXT_CHARS:
         raise Unreadable(1, "it is longer than 1 MiB", "write a shorter policy")
     bad = _UNPRINTABLE.search(text)
     if bad is not None:
@@ -33,15 +43,15 @@ def parse(text: str) -> Node | None:
     if is_json(text):
         return parse_json(text)
     try:
-        return _Composer(yaml.parse(text, Loader=_LOADER)).document()
+        return _Composer(yaml.parse(text, Loader=_LOADER)).compose()
     except yaml.MarkedYAMLError as error:
-        raise _unreadable(error) from None
+        raise _describe_yaml_error(error) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # ValueError: escapes such as "\UFFFFFFFF", which the scanner turns into a character unchecked.
         raise Unreadable(1, f"it is not YAML ({' '.join(str(error).split())[:120]})", "write YAML") from None
 
 
-def _unreadable(error: yaml.MarkedYAMLError) -> Unreadable:
+def _describe_yaml_error(error: yaml.MarkedYAMLError) -> Unreadable:
     mark = error.problem_mark or error.context_mark
     problem = " ".join((error.problem or "it cannot be read").split())
     if "nesting depth" in problem:  # PyYAML from 6.0.4 on has a bound of its own
@@ -56,7 +66,7 @@ def _unreadable(error: yaml.MarkedYAMLError) -> Unreadable:
     return Unreadable(mark.line + 1 if mark else 1, f"it is not YAML: {problem}{context}", mend)
 
 
-def _line(event: yaml.Event) -> int:
+def _line_of(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
@@ -66,25 +76,25 @@ class _Composer:
     count: int = 0
     anchors: dict[str, tuple[Node, int] | None] = field(default_factory=dict)
 
-    def document(self) -> Node | None:
+    def compose(self) -> Node | None:
         root: Node | None = None
         documents = 0
         for event in self.events:
-            line = _line(event)
+            line = _line_of(event)
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
                     raise Unreadable(line, "a second document begins", "write one document")
             elif isinstance(event, yaml.NodeEvent):
-                root = self._node(event, 1)
+                root = self._compose_node(event, 1)
         return root
 
-    def _node(self, event: yaml.Event, depth: int) -> Node:
-        line = _line(event)
+    def _compose_node(self, event: yaml.Event, depth: int) -> Node:
+        line = _line_of(event)
         if depth > MAX_DEPTH:
             raise Unreadable(line, "it is nested too deeply", f"nest at most {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor or "", line)
+            return self._resolve_alias(event.anchor or "", line)
         anchor = getattr(event, "anchor", None)
         tag = getattr(event, "tag", None)
         if tag is not None:
@@ -92,48 +102,48 @@ class _Composer:
         if anchor is not None:
             self.anchors[anchor] = None
         before = self.count
-        self._add(1, line)
+        self._count_nodes(1, line)
         node: Node
         if isinstance(event, yaml.ScalarEvent):
             # libyaml says "" where PyYAML says None for a scalar without quotes.
-            node = Scalar(line, whole(event.value, line), plain=not event.style)
+            node = Scalar(line, join_surrogates(event.value, line), plain=not event.style)
         elif isinstance(event, yaml.SequenceStartEvent):
-            node = Listing(line, tuple(self._items(depth)))
+            node = Listing(line, tuple(self._compose_items(depth)))
         else:
-            node = Table(line, tuple(self._entries(depth)))
+            node = Table(line, tuple(self._compose_entries(depth)))
         if anchor is not None:
             self.anchors[anchor] = (node, self.count - before)
         return node
 
-    def _items(self, depth: int) -> Iterator[Node]:
+    def _compose_items(self, depth: int) -> Iterator[Node]:
         for event in self.events:
             if isinstance(event, yaml.SequenceEndEvent):
                 return
-            yield self._node(event, depth + 1)
+            yield self._compose_node(event, depth + 1)
 
-    def _entries(self, depth: int) -> Iterator[Entry]:
+    def _compose_entries(self, depth: int) -> Iterator[Entry]:
         for event in self.events:
             if isinstance(event, yaml.MappingEndEvent):
                 return
-            line = _line(event)
-            key = self._node(event, depth + 1)
+            line = _line_of(event)
+            key = self._compose_node(event, depth + 1)
             if not isinstance(key, Scalar):
                 raise Unreadable(line, "a key is a list or a mapping", "write a word before the colon")
             if key.text == "<<" and key.plain:
                 raise Unreadable(line, "<< merges, which YAML 1.2 does not know", "write the keys out")
-            yield Entry(key.text, line, self._node(next(self.events), depth + 1))
+            yield Entry(key.text, line, self._compose_node(next(self.events), depth + 1))
 
-    def _alias(self, anchor: str, line: int) -> Node:
+    def _resolve_alias(self, anchor: str, line: int) -> Node:
         if anchor not in self.anchors:
             raise Unreadable(line, f"no anchor &{anchor[:60]} stands before this alias", "write the value out")
         known = self.anchors[anchor]
         if known is None:
             raise Unreadable(line, f"*{anchor[:60]} stands inside what it names", "write the value out")
         node, size = known
-        self._add(size, line)
+        self._count_nodes(size, line)
         return node
 
-    def _add(self, size: int, line: int) -> None:
+    def _count_nodes(self, size: int, line: int) -> None:
         self.count += size
         if self.count > MAX_NODES:
             raise Unreadable(line, "it has too many values", f"write at most {MAX_NODES}, aliases followed")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from proxy.policy import urls, value_types
 from proxy.policy.alert_condition import Condition
-from proxy.policy.alert_condition_parser import WHEN, parse
+from proxy.policy.alert_condition_parser import CONDITION, parse_condition
 from proxy.policy.values import Label, Period, Seconds, Share
 
 Severity = Literal["warning", "critical"]
@@ -23,22 +23,22 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    when: Annotated[Condition, WHEN]
+    when: Annotated[Condition, CONDITION]
     severity: Severity = "warning"
 
 
 SHIPPED_RULES: Mapping[str, AlertRule] = MappingProxyType(
     {
-        "app_down": AlertRule(parse("app is down for 10s"), "critical"),
-        "breaker_open": AlertRule(parse("breaker is open for 5s"), "critical"),
-        "error_rate": AlertRule(parse("errors > 5% over 5m"), "critical"),
-        "slow": AlertRule(parse("p95 > 50% of timeout over 5m")),
-        "memory": AlertRule(parse("memory > 85% for 1m")),
-        "cost_cap": AlertRule(parse("cost > 80% of cap")),
-        "pool_exhausted": AlertRule(parse("pool wait > 1s over 1m")),
-        "cpu_throttled": AlertRule(parse("throttled > 25% over 5m")),
-        "bypass": AlertRule(parse("calls bypass an upstream")),
-        "store_lost": AlertRule(parse("store is down for 10s")),
+        "app_down": AlertRule(parse_condition("app is down for 10s"), "critical"),
+        "breaker_open": AlertRule(parse_condition("breaker is open for 5s"), "critical"),
+        "error_rate": AlertRule(parse_condition("errors > 5% over 5m"), "critical"),
+        "slow": AlertRule(parse_condition("p95 > 50% of timeout over 5m")),
+        "memory": AlertRule(parse_condition("memory > 85% for 1m")),
+        "cost_cap": AlertRule(parse_condition("cost > 80% of cap")),
+        "pool_exhausted": AlertRule(parse_condition("pool wait > 1s over 1m")),
+        "cpu_throttled": AlertRule(parse_condition("throttled > 25% over 5m")),
+        "bypass": AlertRule(parse_condition("calls bypass an upstream")),
+        "store_lost": AlertRule(parse_condition("store is down for 10s")),
     }
 )
 
@@ -60,7 +60,7 @@ class Alerts:
 
 @dataclass(frozen=True, slots=True)
 class Sentry:
-    dsn: Annotated[str, urls.DSN] | None = field(
+    dsn: Annotated[str, urls.SENTRY_DSN] | None = field(
         default=None, repr=False, metadata={"absent": "${SENTRY_DSN:-}", "foreign": True}
     )
     environment: Annotated[str, value_types.TEXT] = field(
@@ -75,7 +75,7 @@ class InjectedFault:
 
     upstream: Label | None = None
     route: Label | None = None
-    status: Annotated[int, value_types.whole(400, 599)] | None = None
+    status: Annotated[int, value_types.whole_number(400, 599)] | None = None
     delay: Period | None = None
     cut: bool = False
     share: Share = 1.0

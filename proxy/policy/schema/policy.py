@@ -14,7 +14,7 @@ from proxy.policy.schema.route import DEFAULT_ROUTE, Route
 from proxy.policy.schema.server import Admin, App, Listen, Log, Metrics, Overload
 from proxy.policy.schema.stores import Ledger, Postgres, Store
 from proxy.policy.schema.upstream import Egress, Upstream, default_upstreams
-from proxy.policy.values import Label, above, empty
+from proxy.policy.values import Label, empty_mapping, enclosing_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Policy:
     faults: tuple[InjectedFault, ...] = ()
     source: str = field(default="(defaults)", compare=False, metadata={"key": False})
     warnings: tuple[str, ...] = field(default=(), compare=False, metadata={"key": False})
-    lines: Mapping[str, int] = field(default_factory=empty, compare=False, repr=False, metadata={"key": False})
+    lines: Mapping[str, int] = field(default_factory=empty_mapping, compare=False, repr=False, metadata={"key": False})
 
     def fault(self, key: str, problem: str, mend: str) -> Fault:
         """At the line of the key, or of what it would stand in."""
-        line = next((self.lines[name] for name in above(key) if name in self.lines), 1)
+        line = next((self.lines[name] for name in enclosing_keys(key) if name in self.lines), 1)
         return Fault(self.source, line, key, problem, mend)

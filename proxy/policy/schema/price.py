@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated
 
 from proxy.policy import value_types
-from proxy.policy.values import Count, empty
+from proxy.policy.values import Count, empty_mapping
 
 Rated = Annotated[Decimal, value_types.PRICE] | None  # dollars a million of tokens, or of characters
 Fee = Annotated[Decimal, value_types.FEE] | None  # dollars each
@@ -44,7 +44,7 @@ class Price(Charges):
     """Without a price of its own cached input costs what input does, and so on (see money/rates.py)."""
 
     least_seconds: Count | None = None
-    above: Mapping[Annotated[str, value_types.TOKENS], Charges] = field(default_factory=empty)
-    tiers: Mapping[Annotated[str, value_types.SERVICE_TIER], Charges] = field(default_factory=empty)
-    sizes: Mapping[Annotated[str, value_types.TEXT], Charges] = field(default_factory=empty)
-    times: Mapping[Annotated[str, value_types.WHEN], Charges] = field(default_factory=empty)
+    above: Mapping[Annotated[str, value_types.TOKENS], Charges] = field(default_factory=empty_mapping)
+    tiers: Mapping[Annotated[str, value_types.SERVICE_TIER], Charges] = field(default_factory=empty_mapping)
+    sizes: Mapping[Annotated[str, value_types.TEXT], Charges] = field(default_factory=empty_mapping)
+    times: Mapping[Annotated[str, value_types.PRICE_TIME], Charges] = field(default_factory=empty_mapping)

@@ -19,7 +19,7 @@ from proxy.policy.values import (
     Positive,
     Rate,
     Seconds,
-    empty,
+    empty_mapping,
 )
 
 
@@ -37,7 +37,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    attempts: Annotated[int, value_types.whole(1, 20)] = 1
+    attempts: Annotated[int, value_types.whole_number(1, 20)] = 1
     on: tuple[Literal["connect"], ...] = ("connect",)
 
 
@@ -47,7 +47,7 @@ class Route:
     match: Match = Match()
     timeout: Period | None = None
     total: Period | None = None
-    rate_limit: Annotated[Mapping[str, tuple[Rate, ...]], ByTier(RATE)] = field(default_factory=empty)
+    rate_limit: Annotated[Mapping[str, tuple[Rate, ...]], ByTier(RATE)] = field(default_factory=empty_mapping)
     concurrency: Positive | None = None
     queue: Queue = Queue()
     max_body: Bytes | None = None

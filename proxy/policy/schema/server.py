@@ -35,7 +35,7 @@ from proxy.policy.values import (
     Positive,
     Seconds,
     Share,
-    empty,
+    empty_mapping,
 )
 from proxy.policy.values import Network as Network
 from proxy.policy.values import Rate as Rate
@@ -75,7 +75,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    port: Annotated[int, value_types.whole(1, 65535)] | Literal["auto"] = "auto"
+    port: Annotated[int, value_types.whole_number(1, 65535)] | Literal["auto"] = "auto"
     url: Annotated[str, urls.APP_URL] | None = None
     ready: Ready = Ready()
     start_timeout: Period = 900.0
@@ -91,13 +91,13 @@ class App:
 CLAIMABLE = ("/healthz", "/readyz", "/metrics", "/status", "/dashboard", "/ctl")
 
 
-def _claim(text: str) -> str:
+def _parse_claim(text: str) -> str:
     if text not in CLAIMABLE:
         raise ValueError("it is no path of ours")
     return text
 
 
-CLAIM = value_types.Kind(_claim, str, f"one of {', '.join(CLAIMABLE)}")
+CLAIM = value_types.ValueType(_parse_claim, str, f"one of {', '.join(CLAIMABLE)}")
 
 
 # ── listen, admin ────────────────────────────────────────────────────────────────────────────
@@ -176,7 +176,7 @@ class Overload:
     mode: Literal["off", "fixed", "adaptive"] = "off"
     fixed: FixedLimit = FixedLimit()
     adaptive: AdaptiveLimit = AdaptiveLimit()
-    priority: Mapping[str, Count] = field(default_factory=empty)
+    priority: Mapping[str, Count] = field(default_factory=empty_mapping)
 
 
 # ── log, metrics ─────────────────────────────────────────────────────────────────────────────

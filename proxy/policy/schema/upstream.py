@@ -22,7 +22,7 @@ from proxy.policy.values import (
     Seconds,
     Share,
     Spend,
-    empty,
+    empty_mapping,
 )
 
 Dialect = Literal["openai", "anthropic", "http"]
@@ -54,7 +54,7 @@ class RetryAfter:
 class Retry:
     """`on` has words (connect, reset, first_byte) and statuses, as they are written."""
 
-    attempts: Annotated[int, value_types.whole(1, 20)] = 4
+    attempts: Annotated[int, value_types.whole_number(1, 20)] = 4
     backoff: Backoff = Backoff()
     on: tuple[Annotated[str, value_types.RETRY_ON], ...] = (
         "connect",
@@ -92,7 +92,7 @@ class Pace:
 @dataclass(frozen=True, slots=True)
 class Cap:
     per_call: Dollars | None = None
-    per_user: Annotated[Mapping[str, tuple[Spend, ...]], ByTier(SPEND)] = field(default_factory=empty)
+    per_user: Annotated[Mapping[str, tuple[Spend, ...]], ByTier(SPEND)] = field(default_factory=empty_mapping)
     unattributed: Annotated[Spend, SPEND] | None = None
     total: Annotated[Spend, SPEND] | None = None
     reserve: Literal["typical", "worst"] = "typical"
@@ -133,7 +133,7 @@ class Upstream:
     cache: Cache = Cache()
     coalesce: bool = False
     fallback: tuple[Fallback, ...] = ()
-    prices: Mapping[Annotated[str, value_types.TEXT], Price] = field(default_factory=empty)
+    prices: Mapping[Annotated[str, value_types.TEXT], Price] = field(default_factory=empty_mapping)
     unknown_price: Literal["highest", "refuse", "zero"] = "highest"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.app import attribution
 from proxy.observe.request_registry import AFTERLIFE, RequestRegistry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from proxy.policy.loading import PolicySource, load
     ],
 )
 def test_it_is_on_where_somebody_needs_to_know_whose_a_call_is(policy, on):
-    assert attribution.is_enabled(load(PolicySource("test", None, policy), {})) == on
+    assert attribution.is_enabled(load_policy(PolicySource("test", None, policy), {})) == on
 
 
 @pytest.mark.parametrize(

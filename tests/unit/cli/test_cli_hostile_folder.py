@@ -14,7 +14,7 @@ import pytest
 from proxy.cli.checks.app import check_app as look_at_app
 from proxy.cli.doctor import run_doctor
 from proxy.cli.init import run_init
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 
 FASTAPI = "from fastapi import FastAPI\napp = FastAPI()\n"
@@ -110,7 +110,7 @@ def test_init_ends_with_a_policy_or_a_sentence_and_doctor_with_findings(tmp_path
     status = run_init([str(tmp_path)], out, err)
     assert status in (0, 1)
     if status == 0:
-        load(PolicySource("p", None, (tmp_path / "outrigger.yaml").read_text()), {})
+        load_policy(PolicySource("p", None, (tmp_path / "outrigger.yaml").read_text()), {})
     else:
         assert err.getvalue().startswith("init: ")
         assert "report this" not in err.getvalue()

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.cli.init import run_init, wrap_start_command
 from proxy.errors import UsageError
-from proxy.policy.loading import load, read_file
+from proxy.policy.loading import load_policy, read_file
 from proxy.policy.schema.server import HeaderSource, PathSource
 
 LAYOUTS = Path(__file__).parents[2] / "layouts"
@@ -61,7 +61,7 @@ def test_a_policy_is_written_that_can_be_taken_and_the_start_is_said(name, tmp_p
     below, start, health, routes, warned = FOUND[name]
     status, out, err, folder = made(name, tmp_path)
     assert (status, err) == (0, "")
-    policy = load(read_file(folder / below / "outrigger.yaml", "outrigger.yaml"), {})
+    policy = load_policy(read_file(folder / below / "outrigger.yaml", "outrigger.yaml"), {})
     assert start in out
     assert policy.app.ready.path == health
     own = [route.name for route in policy.routes if route.name not in ("default", "static")]
@@ -97,7 +97,7 @@ def test_every_line_that_switches_something_on_says_why(name, tmp_path):
 
 def test_what_the_code_says_of_users_and_money_is_in_the_policy(tmp_path):
     _, _, _, folder = made("fastapi_procfile", tmp_path)
-    policy = load(read_file(folder / "outrigger.yaml", "x"), {"DATABASE_URL": "postgresql://u@h/d"})
+    policy = load_policy(read_file(folder / "outrigger.yaml", "x"), {"DATABASE_URL": "postgresql://u@h/d"})
     assert policy.identity.user[0] == PathSource("/api/user/{user}/*")
     assert policy.upstreams["openai"].cap.total is not None
     assert not policy.upstreams["openai"].cap.per_user
@@ -111,14 +111,14 @@ def test_what_the_code_says_of_users_and_money_is_in_the_policy(tmp_path):
 
 def test_a_header_that_names_users_and_another_vendor_are_found(tmp_path):
     _, _, _, folder = made("fastapi_render", tmp_path)
-    policy = load(read_file(folder / "outrigger.yaml", "x"), {})
+    policy = load_policy(read_file(folder / "outrigger.yaml", "x"), {})
     assert policy.identity.user[0] == HeaderSource("X-User-Id")
     assert list(policy.upstreams) == ["anthropic"]
 
 
 def test_a_port_in_the_code_is_the_apps_port(tmp_path):
     _, _, _, folder = made("hard_port", tmp_path)
-    assert load(read_file(folder / "outrigger.yaml", "x"), {}).app.port == 8123
+    assert load_policy(read_file(folder / "outrigger.yaml", "x"), {}).app.port == 8123
 
 
 @pytest.mark.parametrize("there", ["outrigger.yaml", "config/policy.yaml"])
@@ -158,7 +158,7 @@ def test_names_with_anything_in_them_make_no_policy_but_what_is_meant(tmp_path):
     shutil.copytree(LAYOUTS / "uv", folder)
     (folder / "x\nlisten: 1.py").write_text('@app.get("/{user}/\\"x")\ndef x():\n    client.responses.create()\n')
     assert run_init([str(folder)], io.StringIO(), io.StringIO()) == 0
-    assert load(read_file(folder / "outrigger.yaml", "x"), {}).routes
+    assert load_policy(read_file(folder / "outrigger.yaml", "x"), {}).routes
 
 
 @pytest.mark.parametrize(

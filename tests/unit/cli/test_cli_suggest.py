@@ -8,7 +8,7 @@ import pytest
 
 from proxy.cli.running_stats import GatewayStats, Histogram, RouteStats
 from proxy.cli.suggest import advise_route, advise_upstream, format_policy_lines
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 
 DAY = 86400.0
@@ -16,7 +16,7 @@ ROUTE = "name: generate, match: {path: /generate}, enforce: false"
 
 
 def policy(route: str = "", more: str = "") -> Policy:
-    return load(PolicySource("x", None, f"routes: [{{{ROUTE}{route}}}]\n{more}"), {})
+    return load_policy(PolicySource("x", None, f"routes: [{{{ROUTE}{route}}}]\n{more}"), {})
 
 
 def spread(*pairs: tuple[float, float]) -> Histogram:
@@ -64,7 +64,7 @@ def test_what_is_proposed_can_be_taken():
     text = "\n".join(format_policy_lines([advice], [])).replace(
         "name: generate", "name: generate\n    match: {path: /generate}"
     )
-    taken = load(
+    taken = load_policy(
         PolicySource("x", None, f"{text}\nidentity: {{tiers: [{{name: paid, users: p*}}, {{name: free}}]}}"), {}
     )
     assert taken.routes[0].concurrency == 20

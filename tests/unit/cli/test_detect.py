@@ -11,7 +11,7 @@ from proxy.cli.detect.app import DetectedApp, detect_app
 from proxy.cli.detect.port import set_port
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.init import run_init
-from proxy.policy.loading import load, read_file
+from proxy.policy.loading import load_policy, read_file
 
 FASTAPI = {"requirements.txt": "fastapi\nuvicorn\n", "main.py": "app = FastAPI()\n"}
 FLASK = {"requirements.txt": "flask\ngunicorn\n", "app.py": "app = Flask(__name__)\n"}
@@ -188,7 +188,7 @@ def test_several_services_of_a_blueprint_are_named_and_each_is_known_in_its_fold
     assert "'uvicorn main:app --port $PORT'" in out
     assert "(from render.yaml)" in out
     assert "render.yaml also starts admin, page, jobs" in out
-    assert load(read_file(tmp_path / "api" / "outrigger.yaml", "x"), {}).app.ready.path == "/up"
+    assert load_policy(read_file(tmp_path / "api" / "outrigger.yaml", "x"), {}).app.ready.path == "/up"
 
 
 def test_a_worker_has_no_public_port_and_no_limits(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_worker_has_no_public_port_and_no_limits(tmp_path: Path) -> None:
     status, out, _ = said(tmp_path)
     assert status == 0
     assert "Health check path" not in out
-    policy = load(read_file(tmp_path / "outrigger.yaml", "x"), {})
+    policy = load_policy(read_file(tmp_path / "outrigger.yaml", "x"), {})
     assert policy.listen.public is None
     assert [route.name for route in policy.routes] == ["default"]
     assert policy.upstreams["openai"].cap.total is not None

@@ -11,7 +11,7 @@ from proxy.cli.detect.app import DetectedApp, detect_app
 from proxy.cli.detect.port import set_port
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.init import run_init
-from proxy.policy.loading import load, read_file
+from proxy.policy.loading import load_policy, read_file
 from proxy.policy.schema.identity import CookieSource, HeaderSource, IpSource, JwtSource, PathSource
 from proxy.policy.schema.policy import Policy
 
@@ -37,7 +37,7 @@ def written(files: dict[str, str | bytes], at: Path, **environ: str) -> Policy:
     """What `init` writes, taken."""
     err = io.StringIO()
     assert run_init([str(laid(files, at))], io.StringIO(), err) == 0, err.getvalue()
-    return load(read_file(at / "outrigger.yaml", "outrigger.yaml"), environ)
+    return load_policy(read_file(at / "outrigger.yaml", "outrigger.yaml"), environ)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_database_by_parts_is_written_as_parts(tmp_path):
     assert found.postgres.url == "postgresql://shop:s3cret@db.example:5433/shop"
     parts = {"DB_HOST": "host", "DB_PORT": "port", "DB_USER": "user", "DB_PASSWORD": "password", "DB_NAME": "database"}
     assert dict(found.postgres.env) == parts
-    assert load(read_file(tmp_path / "outrigger.yaml", "x"), {}).postgres.url
+    assert load_policy(read_file(tmp_path / "outrigger.yaml", "x"), {}).postgres.url
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_token_names_its_user_and_without_its_key_nobody(tmp_path):
         {"requirements.txt": "fastapi\npyjwt", "main.py": "app = FastAPI()\n" + code}, tmp_path, JWT_SECRET="k" * 40
     )
     assert found.identity.user[0] == JwtSource("k" * 40, claim="user_id", algorithms=("HS512",))
-    first, second = (load(read_file(tmp_path / "outrigger.yaml", "x"), {}).identity.user[0] for _ in range(2))
+    first, second = (load_policy(read_file(tmp_path / "outrigger.yaml", "x"), {}).identity.user[0] for _ in range(2))
     assert isinstance(first, JwtSource)
     assert len(first.key) > 30
     assert first == second
@@ -327,7 +327,7 @@ def test_files_count_against_no_limit_and_nothing_refuses(tmp_path):
 
 def test_every_alert_is_in_it(tmp_path):
     found = written({"requirements.txt": "fastapi", "main.py": "app = FastAPI()\n"}, tmp_path)
-    shipped = load(read_file(Path(__file__).parents[3] / "config" / "policy.yaml", "x"), {}).alerts.rules
+    shipped = load_policy(read_file(Path(__file__).parents[3] / "config" / "policy.yaml", "x"), {}).alerts.rules
     text = (tmp_path / "outrigger.yaml").read_text()
     assert set(found.alerts.rules) == set(shipped)
     assert all(f"    {name}: {{when: " in text for name in shipped)

@@ -19,7 +19,7 @@ from proxy.egress.provider_limits import MAX_MODELS, ProviderLimits, parse_durat
 from proxy.egress.retry_budget import RetryBudget
 from proxy.egress.url_mapping import app_base_url, join_url, split_target
 from proxy.policy import schema
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.util.fair_queue import FairQueue
 from proxy.util.sliding_window import SlidingWindow
 
@@ -451,6 +451,8 @@ KEYED = {
 def test_the_apps_key_is_replaced_only_where_the_upstream_it_is_for_has_one(name):
     text, kind = KEYED[name]
     keys = VirtualKeys()
-    env = app_environment.app_variables(load(PolicySource("t", None, f"upstreams:\n  {text}\n"), {}), "h:1", {}, keys)
+    env = app_environment.app_variables(
+        load_policy(PolicySource("t", None, f"upstreams:\n  {text}\n"), {}), "h:1", {}, keys
+    )
     assert env.get("OPENAI_API_KEY") == (keys.key_for(kind) if kind else None)
     assert "ANTHROPIC_API_KEY" not in env

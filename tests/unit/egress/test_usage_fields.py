@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.dialects import dialect_for
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 NAMES = re.compile("Usage|TokensDetails?|TokenDetails?")
 # Reports to an organisation and its administrators: no answer to a call of an app's has them.
@@ -266,7 +266,7 @@ def cost(key: str, path: Path, *, number: int) -> int:
 @cache
 def tariffs(kind: str) -> Pricer:
     text = f"upstreams: {{mine: {{kind: {kind}, base_url: 'https://a.example', prices: {{m: {PRICES}}}}}}}"
-    upstream = load(PolicySource("prices", None, text), {}).upstreams["mine"]
+    upstream = load_policy(PolicySource("prices", None, text), {}).upstreams["mine"]
     return Pricer(upstream.kind, upstream.base_url, upstream.prices, "refuse")
 
 

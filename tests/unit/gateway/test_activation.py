@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy.errors import BindError
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 from proxy.process.socket_activation import ActivatedSocket, assign_sockets, receive_sockets
 
@@ -32,7 +32,7 @@ def make() -> Iterator[Make]:
 
 def policy(public: str = "0.0.0.0:1", admin: int = 2, egress: int = 3) -> Policy:
     text = f"listen: {{public: '{public}', admin: '127.0.0.1:{admin}', egress: '127.0.0.1:{egress}'}}"
-    return load(PolicySource("test", None, text), {})
+    return load_policy(PolicySource("test", None, text), {})
 
 
 def port(one: ActivatedSocket) -> int:

@@ -3,13 +3,13 @@
 import pytest
 
 from proxy.ingress.client_address import TrustedPeers
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 CF = "172.70.1.1"  # one of Cloudflare's
 
 
 def peers(kind, on_render=False):
-    policy = load(PolicySource("t", None, f"listen: {{trusted_proxies: {kind}}}"), {})
+    policy = load_policy(PolicySource("t", None, f"listen: {{trusted_proxies: {kind}}}"), {})
     return TrustedPeers(policy.listen.trusted_proxies, on_render=on_render)
 
 

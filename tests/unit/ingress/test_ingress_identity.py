@@ -7,7 +7,7 @@ import pytest
 
 from proxy.ingress.identity import Identifier
 from proxy.ingress.routing import RouteTable
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 KEY = "k" * 32
 POLICY = f"""
@@ -32,7 +32,7 @@ class View:
 
 
 def policy():
-    return load(PolicySource("t", None, POLICY), {})
+    return load_policy(PolicySource("t", None, POLICY), {})
 
 
 def token(**claims):

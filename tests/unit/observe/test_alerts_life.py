@@ -19,7 +19,7 @@ from proxy.observe.health import ComponentHealth
 from proxy.observe.metrics import Metrics
 from proxy.observe.timeseries.window_stats import WindowStats
 from proxy.policy import schema
-from proxy.policy.alert_condition_parser import parse
+from proxy.policy.alert_condition_parser import parse_condition
 from proxy.policy.schema.alerting import AlertRule, Cooldown
 from proxy.policy.schema.alerting import Alerts as Policy
 
@@ -85,8 +85,8 @@ def parts():
 
     house, clock = House(), Clock()
     rules = {
-        "app_down": AlertRule(parse("app is down for 10s"), "critical"),
-        "errors": AlertRule(parse("errors > 5% over 5m")),
+        "app_down": AlertRule(parse_condition("app is down for 10s"), "critical"),
+        "errors": AlertRule(parse_condition("errors > 5% over 5m")),
     }
     metrics = Metrics(schema.Metrics(), version="1")
     alerts = AlertManager(
@@ -148,7 +148,9 @@ async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
     house.app = ComponentHealth("down", "it ended")
     house.span = WindowStats(300, routes={"a": route(10, 10)})
     assert len(pass_time(clock, alerts, 15)) == 2
-    alerts.apply(Policy(rules={"app_down": AlertRule(parse("app is down for 2s"), "warning")}, cooldown=Cooldown(1e6)))
+    alerts.apply(
+        Policy(rules={"app_down": AlertRule(parse_condition("app is down for 2s"), "warning")}, cooldown=Cooldown(1e6))
+    )
     assert ("errors",) not in dict(metrics.alerts_firing.items())
     assert pass_time(clock, alerts, 60) == []
     assert [(each["name"], each["state"], each["severity"]) for each in alerts.status()] == [
@@ -175,7 +177,7 @@ async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
 
 async def test_alerts_that_are_over_are_remembered_in_bounded_number(parts):
     house, clock, alerts, _, _ = parts
-    alerts.apply(Policy(rules={"slow": AlertRule(parse("p95 > 1s over 5m"))}))
+    alerts.apply(Policy(rules={"slow": AlertRule(parse_condition("p95 > 1s over 5m"))}))
     house.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MOST + 50)})
     assert len(alerts.evaluate_rules()) == MOST + 50
     house.span = WindowStats(300)

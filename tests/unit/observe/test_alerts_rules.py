@@ -12,50 +12,50 @@ from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS
 from proxy.observe.process_sampler import ResourceSample
 from proxy.observe.timeseries.window_stats import RouteStats, WindowStats, merge_routes
 from proxy.policy import alert_condition as when
-from proxy.policy.alert_condition_parser import FORMS, RELATIVES, SLOWEST, parse
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.alert_condition_parser import FORMS, MAX_LATENCY_SECONDS, MORE_EXAMPLES, parse_condition
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.alerting import SHIPPED_RULES
 
 
 @pytest.mark.parametrize(
     ("text", "condition"),
     [
-        ("app is down for 10s", when.PartIs("app", "down", 10)),
-        ("postgres is degraded for 1m", when.PartIs("postgres", "degraded", 60)),
+        ("app is down for 10s", when.ComponentIs("app", "down", 10)),
+        ("postgres is degraded for 1m", when.ComponentIs("postgres", "degraded", 60)),
         ("breaker is open for 5s", when.BreakerOpen(None, 5)),
         ("breaker of openai is open for 0s", when.BreakerOpen("openai", 0)),
-        ("errors > 5% over 5m", when.Errors(0.05, None, 300)),
-        ("errors>0.5% on a.b-c over 1m", when.Errors(0.005, "a.b-c", 60)),
-        ("p95 > 50% of timeout over 5m", when.Slow(95, None, 0.5, None, 300)),
-        ("p99 > 20% of timeout on slow over 1h", when.Slow(99, None, 0.2, "slow", 3600)),
-        ("p50  >  250ms  over  5s", when.Slow(50, 0.25, None, None, 5)),
+        ("errors > 5% over 5m", when.ErrorRateAbove(0.05, None, 300)),
+        ("errors>0.5% on a.b-c over 1m", when.ErrorRateAbove(0.005, "a.b-c", 60)),
+        ("p95 > 50% of timeout over 5m", when.LatencyAbove(95, None, 0.5, None, 300)),
+        ("p99 > 20% of timeout on slow over 1h", when.LatencyAbove(99, None, 0.2, "slow", 3600)),
+        ("p50  >  250ms  over  5s", when.LatencyAbove(50, 0.25, None, None, 5)),
         ("memory > 85% for 1m", when.MemoryAbove(0.85, 60)),
-        ("cost > 80% of cap", when.CapSpent(0.8)),
-        ("cost > $5 today", when.SpentToday(Decimal(5))),
-        ("pool wait > 1s over 1m", when.PoolWait(1, 60)),
+        ("cost > 80% of cap", when.CapSpentAbove(0.8)),
+        ("cost > $5 today", when.SpentTodayAbove(Decimal(5))),
+        ("pool wait > 1s over 1m", when.PoolWaitAbove(1, 60)),
         ("throttled > 25% over 5m", when.ThrottledAbove(0.25, 300)),
-        ("calls bypass an upstream", when.Bypassed()),
-        ("call errors > 20% over 5m", when.CallErrors(0.2, None, 300)),
-        ("call errors > 20% on openai over 1m", when.CallErrors(0.2, "openai", 60)),
-        ("refusals > 10% over 5m", when.Refusals(0.1, None, 300)),
-        ("refusals > 10% on ask over 5m", when.Refusals(0.1, "ask", 300)),
+        ("calls bypass an upstream", when.CallsBypass()),
+        ("call errors > 20% over 5m", when.CallErrorRateAbove(0.2, None, 300)),
+        ("call errors > 20% on openai over 1m", when.CallErrorRateAbove(0.2, "openai", 60)),
+        ("refusals > 10% over 5m", when.RefusalRateAbove(0.1, None, 300)),
+        ("refusals > 10% on ask over 5m", when.RefusalRateAbove(0.1, "ask", 300)),
         ("policy is refused", when.PolicyRefused()),
     ],
 )
 def test_a_condition_is_read_and_written_back(text, condition):
-    assert parse(text) == condition
-    assert parse(str(condition)) == condition
+    assert parse_condition(text) == condition
+    assert parse_condition(str(condition)) == condition
 
 
 def test_what_is_told_apart_ends_where_the_histogram_does():
-    assert DURATION_BUCKETS[-1] == SLOWEST
+    assert DURATION_BUCKETS[-1] == MAX_LATENCY_SECONDS
 
 
 def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
     for rule in SHIPPED_RULES.values():
-        assert parse(str(rule.when)) == rule.when
-    for example in (*(example for example, _, _ in FORMS), *RELATIVES):
-        assert str(parse(example)) == example
+        assert parse_condition(str(rule.when)) == rule.when
+    for example in (*(example for example, _, _ in FORMS), *MORE_EXAMPLES):
+        assert str(parse_condition(example)) == example
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
 def test_what_is_no_condition_is_a_fault_that_says_what_to_write(text, told):
     policy = f"routes: [{{name: quick}}]\nalerts:\n  rules:\n    mine:\n      when: '{text}'\n"
     with pytest.raises(PolicyError) as caught:
-        load(PolicySource("p.yaml", None, policy), {})
+        load_policy(PolicySource("p.yaml", None, policy), {})
     (fault,) = caught.value.faults
     assert str(fault).startswith("p.yaml:5: alerts.rules.mine.when: ")
     assert told in str(fault)
@@ -155,7 +155,7 @@ class House:
 
 
 def found(house, text):
-    return [finding.subject for finding in AlertEvaluator(house).evaluate(0, parse(text))]
+    return [finding.subject for finding in AlertEvaluator(house).evaluate(0, parse_condition(text))]
 
 
 def route(requests, errors=0, seconds=0.05):
@@ -211,7 +211,7 @@ def test_waits_for_the_pool_are_those_that_ended_and_those_under_way(quick, slow
     house.holders = "5 idle in transactions of report (5)"
     house.waits = [2.0] * now
     house.span = WindowStats(60, waits=[quick if bound <= 1 else quick + slow for bound in (*WAIT_BUCKETS, 1e9)])
-    findings = list(AlertEvaluator(house).evaluate(0, parse("pool wait > 1s over 1m")))
+    findings = list(AlertEvaluator(house).evaluate(0, parse_condition("pool wait > 1s over 1m")))
     assert bool(findings) == holds
     assert all("transactions of report" in finding.message for finding in findings)
 
@@ -227,14 +227,14 @@ def test_throttling_is_a_share_of_the_whole_window_so_a_start_is_no_alert():
 def test_money_is_told_by_upstream_without_the_name_of_any_user():
     house = House()
     house.money = {"openai": CapInput(4.1, 9.5, "$5/d", 0.82, users=3), "other": CapInput(1, 1)}
-    (finding,) = AlertEvaluator(house).evaluate(0, parse("cost > 80% of cap"))
+    (finding,) = AlertEvaluator(house).evaluate(0, parse_condition("cost > 80% of cap"))
     assert finding.subject == "openai"
     assert (
         "82% of the total cap of $5/d is spent and 3 users have spent more than 80% of a cap of their own"
         in finding.message
     )
     assert "$4.10 so far today, $9.50 at its end" in finding.message
-    (finding,) = AlertEvaluator(house).evaluate(0, parse("cost > $5 today"))
+    (finding,) = AlertEvaluator(house).evaluate(0, parse_condition("cost > $5 today"))
     assert "most of it at openai" in finding.message
     assert not found(house, "cost > $6 today")
 
@@ -261,7 +261,7 @@ def test_calls_that_fail_are_a_share_of_enough_and_an_open_breaker_speaks_for_it
         300, calls={"openai": outcomes, "gone": {"error": 99}}, attempts={"openai": {"429": 12, "ok": 1}}
     )
     for text in ("call errors > 20% over 5m", "call errors > 20% on openai over 5m"):
-        findings = list(AlertEvaluator(house).evaluate(0, parse(text)))
+        findings = list(AlertEvaluator(house).evaluate(0, parse_condition(text)))
         assert [finding.subject for finding in findings] == ["openai"] * holds
         assert all("attempts of these 5m: 12 × 429" in finding.message for finding in findings)
     assert not found(house, "call errors > 20% on other over 5m")
@@ -273,7 +273,9 @@ def test_refusals_are_a_share_of_enough_requests(requests, refused, holds):
     house.span = WindowStats(
         300, routes={"ask": RouteStats(requests, 0, route(requests).buckets, refused), "page": RouteStats()}
     )
-    (text,) = [one.message for one in AlertEvaluator(house).evaluate(0, parse("refusals > 10% over 5m"))] or [None]
+    (text,) = [one.message for one in AlertEvaluator(house).evaluate(0, parse_condition("refusals > 10% over 5m"))] or [
+        None
+    ]
     assert (text is not None and f"{refused} of {requests} requests" in text and f"ask ({refused})" in text) == holds
     assert bool(found(house, "refusals > 10% on ask over 5m")) == holds
     assert not found(house, "refusals > 10% on page over 5m")
@@ -283,7 +285,7 @@ def test_a_policy_that_is_refused_is_told_with_its_first_fault():
     house = House()
     assert not found(house, "policy is refused")
     house.refused = "p.yaml:3: routes: no\np.yaml:4: more"
-    (finding,) = AlertEvaluator(house).evaluate(0, parse("policy is refused"))
+    (finding,) = AlertEvaluator(house).evaluate(0, parse_condition("policy is refused"))
     assert finding.message.endswith("stays in force: p.yaml:3: routes: no")
 
 
@@ -295,7 +297,7 @@ def test_calls_past_the_gateway_are_told_by_upstream():
 
 def lasting(house, text, *, at):
     """Judged once a second from 0 to `at`; what holds then."""
-    judge, condition = AlertEvaluator(house), parse(text)
+    judge, condition = AlertEvaluator(house), parse_condition(text)
     for now in range(at + 1):
         judge.update_conditions(now, {condition})
     return [finding.subject for finding in judge.evaluate(at, condition)]
@@ -338,9 +340,9 @@ def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, s
     house.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
     judge = AlertEvaluator(house)
     for now in range(30):
-        judge.update_conditions(now, {parse(old)})
-    judge.update_conditions(30, {parse(new)})
-    (finding,) = judge.evaluate(30, parse(new))
+        judge.update_conditions(now, {parse_condition(old)})
+    judge.update_conditions(30, {parse_condition(new)})
+    (finding,) = judge.evaluate(30, parse_condition(new))
     assert (finding.subject, finding.since) == (subject, 0)
     assert len(judge._pending) == 1
 

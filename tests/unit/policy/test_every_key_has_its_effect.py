@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_policy_reference import IN_COMMENTS, keys_known
 
-from proxy.policy.reader import hints
+from proxy.policy.reader import key_hints
 from proxy.policy.schema.identity import JwtSource
 from proxy.policy.schema.policy import Policy
 
@@ -238,7 +238,7 @@ def test_the_table_has_no_key_that_is_none():
 # What the comments alone show, by the words that a policy in some test has for it.
 @pytest.mark.parametrize(
     ("section", "word"),
-    [(section.__name__, word) for section in (*IN_COMMENTS, JwtSource) for word in hints(section)],
+    [(section.__name__, word) for section in (*IN_COMMENTS, JwtSource) for word in key_hints(section)],
 )
 def test_what_comments_show_is_used_by_a_test_too(section, word):
     written = re.compile(rf"\b{word}\b")

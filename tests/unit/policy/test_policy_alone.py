@@ -16,22 +16,22 @@ import pytest
 
 from proxy.errors import PolicyError
 from proxy.policy import value_types, values
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing.nodes import Listing, Node, Scalar, Table
-from proxy.policy.parsing.yaml import parse
-from proxy.policy.reader import hints
+from proxy.policy.parsing.yaml import parse_document
+from proxy.policy.reader import key_hints
 from proxy.policy.schema.alerting import AlertRule, InjectedFault
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import TrustedProxies
 from proxy.policy.schema.upstream import Fallback, Price
-from proxy.policy.value_types import Kind
+from proxy.policy.value_types import ValueType
 from proxy.policy.values import Address
 
 CONFIG = Path(__file__).resolve().parents[3] / "config"
 ENVIRON = {"JWT_KEY": "k" * 40}
 
 # What a kind may be at its ends. A whole number's come from its own bounds.
-ENDS: Mapping[Kind, tuple[str, ...]] = {
+ENDS: Mapping[ValueType, tuple[str, ...]] = {
     value_types.DURATION: ("0s", "1ms", "900d"),
     value_types.PERIOD: ("1ms", "900d"),
     value_types.SIZE: ("1B", "1GiB"),
@@ -52,7 +52,7 @@ NOT_ALONE = ("routes[].queue.", "faults[]", "alerts.rules.", "upstreams.openai.f
 
 
 def leaves(section: type, key: str) -> Iterator[tuple[str, Any]]:
-    for name, hint in hints(section).items():
+    for name, hint in key_hints(section).items():
         path = f"{key}.{name}" if key else name
         yield from within(hint, {"routes": "routes[]", "upstreams": "upstreams.openai"}.get(path, path))
 
@@ -71,9 +71,9 @@ def within(hint: Any, path: str) -> Iterator[tuple[str, Any]]:
 def ends(hint: Any) -> Iterator[str]:
     if get_origin(hint) is Annotated:
         for mark in get_args(hint)[1:]:
-            if isinstance(mark, Kind):
+            if isinstance(mark, ValueType):
                 yield from ENDS.get(mark, ())
-                if bounds := re.fullmatch(r"a whole number from (\d+)(?: to (\d+)| up)", mark.write):
+                if bounds := re.fullmatch(r"a whole number from (\d+)(?: to (\d+)| up)", mark.hint):
                     yield from (bounds[1], bounds[2] or "100000")
         yield from ends(get_args(hint)[0])
     elif hint is bool:
@@ -99,7 +99,7 @@ def written(path: str, value: object, **more: object) -> str:
 
 
 def say(text: str, environ: Mapping[str, str] = ENVIRON) -> Policy:
-    return load(PolicySource("p.json", None, text), environ)
+    return load_policy(PolicySource("p.json", None, text), environ)
 
 
 ALONE = [
@@ -193,7 +193,7 @@ def tree_of(node: Node | None, off: object) -> object:
 def test_every_policy_that_we_ship_says_the_same_as_json(name: str, off: object) -> None:
     text = (CONFIG / f"{name}.yaml").read_text(encoding="utf-8")
     environ = {**ENVIRON, "OPENAI_API_KEY": "k", "DATABASE_URL": "postgresql://h/d"}
-    assert say(json.dumps(tree_of(parse(text), off)), environ) == say(text, environ)
+    assert say(json.dumps(tree_of(parse_document(text), off)), environ) == say(text, environ)
 
 
 TIERS = {"tiers": [{"name": "free"}]}

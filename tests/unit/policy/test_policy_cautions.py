@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 
 def warnings_of(text: str) -> tuple[str, ...]:
-    return load(PolicySource("p.yaml", None, text), {}).warnings
+    return load_policy(PolicySource("p.yaml", None, text), {}).warnings
 
 
 LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
@@ -78,10 +78,12 @@ def test_caps_by_a_forgeable_name_want_a_total() -> None:
 def test_caps_that_a_deploy_would_forget_are_warned_of(ledger: str, environ: dict[str, str], warned: bool) -> None:
     for cap in ("per_user: $1/d, total: $9/d", "total: $9/d", "unattributed: $1/d"):
         text = f"upstreams: {{openai: {{cap: {{{cap}}}}}}}\n{ledger}"
-        found = [one for one in load(PolicySource("p.yaml", None, text), environ).warnings if "ledger.url: " in one]
+        found = [
+            one for one in load_policy(PolicySource("p.yaml", None, text), environ).warnings if "ledger.url: " in one
+        ]
         assert bool(found) == warned
         assert all("the caps of openai" in one and "/var/data" in one for one in found)
-    assert load(PolicySource("p.yaml", None, ledger), environ).warnings == ()
+    assert load_policy(PolicySource("p.yaml", None, ledger), environ).warnings == ()
 
 
 def test_a_stop_that_takes_longer_than_platforms_wait_is_warned_of() -> None:

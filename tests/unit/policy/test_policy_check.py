@@ -9,7 +9,7 @@ import pytest
 
 from proxy.cli.check import run_check
 from proxy.errors import UsageError
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 
 
@@ -50,13 +50,13 @@ def test_print_shows_the_effective_policy_and_nothing_else(run) -> None:  # type
     Path("p.yaml").write_text("app: {hold: 3s}")
     status, stdout, stderr = run("--print", "p.yaml")
     assert (status, stderr) == (0, "")
-    assert load(PolicySource("printed", None, stdout), {}).app.hold == 3.0
+    assert load_policy(PolicySource("printed", None, stdout), {}).app.hold == 3.0
 
 
 def test_without_a_file_the_policy_is_found_as_run_would_find_it(run) -> None:  # type: ignore[no-untyped-def]
     status, stdout, stderr = run("--print")
     assert status == 0
-    assert load(PolicySource("printed", None, stdout), {}) == Policy()
+    assert load_policy(PolicySource("printed", None, stdout), {}) == Policy()
     assert "no policy found" in stderr
     assert run(OUTRIGGER_POLICY_TEXT="version: 1")[1] == "$OUTRIGGER_POLICY_TEXT: ok, 1 route\n"
 
@@ -91,4 +91,4 @@ def test_a_terminal_that_is_not_utf_8_gets_escapes_that_yaml_understands() -> No
     environ = {"OUTRIGGER_POLICY_TEXT": 'identity: {tiers: [{name: a, users: "ü😀"}, {name: b}]}'}
     assert run_check(["--print"], environ, stdout, io.StringIO()) == 0
     printed = stdout.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
-    assert load(PolicySource("printed", None, printed), {}).identity.tiers[0].users == "ü😀"
+    assert load_policy(PolicySource("printed", None, printed), {}).identity.tiers[0].users == "ü😀"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import PolicyError
-from proxy.policy.loading import PolicySource, load
-from proxy.policy.parsing.env_vars import substitute
+from proxy.policy.loading import PolicySource, load_policy
+from proxy.policy.parsing.env_vars import substitute_variables
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
 
 
 def say(text: str, **environ: str) -> Policy:
-    return load(PolicySource("p.yaml", None, text), environ)
+    return load_policy(PolicySource("p.yaml", None, text), environ)
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,17 @@ def say(text: str, **environ: str) -> Policy:
     ],
 )
 def test_references_stand_for_variables_and_all_other_dollars_for_themselves(text: str, value: str) -> None:
-    assert substitute(text, {"A": "1", "B": "2", "EMPTY": ""}) == value
+    assert substitute_variables(text, {"A": "1", "B": "2", "EMPTY": ""}) == value
 
 
 def test_a_value_is_never_read_for_references_again() -> None:
-    assert substitute("${A}", {"A": "${B}", "B": "x"}) == "${B}"
+    assert substitute_variables("${A}", {"A": "${B}", "B": "x"}) == "${B}"
 
 
 @pytest.mark.parametrize("text", ["${NONE}", "${", "${}", "${1A}", "${A", "${A-x}", "${BAD}"])
 def test_a_reference_that_leads_nowhere_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="environment|brace|UTF-8"):
-        substitute(text, {"A": "1", "BAD": "\udcff"})
+        substitute_variables(text, {"A": "1", "BAD": "\udcff"})
 
 
 def test_a_missing_variable_is_named_with_its_line() -> None:

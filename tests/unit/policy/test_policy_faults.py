@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import Fault, PolicyError
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 ENVIRON = {"KEY": "k" * 40, "EMPTY": "", "SECRET_URL": "hunter2://pw@x"}
 
 
 def faults_of(text: str) -> tuple[Fault, ...]:
     with pytest.raises(PolicyError) as caught:
-        load(PolicySource("p.yaml", None, text), ENVIRON)
+        load_policy(PolicySource("p.yaml", None, text), ENVIRON)
     return caught.value.faults
 
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import Fault, PolicyError
-from proxy.policy.loading import PolicySource, load
-from proxy.policy.renderer import render
+from proxy.policy.loading import PolicySource, load_policy
+from proxy.policy.renderer import render_policy
 from proxy.policy.schema.identity import JwtSource
 from proxy.policy.schema.policy import Policy
 
@@ -27,16 +27,16 @@ swift = settings(max_examples=200, deadline=None, suppress_health_check=[HealthC
 
 def judge(text: str) -> None:
     try:
-        policy = load(PolicySource("p.yaml", None, text), ENVIRON)
+        policy = load_policy(PolicySource("p.yaml", None, text), ENVIRON)
     except PolicyError as error:
         judge_faults(error.faults, max(1, len(text.splitlines())))
         return
     assert isinstance(policy, Policy)
     assert policy.routes[-1].name == "default"
     assert all(warning and "\n" not in warning for warning in policy.warnings)
-    shown = render(policy)
-    again = load(PolicySource("again", None, shown), ENVIRON)
-    assert render(again) == shown
+    shown = render_policy(policy)
+    again = load_policy(PolicySource("again", None, shown), ENVIRON)
+    assert render_policy(again) == shown
     keys = [source.key for source in policy.identity.user if isinstance(source, JwtSource)]
     if shown.count("***") == keys.count("***"):  # nothing else was hidden
         assert again == policy

@@ -16,8 +16,8 @@ from proxy.egress.billing.pricing.policy_prices import UNITS
 from proxy.egress.billing.pricing.pricer import PRICED_TIERS, Pricer
 from proxy.egress.dialects import dialect_for
 from proxy.errors import PolicyError
-from proxy.policy.loading import PolicySource, load
-from proxy.policy.renderer import render
+from proxy.policy.loading import PolicySource, load_policy
+from proxy.policy.renderer import render_policy
 from proxy.policy.schema.price import Charges, Price
 
 REFERENCE = (Path(__file__).resolve().parents[3] / "config" / "reference.yaml").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ TOKENS = [
 
 def tariffs(price: str, kind: str = "openai") -> Pricer:
     text = f"upstreams: {{mine: {{kind: {kind}, base_url: 'https://a.example', prices: {{m: {price}}}}}}}"
-    upstream = load(PolicySource("prices", None, text), {}).upstreams["mine"]
+    upstream = load_policy(PolicySource("prices", None, text), {}).upstreams["mine"]
     return Pricer(upstream.kind, upstream.base_url, upstream.prices, "refuse")
 
 
@@ -124,7 +124,7 @@ def test_speech_is_priced_by_its_characters_and_images_that_report_nothing_by_th
 
 def test_the_policys_price_of_an_image_goes_before_the_tables() -> None:
     text = "upstreams: {openai: {prices: {dall-e-3: {per_image: 1}}}}"
-    mine = load(PolicySource("prices", None, text), {}).upstreams["openai"].prices
+    mine = load_policy(PolicySource("prices", None, text), {}).upstreams["openai"].prices
     found = Pricer("openai", "https://api.openai.com/v1", mine, "refuse")
     cost = found.cost_of_request("images", {"model": "dall-e-3"}, at=NOW)
     assert cost is not None
@@ -218,8 +218,8 @@ def test_half_a_price_is_a_fault_that_names_its_place(price: str, problem: str) 
 def test_the_prices_in_the_references_comments_are_prices_that_come_back_as_they_were_written() -> None:
     assert len(SHOWN) == 11
     models = ", ".join(f"m{number}: {price}" for number, price in enumerate(SHOWN))
-    policy = load(PolicySource("shown", None, f"upstreams: {{openai: {{prices: {{{models}}}}}}}"), {})
+    policy = load_policy(PolicySource("shown", None, f"upstreams: {{openai: {{prices: {{{models}}}}}}}"), {})
     assert len(policy.upstreams["openai"].prices) == 11
-    shown = render(policy)
-    assert load(PolicySource("again", None, shown), {}).upstreams == policy.upstreams
+    shown = render_policy(policy)
+    assert load_policy(PolicySource("again", None, shown), {}).upstreams == policy.upstreams
     assert "cached_write: null" not in shown, "what a price does not say is left out"

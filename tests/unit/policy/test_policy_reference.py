@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from proxy.policy.alert_condition import Condition
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing.nodes import Listing, Node, Scalar, Table
-from proxy.policy.parsing.yaml import parse
-from proxy.policy.reader import hints
+from proxy.policy.parsing.yaml import parse_document
+from proxy.policy.reader import key_hints
 from proxy.policy.schema.alerting import InjectedFault
 from proxy.policy.schema.identity import Identity, JwtSource, Source
 from proxy.policy.schema.policy import Policy
@@ -33,7 +33,7 @@ WRITTEN_OTHERWISE = (Address, Rate, Spend, TrustedProxies, *get_args(Source), *g
 
 
 def say(text: str) -> Policy:
-    return load(PolicySource("reference.yaml", None, text), ENVIRON)
+    return load_policy(PolicySource("reference.yaml", None, text), ENVIRON)
 
 
 def test_the_reference_is_a_policy_whose_every_default_is_the_codes() -> None:
@@ -53,13 +53,13 @@ def test_defaults_inside_the_examples_are_the_codes_too() -> None:
 
 
 def test_every_key_of_the_code_stands_in_the_reference() -> None:
-    root = parse(REFERENCE)
+    root = parse_document(REFERENCE)
     assert root is not None
     written = set(keys_of(root))
     missing = [key for key in keys_known(Policy, "") if key not in written]
     assert missing == []
     for section in (*IN_COMMENTS, JwtSource):
-        for name in hints(section):
+        for name in key_hints(section):
             assert re.search(rf"[{{ -]{name}: ", REFERENCE), f"{section.__name__}.{name}"
 
 
@@ -77,7 +77,7 @@ def keys_of(node: Node, key: str = "") -> Iterator[str]:
 
 
 def keys_known(section: type, key: str) -> Iterator[str]:
-    for name, hint in hints(section).items():
+    for name, hint in key_hints(section).items():
         path = f"{key}.{name}" if key else name
         yield path
         for suffix, inner in sections_in(hint):
@@ -119,7 +119,7 @@ def test_every_example_in_a_comment_is_a_policy_too(line: int, key: str, value: 
     indent = lines[line - 1][: lines[line - 1].index(key)]
     lines[line - 1] = f"{indent}{key}: {value}"
     environ = {**ENVIRON, "OPENAI_API_KEY": "k", "DATABASE_URL": "postgres://h/d"}
-    assert load(PolicySource("example", None, "\n".join(lines)), environ) != say(REFERENCE)
+    assert load_policy(PolicySource("example", None, "\n".join(lines)), environ) != say(REFERENCE)
 
 
 def test_the_fallbacks_in_comments_are_fallbacks() -> None:
@@ -132,13 +132,13 @@ def test_the_fallbacks_in_comments_are_fallbacks() -> None:
 
 def test_the_shipped_policy_loads_without_a_fault_or_a_warning() -> None:
     text = (CONFIG / "policy.yaml").read_text(encoding="utf-8")
-    policy = load(PolicySource("policy.yaml", None, text), {})
+    policy = load_policy(PolicySource("policy.yaml", None, text), {})
     assert policy.warnings == ()
     assert [route.name for route in policy.routes][-1] == "default"
     assert policy.listen.drain + policy.app.stop_timeout < 30
 
 
 def test_scalars_of_the_reference_keep_their_text() -> None:
-    root = parse(REFERENCE)
+    root = parse_document(REFERENCE)
     assert isinstance(root, Table)
     assert root.entries[0].value == Scalar(root.entries[0].line, "1")

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from proxy.policy.loading import PolicySource, load
-from proxy.policy.renderer import render
+from proxy.policy.loading import PolicySource, load_policy
+from proxy.policy.renderer import render_policy
 from proxy.policy.schema.policy import Policy
 
 CONFIG = Path(__file__).resolve().parents[3] / "config"
 
 
 def say(text: str, **environ: str) -> Policy:
-    return load(PolicySource("p.yaml", None, text), environ)
+    return load_policy(PolicySource("p.yaml", None, text), environ)
 
 
 def test_the_defaults_render_to_a_policy_that_says_the_same() -> None:
-    assert say(render(Policy())) == Policy()
+    assert say(render_policy(Policy())) == Policy()
 
 
 EVERYTHING = """
@@ -48,19 +48,19 @@ faults: [{route: a, delay: 2s, share: 0.1%}, {upstream: mine, status: 503}]
 
 def test_a_policy_that_says_everything_renders_to_one_that_says_the_same() -> None:
     policy = say(EVERYTHING, Z="${W} $")
-    assert say(render(policy)) == policy
-    assert render(say(render(policy))) == render(policy)
+    assert say(render_policy(policy)) == policy
+    assert render_policy(say(render_policy(policy))) == render_policy(policy)
 
 
 @pytest.mark.parametrize("name", ["policy.yaml", "reference.yaml"])
 def test_our_own_policies_render_to_policies_that_say_the_same(name: str) -> None:
     policy = say((CONFIG / name).read_text(encoding="utf-8"), JWT_KEY="***", PORT="8080")
-    assert say(render(policy)) == policy
+    assert say(render_policy(policy)) == policy
 
 
 def test_every_default_is_written_out() -> None:
     """Every key of the reference that is no example is a key of the rendering."""
-    keys = set(re.findall(r"[\w.]+(?=:)", render(Policy())))
+    keys = set(re.findall(r"[\w.]+(?=:)", render_policy(Policy())))
     assert {"backoff", "stale_if_error", "idle_in_transaction", "cpu_throttled", "bodies", "dsn", "queue"} <= keys
 
 
@@ -79,8 +79,8 @@ def test_no_secret_is_shown() -> None:
         SLACK_WEBHOOK_URL="https://hooks.example.com/hunter2",
         SENTRY_DSN="https://hunter2@sentry.example.com/1",
     )
-    shown = render(policy)
+    shown = render_policy(policy)
     assert "hunter2" not in shown
     assert 'token: "***"' in shown
     assert "postgresql://u:***@h/d?password=***" in shown
-    assert render(Policy()).count("***") == 0
+    assert render_policy(Policy()).count("***") == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import PolicyError
-from proxy.policy.loading import find, load, read_file
+from proxy.policy.loading import find_source, load_policy, read_file
 
 
 @pytest.fixture
@@ -22,29 +22,29 @@ def full(tmp_path: Path) -> Path:
 
 def test_the_first_place_that_names_a_policy_holds(full: Path) -> None:
     environ = {"OUTRIGGER_POLICY": "env.yaml", "OUTRIGGER_POLICY_TEXT": "# text"}
-    assert find("named.yaml", environ, full).text == "# named.yaml\n"
-    assert find(None, environ, full).text == "# env.yaml\n"
+    assert find_source("named.yaml", environ, full).text == "# named.yaml\n"
+    assert find_source(None, environ, full).text == "# env.yaml\n"
     del environ["OUTRIGGER_POLICY"]
-    assert find(None, environ, full).text == "# text"
-    assert find(None, environ, full).path is None
-    assert find(None, {}, full).text == "# outrigger.yaml\n"
+    assert find_source(None, environ, full).text == "# text"
+    assert find_source(None, environ, full).path is None
+    assert find_source(None, {}, full).text == "# outrigger.yaml\n"
     (full / "outrigger.yaml").unlink()
-    assert find(None, {}, full).text == "# config/policy.yaml\n"
+    assert find_source(None, {}, full).text == "# config/policy.yaml\n"
 
 
 def test_empty_variables_name_nothing(full: Path) -> None:
-    assert find(None, {"OUTRIGGER_POLICY": "", "OUTRIGGER_POLICY_TEXT": " \n"}, full).name == "outrigger.yaml"
+    assert find_source(None, {"OUTRIGGER_POLICY": "", "OUTRIGGER_POLICY_TEXT": " \n"}, full).name == "outrigger.yaml"
 
 
 def test_without_any_policy_the_defaults_hold_with_a_warning(tmp_path: Path) -> None:
-    policy = load(find(None, {}, tmp_path), {})
+    policy = load_policy(find_source(None, {}, tmp_path), {})
     assert policy.source == "(defaults)"
     assert len(policy.warnings) == 1
     assert "no policy found" in policy.warnings[0]
 
 
 def test_a_source_is_named_as_it_was_asked_for_and_its_path_is_absolute(full: Path) -> None:
-    source = find("named.yaml", {}, full)
+    source = find_source("named.yaml", {}, full)
     assert source.name == "named.yaml"
     assert source.path == full / "named.yaml"
     assert source.stamp is not None
@@ -54,7 +54,7 @@ def test_a_source_is_named_as_it_was_asked_for_and_its_path_is_absolute(full: Pa
 def test_a_file_that_cannot_be_read_is_a_fault_that_says_why(tmp_path: Path, name: str) -> None:
     for option, environ in ((name, {}), (None, {"OUTRIGGER_POLICY": name})):
         with pytest.raises(PolicyError, match="cannot be read") as caught:
-            find(option, environ, tmp_path)
+            find_source(option, environ, tmp_path)
         assert caught.value.faults[0].line == 1
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_read_is_a_fault_that_says_why(tmp_path: Path, nam
 def test_bytes_that_are_no_text_are_a_fault(tmp_path: Path, content: bytes, line: int, problem: str) -> None:
     (tmp_path / "p.yaml").write_bytes(content)
     with pytest.raises(PolicyError, match=problem) as caught:
-        find("p.yaml", {}, tmp_path)
+        find_source("p.yaml", {}, tmp_path)
     assert caught.value.faults[0].line == line
 
 
@@ -78,7 +78,7 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     with os.fdopen(writing, "w") as pipe:
         pipe.write("app: {hold: 3s}")
     try:
-        policy = load(read_file(Path(f"/dev/fd/{reading}"), "/dev/stdin"), {})
+        policy = load_policy(read_file(Path(f"/dev/fd/{reading}"), "/dev/stdin"), {})
     finally:
         os.close(reading)
     assert policy.app.hold == 3.0
@@ -91,6 +91,6 @@ def test_a_source_without_an_end_is_refused() -> None:
 
 def test_a_text_in_the_environment_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     escaped = "# ü".encode().decode("ascii", "surrogateescape")
-    assert find(None, {"OUTRIGGER_POLICY_TEXT": escaped}, tmp_path).text == "# ü"
+    assert find_source(None, {"OUTRIGGER_POLICY_TEXT": escaped}, tmp_path).text == "# ü"
     with pytest.raises(PolicyError, match="not UTF-8"):
-        find(None, {"OUTRIGGER_POLICY_TEXT": "# \udcff"}, tmp_path)
+        find_source(None, {"OUTRIGGER_POLICY_TEXT": "# \udcff"}, tmp_path)

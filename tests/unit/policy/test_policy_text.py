@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from proxy.errors import PolicyError
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing import yaml as yaml_parser
 from proxy.policy.parsing.nodes import Listing, Scalar, Table
 from proxy.policy.schema.policy import Policy
@@ -23,7 +23,7 @@ def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def say(text: str, **environ: str) -> Policy:
-    return load(PolicySource("p.yaml", None, text), environ)
+    return load_policy(PolicySource("p.yaml", None, text), environ)
 
 
 def fault_of(text: str) -> tuple[int, str]:
@@ -54,7 +54,7 @@ def test_what_looks_like_a_number_or_a_date_stays_text_where_text_belongs() -> N
 
 
 def test_lines_are_those_of_the_keys() -> None:
-    root = yaml_parser.parse("a: 1\nb:\n  - x\n  -\n    c: 2\n")
+    root = yaml_parser.parse_document("a: 1\nb:\n  - x\n  -\n    c: 2\n")
     assert isinstance(root, Table)
     assert [(entry.key, entry.line) for entry in root.entries] == [("a", 1), ("b", 2)]
     listing = root.entries[1].value
@@ -81,7 +81,7 @@ def test_json_keeps_its_lines_and_finds_keys_written_twice() -> None:
 def test_json_of_every_shape_reads_as_the_same_tree_as_its_yaml() -> None:
     value = {"a": [1, -2.5e3, True, None, "x\ny", {"": []}], "b": {"c": {}}}
     for indent in (None, 2, "\t"):
-        root = yaml_parser.parse(json.dumps(value, indent=indent))
+        root = yaml_parser.parse_document(json.dumps(value, indent=indent))
         assert plain(root) == {"a": ["1", "-2500.0", "true", "null", "x\ny", {"": []}], "b": {"c": {}}}
 
 

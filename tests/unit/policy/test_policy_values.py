@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 import pytest
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import ANY_TIER, Address, IpSource, Rate, TrustedProxies
 
 
 def say(text: str, **environ: str) -> Policy:
-    return load(PolicySource("p.yaml", None, text), environ)
+    return load_policy(PolicySource("p.yaml", None, text), environ)
 
 
 def test_an_empty_policy_is_the_defaults() -> None:

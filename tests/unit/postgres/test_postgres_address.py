@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.stores import Postgres
 from proxy.postgres.dsn import DatabaseAddress, app_variables, parse_url, rewrite_url
 
@@ -85,4 +85,4 @@ def test_every_variable_gets_its_part_and_no_variable_the_real_password():
     "url", ["postgresql://u@a:1,b:2/db", "postgresql+psycopg2://u@h/db", "postgres:///db?host=/run/pg", ""]
 )
 def test_a_policy_takes_every_spelling(url):
-    assert load(PolicySource("p.yaml", None, f"postgres: {{url: '{url}'}}"), {}).postgres.url == (url or None)
+    assert load_policy(PolicySource("p.yaml", None, f"postgres: {{url: '{url}'}}"), {}).postgres.url == (url or None)

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.observe.metric_family import MetricFamily
 from proxy.observe.metrics import NAMESPACE, Metrics
 from proxy.policy import schema
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
@@ -138,7 +138,7 @@ def test_every_rule_leads_to_a_heading_of_the_incidents():
     headings = set(re.findall(r"^#+ (\S+)$", text, re.MULTILINE))
     told = {rule["labels"]["alert_name"] for rule in rules()}
     path = ROOT / "config" / "policy.yaml"
-    shipped = set(load(PolicySource("policy", path, path.read_text()), {}).alerts.rules)
+    shipped = set(load_policy(PolicySource("policy", path, path.read_text()), {}).alerts.rules)
     assert told | shipped <= headings
     assert shipped - told == {"postgres_down", "store_lost"}  # no metrics tell of them
     assert told - shipped == {"gone"}

@@ -20,7 +20,7 @@ from proxy.app.supervisor import Supervisor
 from proxy.ingress.service import IngressService
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 PLAIN = Command((sys.executable, str(APPS / "plain.py")), "plain.py", ())
 
@@ -35,7 +35,7 @@ class Replaced(IngressGateway):
 @asynccontextmanager
 async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> AsyncIterator[Replaced]:
     loop = asyncio.get_running_loop()
-    parsed = load(PolicySource("test", None, policy or "{}"), {})
+    parsed = load_policy(PolicySource("test", None, policy or "{}"), {})
     descriptor = os.open(tmp / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")

@@ -11,7 +11,7 @@ from in_process_gateway import in_process_gateway
 
 from proxy.cli.checks.machine import _check_memory
 from proxy.operations import health
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.policy import Policy
 
 PLAIN = (sys.executable, str(APPS / "plain.py"))
@@ -27,7 +27,7 @@ def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
     found = health.resolve_memory_limit(Policy())
     assert found is not None
     assert abs(found - WHOLE) < WHOLE / 100
-    named = load(PolicySource("p", None, "app: {memory: {limit: 300MiB}}"), {})
+    named = load_policy(PolicySource("p", None, "app: {memory: {limit: 300MiB}}"), {})
     assert health.resolve_memory_limit(named) == 300 * 1024 * 1024
 
 

@@ -14,7 +14,7 @@ from kill_under_load import calling
 from openai import AsyncOpenAI
 
 from proxy.egress.billing import background_calls
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 DEAR = COST // 100  # nano-dollars: a reservation is less than that, as long as nothing was learnt
 
@@ -407,7 +407,7 @@ async def test_a_change_of_time_zone_keeps_what_is_reserved(tmp_path):
         text = (
             f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1', cap: {{timezone: Asia/Tokyo}}}}}}"
         )
-        out.egress.apply(load(PolicySource("test", None, text), {}))
+        out.egress.apply(load_policy(PolicySource("test", None, text), {}))
         await eventually(lambda: out.limits.reserved == reserved)
         assert out.limits.spent("d") == 0
         vendor.finish(id)

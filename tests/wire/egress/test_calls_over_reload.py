@@ -9,11 +9,11 @@ import pytest
 from aiohttp import web
 from egress_gateway import CHAT, QUICK, Vendor, chunks, completion, egress_gateway, says, streams
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 
 def reload(out, text):
-    out.egress.apply(load(PolicySource("new", None, text), {}))
+    out.egress.apply(load_policy(PolicySource("new", None, text), {}))
 
 
 def policy_of(vendor, key=None, name="mine", more=""):

@@ -9,7 +9,7 @@ import json
 import pytest
 from egress_gateway import CHAT, QUICK, Vendor, egress_gateway, errs, says
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 MARK = "hunter2"
 EXACT = {**CHAT, "temperature": 0}
@@ -183,15 +183,15 @@ async def test_after_a_reload_an_answer_comes_from_the_address_and_the_account_t
             assert await said() == ["one", "one", "hit"]
             text = f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:PORT/v1', cache: {{ttl: 1h, scope: {scope}}}, api_key: KEY}}}}"
             out.egress.apply(
-                load(PolicySource("new", None, text.replace("PORT", str(two.port)).replace("KEY", "sk-1")), {})
+                load_policy(PolicySource("new", None, text.replace("PORT", str(two.port)).replace("KEY", "sk-1")), {})
             )
             assert await said() == ["two", "two", "miss"]
             out.egress.apply(
-                load(PolicySource("new", None, text.replace("PORT", str(two.port)).replace("KEY", "sk-2")), {})
+                load_policy(PolicySource("new", None, text.replace("PORT", str(two.port)).replace("KEY", "sk-2")), {})
             )
             assert await said() == ["two", "two", "miss"]
             out.egress.apply(
-                load(PolicySource("new", None, text.replace("PORT", str(one.port)).replace("KEY", "sk-1")), {})
+                load_policy(PolicySource("new", None, text.replace("PORT", str(one.port)).replace("KEY", "sk-1")), {})
             )
             assert (await said())[0] == "one"
     finally:

@@ -16,7 +16,7 @@ from gateway_process import APPS, eventually, gateway
 from ingress_gateway import OK, answering, ingress_gateway
 
 from proxy.observe.sentry import connect_sentry
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 PLAIN = (sys.executable, str(APPS / "plain.py"))
 USAGE = {**completion(), "usage": {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000}}
@@ -69,7 +69,7 @@ async def test_redact_adds_to_what_is_never_logged(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_environment_is_what_sentry_calls_it():
     async with fake_sentry() as fake:
-        policy = load(PolicySource("p", None, f"sentry: {{dsn: '{fake.dsn}', environment: staging}}"), {})
+        policy = load_policy(PolicySource("p", None, f"sentry: {{dsn: '{fake.dsn}', environment: staging}}"), {})
         client = connect_sentry(policy.sentry, version="1", clock=asyncio.get_running_loop().time)
         client.capture_event("app.exit", "The app ended.", {})
         await asyncio.to_thread(client.close)
@@ -269,13 +269,13 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
     from in_process_gateway import in_process_gateway
 
     from proxy.observe.health import ComponentHealth
-    from proxy.policy.alert_condition_parser import parse
+    from proxy.policy.alert_condition_parser import parse_condition
 
     async with in_process_gateway(
         tmp_path, monkeypatch, *PLAIN, policy=f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\n"
     ) as house:
         alerts, clock = house.gateway.alerts, house.gateway.parts.clock
-        assert alerts._policy.rules["store_lost"].when == parse("store is down for 10s")
+        assert alerts._policy.rules["store_lost"].when == parse_condition("store is down for 10s")
         since = clock()
         monkeypatch.setattr(
             house.gateway.parts.health,

@@ -10,7 +10,7 @@ from background_vendor import ASK, COST, background_vendor, instance, rows
 from egress_gateway import Vendor, egress_gateway, errs, says
 from gateway_process import eventually
 
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 pytestmark = pytest.mark.asyncio
 
@@ -21,10 +21,10 @@ async def test_an_upstream_that_left_the_policy_and_came_back_still_holds_what_w
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         id = await out.begin()
         reserved, before = out.limits.reserved, out.egress.upstreams["openai"]
-        out.egress.apply(load(PolicySource("test", None, "upstreams: {openai: off}"), {}))
+        out.egress.apply(load_policy(PolicySource("test", None, "upstreams: {openai: off}"), {}))
         assert "openai" not in out.egress.upstreams
         again = f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1'}}}}"
-        out.egress.apply(load(PolicySource("test", None, again), {}))
+        out.egress.apply(load_policy(PolicySource("test", None, again), {}))
         assert out.egress.upstreams["openai"].billing.limits is not before.billing.limits
         await eventually(lambda: out.limits.reserved == reserved)
         vendor.finish(id)

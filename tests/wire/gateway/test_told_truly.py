@@ -16,7 +16,7 @@ from proxy.cli.checks.upstreams import check_upstreams
 from proxy.cli.ctl import run_ctl
 from proxy.cli.report import run_report
 from proxy.observe.redact import Redactor
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema.server import REDACT
 
 CALL_FIELDS = b"x-outrigger-attempts: 1\r\nX-Outrigger-Cost: 0.25\r\nx-outrigger-cache: off\r\nX-Vendor: v\r\n"
@@ -119,7 +119,7 @@ def test_they_do_say_it_where_it_is_their_own(tmp_path):
 
 
 def parsed(text="", **environ):
-    return load(PolicySource("t", None, text), environ)
+    return load_policy(PolicySource("t", None, text), environ)
 
 
 async def test_doctor_says_nothing_of_a_vendor_that_nothing_here_calls(tmp_path):

@@ -154,10 +154,10 @@ async def test_health_paths_and_our_own_are_answered_to_an_address_that_has_its_
 
 
 async def test_a_reload_bounds_who_comes_from_then_on():
-    from proxy.policy.loading import PolicySource, load
+    from proxy.policy.loading import PolicySource, load_policy
 
     async with ingress_gateway(answering(OK), "listen: {trusted_proxies: none}") as door, idle(door, 3):
-        door.door.apply(load(PolicySource("new", None, PER % (1, "none")), {}))
+        door.door.apply(load_policy(PolicySource("new", None, PER % (1, "none")), {}))
         assert status_of(await door.get()) == 200
         async with idle(door, 1):
             assert status_of(await door.get()) == 503

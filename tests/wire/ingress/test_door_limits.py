@@ -126,12 +126,12 @@ async def test_what_stands_left_of_a_trusted_chain_is_the_clients_to_write_and_m
 
 
 async def test_a_reload_changes_limits_without_forgetting_counts():
-    from proxy.policy.loading import PolicySource, load
+    from proxy.policy.loading import PolicySource, load_policy
 
     async with ingress_gateway(answering(OK), LIMITED) as door:
         for _ in range(3):
             await door.get("/api/user/ada/make")
-        door.door.apply(load(PolicySource("new", None, LIMITED.replace("free: 3/h", "free: 4/h")), {}))
+        door.door.apply(load_policy(PolicySource("new", None, LIMITED.replace("free: 3/h", "free: 4/h")), {}))
         assert [status_of(await door.get("/api/user/ada/make")) for _ in range(2)] == [200, 429]
 
 

@@ -12,7 +12,7 @@ from free_ports import free_port
 from gateway_process import APPS, GatewayProcess, eventually, gateway
 
 from proxy.errors import PolicyError
-from proxy.policy.loading import PolicySource, load
+from proxy.policy.loading import PolicySource, load_policy
 
 APP = (sys.executable, str(APPS / "plain.py"))
 
@@ -172,5 +172,5 @@ SECRET = "hunter2hunter2"
 def test_a_fault_of_the_policy_does_not_tell_a_secret(line: str, from_environment: bool) -> None:
     text = line.replace(SECRET, "${IT}") if from_environment else line
     with pytest.raises(PolicyError) as refused:
-        load(PolicySource("p.yaml", None, f"version: 1\n{text}\n"), {"IT": SECRET})
+        load_policy(PolicySource("p.yaml", None, f"version: 1\n{text}\n"), {"IT": SECRET})
     assert SECRET not in str(refused.value)

@@ -1,7 +1,7 @@
-"""Taking connections off the listening socket, as many as there is room for; the rest wait in the kernel's backlog.
+"""Accepting connections from the listening socket, as many as there is room for; the rest wait in the kernel's backlog.
 
-The loop's own servers would do, but for the day on which no file descriptor is left: asyncio's stops accepting for a
-second and says so again and again, libuv's closes whoever comes without a word, or itself.
+The loop's own servers would do if a process never ran out of file descriptors. When it does, asyncio's server stops
+accepting for a second and logs that again and again, and libuv's closes whoever comes without a word, or itself.
 """
 
 from __future__ import annotations
@@ -16,35 +16,45 @@ BACKLOG = 1024
 MAX_ACCEPTS_PER_TURN = 64  # accepted in one turn of the loop
 RETRY_SECONDS = 0.1  # seconds until the next try without a descriptor
 OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-NOBODY_WAITING = (BlockingIOError, InterruptedError, ConnectionAbortedError)  # left to accept, or left already
+NOBODY_WAITING = (
+    BlockingIOError,
+    InterruptedError,
+    ConnectionAbortedError,
+)  # there is nobody to accept, or nobody any more
 
 OnAccept = Callable[[socket.socket, str], None]
 
 
 class Acceptor:
-    """`take` gets each connection and its peer's address. Where `is_full`, `on_full` is told that somebody waits, and
-    nobody is accepted until `resume`. `on_exhausted` is told that no descriptor was left, and answers whether it made
-    room; where it did not, one descriptor that is kept for this serves to answer `apology` to whoever waits."""
+    """Accepts clients while there is room.
+
+    - `on_accept` gets each connection's socket and its peer's address.
+    - While `is_full`, nobody is accepted. `on_full` is called once when somebody waits; then `resume` must be called.
+    - `on_exhausted` is called if no file descriptor is left. It returns whether it freed one; if it did not, a spare
+      descriptor serves to send `overload_response` to whoever waits.
+
+    States: reading (the loop watches the socket), paused, closed.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        take: OnAccept,
+        on_accept: OnAccept,
         *,
         is_full: Callable[[], bool],
         on_full: Callable[[], object],
         on_exhausted: Callable[[OSError], bool],
-        apology: Callable[[], bytes],
+        overload_response: Callable[[], bytes],
     ) -> None:
-        """Raises OSError where it cannot listen."""
+        """Raises OSError if the socket cannot listen."""
         self._loop = loop
         self._sock = sock
-        self._on_accept = take
+        self._on_accept = on_accept
         self._is_full = is_full
         self._on_full = on_full
         self._on_exhausted = on_exhausted
-        self._overload_response = apology
+        self._overload_response = overload_response
         self._spare: int | None = None
         self._reading = False
         self._closed = False
@@ -76,7 +86,7 @@ class Acceptor:
                 os.close(self._spare)
 
     def accept_one(self) -> tuple[socket.socket, str] | None:
-        """One who waits, whether there is room or not; None where nobody does. Raises OSError."""
+        """Accept one client, whether there is room or not; None if nobody waits. Raises OSError."""
         try:
             sock, peer = self._sock.accept()
         except NOBODY_WAITING:
@@ -87,7 +97,7 @@ class Acceptor:
     def _on_readable(self) -> None:
         for turn in range(MAX_ACCEPTS_PER_TURN):
             if self._is_full():
-                if not turn:  # somebody does wait: the loop has just said so
+                if not turn:  # the loop has just said that somebody waits
                     self._on_full()
                     self.pause()
                 return
@@ -107,19 +117,20 @@ class Acceptor:
         if made_room or self._spare is None:
             self._pause_briefly()
             return
+        # The client is answered with the spare's descriptor, since it would otherwise wait until its own timeout.
         os.close(self._spare)
         self._spare = None
         try:
             found = self.accept_one()
             if found is not None:
-                _apologize(found[0], self._overload_response())
+                _send_and_close(found[0], self._overload_response())
         except OSError:
             self._pause_briefly()
         self._reserve_spare()
 
     def _pause_briefly(self) -> None:
-        """Until something has closed: a connection, of which `resume` tells, or what nobody tells us of (calls out, the
-        database), which may be all that there is."""
+        """Stop accepting for a moment. A client's connection that closes calls `resume`, but nobody does for the
+        descriptors of calls out and of the database, and these may be the only ones that are freed."""
         self.pause()
         self._loop.call_later(RETRY_SECONDS, self.resume)
 
@@ -132,11 +143,11 @@ class Acceptor:
             self._spare = None
 
 
-def _apologize(sock: socket.socket, answer: bytes) -> None:
+def _send_and_close(sock: socket.socket, response: bytes) -> None:
     with sock:
         try:
-            sock.send(answer)
+            sock.send(response)
             sock.shutdown(socket.SHUT_WR)
-            sock.recv(65536)  # what is left unread would make a reset of our close, which may eat the answer
+            sock.recv(65536)  # closing with unread data sends a reset, which may discard the response
         except OSError:
             pass

@@ -1,12 +1,25 @@
-"""One connection to the app: a request goes out, its answer comes back, byte by byte if need be.
+"""The client's side of HTTP/1.1 (RFC 9112) towards the app, over one connection.
 
-States, of which an illegal move is a programming error:
+    state       event                                   next state
+    idle        send_request()                          waiting
+    idle        bytes come                              closed: nobody asked for them
+    waiting     head of a 1xx response                  waiting: it is passed on at once
+    waiting     head of a final response                body; idle if it has no body
+    waiting     head of a 101, which was asked for      upgraded
+    body        last byte, as its framing says          idle, or closed if it says that the connection ends
+    body        end of file, framed by nothing else     closed: the response is complete
+    upgraded    switch_protocol()                       none of these: a tunnel has the transport
+    any         end of file, a reset, fail()            closed: the exchange fails with AppUnreachable or the error
+    any         framing that is not HTTP/1.1            closed: the exchange fails with AppMisframed
 
-    idle ─send()→ waiting ─head→ body ─last byte→ idle (may be used again) or closed
-                     └─101→ raw (a tunnel takes the transport over)
+A call that a state does not allow is a programming error.
 
-The answer's framing is judged strictly (llhttp's strict mode): what two readers could read differently
-is an `AppMisframed`, and nothing after it is ever taken for an answer.
+Theory: a response on a connection that is used again has no end but the one that its framing states, and RFC 9112
+section 6.3 gives the order in which to look for it: no body for HEAD, 1xx, 204 and 304; then Transfer-Encoding; then
+Content-Length; then the end of the connection. If a proxy and its peer disagree about that end, the rest of one
+response becomes the beginning of the next one, which belongs to somebody else (response splitting). So the framing is
+judged strictly, by llhttp: anything that two readers could read differently is an `AppMisframed`, and nothing that
+comes after it is taken for a response.
 """
 
 from __future__ import annotations
@@ -21,75 +34,72 @@ import httptools
 from proxy.errors import AppMisframed, AppUnreachable
 from proxy.ingress.exchange import HeaderList
 
-
-# An app that states its length more than once, as some frameworks behind some servers do.
-class HeadBuffer:
-    """A head that came in pieces, for the case that it must be read anew."""
-
-    __slots__ = ("data", "reparsed", "reparsing")
-
-    def __init__(self, data: bytes, *, once: bool = False) -> None:
-        self.data = data
-        self.reparsed = once  # it may not be read again
-        self.reparsing = False  # it is read from its beginning, with each piece that comes
-
-    def append(self, piece: bytes) -> bytes:
-        """One more; what is to be parsed now."""
-        self.data += piece
-        return self.data if self.reparsing else piece
-
-
-def merge_lengths(data: bytes) -> bytes | None:
-    """The same bytes with one Content-Length field for several equal ones; None where the head is not whole, or they
-    differ.
-
-    RFC 9110 section 8.6 lets a recipient do so, and browsers and curl do: the length is beyond doubt.
-    """
-    head, blank, body = data.partition(b"\r\n\r\n")
-    kept: list[bytes] = []
-    stated: list[bytes] = []
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() != b"content-length":
-            kept.append(line)
-        else:
-            stated.append(value.strip(b" \t"))
-    if not blank or len(stated) < 2 or len(set(stated)) > 1 or not stated[0].isdigit():
-        return None
-    return b"\r\n".join((*kept, b"Content-Length: " + stated[0])) + blank + body
-
-
-MAX_HEAD = 256 * 1024  # bytes of an answer's head; apps with long cookies stay far below
-DUPLICATE_LENGTH = "Duplicate Content-Length"  # llhttp's words
-QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone knows it
-READ_SIZE = 64 * 1024  # bytes of a read; a server that fills it has more on the way
-MAX_BUFFERED_BODY = 256 * 1024  # body bytes kept before somebody takes them; then the app is not read
+MAX_HEAD = 256 * 1024  # bytes of a response's head; apps with long cookies stay far below
+DUPLICATE_LENGTH = "Duplicate Content-Length"  # the text of llhttp's error
+QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # only Linux has it
+READ_SIZE = 64 * 1024  # bytes of a read by the loop; if one is full, more is on its way
+MAX_BUFFERED_BODY = 256 * 1024  # bytes of a body that are kept until `stream_body`; above it reading pauses
 
 OnInformational = Callable[[int, bytes, HeaderList], None]
 
 
 class BodySink(Protocol):
-    """Takes an answer's body as it arrives. Returning False from `body` asks for a pause."""
+    """Takes the body of a response as it arrives."""
 
-    def write_body(self, data: bytes) -> bool: ...
+    def write_body(self, data: bytes) -> bool:
+        """False asks for a pause in reading."""
+
+
+class HeadBuffer:
+    """A head that comes in pieces, kept in case it has to be parsed again with its lengths merged.
+
+    - `data`: all of it that has come.
+    - `reparsing`: it is parsed from its beginning each time that a piece comes.
+    - `reparsed`: it has been parsed again, and may not be once more.
+    """
+
+    __slots__ = ("data", "reparsed", "reparsing")
+
+    def __init__(self, data: bytes, *, reparsed: bool = False) -> None:
+        self.data = data
+        self.reparsed = reparsed
+        self.reparsing = False
+
+    def append(self, piece: bytes) -> bytes:
+        """Add a piece; the bytes that are to be parsed now."""
+        self.data += piece
+        return self.data if self.reparsing else piece
 
 
 class AppConnection(asyncio.Protocol):
-    """A connection to the app. `answered` and `finished` are the two moments of an answer."""
+    """A connection to the app. The module's docstring has its states.
+
+    Of the present exchange, or the one before it:
+    - `status`, `reason`, `headers`, `trailers`: of the response; status 0 before its head has come.
+    - `content_length`, `chunked`, `bodyless`, `delimited_by_close`: how its body is framed.
+    - `complete`: all of the response has come. `keep_alive`: the app keeps the connection open behind it.
+    - `head_received_at`, `last_read`: on the loop's clock.
+    - `nothing_received`: not a byte of a response has come.
+    - `upgraded`: the app has switched to another protocol (101).
+
+    Of the connection:
+    - `is_closed`, and `close_error` if it did not end in order.
+    - `idle_since`, `idle_iteration`: for the pool.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None = None) -> None:
         self.loop = loop
-        self._sock = sock  # the transport's own
+        self._sock = sock  # the transport's own, for TCP_QUICKACK
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
-        self.idle_iteration = 0  # the loop's turn in which it became idle
+        self.idle_iteration = 0  # of the loop, in which it became idle
         self.last_read = 0.0
-        self.close_error: BaseException | None = None  # why it ended, once it has
+        self.close_error: BaseException | None = None
         self.is_closed = False
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._write_resumed: asyncio.Future[None] | None = None
         self._writing_paused = False
-        self._in_exchange = False  # a request is out and its answer not complete
+        self._in_exchange = False  # a request is out, and its response is not complete
         self._begin_exchange("GET", None)
 
     def __repr__(self) -> str:
@@ -103,7 +113,7 @@ class AppConnection(asyncio.Protocol):
         self.reason = b""
         self.headers: HeaderList = []
         self.trailers: HeaderList = []
-        self.content_length: int | None = None  # Content-Length
+        self.content_length: int | None = None
         self.chunked = False
         self.bodyless = False
         self.delimited_by_close = False
@@ -111,11 +121,11 @@ class AppConnection(asyncio.Protocol):
         self.head_received_at = 0.0
         self.complete = False
         self.upgraded = False
-        self.nothing_received = True  # not a byte of an answer has come
+        self.nothing_received = True
         self.buffered: list[bytes] = []
         self._buffered_bytes = 0
         self._head_bytes = 0
-        self._head_buffer: HeadBuffer | None = None  # where the head does not come whole, or cannot be read as it is
+        self._head_buffer: HeadBuffer | None = None  # if the head does not come whole, or cannot be parsed as it is
         self._sink: BodySink | None = None
         self._reading_paused = False
         self._head_future: asyncio.Future[None] | None = None
@@ -129,16 +139,17 @@ class AppConnection(asyncio.Protocol):
         return self.complete and self.keep_alive and not self.is_closed and not self.upgraded
 
     def send_request(
-        self, head: bytes, method: str, upgrade: str | None, informational: OnInformational | None
+        self, head: bytes, method: str, upgrade: str | None, on_informational: OnInformational | None
     ) -> asyncio.Future[None]:
-        """Write a request's head (and what of its body is at hand); the future is its answer's head.
+        """Write the head of a request, with as much of its body as is there. The future is done when the head of the
+        response has come.
 
-        It fails with AppUnreachable when the connection ends first, AppMisframed for bad framing.
+        It fails with AppUnreachable if the connection ends first, with AppMisframed if the framing is bad.
         """
         assert not self._in_exchange, "one request at a time"
         self._begin_exchange(method, upgrade)
         self._in_exchange = True
-        self._on_informational = informational
+        self._on_informational = on_informational
         self._head_future = self.loop.create_future()
         if self.is_closed or self.transport is None:
             self._fail_exchange(AppUnreachable("The app closed the connection.", sent=False))
@@ -155,17 +166,17 @@ class AppConnection(asyncio.Protocol):
             self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
 
     async def drain(self) -> None:
-        """Wait until the app reads on. Raises AppUnreachable when it never will."""
+        """Wait until the app reads on. Raises AppUnreachable if the connection has ended."""
         if self.is_closed:
             raise AppUnreachable("The app closed the connection while it was sent a body.", sent=True)
         if self._writing_paused:
             if self._write_resumed is None:
                 self._write_resumed = self.loop.create_future()
-            await asyncio.shield(self._write_resumed)
+            await asyncio.shield(self._write_resumed)  # others may wait for the same future
 
     @property
     def reading_paused(self) -> bool:
-        """It is we who do not read: the client is behind."""
+        """Whether the gateway has stopped reading, because the client does not keep up."""
         return self._reading_paused
 
     @property
@@ -173,13 +184,13 @@ class AppConnection(asyncio.Protocol):
         return self._writing_paused
 
     def stream_body(self, sink: BodySink) -> asyncio.Future[None] | None:
-        """Give the rest of the body to `sink`; the future is its end, or fails with AppUnreachable.
-        None: all of it was here."""
+        """Send the body to `sink`, from its beginning. The future is its end, or fails with AppUnreachable; None if all
+        of it had come already."""
         self._sink = sink
-        held, self.buffered = self.buffered, []
+        buffered, self.buffered = self.buffered, []
         self._buffered_bytes = 0
         flowing = True
-        for data in held:
+        for data in buffered:
             flowing = sink.write_body(data)
         if self.complete:
             return None
@@ -193,19 +204,19 @@ class AppConnection(asyncio.Protocol):
         return finished
 
     def switch_protocol(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """Hand the transport to another protocol, with the bytes that already came for it."""
+        """Hand the transport over to another protocol; the bytes that have already come for it go with it."""
         assert self.upgraded
         assert self.transport is not None
-        transport, held = self.transport, b"".join(self.buffered)
+        transport, received = self.transport, b"".join(self.buffered)
         transport.set_protocol(protocol)
         self._parser = None
         self.buffered = []
         self._in_exchange = False
         self.resume_reading()
-        return transport, held
+        return transport, received
 
     def fail(self, error: Exception) -> None:
-        """End the exchange with an error of the caller's: a deadline passed."""
+        """End the exchange with an error of the caller's, for example because a deadline has passed."""
         self._fail_exchange(error)
         self.abort()
 
@@ -238,7 +249,7 @@ class AppConnection(asyncio.Protocol):
         if self.upgraded:
             self._buffer_body(data)
             return
-        if not self._in_exchange:  # nobody asked: a second answer, or noise
+        if not self._in_exchange:  # nobody asked: a second response, or noise
             self.abort()
             return
         if not self.status:
@@ -260,16 +271,19 @@ class AppConnection(asyncio.Protocol):
             self._acknowledge_now()
 
     def _acknowledge_now(self) -> None:
-        """More of the answer is to come, and a server with Nagle's algorithm on waits with it for our acknowledgement,
-        which the kernel puts off for 40 ms on connections that live long. Not sticky: see tcp(7), TCP_QUICKACK."""
+        """Acknowledge what has come at once, since more of the response is to come.
+
+        A server that has Nagle's algorithm on waits with the rest for an acknowledgement, which the kernel delays by
+        40 ms on long-lived connections. The option is not sticky: see tcp(7), TCP_QUICKACK.
+        """
         if QUICKACK is not None and self._sock is not None:
             try:
                 self._sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-            except OSError:  # it has just ended
+            except OSError:  # the connection has just ended
                 pass
 
     def _on_parser_stop(self, data: bytes, stop: httptools.HttpParserUpgrade | httptools.HttpParserError) -> None:
-        """The parser took no more of this."""
+        """The parser stopped within these bytes, by an upgrade or an error."""
         if isinstance(stop, httptools.HttpParserUpgrade):
             if rest := data[stop.args[0] :]:
                 self._buffer_body(rest)
@@ -282,7 +296,10 @@ class AppConnection(asyncio.Protocol):
             self.keep_alive = False
 
     def _reparse_head(self, data: bytes) -> None:
-        """A length that is stated twice stopped the parser: read the head anew with one, once it is whole."""
+        """A length that is stated twice stopped the parser: parse the head again with one of them, once it is whole.
+
+        Some frameworks behind some servers state it twice. `merge_lengths` says when that is harmless.
+        """
         pieces = self._head_buffer = self._head_buffer or HeadBuffer(data)
         merged = merge_lengths(pieces.data)
         if pieces.reparsed or (merged is None and b"\r\n\r\n" in pieces.data):
@@ -314,7 +331,7 @@ class AppConnection(asyncio.Protocol):
         self._writing_paused = False
         if self._write_resumed is not None and not self._write_resumed.done():
             self._write_resumed.set_exception(self._incomplete_error())
-            self._write_resumed.exception()  # the pump may be gone already
+            self._write_resumed.exception()  # the upload's task may be gone, and nobody else would retrieve it
         self._write_resumed = None
         self._fail_exchange(self._incomplete_error())
 
@@ -347,7 +364,7 @@ class AppConnection(asyncio.Protocol):
         if parser.get_http_version() not in ("1.1", "1.0"):
             raise AppMisframed("it does not speak HTTP/1", sent=True)
         if 100 <= status < 200 and status != 101:
-            return  # on_message_complete passes it on
+            return  # an interim response: on_message_complete passes it on
         if status == 101 and self._requested_upgrade is None:
             raise AppMisframed("it switched protocols without being asked to", sent=True)
         if status < 100 or status > 999:
@@ -359,12 +376,13 @@ class AppConnection(asyncio.Protocol):
         if self._head_future is not None and not self._head_future.done():
             self._head_future.set_result(None)
         if self._method == "HEAD" and not self.complete:
-            # llhttp cannot be told that this answer has no body: it is complete, and a fresh parser
-            # reads the next one.
+            # llhttp cannot be told that this response has no body. So it counts as complete, and a fresh parser reads
+            # the next one.
             self._parser = httptools.HttpResponseParser(self)
             self._complete_response()
 
     def _read_framing(self, parser: httptools.HttpResponseParser, status: int) -> None:
+        """How the body is framed (RFC 9112 section 6.3). Raises AppMisframed."""
         for name, value in self.headers:
             lower = name.lower()
             if lower == b"content-length":
@@ -380,7 +398,7 @@ class AppConnection(asyncio.Protocol):
         self.keep_alive = parser.should_keep_alive() and not self.delimited_by_close
 
     def on_body(self, data: bytes) -> None:
-        if self.complete:  # a body behind the head of an answer to HEAD
+        if self.complete:  # a body behind the head of a response to HEAD
             self.keep_alive = False
         elif self._sink is None:
             self._buffer_body(data)
@@ -388,12 +406,12 @@ class AppConnection(asyncio.Protocol):
             self.pause_reading()
 
     def on_message_complete(self) -> None:
-        if not self.status:  # 1xx
+        if not self.status:  # of an interim response (1xx)
             parser = self._parser
             assert parser is not None
             reason, headers = self.reason, self.headers
             self.reason, self.headers, self._head_bytes = b"", [], 0
-            self._head_buffer = HeadBuffer(b"", once=True)  # what was told already cannot be read again
+            self._head_buffer = HeadBuffer(b"", reparsed=True)  # what was passed on already cannot be parsed again
             if self._on_informational is not None:
                 self._on_informational(parser.get_status_code(), reason, headers)
         elif not self.upgraded:
@@ -410,7 +428,7 @@ class AppConnection(asyncio.Protocol):
     def _complete_response(self) -> None:
         self.complete = True
         self._in_exchange = False
-        self.resume_reading()  # its last bytes may have asked for a pause: the next answer must be read
+        self.resume_reading()  # its last bytes may have asked for a pause, and the next response must be read
         if self._body_future is not None and not self._body_future.done():
             self._body_future.set_result(None)
 
@@ -432,5 +450,25 @@ class AppConnection(asyncio.Protocol):
         for future in (self._head_future, self._body_future):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # whoever waited may be gone already
+                future.exception()  # retrieved, since whoever waited may be gone
                 break
+
+
+def merge_lengths(data: bytes) -> bytes | None:
+    """The same bytes, with one Content-Length field in place of several equal ones. None if the head is not whole, or
+    the lengths differ.
+
+    RFC 9110 section 8.6 allows a recipient to do so, and browsers and curl do: the length is beyond doubt.
+    """
+    head, blank_line, body = data.partition(b"\r\n\r\n")
+    kept: list[bytes] = []
+    lengths: list[bytes] = []
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() != b"content-length":
+            kept.append(line)
+        else:
+            lengths.append(value.strip(b" \t"))
+    if not blank_line or len(lengths) < 2 or len(set(lengths)) > 1 or not lengths[0].isdigit():
+        return None
+    return b"\r\n".join((*kept, b"Content-Length: " + lengths[0])) + blank_line + body

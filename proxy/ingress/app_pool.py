@@ -1,15 +1,16 @@
-"""Connections to the app: kept a moment, looked at before they are used again.
+"""The pool of connections to the app: idle ones are kept for a moment, and checked before they are used again.
 
-An app closes an idle connection when it likes (uvicorn after 5 s, gunicorn after 2 s), and a request
-that meets a connection just being closed is lost without anyone knowing whether it was read. So idle
-connections are dropped after 1.5 s, before the app drops them; each is looked at for an end of file
-before it is used (by the loop, which has asked the kernel since the connection came back, or else by us);
-and a method that may not be repeated takes only one that was idle for under 0.5 s.
+An app closes an idle connection when it likes (uvicorn after 5 s, gunicorn after 2 s), and a request that meets a
+connection which is just being closed is lost, without anybody knowing whether the app had read it. So
+- idle connections are closed after 1.5 s, before the app closes them;
+- each is checked for an end of file before it is used: by the event loop, if it has polled the socket since the
+  connection came back, or else here;
+- a method that may not be repeated takes only a connection that has been idle for less than 0.5 s.
 
-Servers close without a word in two more cases. After an exception: uvicorn sends a whole 500 that says keep-alive and
-closes in the same moment, so a connection is not used again after an answer of 500 or above. And when a worker has
-had its number of requests (gunicorn's `max_requests`, uvicorn's and hypercorn's limits): where a connection was seen
-to end before its time, methods that may not be repeated have a fresh one for a while.
+Servers close without a warning in two more cases. After an exception uvicorn sends a whole 500 that says keep-alive and
+closes in the same moment, so a connection is not used again after a status of 500 or above. And a worker ends after
+its number of requests (gunicorn's `max_requests`, uvicorn's and hypercorn's limits): if a connection was seen to end
+early, methods that may not be repeated use fresh ones for a while.
 """
 
 from __future__ import annotations
@@ -23,19 +24,24 @@ from collections.abc import Callable
 from proxy.errors import AppUnreachable, NoDescriptors, Refusal
 from proxy.ingress.app_connection import AppConnection
 
-MAX_IDLE = 1.5
-MAX_IDLE_UNREPEATABLE = 0.5
-SWEEP_SECONDS = 0.5
+MAX_IDLE = 1.5  # seconds for which a connection may be idle
+MAX_IDLE_UNREPEATABLE = 0.5  # the same for a method that may not be repeated
+SWEEP_SECONDS = 0.5  # between two sweeps over the idle connections
 PEEK_FLAGS = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-CAUTION_SECONDS = 600.0  # after a connection ended before its time
-CONNECT_TIMEOUT = 5.0  # loopback answers at once; a full accept queue does not
+CAUTION_SECONDS = 600.0  # of fresh connections for methods that may not be repeated, after one ended early
+CONNECT_TIMEOUT = 5.0  # seconds; loopback answers at once, unless the app's accept queue is full
 
 
 class AppPool:
-    """Idle legs, newest last. One request has one leg: nothing waits behind another's answer."""
+    """Connections to the app. One carries one request at a time: no request waits behind another's response.
+
+    - `on_exhausted` is called if no file descriptor is left for a new connection.
+    - `refused_connections`: how many connections the app has refused so far.
+    - `tunnels`: how many of the open connections have become tunnels.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: Callable[[], tuple[str, int]]) -> None:
-        self.on_exhausted: Callable[[], object] = lambda: None  # told that no descriptor is left
+        self.on_exhausted: Callable[[], object] = lambda: None
         self._loop = loop
         self._address = address
         self._idle: deque[tuple[AppConnection, socket.socket]] = deque()
@@ -43,9 +49,10 @@ class AppPool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._cautious_until = 0.0
-        self.refused_connections = 0  # connections that the app refused
-        self.tunnels = 0  # connections to the app that became one
-        self._iteration = 0  # of the loop, as far as it matters: it polled all sockets between two
+        self.refused_connections = 0
+        self.tunnels = 0
+        # Of the event loop, counted while connections come back: it polls all sockets between two iterations.
+        self._iteration = 0
         self._iteration_scheduled = False
 
     def __repr__(self) -> str:
@@ -61,40 +68,42 @@ class AppPool:
 
     @property
     def descriptors(self) -> int:
-        """How many its connections take, tunnels included."""
+        """File descriptors that its connections take, tunnels included."""
         return len(self._sockets) + self.tunnels
 
     def acquire_idle(self, *, repeatable: bool) -> AppConnection | None:
-        """The most recently used idle leg that is still good, or None."""
+        """The most recently used idle connection that is still good, or None."""
         now = self._loop.time()
         if not repeatable and now < self._cautious_until:
             return None
         oldest = now - (MAX_IDLE if repeatable else MAX_IDLE_UNREPEATABLE)
         while self._idle:
-            leg, sock = self._idle[-1]
-            if leg.idle_since < oldest and not leg.is_closed:
-                return None  # all others were idle for longer; the sweep ends them
-            if leg.idle_iteration == self._iteration and self._idle[0][0].idle_iteration != self._iteration:
-                leg, sock = self._idle.popleft()  # one that the loop has looked at costs no look of ours
-                if leg.idle_since < oldest:
-                    self.discard(leg)
+            app_connection, sock = self._idle[-1]
+            if app_connection.idle_since < oldest and not app_connection.is_closed:
+                return None  # all others have been idle for longer; the sweep closes them
+            if app_connection.idle_iteration == self._iteration and self._idle[0][0].idle_iteration != self._iteration:
+                # The newest came back in this iteration, and checking it costs a system call. The oldest has been
+                # polled by the loop since, so it needs none.
+                app_connection, sock = self._idle.popleft()
+                if app_connection.idle_since < oldest:
+                    self.discard(app_connection)
                     continue
             else:
                 self._idle.pop()
-            if not leg.is_closed and (leg.idle_iteration != self._iteration or _is_open(sock)):
-                return leg
-            self.discard_closed_early(leg)
+            if not app_connection.is_closed and (app_connection.idle_iteration != self._iteration or _is_open(sock)):
+                return app_connection
+            self.discard_closed_early(app_connection)
             if not repeatable:
                 return None
         return None
 
-    def discard_closed_early(self, leg: AppConnection) -> None:
-        """The app closed it before we did, or under a request that it may not have read."""
+    def discard_closed_early(self, app_connection: AppConnection) -> None:
+        """Discard a connection that the app closed first, perhaps under a request that it has not read."""
         self._cautious_until = self._loop.time() + CAUTION_SECONDS
-        self.discard(leg)
+        self.discard(app_connection)
 
     async def connect(self) -> AppConnection:
-        """A fresh leg. Raises AppUnreachable, nothing sent."""
+        """A fresh connection. Raises AppUnreachable, or NoDescriptors; nothing was sent."""
         host, port = self._address()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -109,8 +118,8 @@ class AppPool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._loop.sock_connect(sock, (host, port))
-            _, leg = await self._loop.create_connection(lambda: AppConnection(self._loop, sock), sock=sock)
-        except OSError as error:  # TimeoutError is one
+            _, app_connection = await self._loop.create_connection(lambda: AppConnection(self._loop, sock), sock=sock)
+        except OSError as error:  # includes TimeoutError
             sock.close()
             self.refused_connections += 1
             reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
@@ -118,24 +127,27 @@ class AppPool:
         except BaseException:
             sock.close()
             raise
-        self._sockets[leg] = sock
-        return leg
+        self._sockets[app_connection] = sock
+        return app_connection
 
-    def release(self, leg: AppConnection, *, repeatable: bool) -> None:
-        """Keep a leg for the next request where it can serve one, else end it. `repeatable`: its request was; while
-        those that are not have fresh legs, theirs would add up, with nobody to take them."""
-        if self._closed or not leg.reusable or leg.status >= 500:
-            self.discard(leg)
+    def release(self, app_connection: AppConnection, *, repeatable: bool) -> None:
+        """Keep a connection for the next request if it can serve one, else close it.
+
+        `repeatable` says whether its request was. Requests that are not use fresh connections during a time of caution;
+        these would add up if they were kept, since nobody would take them.
+        """
+        if self._closed or not app_connection.reusable or app_connection.status >= 500:
+            self.discard(app_connection)
             return
-        leg.idle_since = self._loop.time()
-        if not repeatable and leg.idle_since < self._cautious_until:
-            self.discard(leg)
+        app_connection.idle_since = self._loop.time()
+        if not repeatable and app_connection.idle_since < self._cautious_until:
+            self.discard(app_connection)
             return
-        leg.idle_iteration = self._iteration
+        app_connection.idle_iteration = self._iteration
         if not self._iteration_scheduled:
             self._iteration_scheduled = True
             self._loop.call_soon(self._count_iteration)
-        self._idle.append((leg, self._sockets[leg]))
+        self._idle.append((app_connection, self._sockets[app_connection]))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -143,30 +155,33 @@ class AppPool:
         self._iteration_scheduled = False
         self._iteration += 1
 
-    def discard(self, leg: AppConnection) -> None:
-        self._sockets.pop(leg, None)
-        leg.abort()
+    def discard(self, app_connection: AppConnection) -> None:
+        self._sockets.pop(app_connection, None)
+        app_connection.abort()
 
-    def detach(self, leg: AppConnection) -> None:
-        """A leg that became a tunnel is no longer ours, but for its descriptor: until `tunnel_ended`."""
-        self._sockets.pop(leg, None)
+    def detach(self, app_connection: AppConnection) -> None:
+        """Let go of a connection that became a tunnel. Its descriptor counts until `release_tunnel`."""
+        self._sockets.pop(app_connection, None)
         self.tunnels += 1
 
     def release_tunnel(self) -> None:
         self.tunnels -= 1
 
     def close_idle(self) -> None:
-        """End idle legs: the app was replaced, or is about to stop."""
+        """Close idle connections: the app was replaced, or is about to stop."""
         while self._idle:
             self.discard(self._idle.popleft()[0])
 
     def abort_requests(self, detail: str) -> int:
-        """End what is under way: before its answer's head with a 502, later so that nobody takes it for whole. How
-        many there were; tunnels stay."""
-        idle = {leg for leg, _ in self._idle}
-        left = [leg for leg in self._sockets if leg not in idle]
-        for leg in left:
-            leg.fail(Refusal("app-unreachable", 502, "Bad gateway", detail))
+        """End the requests under way, and return how many there were. Tunnels stay.
+
+        Those without a response get a 502 with `detail`; a response that has begun breaks off, so that nobody takes it
+        for whole.
+        """
+        idle = {app_connection for app_connection, _ in self._idle}
+        left = [app_connection for app_connection in self._sockets if app_connection not in idle]
+        for app_connection in left:
+            app_connection.fail(Refusal("app-unreachable", 502, "Bad gateway", detail))
         return len(left)
 
     def close(self) -> None:
@@ -179,16 +194,16 @@ class AppPool:
     def _sweep(self) -> None:
         oldest = self._loop.time() - MAX_IDLE
         while self._idle and (self._idle[0][0].is_closed or self._idle[0][0].idle_since < oldest):
-            leg = self._idle.popleft()[0]
-            if leg.is_closed:
-                self.discard_closed_early(leg)
+            app_connection = self._idle.popleft()[0]
+            if app_connection.is_closed:
+                self.discard_closed_early(app_connection)
             else:
-                self.discard(leg)
+                self.discard(app_connection)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if self._idle else None
 
 
 def _is_open(sock: socket.socket) -> bool:
-    """Whether a connection is open and has nothing to say: no end of file, no unasked-for bytes."""
+    """Whether a connection is open and silent: no end of file, and no bytes that nobody asked for."""
     try:
         sock.recv(1, PEEK_FLAGS)
     except (BlockingIOError, InterruptedError):

@@ -1,9 +1,35 @@
-"""One client's connection: requests come off it one at a time, answers are written to it.
+"""The server's side of HTTP/1.1 (RFC 9112) towards a client, over one connection.
 
-aiohttp's C parser and streams face the network; what is ours is the loop around them. aiohttp's own
-request handler would do, but for what a proxy needs and it cannot give: it drops the rest of an upload
-when a drain begins, waits for ever for the end of a head, answers bad input in its own words, knows no
-upgrade but WebSocket's, and makes two tasks and a response object a request.
+    state       event                                       next state
+    opening     the loop has taken the socket               idle
+    idle        bytes of a head                             in a head
+    in a head   the head is whole                           busy
+    in a head   it is malformed, too long or too late       discarding, after a refusal
+    busy        handled; may go on                          idle, or busy with the next pipelined request
+    busy        handled; may not go on                      lingering
+    busy        101 was relayed                             tunnel: another protocol has the transport
+    busy        the body is malformed or too late           discarding; whoever reads the body gets the error
+    discarding  the refusal is written                      lingering
+    lingering   the client closes, or LINGER_SECONDS pass   closed
+    any         the client leaves                           closed; the serving task is cancelled
+
+One task a connection, `_serve_requests`, handles requests one at a time, in the order in which they came (RFC 9112
+section 9.3.2). Input goes on meanwhile in `data_received`: the body of the present request, and up to MAX_PIPELINED
+requests behind it.
+
+Theory: nothing but the framing of a request says where the next one begins. If two readers on the way disagree about
+it, a client can hide a request in another one's body (request smuggling, RFC 9112 section 11.2). So after the first
+byte that cannot be read for certain everything is discarded, and the connection ends with the answer. It ends slowly:
+closing a socket that has unread data sends a reset, which can destroy the response before the client has read it
+(RFC 9112 section 9.6). So the writing half is closed first, and what the client still sends is read for a while.
+
+An upgrade makes the end of a request uncertain too: until its response is known, what comes behind it is either the
+next request or the other protocol's. `_upgrade_tail` holds it back.
+
+aiohttp's C parser and streams face the network; the loop around them is the gateway's own. aiohttp's own request
+handler lacks what a proxy needs: it drops the rest of an upload when a drain begins, waits for ever for the end of a
+head, answers bad input in its own words, knows no upgrade but WebSocket's, and makes two tasks and a response object
+for each request.
 """
 
 from __future__ import annotations
@@ -26,22 +52,34 @@ from proxy.ingress.headers import requested_upgrade
 from proxy.ingress.protocol_upgrade import UpgradeRequest
 from proxy.ingress.request_errors import bad_request, head_too_long, unreadable_request
 
-READ_BUFFER = 64 * 1024  # bytes of a body held for the app, a connection
+READ_BUFFER = 64 * 1024  # bytes of a body that are read ahead of the app
 MAX_PIPELINED = 16  # requests read ahead of the one being answered
-MAX_UPGRADE_TAIL = 64 * 1024  # bytes kept for a protocol that is being switched to
-LINGER_SECONDS = 5.0  # seconds to go on reading behind a last answer, so that a reset does not eat it
-REJECTED_LINGER_SECONDS = 0.5  # the same for one that only had to be told that there is no place
-MAX_LINGER_BYTES = 8 * 1024 * 1024
+MAX_UPGRADE_TAIL = 64 * 1024  # bytes held back behind an upgrade; above it reading pauses
+LINGER_SECONDS = 5.0  # for which input is read behind the last response, so that no reset destroys it
+REJECTED_LINGER_SECONDS = 0.5  # the same for a client that was only told that there is no place
+MAX_LINGER_BYTES = 8 * 1024 * 1024  # read meanwhile; a client that sends more is reset
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends a reset
 
 RequestHandler = Callable[["ClientConnection", Exchange], Awaitable[bool]]
 RefusalWriter = Callable[["ClientConnection", Refusal], None]
 
 
 class ClientConnection(BaseProtocol):
-    """A client. `handle` answers an exchange and says whether the connection may go on;
-    `refuse` answers what never became one."""
+    """A client's connection. The module's docstring has its states.
+
+    `handle` serves an exchange, and returns whether the connection may go on; `refuse` answers input that is no
+    request; `on_lost` is called once, when the connection has ended or has become a tunnel that has ended.
+
+    - `peer`: the address of the other end, which may be a proxy's. `tunnel` is set once a protocol was switched to.
+    - `busy`: a request is being served; `response_started`: the head of its response has been written.
+    - `draining`: the connection closes after the present request. `rejected`: it only gets a refusal.
+    - `counted_address`: the address that this connection counts for, if connections by address are limited;
+      `behind_proxy`: a request of it named a client other than its peer.
+    - `on_writable` is called when the client reads again, after it did not keep up.
+
+    The listener's sweep reads the rest; times are the loop's clock, and 0 means that a measurement is not running.
+    """
 
     __slots__ = (
         "_body",
@@ -110,33 +148,33 @@ class ClientConnection(BaseProtocol):
         self._task: asyncio.Task[None] | None = None
         self._body: Body | None = None  # of the newest request
         self._head_bytes = 0
-        self._partial_head = b""  # of a head that is not whole yet
-        self._upgrade_request: UpgradeRequest | None = None  # a request whose body goes on
-        self._upgrade_pending = False
-        self._ignores_input = False
+        self._partial_head = b""  # a head that is not whole yet
+        self._upgrade_request: UpgradeRequest | None = None  # an upgrade whose body goes on
+        self._upgrade_pending = False  # input is held back until a response says whose it is
+        self._ignores_input = False  # it is not known where the last request ends
         self._opening = False
         self._upgrade_tail = b""
-        self._discarding = False
-        self._discarded = 0
+        self._discarding = False  # input is not parsed any more
+        self._discarded = 0  # bytes
         self.peer = ""
         self.busy = False
-        self.response_started = False  # the answer to the present request has begun
+        self.response_started = False
         self.draining = False
         self.tunnel: Any = None
         self.rejected = False
-        self.counted_address: str | None = None  # the address whose place it has, where they are bounded
-        self.behind_proxy = False  # a request of it named another client than its peer
+        self.counted_address: str | None = None
+        self.behind_proxy = False
         self.on_writable: Callable[[], None] | None = None
-        # what the sweep looks at
+        # For the listener's sweep.
         self.idle_since = self.last_read = loop.time()
-        self.has_served = False  # at least one request
-        self.head_started_at = 0.0  # 0: no head has begun
-        self.body_bytes = 0  # of bodies, but for what came with their heads
-        self.rate_measured_since = 0.0  # since when they are measured, 0: they are not
-        self.rate_start_bytes = 0  # how many there were then
-        self.awaits_continue = False  # it waits for a word before it sends its body (100-continue)
-        self.stalled_since = 0.0  # 0: the client reads what it is sent
-        self.stalled_bytes = 0
+        self.has_served = False  # a request, at least
+        self.head_started_at = 0.0
+        self.body_bytes = 0  # of bodies, without what came together with their heads
+        self.rate_measured_since = 0.0
+        self.rate_start_bytes = 0  # `body_bytes` at that time
+        self.awaits_continue = False  # it waits for a 100 before it sends its body
+        self.stalled_since = 0.0  # the client does not read
+        self.stalled_bytes = 0  # unsent then
 
     def __repr__(self) -> str:
         state = "closed" if self.transport is None else "busy" if self.busy else "idle"
@@ -150,13 +188,13 @@ class ClientConnection(BaseProtocol):
         tcp_keepalive(self.transport)
 
     def open(self, sock: socket.socket, peer: str) -> None:
-        """Serve the one who is at the other end of an accepted socket."""
+        """Serve the client at the other end of an accepted socket."""
         self.peer = peer
         self._opening = True
         self._task = self._loop.create_task(self._serve_requests(sock))
 
     def reject(self, refusal: Refusal) -> None:
-        """Before `open`: tell it this and nothing else."""
+        """Answer with this refusal alone. To be called before `open`."""
         self.rejected = True
         self._discarding = True
         self._messages.append(refusal)
@@ -178,11 +216,11 @@ class ClientConnection(BaseProtocol):
             self._parse_input(data)
 
     def _parse_input(self, data: bytes) -> None:
-        fresh = False  # whether no body goes on with this
-        if data:  # there is none when the parser is asked to go on with what it has
+        begins_head = False  # no body goes on with these bytes
+        if data:  # empty if the parser is asked to go on with what it has
             self.last_read = self._loop.time()
             if self._body is None or self._body.is_eof():
-                fresh = True
+                begins_head = True
                 if self._head_bytes == 0:
                     self.head_started_at = self.last_read
                 self._head_bytes += len(data)
@@ -198,36 +236,38 @@ class ClientConnection(BaseProtocol):
             self.reject_input(unreadable_request(error, self._max_header))
             return
         if messages:
-            begun, self._partial_head = self._partial_head, b""
+            partial_head, self._partial_head = self._partial_head, b""
             self._enqueue_messages(messages)
             if upgraded:
                 self._upgraded = True
                 self._hold_for_upgrade(tail)
             elif messages[-1][0].upgrade and not self._discarding:
-                self._prepare_upgrade(begun + data if fresh else b"")
+                self._prepare_upgrade(partial_head + data if begins_head else b"")
         elif upgraded:
             self._upgraded = True
             self._hold_for_upgrade(tail)
         elif self._body is None or self._body.is_eof():
-            if fresh:
+            if begins_head:
                 self._partial_head += data
             if self._head_bytes > self._max_header:
                 self.reject_input(head_too_long(self._max_header))
 
-    def _prepare_upgrade(self, begun: bytes) -> None:
-        """A request for a protocol that the parser knows nothing of: what is behind it waits for its answer."""
-        upgrading = UpgradeRequest(begun)
-        if upgrading.end is not None:
-            self._hold_for_upgrade(begun[upgrading.end :])
-        elif begun and self.body_incomplete:
-            self._upgrade_request = upgrading
+    def _prepare_upgrade(self, received: bytes) -> None:
+        """Hold back what comes behind a request for a protocol that the parser does not know.
+
+        `received` is what has come since the beginning of its head; empty if that is not known.
+        """
+        upgrade_request = UpgradeRequest(received)
+        if upgrade_request.end is not None:
+            self._hold_for_upgrade(received[upgrade_request.end :])
+        elif received and self.body_incomplete:
+            self._upgrade_request = upgrade_request
         else:
-            self._ignores_input = (
-                True  # where it ends is not known: it is answered, and nothing behind it taken for a request
-            )
+            # It is not known where the request ends: it is answered, and nothing behind it is taken for a request.
+            self._ignores_input = True
 
     def _hold_for_upgrade(self, tail: bytes) -> None:
-        """What comes from here on may be another protocol's: kept until the answer says so."""
+        """Hold back what comes from here on: it may be the other protocol's, as the response will tell."""
         self._upgrade_pending = True
         if tail:
             self._append_upgrade_tail(tail)
@@ -245,17 +285,17 @@ class ClientConnection(BaseProtocol):
         self.head_started_at = 0.0
         self._wake_serving_task()
         if len(self._messages) > MAX_PIPELINED:
-            self._pause_reading(True)
+            self._set_reading(False)
 
     def eof_received(self) -> bool:
-        return False  # a client that half-closes is gone: nobody could tell it from one that left
+        return False  # a client that half-closes cannot be told from one that has left
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._parser = None
         if self._body is not None and not self._body.is_eof():
             self._fail_body(ConnectionResetError("The client left."))
-        if self._task is not None:
+        if self._task is not None:  # cancels the request that is being served, wherever it waits
             self._task.cancel()
         self.on_writable = None
         self._on_lost(self)
@@ -274,7 +314,9 @@ class ClientConnection(BaseProtocol):
     # ── bad input ────────────────────────────────────────────────────────────────────────────
 
     def reject_input(self, refusal: Refusal) -> None:
-        """Nothing that follows on this connection can be trusted to be a request."""
+        """Stop parsing: nothing that follows can be trusted to be a request. Whoever reads the present body gets
+        the refusal; if there is none, it is answered in its turn.
+        """
         self._discarding = True
         self.head_started_at = 0.0
         if self._body is not None and not self._body.is_eof():
@@ -294,12 +336,13 @@ class ClientConnection(BaseProtocol):
             self._waiter.set_result(None)
 
     async def _serve_requests(self, sock: socket.socket) -> None:
+        """The connection's task: open the transport, serve requests in turn, close."""
         try:
             await self._loop.connect_accepted_socket(lambda: self, sock)
             self._opening = False
         except BaseException as error:
             sock.close()
-            if self.transport is None:  # it was gone already, or we are closing
+            if self.transport is None:  # the client was gone already, or the listener is closing
                 self._on_lost(self)
             if isinstance(error, OSError):
                 return
@@ -307,9 +350,8 @@ class ClientConnection(BaseProtocol):
         try:
             while self.transport is not None:
                 if not self._messages:
-                    if (
-                        self.draining and self.has_served
-                    ):  # a first request may be on its way: the sweep gives it a moment
+                    # A new connection's first request may be on its way: the sweep gives it a moment.
+                    if self.draining and self.has_served:
                         break
                     self._waiter = self._loop.create_future()
                     await self._waiter
@@ -317,24 +359,25 @@ class ClientConnection(BaseProtocol):
                     continue
                 self.busy = True
                 self.response_started = False
-                keep = await self._handle_message(self._messages.popleft())
+                keep_alive = await self._handle_message(self._messages.popleft())
                 self.busy = False
                 self.has_served = True
                 self.idle_since = self._loop.time()
-                if not keep:
+                if not keep_alive:
                     break
                 self._resume_input()
             await self._close_gracefully()
         except ConnectionError:
             self.abort()  # the client left while it was written to
         except Exception:
-            self.abort()  # a fault of ours must not leave a client waiting; the loop's handler tells of it
+            self.abort()  # a bug must not leave a client waiting; the loop's exception handler logs it
             raise
         finally:
             self.busy = False
             self._task = None
 
     async def _handle_message(self, item: tuple[Any, Body] | Refusal) -> bool:
+        """Serve what the parser, or a fault in the input, has put into the queue. True if the connection may go on."""
         if isinstance(item, Refusal):
             self._refuse(self, item)
             return False
@@ -368,18 +411,19 @@ class ClientConnection(BaseProtocol):
         )
 
     def _resume_input(self) -> None:
-        if self._upgrade_pending and self._parser is not None:  # asked for, not granted: plain HTTP goes on
+        """After a response: parse what was held back behind it, and read on if the queue was full."""
+        if self._upgrade_pending and self._parser is not None:  # the upgrade was not granted: HTTP goes on
             self._parser.set_upgraded(False)
             self._upgraded = self._upgrade_pending = False
             tail, self._upgrade_tail = self._upgrade_tail, b""
             if tail:
                 self.data_received(tail)
-            self._pause_reading(False)
+            self._set_reading(True)
         elif len(self._messages) == MAX_PIPELINED:
-            self._pause_reading(False)
+            self._set_reading(True)
 
     async def _close_gracefully(self) -> None:
-        """Close so that the client can still read the last answer: half-close, read on a while."""
+        """Close so that the client can still read the last response: half-close, and read on for a while."""
         transport = self.transport
         if transport is None or self.tunnel is not None:
             return
@@ -388,11 +432,11 @@ class ClientConnection(BaseProtocol):
                 transport.close()
                 return
         self._discarding = True
-        self._pause_reading(False)
+        self._set_reading(True)
         if transport.can_write_eof() and not transport.is_closing():
             try:
                 transport.write_eof()
-            except OSError:  # reset by the client, which the loop is about to tell
+            except OSError:  # the client has reset the connection, and the loop does not know yet
                 self.abort()
                 return
         self._loop.call_later(REJECTED_LINGER_SECONDS if self.rejected else LINGER_SECONDS, self.abort)
@@ -400,16 +444,16 @@ class ClientConnection(BaseProtocol):
     def _append_upgrade_tail(self, data: bytes) -> None:
         self._upgrade_tail += data
         if len(self._upgrade_tail) > MAX_UPGRADE_TAIL:
-            self._pause_reading(True)
+            self._set_reading(False)
 
-    def _pause_reading(self, hold: bool) -> None:
+    def _set_reading(self, enabled: bool) -> None:
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if hold and transport.is_reading():
-            transport.pause_reading()
-        elif not hold and not transport.is_reading():
+        if enabled and not transport.is_reading():
             transport.resume_reading()
+        elif not enabled and transport.is_reading():
+            transport.pause_reading()
 
     # ── what the pipeline calls ──────────────────────────────────────────────────────────────
 
@@ -419,9 +463,9 @@ class ClientConnection(BaseProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Nothing was asked that is not answered; its last answer may be behind it, and it is read from a while."""
-        asked = self.busy or self.head_started_at or self._messages or self.tunnel or self.rejected
-        return not (asked or self.is_gone or self.unsent_bytes)
+        """Whether the listener may close it to make room: no request is under way, and its last response is sent."""
+        in_use = self.busy or self.head_started_at or self._messages or self.tunnel or self.rejected
+        return not (in_use or self.is_gone or self.unsent_bytes)
 
     @property
     def is_gone(self) -> bool:
@@ -429,7 +473,7 @@ class ClientConnection(BaseProtocol):
 
     @property
     def reading_paused(self) -> bool:
-        """We, not the client, are why no byte of its body comes."""
+        """Whether it is the gateway, and not the client, that keeps bytes of its body from coming."""
         return self._reading_paused
 
     @property
@@ -437,7 +481,7 @@ class ClientConnection(BaseProtocol):
         return self._body is not None and not self._body.is_eof()
 
     def write_continue(self, data: bytes) -> None:
-        """An interim answer of 100: from here on it is the client who is waited for."""
+        """Write an interim response of 100: from here on the client is waited for."""
         self.awaits_continue = False
         self.last_read = self._loop.time()
         self.write(data)
@@ -451,15 +495,16 @@ class ClientConnection(BaseProtocol):
             self.transport.writelines(data)
 
     async def drain(self) -> None:
-        """Wait until the client reads on. Raises ConnectionError when it left."""
+        """Wait until the client reads on. Raises ConnectionError if it leaves."""
         await self._drain_helper()
 
     def local_authority(self) -> str:
+        """Host and port of this end, for a request without Host."""
         name = self.transport.get_extra_info("sockname") if self.transport is not None else None
         return f"{name[0]}:{name[1]}" if name else "localhost"
 
     def switch_protocol(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """Hand the transport to another protocol, with the bytes that already came for it."""
+        """Hand the transport over to another protocol; the bytes that have already come for it go with it."""
         assert self.transport is not None
         transport, tail = self.transport, self._upgrade_tail
         self._upgrade_tail = b""
@@ -467,19 +512,19 @@ class ClientConnection(BaseProtocol):
         return transport, tail
 
     def detach(self) -> None:
-        """The transport lives on elsewhere, or ended there."""
+        """Forget the transport: a tunnel that had it has ended."""
         self.transport = None
         self._on_lost(self)
 
     def begin_drain(self) -> None:
-        """Answer what was asked, then close; a connection that is idle gets a moment by the sweep."""
+        """Close after the present request. An idle connection gets a moment, by the listener's sweep."""
         self.draining = True
 
     def abort_response(self, *, framed: bool) -> None:
-        """End an answer so that nobody takes it for whole.
+        """End a response so that the client does not take it for whole.
 
-        Where its framing tells (`framed`), what was written still goes out; an answer that its
-        connection's end delimits can only be told broken by a reset.
+        If its framing shows that it is incomplete (`framed`), what was written still goes out. If the end of the
+        connection is its framing (RFC 9112 section 6.3, case 8), only a reset can show that it broke off.
         """
         transport = self.transport
         if transport is None:
@@ -504,6 +549,6 @@ class ClientConnection(BaseProtocol):
 
 
 def head_size(message: Any) -> int:
-    """Bytes of a request's line and fields, as aiohttp's parser has read them."""
+    """Bytes of a request's line and fields, from what aiohttp's parser has made of them."""
     fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
     return fields + len(message.method) + len(message.path) + 12

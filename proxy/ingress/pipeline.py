@@ -1,7 +1,7 @@
-"""The life of a request, from its head to the line in the log.
+"""The life of a request, from its head to its line in the log.
 
-Each step is a plain function of the exchange, and returns or raises one of `errors.py`. Accounting happens
-once, whatever happened.
+`RequestPipeline.handle` is that life, in one function. Each step is a plain function of the exchange that returns, or
+raises one of `errors.py`. Accounting happens once, whatever the outcome is.
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ HOST_PATTERN = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 sect
 
 @dataclass(frozen=True, slots=True)
 class RequestRules:
-    """What the policy says about requests, compiled. A reload puts another one in place."""
+    """What the policy says about requests, compiled. A reload replaces the object as a whole."""
 
     routes: RouteTable
     identifier: Identifier
     trusted_peers: TrustedPeers
-    max_body: int | None
-    body_buffer: int  # bytes of a body that are here before its request takes a place
-    faults: Mapping[str, tuple[InjectedFault, ...]]  # by route, for staging
-    dropped_from_responses: frozenset[bytes]  # fields of the app's answers that stop here
-    probe_paths: frozenset[str]  # paths of the app's own health, never shed
+    max_body: int | None  # bytes
+    body_buffer: int  # bytes of a body that are read before its request is admitted
+    faults: Mapping[str, tuple[InjectedFault, ...]]  # by route name, for staging
+    dropped_from_responses: frozenset[bytes]  # fields of the app's responses that end at the gateway
+    probe_paths: frozenset[str]  # paths of the app's own health checks, never shed
 
     @classmethod
     def from_policy(cls, policy: Policy, *, on_render: bool) -> RequestRules:
+        """Raises OutriggerError if the policy cannot be compiled."""
         liveness = policy.app.liveness
         probes = (policy.app.ready.path, None if liveness is None else liveness.path)
         return cls(
@@ -81,55 +82,69 @@ class RequestRules:
 
 
 class RequestPipeline:
-    """Everything a request meets, in order."""
+    """Everything that a request meets, in order. `rules` may be replaced at any time."""
 
     def __init__(
         self,
         rules: RequestRules,
         *,
-        desk: OwnEndpoints,
+        own_endpoints: OwnEndpoints,
         limiter: RateLimiter,
         admission: AdmissionController,
         relay: Relay,
-        account: RequestAccounting,
+        accounting: RequestAccounting,
         requests: RequestRegistry,
         emit: EmitEvent,
         clock: Callable[[], float],
-        allowances: UserBudgets | None = None,
+        budgets: UserBudgets | None = None,
         blocked: Container[str] = (),
-        capacity: ConnectionLimits | None = None,
+        connection_limits: ConnectionLimits | None = None,
     ) -> None:
         self._clock = clock
         self._ids = IdGenerator()
         self.rules = rules
-        self._own_endpoints = desk
+        self._own_endpoints = own_endpoints
         self._limiter = limiter
         self._admission = admission
         self._relay = relay
         self._stream_limits = relay.stream_limits = StreamLimits(self._note_shadow_refusal)
-        self._accounting = account
+        self._accounting = accounting
         self._requests = requests
-        self._budgets = allowances
+        self._budgets = budgets
         self._blocked = blocked
-        self._connection_limits = capacity
+        self._connection_limits = connection_limits
         self._emit = emit
 
     async def handle(self, connection: ClientConnection, x: Exchange) -> bool:
-        """Serve one request; whether its connection may go on."""
+        """Serve one request. True if its connection may serve another one.
+
+        1. Name it: request id, trace, token; and the client behind the peer.
+        2. Answer it here if it is for one of the gateway's own endpoints.
+        3. Check what no route may loosen: framing and Host.
+        4. Identify the user and the tier, and find the route. From here on the request is counted.
+        5. Refuse early, the cheapest check first: connections of its address, blocked user, size, spending cap, rate,
+           open streams.
+        6. Read its body, or a buffer of it, so that a slow sender does not hold a place at the app.
+        7. Admit it: wait for a place at its route and at the app.
+        8. Relay it to the app, and the response to the client.
+        9. Release and account for it, whatever happened.
+        """
+        # A reload may replace the rules while this request waits: its client and its route come from one set.
         rules = self.rules
         self._assign_ids(x)
         x.client = rules.trusted_peers.resolve_client(x.peer, x.joined_header)
         x.dropped_from_response = rules.dropped_from_responses
-        ours = self._own_endpoints.claims(x.path)
-        counted = told = False
+        is_own = self._own_endpoints.claims(x.path)
+        counted = token_sent = False
         try:
-            if ours:
+            if is_own:
                 return await self._own_endpoints.handle(connection, x)
             check_framing(x, x.headers.get("Transfer-Encoding"))
             self._check_host(x)
             identified = rules.identifier.identify(x)
             x.user, x.tier = identified.user, identified.tier
             x.route = rules.routes.match(x.method, x.path)
+            # `counted` says that both have begun: what begins here must end in the `finally`, once.
             self._accounting.begin(x)
             self._requests.begin(x.token, x)
             counted = True
@@ -139,6 +154,7 @@ class RequestPipeline:
             self._check_size(x)
             if self._has_cap(x):
                 await self._check_budget(x)
+            # Counted here, and refunded below if a later step refuses the request.
             self._check_rate(x)
             if x.route.streams is not None:
                 self._stream_limits.refuse_early(x)
@@ -147,24 +163,29 @@ class RequestPipeline:
             await self._admit(x)
             if rules.faults:
                 await self._inject_faults(rules.faults.get(x.route.name, ()))
-            told = True
+            token_sent = True
             return await self._relay.forward(connection, x, rules.trusted_peers.forwarding_headers(x.client, x.peer))
         except Refusal as refusal:
-            if x.rate_decision is not None and not x.reached_app:  # what the app never saw does not count
+            # A request that the app never saw does not count against its user's rate.
+            if x.rate_decision is not None and not x.reached_app:
                 self._limiter.refund(x.route, x.user, x.rate_decision)
             return write_refusal(connection, x, refusal)
         except ResponseCut as cut:
+            # The status line has gone out: closing the connection is the only way left to tell the client.
             x.aborted = True
             self._emit("request.cut", str(cut), level="warning", request_id=x.request_id, route=x.route.name)
             return False
         except (asyncio.CancelledError, ConnectionError):
+            # The client left: its connection's task is cancelled, or a write to it failed. Nobody reads an answer.
             x.aborted = True
             if not x.response_started:
                 x.status = STATUS_CLIENT_GONE
             raise
-        except Exception as error:  # the outermost seam: a fault of ours is one request's, not the process's
+        except Exception as error:  # the outermost seam: a bug costs one request, not the process
             return self._answer_internal_error(connection, x, error)
         finally:
+            # No await from here on: a second cancellation could interrupt it, and leak a place for good. Places are
+            # released before accounting, so that a failure there cannot keep one either.
             if x.permit is not None:
                 x.permit.release()
             if x.held is not None:
@@ -172,25 +193,27 @@ class RequestPipeline:
             if counted:
                 if not x.route.enforce:
                     self._check_size_in_shadow(x)
+                # Whatever still works for the request is cancelled if its route says so (`when_abandoned: cancel`).
                 abandoned = x.route.when_abandoned == "cancel" and x.is_abandoned
-                self._requests.end(x.token, abandoned=abandoned, told=told)
+                self._requests.end(x.token, abandoned=abandoned, told=token_sent)
                 self._accounting.end(x)
-            elif not ours:
+            elif not is_own:
                 self._accounting.end_unrouted(x)
 
-    def _release_held(self, x: Exchange, holds: HeldResources) -> None:
-        if holds.has_stream:
+    def _release_held(self, x: Exchange, held: HeldResources) -> None:
+        if held.has_stream:
             self._stream_limits.release(x)
-        if holds.share is not None:
-            holds.share.release()
-        if holds.address is not None and self._connection_limits is not None:
-            self._connection_limits.release(holds.address)
+        if held.share is not None:
+            held.share.release()
+        if held.address is not None and self._connection_limits is not None:
+            self._connection_limits.release(held.address)
 
     def overload_response(self, refusal: Refusal) -> bytes:
+        """A whole response for a client whose request is never read."""
         return render_refusal(refusal, self._ids.new_token())
 
     def refuse_unreadable(self, connection: ClientConnection, refusal: Refusal) -> None:
-        """Answer what could not be read as a request at all."""
+        """Answer input that could not be read as a request."""
         x = Exchange("GET", "", NO_HEADERS, (), EMPTY_PAYLOAD, peer=connection.peer, received=0.0, should_close=True)
         x.request_id = self._ids.new_token()
         write_refusal(connection, x, refusal)
@@ -208,20 +231,24 @@ class RequestPipeline:
         if host is not None and not HOST_PATTERN.fullmatch(host):
             raise bad_request("The Host field is not a host and port (RFC 9110 section 7.2).")
 
-    def _check_address(self, capacity: ConnectionLimits, connection: ClientConnection, x: Exchange) -> None:
-        """One place for each connection of a client, or for each of its requests where a proxy is between."""
+    def _check_address(self, limits: ConnectionLimits, connection: ClientConnection, x: Exchange) -> None:
+        """Count one place for each connection of a client, or for each of its requests if it comes through a proxy.
+
+        The listener counted the connection by its peer. If the peer turns out to be a proxy, its place is given back,
+        and each request counts by the client that it names.
+        """
         if x.path in self.rules.probe_paths:
             return
         peer, client = client_network(x.peer), client_network(x.client.ip)
         if client != peer:
             connection.behind_proxy = True
             if connection.counted_address is not None:
-                capacity.release(connection.counted_address)
+                limits.release(connection.counted_address)
                 connection.counted_address = None
         if connection.counted_address is not None or (connection.behind_proxy and client == peer):
             return
-        if not capacity.acquire(client):
-            raise capacity.refusal(PER_ADDRESS)
+        if not limits.acquire(client):
+            raise limits.refusal(PER_ADDRESS)
         if connection.behind_proxy:
             x.hold_resources().address = client
         else:
@@ -237,37 +264,38 @@ class RequestPipeline:
             if x.route.enforce:
                 limit = own
             elif limit is not None:
-                limit = max(own, limit)  # shadow mode refuses nothing that the route's own word would let pass
+                limit = max(own, limit)  # shadow mode refuses nothing that the route's own limit would let pass
         x.max_body = limit
         if limit is not None and _body_size(x) > limit:
             raise body_too_large(limit)
 
     def _check_size_in_shadow(self, x: Exchange) -> None:
-        """At the end, when its size is known however it was framed."""
+        """Called at the end, when the size is known however the body was framed."""
         own = x.route.max_body
         if own is not None and _body_size(x) > own:
             self._note_shadow_refusal(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
 
     def _has_cap(self, x: Exchange) -> bool:
-        allowances = self._budgets
-        if allowances is None or not allowances.has_cap(x.user, x.tier):
+        budgets = self._budgets
+        if budgets is None or not budgets.has_cap(x.user, x.tier):
             return False
-        x.budgets = allowances
+        x.budgets = budgets
         return True
 
     async def _check_budget(self, x: Exchange) -> None:
-        allowances = x.budgets
-        assert allowances is not None
-        if not allowances.is_loaded(x.user, x.tier):
-            await allowances.load_user(x.user, x.tier)
+        budgets = x.budgets
+        assert budgets is not None
+        # Also for routes that need no budget: the response states what the user has spent today.
+        if not budgets.is_loaded(x.user, x.tier):
+            await budgets.load_user(x.user, x.tier)
         if not x.route.requires_budget or is_preflight(x):
             return
-        spent = allowances.exhausted_cap(x.user, x.tier)
-        if spent is None:
+        exhausted = budgets.exhausted_cap(x.user, x.tier)
+        if exhausted is None:
             return
-        text, turns = spent
+        text, seconds = exhausted
         if x.route.enforce:
-            raise Refusal("cost-cap", 402, "Spending cap reached", f"Of {text}.", retry_after=turns)
+            raise Refusal("cost-cap", 402, "Spending cap reached", f"Of {text}.", retry_after=seconds)
         self._note_shadow_refusal(x, "cost-cap", f"of {text}", event="cap.shadow")
 
     def _check_rate(self, x: Exchange) -> None:
@@ -288,11 +316,16 @@ class RequestPipeline:
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
 
     async def _await_body(self, connection: ClientConnection, x: Exchange) -> None:
-        """A body, or the buffer's fill of it, is here before its request takes a place."""
+        """Read the body, or as much of it as `listen.body.buffer` allows, before the request takes a place at the app.
+
+        A body that is longer than the buffer also needs a share of its address's places, since it may hold one for as
+        long as its sender likes.
+        """
         if not self.rules.body_buffer:
             return
         if not x.http10 and not x.body.total_bytes and "100-continue" in (x.headers.get("Expect") or "").lower():
-            connection.write_continue(b"HTTP/1.1 100 Continue\r\n\r\n")  # it waits for this, and we for its body
+            # The client waits for this, and the gateway for the body: without it neither would move.
+            connection.write_continue(b"HTTP/1.1 100 Continue\r\n\r\n")
             x.hold_resources().continue_sent = True
         began = self._clock()
         body = x.body = BufferedBody(x.body)
@@ -307,10 +340,11 @@ class RequestPipeline:
 
     @property
     def open_streams(self) -> Mapping[str, int]:
-        """How many are open on each route that bounds them."""
+        """Open streams by route, of the routes that limit them."""
         return self._stream_limits.open_by_route()
 
     async def _admit(self, x: Exchange) -> None:
+        # The usual case, that there is room, costs no coroutine and no timer.
         permit = self._admission.try_admit(x.route, exempt=x.path in self.rules.probe_paths)
         if permit is None:
             began = self._clock()
@@ -320,7 +354,7 @@ class RequestPipeline:
             finally:
                 x.waited_seconds += self._clock() - began
         x.permit = permit
-        if permit.route_name:  # of a probe none
+        if permit.route_name:  # a health probe has none, and is not counted
             self._accounting.record_concurrency(x.route.name, permit.route_in_flight)
         if not x.route.enforce and self._admission.is_overfull(x.route.name):
             self._note_shadow_refusal(
@@ -328,13 +362,13 @@ class RequestPipeline:
             )
 
     def _note_shadow_refusal(self, x: Exchange, name: str, why: str, *, event: str = "shadow") -> None:
-        """A refusal that a route in shadow mode (`enforce: false`) does not make."""
+        """Count and log a refusal that a route in shadow mode (`enforce: false`) does not make."""
         self._accounting.count_shadow_refusal(x, name)
         text = f"Would be refused ({name}): {why}."
         self._emit(event, text, request_id=x.request_id, route=x.route.name, user=x.user, refused=name)
 
     async def _inject_faults(self, faults: Iterable[InjectedFault]) -> None:
-        """What the policy's `faults` do to this request, each drawn by its share."""
+        """Apply the policy's `faults` to this request, each by its share of requests. Raises Refusal."""
         for fault in faults:
             if random.random() >= fault.share:  # noqa: S311 (no secret)
                 continue
@@ -354,10 +388,11 @@ class RequestPipeline:
 
 
 def _body_size(x: Exchange) -> int:
-    """Of the body, as it was announced or as much as came."""
+    """Bytes of the body: as announced, or as many as have come if that is more."""
     return max(int(x.headers.get("Content-Length") or 0), x.body.total_bytes)
 
 
 def is_preflight(x: Exchange) -> bool:
-    """A CORS preflight (Fetch standard, section 4.8): it asks whether a request may be made, and is none."""
+    """Whether this is a CORS preflight (Fetch standard, section 4.8), which asks whether a request may be made, and is
+    none itself: it carries no credentials, so no limit of a user applies."""
     return x.method == "OPTIONS" and x.origin is not None and "Access-Control-Request-Method" in x.headers

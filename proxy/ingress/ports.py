@@ -1,4 +1,7 @@
-"""What a user may still spend: asked before the app works, and told with each answer."""
+"""What ingress needs from other rooms, as protocols: spending limits, the app, the gateway's own endpoints.
+
+Ingress imports none of those rooms; `gateway.py` passes in what implements these.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,29 @@ from typing import Protocol
 
 
 class UserBudgets(Protocol):
-    """Money is nano-dollars."""
+    """What a user may still spend on calls out: asked before the app works, and stated with each response.
+
+    Money is in nano-dollars.
+    """
 
     def has_cap(self, user: str, tier: str) -> bool:
-        """Whether there is a cap on this user at all."""
+        """Whether any cap applies to this user."""
 
     def is_loaded(self, user: str, tier: str) -> bool:
-        """Whether all that this user spent is at hand; else it is worth asking for it."""
+        """Whether all that this user has spent is in memory; if not, `load_user` is worth its time."""
 
     async def load_user(self, user: str, tier: str) -> None:
-        """Ask for it, a second or two at most; nothing is raised where it cannot be had."""
+        """Load it from the ledger, within a second or two. Raises nothing if that fails."""
 
     def spent_today(self, user: str) -> int: ...
 
     def exhausted_cap(self, user: str, tier: str) -> tuple[str, float] | None:
-        """Which cap is spent, in words, and the seconds until its window turns; None where none is."""
+        """The exhausted cap, in words, and the seconds until its window ends; None if no cap is exhausted."""
 
 
-# [merged from ingress/backend] The app as the relay sees it: where it listens and whether it is there.
 class AppBackend(Protocol):
+    """The app as the relay sees it: where it listens, and whether it is there."""
+
     @property
     def is_ready(self) -> bool: ...
 
@@ -37,21 +44,20 @@ class AppBackend(Protocol):
     def address(self) -> tuple[str, int]: ...
 
     async def wait_ready(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for it; at once where it is ready."""
+        """Wait up to `timeout` seconds until it is ready; whether it is."""
 
     def record_answer(self) -> None:
-        """The app has just answered something: it is alive whatever a probe says."""
+        """Note that the app has just answered: it is alive, whatever a probe says."""
 
 
-# [merged from ingress/ours] How the public listener reaches the gateway's own endpoints without knowing who answers
-# them.
-OwnResponse = tuple[int, list[tuple[str, str]], bytes]
+OwnResponse = tuple[int, list[tuple[str, str]], bytes]  # status, complete headers, body
 
 
 class OwnEndpointHandler(Protocol):
-    """Answers a request to an endpoint of ours: status, complete headers, body. `path` is as sent.
+    """Answers a request to one of the gateway's own endpoints.
 
-    `secure`: the client came by HTTPS, as a trusted proxy says.
+    `path` and `query` are as sent, `peer` is the client's address, and `header` gives the first value of a field.
+    `secure` says that the client came by HTTPS, according to a trusted proxy.
     """
 
     async def __call__(
@@ -67,9 +73,8 @@ class OwnEndpointHandler(Protocol):
     ) -> OwnResponse: ...
 
 
-# [merged from ingress/view] What identity and routing may look at of a request.
 class RequestView(Protocol):
-    """The face of a request that decisions are made on."""
+    """What identity and routing may look at of a request. The `explain` command makes such requests up."""
 
     @property
     def method(self) -> str: ...
@@ -80,7 +85,7 @@ class RequestView(Protocol):
 
     @property
     def client_ip(self) -> str:
-        """Who sent it, after `trusted_proxies`."""
+        """The client's address, according to `listen.trusted_proxies`."""
 
     def header(self, name: str) -> str | None:
         """The first value of a header, its name given in lower case."""

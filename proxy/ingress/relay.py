@@ -1,4 +1,10 @@
-"""From a request that may pass to the app's answer, and back: sending, sending again, streaming, breaking off."""
+"""Passing an admitted request on to the app, and the response back to the client.
+
+A request is sent a second time only if the app cannot have acted on it: nothing was sent yet, or its method is
+idempotent (RFC 9110 section 9.2.2) and an idle connection turned out to be dead before a byte of a response came. A
+response that breaks off after its head has gone out cannot be taken back, so it is ended in a way that the client
+notices.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +25,28 @@ from proxy.ingress.response_writer import ResponseWriter, render_informational_h
 from proxy.ingress.route_timeouts import RouteTimeouts, within_total
 from proxy.ingress.stream_limits import StreamLimits
 
-# RFC 9110 section 9.2.2. Whether a broken connection's app had read the request cannot be known.
+# RFC 9110 section 9.2.2. If a connection breaks, nobody can know whether the app had read the request.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 STATUS_CONTINUE = 100
-# Seconds for which an app may refuse connections while it counts as ready: its end is noticed by then, by its port
-# (app.liveness), or by its process alone.
+# Seconds for which an app may refuse connections while it still counts as ready. By then its end has been noticed,
+# either by probes of its port (app.liveness) or by the end of its process alone.
 MAX_REFUSING_SECONDS = 4.5
 MAX_REFUSING_SECONDS_UNPROBED = 1.0
 RECONNECT_SECONDS = 0.05
 
 
 class ResponseCut(OutriggerError):
-    """The app's answer ended before it was whole, with its head already sent: the client's ends too."""
+    """The app's response broke off after its head had been sent to the client. The client's connection ends with it."""
 
 
 class Relay:
-    """`hold` is how long a request waits for an app that restarts, in seconds; `watched` whether the app's port is."""
+    """Requests to the app, responses to clients.
+
+    - `restart_wait`: seconds for which a request waits for an app that restarts (`app.hold`).
+    - `port_is_probed`: whether the app's port is probed (`app.liveness`).
+    - `app_stopping`: the app is being stopped, so nobody waits for it any more.
+    - `stream_limits`: the limits on open streams; the pipeline sets them.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, backend: AppBackend, pool: AppPool) -> None:
         self._loop = loop
@@ -44,93 +56,102 @@ class Relay:
         self.stream_limits: StreamLimits | None = None
         self.restart_wait = 15.0
         self.port_is_probed = True
-        self.app_stopping = False  # the app is being stopped: nothing to wait for
+        self.app_stopping = False
 
     async def forward(
         self, connection: ClientConnection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]
     ) -> bool:
-        """Pass a request on and its answer back; whether the client's connection may go on.
+        """Pass a request on, and the response back. True if the client's connection may serve another request.
 
-        Raises Refusal where the app gave no head of an answer, AnswerCut where it broke off after it.
+        Raises Refusal if the app gave no head of a response, ResponseCut if the response broke off after its head.
         """
         head = render_request_head(x, forwarding, connection.local_authority() if "Host" not in x.headers else "")
         upload = RequestUpload(x, connection)
         try:
-            leg = await self._exchange_heads(connection, x, head, upload)
+            app_connection = await self._exchange_heads(connection, x, head, upload)
         except NoDescriptors as error:
             raise Refusal("overloaded", 503, "Overloaded", str(error), retry_after=1.0) from error
         except AppUnreachable as error:
             raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
         if x.route.streams is not None and self.stream_limits is not None:
             try:
-                self.stream_limits.admit(x, leg)
+                self.stream_limits.admit(x, app_connection)
             except Refusal:
                 upload.stop()
-                self._timeouts.remove(leg)
-                self._pool.discard(leg)
+                self._timeouts.remove(app_connection)
+                self._pool.discard(app_connection)
                 raise
-        if leg.upgraded:
-            await self._finish_upload(x, leg, upload)
-            await self._relay_tunnel(connection, x, leg)
+        if app_connection.upgraded:
+            await self._finish_upload(x, app_connection, upload)
+            await self._relay_tunnel(connection, x, app_connection)
             return False
-        return await self._relay_response(connection, x, leg, upload)
+        return await self._relay_response(connection, x, app_connection, upload)
 
-    # ── asking ───────────────────────────────────────────────────────────────────────────────
+    # ── the request ───────────────────────────────────────────────────────────────────────────────
 
     async def _exchange_heads(
         self, connection: ClientConnection, x: Exchange, head: bytes, upload: RequestUpload
     ) -> AppConnection:
-        """The leg whose answer's head has come. An idle leg that proves dead is replaced once, where
-        nothing of the answer was seen and the method may be repeated."""
+        """Send the request; the connection on which the head of its response has come.
+
+        An idle connection that proves dead is replaced once, if nothing of a response was seen and the method may be
+        repeated. A fresh connection that fails is the app's failure, and is not replaced.
+        """
         if self.app_stopping:
             raise self._app_unavailable()
         repeatable = x.method in IDEMPOTENT and upload.fits_with_head
-        # An app that is away gets nothing more over the connections it still holds: it is about to stop.
-        leg = self._pool.acquire_idle(repeatable=repeatable) if self._backend.is_ready else None
-        if leg is not None:
+        # An app that is not ready gets nothing more over the connections that it still holds: it is about to stop.
+        app_connection = self._pool.acquire_idle(repeatable=repeatable) if self._backend.is_ready else None
+        if app_connection is not None:
             try:
-                return await self._send_request(connection, x, head, upload, leg)
-            except AppMisframed:
+                return await self._send_request(connection, x, head, upload, app_connection)
+            except AppMisframed:  # the app has answered, if badly: it has read the request
                 raise
             except AppUnreachable:
-                if leg.nothing_received:
-                    self._pool.discard_closed_early(leg)
-                if not (repeatable and leg.nothing_received):
+                if app_connection.nothing_received:
+                    self._pool.discard_closed_early(app_connection)
+                if not (repeatable and app_connection.nothing_received):
                     raise
                 x.reached_app = False
-        leg = await self._connect_within_total(x)
-        return await self._send_request(connection, x, head, upload, leg)
+        app_connection = await self._connect_within_total(x)
+        return await self._send_request(connection, x, head, upload, app_connection)
 
     async def _send_request(
-        self, connection: ClientConnection, x: Exchange, head: bytes, upload: RequestUpload, leg: AppConnection
+        self,
+        connection: ClientConnection,
+        x: Exchange,
+        head: bytes,
+        upload: RequestUpload,
+        app_connection: AppConnection,
     ) -> AppConnection:
-        def informational(status: int, reason: bytes, headers: HeaderList) -> None:
+        def write_informational(status: int, reason: bytes, headers: HeaderList) -> None:
             if not (x.http10 or (status == STATUS_CONTINUE and x.held is not None and x.held.continue_sent)):
                 write = connection.write_continue if status == STATUS_CONTINUE else connection.write
                 write(render_informational_head(status, reason, headers))
 
-        sent = self._loop.time()
+        sent_at = self._loop.time()
         if x.route.timeout is not None or x.route.total is not None:
-            self._timeouts.add(leg, x, upload)
+            self._timeouts.add(app_connection, x, upload)
         try:
             first = upload.initial_bytes()
-            x.reached_app = True
-            answered = leg.send_request(head + first, x.method, x.upgrade, informational)
+            x.reached_app = True  # before the write: a part of it may arrive even if the write fails
+            head_received = app_connection.send_request(head + first, x.method, x.upgrade, write_informational)
             if not upload.fits_with_head:
-                upload.start(leg)
-            await answered
+                upload.start(app_connection)
+            await head_received
         except BaseException:
+            # Also if the client leaves and this task is cancelled: a connection with half an exchange is of no use.
             upload.stop()
-            self._timeouts.remove(leg)
-            self._pool.discard(leg)
+            self._timeouts.remove(app_connection)
+            self._pool.discard(app_connection)
             raise
-        x.app_seconds = max(0.0, leg.head_received_at - max(sent, upload.done_at))
-        x.overhead_seconds = sent - x.received_at - x.waited_seconds
+        x.app_seconds = max(0.0, app_connection.head_received_at - max(sent_at, upload.done_at))
+        x.overhead_seconds = sent_at - x.received_at - x.waited_seconds
         self._backend.record_answer()
-        return leg
+        return app_connection
 
     async def _connect_within_total(self, x: Exchange) -> AppConnection:
-        """A fresh leg; an app that is away is waited for (`app.hold`): nothing was sent yet."""
+        """A fresh connection, within `route.total`. Nothing was sent yet, so waiting for the app does no harm."""
         started = self._loop.time()
         try:
             async with within_total(x):
@@ -139,7 +160,7 @@ class Relay:
             x.waited_seconds += self._loop.time() - started
 
     async def _connect_with_retries(self, x: Exchange, started: float) -> AppConnection:
-        """As often as the route's `retries` say, where the method may be repeated."""
+        """Try as often as the route's `retries` say, if the method may be repeated; else once."""
         retries = x.route.retries
         left = retries.attempts if "connect" in retries.on and x.method in IDEMPOTENT else 1
         while True:
@@ -151,17 +172,23 @@ class Relay:
                     raise
 
     async def _connect_when_ready(self, started: float, tried: float) -> AppConnection:
-        """`started` is when the request began to wait for an app that is away, `tried` when for one that refuses."""
+        """A fresh connection to an app that is ready; an app that is away is waited for (`app.hold`).
+
+        `started` is when the request began to wait, `tried` when this attempt began. Raises Refusal (503) if the app
+        stays away, AppUnreachable if it says that it is ready and refuses connections.
+        """
         while True:
             if not self._backend.is_ready:
                 left = self.restart_wait - (self._loop.time() - started)
                 if self.app_stopping or left <= 0 or not await self._backend.wait_ready(left):
                     raise self._app_unavailable()
             try:
-                leg = await self._pool.connect()
+                app_connection = await self._pool.connect()
                 if self._backend.is_ready:
-                    return leg
-                self._pool.discard(leg)  # it was told to go while we connected, and may not wait for us
+                    return app_connection
+                self._pool.discard(
+                    app_connection
+                )  # it was told to stop in the meantime, and may not wait for a request
             except AppUnreachable:
                 settle = MAX_REFUSING_SECONDS if self.port_is_probed else MAX_REFUSING_SECONDS_UNPROBED
                 if self._backend.is_ready and self._loop.time() - tried > settle:
@@ -175,88 +202,95 @@ class Relay:
         detail = f"The app is {self._backend.state}; it was waited for {self.restart_wait:g} s (app.hold)."
         return Refusal("app-starting", 503, "Service unavailable", detail, retry_after=5)
 
-    # ── answering ────────────────────────────────────────────────────────────────────────────
+    # ── the response ────────────────────────────────────────────────────────────────────────────
 
     async def _relay_response(
-        self, connection: ClientConnection, x: Exchange, leg: AppConnection, upload: RequestUpload
+        self, connection: ClientConnection, x: Exchange, app_connection: AppConnection, upload: RequestUpload
     ) -> bool:
-        downstream = ResponseWriter(connection, x, leg)
+        """Stream the response to the client as it comes. True if the client's connection may go on."""
+        writer = ResponseWriter(connection, x, app_connection)
         try:
-            downstream.write_head()
+            writer.write_head()
             if x.permit is not None:
-                if leg.status < 400:  # errors are quick, and say nothing of the app's pace
+                if app_connection.status < 400:  # errors are quick, and say nothing about the app's speed
                     x.permit.record_app_seconds(x.app_seconds)
                 x.permit.release_app()
-            finished = leg.stream_body(downstream)
+            # The body goes from the app's data_received straight to the client's transport. This task only waits for
+            # the end of it; a response that came in one piece needs no waiting.
+            finished = app_connection.stream_body(writer)
             if finished is not None:
-                if not downstream.flush():
-                    leg.pause_reading()
-                x.overhead_seconds += self._loop.time() - leg.head_received_at
+                if not writer.flush():
+                    app_connection.pause_reading()
+                x.overhead_seconds += self._loop.time() - app_connection.head_received_at
                 await finished
-                downstream.finish()
+                writer.finish()
             else:
-                downstream.finish()
-                x.overhead_seconds += self._loop.time() - leg.head_received_at
+                writer.finish()
+                x.overhead_seconds += self._loop.time() - app_connection.head_received_at
             if connection.writing_paused:
                 await connection.drain()
-        except Refusal as late:  # a time-out after the head
-            connection.abort_response(framed=downstream.is_framed)
+        except Refusal as late:  # a timeout after the head
+            connection.abort_response(framed=writer.is_framed)
             raise ResponseCut(str(late)) from late
         except AppUnreachable as error:
-            downstream.flush()
-            connection.abort_response(framed=downstream.is_framed)
+            writer.flush()
+            connection.abort_response(framed=writer.is_framed)
             raise ResponseCut(str(error)) from error
         finally:
             connection.on_writable = None
             upload.stop()
-            self._timeouts.remove(leg)
+            # An app that answered without reading the whole request would take the rest of it for the next one.
+            self._timeouts.remove(app_connection)
             if upload.done:
-                self._pool.release(leg, repeatable=x.method in IDEMPOTENT and upload.fits_with_head)
+                self._pool.release(app_connection, repeatable=x.method in IDEMPOTENT and upload.fits_with_head)
             else:
-                self._pool.discard(leg)
-        return downstream.keep_alive and upload.done
+                self._pool.discard(app_connection)
+        return writer.keep_alive and upload.done
 
-    async def _finish_upload(self, x: Exchange, leg: AppConnection, upload: RequestUpload) -> None:
-        """The other protocol begins behind the whole request (RFC 9110 section 7.8). Raises Refusal."""
+    async def _finish_upload(self, x: Exchange, app_connection: AppConnection, upload: RequestUpload) -> None:
+        """Wait for the end of the request: the other protocol begins only behind it (RFC 9110 section 7.8).
+
+        Raises Refusal, or ConnectionError if the client left.
+        """
         if upload.done:
             return
         try:
             if await upload.wait_done():
                 return
-            why = x.body.exception()
+            error = x.body.exception()
             unknown = bad_request("The rest of the request never reached the app.")
-            raise why if isinstance(why, Refusal | ConnectionError) else unknown
+            raise error if isinstance(error, Refusal | ConnectionError) else unknown
         except BaseException:
             upload.stop()
-            self._timeouts.remove(leg)
-            self._pool.discard(leg)
+            self._timeouts.remove(app_connection)
+            self._pool.discard(app_connection)
             raise
 
-    async def _relay_tunnel(self, connection: ClientConnection, x: Exchange, leg: AppConnection) -> None:
-        """Both connections become one: what either side sends goes to the other as it is."""
-        lines = [b"HTTP/1.1 101 %s\r\n" % (leg.reason or b"Switching Protocols")]
-        lines += [b"%s: %s\r\n" % pair for pair in leg.headers]
+    async def _relay_tunnel(self, connection: ClientConnection, x: Exchange, app_connection: AppConnection) -> None:
+        """Answer 101 and join both connections: what either side sends goes to the other as it is."""
+        lines = [b"HTTP/1.1 101 %s\r\n" % (app_connection.reason or b"Switching Protocols")]
+        lines += [b"%s: %s\r\n" % pair for pair in app_connection.headers]
         lines.append(b"X-Request-Id: %s\r\nVia: 1.1 outrigger\r\n\r\n" % x.request_id.encode())
         connection.write(b"".join(lines))
         x.status = 101
         x.response_started = True
         if connection.is_gone:
-            self._pool.discard(leg)
+            self._pool.discard(app_connection)
             return
-        self._timeouts.remove(leg)
+        self._timeouts.remove(app_connection)
         tunnel = Tunnel(self._loop, x.user)
-        self._pool.detach(leg)
-        app, from_app = leg.switch_protocol(tunnel.app)
+        self._pool.detach(app_connection)
+        app, from_app = app_connection.switch_protocol(tunnel.app)
         client, from_client = connection.switch_protocol(tunnel.client)
         connection.tunnel = tunnel
-        if x.permit is not None:
+        if x.permit is not None:  # a tunnel lasts for as long as its users like, and is no request at work
             x.permit.release_app()
             x.permit.release()
         tunnel.join(client, from_client, app, from_app)
         try:
             await tunnel.closed
         finally:
-            tunnel.abort()
+            tunnel.abort()  # a no-op unless this task was cancelled
             x.bytes_in, x.bytes_out = tunnel.client.bytes_received, tunnel.app.bytes_received
             self._pool.release_tunnel()
             connection.detach()

@@ -39,8 +39,8 @@ class RequestUpload:
             self._initial = data
         return self._initial
 
-    def start(self, leg: AppConnection) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._pump(leg))
+    def start(self, app_connection: AppConnection) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._pump(app_connection))
 
     def stop(self) -> None:
         if self._task is not None and not self._task.done():
@@ -52,7 +52,7 @@ class RequestUpload:
             await asyncio.wait((self._task,))
         return self.done
 
-    async def _pump(self, leg: AppConnection) -> None:
+    async def _pump(self, app_connection: AppConnection) -> None:
         x, body, loop = self._x, self._x.body, asyncio.get_running_loop()
         limit = x.max_body
         try:
@@ -66,20 +66,20 @@ class RequestUpload:
                 if limit is not None and x.bytes_in > limit:
                     raise body_too_large(limit)
                 if x.chunked:
-                    leg.write_chunk(data)
+                    app_connection.write_chunk(data)
                 else:
-                    leg.write(data)
-                if leg.writing_paused:
-                    await leg.drain()
+                    app_connection.write(data)
+                if app_connection.writing_paused:
+                    await app_connection.drain()
                 self.progress_at = loop.time()
             if x.chunked:
-                leg.write(b"0\r\n\r\n")
+                app_connection.write(b"0\r\n\r\n")
             self.done = True
             self.done_at = loop.time()
             if x.held is not None and x.held.share is not None:
                 x.held.share.release()
         except Refusal as refusal:  # the body is malformed, too large or too late
-            leg.fail(refusal)
+            app_connection.fail(refusal)
         except (AppUnreachable, ConnectionError):
             pass  # whoever waits for the answer is told
         finally:

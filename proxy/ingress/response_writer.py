@@ -12,31 +12,31 @@ from proxy.ingress.headers import response_header_lines
 
 
 class ResponseWriter:
-    """The `Sink` of a leg. `keep` says whether the client's connection may serve another request."""
+    """The `Sink` of a app_connection. `keep` says whether the client's connection may serve another request."""
 
-    def __init__(self, connection: ClientConnection, x: Exchange, leg: AppConnection) -> None:
+    def __init__(self, connection: ClientConnection, x: Exchange, app_connection: AppConnection) -> None:
         self._connection = connection
         self._x = x
-        self._leg = leg
-        self._bodyless = leg.bodyless
-        self._chunked = not (leg.bodyless or leg.content_length is not None or x.http10)
-        self.is_framed = leg.bodyless or leg.content_length is not None or self._chunked
+        self._leg = app_connection
+        self._bodyless = app_connection.bodyless
+        self._chunked = not (app_connection.bodyless or app_connection.content_length is not None or x.http10)
+        self.is_framed = app_connection.bodyless or app_connection.content_length is not None or self._chunked
         self.keep_alive = self.is_framed and not (x.should_close or connection.draining or connection.body_incomplete)
         self._pending: list[bytes] = []  # the head, until the first of the body joins it
 
     def write_head(self) -> None:
         """Make the head; it is written with what of the body is already here."""
-        x, leg = self._x, self._leg
-        lines = [b"HTTP/1.1 %d %s\r\n" % (leg.status, leg.reason)]
-        lines += response_header_lines(x, leg.headers)
+        x, app_connection = self._x, self._leg
+        lines = [b"HTTP/1.1 %d %s\r\n" % (app_connection.status, app_connection.reason)]
+        lines += response_header_lines(x, app_connection.headers)
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(connection_line(x, keep=self.keep_alive))
         lines.append(b"\r\n")
         self._pending = lines
-        x.status = leg.status
+        x.status = app_connection.status
         x.response_started = self._connection.response_started = True
-        self._connection.on_writable = leg.resume_reading
+        self._connection.on_writable = app_connection.resume_reading
 
     def write_body(self, data: bytes) -> bool:
         if self._bodyless:

@@ -25,21 +25,21 @@ class RouteTimeouts:
     def __len__(self) -> int:
         return len(self._timers)
 
-    def add(self, leg: AppConnection, x: Exchange, upload: RequestUpload) -> None:
-        self._timers[leg] = ExchangeTimer(x, upload, self._loop.time())
+    def add(self, app_connection: AppConnection, x: Exchange, upload: RequestUpload) -> None:
+        self._timers[app_connection] = ExchangeTimer(x, upload, self._loop.time())
         if self._timer is None:
             self._timer = self._loop.call_later(CHECK_SECONDS, self._check_all)
 
-    def remove(self, leg: AppConnection) -> None:
-        self._timers.pop(leg, None)
+    def remove(self, app_connection: AppConnection) -> None:
+        self._timers.pop(app_connection, None)
 
     def _check_all(self) -> None:
         now = self._loop.time()
-        for leg, watch in list(self._timers.items()):
-            refusal = watch.due_refusal(leg, now)
+        for app_connection, watch in list(self._timers.items()):
+            refusal = watch.due_refusal(app_connection, now)
             if refusal is not None:
-                del self._timers[leg]
-                leg.fail(refusal)
+                del self._timers[app_connection]
+                app_connection.fail(refusal)
         self._timer = self._loop.call_later(CHECK_SECONDS, self._check_all) if self._timers else None
 
 
@@ -54,16 +54,16 @@ class ExchangeTimer:
         self._upload = upload
         self._client_progress_at = now
 
-    def due_refusal(self, leg: AppConnection, now: float) -> Refusal | None:
+    def due_refusal(self, app_connection: AppConnection, now: float) -> Refusal | None:
         """The refusal that is due now, if one is."""
         route = self._x.route
         if route.total is not None and now >= self._x.received_at + route.total:
             return timeout_refusal(self._x, "total", route.total)
         if route.timeout is None:
             return None
-        if self._upload.waits_for_client or leg.reading_paused:
+        if self._upload.waits_for_client or app_connection.reading_paused:
             self._client_progress_at = now
-        if now >= max(self._client_progress_at, leg.last_read, self._upload.progress_at) + route.timeout:
+        if now >= max(self._client_progress_at, app_connection.last_read, self._upload.progress_at) + route.timeout:
             return timeout_refusal(self._x, "timeout", route.timeout)
         return None
 

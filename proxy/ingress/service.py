@@ -1,4 +1,4 @@
-"""The front door, put together: listener, pipeline, relay and the app's connections, under one policy."""
+"""Ingress put together: listener, pipeline, relay and the connections to the app, under one policy."""
 
 from __future__ import annotations
 
@@ -26,51 +26,58 @@ from proxy.policy.schema.policy import Policy
 
 
 class IngressService:
-    """One public address in front of one app."""
+    """One public address in front of one app.
+
+    - `listener` accepts clients, `pool` has the connections to the app, `relay` passes requests from one to the other.
+    - `pipeline` is what each request meets; `limiter`, `admission` and `connection_limits` are its limits.
+    - `accounting` counts requests, and `own_endpoints` answers those that are for the gateway itself.
+
+    `apply` puts a policy in force while requests are under way.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         policy: Policy,
-        backend: AppBackend,
+        app: AppBackend,
         *,
-        ours: OwnEndpointHandler,
+        own_endpoints: OwnEndpointHandler,
         metrics: Metrics,
         log: EventLog,
         requests: RequestRegistry | None = None,
-        allowances: UserBudgets | None = None,
+        budgets: UserBudgets | None = None,
         blocked: Container[str] = (),
         on_render: bool = False,
         app_bytes: Callable[[], int] = lambda: 0,
         recent: RecentErrors | None = None,
-        patience: ClientTimeouts = ClientTimeouts(),
+        timeouts: ClientTimeouts = ClientTimeouts(),
     ) -> None:
         self._on_render = on_render
         self._metrics = metrics
         self._emit = log.emit
         self._announced_trust = ""  # whom X-Forwarded-* are believed of, as it was last told
-        self.pool = AppPool(loop, lambda: backend.address)
-        self.relay = Relay(loop, backend, self.pool)
+        self.pool = AppPool(loop, lambda: app.address)
+        self.relay = Relay(loop, app, self.pool)
         self.limiter = RateLimiter(loop.time)
         self.admission = AdmissionController(policy.overload, clock=loop.time, on_shed=self._count_shed)
         self.accounting = RequestAccounting(metrics, log, loop.time, app_bytes, recent)
         self.connection_limits = ConnectionLimits(
             policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics
         )
-        self.own_endpoints = OwnEndpoints(ours, policy.listen.claim)
+        self.own_endpoints = OwnEndpoints(own_endpoints, policy.listen.claim)
         self.pipeline = RequestPipeline(
             RequestRules.from_policy(policy, on_render=on_render),
-            desk=self.own_endpoints,
+            own_endpoints=self.own_endpoints,
             limiter=self.limiter,
             admission=self.admission,
             relay=self.relay,
-            account=self.accounting,
+            accounting=self.accounting,
             requests=requests if requests is not None else RequestRegistry(loop.time),
             emit=log.emit,
             clock=loop.time,
-            allowances=allowances,
+            budgets=budgets,
             blocked=blocked,
-            capacity=self.connection_limits,
+            connection_limits=self.connection_limits,
         )
         self.pool.on_exhausted = self._free_descriptors
         self.listener = Listener(
@@ -78,11 +85,11 @@ class IngressService:
             self.pipeline.handle,
             self.pipeline.refuse_unreadable,
             listen=policy.listen,
-            capacity=self.connection_limits,
-            legs=lambda: self.pool.descriptors,
-            believes=lambda peer: self.pipeline.rules.trusted_peers.trusts(peer),
-            apology=self.pipeline.overload_response,
-            patience=patience,
+            limits=self.connection_limits,
+            app_descriptors=lambda: self.pool.descriptors,
+            is_trusted_proxy=lambda peer: self.pipeline.rules.trusted_peers.trusts(peer),
+            overload_response=self.pipeline.overload_response,
+            timeouts=timeouts,
         )
         self.apply(policy)
 

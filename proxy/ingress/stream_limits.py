@@ -44,9 +44,9 @@ class StreamLimits:
         if x.route.enforce and self._is_full(x) and _wants_stream(x):
             raise self._refusal(x)
 
-    def admit(self, x: Exchange, leg: AppConnection) -> None:
+    def admit(self, x: Exchange, app_connection: AppConnection) -> None:
         """The app has answered; nothing of it was sent on. Raises Refusal (429)."""
-        if not is_stream(leg):
+        if not is_stream(app_connection):
             return
         if self._is_full(x):
             refusal = self._refusal(x)
@@ -72,15 +72,15 @@ class StreamLimits:
         return Refusal("rate-limited", 429, "Too many streams", detail, retry_after=5.0)
 
 
-def is_stream(leg: AppConnection) -> bool:
+def is_stream(app_connection: AppConnection) -> bool:
     """Whether an answer of which the head is here will go on for as long as somebody listens."""
-    if leg.upgraded:
+    if app_connection.upgraded:
         return True
-    if leg.complete or leg.bodyless or leg.status >= 400:
+    if app_connection.complete or app_connection.bodyless or app_connection.status >= 400:
         return False
-    value = next((value for name, value in leg.headers if name.lower() == b"content-type"), b"")
+    value = next((value for name, value in app_connection.headers if name.lower() == b"content-type"), b"")
     kind = value.partition(b";")[0].strip().lower()
-    return kind in STREAM_TYPES or (leg.content_length is None and kind in CHUNK_TYPES)
+    return kind in STREAM_TYPES or (app_connection.content_length is None and kind in CHUNK_TYPES)
 
 
 def _wants_stream(x: Exchange) -> bool:

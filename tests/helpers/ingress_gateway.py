@@ -141,7 +141,9 @@ async def ingress_gateway(
     descriptor = os.open(tmp / "log" if tmp else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
-    door = IngressService(loop, parsed, app, ours=ours, metrics=metrics, log=log, patience=patience, requests=requests)
+    door = IngressService(
+        loop, parsed, app, own_endpoints=ours, metrics=metrics, log=log, timeouts=patience, requests=requests
+    )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     await door.open(sock)

@@ -43,7 +43,7 @@ async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> Asy
     environ = {**os.environ, "PORT": str(port)}
     reasons: list[str] = []
     app = Supervisor(parsed.app, PLAIN, environ, port=port, emit=log.emit, on_restart=reasons.append, clock=loop.time)
-    door = IngressService(loop, parsed, app, ours=ours, metrics=metrics, log=log)
+    door = IngressService(loop, parsed, app, own_endpoints=ours, metrics=metrics, log=log)
     app.attach_traffic(door.pool, lambda: drain)
     life = loop.create_task(app.run())
     sock = socket.socket()

@@ -67,7 +67,7 @@ async def test_without_a_descriptor_to_spare_and_without_a_connection_that_could
             is_full=lambda: False,
             on_full=lambda: None,
             on_exhausted=lambda _: False,  # nobody is idle, since nobody is there
-            apology=lambda: b"",
+            overload_response=lambda: b"",
         )
         client.setblocking(False)
         await loop.sock_connect(client, sock.getsockname())

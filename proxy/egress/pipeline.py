@@ -135,7 +135,7 @@ class Pipeline:
             async with deadline:
                 if request.headers.get("Upgrade", "").lower() == "websocket":
                     await self._books.load_spend(call, upstream)
-                    upstream.billing.check_caps(call)
+                    upstream.billing.check_caps(call.user, call.tier)
                     return await relay_websocket(call, upstream, request, sink, deadline, self._clock)
                 await self._understand(call, upstream, request)
                 await self._answer(call, upstream, sink, deadline)

@@ -137,6 +137,7 @@ class Producer:
         finally:
             if bill is not None:
                 bill.release()
+                call.ask = bill.request or call.ask  # a body that passed may have named its model late
 
     async def _paid(
         self,

@@ -57,7 +57,11 @@ class CallLedger:
         """
         if self._ledger is not None and self._ledger.refuses_calls():
             raise error_response.ledger_unavailable()
-        bill = upstream.billing.open_charge(call)
+        bill = upstream.billing.open_charge(
+            call.endpoint, call.ask, call.body, user=call.user, tier=call.tier, started_at=call.started_at
+        )
+        if bill is not None:
+            call.bills.append(bill)
         if bill is not None and self._ledger is not None:
             self._ledger.record_open(_open(call, bill))
         return bill

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.egress import error_response
@@ -15,7 +14,8 @@ from proxy.egress.billing.pricing.rates import Cost
 from proxy.egress.billing.spend_limits import CapReached, Reservation, SpendLimits, Warn
 from proxy.egress.billing.token_estimator import TokenEstimator, count_text_bytes
 from proxy.egress.billing.vendor_context import reads_beyond_body
-from proxy.egress.dialects import OutputSize, Usage
+from proxy.egress.body import Body
+from proxy.egress.dialects import OutputSize, RequestInfo, Usage
 from proxy.egress.dialects.base import Json, model_name
 from proxy.egress.dialects.image_tokens import requested_image_tokens
 from proxy.observe.metric_family import OTHER
@@ -25,7 +25,6 @@ from proxy.policy import schema
 from proxy.units import NANOS
 
 if TYPE_CHECKING:
-    from proxy.egress.call import Call
     from proxy.ledger.record import CallRecord
 
 # [merged from egress/billing/bill] What one call costs while it is under way: reserved before it, settled after it,
@@ -59,8 +58,8 @@ class Charge:
     __slots__ = (
         "_asked",
         "_hold",
-        "_later",
         "_meter",
+        "_scanned_body",
         "closed",
         "cost",
         "deferred",
@@ -69,6 +68,7 @@ class Charge:
         "id",
         "model",
         "reference",
+        "request",
         "reserved",
         "upstream",
     )
@@ -81,16 +81,18 @@ class Charge:
         endpoint: str,
         asked: CallEstimate,
         reserve: int,
-        later: Callable[[], CallEstimate] | None = None,
+        request: RequestInfo | None = None,
+        scanned_body: Body | None = None,
         id: str | None = None,
     ) -> None:
-        """`later`: what was asked by a body that is read as it passes. `id`: of a call that began before a restart, for
-        which `hold` reserves already. Raises CapReached."""
+        """`scanned_body`: one that is read as it passes, so what it asks for (`request`) is known only behind it. `id`:
+        of a call that began before a restart, for which `hold` reserves already. Raises CapReached."""
         self._meter = meter
         self._hold = hold
         self.endpoint = endpoint
         self._asked = asked
-        self._later = later
+        self.request = request
+        self._scanned_body = scanned_body
         self.id = id or meter.ids.new_token()
         self.upstream = meter.name
         self.model = asked.model
@@ -184,8 +186,11 @@ class Charge:
         self._hold.release()
 
     def _read_again(self) -> None:
-        if self._later is not None:
-            self._asked = self._later()
+        """Estimate anew what is asked for, now that more of the body has passed."""
+        if self._scanned_body is not None and self.request is not None:
+            if self.request.model is None:
+                self.request = replace(self.request, model=model_name(self._scanned_body.members().get("model")))
+            self._asked = self._meter.estimate_request(self.endpoint, self.request, self._scanned_body)
             self.model = self._asked.model
 
     def _at_least(self, told: Cost, usage: Usage, written: OutputSize) -> Cost:
@@ -263,36 +268,39 @@ class UpstreamBilling:
     def has_price(self, model: str | None) -> bool:
         return model is not None and self._tariffs.has_price(model)
 
-    def open_charge(self, call: Call) -> Charge | None:
-        """A call's bill, with what it may cost reserved; None where a call has no price (files, lists of models).
+    def open_charge(
+        self, endpoint: str | None, request: RequestInfo, body: Body, *, user: str, tier: str, started_at: float
+    ) -> Charge | None:
+        """The charge of one call, with what it may cost reserved; None if the call has no price (files, models).
 
-        Raises CallRefused where a cap would be passed, or where a model has no price and must have one.
+        `started_at` is the wall clock's. Raises CallRefused if a cap would be passed, or if a model has no price and
+        must have one.
         """
-        if call.endpoint is None or not self.metered:
+        if endpoint is None or not self.metered:
             return None
-        endpoint, asked = call.endpoint, self._ask_of(call)
+        asked = self.estimate_request(endpoint, request, body)
         if asked.names_model and self._tariffs.refuses_model(asked.model):
             raise error_response.unknown_price(self.name, asked.model or "")
         reserve = asked.fixed_cost
         if reserve is None:
             reserve = self.estimate_cost(endpoint, asked.model, asked.input_tokens, asked.output_tokens)
-        hold = self.limits.reservation(call.user, call.tier, call.started_at)
+        hold = self.limits.reservation(user, tier, started_at)
         try:
-            bill = Charge(
+            return Charge(
                 self,
                 hold,
                 endpoint=endpoint,
                 asked=asked,
                 reserve=reserve.nanos,
-                later=partial(self._ask_later, call) if call.body.is_scanned else None,
+                request=request,
+                scanned_body=body if body.is_scanned else None,
             )
         except CapReached as reached:
             raise error_response.cost_cap_exceeded(self.name, str(reached)) from reached
-        call.bills.append(bill)
-        return bill
 
-    def _ask_of(self, call: Call) -> CallEstimate:
-        body, endpoint, named = call.body, call.endpoint or "", self._priced_as(call.ask.model)
+    def estimate_request(self, endpoint: str, request: RequestInfo, body: Body) -> CallEstimate:
+        """What a request asks for, as far as its body has been read."""
+        named = self._priced_as(request.model)
         said = body.members()
         if named is not None:
             self._seen[endpoint] = named
@@ -308,15 +316,8 @@ class UpstreamBilling:
         fixed = (
             self._tariffs.cost_of_request(endpoint, said, at=self._now()) if named or body.parsed is not None else None
         )
-        most = self._most_output(call, model, said, sent)
+        most = self._most_output(endpoint, request, body, model, said, sent)
         return CallEstimate(model, named is not None, size, sent, most, fixed, elsewhere)
-
-    def _ask_later(self, call: Call) -> CallEstimate:
-        """What was asked, now that more of the body has passed."""
-        model = model_name(call.body.members().get("model"))
-        if call.ask.model is None and model is not None:
-            call.ask = replace(call.ask, model=model)
-        return self._ask_of(call)
 
     def _input_of_upload(self, endpoint: str, model: str | None, length: int) -> int:
         if endpoint == "images":
@@ -342,7 +343,7 @@ class UpstreamBilling:
         hold.restore(row.cost, self.limits.window_starts(), row.at)
         return hold
 
-    def check_caps(self, call: Call) -> None:
+    def check_caps(self, user: str, tier: str) -> None:
         """Of a call whose price will never be seen (a WebSocket): whether any money is left for it at all.
 
         Raises CallRefused.
@@ -350,7 +351,7 @@ class UpstreamBilling:
         if not self.metered:
             return
         try:
-            self.limits.check(self.limits.reservation(call.user, call.tier), 1)
+            self.limits.check(self.limits.reservation(user, tier), 1)
         except CapReached as reached:
             raise error_response.cost_cap_exceeded(self.name, str(reached)) from reached
 
@@ -435,18 +436,20 @@ class UpstreamBilling:
             if amount:
                 self._metrics.cost_usd_total.labels(self.name, label, basis).inc(amount / NANOS)
 
-    def _most_output(self, call: Call, model: str | None, said: Json, sent: int) -> int:
-        if call.endpoint == "images":
-            return requested_image_tokens(model, said) * call.ask.choices
-        if call.endpoint == "audio" and call.body.parsed is None:
+    def _most_output(
+        self, endpoint: str, request: RequestInfo, body: Body, model: str | None, said: Json, sent: int
+    ) -> int:
+        if endpoint == "images":
+            return requested_image_tokens(model, said) * request.choices
+        if endpoint == "audio" and body.parsed is None:
             return sent // HEARD
-        if call.endpoint not in TEXT:
+        if endpoint not in TEXT:
             return 0
-        most = call.ask.max_tokens
+        most = request.max_tokens
         if most is None:
             worst = self._policy.cap.reserve == "worst"
             most = self._tariffs.max_output_tokens(model) if worst else self.usual_output_tokens(model)
-        return max(0, most) * call.ask.choices
+        return max(0, most) * request.choices
 
 
 def _tariffs(policy: schema.Upstream) -> Pricer:

@@ -112,7 +112,7 @@ def picture(gateway) -> dict[str, object]:
         "policy": id(parts.policy),
         "log": (id(parts.log.policy), id(parts.log.redactor)),
         "token": gateway.authenticator.token,
-        "series": parts.metrics.http_requests_total.limit,
+        "series": parts.metrics.http_requests_total.max_series,
         "app": id(parts.app._policy),
         "rules": id(parts.ingress.pipeline.rules),
         "listen": id(parts.ingress.listener.listen),

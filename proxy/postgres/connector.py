@@ -1,8 +1,8 @@
 """Opening connections to the database, by asyncpg: the address in all its spellings, TLS, SCRAM, failover.
 
-asyncpg gives the connection away: `Connection._transport` is taken by `set_protocol`, as asyncpg itself does
-when it starts TLS; its own protocol hears of the connection's end, and is otherwise at rest. What of asyncpg is
-private and used here stands in tests/unit/postgres/test_postgres_asyncpg.py, which fails where a version of it differs.
+asyncpg gives the connection away: `Connection._transport` is taken by `set_protocol`, as asyncpg itself does when it
+starts TLS; its own protocol hears of the connection's end, and is otherwise at rest. What of asyncpg is private and
+used here stands in tests/unit/postgres/test_postgres_asyncpg.py, which fails if a version of it differs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncpg
 from asyncpg import connect_utils
 
 from proxy.errors import OutriggerError
+from proxy.postgres import pg_errors
 from proxy.postgres.auth.startup import OTHER_DATABASE, PoolKey
 from proxy.postgres.server_state import ServerState
 
@@ -35,21 +36,22 @@ REPORTED_PARAMETERS = (
     "standard_conforming_strings",
     "TimeZone",
 )
-# Errors that trying again does not mend: a password, a name, a setting.
+# Classes of errors that trying again does not mend: a password, a name, a setting.
 FINAL_SQLSTATES = ("28", "3D", "22", "42", "0A")
 
 
 class ConnectFailed(OutriggerError):
-    """`final`: the database itself says no, and would say so again."""
+    """`sqlstate` is the database's own, or of class 08 if it was not reached; `final`: the database itself says no, and
+    would say so again."""
 
-    def __init__(self, code: str, text: str, *, final: bool) -> None:
+    def __init__(self, sqlstate: str, text: str, *, final: bool) -> None:
         super().__init__(text)
-        self.sqlstate = code
+        self.sqlstate = sqlstate
         self.final = final
 
 
 class AsyncpgConnection:
-    """A connection of asyncpg's, as much of it as is used."""
+    """A connection of asyncpg's, as much of it as is used, and what is known of its server (`backend`)."""
 
     __slots__ = ("_connection", "backend")
 
@@ -81,31 +83,32 @@ class AsyncpgConnection:
 
 
 async def connect(dsn: str, key: PoolKey, name: str, timeout: float) -> AsyncpgConnection:
-    """Raises ConnectFailed. `name` is the connection's application_name, `key` what else it is opened with."""
+    """`name` is the connection's application_name, `key` what else it is opened with; `timeout` in seconds. Raises
+    ConnectFailed."""
     settings = {**dict(key), "application_name": name}
-    elsewhere = settings.pop(OTHER_DATABASE, None)
+    database = settings.pop(OTHER_DATABASE, None)
     try:
         async with asyncio.timeout(timeout):
             connection = await asyncpg.connect(
                 dsn,
                 timeout=timeout,
-                statement_cache_size=0,
-                database=elsewhere,  # None: the address's
+                statement_cache_size=0,  # so that asyncpg prepares nothing of its own on it
+                database=database,  # None: the address's
                 server_settings=settings,
             )
     except asyncpg.PostgresError as error:
-        code = error.sqlstate or "08006"
+        code = error.sqlstate or pg_errors.CONNECTION_FAILURE
         raise ConnectFailed(code, str(error), final=code.startswith(FINAL_SQLSTATES)) from error
     except asyncpg.InterfaceError as error:
-        raise ConnectFailed("08001", str(error), final=True) from error
+        raise ConnectFailed(pg_errors.CONNECTION_REFUSED, str(error), final=True) from error
     except TimeoutError:
-        raise ConnectFailed("08001", f"no connection within {timeout:g} s", final=False) from None
+        raise ConnectFailed(pg_errors.CONNECTION_REFUSED, f"no connection within {timeout:g} s", final=False) from None
     except (OSError, ValueError) as error:
-        raise ConnectFailed("08001", str(error) or type(error).__name__, final=False) from error
+        raise ConnectFailed(pg_errors.CONNECTION_REFUSED, str(error) or type(error).__name__, final=False) from error
     reported = connection.get_settings()
-    params = {
+    parameters = {
         known.encode(): str(value).encode()
         for known in REPORTED_PARAMETERS
         if (value := getattr(reported, known, None)) is not None
     }
-    return AsyncpgConnection(connection, ServerState(key, name, params, connection.get_server_pid()))
+    return AsyncpgConnection(connection, ServerState(key, name, parameters, connection.get_server_pid()))

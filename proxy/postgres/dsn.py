@@ -1,7 +1,7 @@
 """The database's address: what of it is for whom.
 
 An app's address may hold what only its own driver understands (`schema`, `pgbouncer`, `connection_limit`,
-`postgresql+asyncpg://`); the server gets what libpq knows about reaching it, and nothing else.
+`postgresql+asyncpg://`); the server gets what libpq knows about connecting it, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from proxy.policy.schema.stores import Postgres
 
-# How the server is reached; the rest of a query is settings and options of the app's own connections.
+# Parameters of a query that say how the server is reached (libpq's and asyncpg's); the rest are settings and options
+# of the app's own connections.
 CONNECT_PARAMETERS = frozenset(
     (
         *("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service", "sslmode"),
@@ -35,7 +36,7 @@ _SSL_OFF_SPELLINGS = {"true": "false", "1": "0", "on": "off", "yes": "no"}
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """`dsn` is for asyncpg. `user` and `name` are what the server's startup packet says."""
+    """`dsn` is for asyncpg. `user` and `name` (of the database) are what the server's start-up packet says."""
 
     dsn: str
     user: str
@@ -46,13 +47,13 @@ def parse_url(url: str, environ: Mapping[str, str]) -> DatabaseAddress:
     """What a database's URL means, in libpq's order: the query, the address itself, the environment."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    reaching = {name: value for name, value in query.items() if name in CONNECT_PARAMETERS}
-    if "ssl" in reaching:  # a spelling of asyncpg, JDBC and node-postgres
-        word = reaching.pop("ssl").lower()
-        reaching.setdefault("sslmode", {"true": "require", "1": "require", "false": "disable"}.get(word, word))
-    if reaching.get("sslmode") == "no-verify":
-        reaching["sslmode"] = "require"
-    reaching.pop("hostaddr", None)
+    connecting = {name: value for name, value in query.items() if name in CONNECT_PARAMETERS}
+    if "ssl" in connecting:  # a spelling of asyncpg, JDBC and node-postgres
+        word = connecting.pop("ssl").lower()
+        connecting.setdefault("sslmode", {"true": "require", "1": "require", "false": "disable"}.get(word, word))
+    if connecting.get("sslmode") == "no-verify":
+        connecting["sslmode"] = "require"
+    connecting.pop("hostaddr", None)
     user = query.get("user") or unquote(parts.username or "") or environ.get("PGUSER") or _login_name()
     name = (
         query.get("dbname")
@@ -61,7 +62,7 @@ def parse_url(url: str, environ: Mapping[str, str]) -> DatabaseAddress:
         or environ.get("PGDATABASE")
         or user
     )
-    tail = f"?{urlencode(reaching)}" if reaching else ""
+    tail = f"?{urlencode(connecting)}" if connecting else ""
     return DatabaseAddress(f"postgresql://{parts.netloc}{parts.path}{tail}", user, name)
 
 
@@ -72,7 +73,7 @@ def _login_name() -> str:
         return "postgres"
 
 
-def rewrite_url(url: str, host: str, port: int, password: str, found: DatabaseAddress, *, tls: bool) -> str:
+def rewrite_url(url: str, host: str, port: int, password: str, address: DatabaseAddress, *, tls: bool) -> str:
     """The address that the app gets in its own one's place: its scheme and the parameters of its driver stay."""
     parts = urlsplit(url)
     kept: list[str] = []
@@ -86,8 +87,8 @@ def rewrite_url(url: str, host: str, port: int, password: str, found: DatabaseAd
             kept.append(pair)
     shown = f"[{host}]" if ":" in host else host
     query = f"?{'&'.join(kept)}" if kept else ""
-    user = quote(found.user, safe="")
-    return f"{parts.scheme}://{user}:{password}@{shown}:{port}/{quote(found.name, safe='')}{query}"
+    user = quote(address.user, safe="")
+    return f"{parts.scheme}://{user}:{password}@{shown}:{port}/{quote(address.name, safe='')}{query}"
 
 
 def _ssl_mode_for_app(name: str, value: str, *, tls: bool) -> str:
@@ -100,27 +101,27 @@ def _ssl_mode_for_app(name: str, value: str, *, tls: bool) -> str:
     return "disable"
 
 
-_WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where one listens everywhere, the app comes by loopback
+_WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # if all addresses are listened on, the app comes by loopback
 
 
 def reachable_host(host: str) -> str:
-    """A listener's host as the app sees it."""
+    """A listener's host as the app can reach it."""
     return _WILDCARD_HOSTS.get(host, host)
 
 
 def app_variables(
-    policy: Postgres, host: str, port: int, password: str, found: DatabaseAddress, environ: Mapping[str, str]
+    policy: Postgres, host: str, port: int, password: str, address: DatabaseAddress, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """A variable that holds a URL keeps the spelling and the parameters that it had; the policy's own URL stands
     in for one that the app does not have yet."""
     assert policy.url is not None
     host = reachable_host(host)
-    parts = {"host": host, "port": str(port), "user": found.user, "password": password, "database": found.name}
+    parts = {"host": host, "port": str(port), "user": address.user, "password": password, "database": address.name}
     env: dict[str, str] = {}
     for variable, part in policy.env.items():
         if part == "url":
             had = environ.get(variable) or policy.url
-            env[variable] = rewrite_url(had, host, port, password, found, tls=policy.tls == "on")
+            env[variable] = rewrite_url(had, host, port, password, address, tls=policy.tls == "on")
         else:
             env[variable] = parts[part]
     return env

@@ -1,6 +1,10 @@
-"""Messages of the frontend/backend protocol, version 3 (PostgreSQL documentation, chapter 54; formats in 54.7).
+"""Messages of the frontend/backend protocol, version 3.
 
-A message is one byte of kind, four of length (its own four included, the kind not), and a body.
+They are described in the PostgreSQL documentation's chapter "Frontend/Backend Protocol": 54 in the edition that this
+package cites (it is 53 or 55 in others, with the same sections), formats in 54.7 Message Formats.
+
+A message is one byte of kind, four of length (its own four included, the kind not), and a body. The first packet of a
+connection has no kind (`auth.startup`).
 """
 
 from __future__ import annotations
@@ -62,13 +66,14 @@ def ready_for_query(status: int = STATUS_IDLE) -> bytes:
 def error_response(
     code: str, text: str, *, severity: str = "ERROR", hint: str = "", routine: str = "", kind: int = ERROR
 ) -> bytes:
-    """An ErrorResponse, or a NoticeResponse; `code` is an SQLSTATE, `routine` PostgreSQL's own that would say so
-    (asyncpg goes by it)."""
+    """An ErrorResponse, or with `kind` a NoticeResponse; `code` is an SQLSTATE, `routine` the function of PostgreSQL's
+    that would say so (asyncpg goes by it)."""
     fields = [("S", severity), ("V", severity), ("C", code), ("M", text), ("H", hint), ("R", routine)]
     return message(kind, b"".join(f"{name}{value}\0".encode() for name, value in fields if value) + b"\0")
 
 
 def fatal_response(code: str, text: str, *, hint: str = "") -> bytes:
+    """An ErrorResponse after which the connection ends."""
     return error_response(code, text, severity="FATAL", hint=hint)
 
 
@@ -102,7 +107,7 @@ def row_description(names: Iterable[str]) -> bytes:
 
 
 def split_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The whole messages of `data`, each its kind and body."""
+    """The whole messages of `data`, each as its kind and body; a begin of one at the end is left out."""
     pos = 0
     while pos + HEADER_SIZE <= len(data):
         kind, length = read_header(data, pos)
@@ -114,13 +119,14 @@ def split_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def result_shape(described: bytes) -> bytes:
-    """What of a RowDescription (or NoData) a client that knows it relies on: names, types and sizes of the
-    columns, not the table they are from."""
+    """What a client that knows a RowDescription (or NoData) relies on: names, types and sizes of the columns, not the
+    table they are from."""
     if described[:1] != bytes((ROW_DESCRIPTION,)):
         return b""
     found: list[bytes] = []
     pos = HEADER_SIZE + 2
     while pos < len(described):
+        # A column is its name, six bytes of table and attribute, ten of type and sizes, two of format.
         end = described.index(b"\0", pos)
         found.append(described[pos : end + 1] + described[end + 7 : end + 17])
         pos = end + 19

@@ -1,6 +1,20 @@
-"""How a client comes in: encryption asked for and answered, the startup packet, the password.
+"""How a client comes in: encryption asked for and answered, the start-up packet, the password.
 
-A state machine without I/O: `feed` takes what came and gives what goes back, and leaves what it has found out.
+A state machine without I/O (PostgreSQL documentation, 54.2.1 Start-up, 54.2.10 SSL Session Encryption, 54.3 SASL
+Authentication): `feed` takes what came and gives what goes back, and leaves in its attributes what it has found out.
+
+============  ==================================  =====================================================================
+state         what may come                       goes on to
+============  ==================================  =====================================================================
+first packet  SSLRequest, GSSENCRequest           starting TLS (`wants_tls`); first packet again (`tls_declined`)
+              CancelRequest                       cancelling (`cancel_key`), and it hangs up
+              StartupMessage                      challenged
+starting TLS  (nothing, until `on_tls_started`)   first packet
+challenged    SASLInitialResponse                 proving
+proving       SASLResponse                        in (`accepted`)
+============  ==================================  =====================================================================
+
+From each of them a message that is refused leads to `closing`, with the reason in `failure`.
 """
 
 from __future__ import annotations
@@ -8,7 +22,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
-from proxy.postgres import wire
+from proxy.postgres import pg_errors, wire
 from proxy.postgres.auth.scram import MECHANISM, ScramExchange, ScramVerifier
 from proxy.postgres.auth.startup import (
     CANCEL_REQUEST,
@@ -22,15 +36,18 @@ from proxy.postgres.auth.startup import (
 from proxy.postgres.wire import HEADER_SIZE, read_header
 
 TLS_HELLO = 0x16  # a client that begins with TLS, without asking (PostgreSQL 17, sslnegotiation=direct)
-MAX_PASSWORD_BYTES = 4096  # bytes of an answer to a challenge
+MAX_PASSWORD_BYTES = 4096  # of an answer to a challenge
 _TLS_REFUSED = b"N"
 _TLS_ACCEPTED = b"S"
+# Kinds of Authentication messages.
+_SASL, _SASL_CONTINUE, _SASL_FINAL = 10, 11, 12
 
 
 @dataclass(frozen=True, slots=True)
 class LoginPolicy:
-    """Whom a login lets in: one user, who may go to other databases of that server than `database`, as on connections
-    of its own. `console` is the name of the database that is ours."""
+    """Whom a login lets in: one `user`, by the password of `verifier`, who may go to other databases of that server
+    than `database`, as on connections of its own. `console` is the name of the database that is ours; `tls`: it is
+    granted to who asks for it."""
 
     verifier: ScramVerifier
     user: str
@@ -40,11 +57,12 @@ class LoginPolicy:
 
 
 class Login:
-    """`startup` is set when the client is in; `cancel` where it only came for that; `upgrade`: the caller is to
-    start TLS; `closing`: it is to hang up after what `feed` gave. `declined`: TLS was asked for and refused."""
+    """`accepted` is set when the client is in; `cancel_key` (process number, secret) if it only came to cancel;
+    `wants_tls`: the caller is to start TLS; `closing`: it is to hang up after what `feed` gave, for the `failure`, if
+    there is one. `tls_declined`: TLS was asked for and refused."""
 
-    def __init__(self, gate: LoginPolicy) -> None:
-        self._gate = gate
+    def __init__(self, policy: LoginPolicy) -> None:
+        self._policy = policy
         self._data = b""
         self._startup: Startup | None = None
         self._exchange: ScramExchange | None = None
@@ -57,6 +75,7 @@ class Login:
         self.failure = ""
 
     def feed(self, data: bytes) -> bytes:
+        """What the client gets for what it sent."""
         self._data += data
         sent = b""
         while not (self.closing or self.wants_tls or self.accepted or self.cancel_key):
@@ -82,7 +101,7 @@ class Login:
             return None
         kind, length = read_header(self._data)
         if kind != wire.PASSWORD or not 4 <= length <= MAX_PASSWORD_BYTES:
-            return self._refuse("08P01", "a password was to come, and something else came")
+            return self._refuse(pg_errors.PROTOCOL_VIOLATION, "a password was to come, and something else came")
         if len(self._data) <= length:
             return None
         body, self._data = self._data[HEADER_SIZE : length + 1], self._data[length + 1 :]
@@ -100,9 +119,10 @@ class Login:
         code, body = found
         self._data = self._data[len(body) + 8 :]
         if code in (SSL_REQUEST, GSS_REQUEST):
+            # What came with the request would be taken for the first bytes inside TLS (CVE-2021-23214).
             if self._data or self._encrypted:
                 return self._close("it sent on before encryption was agreed on")
-            if code == SSL_REQUEST and self._gate.tls:
+            if code == SSL_REQUEST and self._policy.tls:
                 self.wants_tls = True
                 return _TLS_ACCEPTED
             self.tls_declined = self.tls_declined or code == SSL_REQUEST
@@ -115,29 +135,32 @@ class Login:
         try:
             asked = self._startup = parse_startup(code, body)
         except ValueError as error:
-            return self._refuse("0A000" if "version" in str(error) else "08P01", str(error))
+            code_of_error = pg_errors.FEATURE_NOT_SUPPORTED if "version" in str(error) else pg_errors.PROTOCOL_VIOLATION
+            return self._refuse(code_of_error, str(error))
         return self._send_challenge(asked)
 
     def _send_challenge(self, asked: Startup) -> bytes:
-        gate = self._gate
+        policy = self._policy
         sent = b""
         if asked.minor_version or asked.unknown_options:
             names = b"".join(name + b"\0" for name in asked.unknown_options)
+            # A later minor version is answered with ours, and the options of it that are not known here.
             sent = wire.message(wire.NEGOTIATE_VERSION, struct.pack(">ii", 0, len(asked.unknown_options)) + names)
         if asked.replication:
             return sent + self._refuse(
-                "0A000", "replication does not go through a pool; connect to the database itself"
+                pg_errors.FEATURE_NOT_SUPPORTED,
+                "replication does not go through a pool; connect to the database itself",
             )
-        if asked.user != gate.user:
-            text = f'user "{asked.user}" is not known here; this pool serves user "{gate.user}" alone'
-            return sent + self._refuse("28000", text)
-        if asked.database not in (gate.database, gate.console):
+        if asked.user != policy.user:
+            text = f'user "{asked.user}" is not known here; this pool serves user "{policy.user}" alone'
+            return sent + self._refuse(pg_errors.INVALID_AUTHORIZATION, text)
+        if asked.database not in (policy.database, policy.console):
             self._startup = replace(asked, pool_key=((OTHER_DATABASE, asked.database), *asked.pool_key))
-        return sent + wire.message(wire.AUTHENTICATION, struct.pack(">i", 10) + MECHANISM + b"\0\0")
+        return sent + wire.message(wire.AUTHENTICATION, struct.pack(">i", _SASL) + MECHANISM + b"\0\0")
 
     def _check_proof(self, body: bytes) -> bytes:
         if self._exchange is None:
-            self._exchange = ScramExchange(self._gate.verifier)
+            self._exchange = ScramExchange(self._policy.verifier)
             mechanism, _, rest = body.partition(b"\0")
             size = struct.unpack_from(">i", rest)[0] if len(rest) >= 4 else -1
             challenge = (
@@ -145,27 +168,28 @@ class Login:
             )
             if challenge is None:
                 return self._refuse_password()
-            return wire.message(wire.AUTHENTICATION, struct.pack(">i", 11) + challenge)
+            return wire.message(wire.AUTHENTICATION, struct.pack(">i", _SASL_CONTINUE) + challenge)
         final = self._exchange.answer_final(body)
         if final is None:
             return self._refuse_password()
         self.accepted = self._startup
-        return wire.message(wire.AUTHENTICATION, struct.pack(">i", 12) + final)
+        return wire.message(wire.AUTHENTICATION, struct.pack(">i", _SASL_FINAL) + final)
 
     def _refuse_password(self) -> bytes:
-        user = self._gate.user
+        user = self._policy.user
         return self._refuse(
-            "28P01",
+            pg_errors.INVALID_PASSWORD,
             f'password authentication failed for user "{user}"; the password of this pool is made at its start,'
             " and stands in the address that the app gets",
         )
 
-    def _refuse(self, code: str, text: str) -> bytes:
+    def _refuse(self, sqlstate: str, text: str) -> bytes:
         self.failure = text
         self.closing = True
-        return wire.fatal_response(code, text)
+        return wire.fatal_response(sqlstate, text)
 
-    def _close(self, why: str) -> bytes:
-        self.failure = why
+    def _close(self, reason: str) -> bytes:
+        """Hang up without an error: what it spoke was not the protocol, so it would not understand one."""
+        self.failure = reason
         self.closing = True
         return b""

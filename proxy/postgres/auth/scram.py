@@ -17,7 +17,8 @@ ITERATIONS = 4096  # the least that RFC 7677 allows; the password is random, so 
 
 
 class ScramVerifier:
-    """What a server keeps in place of a password; made once."""
+    """What a server keeps in place of a password (RFC 5802, section 3): `salt`, `stored_key` to check a client's proof,
+    `server_key` to prove itself."""
 
     __slots__ = ("salt", "server_key", "stored_key")
 
@@ -30,7 +31,8 @@ class ScramVerifier:
 
 
 class ScramExchange:
-    """One login: `first` and `final` take the client's two messages and give the server's, or None: refused."""
+    """One login: `answer_first` and `answer_final` take the client's two messages and give the server's, or None if it
+    is refused."""
 
     __slots__ = ("_binding", "_messages", "_nonce", "_verifier")
 
@@ -57,6 +59,7 @@ class ScramExchange:
 
     def answer_final(self, sent: bytes) -> bytes | None:
         """`sent` is `c=BINDING,r=NONCE,p=PROOF`."""
+        # The proof is over all that was said, so that it is worth nothing for another exchange.
         without, found, proof = sent.rpartition(b",p=")
         if not found or without != b"c=" + self._binding + b",r=" + self._nonce:
             return None
@@ -68,6 +71,7 @@ class ScramExchange:
         mask = hmac.digest(self._verifier.stored_key, signed, "sha256")
         if len(shown) != len(mask):
             return None
+        # The proof is the client's key, hidden by a signature that only who has the stored key can make.
         client_key = bytes(left ^ right for left, right in zip(shown, mask, strict=True))
         if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self._verifier.stored_key):
             return None

@@ -1,4 +1,4 @@
-"""The first packet of a connection, and what it asks the session to be like."""
+"""The first packet of a connection, and what it asks the session to be like (54.2.1 Start-up, 54.7 StartupMessage)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# What a first packet may ask for in place of a version: the high half is 1234, which no version is.
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
 PROTOCOL_MAJOR = 3
-MAX_PACKET_BYTES = 10_000  # bytes; PostgreSQL's own bound of a startup packet
+MAX_PACKET_BYTES = 10_000  # PostgreSQL's own bound of a start-up packet
 
 # A client is told a number of a process that no machine has (Linux ends at 1 << 22): a pg_terminate_backend or
 # pg_cancel_backend of it hits nobody, and no NOTIFY of somebody else's bears it.
 FAKE_PID_BASE = 1 << 30
 
 Settings = Mapping[bytes, bytes]
-PoolKey = tuple[tuple[str, str], ...]
+PoolKey = tuple[tuple[str, str], ...]  # settings by name, sorted; connections of one key are interchangeable
 
-# Every client has these two, so they are set on whichever connection it gets. Whatever else a startup packet
-# names stays out of reach of RESET, so it takes a connection that was opened with it.
+# Every client has these two, so they are set on whichever connection it gets. What else a start-up packet names is a
+# default that RESET returns to, so it takes a connection that was opened with it.
 APPLICATION_NAME = b"application_name"
 CLIENT_ENCODING = b"client_encoding"
-OTHER_DATABASE = ""  # in a key: the database, where it is another than the policy's (a startup packet has no such name)
+OTHER_DATABASE = ""  # the name in a key of a database that is not the policy's (no setting has that name)
 
 
 def fake_pid(client: int) -> int:
-    """What a client is told is the process that serves it, by its number; and back."""
+    """The number of the process that a client is told serves it, by the client's own number; and back."""
     return FAKE_PID_BASE ^ client
 
 
@@ -39,7 +40,8 @@ def other_database(key: PoolKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Startup:
-    """`key` is what a server connection must have been opened with; `unknown` are options of later protocols."""
+    """What a client has asked for. `pool_key` is what its server connection must have been opened with;
+    `minor_version` and `unknown_options` are of later protocols (`_pq_.…`); `encoding` is None if it named none."""
 
     minor_version: int
     user: str
@@ -52,7 +54,7 @@ class Startup:
 
 
 def split_packet(data: bytes) -> tuple[int, bytes] | None:
-    """The code and body of a first packet, None while it is not whole. Raises ValueError where it is none."""
+    """The code and body of a first packet, None while it is not whole. Raises ValueError if it is none."""
     if len(data) < 8:
         return None
     length, code = struct.unpack_from(">II", data)
@@ -64,7 +66,7 @@ def split_packet(data: bytes) -> tuple[int, bytes] | None:
 
 
 def parse_startup(code: int, body: bytes) -> Startup:
-    """Raises ValueError in one clause."""
+    """Raises ValueError, whose text is one clause without an end."""
     if code >> 16 != PROTOCOL_MAJOR:
         raise ValueError(f"protocol version {code >> 16}.{code & 0xFFFF} is not spoken here; 3.0 is")
     words = body.split(b"\0")
@@ -81,6 +83,7 @@ def parse_startup(code: int, body: bytes) -> Startup:
         raise ValueError("the startup packet names no user")
     database = text.pop("database", "") or user
     replication = text.pop("replication", "false").lower() not in ("false", "off", "no", "0", "f", "n", "of")
+    # `options` is a command line of the server's: its settings count less than those that are named directly.
     soft, options = parse_options(text.pop("options", ""))
     name = text.pop("application_name", soft.pop("application_name", ""))
     encoding = text.pop("client_encoding", soft.pop("client_encoding", None))
@@ -104,7 +107,8 @@ def decode_text(value: bytes) -> str:
 
 
 def parse_options(text: str) -> tuple[dict[str, str], str]:
-    """The settings that `options` names (`-c name=value`, `--name=value`), and what else it says."""
+    """The settings that `options` names (`-c name=value`, `--name=value`), and what else it says. A backslash quotes
+    the next sign, as in libpq."""
     words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", text)]
     found: dict[str, str] = {}
     left: list[str] = []

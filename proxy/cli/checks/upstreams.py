@@ -15,12 +15,12 @@ from yarl import URL
 from proxy.cli.detect.app import detect_app
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
+from proxy.egress.api_keys import KEY_VARIABLES
 from proxy.egress.url_mapping import join_url
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.upstream import Upstream, default_upstreams
 
 REQUEST_TIMEOUT = 5.0  # seconds
-_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 # Variables from which apps and SDKs take the address of a vendor of models.
 _ADDRESS_VARIABLE = re.compile(
     r"(?:OPENAI|AZURE_OPENAI|ANTHROPIC|GROQ|TOGETHER|MISTRAL|COHERE|CO|GEMINI|GOOGLE_GEMINI|DEEPSEEK|OPENROUTER|OLLAMA|"
@@ -47,7 +47,7 @@ def _seems_called(upstream: Upstream, environ: Mapping[str, str], cwd: Path) -> 
     """Whether the app seems to call a vendor that the policy does not name, by its key or by a package. An app whose
     packages are not known may."""
     app = detect_app(Folder(cwd))
-    return bool(environ.get(_KEY_VARIABLES.get(upstream.kind, ""))) or not app.packages or upstream.kind in app.vendors
+    return bool(environ.get(KEY_VARIABLES.get(upstream.kind, ""))) or not app.packages or upstream.kind in app.vendors
 
 
 def _find_bypassing_variables(policy: Policy, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -66,7 +66,7 @@ async def _check_upstream(
     session: aiohttp.ClientSession, name: str, upstream: Upstream, environ: Mapping[str, str]
 ) -> Finding:
     what = f"upstream {name}"
-    key = upstream.api_key or environ.get(_KEY_VARIABLES.get(upstream.kind, ""), "")
+    key = upstream.api_key or environ.get(KEY_VARIABLES.get(upstream.kind, ""), "")
     headers = {}
     if upstream.kind == "anthropic":
         headers = {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
@@ -85,7 +85,7 @@ async def _check_upstream(
     if status >= 500:
         return Finding("warning", what, shown, "it is unwell; look at its status page")
     if status in (401, 403) and key and upstream.kind != "http":
-        whose = "api_key" if upstream.api_key else _KEY_VARIABLES[upstream.kind]
+        whose = "api_key" if upstream.api_key else KEY_VARIABLES[upstream.kind]
         return Finding("error", what, f"{shown}: the key is refused", f"mend {whose}")
     if status == 404 and upstream.kind != "http":
         return Finding("warning", what, f"{shown} and has no list of models", "see that its base_url is right")

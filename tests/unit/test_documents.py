@@ -55,3 +55,10 @@ def test_the_index_names_every_page():
     assert (
         not {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"} - set(re.findall(r"\]\(([\w-]+\.md)", index))
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_is_there(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    named = re.findall(r"`((?:proxy|tests|config|deploy|docs)/[\w./-]+)`", text)
+    assert not [one for one in named if not (ROOT / one).exists()]

@@ -49,18 +49,18 @@ def parse_command(words: Sequence[str], public: int | None, private: int) -> Com
     the public port replaced by the private one; no other word is touched.
     """
     if len(words) == 1 and re.search(r"\s", words[0].strip()):
-        line, replaced = _in_line(words[0].strip(), public, private)
+        line, replaced = _replace_in_line(words[0].strip(), public, private)
         return Command((SHELL, "-c", exec_last_command(line)), line, replaced, is_shell_line=True)
-    argv, replaced = _in_words(words, public, private)
+    argv, replaced = _replace_in_words(words, public, private)
     return Command(tuple(argv), shlex.join(argv), replaced)
 
 
-def _in_words(words: Sequence[str], public: int | None, private: int) -> tuple[list[str], tuple[str, ...]]:
+def _replace_in_words(words: Sequence[str], public: int | None, private: int) -> tuple[list[str], tuple[str, ...]]:
     out: list[str] = []
     replaced: list[str] = []
     before = ""
     for at, word in enumerate(words):
-        new = _word(word, before, public, private) if at and public else word
+        new = _replace_port_in_word(word, before, public, private) if at and public else word
         if new != word:
             replaced.append(f"{word} → {new}")
         out.append(new)
@@ -68,22 +68,22 @@ def _in_words(words: Sequence[str], public: int | None, private: int) -> tuple[l
     return out, tuple(replaced)
 
 
-def _word(word: str, before: str, public: int | None, private: int) -> str:
+def _replace_port_in_word(word: str, before: str, public: int | None, private: int) -> str:
     if _OPTION.fullmatch(before):
-        return _value(word, public, private)
+        return _replace_port(word, public, private)
     if found := _JOINED.match(word):
-        return found[1] + _value(word[found.end() :], public, private)
+        return found[1] + _replace_port(word[found.end() :], public, private)
     if re.fullmatch(rf"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._*-]+):{public}", word):
-        return _value(word, public, private)
+        return _replace_port(word, public, private)
     return word
 
 
-def _value(value: str, public: int | None, private: int) -> str:
+def _replace_port(value: str, public: int | None, private: int) -> str:
     """A port, or an address that ends with it; in a line it may stand in quotes."""
     return re.sub(rf"(^|[:'\"]){public}(?=['\"]?$)", rf"\g<1>{private}", value)
 
 
-def _in_line(line: str, public: int | None, private: int) -> tuple[str, tuple[str, ...]]:
+def _replace_in_line(line: str, public: int | None, private: int) -> tuple[str, tuple[str, ...]]:
     """The same inside a shell line, whose spacing and quoting stay as they are."""
     if not public:
         return line, ()
@@ -93,7 +93,7 @@ def _in_line(line: str, public: int | None, private: int) -> tuple[str, tuple[st
     for at in range(0, len(pieces), 2):
         word = pieces[at]
         bare = word.strip("'\"")
-        new = _word(bare, before, public, private) if at else bare
+        new = _replace_port_in_word(bare, before, public, private) if at else bare
         if new != bare:
             replaced.append(f"{bare} → {new}")
             pieces[at] = word.replace(bare, new)

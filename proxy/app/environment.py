@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import which
 
-SECRETS = ("OUTRIGGER_ADMIN_TOKEN",)
+OWN_SECRETS = ("OUTRIGGER_ADMIN_TOKEN",)
 # A service manager's word to us: an app that took it would take our sockets, or say that it is us.
-MANAGER = (
+SERVICE_MANAGER_VARIABLES = (
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
@@ -36,7 +36,11 @@ def build_environment(
     `venv` is the gateway's own virtual environment (by default the running one): where it was activated,
     it is taken out of PATH and VIRTUAL_ENV, unless one of the app's `programs` is found nowhere else.
     """
-    env = {name: value for name, value in environ.items() if name not in SECRETS and name not in MANAGER}
+    env = {
+        name: value
+        for name, value in environ.items()
+        if name not in OWN_SECRETS and name not in SERVICE_MANAGER_VARIABLES
+    }
     notes: list[str] = []
     env["PORT"] = str(private)
     arguments = env.get("GUNICORN_CMD_ARGS")
@@ -47,7 +51,7 @@ def build_environment(
             notes.append(f"GUNICORN_CMD_ARGS bound the public port; the app gets {changed}")
     own = venv if venv is not None else _own_venv()
     if own is not None:
-        _leave(env, own, programs)
+        _leave_own_venv(env, own, programs)
     env.update(extra or {})
     return env, notes
 
@@ -61,7 +65,7 @@ def _own_venv() -> Path | None:
     return Path(sys.prefix) if sys.prefix != sys.base_prefix else None
 
 
-def _leave(env: dict[str, str], own: Path, programs: Sequence[str]) -> None:
+def _leave_own_venv(env: dict[str, str], own: Path, programs: Sequence[str]) -> None:
     bins = {str(own / "bin"), str(own.resolve() / "bin")}
     path = env.get("PATH", "")
     kept = ":".join(entry for entry in path.split(":") if entry.rstrip("/") not in bins)

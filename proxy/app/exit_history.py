@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-UNASKED = ("crash", "hung")
+CRASH_REASONS = ("crash", "hung")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ExitHistory:
         self.last: ExitRecord | None = None
 
     def record(self, status: int, why: str, pid: int) -> ExitRecord:
-        self.crashes += why in UNASKED
+        self.crashes += why in CRASH_REASONS
         self.last = ExitRecord(status, why, pid, self._now())
         return self.last
 

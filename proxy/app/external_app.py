@@ -13,7 +13,9 @@ from proxy.errors import UsageError
 from proxy.observe.emit import EmitEvent
 from proxy.policy import schema
 
-SETTLED = 2.0  # seconds between two looks at an app that is there: two of them, and health is true within 5 s
+READY_PROBE_SECONDS = (
+    2.0  # seconds between two looks at an app that is there: two of them, and health is true within 5 s
+)
 
 
 class ExternalApp:
@@ -24,7 +26,7 @@ class ExternalApp:
         self._policy = policy
         self._emit = emit
         self._clock = clock
-        self._hosts, self._port = _place(policy)
+        self._hosts, self._port = _parse_address(policy)
         self._host = self._hosts[0]
         self._ready = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -74,27 +76,27 @@ class ExternalApp:
     async def run(self) -> int:
         while not self._stopped.is_set():
             policy = self._policy
-            if self.is_ready and self._clock() - self._last_answer < SETTLED:
+            if self.is_ready and self._clock() - self._last_answer < READY_PROBE_SECONDS:
                 host: str | None = self._host
             else:
                 host = await probe_app(self._port, policy.ready.path, policy.ready.timeout, self._hosts)
             if not self._stopped.is_set():
-                self._take(host)
+                self._update_state(host)
             try:
-                async with asyncio.timeout(SETTLED if self.is_ready else policy.ready.interval):
+                async with asyncio.timeout(READY_PROBE_SECONDS if self.is_ready else policy.ready.interval):
                     await self._stopped.wait()
             except TimeoutError:
                 continue
         return 0
 
-    def _take(self, host: str | None) -> None:
+    def _update_state(self, host: str | None) -> None:
         if host is not None:
             self._host = host
             if not self.is_ready:
-                self._become("ready", "it answers")
+                self._set_state("ready", "it answers")
                 self._emit("app.ready", f"The app at {host}:{self._port} is ready.")
         elif self.is_ready:
-            self._become("restarting", "it stopped answering")
+            self._set_state("restarting", "it stopped answering")
             self._emit("app.gone", f"The app at {self._host}:{self._port} stopped answering.", level="error")
         elif self.state == "starting":
             self.reason = "it does not answer yet"
@@ -110,13 +112,13 @@ class ExternalApp:
 
     async def stop(self) -> None:
         if not self._stopped.is_set():
-            self._become("stopping", "the gateway is stopping")
+            self._set_state("stopping", "the gateway is stopping")
             self._stopped.set()
 
     def kill(self) -> None:
         self._stopped.set()
 
-    def _become(self, state: AppState, reason: str) -> None:
+    def _set_state(self, state: AppState, reason: str) -> None:
         self.state, self.reason, self.since = state, reason, self._clock()
         if state == "ready":
             self._ready.set()
@@ -124,7 +126,7 @@ class ExternalApp:
             self._ready.clear()
 
 
-def _place(policy: schema.App) -> tuple[tuple[str, ...], int]:
+def _parse_address(policy: schema.App) -> tuple[tuple[str, ...], int]:
     if policy.url is None:
         if policy.port == "auto":
             raise UsageError("app.port says where the app is when nothing is started; it may not be auto then")

@@ -19,7 +19,7 @@ class Listener:
     host: str
 
     @property
-    def wide(self) -> bool:
+    def is_exposed(self) -> bool:
         """Whether it is reached by other addresses than loopback."""
         return not self.host.startswith("127.") and self.host != "::1"
 
@@ -27,9 +27,9 @@ class Listener:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def listeners(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Listener]:
+def find_listeners(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Listener]:
     """The TCP listeners that these processes hold, by port. Those whose descriptors may not be read hold none."""
-    inodes = {inode for pid in pids for inode in _sockets(proc / str(pid) / "fd")}
+    inodes = {inode for pid in pids for inode in _socket_inodes(proc / str(pid) / "fd")}
     if not inodes:
         return []
     found = set()
@@ -42,11 +42,11 @@ def listeners(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Listener]
             fields = line.split()
             if len(fields) > 9 and fields[3] == _LISTEN and fields[9] in inodes:
                 host, _, port = fields[1].partition(":")
-                found.add(Listener(int(port, 16), _address(host)))
+                found.add(Listener(int(port, 16), _parse_address(host)))
     return sorted(found)
 
 
-def _sockets(folder: Path) -> list[str]:
+def _socket_inodes(folder: Path) -> list[str]:
     found = []
     try:
         for name in os.listdir(folder):
@@ -61,7 +61,7 @@ def _sockets(folder: Path) -> list[str]:
     return found
 
 
-def _address(text: str) -> str:
+def _parse_address(text: str) -> str:
     """Words of 32 bits in the machine's own order."""
     words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
     data = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)

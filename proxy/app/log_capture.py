@@ -15,14 +15,14 @@ from typing import IO
 from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.observe.request_registry import Attribution
 
-LONGEST = 64 * 1024  # bytes of one line; the rest of a longer one becomes further lines
-BLOCK = 32 * 1024  # characters of one traceback; the rest of a longer one becomes further events
-SOON = 0.05  # seconds within which the next line of a traceback comes
+MAX_LINE_BYTES = 64 * 1024  # bytes of one line; the rest of a longer one becomes further lines
+MAX_BLOCK_LENGTH = 32 * 1024  # characters of one traceback; the rest of a longer one becomes further events
+BLOCK_GAP_SECONDS = 0.05  # seconds within which the next line of a traceback comes
 
-MARK = re.compile("\x1e([0-9A-Za-z]{1,64})\x1f")  # a request's token, put there by the attribution inside the app
-COLOUR = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")  # any control sequence (ECMA-48 section 5.4)
-BEGINS = re.compile(r"[ +|]*(?:Exception Group )?Traceback \(most recent call last\):")
-CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
+TOKEN_MARK = re.compile("\x1e([0-9A-Za-z]{1,64})\x1f")  # a request's token, put there by the attribution inside the app
+CONTROL_SEQUENCE = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")  # any control sequence (ECMA-48 section 5.4)
+TRACEBACK_START = re.compile(r"[ +|]*(?:Exception Group )?Traceback \(most recent call last\):")
+TRACEBACK_CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
 
 FindAttribution = Callable[[str], Attribution | None]
 
@@ -36,121 +36,125 @@ class LineCapture(asyncio.Protocol):
     def __init__(self, emit: EmitEvent, stream: str, find: FindAttribution) -> None:
         self._emit = emit
         self._stream = stream
-        self._find = find
+        self._find_attribution = find
         self._rest = b""
         self._block: list[str] = []
-        self._size = 0
-        self._token: str | None = None  # of the block
-        self._framed = False  # in its frames: whatever comes belongs to it up to the exception's own line
-        self._grouped = False  # an ExceptionGroup's
+        self._block_length = 0
+        self._block_token: str | None = None  # of the block
+        self._in_frames = False  # in its frames: whatever comes belongs to it up to the exception's own line
+        self._in_group = False  # an ExceptionGroup's
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         lines = (self._rest + data).split(b"\n")
-        *begun, self._rest = _pieces(lines.pop())
+        *begun, self._rest = _split_long_line(lines.pop())
         for line in (*lines, *begun):
-            self._take(line)
+            self._capture_line(line)
         if self._block:
-            self._wait()
+            self._restart_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest:
-            self._take(self._rest)
+            self._capture_line(self._rest)
             self._rest = b""
-        self._flush()
+        self._flush_block()
 
-    def _take(self, line: bytes) -> None:
-        for piece in _pieces(line):
+    def _capture_line(self, line: bytes) -> None:
+        for piece in _split_long_line(line):
             text = piece.decode("utf-8", "replace").rstrip("\r")
             token = None
             if "\x1b" in text:
-                text = COLOUR.sub("", text)
+                text = CONTROL_SEQUENCE.sub("", text)
             if "\x1e" in text:
-                found = MARK.search(text)
+                found = TOKEN_MARK.search(text)
                 token = found[1] if found is not None else None
-                text = MARK.sub("", text)
-            self._place(text, token)
+                text = TOKEN_MARK.sub("", text)
+            self._sort_line(text, token)
 
-    def _place(self, text: str, token: str | None) -> None:
+    def _sort_line(self, text: str, token: str | None) -> None:
         """Into the block that is open, into one of its own, or out at once."""
         if self._block:
-            if self._belongs(text) and self._size < BLOCK and token in (None, self._token):
-                self._add(text)
+            if (
+                self._belongs_to_block(text)
+                and self._block_length < MAX_BLOCK_LENGTH
+                and token in (None, self._block_token)
+            ):
+                self._add_to_block(text)
                 return
-            self._flush()
+            self._flush_block()
         if not text:
             return
         level = detect_level(text)
         if level == "error":
-            begins = BEGINS.match(text)
-            self._token = token
-            self._framed, self._grouped = begins is not None, begins is not None and "+" in begins[0]
-            self._add(text)
+            begins = TRACEBACK_START.match(text)
+            self._block_token = token
+            self._in_frames, self._in_group = begins is not None, begins is not None and "+" in begins[0]
+            self._add_to_block(text)
         else:
-            self._tell(text, token, level)
+            self._emit_line(text, token, level)
 
-    def _belongs(self, text: str) -> bool:
-        if begins := BEGINS.match(text):
-            self._framed, self._grouped = True, self._grouped or "+" in begins[0]
+    def _belongs_to_block(self, text: str) -> bool:
+        if begins := TRACEBACK_START.match(text):
+            self._in_frames, self._in_group = True, self._in_group or "+" in begins[0]
             return True
-        if self._framed:
+        if self._in_frames:
             # Frames are indented; the first line that is not is the exception's own. A group is indented to its end.
-            self._framed = not text or text[0] in " \t|+"
-            return self._framed or not self._grouped
-        return not text or text[0] in " \t|+" or text.startswith(CHAINS)
+            self._in_frames = not text or text[0] in " \t|+"
+            return self._in_frames or not self._in_group
+        return not text or text[0] in " \t|+" or text.startswith(TRACEBACK_CHAINS)
 
-    def _add(self, text: str) -> None:
+    def _add_to_block(self, text: str) -> None:
         self._block.append(text)
-        self._size += len(text) + 1
+        self._block_length += len(text) + 1
 
-    def _wait(self) -> None:
+    def _restart_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(SOON, self._flush)
+        self._timer = asyncio.get_running_loop().call_later(BLOCK_GAP_SECONDS, self._flush_block)
 
-    def _flush(self) -> None:
+    def _flush_block(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        block, self._block, self._size = self._block, [], 0
+        block, self._block, self._block_length = self._block, [], 0
         text = "\n".join(block).rstrip("\n")
         if text:
-            self._tell(text, self._token, "error")
+            self._emit_line(text, self._block_token, "error")
 
-    def _tell(self, text: str, token: str | None, level: LogLevel) -> None:
+    def _emit_line(self, text: str, token: str | None, level: LogLevel) -> None:
         facts: dict[str, object] = {"stream": self._stream}
-        owner = self._find(token) if token is not None else None
+        owner = self._find_attribution(token) if token is not None else None
         if owner is not None:
             facts["request_id"], facts["trace_id"] = owner.request_id, owner.trace_id
         self._emit("app", text, level=level, **facts)
 
 
-def _pieces(line: bytes) -> Iterator[bytes]:
+def _split_long_line(line: bytes) -> Iterator[bytes]:
     """Of at most LONGEST bytes, cut between characters."""
-    while len(line) > LONGEST:
-        at = LONGEST
-        while at > LONGEST - 4 and line[at] & 0xC0 == 0x80:
+    while len(line) > MAX_LINE_BYTES:
+        at = MAX_LINE_BYTES
+        while at > MAX_LINE_BYTES - 4 and line[at] & 0xC0 == 0x80:
             at -= 1
         yield line[:at]
         line = line[at:]
     yield line
 
 
-_WORDS: dict[str, LogLevel] = {
+_LEVEL_WORDS: dict[str, LogLevel] = {
     "trace": "debug", "debug": "debug", "info": "info", "notice": "info", "warn": "warning", "warning": "warning",
     "error": "error", "err": "error", "critical": "error", "fatal": "error", "panic": "error", "alert": "error",
     "emergency": "error",
 }  # fmt: skip
 # A word in capitals near the line's beginning, any in brackets, one before a colon with at most a time before it, or
 # a field of logfmt. The first one counts: what comes after it is what the line is about.
-_SAID = re.compile(
+_LEVEL_PATTERN = re.compile(
     r"\b(TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
     r"|\[(?i:(trace|debug|info|notice|warn|warning|error|critical|fatal|alert))\]"
     r"|^[\d\s:.,/TZ+-]*\b(?i:(debug|info|warn|warning|error|critical|fatal|panic)):"
     r"|\b(?:level|lvl|severity)=\"?(?i:([a-z]+))"
 )
-_RAISED = re.compile(r"(?:Uncaught )?(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::|$)")
-_NUMBERS: tuple[tuple[int, LogLevel], ...] = (
+_EXCEPTION_LINE = re.compile(r"(?:Uncaught )?(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::|$)")
+_LEVEL_NUMBERS: tuple[tuple[int, LogLevel], ...] = (
     (50, "error"),
     (40, "warning"),
     (30, "info"),
@@ -162,27 +166,27 @@ def detect_level(line: str) -> LogLevel:
     """What the line says of itself: as JSON with a level, at its beginning in words, or by being an exception's;
     info where it says nothing."""
     if line.startswith("{"):
-        found = _of_json(line)
+        found = _json_level(line)
         if found is not None:
             return found
-    if BEGINS.match(line) or _RAISED.match(line):
+    if TRACEBACK_START.match(line) or _EXCEPTION_LINE.match(line):
         return "error"
-    said = _SAID.search(line[:120])
+    said = _LEVEL_PATTERN.search(line[:120])
     word = next((group for group in said.groups() if group), "") if said is not None else ""
-    return _WORDS.get(word.lower(), "info")
+    return _LEVEL_WORDS.get(word.lower(), "info")
 
 
-def _of_json(line: str) -> LogLevel | None:
+def _json_level(line: str) -> LogLevel | None:
     try:
         facts = json.loads(line)
     except (ValueError, RecursionError):
         return None
     for key in ("level", "severity", "levelname", "log.level", "lvl"):
         value = facts.get(key)
-        if isinstance(value, str) and value.lower() in _WORDS:
-            return _WORDS[value.lower()]
+        if isinstance(value, str) and value.lower() in _LEVEL_WORDS:
+            return _LEVEL_WORDS[value.lower()]
         if type(value) is int:  # True is one, too
-            return next((level for least, level in _NUMBERS if value >= least), "debug")
+            return next((level for least, level in _LEVEL_NUMBERS if value >= least), "debug")
     return None
 
 

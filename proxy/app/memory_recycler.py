@@ -10,8 +10,8 @@ from proxy.observe.process_sampler import ResourceSample
 from proxy.policy import schema
 
 MIB = 1024 * 1024
-RELIEF = 0.05  # of the limit: so far below a threshold it must fall before the next crossing counts
-IN_A_ROW = 3  # samples, one a second: a passing peak is no reason to replace the app
+HYSTERESIS = 0.05  # of the limit: so far below a threshold it must fall before the next crossing counts
+SAMPLES_OVER = 3  # samples, one a second: a passing peak is no reason to replace the app
 
 
 class MemoryRecycler:
@@ -35,48 +35,48 @@ class MemoryRecycler:
         self._clock = clock
         self._stopping = stopping
         self._warned = False
-        self._over = 0
-        self._told = ""  # why it is not replaced, as last said
+        self._samples_over = 0
+        self._last_obstacle = ""  # why it is not replaced, as last said
         self._replaced_at: float | None = None
 
     def check_sample(self, sample: ResourceSample) -> None:
         share = sample.memory_share
         policy = self._policy().memory
         if share is None or not self._app.is_ready or self._stopping():
-            self._over = 0
+            self._samples_over = 0
             return
-        self._warn(sample, share, policy.warn)
+        self._warn_once(sample, share, policy.warn)
         if policy.recycle is None:
-            self._over = 0
+            self._samples_over = 0
             return
-        if share < policy.recycle - RELIEF:
-            self._told = ""
-        self._over = self._over + 1 if share >= policy.recycle else 0
-        if self._over >= IN_A_ROW:
-            self._recycle(sample, share, policy)
+        if share < policy.recycle - HYSTERESIS:
+            self._last_obstacle = ""
+        self._samples_over = self._samples_over + 1 if share >= policy.recycle else 0
+        if self._samples_over >= SAMPLES_OVER:
+            self._recycle_if_allowed(sample, share, policy)
 
-    def _warn(self, sample: ResourceSample, share: float, warn: float) -> None:
-        if self._warned and share < warn - RELIEF:
+    def _warn_once(self, sample: ResourceSample, share: float, warn: float) -> None:
+        if self._warned and share < warn - HYSTERESIS:
             self._warned = False
         elif not self._warned and share >= warn:
             self._warned = True
-            text = f"{_shown(sample, share)} (app.memory.warn: {warn:.0%})."
+            text = f"{_describe_usage(sample, share)} (app.memory.warn: {warn:.0%})."
             self._emit("memory.warning", text, level="warning", share=round(share, 3))
 
-    def _recycle(self, sample: ResourceSample, share: float, policy: schema.Memory) -> None:
-        why_not = self._why_not(policy)
+    def _recycle_if_allowed(self, sample: ResourceSample, share: float, policy: schema.Memory) -> None:
+        why_not = self._find_obstacle(policy)
         if why_not is None:
             self._replaced_at = self._clock()
-            self._over = 0
-            text = f"{_shown(sample, share)}: the app is replaced (app.memory.recycle: {policy.recycle:.0%})."
+            self._samples_over = 0
+            text = f"{_describe_usage(sample, share)}: the app is replaced (app.memory.recycle: {policy.recycle:.0%})."
             self._emit("memory.recycle", text, level="warning", share=round(share, 3))
             self._replace("memory")
-        elif why_not != self._told:
-            self._told = why_not
-            text = f"{_shown(sample, share)}, and the app is not replaced: {why_not}."
+        elif why_not != self._last_obstacle:
+            self._last_obstacle = why_not
+            text = f"{_describe_usage(sample, share)}, and the app is not replaced: {why_not}."
             self._emit("memory.recycle", text, level="warning", share=round(share, 3))
 
-    def _why_not(self, policy: schema.Memory) -> str | None:
+    def _find_obstacle(self, policy: schema.Memory) -> str | None:
         hold, took = self._policy().hold, self._app.last_start_took
         if took is None or took >= hold:
             start = "unknown" if took is None else f"{took:.1f} s"
@@ -86,7 +86,7 @@ class MemoryRecycler:
         return None
 
 
-def _shown(sample: ResourceSample, share: float) -> str:
+def _describe_usage(sample: ResourceSample, share: float) -> str:
     app, limit = (sample.app_bytes or 0) / MIB, (sample.limit_bytes or 0) / MIB
     return (
         f"Memory is at {share:.0%} of {limit:.0f} MiB: the app {app:.0f} MiB,"

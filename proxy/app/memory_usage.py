@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with a number near 2^63
-FULL = 10  # measurements from one that counts shared pages once to the next
-LOOK = 3  # measurements from one look at which processes there are to the next
+PSS_EVERY = 10  # measurements from one that counts shared pages once to the next
+PROCESSES_EVERY = 3  # measurements from one look at which processes there are to the next
 _ROOT = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -22,14 +22,16 @@ def memory_limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), memi
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
-                files += [file for base in (root, root / "unified") for file in _up(base, path, "memory.max")]
+                files += [
+                    file for base in (root, root / "unified") for file in _files_upwards(base, path, "memory.max")
+                ]
             elif "memory" in controllers.split(","):
-                files += _up(root / "memory", path, "memory.limit_in_bytes")
+                files += _files_upwards(root / "memory", path, "memory.limit_in_bytes")
     except (OSError, ValueError):
         pass
-    found = [value for value in map(_number, files) if value is not None and value < UNLIMITED]
+    found = [value for value in map(_read_number, files) if value is not None and value < UNLIMITED]
     if not found:  # v1 tells of levels that a container cannot see, too
-        hidden = _field(root / "memory" / "memory.stat", "hierarchical_memory_limit")
+        hidden = _read_field(root / "memory" / "memory.stat", "hierarchical_memory_limit")
         found = [hidden] if hidden is not None and hidden < UNLIMITED else []
     if not found:
         return None
@@ -39,11 +41,11 @@ def memory_limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), memi
 
 def machine_memory(meminfo: Path = _MEMINFO) -> int | None:
     """Bytes of memory that the machine has, or None where the kernel does not say."""
-    there = _field(meminfo, "MemTotal:")
+    there = _read_field(meminfo, "MemTotal:")
     return there * 1024 if there is not None else None
 
 
-def _up(base: Path, path: str, name: str) -> list[Path]:
+def _files_upwards(base: Path, path: str, name: str) -> list[Path]:
     """The file at every level from a group up to the tree's root."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
     return [base.joinpath(*parts[:depth], name) for depth in range(len(parts), 0, -1)]
@@ -61,27 +63,27 @@ class MemoryMeter:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._pids: list[int] = []
-        self._pid = self._full = self._resident = self._turn = 0
+        self._pid = self._measured = self._resident = self._turn = 0
 
     def measure(self, pid: int) -> int | None:
         """None where it has ended."""
-        turn = self._turn = (self._turn + 1) % FULL if pid == self._pid else 0
-        pids = process_family(pid, self._proc) if turn % LOOK == 0 else self._pids
-        sizes = [size for one in pids if (size := _resident(self._proc / str(one))) is not None]
+        turn = self._turn = (self._turn + 1) % PSS_EVERY if pid == self._pid else 0
+        pids = process_family(pid, self._proc) if turn % PROCESSES_EVERY == 0 else self._pids
+        sizes = [size for one in pids if (size := _read_resident(self._proc / str(one))) is not None]
         self._pid = pid if sizes else 0
         if not sizes:
             return None
         resident = sum(whole for whole, _ in sizes)
         if turn == 0 or pids != self._pids:
-            own = [_field(self._proc / str(one) / "smaps_rollup", "Pss:") for one in pids]
+            own = [_read_field(self._proc / str(one) / "smaps_rollup", "Pss:") for one in pids]
             if any(size is None for size in own):
                 biggest = max(whole for whole, _ in sizes)
                 shared = sum(common for _, common in sizes) - max(common for whole, common in sizes if whole == biggest)
-                self._full = resident - shared
+                self._measured = resident - shared
             else:
-                self._full = sum(size * 1024 for size in own if size is not None)
+                self._measured = sum(size * 1024 for size in own if size is not None)
             self._pids, self._resident = pids, resident
-        return max(0, self._full + resident - self._resident)
+        return max(0, self._measured + resident - self._resident)
 
 
 def process_family(pid: int, proc: Path = Path("/proc")) -> list[int]:
@@ -120,7 +122,7 @@ def process_parents(proc: Path) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _resident(folder: Path) -> tuple[int, int] | None:
+def _read_resident(folder: Path) -> tuple[int, int] | None:
     """Resident bytes, and those of them that are files' or shared memory."""
     try:
         fields = (folder / "statm").read_text().split()
@@ -129,7 +131,7 @@ def _resident(folder: Path) -> tuple[int, int] | None:
         return None
 
 
-def _field(file: Path, name: str) -> int | None:
+def _read_field(file: Path, name: str) -> int | None:
     """The number behind a name, as /proc and memory.stat have them."""
     try:
         for line in file.read_text().splitlines():
@@ -140,7 +142,7 @@ def _field(file: Path, name: str) -> int | None:
     return None
 
 
-def _number(file: Path) -> int | None:
+def _read_number(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):

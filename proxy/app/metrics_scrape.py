@@ -11,12 +11,12 @@ from proxy.app import AppController
 from proxy.observe.emit import EmitEvent
 from proxy.observe.exposition_merge import AppExposition, InvalidExposition, parse_exposition
 
-PATIENCE = 2.0  # seconds for all of it; a scraper has 10 by default
-LARGEST = 8 * 1024 * 1024  # bytes, unpacked
-TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-OPENMETRICS = "application/openmetrics-text;version=1.0.0," + TEXT
+SCRAPE_TIMEOUT = 2.0  # seconds for all of it; a scraper has 10 by default
+MAX_BODY_BYTES = 8 * 1024 * 1024  # bytes, unpacked
+ACCEPT_TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+ACCEPT_OPENMETRICS = "application/openmetrics-text;version=1.0.0," + ACCEPT_TEXT
 
-NONE = AppExposition(None)
+NO_METRICS = AppExposition(None)
 
 
 class UnusableMetrics(Exception):
@@ -30,7 +30,7 @@ class AppMetricsScraper:
         self._app = app
         self._path = path
         self._emit = emit
-        self._failing = ""
+        self._last_failure = ""
 
     async def fetch(self, openmetrics: bool) -> AppExposition | None:
         """None where the policy names no path."""
@@ -40,25 +40,25 @@ class AppMetricsScraper:
         try:
             if not self._app.is_ready:
                 raise UnusableMetrics(f"the app is {self._app.state}")
-            async with asyncio.timeout(PATIENCE):
-                found = await self._ask(path, openmetrics)
+            async with asyncio.timeout(SCRAPE_TIMEOUT):
+                found = await self._request_metrics(path, openmetrics)
         except TimeoutError:
-            return self._failed(path, f"no whole answer within {PATIENCE:g} s")
+            return self._report_failure(path, f"no whole answer within {SCRAPE_TIMEOUT:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return self._failed(path, f"it could not be asked ({type(error).__name__})")
+            return self._report_failure(path, f"it could not be asked ({type(error).__name__})")
         except (UnusableMetrics, InvalidExposition) as error:
-            return self._failed(path, str(error))
-        if self._failing:
-            self._failing = ""
+            return self._report_failure(path, str(error))
+        if self._last_failure:
+            self._last_failure = ""
             self._emit("metrics.app", f"The app's own metrics ({path}) are there again.")
         return found
 
-    async def _ask(self, path: str, openmetrics: bool) -> AppExposition:
+    async def _request_metrics(self, path: str, openmetrics: bool) -> AppExposition:
         host, port = self._app.address
         shown = f"[{host}]" if ":" in host else host
         headers = {
             "Host": "localhost",
-            "Accept": OPENMETRICS if openmetrics else TEXT,
+            "Accept": ACCEPT_OPENMETRICS if openmetrics else ACCEPT_TEXT,
             "Accept-Encoding": "identity",
             "User-Agent": "outrigger-scrape",
             "Connection": "close",
@@ -77,16 +77,16 @@ class AppMetricsScraper:
             body = bytearray()
             async for data in answer.content.iter_any():
                 body += data
-                if len(body) > LARGEST:
-                    raise UnusableMetrics(f"it is larger than {LARGEST // 1024 // 1024} MiB")
+                if len(body) > MAX_BODY_BYTES:
+                    raise UnusableMetrics(f"it is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB")
         spoken = kind == "application/openmetrics-text"
         if spoken and not openmetrics:
             raise UnusableMetrics("it answered OpenMetrics where text was asked for")
         return await parse_exposition(bytes(body), openmetrics=spoken)
 
-    def _failed(self, path: str, why: str) -> AppExposition:
-        if why != self._failing:
-            self._failing = why
+    def _report_failure(self, path: str, why: str) -> AppExposition:
+        if why != self._last_failure:
+            self._last_failure = why
             text = f"The app's own metrics ({path}, metrics.app) are left out: {why}."
             self._emit("metrics.app", text, level="warning")
-        return NONE
+        return NO_METRICS

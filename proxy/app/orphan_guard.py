@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from proxy.process.hardening import minimal_environment
 
-GRACE = 2  # seconds between the stop signal and SIGKILL
+GRACE_SECONDS = 2  # seconds between the stop signal and SIGKILL
 
 # Lines of: the group, whom its stop signal goes to, that signal, orphans of the app; the last one counts, 0: nobody.
 # `kill -s`, since dash takes the `--` after `kill -KILL` for a process.
@@ -31,7 +31,7 @@ kill -s "$signal" -- "$target"
 [ -n "$orphans" ] && kill -s TERM $orphans
 i=0
 told=
-while [ $i -lt {GRACE * 10} ] && kill -s 0 -- "-$pid"; do
+while [ $i -lt {GRACE_SECONDS * 10} ] && kill -s 0 -- "-$pid"; do
   if [ -z "$told" ] && ! kill -s 0 "$pid"; then told=1; kill -s "$signal" -- "-$pid"; fi
   sleep 0.1
   i=$((i+1))
@@ -56,7 +56,7 @@ class OrphanGuard:
             bufsize=0,
         )
         self.pid = self._process.pid
-        self._told = b""
+        self._last_line = b""
 
     def watch(
         self, group: int, *, whole: bool = False, stop: signal.Signals = signal.SIGTERM, orphans: Sequence[int] = ()
@@ -65,9 +65,9 @@ class OrphanGuard:
         `whole` of it."""
         target = f"-{group}" if whole else f"{group}"
         line = " ".join((f"{group} {target} {stop.name.removeprefix('SIG')}", *map(str, orphans))).encode() + b"\n"
-        if line == self._told:
+        if line == self._last_line:
             return
-        self._told = line
+        self._last_line = line
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from proxy.app.shell_command import SHELL, exec_last_command
 
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def exec_passthrough(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
@@ -29,7 +29,7 @@ def exec_passthrough(words: Sequence[str], environ: Mapping[str, str]) -> NoRetu
         line = argv[0].strip()
         argv = [SHELL, "-c", exec_last_command(line)]
         if argv[2] == line and not re.match(r"exec\s", line):
-            sys.exit(_run(argv, environ))
+            sys.exit(_run_in_shell(argv, environ))
     try:
         os.execvpe(argv[0], argv, dict(environ))
     except OSError as error:
@@ -37,7 +37,7 @@ def exec_passthrough(words: Sequence[str], environ: Mapping[str, str]) -> NoRetu
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
 
 
-def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def _run_in_shell(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The status; 128+N where signal N ended it. In a terminal the group stays ours, which then gets its signals."""
     from proxy.app.reaper import become_subreaper, reap_children  # it brings asyncio, which nothing else needs here
 
@@ -50,20 +50,20 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     def pass_on(number: int, _: FrameType | None) -> None:
         told.append(number)
         if not terminal:
-            _send(process.pid, number)
+            _signal_group(process.pid, number)
         elif number != signal.SIGINT:
             process.send_signal(number)
 
-    for number in PASSED_ON:
+    for number in FORWARDED_SIGNALS:
         signal.signal(number, pass_on)
     status = process.wait()
-    while told and not terminal and _send(process.pid, 0):  # the shell may be gone before the app
+    while told and not terminal and _signal_group(process.pid, 0):  # the shell may be gone before the app
         time.sleep(0.05)
         reap_children(None)
     return status if status >= 0 else 128 - status
 
 
-def _send(group: int, number: int) -> bool:
+def _signal_group(group: int, number: int) -> bool:
     """Whether there was anybody."""
     try:
         os.killpg(group, number)

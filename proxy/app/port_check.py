@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.app.listening_sockets import Listener, listeners
+from proxy.app.listening_sockets import Listener, find_listeners
 from proxy.app.memory_usage import process_family
 from proxy.observe.emit import EmitEvent
 
-PATIENCE = 5.0  # seconds from a start until a port of its own is spoken of; helpers may listen before the app does
+WRONG_PORT_AFTER = (
+    5.0  # seconds from a start until a port of its own is spoken of; helpers may listen before the app does
+)
 
 
 class PortCheck:
@@ -18,38 +20,38 @@ class PortCheck:
         self,
         port: int,
         emit: EmitEvent,
-        find: Callable[[int], list[Listener]] = lambda pid: listeners(process_family(pid)),
+        find: Callable[[int], list[Listener]] = lambda pid: find_listeners(process_family(pid)),
     ) -> None:
         self._port = port
         self._emit = emit
-        self._find = find
-        self._told_elsewhere = False
-        self._told_wide = False
+        self._find_listeners = find
+        self._warned_wrong_port = False
+        self._warned_exposed = False
 
-    def elsewhere(self, pid: int) -> str:
+    def find_wrong_port(self, pid: int) -> str:
         """A sentence where it listens, and not on its port; empty otherwise."""
-        found = self._find(pid)
+        found = self._find_listeners(pid)
         if not found or any(one.port == self._port for one in found):
             return ""
-        likeliest = min(found, key=lambda one: (not one.wide, one.port))
+        likeliest = min(found, key=lambda one: (not one.is_exposed, one.port))
         others = ", ".join(str(one) for one in found if one != likeliest)
         beside = f" (and on {others})" if others else ""
         text = (
             f"it listens on port {likeliest.port}{beside}, not on {self._port}, which it was given as PORT:"
             f" write app.port: {likeliest.port}, or let it ask PORT"
         )
-        if not self._told_elsewhere:
-            self._told_elsewhere = True
+        if not self._warned_wrong_port:
+            self._warned_wrong_port = True
             self._emit("app.elsewhere", f"The app is not where it was told to be: {text}.", level="warning", pid=pid)
         return text
 
-    def warn_of_width(self, pid: int) -> None:
+    def warn_if_exposed(self, pid: int) -> None:
         """The private port is for us alone: whoever else reaches it has no limits, no owner and any address."""
-        if self._told_wide:
+        if self._warned_exposed:
             return
-        wide = next((one for one in self._find(pid) if one.port == self._port and one.wide), None)
+        wide = next((one for one in self._find_listeners(pid) if one.port == self._port and one.is_exposed), None)
         if wide is not None:
-            self._told_wide = True
+            self._warned_exposed = True
             text = (
                 f"The app listens on {wide}, so whoever reaches that port of this machine goes round the gateway: bind"
                 " it to 127.0.0.1 (with OUTRIGGER=off it has to be 0.0.0.0 again), or see that no network leads there."

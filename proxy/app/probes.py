@@ -17,7 +17,7 @@ async def probe_app(port: int, path: str | None, timeout: float, hosts: tuple[st
     for host in hosts:
         try:
             async with asyncio.timeout(timeout):
-                if await _ask(host, port, path):
+                if await _check_host(host, port, path):
                     return host
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
             continue
@@ -33,13 +33,13 @@ class PortProbe:
     """
 
     def __init__(self) -> None:
-        self._open: asyncio.Task[None] | None = None
+        self._connection: asyncio.Task[None] | None = None
 
     @property
-    def waiting(self) -> bool:
-        return self._open is not None and not self._open.done()
+    def is_waiting(self) -> bool:
+        return self._connection is not None and not self._connection.done()
 
-    async def refused(self, port: int, timeout: float = 5.0) -> bool:
+    async def is_refused(self, port: int, timeout: float = 5.0) -> bool:
         """Whether every loopback address refuses connections; one that does not answer in time does not."""
         for host in LOOPBACK:
             try:
@@ -50,13 +50,13 @@ class PortProbe:
             except OSError:  # refused, or there is no such address
                 continue
             self.close()
-            self._open = asyncio.get_running_loop().create_task(_until_closed(reader, writer))
+            self._connection = asyncio.get_running_loop().create_task(_until_closed(reader, writer))
             return False
         return True
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open.cancel()
+        if self._connection is not None:
+            self._connection.cancel()
 
 
 async def _until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +74,7 @@ async def fetch_status(host: str, port: int, path: str, timeout: float) -> int |
     """The status that the app itself answers to a GET, or None."""
     try:
         async with asyncio.timeout(timeout):
-            return await _get(host, port, path)
+            return await _get_status(host, port, path)
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
         return None
 
@@ -90,15 +90,15 @@ async def warn_of_claimed_paths(
             emit("policy.claim", text, level="warning", path=path)
 
 
-async def _ask(host: str, port: int, path: str | None) -> bool:
+async def _check_host(host: str, port: int, path: str | None) -> bool:
     if path is not None:
-        return await _get(host, port, path) < 500
+        return await _get_status(host, port, path) < 500
     _, writer = await asyncio.open_connection(host, port)
     writer.close()
     return True
 
 
-async def _get(host: str, port: int, path: str) -> int:
+async def _get_status(host: str, port: int, path: str) -> int:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(
@@ -114,9 +114,9 @@ async def _get(host: str, port: int, path: str) -> int:
 # [merged from app/liveness] Whether an app that was ready still is one: nothing listens on its port any more, or
 # its probes fail and nothing
 # else is being answered either.
-LOOK = 2.0  # seconds between two looks at the port, each spared by an answer in between
-AGAIN = 0.5  # once a connection was refused, ours or a request's
-REFUSED = 3.0  # seconds of it; a child that a reloader starts anew is back by then
+CHECK_SECONDS = 2.0  # seconds between two looks at the port, each spared by an answer in between
+RECHECK_SECONDS = 0.5  # once a connection was refused, ours or a request's
+REFUSED_SECONDS = 3.0  # seconds of it; a child that a reloader starts anew is back by then
 
 
 class LivenessProbe:
@@ -130,22 +130,22 @@ class LivenessProbe:
         cost: ProbeCost,
     ) -> None:
         self._policy = policy
-        self._refused = refused
+        self._refused_connections = refused
         self._clock = clock
         self._cost = cost
         self._last_answer = 0.0
 
-    def note_answer(self) -> None:
+    def record_answer(self) -> None:
         self._last_answer = self._clock()
 
-    async def lost(self, host: str, port: int, *, listened: bool) -> str:
+    async def wait_until_lost(self, host: str, port: int, *, listened: bool) -> str:
         """Comes back with a sentence once the app is no longer there; never where `app.liveness` is off.
 
         `listened`: something was seen to listen on the port.
         """
-        ways = [asyncio.ensure_future(self._hangs(host, port))]
+        ways = [asyncio.ensure_future(self._wait_until_hung(host, port))]
         if listened:
-            ways.append(asyncio.ensure_future(self._refuses(port)))
+            ways.append(asyncio.ensure_future(self._wait_until_port_refuses(port)))
         try:
             done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
@@ -153,38 +153,40 @@ class LivenessProbe:
             for way in ways:
                 way.cancel()
 
-    async def _refuses(self, port: int) -> str:
+    async def _wait_until_port_refuses(self, port: int) -> str:
         """A first process that lives on (a wrapper, a reloader) says nothing of the app behind it."""
         knock = PortProbe()
         try:
-            return await self._until_refused(port, knock)
+            return await self._poll_port(port, knock)
         finally:
             knock.close()
 
-    async def _until_refused(self, port: int, knock: PortProbe) -> str:
+    async def _poll_port(self, port: int, knock: PortProbe) -> str:
         since: float | None = None
         while True:
-            looked, seen = self._clock(), self._refused()
-            while self._clock() - looked < (AGAIN if since is not None or self._refused() != seen else LOOK):
-                await asyncio.sleep(AGAIN)
+            looked, seen = self._clock(), self._refused_connections()
+            while self._clock() - looked < (
+                RECHECK_SECONDS if since is not None or self._refused_connections() != seen else CHECK_SECONDS
+            ):
+                await asyncio.sleep(RECHECK_SECONDS)
             well = self._policy() is None or self._last_answer > looked
-            well = well or (knock.waiting and self._refused() == seen)
-            if well or not await knock.refused(port):
+            well = well or (knock.is_waiting and self._refused_connections() == seen)
+            if well or not await knock.is_refused(port):
                 since = None
                 continue
             since = looked if since is None else since
             refused = self._clock() - since
-            if refused >= REFUSED:
+            if refused >= REFUSED_SECONDS:
                 return (
                     f"Nothing listens on port {port} any more, for {refused:.0f} s, though the process that was started"
                     " lives on (app.liveness)."
                 )
 
-    async def _hangs(self, host: str, port: int) -> str:
+    async def _wait_until_hung(self, host: str, port: int) -> str:
         failures, streak = 0, self._clock()
         while True:
             policy = self._policy()
-            await asyncio.sleep(policy.interval if policy is not None else LOOK)
+            await asyncio.sleep(policy.interval if policy is not None else CHECK_SECONDS)
             if policy is None or policy.path is None:
                 continue
             asked = self._clock()
@@ -199,8 +201,8 @@ class LivenessProbe:
 
 # [merged from app/probe_cost] What the app's health path costs it, said once after the first probes: one that takes
 # long, or asks a vendor.
-FIRST = 3  # probes that are judged; what two of them show is no chance
-SLOW = 1.0  # seconds
+PROBES_JUDGED = 3  # probes that are judged; what two of them show is no chance
+SLOW_SECONDS = 1.0  # seconds
 
 
 class ProbeCost:
@@ -209,28 +211,28 @@ class ProbeCost:
     def __init__(self, emit: EmitEvent, clock: Callable[[], float]) -> None:
         self._emit = emit
         self._clock = clock
-        self._seen: list[tuple[float, int]] = []
+        self._costs: list[tuple[float, int]] = []
         self._judged = False
-        self.calls: Callable[[], int] = lambda: 0
-        self.quiet: Callable[[], bool] = lambda: True
+        self.count_calls: Callable[[], int] = lambda: 0
+        self.is_quiet: Callable[[], bool] = lambda: True
 
     async def probe(self, port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
         """As `probe`, with a look at what it cost."""
         if path is None or self._judged:
             return await probe_app(port, path, timeout, hosts)
-        quiet, calls, began = self.quiet(), self.calls(), self._clock()
+        quiet, calls, began = self.is_quiet(), self.count_calls(), self._clock()
         host = await probe_app(port, path, timeout, hosts)
         if host is not None:
             took = self._clock() - began
-            self._note(path, took, self.calls() - calls if quiet and self.quiet() else 0)
+            self._judge(path, took, self.count_calls() - calls if quiet and self.is_quiet() else 0)
         return host
 
-    def _note(self, path: str, took: float, calls: int) -> None:
-        self._seen.append((took, calls))
-        slow = [took for took, _ in self._seen if took > SLOW]
-        calling = [calls for _, calls in self._seen if calls]
+    def _judge(self, path: str, took: float, calls: int) -> None:
+        self._costs.append((took, calls))
+        slow = [took for took, _ in self._costs if took > SLOW_SECONDS]
+        calling = [calls for _, calls in self._costs if calls]
         said = []
-        if len(slow) > 1 or (slow and slow[0] > 2 * SLOW):
+        if len(slow) > 1 or (slow and slow[0] > 2 * SLOW_SECONDS):
             said.append(f"took {slow[-1]:.1f} s")
         if len(calling) > 1:
             said.append("calls a vendor each time, which may cost money")
@@ -240,4 +242,4 @@ class ProbeCost:
                 " out of app.liveness (and app.ready), and the port alone is asked."
             )
             self._emit("app.probe", text, level="warning", path=path, took_s=round(took, 3), calls=calls)
-        self._judged = bool(said) or len(self._seen) >= FIRST
+        self._judged = bool(said) or len(self._costs) >= PROBES_JUDGED

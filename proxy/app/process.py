@@ -17,7 +17,7 @@ from proxy.errors import OutriggerError
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-POLL = 0.05
+POLL_SECONDS = 0.05
 
 
 class AppCannotStart(OutriggerError):
@@ -43,9 +43,9 @@ class AppProcess:
     ) -> None:
         """Raises CannotStart."""
         self._program = argv[0]
-        self._is_line = is_line
+        self._is_shell_line = is_line
         self._reap = reap
-        self._ending: asyncio.Task[None] | None = None
+        self._stop_task: asyncio.Task[None] | None = None
         ours = [os.pipe(), os.pipe()] if wrap else []
         out, err = [write for _, write in ours] or (None, None)
         env = dict(environ)
@@ -75,21 +75,21 @@ class AppProcess:
         self.status: int | None = None
         self.ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._wait, args=(loop,), name="app-wait", daemon=True).start()
+        threading.Thread(target=self._wait_in_thread, args=(loop,), name="app-wait", daemon=True).start()
 
-    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _wait_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._process.wait()
         try:
-            loop.call_soon_threadsafe(self._reaped, code)
+            loop.call_soon_threadsafe(self._set_status, code)
         except RuntimeError:
             pass  # the loop has closed: nobody waits any more
 
-    def _reaped(self, code: int) -> None:
+    def _set_status(self, code: int) -> None:
         self.status = code if code >= 0 else 128 - code  # ended by signal N: 128+N, as a shell says it
         self.ended.set()
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self.status is None
 
     def kill_group(self) -> bool:
@@ -109,37 +109,37 @@ class AppProcess:
         parent had ended before.
         Whoever asks later waits for the same end.
         """
-        if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._end(patience, stop))
-        await asyncio.shield(self._ending)
+        if self._stop_task is None:
+            self._stop_task = asyncio.get_running_loop().create_task(self._stop_group(patience, stop))
+        await asyncio.shield(self._stop_task)
 
-    async def _end(self, patience: float, stop: signal.Signals) -> None:
+    async def _stop_group(self, patience: float, stop: signal.Signals) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        shell = self.running and is_shell(self.pid, self._program)
-        told = not self.running or (shell and self._is_line)
-        self._send(stop, group=told)
-        while _group_lives(self.pid) and (left := deadline - loop.time()) > 0:
-            if not told and not self.running and (shell or self.status == 128 + stop):
+        shell = self.is_running and is_shell(self.pid, self._program)
+        told = not self.is_running or (shell and self._is_shell_line)
+        self._send_signal(stop, group=told)
+        while _group_exists(self.pid) and (left := deadline - loop.time()) > 0:
+            if not told and not self.is_running and (shell or self.status == 128 + stop):
                 told = True
-                self._send(stop, group=True)
+                self._send_signal(stop, group=True)
             try:
-                async with asyncio.timeout(min(POLL, left)):
-                    await (self.ended.wait() if self.running else asyncio.sleep(POLL))
+                async with asyncio.timeout(min(POLL_SECONDS, left)):
+                    await (self.ended.wait() if self.is_running else asyncio.sleep(POLL_SECONDS))
             except TimeoutError:
                 pass
-            self._reap(self.pid if self.running else None)
+            self._reap(self.pid if self.is_running else None)
         self.kill_group()
         await self.ended.wait()
 
-    def _send(self, number: signal.Signals, *, group: bool) -> None:
+    def _send_signal(self, number: signal.Signals, *, group: bool) -> None:
         try:
             (os.killpg if group else os.kill)(self.pid, number)
         except (ProcessLookupError, PermissionError):
             pass
 
 
-def _group_lives(group: int) -> bool:
+def _group_exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from proxy.app.memory_usage import process_parents
 
-EVERY = 0.5  # seconds between two looks; one system call, and our own list of children
-POLL = 0.05
-LAST = 0.5  # seconds that they have at least, however long the app itself took
-MARK = b"OUTRIGGER_EGRESS="  # what every descendant of the app has in its environment
+WATCH_SECONDS = 0.5  # seconds between two looks; one system call, and our own list of children
+POLL_SECONDS = 0.05
+MIN_GRACE = 0.5  # seconds that they have at least, however long the app itself took
+APP_MARK = b"OUTRIGGER_EGRESS="  # what every descendant of the app has in its environment
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -39,17 +39,17 @@ class OrphanReaper:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._spared: set[int] = set(self._children())
+        self._excluded: set[int] = set(self._list_children())
 
     def exclude(self, pid: int) -> None:
-        self._spared.add(pid)
+        self._excluded.add(pid)
 
     async def watch(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
         """For ever: bury who has ended, and tell who there is. `ours` is the child that somebody else waits for."""
         while True:
             reap_children(ours())
-            told([pid for pid in self._children() if pid not in self._spared and pid != ours()])
-            await asyncio.sleep(EVERY)
+            told([pid for pid in self._list_children() if pid not in self._excluded and pid != ours()])
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def end_orphans(self, patience: float, tell: Callable[[int], None]) -> None:
         """The app has ended: SIGTERM to whom it left behind, SIGKILL after `patience` seconds. `tell` gets how many
@@ -59,20 +59,20 @@ class OrphanReaper:
         if not left:
             return
         tell(len(left))
-        _send(left, signal.SIGTERM)
+        _send_signal(left, signal.SIGTERM)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + max(patience, LAST)
+        deadline = loop.time() + max(patience, MIN_GRACE)
         while (left := self.find_orphans()) and loop.time() < deadline:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_SECONDS)
             reap_children(None)
         while left:  # each that is killed may leave us its own
-            _send(left, signal.SIGKILL)
+            _send_signal(left, signal.SIGKILL)
             await asyncio.sleep(0.01)
             reap_children(None)
             left = self.find_orphans()
 
     def kill_orphans(self) -> None:
-        _send(self.find_orphans(), signal.SIGKILL)
+        _send_signal(self.find_orphans(), signal.SIGKILL)
 
     def find_orphans(self) -> list[int]:
         """Whom an app that has ended left behind, zombies apart."""
@@ -83,7 +83,7 @@ class OrphanReaper:
         us, children = os.getpid(), dict[int, list[int]]()
         for pid, (parent, _) in everybody.items():
             children.setdefault(parent, []).append(pid)
-        waiting = [pid for pid in children.get(us, ()) if pid not in self._spared and self._is_the_apps(pid)]
+        waiting = [pid for pid in children.get(us, ()) if pid not in self._excluded and self._belongs_to_app(pid)]
         found = []
         while waiting:
             pid = waiting.pop()
@@ -91,16 +91,16 @@ class OrphanReaper:
             waiting += children.get(pid, ())
         return found
 
-    def _is_the_apps(self, pid: int) -> bool:
+    def _belongs_to_app(self, pid: int) -> bool:
         """Process 1 inherits from whoever else works in the container, too (`docker exec`)."""
         if os.getpid() != 1:
             return True
         try:
-            return MARK in (self._proc / str(pid) / "environ").read_bytes()
+            return APP_MARK in (self._proc / str(pid) / "environ").read_bytes()
         except OSError:
             return False
 
-    def _children(self) -> Iterable[int]:
+    def _list_children(self) -> Iterable[int]:
         """Ours, by the kernel's own list of each of our threads; empty where it keeps none."""
         found: list[int] = []
         for file in (self._proc / "self" / "task").glob("*/children"):
@@ -122,7 +122,7 @@ def reap_children(ours: int | None) -> None:
         pass  # there is none at all
 
 
-def _send(pids: Iterable[int], number: int) -> None:
+def _send_signal(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         try:
             os.kill(pid, number)

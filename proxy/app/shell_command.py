@@ -37,8 +37,8 @@ _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\\.|[^\s'\"\\])+")
 
 def exec_last_command(line: str) -> str:
     """The line with `exec` before its last command, where that is a simple one; else as it is."""
-    parts = list(_commands(line))
-    words = [_first(line[start:end]) for start, end in parts]
+    parts = list(_split_commands(line))
+    words = [_first_word(line[start:end]) for start, end in parts]
     if not parts or any(word in KEYWORDS or word == "trap" for word, _ in words):
         return line
     word, at = words[-1]
@@ -50,14 +50,14 @@ def exec_last_command(line: str) -> str:
 
 def main_program(line: str) -> str:
     """The program of a line's last command, where it is one of a list; else of its first."""
-    for start, end in reversed(list(_commands(line))):
-        word, at = _first(line[start:end])
+    for start, end in reversed(list(_split_commands(line))):
+        word, at = _first_word(line[start:end])
         if word == "exec":
-            word, _ = _first(line[start + at + len(word) : end])
+            word, _ = _first_word(line[start + at + len(word) : end])
         if word in KEYWORDS:
             break
         if word not in BUILTINS:
-            return _bare(word)
+            return _unquote(word)
     found = re.search(r"[^\s;&|<>()`'\"]+", line)
     return found[0] if found is not None else ""
 
@@ -71,7 +71,7 @@ def is_shell(pid: int, argv0: str, proc: Path = Path("/proc")) -> bool:
     return os.path.basename(name) in SHELLS
 
 
-def _first(command: str) -> tuple[str, int]:
+def _first_word(command: str) -> tuple[str, int]:
     """A command's first word behind its assignments, as written, and where it begins; empty where there is none."""
     lead = len(command) - len(command.lstrip())
     assigned = _ASSIGNED.match(command, lead)
@@ -80,11 +80,11 @@ def _first(command: str) -> tuple[str, int]:
     return (word[0], at) if word is not None else ("", at)
 
 
-def _bare(word: str) -> str:
+def _unquote(word: str) -> str:
     return word.replace("'", "").replace('"', "").replace("\\", "")
 
 
-def _commands(line: str) -> Iterator[tuple[int, int]]:
+def _split_commands(line: str) -> Iterator[tuple[int, int]]:
     """The commands of a list (`a && b; c`), each as where it begins and ends; none where the line is anything else: a
     pipe, a job in the background, a subshell, a here-document, a substitution, or a quote that nothing closes."""
     found: list[tuple[int, int]] = []
@@ -94,7 +94,7 @@ def _commands(line: str) -> Iterator[tuple[int, int]]:
         if char == "\\":
             at += 2
         elif char in "'\"":
-            at = _closing(line, at)
+            at = _closing_quote(line, at)
             if at < 0:
                 return
         elif char in "()`" or line.startswith(("<<", "$("), at) or _is_comment(line, at):
@@ -113,7 +113,7 @@ def _commands(line: str) -> Iterator[tuple[int, int]]:
     yield from (part for part in found if line[slice(*part)].strip())
 
 
-def _closing(line: str, at: int) -> int:
+def _closing_quote(line: str, at: int) -> int:
     """Behind the quote that closes the one here; -1 where none does, or a command is substituted between them."""
     quote, at = line[at], at + 1
     while at < len(line):

@@ -16,7 +16,7 @@ from proxy.app.command import Command
 from proxy.app.exit_history import ExitHistory
 from proxy.app.log_capture import FindAttribution, capture_output
 from proxy.app.orphan_guard import OrphanGuard
-from proxy.app.port_check import PATIENCE, PortCheck
+from proxy.app.port_check import WRONG_PORT_AFTER, PortCheck
 from proxy.app.probes import LOOPBACK, LivenessProbe, ProbeCost
 from proxy.app.process import AppCannotStart, AppProcess
 from proxy.app.reaper import OrphanReaper, reap_children
@@ -24,9 +24,9 @@ from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.policy import schema
 from proxy.util.background_tasks import BackgroundTasks
 
-SLOW_START = 20.0  # seconds until a start that takes long is spoken of
-LOOK = 0.02  # seconds between two looks at what is still in flight
-NEVER_READY = 1  # the status where the app was stopped for not getting ready in time, and ended with 0
+SLOW_START_SECONDS = 20.0  # seconds until a start that takes long is spoken of
+DRAIN_POLL_SECONDS = 0.02  # seconds between two looks at what is still in flight
+NEVER_READY_STATUS = 1  # the status where the app was stopped for not getting ready in time, and ended with 0
 
 
 class Supervisor:
@@ -52,34 +52,34 @@ class Supervisor:
     ) -> None:
         self._policy = policy
         self._command = command
-        self._outfit: Callable[[], AppEnvironment] = lambda: (environ, wrap)
+        self._environment_source: Callable[[], AppEnvironment] = lambda: (environ, wrap)
         self._port = port
         self._emit = emit
-        self._tell = tell or emit
+        self._emit_output = tell or emit
         self._on_restart = on_restart
-        self._find = find
+        self._find_attribution = find
         self._worker = worker
-        self._orphans = orphans
+        self._reaper = orphans
         self._clock = clock
         self._host = LOOPBACK[0]
         self._process: AppProcess | None = None
         self._ready = asyncio.Event()
-        self._asked: asyncio.Future[str] | None = None  # why the running process is to be replaced
+        self._replacement_reason: asyncio.Future[str] | None = None  # why the running process is to be replaced
         self._stopping = False
         self._ended = asyncio.Event()
         self._traffic: AppTraffic | None = None
-        self._drain: Callable[[], float] = lambda: 0.0
+        self._drain_seconds: Callable[[], float] = lambda: 0.0
         self._drained = asyncio.Event()  # clear from a replacement's beginning to the old process's end
         self._drained.set()
-        self._back_by = 0.0  # until then a replacement is no outage
+        self._replacement_deadline = 0.0  # until then a replacement is no outage
         self._tasks = BackgroundTasks()
-        self._cost = ProbeCost(emit, clock)
-        self._whereabouts = PortCheck(port, emit)
+        self._probe_cost = ProbeCost(emit, clock)
+        self._port_check = PortCheck(port, emit)
         self._liveness = LivenessProbe(
             lambda: self._policy.liveness,
             clock,
             lambda: 0 if self._traffic is None else self._traffic.refused_connections,
-            self._cost,
+            self._probe_cost,
         )
         self._ready_at = 0.0
         self.state: AppState = "starting"
@@ -105,23 +105,23 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         process = self._process
-        return process.pid if process is not None and process.running else None
+        return process.pid if process is not None and process.is_running else None
 
     @property
     def is_replacing(self) -> bool:
-        return not self.is_ready and self._clock() < self._back_by
+        return not self.is_ready and self._clock() < self._replacement_deadline
 
     def attach_traffic(
         self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0
     ) -> None:
-        self._traffic, self._drain = traffic, drain
-        self._cost.calls, self._cost.quiet = calls, lambda: not traffic.in_use
+        self._traffic, self._drain_seconds = traffic, drain
+        self._probe_cost.count_calls, self._probe_cost.is_quiet = calls, lambda: not traffic.in_use
 
     def set_environment_source(self, outfit: Callable[[], AppEnvironment]) -> None:
-        self._outfit = outfit
+        self._environment_source = outfit
 
     def record_answer(self) -> None:
-        self._liveness.note_answer()
+        self._liveness.record_answer()
 
     def apply(self, policy: schema.App) -> None:
         self._policy = policy
@@ -143,16 +143,16 @@ class Supervisor:
 
     async def run(self) -> int:
         warden = OrphanGuard()
-        if self._orphans is not None:
-            self._orphans.exclude(warden.pid)
-            self._tasks.start(self._orphans.watch(lambda: self.pid, lambda left: self._entrust(warden, left)))
+        if self._reaper is not None:
+            self._reaper.exclude(warden.pid)
+            self._tasks.start(self._reaper.watch(lambda: self.pid, lambda left: self._update_guard(warden, left)))
         try:
-            return await self._life(warden)
+            return await self._run_until_stopped(warden)
         finally:
-            self._kill()
+            self._kill_processes()
             warden.dismiss()
             self._tasks.cancel()
-            self._become("ended", self.reason)
+            self._set_state("ended", self.reason)
             self._ended.set()
             self._drained.set()
             self._ready.set()
@@ -162,61 +162,61 @@ class Supervisor:
             return
         self._stopping = True
         self._drained.set()
-        self._become("stopping", "the gateway is stopping it")
-        self._ask("stop")
+        self._set_state("stopping", "the gateway is stopping it")
+        self._request_end("stop")
         process = self._process
-        if process is not None and process.running:
+        if process is not None and process.is_running:
             self._emit("app.stop", f"Stopping the app; it has {self._policy.stop_timeout:g} s.", pid=process.pid)
-            await self._end(process)
+            await self._stop_process(process)
 
     def kill(self) -> None:
         self._stopping = True
-        self._ask("stop")
-        self._kill()
+        self._request_end("stop")
+        self._kill_processes()
 
-    def _kill(self) -> None:
+    def _kill_processes(self) -> None:
         if self._process is not None:
             self._process.kill_group()
-        if self._orphans is not None:
-            self._orphans.kill_orphans()
+        if self._reaper is not None:
+            self._reaper.kill_orphans()
 
     def start_replacement(self, reason: str) -> bool:
         """`reason` is a word of the metric app_restarts_total: memory, reload."""
-        process, asked = self._process, self._asked
+        process, asked = self._process, self._replacement_reason
         if not self.is_ready or self._stopping or process is None or asked is None:
             return False
-        self._back_by = float("inf")
+        self._replacement_deadline = float("inf")
         self._drained.clear()
-        self._become("restarting", f"it is being replaced ({reason}): requests in flight finish first")
-        self._tasks.start(self._replace(reason, process, asked))
+        self._set_state("restarting", f"it is being replaced ({reason}): requests in flight finish first")
+        self._tasks.start(self._run_replacement(reason, process, asked))
         return True
 
     async def replace(self, reason: str) -> bool:
         policy = self._policy
         return self.start_replacement(reason) and await self.wait_ready(policy.stop_timeout + policy.start_timeout)
 
-    async def _replace(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
+    async def _run_replacement(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
         try:
-            await self._let_finish(process, reason)
+            await self._drain_requests(process, reason)
         finally:  # whatever happens, nobody waits for ever
             if not asked.done():
                 asked.set_result(reason)
             try:
                 await process.ended.wait()
             finally:
-                self._back_by = self._clock() + self._policy.hold
+                self._replacement_deadline = self._clock() + self._policy.hold
                 self._drained.set()
 
-    async def _let_finish(self, process: AppProcess, reason: str) -> None:
+    async def _drain_requests(self, process: AppProcess, reason: str) -> None:
         """Requests in flight have the drain's time."""
-        traffic, patience = self._traffic, self._drain()
+        traffic, patience = self._traffic, self._drain_seconds()
         if traffic is not None:
             text = f"Replacing the app ({reason}); {traffic.in_use} requests have {patience:g} s to finish."
             self._emit("app.replace", text, pid=process.pid, reason=reason)
             until = self._clock() + patience
-            while traffic.in_use and process.running and not self._stopping and self._clock() < until:
-                await asyncio.sleep(LOOK)
-            if traffic.in_use and process.running and not self._stopping:
+            while traffic.in_use and process.is_running and not self._stopping and self._clock() < until:
+                await asyncio.sleep(DRAIN_POLL_SECONDS)
+            if traffic.in_use and process.is_running and not self._stopping:
                 text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
                 self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
                 traffic.abort_requests("The app did not finish its answer within listen.drain, and is being replaced.")
@@ -224,21 +224,21 @@ class Supervisor:
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
-    async def _life(self, warden: OrphanGuard) -> int:
+    async def _run_until_stopped(self, warden: OrphanGuard) -> int:
         failed = 0
         backoff = self._policy.restart.backoff
         while True:
             began = self._clock()
-            self._asked = asyncio.get_running_loop().create_future()
+            self._replacement_reason = asyncio.get_running_loop().create_future()
             try:
-                process = self._start(warden)
+                process = self._start_process(warden)
             except AppCannotStart as error:
                 self._emit("app.exit", str(error), level="error", status=error.status)
                 status, was_ready, why = error.status, False, "crash"
             else:
-                was_ready = await self._until_ready(process, began)
-                why = await self._until_over(process) if was_ready else "crash"
-                status = await self._finish(process, why)
+                was_ready = await self._wait_until_ready(process, began)
+                why = await self._wait_until_over(process) if was_ready else "crash"
+                status = await self._finish_process(process, why)
                 warden.watch(0)
             if self._stopping:
                 return status
@@ -253,68 +253,68 @@ class Supervisor:
                 backoff = self._policy.restart.backoff
             wait = backoff if why == "crash" else 0.0
             self._on_restart(why)
-            self._become("restarting", f"it {'ended' if why == 'crash' else 'is being replaced: ' + why}")
+            self._set_state("restarting", f"it {'ended' if why == 'crash' else 'is being replaced: ' + why}")
             self._emit("app.restart", f"Starting the app again in {wait:g} s ({why}).", level="warning", reason=why)
             if why == "crash":
                 backoff = min(backoff * 2, self._policy.restart.max_backoff)
-                if await self._stopped_within(wait):
+                if await self._sleep_unless_stopped(wait):
                     return status
 
-    def _start(self, warden: OrphanGuard) -> AppProcess:
+    def _start_process(self, warden: OrphanGuard) -> AppProcess:
         """Raises CannotStart."""
-        environ, wrap = self._outfit()
+        environ, wrap = self._environment_source()
         process = AppProcess(
             self._command.argv,
             environ,
             wrap=wrap,
             is_line=self._command.is_shell_line,
-            reap=reap_children if self._orphans is not None else lambda _: None,
+            reap=reap_children if self._reaper is not None else lambda _: None,
         )
         self._process = process
-        self._entrust(warden, ())
+        self._update_guard(warden, ())
         if process.stdout is not None and process.stderr is not None:
-            self._tasks.start(capture_output(process.stdout, self._tell, "stdout", self._find))
-            self._tasks.start(capture_output(process.stderr, self._tell, "stderr", self._find))
+            self._tasks.start(capture_output(process.stdout, self._emit_output, "stdout", self._find_attribution))
+            self._tasks.start(capture_output(process.stderr, self._emit_output, "stderr", self._find_attribution))
         shown = self._command.display
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
         if self.state != "restarting":
-            self._become("starting", "it was started")
+            self._set_state("starting", "it was started")
         return process
 
-    async def _until_ready(self, process: AppProcess, began: float) -> bool:
+    async def _wait_until_ready(self, process: AppProcess, began: float) -> bool:
         """False where it ended, was told to stop, or took longer than `start_timeout`."""
         policy = self._policy
         told, elsewhere = False, ""
-        while process.running and not self._stopping:
+        while process.is_running and not self._stopping:
             if self._worker and policy.ready.path is None:
                 host: str | None = LOOPBACK[0]
             else:
-                host = await self._cost.probe(self._port, policy.ready.path, policy.ready.timeout)
-            if host is not None and process.running and not self._stopping:
+                host = await self._probe_cost.probe(self._port, policy.ready.path, policy.ready.timeout)
+            if host is not None and process.is_running and not self._stopping:
                 self._host = host
                 self.last_start_took = self._clock() - began
                 self.ready_once = True
                 self._ready_at = self._clock()
-                self._become("ready", "it answers")
+                self._set_state("ready", "it answers")
                 self._emit("app.ready", f"The app is ready after {self.last_start_took:.1f} s.", pid=process.pid)
                 if not self._worker:
-                    self._whereabouts.warn_of_width(process.pid)
+                    self._port_check.warn_if_exposed(process.pid)
                 return True
-            if not self._worker and not elsewhere and self._clock() - began > PATIENCE:
-                elsewhere = self._whereabouts.elsewhere(process.pid)
+            if not self._worker and not elsewhere and self._clock() - began > WRONG_PORT_AFTER:
+                elsewhere = self._port_check.find_wrong_port(process.pid)
                 if elsewhere:
-                    self._become(self.state, elsewhere)
+                    self._set_state(self.state, elsewhere)
             if self._clock() - began > policy.start_timeout:
                 text = f"The app was not ready within {policy.start_timeout:g} s (app.start_timeout)."
                 self._emit("app.start-timeout", text, level="error", pid=process.pid)
                 return False
-            if not told and self._clock() - began > SLOW_START:
+            if not told and self._clock() - began > SLOW_START_SECONDS:
                 told = True
-                self._emit("app.slow-start", self._not_yet(), level="warning", pid=process.pid)
-            await _first(process.ended.wait(), asyncio.sleep(policy.ready.interval))
+                self._emit("app.slow-start", self._describe_slow_start(), level="warning", pid=process.pid)
+            await _wait_first(process.ended.wait(), asyncio.sleep(policy.ready.interval))
         return False
 
-    def _not_yet(self) -> str:
+    def _describe_slow_start(self) -> str:
         path = self._policy.ready.path
         if path is not None:
             return f"The app does not answer {path} on port {self._port} below 500 yet (app.ready.path)."
@@ -323,36 +323,36 @@ class Supervisor:
             " own in its code is fronted by app.url instead."
         )
 
-    async def _until_over(self, process: AppProcess) -> str:
+    async def _wait_until_over(self, process: AppProcess) -> str:
         """Why a ready app is over: crash, or what it was replaced for."""
-        asked = self._asked
+        asked = self._replacement_reason
         assert asked is not None
         listened = not (self._worker and self._policy.ready.path is None)
-        hangs = asyncio.ensure_future(self._liveness.lost(*self.address, listened=listened))
-        await _first(process.ended.wait(), asyncio.shield(asked), hangs)
-        if not process.running:
+        hangs = asyncio.ensure_future(self._liveness.wait_until_lost(*self.address, listened=listened))
+        await _wait_first(process.ended.wait(), asyncio.shield(asked), hangs)
+        if not process.is_running:
             return "crash"
         if asked.done():
             return asked.result()
         self._emit("app.hung", hangs.result(), level="error")
         return "hung"
 
-    async def _finish(self, process: AppProcess, why: str) -> int:
+    async def _finish_process(self, process: AppProcess, why: str) -> int:
         """See a process and its group to their end; the status."""
-        on_its_own = not process.running
+        on_its_own = not process.is_running
         if not self._stopping:
-            self._become("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
+            self._set_state("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
         if on_its_own:
-            self._note_exit(process, "stop" if self._stopping else why)
-        await self._end(process)
+            self._record_exit(process, "stop" if self._stopping else why)
+        await self._stop_process(process)
         status = process.status or 0
         if not on_its_own:
-            self._note_exit(process, "stop" if self._stopping else why)
+            self._record_exit(process, "stop" if self._stopping else why)
             if not self.ready_once:
-                status = status or NEVER_READY
+                status = status or NEVER_READY_STATUS
         return status
 
-    def _note_exit(self, process: AppProcess, why: str) -> None:
+    def _record_exit(self, process: AppProcess, why: str) -> None:
         """In the log as an error where it ended by itself."""
         exit = self.exits.record(process.status or 0, why, process.pid)
         crashes = self.exits.crashes
@@ -364,24 +364,24 @@ class Supervisor:
         facts = {"status": exit.status, "signal": exit.signal, "why": why, "pid": process.pid, "crashes": crashes}
         self._emit("app.exit", text, level=level, **facts)
 
-    async def _end(self, process: AppProcess) -> None:
+    async def _stop_process(self, process: AppProcess) -> None:
         """`stop_timeout` for all of it, detached processes included."""
         began, patience = self._clock(), self._policy.stop_timeout
         await process.stop(patience, signal.Signals[self._policy.stop_signal])
-        if self._orphans is not None:
-            await self._orphans.end_orphans(patience - (self._clock() - began), self._tell_of_orphans)
+        if self._reaper is not None:
+            await self._reaper.end_orphans(patience - (self._clock() - began), self._report_orphans)
 
-    def _tell_of_orphans(self, count: int) -> None:
+    def _report_orphans(self, count: int) -> None:
         self._emit("app.orphans", f"The app has ended; processes that it had detached are ended, too: {count}.")
 
-    def _entrust(self, warden: OrphanGuard, orphans: Sequence[int]) -> None:
+    def _update_guard(self, warden: OrphanGuard, orphans: Sequence[int]) -> None:
         """Who is to end, and how, should we be killed."""
         process = self._process
-        if process is not None and process.running:
+        if process is not None and process.is_running:
             stop = signal.Signals[self._policy.stop_signal]
             warden.watch(process.pid, whole=self._command.is_shell_line, stop=stop, orphans=orphans)
 
-    async def _stopped_within(self, seconds: float) -> bool:
+    async def _sleep_unless_stopped(self, seconds: float) -> bool:
         deadline = self._clock() + seconds
         while not self._stopping and (left := deadline - self._clock()) > 0:
             await asyncio.sleep(min(left, 0.1))
@@ -389,22 +389,22 @@ class Supervisor:
 
     # ── small things ─────────────────────────────────────────────────────────────────────────
 
-    def _become(self, state: AppState, reason: str) -> None:
+    def _set_state(self, state: AppState, reason: str) -> None:
         if state != self.state:
             self.since = self._clock()
         self.state, self.reason = state, reason
         if state == "ready":
-            self._back_by = 0.0
+            self._replacement_deadline = 0.0
             self._ready.set()
         elif not self._ended.is_set():
             self._ready.clear()
 
-    def _ask(self, why: str) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(why)
+    def _request_end(self, why: str) -> None:
+        if self._replacement_reason is not None and not self._replacement_reason.done():
+            self._replacement_reason.set_result(why)
 
 
-async def _first(*waiting: object) -> None:
+async def _wait_first(*waiting: object) -> None:
     """Wait for the first of several, and for none of the others."""
     tasks = [asyncio.ensure_future(one) for one in waiting]  # type: ignore[call-overload]
     try:

@@ -29,7 +29,7 @@ class AccessRecord(NamedTuple):
     memory_delta_mb: float | None = None
     refused: str | None = None
 
-    def json(self, stamp: str, level: str, path: str) -> str:
+    def format_json(self, stamp: str, level: str, path: str) -> str:
         """The line with its newline; `path` is the target without its secrets."""
         # fmt: off
         (
@@ -49,7 +49,7 @@ class AccessRecord(NamedTuple):
             f'"memory_delta_mb":{_number(memory)},"refused":{_text(refused)}}}\n'
         )
 
-    def facts(self) -> dict[str, object]:
+    def extra_fields(self) -> dict[str, object]:
         """For people: what the message does not say already."""
         facts = self._asdict()
         for told in ("method", "path", "status"):

@@ -15,13 +15,13 @@ class CpuThrottling:
     """
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
-        self._files = _stat_files(root, own)
+        self._files = _find_stat_files(root, own)
 
     def throttled_seconds(self) -> float:
-        return sum(_throttled(file) for file in self._files)
+        return sum(_read_throttled(file) for file in self._files)
 
 
-def _stat_files(root: Path, own: Path) -> list[Path]:
+def _find_stat_files(root: Path, own: Path) -> list[Path]:
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -47,7 +47,7 @@ def _stat_files(root: Path, own: Path) -> list[Path]:
     return found
 
 
-def _throttled(file: Path) -> float:
+def _read_throttled(file: Path) -> float:
     try:
         text = file.read_text()
     except OSError:
@@ -68,20 +68,20 @@ class CpuUsage:
     """
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
-        self._folders = [file.parent for file in _stat_files(root, own)]
+        self._folders = [file.parent for file in _find_stat_files(root, own)]
 
     def usage_seconds(self) -> float | None:
         for folder in self._folders[:1]:
             for name, key, scale in (("cpu.stat", "usage_usec", 1e6), ("cpuacct.usage", "", 1e9)):
-                if (value := _field(folder / name, key)) is not None:
+                if (value := _read_number(folder / name, key)) is not None:
                     return value / scale
         return None
 
     def quota_cores(self) -> float | None:
-        return min((cores for folder in self._folders if (cores := _quota(folder)) is not None), default=None)
+        return min((cores for folder in self._folders if (cores := _read_quota(folder)) is not None), default=None)
 
 
-def _field(file: Path, key: str) -> int | None:
+def _read_number(file: Path, key: str) -> int | None:
     """The number behind a key, or without one the file's only number."""
     try:
         lines = file.read_text().splitlines()
@@ -94,7 +94,7 @@ def _field(file: Path, key: str) -> int | None:
     return None
 
 
-def _quota(folder: Path) -> float | None:
+def _read_quota(folder: Path) -> float | None:
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()

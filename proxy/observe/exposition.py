@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 EOF_MARKER = b"# EOF\n"
 
@@ -27,13 +27,13 @@ async def render_exposition(registry: CollectorRegistry, wanted: bool) -> tuple[
     parts: list[bytes] = []
     last = ""
     for metric in registry.collect():
-        text = encode(_Slice(metric)).removesuffix(EOF_MARKER)
-        parts.append(_without_head(text) if metric.name == last else text)
+        text = encode(_OneMetric(metric)).removesuffix(EOF_MARKER)
+        parts.append(_without_metadata(text) if metric.name == last else text)
         last = metric.name
         await asyncio.sleep(0)
     if wanted:
         parts.append(EOF_MARKER)
-    return b"".join(parts), OPENMETRICS if wanted else TEXT
+    return b"".join(parts), OPENMETRICS_CONTENT_TYPE if wanted else TEXT_CONTENT_TYPE
 
 
 def wants_openmetrics(accept: str) -> bool:
@@ -42,11 +42,11 @@ def wants_openmetrics(accept: str) -> bool:
     for choice in accept.lower().split(","):
         kind, *parameters = (part.strip() for part in choice.split(";"))
         if kind in weights:
-            weights[kind] = max(weights[kind], _weight(parameters))
+            weights[kind] = max(weights[kind], _parse_quality(parameters))
     return 0 < weights["application/openmetrics-text"] >= weights["text/plain"]
 
 
-def _weight(parameters: list[str]) -> float:
+def _parse_quality(parameters: list[str]) -> float:
     for parameter in parameters:
         if parameter.startswith("q="):
             try:
@@ -56,7 +56,7 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-class _Slice(Collector):
+class _OneMetric(Collector):
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
 
@@ -64,7 +64,7 @@ class _Slice(Collector):
         return (self._metric,)
 
 
-def _without_head(text: bytes) -> bytes:
+def _without_metadata(text: bytes) -> bytes:
     """HELP and TYPE stand once, before the first slice."""
     at = 0
     while text.startswith(b"# ", at):

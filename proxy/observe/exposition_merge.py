@@ -11,8 +11,8 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-PREFIX = "outrigger_"
-SLICE = 500  # lines, about 1 ms
+OWN_PREFIX = "outrigger_"
+LINES_PER_TURN = 500  # lines, about 1 ms
 
 _LABEL = r'[a-zA-Z_]\w*\s*=\s*"(?:[^"\\]|\\.)*"'
 _NUMBER = r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI]nf(?:inity)?|[nN]a[nN])"
@@ -20,7 +20,7 @@ _LABELS = rf"\{{\s*(?:{_LABEL}\s*(?:,\s*{_LABEL}\s*)*,?)?\s*\}}"
 _SAMPLE = re.compile(rf"([a-zA-Z_:][\w:]*)[ \t]*(?:{_LABELS})?[ \t]*{_NUMBER}(?:[ \t]+-?[\d.]+)?[ \t]*", re.ASCII)
 _EXEMPLAR = re.compile(rf" # {_LABELS} {_NUMBER}(?: {_NUMBER})?$", re.ASCII)
 _SUFFIX = re.compile(r"_(?:total|created|bucket|sum|count|info)$")
-_ABOUT = re.compile(r"#[ \t]+(HELP|TYPE|UNIT)[ \t]+([a-zA-Z_:][\w:]*)(?:[ \t]|$)", re.ASCII)
+_METADATA = re.compile(r"#[ \t]+(HELP|TYPE|UNIT)[ \t]+([a-zA-Z_:][\w:]*)(?:[ \t]|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
     kept: list[str] = []
     dropped: set[str] = set()
     for number, line in enumerate(lines, 1):
-        if number % SLICE == 0:
+        if number % LINES_PER_TURN == 0:
             await asyncio.sleep(0)
         if openmetrics and line == "# EOF":
             break
         if not line.strip():
             continue
-        about = _ABOUT.match(line)
+        about = _METADATA.match(line)
         if line.startswith("#"):
             if about is None:
                 continue  # a remark; OpenMetrics has none
@@ -66,7 +66,7 @@ async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
             if sample is None or (rest and not (openmetrics and _EXEMPLAR.fullmatch(f" {rest.lstrip()}"))):
                 raise InvalidExposition(f"its line {number} is no sample")
             name = sample[1]
-        if name.startswith(PREFIX):
+        if name.startswith(OWN_PREFIX):
             dropped.add(_SUFFIX.sub("", name))
             continue
         kept.append(line)

@@ -14,7 +14,7 @@ from proxy.observe.log_writer import MAX_PENDING_BYTES, LogWriter
 from proxy.observe.redact import Redactor
 from proxy.policy import schema
 
-_HELD_BY_ACCESS = 2048  # bytes of memory that a request waiting to be written takes, its path apart
+_ACCESS_RECORD_BYTES = 2048  # bytes of memory that a request waiting to be written takes, its path apart
 ApplyPolicy = Callable[[], None]
 UNCLIPPED = 2**31  # characters: whoever hands them over has cut them to a size
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -79,8 +79,8 @@ class EventLog:
         self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH
     ) -> str:
         """The line with its newline; facts cannot take the place of `time`, `level`, `event`, `message`."""
-        if not facts.keys().isdisjoint(_OURS):
-            facts = {f"{key}_" if key in _OURS else key: value for key, value in facts.items()}
+        if not facts.keys().isdisjoint(_RESERVED_FIELDS):
+            facts = {f"{key}_" if key in _RESERVED_FIELDS else key: value for key, value in facts.items()}
         shape = format_json_line if self._json else format_text_line
         try:
             return shape(self._timestamp(self._now()), level, event, message, facts, longest)
@@ -95,7 +95,7 @@ class EventLog:
     def write_line(self, line: str) -> None:
         """A finished line, whatever its level."""
         data = line.encode("utf-8", "backslashreplace")
-        self._writer.put(data, len(data))
+        self._writer.write_line(data, len(data))
 
     def log_request(self, request: AccessRecord) -> None:
         """A finished request: a `warning` from a status of 500 on, else `info`. The writer's thread writes it out: many
@@ -103,7 +103,7 @@ class EventLog:
         level = "info" if request.status < 500 else "warning"
         if request.status >= self._min_access_status and LEVELS[level] >= self._min_level:
             line = partial(self._format_access_line, request, level, self._now())
-            self._writer.put(line, _HELD_BY_ACCESS + len(request.path))
+            self._writer.write_line(line, _ACCESS_RECORD_BYTES + len(request.path))
 
     def close(self, timeout: float = 2.0) -> bool:
         """Writes what waits, blocking for at most `timeout` seconds; whether everything was written."""
@@ -114,10 +114,10 @@ class EventLog:
             path = self.redactor.redact_target(request.path)
             stamp = self._timestamp(moment)
             if self._json:
-                line = request.json(stamp, level, path)
+                line = request.format_json(stamp, level, path)
             else:
                 message = f"{request.method} {path} {request.status}"
-                line = format_text_line(stamp, level, "request", message, request.facts())
+                line = format_text_line(stamp, level, "request", message, request.extra_fields())
         except Exception as error:  # as in `encode`: it must not take other lines along
             text = f"A request's line could not be written out: {type(error).__name__}"
             line = self.format_event("log.fault", text, "error", {"request_id": request.request_id})
@@ -128,4 +128,4 @@ class EventLog:
         return self.format_event("log.dropped", message, "warning", {"lines": lines}).encode("ascii")
 
 
-_OURS = frozenset({"time", "level", "event", "message"})
+_RESERVED_FIELDS = frozenset({"time", "level", "event", "message"})

@@ -16,9 +16,9 @@ from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 
 MAX_LINE_LENGTH = 64 * 1024  # characters of a line's facts before long strings and lists are clipped
-_CLIPPED_STRING = 4096
-_CLIPPED_ITEMS = 100
-_DEEPEST = 6
+_MAX_STRING_LENGTH = 4096
+_MAX_ITEMS = 100
+_MAX_DEPTH = 6
 
 quote_json = encode_basestring_ascii  # a string as a JSON string in ASCII, written in C
 
@@ -72,7 +72,7 @@ def format_text_line(
     """`TIME LEVEL event: message key=value …`; facts without a value are left out. `longest` is of each fact: a
     message is never clipped here."""
     parts = [f"{stamp} {level.upper():<7} {printable(event)}: {printable(message)}"]
-    parts += [f"{printable(key)}={_shown(value, longest)}" for key, value in facts.items() if value is not None]
+    parts += [f"{printable(key)}={_format_value(value, longest)}" for key, value in facts.items() if value is not None]
     return " ".join(parts) + "\n"
 
 
@@ -81,12 +81,12 @@ def encode_json(facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH) -> 
     try:
         text = _encode(facts)
     except (TypeError, ValueError, RecursionError):
-        text = _encode(_tame(facts, 0))
+        text = _encode(_sanitize(facts, 0))
     if len(text) > longest:
-        return _encode(_tame(facts, 0))
+        return _encode(_sanitize(facts, 0))
     # Lone surrogates would be escaped to what strict readers refuse; true pairs begin alike and survive.
     if "\\ud" in text:
-        text = _encode(_tame(facts, 0, clips=False))
+        text = _encode(_sanitize(facts, 0, clips=False))
     return text
 
 
@@ -97,7 +97,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _shown(value: object, longest: int) -> str:
+def _format_value(value: object, longest: int) -> str:
     if isinstance(value, str) and _BARE.fullmatch(value):
         return value
     text = encode_json({"": value}, longest)[4:-1]
@@ -106,7 +106,7 @@ def _shown(value: object, longest: int) -> str:
     return text[1:-1] if text[0] == '"' and _BARE.fullmatch(text[1:-1]) else text
 
 
-def _plain(value: object) -> object:
+def _to_serializable(value: object) -> object:
     """What json does not know, as something that it does."""
     if isinstance(value, Decimal):
         return float(value)
@@ -121,26 +121,27 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), default=_plain, allow_nan=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), default=_to_serializable, allow_nan=False).encode
 
 
-def _tame(value: object, depth: int, *, clips: bool = True) -> object:
+def _sanitize(value: object, depth: int, *, clips: bool = True) -> object:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
         text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        long = clips and len(text) > _CLIPPED_STRING
-        return f"{text[:_CLIPPED_STRING]}… ({len(text)} characters)" if long else text
-    if depth >= _DEEPEST:
+        long = clips and len(text) > _MAX_STRING_LENGTH
+        return f"{text[:_MAX_STRING_LENGTH]}… ({len(text)} characters)" if long else text
+    if depth >= _MAX_DEPTH:
         return "…"
     if isinstance(value, Mapping):
-        pairs = list(value.items())[: _CLIPPED_ITEMS if clips else None]
+        pairs = list(value.items())[: _MAX_ITEMS if clips else None]
         return {
-            str(_tame(str(key), depth + 1, clips=clips)): _tame(item, depth + 1, clips=clips) for key, item in pairs
+            str(_sanitize(str(key), depth + 1, clips=clips)): _sanitize(item, depth + 1, clips=clips)
+            for key, item in pairs
         }
     if isinstance(value, list | tuple):
-        items = value[: _CLIPPED_ITEMS if clips else None]
-        return [_tame(item, depth + 1, clips=clips) for item in items]
-    return _tame(_plain(value), depth + 1, clips=clips)
+        items = value[: _MAX_ITEMS if clips else None]
+        return [_sanitize(item, depth + 1, clips=clips) for item in items]
+    return _sanitize(_to_serializable(value), depth + 1, clips=clips)

@@ -13,10 +13,10 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
-LINGER = 0.05  # seconds that the writer waits for more lines: each wake-up fights the loop for the interpreter
-_CHUNK = 1024 * 1024
-_BATCH = 64  # lines written out before the loop has its turn: under 1 ms
-_RETRY = 0.2  # seconds between looks at a descriptor that takes nothing
+GATHER_SECONDS = 0.05  # seconds that the writer waits for more lines: each wake-up fights the loop for the interpreter
+_MAX_WRITE_BYTES = 1024 * 1024
+_BATCH_LINES = 64  # lines written out before the loop has its turn: under 1 ms
+_POLL_SECONDS = 0.2  # seconds between looks at a descriptor that takes nothing
 
 
 Line = bytes | Callable[[], bytes]  # the latter is made by the thread that writes it, and must not raise
@@ -33,7 +33,7 @@ class LogWriter:
     def __init__(self, out: BinaryIO | int, *, notice: Callable[[int], bytes], bound: int = MAX_PENDING_BYTES) -> None:
         self._file: BinaryIO | None = None
         self._fd = -1
-        self._piece = _CHUNK
+        self._max_write_bytes = _MAX_WRITE_BYTES
         if isinstance(out, int):
             self._fd = out
         else:
@@ -42,34 +42,34 @@ class LogWriter:
             except io.UnsupportedOperation:
                 self._file = out
         if self._fd >= 0 and stat.S_ISFIFO(os.fstat(self._fd).st_mode):
-            self._piece = select.PIPE_BUF
-        self._notice = notice
-        self._bound = bound
+            self._max_write_bytes = select.PIPE_BUF
+        self._format_dropped = notice
+        self._max_pending_bytes = bound
         self._lines: deque[tuple[Line, int]] = deque()
-        self._held = 0
-        self._unsaid = 0
-        self._awake = False
-        self._torn = False
+        self._pending_bytes = 0
+        self._unreported_drops = 0
+        self._is_awake = False
+        self._partial_line = False
         self._closing = threading.Event()
         self._gave_up = False
         # Re-entrant: a finalizer that the collector runs in the middle of put() may log as well.
         self._lock = threading.RLock()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self.dropped = 0  # lines, since the start
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread = threading.Thread(target=self._write_until_closed, name="log-writer", daemon=True)
         self._thread.start()
 
-    def put(self, line: Line, size: int) -> bool:
+    def write_line(self, line: Line, size: int) -> bool:
         """False when the line was dropped. Never waits for the reader. `size`: bytes that it holds in memory."""
         with self._lock:
-            if self._held + size > self._bound or self._closing.is_set():
-                self._count(1)
+            if self._pending_bytes + size > self._max_pending_bytes or self._closing.is_set():
+                self._count_dropped(1)
                 return False
-            self._held += size
+            self._pending_bytes += size
             self._lines.append((line, size))
-            if self._awake:
+            if self._is_awake:
                 return True
-            self._awake = True
+            self._is_awake = True
         self._wake.put(None)
         return True
 
@@ -79,63 +79,63 @@ class LogWriter:
         self._wake.put(None)
         self._thread.join(timeout)
         self._gave_up = self._thread.is_alive()
-        return not self._gave_up and not self._unsaid
+        return not self._gave_up and not self._unreported_drops
 
-    def _count(self, lines: int) -> None:
+    def _count_dropped(self, lines: int) -> None:
         self.dropped += lines
-        self._unsaid += lines
+        self._unreported_drops += lines
 
-    def _run(self) -> None:
+    def _write_until_closed(self) -> None:
         while True:
             self._wake.get()
-            self._closing.wait(LINGER)
+            self._closing.wait(GATHER_SECONDS)
             ending = self._closing.is_set()  # asked first: what came before it is among the lines by now
-            while batch := self._take():
-                self._deliver(batch)
+            while batch := self._next_batch():
+                self._write_batch(batch)
             if ending:
                 return
 
-    def _deliver(self, batch: list[tuple[Line, int]]) -> None:
+    def _write_batch(self, batch: list[tuple[Line, int]]) -> None:
         left = len(batch)
         try:
-            for lines in self._pieces(batch):
+            for lines in self._split_batch(batch):
                 if self._write(b"".join(lines)):
                     left -= len(lines)
-                    self._tell()
+                    self._report_dropped()
         except Exception:  # noqa: S110  the thread's outermost seam: told by what is counted below
             pass
         with self._lock:
-            self._count(left)
-            self._held -= sum(size for _, size in batch)
+            self._count_dropped(left)
+            self._pending_bytes -= sum(size for _, size in batch)
 
-    def _take(self) -> list[tuple[Line, int]]:
+    def _next_batch(self) -> list[tuple[Line, int]]:
         with self._lock:
-            batch = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
-            self._awake = bool(batch)
+            batch = [self._lines.popleft() for _ in range(min(_BATCH_LINES, len(self._lines)))]
+            self._is_awake = bool(batch)
         return batch
 
-    def _pieces(self, batch: list[tuple[Line, int]]) -> Iterator[list[bytes]]:
+    def _split_batch(self, batch: list[tuple[Line, int]]) -> Iterator[list[bytes]]:
         """Lines for one write each: as many as fit a piece, at least one."""
         piece: list[bytes] = []
         size = 0
         for line, _ in batch:
             data = line if isinstance(line, bytes) else line()
-            if piece and size + len(data) > self._piece:
+            if piece and size + len(data) > self._max_write_bytes:
                 yield piece
                 piece, size = [], 0
             piece.append(data)
             size += len(data)
         yield piece
 
-    def _tell(self) -> None:
+    def _report_dropped(self) -> None:
         """Says what was dropped, now that lines flow again."""
-        if not self._unsaid:
+        if not self._unreported_drops:
             return
         with self._lock:
-            unsaid = self._unsaid
-        if self._write(self._notice(unsaid)):
+            unsaid = self._unreported_drops
+        if self._write(self._format_dropped(unsaid)):
             with self._lock:
-                self._unsaid -= unsaid
+                self._unreported_drops -= unsaid
 
     def _write(self, data: bytes) -> bool:
         """False when the data cannot be written: reader gone, disk full, descriptor closed."""
@@ -146,7 +146,7 @@ class LogWriter:
             except (OSError, ValueError):  # ValueError: the file was closed
                 return False
             return True
-        if self._torn:
+        if self._partial_line:
             data = b"\n" + data
         rest = memoryview(data)
         while rest:
@@ -157,12 +157,12 @@ class LogWriter:
                     return False
                 self._wait_writable()
             except OSError:
-                self._torn = self._torn or 0 < len(rest) < len(data)
+                self._partial_line = self._partial_line or 0 < len(rest) < len(data)
                 return False
-        self._torn = False
+        self._partial_line = False
         return True
 
     def _wait_writable(self) -> None:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        poll.poll(_RETRY * 1000)
+        poll.poll(_POLL_SECONDS * 1000)

@@ -15,7 +15,7 @@ from pythonjsonlogger.core import BaseJsonFormatter
 from proxy.observe.log import LEVELS, EventLog
 
 # Fields that asyncio and Python 3.12+ add to each record, and that tell nobody anything.
-_NOISE = ("taskName",)
+_IGNORED_FIELDS = ("taskName",)
 
 
 class LineFormatter(BaseJsonFormatter):
@@ -23,8 +23,8 @@ class LineFormatter(BaseJsonFormatter):
 
     def __init__(self, log: EventLog) -> None:
         super().__init__(["message", "levelno", "name"], rename_fields={"name": "logger"})
-        self.reserved_attrs.update(_NOISE)
-        self._skip_fields.update(_NOISE)
+        self.reserved_attrs.update(_IGNORED_FIELDS)
+        self._skip_fields.update(_IGNORED_FIELDS)
         self._log = log
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
@@ -33,7 +33,7 @@ class LineFormatter(BaseJsonFormatter):
         return self._log.format_event("log", message, level, {str(key): value for key, value in log_data.items()})
 
     def format(self, record: logging.LogRecord) -> str:
-        if _is_clients_fault(record):
+        if _is_bad_request(record):
             record = logging.makeLogRecord(record.__dict__ | {"levelno": logging.DEBUG})
         return super().format(record)
 
@@ -47,7 +47,7 @@ class LogHandler(logging.Handler):
         self.setFormatter(LineFormatter(log))
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "debug" if _is_clients_fault(record) else level_name(record.levelno)
+        level = "debug" if _is_bad_request(record) else level_name(record.levelno)
         if not self._log.is_enabled_for(level):
             return
         try:
@@ -69,32 +69,32 @@ def level_name(number: int) -> str:
     return next((name for name in ("error", "warning", "info") if number >= LEVELS[name]), "debug")
 
 
-def _is_clients_fault(record: logging.LogRecord) -> bool:
+def _is_bad_request(record: logging.LogRecord) -> bool:
     """aiohttp logs a request that does not parse as an error of its own, with a traceback: strangers' bytes
     would fill the log. It is answered, and where it counts, counted."""
     return record.exc_info is not None and isinstance(record.exc_info[1], HttpProcessingError)
 
 
-class Installed:
+class RootLoggerState:
     """What the root logger had before, to be put back."""
 
     def __init__(self, handlers: list[logging.Handler], level: int, ours: LogHandler) -> None:
         self.handlers = handlers
         self.level = level
-        self.ours = ours
+        self.handler = ours
 
 
-def install_stdlib_logging(log: EventLog) -> Installed:
+def install_stdlib_logging(log: EventLog) -> RootLoggerState:
     """Takes the root logger over, warnings of the `warnings` module included; undo with `uninstall`."""
     root = logging.getLogger()
-    before = Installed(root.handlers[:], root.level, LogHandler(log))
-    root.handlers[:] = [before.ours]
+    before = RootLoggerState(root.handlers[:], root.level, LogHandler(log))
+    root.handlers[:] = [before.handler]
     root.setLevel(LEVELS[log.policy.level])
     logging.captureWarnings(True)
     return before
 
 
-def uninstall_stdlib_logging(before: Installed) -> None:
+def uninstall_stdlib_logging(before: RootLoggerState) -> None:
     root = logging.getLogger()
     root.handlers[:] = before.handlers
     root.setLevel(before.level)

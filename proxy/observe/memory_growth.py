@@ -6,15 +6,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-SLOT = 60.0  # seconds
-SLOTS = 60  # so: the last hour
+SLOT_SECONDS = 60.0  # seconds
+MAX_SLOTS = 60  # so: the last hour
 
 
 @dataclass(frozen=True, slots=True)
 class RouteGrowth:
     """`amount` in bytes, below 0 where memory was given back."""
 
-    amount: int
+    bytes_grown: int
     requests: int
 
 
@@ -30,18 +30,18 @@ class MemoryGrowth:
         self._in_flight = in_flight
         self._clock = clock
         self.started_requests: Counter[str] = Counter()  # requests by route since the last sample
-        self._carried: dict[str, int] = {}  # in flight at the last sample
-        self._before: tuple[int, int] | None = None  # the process and its bytes at the last sample
-        self._slots: deque[tuple[float, dict[str, list[float]]]] = deque(maxlen=SLOTS)
+        self._in_flight_before: dict[str, int] = {}  # in flight at the last sample
+        self._last_size: tuple[int, int] | None = None  # the process and its bytes at the last sample
+        self._slots: deque[tuple[float, dict[str, list[float]]]] = deque(maxlen=MAX_SLOTS)
 
     def record_sample(self, pid: int | None, size: int | None) -> None:
         """A sample: `size` bytes of the app whose first process is `pid`; None where it is away."""
-        active = Counter(self._carried)
+        active = Counter(self._in_flight_before)
         active.update(self.started_requests)
         delta = 0
-        if self._before is not None and size is not None and self._before[0] == pid:
-            delta = size - self._before[1]
-        self._before = (pid, size) if pid is not None and size is not None else None
+        if self._last_size is not None and size is not None and self._last_size[0] == pid:
+            delta = size - self._last_size[1]
+        self._last_size = (pid, size) if pid is not None and size is not None else None
         total = active.total()
         if total:
             slot = self._current_slot()
@@ -50,11 +50,11 @@ class MemoryGrowth:
                 kept[0] += delta * requests / total
                 kept[1] += self.started_requests[route]
         self.started_requests.clear()
-        self._carried = {route: requests for route, requests in self._in_flight.items() if requests}
+        self._in_flight_before = {route: requests for route, requests in self._in_flight.items() if requests}
 
     def growth_by_route(self) -> dict[str, RouteGrowth]:
         """By route, the one that grew most first."""
-        since = self._clock() - SLOT * SLOTS
+        since = self._clock() - SLOT_SECONDS * MAX_SLOTS
         sums: dict[str, list[float]] = {}
         for began, slot in self._slots:
             if began >= since:
@@ -67,6 +67,6 @@ class MemoryGrowth:
 
     def _current_slot(self) -> dict[str, list[float]]:
         now = self._clock()
-        if not self._slots or now - self._slots[-1][0] >= SLOT:
+        if not self._slots or now - self._slots[-1][0] >= SLOT_SECONDS:
             self._slots.append((now, {}))
         return self._slots[-1][1]

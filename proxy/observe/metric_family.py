@@ -16,9 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-OTHER = "other"
-_SPILL = 100
-_SLICE = 300  # samples handed out at once, some 2 ms of a whole core to make and to write
+OTHER_LABEL = "other"
+_MAX_OTHER_SERIES = 100
+_SAMPLES_PER_SLICE = 300  # samples handed out at once, some 2 ms of a whole core to make and to write
 
 
 class Counter:
@@ -126,7 +126,7 @@ class MetricFamily(Collector, Generic[Child]):
         """A few hundred samples at a time, as metrics of the same name; those of one child stay together."""
         metric = self._empty_metric()
         for values, child in list(self._children.items()):
-            if len(metric.samples) >= _SLICE:
+            if len(metric.samples) >= _SAMPLES_PER_SLICE:
                 yield metric
                 metric = self._empty_metric()
             metric.samples += child.samples(self._name, dict(zip(self.label_names, values, strict=True)))
@@ -138,11 +138,11 @@ class MetricFamily(Collector, Generic[Child]):
     def _add_child(self, values: tuple[str, ...]) -> Child:
         if len(self._children) >= self.max_series:
             values = tuple(
-                OTHER if name in self._open_labels else value
+                OTHER_LABEL if name in self._open_labels else value
                 for name, value in zip(self.label_names, values, strict=True)
             )
-            if len(self._children) >= self.max_series + _SPILL and values not in self._children:
-                values = (OTHER,) * len(self.label_names)
+            if len(self._children) >= self.max_series + _MAX_OTHER_SERIES and values not in self._children:
+                values = (OTHER_LABEL,) * len(self.label_names)
         child = self._children.get(values)
         if child is None:
             child = self._children[values] = self._make_child()

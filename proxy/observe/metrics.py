@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from proxy.observe.exposition import EOF_MARKER, render_exposition, wants_openmetrics
 from proxy.observe.exposition_merge import FetchAppExposition, app_scrape_metrics
-from proxy.observe.metric_family import OTHER, Child, Counter, Gauge, Histogram, MetricFamily
+from proxy.observe.metric_family import OTHER_LABEL, Child, Counter, Gauge, Histogram, MetricFamily
 from proxy.policy import schema
 
 NAMESPACE = "outrigger"
@@ -28,14 +28,14 @@ NAMESPACE = "outrigger"
 # Few, since each bucket is a series a route: 1 ms to 120 s, denser where pages and model calls live.
 DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
-CROWD_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+CONCURRENCY_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
 
 # Labels whose values come from the policy or from outside, not from a list that we know.
-_FREE = frozenset({"route", "tier", "upstream", "model", "reason", "alert"})
-_CODES = {code: str(code) for code in range(100, 600)}
+_OPEN_LABELS = frozenset({"route", "tier", "upstream", "model", "reason", "alert"})
+_STATUS_LABELS = {code: str(code) for code in range(100, 600)}
 
 
 class Metrics:
@@ -74,7 +74,7 @@ class Metrics:
         self.http_concurrency = histogram(
             "http_concurrency",
             "Requests of a route under way when one more got its place, itself included.",
-            CROWD_BUCKETS,
+            CONCURRENCY_BUCKETS,
             "route",
         )
         self.rate_limit_total = counter(
@@ -194,8 +194,8 @@ class Metrics:
 
     def observe_request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
         """A request has ended; the hot path (about 2 µs)."""
-        known = method if method in METHODS else OTHER
-        self.http_requests_total.labels(route, known, _CODES.get(code, OTHER)).inc()
+        known = method if method in METHODS else OTHER_LABEL
+        self.http_requests_total.labels(route, known, _STATUS_LABELS.get(code, OTHER_LABEL)).inc()
         self.http_request_duration_seconds.labels(route).observe(seconds)
         self.http_overhead_seconds.observe(overhead)
 
@@ -208,7 +208,7 @@ class Metrics:
         routes = dict.fromkeys(names)
         for series in (self.http_in_flight, self.http_queued, self.app_memory_growth_bytes):
             for values, _ in list(series.items()):
-                if values[0] not in routes and values[0] != OTHER:
+                if values[0] not in routes and values[0] != OTHER_LABEL:
                     series.remove(*values)
         for route in routes:
             self.http_in_flight.labels(route)
@@ -231,7 +231,7 @@ class Metrics:
         self.upstream_call_duration_seconds.labels(name)
         self.upstream_first_byte_seconds.labels(name)
         for outcome in ("ok", "error", "refused", "cached", "fallback"):
-            self.upstream_calls_total.labels(name, OTHER, outcome)
+            self.upstream_calls_total.labels(name, OTHER_LABEL, outcome)
         for result in ("ok", "connect", "reset"):
             self.upstream_attempts_total.labels(name, result)
         for result in ("hit", "miss", "coalesced", "stale", "off"):
@@ -293,7 +293,7 @@ class Metrics:
         self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
     ) -> MetricFamily[Child]:
         name = f"{NAMESPACE}_{name}"
-        series = MetricFamily(kind, name, text, labels, make, self.registry, free=_FREE, limit=self._max_series)
+        series = MetricFamily(kind, name, text, labels, make, self.registry, free=_OPEN_LABELS, limit=self._max_series)
         self._families.append(series)
         return series
 

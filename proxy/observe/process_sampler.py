@@ -13,7 +13,7 @@ from pathlib import Path
 from proxy.observe.cgroup import CpuThrottling
 from proxy.observe.metrics import Metrics
 
-PERIOD = 1.0
+SAMPLE_SECONDS = 1.0
 
 _STATM = Path("/proc/self/statm")
 
@@ -90,8 +90,8 @@ class ProcessSampler:
         lag = 0.0
         while True:
             self.take_sample(lag)
-            due = self._clock() + PERIOD
-            await self._sleep(PERIOD)
+            due = self._clock() + SAMPLE_SECONDS
+            await self._sleep(SAMPLE_SECONDS)
             lag = max(0.0, self._clock() - due)
 
 

@@ -7,12 +7,12 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-KEPT = 50  # errors of requests, and as many of calls
-TEXT = 300  # characters of a path or a reason
-SLOT = 600.0  # seconds; an hour is six of them and what has begun of a seventh
-SLOTS = 7
-MOST = 500  # users in each slot; the one refused longest ago goes first
-TOP = 10
+MAX_ERRORS = 50  # errors of requests, and as many of calls
+MAX_TEXT_LENGTH = 300  # characters of a path or a reason
+SLOT_SECONDS = 600.0  # seconds; an hour is six of them and what has begun of a seventh
+MAX_SLOTS = 7
+MAX_USERS_PER_SLOT = 500  # users in each slot; the one refused longest ago goes first
+MAX_USERS_SHOWN = 10
 
 
 class RecentErrors:
@@ -21,9 +21,9 @@ class RecentErrors:
     def __init__(self, redact: Callable[[str], str], *, now: Callable[[], float] = time.time) -> None:
         self._redact = redact
         self._now = now
-        self._requests: deque[Mapping[str, object]] = deque(maxlen=KEPT)
-        self._calls: deque[Mapping[str, object]] = deque(maxlen=KEPT)
-        self._slots: deque[tuple[int, OrderedDict[tuple[str, str], _Refused]]] = deque(maxlen=SLOTS)
+        self._requests: deque[Mapping[str, object]] = deque(maxlen=MAX_ERRORS)
+        self._calls: deque[Mapping[str, object]] = deque(maxlen=MAX_ERRORS)
+        self._slots: deque[tuple[int, OrderedDict[tuple[str, str], _RefusalCount]]] = deque(maxlen=MAX_SLOTS)
 
     def add_request_error(
         self, request_id: str, route: str, method: str, target: str, user: str, status: int, reason: str, took: float
@@ -34,10 +34,10 @@ class RecentErrors:
                 "request_id": request_id,
                 "route": route,
                 "method": method,
-                "path": self._redact(target)[:TEXT],
-                "user": user[:TEXT],
+                "path": self._redact(target)[:MAX_TEXT_LENGTH],
+                "user": user[:MAX_TEXT_LENGTH],
                 "status": status,
-                "reason": reason[:TEXT],
+                "reason": reason[:MAX_TEXT_LENGTH],
                 "duration_ms": round(took * 1000, 1),
             }
         )
@@ -50,10 +50,10 @@ class RecentErrors:
                 "time": format_rfc3339(self._now()),
                 "request_id": request_id,
                 "upstream": upstream,
-                "model": model and model[:TEXT],
-                "user": user[:TEXT],
+                "model": model and model[:MAX_TEXT_LENGTH],
+                "user": user[:MAX_TEXT_LENGTH],
                 "status": status or None,
-                "reason": reason[:TEXT],
+                "reason": reason[:MAX_TEXT_LENGTH],
                 "duration_ms": round(took * 1000, 1),
             }
         )
@@ -61,11 +61,11 @@ class RecentErrors:
     def add_refusal(self, user: str, tier: str, where: str, reason: str) -> None:
         """By a limit, a cap or an operator; `where` is a route or an upstream."""
         slot = self._current_slot()
-        key = (user[:TEXT], reason)
+        key = (user[:MAX_TEXT_LENGTH], reason)
         entry = slot.get(key)
         if entry is None:
-            entry = slot[key] = _Refused()
-            if len(slot) > MOST:
+            entry = slot[key] = _RefusalCount()
+            if len(slot) > MAX_USERS_PER_SLOT:
                 slot.popitem(last=False)
         else:
             slot.move_to_end(key)
@@ -85,13 +85,13 @@ class RecentErrors:
     def most_refused_users(self) -> list[Mapping[str, object]]:
         """Who was refused most in the last hour."""
         self._current_slot()
-        sums: dict[tuple[str, str], _Refused] = {}
+        sums: dict[tuple[str, str], _RefusalCount] = {}
         for _, slot in self._slots:
             for key, entry in slot.items():
-                whole = sums.setdefault(key, _Refused())
+                whole = sums.setdefault(key, _RefusalCount())
                 whole.count += entry.count
                 whole.tier, whole.where, whole.last = entry.tier, entry.where, entry.last
-        top = sorted(sums.items(), key=lambda pair: -pair[1].count)[:TOP]
+        top = sorted(sums.items(), key=lambda pair: -pair[1].count)[:MAX_USERS_SHOWN]
         return [
             {
                 "user": user,
@@ -110,16 +110,16 @@ class RecentErrors:
         pairs = {(entry.where, user) for _, slot in self._slots for (user, _), entry in slot.items()}
         return Counter(where for where, _ in pairs)
 
-    def _current_slot(self) -> OrderedDict[tuple[str, str], _Refused]:
-        number = int(self._now() / SLOT)
-        while self._slots and self._slots[0][0] <= number - SLOTS:
+    def _current_slot(self) -> OrderedDict[tuple[str, str], _RefusalCount]:
+        number = int(self._now() / SLOT_SECONDS)
+        while self._slots and self._slots[0][0] <= number - MAX_SLOTS:
             self._slots.popleft()
         if not self._slots or self._slots[-1][0] != number:
             self._slots.append((number, OrderedDict()))
         return self._slots[-1][1]
 
 
-class _Refused:
+class _RefusalCount:
     __slots__ = ("count", "last", "tier", "where")
 
     def __init__(self) -> None:

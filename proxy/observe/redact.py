@@ -23,34 +23,36 @@ from urllib.parse import unquote_plus
 
 MASK = "***"
 PROMPTS = ("prompt", "message", "messages", "question", "input", "content", "conversation", "instructions")
-MOST_WORDS = 4
-MOST_CHARACTERS = 100
+MAX_QUERY_WORDS = 4
+MAX_QUERY_TEXT_LENGTH = 100
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_BETWEEN = re.compile(r"[^a-z0-9]+")
+_CAMEL_CASE_TURN = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 # Keys as their makers begin them: what says that it is one stays.
-_KEY = re.compile(
+_PREFIXED_KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:(bot[0-9]+(?::|%3a))[^/]+|"
     r"(sk-|[sr]k_(?:live|test)_|whsec_|xox[a-z]-|xapp-|gh[a-z]_|github_pat_|glpat-|akia|aiza|ya29\.|hf_|eyj)"
     r"(?=[^/]*[0-9])[A-Za-z0-9_.~:=%-]{16,})",
     re.IGNORECASE,
 )
-_SLACK = re.compile(r"(/(?:services|triggers|workflows)/T[A-Z0-9]+/).+")
-_OPENS = re.compile(r"(?:verif|confirm|activat|invit|magic|reset|unsubscribe|recover|hooks?$|webhook)", re.IGNORECASE)
+_SLACK_WEBHOOK = re.compile(r"(/(?:services|triggers|workflows)/T[A-Z0-9]+/).+")
+_SECRET_FOLLOWS = re.compile(
+    r"(?:verif|confirm|activat|invit|magic|reset|unsubscribe|recover|hooks?$|webhook)", re.IGNORECASE
+)
 _RANDOM = re.compile(r"(?=[^A-Za-z]*[A-Za-z])(?=[^0-9]*[0-9])[A-Za-z0-9_.~:=%-]{16,}")
-_LONG = re.compile("[^/]{16}")  # most paths have no such segment, and so no secret
+_LONG_SEGMENT = re.compile("[^/]{16}")  # most paths have no such segment, and so no secret
 
 
-def _words(name: str) -> str:
-    return _BETWEEN.sub("-", name.lower()).strip("-")
+def _join_words(name: str) -> str:
+    return _SEPARATORS.sub("-", name.lower()).strip("-")
 
 
 class Redactor:
     """Hides the values of headers and query parameters whose names are secret. Knows names, never values."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        listed = sorted({words for name in names if (words := _words(name))})
+        listed = sorted({words for name in names if (words := _join_words(name))})
         if not listed:
             listed = ["(?!)"]  # fits nothing
             self._rule = re.compile(listed[0])
@@ -69,7 +71,7 @@ class Redactor:
     def _matches_rule(self, name: str) -> bool:
         decoded = unquote_plus(name) if "%" in name or "+" in name else name
         search = self._rule.search
-        return bool(search(_words(decoded)) or search(_words(_CAMEL.sub("-", decoded))))
+        return bool(search(_join_words(decoded)) or search(_join_words(_CAMEL_CASE_TURN.sub("-", decoded))))
 
     def redact_header(self, name: str, value: str) -> str:
         return MASK if self.is_secret(name) else value
@@ -86,23 +88,23 @@ class Redactor:
             target = _USERINFO.sub(lambda found: f"{found[1] or ''}//", target)
         path, mark, query = target.partition("?")
         shown = self.redact_path(path)
-        if mark and ("%" in query or "+" in query or len(query) > MOST_CHARACTERS or self._hint.search(query)):
+        if mark and ("%" in query or "+" in query or len(query) > MAX_QUERY_TEXT_LENGTH or self._hint.search(query)):
             target = f"{shown}?{'&'.join(map(self._redact_parameter, query.split('&')))}"
         elif shown is not path:
             target = f"{shown}{mark}{query}"
-        return target if target.isascii() else _printable(target)
+        return target if target.isascii() else _percent_encode_surrogates(target)
 
     def redact_path(self, path: str) -> str:
         """A path, percent-encoded as it came, without the secrets in it."""
-        if "/bot" not in path and (len(path) <= 16 or _LONG.search(path) is None):
+        if "/bot" not in path and (len(path) <= 16 or _LONG_SEGMENT.search(path) is None):
             return path
-        shown = _SLACK.sub(rf"\1{MASK}", _KEY.sub(lambda found: f"{found[1] or found[2]}{MASK}", path))
+        shown = _SLACK_WEBHOOK.sub(rf"\1{MASK}", _PREFIXED_KEY.sub(lambda found: f"{found[1] or found[2]}{MASK}", path))
         segments = shown.split("/")
         behind = False
         for index, segment in enumerate(segments):
             if behind and _RANDOM.fullmatch(segment):
                 segments[index] = MASK
-            elif len(segment) <= 64 and (_OPENS.match(segment) or self.is_secret(segment)):
+            elif len(segment) <= 64 and (_SECRET_FOLLOWS.match(segment) or self.is_secret(segment)):
                 behind = True
         found = "/".join(segments)
         return path if found == path else found
@@ -113,19 +115,19 @@ class Redactor:
         while True:
             end = pair.find(";", at)
             name, equals, _ = pair[at : end if end >= 0 else None].partition("=")
-            if equals and (self.is_secret(name) or _is_text(name, pair[at + len(name) + 1 :])):
+            if equals and (self.is_secret(name) or _is_free_text(name, pair[at + len(name) + 1 :])):
                 return f"{pair[: at + len(name)]}={MASK}"
             if end < 0:
                 return pair
             at = end + 1
 
 
-def _is_text(name: str, value: str) -> bool:
+def _is_free_text(name: str, value: str) -> bool:
     """Whether somebody may have written this: a prompt, a message."""
-    if name.lower() in PROMPTS or len(value) > MOST_CHARACTERS:
+    if name.lower() in PROMPTS or len(value) > MAX_QUERY_TEXT_LENGTH:
         return True
-    return value.count("+") + value.count("%20") >= MOST_WORDS
+    return value.count("+") + value.count("%20") >= MAX_QUERY_WORDS
 
 
-def _printable(text: str) -> str:
+def _percent_encode_surrogates(text: str) -> str:
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in text)

@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Callable
 
-_LENGTH = 32  # hexadecimal digits: 128 bits
-_BATCH = 4096  # random bytes a refill: 256 ids and tokens
+_ID_DIGITS = 32  # hexadecimal digits: 128 bits
+_RANDOM_BATCH_BYTES = 4096  # random bytes a refill: 256 ids and tokens
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL)
 
 
@@ -30,17 +30,17 @@ class IdGenerator:
     def new_token(self) -> str:
         """128 random bits in 32 hexadecimal digits: X-Outrigger-Request, good for one request."""
         at = self._at
-        if at + _LENGTH > len(self._pool):
-            self._pool = self._random(_BATCH).hex()
+        if at + _ID_DIGITS > len(self._pool):
+            self._pool = self._random(_RANDOM_BATCH_BYTES).hex()
             at = 0
-        self._at = at + _LENGTH
-        return self._pool[at : at + _LENGTH]
+        self._at = at + _ID_DIGITS
+        return self._pool[at : at + _ID_DIGITS]
 
     def choose_request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
         """X-Request-Id or X-Correlation-Id, the first of 1 to 128 of [A-Za-z0-9._-]; else a new one."""
-        if request_id is not None and _ID.fullmatch(request_id):
+        if request_id is not None and _REQUEST_ID.fullmatch(request_id):
             return request_id
-        if correlation_id is not None and _ID.fullmatch(correlation_id):
+        if correlation_id is not None and _REQUEST_ID.fullmatch(correlation_id):
             return correlation_id
         return self.new_token()
 

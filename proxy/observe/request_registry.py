@@ -15,9 +15,9 @@ from typing import Protocol
 
 from proxy.observe.ended_requests import EndedRequest, EndedRequests, pack_request
 
-AFTERLIFE = 600.0  # seconds
-MOST_SILENT = 15_000  # ended requests whose token never came back: 25 a second for ten minutes, 4 MiB
-MOST_HEARD = 20_000  # whose did: 33 a second, 5 MiB
+KEEP_ENDED_SECONDS = 600.0  # seconds
+MAX_UNUSED_ENDED = 15_000  # ended requests whose token never came back: 25 a second for ten minutes, 4 MiB
+MAX_USED_ENDED = 20_000  # whose did: 33 a second, 5 MiB
 
 
 class Request(Protocol):
@@ -73,13 +73,13 @@ class RequestRegistry:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._live: dict[str, Request] = {}
-        self._heard: set[str] = set()  # tokens of live ones that came back
-        self._ended_heard = EndedRequests(MOST_HEARD, AFTERLIFE, clock)
-        self._ended_silent = EndedRequests(MOST_SILENT, AFTERLIFE, clock)
+        self._used_tokens: set[str] = set()  # tokens of live ones that came back
+        self._ended_used = EndedRequests(MAX_USED_ENDED, KEEP_ENDED_SECONDS, clock)
+        self._ended_unused = EndedRequests(MAX_UNUSED_ENDED, KEEP_ENDED_SECONDS, clock)
         self._work: dict[str, set[Callable[[], object]]] = {}
 
     def __repr__(self) -> str:
-        return f"<Requests {len(self._live)} live, {len(self._ended_heard) + len(self._ended_silent)} ended>"
+        return f"<Requests {len(self._live)} live, {len(self._ended_used) + len(self._ended_unused)} ended>"
 
     def begin(self, token: str, request: Request) -> None:
         self._live[token] = request
@@ -90,12 +90,12 @@ class RequestRegistry:
         request = self._live.pop(token, None)
         if request is None:
             return
-        heard = token in self._heard
+        heard = token in self._used_tokens
         if heard:
-            self._heard.discard(token)
+            self._used_tokens.discard(token)
         if heard or told:
-            shelf = self._ended_heard if heard else self._ended_silent
-            shelf.put(token, EndedRequest(self._clock(), pack_request(request)))
+            shelf = self._ended_used if heard else self._ended_unused
+            shelf.add(token, EndedRequest(self._clock(), pack_request(request)))
         work = self._work.pop(token, None)
         if abandoned and work is not None:
             for cancel in work:
@@ -106,22 +106,22 @@ class RequestRegistry:
             return None
         live = self._live.get(token)
         if live is not None:
-            self._heard.add(token)
+            self._used_tokens.add(token)
             return Attribution(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
-        ended = self._ended_heard.find(token)
+        ended = self._ended_used.find(token)
         if ended is None:
-            ended = self._ended_silent.take(token)
+            ended = self._ended_unused.pop(token)
             if ended is None:
                 return None
-            self._ended_heard.put(token, ended)
-        user, tier, route, request_id, trace_id = ended.fields
+            self._ended_used.add(token, ended)
+        user, tier, route, request_id, trace_id = ended.unpack
         return Attribution(token, user, tier, request_id, trace_id, route, None)
 
     def register_work(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
         """Something works for a live request, and is cancelled when that one is abandoned; call what is
         returned when the work is done."""
         if token not in self._live:
-            return _nothing
+            return _do_nothing
         work = self._work.setdefault(token, set())
         work.add(cancel)
 
@@ -133,5 +133,5 @@ class RequestRegistry:
         return done
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass

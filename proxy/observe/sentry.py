@@ -19,11 +19,11 @@ from proxy.policy.schema.alerting import Sentry as Policy
 if TYPE_CHECKING:
     from sentry_sdk import Client
 
-FAULTS = frozenset({"fault", "gateway.fault", "admin.error"})
-CRASHES = frozenset({"app.exit", "app.give-up", "app.hung", "app.start-timeout"})  # their sentences are all ours
-AGAIN = 60.0  # seconds until one group is told again
-GROUPS = 100  # that are remembered
-FRAMES = 50
+FAULT_EVENTS = frozenset({"fault", "gateway.fault", "admin.error"})
+CRASH_EVENTS = frozenset({"app.exit", "app.give-up", "app.hung", "app.start-timeout"})  # their sentences are all ours
+REPEAT_SECONDS = 60.0  # seconds until one group is told again
+MAX_GROUPS = 100  # that are remembered
+MAX_FRAMES = 50
 
 
 class SentryReporter:
@@ -36,9 +36,9 @@ class SentryReporter:
 
     def capture_event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
         """An event of level error of the log; most are none of Sentry's."""
-        if event in CRASHES:
+        if event in CRASH_EVENTS:
             self._capture(event, message, None, facts)
-        elif event in FAULTS:
+        elif event in FAULT_EVENTS:
             self._capture(event, "A fault of the gateway", sys.exc_info()[1], facts)
 
     def capture_exception(self, error: BaseException) -> None:
@@ -63,8 +63,8 @@ class SentryReporter:
             told["message"] = message
         else:
             frames = [
-                {"filename": _short(frame.filename), "function": frame.name, "lineno": frame.lineno}
-                for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]
+                {"filename": _shorten_path(frame.filename), "function": frame.name, "lineno": frame.lineno}
+                for frame in traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
             ]
             kind = type(error)
             group += [kind.__name__, *(f"{frame['filename']}:{frame['function']}" for frame in frames[-1:])]
@@ -80,11 +80,11 @@ class SentryReporter:
     def _may_repeat(self, group: str) -> bool:
         now = self._clock()
         last = self._last_sent.get(group)
-        if last is not None and now - last < AGAIN:
+        if last is not None and now - last < REPEAT_SECONDS:
             return False
         self._last_sent[group] = now
         self._last_sent.move_to_end(group)
-        if len(self._last_sent) > GROUPS:
+        if len(self._last_sent) > MAX_GROUPS:
             self._last_sent.popitem(last=False)
         return True
 
@@ -115,7 +115,7 @@ def connect_sentry(policy: Policy, *, version: str, clock: Callable[[], float]) 
     return SentryReporter(client, clock)
 
 
-def _short(filename: str) -> str:
+def _shorten_path(filename: str) -> str:
     """From the package's folder on: where the environment lies is nobody's business."""
     for mark in ("/site-packages/", "/proxy/"):
         at = filename.rfind(mark)

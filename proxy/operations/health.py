@@ -71,7 +71,7 @@ class HealthReport:
         metrics.app_up.set(1 if parts.app.is_ready else 0)
         parts.egress.spend.set_gauges(metrics)
         for name, grown in ingress.accounting.growth.growth_by_route().items():
-            metrics.app_memory_growth_bytes.labels(name).set(grown.amount)
+            metrics.app_memory_growth_bytes.labels(name).set(grown.bytes_grown)
         ingress.update_gauges()
         metrics.concurrency_limit.set(ingress.admission.limit or 0)
         for route in parts.policy.routes:

@@ -200,7 +200,7 @@ class StatusReport:
             "share": None if share is None else round(share, 4),
             "warn": self._parts.policy.app.memory.warn,
             "growth": {  # of the last hour
-                name: {"bytes": grown.amount, "requests": grown.requests}
+                name: {"bytes": grown.bytes_grown, "requests": grown.requests}
                 for name, grown in self._parts.ingress.accounting.growth.growth_by_route().items()
             },
         }

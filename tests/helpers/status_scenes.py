@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.observe.health import COMPONENTS
 from proxy.observe.recent_errors import format_rfc3339
-from proxy.observe.timeseries.history import COARSE, COLUMNS, DAY, FINE, NEAR
+from proxy.observe.timeseries.history import COLUMNS, DAY_SECONDS, DAY_STEP, FINE_HORIZON, FINE_SECONDS
 
 LONG = "a-name-that-goes-on-" + 12 * "and-on-"
 MIB = 1024 * 1024
@@ -193,7 +193,7 @@ def failed(at: int) -> Status:
 
 def history(share: float = 1.0) -> Status:
     """A whole day with its tides and an hour of trouble, of which so large a share is there yet."""
-    return {"day": _points(COARSE, DAY, share), "recent": _points(FINE, NEAR, share)}
+    return {"day": _points(DAY_STEP, DAY_SECONDS, share), "recent": _points(FINE_SECONDS, FINE_HORIZON, share)}
 
 
 def points(step: float, count: int) -> Status:

@@ -18,7 +18,7 @@ from proxy.egress.body import Body
 from proxy.egress.dialects import OutputSize, RequestInfo, Usage
 from proxy.egress.dialects.base import Json, model_name
 from proxy.egress.dialects.image_tokens import requested_image_tokens
-from proxy.observe.metric_family import OTHER
+from proxy.observe.metric_family import OTHER_LABEL
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_ids import IdGenerator
 from proxy.policy import schema
@@ -263,7 +263,7 @@ class UpstreamBilling:
 
     def label(self, model: str | None) -> str:
         """The model as a metric's label, of which there is an end, whatever names come from outside."""
-        return (self._tariffs.model_label(model) if model is not None else None) or OTHER
+        return (self._tariffs.model_label(model) if model is not None else None) or OTHER_LABEL
 
     def has_price(self, model: str | None) -> bool:
         return model is not None and self._tariffs.has_price(model)

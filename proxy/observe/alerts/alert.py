@@ -23,16 +23,16 @@ class Finding:
     threshold: str
     since: float | None = None
     level: float = 0.0
-    settled: bool = False
+    is_settled: bool = False
     cause: str = ""
 
 
 AlertState = Literal["firing", "flapping", "cleared"]
 AlertEvent = Literal["begun", "again", "cleared", "flapping"]
 
-FLAPPING = 3  # beginnings within
-WITHIN = 600.0  # seconds
-WORSE = 1.05  # times what was last said
+FLAPPING_STARTS = 3  # beginnings within
+FLAPPING_WINDOW = 600.0  # seconds
+WORSE_RATIO = 1.05  # times what was last said
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,63 +53,63 @@ class Alert:
         self.subject = subject
         self.severity: Severity = "warning"
         self.state: AlertState = "cleared"
-        self.holds = False
-        self.since = 0.0
-        self.ended = 0.0
-        self.finding = self.worst = Finding(subject, "", "", "")  # now, and since it began
-        self._begun: deque[float] = deque(maxlen=FLAPPING)
-        self._said = 0.0
-        self._level = 0.0
+        self.is_active = False
+        self.started_at = 0.0
+        self.ended_at = 0.0
+        self.finding = self.worst_finding = Finding(subject, "", "", "")  # now, and since it began
+        self._starts: deque[float] = deque(maxlen=FLAPPING_STARTS)
+        self._notified_at = 0.0
+        self._notified_level = 0.0
 
     def __repr__(self) -> str:
         return f"<Alert {self.name} {self.subject}: {self.state}>"
 
     @property
-    def beginnings(self) -> int:
-        return len(self._begun)
+    def recent_starts(self) -> int:
+        return len(self._starts)
 
-    def judged(self, now: float, finding: Finding | None, severity: Severity, cooldown: float) -> Iterator[AlertEvent]:
+    def update(self, now: float, finding: Finding | None, severity: Severity, cooldown: float) -> Iterator[AlertEvent]:
         self.severity = severity
-        while self._begun and now - self._begun[0] > WITHIN:
-            self._begun.popleft()
+        while self._starts and now - self._starts[0] > FLAPPING_WINDOW:
+            self._starts.popleft()
         if finding is not None:
-            yield from self._found(now, finding, cooldown)
-        elif self.holds:
-            yield from self._over(now)
-        elif self.state == "flapping" and now - self.ended > WITHIN:
+            yield from self._update_active(now, finding, cooldown)
+        elif self.is_active:
+            yield from self._update_ended(now)
+        elif self.state == "flapping" and now - self.ended_at > FLAPPING_WINDOW:
             self.state = "cleared"
             yield "cleared"
 
-    def _found(self, now: float, finding: Finding, cooldown: float) -> Iterator[AlertEvent]:
+    def _update_active(self, now: float, finding: Finding, cooldown: float) -> Iterator[AlertEvent]:
         self.finding = finding
-        if not self.holds or finding.level >= self.worst.level:
-            self.worst = finding
-        if not self.holds:
-            self.holds = True
-            self._begun.append(now)
+        if not self.is_active or finding.level >= self.worst_finding.level:
+            self.worst_finding = finding
+        if not self.is_active:
+            self.is_active = True
+            self._starts.append(now)
             if self.state == "cleared":
-                self.since = now if finding.since is None else finding.since
-                if len(self._begun) < FLAPPING:
+                self.started_at = now if finding.since is None else finding.since
+                if len(self._starts) < FLAPPING_STARTS:
                     self.state = "firing"
-                    yield self._say(now, "begun")
+                    yield self._mark_notified(now, "begun")
                     return
                 self.state = "flapping"
-                yield self._say(now, "flapping")
+                yield self._mark_notified(now, "flapping")
                 return
-        elif self.state == "flapping" and not self._begun:
+        elif self.state == "flapping" and not self._starts:
             self.state = "firing"  # it has held for long: it is plainly there
-        worse = finding.level > self._level * WORSE
-        if now - self._said >= cooldown and (worse or not finding.settled):
-            yield self._say(now, "flapping" if self.state == "flapping" else "again")
+        worse = finding.level > self._notified_level * WORSE_RATIO
+        if now - self._notified_at >= cooldown and (worse or not finding.is_settled):
+            yield self._mark_notified(now, "flapping" if self.state == "flapping" else "again")
 
-    def _over(self, now: float) -> Iterator[AlertEvent]:
-        self.holds = False
-        self.ended = now
+    def _update_ended(self, now: float) -> Iterator[AlertEvent]:
+        self.is_active = False
+        self.ended_at = now
         if self.state == "firing":
             self.state = "cleared"
             yield "cleared"
 
-    def _say(self, now: float, what: AlertEvent) -> AlertEvent:
-        self._said = now
-        self._level = self.finding.level
+    def _mark_notified(self, now: float, what: AlertEvent) -> AlertEvent:
+        self._notified_at = now
+        self._notified_level = self.finding.level
         return what

@@ -17,29 +17,29 @@ from aiohttp_retry import RetryClient, RetryOptionsBase
 from proxy.http.retry_after import parse_retry_after
 from proxy.observe.emit import EmitEvent
 
-WAITING = 50  # messages; past that the oldest is dropped
-TRIES = 10  # four minutes of them, six where each hangs
-PATIENCE = 10.0  # seconds for one try
-BACKOFF = (1.0, 60.0)  # seconds between tries: the first, the longest
-LONGEST_HOLD = 300.0  # seconds that a Retry-After is obeyed at most
+MAX_WAITING = 50  # messages; past that the oldest is dropped
+MAX_ATTEMPTS = 10  # four minutes of them, six where each hangs
+ATTEMPT_TIMEOUT = 10.0  # seconds for one try
+BACKOFF_SECONDS = (1.0, 60.0)  # seconds between tries: the first, the longest
+MAX_RETRY_AFTER = 300.0  # seconds that a Retry-After is obeyed at most
 
 
 class DeliveryRetryOptions(RetryOptionsBase):
     def __init__(self) -> None:
         super().__init__(
-            attempts=TRIES,
+            attempts=MAX_ATTEMPTS,
             statuses={408, 429},
             exceptions={aiohttp.ClientError, asyncio.TimeoutError, OSError},
             retry_all_server_errors=True,
         )
 
     def get_timeout(self, attempt: int, response: aiohttp.ClientResponse | None = None) -> float:
-        wait: float = min(BACKOFF[1], BACKOFF[0] * 2 ** (attempt - 1))
+        wait: float = min(BACKOFF_SECONDS[1], BACKOFF_SECONDS[0] * 2 ** (attempt - 1))
         if response is not None:
             asked = parse_retry_after(response.headers.get("Retry-After"), time.time())
             response.close()  # the library would keep its connection
             if asked is not None:
-                return min(LONGEST_HOLD, max(wait, asked))
+                return min(MAX_RETRY_AFTER, max(wait, asked))
         return wait
 
 
@@ -51,22 +51,22 @@ class DeliveryQueue:
         self.name = name
         self.url = url
         self._emit = emit
-        self._sent = sent
+        self._count_result = sent
         self._messages: deque[bytes] = deque()
-        self._wanted = asyncio.Event()
+        self._has_messages = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._deliver_forever())
 
-    def put(self, message: dict[str, object]) -> None:
+    def enqueue(self, message: dict[str, object]) -> None:
         """Never waits."""
-        if len(self._messages) >= WAITING:
+        if len(self._messages) >= MAX_WAITING:
             self._messages.popleft()
-            self._sent("dropped")
-            self._tell("a message was dropped, because too many wait")
+            self._count_result("dropped")
+            self._log_failure("a message was dropped, because too many wait")
         self._messages.append(json.dumps(message, ensure_ascii=False).encode())
         self._idle.clear()
-        self._wanted.set()
+        self._has_messages.set()
 
     async def close(self, patience: float) -> None:
         """What waits has so many seconds to go out."""
@@ -75,20 +75,20 @@ class DeliveryQueue:
                 async with asyncio.timeout(patience):
                     await self._idle.wait()
             except TimeoutError:
-                self._tell(f"{len(self._messages) + 1} messages did not go out before the end")
+                self._log_failure(f"{len(self._messages) + 1} messages did not go out before the end")
         self._task.cancel()
         await asyncio.wait((self._task,))
 
-    async def _run(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async def _deliver_forever(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=ATTEMPT_TIMEOUT)
         async with RetryClient(
             raise_for_status=False, retry_options=DeliveryRetryOptions(), timeout=timeout, trust_env=True
         ) as client:
             while True:
-                await self._wanted.wait()
+                await self._has_messages.wait()
                 while self._messages:
                     await self._post(client, self._messages.popleft())
-                self._wanted.clear()
+                self._has_messages.clear()
                 self._idle.set()
 
     async def _post(self, client: RetryClient, body: bytes) -> None:
@@ -98,14 +98,14 @@ class DeliveryQueue:
             ) as answer:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self._sent("error")
-            self._tell(f"a message could not be sent in {TRIES} tries: {type(error).__name__}")
+            self._count_result("error")
+            self._log_failure(f"a message could not be sent in {MAX_ATTEMPTS} tries: {type(error).__name__}")
             return
         if status < 300:
-            self._sent("ok")
+            self._count_result("ok")
         else:
-            self._sent("error")
-            self._tell(f"a message was refused with status {status}")
+            self._count_result("error")
+            self._log_failure(f"a message was refused with status {status}")
 
-    def _tell(self, what: str) -> None:
+    def _log_failure(self, what: str) -> None:
         self._emit("alert.unsent", f"Alerts to {self.name}: {what}.", level="error", sender=self.name)

@@ -15,46 +15,46 @@ from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition import Condition
 
 # [merged from observe/alerts/lasting] Whether something has been so for long enough, looked at every second.
-SETTLING = 10.0  # seconds at most that it must be well again until it counts as over
-UNDECIDED = 60.0  # seconds for which neither yes nor no leaves it as it was
+MAX_RECOVERY_SECONDS = 10.0  # seconds at most that it must be well again until it counts as over
+UNKNOWN_SECONDS = 60.0  # seconds for which neither yes nor no leaves it as it was
 
 
 class PendingCondition:
     """A relapse within the time that it must last (10 s at most) goes on where it left off: an app that crashes
     again and again is down, however often it is up for a moment."""
 
-    __slots__ = ("_unsure", "_well", "seconds", "since")
+    __slots__ = ("_recovering_since", "_unknown_since", "seconds", "since")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.since: float | None = None
-        self._well: float | None = None
-        self._unsure: float | None = None
+        self._recovering_since: float | None = None
+        self._unknown_since: float | None = None
 
     def update(self, now: float, bad: bool | None, since: float | None = None) -> None:
         """`bad` may be None: not known. `since` is when it began, where that is known."""
         if bad is None:
-            self._unsure = now if self._unsure is None else self._unsure
-            if now - self._unsure < UNDECIDED:
+            self._unknown_since = now if self._unknown_since is None else self._unknown_since
+            if now - self._unknown_since < UNKNOWN_SECONDS:
                 return
             bad = False
         else:
-            self._unsure = None
+            self._unknown_since = None
         if bad:
             if self.since is None:
                 self.since = now if since is None else min(now, since)
-            self._well = None
+            self._recovering_since = None
         elif self.since is not None:
-            self._well = now if self._well is None else self._well
-            if now - self._well >= min(self.seconds, SETTLING):
-                self.since = self._well = None
+            self._recovering_since = now if self._recovering_since is None else self._recovering_since
+            if now - self._recovering_since >= min(self.seconds, MAX_RECOVERY_SECONDS):
+                self.since = self._recovering_since = None
 
     def is_firing(self, now: float) -> bool:
         return self.since is not None and now - self.since >= self.seconds
 
 
-NEVER_DOWN = ("upstreams", "ledger", "memory", "connections", "store")  # parts whose worst word is degraded
-LASTING = (when.ComponentIs, when.BreakerOpen, when.MemoryAbove)
+DEGRADED_AT_WORST = ("upstreams", "ledger", "memory", "connections", "store")  # parts whose worst word is degraded
+CONDITIONS_WITH_FOR = (when.ComponentIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 
 
@@ -100,10 +100,10 @@ class AlertEvaluator:
 
     def _carry_over(self, old: Condition, conditions: set[Condition]) -> None:
         """A rule of which a reload changed the `for` alone goes on from where it was."""
-        heir = next((new for new in conditions if _same(old, new)), None)
+        heir = next((new for new in conditions if _differ_in_duration_only(old, new)), None)
         for key in [key for key in self._pending if key[0] == old]:
             lasting = self._pending.pop(key)
-            if isinstance(heir, LASTING) and (heir, key[1]) not in self._pending:
+            if isinstance(heir, CONDITIONS_WITH_FOR) and (heir, key[1]) not in self._pending:
                 lasting.seconds = heir.lasting
                 self._pending[heir, key[1]] = lasting
 
@@ -117,7 +117,7 @@ class AlertEvaluator:
     def _update_part(self, now: float, condition: when.ComponentIs) -> None:
         state = self._inputs.parts()[condition.part]
         bad = state.state == "down" or (
-            state.state == "degraded" and (condition.state == "degraded" or condition.part in NEVER_DOWN)
+            state.state == "degraded" and (condition.state == "degraded" or condition.part in DEGRADED_AT_WORST)
         )
         lasting = self._pending_condition(condition, condition.part, condition.lasting)
         if condition.part == "app" and bad and self._inputs.is_app_absence_expected():
@@ -152,7 +152,7 @@ class AlertEvaluator:
                 str(condition),
                 since=lasting.since,
                 level=0.0 if breaker.forced else length,
-                settled=breaker.forced,
+                is_settled=breaker.forced,
             )
 
     def _evaluate_memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
@@ -167,6 +167,10 @@ class AlertEvaluator:
         yield Finding("", text, f"{share:.0%}", str(condition), since=lasting.since, level=share)
 
 
-def _same(old: Condition, new: Condition) -> bool:
+def _differ_in_duration_only(old: Condition, new: Condition) -> bool:
     """Whether they are about the same, for however long."""
-    return isinstance(old, LASTING) and isinstance(new, LASTING) and replace(old, lasting=new.lasting) == new
+    return (
+        isinstance(old, CONDITIONS_WITH_FOR)
+        and isinstance(new, CONDITIONS_WITH_FOR)
+        and replace(old, lasting=new.lasting) == new
+    )

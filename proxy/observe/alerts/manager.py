@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from proxy.observe.alerts.alert import Alert, AlertEvent
-from proxy.observe.alerts.channels import slack, webhook
+from proxy.observe.alerts.channels.slack import slack_message
+from proxy.observe.alerts.channels.webhook import webhook_message
 from proxy.observe.alerts.delivery import DeliveryQueue
 from proxy.observe.alerts.evaluator import AlertEvaluator
 from proxy.observe.alerts.inputs import AlertInputs
@@ -21,12 +22,12 @@ from proxy.policy.schema.alerting import AlertRule
 from proxy.policy.schema.alerting import Alerts as Policy
 from proxy.util.background_tasks import BackgroundTasks
 
-REMEMBERED = 86400.0  # seconds that an alert is shown after it is over
-MOST = 200  # alerts remembered
-LAST_WORDS = 2.0  # seconds that a stop gives what still waits to be sent
-TURN = 1.0  # seconds between looks whether a judging is due: `every` may change meanwhile
+KEEP_SECONDS = 86400.0  # seconds that an alert is shown after it is over
+MAX_ALERTS = 200  # alerts remembered
+FLUSH_SECONDS = 2.0  # seconds that a stop gives what still waits to be sent
+POLL_SECONDS = 1.0  # seconds between looks whether a judging is due: `every` may change meanwhile
 
-Key = tuple[str, str]
+AlertKey = tuple[str, str]
 
 
 class AlertManager:
@@ -55,8 +56,8 @@ class AlertManager:
         self._now = now
         self._sleep = sleep
         self._evaluator = AlertEvaluator(facts)
-        self._alerts: dict[Key, Alert] = {}
-        self._last_messages: dict[Key, str] = {}
+        self._alerts: dict[AlertKey, Alert] = {}
+        self._last_messages: dict[AlertKey, str] = {}
         self._queues: dict[str, DeliveryQueue] = {}
         self._faults_logged_at: dict[str, float] = {}
         self._closing = BackgroundTasks()
@@ -67,7 +68,7 @@ class AlertManager:
         self._update_queues()
         judged = self._clock()
         while True:
-            await self._sleep(min(TURN, max(0.0, judged + self._policy.every - self._clock())))
+            await self._sleep(min(POLL_SECONDS, max(0.0, judged + self._policy.every - self._clock())))
             if self._clock() - judged < self._policy.every:
                 continue
             judged = self._clock()
@@ -107,18 +108,18 @@ class AlertManager:
 
     def status(self) -> list[dict[str, object]]:
         """Those that fire, and those that were over within the last day; the most recent first."""
-        found = sorted(self._alerts.items(), key=lambda item: -max(item[1].since, item[1].ended))
+        found = sorted(self._alerts.items(), key=lambda item: -max(item[1].started_at, item[1].ended_at))
         return [
             {
                 "name": alert.name,
                 "subject": alert.subject,
                 "severity": alert.severity,
                 "state": alert.state,
-                "since": self._format_time(alert.since if alert.state != "cleared" else alert.ended),
-                "began": self._format_time(alert.since),
+                "since": self._format_time(alert.started_at if alert.state != "cleared" else alert.ended_at),
+                "began": self._format_time(alert.started_at),
                 # while it holds as it is now, afterwards as it was told to be over
                 "message": f"{alert.name}: {alert.finding.message}"
-                if alert.holds
+                if alert.is_active
                 else self._last_messages.get(key, alert.finding.message),
             }
             for key, alert in found
@@ -126,7 +127,7 @@ class AlertManager:
 
     async def close(self) -> None:
         """What waits to be sent has 2 s."""
-        closing = [sender.close(LAST_WORDS) for sender in self._queues.values()]
+        closing = [sender.close(FLUSH_SECONDS) for sender in self._queues.values()]
         self._queues = {}
         await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
 
@@ -143,24 +144,26 @@ class AlertManager:
         for key, alert in self._alerts.items():
             if key[0] != name:
                 continue
-            for what in alert.judged(now, found.get(key[1]), rule.severity, patience):
+            for what in alert.update(now, found.get(key[1]), rule.severity, patience):
                 told.append(self._make_notification(what, alert, rule, now))
         firing = any(alert.state != "cleared" for key, alert in self._alerts.items() if key[0] == name)
         self._metrics.alerts_firing.labels(name).set(1 if firing else 0)
         return told
 
     def _make_notification(self, what: AlertEvent, alert: Alert, rule: AlertRule, now: float) -> Notification:
-        made = make_notification(what, alert, rule.when, now, self._format_time(alert.since))
+        made = make_notification(what, alert, rule.when, now, self._format_time(alert.started_at))
         self._last_messages[alert.name, alert.subject] = made.message
         return made
 
     def _remove_old_alerts(self, now: float) -> None:
         over = sorted(
-            (alert.ended, key) for key, alert in self._alerts.items() if alert.state == "cleared" and not alert.holds
+            (alert.ended_at, key)
+            for key, alert in self._alerts.items()
+            if alert.state == "cleared" and not alert.is_active
         )
-        many = len(self._alerts) - MOST
+        many = len(self._alerts) - MAX_ALERTS
         for index, (ended, key) in enumerate(over):
-            if index < many or now - ended > REMEMBERED:
+            if index < many or now - ended > KEEP_SECONDS:
                 del self._alerts[key]
                 self._last_messages.pop(key, None)
 
@@ -181,11 +184,11 @@ class AlertManager:
             level: LogLevel = (
                 "info" if each.state == "cleared" else "error" if each.severity == "critical" else "warning"
             )
-            facts: Mapping[str, str] = {k: v for k, v in each.facts().items() if k not in ("name", "message")}
+            facts: Mapping[str, str] = {k: v for k, v in each.as_dict().items() if k not in ("name", "message")}
             self._emit("alert", each.message, level=level, alert=each.name, **facts)
-        shapes = {"slack": slack.message, "webhook": webhook.message}
+        shapes = {"slack": slack_message, "webhook": webhook_message}
         for name, sender in self._queues.items():
-            sender.put(shapes[name](notices, self._app, self._version))
+            sender.enqueue(shapes[name](notices, self._app, self._version))
 
     def _update_queues(self) -> None:
         """A sender for each address that the policy names; what waits for another address goes out there."""
@@ -194,7 +197,7 @@ class AlertManager:
             sender = self._queues.get(name)
             if sender is not None and sender.url != url:
                 del self._queues[name]
-                self._closing.start(sender.close(LAST_WORDS))
+                self._closing.start(sender.close(FLUSH_SECONDS))
             if url and name not in self._queues:
                 self._queues[name] = DeliveryQueue(name, url, emit=self._emit, sent=partial(self._count_delivery, name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from proxy.observe.alerts.alert import FLAPPING, WITHIN, Alert, AlertEvent, AlertState
+from proxy.observe.alerts.alert import FLAPPING_STARTS, FLAPPING_WINDOW, Alert, AlertEvent, AlertState
 from proxy.observe.alerts.runbook_hints import runbook_hint, runbook_url
 from proxy.policy.alert_condition import Condition
 from proxy.policy.schema.alerting import Severity
@@ -26,22 +26,24 @@ class Notification:
     first_step: str
     runbook: str
 
-    def facts(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str]:
         return asdict(self)
 
 
 def make_notification(what: AlertEvent, alert: Alert, condition: Condition, now: float, since: str) -> Notification:
     known = runbook_hint(condition)
-    finding = alert.worst if what == "cleared" else alert.finding
+    finding = alert.worst_finding if what == "cleared" else alert.finding
     state: AlertState = "firing"
     if what == "cleared":
         state = "cleared"
         at = f" of {alert.subject}" if alert.subject else ""
-        text = f"all clear{at} after {length(alert.ended - alert.since)}; it was: {finding.message}"
+        text = f"all clear{at} after {format_length(alert.ended_at - alert.started_at)}; it was: {finding.message}"
     elif what == "flapping":
         state = "flapping"
-        text = f"flapping: it began {FLAPPING} times within {length(WITHIN)}; now {finding.message}"
-        if alert.beginnings < FLAPPING:
+        text = (
+            f"flapping: it began {FLAPPING_STARTS} times within {format_length(FLAPPING_WINDOW)}; now {finding.message}"
+        )
+        if alert.recent_starts < FLAPPING_STARTS:
             text = f"still flapping; now {finding.message}"
     elif what == "again":
         text = f"still: {finding.message}"
@@ -56,13 +58,13 @@ def make_notification(what: AlertEvent, alert: Alert, condition: Condition, now:
         message=f"{alert.name}: {text}",
         value=finding.value,
         threshold=finding.threshold,
-        likely_cause=finding.cause or known.cause,
-        first_step=known.step,
+        likely_cause=finding.cause or known.likely_cause,
+        first_step=known.first_step,
         runbook=runbook_url(alert.name),
     )
 
 
-def length(seconds: float) -> str:
+def format_length(seconds: float) -> str:
     """As people say it: 45 s, 12 min, 3 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -11,8 +11,8 @@ from proxy.policy.alert_condition import Condition
 
 @dataclass(frozen=True, slots=True)
 class RunbookHint:
-    cause: str
-    step: str
+    likely_cause: str
+    first_step: str
 
 
 _APP = RunbookHint(

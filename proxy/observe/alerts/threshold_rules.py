@@ -16,34 +16,34 @@ from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition import Condition
 from proxy.units import format_duration, format_money, format_share
 
-FEWEST_ERRORS, FEWEST_IF_ALL = 5, 3
+MIN_ERRORS, FEWEST_IF_ALL = 5, 3
 FEWEST_REQUESTS, FEWEST_IF_HALF = 20, 5
 FEWEST_WAITS, WAITING_SHARE = 2, 0.05
-BYPASS_SEEN = 300.0  # seconds for which a call past the gateway is news
+BYPASS_WINDOW = 300.0  # seconds for which a call past the gateway is news
 
 
 def evaluate_threshold(facts: AlertInputs, condition: Condition) -> Iterator[Finding]:
     match condition:
         case when.ErrorRateAbove():
-            yield from _errors(facts, condition)
+            yield from _check_errors(facts, condition)
         case when.CallErrorRateAbove():
-            yield from _call_errors(facts, condition)
+            yield from _check_call_errors(facts, condition)
         case when.RefusalRateAbove():
-            yield from _refusals(facts, condition)
+            yield from _check_refusals(facts, condition)
         case when.LatencyAbove():
-            yield from _slow(facts, condition)
+            yield from _check_slow(facts, condition)
         case when.CapSpentAbove():
-            yield from _cap(facts, condition)
+            yield from _check_caps(facts, condition)
         case when.SpentTodayAbove():
-            yield from _today(facts, condition)
+            yield from _check_spend_today(facts, condition)
         case when.PoolWaitAbove():
-            yield from _pool(facts, condition)
+            yield from _check_pool_wait(facts, condition)
         case when.ThrottledAbove():
-            yield from _throttled(facts, condition)
+            yield from _check_throttling(facts, condition)
         case when.CallsBypass():
-            yield from _bypass(facts)
+            yield from _check_bypass(facts)
         case when.PolicyRefused():
-            yield from _policy(facts)
+            yield from _check_policy(facts)
 
 
 def _errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def _errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Find
     named = condition.route
     route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
     ok = route.requests - route.errors
-    enough = route.errors >= FEWEST_ERRORS or (route.errors >= FEWEST_IF_ALL and ok == 0)
+    enough = route.errors >= MIN_ERRORS or (route.errors >= FEWEST_IF_ALL and ok == 0)
     if not enough or route.error_share <= condition.share:
         return
     of = f" of {condition.route}" if condition.route is not None else ""
@@ -61,7 +61,7 @@ def _errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Find
     )
     if condition.route is None:
         worst = sorted(((r.errors, name) for name, r in span.routes.items() if r.errors), reverse=True)
-        text += f"; most of them of {_named(worst)}"
+        text += f"; most of them of {_list_worst(worst)}"
     yield Finding(condition.route or "", text, f"{route.error_share:.1%}", str(condition), level=route.error_share)
 
 
@@ -76,7 +76,7 @@ def _call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iter
             continue
         failed = outcomes.get("error", 0.0) + outcomes.get("fallback", 0.0)
         asked = failed + outcomes.get("ok", 0.0) + outcomes.get("cached", 0.0)
-        if failed < (FEWEST_IF_ALL if failed == asked else FEWEST_ERRORS) or failed <= condition.share * asked:
+        if failed < (FEWEST_IF_ALL if failed == asked else MIN_ERRORS) or failed <= condition.share * asked:
             continue
         length = format_duration(condition.over)
         text = f"{failed:.0f} of {asked:.0f} calls to {name} ended in an error or a fallback in {length}"
@@ -88,7 +88,7 @@ def _call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iter
 def _refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
     span, named = facts.window(condition.over), condition.route
     route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
-    if route.refused < FEWEST_ERRORS or route.refused <= condition.share * route.requests:
+    if route.refused < MIN_ERRORS or route.refused <= condition.share * route.requests:
         return
     share = route.refused / route.requests
     of = f" of {named}" if named is not None else ""
@@ -98,7 +98,7 @@ def _refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[
     )
     if named is None:
         worst = sorted(((r.refused, name) for name, r in span.routes.items() if r.refused), reverse=True)
-        text += f"; most of them of {_named(worst)}"
+        text += f"; most of them of {_list_worst(worst)}"
     yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
 
 
@@ -141,7 +141,7 @@ def _pool(facts: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding
     yield Finding("postgres", text, f"{over:.0f} of {asked:.0f}", str(condition), level=over, cause=holders)
 
 
-def _throttled(facts: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
+def _check_throttling(facts: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
     share = facts.window(condition.over).throttled / condition.over
     if share <= condition.share:
         return
@@ -161,10 +161,10 @@ def _cap(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]
         if users:
             who = "1 user has" if users == 1 else f"{users} users have"
             said.append(f"{who} spent more than {format_share(condition.share)} of a cap of their own")
-        text = f"at {name}, {' and '.join(said)}; {_spent(cap)}"
+        text = f"at {name}, {' and '.join(said)}; {_describe_spend(cap)}"
         value = f"{total:.0%} of the total" if total is not None else f"{users} users"
         level = users + 10 * (total or 0.0)
-        yield Finding(name, text, value, str(condition), level=level, settled=True)
+        yield Finding(name, text, value, str(condition), level=level, is_settled=True)
 
 
 def _today(facts: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Finding]:
@@ -174,25 +174,27 @@ def _today(facts: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Find
         return
     dearest = max(caps, key=lambda name: caps[name].spent_today)
     whole = CapInput(spent, sum(cap.projected_today for cap in caps.values()))
-    text = f"more than {format_money(condition.amount)} is spent today, most of it at {dearest}; {_spent(whole)}"
-    yield Finding("", text, f"${spent:.2f}", str(condition), level=spent, settled=True)
+    text = (
+        f"more than {format_money(condition.amount)} is spent today, most of it at {dearest}; {_describe_spend(whole)}"
+    )
+    yield Finding("", text, f"${spent:.2f}", str(condition), level=spent, is_settled=True)
 
 
-def _bypass(facts: AlertInputs) -> Iterator[Finding]:
-    found: Mapping[str, int] = facts.bypassed_calls(BYPASS_SEEN)
+def _check_bypass(facts: AlertInputs) -> Iterator[Finding]:
+    found: Mapping[str, int] = facts.bypassed_calls(BYPASS_WINDOW)
     for name, count in found.items():
         text = f"{count} calls went straight to the host of {name}: without retries, caps or an owner"
-        yield Finding(name, text, f"{count} calls", "calls bypass an upstream", level=count, settled=True)
+        yield Finding(name, text, f"{count} calls", "calls bypass an upstream", level=count, is_settled=True)
 
 
-def _policy(facts: AlertInputs) -> Iterator[Finding]:
+def _check_policy(facts: AlertInputs) -> Iterator[Finding]:
     refused = facts.policy_refused()
     if refused:
         text = f"the newest policy is refused, the one before it stays in force: {refused.splitlines()[0]}"
-        yield Finding("policy", text, "refused", "policy is refused", settled=True)
+        yield Finding("policy", text, "refused", "policy is refused", is_settled=True)
 
 
-def _named(counts: list[tuple[float, str]]) -> str:
+def _list_worst(counts: list[tuple[float, str]]) -> str:
     return ", ".join(f"{name} ({count:.0f})" for count, name in counts[:3])
 
 
@@ -202,5 +204,5 @@ def describe_attempts(results: Mapping[str, float], title: str) -> str:
     return f"; {title}: {shown}" if shown else ""
 
 
-def _spent(cap: CapInput) -> str:
+def _describe_spend(cap: CapInput) -> str:
     return f"${cap.spent_today:.2f} so far today, ${cap.projected_today:.2f} at its end as the last hour went"

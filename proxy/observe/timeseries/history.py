@@ -17,13 +17,13 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.timeseries.snapshot import Snapshot, SnapshotReader, subtract_snapshots
 from proxy.observe.timeseries.window_stats import WindowStats, window_stats
 
-FINE = 5.0  # seconds between two rows
-NEAR = 900.0  # seconds for which every row is kept
-MIDDLE = 60.0  # seconds between those that are kept longer
-LONGEST = 3600.0  # seconds: no rule may look further back
-COARSE = 300.0  # seconds a point of the last day
-DAY = 86400.0
-FRESH = 0.5  # seconds for which what was just read is not read again
+FINE_SECONDS = 5.0  # seconds between two rows
+FINE_HORIZON = 900.0  # seconds for which every row is kept
+COARSE_SECONDS = 60.0  # seconds between those that are kept longer
+MAX_WINDOW = 3600.0  # seconds: no rule may look further back
+DAY_STEP = 300.0  # seconds a point of the last day
+DAY_SECONDS = 86400.0
+FRESH_SECONDS = 0.5  # seconds for which what was just read is not read again
 
 COLUMNS = (
     "requests",
@@ -39,7 +39,7 @@ COLUMNS = (
     "pool_in_use",
     "pool_waiting",
 )
-_FAILED = ("error", "refused")
+_FAILED_OUTCOMES = ("error", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class PointSeries:
 
     def __init__(self, step: float, length: int) -> None:
         self.step = step
-        self._at: deque[float] = deque(maxlen=length)
+        self._times: deque[float] = deque(maxlen=length)
         self._columns: dict[str, deque[float | None]] = {name: deque(maxlen=length) for name in COLUMNS}
 
     def add(self, at: float, found: WindowStats, levels: GaugeLevels) -> None:
@@ -66,10 +66,10 @@ class PointSeries:
         values: tuple[float | None, ...] = (
             total.requests,
             total.errors,
-            _rounded(total.quantile(0.5)),
-            _rounded(total.quantile(0.95)),
+            _round_seconds(total.quantile(0.5)),
+            _round_seconds(total.quantile(0.95)),
             sum(count for _, count in outcomes),
-            sum(count for outcome, count in outcomes if outcome in _FAILED),
+            sum(count for outcome, count in outcomes if outcome in _FAILED_OUTCOMES),
             round(sum(found.cost.values()), 6),
             round(found.throttled, 3),
             levels.app_bytes,
@@ -77,12 +77,12 @@ class PointSeries:
             levels.pool_in_use,
             levels.pool_waiting,
         )
-        self._at.append(round(at, 1))
+        self._times.append(round(at, 1))
         for name, value in zip(COLUMNS, values, strict=True):
             self._columns[name].append(value)
 
     def as_lists(self) -> dict[str, object]:
-        return {"step_s": self.step, "at": list(self._at)} | {
+        return {"step_s": self.step, "at": list(self._times)} | {
             name: list(column) for name, column in self._columns.items()
         }
 
@@ -108,8 +108,8 @@ class MetricsHistory:
         self._latest: tuple[float, Snapshot] = (began, self._reader.read_snapshot())
         self._fine_snapshots: deque[tuple[float, Snapshot]] = deque([self._latest])
         self._coarse_snapshots: deque[tuple[float, Snapshot]] = deque()
-        self._recent_points = PointSeries(FINE, int(NEAR / FINE))
-        self._day_points = PointSeries(COARSE, int(DAY / COARSE))
+        self._recent_points = PointSeries(FINE_SECONDS, int(FINE_HORIZON / FINE_SECONDS))
+        self._day_points = PointSeries(DAY_STEP, int(DAY_SECONDS / DAY_STEP))
         self._day_step_start = self._latest
         self._peak_levels = GaugeLevels()
         self._windows_at = began  # several rules ask for the same span at once
@@ -118,7 +118,7 @@ class MetricsHistory:
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
-            await self._sleep(FINE)
+            await self._sleep(FINE_SECONDS)
             self.record_snapshot()
 
     def record_snapshot(self) -> None:
@@ -130,9 +130,9 @@ class MetricsHistory:
         self._recent_points.add(
             self._now(), window_stats(now - before_at, subtract_snapshots(before, row), places), levels
         )
-        self._peak_levels = _higher(self._peak_levels, levels)
+        self._peak_levels = _max_levels(self._peak_levels, levels)
         since, first = self._day_step_start
-        if now - since >= COARSE - FINE / 2:
+        if now - since >= DAY_STEP - FINE_SECONDS / 2:
             self._day_points.add(
                 self._now(), window_stats(now - since, subtract_snapshots(first, row), places), self._peak_levels
             )
@@ -145,7 +145,7 @@ class MetricsHistory:
         """What happened from so many seconds ago until now, at most an hour. Its end is at most half a second
         old; its beginning is the newest row that is old enough, so it may be up to 5 s longer, or 60 s, where it is
         over 15 min."""
-        if self.clock() - self._latest[0] > FRESH:
+        if self.clock() - self._latest[0] > FRESH_SECONDS:
             self._latest = (self.clock(), self._reader.read_snapshot())
         now, row = self._latest
         if self._windows_at != now:
@@ -155,7 +155,7 @@ class MetricsHistory:
         return self._windows[seconds]
 
     def _compute_window(self, seconds: float, now: float, row: Snapshot) -> WindowStats:
-        wanted = now - seconds + FINE / 100
+        wanted = now - seconds + FINE_SECONDS / 100
         began, first = (self._coarse_snapshots or self._fine_snapshots)[0]
         for rows in (self._fine_snapshots, self._coarse_snapshots):
             older = next((one for one in reversed(rows) if one[0] <= wanted), None)
@@ -174,15 +174,18 @@ class MetricsHistory:
         return self._recent_points.as_lists()
 
     def _expire_snapshots(self, now: float) -> None:
-        while now - self._fine_snapshots[0][0] > NEAR:
+        while now - self._fine_snapshots[0][0] > FINE_HORIZON:
             oldest = self._fine_snapshots.popleft()
-            if not self._coarse_snapshots or oldest[0] - self._coarse_snapshots[-1][0] >= MIDDLE - FINE / 2:
+            if (
+                not self._coarse_snapshots
+                or oldest[0] - self._coarse_snapshots[-1][0] >= COARSE_SECONDS - FINE_SECONDS / 2
+            ):
                 self._coarse_snapshots.append(oldest)
-        while self._coarse_snapshots and now - self._coarse_snapshots[0][0] > LONGEST + MIDDLE:
+        while self._coarse_snapshots and now - self._coarse_snapshots[0][0] > MAX_WINDOW + COARSE_SECONDS:
             self._coarse_snapshots.popleft()
 
 
-def _higher(a: GaugeLevels, b: GaugeLevels) -> GaugeLevels:
+def _max_levels(a: GaugeLevels, b: GaugeLevels) -> GaugeLevels:
     return GaugeLevels(
         max(a.app_bytes, b.app_bytes),
         max(a.gateway_bytes, b.gateway_bytes),
@@ -191,5 +194,5 @@ def _higher(a: GaugeLevels, b: GaugeLevels) -> GaugeLevels:
     )
 
 
-def _rounded(seconds: float | None) -> float | None:
+def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from operator import sub
 from typing import TypeAlias
 
-from proxy.observe.metric_family import OTHER
+from proxy.observe.metric_family import OTHER_LABEL
 from proxy.observe.metrics import DURATION_BUCKETS, WAIT_BUCKETS, Metrics
 
-MOST_ROUTES = 100  # more are counted together
-MOST_KEYS = 1000  # blocks in all: what a year of reloads may add is bounded
+MAX_ROUTES = 100  # more are counted together
+MAX_BLOCKS = 1000  # blocks in all: what a year of reloads may add is bounded
 
 Key = tuple[str, ...]
 Snapshot: TypeAlias = "array[float]"
@@ -66,16 +66,16 @@ class SnapshotReader:
     def _route_offset(self, name: str, row: Snapshot) -> int:
         key = ("route", name)
         if key not in self._offsets:
-            if self._route_count >= MOST_ROUTES:
-                key = ("route", OTHER)
+            if self._route_count >= MAX_ROUTES:
+                key = ("route", OTHER_LABEL)
             self._route_count += 1
         return self._offset(key, ROUTE_WIDTH, row)
 
     def _offset(self, key: Key, width: int, row: Snapshot) -> int:
         at = self._offsets.get(key)
         if at is None:
-            if len(self._offsets) >= MOST_KEYS:
-                key = (key[0], *(OTHER for _ in key[1:]))
+            if len(self._offsets) >= MAX_BLOCKS:
+                key = (key[0], *(OTHER_LABEL for _ in key[1:]))
             at = self._offsets.get(key)
         if at is None:
             at = self._offsets[key] = self._width

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.app import attribution
-from proxy.observe.request_registry import AFTERLIFE, RequestRegistry
+from proxy.observe.request_registry import KEEP_ENDED_SECONDS, RequestRegistry
 from proxy.policy.loading import PolicySource, load_policy
 
 
@@ -46,7 +46,7 @@ def test_a_loop_that_a_request_started_is_billed_to_its_user_for_ten_minutes_aft
     now = 5000.0
     assert requests.find("t").user == "ada"  # the request goes on, and so does what it started
     requests.end("t")
-    now += AFTERLIFE - 1
+    now += KEEP_ENDED_SECONDS - 1
     assert requests.find("t").user == "ada"
     now += 2
     assert requests.find("t") is None

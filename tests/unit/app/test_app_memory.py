@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.memory_recycler import IN_A_ROW, MIB, MemoryRecycler
-from proxy.app.memory_usage import FULL, LOOK, MemoryMeter, memory_limit, process_family
+from proxy.app.memory_recycler import MIB, SAMPLES_OVER, MemoryRecycler
+from proxy.app.memory_usage import PROCESSES_EVERY, PSS_EVERY, MemoryMeter, memory_limit, process_family
 from proxy.observe.memory_growth import MemoryGrowth, RouteGrowth
 from proxy.observe.process_sampler import ResourceSample
 from proxy.policy import schema
@@ -51,7 +51,7 @@ def test_between_full_measurements_the_change_of_resident_memory_is_added(tmp_pa
     meter = MemoryMeter(tmp_path)
     assert meter.measure(10) == 100 * 1024
     process(tmp_path, 10, 1, pss=7, rss=60)
-    assert [meter.measure(10) for _ in range(FULL)] == [100 * 1024 + 10 * PAGE] * (FULL - 1) + [7 * 1024]
+    assert [meter.measure(10) for _ in range(PSS_EVERY)] == [100 * 1024 + 10 * PAGE] * (PSS_EVERY - 1) + [7 * 1024]
 
 
 def test_a_new_process_counts_three_measurements_later_at_the_latest(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_new_process_counts_three_measurements_later_at_the_latest(tmp_path: P
     meter = MemoryMeter(tmp_path)
     assert meter.measure(10) == 100 * 1024
     process(tmp_path, 11, 10, pss=50)
-    assert [meter.measure(10) for _ in range(LOOK)] == [100 * 1024] * (LOOK - 1) + [150 * 1024]
+    assert [meter.measure(10) for _ in range(PROCESSES_EVERY)] == [100 * 1024] * (PROCESSES_EVERY - 1) + [150 * 1024]
 
 
 def test_another_app_is_measured_whole_at_once(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_real_children_are_counted_and_a_gone_process_has_none() -> None:
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        after = [meter.measure(os.getpid()) for _ in range(LOOK)][-1]
+        after = [meter.measure(os.getpid()) for _ in range(PROCESSES_EVERY)][-1]
         assert before is not None
         assert after is not None
         assert 40_000_000 < after - before < 120_000_000
@@ -247,10 +247,10 @@ def test_memory_is_warned_of_once_a_crossing_and_not_again_while_it_wavers() -> 
 
 def test_the_app_is_replaced_at_its_share_but_not_for_a_passing_peak() -> None:
     p = Pressed(schema.Memory(recycle=0.92))
-    p.at(95, IN_A_ROW - 1)
+    p.at(95, SAMPLES_OVER - 1)
     p.at(50)
     assert not p.replaced
-    p.at(92, IN_A_ROW)
+    p.at(92, SAMPLES_OVER)
     assert p.replaced == ["memory"]
 
 
@@ -288,17 +288,17 @@ def test_nothing_is_done_without_a_limit_or_while_the_app_is_away_or_the_gateway
 
 def test_a_newer_policy_holds_from_the_next_sample_on() -> None:
     p = Pressed(schema.Memory(recycle=0.92))
-    p.at(95, IN_A_ROW - 1)
+    p.at(95, SAMPLES_OVER - 1)
     p.policy = schema.App(memory=schema.Memory())
     p.at(95)
     p.policy = schema.App(memory=schema.Memory(recycle=0.92))
-    p.at(95, IN_A_ROW - 1)
+    p.at(95, SAMPLES_OVER - 1)
     assert not p.replaced
     p.policy = schema.App(memory=schema.Memory(recycle=0.97))
-    p.at(95, IN_A_ROW)
+    p.at(95, SAMPLES_OVER)
     assert not p.replaced
     p.policy = schema.App(memory=schema.Memory(recycle=0.9))
-    p.at(95, IN_A_ROW)
+    p.at(95, SAMPLES_OVER)
     assert p.replaced == ["memory"]
     p.policy = schema.App(memory=schema.Memory(recycle=0.9, every=10.0))
     p.at(95, 10)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.app.log_capture import BLOCK, LONGEST, LineCapture, detect_level
+from proxy.app.log_capture import MAX_BLOCK_LENGTH, MAX_LINE_BYTES, LineCapture, detect_level
 from proxy.observe.request_registry import Attribution
 
 PYTHON = """\
@@ -96,7 +96,7 @@ async def test_an_endless_traceback_is_bounded() -> None:
     heard = Heard()
     heard.lines.data_received(b"Traceback (most recent call last):\n" + b"  File x\n" * 20_000)
     heard.lines.connection_lost(None)
-    assert max(map(len, heard.messages())) < 2 * BLOCK
+    assert max(map(len, heard.messages())) < 2 * MAX_BLOCK_LENGTH
     assert sum(message.count("File x") for message in heard.messages()) == 20_000
 
 
@@ -119,20 +119,20 @@ async def test_colours_neither_hide_a_level_nor_are_told() -> None:
 @pytest.mark.parametrize("step", [1000, 10**6])
 async def test_a_line_too_long_becomes_several_cut_between_characters(step: int) -> None:
     heard = Heard()
-    line = "a" + "é" * LONGEST
+    line = "a" + "é" * MAX_LINE_BYTES
     data = f"{line}\nshort\n".encode()
     for at in range(0, len(data), step):
         heard.lines.data_received(data[at : at + step])
     *pieces, last = heard.messages()
     assert ("".join(pieces), last) == (line, "short")
-    assert max(len(piece.encode()) for piece in pieces) <= LONGEST
+    assert max(len(piece.encode()) for piece in pieces) <= MAX_LINE_BYTES
 
 
 async def test_bytes_that_are_no_utf8_are_shown_as_such_and_hurt_no_other_line() -> None:
     heard = Heard()
-    heard.lines.data_received(b"\xff\xfe x \xe2\x82\n" + b"\x80" * (LONGEST + 9) + b"\nWARNING: y\n")
+    heard.lines.data_received(b"\xff\xfe x \xe2\x82\n" + b"\x80" * (MAX_LINE_BYTES + 9) + b"\nWARNING: y\n")
     assert heard.messages()[0] == "\ufffd\ufffd x \ufffd"
-    assert sum(map(len, heard.messages()[1:-1])) == LONGEST + 9
+    assert sum(map(len, heard.messages()[1:-1])) == MAX_LINE_BYTES + 9
     assert heard.events[-1][:2] == ("warning", "WARNING: y")
 
 

@@ -30,7 +30,7 @@ class Process:
         self.made.append(self)
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self.status is None
 
     def end(self, status: int = 0) -> None:
@@ -38,11 +38,11 @@ class Process:
         self.ended.set()
 
     def kill_group(self) -> None:
-        if self.running:
+        if self.is_running:
             self.end(137)
 
     async def stop(self, patience: float, *_: object) -> None:
-        if not self.running:
+        if not self.is_running:
             return
         try:
             async with asyncio.timeout(min(patience, self.LINGER)):
@@ -107,7 +107,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     async def probe(*_: object) -> str | None:
         newest = Process.made[-1]
-        ready = newest.running and asyncio.get_running_loop().time() - newest.began >= newest.START
+        ready = newest.is_running and asyncio.get_running_loop().time() - newest.began >= newest.START
         return "127.0.0.1" if ready else None
 
     monkeypatch.setattr(supervisor, "AppProcess", Process)
@@ -116,7 +116,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     async def refused(*_: object) -> bool:
         return not Process.made[-1].listens
 
-    monkeypatch.setattr(probes.PortProbe, "refused", refused)
+    monkeypatch.setattr(probes.PortProbe, "is_refused", refused)
     monkeypatch.setattr(supervisor, "OrphanGuard", Warden)
 
     def run(story: Callable[[Life], Awaitable[None]], policy: schema.App = schema.App()) -> None:
@@ -142,7 +142,7 @@ def test_a_request_waits_for_others_to_finish_and_the_old_one_to_go_and_then_for
         waits = asyncio.ensure_future(life.answered(hold=5.0))
         await asyncio.sleep(10.0)
         assert life.app.is_replacing
-        assert life.process.running
+        assert life.process.is_running
         life.traffic.in_use = 0
         assert await waits == pytest.approx(10 + Process.LINGER + Process.START, abs=0.5)
         assert life.traffic.dropped == 1
@@ -220,7 +220,7 @@ def test_the_end_may_come_at_any_moment_of_a_replacement(live, after: float) -> 
         assert await waits is None
         assert not await replaced
         assert life.now() - began <= Process.LINGER + 0.1
-        assert not life.process.running
+        assert not life.process.is_running
 
     live(story)
 

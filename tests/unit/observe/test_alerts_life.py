@@ -10,9 +10,10 @@ from test_alerts_rules import House, route
 
 from proxy import __repository__
 from proxy.observe.alerts.alert import Alert, Finding
-from proxy.observe.alerts.channels import slack, webhook
-from proxy.observe.alerts.delivery import WAITING, DeliveryQueue, DeliveryRetryOptions
-from proxy.observe.alerts.manager import MOST, REMEMBERED, AlertManager
+from proxy.observe.alerts.channels.slack import slack_message
+from proxy.observe.alerts.channels.webhook import webhook_message
+from proxy.observe.alerts.delivery import MAX_WAITING, DeliveryQueue, DeliveryRetryOptions
+from proxy.observe.alerts.manager import KEEP_SECONDS, MAX_ALERTS, AlertManager
 from proxy.observe.alerts.notification import Notification
 from proxy.observe.alerts.runbook_hints import runbook_url
 from proxy.observe.health import ComponentHealth
@@ -27,7 +28,7 @@ HOLDS = Finding("openai", "it is bad", "9", "8", level=1.0)
 
 
 def said(alert, now, finding, cooldown=60.0):
-    return list(alert.judged(now, finding, "warning", cooldown))
+    return list(alert.update(now, finding, "warning", cooldown))
 
 
 def test_an_alert_is_told_once_at_its_beginning_once_when_over_and_between_by_its_cooldown():
@@ -38,7 +39,7 @@ def test_an_alert_is_told_once_at_its_beginning_once_when_over_and_between_by_it
 
 def test_what_stays_until_something_else_changes_is_told_again_only_once_it_is_worse():
     alert = Alert("cost_cap", "openai")
-    finding = replace(HOLDS, settled=True)
+    finding = replace(HOLDS, is_settled=True)
     assert said(alert, 0, finding) == ["begun"]
     assert said(alert, 100, replace(finding, level=1.04)) == []
     assert said(alert, 200, replace(finding, level=1.5)) == ["again"]
@@ -170,7 +171,7 @@ async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
         ("errors", "firing"),
     ]
     assert alerts.status()[0]["message"].startswith("app_down: all clear")
-    clock.now += REMEMBERED + 1
+    clock.now += KEEP_SECONDS + 1
     alerts.evaluate_rules()
     assert [each["name"] for each in alerts.status()] == ["errors"]
 
@@ -178,11 +179,11 @@ async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
 async def test_alerts_that_are_over_are_remembered_in_bounded_number(parts):
     house, clock, alerts, _, _ = parts
     alerts.apply(Policy(rules={"slow": AlertRule(parse_condition("p95 > 1s over 5m"))}))
-    house.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MOST + 50)})
-    assert len(alerts.evaluate_rules()) == MOST + 50
+    house.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MAX_ALERTS + 50)})
+    assert len(alerts.evaluate_rules()) == MAX_ALERTS + 50
     house.span = WindowStats(300)
     alerts.evaluate_rules()
-    assert len(alerts.status()) == MOST
+    assert len(alerts.status()) == MAX_ALERTS
 
 
 async def test_nobody_is_told_anything_while_the_gateway_stops(parts):
@@ -248,7 +249,7 @@ def made(name="breaker_open", state="firing", **more):
 
 
 def test_a_message_to_slack_says_what_since_when_how_bad_why_and_what_to_do():
-    body = slack.message([made()], "shop", "1.0")
+    body = slack_message([made()], "shop", "1.0")
     assert body["text"] == ":red_circle: shop: breaker_open: &lt;b&gt; &amp; more"
     (attachment,) = body["attachments"]
     header, what, figures, advice, context = attachment["blocks"]
@@ -265,13 +266,13 @@ def test_a_message_to_slack_says_what_since_when_how_bad_why_and_what_to_do():
         "<https://example.com/INCIDENTS.md#breaker_open|what to do about breaker_open>"
         in context["elements"][0]["text"]
     )
-    over = slack.message([made(state="cleared")], "shop", "1.0")["attachments"][0]
+    over = slack_message([made(state="cleared")], "shop", "1.0")["attachments"][0]
     assert over["color"] != attachment["color"]
     assert len(over["blocks"]) == 4
 
 
 def test_many_alerts_make_one_message_within_slacks_limits():
-    body = slack.message([made(f"rule{n}", message="x" * 9000) for n in range(40)], "shop", "1.0")
+    body = slack_message([made(f"rule{n}", message="x" * 9000) for n in range(40)], "shop", "1.0")
     assert "40 alerts: rule0 (openai)" in body["text"]
     assert len(body["attachments"]) == 9
     assert "and 32 more: rule8 (openai)" in body["attachments"][-1]["blocks"][0]["text"]["text"]
@@ -282,7 +283,7 @@ def test_many_alerts_make_one_message_within_slacks_limits():
 
 
 def test_a_webhook_gets_every_field():
-    body = webhook.message([made()], "shop", "1.0")
+    body = webhook_message([made()], "shop", "1.0")
     assert (body["app"], body["version"]) == ("shop", "1.0")
     assert list(body["alerts"][0]) == [
         "name",
@@ -304,8 +305,8 @@ async def test_what_waits_too_long_gives_way_to_what_is_new():
     sender = DeliveryQueue(
         "slack", "http://127.0.0.1:9/hunter2", emit=lambda *a, **k: lines.append(a), sent=counted.append
     )
-    for number in range(WAITING + 3):
-        sender.put({"text": str(number)})
+    for number in range(MAX_WAITING + 3):
+        sender.enqueue({"text": str(number)})
     assert counted == ["dropped"] * 3
     await sender.close(0)
     assert "hunter2" not in str(lines)

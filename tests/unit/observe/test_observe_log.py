@@ -228,7 +228,7 @@ def test_a_reader_that_stops_holds_up_nobody_and_learns_what_it_missed(pipe: tup
 
     reader = threading.Thread(target=drain)
     reader.start()
-    until(lambda: b"log.dropped" in received and not log._writer._held)
+    until(lambda: b"log.dropped" in received and not log._writer._pending_bytes)
     log.emit("after", "")
     assert log.close()
     os.close(write)
@@ -280,7 +280,7 @@ def test_a_line_that_cannot_be_written_out_takes_neither_others_nor_the_writer_a
     def act(log: EventLog) -> None:
         log.emit("before", "")
         log.log_request(AccessRecord(**(ACCESS | {"duration_ms": "soon"})))
-        until(lambda: not log._writer._held)
+        until(lambda: not log._writer._pending_bytes)
         log.emit("after", "")
 
     for shape in ("json", "text"):
@@ -305,7 +305,7 @@ def test_nothing_ends_the_writer_and_what_it_lost_is_counted_and_told() -> None:
     out = Strange()
     log = EventLog(schema.Log(), out=out)
     log.emit("lost", "")
-    until(lambda: log.dropped == 1 and not log._writer._held)
+    until(lambda: log.dropped == 1 and not log._writer._pending_bytes)
     log.emit("next", "")
     assert log.close()
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["next", "log.dropped"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.observe.recent_errors import KEPT, MOST, RecentErrors
+from proxy.observe.recent_errors import MAX_ERRORS, MAX_USERS_PER_SLOT, RecentErrors
 
 
 class Clock:
@@ -19,12 +19,16 @@ def remembering() -> tuple[RecentErrors, Clock]:
 
 def test_the_newest_errors_come_first_and_only_so_many_stay() -> None:
     recent, _ = remembering()
-    for number in range(KEPT + 5):
+    for number in range(MAX_ERRORS + 5):
         recent.add_request_error(f"r{number}", "ask", "GET", "/x?token=s3cret", "ada", 502, "broke", 0.25)
         recent.add_call_error(None, "openai", None, "ada", 0, "reset", 0.5)
-    assert len(recent.request_errors()) == len(recent.call_errors()) == KEPT
+    assert len(recent.request_errors()) == len(recent.call_errors()) == MAX_ERRORS
     newest = recent.request_errors()[0]
-    assert (newest["request_id"], newest["path"], newest["duration_ms"]) == (f"r{KEPT + 4}", "/x?token=***", 250.0)
+    assert (newest["request_id"], newest["path"], newest["duration_ms"]) == (
+        f"r{MAX_ERRORS + 4}",
+        "/x?token=***",
+        250.0,
+    )
     assert newest["time"] == "2026-09-21T14:13:20Z"
     assert recent.call_errors()[0]["status"] is None
 
@@ -48,9 +52,9 @@ def test_who_was_refused_most_in_the_last_hour() -> None:
 
 def test_a_flood_of_names_pushes_out_those_that_were_seen_once() -> None:
     recent, _ = remembering()
-    for number in range(3 * MOST):
+    for number in range(3 * MAX_USERS_PER_SLOT):
         recent.add_refusal(f"u{number}", "", "ask", "rate-limited")
         recent.add_refusal("eve", "", "ask", "rate-limited")
-    assert recent.count_refused_users()["ask"] == MOST
+    assert recent.count_refused_users()["ask"] == MAX_USERS_PER_SLOT
     assert recent.most_refused_users()[0]["user"] == "eve"
-    assert recent.most_refused_users()[0]["refused"] == 3 * MOST
+    assert recent.most_refused_users()[0]["refused"] == 3 * MAX_USERS_PER_SLOT

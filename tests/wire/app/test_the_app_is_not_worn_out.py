@@ -17,7 +17,7 @@ from proxy.policy.schema.server import Liveness
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a look's times a hundredth of what they are."""
-    for name in ("LOOK", "AGAIN", "REFUSED"):
+    for name in ("CHECK_SECONDS", "RECHECK_SECONDS", "REFUSED_SECONDS"):
         monkeypatch.setattr(probes, name, getattr(probes, name) / 100)
 
 
@@ -44,7 +44,9 @@ def accepted(sock: socket.socket) -> list[socket.socket]:
 def watch(sock: socket.socket, refused: int = 0) -> asyncio.Task[str]:
     clock = asyncio.get_running_loop().time
     looks = probes.LivenessProbe(Liveness, clock, lambda: refused, ProbeCost(lambda *_, **__: None, clock))
-    return asyncio.get_running_loop().create_task(looks.lost("127.0.0.1", sock.getsockname()[1], listened=True))
+    return asyncio.get_running_loop().create_task(
+        looks.wait_until_lost("127.0.0.1", sock.getsockname()[1], listened=True)
+    )
 
 
 async def test_a_busy_app_has_one_connection_of_ours_in_its_queue_and_not_one_more_with_each_look(
@@ -80,7 +82,9 @@ async def test_an_app_that_takes_that_connection_and_keeps_it_open_is_lost_once_
     refused = 0
     clock = asyncio.get_running_loop().time
     looks = probes.LivenessProbe(Liveness, clock, lambda: refused, ProbeCost(lambda *_, **__: None, clock))
-    lost = asyncio.get_running_loop().create_task(looks.lost("127.0.0.1", busy.getsockname()[1], listened=True))
+    lost = asyncio.get_running_loop().create_task(
+        looks.wait_until_lost("127.0.0.1", busy.getsockname()[1], listened=True)
+    )
     await asyncio.sleep(0.1)
     (kept,) = accepted(busy)
     busy.close()

@@ -7,7 +7,7 @@ import pytest
 from egress_gateway import CHAT, Vendor, egress_gateway, says
 from ingress_gateway import answering, ingress_gateway, until
 
-from proxy.observe.request_registry import AFTERLIFE, MOST_HEARD, MOST_SILENT, RequestRegistry
+from proxy.observe.request_registry import KEEP_ENDED_SECONDS, MAX_UNUSED_ENDED, MAX_USED_ENDED, RequestRegistry
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n."
 TOKEN = re.compile(rb"X-Outrigger-Request: (\w+)", re.IGNORECASE)
@@ -57,7 +57,7 @@ async def test_a_background_task_keeps_its_owner_over_six_thousand_static_files(
 
 
 async def test_where_there_are_too_many_those_that_nobody_came_back_with_go_first(monkeypatch):
-    monkeypatch.setattr("proxy.observe.request_registry.MOST_SILENT", 160)
+    monkeypatch.setattr("proxy.observe.request_registry.MAX_UNUSED_ENDED", 160)
     requests = RequestRegistry(asyncio.get_running_loop().time)
     async with ingress_gateway(answering(PAGE), BY_HEADER, requests=requests) as door:
         early, silent = await ask(door), await ask(door, "eve")
@@ -69,7 +69,7 @@ async def test_where_there_are_too_many_those_that_nobody_came_back_with_go_firs
 
 async def test_requests_that_were_refused_push_nobody_out(monkeypatch):
     """Their tokens never left, so nobody can come with them."""
-    monkeypatch.setattr("proxy.observe.request_registry.MOST_SILENT", 160)
+    monkeypatch.setattr("proxy.observe.request_registry.MAX_UNUSED_ENDED", 160)
     requests = RequestRegistry(asyncio.get_running_loop().time)
     policy = f"{BY_HEADER}\nroutes: [{{name: a, match: {{path: /limited}}, rate_limit: 1/h}}]"
     async with ingress_gateway(answering(PAGE), policy, requests=requests) as door:
@@ -107,7 +107,7 @@ def test_a_token_that_came_back_does_not_hold_longer_for_it():
     clock = Clock()
     requests = RequestRegistry(clock)
     over(requests, "one")
-    for _ in range(int(AFTERLIFE // 50)):
+    for _ in range(int(KEEP_ENDED_SECONDS // 50)):
         clock.now += 50
         assert requests.find("one") is not None
         over(requests, f"other{clock.now}")
@@ -118,13 +118,13 @@ def test_a_token_that_came_back_does_not_hold_longer_for_it():
 def test_what_is_remembered_is_bounded_and_goes_with_time():
     clock = Clock()
     requests = RequestRegistry(clock)
-    for at in range(MOST_SILENT + MOST_HEARD):
+    for at in range(MAX_UNUSED_ENDED + MAX_USED_ENDED):
         over(requests, f"s{at}")
         over(requests, f"h{at}")
         requests.find(f"h{at}")
     ended = int(re.search(r"(\d+) ended", repr(requests))[1])
-    assert 0.9 * (MOST_SILENT + MOST_HEARD) <= ended <= MOST_SILENT + MOST_HEARD
-    clock.now += AFTERLIFE + 1
+    assert 0.9 * (MAX_UNUSED_ENDED + MAX_USED_ENDED) <= ended <= MAX_UNUSED_ENDED + MAX_USED_ENDED
+    clock.now += KEEP_ENDED_SECONDS + 1
     over(requests, "last")
     over(requests, "heard")
     requests.find("heard")

@@ -11,13 +11,13 @@ from typing import Any
 
 from proxy.observe.alerts.notification import Notification
 
-MOST = 8  # alerts shown in one message, which has at most 50 blocks; the rest are named
+MAX_ALERTS_SHOWN = 8  # alerts shown in one message, which has at most 50 blocks; the rest are named
 COLOURS = {"critical": "#d72b3f", "warning": "#e8a917", "cleared": "#2e9e5b"}
-SIGNS = {"critical": ":red_circle:", "warning": ":large_yellow_circle:", "cleared": ":large_green_circle:"}
+EMOJI = {"critical": ":red_circle:", "warning": ":large_yellow_circle:", "cleared": ":large_green_circle:"}
 
 
-def message(notices: Sequence[Notification], app: str, version: str) -> dict[str, Any]:
-    shown, rest = notices[:MOST], notices[MOST:]
+def slack_message(notices: Sequence[Notification], app: str, version: str) -> dict[str, Any]:
+    shown, rest = notices[:MAX_ALERTS_SHOWN], notices[MAX_ALERTS_SHOWN:]
     attachments = [_attachment(notice, app, version) for notice in shown]
     if rest:
         text = f"and {len(rest)} more: {', '.join(_title(notice) for notice in rest)}"
@@ -28,8 +28,8 @@ def message(notices: Sequence[Notification], app: str, version: str) -> dict[str
 def _fallback(notices: Sequence[Notification], app: str) -> str:
     """What a notification shows, and a client that knows no blocks."""
     if len(notices) == 1:
-        return escape(f"{_sign(notices[0])} {app}: {notices[0].message}")[:3000]
-    return escape(f"{app}: {len(notices)} alerts: {', '.join(_title(notice) for notice in notices)}")[:3000]
+        return escape_mrkdwn(f"{_emoji(notices[0])} {app}: {notices[0].message}")[:3000]
+    return escape_mrkdwn(f"{app}: {len(notices)} alerts: {', '.join(_title(notice) for notice in notices)}")[:3000]
 
 
 def _attachment(notice: Notification, app: str, version: str) -> dict[str, Any]:
@@ -37,26 +37,26 @@ def _attachment(notice: Notification, app: str, version: str) -> dict[str, Any]:
     fields = [
         f"*Since*\n{notice.since}",
         f"*Severity*\n{notice.severity}",
-        f"*Rule*\n{escape(notice.threshold)}",
-        f"*Was*\n{escape(notice.value)}" if cleared else f"*Now*\n{escape(notice.value)}",
+        f"*Rule*\n{escape_mrkdwn(notice.threshold)}",
+        f"*Was*\n{escape_mrkdwn(notice.value)}" if cleared else f"*Now*\n{escape_mrkdwn(notice.value)}",
     ]
     blocks: list[dict[str, Any]] = [
         {
             "type": "header",
-            "text": {"type": "plain_text", "text": f"{_sign(notice)} {_title(notice)}"[:150], "emoji": True},
+            "text": {"type": "plain_text", "text": f"{_emoji(notice)} {_title(notice)}"[:150], "emoji": True},
         },
         _section(notice.message),
         {"type": "section", "fields": [{"type": "mrkdwn", "text": text[:2000]} for text in fields]},
     ]
     if not cleared:
         blocks.append(_section(f"Likely: {notice.likely_cause}\nFirst: {notice.first_step}"))
-    links = f"{escape(app)} · Outrigger {version} · <{notice.runbook}|what to do about {notice.name}>"
+    links = f"{escape_mrkdwn(app)} · Outrigger {version} · <{notice.runbook}|what to do about {notice.name}>"
     blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": links}]})
-    return {"color": COLOURS[_tone(notice)], "fallback": escape(notice.message)[:3000], "blocks": blocks}
+    return {"color": COLOURS[_tone(notice)], "fallback": escape_mrkdwn(notice.message)[:3000], "blocks": blocks}
 
 
 def _section(text: str) -> dict[str, Any]:
-    return {"type": "section", "text": {"type": "mrkdwn", "text": escape(text)[:3000]}}
+    return {"type": "section", "text": {"type": "mrkdwn", "text": escape_mrkdwn(text)[:3000]}}
 
 
 def _title(notice: Notification) -> str:
@@ -68,9 +68,9 @@ def _tone(notice: Notification) -> str:
     return "cleared" if notice.state == "cleared" else notice.severity
 
 
-def _sign(notice: Notification) -> str:
-    return SIGNS[_tone(notice)]
+def _emoji(notice: Notification) -> str:
+    return EMOJI[_tone(notice)]
 
 
-def escape(text: str) -> str:
+def escape_mrkdwn(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

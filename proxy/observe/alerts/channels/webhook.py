@@ -8,5 +8,5 @@ from typing import Any
 from proxy.observe.alerts.notification import Notification
 
 
-def message(notices: Sequence[Notification], app: str, version: str) -> dict[str, Any]:
-    return {"alerts": [notice.facts() for notice in notices], "app": app, "version": version}
+def webhook_message(notices: Sequence[Notification], app: str, version: str) -> dict[str, Any]:
+    return {"alerts": [notice.as_dict() for notice in notices], "app": app, "version": version}

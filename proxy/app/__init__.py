@@ -1,4 +1,4 @@
-"""The app: started, watched, replaced, stopped. `AppController` is how the rest of the house sees it."""
+"""The app: started, watched, replaced, stopped. The rest of the gateway knows it as an `AppController`."""
 
 from __future__ import annotations
 
@@ -8,38 +8,45 @@ from typing import Literal, Protocol
 from proxy.app.exit_history import ExitHistory
 from proxy.policy import schema
 
-AppEnvironment = tuple[Mapping[str, str], bool]  # an environment, and whether the lines that the app prints are wrapped
+AppEnvironment = tuple[Mapping[str, str], bool]  # the variables, and whether the lines that the app prints are wrapped
 AppState = Literal["starting", "ready", "restarting", "stopping", "ended"]
 
 
 class AppTraffic(Protocol):
-    """What the app is asked just now, by those who send it requests. `refused`: connections that it refused so far."""
+    """The requests that the app has now, as their sender knows them; implemented by the pool of connections to it.
+
+    `refused_connections` counts the connections that it refused so far.
+    """
 
     refused_connections: int
 
     @property
     def in_use(self) -> int:
-        """Connections with a request under way; tunnels are none."""
+        """Connections with a request in flight; tunnels do not count."""
 
     def close_idle(self) -> None:
-        """End the connections that wait for a next request."""
+        """Close the connections that wait for a next request."""
 
     def abort_requests(self, detail: str) -> int:
-        """End those with a request under way, and say how many there were; who waits for an answer is told why."""
+        """Close those with a request in flight; how many there were. `detail` is what their clients are told."""
 
 
 class AppController(Protocol):
-    """An app, whoever runs it. `since` is the clock's time of the last change of state."""
+    """An app, whoever runs it: the supervisor, or somebody else (`ExternalApp`).
+
+    `state` and `reason` (a sentence) say how it is, `since` is the clock's time of the last change of state. `exits`
+    is how it ended so far. `last_start_took` is in seconds, None if it is not known.
+    """
 
     state: AppState
     reason: str
     since: float
     exits: ExitHistory
-    last_start_took: float | None  # seconds from its start to its being ready; None where that is not known
+    last_start_took: float | None
 
     @property
     def is_replacing(self) -> bool:
-        """Away because it is being replaced, and not for longer than that may take."""
+        """Whether it is away because it is being replaced, and not for longer than that may take."""
 
     @property
     def is_ready(self) -> bool: ...
@@ -51,36 +58,36 @@ class AppController(Protocol):
     def pid(self) -> int | None: ...
 
     async def run(self) -> int:
-        """Its whole life; the status that the gateway should exit with."""
+        """Run it until it has ended for good; the status that the gateway should exit with."""
 
     async def wait_ready(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for it; at once where it is ready."""
+        """Wait up to `timeout` seconds for it to be ready; whether it is."""
 
     async def stop(self) -> None:
-        """End it in order; at once where it has ended. May be called again."""
+        """Stop it in order: its stop signal, and SIGKILL after its stop timeout. May be called again."""
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill it now."""
 
     def attach_traffic(
         self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0
     ) -> None:
-        """Know who sends it requests, how many seconds those in flight have before it is replaced, and how many calls
-        out have ended so far."""
+        """Set what it has to know of its traffic: `drain` gives the seconds that requests in flight have before it is
+        replaced, `calls` how many calls out have ended so far."""
 
     def set_environment_source(self, outfit: Callable[[], AppEnvironment]) -> None:
-        """Know what to start it with: asked at each start."""
+        """Set where its environment comes from; `outfit` is called at each start."""
 
     def start_replacement(self, reason: str) -> bool:
-        """Begin what `replace` waits for; False where there is nothing to replace now."""
+        """Begin what `replace` waits for; False if there is nothing to replace now."""
 
     async def replace(self, reason: str) -> bool:
-        """Stop it in order and start it anew, losing no request: new ones wait, those in flight finish first.
-        True once the new one is ready; False where it was not ready to begin with, is not ours to start, or
-        did not come back. Whoever waits here may go: the replacement goes on."""
+        """Stop it in order and start it anew without losing a request: new ones wait, those in flight finish first.
+        True as soon as the new one is ready; False if it was not ready to begin with, is not ours to start, or
+        did not come back. If the caller is cancelled, the replacement goes on."""
 
     def record_answer(self) -> None:
-        """It has just answered something: it is alive, whatever a probe says."""
+        """Note that it has just answered a request: it is alive, whatever a probe says."""
 
     def apply(self, policy: schema.App) -> None:
-        """Take a newer policy, as far as it can change while running."""
+        """Put a newer policy in force, as far as it can change while the app runs."""

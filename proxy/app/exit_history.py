@@ -1,4 +1,4 @@
-"""How the app ended, and how often without being asked to."""
+"""How the app ended, and how often it did so by itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ CRASH_REASONS = ("crash", "hung")
 
 @dataclass(frozen=True, slots=True)
 class ExitRecord:
-    """`status` is 128+N where signal N ended it, as a shell says it; `at` in seconds since the epoch."""
+    """One end of the app. `status` is 128+N if signal N ended it, as in a shell; `at` is in seconds since the epoch."""
 
     status: int
-    why: str  # crash, hung, or what it was replaced for
+    why: str  # crash, hung, stop, or what it was replaced for
     pid: int
     at: float
 
@@ -31,7 +31,7 @@ class ExitRecord:
 
 
 class ExitHistory:
-    """Since the gateway's start. `crashes` counts those that nobody asked for."""
+    """The exits since the gateway started. `crashes` counts those that nobody asked for, `last` is the newest."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -44,7 +44,7 @@ class ExitHistory:
         return self.last
 
     def status(self, when: Callable[[float], str]) -> Mapping[str, object]:
-        """For /status; `when` writes a moment."""
+        """The fields for /status; `when` formats a time."""
         last = self.last
         found = last and {
             "status": last.status,

@@ -1,4 +1,7 @@
-"""`app.url`, or `app.port` without a command: an app that something else runs. It is asked, never told."""
+"""An app that something else runs: `app.url`, or `app.port` without a command.
+
+It is probed, but not started or stopped.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ from proxy.observe.emit import EmitEvent
 from proxy.policy import schema
 
 READY_PROBE_SECONDS = (
-    2.0  # seconds between two looks at an app that is there: two of them, and health is true within 5 s
+    2.0  # seconds between two probes of a ready app: after two of them, so within 5 s, health is right
 )
 
 
 class ExternalApp:
-    """Ready while its port accepts (or `ready.path` answers); a request just answered spares the question."""
+    """Ready while its port accepts connections, or while `ready.path` answers; a request answered just now saves the
+    probe. An `AppController` whose methods to start and stop do nothing."""
 
     def __init__(self, policy: schema.App, *, emit: EmitEvent, clock: Callable[[], float]) -> None:
-        """Raises UsageError where the URL is not http://HOST:PORT."""
+        """Raises UsageError if the URL is not http://HOST:PORT."""
         self._policy = policy
         self._emit = emit
         self._clock = clock
@@ -35,7 +39,7 @@ class ExternalApp:
         self.reason = "not asked yet"
         self.since = clock()
         self.last_start_took: float | None = None
-        self.exits = ExitHistory()  # whoever runs it knows
+        self.exits = ExitHistory()  # whoever runs it knows them
 
     @property
     def is_ready(self) -> bool:
@@ -56,10 +60,10 @@ class ExternalApp:
     def attach_traffic(
         self, traffic: AppTraffic, drain: Callable[[], float], calls: Callable[[], int] = lambda: 0
     ) -> None:
-        pass  # whoever runs it looks after its requests
+        pass  # whoever runs it drains its requests
 
     def set_environment_source(self, outfit: Callable[[], AppEnvironment]) -> None:
-        pass  # whoever starts it gives it its environment
+        pass  # whoever starts it sets its environment
 
     def start_replacement(self, reason: str) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Where an app listens, as the kernel says (proc_net_tcp(5), proc_pid_fd(5)); on other systems than Linux nothing."""
+"""Where an app listens, read from the kernel (proc_net_tcp(5), proc_pid_fd(5)); nothing on systems other than Linux."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
-WILDCARDS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,7 +19,7 @@ class Listener:
 
     @property
     def is_exposed(self) -> bool:
-        """Whether it is reached by other addresses than loopback."""
+        """Whether addresses other than loopback reach it."""
         return not self.host.startswith("127.") and self.host != "::1"
 
     def __str__(self) -> str:
@@ -28,7 +27,8 @@ class Listener:
 
 
 def find_listeners(pids: Iterable[int], proc: Path = Path("/proc")) -> list[Listener]:
-    """The TCP listeners that these processes hold, by port. Those whose descriptors may not be read hold none."""
+    """The TCP listeners of these processes, ordered by port. A process whose descriptors may not be read
+    counts as having none."""
     inodes = {inode for pid in pids for inode in _socket_inodes(proc / str(pid) / "fd")}
     if not inodes:
         return []
@@ -62,7 +62,7 @@ def _socket_inodes(folder: Path) -> list[str]:
 
 
 def _parse_address(text: str) -> str:
-    """Words of 32 bits in the machine's own order."""
+    """An address as /proc/net/tcp has it: words of 32 bits in the machine's byte order."""
     words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
     data = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
     return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)

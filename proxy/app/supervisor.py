@@ -1,8 +1,28 @@
-"""The app's life under the gateway: started, ready, replaced when it ends or hangs, stopped in order.
+"""The app's life under the gateway, as a state machine over one process at a time.
 
-starting ─ready→ ready ─ends, hangs, is asked to→ restarting ─ready→ ready …
-    └─ends→ ended (before it was ever ready, its status is ours)
-any ─stop()→ stopping → ended
+state        event                                          next         what is done
+───────────  ─────────────────────────────────────────────  ───────────  ─────────────────────────────────────────────
+starting     a readiness probe succeeds                     ready
+starting     the process ends, or start_timeout passes      ended        its status is the gateway's
+ready        the process ends by itself (crash)             restarting   a new one starts after restart.backoff
+ready        liveness is lost (hung)                        restarting   the process is stopped, a new one starts
+ready        start_replacement() (memory, reload)           restarting   requests drain, it is stopped, a new one starts
+ready        a worker ends with status 0                    ended
+restarting   a readiness probe succeeds                     ready
+restarting   the process ends, or start_timeout passes      restarting   the backoff doubles, up to restart.max_backoff
+restarting   that was attempt restart.give_up_after         ended
+any          stop()                                         stopping     stop_signal, stop_timeout, SIGKILL
+any          kill()                                         ended        SIGKILL at once
+stopping     the last process of the group has ended        ended
+
+One task, `run`, owns the process: it alone starts processes and sees each to its end. Whoever wants it to end earlier
+(stop, kill, a replacement) resolves the future `_replacement_reason`, of which there is one per process; a reason that
+comes late, when the process has ended already, is without effect. So a crash in the middle of a replacement is one
+restart, not two. The first start is special: an app that was never ready has most likely a wrong command or
+configuration, and restarting it would only hide its message.
+
+While a replacement is under way, `_drained` is clear from its beginning to the end of the old process, and
+`wait_ready` does not count that time: a request waits for the drain, and then `app.hold` for the new process.
 """
 
 from __future__ import annotations
@@ -24,15 +44,21 @@ from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.policy import schema
 from proxy.util.background_tasks import BackgroundTasks
 
-SLOW_START_SECONDS = 20.0  # seconds until a start that takes long is spoken of
-DRAIN_POLL_SECONDS = 0.02  # seconds between two looks at what is still in flight
-NEVER_READY_STATUS = 1  # the status where the app was stopped for not getting ready in time, and ended with 0
+SLOW_START_SECONDS = 20.0  # seconds of a start after which a warning is logged
+DRAIN_POLL_SECONDS = 0.02  # seconds between two looks at the requests in flight
+NEVER_READY_STATUS = 1  # the exit status if the app was stopped for not being ready in time, and ended with 0
 
 
 class Supervisor:
-    """Runs one command as long as it should live. `worker`: it serves no port, so it is ready once it runs,
-    and its ending with status 0 is the end. `tell` gets the app's own lines where they are wrapped,
-    `find` knows a request by the token that a wrapped line bears. `orphans`: what the app detaches comes to us."""
+    """Runs one command, and runs it again when it ends; an `AppController`.
+
+    `worker`: the app serves no port, so it is ready as soon as it runs, and ends the gateway if it ends with status 0.
+    `tell` gets the lines that the app prints if they are wrapped; `find` finds a request by the token in such a line.
+    `orphans` reaps the processes that the app detaches; without it they are left alone. `on_restart` is called with
+    the reason of each restart: crash, hung, or what the app was replaced for.
+
+    `ready_once` says whether it has ever been ready, `last_start_took` how many seconds the last start took.
+    """
 
     def __init__(
         self,
@@ -64,14 +90,14 @@ class Supervisor:
         self._host = LOOPBACK[0]
         self._process: AppProcess | None = None
         self._ready = asyncio.Event()
-        self._replacement_reason: asyncio.Future[str] | None = None  # why the running process is to be replaced
+        self._replacement_reason: asyncio.Future[str] | None = None  # why the process should end
         self._stopping = False
         self._ended = asyncio.Event()
         self._traffic: AppTraffic | None = None
         self._drain_seconds: Callable[[], float] = lambda: 0.0
-        self._drained = asyncio.Event()  # clear from a replacement's beginning to the old process's end
+        self._drained = asyncio.Event()  # clear from the beginning of a replacement to the end of the old process
         self._drained.set()
-        self._replacement_deadline = 0.0  # until then a replacement is no outage
+        self._replacement_deadline = 0.0  # until then the absence of the app is expected
         self._tasks = BackgroundTasks()
         self._probe_cost = ProbeCost(emit, clock)
         self._port_check = PortCheck(port, emit)
@@ -131,12 +157,12 @@ class Supervisor:
         while not self.is_ready and not self._ended.is_set() and (left := until - self._clock()) > 0:
             if not self._drained.is_set():
                 began = self._clock()
-                await self._drained.wait()  # bounded by `drain` and `stop_timeout`: `timeout` is for the start
+                await self._drained.wait()  # bounded by `drain` and `stop_timeout`; `timeout` is for the start
                 until += self._clock() - began
                 continue
             try:
                 async with asyncio.timeout(None if timeout == float("inf") else left):
-                    await self._ready.wait()  # it may be gone again by the time that this comes back
+                    await self._ready.wait()  # it may have ended again by the time that this returns
             except TimeoutError:
                 pass
         return self.is_ready
@@ -181,7 +207,7 @@ class Supervisor:
             self._reaper.kill_orphans()
 
     def start_replacement(self, reason: str) -> bool:
-        """`reason` is a word of the metric app_restarts_total: memory, reload."""
+        """Begin to replace the app. `reason` is a label of the metric app_restarts_total: memory or reload."""
         process, asked = self._process, self._replacement_reason
         if not self.is_ready or self._stopping or process is None or asked is None:
             return False
@@ -198,7 +224,7 @@ class Supervisor:
     async def _run_replacement(self, reason: str, process: AppProcess, asked: asyncio.Future[str]) -> None:
         try:
             await self._drain_requests(process, reason)
-        finally:  # whatever happens, nobody waits for ever
+        finally:  # whatever happens, nobody may wait for ever
             if not asked.done():
                 asked.set_result(reason)
             try:
@@ -208,7 +234,7 @@ class Supervisor:
                 self._drained.set()
 
     async def _drain_requests(self, process: AppProcess, reason: str) -> None:
-        """Requests in flight have the drain's time."""
+        """Give the requests in flight the drain time to finish; cut those that did not."""
         traffic, patience = self._traffic, self._drain_seconds()
         if traffic is not None:
             text = f"Replacing the app ({reason}); {traffic.in_use} requests have {patience:g} s to finish."
@@ -222,7 +248,7 @@ class Supervisor:
                 traffic.abort_requests("The app did not finish its answer within listen.drain, and is being replaced.")
             traffic.close_idle()
 
-    # ── life ─────────────────────────────────────────────────────────────────────────────────
+    # ── the processes, one after the other ───────────────────────────────────────────────────
 
     async def _run_until_stopped(self, warden: OrphanGuard) -> int:
         failed = 0
@@ -282,7 +308,7 @@ class Supervisor:
         return process
 
     async def _wait_until_ready(self, process: AppProcess, began: float) -> bool:
-        """False where it ended, was told to stop, or took longer than `start_timeout`."""
+        """Probe until it is ready. False if it ended, was stopped, or took longer than `start_timeout`."""
         policy = self._policy
         told, elsewhere = False, ""
         while process.is_running and not self._stopping:
@@ -324,7 +350,7 @@ class Supervisor:
         )
 
     async def _wait_until_over(self, process: AppProcess) -> str:
-        """Why a ready app is over: crash, or what it was replaced for."""
+        """Wait for the end of a ready app; why it is over: crash, hung, or what it is replaced for."""
         asked = self._replacement_reason
         assert asked is not None
         listened = not (self._worker and self._policy.ready.path is None)
@@ -338,7 +364,7 @@ class Supervisor:
         return "hung"
 
     async def _finish_process(self, process: AppProcess, why: str) -> int:
-        """See a process and its group to their end; the status."""
+        """Stop what is left of a process and its group, and record how it ended; its status."""
         on_its_own = not process.is_running
         if not self._stopping:
             self._set_state("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
@@ -353,11 +379,11 @@ class Supervisor:
         return status
 
     def _record_exit(self, process: AppProcess, why: str) -> None:
-        """In the log as an error where it ended by itself."""
+        """Keep and log an exit; it is an error if the app ended by itself."""
         exit = self.exits.record(process.status or 0, why, process.pid)
         crashes = self.exits.crashes
         if why == "crash":
-            text = f"The app ended with {exit}."  # the same each time: whoever groups messages counts them together
+            text = f"The app ended with {exit}."  # the same text each time, so that log tools can group it
         else:
             text = f"The app ended with {exit}, as it was told to ({why})."
         level: LogLevel = "error" if why == "crash" else "info"
@@ -365,7 +391,7 @@ class Supervisor:
         self._emit("app.exit", text, level=level, **facts)
 
     async def _stop_process(self, process: AppProcess) -> None:
-        """`stop_timeout` for all of it, detached processes included."""
+        """Stop the process, its group and what it detached, all within `stop_timeout`."""
         began, patience = self._clock(), self._policy.stop_timeout
         await process.stop(patience, signal.Signals[self._policy.stop_signal])
         if self._reaper is not None:
@@ -375,7 +401,7 @@ class Supervisor:
         self._emit("app.orphans", f"The app has ended; processes that it had detached are ended, too: {count}.")
 
     def _update_guard(self, warden: OrphanGuard, orphans: Sequence[int]) -> None:
-        """Who is to end, and how, should we be killed."""
+        """Tell the guard whom to end, and how, if the gateway is killed."""
         process = self._process
         if process is not None and process.is_running:
             stop = signal.Signals[self._policy.stop_signal]
@@ -387,7 +413,7 @@ class Supervisor:
             await asyncio.sleep(min(left, 0.1))
         return self._stopping
 
-    # ── small things ─────────────────────────────────────────────────────────────────────────
+    # ── helpers ──────────────────────────────────────────────────────────────────────────────
 
     def _set_state(self, state: AppState, reason: str) -> None:
         if state != self.state:
@@ -405,7 +431,7 @@ class Supervisor:
 
 
 async def _wait_first(*waiting: object) -> None:
-    """Wait for the first of several, and for none of the others."""
+    """Wait for the first of several to finish, and cancel the others."""
     tasks = [asyncio.ensure_future(one) for one in waiting]  # type: ignore[call-overload]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -13,7 +13,7 @@ from free_ports import free_port
 from gateway_process import APPS, eventually, gateway
 
 from proxy.observe.log import EventLog
-from proxy.observe.sentry import AGAIN, connect_sentry
+from proxy.observe.sentry import REPEAT_SECONDS, connect_sentry
 from proxy.policy import schema
 from proxy.policy.schema.alerting import Sentry as Policy
 
@@ -62,7 +62,7 @@ async def test_a_fault_of_ours_is_told_by_kind_and_place_once_a_minute_never_by_
             for _ in range(5):
                 fail(SECRET)
             log.emit("policy.refused", f"an operator's {SECRET}", level="error")
-            now += AGAIN
+            now += REPEAT_SECONDS
             fail(SECRET)
             log.close()
         await asyncio.to_thread(sentry.close)

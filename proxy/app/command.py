@@ -1,4 +1,5 @@
-"""What to start: the words after `--`, with the public port that a shell put in too early taken out again."""
+"""What to start: the words after `--`. A shell may have put the public port into them; there the private one
+belongs."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 from proxy.app.shell_command import SHELL, exec_last_command, main_program
 
-# What a port stands behind: --port, --bind, -p, -b, -P, and --server.port (Streamlit), --http-port, --ServerApp.port
-# (Jupyter) and their like; --listen (waitress), --http and --http-socket (uWSGI).
+# The options that a port follows: --port, --bind, -p, -b, -P, and --server.port (Streamlit), --http-port,
+# --ServerApp.port (Jupyter) and their like; --listen (waitress), --http and --http-socket (uWSGI).
 _LONG = r"--(?:[\w-]+[._-])?(?:port|bind)|--listen|--http(?:-socket)?"
 _OPTION = re.compile(rf"(?:{_LONG}|-[pPb])")
 _JOINED = re.compile(rf"((?:{_LONG})=|-[pPb]=?)(?=.)")
@@ -18,8 +19,8 @@ _JOINED = re.compile(rf"((?:{_LONG})=|-[pPb]=?)(?=.)")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`argv` is what is executed; `replaced` says which words were changed, for the log. `is_line`: the shell in it
-    was put there by us."""
+    """What is executed, `argv`, and how it is shown in the log, `display`. `replaced_words` says which words were
+    changed; `is_shell_line`: the shell in `argv` was put there by us."""
 
     argv: tuple[str, ...]
     display: str
@@ -28,25 +29,25 @@ class Command:
 
     @property
     def program(self) -> str:
-        """The program that is looked for, of a shell line the one that stays."""
+        """The program to look for on PATH; of a shell line, the one that stays as the process."""
         if self.argv[0] == SHELL and len(self.argv) == 3:
             return main_program(self.argv[2]) or SHELL
         return self.argv[0]
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """The words that may be programs: all of a shell line's."""
+        """The words that may be programs; of a shell line, all of them."""
         if self.argv[0] == SHELL and len(self.argv) == 3:
             return tuple(word for word in re.split(r"[\s;&|()'\"]+", self.argv[2]) if word)
         return (self.argv[0],)
 
 
 def parse_command(words: Sequence[str], public: int | None, private: int) -> Command:
-    """The command to start. One word with spaces in it is a shell line; there the public port is replaced
-    only where it stands as a number, `$PORT` being the shell's business.
+    """The command to start. One word with spaces in it is a shell line; in it only a port in digits is replaced, since
+    `$PORT` is for the shell to expand.
 
-    Only after a port option (--port, --server.port, -p, --bind, -b and their like, in any spelling) or as HOST:PORT is
-    the public port replaced by the private one; no other word is touched.
+    The public port is replaced by the private one after a port option (--port, --server.port, -p, --bind, -b and their
+    like, in any spelling) and in HOST:PORT; no other word is touched.
     """
     if len(words) == 1 and re.search(r"\s", words[0].strip()):
         line, replaced = _replace_in_line(words[0].strip(), public, private)
@@ -79,12 +80,12 @@ def _replace_port_in_word(word: str, before: str, public: int | None, private: i
 
 
 def _replace_port(value: str, public: int | None, private: int) -> str:
-    """A port, or an address that ends with it; in a line it may stand in quotes."""
+    """In a port, or in an address that ends with one; in a shell line it may be quoted."""
     return re.sub(rf"(^|[:'\"]){public}(?=['\"]?$)", rf"\g<1>{private}", value)
 
 
 def _replace_in_line(line: str, public: int | None, private: int) -> tuple[str, tuple[str, ...]]:
-    """The same inside a shell line, whose spacing and quoting stay as they are."""
+    """As `_replace_in_words`, inside a shell line, whose spaces and quotes stay as they are."""
     if not public:
         return line, ()
     replaced: list[str] = []

@@ -1,4 +1,4 @@
-"""What the app gets of the environment: all of it, but for what would tell it of the gateway."""
+"""The app's environment: all of the gateway's, except for what is meant for the gateway alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from shutil import which
 
 OWN_SECRETS = ("OUTRIGGER_ADMIN_TOKEN",)
-# A service manager's word to us: an app that took it would take our sockets, or say that it is us.
+# What systemd tells the gateway (sd_listen_fds(3), sd_notify(3)): an app that read it would take the gateway's sockets,
+# or report its own state as the gateway's.
 SERVICE_MANAGER_VARIABLES = (
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
@@ -31,10 +32,10 @@ def build_environment(
     extra: Mapping[str, str] | None = None,
     venv: Path | None = None,
 ) -> tuple[dict[str, str], list[str]]:
-    """The app's environment, and sentences on what was changed in it.
+    """The app's environment, and a sentence for each value that was changed.
 
-    `venv` is the gateway's own virtual environment (by default the running one): where it was activated,
-    it is taken out of PATH and VIRTUAL_ENV, unless one of the app's `programs` is found nowhere else.
+    `venv` is the gateway's own virtual environment, by default the running one. If it is activated, it is taken out of
+    PATH and VIRTUAL_ENV, unless one of the app's `programs` is found nowhere else. `extra` is added at the end.
     """
     env = {
         name: value

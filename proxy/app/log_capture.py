@@ -1,7 +1,8 @@
-"""`app_output: wrap`: the app's lines become log lines. It is never stalled: its pipes are always drained.
+"""`app_output: wrap`: the lines that the app prints become events of the log. The app is never held up: its pipes are
+always drained.
 
-A traceback is one event: what belongs to it comes within some milliseconds. No line is ever left out for its level:
-the app decided to print it. Colours are left out: they are a terminal's.
+A traceback is one event: its lines come within milliseconds of each other. No line is dropped for its level, since the
+app decided to print it. Control sequences (colours) are removed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from proxy.observe.request_registry import Attribution
 
 MAX_LINE_BYTES = 64 * 1024  # bytes of one line; the rest of a longer one becomes further lines
 MAX_BLOCK_LENGTH = 32 * 1024  # characters of one traceback; the rest of a longer one becomes further events
-BLOCK_GAP_SECONDS = 0.05  # seconds within which the next line of a traceback comes
+BLOCK_GAP_SECONDS = 0.05  # seconds within which the next line of a traceback must come
 
-TOKEN_MARK = re.compile("\x1e([0-9A-Za-z]{1,64})\x1f")  # a request's token, put there by the attribution inside the app
+TOKEN_MARK = re.compile("\x1e([0-9A-Za-z]{1,64})\x1f")  # a request's token, put there by the hooks inside the app
 CONTROL_SEQUENCE = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")  # any control sequence (ECMA-48 section 5.4)
 TRACEBACK_START = re.compile(r"[ +|]*(?:Exception Group )?Traceback \(most recent call last\):")
 TRACEBACK_CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
@@ -28,9 +29,10 @@ FindAttribution = Callable[[str], Attribution | None]
 
 
 class LineCapture(asyncio.Protocol):
-    """Cuts what a pipe brings into lines and tells each, with the request that it bears the token of.
+    """Splits what comes from a pipe into lines, and emits each with the request whose token it bears.
 
-    A line that looks like the beginning of a traceback waits `SOON` for what follows it.
+    A line that looks like the beginning of a traceback opens a block, which is emitted as one event when a line comes
+    that does not belong to it, or after `BLOCK_GAP_SECONDS` without a line.
     """
 
     def __init__(self, emit: EmitEvent, stream: str, find: FindAttribution) -> None:
@@ -40,9 +42,10 @@ class LineCapture(asyncio.Protocol):
         self._rest = b""
         self._block: list[str] = []
         self._block_length = 0
-        self._block_token: str | None = None  # of the block
-        self._in_frames = False  # in its frames: whatever comes belongs to it up to the exception's own line
-        self._in_group = False  # an ExceptionGroup's
+        self._block_token: str | None = None  # of the request that the open block belongs to
+        # inside the frames of a traceback: every line belongs to it up to the exception's own line
+        self._in_frames = False
+        self._in_group = False  # inside the traceback of an ExceptionGroup
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -72,7 +75,7 @@ class LineCapture(asyncio.Protocol):
             self._sort_line(text, token)
 
     def _sort_line(self, text: str, token: str | None) -> None:
-        """Into the block that is open, into one of its own, or out at once."""
+        """Add a line to the open block, open a block with it, or emit it."""
         if self._block:
             if (
                 self._belongs_to_block(text)
@@ -130,7 +133,7 @@ class LineCapture(asyncio.Protocol):
 
 
 def _split_long_line(line: bytes) -> Iterator[bytes]:
-    """Of at most LONGEST bytes, cut between characters."""
+    """Pieces of at most MAX_LINE_BYTES, cut between UTF-8 characters."""
     while len(line) > MAX_LINE_BYTES:
         at = MAX_LINE_BYTES
         while at > MAX_LINE_BYTES - 4 and line[at] & 0xC0 == 0x80:
@@ -145,8 +148,8 @@ _LEVEL_WORDS: dict[str, LogLevel] = {
     "error": "error", "err": "error", "critical": "error", "fatal": "error", "panic": "error", "alert": "error",
     "emergency": "error",
 }  # fmt: skip
-# A word in capitals near the line's beginning, any in brackets, one before a colon with at most a time before it, or
-# a field of logfmt. The first one counts: what comes after it is what the line is about.
+# A word in capitals near the beginning of the line, one in brackets, one before a colon with at most a time before it,
+# or a logfmt field. The first match counts: later ones are part of the message.
 _LEVEL_PATTERN = re.compile(
     r"\b(TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
     r"|\[(?i:(trace|debug|info|notice|warn|warning|error|critical|fatal|alert))\]"
@@ -163,8 +166,8 @@ _LEVEL_NUMBERS: tuple[tuple[int, LogLevel], ...] = (
 
 
 def detect_level(line: str) -> LogLevel:
-    """What the line says of itself: as JSON with a level, at its beginning in words, or by being an exception's;
-    info where it says nothing."""
+    """The level that a line states: in a JSON field, in a word near its beginning, or by being the line of an
+    exception; info if it states none."""
     if line.startswith("{"):
         found = _json_level(line)
         if found is not None:
@@ -191,6 +194,6 @@ def _json_level(line: str) -> LogLevel | None:
 
 
 async def capture_output(pipe: IO[bytes], emit: EmitEvent, stream: str, find: FindAttribution) -> None:
-    """Drain a pipe into the log until its end."""
+    """Start to drain a pipe into the log, until its end."""
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: LineCapture(emit, stream, find), pipe)

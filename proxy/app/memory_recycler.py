@@ -1,4 +1,5 @@
-"""Memory against its limit: warned of once a crossing, and where the policy says so the app is replaced in time."""
+"""Memory pressure: a warning each time memory crosses its threshold, and if the policy says so, the app is replaced
+before the kernel's OOM killer ends it."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ from proxy.observe.process_sampler import ResourceSample
 from proxy.policy import schema
 
 MIB = 1024 * 1024
-HYSTERESIS = 0.05  # of the limit: so far below a threshold it must fall before the next crossing counts
-SAMPLES_OVER = 3  # samples, one a second: a passing peak is no reason to replace the app
+HYSTERESIS = 0.05  # share of the limit by which memory must fall below a threshold before the next crossing counts
+SAMPLES_OVER = 3  # in a row, one a second: a short peak is no reason to replace the app
 
 
 class MemoryRecycler:
-    """`take` gets every sample. `replace` begins a replacement and comes back at once. While the gateway is
-    `stopping` nothing is replaced: the app is about to end anyhow."""
+    """Compares every sample (`check_sample`) with the policy's `app.memory.warn` and `app.memory.recycle`.
+
+    `replace` begins a replacement and returns at once. While the gateway is `stopping` nothing is replaced. Each
+    obstacle to a replacement is logged once."""
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class MemoryRecycler:
         self._stopping = stopping
         self._warned = False
         self._samples_over = 0
-        self._last_obstacle = ""  # why it is not replaced, as last said
+        self._last_obstacle = ""  # why it is not replaced, as logged last
         self._replaced_at: float | None = None
 
     def check_sample(self, sample: ResourceSample) -> None:

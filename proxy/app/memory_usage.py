@@ -1,4 +1,4 @@
-"""What the app uses of what there is, read from the kernel's own files."""
+"""The memory limit, and what the app uses of it, read from the kernel (cgroups(7), proc(5))."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with a number near 2^63
-PSS_EVERY = 10  # measurements from one that counts shared pages once to the next
-PROCESSES_EVERY = 3  # measurements from one look at which processes there are to the next
+PSS_EVERY = 10  # measurements between two that count shared pages once
+PROCESSES_EVERY = 3  # measurements between two looks at which processes there are
 _ROOT = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), meminfo: Path = _MEMINFO) -> int | None:
-    """The container's memory limit in bytes (cgroup v2, v1, or v2 beside v1), or None where there is none to be
-    seen. A limit may stand at any level above us: the least of them is the one that ends us, or the machine's
-    memory where that is less still."""
+    """The container's memory limit in bytes (cgroup v2, v1, or v2 beside v1), or None if none can be read.
+
+    A limit may be set at any level above us: the least of them is the one that holds, or the machine's memory if that
+    is less still."""
     files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
     try:
         for line in own.read_text().splitlines():
@@ -30,7 +31,7 @@ def memory_limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), memi
     except (OSError, ValueError):
         pass
     found = [value for value in map(_read_number, files) if value is not None and value < UNLIMITED]
-    if not found:  # v1 tells of levels that a container cannot see, too
+    if not found:  # v1 also reports levels that a container cannot see
         hidden = _read_field(root / "memory" / "memory.stat", "hierarchical_memory_limit")
         found = [hidden] if hidden is not None and hidden < UNLIMITED else []
     if not found:
@@ -40,7 +41,7 @@ def memory_limit(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"), memi
 
 
 def machine_memory(meminfo: Path = _MEMINFO) -> int | None:
-    """Bytes of memory that the machine has, or None where the kernel does not say."""
+    """Bytes of memory that the machine has, or None if the kernel does not say."""
     there = _read_field(meminfo, "MemTotal:")
     return there * 1024 if there is not None else None
 
@@ -52,12 +53,12 @@ def _files_upwards(base: Path, path: str, name: str) -> list[Path]:
 
 
 class MemoryMeter:
-    """Bytes of the app with all its processes (a master and its forked workers are one), measured anew each time.
+    """Measures the memory of the app with all its processes: a master and its forked workers are one app.
 
-    A page that several processes share counts once, where the kernel tells (PSS in smaps_rollup). It walks every
-    page for that, 6 ms for 400 MB, so it is asked at every tenth measurement and whenever the processes are others;
-    in between the change of resident memory is added. Where PSS may not be read, resident memory stands in, without
-    the pages that a child shares with files or others.
+    A page that several processes share counts once if the kernel tells (PSS, the proportional set size in
+    smaps_rollup). The kernel walks every page for that, 6 ms for 400 MB, so it is read at every tenth measurement and
+    whenever the processes have changed; in between the change of the resident set size is added. If PSS may not be
+    read, resident memory is taken, without the pages that a child shares with files or other processes.
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
@@ -66,7 +67,7 @@ class MemoryMeter:
         self._pid = self._measured = self._resident = self._turn = 0
 
     def measure(self, pid: int) -> int | None:
-        """None where it has ended."""
+        """Bytes of the process and its family; None if it has ended."""
         turn = self._turn = (self._turn + 1) % PSS_EVERY if pid == self._pid else 0
         pids = process_family(pid, self._proc) if turn % PROCESSES_EVERY == 0 else self._pids
         sizes = [size for one in pids if (size := _read_resident(self._proc / str(one))) is not None]
@@ -87,10 +88,10 @@ class MemoryMeter:
 
 
 def process_family(pid: int, proc: Path = Path("/proc")) -> list[int]:
-    """A process, its descendants, and whoever is of its group (orphans), in order.
+    """The ids of a process, its descendants, and the members of its process group (orphans), in order.
 
-    Everybody's parents are read for it, 0.05 ms each. The kernel's own lists of children would be one for each
-    thread: 40 ms for twenty workers of forty threads.
+    The parent of every process is read for it, 0.05 ms each. The kernel also lists children, but one list for each
+    thread: that takes 40 ms for twenty workers of forty threads.
     """
     try:
         everybody = process_parents(proc)
@@ -109,7 +110,7 @@ def process_family(pid: int, proc: Path = Path("/proc")) -> list[int]:
 
 
 def process_parents(proc: Path) -> dict[int, tuple[int, int]]:
-    """Parent and group of every process there is."""
+    """Parent and process group of every process, by its id."""
     found = {}
     for name in os.listdir(proc):
         if name.isdigit():
@@ -123,7 +124,7 @@ def process_parents(proc: Path) -> dict[int, tuple[int, int]]:
 
 
 def _read_resident(folder: Path) -> tuple[int, int] | None:
-    """Resident bytes, and those of them that are files' or shared memory."""
+    """Resident bytes, and how many of them are pages of files or shared memory."""
     try:
         fields = (folder / "statm").read_text().split()
         return int(fields[1]) * _PAGE, int(fields[2]) * _PAGE

@@ -1,4 +1,5 @@
-"""`metrics.app`: the app's own metrics, asked for at each scrape, past the front door: it is no user's request."""
+"""`metrics.app`: the app's own metrics, fetched from the app at each scrape of the gateway. The request goes straight
+to the app and not through the ingress, since it is no user's request."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class UnusableMetrics(Exception):
 
 
 class AppMetricsScraper:
-    """`path` gives the policy's `metrics.app`. A failure is logged once, and so is its end."""
+    """Fetches the app's metrics. `path` gives the policy's `metrics.app`. A failure is logged once, and so is its
+    end."""
 
     def __init__(self, app: AppController, path: Callable[[], str | None], *, emit: EmitEvent) -> None:
         self._app = app
@@ -33,7 +35,7 @@ class AppMetricsScraper:
         self._last_failure = ""
 
     async def fetch(self, openmetrics: bool) -> AppExposition | None:
-        """None where the policy names no path."""
+        """The app's exposition, empty if it cannot be had; None if the policy names no path."""
         path = self._path()
         if path is None:
             return None

@@ -1,8 +1,8 @@
-"""Whoever kills the gateway kills the app with it: a shell that waits on a pipe, and processes to end.
+"""If the gateway is killed, the app is ended with it: a small shell waits on a pipe that closes with the gateway.
 
 PR_SET_PDEATHSIG would reach the app's first process only, and only on Linux. The kernel closes the pipe
-however the gateway ends, `kill -9` included; the shell (under 1 MiB) then ends the app's group, and whoever of its
-descendants has a session of its own.
+however the gateway ends, also by `kill -9`; the shell (under 1 MiB) then ends the app's process group, and those of its
+descendants that have a session of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from proxy.process.hardening import minimal_environment
 
 GRACE_SECONDS = 2  # seconds between the stop signal and SIGKILL
 
-# Lines of: the group, whom its stop signal goes to, that signal, orphans of the app; the last one counts, 0: nobody.
+# It reads lines of: the group, whom its stop signal goes to, that signal, the app's orphans. The last line counts;
+# group 0 means that there is nobody to end.
 # `kill -s`, since dash takes the `--` after `kill -KILL` for a process.
 SCRIPT = f"""
 tree() {{
@@ -42,7 +43,7 @@ for p in $all; do kill -s KILL "$p"; done
 
 
 class OrphanGuard:
-    """Watches over one group at a time."""
+    """The guard of one process group at a time. `pid` is that of the shell."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -61,8 +62,8 @@ class OrphanGuard:
     def watch(
         self, group: int, *, whole: bool = False, stop: signal.Signals = signal.SIGTERM, orphans: Sequence[int] = ()
     ) -> None:
-        """End this group when the gateway ends; 0: none. The signal `stop` goes to its first process, or to the
-        `whole` of it."""
+        """Set which group to end when the gateway ends; 0: none. The signal `stop` goes to its first process, or to the
+        `whole` group."""
         target = f"-{group}" if whole else f"{group}"
         line = " ".join((f"{group} {target} {stop.name.removeprefix('SIG')}", *map(str, orphans))).encode() + b"\n"
         if line == self._last_line:
@@ -72,10 +73,10 @@ class OrphanGuard:
         try:
             self._process.stdin.write(line)
         except BrokenPipeError:
-            pass  # somebody killed the warden; the app is not worse off than without one
+            pass  # somebody killed the guard; the app is not worse off than without one
 
     def dismiss(self) -> None:
-        """The group has ended: so may the warden."""
+        """End the guard, since the group has ended. Waits for its shell."""
         self.watch(0)
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""OUTRIGGER=off: the break-glass. The app alone, as if the gateway were not there."""
+"""OUTRIGGER=off, the emergency switch: the app runs alone, as if the gateway were not there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUI
 
 
 def exec_passthrough(words: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    """Become the app's command, nothing in it changed; exits 127 or 126 where that cannot be.
+    """Become the app's command by exec, with nothing in it changed; exits with 127 or 126 if that fails.
 
-    Of a shell line the last command is what we become. Where only a shell can run it, it is started in a group of its
-    own, which gets the signals that we get: a shell would keep them to itself. It ends as the shell does; told to stop,
-    when all of the group have ended.
+    Of a shell line, the process becomes the last command. If only a shell can run the line, it is started in a process
+    group of its own, which gets the signals that we get: a shell would keep them to itself. We end when the shell ends;
+    after a signal, when all of the group have ended.
     """
     argv = list(words)
     if len(argv) == 1 and re.search(r"\s", argv[0].strip()):
@@ -38,11 +38,13 @@ def exec_passthrough(words: Sequence[str], environ: Mapping[str, str]) -> NoRetu
 
 
 def _run_in_shell(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The status; 128+N where signal N ended it. In a terminal the group stays ours, which then gets its signals."""
-    from proxy.app.reaper import become_subreaper, reap_children  # it brings asyncio, which nothing else needs here
+    """Its status; 128+N if signal N ended it. In a terminal it stays in our group, which gets the terminal's
+    signals."""
+    from proxy.app.reaper import become_subreaper, reap_children  # it imports asyncio, which nothing else needs here
 
     terminal = sys.stdin is not None and sys.stdin.isatty()
-    become_subreaper()  # whoever ends after the shell is buried here: an unburied zombie is of its group for ever
+    # we reap those that end after the shell: a zombie stays a member of its group until it is reaped
+    become_subreaper()
     process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
 
     told: list[int] = []
@@ -64,7 +66,7 @@ def _run_in_shell(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Whether there was anybody."""
+    """Whether the group had a member."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):

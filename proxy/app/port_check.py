@@ -1,4 +1,4 @@
-"""Whether the app listens where it was told to, and nowhere that leads round us."""
+"""Checks that the app listens on the port that it was given, and that nobody but the gateway reaches it there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from proxy.app.listening_sockets import Listener, find_listeners
 from proxy.app.memory_usage import process_family
 from proxy.observe.emit import EmitEvent
 
-WRONG_PORT_AFTER = (
-    5.0  # seconds from a start until a port of its own is spoken of; helpers may listen before the app does
-)
+WRONG_PORT_AFTER = 5.0  # seconds from a start until another port is reported; helpers may listen before the app does
 
 
 class PortCheck:
-    """Each is told once. `find` gives the listeners of a process with its family."""
+    """Logs each of the two faults once. `find` gives the listeners of a process with its family."""
 
     def __init__(
         self,
@@ -29,7 +27,7 @@ class PortCheck:
         self._warned_exposed = False
 
     def find_wrong_port(self, pid: int) -> str:
-        """A sentence where it listens, and not on its port; empty otherwise."""
+        """A sentence if it listens, but not on its port; empty otherwise."""
         found = self._find_listeners(pid)
         if not found or any(one.port == self._port for one in found):
             return ""
@@ -46,7 +44,8 @@ class PortCheck:
         return text
 
     def warn_if_exposed(self, pid: int) -> None:
-        """The private port is for us alone: whoever else reaches it has no limits, no owner and any address."""
+        """Warn if others can reach the private port: their requests would have no limits and could claim any
+        address."""
         if self._warned_exposed:
             return
         wide = next((one for one in self._find_listeners(pid) if one.port == self._port and one.is_exposed), None)

@@ -1,4 +1,4 @@
-"""One run of the app: a process in a group of its own, from its start to its last child's end."""
+"""One run of the app: a process in a process group of its own, from its start to the end of its last child."""
 
 from __future__ import annotations
 
@@ -29,8 +29,13 @@ class AppCannotStart(OutriggerError):
 
 
 class AppProcess:
-    """`ended` is set when the process started has; members of its group may outlive it. `is_line`: it is a shell of
-    ours. `reap` waits for orphans that have ended: a zombie is still of its group."""
+    """A started process. `pid` is its id and that of its group; `status` its exit status, None while it runs; `ended`
+    is set when it has ended, though members of its group may outlive it. `stdout` and `stderr` are the pipes that its
+    output comes from, if it is wrapped.
+
+    `is_line`: it is a shell of ours. `reap` reaps orphans that have ended: a zombie still counts as a member of its
+    group.
+    """
 
     def __init__(
         self,
@@ -82,10 +87,10 @@ class AppProcess:
         try:
             loop.call_soon_threadsafe(self._set_status, code)
         except RuntimeError:
-            pass  # the loop has closed: nobody waits any more
+            pass  # the loop is closed: nobody waits any more
 
     def _set_status(self, code: int) -> None:
-        self.status = code if code >= 0 else 128 - code  # ended by signal N: 128+N, as a shell says it
+        self.status = code if code >= 0 else 128 - code  # 128+N if signal N ended it, as in a shell
         self.ended.set()
 
     @property
@@ -93,7 +98,7 @@ class AppProcess:
         return self.status is None
 
     def kill_group(self) -> bool:
-        """SIGKILL to whoever is left of the group; whether there was anybody."""
+        """Send SIGKILL to what is left of the group; whether anything was."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -101,13 +106,13 @@ class AppProcess:
         return True
 
     async def stop(self, patience: float, stop: signal.Signals) -> None:
-        """The signal `stop`, up to `patience` seconds for the whole group to end, SIGKILL for what is left of it.
+        """Send the signal `stop`, wait up to `patience` seconds for the whole group to end, and kill what is left of
+        it.
 
-        The signal goes to the process that was started: its children are its own business. Behind a shell of ours
-        nobody but the group is the app. A shell of the app's own, and whoever else the signal itself ends (npm does
-        nothing about it), leaves children that nobody tells any more: they are told as well, as are those whose
-        parent had ended before.
-        Whoever asks later waits for the same end.
+        The signal goes to the process that was started, which stops its own children. It goes to the whole group if
+        nobody else would stop them: behind a shell of ours, where the group is the app; after a process that the
+        signal itself ended (a shell of the app's own, or npm, which does not handle it); and if the process had ended
+        before. A second call waits for the same end.
         """
         if self._stop_task is None:
             self._stop_task = asyncio.get_running_loop().create_task(self._stop_group(patience, stop))

@@ -1,9 +1,9 @@
-"""Processes that the app detached: whoever of its descendants loses its parent becomes our child.
+"""Orphans, the processes that the app detached: a descendant of ours that loses its parent becomes our child.
 
-As process 1 of a container that is so by itself, elsewhere on Linux by asking for it (PR_SET_CHILD_SUBREAPER,
-prctl(2)). We wait for those that end: one that nobody waits for stays a zombie, and a zombie is still of its group.
-Those that run on when the app has ended are ended as well: they have a session of their own, which no signal to the
-app's group reaches, and would otherwise outlive us, or meet the next app with its port or its lock taken.
+That is so by itself for process 1 of a container, and elsewhere on Linux on request (PR_SET_CHILD_SUBREAPER, prctl(2)).
+We reap those that end: without that they would stay zombies, which still count as members of their group. Those that
+run on after the app has ended are ended as well: they have a session of their own, which no signal to the app's group
+reaches, and would outlive the gateway, or hold the port or the lock that the next app needs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 
 from proxy.app.memory_usage import process_parents
 
-WATCH_SECONDS = 0.5  # seconds between two looks; one system call, and our own list of children
+WATCH_SECONDS = 0.5  # seconds between two looks; each is one system call and a read of our own list of children
 POLL_SECONDS = 0.05
-MIN_GRACE = 0.5  # seconds that they have at least, however long the app itself took
-APP_MARK = b"OUTRIGGER_EGRESS="  # what every descendant of the app has in its environment
+MIN_GRACE = 0.5  # seconds that orphans have at least, however long the app itself took to stop
+APP_MARK = b"OUTRIGGER_EGRESS="  # a variable that every descendant of the app has
 PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> bool:
-    """Whether orphans among our descendants come to us from now on."""
+    """Become the parent of orphaned descendants; whether that was possible."""
     if os.getpid() == 1:
         return True
     if not sys.platform.startswith("linux"):
@@ -35,7 +35,8 @@ def become_subreaper() -> bool:
 
 
 class OrphanReaper:
-    """`spared` children of ours are none of the app's, nor is whom they started."""
+    """Reaps and ends the app's orphans. Children that the gateway has at its start, or that are excluded later, are not
+    the app's, and neither are their descendants."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
@@ -45,15 +46,16 @@ class OrphanReaper:
         self._excluded.add(pid)
 
     async def watch(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
-        """For ever: bury who has ended, and tell who there is. `ours` is the child that somebody else waits for."""
+        """Until it is cancelled: reap those that have ended, and call `told` with those that run. `ours` is the child
+        that somebody else waits for."""
         while True:
             reap_children(ours())
             told([pid for pid in self._list_children() if pid not in self._excluded and pid != ours()])
             await asyncio.sleep(WATCH_SECONDS)
 
     async def end_orphans(self, patience: float, tell: Callable[[int], None]) -> None:
-        """The app has ended: SIGTERM to whom it left behind, SIGKILL after `patience` seconds. `tell` gets how many
-        they are, where there are any."""
+        """End what an ended app left behind: SIGTERM, and SIGKILL after `patience` seconds. `tell` is called with how
+        many they are, if there are any."""
         reap_children(None)
         left = self.find_orphans()
         if not left:
@@ -65,7 +67,7 @@ class OrphanReaper:
         while (left := self.find_orphans()) and loop.time() < deadline:
             await asyncio.sleep(POLL_SECONDS)
             reap_children(None)
-        while left:  # each that is killed may leave us its own
+        while left:  # each that is killed may leave us its own children
             _send_signal(left, signal.SIGKILL)
             await asyncio.sleep(0.01)
             reap_children(None)
@@ -75,7 +77,7 @@ class OrphanReaper:
         _send_signal(self.find_orphans(), signal.SIGKILL)
 
     def find_orphans(self) -> list[int]:
-        """Whom an app that has ended left behind, zombies apart."""
+        """What an ended app left behind, zombies included only if they have not been reaped."""
         try:
             everybody = process_parents(self._proc)
         except OSError:
@@ -92,7 +94,7 @@ class OrphanReaper:
         return found
 
     def _belongs_to_app(self, pid: int) -> bool:
-        """Process 1 inherits from whoever else works in the container, too (`docker exec`)."""
+        """Process 1 also inherits the orphans of others who work in the container (`docker exec`)."""
         if os.getpid() != 1:
             return True
         try:
@@ -101,7 +103,7 @@ class OrphanReaper:
             return False
 
     def _list_children(self) -> Iterable[int]:
-        """Ours, by the kernel's own list of each of our threads; empty where it keeps none."""
+        """Our children, from the kernel's list for each of our threads; none if it keeps no such list."""
         found: list[int] = []
         for file in (self._proc / "self" / "task").glob("*/children"):
             try:
@@ -112,11 +114,11 @@ class OrphanReaper:
 
 
 def reap_children(ours: int | None) -> None:
-    """Every child that has ended but for `ours`, whose status is not to be taken from who waits for it."""
+    """Reap every child that has ended, except `ours`: its status is for the one that waits for it."""
     try:
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if ended.si_pid == ours:
-                return  # gone in a moment
+                return  # the one that waits for it reaps it in a moment
             os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         pass  # there is none at all

@@ -1,8 +1,8 @@
-"""Shell lines: what only a shell understands, and where its last command can take its place.
+"""Shell lines: what only a shell can run, and when its last command can take the place of the shell.
 
-A signal sent to a shell reaches nobody else: it ends, or waits until its command has. `exec` before the last simple
-command of a line changes nothing else, since nothing follows (POSIX.1-2024, Shell & Utilities, section 2.9.1.4 and
-`exec`): the app is then the process that was started, with its own status and signals.
+A signal that is sent to a shell reaches nobody else: the shell ends, or waits until its command has ended. `exec`
+before the last simple command of a line changes nothing else, since nothing follows (POSIX.1-2024, Shell & Utilities,
+section 2.9.1.4 and `exec`): the app is then the process that was started, with its own status and signals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEYWORDS = frozenset(
         "select", "function", "time", "[[", "]]", "coproc",
     )
 )  # fmt: skip
-# What has no program of its own, or whose program would not do the same.
+# Commands without a program of their own, or whose program would not do the same.
 BUILTINS = frozenset(
     (
         ".", ":", "[", "alias", "bg", "break", "builtin", "cd", "command", "continue", "declare", "dirs", "echo",
@@ -36,7 +36,7 @@ _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\\.|[^\s'\"\\])+")
 
 
 def exec_last_command(line: str) -> str:
-    """The line with `exec` before its last command, where that is a simple one; else as it is."""
+    """The line with `exec` before its last command if that is a simple one, else the line as it is."""
     parts = list(_split_commands(line))
     words = [_first_word(line[start:end]) for start, end in parts]
     if not parts or any(word in KEYWORDS or word == "trap" for word, _ in words):
@@ -49,7 +49,7 @@ def exec_last_command(line: str) -> str:
 
 
 def main_program(line: str) -> str:
-    """The program of a line's last command, where it is one of a list; else of its first."""
+    """The program of the last command of a list; of any other line, its first word."""
     for start, end in reversed(list(_split_commands(line))):
         word, at = _first_word(line[start:end])
         if word == "exec":
@@ -63,7 +63,7 @@ def main_program(line: str) -> str:
 
 
 def is_shell(pid: int, argv0: str, proc: Path = Path("/proc")) -> bool:
-    """Whether a process is a shell now: one may have become something else by `exec`."""
+    """Whether a process is a shell now; it may have become something else by `exec`."""
     try:
         name = os.readlink(proc / str(pid) / "exe")
     except OSError:
@@ -72,7 +72,7 @@ def is_shell(pid: int, argv0: str, proc: Path = Path("/proc")) -> bool:
 
 
 def _first_word(command: str) -> tuple[str, int]:
-    """A command's first word behind its assignments, as written, and where it begins; empty where there is none."""
+    """A command's first word after its assignments, as written, and its position; an empty one if there is none."""
     lead = len(command) - len(command.lstrip())
     assigned = _ASSIGNED.match(command, lead)
     at = assigned.end() if assigned is not None else lead
@@ -85,8 +85,8 @@ def _unquote(word: str) -> str:
 
 
 def _split_commands(line: str) -> Iterator[tuple[int, int]]:
-    """The commands of a list (`a && b; c`), each as where it begins and ends; none where the line is anything else: a
-    pipe, a job in the background, a subshell, a here-document, a substitution, or a quote that nothing closes."""
+    """The commands of a list (`a && b; c`), each by its start and end. None if the line is anything else: a pipe, a job
+    in the background, a subshell, a here-document, a substitution, or a quote that is not closed."""
     found: list[tuple[int, int]] = []
     start = at = 0
     while at < len(line):
@@ -114,7 +114,8 @@ def _split_commands(line: str) -> Iterator[tuple[int, int]]:
 
 
 def _closing_quote(line: str, at: int) -> int:
-    """Behind the quote that closes the one here; -1 where none does, or a command is substituted between them."""
+    """The position after the quote that closes the one at `at`; -1 if none does, or if a command is substituted
+    inside."""
     quote, at = line[at], at + 1
     while at < len(line):
         if line[at] == quote:

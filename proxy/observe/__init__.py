@@ -1,1 +1,1 @@
-"""What the house shows: events, log lines, metrics, request ids, health."""
+"""Observability: events and the log, metrics and their history, alerts, request ids, health."""

@@ -1,4 +1,4 @@
-"""The access line: what a finished request was, in one line."""
+"""The access log: one line for each finished request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from proxy.observe.log_format import encode_json, quote_json
 
 
 class AccessRecord(NamedTuple):
-    """`path` is the target as it was sent, query included. Written out later, by the log's own thread."""
+    """A finished request. Times are in milliseconds, sizes in bytes. `path` is the request target as it was sent, query
+    included. The line is formatted later, by the log's own thread."""
 
     request_id: str
     trace_id: str | None
@@ -30,7 +31,7 @@ class AccessRecord(NamedTuple):
     refused: str | None = None
 
     def format_json(self, stamp: str, level: str, path: str) -> str:
-        """The line with its newline; `path` is the target without its secrets."""
+        """The line as JSON, with its newline; `path` is the target without its secrets."""
         # fmt: off
         (
             request_id, trace_id, route, method, _, status, took, app, user, tier, ip, bytes_in, bytes_out,
@@ -50,7 +51,7 @@ class AccessRecord(NamedTuple):
         )
 
     def extra_fields(self) -> dict[str, object]:
-        """For people: what the message does not say already."""
+        """The fields of the line in text form: those that its message does not show already."""
         facts = self._asdict()
         for told in ("method", "path", "status"):
             del facts[told]
@@ -67,7 +68,8 @@ def _number(value: float | None) -> str:
 
 
 def _text(value: str | None) -> str:
-    """A JSON string or null. Only these come from clients unchecked, and may hold lone surrogates."""
+    """A JSON string or null. Only values that come unchecked from clients, which may hold lone surrogates, need
+    this."""
     if value is None:
         return "null"
     if value.isascii():

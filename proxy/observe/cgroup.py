@@ -1,4 +1,4 @@
-"""How long the container's CPU quota held it back, from the cgroup's files (v1 and v2)."""
+"""CPU use and throttling of the container, from its cgroup's files (v1 and v2, cgroups(7))."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ _CONTROLLERS = ("cpu,cpuacct", "cpu")
 
 
 class CpuThrottling:
-    """Seconds throttled since the cgroup was made; 0 where no file tells (no cgroup, no quota, not Linux).
+    """How long the CPU quota held the container back.
 
-    A quota may stand at any level above us, and each level counts only its own, so the levels are summed up
-    as far as they can be seen. Which files those are is looked up once.
+    A quota may be set at any level above us, and each level counts only its own throttling, so all levels that can be
+    read are added up. The files are looked up once.
     """
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
         self._files = _find_stat_files(root, own)
 
     def throttled_seconds(self) -> float:
+        """Seconds since the cgroup was made; 0 if no file tells (no cgroup, no quota, not Linux)."""
         return sum(_read_throttled(file) for file in self._files)
 
 
@@ -62,15 +63,13 @@ def _read_throttled(file: Path) -> float:
 
 
 class CpuUsage:
-    """What the container uses of its CPU: of our own group, against the least quota of any level above.
-
-    `seconds` is CPU time since the group was made; `cores` how many it may keep busy, None without a quota.
-    """
+    """CPU time of our own cgroup, and the least quota of any level above it."""
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> None:
         self._folders = [file.parent for file in _find_stat_files(root, own)]
 
     def usage_seconds(self) -> float | None:
+        """Seconds of CPU time since the cgroup was made, None if no file tells."""
         for folder in self._folders[:1]:
             for name, key, scale in (("cpu.stat", "usage_usec", 1e6), ("cpuacct.usage", "", 1e9)):
                 if (value := _read_number(folder / name, key)) is not None:
@@ -78,11 +77,12 @@ class CpuUsage:
         return None
 
     def quota_cores(self) -> float | None:
+        """How many cores the container may keep busy; None without a quota."""
         return min((cores for folder in self._folders if (cores := _read_quota(folder)) is not None), default=None)
 
 
 def _read_number(file: Path, key: str) -> int | None:
-    """The number behind a key, or without one the file's only number."""
+    """The number after a key, or the file's only number if `key` is empty."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

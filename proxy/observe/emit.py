@@ -1,4 +1,8 @@
-"""How a part says that something happened: one call, whoever listens."""
+"""How a part of the gateway emits an event. It knows only this protocol, not who listens.
+
+The terms are those of the OpenTelemetry logs data model: an event has a name, a severity (called level in the log and
+in the policy), a body (the message) and attributes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,6 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class EmitEvent(Protocol):
-    """Takes an event's name (`app.restart`), a sentence for people, and named facts for machines."""
+    """Emits an event: its name (`app.restart`), a sentence for people, and attributes for machines."""
 
     def __call__(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None: ...

@@ -1,4 +1,5 @@
-"""Ended requests by their tokens, for a time and within a bound: whose work it is that they left running."""
+"""Ended requests by their tokens, kept for a time and within a bound: the work that they left running is still
+theirs."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-SEGMENTS = 16  # pieces that go at once, when there are too many
-SEGMENTS_PER_LIFETIME = 10  # pieces that a full time is cut into at least
-NO_TRACE = "-"  # of a trace's id, which has hexadecimal digits
+SEGMENTS = 16  # one segment goes as a whole when there are too many requests
+SEGMENTS_PER_LIFETIME = 10  # at least so many segments cover the time that a request is kept
+NO_TRACE = "-"  # in place of a trace id, which has only hexadecimal digits
 
 
 class Request(Protocol):
@@ -22,7 +23,8 @@ class Request(Protocol):
 
 
 class EndedRequest:
-    """What is left of a request: `at` is when it ended, by the clock that `EndedRequests` goes by."""
+    """What is kept of a request. `ended_at` is by the clock of `EndedRequests`; `packed` is what `pack_request`
+    made."""
 
     __slots__ = ("ended_at", "packed")
 
@@ -38,7 +40,8 @@ class EndedRequest:
 
 
 def pack_request(request: Request) -> bytes:
-    """One object in place of five: some 100 bytes in place of 250. A NUL in a name is none of anybody's."""
+    """The fields of a request as one object in place of five: about 100 bytes in place of 250. A NUL separates them, so
+    one inside a field is replaced."""
     words = (request.user, request.tier, request.route_name, request.request_id, request.trace_id or NO_TRACE)
     text = "\0".join(words)
     if text.count("\0") >= len(words):
@@ -47,7 +50,7 @@ def pack_request(request: Request) -> bytes:
 
 
 class _Segment(dict[str, EndedRequest]):
-    """Those that ended one after the other, up to `until`; `last` is when the last of them did."""
+    """Requests that ended one after the other, up to `until`; `last` is when the last one ended."""
 
     __slots__ = ("last", "until")
 
@@ -58,8 +61,11 @@ class _Segment(dict[str, EndedRequest]):
 
 
 class EndedRequests:
-    """At most `most`, each for `keep` seconds. They lie in pieces by age, of which the oldest goes as a whole: where
-    its last has had its time, or to make room."""
+    """At most `most` ended requests, each for `keep` seconds.
+
+    They are kept in segments by age. The oldest segment is dropped as a whole: when the time of its last request is
+    over, or to make room. So expiry costs nothing per request.
+    """
 
     def __init__(self, most: int, keep: float, clock: Callable[[], float]) -> None:
         self._segment_size = max(1, most // SEGMENTS)
@@ -87,7 +93,7 @@ class EndedRequests:
         return None
 
     def pop(self, token: str) -> EndedRequest | None:
-        """The same, and it is gone."""
+        """Find a request and remove it."""
         found = self.find(token)
         if found is not None:
             for piece in self._segments:

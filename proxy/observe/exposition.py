@@ -1,7 +1,7 @@
-"""A scrape, written in slices: other work gets its turn between them.
+"""Renders the exposition (what a scrape returns) in slices, so that other work gets its turn between them.
 
-The client library writes the text; `MetricFamily` hands it a few hundred samples at a time, since a hundred routes at
-once would hold the loop for some 30 ms on a whole core.
+prometheus-client writes the text; `MetricFamily` gives it a few hundred samples at a time, since a hundred routes at
+once would block the loop for about 30 ms on a whole core.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ EOF_MARKER = b"# EOF\n"
 
 
 async def render_exposition(registry: CollectorRegistry, wanted: bool) -> tuple[bytes, str]:
-    """The text and its Content-Type, OpenMetrics where that is wanted. No `_created` series: they double a scrape and
-    tell nothing."""
+    """The text and its Content-Type: OpenMetrics if `wanted`, else the Prometheus text format. There are no `_created`
+    series: they would double a scrape and nobody reads them."""
     encode = openmetrics.generate_latest if wanted else generate_latest
     parts: list[bytes] = []
     last = ""
@@ -65,7 +65,7 @@ class _OneMetric(Collector):
 
 
 def _without_metadata(text: bytes) -> bytes:
-    """HELP and TYPE stand once, before the first slice."""
+    """A slice without HELP and TYPE, which are written once, before the first slice of a family."""
     at = 0
     while text.startswith(b"# ", at):
         at = text.index(b"\n", at) + 1

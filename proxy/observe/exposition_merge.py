@@ -1,7 +1,7 @@
-"""The app's own metrics behind ours in one exposition, so that a scraper has one place to ask.
+"""Appends the app's own metrics to ours, so that a scraper has one place to ask.
 
-One line that does not parse would cost the scraper ours as well, so every line is looked at, some hundred at a
-time. Names are kept; a family under our own prefix is left out. Formats: Prometheus text 0.0.4 and OpenMetrics 1.0.
+One line that does not parse would make the scraper reject ours as well, so every line is checked, a few hundred at a
+time. Names are kept; a family with our own prefix is left out. Formats: Prometheus text 0.0.4 and OpenMetrics 1.0.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ _METADATA = re.compile(r"#[ \t]+(HELP|TYPE|UNIT)[ \t]+([a-zA-Z_:][\w:]*)(?:[ \t]
 
 @dataclass(frozen=True, slots=True)
 class AppExposition:
-    """`text` without `# EOF`; `text` None where there is none to be had. `dropped` families had names of ours."""
+    """The app's metrics: `text` without `# EOF`, None if they cannot be had; `openmetrics` is its format. `dropped`
+    counts the families that were left out for having our prefix."""
 
     text: bytes | None
     openmetrics: bool = False
     dropped: int = 0
 
 
-# Takes whether OpenMetrics is wanted; None where the policy names no metrics of the app.
+# Is called with whether OpenMetrics is wanted; gives None if the policy names no metrics of the app.
 FetchAppExposition = Callable[[bool], Awaitable[AppExposition | None]]
 
 
 class InvalidExposition(ValueError):
-    """Says which line, never what it holds."""
+    """The app's metrics do not parse. The message names the line, never its content."""
 
 
 async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
-    """What the app answered, fit to stand behind ours. Raises NoExposition."""
+    """Check what the app answered and make it fit to be appended. Raises InvalidExposition."""
     try:
         lines = body.decode().splitlines()
     except UnicodeDecodeError as error:
@@ -58,7 +59,7 @@ async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
         about = _METADATA.match(line)
         if line.startswith("#"):
             if about is None:
-                continue  # a remark; OpenMetrics has none
+                continue  # a comment; OpenMetrics has none
             name = about[2]
         else:
             sample = _SAMPLE.match(line)
@@ -75,7 +76,7 @@ async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
 
 
 def app_scrape_metrics(appended: AppExposition) -> bytes:
-    """What is said of the app's part; there only where the policy names one."""
+    """Two metrics of our own about the app's part, present only if the policy names one."""
     return (
         b"# HELP outrigger_app_scrape_success 1 where the app's own metrics are in this scrape, else 0.\n"
         b"# TYPE outrigger_app_scrape_success gauge\n"

@@ -1,4 +1,4 @@
-"""How the house is: each part says its state and why, and from these follows one word for the whole."""
+"""Health checks: each component reports its state and the reason, and one word for the whole follows from these."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ ComponentState = Literal["ok", "degraded", "down", "off"]
 OverallStatus = Literal["ok", "degraded", "down"]
 
 COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
-APP_DOWN_GRACE = 60.0  # seconds without a ready app until the whole is down
+APP_DOWN_GRACE = 60.0  # seconds without a ready app after which the whole is down
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentHealth:
-    """`reason` is a sentence for people; `since` is monotonic, None where the part does not know."""
+    """The state of a component. `reason` is a sentence for people; `since` is by the monotonic clock, None if the
+    component does not know."""
 
     state: ComponentState
     reason: str
@@ -30,11 +31,12 @@ HealthCheck = Callable[[], ComponentHealth]
 
 
 class HealthCheckRegistry:
-    """Asks every part anew each time, so an answer is never old. Checks must be cheap and must not block.
+    """Runs the check of every component each time it is asked, so that an answer is never old. Checks must be cheap and
+    must not block.
 
-    The whole is `down` only when the app has been down for 60 s: a platform restarts the instance then, and
-    must not do so because a vendor or the database is unwell. Any other part's fault, and an app that is down
-    for less than that, its first start included, make it `degraded`.
+    The whole is `down` only if the app has been down for 60 s: a platform restarts the instance then, and must not do
+    so because a vendor or the database has a fault. A fault of any other component makes the whole `degraded`, and so
+    does an app that has been down for less than 60 s, its first start included.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class HealthCheckRegistry:
         self._checks[part] = check
 
     def check_components(self) -> dict[str, ComponentHealth]:
-        """Every part's state, `since` filled in; called once a second, so that it is close to true."""
+        """The state of every component with `since` filled in. Called once a second, so that `since` is right to a
+        second."""
         now = self._clock()
         return {part: self._check_component(part, now) for part in COMPONENTS}
 
@@ -85,7 +88,7 @@ class HealthCheckRegistry:
         else:
             try:
                 found = check()
-            except Exception as error:  # a fault in one check must not take the instance out of service
+            except Exception as error:  # a fault of one check must not take the instance out of service
                 found = ComponentHealth("degraded", f"its check failed: {type(error).__name__}: {error}")
         before = self._last_states.get(part)
         if before is None or before[0] != found.state:

@@ -1,4 +1,4 @@
-"""The log: one line an event on one stream, written without ever holding up the work that it tells of."""
+"""The event log: one line for each event, on one stream. Writing it never blocks the work that emits an event."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from proxy.observe.log_writer import MAX_PENDING_BYTES, LogWriter
 from proxy.observe.redact import Redactor
 from proxy.policy import schema
 
-_ACCESS_RECORD_BYTES = 2048  # bytes of memory that a request waiting to be written takes, its path apart
+_ACCESS_RECORD_BYTES = 2048  # memory that an access record takes while it waits to be written, without its path
 ApplyPolicy = Callable[[], None]
-UNCLIPPED = 2**31  # characters: whoever hands them over has cut them to a size
+UNCLIPPED = 2**31  # characters; the caller has limited the length already
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class EventLog:
-    """`emit` is an `EmitEvent`. Takes events from any thread; `out` is a descriptor or a binary file.
+    """Formats events and gives them to a `LogWriter`; may be used from any thread. `emit` is an `EmitEvent`.
 
-    `now` gives seconds since the epoch. At most `bound` bytes wait for a slow reader; what comes past that is
-    dropped, counted in `dropped`, and told of by one `log.dropped` line when lines flow again.
+    `out` is a descriptor or a binary file, `now` gives seconds since the epoch. At most `bound` bytes wait for a slow
+    reader; lines past that are dropped, counted in `dropped`, and reported by one `log.dropped` line when lines flow
+    again. `on_error` is called for every event of level error, whatever the policy's level.
     """
 
     def __init__(
@@ -37,16 +38,16 @@ class EventLog:
     ) -> None:
         self._now = now
         self._timestamp = TimestampFormatter()
-        self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # told of errors as well
+        self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # set by Sentry
         self.apply(policy)
         self._writer = LogWriter(out, notice=self._format_dropped_line, bound=bound)
 
     def apply(self, policy: schema.Log) -> None:
-        """Takes a new policy for the lines to come."""
+        """Put a new policy in force for the lines to come."""
         self.prepare(policy)()
 
     def prepare(self, policy: schema.Log) -> ApplyPolicy:
-        """What puts a new policy in force, and does not fail any more."""
+        """The second step of `apply`: a function that puts the policy in force and cannot fail."""
         return partial(self._apply_prepared, policy, Redactor(policy.redact))
 
     def _apply_prepared(self, policy: schema.Log, redactor: Redactor) -> None:
@@ -59,7 +60,7 @@ class EventLog:
 
     @property
     def dropped(self) -> int:
-        """Lines that were lost since the start, because nobody read them in time."""
+        """Lines that were lost since the start because nobody read them in time."""
         return self._writer.dropped
 
     def is_enabled_for(self, level: str) -> bool:
@@ -72,41 +73,41 @@ class EventLog:
             self.write_line(self.format_event(event, message, level, facts))
 
     def emit_unclipped(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
-        """An `EmitEvent` for what others decided to say: told whatever its level, and whole."""
+        """An `EmitEvent` without a limit of level or length, for the lines that the app prints."""
         self.write_line(self.format_event(event, message, level, facts, UNCLIPPED))
 
     def format_event(
         self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH
     ) -> str:
-        """The line with its newline; facts cannot take the place of `time`, `level`, `event`, `message`."""
+        """The line with its newline. A fact that is named as one of the reserved fields gets an underscore."""
         if not facts.keys().isdisjoint(_RESERVED_FIELDS):
             facts = {f"{key}_" if key in _RESERVED_FIELDS else key: value for key, value in facts.items()}
         shape = format_json_line if self._json else format_text_line
         try:
             return shape(self._timestamp(self._now()), level, event, message, facts, longest)
-        except Exception as error:  # a fact's own str() may do anything, and must not break what is logged
+        except Exception as error:  # the str() of a fact is foreign code, and must not break the line
             told = {"problem": f"facts left out: {type(error).__name__}"}
             return shape(self._timestamp(self._now()), level, event, message, told)
 
     def redact_target(self, target: str) -> str:
-        """A request target as it may be told, by the policy in force."""
+        """A request target without its secrets, by the policy in force."""
         return self.redactor.redact_target(target)
 
     def write_line(self, line: str) -> None:
-        """A finished line, whatever its level."""
+        """Write a formatted line, whatever its level."""
         data = line.encode("utf-8", "backslashreplace")
         self._writer.write_line(data, len(data))
 
     def log_request(self, request: AccessRecord) -> None:
-        """A finished request: a `warning` from a status of 500 on, else `info`. The writer's thread writes it out: many
-        lines in one go cost half of what each costs between two requests."""
+        """Log a finished request: as a `warning` from status 500 on, else as `info`. The writer's thread formats it: a
+        batch of lines costs half of what the lines cost one by one between requests."""
         level = "info" if request.status < 500 else "warning"
         if request.status >= self._min_access_status and LEVELS[level] >= self._min_level:
             line = partial(self._format_access_line, request, level, self._now())
             self._writer.write_line(line, _ACCESS_RECORD_BYTES + len(request.path))
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Writes what waits, blocking for at most `timeout` seconds; whether everything was written."""
+        """Write what waits, blocking for at most `timeout` seconds; whether everything was written."""
         return self._writer.close(timeout)
 
     def _format_access_line(self, request: AccessRecord, level: str, moment: float) -> bytes:
@@ -118,7 +119,7 @@ class EventLog:
             else:
                 message = f"{request.method} {path} {request.status}"
                 line = format_text_line(stamp, level, "request", message, request.extra_fields())
-        except Exception as error:  # as in `encode`: it must not take other lines along
+        except Exception as error:  # as in `format_event`: one record must not lose the lines of its batch
             text = f"A request's line could not be written out: {type(error).__name__}"
             line = self.format_event("log.fault", text, "error", {"request_id": request.request_id})
         return line.encode("ascii" if self._json else "utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""One event, one line: as JSON for machines or as text for people. Neither can be made to hold two lines.
+"""Formats an event as one line: JSON for machines or text for people. No content can break out of its line.
 
 Measured for an access line of twenty fields (tests/bench/logs.py): python-json-logger's formatter 10 µs,
 the standard library's json 4 µs, the line written out by hand over its C string escape 2 µs, orjson 0.4 µs.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 
-MAX_LINE_LENGTH = 64 * 1024  # characters of a line's facts before long strings and lists are clipped
+MAX_LINE_LENGTH = 64 * 1024  # characters of an event's facts; past that, long strings and lists are clipped
 _MAX_STRING_LENGTH = 4096
 _MAX_ITEMS = 100
 _MAX_DEPTH = 6
@@ -26,15 +26,15 @@ _BARE = re.compile(r"[!#-<>-~]+")  # printable ASCII without space, quote and eq
 
 
 class TimestampFormatter:
-    """RFC 3339 in UTC with milliseconds; the part down to the second is kept while the second lasts."""
+    """Formats times by RFC 3339, in UTC with milliseconds. The part down to the second is cached for that second."""
 
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        self._kept = (-1, "")  # one attribute, since several threads come here
+        self._kept = (-1, "")  # one attribute, so that threads see a consistent pair
 
     def __call__(self, moment: float) -> str:
-        """`moment` is in seconds since the epoch."""
+        """Format `moment`, in seconds since the epoch."""
         second = int(moment)
         kept = self._kept
         if kept[0] != second:
@@ -50,8 +50,8 @@ def format_json_line(
     facts: Mapping[str, object],
     longest: int = MAX_LINE_LENGTH,
 ) -> str:
-    """`request_id` and `trace_id` are always there, null where the event belongs to no request. `longest` is of the
-    message and of the facts, each."""
+    """An event as a line of JSON. `request_id` and `trace_id` are always there, null if the event belongs to no
+    request. `longest` limits the message and the facts, each."""
     rest = {"request_id": None, "trace_id": None, **facts}
     text = encode_json(rest, longest)
     head = encode_json({"message": message}, longest)
@@ -69,29 +69,29 @@ def format_text_line(
     facts: Mapping[str, object],
     longest: int = MAX_LINE_LENGTH,
 ) -> str:
-    """`TIME LEVEL event: message key=value …`; facts without a value are left out. `longest` is of each fact: a
-    message is never clipped here."""
+    """An event as `TIME LEVEL event: message key=value …`; facts that are None are left out. `longest` limits each
+    fact; the message is never clipped here."""
     parts = [f"{stamp} {level.upper():<7} {printable(event)}: {printable(message)}"]
     parts += [f"{printable(key)}={_format_value(value, longest)}" for key, value in facts.items() if value is not None]
     return " ".join(parts) + "\n"
 
 
 def encode_json(facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH) -> str:
-    """Any facts as strict JSON in ASCII: no NaN, no lone surrogates, no cycles, nothing overlong."""
+    """Any facts as strict JSON in ASCII: no NaN, no lone surrogates, no cycles, nothing too long."""
     try:
         text = _encode(facts)
     except (TypeError, ValueError, RecursionError):
         text = _encode(_sanitize(facts, 0))
     if len(text) > longest:
         return _encode(_sanitize(facts, 0))
-    # Lone surrogates would be escaped to what strict readers refuse; true pairs begin alike and survive.
+    # Strict readers refuse escaped lone surrogates. Pairs begin alike, and pass through `_sanitize` unchanged.
     if "\\ud" in text:
         text = _encode(_sanitize(facts, 0, clips=False))
     return text
 
 
 def printable(text: str) -> str:
-    """Text with everything that could end the line, colour it or turn its direction made visible."""
+    """Text in which every character that could end the line, colour it or change its direction is escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
@@ -107,7 +107,7 @@ def _format_value(value: object, longest: int) -> str:
 
 
 def _to_serializable(value: object) -> object:
-    """What json does not know, as something that it does."""
+    """A value of a type that `json` does not know, as one that it does."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, bytes | bytearray | memoryview):

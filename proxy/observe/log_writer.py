@@ -1,4 +1,4 @@
-"""Where lines leave the process: a thread writes them, so that a slow reader of the log holds up nobody."""
+"""Writes the log's lines from a thread of its own, so that a slow reader of the log blocks nobody."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
-GATHER_SECONDS = 0.05  # seconds that the writer waits for more lines: each wake-up fights the loop for the interpreter
+# seconds that the writer waits for more lines: at each wake-up it competes with the loop for the GIL
+GATHER_SECONDS = 0.05
 _MAX_WRITE_BYTES = 1024 * 1024
-_BATCH_LINES = 64  # lines written out before the loop has its turn: under 1 ms
-_POLL_SECONDS = 0.2  # seconds between looks at a descriptor that takes nothing
+_BATCH_LINES = 64  # lines formatted before the loop has its turn: under 1 ms
+_POLL_SECONDS = 0.2  # seconds between looks at a descriptor that accepts nothing
 
 
-Line = bytes | Callable[[], bytes]  # the latter is made by the thread that writes it, and must not raise
+Line = bytes | Callable[[], bytes]  # a callable is formatted by the writer's thread, and must not raise
 
 
 class LogWriter:
-    """Takes whole lines from any thread, at once; at most `bound` bytes wait, what is more is dropped.
+    """Takes whole lines from any thread without blocking; at most `bound` bytes wait, lines past that are dropped.
 
-    The descriptor is never set non-blocking (the app may share it), but may be. Lines for a pipe go out in
-    pieces of at most PIPE_BUF, which POSIX keeps whole beside the lines of other writers (the app's own).
-    `notice(n)` makes the line that tells of n dropped lines, once lines flow again.
+    The descriptor is never set non-blocking, since the app may share it, but somebody else may have set it so. Lines
+    for a pipe are written in pieces of at most PIPE_BUF, which POSIX keeps together beside the lines of other writers
+    (the app's own). `notice(n)` makes the line that reports n dropped lines. `dropped` counts the lines since the
+    start.
     """
 
     def __init__(self, out: BinaryIO | int, *, notice: Callable[[int], bytes], bound: int = MAX_PENDING_BYTES) -> None:
@@ -52,7 +54,7 @@ class LogWriter:
         self._partial_line = False
         self._closing = threading.Event()
         self._gave_up = False
-        # Re-entrant: a finalizer that the collector runs in the middle of put() may log as well.
+        # Re-entrant: a finalizer that the garbage collector runs in the middle of write_line() may log as well.
         self._lock = threading.RLock()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self.dropped = 0  # lines, since the start
@@ -60,7 +62,7 @@ class LogWriter:
         self._thread.start()
 
     def write_line(self, line: Line, size: int) -> bool:
-        """False when the line was dropped. Never waits for the reader. `size`: bytes that it holds in memory."""
+        """Queue a line; False if it was dropped. Never waits for the reader. `size`: bytes that it takes in memory."""
         with self._lock:
             if self._pending_bytes + size > self._max_pending_bytes or self._closing.is_set():
                 self._count_dropped(1)
@@ -74,7 +76,7 @@ class LogWriter:
         return True
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Writes what waits, for at most `timeout` seconds; whether all of it went out. Idempotent."""
+        """Write what waits, for at most `timeout` seconds; whether all of it was written. Idempotent."""
         self._closing.set()
         self._wake.put(None)
         self._thread.join(timeout)
@@ -89,7 +91,7 @@ class LogWriter:
         while True:
             self._wake.get()
             self._closing.wait(GATHER_SECONDS)
-            ending = self._closing.is_set()  # asked first: what came before it is among the lines by now
+            ending = self._closing.is_set()  # read before the lines: what was queued before close() is among them
             while batch := self._next_batch():
                 self._write_batch(batch)
             if ending:
@@ -102,7 +104,7 @@ class LogWriter:
                 if self._write(b"".join(lines)):
                     left -= len(lines)
                     self._report_dropped()
-        except Exception:  # noqa: S110  the thread's outermost seam: told by what is counted below
+        except Exception:  # noqa: S110  the thread's outermost seam: the lines are counted below
             pass
         with self._lock:
             self._count_dropped(left)
@@ -115,7 +117,7 @@ class LogWriter:
         return batch
 
     def _split_batch(self, batch: list[tuple[Line, int]]) -> Iterator[list[bytes]]:
-        """Lines for one write each: as many as fit a piece, at least one."""
+        """The lines of a batch, grouped for one write each: as many as fit, at least one."""
         piece: list[bytes] = []
         size = 0
         for line, _ in batch:
@@ -128,7 +130,7 @@ class LogWriter:
         yield piece
 
     def _report_dropped(self) -> None:
-        """Says what was dropped, now that lines flow again."""
+        """Report what was dropped, now that lines flow again."""
         if not self._unreported_drops:
             return
         with self._lock:
@@ -138,7 +140,7 @@ class LogWriter:
                 self._unreported_drops -= unsaid
 
     def _write(self, data: bytes) -> bool:
-        """False when the data cannot be written: reader gone, disk full, descriptor closed."""
+        """Write all of the data; False if it cannot be written: reader gone, disk full, descriptor closed."""
         if self._file is not None:
             try:
                 self._file.write(data)

@@ -1,7 +1,8 @@
-"""Python's own `logging` (aiohttp, asyncio, libraries) into the same stream, under the same field names.
+"""Puts the records of Python's own `logging` (aiohttp, asyncio, libraries) into the event log, with the same field
+names.
 
-python-json-logger's formatter gathers a record's fields (extras, exceptions, dicts as messages); our own
-encoder writes the line, so that both formats, clipping and order of fields are those of every other line.
+python-json-logger's formatter gathers the fields of a record (extras, exceptions, dicts as messages); our own
+formatter writes the line, so that both formats, clipping and the order of fields are those of every other line.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pythonjsonlogger.core import BaseJsonFormatter
 
 from proxy.observe.log import LEVELS, EventLog
 
-# Fields that asyncio and Python 3.12+ add to each record, and that tell nobody anything.
+# Fields that Python 3.12 and later add to each record, and that are of no use in a log.
 _IGNORED_FIELDS = ("taskName",)
 
 
 class LineFormatter(BaseJsonFormatter):
-    """A record as a line of our log, `event: log`, its logger's name under `logger`."""
+    """Formats a record as a line of our log: `event: log`, with the name of its logger as `logger`."""
 
     def __init__(self, log: EventLog) -> None:
         super().__init__(["message", "levelno", "name"], rename_fields={"name": "logger"})
@@ -39,7 +40,7 @@ class LineFormatter(BaseJsonFormatter):
 
 
 class LogHandler(logging.Handler):
-    """Puts records into our log. Its own faults are told of there too, never on the app's stderr."""
+    """Writes records to our log. Its own faults are logged there too, never on the app's stderr."""
 
     def __init__(self, log: EventLog) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class LogHandler(logging.Handler):
             return
         try:
             line = self.format(record)
-        except Exception as error:  # the record's arguments are foreign, and may fail in any way
+        except Exception as error:  # formatting the record's arguments is foreign code
             self._log.emit(
                 "log",
                 str(record.msg),
@@ -65,18 +66,18 @@ class LogHandler(logging.Handler):
 
 
 def level_name(number: int) -> str:
-    """Our level for a number of `logging`: the highest that it reaches, CRITICAL being an error."""
+    """Our level for a number of `logging`: the highest that it reaches; CRITICAL is an error."""
     return next((name for name in ("error", "warning", "info") if number >= LEVELS[name]), "debug")
 
 
 def _is_bad_request(record: logging.LogRecord) -> bool:
-    """aiohttp logs a request that does not parse as an error of its own, with a traceback: strangers' bytes
-    would fill the log. It is answered, and where it counts, counted."""
+    """aiohttp logs a request that does not parse as an error of its own, with a traceback. Anybody could fill the log
+    with these; such a request is answered and counted elsewhere."""
     return record.exc_info is not None and isinstance(record.exc_info[1], HttpProcessingError)
 
 
 class RootLoggerState:
-    """What the root logger had before, to be put back."""
+    """What the root logger was before: `handlers` and `level`, and the `handler` that took their place."""
 
     def __init__(self, handlers: list[logging.Handler], level: int, ours: LogHandler) -> None:
         self.handlers = handlers
@@ -85,7 +86,7 @@ class RootLoggerState:
 
 
 def install_stdlib_logging(log: EventLog) -> RootLoggerState:
-    """Takes the root logger over, warnings of the `warnings` module included; undo with `uninstall`."""
+    """Take over the root logger and the `warnings` module; `uninstall_stdlib_logging` undoes it."""
     root = logging.getLogger()
     before = RootLoggerState(root.handlers[:], root.level, LogHandler(log))
     root.handlers[:] = [before.handler]

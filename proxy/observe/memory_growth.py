@@ -1,4 +1,4 @@
-"""Which route the app's memory grows with: a leak gets a name."""
+"""Attributes the growth of the app's memory to routes, so that a leak can be found."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 SLOT_SECONDS = 60.0  # seconds
-MAX_SLOTS = 60  # so: the last hour
+MAX_SLOTS = 60  # together the last hour
 
 
 @dataclass(frozen=True, slots=True)
 class RouteGrowth:
-    """`amount` in bytes, below 0 where memory was given back."""
+    """How much memory grew with a route: `bytes_grown`, negative if memory was freed, over so many `requests`."""
 
     bytes_grown: int
     requests: int
 
 
 class MemoryGrowth:
-    """What memory changes by from one sample to the next is split evenly among the requests that were in flight
-    in between. One route alone gets the whole; routes that always run together cannot be told apart. What changes
-    while nothing is in flight belongs to nobody, and a new process begins anew.
+    """The change of memory from one sample to the next is split evenly among the requests that were in flight between
+    them. A route that runs alone gets all of it; routes that always run together cannot be told apart. A change while
+    nothing is in flight is attributed to nobody, and a new process starts from zero.
 
-    Kept a minute at a time for an hour, by route: bounded by the policy's routes.
+    Kept by the minute for an hour, by route: bounded by the policy's routes.
     """
 
     def __init__(self, in_flight: Mapping[str, int], clock: Callable[[], float]) -> None:
         self._in_flight = in_flight
         self._clock = clock
-        self.started_requests: Counter[str] = Counter()  # requests by route since the last sample
+        # requests by route since the last sample; counted by the ingress
+        self.started_requests: Counter[str] = Counter()
         self._in_flight_before: dict[str, int] = {}  # in flight at the last sample
         self._last_size: tuple[int, int] | None = None  # the process and its bytes at the last sample
         self._slots: deque[tuple[float, dict[str, list[float]]]] = deque(maxlen=MAX_SLOTS)
 
     def record_sample(self, pid: int | None, size: int | None) -> None:
-        """A sample: `size` bytes of the app whose first process is `pid`; None where it is away."""
+        """Record a sample: `size` bytes of the app whose first process is `pid`; both None if it is away."""
         active = Counter(self._in_flight_before)
         active.update(self.started_requests)
         delta = 0
@@ -53,7 +54,7 @@ class MemoryGrowth:
         self._in_flight_before = {route: requests for route, requests in self._in_flight.items() if requests}
 
     def growth_by_route(self) -> dict[str, RouteGrowth]:
-        """By route, the one that grew most first."""
+        """The growth of the last hour by route, the largest first."""
         since = self._clock() - SLOT_SECONDS * MAX_SLOTS
         sums: dict[str, list[float]] = {}
         for began, slot in self._slots:

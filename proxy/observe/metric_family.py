@@ -1,7 +1,8 @@
-"""The numbers behind the metrics: plain until somebody asks, and bounded in how many there are.
+"""Metric families without locks and with a bound on the number of their series.
 
-prometheus-client's own take a lock at each count, twice for a histogram, which the loop's thread alone does not
-need: 0.3 µs in place of 2. A scrape is still written by the client library, from what `collect` hands out.
+prometheus-client's metrics take a lock at each increment, two for a histogram, which a single thread does not need:
+0.3 µs in place of 2. The exposition is still written by prometheus-client, from what `collect` yields. The terms are
+those of its data model: a family has label names, and a child for each set of label values.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from prometheus_client.samples import Sample
 
 OTHER_LABEL = "other"
 _MAX_OTHER_SERIES = 100
-_SAMPLES_PER_SLICE = 300  # samples handed out at once, some 2 ms of a whole core to make and to write
+_SAMPLES_PER_SLICE = 300  # samples yielded at once, about 2 ms of a whole core to make and to write
 
 
 class Counter:
-    """A counter or a gauge. For the loop's thread alone."""
+    """A counter. For the loop's thread alone."""
 
     __slots__ = ("value",)
     suffix = "_total"
@@ -48,7 +49,7 @@ class Gauge(Counter):
 
 
 class Histogram:
-    """A histogram. `bounds` are upper ones, +Inf not among them."""
+    """A histogram. `bounds` are the upper bounds of its buckets, without +Inf."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -62,7 +63,7 @@ class Histogram:
         self._sum += value
 
     def cumulative(self) -> list[float]:
-        """How many were at most each bound, +Inf the last."""
+        """How many observations were at most each bound, +Inf the last."""
         return list(accumulate(map(float, self._counts)))
 
     def samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
@@ -78,11 +79,11 @@ Child = TypeVar("Child", Counter, Gauge, Histogram)
 
 
 class MetricFamily(Collector, Generic[Child]):
-    """One metric: what is counted under each set of label values, made by `make` at its first use.
+    """A metric with its children, one for each set of label values; `make` makes a child at its first use.
 
-    Past `limit` sets of values, a new set is counted with its `free` labels (those whose values nobody lists
-    beforehand: routes, models, tiers) as "other". What remains is a handful of words; should even these pass
-    100 sets, every label is "other".
+    Past `limit` sets of values, a new set is counted with its `free` labels (those whose values are not known
+    beforehand: routes, models, tiers) as "other". The other labels have few values; if even these make more than 100
+    further sets, every label is "other".
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class MetricFamily(Collector, Generic[Child]):
         return len(self._children)
 
     def labels(self, *values: str) -> Child:
-        """The one of these label values, in the order of the label names."""
+        """The child of these label values, in the order of the label names."""
         found = self._children.get(values)
         return found if found is not None else self._add_child(values)
 
@@ -119,11 +120,11 @@ class MetricFamily(Collector, Generic[Child]):
         return self._children.items()
 
     def remove(self, *values: str) -> None:
-        """Takes one out: a gauge of something that is no more. Counters are never forgotten."""
+        """Remove a child: the gauge of something that no longer exists. Counters are never removed."""
         self._children.pop(values, None)
 
     def collect(self) -> Iterator[Metric]:
-        """A few hundred samples at a time, as metrics of the same name; those of one child stay together."""
+        """A few hundred samples at a time, as metrics of the same name; the samples of one child stay together."""
         metric = self._empty_metric()
         for values, child in list(self._children.items()):
             if len(metric.samples) >= _SAMPLES_PER_SLICE:

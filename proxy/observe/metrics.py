@@ -1,10 +1,9 @@
-"""Every metric of the house, on a registry of its own.
+"""Every metric of the gateway, on a registry of its own.
 
-prometheus-client writes the scrape; prometheus-async would add timers for coroutines, which our one accounting step
-does not need, and a scrape endpoint that renders on the loop without a pause, which it must not. `MetricFamily` counts
-without locks, and has what the client lacks: a bound on label values.
+prometheus-client writes the exposition. `MetricFamily` counts without locks, and has what prometheus-client lacks: a
+bound on label values.
 
-Beside the contract's metrics there are some of ours: `http_concurrency`, `rate_limit_evicted_total`,
+Beside the metrics of the contract there are some of our own: `http_concurrency`, `rate_limit_evicted_total`,
 `log_dropped_total`, `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`,
 `bypass_total`, `alerts_sent_total`, `http_refusals_total`, `shadow_total`, `http_streams`, `connections*`, and
 `process_*` (CPU time, memory and files of the gateway itself).
@@ -25,7 +24,7 @@ from proxy.policy import schema
 
 NAMESPACE = "outrigger"
 
-# Few, since each bucket is a series a route: 1 ms to 120 s, denser where pages and model calls live.
+# Few, since each bucket is a series for every route: 1 ms to 120 s, denser at the times of pages and model calls.
 DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
 CONCURRENCY_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -33,22 +32,23 @@ WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
 
-# Labels whose values come from the policy or from outside, not from a list that we know.
+# Labels whose values come from the policy or from outside, and not from a list that is known here.
 _OPEN_LABELS = frozenset({"route", "tier", "upstream", "model", "reason", "alert"})
 _STATUS_LABELS = {code: str(code) for code in range(100, 600)}
 
 
 class Metrics:
-    """Attributes are named as the metrics are, without the prefix. For the loop's thread alone.
+    """The metrics as attributes, named as in the exposition, without the prefix. For the loop's thread alone.
 
-    `family.labels("a", "b").inc()` counts under label values given in the contract's order.
+    `family.labels("a", "b").inc()` counts under label values in the order of the contract. `fetch_app_exposition` is
+    set to what fetches the app's own metrics.
     """
 
     def __init__(self, policy: schema.Metrics, *, version: str) -> None:
         self._max_series = policy.max_series
         self._families: list[MetricFamily[Any]] = []
         self._scrape_hooks: list[Callable[[], None]] = []
-        self.fetch_app_exposition: FetchAppExposition | None = None  # brings the metrics of the app itself
+        self.fetch_app_exposition: FetchAppExposition | None = None
         self.registry = CollectorRegistry(auto_describe=False)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         counter_alone, gauge_alone = self._counter_alone, self._gauge_alone
@@ -193,18 +193,18 @@ class Metrics:
             self.policy_reloads_total.labels(result)
 
     def observe_request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
-        """A request has ended; the hot path (about 2 µs)."""
+        """Count a request that has ended. On the hot path: about 2 µs."""
         known = method if method in METHODS else OTHER_LABEL
         self.http_requests_total.labels(route, known, _STATUS_LABELS.get(code, OTHER_LABEL)).inc()
         self.http_request_duration_seconds.labels(route).observe(seconds)
         self.http_overhead_seconds.observe(overhead)
 
     def count_upstream_calls(self) -> int:
-        """Of all upstreams, however they ended."""
+        """How many calls of all upstreams have ended, in whichever way."""
         return sum(int(count.value) for _, count in self.upstream_calls_total.items())
 
     def declare_routes(self, names: Iterable[str]) -> None:
-        """The routes that there are now: their series start with 0, gauges of those gone are taken out."""
+        """Set the routes that exist now: their series start with 0, gauges of other routes are removed."""
         routes = dict.fromkeys(names)
         for series in (self.http_in_flight, self.http_queued, self.app_memory_growth_bytes):
             for values, _ in list(series.items()):
@@ -218,14 +218,14 @@ class Metrics:
             self.http_concurrency.labels(route)
 
     def declare_limits(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """The (route, tier) that have a rate limit: every decision starts with 0."""
+        """Set the (route, tier) pairs that have a rate limit: each decision starts with 0."""
         for route, tier in pairs:
             self.http_refusals_total.labels(route, "rate-limited")
             for decision in ("allowed", "refused", "shadow"):
                 self.rate_limit_total.labels(route, tier, decision)
 
     def declare_upstream(self, name: str) -> None:
-        """An upstream's series start with 0."""
+        """Make the series of an upstream start with 0."""
         self.breaker_state.labels(name)
         self.bypass_total.labels(name)
         self.upstream_call_duration_seconds.labels(name)
@@ -238,11 +238,11 @@ class Metrics:
             self.cache_total.labels(name, result)
 
     def on_scrape(self, fill: Callable[[], None]) -> None:
-        """Calls `fill` before each scrape: for gauges that are cheaper asked for than kept."""
+        """Call `fill` before each scrape: for gauges that are cheaper to read then than to keep up to date."""
         self._scrape_hooks.append(fill)
 
     def follow_total(self, counter: Counter, total: Callable[[], float]) -> None:
-        """A counter that takes over at each scrape what another part counts anyway."""
+        """Make a counter follow a total that another part counts anyway; it catches up at each scrape."""
         seen = 0.0
 
         def catch_up() -> None:
@@ -254,8 +254,8 @@ class Metrics:
         self.on_scrape(catch_up)
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The scrape's body and its Content-Type: Prometheus text, or OpenMetrics where `accept` wants it (and the
-        app, where its metrics come along, speaks it as well)."""
+        """The exposition and its Content-Type: OpenMetrics if `accept` wants it, and if the app, whose metrics may be
+        appended, answers in it too; else Prometheus text."""
         wanted = wants_openmetrics(accept)
         theirs = await self.fetch_app_exposition(wanted) if self.fetch_app_exposition is not None else None
         if theirs is not None and theirs.text and not theirs.openmetrics:
@@ -298,7 +298,7 @@ class Metrics:
         return series
 
     def apply(self, policy: schema.Metrics) -> None:
-        """Take another bound for the label values to come; those that are there stay, as counters must."""
+        """Put another bound on label values in force. Series that exist stay, since a counter must not vanish."""
         self._max_series = policy.max_series
         for series in self._families:
             series.max_series = policy.max_series

@@ -1,4 +1,4 @@
-"""Once a second: memory, CPU throttling, and how late the event loop is."""
+"""Samples, once a second, memory, CPU throttling, and the lag of the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _STATM = Path("/proc/self/statm")
 
 @dataclass(frozen=True, slots=True)
 class ResourceSample:
-    """`app_bytes` and `limit_bytes` are None where they are unknown."""
+    """One sample. `app_bytes` and `limit_bytes` are None if they are unknown; `throttled_s` is a total, `lag_s` how
+    many seconds late the loop was."""
 
     gateway_bytes: int = 0
     app_bytes: int | None = None
@@ -30,14 +31,14 @@ class ResourceSample:
 
     @property
     def memory_share(self) -> float | None:
-        """What gateway and app use together of the limit, 0 to 1 and above."""
+        """The share of the memory limit that gateway and app use together; may exceed 1."""
         if not self.limit_bytes or self.app_bytes is None:
             return None
         return (self.gateway_bytes + self.app_bytes) / self.limit_bytes
 
 
 class ProcessSampler:
-    """`latest` is the last sample; every listener of `on_sample` gets each one, on the loop."""
+    """Takes a sample each second. `latest` is the last one; the listeners of `on_sample` get each one, on the loop."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class ProcessSampler:
         self._listeners.append(listener)
 
     def take_sample(self, lag: float = 0.0) -> ResourceSample:
-        """Measures now; `lag` is how many seconds late the loop came to it."""
+        """Take a sample now; `lag` is how many seconds late the loop was."""
         throttled = self._throttled()
         taken = ResourceSample(
             gateway_bytes=self._own_bytes(),
@@ -96,7 +97,7 @@ class ProcessSampler:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now; where /proc is not to be had, its highest so far."""
+    """Resident memory of this process; its highest so far if there is no /proc."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):

@@ -1,4 +1,4 @@
-"""What went wrong lately, and who was refused: a little of it, for the dashboard. All of it is in the log."""
+"""The most recent errors, and who was refused most, for the dashboard. The log has all of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-MAX_ERRORS = 50  # errors of requests, and as many of calls
+MAX_ERRORS = 50  # of requests, and as many of calls
 MAX_TEXT_LENGTH = 300  # characters of a path or a reason
-SLOT_SECONDS = 600.0  # seconds; an hour is six of them and what has begun of a seventh
+SLOT_SECONDS = 600.0  # an hour is six full slots and the begun one
 MAX_SLOTS = 7
-MAX_USERS_PER_SLOT = 500  # users in each slot; the one refused longest ago goes first
+MAX_USERS_PER_SLOT = 500  # the one refused longest ago is dropped first
 MAX_USERS_SHOWN = 10
 
 
 class RecentErrors:
-    """`now` is the wall clock, `redact` takes the secrets out of a request target."""
+    """Keeps failed requests, failed calls and refusals, each within a bound. `now` is the wall clock, `redact` removes
+    the secrets from a request target."""
 
     def __init__(self, redact: Callable[[str], str], *, now: Callable[[], float] = time.time) -> None:
         self._redact = redact
@@ -59,7 +60,7 @@ class RecentErrors:
         )
 
     def add_refusal(self, user: str, tier: str, where: str, reason: str) -> None:
-        """By a limit, a cap or an operator; `where` is a route or an upstream."""
+        """Count a refusal by a limit, a cap or an operator; `where` is a route or an upstream."""
         slot = self._current_slot()
         key = (user[:MAX_TEXT_LENGTH], reason)
         entry = slot.get(key)
@@ -75,7 +76,7 @@ class RecentErrors:
     # ── read ─────────────────────────────────────────────────────────────────────────────────
 
     def request_errors(self) -> list[Mapping[str, object]]:
-        """Requests answered with 500 and above, the newest first."""
+        """Requests that were answered with 500 and above, the newest first."""
         return list(reversed(self._requests))
 
     def call_errors(self) -> list[Mapping[str, object]]:
@@ -83,7 +84,7 @@ class RecentErrors:
         return list(reversed(self._calls))
 
     def most_refused_users(self) -> list[Mapping[str, object]]:
-        """Who was refused most in the last hour."""
+        """The users that were refused most in the last hour."""
         self._current_slot()
         sums: dict[tuple[str, str], _RefusalCount] = {}
         for _, slot in self._slots:
@@ -130,5 +131,5 @@ class _RefusalCount:
 
 
 def format_rfc3339(moment: float) -> str:
-    """A moment of the wall clock, in UTC, to the second."""
+    """A time in seconds since the epoch by RFC 3339, in UTC, to the second."""
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%S}Z"

@@ -1,17 +1,17 @@
-"""Secrets are taken out before anything is logged.
+"""Redaction: secrets are removed before anything is logged.
 
-Which names are secret: after percent-decoding, a name is cut into words (at anything but letters and digits,
-and where camelCase turns). It is secret when a listed name, its words together, ends one of them; a plural or
-a number behind it counts too. With the list as shipped: `token`, `api_key`, `apiKey`, `apikey`,
+Which names are secret: after percent-decoding, a name is split into words, at anything but letters and digits and at
+the turns of camelCase. It is secret if a listed name, its words joined, ends one of them; a plural or a number after
+it counts too. With the list as shipped: `token`, `api_key`, `apiKey`, `apikey`,
 `access_token`, `user[password]`, `password2`, `X-Auth-Token` are; `keyword`, `tokenizer` and `passwordless`
-are not. The price is a false alarm now and then (`monkey`): better one value too many than one too few.
+are not. The price is a false positive now and then (`monkey`): better one value too many than one too few.
 
-In a query what people write is hidden as well, for prompts are kept nowhere: the values of `prompt`, `message`,
+In a query, text that people write is hidden as well, since prompts are kept nowhere: the values of `prompt`, `message`,
 `question` and the like (PROMPTS), and under any name a text of more than four words or of more than 100 characters.
 
-In a path a segment is secret that says so itself (a bot's `bot123:…`, keys as their makers begin them: `sk-…`,
-`ghp_…`, a JWT), what stands behind Slack's `/services/T…`, and what looks drawn at random behind a secret name or a
-word of links that open something (`/reset/…`, `/webhooks/…`). Other long segments are ids, which a log is searched for.
+In a path a segment is secret if its prefix says so (`bot123:…`, the prefixes of vendors' keys: `sk-…`, `ghp_…`, a JWT),
+if it follows Slack's `/services/T…`, and if it looks random and follows a secret name or a word of links that open
+something (`/reset/…`, `/webhooks/…`). Other long segments are ids, which people search a log for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_QUERY_TEXT_LENGTH = 100
 _CAMEL_CASE_TURN = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
-# Keys as their makers begin them: what says that it is one stays.
+# Vendors' keys by their prefix; the prefix itself is shown.
 _PREFIXED_KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:(bot[0-9]+(?::|%3a))[^/]+|"
     r"(sk-|[sr]k_(?:live|test)_|whsec_|xox[a-z]-|xapp-|gh[a-z]_|github_pat_|glpat-|akia|aiza|ya29\.|hf_|eyj)"
@@ -54,7 +54,7 @@ class Redactor:
     def __init__(self, names: Iterable[str]) -> None:
         listed = sorted({words for name in names if (words := _join_words(name))})
         if not listed:
-            listed = ["(?!)"]  # fits nothing
+            listed = ["(?!)"]  # matches nothing
             self._rule = re.compile(listed[0])
             self._hint = re.compile("|".join(PROMPTS), re.IGNORECASE)
         else:
@@ -65,7 +65,7 @@ class Redactor:
         self._known = lru_cache(maxsize=512)(self._matches_rule)
 
     def is_secret(self, name: str) -> bool:
-        """Whether the value under this name may not be logged."""
+        """Whether the value of this name must not be logged."""
         return self._known(name)
 
     def _matches_rule(self, name: str) -> bool:
@@ -80,9 +80,9 @@ class Redactor:
         return [(name, self.redact_header(name, value)) for name, value in pairs]
 
     def redact_target(self, target: str) -> str:
-        """A request target or URL as it may be logged: byte for byte, but for secret values and userinfo.
+        """A request target or URL as it may be logged: unchanged except for secret values and userinfo.
 
-        Raw bytes that are no UTF-8 (surrogates from `surrogateescape`) come out percent-encoded.
+        Bytes that are not UTF-8 (surrogates from `surrogateescape`) are percent-encoded.
         """
         if target[:1] != "/" or target[:2] == "//":
             target = _USERINFO.sub(lambda found: f"{found[1] or ''}//", target)
@@ -95,7 +95,7 @@ class Redactor:
         return target if target.isascii() else _percent_encode_surrogates(target)
 
     def redact_path(self, path: str) -> str:
-        """A path, percent-encoded as it came, without the secrets in it."""
+        """A path without the secrets in it, percent-encoded as it came."""
         if "/bot" not in path and (len(path) <= 16 or _LONG_SEGMENT.search(path) is None):
             return path
         shown = _SLACK_WEBHOOK.sub(rf"\1{MASK}", _PREFIXED_KEY.sub(lambda found: f"{found[1] or found[2]}{MASK}", path))
@@ -110,7 +110,7 @@ class Redactor:
         return path if found == path else found
 
     def _redact_parameter(self, pair: str) -> str:
-        # Some parsers also part pairs at `;`. A secret is hidden up to the `&`: it may hold a `;` itself.
+        # Some parsers also split pairs at `;`. A secret is hidden up to the `&`, since it may contain a `;` itself.
         at = 0
         while True:
             end = pair.find(";", at)
@@ -123,7 +123,7 @@ class Redactor:
 
 
 def _is_free_text(name: str, value: str) -> bool:
-    """Whether somebody may have written this: a prompt, a message."""
+    """Whether a person may have written this value: a prompt, a message."""
     if name.lower() in PROMPTS or len(value) > MAX_QUERY_TEXT_LENGTH:
         return True
     return value.count("+") + value.count("%20") >= MAX_QUERY_WORDS

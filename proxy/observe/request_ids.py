@@ -1,4 +1,5 @@
-"""Which request is this: its id, the trace that a client brought along, and a token that nobody can guess."""
+"""Identifies a request: its id, the trace id of its `traceparent` (W3C Trace Context), and a token that cannot be
+guessed."""
 
 from __future__ import annotations
 
@@ -7,17 +8,17 @@ import re
 from collections.abc import Callable
 
 _ID_DIGITS = 32  # hexadecimal digits: 128 bits
-_RANDOM_BATCH_BYTES = 4096  # random bytes a refill: 256 ids and tokens
+_RANDOM_BATCH_BYTES = 4096  # read at once: enough for 256 ids and tokens
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL)
 
 
 class IdGenerator:
-    """Request ids and tokens out of one pool of the system's random bytes, each bit used once.
+    """Generates request ids and tokens from a buffer of the system's random bytes; each bit is used once.
 
-    An id is shown to clients and logged; since ids and tokens share no bit, it tells nothing of the token.
-    Not for processes that fork without exec: both halves would give the same ids.
+    An id is shown to clients and logged. Since ids and tokens share no bit, an id reveals nothing of a token. Not for
+    processes that fork without exec: both would generate the same ids.
     """
 
     __slots__ = ("_at", "_pool", "_random")
@@ -28,7 +29,7 @@ class IdGenerator:
         self._at = 0
 
     def new_token(self) -> str:
-        """128 random bits in 32 hexadecimal digits: X-Outrigger-Request, good for one request."""
+        """128 random bits as 32 hexadecimal digits: the X-Outrigger-Request of one request."""
         at = self._at
         if at + _ID_DIGITS > len(self._pool):
             self._pool = self._random(_RANDOM_BATCH_BYTES).hex()
@@ -37,7 +38,8 @@ class IdGenerator:
         return self._pool[at : at + _ID_DIGITS]
 
     def choose_request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
-        """X-Request-Id or X-Correlation-Id, the first of 1 to 128 of [A-Za-z0-9._-]; else a new one."""
+        """The client's X-Request-Id or X-Correlation-Id, the first that has 1 to 128 of [A-Za-z0-9._-]; else a new
+        id."""
         if request_id is not None and _REQUEST_ID.fullmatch(request_id):
             return request_id
         if correlation_id is not None and _REQUEST_ID.fullmatch(correlation_id):
@@ -46,19 +48,20 @@ class IdGenerator:
 
 
 def parse_traceparent(traceparent: str | None) -> str | None:
-    """The trace id of a valid `traceparent` (W3C Trace Context section 3.2), for our own log lines.
+    """The trace-id of a valid `traceparent` (W3C Trace Context, section 3.2), for our own log lines; else None.
 
-    Never minted, and the header itself is passed on unchanged, valid or not: it is between client and app.
-    A version above 00 may have more fields than we know; ff is forbidden, and so are ids of zeros.
+    The gateway starts no trace, and it passes the header on unchanged, valid or not: it is between client and app.
+    A version above 00 may have more fields than those known here; version ff is forbidden, and so are a trace-id and a
+    parent-id of zeros.
     """
     if traceparent is None:
         return None
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None:
         return None
-    version, trace, parent, more = found.groups()
-    if version == "ff" or (version == "00" and more is not None):
+    version, trace_id, parent_id, more_fields = found.groups()
+    if version == "ff" or (version == "00" and more_fields is not None):
         return None
-    if trace == "0" * 32 or parent == "0" * 16:
+    if trace_id == "0" * 32 or parent_id == "0" * 16:
         return None
-    return trace
+    return trace_id

@@ -1,11 +1,11 @@
-"""Which request is this token: how a call out, or a query, learns whom it is for.
+"""The registry of requests by their tokens: attributes a call out, or a query, to the request that it works for.
 
-Every request gets a random token, which the app gets as `X-Outrigger-Request`; what comes back with it is
-that request's work. After its end a token still names its user for ten minutes, for what the request left
-running in the background, and no longer: a loop that a request happened to start does not belong to it.
+Every request has a random token, which the app gets as `X-Outrigger-Request`; what comes back with the token is that
+request's work. After the end of the request its token is kept for ten minutes, for the work that it left running in
+the background, and no longer: a loop that a request happened to start does not belong to it.
 
-Most requests leave nothing running (a page, a static file). So the ended ones whose token came back are kept apart
-from those whose token never did: where there are too many of these, they go first, and push none of the others out.
+Most requests leave nothing running (a page, a static file). So ended requests whose token was used are kept apart from
+those whose token never was: if there are too many of the latter, they push none of the others out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Protocol
 from proxy.observe.ended_requests import EndedRequest, EndedRequests, pack_request
 
 KEEP_ENDED_SECONDS = 600.0  # seconds
-MAX_UNUSED_ENDED = 15_000  # ended requests whose token never came back: 25 a second for ten minutes, 4 MiB
-MAX_USED_ENDED = 20_000  # whose did: 33 a second, 5 MiB
+MAX_UNUSED_ENDED = 15_000  # ended requests whose token was never used: 25 a second for ten minutes, 4 MiB
+MAX_USED_ENDED = 20_000  # ended requests whose token was: 33 a second, 5 MiB
 
 
 class Request(Protocol):
-    """A request as its calls and queries see it."""
+    """A request as its calls and queries know it; implemented by the ingress."""
 
     user: str
     tier: str
@@ -29,7 +29,7 @@ class Request(Protocol):
     trace_id: str | None
 
     def time_left(self, now: float) -> float | None:
-        """Seconds until its own time-outs end it, where its work is to end with it; else None."""
+        """Seconds until its own timeouts end it, if its work is to end with it; else None."""
 
     @property
     def route_name(self) -> str: ...
@@ -37,14 +37,15 @@ class Request(Protocol):
     def call_began(self) -> None: ...
 
     def call_ended(self, cost: int | None) -> None:
-        """With what it cost in nano-dollars; None where it has no price."""
+        """A call has ended; `cost` in nano-dollars, None if it has no price."""
 
     def call_paid(self, cost: int) -> None:
-        """What a call cost beyond that, which ended before it was known: others went on reading its answer."""
+        """Add a cost that became known only after its call had ended, since others went on reading the response."""
 
 
 class Attribution:
-    """Whose work it is. `request` is None once that request has ended."""
+    """The request that a call or a query is attributed to. `request` is None if it has ended; the other attributes are
+    known in either case."""
 
     __slots__ = ("request", "request_id", "route", "tier", "token", "trace_id", "user")
 
@@ -68,12 +69,12 @@ class Attribution:
 
 
 class RequestRegistry:
-    """The requests under way by their tokens, and the ended ones for a while."""
+    """The requests in flight by their tokens, and the ended ones for ten minutes."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._live: dict[str, Request] = {}
-        self._used_tokens: set[str] = set()  # tokens of live ones that came back
+        self._used_tokens: set[str] = set()  # tokens of requests in flight that were used
         self._ended_used = EndedRequests(MAX_USED_ENDED, KEEP_ENDED_SECONDS, clock)
         self._ended_unused = EndedRequests(MAX_UNUSED_ENDED, KEEP_ENDED_SECONDS, clock)
         self._work: dict[str, set[Callable[[], object]]] = {}
@@ -85,8 +86,8 @@ class RequestRegistry:
         self._live[token] = request
 
     def end(self, token: str, *, abandoned: bool = False, told: bool = True) -> None:
-        """The request is over; with `abandoned` what still works for it is cancelled. `told`: the app may have its
-        token; else nobody can ever come with it."""
+        """The request has ended. If `abandoned`, the work registered for it is cancelled. `told`: the app may have its
+        token; without that nobody can ever use it."""
         request = self._live.pop(token, None)
         if request is None:
             return
@@ -118,8 +119,8 @@ class RequestRegistry:
         return Attribution(token, user, tier, request_id, trace_id, route, None)
 
     def register_work(self, token: str, cancel: Callable[[], object]) -> Callable[[], None]:
-        """Something works for a live request, and is cancelled when that one is abandoned; call what is
-        returned when the work is done."""
+        """Register work for a request in flight: `cancel` is called if that is abandoned. Returns a function to call
+        when the work is done."""
         if token not in self._live:
             return _do_nothing
         work = self._work.setdefault(token, set())

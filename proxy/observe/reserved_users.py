@@ -1,19 +1,19 @@
-"""Names of users that are ours to give. Whoever is really called so is told apart by a mark."""
+"""User names that are reserved for the gateway's own use. A real user of such a name gets a prefix."""
 
 from __future__ import annotations
 
-UNATTRIBUTED = "unattributed"  # whose call it is when nobody owns it
-VARIOUS_USERS = "various"  # whose a sum is that no longer tells its users apart
+UNATTRIBUTED = "unattributed"  # the user of a call that belongs to no request
+VARIOUS_USERS = "various"  # the user of a row in which several users were summed up
 RESERVED_NAMES = frozenset((UNATTRIBUTED, VARIOUS_USERS))
 RESERVED_PREFIX = "~"
 MAX_USER_NAME_LENGTH = 256  # characters
 
 
 def normalize_user_name(user: str) -> str:
-    """What a user is called in here, by the name that they, a client or an app chose: `~unattributed` for one called
-    `unattributed`, and so on, so that nobody poses as nobody and no two become one.
+    """The name that a user has inside the gateway, by the name that a client or the app chose.
 
-    Fit for either database, so that what was written down is found under the same name again.
+    A user called `unattributed` becomes `~unattributed`, and so on, so that nobody can take a reserved name and no two
+    users become one. The result can be stored by either database, so that it is found again under the same name.
     """
     user = user[:MAX_USER_NAME_LENGTH]
     if not user.isascii() or "\0" in user:

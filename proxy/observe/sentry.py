@@ -1,8 +1,9 @@
-"""Faults of the gateway and crashes of the app, told to Sentry: what kind, where in the code, never what about.
+"""Reports faults of the gateway and crashes of the app to Sentry: the type and the place in the code, never the
+content.
 
-sentry-sdk is an extra (`outrigger[sentry]`), imported only where a DSN is set: it takes 5 MiB. Its client is
-used alone, without `init`: no integration, no hook, no breadcrumb, no trace. A message of an exception may hold
-anything (a URL with a password, a user's words), so only its type and its frames leave.
+sentry-sdk is an extra (`outrigger[sentry]`), imported only if a DSN is set, since it takes 5 MiB. Its client is used
+alone, without `init`: no integration, no hook, no breadcrumb, no trace. The message of an exception may contain
+anything (a URL with a password, a user's words), so only its type and its frames are sent.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
     from sentry_sdk import Client
 
 FAULT_EVENTS = frozenset({"fault", "gateway.fault", "admin.error"})
-CRASH_EVENTS = frozenset({"app.exit", "app.give-up", "app.hung", "app.start-timeout"})  # their sentences are all ours
-REPEAT_SECONDS = 60.0  # seconds until one group is told again
-MAX_GROUPS = 100  # that are remembered
+# their messages contain nothing from outside
+CRASH_EVENTS = frozenset({"app.exit", "app.give-up", "app.hung", "app.start-timeout"})
+REPEAT_SECONDS = 60.0  # seconds until a group is sent again
+MAX_GROUPS = 100  # of which the last sending is remembered
 MAX_FRAMES = 50
 
 
 class SentryReporter:
-    """Takes events from any thread; the client sends in a thread of its own, and drops what is too much."""
+    """Takes events from any thread. Sentry's client sends them in a thread of its own, and drops what is too much."""
 
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
@@ -35,25 +37,25 @@ class SentryReporter:
         self._last_sent: OrderedDict[str, float] = OrderedDict()
 
     def capture_event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
-        """An event of level error of the log; most are none of Sentry's."""
+        """Report an event of level error, if it is a crash or a fault; most events are neither."""
         if event in CRASH_EVENTS:
             self._capture(event, message, None, facts)
         elif event in FAULT_EVENTS:
             self._capture(event, "A fault of the gateway", sys.exc_info()[1], facts)
 
     def capture_exception(self, error: BaseException) -> None:
-        """One that nobody caught."""
+        """Report an exception that nobody caught."""
         self._capture("fault", "A fault of the gateway", error, {})
 
     def handle_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop's exception handler: as ever, and to Sentry."""
+        """The loop's exception handler: reports the exception, then does what the default one does."""
         error = context.get("exception")
         if isinstance(error, Exception):
             self.capture_exception(error)
         loop.default_exception_handler(context)
 
     def close(self) -> None:
-        """Send what waits, 2 s at most. Blocks."""
+        """Send what waits; blocks for at most 2 s."""
         self._client.close(timeout=2.0)
 
     def _capture(self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]) -> None:
@@ -90,7 +92,7 @@ class SentryReporter:
 
 
 def connect_sentry(policy: Policy, *, version: str, clock: Callable[[], float]) -> SentryReporter | None:
-    """None where no DSN is set, or the package is not there (the policy's warning says so)."""
+    """A reporter; None if no DSN is set, or the package is not installed (the policy's warning says so)."""
     if policy.dsn is None:
         return None
     try:
@@ -116,7 +118,7 @@ def connect_sentry(policy: Policy, *, version: str, clock: Callable[[], float]) 
 
 
 def _shorten_path(filename: str) -> str:
-    """From the package's folder on: where the environment lies is nobody's business."""
+    """The path from the package's folder on, since where the environment is installed must not be sent."""
     for mark in ("/site-packages/", "/proxy/"):
         at = filename.rfind(mark)
         if at >= 0:

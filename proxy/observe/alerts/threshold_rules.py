@@ -46,7 +46,7 @@ def evaluate_threshold(facts: AlertInputs, condition: Condition) -> Iterator[Fin
             yield from _check_policy(facts)
 
 
-def _errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
+def _check_errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
     span = facts.window(condition.over)
     named = condition.route
     route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
@@ -65,7 +65,7 @@ def _errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Find
     yield Finding(condition.route or "", text, f"{route.error_share:.1%}", str(condition), level=route.error_share)
 
 
-def _call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iterator[Finding]:
+def _check_call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iterator[Finding]:
     """An upstream whose breaker has its say is left to it, until what it counted has left the window."""
     span, breakers = facts.window(condition.over), facts.breakers()
     for name, outcomes in span.calls.items():
@@ -85,7 +85,7 @@ def _call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iter
         yield Finding(name, text, f"{share:.0%}", str(condition), level=share)
 
 
-def _refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
+def _check_refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
     span, named = facts.window(condition.over), condition.route
     route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
     if route.refused < MIN_ERRORS or route.refused <= condition.share * route.requests:
@@ -102,7 +102,7 @@ def _refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[
     yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]:
+def _check_slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]:
     span, timeouts = facts.window(condition.over), facts.timeouts()
     for name, route in span.routes.items():
         if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
@@ -125,7 +125,7 @@ def _slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]
         yield Finding(name, text, f"{found:.2f} s", str(condition), level=found / most)
 
 
-def _pool(facts: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
+def _check_pool_wait(facts: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
     span = facts.window(condition.over)
     now_over = [wait for wait in facts.pool_waits() if wait > condition.seconds]
     over = span.count_waits_over(condition.seconds) + len(now_over)
@@ -149,7 +149,7 @@ def _check_throttling(facts: AlertInputs, condition: when.ThrottledAbove) -> Ite
     yield Finding("", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _cap(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]:
+def _check_caps(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]:
     for name, cap in facts.caps(condition.share).items():
         users = cap.users
         total = cap.total_share if cap.total_share is not None and cap.total_share > condition.share else None
@@ -167,7 +167,7 @@ def _cap(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]
         yield Finding(name, text, value, str(condition), level=level, is_settled=True)
 
 
-def _today(facts: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Finding]:
+def _check_spend_today(facts: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Finding]:
     caps = facts.caps(1.0)
     spent = sum(cap.spent_today for cap in caps.values())
     if spent <= float(condition.amount):

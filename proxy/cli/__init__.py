@@ -20,7 +20,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if first == "--version":
         sys.stdout.write(f"outrigger {__version__}\n")
         return 0
+    # Without a command's name it is `run`: `outrigger -- uvicorn …` is what start commands say.
     command, rest = (first, argv[1:]) if first in COMMANDS else ("run", argv)
+    # `--help` behind `--` is the app's own option.
     before = rest[: rest.index("--")] if "--" in rest else rest
     if {"-h", "--help"} & set(before):
         sys.stdout.write(format_usage(command))

@@ -45,6 +45,7 @@ def run_explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO,
     policy = load_policy(option, environ, stderr)
     if policy is None:
         return EXIT_BAD_POLICY
+    # The rules that the gateway itself would go by, so that nothing said here can differ from what happens.
     rules = RequestRules.from_policy(policy, on_render=bool(environ.get("RENDER")))
     request = HypotheticalRequest(method, target, headers)
     request.client_ip = rules.trusted_peers.resolve_client(DEFAULT_CLIENT_IP, request.joined).ip

@@ -101,6 +101,7 @@ def _print_advice(path: Path, app: DetectedApp, stdout: TextIO) -> None:
 def find_apps(root: Path) -> list[tuple[Path, DetectedApp]]:
     """The folders that a Blueprint names, else the folder itself if it is an app, else the apps right below it (and
     below `packages` and the like). Raises OSError."""
+    # A Blueprint knows best which folders are services.
     starts = [one for one in find_blueprint_commands(Folder(root)) if (root / one.folder).is_dir()]
     if any(one.folder for one in starts):
         folders = {one.folder: one for one in reversed(starts)}

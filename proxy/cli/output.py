@@ -71,6 +71,7 @@ def print_table(
 ) -> None:
     """Names with right-aligned figures. If a terminal is too narrow, the columns `spare` go, the first of them first,
     and a line says which; then names are shortened."""
+    # Columns go until the rest fits, then the names lose characters; figures are never cut.
     widths = {at: max(len(row[at]) for row in (head, *body, foot)) for at in range(len(head))}
     gone: list[str] = []
     if out.isatty():

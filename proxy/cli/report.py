@@ -26,6 +26,7 @@ from proxy.ledger.store import GroupBy, LedgerUnavailable, ReportRow
 from proxy.policy.urls import mask_password, sqlite_path
 
 EXIT_FAULT = 1
+# What --by takes; the ledger's own words, which happen to be the same.
 _GROUPINGS: Mapping[str, GroupBy] = {"user": "user", "model": "model", "route": "route"}
 
 

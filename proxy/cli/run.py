@@ -34,6 +34,7 @@ def run_gateway(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if arguments.remainder == []:
         raise UsageError("there is no command after `--`")
     words = arguments.remainder or []
+    # Before the policy is read: a policy with a fault must not keep an operator from taking us out.
     if environ.get("OUTRIGGER", "").lower() == "off":
         from proxy.app.passthrough import exec_passthrough
 
@@ -57,6 +58,7 @@ def run_gateway(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     disable_memory_access()  # before there is an app that could look
     from proxy.build import serve
 
+    # From here on what goes wrong is told by the log, as an operator of a service expects it.
     log = EventLog(policy.log, out=sys.stdout.fileno())
     installed = install_stdlib_logging(log)
     try:

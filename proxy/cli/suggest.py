@@ -24,6 +24,7 @@ REQUEST_TIMEOUT = 10.0  # seconds
 EXIT_FAILED = 1
 MIN_REQUESTS = 100  # requests of a route, below which no figure stands
 DAY_SECONDS = 86400.0
+# Figures that people would write: what was seen is rounded up to the next one.
 CONCURRENCY_STEPS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 400)
 TIMEOUT_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0)
 CAP_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -100,6 +101,7 @@ def advise_route(route: Route, seen: RouteStats) -> Advice:
             f"{_format_count(seen.requests, 'request')} so far: too few for a figure, it takes {MIN_REQUESTS}."
         )
         return advice
+    # In shadow mode nobody was refused, so what would have been is in the shadow counters.
     shadow = not route.enforce
     would = sum(seen.shadow.values())
     advice.sentences.append(f"{seen.requests:,} requests.")

@@ -11,6 +11,7 @@ from proxy.policy.schema.policy import Policy
 from proxy.units import format_duration, format_size
 
 GATEWAY_MEMORY = 64 * 1024 * 1024  # what the gateway itself may take
+# With less than this the gateway's own share leaves an app too little.
 MIN_MEMORY = 256 * 1024 * 1024
 PLATFORM_STOP_SECONDS = 30.0  # the default of Render's maxShutdownDelaySeconds, and Kubernetes' own
 

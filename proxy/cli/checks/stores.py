@@ -54,6 +54,7 @@ async def check_database(policy: Policy, environ: Mapping[str, str], cwd: Path) 
     if policy.postgres.pool.max > most:
         fix = "make pool.max smaller"
         return [Finding("error", "database", f"{shown}; pool.max is {policy.postgres.pool.max}", fix)]
+    # Connections that others have now may not come free; a tenth is left for whoever looks after the database.
     if policy.postgres.pool.max > (most - used) * 0.9:
         fix = "make pool.max smaller, or close other clients"
         return [Finding("warning", "database", f"{shown}; pool.max {policy.postgres.pool.max} takes nearly all", fix)]

@@ -28,7 +28,9 @@ from proxy.cli.detect.static_files import find_static_paths
 from proxy.cli.detect.users import UserSources, find_user_sources
 from proxy.cli.detect.vendors import Vendor, find_vendors
 
+# Paths that are asked for health by convention, the most telling first.
 HEALTH_PATHS = ("/health", "/healthz", "/api/health", "/_health", "/readyz", "/livez", "/up", "/ping", "/status")
+# A package that an app is written with goes before one that is a program by itself.
 FRAMEWORKS = ("fastapi", "flask", "django", "starlette", "aiohttp", "quart", "litestar", "streamlit")
 PRODUCTS = ("streamlit", "chainlit", "gradio", "marimo", "open-webui", "jupyterlab", "datasette")
 GATEWAY_PORTS = (10000, 9901, 9902)  # listen.public's default, listen.admin, listen.egress
@@ -180,6 +182,7 @@ def apply_start_command(app: DetectedApp, start: StartCommand, folder: Folder) -
                     f"{app.fixed_port_file} fixes port {port}, so the gateway has another (PORT, else 10000): publish"
                     " that one, or write $PORT there and take `port` out of the policy"
                 )
+    # A shell that stays in front of its server gets the signal in the server's place.
     script = shell_script_of(line)
     text = folder.read_text(script) if script else ""
     if text and not re.search(r"^\s*exec\s", text, re.MULTILINE):

@@ -13,9 +13,11 @@ _PYTHON_READ = re.compile(
     r"\b(?:environ\[|environ\.get\(|getenv\(|config\(|env(?:\.\w+)?\()\s*['\"]([A-Za-z][A-Za-z0-9_]*)['\"]"
     r"(?:\s*,\s*(?:default\s*=\s*)?(?:['\"]([^'\"\n]*)['\"]|(\d+)))?"
 )
+# process.env.X and process.env["X"], with `|| "default"` or `?? "default"`.
 _NODE_READ = re.compile(
     r"\bprocess\.env(?:\.|\[['\"])([A-Z][A-Z0-9_]*)(?:['\"]\])?(?:\s*(?:\|\||\?\?)\s*(?:['\"`]([^'\"`\n]*)['\"`]|(\d+)))?"
 )
+# A field of a pydantic BaseSettings, with its default as it is or in Field(…).
 _SETTINGS_FIELD = re.compile(
     r"^[ \t]+([A-Za-z][A-Za-z0-9_]*)\s*:\s*[^=\n]+?(?:=\s*(?:Field\()?(?:['\"]([^'\"\n]*)['\"]|(\d+)).*)?$",
     re.MULTILINE,

@@ -15,6 +15,7 @@ HEALTH_PATHS = {
     "open-webui": "/health",
     "marimo": "/health",
 }
+# The names that documentation and templates use for the file that is started, the likeliest first.
 USUAL_FILE_NAMES = ("app.py", "main.py", "streamlit_app.py", "chainlit_app.py", "demo.py", "Home.py", "run.py")
 _GRADIO_IMPORT = re.compile(r"^(?:import gradio|from gradio)\b", re.MULTILINE)
 
@@ -112,6 +113,7 @@ def _datasette_start(folder: Folder, run: str, packages: Collection[str]) -> Sta
     return StartCommand(f"{run}datasette serve {names}", "its package", health_path="/-/versions.json")
 
 
+# The first that finds something is taken, so programs stand before the frameworks that they are built on.
 _START_FINDERS: tuple[Callable[[Folder, str, Collection[str]], StartCommand | None], ...]
 _START_FINDERS = (
     _streamlit_start,

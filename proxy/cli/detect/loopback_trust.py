@@ -22,6 +22,7 @@ class LoopbackTrust:
 
 
 _READ_FORWARDED = "read the client's address from X-Forwarded-For, which the gateway vouches for"
+# What is seen in a line of code, what it means behind a proxy on the same machine, and what to do.
 _CODE_PATTERNS = (
     (
         re.compile(r"^\s*INTERNAL_IPS\s*[+:=]"),
@@ -54,6 +55,7 @@ _CODE_PATTERNS = (
         "use `app.set('trust proxy', 'loopback')` and req.ip",
     ),
 )
+# The same of the start command.
 _COMMAND_PATTERNS = (
     (
         re.compile(r"--forwarded-allow-ips[= ]['\"]?\*"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from proxy.cli.detect.project_files import Folder, get_table
 
+# Where the packages of the app itself are listed; those of tests and tools are not asked for.
 REQUIREMENT_FILES = (
     "requirements.txt",
     "requirements/base.txt",
@@ -28,7 +29,9 @@ _PACKAGE_OF_MODULE = {
     "@anthropic-ai/sdk": "@anthropic-ai/sdk", "express-session": "express-session", "jsonwebtoken": "jsonwebtoken",
 }  # fmt: skip
 _PACKAGE_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+# `from a.b import …` and `import a, b as c`; group 1 or 2 has the modules.
 _PYTHON_IMPORT = re.compile(r"^[ \t]*(?:from\s+([\w.]+)\s+import\b|import\s+([\w., \t]+))", re.MULTILINE)
+# `import … from "x"`, `import "x"` and require("x").
 _NODE_IMPORT = re.compile(r"(?:\bfrom\s*|\brequire\(\s*|\bimport\s+)['\"]([@\w][\w./-]*)['\"]")
 
 

@@ -14,13 +14,18 @@ _LONG_PORT_OPTION = r"--(?:server[._-]|http[._-]|web[._-]|listen[._-]|ServerApp\
 _PORT_OPTION = (
     rf"(?<!\S)(?:{_LONG_PORT_OPTION}|-[pP][= ]?|(?:--bind|-b|--listen|--http|--http-socket)[= ]?(?:[\w.\[\]*-]+)?:)"
 )
+# A port that is written out, behind an option or as an assignment before the command.
 _FIXED_PORT = re.compile(rf"(?:{_PORT_OPTION}|\bPORT=)(\d{{2,5}})\b")
+# A command or a code that takes PORT from the environment: then nothing is fixed.
 _READS_PORT = re.compile(r"\$\{?PORT\b|\b(?:environ|getenv|env|config)\b\W[^\n]{0,20}\bPORT\b")
+# The file that an interpreter runs, behind options of its own.
 _RUN_FILE = re.compile(r"\b(?:python[\d.]*|node|ts-node|tsx)\s+(?:-\S+\s+)*([\w./-]+)")
+# A call that listens, with a port as its first argument or by keyword.
 _LISTEN_CALL = re.compile(
     r"(?:uvicorn\.run|app\.run|\.listen|run_app|\.launch|\bserve|\.run_server)"
     r"\([^)\n]*?(?:port\s*=\s*|\(\s*)?\b(\d{4,5})\b"
 )
+# `PORT = 8000`, `const port = 3000`, `server_port: int = 8000`, at the beginning of a line.
 _PORT_CONSTANT = re.compile(
     r"^\s*(?:export )?(?:const |let |var )?(?:server_?)?port\s*(?::\s*\w+\s*)?=\s*(\d{4,5})\b",
     re.MULTILINE | re.IGNORECASE,
@@ -49,7 +54,7 @@ def set_port(line: str) -> tuple[str, str]:
     words = _split_words(line)
     names = {word.rpartition("/")[2] for word in words}
     told = "its server was told no port"
-    if "gunicorn" in names:  # it listens on PORT by itself
+    if "gunicorn" in names:  # it reads PORT by itself (docs.gunicorn.org, settings, bind)
         return line, ""
     if "hypercorn" in names:
         return f"{line} --bind 0.0.0.0:{PORT_VARIABLE}", told
@@ -97,6 +102,7 @@ def find_fixed_port(folder: Folder, line: str) -> tuple[int, str] | None:
         if not where:
             break
         line = text
+    # The line names nothing: what it starts may, by a file of settings or in its code.
     if configured := _find_uwsgi_port(folder, line):
         return configured
     code = _RUN_FILE.search(line)

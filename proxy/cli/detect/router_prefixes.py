@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from proxy.cli.detect.constants import Constants
 
+# Classes that make a router, which may have a prefix of its own, and those that make the app, which has none.
 _ROUTER_CLASSES = ("APIRouter", "Blueprint", "APIBlueprint", "Router")
 _APP_CLASSES = ("FastAPI", "Flask", "Starlette", "Quart", "Litestar", "Sanic")
+# Methods by which an app or a router includes another one.
 _INCLUDE_METHODS = ("include_router", "register_blueprint", "mount", "include", "blueprint")
 _MAX_DEPTH = 6  # routers within routers
 _MAX_PREFIXES = 4  # places that one router is included at

@@ -14,15 +14,20 @@ from proxy.cli.detect.project_files import Folder
 from proxy.cli.detect.router_prefixes import RouterPrefixes
 from proxy.policy.value_types import METHOD
 
+# Names of decorators and of `add_…` methods that are a method of HTTP.
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
+# Calls of the OpenAI and Anthropic SDKs by their dotted names, LiteLLM's, and openai's from before 1.0.
 _MODEL_CALL = re.compile(
     r"\.(chat\.completions|responses|messages|completions|embeddings|images|audio\.\w+)\.(create|parse|generate|stream)$"
     r"|^litellm\.a?completion$|^(openai\.)?ChatCompletion\.a?create$"
 )
+# What a function that streams makes or calls: Starlette, sse-starlette, Flask, Django.
 _STREAMING_CLASSES = {"StreamingResponse", "EventSourceResponse", "stream_with_context", "StreamingHttpResponse"}
 _STREAMING_TYPES = ("text/event-stream", "application/x-ndjson", "multipart/x-mixed-replace")
+# Names that tell of a call to another host; a probe should not ask a route that makes one.
 _HTTP_CLIENTS = {"requests", "httpx", "aiohttp", "urlopen", "boto3"}
 _CALL_DEPTH = 3  # how far a call is followed through the app's own functions
+# Too common to say whose method it is: a call of `x.get` does not lead to every `get` that calls a model.
 _COMMON_METHODS = {
     "get",
     "post",
@@ -39,8 +44,10 @@ _COMMON_METHODS = {
     "add",
 }
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# app.get("/x", …) and router.post(`/x`, …).
 _EXPRESS_ROUTE = re.compile(r"\b\w+\.(get|post|put|patch|delete)\(\s*(['\"`])(/[^'\"`]*)\2")
 _JS_MODEL_CALL = re.compile(r"\.(chat\.completions|responses|messages|embeddings|images)\.(create|generate|stream)\(")
+# Route handlers of the App Router and API routes of the Pages Router, whose paths are those of their files.
 _NEXT_ROUTE_FILE = re.compile(r"(?:src/)?(?:app/(?P<app>(?:.*/)?)route|pages/(?P<page>api/.*?))\.[jt]s")
 _EXPORTED_METHOD = re.compile(
     r"^export\s+(?:async\s+function|function|const)\s+(GET|POST|PUT|PATCH|DELETE)\b", re.MULTILINE
@@ -106,6 +113,7 @@ def _find_python_routes(folder: Folder) -> tuple[list[AppRoute], list[str]]:
             trees.append((name, ast.parse(text.lstrip("\ufeff"))))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             broken.append(name)
+    # Constants and routers are read of all files first: a prefix may be written in one and used in another.
     callers = _find_model_callers(trees)
     constants = Constants(trees)
     routers = RouterPrefixes(trees, constants)
@@ -212,6 +220,7 @@ def _find_model_callers(trees: Sequence[tuple[str, ast.AST]]) -> set[tuple[str, 
                 dotted.update(name.rpartition(".")[2] for name in calls if "." in name)
                 if any(_MODEL_CALL.search(name) for name in calls):
                     callers.add((file, node.name))
+    # Each round adds the callers of those found so far; a name counts if it is of the same file or imported into it.
     for _ in range(_CALL_DEPTH):
         names = {name for _, name in callers}
         for (file, name), (plain, dotted) in called.items():

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from proxy.cli.detect.path_templates import is_policy_path
 from proxy.cli.detect.project_files import Folder, get_table
 
+# Programs of node_modules/.bin whose package has another name.
 _PACKAGE_OF_PROGRAM = {"tsc": "typescript", "prisma": "prisma", "nest": "@nestjs/cli", "sequelize": "sequelize-cli"}
+# The usual names of a script that starts a server, the likeliest first.
 START_SCRIPTS = ("start.sh", "run.sh", "entrypoint.sh", "scripts/start.sh", "bin/start.sh")
+# A script that runs none of these starts no server.
 _SERVER_PROGRAM = re.compile(
     r"\b(uvicorn|gunicorn|hypercorn|daphne|granian|waitress-serve|flask|fastapi|python[\d.]*|node)\b"
 )
@@ -76,6 +79,7 @@ def find_blueprint_commands(folder: Folder, kind: str = "web") -> list[StartComm
             line = _text_value(service, "startCommand")
             if service.get("type") != kind or not line:
                 continue
+            # A Blueprint that starts the app by Outrigger already: the app's own command is behind `--`.
             if "outrigger" in line and " -- " in line:
                 line = line.partition(" -- ")[2].strip("'\"")
             found.append(
@@ -171,6 +175,7 @@ def package_script_command(folder: Folder, name: str = "start") -> str:
     """What a script of package.json and the script before it (`pre…`) run, without npm, which takes memory and passes
     no SIGTERM on; empty if only a shell, or npm's own PATH, can run them."""
     scripts = get_table(folder.read_json("package.json"), "scripts")
+    # npm runs `prestart` before `start`; without npm that would be left out.
     own = _script_program(folder, str(scripts.get(name) or "").strip())
     if f"pre{name}" not in scripts or not own:
         return own

@@ -7,7 +7,9 @@ from collections.abc import Collection
 
 from proxy.cli.detect.project_files import Folder, location_of
 
+# Each becomes a route of the policy; more would hide the routes that matter.
 MAX_PATTERNS = 6
+# Where frameworks serve files of their own, without a line in the app's code.
 _FRAMEWORK_PATHS = {
     "django": ("/static/*",),
     "flask": ("/static/*",),
@@ -29,6 +31,7 @@ _ROOT_MOUNTS = (
     ),
     re.compile(r"\bstatic_url_path\s*=\s*['\"]/?['\"][^)]*?static_folder\s*=\s*['\"]([\w./-]+)['\"]"),
 )
+# A folder that is served below a path, which is group 1: Starlette, Flask, Django, Express, aiohttp.
 _MOUNTS = (
     re.compile(r"\.mount\(\s*['\"](/[\w./-]+)['\"]\s*,\s*(?:app\s*=\s*)?StaticFiles\("),
     re.compile(r"\bMount\(\s*['\"](/[\w./-]+)['\"]\s*,\s*(?:app\s*=\s*)?StaticFiles\("),

@@ -13,6 +13,7 @@ from proxy.cli.detect.project_files import Folder, location_of
 from proxy.cli.detect.routes import AppRoute
 from proxy.policy.value_types import TEMPLATE
 
+# Names of path parameters that are a user whatever stands before them.
 USER_PARAMETERS = (
     "user",
     "user_id",
@@ -32,6 +33,7 @@ USER_PARAMETERS = (
     "owner_id",
     "profile_id",
 )
+# Names of collections whose members are users: the parameter behind /users/ is one whatever its name.
 USER_COLLECTIONS = re.compile(r"(?:users?|accounts?|members?|customers?|profiles?|people|u)$", re.IGNORECASE)
 TOKEN_PACKAGES = {
     "pyjwt",
@@ -43,17 +45,24 @@ TOKEN_PACKAGES = {
 }
 TOKEN_PACKAGES |= {"jsonwebtoken", "jose", "passport-jwt", "fastify-jwt", "@fastify/jwt", "express-jwt"}
 
+# A header by its name in quotes, or as the parameter that FastAPI makes a header of.
 _USER_HEADER = re.compile(r"['\"](X-(?:User|Account|Customer)(?:-Id|-Name)?)['\"]|\bx_user_id\b\s*:", re.IGNORECASE)
+# {id} and {id:int} (FastAPI, aiohttp), <id> and <int:id> (Flask, Django), :id (Express).
 _PATH_PARAMETER = re.compile(r"\{(\w+)[^}]*\}|<(?:\w+:)?(\w+)>|:(\w+)")
+# cookies.get("x"), cookies["x"] and cookies.x, but not `cookies.x = …`, which writes it.
 _COOKIE_READ = re.compile(r"\bcookies(?:\.get\(|\[|\.)\s*['\"]?([\w.-]+)\b(?!\s*=[^=])", re.IGNORECASE)
+# Names of cookies that stay the same while somebody is signed in; `author` is none.
 _SESSION_COOKIE = re.compile(r"sess(?:ion|_?id)|token|auth(?!or)|jwt|(?:^|[._-])sid(?:$|[._-])", re.IGNORECASE)
 # The cookies of programs whose code is not here.
 _PROGRAM_COOKIES = {"open-webui": "token", "datasette": "ds_actor"}
+# The second argument of jwt.decode (PyJWT, jose) and jwt.verify (jsonwebtoken) is the key.
 _TOKEN_DECODE = re.compile(r"\bjwt\.(?:decode|verify)\(\s*[^,()]+(?:\([^()]*\))?\s*,\s*([^,\n]+?)\s*(?:,|\))")
 _ALGORITHM = re.compile(r"\b(HS(?:256|384|512))\b")
+# The claim that the code reads of the decoded token.
 _USER_CLAIM = re.compile(
     r"\b(?:payload|claims|decoded|data|token_data)(?:\.get\(|\[|\.)\s*['\"]?(sub|user_id|userId|uid|username)\b"
 )
+# A read of the environment in Python or Node; group 1 is the variable. No compiled pattern, since others include it.
 _ENV_READ = r"(?:environ\.get\(|environ\[|getenv\(|process\.env\.|env\(|config\()\s*['\"]?([A-Z][A-Z0-9_]*)"
 
 
@@ -180,10 +189,12 @@ def _find_session_cookie(sources: Sequence[tuple[str, str]], packages: Collectio
                 "connect.sid",
                 name,
             )
+    # A cookie that the code itself reads goes before those that frameworks set by themselves.
     for name, text in sources:
         for hit in _COOKIE_READ.finditer(text):
             if _SESSION_COOKIE.search(hit[1]) and re.search("[cx]srf", hit[1], re.IGNORECASE) is None:
                 return hit[1], location_of(name, text, hit)
+    # Programs that are installed, and not part of the folder.
     for program, cookie in _PROGRAM_COOKIES.items():
         if program in packages:
             return cookie, f"{program}'s own code"

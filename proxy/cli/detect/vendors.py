@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.cli.detect.env_reads import EnvRead
 from proxy.cli.detect.project_files import Folder, location_of
 
+# By kind: the variables that the vendor's own SDK reads, and its host.
 BASE_URL_VARIABLES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "anthropic": ("ANTHROPIC_BASE_URL",)}
 HOSTS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}
 # Packages that bring a vendor's own, and programs that call it.
@@ -20,8 +21,11 @@ _VENDOR_PACKAGES = {
 # Variables that programs read whose code is not in the folder.
 _PROGRAM_VARIABLES = {"openai": {"open-webui": ("OPENAI_API_BASE_URL",)}}
 MAX_NOTES = 5
+# A variable whose name says that it has an address.
 _BASE_URL_NAME = re.compile(r"_(?:API_)?(?:BASE|BASE_?URLS?|ENDPOINT|API_URL|URL|HOST)$")
+# What a client is given as its address: a variable that stands there leads to the vendor, whatever its name.
 _BASE_URL_ARGUMENT = re.compile(r"\b(?:base_?url|api_base|baseURL)\s*[=:]\s*([^,\n)}]+)", re.IGNORECASE)
+# An address that is written out: no variable can lead these calls elsewhere.
 _BASE_URL_LITERAL = re.compile(
     r"\b(?:base_?url|api_base|baseURL)\s*[=:]\s*['\"](https?://[^'\"\s]+)['\"]", re.IGNORECASE
 )

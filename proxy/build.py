@@ -145,7 +145,7 @@ def build_gateway(
     # The app, and what it is started with.
     command, port = resolve_command(policy, words, sockets, log)
     launch_environment = LaunchEnvironment(
-        environ, command=command, private=port, sockets=sockets, egress=egress, database=postgres, log=log
+        environ, command=command, app_port=port, sockets=sockets, egress=egress, database=postgres, log=log
     )
     if command is None:
         launch_environment.build(policy)  # the log tells whoever starts the app what it needs

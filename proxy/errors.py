@@ -1,4 +1,4 @@
-"""The errors of the house: one small tree. Foreign errors are mapped to these at one seam each."""
+"""The exceptions of the project: one small tree. Foreign exceptions are mapped to these at one place each."""
 
 from __future__ import annotations
 
@@ -7,44 +7,47 @@ from dataclasses import dataclass
 
 
 class OutriggerError(Exception):
-    """Anything Outrigger itself has to say; its text is one sentence fit for an operator."""
+    """Base of them all; its text is one sentence that an operator can read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing wrong in a policy: where it stands, what is wrong, what to write instead."""
+class PolicyFault:
+    """One thing wrong in a policy: its place, the problem, and what to write instead.
+
+    `line` counts from 1; `key` is dotted, as in `routes[0].timeout`; `problem` and `fix` are one clause each.
+    """
 
     file: str
-    line: int  # 1-based
-    key: str  # dotted, as in `routes[0].timeout`
+    line: int
+    key: str
     problem: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key}: {self.problem}; {self.mend}"
+        return f"{self.file}:{self.line}: {self.key}: {self.problem}; {self.fix}"
 
 
 class PolicyError(OutriggerError):
-    """A policy that cannot be taken; `faults` has every reason at once."""
+    """A policy that cannot be put in force; `faults` has every reason at once."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[PolicyFault]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))
         self.faults = tuple(faults)
 
 
 class UsageError(OutriggerError):
-    """A command line that makes no sense (exit status 2)."""
+    """A command line that cannot be understood (exit status 2)."""
 
 
 class BindError(OutriggerError):
-    """A listener's address cannot be had (exit status 1); the text names address and policy key."""
+    """A listener's address cannot be bound (exit status 1); the text names the address and its policy key."""
 
 
 class Refusal(OutriggerError):
-    """An answer of ours in place of the app's: an RFC 9457 problem.
+    """A request that Outrigger answers itself, in place of the app: an RFC 9457 problem.
 
-    `retry_after` is in seconds and becomes the Retry-After header, rounded up.
-    `close` asks for the client's connection to end after the answer.
+    `name` is the problem's type, `status` the HTTP status, `title` and `detail` its texts. `retry_after` is in seconds
+    and becomes the Retry-After header, rounded up. `close` asks for the client's connection to end after the response.
     """
 
     def __init__(
@@ -67,46 +70,49 @@ class Refusal(OutriggerError):
 
 
 class AppUnreachable(OutriggerError):
-    """The app refused the connection, or broke it before the first byte of its answer."""
+    """The app refused the connection, or closed it before the first byte of its response.
+
+    `sent` is whether a byte of the request may have reached the app: only if not, another attempt is safe.
+    """
 
     def __init__(self, detail: str, *, sent: bool) -> None:
         super().__init__(detail)
-        self.sent = sent  # whether a byte of the request may have reached the app
+        self.sent = sent
 
 
-class NoDescriptors(AppUnreachable):
-    """This process holds as many files as it may: there is none left for a connection to the app."""
+class OutOfDescriptors(AppUnreachable):
+    """This process has no file descriptor left for a connection to the app."""
 
 
 class AppMisframed(AppUnreachable):
-    """The app's answer is framed in a way two readers could read differently (RFC 9112 section 6)."""
+    """The app's response is framed so that two recipients could read it differently (RFC 9112 section 6)."""
 
 
 class CallRefused(OutriggerError):
-    """An outgoing call's answer of ours, shown to the app in the error shape of the upstream's dialect.
+    """A call that Outrigger answers itself, in the error shape of the upstream's dialect.
 
-    `retry_after` is in seconds. `again` is whether the caller's own retry makes sense: where it does not, the
-    SDK is told by `x-should-retry: false`.
+    `code` and `status` are what the app sees; `retry_after` is in seconds. `retryable` is whether a retry of the
+    caller's own makes sense: if not, the SDK gets `x-should-retry: false`.
     """
 
     def __init__(
-        self, code: str, status: int, message: str, *, retry_after: float | None = None, again: bool = False
+        self, code: str, status: int, message: str, *, retry_after: float | None = None, retryable: bool = False
     ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
         self.retry_after = retry_after
-        self.again = again
+        self.retryable = retryable
 
 
 class AttemptFailed(OutriggerError):
-    """An attempt at an outgoing call got no whole answer.
+    """An attempt of a call got no whole response.
 
-    `word` is the policy's: connect, reset or first_byte. `sent` is whether a byte of the request may have
-    reached the upstream.
+    `reason` is the policy's word for it (`retry.on`): connect, reset or first_byte. `sent` is whether a byte of the
+    request may have reached the upstream.
     """
 
-    def __init__(self, word: str, detail: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, detail: str, *, sent: bool) -> None:
         super().__init__(detail)
-        self.word = word
+        self.reason = reason
         self.sent = sent

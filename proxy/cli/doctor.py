@@ -28,7 +28,7 @@ def run_doctor(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, 
     try:
         policy = load_policy(find_source(arguments.last_value("--policy"), environ, Path.cwd()), environ)
     except PolicyError as error:
-        faults = [Finding("error", "policy", f"{f.file}:{f.line}: {f.key}: {f.problem}", f.mend) for f in error.faults]
+        faults = [Finding("error", "policy", f"{f.file}:{f.line}: {f.key}: {f.problem}", f.fix) for f in error.faults]
         print_findings(faults, stdout)
         return EXIT_BAD_POLICY
     if words and policy.app.url is not None:

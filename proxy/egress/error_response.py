@@ -32,16 +32,16 @@ def upstream_timeout(upstream: str, reason: str, seconds: float) -> CallRefused:
 
 def upstream_unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: bool = False) -> CallRefused:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    if failure.word == "first_byte":
+    if failure.reason == "first_byte":
         text = f"{upstream} gave no first byte in time, after {tries}: {failure}"
-        return CallRefused("upstream_timeout", 504, text, again=again)
+        return CallRefused("upstream_timeout", 504, text, retryable=again)
     text = f"{upstream} could not be reached, after {tries}: {failure}"
-    return CallRefused("upstream_unreachable", 502, text, again=again)
+    return CallRefused("upstream_unreachable", 502, text, retryable=again)
 
 
 def rate_limit_exceeded(upstream: str, reason: str, retry_after: float) -> CallRefused:
     text = f"No place for this call to {upstream} in time: {reason}; come again in {round_retry_after(retry_after)} s."
-    return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, again=True)
+    return CallRefused("rate_limit_exceeded", 429, text, retry_after=retry_after, retryable=True)
 
 
 def invalid_api_key(upstream: str, variable: str) -> CallRefused:

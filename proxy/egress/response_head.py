@@ -56,7 +56,7 @@ def response_head(call: Call, dialect: Dialect, answer: UpstreamResponse) -> Res
 def refusal_response(refused: CallRefused, dialect: Dialect, call: Call | None) -> tuple[ResponseHead, bytes]:
     """A refusal in the error shape of the dialect; the SDK's own retries end where they make no sense."""
     said: Fields = [("Content-Type", "application/json")]
-    if not refused.again:
+    if not refused.retryable:
         said.append(("x-should-retry", "false"))
     if refused.retry_after is not None:
         said.append(("Retry-After", str(round_retry_after(refused.retry_after))))

@@ -84,10 +84,10 @@ class Series(RetryOptionsBase):
     def failed(self, failure: AttemptFailed) -> OutriggerError:
         """What to raise for a failed attempt. One that was sent and broke off is paid, and its successor is
         within the caps or is not made."""
-        paid = self._bill if failure.sent and failure.word in BILLED_UNANSWERED else None
+        paid = self._bill if failure.sent and failure.reason in BILLED_UNANSWERED else None
         if paid is not None:
             paid.charge_lost_attempt()
-        if failure.word in NEVER_RETRIED or not self._due(failure.word, sent=failure.sent, asked=None):
+        if failure.reason in NEVER_RETRIED or not self._due(failure.reason, sent=failure.sent, asked=None):
             return Final(failure)
         if paid is not None and not paid.reserve_again():
             return Final(failure)
@@ -203,7 +203,7 @@ class Sender:
             upstream.throttle.limits.read_headers(answer.headers(), call.ask.model)
             return answer
         except AttemptFailed as failure:
-            result = failure.word
+            result = failure.reason
             call.body.sent = False
             raise series.failed(failure) from failure
         finally:

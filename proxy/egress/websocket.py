@@ -58,7 +58,7 @@ async def relay_websocket(
         return sink.response
     except AttemptFailed as failure:
         ok = False
-        upstream.count_attempt(failure.word)
+        upstream.count_attempt(failure.reason)
         raise error_response.upstream_unreachable(upstream.name, failure, 1) from failure
     except asyncio.CancelledError:
         ok = False if ok is None and deadline.expired and deadline.reason != "request" else ok

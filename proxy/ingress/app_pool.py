@@ -21,7 +21,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from proxy.errors import AppUnreachable, NoDescriptors, Refusal
+from proxy.errors import AppUnreachable, OutOfDescriptors, Refusal
 from proxy.ingress.app_connection import AppConnection
 
 MAX_IDLE = 1.5  # seconds for which a connection may be idle
@@ -112,7 +112,7 @@ class AppPool:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             self.on_exhausted()
-            raise NoDescriptors("No file descriptor is left for a connection to the app.", sent=False) from error
+            raise OutOfDescriptors("No file descriptor is left for a connection to the app.", sent=False) from error
         sock.setblocking(False)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

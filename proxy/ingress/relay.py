@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from proxy.errors import AppMisframed, AppUnreachable, NoDescriptors, OutriggerError, Refusal
+from proxy.errors import AppMisframed, AppUnreachable, OutOfDescriptors, OutriggerError, Refusal
 from proxy.http.tunnel import Tunnel
 from proxy.ingress.app_connection import AppConnection
 from proxy.ingress.app_pool import AppPool
@@ -69,7 +69,7 @@ class Relay:
         upload = RequestUpload(x, connection)
         try:
             app_connection = await self._exchange_heads(connection, x, head, upload)
-        except NoDescriptors as error:
+        except OutOfDescriptors as error:
             raise Refusal("overloaded", 503, "Overloaded", str(error), retry_after=1.0) from error
         except AppUnreachable as error:
             raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error

@@ -19,7 +19,7 @@ POOL_HOLDERS_SECONDS = 60.0  # for which it is remembered who held the database'
 
 
 class GatewayAlertInputs:
-    """Implements the `AlertInputs` of the alerts on the running gateway; cheap, and true at the moment of the call."""
+    """`AlertInputs` of observe.alerts, read from the running gateway; cheap, and true at the moment of the call."""
 
     def __init__(self, parts: Parts, reloader: Reloader) -> None:
         self._parts = parts

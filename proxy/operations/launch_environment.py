@@ -1,5 +1,7 @@
-"""What the app is started with: the environment that leads its calls and queries through here, made anew of the
-policy in force at each of its starts."""
+"""The environment that the app is started with: its variables lead the app's calls and queries through the gateway.
+
+It is built anew at each start of the app, from the policy that is in force then.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,15 @@ if TYPE_CHECKING:
 
 
 class LaunchEnvironment:
-    """`command` is None for an app that something else starts; `private` is the port that the app is given."""
+    """Builds the app's environment. `command` is None for an app that something else starts; `app_port` is the port
+    that the app is given."""
 
     def __init__(
         self,
         environ: Mapping[str, str],
         *,
         command: Command | None,
-        private: int,
+        app_port: int,
         sockets: ListenSockets,
         egress: Egress,
         database: PostgresService | None,
@@ -35,7 +38,7 @@ class LaunchEnvironment:
     ) -> None:
         self._environ = environ
         self._command = command
-        self._private = private
+        self._app_port = app_port
         self._sockets = sockets
         self._egress = egress
         self._database = database
@@ -43,7 +46,8 @@ class LaunchEnvironment:
         self._logged: set[str] = set()
 
     def build(self, policy: Policy) -> tuple[Mapping[str, str], bool]:
-        """The app's environment, and whether its lines are wrapped. What is new in it is told, once."""
+        """The app's environment, and whether the lines that it prints are wrapped. Each change is logged once, not at
+        every start. If something else starts the app, only the variables that it has to be started with."""
         extra = self._egress.app_environment(policy, self._sockets.egress_address, self._environ)
         pool = ""
         if self._database is not None and self._sockets.postgres is not None:
@@ -57,16 +61,16 @@ class LaunchEnvironment:
             return extra, False
         public = self._sockets.public.getsockname()[1] if self._sockets.public is not None else None
         env, notes = build_environment(
-            self._environ, programs=self._command.programs, public=public, private=self._private, extra=extra
+            self._environ, programs=self._command.programs, public=public, private=self._app_port, extra=extra
         )
         for note in notes:
-            self._log_once("app.port", f"{note}.", port=self._private)
+            self._log_once("app.port", f"{note}.", port=self._app_port)
         return env, policy.log.app_output == "wrap"
 
     def _attribution_variables(self, policy: Policy, pool: str) -> dict[str, str]:
-        """What makes the calls of an app in Python say whose they are, where the policy has a use for that. An app
-        that something else starts is told how to have it. `pool` is HOST:PORT of the database pool, as the app sees
-        it: queries say it as well then."""
+        """The variables that load attribution into an app in Python, so that its calls name the request that they
+        belong to; none if no key of the policy needs it. `pool` is HOST:PORT of the database pool, as the app sees it:
+        then queries name their request as well."""
         if not attribution.is_enabled(policy):
             return {}
         if self._command is not None and not attribution.is_python(self._command.program):

@@ -1,5 +1,8 @@
-"""What of a newer policy has to wait, and for what: the running app knows the environment that it was started with,
-and a listener is bound once. Until then it goes on as it was; whoever asks is told by the key's name."""
+"""Which changes of a newer policy have to wait, and for what.
+
+The running app knows only the environment that it was started with, and a listener is bound once. Until then these
+keys keep their old values; logs, status and the reload's answer name them.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ WaitsFor = Literal["app restart", "gateway restart"]
 
 @dataclass(frozen=True, slots=True)
 class PendingChange:
+    """A key whose new value is not in force before `until`; its text is the sentence for the log."""
+
     key: str
     until: WaitsFor
 
@@ -31,10 +36,10 @@ class PendingChange:
 def hold_back_changes(
     running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]
 ) -> tuple[Policy, tuple[str, ...]]:
-    """The new policy as the running app can be served under it, and the keys that wait for its next start.
+    """The new policy as far as the running app can be served under it, and the keys that wait for its next start.
 
-    `running` is the policy that it was started under, `in_force` the one that it is served by now. An
-    upstream's address, variables and key stay together: a key must never meet another vendor's address.
+    `running` is the policy that the app was started under, `in_force` the one that it is served by now. An upstream's
+    address, variables and key stay together: a key must never be sent to another vendor's address.
     """
     upstreams, keys = _hold_back_upstreams(running, in_force, new, environ)
     keys += [key for key, before, after in _environment_changes(running, new, environ) if before != after]
@@ -51,11 +56,11 @@ def _hold_back_upstreams(
     held, keys = dict(new.upstreams), list[str]()
     for name, old in in_force.upstreams.items():
         if name not in running.upstreams:
-            continue  # the app was never led there
+            continue  # the app never got its address
         now = new.upstreams.get(name)
         if now is None:
             if old.env or (old.api_key is not None and key_variable(old.kind, name) in made):
-                held[name] = old  # the app's calls still lead there
+                held[name] = old  # the app still calls its address
                 keys.append(f"upstreams.{name}")
             continue
         readdressed = upstream_variables(name, old, "", environ) != upstream_variables(name, now, "", environ)
@@ -75,7 +80,7 @@ def _hold_back_upstreams(
 def _environment_changes(
     running: Policy, new: Policy, environ: Mapping[str, str]
 ) -> Iterator[tuple[str, object, object]]:
-    """A key, what the app has of it, and what it would have."""
+    """Of each key that the app's environment depends on: the key, its value now, and its value under the new policy."""
     yield "log.app_output", running.log.app_output, new.log.app_output
     yield "app.attribution", attribution.is_enabled(running), attribution.is_enabled(new)
     if running.postgres.url:

@@ -1,5 +1,7 @@
-"""What a start, or a reload, makes of a policy, made once beforehand and thrown away: what cannot be made is a fault
-of the policy then, and nobody is served by half of it."""
+"""A trial of a policy: what a start or a reload would make of it is made once beforehand and thrown away.
+
+What cannot be made is then a fault of the policy with its line, found before anything of the policy is in force.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from functools import partial
 
 from proxy.app.external_app import ExternalApp
 from proxy.egress import upstream as outgoing
-from proxy.errors import Fault, OutriggerError, PolicyError
+from proxy.errors import OutriggerError, PolicyError, PolicyFault
 from proxy.ingress.pipeline import RequestRules
 from proxy.ledger.ledger import store_of
 from proxy.observe.redact import Redactor
@@ -20,8 +22,8 @@ RESTORE_HINT = "write it as it was before, or another way"
 
 
 def try_policy(policy: Policy, environ: Mapping[str, str]) -> None:
-    """Raises PolicyError with every part that cannot be made, at its line."""
-    faults: list[Fault] = []
+    """Raises PolicyError with a fault for every part that cannot be made, each at its line."""
+    faults: list[PolicyFault] = []
     for key, make in _trial_steps(policy, environ):
         try:
             make()
@@ -34,8 +36,8 @@ def try_policy(policy: Policy, environ: Mapping[str, str]) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, for an operator. The words of a foreign exception may hold a value of the policy, a secret
-    one too: only its kind and its place are told."""
+    """What went wrong, for an operator. The text of a foreign exception may quote a value of the policy, even a secret:
+    only its type and its place are shown."""
     if isinstance(error, OutriggerError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -44,7 +46,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The key that each part is made of, and how."""
+    """The key that each part is made from, and how it is made."""
     yield "log.redact", lambda: Redactor(policy.log.redact)
     yield "routes", lambda: RequestRules.from_policy(policy, on_render=bool(environ.get("RENDER")))
     for name, one in policy.upstreams.items():
@@ -63,4 +65,4 @@ def _parse_database_url(url: str, environ: Mapping[str, str]) -> object:
 
 
 def _discard_event(event: str, message: str, **facts: object) -> None:
-    """Nobody is told of a trial."""
+    """A trial logs nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from proxy.errors import Fault, PolicyError
+from proxy.errors import PolicyError, PolicyFault
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.operations.pending_changes import PendingChange, WaitsFor
@@ -61,7 +61,7 @@ class Reloader:
             self._refuse(error.faults)
         except Exception as error:  # the outermost seam: a fault of ours must not end the watching of the file
             problem = f"it cannot be taken ({describe_error(error)})"
-            self._refuse([Fault(self._source.name, 1, "policy", problem, RESTORE_HINT)])
+            self._refuse([PolicyFault(self._source.name, 1, "policy", problem, RESTORE_HINT)])
 
     def handle_app_start(self) -> None:
         """The app is about to start: what waited for that comes into force with it."""
@@ -105,7 +105,7 @@ class Reloader:
         self._metrics.policy_reloads_total.labels("ok").inc()
         self._emit("policy.reload", self.describe())
 
-    def _refuse(self, faults: Sequence[Fault]) -> None:
+    def _refuse(self, faults: Sequence[PolicyFault]) -> None:
         self.refused = "\n".join(map(str, faults))
         for fault in faults:
             self._emit("policy.refused", str(fault), level="error", line=fault.line, key=fault.key)

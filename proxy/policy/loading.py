@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from proxy.errors import Fault, PolicyError
+from proxy.errors import PolicyError, PolicyFault
 from proxy.policy.custom_readers import CUSTOM_READERS
 from proxy.policy.defaults import resolve_defaults
 from proxy.policy.env_adoption import adopt_base_urls
@@ -104,7 +104,7 @@ def _decode(name: str, content: bytes) -> str:
 
 
 def _unreadable(name: str, line: int, problem: str, mend: str) -> PolicyError:
-    return PolicyError([Fault(name, line, "policy", problem, mend)])
+    return PolicyError([PolicyFault(name, line, "policy", problem, mend)])
 
 
 def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | None = None) -> Policy:
@@ -119,7 +119,7 @@ def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str
         root: Node = parse_document(source.text) or Table(1, ())
     except Unreadable as error:
         line = min(max(error.line, 1), lines)
-        raise PolicyError([Fault(source.name, line, "policy", error.problem, error.mend)]) from None
+        raise PolicyError([PolicyFault(source.name, line, "policy", error.problem, error.fix)]) from None
     reader = PolicyReader(source.name, environ, CUSTOM_READERS, lines)
     policy: Policy = reader.read_section(Policy, root, "", Policy())
     if not isinstance(policy, Policy):

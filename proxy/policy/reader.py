@@ -10,7 +10,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from proxy.errors import Fault
+from proxy.errors import PolicyFault
 from proxy.policy.parsing.env_vars import substitute_variables
 from proxy.policy.parsing.nodes import Entry, Listing, Node, Scalar, Table
 from proxy.policy.value_types import ValueType
@@ -66,7 +66,7 @@ class PolicyReader:
         self.environ = environ
         self.custom_readers = shapes
         self.last_line = lines
-        self.faults: list[Fault] = []
+        self.faults: list[PolicyFault] = []
         self.lines: dict[str, int] = {}  # the line of every key that the policy names
         self._faulty_keys: set[str] = set()  # keys that have a fault
         self._unsound_keys: set[str] = set()  # those, and what they stand in
@@ -87,7 +87,7 @@ class PolicyReader:
 
     def add_fault(self, key: str, problem: str, mend: str, line: int | None = None) -> Invalid:
         at = min(max(self.line_of(key) if line is None else line, 1), self.last_line)
-        self.faults.append(Fault(self.file, at, key or "policy", problem, mend))
+        self.faults.append(PolicyFault(self.file, at, key or "policy", problem, mend))
         self._faulty_keys.add(key)
         self._unsound_keys.update(enclosing_keys(key))
         return INVALID

@@ -1,8 +1,9 @@
-"""What keeps the gateway's secrets from the app beside it, which runs as the same user.
+"""Keeping the gateway's secrets from the app beside it, which runs as the same user.
 
 The vendors' keys and the database's password are in this process's environment and memory, and any process of the same
-user may read both (/proc/PID/environ, ptrace), unless this one says that it is not dumpable (prctl(2),
-PR_SET_DUMPABLE). Then only CAP_SYS_PTRACE may, which neither a container's root nor a platform's user has by default.
+user may read both (/proc/PID/environ, ptrace), unless this process says that it is not dumpable (prctl(2),
+PR_SET_DUMPABLE). Then only a process with CAP_SYS_PTRACE may, which neither a container's root nor a platform's user
+has by default.
 
 What else changes by it: no core dumps of this process; its files in /proc are root's, of which it reads none that is
 closed to others; gdb, strace and py-spy need that capability. A program that is executed, as the app is, begins anew.
@@ -18,7 +19,7 @@ PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def disable_memory_access() -> bool:
-    """Whether other processes of this user are kept from reading this one. Linux alone knows how."""
+    """Keep other processes of this user from reading this one; whether that worked. Only Linux can."""
     if sys.platform != "linux":
         return False
     try:
@@ -31,5 +32,5 @@ def disable_memory_access() -> bool:
 
 
 def minimal_environment() -> dict[str, str]:
-    """For a helper of our own, whose environment anybody of this user can read: where programs are, no more."""
+    """The environment of a helper process of ours, which every process of this user can read: PATH and nothing else."""
     return {"PATH": os.environ.get("PATH") or os.defpath}

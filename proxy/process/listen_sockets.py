@@ -1,4 +1,8 @@
-"""Taking addresses: bound before anything is started, so that a taken one costs nothing but a sentence."""
+"""The sockets that the gateway listens on: all of them are bound before anything is started.
+
+An address that is taken then costs nothing but a sentence. A bound socket refuses connections until it listens, so a
+platform that probes the port sees that nobody is ready.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,10 @@ LISTEN_BACKLOG = 1024
 
 
 def bind_socket(address: Address, key: str) -> socket.socket:
-    """A bound TCP socket that does not listen yet. Raises BindError naming the address and its policy key.
+    """A bound TCP socket that does not listen yet. Raises BindError, which names the address and its policy key.
 
-    Until it listens, the address refuses connections: a platform that probes the port sees that nobody is
-    ready. SO_REUSEADDR is asked for only to get past a predecessor's connections in TIME_WAIT, and is off again
-    until `listen`: two sockets that both ask for it may hold one address until one of them listens (ip(7)).
+    SO_REUSEADDR is set only to get past a predecessor's connections in TIME_WAIT, and is off again until
+    `start_listening`: two sockets that both have it may hold one address until one of them listens (ip(7)).
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
@@ -37,9 +40,9 @@ def bind_socket(address: Address, key: str) -> socket.socket:
 def start_listening(sock: socket.socket, key: str) -> socket.socket:
     """Listen on a bound socket. Raises BindError.
 
-    From here on with SO_REUSEADDR, which accepted connections inherit: one that we close lies in TIME_WAIT for a
-    minute, and without it no successor could bind the address. Nobody can share it: binding beside a socket that
-    listens needs SO_REUSEPORT on both.
+    From here on the socket has SO_REUSEADDR, which accepted connections inherit: one that we close stays in TIME_WAIT
+    for a minute, and without the option no successor could bind the address. Nobody can share the address: binding
+    beside a socket that listens needs SO_REUSEPORT on both.
     """
     address = Address(*sock.getsockname()[:2])
     try:
@@ -51,7 +54,7 @@ def start_listening(sock: socket.socket, key: str) -> socket.socket:
 
 
 def find_free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody has now."""
+    """A port that is free now."""
     with socket.socket() as sock:
         sock.bind((host, 0))
         port: int = sock.getsockname()[1]
@@ -63,7 +66,7 @@ def _bind(family: socket.AddressFamily, address: Address, *, reuse: bool) -> soc
     try:
         sock.setblocking(False)
         if family == socket.AF_INET6:
-            # [::] takes IPv4 as well, as most servers do.
+            # [::] accepts IPv4 as well, as in most servers.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -87,7 +90,7 @@ def _describe_failure(address: Address, key: str, error: OSError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ListenSockets:
-    """The addresses, bound before anything is started."""
+    """The bound sockets by listener; `public` and `postgres` are None if the policy has them off."""
 
     public: socket.socket | None
     admin: socket.socket
@@ -95,9 +98,9 @@ class ListenSockets:
     postgres: socket.socket | None = None
 
     @classmethod
-    def bind(cls, policy: Policy, handed: Mapping[str, socket.socket] = MappingProxyType({})) -> ListenSockets:
-        """Raises BindError for the first address that cannot be had; those before it are let go. `handed`: sockets
-        that are bound already, by the policy's key."""
+    def bind(cls, policy: Policy, activated: Mapping[str, socket.socket] = MappingProxyType({})) -> ListenSockets:
+        """Bind every address of the policy but those of `activated`, sockets that are bound already, by policy key.
+        Raises BindError for the first address that cannot be bound, and closes those before it."""
         listen = policy.listen
         bound: list[socket.socket] = []
         try:
@@ -108,7 +111,7 @@ class ListenSockets:
                 (policy.postgres.listen if policy.postgres.url else None, "postgres.listen"),
             ):
                 if address is not None:
-                    bound.append(handed[key] if key in handed else bind_socket(address, key))
+                    bound.append(activated[key] if key in activated else bind_socket(address, key))
         except BindError:
             for sock in bound:
                 sock.close()

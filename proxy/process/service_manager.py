@@ -1,4 +1,4 @@
-"""What a service manager is told of our state (sd_notify(3)): ready, reloading, stopping, alive."""
+"""Notifications to a service manager about our state (sd_notify(3)): ready, reloading, stopping, alive."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 
 class ServiceNotifier:
-    """Says nothing where no manager listens (NOTIFY_SOCKET), and waits for nobody: a message that cannot be taken at
-    once is lost."""
+    """Sends nothing if no manager listens (no NOTIFY_SOCKET), and never waits: a message that the manager's socket
+    cannot take at once is dropped."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
@@ -22,22 +22,22 @@ class ServiceNotifier:
             self._sock.setblocking(False)
 
     def notify_starting(self, seconds: float) -> None:
-        """It may take that long from now on."""
+        """The start may take that long from now on."""
         self._send("STATUS=Starting the app.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
 
     def notify_ready(self, status: str) -> None:
         self._send("READY=1", f"STATUS={status}")
 
     def notify_reloading(self) -> None:
-        """To be followed by `ready`; with the moment that Type=notify-reload asks for."""
+        """`notify_ready` has to follow. MONOTONIC_USEC is what Type=notify-reload asks for."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={_to_microseconds(time.monotonic())}")
 
     def notify_stopping(self, seconds: float) -> None:
-        """It may take that long."""
+        """The stop may take that long."""
         self._send("STOPPING=1", "STATUS=Stopping.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
 
     async def run_watchdog(self) -> None:
-        """WATCHDOG=1 twice in each period that is asked for: the event loop turns."""
+        """Send WATCHDOG=1 twice in each period of the watchdog: it proves that the event loop is not blocked."""
         while self._sock is not None and self._watchdog_interval is not None:
             self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_interval)
@@ -56,7 +56,7 @@ class ServiceNotifier:
 
 
 def _read_watchdog_interval(environ: Mapping[str, str]) -> float | None:
-    """Half of WATCHDOG_USEC in seconds, where it is meant for this process (sd_watchdog_enabled(3))."""
+    """Half of WATCHDOG_USEC in seconds, or None if no watchdog is set for this process (sd_watchdog_enabled(3))."""
     text = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()) or not (text.isascii() and text.isdigit()):
         return None

@@ -1,6 +1,6 @@
-"""Sockets that a service manager hands over (sd_listen_fds(3)), and which of our addresses each is.
+"""Socket activation: sockets that a service manager passes on (sd_listen_fds(3)), and which of our listeners each is.
 
-The manager holds them while one process ends and another begins, or hands the same ones to both: no connection is
+The manager holds them while one process ends and another begins, or passes the same ones to both, so no connection is
 refused meanwhile.
 """
 
@@ -15,7 +15,7 @@ from proxy.errors import BindError
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.server import Address
 
-SD_LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START
+SD_LISTEN_FDS_START = 3  # the first descriptor that is passed
 SOCKET_KEYS: Mapping[str, str] = {
     "public": "listen.public",
     "admin": "listen.admin",
@@ -27,7 +27,7 @@ WILDCARD_HOSTS = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, slots=True)
 class ActivatedSocket:
-    """One of them, by the name that FileDescriptorName= gave it; systemd's default is the socket unit's."""
+    """A socket that was passed on. `name` is FileDescriptorName= of its unit, by default the unit's own name."""
 
     name: str
     sock: socket.socket
@@ -40,7 +40,7 @@ class ActivatedSocket:
 def receive_sockets(
     environ: Mapping[str, str], *, pid: int | None = None, first: int = SD_LISTEN_FDS_START
 ) -> list[ActivatedSocket]:
-    """The sockets meant for this process; none where LISTEN_PID names another. Raises BindError."""
+    """The sockets that are meant for this process; none if LISTEN_PID names another one. Raises BindError."""
     if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
         return []
     count = environ.get("LISTEN_FDS", "")
@@ -55,10 +55,10 @@ def receive_sockets(
     return found
 
 
-def assign_sockets(policy: Policy, handed: Iterable[ActivatedSocket]) -> dict[str, socket.socket]:
-    """Each by the key of the policy whose address it is: by its name, else by where it is bound; a single one that is
-    neither is the public one. Raises BindError."""
-    handed = list(handed)
+def assign_sockets(policy: Policy, activated: Iterable[ActivatedSocket]) -> dict[str, socket.socket]:
+    """The sockets by the policy key that each serves: found by its name, else by the address that it is bound to; a
+    single one that fits neither way is the public one. Raises BindError."""
+    activated = list(activated)
     wanted = {
         "listen.public": policy.listen.public,
         "listen.admin": policy.listen.admin,
@@ -66,11 +66,11 @@ def assign_sockets(policy: Policy, handed: Iterable[ActivatedSocket]) -> dict[st
         "postgres.listen": policy.postgres.listen if policy.postgres.url else None,
     }
     found: dict[str, socket.socket] = {}
-    for one in handed:
+    for one in activated:
         key = SOCKET_KEYS.get(one.name) or next(
             (key for key, at in wanted.items() if at and _is_same_address(at, one.address)), None
         )
-        if key is None and len(handed) == 1:
+        if key is None and len(activated) == 1:
             key = "listen.public"
         if key is None:
             raise BindError(
@@ -93,8 +93,8 @@ def assign_sockets(policy: Policy, handed: Iterable[ActivatedSocket]) -> dict[st
     return found
 
 
-def close_sockets(handed: Iterable[ActivatedSocket]) -> None:
-    for one in handed:
+def close_sockets(activated: Iterable[ActivatedSocket]) -> None:
+    for one in activated:
         one.sock.close()
 
 

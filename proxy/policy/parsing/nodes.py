@@ -53,7 +53,7 @@ class Unreadable(Exception):
         super().__init__(problem)
         self.line = line
         self.problem = problem
-        self.mend = mend
+        self.fix = mend
 
 
 def join_surrogates(text: str, line: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from proxy.errors import Fault
+from proxy.errors import PolicyFault
 from proxy.policy import value_types
 from proxy.policy.schema.alerting import Alerts, InjectedFault, Sentry
 from proxy.policy.schema.identity import Identity
@@ -42,7 +42,7 @@ class Policy:
     warnings: tuple[str, ...] = field(default=(), compare=False, metadata={"key": False})
     lines: Mapping[str, int] = field(default_factory=empty_mapping, compare=False, repr=False, metadata={"key": False})
 
-    def fault(self, key: str, problem: str, mend: str) -> Fault:
+    def fault(self, key: str, problem: str, mend: str) -> PolicyFault:
         """At the line of the key, or of what it would stand in."""
         line = next((self.lines[name] for name in enclosing_keys(key) if name in self.lines), 1)
-        return Fault(self.source, line, key, problem, mend)
+        return PolicyFault(self.source, line, key, problem, mend)

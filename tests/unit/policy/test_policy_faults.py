@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.errors import Fault, PolicyError
+from proxy.errors import PolicyError, PolicyFault
 from proxy.policy.loading import PolicySource, load_policy
 
 ENVIRON = {"KEY": "k" * 40, "EMPTY": "", "SECRET_URL": "hunter2://pw@x"}
 
 
-def faults_of(text: str) -> tuple[Fault, ...]:
+def faults_of(text: str) -> tuple[PolicyFault, ...]:
     with pytest.raises(PolicyError) as caught:
         load_policy(PolicySource("p.yaml", None, text), ENVIRON)
     return caught.value.faults
@@ -183,7 +183,7 @@ def test_a_fault_names_its_key_what_is_wrong_and_what_to_write(text: str, key: s
     faults = faults_of(text)
     assert [fault.key for fault in faults] == [key]
     assert problem in faults[0].problem
-    assert mend in faults[0].mend
+    assert mend in faults[0].fix
 
 
 def test_every_fault_comes_at_once_in_the_order_of_its_lines() -> None:

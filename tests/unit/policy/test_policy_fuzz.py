@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import Fault, PolicyError
+from proxy.errors import PolicyError, PolicyFault
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.renderer import render_policy
 from proxy.policy.schema.identity import JwtSource
@@ -54,13 +54,13 @@ def test_any_text_of_marks(text: str) -> None:
     judge(text)
 
 
-def judge_faults(faults: tuple[Fault, ...], last: int) -> None:
+def judge_faults(faults: tuple[PolicyFault, ...], last: int) -> None:
     assert faults
     for fault in faults:
         assert 1 <= fault.line <= last
         assert fault.key
         assert fault.problem
-        assert fault.mend
+        assert fault.fix
         assert "\n" not in str(fault)
         str(fault).encode()
 

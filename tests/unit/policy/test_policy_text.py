@@ -31,7 +31,7 @@ def fault_of(text: str) -> tuple[int, str]:
         say(text)
     (fault,) = caught.value.faults
     assert fault.key == "policy"
-    assert fault.mend
+    assert fault.fix
     return fault.line, fault.problem
 
 

@@ -1,7 +1,17 @@
-"""What an upstream's calls may cost: reserved before a call, settled after it, counted by window and user.
+"""What the calls of one upstream may cost: caps by window, for each user and for all of them together.
 
-Decisions are synchronous, so calls at once cannot all pass a check that only the first of them should. What is
-reserved counts as spent, so a cap is passed by the error of the estimates in flight at most.
+A call is counted twice. Before it is made, the most that it is expected to cost is *reserved*; when its cost is known
+it is *settled*: the cost is added to what was spent and the reservation is released. A cap compares itself with both:
+
+    spent - forgiven + reserved + this call's reservation  <=  limit
+
+So a cap can be overshot by no more than the error of the estimates under way, however many calls are made at once.
+For that, a decision and its reservation must be one step: everything here is synchronous, runs on the loop's thread,
+and awaits nothing.
+
+Counts live in memory and come out of the ledger at a start. For at most MAX_USERS users they are told apart; who was
+forgotten, or has not been loaded yet, counts as unknown (`is_loaded`), and the ledger is asked before a call of theirs
+is reserved (spend_lookup.py). All money is in whole nano-dollars (1e-9 $), all times are the wall clock's seconds.
 """
 
 from __future__ import annotations
@@ -19,42 +29,32 @@ from proxy.policy.schema.upstream import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import Period, format_nanos, to_nanos
 
-# [merged from egress/billing/wallet] One owner's money: a pot for each window, and what a call of theirs usually
-# sets aside.
-USUAL = 0.1  # the weight of the newest call in what a call usually reserves
-LITTLE = 0.2  # of a cap: with more than that left it is never spent, however large a usual call is
+MAX_USERS = 10_000  # about 500 bytes each
+EVICTION_CANDIDATES = 32  # users that have not called for longest, of whom the one who spent least is forgotten
+USUAL_WEIGHT = 0.1  # of the newest call, in the moving average of what a call usually reserves
+MAX_SHARE_LEFT = 0.2  # of a cap: if more than this is left, the cap is not spent, however large a usual call is
+
+Forgiven = Mapping[str, Mapping[str, int]]  # nano-dollars that an operator forgave, by window and user
+Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `cap.warn` that was reached
 
 
-class SpendAccount:
-    """A user's, or that of all together. `usual` is in nano-dollars, 0 until a call asked. `since` is None where
-    everything that was spent is in it, else the moment (wall clock) from which on it is: what came before is the
-    ledger's to say."""
+class CapReached(OutriggerError):
+    """A call that would pass a cap. `resets_at` is the end of the cap's window; None for a cap on each single call."""
 
-    __slots__ = ("counted_since", "usual_reservation", "windows")
-
-    def __init__(self, since: float | None = None) -> None:
-        self.windows: Pots = {}
-        self.counted_since = since
-        self.usual_reservation = 0.0
-
-    def note_request(self, amount: int, *, fitted: bool) -> None:
-        """A call of this size found room, or none. One that found none says what is usual only where nobody else
-        does: a giant that is refused again and again is nobody's usual call."""
-        if not self.usual_reservation:
-            self.usual_reservation = float(amount)
-        elif fitted:
-            self.usual_reservation += (amount - self.usual_reservation) * USUAL
-
-    def is_exhausted(self, pot: WindowSpend, limit: int) -> bool:
-        """Whether so little is left of a cap (nano-dollars) that a usual call does not fit. Computed out of what is
-        spent: reservations of calls under way may come back."""
-        left = limit - pot.counted
-        return left <= 0 or left < min(self.usual_reservation, limit * LITTLE)
+    def __init__(self, text: str, resets_at: float | None) -> None:
+        super().__init__(text)
+        self.resets_at = resets_at
 
 
-# [merged from egress/billing/pot] One window's money, and what of it stands against a cap.
 class WindowSpend:
-    """One window's money. `forgiven` is the part of what was spent that an operator no longer counts."""
+    """The money of one account in one window (an hour, a day, a month).
+
+    end: when the window ends
+    spent: what was settled
+    forgiven: the part of `spent` that an operator no longer counts against caps
+    reserved: what calls under way may still cost
+    warned: the share of a cap of which a warning was given last
+    """
 
     __slots__ = ("end", "forgiven", "reserved", "spent", "warned")
 
@@ -67,7 +67,7 @@ class WindowSpend:
 
     @property
     def counted(self) -> int:
-        """What stands against a cap."""
+        """What of the settled money stands against a cap."""
         return max(0, self.spent - self.forgiven)
 
     def forgive(self, amount: int) -> None:
@@ -75,94 +75,126 @@ class WindowSpend:
         self.warned = 0.0
 
 
-Pots = dict[Period, WindowSpend]
+Windows = dict[Period, WindowSpend]
 
 
-MAX_USERS = 10_000  # about 500 bytes each; past that the one of a few longest unseen who spent least is forgotten
-_LOOKED_AT = 32
+class SpendAccount:
+    """The windows of one user, or those of all users together.
 
-Taken = Mapping[str, Mapping[str, int]]  # nano-dollars that were forgiven, by window and user
-Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `warn` that was reached
+    windows: the current window of each period
+    counted_since: None if everything that was spent is in the windows; else the moment from which on it is, while what
+        came before is the ledger's to say
+    usual_reservation: what a call usually reserves; 0 until the first call
+    """
 
+    __slots__ = ("counted_since", "usual_reservation", "windows")
 
-class CapReached(OutriggerError):
-    """A call that would pass a cap. `turns` is when its window ends, None for a cap on each call alone."""
+    def __init__(self, counted_since: float | None = None) -> None:
+        self.windows: Windows = {}
+        self.counted_since = counted_since
+        self.usual_reservation = 0.0
 
-    def __init__(self, text: str, turns: float | None) -> None:
-        super().__init__(text)
-        self.resets_at = turns
+    def note_request(self, amount: int, *, fitted: bool) -> None:
+        """Learn what is usual from a call that was let through.
+
+        A refused call counts only if there is no other: a giant that is refused again and again is nobody's usual call.
+        """
+        if not self.usual_reservation:
+            self.usual_reservation = float(amount)
+        elif fitted:
+            self.usual_reservation += (amount - self.usual_reservation) * USUAL_WEIGHT
+
+    def is_exhausted(self, window: WindowSpend, limit: int) -> bool:
+        """Whether so little is left of a cap that a usual call does not fit.
+
+        Reservations of calls under way are left out, since they may be released again.
+        """
+        left = limit - window.counted
+        return left <= 0 or left < min(self.usual_reservation, limit * MAX_SHARE_LEFT)
 
 
 class Reservation:
-    """What one attempt has reserved. It stays in the windows in which it was made, even past their end."""
+    """What one call has reserved, in the user's account and in that of all.
 
-    __slots__ = ("_purse", "_wallets", "amount", "tier", "user", "windows")
+    It belongs to the windows in which it was made, even past their end: a call of 23:59 is yesterday's.
+    """
 
-    def __init__(self, purse: SpendLimits, user: str, tier: str, wallets: tuple[SpendAccount, SpendAccount]) -> None:
-        """`wallets`: that of all, and this user's."""
-        self._purse = purse
-        self._wallets = wallets
+    __slots__ = ("_accounts", "_limits", "amount", "tier", "user", "windows")
+
+    def __init__(self, limits: SpendLimits, user: str, tier: str, accounts: tuple[SpendAccount, SpendAccount]) -> None:
+        """`accounts`: that of all users, and this user's."""
+        self._limits = limits
+        self._accounts = accounts
         self.user = user
         self.tier = tier
-        self.windows: tuple[Pots, Pots] = (dict(wallets[0].windows), dict(wallets[1].windows))
+        self.windows: tuple[Windows, Windows] = (dict(accounts[0].windows), dict(accounts[1].windows))
         self.amount = 0
 
     def reserve(self, amount: int) -> None:
-        """Reserve so much. Raises CapReached, and then nothing is reserved."""
+        """Reserve this much in place of what was reserved. Raises CapReached, and then nothing is reserved."""
         self.release()
         fitted = False
         try:
-            self._purse.check(self, amount)
+            self._limits.check(self, amount)
             fitted = True
         finally:
-            for wallet in self._wallets:
-                wallet.note_request(amount, fitted=fitted)
-        for pots in self.windows:
-            for pot in pots.values():
-                pot.reserved += amount
+            for account in self._accounts:
+                account.note_request(amount, fitted=fitted)
+        for windows in self.windows:
+            for window in windows.values():
+                window.reserved += amount
         self.amount = amount
 
     def spend(self, amount: int) -> None:
-        """So much is gone for good; what is reserved stays so until it is released."""
-        for pots in self.windows:
-            for pot in pots.values():
-                pot.spent += amount
-        self._purse.warn(self)
+        """Count this much as gone for good. The reservation stays until it is released."""
+        for windows in self.windows:
+            for window in windows.values():
+                window.spent += amount
+        self._limits.warn_if_due(self)
 
-    def restore(self, amount: int, since: Mapping[str, float], at: float) -> None:
-        """What was loaded as spent, of a call that began `at`, is reserved again; `since`: when each window began."""
-        self.windows = (_begun(self.windows[0], since, at), _begun(self.windows[1], since, at))
-        for pots in self.windows:
-            for pot in pots.values():
-                pot.spent -= amount
-                pot.reserved += amount
+    def restore(self, amount: int, window_starts: Mapping[str, float], began_at: float) -> None:
+        """Turn money that was loaded as spent back into a reservation, for a call that is still open.
+
+        It lies in those windows only that had begun when the call began.
+        """
+        self.windows = (
+            _windows_begun_by(self.windows[0], window_starts, began_at),
+            _windows_begun_by(self.windows[1], window_starts, began_at),
+        )
+        for windows in self.windows:
+            for window in windows.values():
+                window.spent -= amount
+                window.reserved += amount
         self.amount = amount
 
     def release(self) -> None:
-        """Give back what is still reserved; may be called again to no effect."""
+        """Give back what is still reserved. A second call does nothing."""
         amount, self.amount = self.amount, 0
-        for pots in self.windows:
-            for pot in pots.values():
-                pot.reserved -= amount
+        for windows in self.windows:
+            for window in windows.values():
+                window.reserved -= amount
 
 
 class SpendLimits:
-    """One an upstream. Counts of all users and of the whole are kept whether or not a cap rests on them, so that
-    a policy that names one counts what was spent before it did."""
+    """The caps and counts of one upstream.
+
+    Users and the whole are counted whether or not a cap rests on them, so that a policy that names a cap counts what
+    was spent before it did. `cap` is the policy in force, `evicted` how many users were forgotten for want of room.
+    """
 
     def __init__(self, cap: Cap, *, now: Callable[[], float], on_warn: Warn | None = None) -> None:
         self._now = now
         self._on_warn = on_warn
         self._calendar = Calendar(cap.timezone)
-        self._turns: dict[Period, float] = {}
+        self._window_ends: dict[Period, float] = {}
         self._total = SpendAccount()
-        self._users: OrderedDict[str, SpendAccount] = OrderedDict()
-        self._doubt = 0.0  # until then (wall clock) one who is not remembered may have spent something
+        self._users: OrderedDict[str, SpendAccount] = OrderedDict()  # the one who called last is last
+        self._unknown_until = 0.0  # until then, a user who has no account here may have spent something
         self.cap = cap
         self.evicted = 0
 
     def __repr__(self) -> str:
-        today = self._at_hand(self._total)["d"]
+        today = self._current_windows(self._total)["d"]
         return f"<SpendLimits ${format_nanos(today.spent)} today, ${format_nanos(today.reserved)} reserved>"
 
     @property
@@ -170,13 +202,12 @@ class SpendLimits:
         return self._calendar
 
     def reconfigure(self, cap: Cap) -> bool:
-        """Take other caps; True where their time zone is another, so that all counts start anew and must be
-        loaded again."""
+        """Take other caps. True if their time zone is another: then all counts start anew and must be loaded again."""
         moved = cap.timezone != self.cap.timezone
         self.cap = cap
         if moved:
             self._calendar = Calendar(cap.timezone)
-            self._turns.clear()
+            self._window_ends.clear()
             self._total = SpendAccount()
             self._users.clear()
             self.mark_unloaded()
@@ -184,248 +215,262 @@ class SpendLimits:
 
     # ── before and after a call ──────────────────────────────────────────────────────────────
 
-    def reservation(self, user: str, tier: str, at: float | None = None) -> Reservation:
-        """A call's own; nothing is reserved by it yet. `at`: when the call began, where that was before now."""
-        self._at_hand(self._total)
-        wallet = self._of(user)
-        if wallet.counted_since is not None and at is not None:
-            wallet.counted_since = min(wallet.counted_since, at)
-        return Reservation(self, user, tier, (self._total, wallet))
+    def reservation(self, user: str, tier: str, began_at: float | None = None) -> Reservation:
+        """An empty reservation for a call. `began_at`: when the call began, if that was before now."""
+        self._current_windows(self._total)
+        account = self._account_of(user)
+        if account.counted_since is not None and began_at is not None:
+            # The ledger is asked for what began before `counted_since`: this call is counted here, and only here.
+            account.counted_since = min(account.counted_since, began_at)
+        return Reservation(self, user, tier, (self._total, account))
 
-    def check(self, hold: Reservation, amount: int) -> None:
-        """Raises CapReached where `amount` more would pass a cap."""
+    def check(self, reservation: Reservation, amount: int) -> None:
+        """Raises CapReached if `amount` more would pass a cap."""
         each = self.cap.per_call
         if each is not None and amount > to_nanos(each):
             text = f"It may cost ${format_nanos(amount)}, and a call may cost ${each:f} (cap.per_call)."
             raise CapReached(text, None)
-        for name, spend, pot in self._limits(hold):
-            limit = to_nanos(spend.amount)
-            if pot.counted + pot.reserved + amount > limit:
-                raise CapReached(self._refused(name, spend, pot, amount), pot.end)
+        for name, cap, window in self._caps_on(reservation):
+            limit = to_nanos(cap.amount)
+            if window.counted + window.reserved + amount > limit:
+                raise CapReached(self._refusal_text(name, cap, window, amount), window.end)
 
-    def warn(self, hold: Reservation) -> None:
+    def warn_if_due(self, reservation: Reservation) -> None:
+        """Report each share of `cap.warn` once in a window, when it is reached."""
         if self._on_warn is None:
             return
-        for name, spend, pot in self._limits(hold):
-            share = pot.counted / (to_nanos(spend.amount) or 1)
+        for name, cap, window in self._caps_on(reservation):
+            share = window.counted / (to_nanos(cap.amount) or 1)
             reached = max((mark for mark in self.cap.warn if mark <= share), default=0.0)
-            if reached > pot.warned:
-                pot.warned = reached
-                self._on_warn(name, spend, reached)
+            if reached > window.warned:
+                window.warned = reached
+                self._on_warn(name, cap, reached)
 
     # ── what others ask ──────────────────────────────────────────────────────────────────────
 
     def spent(self, period: Period, user: str | None = None) -> int:
-        """Nano-dollars of this window so far, of one user or of all."""
+        """Nano-dollars spent in the current window, by one user or by all."""
         if user is None:
-            return self._at_hand(self._total)[period].spent
-        wallet = self._users.get(user)
-        return self._at_hand(wallet)[period].spent if wallet is not None else 0
+            return self._current_windows(self._total)[period].spent
+        account = self._users.get(user)
+        return self._current_windows(account)[period].spent if account is not None else 0
 
     @property
     def reserved(self) -> int:
-        return self._at_hand(self._total)["month"].reserved
+        """Nano-dollars that all calls under way have reserved."""
+        return self._current_windows(self._total)["month"].reserved
 
     def caps_of(self, user: str, tier: str) -> tuple[Spend, ...]:
+        """The caps on one user; for calls of nobody, `cap.unattributed`."""
         if user == UNATTRIBUTED:
             return () if self.cap.unattributed is None else (self.cap.unattributed,)
         return self.cap.per_user.get(tier) or self.cap.per_user.get(ANY_TIER) or ()
 
     def exhausted_cap(self, user: str, tier: str) -> tuple[str, float] | None:
-        """Which cap of this user's is spent, in words, and the seconds until its window turns; None where none is.
-        One with so little left that a usual call of theirs does not fit counts as spent."""
-        spends = self.caps_of(user, tier)
-        if not spends:
+        """Which cap of this user's is spent, in words, and the seconds until its window ends; None if none is.
+
+        A cap that has no room for a usual call of theirs counts as spent.
+        """
+        caps = self.caps_of(user, tier)
+        if not caps:
             return None
-        wallet = self._users.get(user) or SpendAccount()
-        pots = self._at_hand(wallet)
-        for spend in spends:
-            pot = pots[spend.period]
-            if wallet.is_exhausted(pot, to_nanos(spend.amount)):
-                turns_at = self._calendar.format_moment(pot.end)
-                text = f"${format_nanos(pot.counted)} of {spend} is spent; it turns at {turns_at}"
-                return text, pot.end - self._now()
+        account = self._users.get(user) or SpendAccount()
+        windows = self._current_windows(account)
+        for cap in caps:
+            window = windows[cap.period]
+            if account.is_exhausted(window, to_nanos(cap.amount)):
+                turns_at = self._calendar.format_moment(window.end)
+                text = f"${format_nanos(window.counted)} of {cap} is spent; it turns at {turns_at}"
+                return text, window.end - self._now()
         return None
 
     def total_share(self) -> float | None:
-        """How much of the total cap is spent, 1 where a usual call has no room in it; None without one."""
+        """The share of the total cap that is spent, at least 1 if a usual call has no room in it; None without one."""
         total = self.cap.total
         if total is None:
             return None
-        pot, limit = self._at_hand(self._total)[total.period], to_nanos(total.amount)
-        share = pot.spent / (limit or 1)
-        return max(share, 1.0) if self._total.is_exhausted(pot, limit) else share
+        window, limit = self._current_windows(self._total)[total.period], to_nanos(total.amount)
+        share = window.spent / (limit or 1)
+        return max(share, 1.0) if self._total.is_exhausted(window, limit) else share
 
     def count_users_above(self, share: float, tier_of: Callable[[str], str]) -> int:
-        """How many users (the unattributed are one) have spent more than this share of a cap of their own, or have
-        no room in it for a usual call."""
-        spends = [spend for several in self.cap.per_user.values() for spend in several]
-        spends += [self.cap.unattributed] if self.cap.unattributed is not None else []
-        least: dict[Period, float] = {}
-        for spend in spends:
-            some = min(share, 1.0 - LITTLE) * to_nanos(spend.amount)
-            least[spend.period] = min(least.get(spend.period, float("inf")), some)
-        if not least:
+        """How many users have spent more than this share of a cap of their own, or have no room for a usual call.
+
+        Calls of nobody count as one user.
+        """
+        caps = [cap for several in self.cap.per_user.values() for cap in several]
+        caps += [self.cap.unattributed] if self.cap.unattributed is not None else []
+        lowest: dict[Period, float] = {}
+        for cap in caps:
+            threshold = min(share, 1.0 - MAX_SHARE_LEFT) * to_nanos(cap.amount)
+            lowest[cap.period] = min(lowest.get(cap.period, float("inf")), threshold)
+        if not lowest:
             return 0
         now, count = self._now(), 0
 
-        def past(wallet: SpendAccount, spend: Spend) -> bool:
-            pot, limit = wallet.windows[spend.period], to_nanos(spend.amount)
-            return pot.end > now and (pot.counted > share * limit or wallet.is_exhausted(pot, limit))
+        def is_above(account: SpendAccount, cap: Spend) -> bool:
+            window, limit = account.windows[cap.period], to_nanos(cap.amount)
+            return window.end > now and (window.counted > share * limit or account.is_exhausted(window, limit))
 
-        for user, wallet in self._users.items():
-            # A tier is looked up only of who may have come so far.
-            if any(wallet.windows[period].counted >= some for period, some in least.items()):
-                count += any(past(wallet, spend) for spend in self.caps_of(user, tier_of(user)))
+        for user, account in self._users.items():
+            # The tier costs a look-up, so only users who can be above some cap pay for it.
+            if any(account.windows[period].counted >= threshold for period, threshold in lowest.items()):
+                count += any(is_above(account, cap) for cap in self.caps_of(user, tier_of(user)))
         return count
 
     def counted(self, period: Period, user: str) -> int:
-        """Nano-dollars of this window that stand against this user's caps."""
-        wallet = self._users.get(user)
-        return self._at_hand(wallet)[period].counted if wallet is not None else 0
+        """Nano-dollars of the current window that stand against this user's caps."""
+        account = self._users.get(user)
+        return self._current_windows(account)[period].counted if account is not None else 0
 
     def forgive(self, user: str) -> dict[Period, int]:
-        """Today's spend stands against none of this user's caps any more, that of the month included; what this
-        took off each window. The whole's windows keep it: the money is gone."""
-        wallet = self._users.get(user)
-        if wallet is None:
+        """Take today's spend off this user's caps, that of the month included; what this took off each window.
+
+        The windows of all users keep it: the money is gone.
+        """
+        account = self._users.get(user)
+        if account is None:
             return {}
-        pots = self._at_hand(wallet)
-        today = pots["d"].counted
-        taken = {period: min(pots[period].counted, today) for period in PERIODS}
+        windows = self._current_windows(account)
+        today = windows["d"].counted
+        taken = {period: min(windows[period].counted, today) for period in PERIODS}
         for period, amount in taken.items():
-            pots[period].forgive(amount)
+            windows[period].forgive(amount)
         return {period: amount for period, amount in taken.items() if amount}
 
     def top_spenders(self, period: Period, count: int) -> list[tuple[str, int]]:
-        """Who spent most in this window."""
-        found = [(user, self._at_hand(wallet)[period].spent) for user, wallet in self._users.items()]
-        return sorted((pair for pair in found if pair[1]), key=lambda pair: -pair[1])[:count]
+        """Who spent most in the current window, and how many nano-dollars."""
+        spent = [(user, self._current_windows(account)[period].spent) for user, account in self._users.items()]
+        return sorted((pair for pair in spent if pair[1]), key=lambda pair: -pair[1])[:count]
 
     # ── out of the ledger ────────────────────────────────────────────────────────────────────
 
     def window_starts(self) -> dict[str, float]:
-        """When each window began."""
+        """When each current window began."""
         now = self._now()
         return {period: self._calendar.window(period, now)[0] for period in PERIODS}
 
     def mark_unloaded(self) -> None:
-        """Nothing has been counted yet: whoever is not remembered may have spent something, until `load`."""
-        self._doubt = math.inf
+        """Nothing has been loaded yet: until `load`, everybody may have spent something."""
+        self._unknown_until = math.inf
 
     def is_loaded(self, user: str) -> bool:
-        """Whether all that this user spent is counted here. Where it is not, the ledger is asked (see recall) before
-        a call of theirs is reserved."""
-        wallet = self._users.get(user)
-        return wallet.counted_since is None if wallet is not None else self._now() >= self._doubt
+        """Whether all that this user spent is counted here."""
+        account = self._users.get(user)
+        return account.counted_since is None if account is not None else self._now() >= self._unknown_until
 
     def counted_since(self, user: str) -> float | None:
-        """The moment up to which the ledger is to be asked; None: all that it has."""
-        wallet = self._users.get(user)
-        return wallet.counted_since if wallet is not None else None
+        """The moment up to which the ledger is to be asked about a user; None: for all that it has."""
+        account = self._users.get(user)
+        return account.counted_since if account is not None else None
 
-    def load(self, windows: Mapping[str, float], spent: Mapping[str, WindowTotals], forgiven: Taken) -> None:
-        """Add what the ledger has of these windows (when each began). Of users as many as are told apart, the largest
-        spenders of the longest window; the others are in doubt."""
-        began = self.window_starts()
-        periods = [period for period in PERIODS if period in spent and windows[period] == began[period]]
-        total = self._at_hand(self._total)
+    def load(self, window_starts: Mapping[str, float], spent: Mapping[str, WindowTotals], forgiven: Forgiven) -> None:
+        """Add what the ledger has of these windows (by when each began).
+
+        Of the users, the largest spenders of the longest window get an account; the others stay unknown.
+        """
+        current = self.window_starts()
+        periods = [period for period in PERIODS if period in spent and window_starts[period] == current[period]]
+        total = self._current_windows(self._total)
         for period in periods:
             total[period].spent += spent[period].total
         named = set[str]().union(*(spent[period].users for period in periods))
-        kept = [user for user in (spent[periods[-1]].users if periods else ()) if _named(user, spent)][:MAX_USERS]
+        by_spend = spent[periods[-1]].users if periods else ()
+        kept = [user for user in by_spend if _is_fully_named(user, spent)][:MAX_USERS]
         left_out = len(kept) < len(named) or any(spent[period].rest for period in periods)
-        self._doubt = total["month"].end if left_out else 0.0
+        self._unknown_until = total["month"].end if left_out else 0.0
         for user in reversed(kept):  # the largest last, as if they had called last
             if user in self._users:
-                continue  # who called meanwhile is counted from then on, and asked for when they call again
-            standing = UserTotals(
+                continue  # who called meanwhile is counted from then on; the ledger is asked when they call again
+            totals = UserTotals(
                 {period: spent[period].users.get(user, 0) for period in periods},
                 {period: forgiven.get(period, {}).get(user, 0) for period in periods},
             )
-            self.load_user(user, standing, windows)
+            self.load_user(user, totals, window_starts)
 
-    def load_user(self, user: str, standing: UserTotals, windows: Mapping[str, float]) -> None:
-        """Add what the ledger has of one user, in these windows; nothing where it is known already."""
-        wallet = self._of(user, known=False)
-        if wallet.counted_since is None:
+    def load_user(self, user: str, totals: UserTotals, window_starts: Mapping[str, float]) -> None:
+        """Add what the ledger has of one user in these windows. Nothing happens if it has been added before."""
+        account = self._account_of(user, is_known=False)
+        if account.counted_since is None:
             return
-        wallet.counted_since = None
-        began = self.window_starts()
-        for period, pot in wallet.windows.items():
-            if windows[period] == began[period]:  # it may have turned meanwhile
-                pot.spent += standing.spent.get(period, 0)
-                pot.forgive(standing.forgiven.get(period, 0))
+        account.counted_since = None
+        current = self.window_starts()
+        for period, window in account.windows.items():
+            if window_starts[period] == current[period]:  # a window may have ended while the ledger was asked
+                window.spent += totals.spent.get(period, 0)
+                window.forgive(totals.forgiven.get(period, 0))
 
-    # ── windows ──────────────────────────────────────────────────────────────────────────────
+    # ── accounts and windows ─────────────────────────────────────────────────────────────────
 
-    def _limits(self, hold: Reservation) -> list[tuple[str, Spend, WindowSpend]]:
-        total, mine = hold.windows
-        whom = "calls of nobody (cap.unattributed)" if hold.user == UNATTRIBUTED else f"{hold.user} (cap.per_user)"
-        found = [(whom, spend, mine[spend.period]) for spend in self.caps_of(hold.user, hold.tier)]
+    def _caps_on(self, reservation: Reservation) -> list[tuple[str, Spend, WindowSpend]]:
+        total, own = reservation.windows
+        user = reservation.user
+        whom = "calls of nobody (cap.unattributed)" if user == UNATTRIBUTED else f"{user} (cap.per_user)"
+        caps = [(whom, cap, own[cap.period]) for cap in self.caps_of(user, reservation.tier)]
         if self.cap.total is not None:
-            found.append(("all calls together (cap.total)", self.cap.total, total[self.cap.total.period]))
-        return found
+            caps.append(("all calls together (cap.total)", self.cap.total, total[self.cap.total.period]))
+        return caps
 
-    def _refused(self, name: str, spend: Spend, pot: WindowSpend, amount: int) -> str:
-        used = f"${format_nanos(pot.counted)} is spent"
-        used += f" and ${format_nanos(pot.reserved)} reserved" if pot.reserved else ""
+    def _refusal_text(self, name: str, cap: Spend, window: WindowSpend, amount: int) -> str:
+        used = f"${format_nanos(window.counted)} is spent"
+        used += f" and ${format_nanos(window.reserved)} reserved" if window.reserved else ""
         return (
-            f"It may cost ${format_nanos(amount)}, and of {spend} for {name} {used}; "
-            f"it turns at {self._calendar.format_moment(pot.end)}."
+            f"It may cost ${format_nanos(amount)}, and of {cap} for {name} {used}; "
+            f"it turns at {self._calendar.format_moment(window.end)}."
         )
 
-    def _of(self, user: str, *, known: bool = True) -> SpendAccount:
-        """This user's wallet. A new one has everything that was spent where nobody is in doubt, unless it is not
-        `known` to."""
-        wallet = self._users.get(user)
-        if wallet is None:
+    def _account_of(self, user: str, *, is_known: bool = True) -> SpendAccount:
+        """This user's account, made if there is none.
+
+        A new one is complete at once if no user is unknown, unless the caller says that this one is not known.
+        """
+        account = self._users.get(user)
+        if account is None:
             now = self._now()
-            wallet = SpendAccount(None if known and now >= self._doubt else now)
-            self._users[user] = wallet
-            self._at_hand(wallet)
+            account = SpendAccount(None if is_known and now >= self._unknown_until else now)
+            self._users[user] = account
+            self._current_windows(account)
             if len(self._users) > MAX_USERS:
-                self._evict()
+                self._evict_user()
         else:
             self._users.move_to_end(user)
-            self._at_hand(wallet)
-        return wallet
+            self._current_windows(account)
+        return account
 
-    def _at_hand(self, wallet: SpendAccount) -> Pots:
-        """Its pots, with a fresh one for each window that has turned."""
-        now, pots = self._now(), wallet.windows
+    def _current_windows(self, account: SpendAccount) -> Windows:
+        """Its windows, with a fresh one in place of each that has ended."""
+        now, windows = self._now(), account.windows
         for period in PERIODS:
-            if now >= self._turns.get(period, 0.0):
-                self._turns[period] = self._calendar.window(period, now)[1]
-            pot = pots.get(period)
-            if pot is None or now >= pot.end:
-                pots[period] = WindowSpend(self._turns[period])
-        return pots
+            if now >= self._window_ends.get(period, 0.0):
+                self._window_ends[period] = self._calendar.window(period, now)[1]
+            window = windows.get(period)
+            if window is None or now >= window.end:
+                windows[period] = WindowSpend(self._window_ends[period])
+        return windows
 
-    def _evict(self) -> None:
-        """Forget the one of a few longest unseen who spent least. What they spent is in the ledger, which is asked
-        when they come again."""
+    def _evict_user(self) -> None:
+        """Forget a user. What they spent is in the ledger, which is asked when they come again."""
         now, candidates = self._now(), []
-        for user, wallet in islice(self._users.items(), len(self._users) - 1):  # all but the newest
-            if not any(pot.reserved for pot in wallet.windows.values()):
-                spent = max((pot.spent for pot in wallet.windows.values() if pot.end > now), default=0)
+        for user, account in islice(self._users.items(), len(self._users) - 1):  # all but the newest
+            # A reservation must come back to the account that it was made in, so its owner stays.
+            if not any(window.reserved for window in account.windows.values()):
+                spent = max((window.spent for window in account.windows.values() if window.end > now), default=0)
                 candidates.append((spent, user))
-            if len(candidates) >= _LOOKED_AT:
+            if len(candidates) >= EVICTION_CANDIDATES:
                 break
         if not candidates:
             return
         spent, user = min(candidates)
-        gone = self._users.pop(user)
+        evicted = self._users.pop(user)
         self.evicted += 1
-        if spent or gone.counted_since is not None:
-            self._doubt = max(self._doubt, gone.windows["month"].end)
+        if spent or evicted.counted_since is not None:
+            self._unknown_until = max(self._unknown_until, evicted.windows["month"].end)
 
 
-def _named(user: str, spent: Mapping[str, WindowTotals]) -> bool:
-    """Whether the ledger named this user in every window, or everybody who is in it."""
+def _is_fully_named(user: str, spent: Mapping[str, WindowTotals]) -> bool:
+    """Whether each window either names this user or names everybody who spent anything in it."""
     return all(user in window.users or not window.rest for window in spent.values())
 
 
-def _begun(pots: Pots, since: Mapping[str, float], at: float) -> Pots:
-    """The windows that had begun by then."""
-    return {period: pot for period, pot in pots.items() if since[period] <= at}
+def _windows_begun_by(windows: Windows, window_starts: Mapping[str, float], at: float) -> Windows:
+    return {period: window for period, window in windows.items() if window_starts[period] <= at}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OPEN = "open"  # the outcome of a call under way
+REPORTED = "reported"  # the basis of a cost: what the vendor said was used
 ESTIMATED = "estimated"
 FROM_CACHE = ("hit", "stale", "coalesced")  # answers that were not paid for
 

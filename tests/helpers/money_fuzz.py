@@ -355,9 +355,9 @@ log: {{level: warning}}
             for one in calls._calls.values():
                 if one.row.request_id not in self._deleted:
                     self._wrong(f"{one.row.reference} of {one.row.request_id} is not settled")
-            lasts, background_calls.LASTS = background_calls.LASTS, 0.0
+            lasts, background_calls.EXPIRES_AFTER = background_calls.EXPIRES_AFTER, 0.0
             await calls.sweep()
-            background_calls.LASTS = lasts
+            background_calls.EXPIRES_AFTER = lasts
 
     async def _quiet(self) -> None:
         await self._session.close()

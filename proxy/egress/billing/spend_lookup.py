@@ -1,7 +1,7 @@
-"""What a user spent, asked of the ledger where the purse does not remember it: before a call of theirs is reserved.
+"""What a user spent, asked of the ledger before a call of theirs is reserved, if it is not in memory.
 
-A purse tells apart as many users as fit into memory. Whoever was forgotten, or never loaded, is not believed to have
-spent nothing. All who wait at once are asked for in one go.
+SpendLimits tell apart as many users as fit into memory. Whoever was forgotten, or never loaded, is not believed to have
+spent nothing. Users who are waited for at the same time are asked for in one query.
 """
 
 from __future__ import annotations
@@ -15,77 +15,80 @@ from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable, RecordRejected
 from proxy.util.background_tasks import BackgroundTasks
 
-PATIENCE = 1.0  # seconds that a call waits for the ledger's word
-AGAIN = 2.0  # seconds for which a ledger that did not answer is not asked again
-MOST = 200  # users asked for in one go
+LOOKUP_TIMEOUT = 1.0  # seconds that a call waits for the ledger's answer
+RETRY_SECONDS = 2.0  # for which a ledger that did not answer is not asked again
+MAX_USERS_PER_QUERY = 200
 
 
 class _Round:
-    """Users to be asked for together."""
+    """Users who are asked for together."""
 
-    __slots__ = ("over", "users")
+    __slots__ = ("done", "users")
 
     def __init__(self) -> None:
         self.users: dict[str, None] = {}
-        self.over = asyncio.Event()
+        self.done = asyncio.Event()
 
 
 class SpendLookup:
-    """`clock` is monotonic."""
+    """Loads users into SpendLimits. `clock` is monotonic; without a ledger there is nothing to load."""
 
     def __init__(self, ledger: Ledger | None, clock: Callable[[], float]) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._rest_until = 0.0
-        self._next: dict[SpendLimits, _Round] = {}
+        self._pause_until = 0.0
+        self._next_rounds: dict[SpendLimits, _Round] = {}
         self._tasks = BackgroundTasks()
 
-    async def load_user(self, upstream: str, purse: SpendLimits, user: str) -> bool:
+    async def load_user(self, upstream: str, limits: SpendLimits, user: str) -> bool:
         """Whether all that this user spent at an upstream is known now. It is not while the ledger is away."""
         ledger = self._ledger
-        if ledger is None or self._clock() < self._rest_until:
-            return purse.is_loaded(user)
-        turn = self._next.get(purse)
-        if turn is None:
-            turn = self._next[purse] = _Round()
-            self._tasks.start(self._ask_all(upstream, purse, ledger))
-        turn.users[user] = None
+        if ledger is None or self._clock() < self._pause_until:
+            return limits.is_loaded(user)
+        coming = self._next_rounds.get(limits)
+        if coming is None:
+            coming = self._next_rounds[limits] = _Round()
+            self._tasks.start(self._run_rounds(upstream, limits, ledger))
+        coming.users[user] = None
         try:
-            async with asyncio.timeout(PATIENCE):
-                await turn.over.wait()
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
+                await coming.done.wait()
         except TimeoutError:
             pass
-        return purse.is_loaded(user)
+        return limits.is_loaded(user)
 
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def _ask_all(self, upstream: str, purse: SpendLimits, ledger: Ledger) -> None:
-        """Round after round, while anybody waits for the next one."""
-        turn = self._next[purse]
-        try:
-            while turn.users:
-                self._next[purse] = coming = _Round()
-                try:
-                    async with asyncio.timeout(PATIENCE):
-                        await self._ask(upstream, purse, ledger, turn)
-                except (TimeoutError, LedgerUnavailable, RecordRejected):
-                    self._rest_until = self._clock() + AGAIN
-                finally:
-                    turn.over.set()
-                turn = coming
-        finally:
-            turn.over.set()
-            del self._next[purse]
+    async def _run_rounds(self, upstream: str, limits: SpendLimits, ledger: Ledger) -> None:
+        """Ask for one round of users after the other, as long as somebody waits for the next one.
 
-    async def _ask(self, upstream: str, purse: SpendLimits, ledger: Ledger, turn: _Round) -> None:
-        parts: dict[float | None, list[str]] = {}
-        for user in turn.users:
-            if not purse.is_loaded(user):
-                parts.setdefault(purse.counted_since(user), []).append(user)
-        for until, users in parts.items():
-            named = iter(users)
-            while some := list(islice(named, MOST)):
-                windows = purse.window_starts()
-                for user, standing in (await ledger.user_totals(upstream, some, windows, until)).items():
-                    purse.load_user(user, standing, windows)
+        Who comes while a round is being asked for joins the next: its query has been sent without them.
+        """
+        current = self._next_rounds[limits]
+        try:
+            while current.users:
+                self._next_rounds[limits] = following = _Round()
+                try:
+                    async with asyncio.timeout(LOOKUP_TIMEOUT):
+                        await self._query_ledger(upstream, limits, ledger, current)
+                except (TimeoutError, LedgerUnavailable, RecordRejected):
+                    self._pause_until = self._clock() + RETRY_SECONDS
+                finally:
+                    current.done.set()
+                current = following
+        finally:
+            current.done.set()
+            del self._next_rounds[limits]
+
+    async def _query_ledger(self, upstream: str, limits: SpendLimits, ledger: Ledger, current: _Round) -> None:
+        users_by_until: dict[float | None, list[str]] = {}
+        for user in current.users:
+            if not limits.is_loaded(user):
+                users_by_until.setdefault(limits.counted_since(user), []).append(user)
+        for until, users in users_by_until.items():
+            rest = iter(users)
+            while batch := list(islice(rest, MAX_USERS_PER_QUERY)):
+                starts = limits.window_starts()
+                for user, totals in (await ledger.user_totals(upstream, batch, starts, until)).items():
+                    limits.load_user(user, totals, starts)

@@ -1,4 +1,7 @@
-"""What users have spent, over all upstreams: for the front door, the metrics and the status."""
+"""What users have spent over all upstreams, for the requests coming in, the metrics and the status.
+
+Money is in whole nano-dollars (1e-9 $).
+"""
 
 from __future__ import annotations
 
@@ -17,46 +20,46 @@ from proxy.units import NANOS, Period, format_nanos, to_nanos
 if TYPE_CHECKING:
     from proxy.egress.upstream import Upstream
 
-TOP = 10  # users shown
-AGAIN = 2.0  # seconds between tries at a ledger that is away
+MAX_TOP_USERS = 10
+RETRY_SECONDS = 2.0  # between tries at a ledger that is away
 
 
 class UserSpend:
-    """The front door's `Allowances`."""
+    """What a request may ask about its user's money (`Allowances` of ingress), and what operators see of it."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], recall: SpendLookup) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], lookup: SpendLookup) -> None:
         self._upstreams = upstreams
-        self._recall = recall
+        self._lookup = lookup
 
     def has_cap(self, user: str, tier: str) -> bool:
         return any(upstream.billing.limits.caps_of(user, tier) for upstream in self._upstreams.values())
 
     def is_loaded(self, user: str, tier: str) -> bool:
-        return not any(self._unknown(user, tier))
+        return not any(self._unloaded_limits(user, tier))
 
     async def load_user(self, user: str, tier: str | None = None) -> None:
-        """At each upstream that has a cap on such a user, or without a tier at all."""
-        for name, purse in list(self._unknown(user, tier)):
-            await self._recall.load_user(name, purse, user)
+        """Load the user from the ledger, at each upstream that has a cap on them; without a tier, at all upstreams."""
+        for name, limits in list(self._unloaded_limits(user, tier)):
+            await self._lookup.load_user(name, limits, user)
 
-    def _unknown(self, user: str, tier: str | None) -> Iterator[tuple[str, SpendLimits]]:
+    def _unloaded_limits(self, user: str, tier: str | None) -> Iterator[tuple[str, SpendLimits]]:
         for name, upstream in self._upstreams.items():
-            purse = upstream.billing.limits
-            if upstream.billing.metered and (tier is None or purse.caps_of(user, tier)) and not purse.is_loaded(user):
-                yield name, purse
+            limits = upstream.billing.limits
+            if upstream.billing.metered and (tier is None or limits.caps_of(user, tier)) and not limits.is_loaded(user):
+                yield name, limits
 
     def spent_today(self, user: str) -> int:
         return sum(upstream.billing.limits.counted("d", user) for upstream in self._upstreams.values())
 
     def exhausted_cap(self, user: str, tier: str) -> tuple[str, float] | None:
         for upstream in self._upstreams.values():
-            found = upstream.billing.limits.exhausted_cap(user, tier)
-            if found is not None:
-                return found
+            exhausted = upstream.billing.limits.exhausted_cap(user, tier)
+            if exhausted is not None:
+                return exhausted
         return None
 
     def forgive(self, user: str) -> list[tuple[str, Period, int]]:
-        """Today's spend counts against this user's caps no longer: upstream, window and nano-dollars of each part."""
+        """Take today's spend off this user's caps: upstream, window and nano-dollars of each part."""
         return [
             (name, period, amount)
             for name, upstream in self._upstreams.items()
@@ -64,53 +67,57 @@ class UserSpend:
         ]
 
     def set_gauges(self, metrics: Metrics) -> None:
-        """Set the gauges that are cheaper asked for than kept."""
+        """Set the gauges that are cheaper to compute at a scrape than to keep."""
         for name, upstream in self._upstreams.items():
-            meter = upstream.billing
-            if not meter.metered:
+            billing = upstream.billing
+            if not billing.metered:
                 continue
-            cap = meter.limits.cap.total
+            cap = billing.limits.cap.total
             if cap is not None:
-                spent = meter.limits.spent(cap.period)
+                spent = billing.limits.spent(cap.period)
                 metrics.cost_cap_ratio.labels(name).set(spent / (to_nanos(cap.amount) or 1))
-            metrics.cost_projected_usd.labels(name).set(meter.projected_today() / NANOS)
+            metrics.cost_projected_usd.labels(name).set(billing.projected_today() / NANOS)
 
     def upstream_status(self, upstream: Upstream) -> Mapping[str, object]:
-        purse = upstream.billing.limits
+        limits = upstream.billing.limits
         return {
-            "today_usd": format_nanos(purse.spent("d")),
-            "month_usd": format_nanos(purse.spent("month")),
-            "reserved_usd": format_nanos(purse.reserved),
+            "today_usd": format_nanos(limits.spent("d")),
+            "month_usd": format_nanos(limits.spent("month")),
+            "reserved_usd": format_nanos(limits.reserved),
             "projected_today_usd": format_nanos(upstream.billing.projected_today()),
-            "cap_total": None if purse.cap.total is None else str(purse.cap.total),
+            "cap_total": None if limits.cap.total is None else str(limits.cap.total),
             "top_users_today": [
-                {"user": user, "usd": format_nanos(amount)} for user, amount in purse.top_spenders("d", TOP)
+                {"user": user, "usd": format_nanos(amount)} for user, amount in limits.top_spenders("d", MAX_TOP_USERS)
             ],
         }
 
 
-async def load_spend(upstream: Upstream, ledger: Ledger, until: float, pending: BackgroundCalls | None = None) -> None:
-    """Count what the ledger has of the windows under way, of calls that began before `until` (wall clock): caps
-    hold over a restart. Raises LedgerUnavailable."""
+async def load_spend(
+    upstream: Upstream, ledger: Ledger, until: float, background: BackgroundCalls | None = None
+) -> None:
+    """Load the windows under way from the ledger, of calls that began before `until` (wall clock).
+
+    So caps hold over a restart. Raises LedgerUnavailable, and then nothing is loaded.
+    """
     if not upstream.billing.metered:
         return
-    purse = upstream.billing.limits
-    windows = purse.window_starts()
-    spent = await ledger.window_totals(upstream.name, windows, until)
-    forgiven = await ledger.forgiven_by_user(upstream.name, windows, until)
-    rows = await pending.open_records(upstream.name) if pending is not None else []
-    purse.load(windows, spent, forgiven)  # from here on nothing fails, and is counted again
-    if pending is not None:
-        await pending.restore(upstream, rows, until)
+    limits = upstream.billing.limits
+    starts = limits.window_starts()
+    spent = await ledger.window_totals(upstream.name, starts, until)
+    forgiven = await ledger.forgiven_by_user(upstream.name, starts, until)
+    records = await background.open_records(upstream.name) if background is not None else []
+    limits.load(starts, spent, forgiven)  # from here on nothing raises, so nothing is counted twice
+    if background is not None:
+        await background.restore(upstream, records, until)
 
 
 async def load_spend_when_back(
-    upstream: Upstream, ledger: Ledger, until: float, pending: BackgroundCalls | None = None
+    upstream: Upstream, ledger: Ledger, until: float, background: BackgroundCalls | None = None
 ) -> None:
-    """The same, asked again and again while the ledger is away."""
+    """Load the same, as soon as the ledger answers."""
     while True:
         try:
-            await load_spend(upstream, ledger, until, pending)
+            await load_spend(upstream, ledger, until, background)
             return
         except LedgerUnavailable:
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_SECONDS)

@@ -32,7 +32,7 @@ def upstream(kind="openai"):
 
 
 async def test_a_ledger_that_is_away_is_asked_until_it_answers_for_what_came_before_the_start(monkeypatch):
-    monkeypatch.setattr(user_spend, "AGAIN", 0.001)
+    monkeypatch.setattr(user_spend, "RETRY_SECONDS", 0.001)
     ledger, mine = Ledger(away=3), upstream()
     mine.billing.limits.mark_unloaded()
     mine.billing.limits.reservation("bob", "free").spend(100)  # a call of the meantime

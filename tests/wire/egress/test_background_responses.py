@@ -226,7 +226,7 @@ async def test_one_that_nobody_asks_after_is_paid_at_its_reservation_once_nobody
         reserved = out.limits.reserved
         await out.pending.sweep()
         assert len(out.pending) == 1
-        monkeypatch.setattr(background_calls, "LASTS", 0.0)
+        monkeypatch.setattr(background_calls, "EXPIRES_AFTER", 0.0)
         await out.pending.sweep()
         assert (out.limits.spent("d", "ada"), out.limits.reserved, len(out.pending)) == (reserved, 0, 0)
     (row,) = rows(tmp_path)
@@ -247,7 +247,7 @@ async def test_others_that_are_asked_for_cost_nothing(tmp_path):
 
 
 async def test_too_many_at_once_count_at_their_reservation_and_are_still_settled_on_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(background_calls, "MOST", 3)
+    monkeypatch.setattr(background_calls, "MAX_TRACKED", 3)
     async with background_vendor() as vendor, instance(tmp_path, vendor) as out:
         ids = [await out.begin() for _ in range(5)]
         assert len(out.pending) == 3

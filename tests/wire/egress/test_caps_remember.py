@@ -31,7 +31,7 @@ CAP = f"{QUICK}\n{PRICES}\ncap: {{per_user: $0.001/month, unattributed: $1/d}}"
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """No test depends on a quick ledger."""
-    monkeypatch.setattr(spend_lookup, "PATIENCE", 20.0)
+    monkeypatch.setattr(spend_lookup, "LOOKUP_TIMEOUT", 20.0)
 
 
 def row(user: str, cost: int, at: float | None = None) -> CallRecord:
@@ -88,7 +88,7 @@ async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, 
     monkeypatch.setattr(spend_limits, "MAX_USERS", 100)
     async with ledger(url) as before:
         # From 990,000 nano-dollars down: all have spent so much of their million that no call fits.
-        await before.database.write_batch([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
+        await before.store.write_batch([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
     vendor = Vendor(says())
     async with ledger(url) as after, egress_gateway(tmp_path, vendor, openai=CAP, ledger=after) as out:
         mem = out.openai.billing.limits
@@ -167,12 +167,12 @@ def moody(tmp_path):
 
 @pytest.mark.parametrize("mood", ["away", "hangs"])
 async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_back(tmp_path, moody, mood, monkeypatch):
-    monkeypatch.setattr(spend_lookup, "PATIENCE", 0.1)
-    monkeypatch.setattr(spend_lookup, "AGAIN", 60.0)
+    monkeypatch.setattr(spend_lookup, "LOOKUP_TIMEOUT", 0.1)
+    monkeypatch.setattr(spend_lookup, "RETRY_SECONDS", 60.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.billing.limits
-            await moody.write([row("ada", 990_000)], [])
+            await moody.write_batch([row("ada", 990_000)], [])
             mem.mark_unloaded()
             moody.mood = mood
             assert await code(out, "ada") == "ok"
@@ -181,14 +181,14 @@ async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_b
             assert mem.spent("month", "ada") == 2 * PAID
             await out.logged(2)
             moody.mood = ""
-            monkeypatch.setattr(spend_lookup, "PATIENCE", 20.0)
+            monkeypatch.setattr(spend_lookup, "LOOKUP_TIMEOUT", 20.0)
             out.egress._recall._rest_until = 0.0
             assert await code(out, "ada") == "cost_cap_exceeded"
             assert mem.spent("month", "ada") == 990_000 + 2 * PAID, "each call once"
 
 
 async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_path, moody, monkeypatch):
-    monkeypatch.setattr(spend_lookup, "PATIENCE", 0.1)
+    monkeypatch.setattr(spend_lookup, "LOOKUP_TIMEOUT", 0.1)
     vendor = Vendor(says())
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody, on_error="deny") as books:
         async with egress_gateway(tmp_path, vendor, openai=CAP, ledger=books) as out:
@@ -212,11 +212,11 @@ async def test_many_at_once_are_asked_for_together(tmp_path, moody):
 
 
 async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monkeypatch):
-    monkeypatch.setattr(spend_lookup, "PATIENCE", 5.0)
+    monkeypatch.setattr(spend_lookup, "LOOKUP_TIMEOUT", 5.0)
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.billing.limits
-            await moody.write([row("unattributed", 990_000)], [])
+            await moody.write_batch([row("unattributed", 990_000)], [])
             mem.mark_unloaded()
             moody.mood, moody.slow = "away", 0.1
             assert (await out.chat())[0] == 200

@@ -182,7 +182,7 @@ async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_b
             await out.logged(2)
             moody.mood = ""
             monkeypatch.setattr(spend_lookup, "LOOKUP_TIMEOUT", 20.0)
-            out.egress._recall._rest_until = 0.0
+            out.egress._recall._pause_until = 0.0
             assert await code(out, "ada") == "cost_cap_exceeded"
             assert mem.spent("month", "ada") == 990_000 + 2 * PAID, "each call once"
 
@@ -229,7 +229,7 @@ async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monk
                     await asyncio.sleep(0.01)
 
             calling = asyncio.create_task(call_on())
-            out.egress._recall._rest_until = 0.0
+            out.egress._recall._pause_until = 0.0
             status, _, _ = await out.chat()
             over.set()
             await calling

@@ -1,7 +1,7 @@
-"""The database's address: what of it is for whom.
+"""The database's address: what of it is for the server, and what the app gets in its place.
 
 An app's address may hold what only its own driver understands (`schema`, `pgbouncer`, `connection_limit`,
-`postgresql+asyncpg://`); the server gets what libpq knows about connecting it, and nothing else.
+`postgresql+asyncpg://`); the server gets what libpq knows about reaching it, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _ADDRESS_PARAMETERS = frozenset(
     ("host", "hostaddr", "port", "user", "password", "dbname", "database", "passfile", "service")
 )
 _SSL_OFF_SPELLINGS = {"true": "false", "1": "0", "on": "off", "yes": "no"}
+# If all addresses are listened on, the app comes by loopback.
+_WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,6 @@ def _ssl_mode_for_app(name: str, value: str, *, tls: bool) -> str:
     return "disable"
 
 
-_WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # if all addresses are listened on, the app comes by loopback
-
-
 def reachable_host(host: str) -> str:
     """A listener's host as the app can reach it."""
     return _WILDCARD_HOSTS.get(host, host)
@@ -112,8 +111,8 @@ def reachable_host(host: str) -> str:
 def app_variables(
     policy: Postgres, host: str, port: int, password: str, address: DatabaseAddress, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """A variable that holds a URL keeps the spelling and the parameters that it had; the policy's own URL stands
-    in for one that the app does not have yet."""
+    """The environment with which the app's connections come this way. A variable that holds a URL keeps the spelling
+    and the parameters that it had; the policy's own URL stands in for one that the app does not have yet."""
     assert policy.url is not None
     host = reachable_host(host)
     parts = {"host": host, "port": str(port), "user": address.user, "password": password, "database": address.name}

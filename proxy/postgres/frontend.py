@@ -155,7 +155,7 @@ class Frontend:
 
     def process_requests(self, data: bytes) -> bytes:
         """What the server gets. Not to be called while `blocked`. Raises ProtocolError."""
-        if self._forward_plain_query(data):
+        if data[:1] == b"Q" and self._forward_plain_query(data):
             return data
         size = len(data)
         pos = start = 0  # what is between them goes on as it came
@@ -203,7 +203,7 @@ class Frontend:
         self.remainder = data[pos:]
         if start < pos:
             if not out:
-                return data if start == 0 and pos == size else data[start:pos]
+                return data[start:pos]  # `data` itself, if that is all of it
             out.append(data[start:pos])
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -211,7 +211,6 @@ class Frontend:
         """One whole Query that leaves nothing behind, which is what most send: whether it was that."""
         if (
             len(data) <= HEADER_SIZE
-            or data[0] != QUERY
             or read_header(data)[1] != len(data) - 1
             or self.unsynced
             or self._bytes_to_stream
@@ -270,7 +269,7 @@ class Frontend:
         raise ProtocolError(f"a message of type {chr(data[pos])} makes no sense here")
 
     def _process_describe(self, data: bytes, pos: int, here: int, end: int) -> bool:
-        if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"P":
+        if end > pos + HEADER_SIZE and data[pos + HEADER_SIZE] == _PORTAL:
             self.unsynced = True
             self._outstanding.expect(replies.DESCRIBE_REPLY)
             return False

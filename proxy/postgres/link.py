@@ -139,6 +139,7 @@ class Link:
         of the client (`_pending`). A server is borrowed with the first message, both ways are served, and it is given
         back when the session says so; what the client has sent beyond that begins the next transaction."""
         session, server = self.session, self.server
+        frontend, outstanding = session.frontend, session.outstanding
         if replies and server is not None:
             try:
                 shown = session.process_replies(replies)
@@ -150,22 +151,22 @@ class Link:
                 client.write(shown)
             if session.needs_attention:
                 self._settle(server)
-            if self.server is server and not session.outstanding.queue:
+            if self.server is server and not outstanding.queue:
                 server.since = self._now()
         try:
-            while self._pending and not self.waiting and not session.frontend.awaits_pin:
+            while self._pending and not self.waiting and not frontend.awaits_pin:
                 server = self.server or self._borrow()
-                if server is None or session.blocked:
+                if server is None or frontend.blocked:
                     break
-                if not session.outstanding.queue:
+                if not outstanding.queue:
                     server.since = self._now()
                 requests = session.process_requests(self._pending)
-                self._pending = session.frontend.remainder
+                self._pending = frontend.remainder
                 if requests:
                     server.write(requests)
-                if session.frontend.unsynced and (local := session.outstanding.pop_local_replies()):
+                if frontend.unsynced and (local := outstanding.pop_local_replies()):
                     self._write_client(local)
-                if session.frontend.terminated:
+                if frontend.terminated:
                     self._end_terminated()
                     return
                 if session.needs_attention:

@@ -238,7 +238,7 @@ class OutstandingReplies:
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        elif self._pass_plain_answer(data):
+        elif queue and queue[0] is QUERY_REPLY and self._pass_plain_answer(data):
             return data
         size = len(data)
         out: list[bytes] = []
@@ -246,7 +246,7 @@ class OutstandingReplies:
         if self._bytes_to_stream:
             pos = min(self._bytes_to_stream, size)
             self._bytes_to_stream -= pos
-        hidden = bool(queue) and queue[0].hidden
+        hidden = queue[0].hidden if queue else False
         while pos + HEADER_SIZE <= size:
             kind, length = read_header(data, pos)
             end = pos + 1 + length
@@ -267,19 +267,19 @@ class OutstandingReplies:
                 if replaced is not None:
                     out += (data[start:pos], replaced)
                     start = end
-            hidden = bool(queue) and queue[0].hidden
+            hidden = queue[0].hidden if queue else False
             pos = end
         if pos < size:
             self._partial = data[pos:]
-        tail = self.pop_local_replies()
+        tail = self.pop_local_replies() if queue else b""
         if not out and not tail:
-            return data if start == 0 and pos == size else data[start:pos]
+            return data[start:pos]  # `data` itself, if that is all of it
         return b"".join((*out, data[start:pos], tail))
 
     def _pass_plain_answer(self, data: bytes) -> bool:
         """The whole answer to a Query, in which nothing counts but how it ends: whether it was that."""
         queue = self.queue
-        if len(queue) != 1 or queue[0] is not QUERY_REPLY or self._bytes_to_stream:
+        if len(queue) != 1 or self._bytes_to_stream:
             return False
         pos, last = 0, len(data) - HEADER_SIZE - 1
         while pos < last:

@@ -157,9 +157,13 @@ class Pool:
         ):
             server.close()
             return
-        waiters, attempts = self.waiters, self.launcher.attempts
+        waiters = self.waiters
+        if not waiters:
+            self.idle.append(server)
+            return
+        attempts = self.launcher.attempts
         # Waiters of another kind do not lose their turn: either a connection of theirs is on its way, or this one ends.
-        coming = Counter(attempts.under_way) if waiters and waiters[0].pool_key != server.backend.pool_key else None
+        coming = Counter(attempts.under_way) if waiters[0].pool_key != server.backend.pool_key else None
         for waiter in waiters:
             key = waiter.pool_key
             if key == server.backend.pool_key:

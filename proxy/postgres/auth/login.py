@@ -135,8 +135,8 @@ class Login:
         try:
             asked = self._startup = parse_startup(code, body)
         except ValueError as error:
-            code_of_error = pg_errors.FEATURE_NOT_SUPPORTED if "version" in str(error) else pg_errors.PROTOCOL_VIOLATION
-            return self._refuse(code_of_error, str(error))
+            sqlstate = pg_errors.FEATURE_NOT_SUPPORTED if "version" in str(error) else pg_errors.PROTOCOL_VIOLATION
+            return self._refuse(sqlstate, str(error))
         return self._send_challenge(asked)
 
     def _send_challenge(self, asked: Startup) -> bytes:
@@ -147,10 +147,8 @@ class Login:
             # A later minor version is answered with ours, and the options of it that are not known here.
             sent = wire.message(wire.NEGOTIATE_VERSION, struct.pack(">ii", 0, len(asked.unknown_options)) + names)
         if asked.replication:
-            return sent + self._refuse(
-                pg_errors.FEATURE_NOT_SUPPORTED,
-                "replication does not go through a pool; connect to the database itself",
-            )
+            text = "replication does not go through a pool; connect to the database itself"
+            return sent + self._refuse(pg_errors.FEATURE_NOT_SUPPORTED, text)
         if asked.user != policy.user:
             text = f'user "{asked.user}" is not known here; this pool serves user "{policy.user}" alone'
             return sent + self._refuse(pg_errors.INVALID_AUTHORIZATION, text)

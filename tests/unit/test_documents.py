@@ -62,3 +62,5 @@ def test_every_file_that_a_page_names_is_there(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     named = re.findall(r"`((?:proxy|tests|config|deploy|docs)/[\w./-]+)`", text)
     assert not [one for one in named if not (ROOT / one).exists()]
+    tests = {one.name for one in (ROOT / "tests").rglob("*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)", text)) <= tests

@@ -1,4 +1,8 @@
-"""Is it ready, is it alive: one cheap question, asked over a connection of its own."""
+"""Readiness and liveness probes of the app, in the sense of Kubernetes, each over a connection of its own.
+
+An app was alive and is not any more if nothing listens on its port, or if its probes fail while nothing else is being
+answered either. What the probes cost the app is judged once, after the first few.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 
 async def probe_app(port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
-    """The host that answered, or None. Without a path it is enough that the port accepts; with one, any
-    answer below 500 (GET, HTTP/1.1, Host localhost) within `timeout` seconds."""
+    """The host that answered, or None. Without a path it is enough that the port accepts connections; with one, a
+    response below 500 (to GET, HTTP/1.1, Host localhost) within `timeout` seconds is needed."""
     for host in hosts:
         try:
             async with asyncio.timeout(timeout):
@@ -25,11 +29,11 @@ async def probe_app(port: int, path: str | None, timeout: float, hosts: tuple[st
 
 
 class PortProbe:
-    """Whether anything listens on a port, asked by a connection that says at once that nothing will come.
+    """Checks whether anything listens on a port, by a connection that is half-closed at once.
 
-    An app that is busy leaves connections in its queue, closed ones too, and queues of five are common (socketserver's
-    `request_queue_size`): so the next one is made when the app has taken and closed the last. While that one is open,
-    somebody has it.
+    A busy app leaves connections in its accept queue, closed ones too, and queues of five are common (socketserver's
+    `request_queue_size`). So there is only one at a time: the next is made when the app has accepted and closed the
+    last. While that one is open, somebody listens.
     """
 
     def __init__(self) -> None:
@@ -40,7 +44,7 @@ class PortProbe:
         return self._connection is not None and not self._connection.done()
 
     async def is_refused(self, port: int, timeout: float = 5.0) -> bool:
-        """Whether every loopback address refuses connections; one that does not answer in time does not."""
+        """Whether every loopback address refuses connections; one that does not answer in time does not refuse."""
         for host in LOOPBACK:
             try:
                 async with asyncio.timeout(timeout):
@@ -82,7 +86,7 @@ async def fetch_status(host: str, port: int, path: str, timeout: float) -> int |
 async def warn_of_claimed_paths(
     address: tuple[str, int], claims: Iterable[str], timeout: float, emit: EmitEvent
 ) -> None:
-    """Tell once of the claimed paths that the app answers as well: it no longer gets them."""
+    """Warn of the claimed paths that the app answers as well: it no longer gets their requests."""
     for path in claims:
         found = await fetch_status(*address, path, timeout)
         if found is not None and found < 400:
@@ -111,16 +115,13 @@ async def _get_status(host: str, port: int, path: str) -> int:
         writer.close()
 
 
-# [merged from app/liveness] Whether an app that was ready still is one: nothing listens on its port any more, or
-# its probes fail and nothing
-# else is being answered either.
-CHECK_SECONDS = 2.0  # seconds between two looks at the port, each spared by an answer in between
-RECHECK_SECONDS = 0.5  # once a connection was refused, ours or a request's
-REFUSED_SECONDS = 3.0  # seconds of it; a child that a reloader starts anew is back by then
+CHECK_SECONDS = 2.0  # between two checks of the port; a response in between saves one
+RECHECK_SECONDS = 0.5  # after a connection was refused, ours or a request's
+REFUSED_SECONDS = 3.0  # after which nothing listens any more; a child that a reloader restarts is back by then
 
 
 class LivenessProbe:
-    """`refused` counts the connections of requests that the app refused."""
+    """Watches an app that was ready. `refused` counts the connections for requests that the app refused."""
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class LivenessProbe:
         self._last_answer = self._clock()
 
     async def wait_until_lost(self, host: str, port: int, *, listened: bool) -> str:
-        """Comes back with a sentence once the app is no longer there; never where `app.liveness` is off.
+        """Return a sentence as soon as the app is no longer alive; never if `app.liveness` is off.
 
         `listened`: something was seen to listen on the port.
         """
@@ -154,7 +155,7 @@ class LivenessProbe:
                 way.cancel()
 
     async def _wait_until_port_refuses(self, port: int) -> str:
-        """A first process that lives on (a wrapper, a reloader) says nothing of the app behind it."""
+        """A first process that runs on (a wrapper, a reloader) proves nothing about the app behind it."""
         knock = PortProbe()
         try:
             return await self._poll_port(port, knock)
@@ -199,14 +200,15 @@ class LivenessProbe:
                 return f"The app hangs: {failures} probes of {policy.path} failed and nothing was answered."
 
 
-# [merged from app/probe_cost] What the app's health path costs it, said once after the first probes: one that takes
-# long, or asks a vendor.
-PROBES_JUDGED = 3  # probes that are judged; what two of them show is no chance
+PROBES_JUDGED = 3  # what two of these show is no coincidence
 SLOW_SECONDS = 1.0  # seconds
 
 
 class ProbeCost:
-    """`calls` counts the app's calls out that have ended, `quiet` says whether nobody else asks it for anything."""
+    """Judges the first probes of the app's health path, and warns once if it is slow or calls a vendor.
+
+    `count_calls` counts the app's calls out that have ended, `is_quiet` says whether the app has no other request.
+    """
 
     def __init__(self, emit: EmitEvent, clock: Callable[[], float]) -> None:
         self._emit = emit
@@ -217,7 +219,7 @@ class ProbeCost:
         self.is_quiet: Callable[[], bool] = lambda: True
 
     async def probe(self, port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
-        """As `probe`, with a look at what it cost."""
+        """As `probe_app`, and measures what it cost."""
         if path is None or self._judged:
             return await probe_app(port, path, timeout, hosts)
         quiet, calls, began = self.is_quiet(), self.count_calls(), self._clock()

@@ -1,1 +1,4 @@
-"""What an owner is told, and when: rules judged, remembered, put into words, sent."""
+"""Alerts: rules are evaluated, alerts remembered, notifications put into words and delivered.
+
+inputs → evaluator, threshold_rules → alert (the life of one alert) → manager → notification → delivery → channels
+"""

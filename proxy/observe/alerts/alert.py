@@ -1,4 +1,18 @@
-"""One rule that holds, or held, for one subject: begun, said again, over, flapping."""
+"""The life of one alert: a rule that holds, or held, for one subject.
+
+The states are those of Prometheus and Alertmanager. `pending`, while a condition with a `for` holds but not for long
+enough, is in the evaluator and not here; `resolved` is called `cleared` in the log and the API. `flapping` is our own.
+
+state      event                                                     next       notification
+─────────  ────────────────────────────────────────────────────────  ─────────  ────────────
+cleared    the rule holds                                            firing     begun
+cleared    the rule holds, for the third time within 10 min          flapping   flapping
+firing     the rule still holds, its cooldown is over                firing     again
+firing     the rule holds no more                                    cleared    cleared
+flapping   the rule holds, its cooldown is over                      flapping   flapping
+flapping   the rule holds, and has not begun again for 10 min        firing     again, after its cooldown
+flapping   the rule has not held for 10 min                          cleared    cleared
+"""
 
 from __future__ import annotations
 
@@ -10,12 +24,15 @@ from typing import Literal
 from proxy.policy.schema.alerting import Severity
 
 
-# [merged from observe/alerts/finding] A rule that holds for something, with its figures.
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject` is the route, upstream or part that it holds for; empty: the whole. `since` is the clock's, where
-    it is known. `level` says how bad: higher is worse. `settled`: it lasts until something else changes (a cap
-    that is spent stays so until midnight), so it is said again only once it is worse."""
+    """A rule that holds for something now, with its figures.
+
+    `subject` is the route, upstream or component that it holds for; empty: the whole. `message` is a sentence, `value`
+    and `threshold` are for people. `since` is the clock's time at which it began, if that is known. `level` says how
+    bad it is: higher is worse. `is_settled`: it lasts until something else changes (a cap that is spent stays so until
+    midnight), so it is repeated only if it is worse. `cause`, if known, is shown in place of the usual likely cause.
+    """
 
     subject: str
     message: str
@@ -30,23 +47,17 @@ class Finding:
 AlertState = Literal["firing", "flapping", "cleared"]
 AlertEvent = Literal["begun", "again", "cleared", "flapping"]
 
-FLAPPING_STARTS = 3  # beginnings within
+FLAPPING_STARTS = 3  # times that an alert begins within FLAPPING_WINDOW
 FLAPPING_WINDOW = 600.0  # seconds
-WORSE_RATIO = 1.05  # times what was last said
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What there is to say of an alert now."""
-
-    what: AlertEvent
-    alert: Alert
+WORSE_RATIO = 1.05  # of the level at the last notification
 
 
 class Alert:
-    """Times are the clock's, in seconds. Says what there is to say at each judging: once when it begins, once when
-    it is over, and again after its cooldown while it lasts. One that began three times within 10 min is called
-    flapping, once, and nothing else is said until it has been quiet, or has held, for 10 min."""
+    """One alert. Times are the clock's, in seconds.
+
+    `is_active` says whether the rule holds now, `finding` is what was found last, `worst_finding` the worst since it
+    began. `started_at` and `ended_at` are when it last began and ended.
+    """
 
     def __init__(self, name: str, subject: str) -> None:
         self.name = name

@@ -1,4 +1,7 @@
-"""One address that messages are posted to, in order, apart from everything else.
+"""Delivers messages to one address, in order, in a task of its own.
+
+The life of a message: queued (at most 50; past that the oldest is dropped) → posted, at most 10 times with exponential
+backoff → ok, or error (given up, or refused with a status that no retry helps). Each end is counted once.
 
 Slack answers 429 with Retry-After at more than about one message a second (docs.slack.dev/apis/web-api/rate-limits).
 """
@@ -18,13 +21,15 @@ from proxy.http.retry_after import parse_retry_after
 from proxy.observe.emit import EmitEvent
 
 MAX_WAITING = 50  # messages; past that the oldest is dropped
-MAX_ATTEMPTS = 10  # four minutes of them, six where each hangs
-ATTEMPT_TIMEOUT = 10.0  # seconds for one try
-BACKOFF_SECONDS = (1.0, 60.0)  # seconds between tries: the first, the longest
-MAX_RETRY_AFTER = 300.0  # seconds that a Retry-After is obeyed at most
+MAX_ATTEMPTS = 10  # within four minutes, or six if each times out
+ATTEMPT_TIMEOUT = 10.0  # seconds for one attempt
+BACKOFF_SECONDS = (1.0, 60.0)  # seconds between attempts: the first, the longest
+MAX_RETRY_AFTER = 300.0  # seconds; a longer Retry-After is cut to this
 
 
 class DeliveryRetryOptions(RetryOptionsBase):
+    """When aiohttp-retry posts a message again, and after how many seconds; obeys Retry-After (RFC 9110, 10.2.3)."""
+
     def __init__(self) -> None:
         super().__init__(
             attempts=MAX_ATTEMPTS,
@@ -44,8 +49,8 @@ class DeliveryRetryOptions(RetryOptionsBase):
 
 
 class DeliveryQueue:
-    """`sent(result)` counts each message: ok, error (given up), dropped (too many waited). The address is a secret:
-    it stands in no log line."""
+    """The messages for one channel. `sent(result)` is called for each message with ok, error (given up or refused) or
+    dropped (too many waited). The address is a secret, and is never logged."""
 
     def __init__(self, name: str, url: str, *, emit: EmitEvent, sent: Callable[[str], None]) -> None:
         self.name = name
@@ -59,7 +64,7 @@ class DeliveryQueue:
         self._task = asyncio.get_running_loop().create_task(self._deliver_forever())
 
     def enqueue(self, message: dict[str, object]) -> None:
-        """Never waits."""
+        """Queue a message; never waits."""
         if len(self._messages) >= MAX_WAITING:
             self._messages.popleft()
             self._count_result("dropped")
@@ -69,7 +74,7 @@ class DeliveryQueue:
         self._has_messages.set()
 
     async def close(self, patience: float) -> None:
-        """What waits has so many seconds to go out."""
+        """End, and give what waits `patience` seconds to be sent."""
         if patience > 0:
             try:
                 async with asyncio.timeout(patience):

@@ -1,6 +1,17 @@
-"""Which rules hold now, of what, and how bad it is in figures.
+"""Evaluates the rules: which hold now, for what, and how bad it is.
 
-What must last is looked at once a second; what is counted, when it is asked for.
+A condition that must last (`app is down for 30s`) is what Prometheus calls a rule with a `for`: it is looked at once a
+second, it is pending from its first bad sample, and it fires when it has been so for its time. A condition on counts
+over a window has no state of its own, and is computed when the rules are evaluated (`threshold_rules`).
+
+state      event                                                        next
+─────────  ───────────────────────────────────────────────────────────  ────────
+ok         bad                                                          pending
+pending    bad for its `for`                                            firing
+pending    good for as long as its `for`, at most 10 s                  ok
+firing     good for as long as its `for`, at most 10 s                  ok
+any        unknown (a half-open breaker) for less than 60 s             as it was
+any        unknown for longer                                           as if good
 """
 
 from __future__ import annotations
@@ -14,14 +25,16 @@ from proxy.observe.alerts.threshold_rules import describe_attempts, evaluate_thr
 from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition import Condition
 
-# [merged from observe/alerts/lasting] Whether something has been so for long enough, looked at every second.
-MAX_RECOVERY_SECONDS = 10.0  # seconds at most that it must be well again until it counts as over
-UNKNOWN_SECONDS = 60.0  # seconds for which neither yes nor no leaves it as it was
+MAX_RECOVERY_SECONDS = 10.0  # the longest that a condition must be good again before it counts as over
+UNKNOWN_SECONDS = 60.0  # for which an unknown sample leaves a condition as it was
 
 
 class PendingCondition:
-    """A relapse within the time that it must last (10 s at most) goes on where it left off: an app that crashes
-    again and again is down, however often it is up for a moment."""
+    """The state of one condition for one subject; `since` is when it became bad, None if it is good.
+
+    If it is bad again before it was good for long enough, it goes on from where it was: an app that crashes again and
+    again is down, however often it is up for a moment.
+    """
 
     __slots__ = ("_recovering_since", "_unknown_since", "seconds", "since")
 
@@ -32,7 +45,7 @@ class PendingCondition:
         self._unknown_since: float | None = None
 
     def update(self, now: float, bad: bool | None, since: float | None = None) -> None:
-        """`bad` may be None: not known. `since` is when it began, where that is known."""
+        """Take a sample; `bad` is None if it is unknown. `since` is when it began, if that is known."""
         if bad is None:
             self._unknown_since = now if self._unknown_since is None else self._unknown_since
             if now - self._unknown_since < UNKNOWN_SECONDS:
@@ -53,20 +66,21 @@ class PendingCondition:
         return self.since is not None and now - self.since >= self.seconds
 
 
-DEGRADED_AT_WORST = ("upstreams", "ledger", "memory", "connections", "store")  # parts whose worst word is degraded
+# components that are never reported as down
+DEGRADED_AT_WORST = ("upstreams", "ledger", "memory", "connections", "store")
 CONDITIONS_WITH_FOR = (when.ComponentIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 
 
 class AlertEvaluator:
-    """Keeps since when what must last has been so; one for all rules."""
+    """Evaluates conditions, and keeps the state of those that must last. One for all rules."""
 
     def __init__(self, facts: AlertInputs) -> None:
         self._inputs = facts
         self._pending: dict[tuple[Condition, str], PendingCondition] = {}
 
     def update_conditions(self, now: float, conditions: set[Condition]) -> None:
-        """Once a second: look at what must last."""
+        """Take a sample of every condition that must last; called once a second."""
         for old in {key[0] for key in self._pending} - conditions:
             self._carry_over(old, conditions)
         for condition in conditions:
@@ -99,7 +113,7 @@ class AlertEvaluator:
                 yield from evaluate_threshold(self._inputs, condition)
 
     def _carry_over(self, old: Condition, conditions: set[Condition]) -> None:
-        """A rule of which a reload changed the `for` alone goes on from where it was."""
+        """A rule of which a reload changed only the `for` goes on from where it was."""
         heir = next((new for new in conditions if _differ_in_duration_only(old, new)), None)
         for key in [key for key in self._pending if key[0] == old]:
             lasting = self._pending.pop(key)
@@ -168,7 +182,7 @@ class AlertEvaluator:
 
 
 def _differ_in_duration_only(old: Condition, new: Condition) -> bool:
-    """Whether they are about the same, for however long."""
+    """Whether they are the same condition with another `for`."""
     return (
         isinstance(old, CONDITIONS_WITH_FOR)
         and isinstance(new, CONDITIONS_WITH_FOR)

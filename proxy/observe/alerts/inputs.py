@@ -1,4 +1,4 @@
-"""What the rules are judged by: asked of the house at each judging, some of it once a second."""
+"""The inputs that the rules are evaluated on; they are asked for at each evaluation, some of them once a second."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from proxy.observe.timeseries.window_stats import WindowStats
 
 @dataclass(frozen=True, slots=True)
 class BreakerInput:
-    """`open` is None while it lets a probe through: neither here nor there. `forced`: an operator's own word.
-    `changed`: how many seconds ago it last opened or closed; None: never."""
+    """The state of a circuit breaker. `open` is None while it is half-open. `forced`: an operator set it. `changed` is
+    how many seconds ago it last opened or closed; None: never."""
 
     open: bool | None
     why: str
@@ -24,8 +24,8 @@ class BreakerInput:
 
 @dataclass(frozen=True, slots=True)
 class CapInput:
-    """Of one upstream; dollars. `total_share` is None without a total cap; `users` is how many users are past the
-    share that was asked for of a cap of their own: who they are is nobody's business here."""
+    """The spending on one upstream, in dollars. `total_share` is None without a total cap. `users` is how many users
+    are past the asked share of a cap of their own; alerts do not name them."""
 
     spent_today: float
     projected_today: float
@@ -36,32 +36,32 @@ class CapInput:
 
 class AlertInputs(Protocol):
     def is_stopping(self) -> bool:
-        """Whether the gateway stops: what fails now is no news."""
+        """Whether the gateway is stopping: what fails now is expected."""
 
     def parts(self) -> Mapping[str, ComponentHealth]: ...
 
     def is_app_absence_expected(self) -> bool:
-        """Whether the app is away on purpose: its first start, a replacement that somebody asked for, the end."""
+        """Whether the app is away on purpose: its first start, a requested replacement, the end."""
 
     def breakers(self) -> Mapping[str, BreakerInput]: ...
 
     def sample(self) -> ResourceSample: ...
 
     def timeouts(self) -> Mapping[str, float | None]:
-        """Of every route."""
+        """The timeout of every route, None without one."""
 
     def caps(self, share: float) -> Mapping[str, CapInput]: ...
 
     def bypassed_calls(self, seconds: float) -> Mapping[str, int]:
-        """How many calls, of the upstreams that were gone past in the last so many seconds."""
+        """How many calls bypassed an upstream, for each that was bypassed in the last so many seconds."""
 
     def pool_waits(self) -> Sequence[float]:
-        """For how many seconds each client that now waits for a database connection has done so."""
+        """How many seconds each client that waits for a database connection now has waited."""
 
     def pool_holders(self) -> str:
-        """Whose transactions hold connections and do nothing, in words; empty where none do."""
+        """A sentence on whose idle transactions hold connections; empty if none do."""
 
     def policy_refused(self) -> str:
-        """Why the newest policy is not in force; empty where it is."""
+        """Why the newest policy is not in force; empty if it is."""
 
     def window(self, seconds: float) -> WindowStats: ...

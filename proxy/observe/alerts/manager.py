@@ -1,4 +1,9 @@
-"""The alerts, put together: rules judged every so often, what is new said once and to everybody at once."""
+"""The alert manager: evaluates the rules every `alerts.every`, and notifies the log and all channels of what is new.
+
+The life of an alert: the evaluator finds that its rule holds (pending before that, if the rule has a `for`); an `Alert`
+is made, or found by its name and subject, and decides whether a notification is due; the notification is logged and
+put into the queue of each channel. When the rule holds no more the alert is cleared; it is shown for a day after that.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +27,17 @@ from proxy.policy.schema.alerting import AlertRule
 from proxy.policy.schema.alerting import Alerts as Policy
 from proxy.util.background_tasks import BackgroundTasks
 
-KEEP_SECONDS = 86400.0  # seconds that an alert is shown after it is over
-MAX_ALERTS = 200  # alerts remembered
-FLUSH_SECONDS = 2.0  # seconds that a stop gives what still waits to be sent
-POLL_SECONDS = 1.0  # seconds between looks whether a judging is due: `every` may change meanwhile
+KEEP_SECONDS = 86400.0  # seconds for which an alert is shown after it has ended
+MAX_ALERTS = 200  # that are remembered
+FLUSH_SECONDS = 2.0  # seconds that a stop gives to what still waits to be sent
+POLL_SECONDS = 1.0  # seconds between checks whether an evaluation is due: a reload may change `every`
 
 AlertKey = tuple[str, str]
 
 
 class AlertManager:
-    """For the loop's thread alone. `clock` is monotonic, `now` the wall clock; `app` is how messages call it."""
+    """Evaluates, remembers and notifies. For the loop's thread alone. `clock` is monotonic, `now` the wall clock; `app`
+    is the app's name in messages."""
 
     def __init__(
         self,
@@ -75,14 +81,14 @@ class AlertManager:
             self.evaluate_rules()
 
     def update_conditions(self, _: ResourceSample | None = None) -> None:
-        """Once a second."""
+        """Take a sample of the conditions that must last; called once a second."""
         try:
             self._evaluator.update_conditions(self._clock(), {rule.when for rule in self._policy.rules.values()})
-        except Exception as error:  # who measures memory must not end by it
+        except Exception as error:  # the sampler that calls this must not end by it
             self._log_fault("the rules", error)
 
     def evaluate_rules(self) -> Sequence[Notification]:
-        """Look at every rule now, and tell what is new."""
+        """Evaluate every rule now, and notify of what is new; the notifications."""
         if self._inputs.is_stopping():
             return ()
         self.update_conditions()
@@ -98,7 +104,7 @@ class AlertManager:
         return told
 
     def apply(self, policy: Policy) -> None:
-        """Take newer rules: an alert of the same name and subject goes on, one without a rule is dropped."""
+        """Put newer rules in force: an alert of the same name and subject goes on, one without a rule is dropped."""
         self._policy = policy
         for key in [key for key in self._alerts if key[0] not in policy.rules]:
             del self._alerts[key]
@@ -107,7 +113,7 @@ class AlertManager:
         self._update_queues()
 
     def status(self) -> list[dict[str, object]]:
-        """Those that fire, and those that were over within the last day; the most recent first."""
+        """The alerts that fire, and those that ended within the last day; the most recent first."""
         found = sorted(self._alerts.items(), key=lambda item: -max(item[1].started_at, item[1].ended_at))
         return [
             {
@@ -117,7 +123,7 @@ class AlertManager:
                 "state": alert.state,
                 "since": self._format_time(alert.started_at if alert.state != "cleared" else alert.ended_at),
                 "began": self._format_time(alert.started_at),
-                # while it holds as it is now, afterwards as it was told to be over
+                # while it is active, as it is now; afterwards, as its last notification said
                 "message": f"{alert.name}: {alert.finding.message}"
                 if alert.is_active
                 else self._last_messages.get(key, alert.finding.message),
@@ -126,12 +132,12 @@ class AlertManager:
         ]
 
     async def close(self) -> None:
-        """What waits to be sent has 2 s."""
+        """Give what waits to be sent 2 s, then end."""
         closing = [sender.close(FLUSH_SECONDS) for sender in self._queues.values()]
         self._queues = {}
         await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
 
-    # ── judging ──────────────────────────────────────────────────────────────────────────────
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────
 
     def _evaluate_rule(self, now: float, name: str, rule: AlertRule) -> list[Notification]:
         cooldown = self._policy.cooldown
@@ -168,14 +174,14 @@ class AlertManager:
                 self._last_messages.pop(key, None)
 
     def _log_fault(self, what: str, error: Exception) -> None:
-        """Said once an hour."""
+        """Log that a rule cannot be evaluated; once an hour for each."""
         now = self._clock()
         if now - self._faults_logged_at.get(what, float("-inf")) >= 3600.0:
             self._faults_logged_at[what] = now
             text = f"{what} cannot be judged: {type(error).__name__}: {error}."
             self._emit("alert.fault", text, level="error", alert=what)
 
-    # ── telling ──────────────────────────────────────────────────────────────────────────────
+    # ── notification ──────────────────────────────────────────────────────────────────────────────
 
     def _notify(self, notices: Sequence[Notification]) -> None:
         if not notices:
@@ -191,7 +197,7 @@ class AlertManager:
             sender.enqueue(shapes[name](notices, self._app, self._version))
 
     def _update_queues(self) -> None:
-        """A sender for each address that the policy names; what waits for another address goes out there."""
+        """Keep a queue for each address that the policy names; what waits for an older address is still sent there."""
         wanted = {"slack": self._policy.slack, "webhook": self._policy.webhook}
         for name, url in wanted.items():
             sender = self._queues.get(name)

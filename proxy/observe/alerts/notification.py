@@ -1,4 +1,4 @@
-"""An alert in words, as it leaves the house: the same for every sender."""
+"""A notification: an alert in words, the same for every channel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from proxy.policy.schema.alerting import Severity
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """`message` begins with the rule's name. `since` is RFC 3339, UTC."""
+    """What is sent of an alert. `message` begins with the rule's name; `since` is RFC 3339 in UTC; `state` is firing,
+    flapping or cleared. `likely_cause`, `first_step` and `runbook` help whoever reads it."""
 
     name: str
     subject: str
@@ -65,7 +66,7 @@ def make_notification(what: AlertEvent, alert: Alert, condition: Condition, now:
 
 
 def format_length(seconds: float) -> str:
-    """As people say it: 45 s, 12 min, 3 h."""
+    """A duration for people: 45 s, 12 min, 3.0 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

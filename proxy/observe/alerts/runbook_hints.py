@@ -1,4 +1,4 @@
-"""What is likely behind an alert, and what to do first: a sentence each, by kind of condition."""
+"""The likely cause of an alert and the first step to take, one sentence each, by the kind of its condition."""
 
 from __future__ import annotations
 
@@ -114,5 +114,5 @@ def runbook_hint(condition: Condition) -> RunbookHint:
 
 
 def runbook_url(rule: str) -> str:
-    """What to do about it: one heading a rule."""
+    """The address of the runbook; it has a heading for each rule."""
     return f"{__repository__}/blob/main/deploy/INCIDENTS.md#{rule}"

@@ -1,8 +1,8 @@
-"""The rules that are judged by figures alone, without a memory of their own.
+"""The rules on counts over a window, which have no state of their own.
 
-A handful of requests is no news: errors need 5 that failed in their window (or 3, where nothing else was answered at
-all), calls out and refusals as many, a percentile 20 requests of the route (or 5, where half of them were that slow),
-waits for the database 2.
+A handful of requests proves nothing, so each rule has a minimum: errors need 5 failed requests in their window (or 3 if
+nothing else was answered at all), calls out and refusals the same, a percentile needs 20 requests of the route (or 5 if
+half of them were that slow), waits for the database 2.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition import Condition
 from proxy.units import format_duration, format_money, format_share
 
-MIN_ERRORS, FEWEST_IF_ALL = 5, 3
-FEWEST_REQUESTS, FEWEST_IF_HALF = 20, 5
-FEWEST_WAITS, WAITING_SHARE = 2, 0.05
-BYPASS_WINDOW = 300.0  # seconds for which a call past the gateway is news
+MIN_ERRORS, MIN_ERRORS_IF_ALL = 5, 3
+MIN_REQUESTS, MIN_REQUESTS_IF_HALF = 20, 5
+MIN_WAITS, MIN_WAITING_SHARE = 2, 0.05
+BYPASS_WINDOW = 300.0  # seconds for which a bypass is reported
 
 
-def evaluate_threshold(facts: AlertInputs, condition: Condition) -> Iterator[Finding]:
+def evaluate_threshold(inputs: AlertInputs, condition: Condition) -> Iterator[Finding]:
     match condition:
         case when.ErrorRateAbove():
-            yield from _check_errors(facts, condition)
+            yield from _check_errors(inputs, condition)
         case when.CallErrorRateAbove():
-            yield from _check_call_errors(facts, condition)
+            yield from _check_call_errors(inputs, condition)
         case when.RefusalRateAbove():
-            yield from _check_refusals(facts, condition)
+            yield from _check_refusals(inputs, condition)
         case when.LatencyAbove():
-            yield from _check_slow(facts, condition)
+            yield from _check_slow(inputs, condition)
         case when.CapSpentAbove():
-            yield from _check_caps(facts, condition)
+            yield from _check_caps(inputs, condition)
         case when.SpentTodayAbove():
-            yield from _check_spend_today(facts, condition)
+            yield from _check_spend_today(inputs, condition)
         case when.PoolWaitAbove():
-            yield from _check_pool_wait(facts, condition)
+            yield from _check_pool_wait(inputs, condition)
         case when.ThrottledAbove():
-            yield from _check_throttling(facts, condition)
+            yield from _check_throttling(inputs, condition)
         case when.CallsBypass():
-            yield from _check_bypass(facts)
+            yield from _check_bypass(inputs)
         case when.PolicyRefused():
-            yield from _check_policy(facts)
+            yield from _check_policy(inputs)
 
 
-def _check_errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
-    span = facts.window(condition.over)
+def _check_errors(inputs: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
+    window = inputs.window(condition.over)
     named = condition.route
-    route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
+    route = window.total_routes() if named is None else window.routes.get(named, RouteStats())
     ok = route.requests - route.errors
-    enough = route.errors >= MIN_ERRORS or (route.errors >= FEWEST_IF_ALL and ok == 0)
+    enough = route.errors >= MIN_ERRORS or (route.errors >= MIN_ERRORS_IF_ALL and ok == 0)
     if not enough or route.error_share <= condition.share:
         return
     of = f" of {condition.route}" if condition.route is not None else ""
@@ -60,15 +60,15 @@ def _check_errors(facts: AlertInputs, condition: when.ErrorRateAbove) -> Iterato
         f" ({route.error_share:.0%})"
     )
     if condition.route is None:
-        worst = sorted(((r.errors, name) for name, r in span.routes.items() if r.errors), reverse=True)
+        worst = sorted(((r.errors, name) for name, r in window.routes.items() if r.errors), reverse=True)
         text += f"; most of them of {_list_worst(worst)}"
     yield Finding(condition.route or "", text, f"{route.error_share:.1%}", str(condition), level=route.error_share)
 
 
-def _check_call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -> Iterator[Finding]:
-    """An upstream whose breaker has its say is left to it, until what it counted has left the window."""
-    span, breakers = facts.window(condition.over), facts.breakers()
-    for name, outcomes in span.calls.items():
+def _check_call_errors(inputs: AlertInputs, condition: when.CallErrorRateAbove) -> Iterator[Finding]:
+    """Skips an upstream whose breaker is open, or was within the window: the breaker's rule covers those failures."""
+    window, breakers = inputs.window(condition.over), inputs.breakers()
+    for name, outcomes in window.calls.items():
         breaker = breakers.get(name)
         if condition.upstream not in (None, name) or breaker is None or breaker.open is not False:
             continue
@@ -76,18 +76,18 @@ def _check_call_errors(facts: AlertInputs, condition: when.CallErrorRateAbove) -
             continue
         failed = outcomes.get("error", 0.0) + outcomes.get("fallback", 0.0)
         asked = failed + outcomes.get("ok", 0.0) + outcomes.get("cached", 0.0)
-        if failed < (FEWEST_IF_ALL if failed == asked else MIN_ERRORS) or failed <= condition.share * asked:
+        if failed < (MIN_ERRORS_IF_ALL if failed == asked else MIN_ERRORS) or failed <= condition.share * asked:
             continue
         length = format_duration(condition.over)
         text = f"{failed:.0f} of {asked:.0f} calls to {name} ended in an error or a fallback in {length}"
-        text += describe_attempts(span.attempts.get(name, {}), f"attempts of these {length}")
+        text += describe_attempts(window.attempts.get(name, {}), f"attempts of these {length}")
         share = failed / asked
         yield Finding(name, text, f"{share:.0%}", str(condition), level=share)
 
 
-def _check_refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
-    span, named = facts.window(condition.over), condition.route
-    route = span.total_routes() if named is None else span.routes.get(named, RouteStats())
+def _check_refusals(inputs: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
+    window, named = inputs.window(condition.over), condition.route
+    route = window.total_routes() if named is None else window.routes.get(named, RouteStats())
     if route.refused < MIN_ERRORS or route.refused <= condition.share * route.requests:
         return
     share = route.refused / route.requests
@@ -97,15 +97,15 @@ def _check_refusals(facts: AlertInputs, condition: when.RefusalRateAbove) -> Ite
         f" in {format_duration(condition.over)} ({share:.0%})"
     )
     if named is None:
-        worst = sorted(((r.refused, name) for name, r in span.routes.items() if r.refused), reverse=True)
+        worst = sorted(((r.refused, name) for name, r in window.routes.items() if r.refused), reverse=True)
         text += f"; most of them of {_list_worst(worst)}"
     yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _check_slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]:
-    span, timeouts = facts.window(condition.over), facts.timeouts()
-    for name, route in span.routes.items():
-        if condition.route not in (None, name) or route.requests < FEWEST_IF_HALF:
+def _check_slow(inputs: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]:
+    window, timeouts = inputs.window(condition.over), inputs.timeouts()
+    for name, route in window.routes.items():
+        if condition.route not in (None, name) or route.requests < MIN_REQUESTS_IF_HALF:
             continue
         most = condition.seconds
         if most is None:
@@ -116,7 +116,7 @@ def _check_slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Fi
         found = route.quantile(condition.percent / 100)
         if found is None or found <= most:
             continue
-        if route.requests < FEWEST_REQUESTS and (route.quantile(0.5) or 0.0) <= most:
+        if route.requests < MIN_REQUESTS and (route.quantile(0.5) or 0.0) <= most:
             continue
         text = (
             f"{100 - condition.percent}% of {route.requests:.0f} requests of {name} took longer than {found:.1f} s"
@@ -125,32 +125,32 @@ def _check_slow(facts: AlertInputs, condition: when.LatencyAbove) -> Iterator[Fi
         yield Finding(name, text, f"{found:.2f} s", str(condition), level=found / most)
 
 
-def _check_pool_wait(facts: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
-    span = facts.window(condition.over)
-    now_over = [wait for wait in facts.pool_waits() if wait > condition.seconds]
-    over = span.count_waits_over(condition.seconds) + len(now_over)
-    asked = (span.waits[-1] if span.waits else 0.0) + len(now_over)
-    if over < FEWEST_WAITS or over <= WAITING_SHARE * asked:
+def _check_pool_wait(inputs: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
+    window = inputs.window(condition.over)
+    now_over = [wait for wait in inputs.pool_waits() if wait > condition.seconds]
+    over = window.count_waits_over(condition.seconds) + len(now_over)
+    asked = (window.waits[-1] if window.waits else 0.0) + len(now_over)
+    if over < MIN_WAITS or over <= MIN_WAITING_SHARE * asked:
         return
     text = (
         f"{over:.0f} of {asked:.0f} clients waited for a database connection longer than"
         f" {format_duration(condition.seconds)} in {format_duration(condition.over)}"
     )
-    holders = facts.pool_holders()
+    holders = inputs.pool_holders()
     text += f"; {holders}" if holders else ""
     yield Finding("postgres", text, f"{over:.0f} of {asked:.0f}", str(condition), level=over, cause=holders)
 
 
-def _check_throttling(facts: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
-    share = facts.window(condition.over).throttled / condition.over
+def _check_throttling(inputs: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
+    share = inputs.window(condition.over).throttled / condition.over
     if share <= condition.share:
         return
     text = f"the CPU quota held app and gateway back for {share:.0%} of {format_duration(condition.over)}"
     yield Finding("", text, f"{share:.0%}", str(condition), level=share)
 
 
-def _check_caps(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]:
-    for name, cap in facts.caps(condition.share).items():
+def _check_caps(inputs: AlertInputs, condition: when.CapSpentAbove) -> Iterator[Finding]:
+    for name, cap in inputs.caps(condition.share).items():
         users = cap.users
         total = cap.total_share if cap.total_share is not None and cap.total_share > condition.share else None
         if not users and total is None:
@@ -167,8 +167,8 @@ def _check_caps(facts: AlertInputs, condition: when.CapSpentAbove) -> Iterator[F
         yield Finding(name, text, value, str(condition), level=level, is_settled=True)
 
 
-def _check_spend_today(facts: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Finding]:
-    caps = facts.caps(1.0)
+def _check_spend_today(inputs: AlertInputs, condition: when.SpentTodayAbove) -> Iterator[Finding]:
+    caps = inputs.caps(1.0)
     spent = sum(cap.spent_today for cap in caps.values())
     if spent <= float(condition.amount):
         return
@@ -180,15 +180,15 @@ def _check_spend_today(facts: AlertInputs, condition: when.SpentTodayAbove) -> I
     yield Finding("", text, f"${spent:.2f}", str(condition), level=spent, is_settled=True)
 
 
-def _check_bypass(facts: AlertInputs) -> Iterator[Finding]:
-    found: Mapping[str, int] = facts.bypassed_calls(BYPASS_WINDOW)
+def _check_bypass(inputs: AlertInputs) -> Iterator[Finding]:
+    found: Mapping[str, int] = inputs.bypassed_calls(BYPASS_WINDOW)
     for name, count in found.items():
         text = f"{count} calls went straight to the host of {name}: without retries, caps or an owner"
         yield Finding(name, text, f"{count} calls", "calls bypass an upstream", level=count, is_settled=True)
 
 
-def _check_policy(facts: AlertInputs) -> Iterator[Finding]:
-    refused = facts.policy_refused()
+def _check_policy(inputs: AlertInputs) -> Iterator[Finding]:
+    refused = inputs.policy_refused()
     if refused:
         text = f"the newest policy is refused, the one before it stays in force: {refused.splitlines()[0]}"
         yield Finding("policy", text, "refused", "policy is refused", is_settled=True)

@@ -1,1 +1,1 @@
-"""What the metrics said before: snapshots of the counters, and statistics over a window of them."""
+"""The history of the metrics: snapshots of the counters, and statistics over a window between two of them."""

@@ -1,8 +1,8 @@
-"""What the metrics said before: for the rules of the alerts, and for the dashboard's last day.
+"""The history of the metrics, for the rules of the alerts and for the dashboard's last day.
 
-Nothing is kept a request. Every 5 s the counts that there are anyway are read once. Whole rows are kept for what
-the rules ask (every 5 s for a quarter of an hour, every minute for up to an hour), and a dozen sums for what the
-dashboard draws (the last quarter of an hour by 5 s, the last day by 5 min). At 20 routes that is about 1 MiB.
+Nothing is kept per request. Every 5 s the counters are read once. Whole snapshots are kept for the rules (every 5 s for
+a quarter of an hour, every minute for up to an hour), and a dozen sums for what the dashboard draws (the last quarter
+of an hour by 5 s, the last day by 5 min). At 20 routes that is about 1 MiB.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.timeseries.snapshot import Snapshot, SnapshotReader, subtract_snapshots
 from proxy.observe.timeseries.window_stats import WindowStats, window_stats
 
-FINE_SECONDS = 5.0  # seconds between two rows
-FINE_HORIZON = 900.0  # seconds for which every row is kept
-COARSE_SECONDS = 60.0  # seconds between those that are kept longer
-MAX_WINDOW = 3600.0  # seconds: no rule may look further back
-DAY_STEP = 300.0  # seconds a point of the last day
+FINE_SECONDS = 5.0  # between two snapshots
+FINE_HORIZON = 900.0  # seconds for which every snapshot is kept
+COARSE_SECONDS = 60.0  # between the snapshots that are kept longer
+MAX_WINDOW = 3600.0  # seconds; no rule may look further back
+DAY_STEP = 300.0  # seconds for each point of the last day
 DAY_SECONDS = 86400.0
-FRESH_SECONDS = 0.5  # seconds for which what was just read is not read again
+FRESH_SECONDS = 0.5  # for which a snapshot is not read again
 
 COLUMNS = (
     "requests",
@@ -44,7 +44,7 @@ _FAILED_OUTCOMES = ("error", "refused")
 
 @dataclass(frozen=True, slots=True)
 class GaugeLevels:
-    """What is measured, not counted: of a point the highest is kept."""
+    """What is measured and not counted; a point keeps the highest of its time."""
 
     app_bytes: float = 0.0
     gateway_bytes: float = 0.0
@@ -53,7 +53,8 @@ class GaugeLevels:
 
 
 class PointSeries:
-    """Columns of a fixed length, the oldest first. `at` is wall-clock time in seconds."""
+    """A time series for the dashboard: columns of a fixed length, the oldest point first. Times are seconds since
+    1970."""
 
     def __init__(self, step: float, length: int) -> None:
         self.step = step
@@ -88,7 +89,7 @@ class PointSeries:
 
 
 class MetricsHistory:
-    """`clock` is monotonic, `now` the wall clock. For the loop's thread alone."""
+    """Keeps the snapshots and the points. `clock` is monotonic, `now` the wall clock. For the loop's thread alone."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class MetricsHistory:
         self._day_points = PointSeries(DAY_STEP, int(DAY_SECONDS / DAY_STEP))
         self._day_step_start = self._latest
         self._peak_levels = GaugeLevels()
-        self._windows_at = began  # several rules ask for the same span at once
+        self._windows_at = began  # several rules ask for the same window at once
         self._windows: dict[float, WindowStats] = {}
 
     async def run(self) -> None:
@@ -122,7 +123,7 @@ class MetricsHistory:
             self.record_snapshot()
 
     def record_snapshot(self) -> None:
-        """Keep what the counts are now."""
+        """Read the counters and keep them."""
         now, row = self._latest = self.clock(), self._reader.read_snapshot()
         before_at, before = self._fine_snapshots[-1]
         levels = self._levels()
@@ -142,8 +143,8 @@ class MetricsHistory:
         self._expire_snapshots(now)
 
     def window(self, seconds: float) -> WindowStats:
-        """What happened from so many seconds ago until now, at most an hour. Its end is at most half a second
-        old; its beginning is the newest row that is old enough, so it may be up to 5 s longer, or 60 s, where it is
+        """The statistics of the last so many seconds, at most an hour. The end of the window is at most half a second
+        old; its beginning is the newest snapshot that is old enough, so it may be up to 5 s too long, or 60 s if it is
         over 15 min."""
         if self.clock() - self._latest[0] > FRESH_SECONDS:
             self._latest = (self.clock(), self._reader.read_snapshot())
@@ -166,11 +167,11 @@ class MetricsHistory:
 
     def day_series(self) -> dict[str, object]:
         """The last day by 5 min as lists of one length, oldest first: `at` (the end of each step, in seconds since
-        1970) and the COLUMNS; None where nothing was answered. The step under way is not among them."""
+        1970) and the COLUMNS, None if nothing was answered. The current step is not among them."""
         return self._day_points.as_lists()
 
     def recent_series(self) -> dict[str, object]:
-        """The last 15 min by 5 s, as `series`."""
+        """The last 15 min by 5 s, in the form of `day_series`."""
         return self._recent_points.as_lists()
 
     def _expire_snapshots(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""What happened in a stretch of time: the difference of two rows of counts, by its names."""
+"""Statistics of a window of time, from the difference of two snapshots."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from proxy.observe.timeseries.snapshot import (
 
 @dataclass(frozen=True, slots=True)
 class RouteStats:
-    """`errors` are answers of 500 and above, `refused` those of ours below 500 (limits, caps, sizes; no blocks);
-    `buckets` how many took at most so long, +Inf the last."""
+    """The requests of a route. `errors` are responses of 500 and above, `refused` our own below 500 (limits, caps,
+    sizes; not blocks); `buckets` is how many took at most each of DURATION_BUCKETS, +Inf the last."""
 
     requests: float = 0.0
     errors: float = 0.0
@@ -35,15 +35,15 @@ class RouteStats:
         return self.errors / self.requests if self.requests else 0.0
 
     def quantile(self, share: float) -> float | None:
-        """Seconds, as near as the buckets tell; None where nothing was answered."""
+        """The duration in seconds, as exactly as the buckets tell; None if nothing was answered."""
         return histogram_quantile(DURATION_BUCKETS, self.buckets, share)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowStats:
-    """`seconds` is how long it really was: less than asked for, where the process is younger. `calls` and
-    `attempts` by upstream, then outcome; `waits` for a database connection as `buckets`; `cost` in dollars by
-    upstream."""
+    """A window. `seconds` is how long it really is: shorter than asked for if the process is younger. `calls` and
+    `attempts` are by upstream and outcome, `cost` is in dollars by upstream; `waits` counts the waits for a database
+    connection by WAIT_BUCKETS, +Inf the last; `throttled` is in seconds."""
 
     seconds: float
     routes: Mapping[str, RouteStats] = field(default_factory=dict)
@@ -62,11 +62,11 @@ class WindowStats:
         return merge_routes(self.routes.values())
 
     def wait_quantile(self, share: float) -> float | None:
-        """Seconds that this share of the clients waited at most; None where none asked."""
+        """How many seconds this share of the clients waited at most; None if none asked."""
         return histogram_quantile(WAIT_BUCKETS, self.waits, share)
 
     def count_waits_over(self, seconds: float) -> float:
-        """How many waited longer, in whole buckets: those of the bucket that holds `seconds` are not counted."""
+        """How many waited longer. Only whole buckets count: those of the bucket that contains `seconds` do not."""
         if not self.waits:
             return 0.0
         within = next((n for bound, n in zip(WAIT_BUCKETS, self.waits, strict=False) if bound >= seconds), None)
@@ -112,7 +112,7 @@ def merge_routes(routes: Iterable[RouteStats]) -> RouteStats:
 
 
 def histogram_quantile(bounds: Sequence[float], cumulative: Sequence[float], share: float) -> float | None:
-    """As histogram_quantile of Prometheus: straight within a bucket, and at most the last bound."""
+    """As `histogram_quantile` of Prometheus: linear within a bucket, and at most the last bound."""
     if not cumulative or cumulative[-1] <= 0:
         return None
     wanted = share * cumulative[-1]

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.observe.alerts.notification import Notification
 
-MAX_ALERTS_SHOWN = 8  # alerts shown in one message, which has at most 50 blocks; the rest are named
+MAX_ALERTS_SHOWN = 8  # in one message, which may have 50 blocks; of the rest only the names are shown
 COLOURS = {"critical": "#d72b3f", "warning": "#e8a917", "cleared": "#2e9e5b"}
 EMOJI = {"critical": ":red_circle:", "warning": ":large_yellow_circle:", "cleared": ":large_green_circle:"}
 
@@ -26,7 +26,7 @@ def slack_message(notices: Sequence[Notification], app: str, version: str) -> di
 
 
 def _fallback(notices: Sequence[Notification], app: str) -> str:
-    """What a notification shows, and a client that knows no blocks."""
+    """The text for the notification on a phone, and for clients that do not know blocks."""
     if len(notices) == 1:
         return escape_mrkdwn(f"{_emoji(notices[0])} {app}: {notices[0].message}")[:3000]
     return escape_mrkdwn(f"{app}: {len(notices)} alerts: {', '.join(_title(notice) for notice in notices)}")[:3000]

@@ -1,4 +1,4 @@
-"""Alerts as plain JSON, for whatever else listens."""
+"""Alerts as plain JSON, for any other receiver."""
 
 from __future__ import annotations
 

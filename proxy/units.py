@@ -1,7 +1,7 @@
 """The units an operator writes: durations, sizes, rates, shares and money.
 
 Each `parse_*` takes the text as it stands in a policy and raises ValueError with one clause that says
-what is wrong with it. Each `format_*` is the exact inverse: parsing its answer yields the same value.
+what is wrong with it. Each `format_*` is the exact inverse: parsing its result yields the same value.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import jwt
 from proxy.errors import OutriggerError
 from proxy.ingress.ports import RequestView
 from proxy.policy.schema.server import JwtSource
-from proxy.policy.signing_keys import find_key_misfit
+from proxy.policy.validation import find_key_misfit
 
 MAX_REMEMBERED_TOKENS = 1024  # tokens verified lately, about 300 bytes each
 NO_EXPIRY = float("inf")

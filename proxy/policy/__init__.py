@@ -1,1 +1,1 @@
-"""The policy: its model, reading it, watching it for changes."""
+"""The policy language: its schema, parsing, reading, validation and rendering, and watching the file for changes."""

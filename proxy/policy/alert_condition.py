@@ -1,6 +1,7 @@
-"""What an alert's rule says, typed; each writes itself as it is written in a policy.
+"""The conditions of alert rules, typed; the text of each (`str`) is how a policy writes it.
 
-`for T`: it has been so for that long. `over T`: counted over the last T.
+`lasting` is for how many seconds it must have been true (`for 1m`); `over` is the window, in seconds, that is counted
+(`over 5m`). Shares are 0 to 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ComponentName = Literal["app", "upstreams", "postgres", "store", "ledger", "memo
 
 @dataclass(frozen=True, slots=True)
 class ComponentIs:
-    """`degraded` holds for a part that is down as well."""
+    """A component's health; `degraded` is true of a component that is down, too."""
 
     part: ComponentName
     state: Literal["down", "degraded"]
@@ -29,7 +30,7 @@ class ComponentIs:
 
 @dataclass(frozen=True, slots=True)
 class BreakerOpen:
-    """Of one upstream, or of each by itself."""
+    """The breaker of one upstream is open, or that of any, each by itself."""
 
     upstream: str | None
     lasting: float
@@ -41,7 +42,7 @@ class BreakerOpen:
 
 @dataclass(frozen=True, slots=True)
 class ErrorRateAbove:
-    """A share of the answers, of one route or of all together."""
+    """The share of responses that are errors, of one route or of all together."""
 
     share: float
     route: str | None
@@ -55,7 +56,8 @@ class ErrorRateAbove:
 
 @dataclass(frozen=True, slots=True)
 class LatencyAbove:
-    """A percentile in `seconds`, or as a share of each route's own timeout; of one route or of each by itself."""
+    """A percentile of the latency, against `seconds` or a share of the route's own timeout; of one route or of each by
+    itself."""
 
     percent: int
     seconds: float | None
@@ -82,7 +84,7 @@ class MemoryAbove:
 
 @dataclass(frozen=True, slots=True)
 class CapSpentAbove:
-    """A share of any cap, each upstream by itself."""
+    """The share of a cap that is spent, each upstream by itself."""
 
     share: float
 
@@ -92,7 +94,7 @@ class CapSpentAbove:
 
 @dataclass(frozen=True, slots=True)
 class SpentTodayAbove:
-    """Dollars of all upstreams together."""
+    """Dollars spent today at all upstreams together."""
 
     amount: Decimal
 
@@ -120,7 +122,7 @@ class ThrottledAbove:
 
 @dataclass(frozen=True, slots=True)
 class CallErrorRateAbove:
-    """A share of the calls out that ended badly or in a fallback's answer, of one upstream or of each by itself."""
+    """The share of calls that failed or were answered by a fallback, of one upstream or of each by itself."""
 
     share: float
     upstream: str | None
@@ -133,7 +135,7 @@ class CallErrorRateAbove:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRateAbove:
-    """A share of the requests that a rate limit refused, of one route or of all together."""
+    """The share of requests that a rate limit refused, of one route or of all together."""
 
     share: float
     route: str | None

@@ -1,6 +1,6 @@
-"""The language of `when`: `errors > 5% over 5m`, read into a condition.
+"""The parser of `when` in alert rules: `errors > 5% over 5m` becomes a condition.
 
-Each form stands once in FORMS; what fits none is told the nearest.
+FORMS has each form once; a text that fits none gets the nearest form suggested.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from proxy.policy.alert_condition import (
 )
 from proxy.policy.value_types import ValueType
 
-MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS = 5.0, 3600.0  # seconds that can be looked back
-MAX_LATENCY_SECONDS = 120.0  # seconds: the last bound of a request's histogram
+MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS = 5.0, 3600.0  # of what the history can look back
+MAX_LATENCY_SECONDS = 120.0  # the last bound of the requests' histogram
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ def _latency_above(percent: str, most: str, of: str | None, route: str | None, o
 
 _NAME_PATTERN = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})"
 
-# Values are any word here, so that what is wrong with one can be said of it alone.
+# A value may be any word here, so that a wrong one gets its own error instead of "no condition".
 FORMS: Sequence[tuple[str, re.Pattern[str], Callable[..., Condition]]] = (
     ("app is down for 10s", re.compile(rf"({'|'.join(COMPONENTS)}) is (down|degraded) for (\S+)"), _component_is),
     (
@@ -133,7 +133,7 @@ FORMS: Sequence[tuple[str, re.Pattern[str], Callable[..., Condition]]] = (
     ("calls bypass an upstream", re.compile(r"calls bypass an upstream"), CallsBypass),
     ("policy is refused", re.compile(r"policy is refused"), PolicyRefused),
 )
-# What else may be near to what was written.
+# More forms to suggest.
 MORE_EXAMPLES = (
     *(f"{part} is {state} for 10s" for part in COMPONENTS for state in ("down", "degraded")),
     "breaker of UPSTREAM is open for 5s",
@@ -146,7 +146,7 @@ MORE_EXAMPLES = (
 
 
 def parse_condition(text: str) -> Condition:
-    """Raises ValueError with one clause that names the nearest form."""
+    """The condition that a text says. Raises ValueError with one clause that names the nearest form."""
     words = " ".join(text.replace(">", " > ").split())
     for _, pattern, make in FORMS:
         match = pattern.fullmatch(words)

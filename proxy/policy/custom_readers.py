@@ -1,4 +1,8 @@
-"""The parts of the language whose text has another shape than their section."""
+"""Readers of the keys whose text has another shape than their value.
+
+An annotation names its reader by a word (`"routes"`) or by ByTier; CUSTOM_READERS maps the words to the functions.
+Each takes the reader, the node, the key and the default, and returns the value or INVALID with the fault noted.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ SOURCE_WORDS = ("path", "header", "jwt", "cookie", "ip")
 
 
 def read_by_tier(reader: PolicyReader, node: Node, key: str, kind: ValueType) -> Any:
-    """`10/h`, a list of them, or either by tier; `off` for none."""
+    """`10/h`, a list of such, or either by tier; `off` for none."""
     if not isinstance(node, Table):
         values = _read_tier_values(reader, node, key, kind)
         if isinstance(values, Invalid):
@@ -82,7 +86,7 @@ _TRUSTED_PROXIES = ValueType(
 
 
 def read_identity_sources(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
-    """Each a mapping of one key, or the word `ip`, which is last whether it is written or not."""
+    """A list of mappings of one key each, or the word `ip`, which is always last, written or not."""
     if isinstance(node, Scalar) and node.null:
         return fallback
     if not isinstance(node, Listing):
@@ -131,7 +135,7 @@ _SOURCE_TYPES: Mapping[str, tuple[ValueType, Callable[[str], Source]]] = Mapping
 
 
 def read_routes(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
-    """The last route is always `default`: the policy's own, or one that lets everything through."""
+    """The last route is always `default`: the policy's own, or one without limits."""
     found = reader.read_list(node, Route, key, fallback)
     if isinstance(found, Invalid) or (found and found[-1].name == DEFAULT_ROUTE.name):
         return found

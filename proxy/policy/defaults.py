@@ -1,7 +1,7 @@
-"""Defaults give way to what is written beside them: a value that nobody wrote makes no fault.
+"""Defaults give way to what is written beside them: a value that nobody wrote never causes a fault.
 
-`timeout: {total: 2s}` means a connect of 2 s at most, a public port of 9901 means another one for `listen.admin`.
-Where both sides are written, rules.py finds fault.
+`timeout: {total: 2s}` means a connect timeout of 2 s at most; a public port of 9901 means another port for
+`listen.admin`. If both sides are written, `validation.py` finds the fault.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def resolve_defaults(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
-    """The policy with its unwritten values moved out of the way, and what to warn of."""
+    """The policy with its unwritten values adjusted to the written ones, and warnings about it."""
     app, overload, postgres = policy.app, policy.overload, policy.postgres
     policy = replace(
         policy,
@@ -38,7 +38,7 @@ def resolve_defaults(reader: PolicyReader, policy: Policy) -> tuple[Policy, tupl
 
 
 def _order_pair(reader: PolicyReader, key: str, section: T, least: str, most: str) -> T:
-    """The section with `least` at most `most`, where one of them is unwritten."""
+    """The section with the field `least` not above `most`, if one of the two is unwritten."""
     low, high = getattr(section, least), getattr(section, most)
     if low is None or high is None or low <= high:
         return section
@@ -82,7 +82,7 @@ def _resolve_upstream(reader: PolicyReader, policy: Policy, name: str, upstream:
 
 
 def _move_addresses(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
-    """The addresses of ours that nobody wrote, on the next port that nothing written takes."""
+    """Move every unwritten listen address whose port is taken to the next port that no written address takes."""
     listen, postgres = policy.listen, policy.postgres
     ours = {"listen.admin": listen.admin, "listen.egress": listen.egress}
     if postgres.url:

@@ -1,4 +1,8 @@
-"""The upstreams' addresses that a policy leaves open: the environment's, else the dialect's own."""
+"""Base URLs that a policy leaves open: taken over from the app's environment, else the vendor's own.
+
+An app that already calls OpenRouter, Azure or a local model says so in a variable such as OPENAI_BASE_URL; the
+gateway then calls that address in its place.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from proxy.policy.urls import HTTP_URL
 def adopt_base_urls(
     reader: PolicyReader, upstreams: Mapping[str, Upstream]
 ) -> tuple[Mapping[str, Upstream], tuple[str, ...]]:
-    """The upstreams, each with an address, and what to warn of.
+    """The upstreams, each with a base URL, and warnings.
 
-    A variable of `env` that has a value already (OpenRouter, Azure, a local model) is the upstream's
-    address; where two of them disagree neither is touched, so neither is in `env` any more.
+    A variable of the upstream's `env` that already has a value is the base URL. If two of them disagree, neither is
+    rewritten for the app, so `env` is empty then.
     """
     adopted: dict[str, Upstream] = {}
     warnings: list[str] = []

@@ -1,4 +1,9 @@
-"""A policy's text to a Policy, or to every fault in it at once."""
+"""Loading: where a policy's text comes from, and from the text to a Policy or to every fault in it at once.
+
+The text is parsed to nodes that remember their lines (`parsing/`), the nodes are read to sections (`reader.py`),
+defaults give way to what is written (`defaults.py`), base URLs are taken over from the environment
+(`env_adoption.py`), and what no single value shows is validated (`validation.py`).
+"""
 
 from __future__ import annotations
 
@@ -21,13 +26,12 @@ from proxy.policy.validation import validate_policy
 from proxy.policy.values import enclosing_keys
 from proxy.policy.warnings import find_warnings
 
-# [merged from policy/source] Where a policy comes from: a file, the environment, or nowhere.
 DEFAULT_FILES = ("outrigger.yaml", "config/policy.yaml")
 
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What changes when a file is saved, by writing into it or by renaming another over it."""
+    """What changes when a file is saved, either by writing into it or by renaming another over it."""
 
     mtime_ns: int
     size: int
@@ -41,7 +45,8 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class PolicySource:
-    """A policy's text. `name` is what faults call it; `stamp` is the file's as it was read."""
+    """A policy's text. `name` is what faults call it; `path` is None if it is no file; `stamp` is the file's when it
+    was read; `warning` says what is odd about the source itself."""
 
     name: str
     path: Path | None
@@ -51,16 +56,17 @@ class PolicySource:
 
 
 def find_source(option: str | None, environ: Mapping[str, str], cwd: Path) -> PolicySource:
-    """The policy that holds: `--policy`, $OUTRIGGER_POLICY, $OUTRIGGER_POLICY_TEXT, FILES, the defaults.
+    """The first source that there is: `--policy`, $OUTRIGGER_POLICY, $OUTRIGGER_POLICY_TEXT, DEFAULT_FILES, the
+    defaults.
 
-    Raises PolicyError when what is named cannot be read.
+    Raises PolicyError if the one that is named cannot be read.
     """
     if option is not None:
         return read_file(cwd / option, option)
     if named := environ.get("OUTRIGGER_POLICY"):
         return read_file(cwd / named, named, named_by="mend $OUTRIGGER_POLICY, which names it")
     if (text := environ.get("OUTRIGGER_POLICY_TEXT", "")).strip():
-        # Where the locale is not UTF-8 the environment's bytes come as lone surrogates.
+        # If the locale is not UTF-8, the environment's bytes come as lone surrogates (PEP 383).
         content = text.encode("utf-8", "surrogateescape")
         return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode("$OUTRIGGER_POLICY_TEXT", content))
     for name in DEFAULT_FILES:
@@ -88,8 +94,8 @@ def read_file(path: Path, name: str, *, named_by: str = "") -> PolicySource:
         raise _unreadable(name, 1, "it cannot be read: it is a folder", named_by or "name the policy's file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        mend = named_by or "name a file that can be"
-        raise _unreadable(name, 1, f"it cannot be read ({reason})", mend) from None
+        fix = named_by or "name a file that can be"
+        raise _unreadable(name, 1, f"it cannot be read ({reason})", fix) from None
     return PolicySource(name, path, _decode(name, content), stamp)
 
 
@@ -103,16 +109,16 @@ def _decode(name: str, content: bytes) -> str:
         raise _unreadable(name, line, "it is not UTF-8", "save it as UTF-8") from None
 
 
-def _unreadable(name: str, line: int, problem: str, mend: str) -> PolicyError:
-    return PolicyError([PolicyFault(name, line, "policy", problem, mend)])
+def _unreadable(name: str, line: int, problem: str, fix: str) -> PolicyError:
+    return PolicyError([PolicyFault(name, line, "policy", problem, fix)])
 
 
 def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | None = None) -> Policy:
-    """The policy that a text says, in this environment. Raises PolicyError with every fault; where the caller `needs`
-    some keys alone, variables that others name may be missing from the environment: these have their defaults.
+    """The policy that a text says, in this environment. Raises PolicyError with every fault.
 
-    What the text leaves out is the default; some defaults (`listen.public`, the tokens) come out of
-    the environment, so even an empty text can be at fault.
+    What the text leaves out has its default; some defaults (`listen.public`, the tokens) come out of the environment,
+    so even an empty text can have a fault. If the caller `needs` only some keys, variables that other keys name may be
+    missing from the environment: these keys then have their defaults.
     """
     lines = max(1, len(source.text.splitlines()))
     try:

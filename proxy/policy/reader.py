@@ -1,4 +1,9 @@
-"""Nodes to sections, driven by the sections' own annotations; every fault is noted, none stops the rest."""
+"""Reading: nodes to typed sections, driven by the sections' own annotations.
+
+The reader goes through the schema, not through the text: for each field of a section it looks up the entry of that
+name and reads it as the field's annotation says. A value that cannot be read is noted as a fault and reading goes on,
+so that an operator sees every mistake at once.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,10 @@ CustomReader = Callable[["PolicyReader", Node, str, Any], Any]
 
 
 class Invalid:
-    """What stands in the place of a value that a fault was noted for."""
+    """The type of INVALID, which stands in place of a value that a fault was noted for."""
 
 
-MAX_SUGGESTED_NAMES = 40  # names that a mend lists
+MAX_SUGGESTED_NAMES = 40  # that a fault lists
 
 INVALID: Final = Invalid()
 
@@ -38,7 +43,7 @@ def key_hints(section: type) -> Mapping[str, Any]:
 
 
 def quote_text(text: str) -> str:
-    """A text as a fault shows it: on one line, and not for ever."""
+    """A text as a fault shows it: on one line, at most 60 characters."""
     shown = text if len(text) <= 60 else f"{text[:57]}…"
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in shown)
 
@@ -49,7 +54,7 @@ def is_off(node: Scalar, text: str) -> bool:
 
 
 def _accepts_off(hint: Any) -> bool:
-    """Whether "off" in quotes could be a value of its own."""
+    """Whether "off" in quotes could be a value of this type."""
     for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
         if isinstance(mark, ValueType):
             try:
@@ -61,40 +66,48 @@ def _accepts_off(hint: Any) -> bool:
 
 
 class PolicyReader:
+    """Reads one policy and collects what is wrong with it.
+
+    `faults` and `warnings` are what was found. `lines` has the line of every key that the policy writes: rules ask it
+    whether a value was written or is a default. `incomplete_lists` are lists that lack a faulty item, so that an index
+    into the value is not one into the text.
+    """
+
     def __init__(self, file: str, environ: Mapping[str, str], shapes: Mapping[str, CustomReader], lines: int) -> None:
         self.file = file
         self.environ = environ
         self.custom_readers = shapes
         self.last_line = lines
         self.faults: list[PolicyFault] = []
-        self.lines: dict[str, int] = {}  # the line of every key that the policy names
-        self._faulty_keys: set[str] = set()  # keys that have a fault
-        self._unsound_keys: set[str] = set()  # those, and what they stand in
+        self.lines: dict[str, int] = {}
+        self._faulty_keys: set[str] = set()  # keys that a fault was noted for
+        self._unsound_keys: set[str] = set()  # those, and the keys that enclose them
         self.warnings: list[str] = []
-        self.incomplete_lists: set[str] = set()  # lists that an item is missing from, so that indexes lie
+        self.incomplete_lists: set[str] = set()
 
-    # ── what rules ask ───────────────────────────────────────────────────────────────────────
+    # ── for rules and custom readers ───────────────────────────────────────────────────────────────────────
 
     def line_of(self, key: str) -> int:
-        """Where a key stands, or what it would stand in."""
+        """The line of a key, or of the nearest key that encloses it."""
         return next((self.lines[name] for name in enclosing_keys(key) if name in self.lines), 1)
 
     def is_sound(self, *keys: str) -> bool:
-        """Whether no fault was noted at these keys, in them, or in what they stand in."""
+        """Whether no fault was noted for these keys, for one inside them, or for one that encloses them."""
         return not any(
             key in self._unsound_keys or not self._faulty_keys.isdisjoint(enclosing_keys(key)) for key in keys
         )
 
-    def add_fault(self, key: str, problem: str, mend: str, line: int | None = None) -> Invalid:
+    def add_fault(self, key: str, problem: str, fix: str, line: int | None = None) -> Invalid:
+        """Note a fault; returns INVALID, so that a reader can return what this returns."""
         at = min(max(self.line_of(key) if line is None else line, 1), self.last_line)
-        self.faults.append(PolicyFault(self.file, at, key or "policy", problem, mend))
+        self.faults.append(PolicyFault(self.file, at, key or "policy", problem, fix))
         self._faulty_keys.add(key)
         self._unsound_keys.update(enclosing_keys(key))
         return INVALID
 
     def suggest(self, word: str, known: Sequence[str]) -> str:
         """What to write in place of a word that is not known."""
-        # Likeness is dear to compute: a policy that is wrong a hundred times over is another thing.
+        # Similarity is expensive to compute, so only the first hundred faults get a suggestion.
         few = list(known[:MAX_SUGGESTED_NAMES])
         close = get_close_matches(word[:100], few, 1, 0.6) if len(self.faults) < 100 else []
         if close:
@@ -104,7 +117,7 @@ class PolicyReader:
     # ── sections ─────────────────────────────────────────────────────────────────────────────
 
     def read_section(self, cls: type, node: Node, key: str, default: Any = None) -> Any:
-        """An instance of `cls`; keys that are not written are the default's own."""
+        """An instance of `cls`, or INVALID; keys that are not written have the values of `default`."""
         if isinstance(node, Scalar) and node.null:
             node = Table(node.line, ())
         known = key_hints(cls)
@@ -133,7 +146,7 @@ class PolicyReader:
     def _read_absent(self, metadata: Mapping[str, Any], line: int, hint: Any, key: str, fallback: Any) -> Any:
         text = metadata.get("absent")
         if text is not None and metadata.get("foreign", False):
-            # A variable that the app may have for a purpose of its own: nobody wrote that it is ours.
+            # The app may have this variable for a purpose of its own, so a value that does not fit is only warned of.
             trial = PolicyReader(self.file, self.environ, self.custom_readers, self.last_line)
             value = trial.read_value(Scalar(line, text), hint, key, fallback)
             if not trial.faults:
@@ -147,7 +160,7 @@ class PolicyReader:
         return fallback
 
     def known_entries(self, node: Table, key: str, known: tuple[str, ...] | None) -> Iterator[Entry]:
-        """The entries of a table, less those that are unknown or written twice."""
+        """The entries of a table without those that are unknown or written twice, which are faults."""
         seen: dict[str, int] = {}
         for entry in node.entries:
             shown = quote_text(entry.key)
@@ -160,7 +173,7 @@ class PolicyReader:
                 self.add_fault(path, "there is no such key", self.suggest(entry.key, known), entry.line)
                 continue
             if not (isinstance(entry.value, Scalar) and entry.value.null):
-                self.lines[path] = entry.line  # a heading with nothing under it names nothing
+                self.lines[path] = entry.line  # a heading with nothing under it writes nothing
             yield entry
 
     # ── values ───────────────────────────────────────────────────────────────────────────────
@@ -212,16 +225,16 @@ class PolicyReader:
         try:
             return substitute_variables(node.text, self.environ)
         except ValueError as error:
-            mend = "set it, or write ${NAME:-default}" if "environment" in str(error) else "write ${NAME} or $${"
-            return self.add_fault(key, str(error), mend, node.line)
+            fix = "set it, or write ${NAME:-default}" if "environment" in str(error) else "write ${NAME} or $${"
+            return self.add_fault(key, str(error), fix, node.line)
 
     def read_scalar(
         self, node: Node, kind: ValueType | None, words: tuple[str, ...], key: str, *, or_off: bool = False
     ) -> Any:
         choices = [*words, *([kind.hint] if kind else []), *(["off"] if or_off else [])]
-        mend = f"write {', or '.join(choices)}" if kind else f"write {' | '.join(choices)}"
+        fix = f"write {', or '.join(choices)}" if kind else f"write {' | '.join(choices)}"
         if not isinstance(node, Scalar):
-            return self.add_fault(key, "one value belongs here, not several", mend, node.line)
+            return self.add_fault(key, "one value belongs here, not several", fix, node.line)
         text = self.resolve_text(node, key)
         if isinstance(text, Invalid):
             return INVALID
@@ -232,18 +245,18 @@ class PolicyReader:
         if kind is not None and kind.empty and (node.null or not text):
             return ""
         if node.null or not text:
-            return self.add_fault(key, "it is empty", mend, node.line)
-        # Where the value came out of the environment the fault shows the name, never the value.
+            return self.add_fault(key, "it is empty", fix, node.line)
+        # If the value came out of the environment, the fault shows the variable's name and never the value.
         shown = quote_text(node.text)
         if kind is None:
             nearest = self.suggest(text, words)
-            hint = f"{nearest} {mend}" if nearest.endswith("?") else mend
+            hint = f"{nearest} {fix}" if nearest.endswith("?") else fix
             return self.add_fault(key, f"{shown} is none of its words", hint, node.line)
         try:
             return kind.parse(text)
         except ValueError as error:
             subject = f"{shown}: " if kind.quoted and not kind.secret else ""
-            return self.add_fault(key, f"{subject}{error}", mend, node.line)
+            return self.add_fault(key, f"{subject}{error}", fix, node.line)
 
     def _read_boolean(self, node: Node, key: str) -> bool | Invalid:
         if isinstance(node, Scalar):
@@ -287,7 +300,7 @@ class PolicyReader:
         return MappingProxyType(values)
 
     def read_name(self, entry: Entry, hint: Any, key: str) -> str | Invalid:
-        """The key of an entry that the policy is free to name."""
+        """The key of an entry whose name the policy chooses (an upstream's, a tier's)."""
         kinds = [mark for mark in get_args(hint)[1:] if isinstance(mark, ValueType)]
         try:
             return str(kinds[0].parse(entry.key)) if kinds else entry.key

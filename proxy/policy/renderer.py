@@ -1,4 +1,7 @@
-"""A Policy as the text that says it, every default written out and every secret as `***`."""
+"""Rendering: a Policy as YAML, every default written out and every secret as `***`.
+
+Values become a tree of text, lists and mappings by their annotations, as the reader goes; the tree becomes lines.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from proxy.policy.values import ANY_TIER, ByTier
 
 MASK = "***"
 
-# What stands without quotes in a block or a flow, and is read as no other thing.
+# Text that needs no quotes, neither in a block nor in a flow, and cannot be read as anything else.
 _PLAIN_SCALAR = re.compile(r"[A-Za-z0-9/.$_][A-Za-z0-9/._*@%+$:-]*(?<!:)")
 _UNPRINTABLE = re.compile("[\x7f-\xa0\xad\u2028\u2029\ufeff]|[\U000e0000-\U0010ffff]")
 _NOT_TEXT = {"", "null", "Null", "NULL", "off", "true", "false"}
@@ -34,7 +37,7 @@ Tree = Any
 
 
 def render_policy(policy: Policy) -> str:
-    """YAML that loads to an equal policy, unless a secret stands in it."""
+    """YAML that loads to an equal policy, unless it has a secret."""
     return "\n".join(_block_lines(_section_tree(policy), 0)) + "\n"
 
 
@@ -45,7 +48,7 @@ def _section_tree(section: Any) -> dict[str, Tree]:
     cls: type = type(section)
     known = key_hints(cls)
     values = {item.name: getattr(section, item.name) for item in fields(section) if item.name in known}
-    if isinstance(section, Charges):  # two dozen words, of which most say nothing
+    if isinstance(section, Charges):  # two dozen prices, of which most are unset
         values = {name: value for name, value in values.items() if value is not None and value != {}}
     return {name: _value_tree(value, known[name]) for name, value in values.items()}
 
@@ -121,7 +124,7 @@ def _source_tree(source: Source) -> Tree:
 
 
 def _route_tree(route: Route) -> Tree:
-    # A queue without concurrency is a fault, since nothing ever waits in it.
+    # Written out, a queue without concurrency would be a fault: nothing ever waits in it.
     tree = _section_tree(route)
     return tree if route.concurrency is not None else tree | {"queue": _PlainWord("null")}
 
@@ -159,7 +162,7 @@ _CUSTOM_TREES: Mapping[str, Callable[[Any], Tree]] = MappingProxyType(
 
 
 class _PlainWord(str):
-    """A word of the language, which stands without quotes."""
+    """A word of the language, which is written without quotes."""
 
     __slots__ = ()
 
@@ -173,7 +176,7 @@ def _quote_scalar(text: str) -> str:
 
 
 def _escape_character(match: re.Match[str]) -> str:
-    # YAML has no surrogate pairs, which is how JSON would write what is past U+FFFF.
+    # JSON writes characters above U+FFFF as surrogate pairs, which YAML does not have.
     code = ord(match[0])
     return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
 

@@ -1,8 +1,13 @@
-"""What no single value shows: combinations in the front door's sections that cannot work."""
+"""Validation of what no single value shows: combinations of a policy's sections that cannot work.
+
+Each rule looks at sections that were read without a fault (`reader.is_sound`), so that one mistake is one fault, and
+notes its fault at the line of a key that was written. What works but should be known is in `warnings.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -13,142 +18,14 @@ from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Price
 from proxy.policy.schema.route import DEFAULT_ROUTE, Match
 from proxy.policy.schema.upstream import Fallback, Upstream
-from proxy.policy.signing_keys import find_key_misfit
 from proxy.policy.values import ANY_TIER, Address
-
-
-# [merged from policy/outrules] What no single value shows: combinations in the sections for calls out and the
-# database.
-def _check_calls_and_database(reader: PolicyReader, policy: Policy) -> None:
-    owners: dict[str, str] = {}
-    for name, upstream in policy.upstreams.items():
-        key = f"upstreams.{name}"
-        _check_upstream(reader, key, upstream)
-        for model, price in upstream.prices.items():
-            _check_price(reader, f"{key}.prices.{model}", price)
-        for variable in upstream.env:
-            owner = owners.setdefault(variable, name)
-            if owner != name and reader.is_sound(f"{key}.env"):
-                problem = f"{variable} is set for the upstream {owner} already"
-                reader.add_fault(f"{key}.env", problem, "write another variable, or []")
-        for index, fallback in enumerate(upstream.fallback):
-            _check_fallback(reader, policy, name, f"{key}.fallback[{index}]", fallback)
-    _check_postgres(reader, policy)
-    _check_faults(reader, policy)
-    _check_alerts(reader, policy)
-
-
-def _check_upstream(reader: PolicyReader, key: str, upstream: Upstream) -> None:
-    backoff = upstream.retry.backoff
-    if reader.is_sound(f"{key}.retry.backoff") and backoff.first > backoff.max:
-        reader.add_fault(f"{key}.retry.backoff", "first is longer than max", "write a max of at least first")
-    timeout = upstream.timeout
-    if reader.is_sound(f"{key}.timeout") and timeout.total is not None and timeout.connect > timeout.total:
-        reader.add_fault(f"{key}.timeout", "connect is longer than total", "write a total of at least connect")
-
-
-def _check_price(reader: PolicyReader, key: str, price: Price) -> None:
-    """Tokens have both prices or none, so that one forgotten gives nothing away; then something else has one."""
-    if not reader.is_sound(key):
-        return
-    tokens = {"input": price.input, "output": price.output}
-    missing = [name for name, value in tokens.items() if value is None]
-    bought = (price.characters, price.per_minute, price.per_second, price.per_image, price.per_request)
-    if len(missing) == 1:
-        reader.add_fault(key, f"{missing[0]} is missing", f"write {missing[0]}: …")
-    elif missing and all(value is None for value in bought):
-        mend = "write input: … and output: …, or characters, per_minute, per_second, per_image or per_request"
-        reader.add_fault(key, "input is missing", mend)
-
-
-def _check_fallback(reader: PolicyReader, policy: Policy, name: str, key: str, fallback: Fallback) -> None:
-    if not reader.is_sound(f"upstreams.{name}.fallback"):
-        return
-    elsewhere = fallback.upstream is not None or fallback.model is not None
-    if [elsewhere, fallback.stale, fallback.text is not None].count(True) != 1:
-        mend = "write one of model: …, upstream: …, stale: true or text: …"
-        reader.add_fault(key, "a fallback is one thing to try", mend)
-        return
-    if fallback.upstream is None:
-        return
-    other = policy.upstreams.get(fallback.upstream)
-    if other is None:
-        # One that is written but faulty exists all the same.
-        if f"upstreams.{fallback.upstream}" not in reader.lines:
-            mend = reader.suggest(fallback.upstream, tuple(policy.upstreams))
-            reader.add_fault(f"{key}.upstream", f"there is no upstream {fallback.upstream}", mend)
-    elif fallback.upstream == name and fallback.model is None:
-        reader.add_fault(f"{key}.upstream", "it is the upstream that has just failed", "name another, or a model")
-    elif other.kind != policy.upstreams[name].kind and reader.is_sound(f"upstreams.{fallback.upstream}.kind"):
-        problem = f"{fallback.upstream} is of kind {other.kind}, {name} of kind {policy.upstreams[name].kind}"
-        reader.add_fault(f"{key}.upstream", problem, "name an upstream of the same kind")
-
-
-def _check_postgres(reader: PolicyReader, policy: Policy) -> None:
-    pool, pin = policy.postgres.pool, policy.postgres.pin
-    if not reader.is_sound("postgres.pool"):
-        return
-    if pool.min > pool.max:
-        reader.add_fault("postgres.pool", f"min {pool.min} is above max {pool.max}", "write a min of at most max")
-    if "postgres.pin.max" in reader.lines and reader.is_sound("postgres.pin") and pin.max > pool.max:
-        problem = f"the pool has {pool.max} connections alone"
-        reader.add_fault("postgres.pin.max", problem, f"write at most {pool.max}, or a greater postgres.pool.max")
-
-
-def _check_faults(reader: PolicyReader, policy: Policy) -> None:
-    if not reader.is_sound("faults"):
-        return
-    routes = tuple(dict.fromkeys(route.name for route in policy.routes))
-    names = set(routes)
-    for index, fault in enumerate(policy.faults):
-        key = f"faults[{index}]"
-        if (fault.upstream is None) == (fault.route is None):
-            reader.add_fault(key, "a fault hits one upstream or one route", "write upstream: … or route: …")
-        elif fault.upstream is not None and fault.upstream not in policy.upstreams and reader.is_sound("upstreams"):
-            mend = reader.suggest(fault.upstream, tuple(policy.upstreams))
-            reader.add_fault(f"{key}.upstream", f"there is no upstream {fault.upstream}", mend)
-        elif fault.route is not None and fault.route not in names and reader.is_sound("routes"):
-            mend = reader.suggest(fault.route, routes)
-            reader.add_fault(f"{key}.route", f"there is no route {fault.route}", mend)
-        if fault.status is None and fault.delay is None and not fault.cut:
-            reader.add_fault(key, "it does nothing", "write status: 503, delay: 2s, cut: true, or several")
-        elif fault.cut and fault.route is not None:
-            reader.add_fault(f"{key}.cut", "only a call out can be cut", "write upstream: … in place of route: …")
-
-
-def _check_alerts(reader: PolicyReader, policy: Policy) -> None:
-    """Rules about a route or an upstream that there is not."""
-    routes = {route.name: route for route in policy.routes}
-    for name, rule in policy.alerts.rules.items():
-        key, when = f"alerts.rules.{name}.when", rule.when
-        if not reader.is_sound(key):
-            continue
-        if (
-            isinstance(when, BreakerOpen | CallErrorRateAbove)
-            and when.upstream is not None
-            and when.upstream not in policy.upstreams
-        ):
-            if reader.is_sound("upstreams"):
-                mend = reader.suggest(when.upstream, tuple(policy.upstreams))
-                reader.add_fault(key, f"there is no upstream {when.upstream}", mend)
-        if (
-            isinstance(when, ErrorRateAbove | RefusalRateAbove | LatencyAbove)
-            and when.route is not None
-            and reader.is_sound("routes")
-        ):
-            route = routes.get(when.route)
-            if route is None:
-                reader.add_fault(key, f"there is no route {when.route}", reader.suggest(when.route, tuple(routes)))
-            elif isinstance(when, LatencyAbove) and when.share is not None and route.timeout is None:
-                reader.add_fault(key, f"the route {route.name} has no timeout", "write seconds, as in p95 > 5s")
-
 
 WILDCARDS = ("0.0.0.0", "::")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def validate_policy(reader: PolicyReader, policy: Policy) -> None:
-    """Notes a fault for every combination that cannot work; parts with a fault of their own are left out."""
+    """Note a fault for every combination that cannot work; sections with a fault of their own are left out."""
     for rule in (
         _check_app,
         _check_addresses,
@@ -157,9 +34,15 @@ def validate_policy(reader: PolicyReader, policy: Policy) -> None:
         _check_tier_names,
         _check_routes,
         _check_overload,
-        _check_calls_and_database,
+        _check_upstreams,
+        _check_postgres,
+        _check_faults,
+        _check_alerts,
     ):
         rule(reader, policy)
+
+
+# ── requests in ──────────────────────────────────────────────────────────────────────────────
 
 
 def _check_app(reader: PolicyReader, policy: Policy) -> None:
@@ -191,7 +74,7 @@ def _check_addresses(reader: PolicyReader, policy: Policy) -> None:
     for index, (key, address) in enumerate(places):
         for earlier, other in places[:index]:
             if address.port and _overlap(address, other) and reader.is_sound(key, earlier):
-                # The line to mend is that of the one that was written, where only one was.
+                # If only one of the two is written, the fault is at its line.
                 at, rest = (key, earlier) if key in reader.lines else (earlier, key)
                 reader.add_fault(at, f"it takes the same port as {rest}, {address.port}", "write another port")
 
@@ -216,11 +99,36 @@ def _check_signing_keys(reader: PolicyReader, policy: Policy) -> None:
             problem = f"{shared[0]} and {others[0]} with one key: whoever has the public key could sign"
             reader.add_fault(key, problem, "write the algorithms of one kind of key")
         elif others and find_spec("cryptography") is None:
-            mend = "install cryptography in the gateway's environment, or write one of HS256, HS384, HS512"
-            reader.add_fault(key, f"{others[0]} needs the package cryptography", mend)
+            fix = "install cryptography in the gateway's environment, or write one of HS256, HS384, HS512"
+            reader.add_fault(key, f"{others[0]} needs the package cryptography", fix)
         elif (unfit := find_key_misfit(source.key, source.algorithms)) is not None:
-            mend = "HS takes a shared secret, RS, PS, ES and EdDSA the public key of their kind, in PEM"
-            reader.add_fault(f"identity.user[{index}].jwt.key", unfit, mend)
+            fix = "HS takes a shared secret, RS, PS, ES and EdDSA the public key of their kind, in PEM"
+            reader.add_fault(f"identity.user[{index}].jwt.key", unfit, fix)
+
+
+def find_key_misfit(key: str, algorithms: Sequence[str]) -> str | None:
+    """Why no token can be checked with this key, in a clause that does not quote the key; None if it fits the
+    algorithms that the policy names beside it (RFC 7518).
+
+    PyJWT is imported here, so only if a policy names a key.
+    """
+    if find_spec("jwt") is None:
+        return "the package PyJWT is not installed"
+    import jwt
+
+    known = jwt.algorithms.get_default_algorithms()
+    for name in algorithms:
+        if name not in known:
+            return f"{name} needs the package cryptography"
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                # A private key is read without a complaint, and checks nothing.
+                known[name].verify(b"", known[name].prepare_key(key), b"")
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return f"it does not fit {name}"
+        except AttributeError:
+            return f"it is a private key, and {name} is checked with the public one"
+    return None
 
 
 def _written_sources(policy: Policy) -> tuple[object, ...]:
@@ -251,8 +159,8 @@ def _check_tier_names(reader: PolicyReader, policy: Policy) -> None:
     for key, tier in _named_tiers(policy):
         if tier in known or not reader.is_sound(key) or f"{key}.{tier}" not in reader.lines:
             continue
-        mend = reader.suggest(tier, names) if names else f"declare it: identity: {{tiers: [{{name: {tier}}}]}}"
-        reader.add_fault(f"{key}.{tier}", f"identity.tiers has no tier {tier}", mend)
+        fix = reader.suggest(tier, names) if names else f"declare it: identity: {{tiers: [{{name: {tier}}}]}}"
+        reader.add_fault(f"{key}.{tier}", f"identity.tiers has no tier {tier}", fix)
 
 
 def _named_tiers(policy: Policy) -> Iterator[tuple[str, str]]:
@@ -278,8 +186,8 @@ def _check_routes(reader: PolicyReader, policy: Policy) -> None:
         seen.add(route.name)
         if route.name == DEFAULT_ROUTE.name:
             if route.match != Match() and reader.is_sound(f"{key}.match"):
-                mend = "write match: {path: /*} or leave it out, or name the route otherwise"
-                reader.add_fault(f"{key}.match", "the route named default fits every request", mend)
+                fix = "write match: {path: /*} or leave it out, or name the route otherwise"
+                reader.add_fault(f"{key}.match", "the route named default fits every request", fix)
             if index < len(written) - 1:
                 reader.add_fault(f"{key}.name", "no route after default is ever taken", "put default last")
         if f"{key}.queue" in reader.lines and route.concurrency is None and reader.is_sound(f"{key}.concurrency"):
@@ -292,3 +200,128 @@ def _check_overload(reader: PolicyReader, policy: Policy) -> None:
     if reader.is_sound("overload.adaptive") and adaptive.min > adaptive.max:
         key = "overload.adaptive.min" if "overload.adaptive.min" in reader.lines else "overload.adaptive.max"
         reader.add_fault(key, f"min {adaptive.min} is above max {adaptive.max}", "write a min of at most max")
+
+
+# ── calls out, the database, alerts ──────────────────────────────────────────────────────────
+
+
+def _check_upstreams(reader: PolicyReader, policy: Policy) -> None:
+    owners: dict[str, str] = {}
+    for name, upstream in policy.upstreams.items():
+        key = f"upstreams.{name}"
+        _check_upstream(reader, key, upstream)
+        for model, price in upstream.prices.items():
+            _check_price(reader, f"{key}.prices.{model}", price)
+        for variable in upstream.env:
+            owner = owners.setdefault(variable, name)
+            if owner != name and reader.is_sound(f"{key}.env"):
+                problem = f"{variable} is set for the upstream {owner} already"
+                reader.add_fault(f"{key}.env", problem, "write another variable, or []")
+        for index, fallback in enumerate(upstream.fallback):
+            _check_fallback(reader, policy, name, f"{key}.fallback[{index}]", fallback)
+
+
+def _check_upstream(reader: PolicyReader, key: str, upstream: Upstream) -> None:
+    backoff = upstream.retry.backoff
+    if reader.is_sound(f"{key}.retry.backoff") and backoff.first > backoff.max:
+        reader.add_fault(f"{key}.retry.backoff", "first is longer than max", "write a max of at least first")
+    timeout = upstream.timeout
+    if reader.is_sound(f"{key}.timeout") and timeout.total is not None and timeout.connect > timeout.total:
+        reader.add_fault(f"{key}.timeout", "connect is longer than total", "write a total of at least connect")
+
+
+def _check_price(reader: PolicyReader, key: str, price: Price) -> None:
+    """Input and output tokens have both a price or none, so that a forgotten one makes no call free of charge; if none,
+    something else must have one."""
+    if not reader.is_sound(key):
+        return
+    tokens = {"input": price.input, "output": price.output}
+    missing = [name for name, value in tokens.items() if value is None]
+    bought = (price.characters, price.per_minute, price.per_second, price.per_image, price.per_request)
+    if len(missing) == 1:
+        reader.add_fault(key, f"{missing[0]} is missing", f"write {missing[0]}: …")
+    elif missing and all(value is None for value in bought):
+        fix = "write input: … and output: …, or characters, per_minute, per_second, per_image or per_request"
+        reader.add_fault(key, "input is missing", fix)
+
+
+def _check_fallback(reader: PolicyReader, policy: Policy, name: str, key: str, fallback: Fallback) -> None:
+    if not reader.is_sound(f"upstreams.{name}.fallback"):
+        return
+    elsewhere = fallback.upstream is not None or fallback.model is not None
+    if [elsewhere, fallback.stale, fallback.text is not None].count(True) != 1:
+        fix = "write one of model: …, upstream: …, stale: true or text: …"
+        reader.add_fault(key, "a fallback is one thing to try", fix)
+        return
+    if fallback.upstream is None:
+        return
+    other = policy.upstreams.get(fallback.upstream)
+    if other is None:
+        # One that is written but faulty exists, too: its own fault is enough.
+        if f"upstreams.{fallback.upstream}" not in reader.lines:
+            fix = reader.suggest(fallback.upstream, tuple(policy.upstreams))
+            reader.add_fault(f"{key}.upstream", f"there is no upstream {fallback.upstream}", fix)
+    elif fallback.upstream == name and fallback.model is None:
+        reader.add_fault(f"{key}.upstream", "it is the upstream that has just failed", "name another, or a model")
+    elif other.kind != policy.upstreams[name].kind and reader.is_sound(f"upstreams.{fallback.upstream}.kind"):
+        problem = f"{fallback.upstream} is of kind {other.kind}, {name} of kind {policy.upstreams[name].kind}"
+        reader.add_fault(f"{key}.upstream", problem, "name an upstream of the same kind")
+
+
+def _check_postgres(reader: PolicyReader, policy: Policy) -> None:
+    pool, pin = policy.postgres.pool, policy.postgres.pin
+    if not reader.is_sound("postgres.pool"):
+        return
+    if pool.min > pool.max:
+        reader.add_fault("postgres.pool", f"min {pool.min} is above max {pool.max}", "write a min of at most max")
+    if "postgres.pin.max" in reader.lines and reader.is_sound("postgres.pin") and pin.max > pool.max:
+        problem = f"the pool has {pool.max} connections alone"
+        reader.add_fault("postgres.pin.max", problem, f"write at most {pool.max}, or a greater postgres.pool.max")
+
+
+def _check_faults(reader: PolicyReader, policy: Policy) -> None:
+    if not reader.is_sound("faults"):
+        return
+    routes = tuple(dict.fromkeys(route.name for route in policy.routes))
+    names = set(routes)
+    for index, fault in enumerate(policy.faults):
+        key = f"faults[{index}]"
+        if (fault.upstream is None) == (fault.route is None):
+            reader.add_fault(key, "a fault hits one upstream or one route", "write upstream: … or route: …")
+        elif fault.upstream is not None and fault.upstream not in policy.upstreams and reader.is_sound("upstreams"):
+            fix = reader.suggest(fault.upstream, tuple(policy.upstreams))
+            reader.add_fault(f"{key}.upstream", f"there is no upstream {fault.upstream}", fix)
+        elif fault.route is not None and fault.route not in names and reader.is_sound("routes"):
+            fix = reader.suggest(fault.route, routes)
+            reader.add_fault(f"{key}.route", f"there is no route {fault.route}", fix)
+        if fault.status is None and fault.delay is None and not fault.cut:
+            reader.add_fault(key, "it does nothing", "write status: 503, delay: 2s, cut: true, or several")
+        elif fault.cut and fault.route is not None:
+            reader.add_fault(f"{key}.cut", "only a call out can be cut", "write upstream: … in place of route: …")
+
+
+def _check_alerts(reader: PolicyReader, policy: Policy) -> None:
+    """Alert rules must not name a route or an upstream that does not exist."""
+    routes = {route.name: route for route in policy.routes}
+    for name, rule in policy.alerts.rules.items():
+        key, when = f"alerts.rules.{name}.when", rule.when
+        if not reader.is_sound(key):
+            continue
+        if (
+            isinstance(when, BreakerOpen | CallErrorRateAbove)
+            and when.upstream is not None
+            and when.upstream not in policy.upstreams
+        ):
+            if reader.is_sound("upstreams"):
+                fix = reader.suggest(when.upstream, tuple(policy.upstreams))
+                reader.add_fault(key, f"there is no upstream {when.upstream}", fix)
+        if (
+            isinstance(when, ErrorRateAbove | RefusalRateAbove | LatencyAbove)
+            and when.route is not None
+            and reader.is_sound("routes")
+        ):
+            route = routes.get(when.route)
+            if route is None:
+                reader.add_fault(key, f"there is no route {when.route}", reader.suggest(when.route, tuple(routes)))
+            elif isinstance(when, LatencyAbove) and when.share is not None and route.timeout is None:
+                reader.add_fault(key, f"the route {route.name} has no timeout", "write seconds, as in p95 > 5s")

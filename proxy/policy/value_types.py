@@ -1,7 +1,6 @@
-"""What a single value of the policy may be: how it is read, written, and what to write instead.
+"""The types of single values: how each is parsed and formatted, and what a fault says to write instead.
 
-A kind stands in an annotation (`Annotated[float, DURATION]`); reader and renderer follow it.
-`parse` raises ValueError with one clause; `secret` values are never shown or quoted back.
+A ValueType stands in an annotation (`Annotated[float, DURATION]`), which the reader and the renderer follow.
 """
 
 from __future__ import annotations
@@ -20,10 +19,12 @@ from proxy import units
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
+    """One type of value. `parse` raises ValueError with one clause; `format` is its inverse."""
+
     parse: Callable[[str], Any]
     format: Callable[[Any], str]
-    hint: str  # what to write, after "write": "a duration such as 30s"
-    secret: bool = False  # never shown
+    hint: str  # completes the sentence "write …": "a duration such as 30s"
+    secret: bool = False  # never shown, by a fault or by the renderer
     quoted: bool = True  # whether a fault may quote the text; URLs may carry passwords
     empty: bool = False  # whether the empty text is a value of its own
 
@@ -210,7 +211,7 @@ PROSE = ValueType(_parse_prose, str, "a text")
 LOOSE_TEXT = ValueType(_parse_optional_text, str, "a text", empty=True)
 TOKEN = ValueType(_parse_optional_text, str, "a secret, best as ${NAME}", secret=True, empty=True)
 SECRET = ValueType(_parse_text, str, "a secret, best as ${NAME}", secret=True)
-# Keys may be several lines long (PEM), and a key of none would let anybody sign.
+# Keys may be several lines long (PEM); an empty one is refused, since anybody could sign with it.
 SIGNING_KEY = ValueType(_parse_prose, str, "the key, best as ${JWT_KEY}", secret=True)
 PATH = ValueType(_parse_path, str, "a path such as /health")
 TEMPLATE = ValueType(_parse_template, str, "a path such as /api/user/{user}/*")

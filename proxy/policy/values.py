@@ -1,7 +1,7 @@
-"""The words that the policy's sections are written in: rates, addresses, and annotated types.
+"""The values and annotated types that the schema's sections are written in: rates, spends, addresses.
 
-What an annotation adds to a type: a Kind says how one value is read and written; a word, or ByTier,
-names a shape of its own (see shapes.py). The reader and the renderer are driven by these alone.
+An annotation adds to a type how it is read: a ValueType for a single value; a word, or ByTier, for a text of another
+shape (`custom_readers.py`). The reader and the renderer are driven by these annotations alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def empty_mapping() -> Mapping[str, Any]:
 
 
 def enclosing_keys(key: str) -> Iterator[str]:
-    """A key and what it stands in, from the inside out: `a[0].b`, `a[0]`, `a`."""
+    """A key and those that enclose it, from the inside out: `a[0].b`, `a[0]`, `a`."""
     while key:
         yield key
         key = key[: max(key.rfind("."), key.rfind("["), 0)]
@@ -73,7 +73,7 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen; port 0 is any free one."""
+    """HOST:PORT to listen on; port 0 is any free one."""
 
     host: str
     port: int
@@ -111,9 +111,9 @@ ANY_TIER = "*"
 
 @dataclass(frozen=True, slots=True)
 class ByTier:
-    """The shape of `10/h`, `[40/h, 5/min]` and `{free: 10/h, premium: [40/h, 5/min]}`.
+    """Annotates `10/h`, `[40/h, 5/min]` or `{free: 10/h, premium: [40/h, 5/min]}`.
 
-    Read as a mapping from tier to values; what holds for all stands under ANY_TIER.
+    The value is a mapping from tier to values; values for every tier are under ANY_TIER.
     """
 
     kind: ValueType

@@ -1,4 +1,4 @@
-"""What works but should be known: warnings, each one sentence that names its place."""
+"""Warnings: what works but an operator should know, each one sentence with its file, line and key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from proxy.policy.schema.route import Match
 from proxy.policy.urls import sqlite_path
 from proxy.units import format_duration
 
-RENDER_KILL_SECONDS = 30.0  # Render sends SIGKILL so many seconds after SIGTERM; others have the same or less
+RENDER_KILL_SECONDS = 30.0  # between Render's SIGTERM and SIGKILL; other platforms give as much or less
 
 
 def find_warnings(reader: PolicyReader, policy: Policy) -> Iterator[str]:
-    for key, what in _find_all(reader, policy):
-        yield f"{reader.file}:{reader.line_of(key)}: {key}: {what}"
+    for key, text in _find_all(reader, policy):
+        yield f"{reader.file}:{reader.line_of(key)}: {key}: {text}"
 
 
 def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
@@ -52,7 +52,7 @@ def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]
 
 
 def _unusable_fallbacks(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Fallbacks that cannot be taken."""
+    """Fallback steps that can never be used."""
     for name, upstream in policy.upstreams.items():
         for index, step in enumerate(upstream.fallback):
             key = f"upstreams.{name}.fallback[{index}]"
@@ -64,7 +64,7 @@ def _unusable_fallbacks(policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def _unreachable_keys(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Keys that nobody can be given."""
+    """API keys of upstreams whose virtual key no app is given."""
     if policy.app.url is None:
         return
     for name, upstream in policy.upstreams.items():
@@ -76,15 +76,15 @@ def _unreachable_keys(policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def _client_chosen_users(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Limits by a name that its client chose: a new name is a new allowance."""
+    """Limits by a user name that the client itself chooses: with a new name it has a new allowance."""
     resting = tuple(_limits_by_user(policy))
     if not resting:
         return
     shown = ", ".join(resting[:3]) + (f" and {len(resting) - 3} more" if len(resting) > 3 else "")
-    mend = "guard them with a total (overload.mode, concurrency, cap.total) or name users by jwt"
+    fix = "guard them with a total (overload.mode, concurrency, cap.total) or name users by jwt"
     for index, source in enumerate(policy.identity.user):
         if isinstance(source, PathSource | HeaderSource | CookieSource):
-            what = f"any client can write this {_source_word(source)}, and {shown} rest on it; {mend}"
+            what = f"any client can write this {_source_word(source)}, and {shown} rest on it; {fix}"
             yield f"identity.user[{index}]", what
 
 
@@ -105,7 +105,7 @@ def _source_word(source: Source) -> str:
 
 
 def _forgetful_ledger(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
-    """Caps that forget: Render keeps nothing from one deploy to the next but its disks (render.com/docs/disks)."""
+    """Caps whose ledger is lost at a deploy: Render keeps only what is on a disk (render.com/docs/disks)."""
     path = sqlite_path(policy.ledger.url)
     capped = [
         name
@@ -119,13 +119,13 @@ def _forgetful_ledger(reader: PolicyReader, policy: Policy) -> Iterator[tuple[st
 
 
 def _is_on_disk(path: Path) -> bool:
-    """Whether a file is on a disk of its own, /var/data being the name that Render proposes."""
+    """Whether a file is on a mounted disk; /var/data is the mount path that Render proposes."""
     folders = [folder for folder in path.parents if folder != Path("/")]
     return Path("/var/data") in folders or any(folder.is_mount() for folder in folders)
 
 
 def _unreachable_routes(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
-    """A route that takes everything before others that are written; the implied last one is no other."""
+    """A route that matches every request although routes are written after it (the implied last one does not count)."""
     for index, route in enumerate(policy.routes):
         if route.match == Match() and f"routes[{index + 1}]" in reader.lines:
             yield f"routes[{index}]", "it fits every request, so no route after it is ever taken"

@@ -1,4 +1,4 @@
-"""A policy's file while the gateway runs: that it changed, and what of the change has to wait."""
+"""The policy's file while the gateway runs: whether it changed, and which keys a reload cannot change."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from proxy.policy.loading import FileStamp
 from proxy.policy.schema.policy import Policy
 
-# What was bound, opened or chosen at the start. What the app was handed waits for the app alone
-# (proxy/operations/pending_changes.py).
+# Keys that were bound, opened or chosen at the start. Those that the app was started with wait only for the app's next
+# start (proxy/operations/pending_changes.py).
 FIXED_KEYS = (
     "app.port",
     "app.url",
@@ -33,11 +33,11 @@ FIXED_KEYS = (
 
 
 class FileWatcher:
-    """Polls a file, since editors, containers and network disks share no other sign of a change.
+    """Polls a file, since editors, containers and network disks have no other sign of a change in common.
 
-    A change counts when the file looked the same in two polls in a row: an editor that empties the
-    file before it writes is not caught in between. A missing file is no change until it is back.
-    `stamp` is the file's as it was last read; without one it is taken at once.
+    A change counts only if the file looked the same in two polls in a row: an editor that empties the file before it
+    writes is not caught in between. A missing file is no change until it is back. `stamp` is the file's when it was
+    last read; without one the file is looked at now.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class FileWatcher:
                 yield
 
     def has_changed(self) -> bool:
-        """One poll: whether the file is another than was taken, and has come to rest."""
+        """One poll: whether the file differs from the one in force, and is not still being written."""
         seen = self._read_stamp()
-        rests = seen == self._last_seen
+        is_settled = seen == self._last_seen
         self._last_seen = seen
-        if seen is None or not rests or seen == self._current:
+        if seen is None or not is_settled or seen == self._current:
             return False
         self._current = seen
         return True
@@ -89,7 +89,7 @@ def find_fixed_changes(old: Policy, new: Policy) -> tuple[str, ...]:
 
 
 def keep_fixed_keys(old: Policy, new: Policy) -> Policy:
-    """The new policy with the old one's word on what a reload cannot change."""
+    """The new policy, with the old values of the keys that a reload cannot change."""
     for key in find_fixed_changes(old, new):
         section, name = key.split(".")
         new = replace(new, **{section: replace(getattr(new, section), **{name: _value_at(old, key)})})

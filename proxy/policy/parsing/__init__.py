@@ -1,1 +1,1 @@
-"""From text to nodes that remember their lines: YAML, JSON, and ${NAME} in their values."""
+"""Parsing: from text to nodes that remember their lines (YAML, JSON), and ${NAME} in their values."""

@@ -1,4 +1,4 @@
-"""JSON text to nodes. YAML parsers stumble over some of it: tabs, `\\/`, surrogate pairs."""
+"""JSON text to nodes. YAML parsers cannot read all of JSON: tabs, `\\/`, surrogate pairs."""
 
 from __future__ import annotations
 

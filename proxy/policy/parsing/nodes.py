@@ -1,4 +1,4 @@
-"""A policy's text as a tree that remembers its lines; what each scalar means is the schema's to say."""
+"""A policy's text as a tree that remembers its lines. A scalar stays text here: the schema says what it means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_NODES = 50_000  # aliases counted as often as they are named
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """`plain` scalars are those without quotes: only they can be null."""
+    """One value. `plain` says that it has no quotes: only then can it be null."""
 
     line: int
     text: str
@@ -30,7 +30,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`line` is that of the first key; keys may occur twice, which the reader finds fault with."""
+    """A mapping. `line` is that of the first key; keys may occur twice, which the reader reports."""
 
     line: int
     entries: tuple[Entry, ...]
@@ -47,17 +47,17 @@ Node = Scalar | Listing | Table
 
 
 class Unreadable(Exception):
-    """The text is not a tree: one clause with its line and what to do."""
+    """The text is not a tree. `problem` and `fix` are one clause each; `line` counts from 1."""
 
-    def __init__(self, line: int, problem: str, mend: str) -> None:
+    def __init__(self, line: int, problem: str, fix: str) -> None:
         super().__init__(problem)
         self.line = line
         self.problem = problem
-        self.fix = mend
+        self.fix = fix
 
 
 def join_surrogates(text: str, line: int) -> str:
-    """The text with its surrogate pairs joined; Unreadable for half of one."""
+    """The text with its surrogate pairs joined. Raises Unreadable for half of a pair."""
     if text.isascii():
         return text
     try:

@@ -1,6 +1,7 @@
-"""YAML text to nodes, by the parser's events alone: no tag, no implicit type, no unbounded alias.
+"""YAML text to nodes, from the parser's events: no tags, no implicit types, and aliases are counted.
 
-PyYAML knows YAML 1.1, where `on` is true; here every scalar stays its text, as YAML 1.2's words do.
+PyYAML implements YAML 1.1, where `on` is true; here every scalar stays text, and the schema reads it as YAML 1.2 does.
+Aliases are bounded since a few nested ones can stand for billions of nodes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0
 
 
 def parse_document(text: str) -> Node | None:
-    """The tree of a policy's text, JSON or YAML; None where it has none. Raises Unreadable."""
+    """The tree of a policy's text, JSON or YAML; None if it is empty. Raises Unreadable."""
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_TEXT_CHARS:
         raise Unreadable(1, "it is longer than 1 MiB", "write a shorter policy")
@@ -47,7 +48,7 @@ def parse_document(text: str) -> Node | None:
     except yaml.MarkedYAMLError as error:
         raise _describe_yaml_error(error) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # ValueError: escapes such as "\UFFFFFFFF", which the scanner turns into a character unchecked.
+        # ValueError: an escape such as "\UFFFFFFFF", which the scanner does not check.
         raise Unreadable(1, f"it is not YAML ({' '.join(str(error).split())[:120]})", "write YAML") from None
 
 
@@ -60,10 +61,8 @@ def _describe_yaml_error(error: yaml.MarkedYAMLError) -> Unreadable:
     if error.context:
         since = f" from line {error.context_mark.line + 1}" if error.context_mark else ""
         context = f" {' '.join(error.context.split())}{since}"
-    mend = (
-        "indent with spaces, close what is open, and quote values with ': ', ' #' or * & ! % in them, and ${…} in { }"
-    )
-    return Unreadable(mark.line + 1 if mark else 1, f"it is not YAML: {problem}{context}", mend)
+    fix = "indent with spaces, close what is open, and quote values with ': ', ' #' or * & ! % in them, and ${…} in { }"
+    return Unreadable(mark.line + 1 if mark else 1, f"it is not YAML: {problem}{context}", fix)
 
 
 def _line_of(event: yaml.Event) -> int:

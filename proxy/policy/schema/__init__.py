@@ -1,6 +1,7 @@
-"""The policy language, typed: every section as an immutable class whose attributes are the keys of the policy.
+"""The policy language, typed: each section is an immutable class whose attributes are the keys of the policy.
 
-Consumers write `schema.Upstream`; only the language's own files name the file that a section stands in.
+Units: durations are seconds, sizes are bytes, shares are 0 to 1, money is Decimal dollars. A key that may be `null` or
+`off` is None here. Other rooms write `schema.Upstream`; only the policy room names the file that a section is in.
 """
 
 from proxy.policy.schema.alerting import AlertRule, Alerts, Cooldown, InjectedFault, Sentry, Severity

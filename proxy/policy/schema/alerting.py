@@ -1,4 +1,4 @@
-"""What operators get to see, and the faults they may inject."""
+"""`alerts`, `sentry` and `faults`: whom Outrigger notifies, and the faults that operators inject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a request belongs to: where its user's name comes from, and the tier of that user."""
+"""`identity`: where the name of a request's user comes from, and the tier of that user."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class Identity:
     tiers: tuple[Tier, ...] = ()
 
 
-# [merged from policy/tiers] Which tier a user has, by name.
-NO_TIER = "default"  # where the policy has none
+NO_TIER = "default"  # everybody's tier if the policy has none
 
 
 class TierMatcher:
-    """The first whose shell pattern fits the user, case and all; the last is everybody else's."""
+    """Finds the tier of a user: the first whose shell pattern matches the name, case-sensitively; the last is everybody
+    else's. `last` is its name."""
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         self._tiers = [(re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in tiers]
@@ -89,5 +89,5 @@ class TierMatcher:
         return self.last
 
     def find(self, name: str) -> Tier | None:
-        """None where the policy has no such tier."""
+        """The tier of that name, or None if the policy has no such tier."""
         return next((tier for _, tier in self._tiers if tier.name == name), None)

@@ -1,4 +1,4 @@
-"""The whole policy: what an operator says, with every default in its place."""
+"""The whole policy, with every default in its place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from proxy.policy.values import Label, empty_mapping, enclosing_keys
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Two policies are equal when they say the same, wherever they came from. `lines` has those of the keys written."""
+    """Two policies are equal if they say the same, wherever they came from.
+
+    `source` is what faults call the text, `warnings` what an operator should know, `lines` the line of each key that is
+    written.
+    """
 
     version: Annotated[int, value_types.VERSION] = 1
     app: App = App()
@@ -42,7 +46,7 @@ class Policy:
     warnings: tuple[str, ...] = field(default=(), compare=False, metadata={"key": False})
     lines: Mapping[str, int] = field(default_factory=empty_mapping, compare=False, repr=False, metadata={"key": False})
 
-    def fault(self, key: str, problem: str, mend: str) -> PolicyFault:
-        """At the line of the key, or of what it would stand in."""
+    def fault(self, key: str, problem: str, fix: str) -> PolicyFault:
+        """A fault at the line of a key, or of the nearest key that encloses it."""
         line = next((self.lines[name] for name in enclosing_keys(key) if name in self.lines), 1)
-        return PolicyFault(self.source, line, key, problem, mend)
+        return PolicyFault(self.source, line, key, problem, fix)

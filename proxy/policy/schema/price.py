@@ -1,4 +1,5 @@
-"""What a model costs by the policy: all that the table of models can say, in words of its own."""
+"""`upstreams.NAME.prices`: what a model costs by the policy, with everything that the shipped table of models can
+say."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ Fee = Annotated[Decimal, value_types.FEE] | None  # dollars each
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """What something costs, or costs otherwise in a long context, a tier, a size or at a time."""
+    """Prices of each kind of usage; also what differs from them in a long context, a tier, a size or at a time."""
 
     input: Rated = None
     output: Rated = None
@@ -41,7 +42,7 @@ class Charges:
 
 @dataclass(frozen=True, slots=True)
 class Price(Charges):
-    """Without a price of its own cached input costs what input does, and so on (see money/rates.py)."""
+    """Without a price of its own cached input costs what input does, and so on (see billing/pricing/rates.py)."""
 
     least_seconds: Count | None = None
     above: Mapping[Annotated[str, value_types.TOKENS], Charges] = field(default_factory=empty_mapping)

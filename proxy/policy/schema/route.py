@@ -1,4 +1,4 @@
-"""What each kind of request gets: time, a rate, room, and what happens when nobody waits any more."""
+"""`routes`: what each kind of request gets: timeouts, rate limits, concurrency and a queue."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Route:
     retries: Retries = Retries()
 
     def limits_for(self, tier: str) -> tuple[Rate, ...]:
-        """The limits a tier has on this route; one value for all stands under ANY_TIER."""
+        """The rate limits of a tier on this route; one value for all tiers is under ANY_TIER."""
         return self.rate_limit.get(tier) or self.rate_limit.get(ANY_TIER) or ()
 
 

@@ -1,8 +1,4 @@
-"""What a policy says, typed and immutable. Attribute names are the keys of the policy language.
-
-Units: durations are seconds, sizes are bytes, shares are 0 to 1, money is Decimal dollars.
-A key whose value may be `null` or `off` is None here.
-"""
+"""`app`, `listen`, `admin`, `overload`, `log` and `metrics`: the app and the front of the gateway."""
 
 from __future__ import annotations
 
@@ -105,7 +101,7 @@ CLAIM = value_types.ValueType(_parse_claim, str, f"one of {', '.join(CLAIMABLE)}
 
 @dataclass(frozen=True, slots=True)
 class TrustedProxies:
-    """Whose X-Forwarded-* is believed. `hops` and `networks` go with the kinds of that name."""
+    """Whose X-Forwarded-* are believed. `hops` and `networks` belong to the kinds of that name."""
 
     kind: Literal["auto", "none", "render", "private", "hops", "networks"] = "auto"
     hops: int = 0
@@ -114,7 +110,7 @@ class TrustedProxies:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """`auto`: what the descriptor limit has room for."""
+    """`total: auto` is what the limit of file descriptors leaves room for."""
 
     total: Positive | Literal["auto"] = "auto"
     per_address: Positive | None = None

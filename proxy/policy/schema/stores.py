@@ -1,4 +1,4 @@
-"""What the gateway keeps company with: the database, the shared counters, the ledger."""
+"""`postgres`, `store` and `ledger`: the app's database, the shared counters, the record of calls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """`env`: each variable rewritten for the app, and which part of the address it gets."""
+    """`env` maps each variable that is rewritten for the app to the part of the address that it gets."""
 
     url: Annotated[str, urls.DATABASE] | None = None
     listen: ListenAt = Address("127.0.0.1", 6432)

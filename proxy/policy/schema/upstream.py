@@ -1,4 +1,4 @@
-"""Calls out: the upstreams an app may call, what they may cost, and every other host."""
+"""`upstreams` and `egress`: the upstreams that an app calls, what they may cost, and every other host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Dialect = Literal["openai", "anthropic", "http"]
 
 @dataclass(frozen=True, slots=True)
 class CallTimeout:
-    """`first_byte` and `idle` hold for streams only; `total` covers all attempts and waits."""
+    """`first_byte` and `idle` apply to streams only; `total` covers all attempts and the waits between them."""
 
     connect: Period = 10.0
     first_byte: Period | None = None
@@ -52,7 +52,7 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """`on` has words (connect, reset, first_byte) and statuses, as they are written."""
+    """`on` has words (connect, reset, first_byte) and statuses, both as text."""
 
     attempts: Annotated[int, value_types.whole_number(1, 20)] = 4
     backoff: Backoff = Backoff()
@@ -111,7 +111,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """One of: another upstream or model (or both), an expired cache entry, a text of our own."""
+    """One of: another upstream or model (or both), an expired cache entry, a fixed text."""
 
     upstream: Label | None = None
     model: Annotated[str, value_types.TEXT] | None = None

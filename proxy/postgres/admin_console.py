@@ -1,6 +1,6 @@
 """The database `outrigger`: what psql can ask of the pool (SHOW POOLS, CLIENTS, SERVERS, STATS, CONFIG).
 
-Commands and columns are PgBouncer's where it has them (its manual, "Admin console").
+Commands and columns are PgBouncer's, as far as it has them (its manual, "Admin console").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_COMMAND_BYTES = 64 * 1024
 _SHOW = re.compile(r"\s*show\s+(\w+)\s*;?\s*", re.IGNORECASE)
 
 
-class Inspected(Protocol):
+class ConsoleSource(Protocol):
     """What the console shows: the service."""
 
     pool: Pool
@@ -35,8 +35,8 @@ class Inspected(Protocol):
 class AdminConsole:
     """One connection to it. It speaks the simple protocol alone, as psql does."""
 
-    def __init__(self, inspected: Inspected, write: Callable[[bytes], None], end: Callable[[bytes], None]) -> None:
-        self._inspected = inspected
+    def __init__(self, source: ConsoleSource, write: Callable[[bytes], None], end: Callable[[bytes], None]) -> None:
+        self._source = source
         self._write = write
         self._end = end
         self._data = b""
@@ -71,15 +71,15 @@ class AdminConsole:
         if make_table is None:
             known = ", ".join(f"SHOW {word.upper()}" for word in TABLES)
             return wire.error_response(pg_errors.SYNTAX_ERROR, f"the console does not know this; it knows {known}")
-        names, rows = make_table(self._inspected)
+        names, rows = make_table(self._source)
         shown = (wire.data_row(None if cell is None else str(cell).encode() for cell in row) for row in rows)
         return wire.row_description(names) + b"".join(shown) + wire.message(wire.COMMAND_COMPLETE, b"SHOW\0")
 
 
-def show_pools(inspected: Inspected) -> Table:
+def show_pools(source: ConsoleSource) -> Table:
     """As PgBouncer names them: clients active and waiting, servers active, idle, and the longest wait (s)."""
-    pool, database = inspected.pool, inspected.database
-    clients = Counter(client.state for client in inspected.clients.values())
+    pool, database = source.pool, source.database
+    clients = Counter(client.state for client in source.clients.values())
     servers = Counter(server.state for server in pool.servers)
     row: dict[str, object] = {
         "database": database.name,
@@ -98,11 +98,11 @@ def show_pools(inspected: Inspected) -> Table:
     return list(row), [list(row.values())]
 
 
-def show_clients(inspected: Inspected) -> Table:
+def show_clients(source: ConsoleSource) -> Table:
     names = ["id", "state", "application_name", "port", "server_pid", "pinned_by", "prepared", "seconds"]
-    now = inspected.pool.now()
+    now = source.pool.now()
     rows: list[list[object]] = []
-    for client in inspected.clients.values():
+    for client in source.clients.values():
         link, startup = client.link, client.startup
         server = link.server if link is not None else None
         since = server.since if server is not None else link.since if link is not None else client.since
@@ -121,9 +121,9 @@ def show_clients(inspected: Inspected) -> Table:
     return names, rows
 
 
-def show_servers(inspected: Inspected) -> Table:
+def show_servers(source: ConsoleSource) -> Table:
     names = ["pid", "state", "client", "transactions", "prepared", "opened_with", "seconds"]
-    now = inspected.pool.now()
+    now = source.pool.now()
     rows: list[list[object]] = [
         [
             server.backend.pid,
@@ -134,21 +134,21 @@ def show_servers(inspected: Inspected) -> Table:
             " ".join(f"{name}={value}" for name, value in server.backend.pool_key),
             f"{now - server.since:.3f}",
         ]
-        for server in inspected.pool.servers
+        for server in source.pool.servers
     ]
     return names, rows
 
 
-def show_stats(inspected: Inspected) -> Table:
-    pool = inspected.pool
+def show_stats(source: ConsoleSource) -> Table:
+    pool = source.pool
     names = ["database", *(f"transactions_{name}" for name in pool.outcomes), "statements", "connect_failures"]
     failures = pool.launcher.attempts.failures
-    return names, [[inspected.database.name, *pool.outcomes.values(), len(inspected.statements), failures]]
+    return names, [[source.database.name, *pool.outcomes.values(), len(source.statements), failures]]
 
 
-def show_config(inspected: Inspected) -> Table:
+def show_config(source: ConsoleSource) -> Table:
     """Everything but the URL, which may hold a password."""
-    settings = flatten_policy("postgres", inspected.pool.policy)
+    settings = flatten_policy("postgres", source.pool.policy)
     return ["key", "value"], [[name, value] for name, value in settings if name != "postgres.url"]
 
 
@@ -162,7 +162,7 @@ def flatten_policy(prefix: str, value: object) -> Iterable[tuple[str, object]]:
         yield prefix, value
 
 
-TABLES: dict[str, Callable[[Inspected], Table]] = {
+TABLES: dict[str, Callable[[ConsoleSource], Table]] = {
     "pools": show_pools,
     "clients": show_clients,
     "servers": show_servers,

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from proxy.postgres.auth.login import Login, LoginPolicy
-from proxy.postgres.auth.startup import Startup
+from proxy.postgres.auth.startup import StartupMessage
 from proxy.postgres.server import ServerConnection
 from proxy.postgres.session import Session
 
@@ -61,7 +61,7 @@ class ClientConnection(asyncio.Protocol):
         self._host = host
         self.number = number
         self.login: Login | None = None
-        self.startup: Startup | None = None
+        self.startup: StartupMessage | None = None
         self.link: ClientLink | None = None
         self.listener: Callable[[bytes], None] | None = None
         self.since = clock()
@@ -131,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         if login.wants_tls:
-            transport.pause_reading()
+            transport.pause_reading()  # what comes now is TLS, and for the transport that is about to be put on top
             transport.write(reply)
             self._host.start_tls(self, transport)
             return

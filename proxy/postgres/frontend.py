@@ -2,7 +2,7 @@
 
 A client names its statements as it likes, and its server changes from transaction to transaction. So each text gets
 one name that all clients share (`statement_registry`), is prepared again on a server that lacks it, and what a client
-called it is put back where PostgreSQL says the name (54.2.3 Extended Query).
+called it is put back into what PostgreSQL says of it (54.2.3 Extended Query).
 
 A message goes on as soon as it is read, unless what it becomes depends on something that is not known yet. Then the
 client is `blocked`, and the message is read again from its begin when that is known:
@@ -158,7 +158,9 @@ class Frontend:
         if data[:1] == b"Q" and self._forward_plain_query(data):
             return data
         size = len(data)
-        pos = start = 0  # what is between them goes on as it came
+        # What is between `start` and `pos` has been read and goes on as it came: a batch is copied in as few pieces as
+        # there are messages in it that change.
+        pos = start = 0
         out = self._out = []
         if self._bytes_to_stream:
             pos = min(self._bytes_to_stream, size)
@@ -176,7 +178,8 @@ class Frontend:
                 self.terminated = True
                 break
             if outstanding.skipping_to_sync and kind != SYNC:
-                out.append(data[start:pos])  # the server would skip it
+                # The server would skip it: so that nothing is expected for it, it is not even sent.
+                out.append(data[start:pos])
                 start = end
             else:
                 sent = len(out)
@@ -191,11 +194,13 @@ class Frontend:
                     out.insert(sent, data[start:pos])
                     start = here if replaced else pos
             if end > size:
+                # The rest of a long message follows the way of its begin when it comes.
                 self._bytes_to_stream, self._dropping = end - size, start >= end
                 pos = size
                 break
             pos = end
             if self._pause_after:
+                # A Flush has the server answer at once, though no Sync may come before the client is unblocked.
                 self._pause_after, self.blocked = False, True
                 out += (data[start:pos], _FLUSH)
                 start = pos
@@ -219,6 +224,7 @@ class Frontend:
             or inspect_text(data[HEADER_SIZE:-1]) is not NO_HINTS
         ):
             return False
+        # The same as `_expect_query` and `expect`, without their calls: most Queries come this way.
         self.statements.may_have_failed = True
         self.unnamed.on_query()
         self._attached_server().unnamed_body = None
@@ -305,12 +311,14 @@ class Frontend:
         if self.blocked:
             return False
         if self.pin_refusal:
+            # The server fails at another text, so that its transaction fails too; the client is told why by us.
             self._expect_query(ExpectedReply(QUERY, error_instead=self._pop_refusal()))
             self._out.append(wire.query_message(REFUSED_TEXT))
             return True
         if hints.flags or hints.custom_names:
             self._record_hints(hints)
         if target is not None:
+            # The client says the name that it knows; the server knows the statement by ours.
             done = partial(self._on_deallocated, hints.deallocates, target)
             self._expect_query(ExpectedReply(QUERY, statement=target, client_name=hints.deallocates, on_reply=done))
             self._out.append(wire.query_message(b'DEALLOCATE "' + target.name + b'"'))
@@ -326,6 +334,7 @@ class Frontend:
 
     def _unblock_after_query(self, _: bytes) -> bytes:
         self.blocked = False
+        # The ReadyForQuery of the RESET came before this entry was taken off the queue, so it did not count as idle.
         self._outstanding.idle = not self._outstanding.queue
         return b""
 
@@ -333,7 +342,7 @@ class Frontend:
         """A Query is sent: it ends the unnamed statement, unless it is skipped with the batch that it is in."""
         self.statements.may_have_failed = True
         if self.unsynced:
-            entry = copy(entry)
+            entry = copy(entry)  # it is shared, and gets an undo of its own
             self._expect_unnamed_change(entry, self.unnamed.replace_client(self._attached_server(), None))
         else:
             self.unnamed.on_query()
@@ -374,7 +383,8 @@ class Frontend:
         known = self.statements.get(name)
         if self._must_await_name(name, known):
             return False
-        if known is not None and known in backend.prepared:  # PostgreSQL refuses it, and says so better than we could
+        if known is not None and known in backend.prepared:
+            # A name that is taken: PostgreSQL refuses it, and says so better than we could.
             outstanding.expect(ExpectedReply(PARSE, statement=known, client_name=name))
             self._out.append(wire.parse_message(known.name, body))
             return True
@@ -396,6 +406,7 @@ class Frontend:
         self.statements.define(name, statement)
         if statement not in backend.prepared:
             self._send_parse(statement, name, hidden=False)
+        # It is prepared here already, by whichever client: the answer is known, and the server is not asked.
         elif outstanding.status != wire.STATUS_FAILED and not self.statements.may_have_failed:
             outstanding.expect(ExpectedReply(LOCAL_REPLY, local_reply=_PARSE_COMPLETE, on_undone=drop))
         else:
@@ -433,9 +444,11 @@ class Frontend:
         if hints is not NO_HINTS or self.tracked_portals:
             self._track_portal(data[pos + HEADER_SIZE : portal_end], hints, target)
         if self.pin_refusal:
+            # A statement that no server has makes the Bind fail as it must.
             server_name = self._registry.missing_name
             entry = ExpectedReply(BIND, error_instead=self._pop_refusal())
         elif target is not None:
+            # A portal runs the text that it was bound to: a DEALLOCATE with the server's name is parsed for it.
             self._expect_unnamed_change(
                 ExpectedReply(PARSE, hidden=True), self.unnamed.replace_server(backend, UNKNOWN_STATEMENT)
             )
@@ -455,13 +468,14 @@ class Frontend:
             entry = ExpectedReply(BIND, error_instead=pg_errors.STALE_PLAN)
         else:
             if statement in backend.prepared:
-                backend.prepared.move_to_end(statement)
+                backend.prepared.move_to_end(statement)  # the ones used least recently are closed first
             elif self._ensure_prepared(statement, name):
                 return False
             self._record_hints(hints)
             self._record_bind(hints.flags)
             server_name, entry = statement.name, ExpectedReply(BIND, statement=statement, client_name=name)
         self._outstanding.expect(entry)
+        # Portal and values are the client's own; only the statement's name, and so the length, differ.
         length = end - pos - 1 + len(server_name) - len(name)
         self._out.append(wire.HEADER.pack(wire.BIND, length) + data[pos + HEADER_SIZE : portal_end + 1] + server_name)
         self._out.append(data[name_end:here])
@@ -497,6 +511,7 @@ class Frontend:
             return False
         if self._must_await_name(name):
             return False
+        # Only the name goes: the server keeps the statement, for this client's next Parse or another's.
         statement = self.statements.pop(name, None)
         self.statements.mark_changed(name)
         if statement is None:
@@ -541,6 +556,7 @@ class Frontend:
 
     def _send_parse(self, statement: PreparedStatement, name: bytes, *, hidden: bool) -> None:
         prepared = self._attached_server().prepared
+        # What is sent is taken for done at once, and undone if the server refuses or skips it.
         while len(prepared) >= MAX_PREPARED:
             old, _ = prepared.popitem(last=False)
             self._outstanding.expect(
@@ -572,6 +588,7 @@ class Frontend:
         hints = unnamed.hints
         self._record_hints(hints)
         self._record_bind(hints.flags)
+        # By identity, so this client's own: another's equal text may have been parsed under other settings.
         if backend.unnamed_body is not unnamed.body:
             self._expect_unnamed_change(
                 ExpectedReply(PARSE, hidden=True), unnamed.replace_server(backend, unnamed.body)
@@ -615,6 +632,7 @@ class Frontend:
         if found is None:
             return False
         hints, target = found
+        # They were recorded at the Bind too, but take effect now, perhaps in a later batch.
         self._record_hints(hints)
         if target is not None:
             done = partial(self._on_deallocated, hints.deallocates, target)
@@ -652,6 +670,7 @@ class Frontend:
                 self.custom_names[name] = None
 
     def _record_bind(self, flags: int) -> None:
+        # A tag says SET for a SET LOCAL too. It is taken for local only if all that was bound since the Sync is.
         self._sets_locally = bool(flags & LOCAL_SETTING) and (self._sets_locally or not self._has_bound)
         self._has_bound = True
 
@@ -660,7 +679,7 @@ class Frontend:
     def _must_await_name(self, name: bytes, statement: PreparedStatement | None = None) -> bool:
         """Whether the message has to wait until it is known what a name means."""
         outstanding = self._outstanding
-        if not outstanding.queue:
+        if not outstanding.queue:  # nothing is owed: what was sent has become of it whatever it did
             self.statements.on_all_answered()
             self.unnamed.settle()
         if not self.statements.is_uncertain(name, statement):

@@ -19,7 +19,7 @@ FIRST_PAUSE = 0.1  # seconds
 MAX_PAUSE = 4.5  # seconds, so that there is an attempt at least every 5 s while clients wait
 MAX_GREETINGS = 100  # pool keys whose greeting is remembered
 
-Kind = tuple[PoolKey, str]  # what a connection is opened with: its key and its application_name
+ConnectionKind = tuple[PoolKey, str]  # what a connection is opened with: its key and its application_name
 
 
 class ConnectAttempts:
@@ -65,7 +65,7 @@ class LaunchPlan:
     """`to_open` are counted as under way already; `make_room`: an idle connection is to end, so that one of another
     kind can be opened; `retry_in`: seconds until the launcher is to be asked again, if it wants to be."""
 
-    to_open: list[Kind] = field(default_factory=list)
+    to_open: list[ConnectionKind] = field(default_factory=list)
     make_room: bool = False
     retry_in: float | None = None
 
@@ -77,17 +77,18 @@ class Launcher:
         self._clock = clock
         self.attempts = ConnectAttempts(clock)
         self.greetings: dict[PoolKey, Settings] = {}
-        self._last_kind: Kind = ((), "")  # that could be opened: connections opened ahead of need are of it
+        self._last_kind: ConnectionKind = ((), "")  # that could be opened: connections opened ahead of need are of it
 
     def __repr__(self) -> str:
         return f"<Launcher {len(self.attempts)} opening, {len(self.greetings)} greetings>"
 
     def plan(
-        self, demand: Iterable[Kind], *, servers: int, checking: Iterable[PoolKey], minimum: int, maximum: int
+        self, demand: Iterable[ConnectionKind], *, servers: int, checking: Iterable[PoolKey], minimum: int, maximum: int
     ) -> LaunchPlan:
         """What to open for the `demand` of those who wait, in their order, given so many `servers`, of which those
         being checked (by key) may yet serve somebody."""
         plan, attempts = LaunchPlan(), self.attempts
+        # What is on its way is set against the demand first, key by key.
         coming = Counter(attempts.under_way)
         coming.update(checking)
         wanted = list(demand)
@@ -111,7 +112,7 @@ class Launcher:
             plan.to_open.append(kind)
         return plan
 
-    def on_opened(self, kind: Kind, reported: Settings) -> Settings:
+    def on_opened(self, kind: ConnectionKind, reported: Settings) -> Settings:
         """The greeting to use for the connection: one object a key, so that who compares two is done at once."""
         self.attempts.on_success()
         key = kind[0]
@@ -130,6 +131,7 @@ class Launcher:
         if not error.final:
             return False
         if other_database(key):
+            # Whatever is wrong with another database (it is not there, it lets nobody in) is no outage of ours.
             return not error.sqlstate.startswith("08")
         return key not in self.greetings and not error.sqlstate.startswith(("28", "3D", "08"))
 

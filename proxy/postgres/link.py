@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from proxy.postgres import pg_errors, wire
-from proxy.postgres.auth.startup import Startup
+from proxy.postgres.auth.startup import StartupMessage
 from proxy.postgres.client import ClientConnection
 from proxy.postgres.frontend import ProtocolError
 from proxy.postgres.pool import Pool
@@ -70,7 +70,7 @@ class Link:
     def __init__(
         self,
         client: ClientConnection,
-        startup: Startup,
+        startup: StartupMessage,
         shown: Mapping[bytes, bytes],
         registry: StatementRegistry,
         pool: Pool,
@@ -149,6 +149,7 @@ class Link:
             client = self.client
             if shown and client is not None:
                 client.write(shown)
+            # Only after the replies are written: what is settled may end the client or lend the server to another.
             if session.needs_attention:
                 self._settle(server)
             if self.server is server and not outstanding.queue:
@@ -156,7 +157,7 @@ class Link:
         try:
             while self._pending and not self.waiting and not frontend.awaits_pin:
                 server = self.server or self._borrow()
-                if server is None or frontend.blocked:
+                if server is None or frontend.blocked:  # blocked: its settings are being restored there
                     break
                 if not outstanding.queue:
                     server.since = self._now()
@@ -164,6 +165,7 @@ class Link:
                 self._pending = frontend.remainder
                 if requests:
                     server.write(requests)
+                # What is answered without the server is written now if nothing of the server's comes before it.
                 if frontend.unsynced and (local := outstanding.pop_local_replies()):
                     self._write_client(local)
                 if frontend.terminated:
@@ -171,7 +173,7 @@ class Link:
                     return
                 if session.needs_attention:
                     self._settle(server)
-                if self.server is not None:
+                if self.server is not None:  # the transaction goes on when its server has answered
                     break
         except ProtocolError as error:
             self.end_client(pg_errors.protocol_violation(str(error)))
@@ -222,6 +224,7 @@ class Link:
 
     def _give_back(self, server: ServerConnection) -> None:
         client = self.client
+        # Unbound on both sides before the pool hears of it: it may lend the server to the next waiter right away.
         outcome = "abandoned" if client is None else "error" if self.session.failed else "ok"
         self.session.detach_server()
         self.server = server.link = None
@@ -256,7 +259,7 @@ class Link:
         if with_server:
             server = self._pool.acquire(self)
             if server is None:
-                return
+                return  # the welcome follows when it is granted, or refused
         self._let_in(server)
 
     def _let_in(self, server: ServerConnection | None) -> None:
@@ -330,6 +333,7 @@ class Link:
     def on_client_left(self) -> None:
         """Its server is to be clean before it serves another. What a client that said goodbye had sent before is done,
         as PostgreSQL would, if that does not take long; what another left in the middle is cancelled."""
+        # The link outlives its client until the server is clean: replies still come for the session.
         self.client = None
         self._pending = b""
         self._pool.forget_waiter(self)
@@ -357,6 +361,7 @@ class Link:
         if elapsed >= CLEANUP_SECONDS:
             server.abort()
             return
+        # A cancel under way is waited for; one that came before its query has done nothing, so it is sent again.
         if elapsed >= 0 and self.session.has_client_work and not server.cancelling:
             self._pool.cancel_query(server)
         asyncio.get_running_loop().call_later(CANCEL_INTERVAL, self._cancel_leftover, elapsed + CANCEL_INTERVAL)

@@ -246,12 +246,14 @@ class OutstandingReplies:
         if self._bytes_to_stream:
             pos = min(self._bytes_to_stream, size)
             self._bytes_to_stream -= pos
+        # Replies that are hidden are looked at one by one, rows too; others pass in one piece from `start` to `pos`.
         hidden = queue[0].hidden if queue else False
         while pos + HEADER_SIZE <= size:
             kind, length = read_header(data, pos)
             end = pos + 1 + length
             if kind in ROW_KINDS and not hidden:
                 if end > size:
+                    # A long row passes as it comes, and is never whole in memory.
                     if length > STREAM_BYTES:
                         self._bytes_to_stream = end - size
                         pos = size
@@ -306,6 +308,7 @@ class OutstandingReplies:
                 queue.popleft()
             return True
         if kind == COMMAND_COMPLETE and data[pos + 5 : pos + 8] not in TAG_FLAGS:
+            # A Query may hold several commands, so that only ReadyForQuery ends it; an Execute is one.
             if head.kind == EXECUTE:
                 queue.popleft()
             return True
@@ -332,6 +335,7 @@ class OutstandingReplies:
             if queue:
                 keep, instead = self._process_reply(kind, queue[0], data, pos, end)
         if kind == wire.ERROR and FATAL_FIELD in data[pos:end]:
+            # The client hears why its server goes, even if what failed was a query of ours.
             self.server_ended = keep = True
         if keep and not instead:
             return due + data[pos:end] if due else None
@@ -402,6 +406,7 @@ class OutstandingReplies:
 
     def _process_error(self, head: ExpectedReply, data: bytes, pos: int, end: int) -> tuple[bool, bytes]:
         body = data[pos + HEADER_SIZE : end]
+        # In the simple protocol the ReadyForQuery follows by itself; in the extended one only after a Sync.
         extended = head.kind not in (wire.QUERY, wire.FUNCTION_CALL)
         if not head.hidden or extended:
             self.error_count += 1
@@ -415,6 +420,7 @@ class OutstandingReplies:
             instead, self.cancel_error = self.cancel_error, b""
             return True, instead
         if head.statement is not None:
+            # "cached plan must not change result type": whoever prepares the text next shall get a fresh one.
             if b"\0C0A000\0" in body and b"cached plan" in body:
                 self._observer.on_stale_plan(head.statement)
             return True, wire.message(wire.ERROR, body.replace(head.statement.name, head.client_name))
@@ -440,7 +446,7 @@ class OutstandingReplies:
     def _begin_copy_in(self) -> None:
         """The server reads COPY data now, and answers no Sync that was sent before their end."""
         queue = self.queue
-        head = queue.popleft()
+        head = queue.popleft()  # what has begun the COPY: it is answered when that has ended
         while queue and queue[0].kind == wire.SYNC:
             queue.popleft()
         if queue and queue[0].kind == COPY_END:

@@ -1,6 +1,6 @@
 """Every SQLSTATE that the pool itself raises, and the messages that carry them.
 
-The codes are PostgreSQL's own (documentation, appendix A), and so is the `routine` where a driver goes by it: asyncpg
+The codes are PostgreSQL's own (documentation, appendix A), and so is the `routine` if a driver goes by it: asyncpg
 tells a stale plan by `RevalidateCachedQuery`, and a cancelled query by `ProcessInterrupts`. An ERROR leaves the
 client its session, a FATAL is the last message that it gets.
 """

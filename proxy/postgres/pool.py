@@ -18,7 +18,7 @@ from proxy.policy.schema.stores import Postgres
 from proxy.postgres import janitor, pg_errors, wire
 from proxy.postgres.auth.startup import PoolKey, Settings
 from proxy.postgres.connector import AsyncpgConnection, ConnectFailed
-from proxy.postgres.launcher import Kind, Launcher
+from proxy.postgres.launcher import ConnectionKind, Launcher
 from proxy.postgres.pins import PinSlots, pin_limit
 from proxy.postgres.server import ServerConnection
 from proxy.units import format_duration
@@ -115,16 +115,19 @@ class Pool:
         self.waiters.append(waiter)
         if self._wait_timer is None:
             self._wait_timer = self._loop.call_later(self.policy.pool.wait, self._refuse_overdue)
+        # An idle server that could not be used is of another kind, and may have to make room.
         if self.idle or len(self.servers) < self.policy.pool.max:
             self.launch_servers()
         return None
 
     def _pop_idle(self, key: PoolKey) -> ServerConnection | None:
         now, idle = self.now(), self.idle
+        # From the end: the one used last has the warmest caches, and the others may retire.
         for index in range(len(idle) - 1, -1, -1):
             server = idle[index]
             if server.backend.pool_key == key and not server.closed:
                 del idle[index]
+                # One that was idle for long, or that has said something unasked, is checked before it serves again.
                 if now - server.since <= self.policy.check and not server.has_unread_input():
                     return server
                 server.send_check()
@@ -137,7 +140,7 @@ class Pool:
         server.since = self.now()
         server.query_timed_out = False
         server.resume_reading()
-        if not server.cancelling:
+        if not server.cancelling:  # else `_cancel` offers it when the cancel has arrived
             self._offer(server)
 
     def on_check_passed(self, server: ServerConnection) -> None:
@@ -204,6 +207,7 @@ class Pool:
 
     def exhausted_error(self, severity: str = "ERROR") -> bytes:
         """Why there was no connection: the database is away, or others hold what there is."""
+        # The text is for the log and for the client: who holds the connections, and for which routes.
         wait, attempts = format_duration(self.policy.pool.wait), self.launcher.attempts
         if attempts.failures and not self.servers:
             text = f"the database cannot be reached, for {wait} of waiting: {attempts.reason}"
@@ -266,7 +270,7 @@ class Pool:
         """Open what is wanted and may be opened."""
         if self.draining:
             return
-        demand: list[Kind] = [(waiter.pool_key, waiter.application_name) for waiter in self.waiters]
+        demand: list[ConnectionKind] = [(waiter.pool_key, waiter.application_name) for waiter in self.waiters]
         demand += [(key, self._greeting_names[key]) for key in self._greeting_futures]
         plan = self.launcher.plan(
             demand,
@@ -286,7 +290,7 @@ class Pool:
         self._launch_timer = None
         self.launch_servers()
 
-    async def _open(self, kind: Kind) -> None:
+    async def _open(self, kind: ConnectionKind) -> None:
         key, name = kind
         attempts = self.launcher.attempts
         was_down = attempts.failures > 0
@@ -366,6 +370,7 @@ class Pool:
 
     def run_janitor(self) -> None:
         """Once what the clock asks for: overdue queries and transactions, retired connections, new ones ahead."""
+        # Everything is decided before anything is done: what is done changes what the servers are doing.
         for action in janitor.find_overdue(list(self.servers), self.policy, self.now()):
             server, link = action.server, action.server.link
             if isinstance(action, janitor.Abort):
@@ -407,6 +412,7 @@ class Pool:
             if timer is not None:
                 timer.cancel()
         await self._tasks.close()
+        # A server whose client has left in the middle has no time to be made clean: it is closed like the others.
         for server in list(self.servers):
             server.close()
         deadline = self.now() + CLOSE_SECONDS

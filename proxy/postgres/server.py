@@ -128,6 +128,7 @@ class ServerConnection(asyncio.Protocol):
         """Say goodbye. It counts as a connection until the server is gone, so that its successor is never one too
         many."""
         if not self.closed and self._transport is not None:
+            # PostgreSQL closes the connection at a Terminate; if it does not, the connection is dropped.
             self._transport.write(wire.message(wire.TERMINATE))
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
         self.closed = True
@@ -166,6 +167,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        # asyncpg's own protocol still owns what it has made, and has to hear that the connection has ended.
         transport, self._transport = self._transport, None
         previous, self._previous_protocol = self._previous_protocol, None
         if previous is not None and transport is not None:

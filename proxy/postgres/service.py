@@ -164,6 +164,7 @@ class PostgresService:
             server = client.link.server if client.link is not None else None
             if server is None or server.state == "pinned":
                 client.end(pg_errors.POOL_DRAINING)
+        # Those in a transaction end when their link gives the server back (`Link._give_back`).
         deadline = self._loop.time() + patience
         while self.clients and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
@@ -270,6 +271,7 @@ class PostgresService:
     def _begin_session(self, client: ClientConnection, greeting: Settings) -> None:
         startup = client.startup
         assert startup is not None
+        # As on a connection of its own: what the database reports, but for the two that every client has.
         shown = dict(greeting)
         shown[APPLICATION_NAME] = startup.application_name.encode("utf-8", "surrogateescape")
         shown[CLIENT_ENCODING] = (
@@ -290,7 +292,7 @@ class PostgresService:
     def cancel(self, key: tuple[int, int]) -> None:
         """By the key that the client was given; what does nothing now is left alone."""
         client = next((each for each in self.clients.values() if each.cancel_key == key), None)
-        if client is not None and key[1]:
+        if client is not None and key[1]:  # (0, 0) is the key of a client that has none yet
             self._cancel_work(client)
 
     # ── clients that go ──────────────────────────────────────────────────────────────────────

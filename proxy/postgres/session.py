@@ -33,7 +33,7 @@ from proxy.postgres.auth.startup import (
     APPLICATION_NAME,
     CLIENT_ENCODING,
     Settings,
-    Startup,
+    StartupMessage,
     fake_pid,
     other_database,
 )
@@ -64,7 +64,7 @@ class Session:
     def __init__(
         self,
         number: int,
-        startup: Startup,
+        startup: StartupMessage,
         shown_parameters: Mapping[bytes, bytes],
         registry: StatementRegistry,
         *,
@@ -135,9 +135,11 @@ class Session:
         With `always` it is reset whatever is known of it, if another client had it before.
         """
         self.backend = self.frontend.backend = backend
+        # Whether a RESET on this server leads elsewhere than on a connection of the client's own.
         self.frontend.settings_differ = self._own_settings != backend.reset_values
         self.releasable = False
         text, sets = b"", False
+        # RESET ALL leaves role and session_authorization as they are; resetting the latter resets both.
         if always and backend.last_session != self.number:
             text = b"RESET SESSION AUTHORIZATION;RESET ALL;"
             backend.applied = backend.reset_values
@@ -169,6 +171,8 @@ class Session:
 
     def _on_set_up(self, answer: bytes) -> bytes:
         backend = self._attached_server()
+        # If messages waited for it, nothing of the client's has been sent: the server is not free again just because
+        # nothing is owed.
         self._just_set_up, self.frontend.blocked = self.frontend.blocked, False
         for kind, body in wire.split_messages(answer):
             if kind == wire.ERROR:
@@ -202,6 +206,7 @@ class Session:
         """Raises ValueError if the server does not speak the protocol."""
         replies = self.outstanding.process_replies(data)
         if self.client_gone and self.outstanding.copying:
+            # The COPY began only after its client had left: it is ended like one under way.
             self._injected += self._fail_copy()
             self.needs_attention = True
         if self.outstanding.idle:
@@ -219,6 +224,7 @@ class Session:
         if self.outstanding.error_count:
             self.failed, self.outstanding.error_count = True, 0
         if self.outstanding.status != wire.STATUS_IDLE:
+            # The transaction goes on when the client does; if nobody is there to end it, it is rolled back.
             if self.client_gone:
                 self._send_cleanup(1, b"ROLLBACK")
             return
@@ -239,6 +245,7 @@ class Session:
                 return
             frontend.state_flags = 0
         if frontend.has_pin and not self.pinned:
+            # A text looked as if it would pin the connection, and then it did not.
             frontend.has_pin = False
             self._release_pin()
         self.releasable = self.needs_attention = not self.pinned
@@ -307,6 +314,7 @@ class Session:
         if not shown:
             return b""
         self.frontend.state_flags |= SETTING
+        # A RESET led to the server's value; the client is told its own, which is put back right away.
         back = by_reset and value == backend.reset_values.get(name) != self._own_settings.get(name)
         self.shown_parameters = {**self.shown_parameters, name: self._own_settings[name] if back else value}
         return wire.parameter_status(name, self._own_settings[name]) if back else b""
@@ -321,6 +329,7 @@ class Session:
     def on_command_tag(self, flags: int, tag: bytes) -> None:
         frontend, backend = self.frontend, self._attached_server()
         if flags == DISCARD or tag.startswith(b"DEALLOCATE"):
+            # The tag of one statement's DEALLOCATE says no name: `Frontend._on_deallocated` knows which it was.
             if tag == b"DISCARD ALL":
                 backend.on_discard_all()
                 frontend.statements.clear()
@@ -381,6 +390,7 @@ class Session:
         self.client_gone = True
         self.frontend.blocked = False
         self.frontend.state_flags |= self._probing
+        # Half a message cannot be taken back, and a library cannot be unloaded.
         if self.frontend.mid_message or self.pinned & LIBRARY or self.fatal_error:
             return None
         requests = b""
@@ -398,6 +408,7 @@ class Session:
 
     def _fail_copy(self) -> bytes:
         self.outstanding.on_copy_end()
+        # In the extended protocol a COPY that fails needs a Sync of ours: those before its end were swallowed.
         if self.outstanding.queue[0].kind != wire.EXECUTE:
             return _COPY_FAIL
         self.frontend.unsynced = False

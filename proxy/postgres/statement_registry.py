@@ -1,4 +1,4 @@
-"""Prepared statements: one name a text, shared by all clients, prepared again where a connection lacks it."""
+"""Prepared statements: one name a text, shared by all clients, prepared again on a connection that lacks it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class StatementRegistry:
         self._count += 1
         name = self.prefix + str(self._count).encode()
         added = self._known[key] = PreparedStatement(name, body, scope, inspect_text(body[: body.find(b"\0")]))
+        # Who has the statement keeps it; only nobody else finds it any more.
         if len(self._known) > MAX_STATEMENTS:
             self._known.popitem(last=False)
         return added
@@ -68,5 +69,5 @@ class StatementRegistry:
 
     def on_schema_change(self) -> None:
         """The schema was changed: whoever prepares a text from now on must have it prepared under the new one.
-        Those who did before keep theirs, and PostgreSQL tells them where it no longer fits."""
+        Those who did before keep theirs, and PostgreSQL tells them if it no longer fits."""
         self._known.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from proxy.postgres import wire
-from proxy.postgres.auth.startup import Startup
+from proxy.postgres.auth.startup import StartupMessage
 from proxy.postgres.server_state import ServerState
 from proxy.postgres.session import Session
 from proxy.postgres.statement_registry import StatementRegistry
@@ -73,7 +73,7 @@ class Talk:
 
     def __init__(self, *, statements=None, name="", encoding=None, slots=True, keep=False, number=1, params=PARAMS):
         self.statements = statements or StatementRegistry()
-        startup = Startup(0, "u", "d", False, name, encoding, ())
+        startup = StartupMessage(0, "u", "d", False, name, encoding, ())
         self.given_up = 0
         self.session = Session(
             number,

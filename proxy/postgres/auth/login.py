@@ -29,7 +29,7 @@ from proxy.postgres.auth.startup import (
     GSS_REQUEST,
     OTHER_DATABASE,
     SSL_REQUEST,
-    Startup,
+    StartupMessage,
     parse_startup,
     split_packet,
 )
@@ -64,14 +64,14 @@ class Login:
     def __init__(self, policy: LoginPolicy) -> None:
         self._policy = policy
         self._data = b""
-        self._startup: Startup | None = None
+        self._startup: StartupMessage | None = None
         self._exchange: ScramExchange | None = None
         self._encrypted = False
         self.tls_declined = False
         self.wants_tls = False
         self.closing = False
         self.cancel_key: tuple[int, int] | None = None
-        self.accepted: Startup | None = None
+        self.accepted: StartupMessage | None = None
         self.failure = ""
 
     def feed(self, data: bytes) -> bytes:
@@ -139,7 +139,7 @@ class Login:
             return self._refuse(sqlstate, str(error))
         return self._send_challenge(asked)
 
-    def _send_challenge(self, asked: Startup) -> bytes:
+    def _send_challenge(self, asked: StartupMessage) -> bytes:
         policy = self._policy
         sent = b""
         if asked.minor_version or asked.unknown_options:

@@ -39,7 +39,7 @@ def other_database(key: PoolKey) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Startup:
+class StartupMessage:
     """What a client has asked for. `pool_key` is what its server connection must have been opened with;
     `minor_version` and `unknown_options` are of later protocols (`_pq_.…`); `encoding` is None if it named none."""
 
@@ -65,7 +65,7 @@ def split_packet(data: bytes) -> tuple[int, bytes] | None:
     return code, data[8:length]
 
 
-def parse_startup(code: int, body: bytes) -> Startup:
+def parse_startup(code: int, body: bytes) -> StartupMessage:
     """Raises ValueError, whose text is one clause without an end."""
     if code >> 16 != PROTOCOL_MAJOR:
         raise ValueError(f"protocol version {code >> 16}.{code & 0xFFFF} is not spoken here; 3.0 is")
@@ -90,7 +90,7 @@ def parse_startup(code: int, body: bytes) -> Startup:
     wanted = {**soft, **text}
     if options:
         wanted["options"] = options
-    return Startup(
+    return StartupMessage(
         code & 0xFFFF,
         user,
         database,

@@ -10,7 +10,7 @@ import pytest
 from proxy.policy.schema.stores import Pin, Postgres, QueryTimeout
 from proxy.policy.schema.stores import Pool as Sizes
 from proxy.postgres import wire
-from proxy.postgres.auth.startup import Startup
+from proxy.postgres.auth.startup import StartupMessage
 from proxy.postgres.connector import ConnectFailed
 from proxy.postgres.launcher import ConnectAttempts
 from proxy.postgres.link import Link
@@ -64,7 +64,7 @@ class Client:
     def __init__(self, pool, number, key=()):
         self.pool = pool
         self.number = number
-        self.link = BoundLink(self, Startup(0, "u", "d", False, "", None, key), {}, StatementRegistry(), pool)
+        self.link = BoundLink(self, StartupMessage(0, "u", "d", False, "", None, key), {}, StatementRegistry(), pool)
         self.session = self.link.session
         self.error = b""
         self.asked = []

@@ -26,7 +26,7 @@ async def pids(g: GatewayProcess) -> tuple[int, int]:
     return int(worker), int(parent)
 
 
-async def settled(g: Running) -> tuple[int, int]:
+async def settled(g: GatewayProcess) -> tuple[int, int]:
     """Its master hears signals a moment after its workers answer."""
     await pids(g)
     await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""What a request leaves behind: its metrics and its line in the log, once, whatever became of it."""
+"""What a request leaves behind: its metrics and its line in the access log, once, whatever became of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from proxy.observe.recent_errors import RecentErrors
 from proxy.units import nanos_as_dollars
 
 MIB = 1024 * 1024
-USER_REFUSALS = frozenset(("rate-limited", "cost-cap", "blocked"))  # refusals that are of one user
+USER_REFUSALS = frozenset(("rate-limited", "cost-cap", "blocked"))  # refusals that concern one user
 
 
 class RequestAccounting:
-    """`app_bytes` is the app's memory as last measured, in bytes."""
+    """Counts requests, and writes their lines.
+
+    - `in_flight`: requests under way, by route.
+    - `growth`: how much the app's memory grew while it served each route.
+
+    `app_bytes` gives the app's memory as last measured, in bytes.
+    """
 
     def __init__(
         self,
@@ -38,13 +44,14 @@ class RequestAccounting:
         self.growth = MemoryGrowth(self.in_flight, clock)
 
     def begin(self, x: Exchange) -> None:
+        """The request has a route. `end` must follow."""
         self.in_flight[x.route.name] += 1
         self.growth.started_requests[x.route.name] += 1
         x.memory_before = self._app_bytes()
 
-    def record_concurrency(self, route: str, crowd: int) -> None:
-        """A request got its place, as one of so many of its route."""
-        self._metrics.http_concurrency.labels(route).observe(crowd)
+    def record_concurrency(self, route: str, in_flight: int) -> None:
+        """A request was admitted, as one of so many of its route."""
+        self._metrics.http_concurrency.labels(route).observe(in_flight)
 
     def count_rate_limit(self, x: Exchange, refused: bool) -> None:
         decision = "allowed" if not refused else "refused" if x.route.enforce else "shadow"
@@ -54,6 +61,7 @@ class RequestAccounting:
         self._metrics.shadow_total.labels(x.route.name, name).inc()
 
     def end(self, x: Exchange) -> None:
+        """The request is over, as its exchange says."""
         self.in_flight[x.route.name] -= 1
         took = self._clock() - x.received_at
         self._metrics.observe_request(x.route.name, x.method, x.status, took, x.overhead_seconds)
@@ -64,13 +72,13 @@ class RequestAccounting:
         self._log_access(x, took)
 
     def end_unrouted(self, x: Exchange) -> None:
-        """A request refused before its route was known."""
+        """The request was refused before its route was known."""
         took = self._clock() - x.received_at
         self._metrics.observe_request("default", x.method, x.status, took, took)
         self._log_access(x, took)
 
     def log_unreadable(self, x: Exchange, refusal: Refusal) -> None:
-        """Bytes that never became a request: counted; a line only for who looks closely."""
+        """Input that never became a request: counted, and logged at debug level only."""
         self._metrics.observe_request("default", "other", refusal.status, 0.0, 0.0)
         self._log.emit(
             "request.unread",

@@ -1,4 +1,8 @@
-"""Who sent a request, as far as the proxies before us can be believed."""
+"""Who sent a request, as far as the proxies in front of the gateway can be believed.
+
+Three parts: addresses and the networks in which proxies stand, `TrustedPeers` (the policy's `listen.trusted_proxies`),
+and the Forwarded header field (RFC 7239).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,9 @@ from typing import NamedTuple
 from proxy.ingress.dropped_headers import DROPPED_FROM_REQUESTS
 from proxy.policy.schema.server import Network, TrustedProxies
 
-# [merged from ingress/address] Network addresses as they come in header fields, and the networks that proxies stand
-# in.
 Address = IPv4Address | IPv6Address
 
-MAX_ADDRESS_LENGTH = 64  # "[" 45 characters of IPv6 "%zone]:65535" fits; what is longer is no address
+MAX_ADDRESS_LENGTH = 64  # "[" 45 characters of IPv6 "%zone]:65535" fits
 
 # Where the proxies of a platform stand: RFC 1918, loopback, link-local, RFC 4193, and RFC 6598, which
 # several platforms (Railway, Tailscale) use inside. Narrower than ipaddress' is_private, which has the
@@ -67,10 +69,10 @@ CLOUDFLARE_NETWORKS: tuple[Network, ...] = tuple(
 
 
 def parse_address(text: str) -> Address | None:
-    """The address in `text`, or None where there is none (`unknown`, `_hidden`, junk).
+    """The address in `text`, or None if there is none (`unknown`, `_hidden`, anything else).
 
-    Takes a port (`1.2.3.4:80`, `[2001:db8::1]:80`), brackets, and a zone, which is dropped; an IPv4
-    address mapped into IPv6 becomes the IPv4 address it is.
+    Takes a port (`1.2.3.4:80`, `[2001:db8::1]:80`), brackets, and a zone, which is dropped. An IPv4 address that is
+    mapped into IPv6 becomes the IPv4 address that it is.
     """
     text = text.strip()
     if not text or len(text) > MAX_ADDRESS_LENGTH:
@@ -97,7 +99,7 @@ def parse_address(text: str) -> Address | None:
 
 @lru_cache(maxsize=4096)
 def client_network(text: str) -> str:
-    """What counts as one client: an IPv4 address, of IPv6 its /64, `unknown` where there is no address."""
+    """What counts as one client: an IPv4 address, of IPv6 its /64; `unknown` if there is no address."""
     found = parse_address(text)
     if isinstance(found, IPv6Address):
         return str(ip_network((found, 64), strict=False))
@@ -114,30 +116,31 @@ def _is_port(text: str) -> bool:
 
 HeaderGetter = Callable[[str], str | None]
 
-MAX_CACHED_ADDRESSES = 4096  # addresses parsed lately; about 1 MiB when full
+MAX_CACHED_ADDRESSES = 4096  # about 1 MiB if it is full
 FORWARDING_FIELDS = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded")
-RENDER_FORWARDING_FIELDS = FORWARDING_FIELDS[
-    :2
-]  # what Render's edge writes itself; the others pass through it as its client sent them
-UNIX_SOCKET_PEER = ""  # the peer's name where it has no address: a Unix socket
+RENDER_FORWARDING_FIELDS = FORWARDING_FIELDS[:2]  # Render's edge writes these; the others pass through it as sent
+UNIX_SOCKET_PEER = ""  # what the loop calls a peer on a Unix socket, which has no address
 
 
 class Client(NamedTuple):
-    """`proto` and `host` are what a trusted peer said of the client's own request, else None."""
+    """The client of a request.
 
-    ip: str  # empty for a Unix socket's peer without a word about its client
+    `proto` and `host` are what a trusted peer says of the client's own request, else None. `dropped_fields` are names
+    of request fields that do not reach the app, in lower case. `forwarded_fields` is what a trusted peer says, by the
+    names of fields in lower case.
+    """
+
+    ip: str  # empty for a peer on a Unix socket that says nothing about its client
     proto: str | None
     host: str | None
-    trusted: bool  # whether the direct peer's X-Forwarded-* are believed
-    dropped_fields: frozenset[bytes] = DROPPED_FROM_REQUESTS[
-        "nobody"
-    ]  # fields of the request that do not reach the app, in lower case
-    forwarded_fields: Mapping[str, str] = MappingProxyType(
-        {}
-    )  # what a trusted peer says, by fields' names in lower case
+    trusted: bool  # the direct peer's X-Forwarded-* are believed
+    dropped_fields: frozenset[bytes] = DROPPED_FROM_REQUESTS["nobody"]
+    forwarded_fields: Mapping[str, str] = MappingProxyType({})
 
 
 class _KnownAddress(NamedTuple):
+    """An address that was looked at, with the networks that it is in."""
+
     address: Address
     text: str
     private: bool
@@ -146,23 +149,22 @@ class _KnownAddress(NamedTuple):
 
 
 class TrustedPeers:
-    """`listen.trusted_proxies`.
+    """`listen.trusted_proxies`: whose word about the client counts.
 
     - `none`: the peer is the client.
-    - `private`: a private peer is believed. The client is the first address from the right that is not
-      private, or the leftmost where all are. Whoever is on the private network itself can pose as anybody:
-      name CIDRs where that matters.
-    - `render`: a private peer, and behind it one edge of Cloudflare. One only: a Cloudflare Worker calls
-      from Cloudflare's addresses too, with an X-Forwarded-For of its author's choice. Where a Cloudflare
-      zone of one's own stands before Render's, use `hops`.
-    - `hops: N`: the client is the N-th address from the right; where the chain is shorter, somebody came
-      past a proxy, and the peer is the client.
+    - `private`: a private peer is believed. The client is the first address from the right that is not private, or the
+      leftmost if all are. Whoever is on the private network itself can pose as anybody: name CIDRs if that matters.
+    - `render`: a private peer, and behind it one edge of Cloudflare. Only one: a Cloudflare Worker calls from
+      Cloudflare's addresses too, with an X-Forwarded-For of its author's choice. If a Cloudflare zone of one's own
+      stands in front of Render's, use `hops`.
+    - `hops: N`: the client is the N-th address from the right. If the chain is shorter, somebody came past a proxy, and
+      the peer is the client.
     - CIDRs: as `private`, with these networks in place of the private ones.
     - `auto`: `render` on Render, else `private`.
 
-    An entry that is no address ends the walk: what stands left of it could be anything, so the last address
-    seen is the client. Where there is no X-Forwarded-For, Forwarded (RFC 7239) is read the same way. A peer
-    on a Unix socket counts as private.
+    An entry that is no address ends the walk: what stands left of it could be anything, so the last address seen is the
+    client. If there is no X-Forwarded-For, Forwarded (RFC 7239) is read in the same way. A peer on a Unix socket counts
+    as private.
     """
 
     def __init__(self, policy: TrustedProxies, *, on_render: bool) -> None:
@@ -183,7 +185,7 @@ class TrustedPeers:
 
     @property
     def description(self) -> str:
-        """Whom this believes, for whoever runs it."""
+        """A sentence for operators: whom this believes."""
         fields = " and ".join(self._field_names) if self._kind == "render" else "X-Forwarded-* and the like"
         key = f"listen.trusted_proxies: auto, which is {self._kind} here" if self._is_auto else "listen.trusted_proxies"
         private = f"peers on a private network ({', '.join(str(one) for one in PRIVATE_NETWORKS)})"
@@ -199,8 +201,8 @@ class TrustedPeers:
     def resolve_client(self, peer: str, header: HeaderGetter) -> Client:
         """The client behind `peer`.
 
-        `header` gives a header's value by its lower-case name: where it came in several lines, all of them
-        joined with commas. (HAProxy adds a line of its own: the first alone would be the client's to write.)
+        `header` gives a header's value by its name in lower case, with all its lines joined by commas. HAProxy adds a
+        line of its own, so the first line alone would be the client's to write.
         """
         seen = self._lookup(peer)
         if not self._trusts_address(seen):
@@ -219,11 +221,10 @@ class TrustedPeers:
     def forwarding_headers(self, client: Client, peer: str) -> tuple[tuple[bytes, bytes], ...]:
         """The X-Forwarded-* and Forwarded fields for the app, once the client's own are dropped.
 
-        From a trusted peer they pass as they came; what it did not say is not said, but for its own address
-        where it named nobody. The peer is not added to a chain: the app's own peer, now the gateway, stands
-        where it stood, so that an app that counts hops from the right counts on as before. For any other
-        peer: its address, and that it came by http. Host is not repeated in X-Forwarded-Host, it reaches
-        the app as it is.
+        From a trusted peer they pass as they came. What it did not say is not added, but for its own address if it
+        named nobody. The peer is not appended to a chain: the app's own peer, now the gateway, stands in the peer's
+        place, so that an app that counts hops from the right counts as before. For any other peer they state its
+        address, and that it came by http. Host is not repeated in X-Forwarded-Host, since it reaches the app as it is.
         """
         seen = self._lookup(peer)
         if not client.trusted:
@@ -236,7 +237,7 @@ class TrustedPeers:
         return tuple(fields)
 
     def trusts(self, peer: str) -> bool:
-        """Whether what this peer says of its client counts."""
+        """Whether what this peer says about its client counts."""
         return self._trusts_address(self._lookup(peer))
 
     def _trusts_address(self, peer: _KnownAddress | None) -> bool:
@@ -249,6 +250,9 @@ class TrustedPeers:
         return peer is None or peer.private
 
     def _walk_chain(self, chain: Iterable[str], peer: _KnownAddress | None) -> _KnownAddress | None:
+        """The client: the first address of the chain, the nearest first, whose word about the one before it does not
+        count.
+        """
         last = peer
         edges = 1 if self._kind == "render" else 0
         hops = self._hops
@@ -288,7 +292,7 @@ class TrustedPeers:
 
 
 def _address_chain(said: Mapping[str, str]) -> Iterable[str]:
-    """The addresses said to be before the peer, the nearest first."""
+    """The addresses that are said to be in front of the peer, the nearest first."""
     value = said.get("x-forwarded-for")
     if value is not None:
         return reversed(value.split(","))
@@ -299,6 +303,7 @@ def _address_chain(said: Mapping[str, str]) -> Iterable[str]:
 
 
 def _forwarded_proto(said: Mapping[str, str]) -> str | None:
+    """The protocol of the client's own request, as the first proxy has stated it."""
     value = said.get("x-forwarded-proto")
     if value is None:
         chain = said.get("forwarded")
@@ -314,8 +319,6 @@ def _encode_value(value: str) -> bytes:
     return value.encode("utf-8", "surrogateescape")
 
 
-# [merged from ingress/forwarded] The Forwarded header field (RFC 7239), read for the addresses and the protocol in
-# it.
 _PAIR = re.compile(
     r"""\s*(?P<name>[!\#$%&'*+.^_`|~0-9A-Za-z-]+)=
         (?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^\s;,"]*))
@@ -326,7 +329,9 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def parse_forwarded(value: str) -> list[dict[str, str]]:
-    """Each hop's pairs, names in lower case, the nearest hop last; nothing where any of it is malformed."""
+    """Each hop's pairs of a Forwarded field (RFC 7239), names in lower case, the nearest hop last. Empty if any is
+    malformed.
+    """
     hops: list[dict[str, str]] = [{}]
     for name, content, ends in _forwarded_pairs(value):
         if name is None:
@@ -338,6 +343,7 @@ def parse_forwarded(value: str) -> list[dict[str, str]]:
 
 
 def _forwarded_pairs(value: str) -> Iterator[tuple[str | None, str, bool]]:
+    """Name, value, and whether the pair ends its hop; a name of None for what cannot be parsed."""
     position = 0
     while position < len(value):
         found = _PAIR.match(value, position)

@@ -1,35 +1,44 @@
-"""How many requests the app can work on at once, found out from how long it takes over them.
+"""The adaptive concurrency limit: how many requests the app can work on at once, learnt from how long it takes.
 
-Of each route two things are followed, as running geometric means, which a few slow requests move little:
-what the app takes now, and the least it takes, which is what it takes with hardly anything else to do. The
-ratio of the two, over all routes as they are used, tells how far the app is slowed by its own load:
+Theory. Little's law ties the requests in flight to throughput and latency: once an app is saturated, more requests in
+flight add no throughput, only latency. So latency measured against what the app takes without load tells when the
+limit is too high. Netflix's concurrency-limits calls the ratio of the two the gradient (Gradient2Limit,
+https://github.com/Netflix/concurrency-limits), and Envoy's adaptive concurrency filter uses the same idea. For each
+route two running geometric means are kept, which a few slow requests move little: what the app takes now, and the least
+it takes, which is what it takes with hardly anything else to do. Their ratio, over all routes as they are used, gives
 
     target = 1 + (tolerance - 1) / 2
     limit  = clamp(limit × clamp(target / ratio, 0.5, 1) + grow, floor, max)
-    grow   = √limit / 2 where the limit was reached, limit / 4 where it was without a sample, else 0
+    grow   = √limit / 2 if the limit was reached, limit / 4 if it was reached without a sample, else 0
     floor  = half of what was in flight when the app was first slowed, and never below min
 
 The limit settles where growth and gradient balance, a little above `target` and below `tolerance`.
 
-Slower is not yet overloaded: a route's mix may have changed, or what the app waits for has become slow. So a limit
-that falls is an experiment (`Trial`). Where the app is still slowed at the floor, what requests take there is held
-against what they took before it: with the half of them in flight, an overloaded app is quicker, and the floor is
-halved for the next experiment. If it is not, load is not the cause: what is taken now counts as the least, and
-the limit is what it was. Until one has shown that load is the cause nobody is refused but by a full queue of a
-calm app (`overloaded`).
+Slower does not mean overloaded yet: a route's mix may have changed, or what the app waits for may have become slow. A
+gradient alone would then throttle for nothing. So a limit that falls is an experiment (`Trial`):
+
+    state       event                                       next state
+    no trial    the ratio is above the target               before: answers at the present load are measured
+    before      enough answers                              falling: the limit goes down to the floor
+    falling     requests at the floor are clearly quicker   proven; a new trial, with half the floor
+    falling     they are not                                no trial: load is not the cause; the means are learnt anew,
+                                                            and the limit goes back
+    any         the ratio is below the target again         no trial
+
+Until one has shown that load is the cause, nobody is refused but by a full queue of a calm app (`overloaded`).
 
 What else is known to go wrong with such limits, and what is done about it:
 
-- Requests that take now 5 ms, now 500, look slowed beside the quickest of them. So the least is a mean too:
-  of requests that found the app idle, or nearly so.
-- An app that has become slower for good would keep the limit at its minimum while the load lasts. So after
-  PINNED steps at the minimum, what is taken there counts as the least, unless an idle app was seen lately.
-- A least learnt under load lets the limit drift up. So after PROBE seconds at the limit without a pause the
-  limit is halved for one step: if the app is as quick then as before, nothing was lost, else a truer least
-  was found.
+- If requests take 5 ms one time and 500 ms another, most look slow beside the quickest. So the least is a mean too: of
+  requests that found the app idle, or nearly so.
+- An app that has become slower for good would keep the limit at its minimum for as long as the load lasts. So after
+  MAX_STEPS_AT_MINIMUM steps at the minimum, what is taken there counts as the least, unless an idle app was seen
+  lately.
+- A least that was learnt under load lets the limit drift up. So after PROBE_SECONDS at the limit without a pause the
+  limit is halved for one step: if the app is as quick then as before, nothing was lost, else a truer least was found.
 - A quiet app tells nothing about its limits: the limit does not grow until it is reached.
-- Requests that take a minute give no samples for a minute: a limit that is reached grows without them,
-  unless those in flight are late already.
+- Requests that take a minute give no samples for a minute: a limit that is reached grows without them, unless those in
+  flight are late already.
 """
 
 from __future__ import annotations
@@ -39,27 +48,31 @@ from math import exp, log, sqrt
 
 from proxy.policy.schema.server import AdaptiveLimit
 
-MIN_STEP_SECONDS = 0.1  # seconds between two changes of the limit, at least
+MIN_STEP_SECONDS = 0.1  # between two changes of the limit, at least
 MIN_STEP_SAMPLES = 10  # and that many samples; fewer do after SLOW_STEP
 MAX_STEP_SECONDS = 1.0
 MAX_STEPS_AT_MINIMUM = 5
 PROBE_SECONDS = 15.0
-CALM_MEMORY_SECONDS = 60.0  # for so many seconds it is known what an idle app takes
-MIN_SECONDS = 0.001  # seconds; below, clocks and schedulers are what is measured
+CALM_MEMORY_SECONDS = 60.0  # for which it is known what an idle app takes
+MIN_SECONDS = 0.001  # below, it is clocks and schedulers that are measured
 
-MIN_TRIAL_REQUESTS = 10  # requests that an experiment is judged by, at least
-MAX_TRIAL_REQUESTS = 60  # and at most: what so many do not show is not so
-MAX_STANDARD_ERROR = 0.1  # the standard error of a mean that is close enough
-MAX_SHARE_IF_OVERLOADED = (
-    0.8  # what an experiment must show: an app with n workers and 1.5 n requests takes 0.67 with half of them
-)
+MIN_TRIAL_REQUESTS = 10  # that a trial is judged by, at least
+MAX_TRIAL_REQUESTS = 60  # and at most: what so many requests do not show is not so
+MAX_STANDARD_ERROR = 0.1  # of a mean, as a share of it, that is close enough
+# What requests at the floor may take, as a share of what they took before, if load is the cause. An app with n workers
+# and 1.5 n requests takes 0.67 of it with half of them.
+MAX_SHARE_IF_OVERLOADED = 0.8
 
-FAST_WEIGHT = 0.1  # weight of a sample in the mean of the present
-SLOW_WEIGHT = 0.02  # and in those that the least is found from
+FAST_WEIGHT = 0.1  # of a sample in the mean of the present
+SLOW_WEIGHT = 0.02  # and in the means that the least is found from
 
 
 class _RoutePace:
-    """How a route does: logarithms of seconds. `squares` is how much they differ by nature: their variance."""
+    """How long the app takes over a route's requests, as logarithms of seconds.
+
+    `fast_mean` follows the present, `slow_mean` the last minutes, and `least_mean` is what the app takes without load.
+    `variance` is how much single requests differ by nature.
+    """
 
     __slots__ = ("calm_at", "calm_samples", "count", "fast_mean", "least_mean", "slow_mean", "variance")
 
@@ -79,8 +92,11 @@ class _RoutePace:
 
     @property
     def slowdown(self) -> float:
-        """How many times as long as the least, as far as that is more than chance: a running mean with weight NOW of
-        values that differ by s is off by s·√(NOW / (2 - NOW)), and twice that now and then."""
+        """How many times as long as the least the app takes now, as far as that is more than chance.
+
+        A running mean with weight w of values with a standard deviation of s deviates by s·√(w / (2 - w)), and by twice
+        that now and then.
+        """
         chance = 2 * sqrt(self.variance * FAST_WEIGHT / (2 - FAST_WEIGHT))
         return exp(max(0.0, self.fast_mean - self.least_mean - chance))
 
@@ -91,12 +107,12 @@ class _RoutePace:
 
 
 class Trial:
-    """Whether fewer requests in flight make the app quicker.
+    """An experiment: do fewer requests in flight make the app quicker?
 
-    Before: the answers while `start` are in flight. Then the limit `falls`, and after are those requests that enter
-    while no more than `floor` are in flight, every one of them, answered yet or not: of a few long ones and many quick
-    ones the quick are answered first. So what is known of their mean only grows (`_after_least`), and that load is
-    not the cause is known before they are answered.
+    Before: answers while `start` requests are in flight. Then the limit falls (`limit_falls`). After: requests that
+    enter while no more than `floor` are in flight. All of these count, answered or not, since of a few slow requests
+    and many quick ones the quick ones are answered first. What is known of their mean can therefore only grow, and that
+    load is not the cause is known before they are answered.
     """
 
     __slots__ = (
@@ -118,17 +134,17 @@ class Trial:
         self.floor = floor
         self.limit_falls = False
         self._before = self._after = self._done = 0  # requests
-        self._before_sum = self._squares = 0.0  # seconds, and their squares, of answers before and after
-        self._spent = 0.0  # by those after who are not inside the app now
+        self._before_sum = self._squares = 0.0  # seconds, and their squares, of the answers
+        self._spent = 0.0  # seconds, by those after that are not inside the app now
         self._inside = 0
-        self._entered_sum = 0.0  # when each of those inside entered
+        self._entered_sum = 0.0  # of the times at which those inside entered
 
     def __repr__(self) -> str:
         state = f"{self._done} of {self._after} after" if self.limit_falls else f"{self._before} before"
         return f"<Trial from {self.start:.0f} to {self.floor:.0f}: {state}>"
 
     def add_before(self, seconds: float) -> None:
-        """Of anybody, before the limit falls."""
+        """Add a request that was answered before the limit falls."""
         self._before += 1
         self._before_sum += seconds
         self._squares += seconds * seconds
@@ -136,7 +152,7 @@ class Trial:
         self.limit_falls = enough or self._before >= MAX_TRIAL_REQUESTS
 
     def admits(self, in_flight: int) -> bool:
-        """Whether a request that enters now is one of those after."""
+        """Count a request that enters now among those after, if it belongs there."""
         if not self.limit_falls or in_flight > self.floor or self._after >= MAX_TRIAL_REQUESTS:
             return False
         self._after += 1
@@ -147,13 +163,13 @@ class Trial:
         self._entered_sum += now
 
     def leave(self, entered: float, now: float) -> None:
-        """For an outgoing call, or with its answer."""
+        """The request waits for a call out, or was answered."""
         self._inside -= 1
         self._entered_sum -= entered
         self._spent += now - entered
 
     def finish(self, seconds: float | None, spent: float) -> None:
-        """It was answered after so many seconds of the app's own; None where it was not, and then it never was one."""
+        """The request was answered after so many seconds of the app's own; None if it was not, then it does not count."""
         if seconds is None:
             self._after -= 1
             self._spent -= spent
@@ -163,12 +179,14 @@ class Trial:
 
     @property
     def is_quick_again(self) -> bool:
-        """Whether enough were answered with few in flight to believe that the app is as quick again as it was."""
+        """Whether enough were answered with few in flight to believe that the app is as quick as it was."""
         return self._done >= MIN_TRIAL_REQUESTS
 
     def verdict(self, now: float) -> bool | None:
-        """None while it cannot be told. It is not the cause until that is shown: by three standard errors, as it is
-        looked at again and again; that it is not, by one."""
+        """Whether load is the cause of the slowness; None while that cannot be told.
+
+        That it is needs three standard errors, since the data are looked at again and again; that it is not, one.
+        """
         if not self.limit_falls or self._after < MIN_TRIAL_REQUESTS:
             return None
         least = (self._spent + self._inside * now - self._entered_sum) / self._after
@@ -183,7 +201,7 @@ class Trial:
         return False if self._after >= MAX_TRIAL_REQUESTS else None
 
     def _error(self, answers: int) -> float:
-        """The standard error of a mean of so many, as a share of it."""
+        """The standard error of the mean of so many answers, as a share of it."""
         known = self._before + self._done
         mean = self._before_sum / self._before
         varied = self._squares / known / mean**2 - 1 if mean else 0.0
@@ -191,26 +209,30 @@ class Trial:
 
 
 class GradientLimiter:
-    """The adaptive limit. `overloaded`: from when the app is slowed until the limit is no more reached."""
+    """The adaptive limit. The module's docstring has its formulas and the states of its trials.
+
+    - `limit`: requests in flight at the app, at most.
+    - `overloaded`: load has been shown to slow the app, and the limit is still reached.
+    """
 
     def __init__(self, policy: AdaptiveLimit, clock: Callable[[], float]) -> None:
         self._min_limit = float(policy.min)
         self._max_limit = float(max(policy.min, policy.max))
-        self._calm_in_flight = max(1, policy.min // 2)  # in flight, and the app counts as idle
+        self._calm_in_flight = max(1, policy.min // 2)  # with so many in flight the app counts as idle
         self._clock = clock
         self._target = 1 + (policy.tolerance - 1) / 2
         self._limit = sqrt(self._min_limit * self._max_limit)
-        self._paces: dict[str, _RoutePace] = {}  # by route name: bounded as the policy is
-        self._ratio_sum = 0.0  # of the ratios since the last step
+        self._paces: dict[str, _RoutePace] = {}  # by route name, so as many as the policy has routes
+        self._ratio_sum = 0.0  # since the last step
         self._samples = 0
         self._was_reached = False
         self._at_minimum = 0  # steps in a row
         self._stepped_at = clock()
         self._busy_since: float | None = None
         self._before_probe: float | None = None
-        self._most_in_flight = 0  # the most in flight of the samples since the last step
+        self._most_in_flight = 0  # of the samples since the last step
         self._trial: Trial | None = None
-        self._load_proven = False  # load was shown to be the cause of what is slow now
+        self._load_proven = False  # load was shown to be the cause of the present slowness
         self.overloaded = False
 
     def __repr__(self) -> str:
@@ -221,32 +243,32 @@ class GradientLimiter:
         return int(self._limit)
 
     def note_reached(self) -> None:
-        """A request found no place."""
+        """Note that a request found no place."""
         self._was_reached = True
 
     def join_trial(self, in_flight: int) -> Trial | None:
-        """The experiment that a request which enters now is part of: tell it what becomes of that."""
+        """The trial that a request which enters now takes part in; it must be told what becomes of the request."""
         return self._trial if self._trial is not None and self._trial.admits(in_flight) else None
 
-    def add_sample(self, route_name: str, seconds: float, crowd: int) -> None:
-        """The app itself spent so many seconds on a request that began as the `crowd`-th of those in flight."""
+    def add_sample(self, route_name: str, seconds: float, in_flight: int) -> None:
+        """Add a request that took the app itself so many seconds, and began as the `in_flight`-th in flight."""
         value = log(max(seconds, MIN_SECONDS))
         pace = self._paces.get(route_name)
         if pace is None:
             pace = self._paces[route_name] = _RoutePace(value)
         pace.add(value)
-        if crowd <= self._calm_in_flight:
+        if in_flight <= self._calm_in_flight:
             pace.add_calm(value, self._clock())
         if self._trial is not None and not self._trial.limit_falls:
             self._trial.add_before(seconds)
-        self._most_in_flight = max(self._most_in_flight, crowd)
+        self._most_in_flight = max(self._most_in_flight, in_flight)
         self._ratio_sum += pace.slowdown
         self._samples += 1
 
     def step(self, ages: Callable[[], Iterable[tuple[str, float]]]) -> bool:
-        """Change the limit where it is time to; whether it was time.
+        """Change the limit if it is time to; whether it was.
 
-        `ages` are route and seconds so far of the requests in flight, asked for where samples are few.
+        `ages` gives route and seconds so far of the requests in flight. It is asked for if samples are few.
         """
         now = self._clock()
         if now - self._stepped_at < (MIN_STEP_SECONDS if self._samples >= MIN_STEP_SAMPLES else MAX_STEP_SECONDS):
@@ -272,7 +294,7 @@ class GradientLimiter:
 
     def _change_limit(self, ratio: float, now: float) -> None:
         limit = self._limit
-        if self._before_probe is not None:  # the halved step is over
+        if self._before_probe is not None:  # the probe's one step is over
             limit, self._before_probe = self._before_probe, None
             self._busy_since = now
         slowed = ratio > self._target
@@ -295,7 +317,7 @@ class GradientLimiter:
         self._probe_lower_limit(now)
 
     def _begin_trial(self, limit: float) -> float:
-        """The limit from which it goes down: a higher one than what is in flight would change nothing."""
+        """Begin a trial; the limit from which it goes down, since one above what is in flight would change nothing."""
         if not self._was_reached:
             limit = min(limit, float(max(self._most_in_flight, 1)))
         self._start_trial(limit)
@@ -305,7 +327,7 @@ class GradientLimiter:
         self._trial = Trial(limit, max(self._min_limit, limit / 2))
 
     def _judge_trial(self, limit: float, now: float) -> float:
-        """The limit, once the experiment is over."""
+        """Judge the trial, if it can be; the new limit."""
         trial = self._trial
         assert trial is not None
         helped = trial.verdict(now)
@@ -319,7 +341,7 @@ class GradientLimiter:
         self._load_proven = False
         for pace in self._paces.values():
             pace.least_mean = pace.slow_mean = max(pace.fast_mean, pace.slow_mean)
-        return 2 * trial.start  # what half of them did not change, twice as many may not either
+        return 2 * trial.start  # what half as many did not change, twice as many may not change either
 
     def _relearn_least(self, now: float, *, slowed: bool) -> None:
         self._at_minimum = self._at_minimum + 1 if slowed else 0

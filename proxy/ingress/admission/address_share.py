@@ -1,14 +1,17 @@
-"""Of the places at a gate, how many one address may hold with bodies that are still on their way."""
+"""How many of the places at a gate one address may hold with bodies that are still on their way.
+
+Without it one client could take every place by sending its bodies slowly (the "slow POST" attack).
+"""
 
 from __future__ import annotations
 
 from proxy.ingress.admission.gate import Gate
 
-SHARE_DIVISOR = 4  # a quarter, rounded up
+SHARE_DIVISOR = 4  # of a gate's places: a quarter, rounded up
 
 
 class AddressShare:
-    """What one request holds of its address's shares; `give` may be called again, to no effect."""
+    """What one request holds of its address's shares. `release` may be called again, to no effect."""
 
     def __init__(self, shares: AddressShares) -> None:
         self._shares = shares
@@ -21,23 +24,23 @@ class AddressShare:
 
 
 class AddressShares:
-    """A body that is here needs none: only who keeps the app waiting for the rest of it."""
+    """The shares of all addresses. Only a request that keeps the app waiting for its body needs one."""
 
     def __init__(self) -> None:
-        self._gates: dict[tuple[str, str], Gate] = {}  # by gate and address; those that nobody needs are dropped
+        self._gates: dict[tuple[str, str], Gate] = {}  # by gate and address, while somebody needs it
 
     def __len__(self) -> int:
         return len(self._gates)
 
     async def acquire(self, share: AddressShare, gate: str, address: str, places: int, size: int, wait: float) -> None:
-        """Take one of this address's places of the gate's `places`, in a queue like the gate's own. Raises Shed."""
+        """Take one of this address's share of the gate's `places`, in a queue like the gate's own. Raises Shed."""
         key = (gate, address)
-        mine = self._gates.get(key)
-        if mine is None:
-            mine = self._gates[key] = Gate("share_")
-        mine.configure(-(-places // SHARE_DIVISOR), size, wait)
+        gate_of_address = self._gates.get(key)
+        if gate_of_address is None:
+            gate_of_address = self._gates[key] = Gate("share_")
+        gate_of_address.configure(-(-places // SHARE_DIVISOR), size, wait)
         try:
-            await mine.acquire(0, "")
+            await gate_of_address.acquire(0, "")
         except BaseException:
             self._drop_if_unused(key)
             raise

@@ -1,4 +1,8 @@
-"""How many requests the app gets at once: by route, and all together."""
+"""Admission control: how many requests the app gets at once, by route and in all.
+
+A request passes its route's gate, then the app's, and holds a `Permit` while the app works on it. The app's gate is
+off, fixed or adaptive, as the policy's `overload` says.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,41 @@ if TYPE_CHECKING:
     from proxy.ingress.admission.adaptive import Trial
 
 
-# [merged from ingress/admission/permit] What a request holds while the app works on it.
-class Permit:
-    """A request's places at both gates; for a health probe one of the places that these have.
+# The queue before an adaptive limit. While the app is quick it absorbs bursts. Once the app is overloaded a long queue
+# would only make everybody late, and a quarter of the limit is enough to keep the app busy.
+CALM_QUEUE = 100
+QUEUE_WAIT = 10.0
+MAX_RETRY_AFTER = 60.0
+MAX_PROBES = 4  # health probes at once that need no place of the app's; a platform sends one at a time
 
-    `release` belongs in a `finally`. It and `head_sent` may be called again, to no effect.
+_DETAILS = {
+    "route_queue_full": "This route has its fill of requests, and its queue is full.",
+    "route_wait": "This route has its fill of requests, and none ended in time while this one waited.",
+    "queue_full": "The app has its fill of requests, and the queue is full.",
+    "wait": "The app has its fill of requests, and none ended in time while this one waited.",
+    "share_queue_full": "This address has its share of requests whose bodies are still coming, and its queue is full.",
+    "share_wait": "This address has its share of requests whose bodies are still coming, and none ended in time.",
+    "priority": "The app has its fill of requests, and the queue was needed for more important ones.",
+}
+
+
+class Permit:
+    """A request's places at both gates, or a health probe's own place.
+
+    - `route_name`: empty for a health probe.
+    - `route_in_flight`: of its route, when it got its place, itself included.
+    - `in_app_since`: when the app began to work on it, on the loop's clock.
+
+    Under an adaptive limit the place at the app is given back while the app waits for an outgoing call, since that is
+    not its own work:
+
+        state       event           next state
+        in the app  call_began()    outside: the place is free for another request
+        outside     call_ended()    in the app, whether there is room or not: it has the request already
+        either      release_app()   released: the head of the response is sent
+        any         release()       both gates are released
+
+    `release` belongs in a `finally`. It and `release_app` may be called again, to no effect.
     """
 
     __slots__ = (
@@ -43,19 +77,17 @@ class Permit:
     def __init__(self, admission: AdmissionController, route: Gate | None, app: Gate | None) -> None:
         self._admission = admission
         self._route_gate = route
-        self.route_name = route.name if route is not None else ""  # of a probe none
-        self.route_in_flight = (
-            route.in_flight if route is not None else 0
-        )  # of its route when it got its place, itself included
-        self._app_gate = app  # until the answer's head is sent
-        self._in_app = app is not None  # whether the place there is held now
-        self._open_calls = 0  # outgoing ones of this request that are under way
-        self._calls_since = 0.0  # since when there are some
-        self._ended_call_seconds = 0.0  # seconds with one at least
-        self._app_in_flight = app.in_flight if app is not None else 0  # when it began, itself included
+        self.route_name = route.name if route is not None else ""
+        self.route_in_flight = route.in_flight if route is not None else 0
+        self._app_gate = app  # until the head of the response is sent
+        self._in_app = app is not None  # the place there is held now
+        self._open_calls = 0  # outgoing calls under way
+        self._calls_since = 0.0  # since when there are any
+        self._ended_call_seconds = 0.0  # in which there were any, but for the present ones
+        self._app_in_flight = app.in_flight if app is not None else 0  # at the app when it began, itself included
         self.in_app_since = self._began_at = admission.clock()
         self._trial: Trial | None = None
-        self._app_seconds: float | None = None  # seconds of the app's own
+        self._app_seconds: float | None = None  # without outgoing calls
         if app is not None and admission.is_adaptive:
             admission.in_app[self] = None
             self._trial = admission.join_trial()
@@ -63,7 +95,7 @@ class Permit:
                 self._trial.enter(self.in_app_since)
 
     def release_app(self) -> None:
-        """The answer's head is on its way: what still follows is a stream, and no place at the app's gate."""
+        """The head of the response is on its way. What follows is a stream, and needs no place at the app."""
         app, self._app_gate = self._app_gate, None
         if app is not None and self._in_app:
             self._leave_app()
@@ -73,14 +105,14 @@ class Permit:
             trial.finish(self._app_seconds, self._admission.clock() - self._began_at - self._call_seconds())
 
     def release(self) -> None:
-        """The exchange is over, or a tunnel from here on."""
+        """The exchange is over, or has become a tunnel."""
         self.release_app()
         route, self._route_gate = self._route_gate, None
         if route is not None:
             route.release(self._admission.clock() - self.in_app_since)
 
     def call_began(self) -> None:
-        """The app waits for an outgoing call: under an adaptive limit that is not its own work."""
+        """The app waits for an outgoing call, which under an adaptive limit is not its own work."""
         self._open_calls += 1
         if self._open_calls == 1:
             self._calls_since = self._admission.clock()
@@ -89,7 +121,7 @@ class Permit:
             self._app_gate.release()
 
     def call_ended(self) -> None:
-        """The app goes on working, whether there is room or not: it has the request already."""
+        """The app goes on working, whether there is room or not, since it has the request already."""
         self._open_calls -= 1
         if not self._open_calls:
             self._ended_call_seconds += self._admission.clock() - self._calls_since
@@ -102,16 +134,16 @@ class Permit:
                 self._trial.enter(self.in_app_since)
 
     def record_app_seconds(self, app_seconds: float) -> None:
-        """The app took so long over this request, outgoing calls included: what is left without them is its pace.
+        """Record how long the app took over this request, outgoing calls included; the time of these is subtracted.
 
-        For requests that it answered well: a cancelled one or an error says nothing of its pace.
+        Only for requests that were answered well: a cancelled one or an error says nothing about the app's speed.
         """
         if self.route_name and self._admission.is_adaptive:
             self._app_seconds = max(0.0, app_seconds - self._call_seconds())
             self._admission.add_sample(self.route_name, self._app_seconds, self._app_in_flight)
 
     def _leave_app(self) -> None:
-        """The app works on it no more, for now or for good."""
+        """The app does not work on it any more, for now or for good."""
         self._in_app = False
         self._admission.in_app.pop(self, None)
         if self._trial is not None:
@@ -122,44 +154,26 @@ class Permit:
         return self._ended_call_seconds + (self._admission.clock() - self._calls_since if self._open_calls else 0.0)
 
 
-# The queue before an adaptive limit. While the app is quick it takes up bursts; once the app is overloaded
-# a long queue would only make everybody late, and a quarter of the limit is enough to keep it busy.
-CALM_QUEUE = 100
-QUEUE_WAIT = 10.0
-MAX_RETRY_AFTER = 60.0
-MAX_PROBES = 4  # health probes at once that need no place; a platform sends one at a time
-
-_DETAILS = {
-    "route_queue_full": "This route has its fill of requests, and its queue is full.",
-    "route_wait": "This route has its fill of requests, and none ended in time while this one waited.",
-    "queue_full": "The app has its fill of requests, and the queue is full.",
-    "wait": "The app has its fill of requests, and none ended in time while this one waited.",
-    "share_queue_full": "This address has its share of requests whose bodies are still coming, and its queue is full.",
-    "share_wait": "This address has its share of requests whose bodies are still coming, and none ended in time.",
-    "priority": "The app has its fill of requests, and the queue was needed for more important ones.",
-}
-
-
 class AdmissionController:
     """Two gates: the route's `concurrency` with its queue, then the app's `overload` limit with its own.
 
-    Both queues serve the users in turn, each first come, first served; where one is full, an arrival takes the
-    place of the newest of the user who has most waiting, unless that is its own. The app's serves the most
-    important tier first (the lowest number in `overload.priority`; tiers not named there come after all that
-    are), and when it is full, the least important make room first.
+    Both queues are fair (`PriorityFairQueue`): users are served in turn, and at a full queue an arrival takes the place
+    of the newest waiter of the user who has most of them, unless that is its own. The app's queue serves the most
+    important tier first (the lowest number in `overload.priority`; tiers that are not named there come last), and if it
+    is full, the least important make room first. Before both, a request whose body is still coming needs a share of its
+    address.
 
-    Before both, a request whose body is still coming needs one of its address's share of the places.
-
-    A request that finds no place is refused with 503 `overloaded`, and `on_shed` is told why:
+    A request that finds no place is refused with 503 `overloaded`, and `on_shed` is called with the reason:
     route_queue_full, route_wait, queue_full, wait, priority, share_queue_full or share_wait.
 
-    `clock` must be the loop's, or run with it: waits are timed by the loop.
+    `clock` must be the loop's, or run with it, since the loop times the waits. `in_app` has the permits that hold a
+    place at the app under an adaptive limit.
     """
 
     def __init__(self, overload: Overload, *, clock: Callable[[], float], on_shed: Callable[[str], None]) -> None:
         self.clock = clock
         self._on_shed = on_shed
-        self.in_app: dict[Permit, None] = {}  # under an adaptive limit: those that hold a place at the app
+        self.in_app: dict[Permit, None] = {}
         self._app_gate = Gate("")
         self._probe_gate = Gate("probe_")
         self._probe_gate.limit = MAX_PROBES
@@ -177,7 +191,7 @@ class AdmissionController:
 
     @property
     def limit(self) -> int | None:
-        """How many requests the app gets at once, None where nothing limits that."""
+        """How many requests the app gets at once; None if nothing limits that."""
         return self._app_gate.limit
 
     @property
@@ -194,12 +208,12 @@ class AdmissionController:
         return gate.in_flight if gate is not None else 0
 
     def queued(self, route_name: str) -> int:
-        """Those who wait at either gate."""
+        """Requests of a route that wait at either gate."""
         gate = self._route_gates.get(route_name)
         return len(gate.queue) + gate.waiting_for_app if gate is not None else 0
 
     def reconfigure(self, overload: Overload) -> None:
-        """Take another policy; what is in flight stays in flight and counts."""
+        """Put another policy in force. What is in flight stays in flight, and counts."""
         old, self._overload = self._overload, overload
         if overload.mode != "adaptive":
             self._gradient = None
@@ -211,10 +225,9 @@ class AdmissionController:
             del self._route_gates[name]
 
     def try_admit(self, route: Route, *, exempt: bool = False) -> Permit | None:
-        """A permit where both gates have room now; None where `enter` would wait or refuse.
+        """A permit if both gates have room now; None if `admit` would wait or refuse.
 
-        An exempt request, a health probe, needs room at neither, but for places of its own: who comes when these are
-        taken is treated as everybody is.
+        A health probe is exempt: it has places of its own. If these are taken, it is treated like any other request.
         """
         if exempt and self._probe_gate.try_acquire():
             return Permit(self, self._probe_gate, None)
@@ -236,7 +249,7 @@ class AdmissionController:
             gate.waiting_for_app += 1
             try:
                 await self._acquire_app(tier, user)
-            except BaseException:  # cancelled or shed: the place at the first gate goes back either way
+            except BaseException:  # cancelled or shed: the place at the first gate is given back either way
                 gate.release()
                 raise
             finally:
@@ -249,11 +262,11 @@ class AdmissionController:
         return Permit(self, gate, self._app_gate)
 
     def may_queue(self, route: Route) -> bool:
-        """Whether a request of this route may have to wait for a place."""
+        """Whether a request of this route can have to wait for a place."""
         return self._app_gate.limit is not None or (route.concurrency is not None and route.enforce)
 
     async def acquire_share(self, route: Route, address: str) -> AddressShare:
-        """For a request whose body is still coming: its address's share of each gate. Raises Refusal (503)."""
+        """A share of its address at each gate, for a request whose body is still coming. Raises Refusal (503)."""
         share = AddressShare(self._shares)
         try:
             if route.concurrency is not None and route.enforce:
@@ -279,7 +292,7 @@ class AdmissionController:
             self._step_limit()
 
     def join_trial(self) -> Trial | None:
-        """The experiment of the adaptive limit that a request which has just entered is part of."""
+        """The adaptive limit's trial that a request which has just been admitted takes part in."""
         return self._gradient.join_trial(self._app_gate.in_flight) if self._gradient is not None else None
 
     async def _acquire_app(self, tier: str, user: str) -> None:
@@ -309,7 +322,7 @@ class AdmissionController:
         return [(permit.route_name, now - permit.in_app_since) for permit in self.in_app]
 
     def _schedule_tick(self) -> None:
-        """While somebody waits the limit must be able to change, though no request ends and none comes."""
+        """Look again in a moment: while somebody waits, the limit must be able to change even if no request ends."""
         if self._tick_timer is None:
             self._tick_timer = asyncio.get_running_loop().call_later(MIN_STEP_SECONDS, self._tick)
 
@@ -346,7 +359,7 @@ class RouteGate(Gate):
 
     @property
     def is_overfull(self) -> bool:
-        """In shadow mode, which refuses nobody: whether all places and the queue would be taken by now."""
+        """In shadow mode, which refuses nobody: whether all places and the queue would be taken."""
         route = self.route
         return (
             not route.enforce and route.concurrency is not None and self.in_flight > route.concurrency + self.queue_size

@@ -1,4 +1,4 @@
-"""A bounded number of places, and a bounded queue before it."""
+"""A gate: a limited number of places, and a limited, fair queue before it (a semaphore that can be full)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ADMITTED = ""
 
 
 class Shed(Exception):
-    """Sent away from a gate; its text is the reason."""
+    """A request was turned away from a gate. Its text is the reason, for the metric."""
 
 
 class Waiter:
@@ -36,28 +36,31 @@ class Waiter:
 
 
 class Gate:
-    """`limit` places (None: any number), and up to `size` who wait for one, `wait` seconds at most.
+    """A limited number of places, and a queue for them.
 
-    Whoever gives a place back hands it to the next in line in the same step, so a place is never both free
-    and waited for. One that is cancelled in the moment it was admitted passes its place on.
+    - `limit`: places, None for any number. `in_flight`: how many are taken.
+    - `queue_size`, `queue_wait`: how many may wait, and for how many seconds. `queue`: those who do.
+
+    Releasing a place admits the next in the queue in the same step, so that no place is ever free while somebody waits.
+    A waiter that is cancelled in the moment in which it was admitted passes its place on.
     """
 
     def __init__(self, prefix: str, name: str = "") -> None:
         self.name = name
-        self._prefix = prefix  # of the reasons to be sent away
+        self._prefix = prefix  # of the reasons to be turned away
         self.limit: int | None = None
         self.queue_size = 0
         self.queue_wait = 0.0
         self.in_flight = 0
         self.queue: PriorityFairQueue[Waiter] = PriorityFairQueue()
-        self._hold_seconds = 0.0  # seconds that a place is held, as of late
+        self._hold_seconds = 0.0  # for which a place is held, a running mean
 
     def __repr__(self) -> str:
         room = "" if self.limit is None else f"/{self.limit}"
         return f"{self.in_flight}{room} in flight, {len(self.queue)} queued"
 
     def configure(self, limit: int | None, size: int, wait: float) -> None:
-        """Take other bounds. Those in flight stay; who waits is admitted or sent away as the new bounds say."""
+        """Change the bounds. Those in flight stay; waiters are admitted or turned away as the new bounds say."""
         self.limit, self.queue_size, self.queue_wait = limit, size, wait
         self.admit_waiting()
         while len(self.queue) > size:
@@ -70,7 +73,7 @@ class Gate:
         return True
 
     async def acquire(self, priority: int, user: str) -> None:
-        """Take a place, waiting for it if need be. Raises Shed."""
+        """Take a place, and wait for one if need be. Raises Shed."""
         if self.try_acquire():
             return
         if len(self.queue) >= self.queue_size:
@@ -84,6 +87,7 @@ class Gate:
         try:
             outcome = await waiter.future
         except asyncio.CancelledError:
+            # Not in the queue any more: it was admitted or shed, and this task has not run since.
             if not self._leave_queue(waiter) and not waiter.future.cancelled():
                 if waiter.future.result() == ADMITTED:
                     self.release()
@@ -94,20 +98,21 @@ class Gate:
             raise Shed(outcome)
 
     def release(self, held: float | None = None) -> None:
-        """Give a place back, held for so many seconds."""
+        """Give a place back. `held` is for how many seconds it was taken, if that says anything about the next."""
         self.in_flight -= 1
         if held is not None:
             self._hold_seconds += (held - self._hold_seconds) * 0.1
         self.admit_waiting()
 
     def admit_waiting(self) -> None:
+        """Give the free places to those who wait, in turn."""
         while self.queue and self.try_acquire():
             waiter = self.queue.pop_next()
             if waiter is None or not waiter.resolve(ADMITTED):
                 self.in_flight -= 1
 
     def expected_wait(self) -> float:
-        """Seconds until an arrival now could expect a place: the queue, at the pace of late."""
+        """Seconds until a request that arrives now can expect a place: those before it, at the present pace."""
         return (len(self.queue) + 1) * self._hold_seconds / max(1, self.limit or 1)
 
     def _time_out(self, waiter: Waiter) -> None:

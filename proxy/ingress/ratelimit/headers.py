@@ -1,8 +1,8 @@
 """The RateLimit header fields (draft-ietf-httpapi-ratelimit-headers-10), and the older X-RateLimit ones.
 
-`w` and `t` are whole seconds, rounded up. `t`, and X-RateLimit-Reset with it, is the time until quota that
-is taken now comes free: in a sliding window that is when its oldest request leaves it, and of a limit that
-refuses it is the Retry-After. 0 where nothing is taken.
+`w` and `t` are whole seconds, rounded up. `t`, and X-RateLimit-Reset with it, is the time until quota that is used now
+comes free: in a sliding window that is when its oldest request leaves it, and for a limit that refuses it is the
+Retry-After. 0 if no quota is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from proxy.policy.schema.server import Rate
 
 
 class RateLimitHeaders:
-    """The limits of a tier on a route, with what can be written of them beforehand."""
+    """The fields for the limits of a tier on a route, with what does not change rendered beforehand.
+
+    `names` and `rates` are its limits, in the policy's order.
+    """
 
     __slots__ = ("_limits", "_policy", "_quoted", "names", "rates")
 
@@ -28,9 +31,9 @@ class RateLimitHeaders:
         self._limits = [(b"X-RateLimit-Limit", b"%d" % rate.count) for rate in rates]
 
     def render(self, standings: Sequence[tuple[int, float]]) -> tuple[tuple[bytes, bytes], ...]:
-        """The fields for limits that stand so: (remaining, seconds to reset) of each, in order.
+        """The fields for limits that stand so: (remaining, seconds to reset) of each, in the policy's order.
 
-        The older fields can tell of one limit only: that with the least remaining, or of those the one that
+        The older fields have room for one limit only: the one with the least remaining, and of several the one that
         takes longest to reset.
         """
         if len(standings) == 1:
@@ -52,7 +55,7 @@ class RateLimitHeaders:
 
 
 def _limit_numbers(rates: tuple[Rate, ...]) -> list[int]:
-    """Nothing for the first, then 2, 3, …"""
+    """0 for the first limit, which has the route's bare name; then 2, 3, and so on."""
     return [0, *range(2, len(rates) + 1)]
 
 

@@ -1,9 +1,9 @@
-"""Rate limits by user and route: exact sliding windows, bounded in memory.
+"""Rate limits by user and route: exact sliding windows, in bounded memory.
 
-A limit of N in a period admits N in every half-open window of that length, never N+1, and refuses only
-when the window has no room (above N = 1,000 up to 1 % early, see `ratelog`). With several limits all must
-have room, and a request counts against all or none. Refused requests do not count, in shadow mode neither,
-so that what shadow mode reports is what enforcement would refuse.
+A limit of N in a period admits N in every half-open window of that length, never N + 1, and refuses only if the window
+is full (above N = 1,000 up to 1 % early, see `sliding_log`). If there are several limits, all must have room, and a
+request counts against all or none. Refused requests do not count, in shadow mode neither, so that what shadow mode
+reports is what enforcement would refuse.
 """
 
 from __future__ import annotations
@@ -15,32 +15,37 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
-from proxy.ingress.ratelimit import headers as ratefields
 from proxy.ingress.ratelimit import sliding_log
+from proxy.ingress.ratelimit.headers import RateLimitHeaders
 from proxy.ingress.ratelimit.sliding_log import MAX_EXACT_QUOTA, MixedLog, UserLog
 from proxy.policy.schema.server import Rate, Route
 
-MAX_PLAIN_USER_LENGTH = 40  # characters of a user's name
+MAX_PLAIN_USER_LENGTH = 40  # characters of a user's name that is not kept as a hash
 
 
 class LimitStanding(NamedTuple):
-    """One limit of a route, as it stands for a user after a decision. Times in seconds."""
+    """One limit of a route, as it stands for a user after a decision. `window` and `reset` are in seconds."""
 
     name: str
     quota: int
     window: float
     remaining: int
-    reset: float  # until a place that is taken now comes free; 0 when none is taken
+    reset: float  # until quota that is used now comes free; 0 if none is
 
 
 class RateDecision:
-    """What the limits say to one request. `retry_after` is the seconds until it would be admitted."""
+    """What the limits say to one request.
+
+    - `allowed`; if not, `retry_after` is the seconds until it would be.
+    - `enforced`: False for a route in shadow mode.
+    - `decided_at`: on the limiter's clock; `RateLimiter.refund` finds the request by it.
+    """
 
     __slots__ = ("_policy", "_standings", "allowed", "decided_at", "enforced", "retry_after")
 
     def __init__(
         self,
-        policy: ratefields.RateLimitHeaders,
+        policy: RateLimitHeaders,
         standings: list[tuple[int, float]],
         *,
         retry_after: float,
@@ -56,6 +61,7 @@ class RateDecision:
 
     @property
     def items(self) -> tuple[LimitStanding, ...]:
+        """Each limit as it stands now, in the policy's order."""
         pairs = zip(self._policy.names, self._policy.rates, self._standings, strict=True)
         return tuple(LimitStanding(name, rate.count, rate.period, *standing) for name, rate, standing in pairs)
 
@@ -64,12 +70,16 @@ class RateDecision:
 
 
 class _TierLimits:
-    """What a tier may do on a route, prepared."""
+    """The limits of a tier on a route, compiled.
+
+    `exact` and `coarse` are (quota, period) of those up to MAX_EXACT_QUOTA and above; `keep` is how many times the
+    exact ones need to remember.
+    """
 
     __slots__ = ("coarse", "enforced", "exact", "headers", "keep", "longest", "order")
 
     def __init__(self, route: Route, rates: tuple[Rate, ...]) -> None:
-        self.headers = ratefields.RateLimitHeaders(route.name, rates)
+        self.headers = RateLimitHeaders(route.name, rates)
         self.enforced = route.enforce
         self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= MAX_EXACT_QUOTA]
         self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > MAX_EXACT_QUOTA)
@@ -81,12 +91,12 @@ class _TierLimits:
 
 
 class RateLimiter:
-    """Counts by user and route name, kept when a reload changes the limits.
+    """Counts by user and route name, which a reload that changes the limits keeps.
 
-    Memory: a user on one route takes about 270 bytes and 8 for each time remembered (at most N + 16 of the
-    largest exact limit, and about 120 for each limit above 1,000). `capacity` users are held at once, and
-    `most_times` times together (16 MiB); past either, the longest unseen user is dropped. `evicted` counts
-    those of them that still counted against a limit. Users whose windows have all passed go first, uncounted.
+    Memory: a user on one route takes about 270 bytes and 8 for each time remembered (at most N + 16 of the largest
+    exact limit, and about 120 for each limit above 1,000). At most `capacity` users are remembered, and `most_times`
+    times in all (16 MiB); beyond either, the user not seen for longest is evicted. `evicted` counts those of them that
+    still counted against a limit. Users whose windows have all passed go first, and are not counted.
     """
 
     def __init__(
@@ -95,21 +105,21 @@ class RateLimiter:
         self._clock = clock
         self._capacity = capacity
         self._most_times = most_times
-        self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, the longest unseen first
+        self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, oldest use first
         self._compiled: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _TierLimits | None]]] = {}
         self._longest_period = 0.0  # the longest period of any limit seen
-        self.times = 0  # remembered now, by all users
+        self.times = 0  # remembered now, of all users
         self.evicted = 0
 
     def __len__(self) -> int:
-        """Users remembered, each once a route."""
+        """Users remembered, each once for each route."""
         return len(self._logs)
 
     def __repr__(self) -> str:
         return f"<RateLimiter: {len(self)} users, {self.times} times, {self.evicted} evicted>"
 
     def check(self, route: Route, tier: str, user: str) -> RateDecision | None:
-        """Decide on a request, and count it where it is admitted. None: no limit holds here."""
+        """Decide on a request, and count it if it is admitted. None: no limit applies."""
         spec = self._limits_for(route, tier)
         if spec is None:
             return None
@@ -117,6 +127,7 @@ class RateLimiter:
         log = self._log_for(_log_key(route, user), spec, now)
         if isinstance(log, MixedLog):
             return self._decide_mixed(log, spec, now)
+        # The usual case: exact limits only, one array, one look at its end.
         wait = _seconds_until_room(log, spec, now)
         if wait == 0.0:
             log.append(now)
@@ -127,7 +138,7 @@ class RateLimiter:
         return RateDecision(spec.headers, standings, retry_after=wait, enforced=spec.enforced, at=now)
 
     def refund(self, route: Route, user: str, decision: RateDecision) -> None:
-        """Uncount a request that was admitted here and refused elsewhere before the app saw it."""
+        """Uncount a request that was admitted here, and refused elsewhere before the app saw it."""
         log = self._logs.get(_log_key(route, user))
         if log is None or not decision.allowed:
             return
@@ -189,7 +200,7 @@ class RateLimiter:
         self.times += len(log) - before
 
     def _evict_logs(self, now: float) -> None:
-        """Called for each new user: two of the spent ones go for every one that comes."""
+        """Called for each new user: drops up to two whose windows have passed, so that these cannot pile up."""
         logs = self._logs
         for _ in range(2):
             key, log = next(iter(logs.items()))
@@ -205,7 +216,7 @@ class RateLimiter:
 
 
 def _log_key(route: Route, user: str) -> str | bytes:
-    """A long name is kept as its hash: who writes names of a kilobyte has no more of our memory than others."""
+    """A long name is kept as its hash, so that a user with a name of a kilobyte takes no more memory than others."""
     key = f"{route.name}\n{user}"
     if len(user) <= MAX_PLAIN_USER_LENGTH and user.isascii():
         return key
@@ -213,13 +224,13 @@ def _log_key(route: Route, user: str) -> str | bytes:
 
 
 def _seconds_until_room(times: array[float], spec: _TierLimits, now: float) -> float:
-    """Seconds until every exact limit has room; 0: now."""
+    """Seconds until every exact limit has room; 0 if all have."""
     wait = 0.0
     size = len(times)
     for quota, period in spec.exact:
         if size >= quota:
             if not quota:
-                return period  # none is ever admitted
+                return period  # a quota of 0 never admits
             left = period - (now - times[-quota])
             if left > wait:
                 wait = left
@@ -227,12 +238,14 @@ def _seconds_until_room(times: array[float], spec: _TierLimits, now: float) -> f
 
 
 def _standings(times: array[float], spec: _TierLimits, now: float, *, refused: bool) -> list[tuple[int, float]]:
+    """(remaining, seconds to reset) of each exact limit."""
     standings = []
     size = len(times)
     for quota, period in spec.exact:
         if refused and size >= quota and (not quota or now - times[-quota] < period):
             standings.append((0, period - (now - times[-quota]) if quota else period))
             continue
+        # Requests within the window are at the end of the log: `first` is the oldest of them that counts.
         first = bisect_right(times, now - period, max(0, size - quota))
         reset = times[first] + period - now if first < size else 0.0
         standings.append((quota - (size - first), reset))

@@ -1,10 +1,10 @@
 """What is remembered of one user's requests on one route, so that limits can be exact.
 
-A log has the times of the requests that were admitted, oldest first, as 8-byte floats. A limit of N in a
-period has room exactly when the N-th last of them is a period old: one look, however many there are.
+A log has the times of the requests that were admitted, oldest first, as 8-byte floats. A limit of N in a period has
+room exactly if the N-th last of them is a period old: one look, however many there are.
 
-Limits above EXACT are kept by `Coarse` logs, one a limit: they note every `step`-th request alone, where
-step is a hundredth of N, and count it with those since the one before, its group. That can only count too
+Limits above MAX_EXACT_QUOTA are kept by a `CoarseLog` each. It notes the time of every `step`-th request only, where
+`step` is a hundredth of N, and counts each with the requests since the one before, its group. That can only count too
 many, by less than `step`: never more than N are admitted, and at most 1 % of N is refused early.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 MAX_EXACT_QUOTA = 1000
-TRIM_SLACK = 16  # times kept beyond need, so that old ones are cut off several at once
+TRIM_SLACK = 16  # times that are kept beyond need, so that old ones are dropped several at once
 
 
 def new_times(times: Iterable[float] = ()) -> array[float]:
@@ -24,7 +24,13 @@ def new_times(times: Iterable[float] = ()) -> array[float]:
 
 
 class CoarseLog:
-    """The log of one limit above EXACT."""
+    """The log of one limit above MAX_EXACT_QUOTA.
+
+    - `marks`: when each group of requests was complete; `counts`: how many it has, which is `step` less what was
+      refunded.
+    - `is_uneven`: some group has less than `step`.
+    - `partial`: requests since the last mark; `last`: the time of the last of them.
+    """
 
     __slots__ = ("counts", "is_uneven", "last", "marks", "partial", "period", "quota", "step")
 
@@ -32,14 +38,14 @@ class CoarseLog:
         self.quota = quota
         self.period = period
         self.step = quota // 100
-        self.marks = new_times()  # when each group of requests was complete
-        self.counts = array("L")  # how many each group has: `step`, less what was given back
-        self.is_uneven = False  # whether any has less
-        self.partial = 0  # requests since the last mark
-        self.last = 0.0  # the time of the last of those
+        self.marks = new_times()
+        self.counts = array("L")
+        self.is_uneven = False
+        self.partial = 0
+        self.last = 0.0
 
     def seconds_until_room(self, now: float) -> float:
-        """Seconds until there is room; 0: now."""
+        """Seconds until there is room; 0 if there is."""
         room = self.quota - 1 - self._current_partial(now)
         groups = self._fitting_groups(room) if self.is_uneven else room // self.step
         if len(self.marks) <= groups:
@@ -47,7 +53,7 @@ class CoarseLog:
         return max(0.0, self.period - (now - self.marks[-(groups + 1)]))
 
     def _fitting_groups(self, room: int) -> int:
-        """How many of the newest groups have no more than `room` requests together."""
+        """How many of the newest groups have no more than `room` requests in all."""
         for groups, count in enumerate(reversed(self.counts)):
             room -= count
             if room < 0:
@@ -64,8 +70,11 @@ class CoarseLog:
             self._trim(TRIM_SLACK)
 
     def refund(self, at: float, now: float) -> None:
-        """Uncount a request that was counted at that time, in the group that has it and in no later one: one that is a
-        period old counts no more, and those since are others."""
+        """Uncount a request that was counted at that time.
+
+        It is taken from the group that has it, never from a later one. If it is a period old it does not count any
+        more, and nothing is taken.
+        """
         if now - at >= self.period:
             return
         place = bisect_left(self.marks, at)
@@ -76,20 +85,20 @@ class CoarseLog:
         self.is_uneven = True
         left, after = self.counts[place], place + 1
         if after < len(self.counts) and left + self.counts[after] <= self.step:
-            self.counts[after] += left  # counted longer than it must be, by less than `step` requests: as ever
+            self.counts[after] += left  # merged: counted a little longer than it must be, by less than `step` requests
             left = 0
         if not left:
             del self.marks[place], self.counts[place]
 
     def _trim(self, slack: int) -> None:
-        """Two groups side by side have more than `step` together, so that many of them are enough."""
+        """Drop groups that no window can reach. Two neighbours have more than `step` in all, so twice as many suffice."""
         keep = (2 if self.is_uneven else 1) * (self.quota // self.step + 1)
         if len(self.marks) > keep + slack:
             del self.marks[:-keep], self.counts[:-keep]
             self.is_uneven = min(self.counts) < self.step
 
     def standing(self, now: float) -> tuple[int, float]:
-        """How many requests count now, and the seconds until one of them no longer will."""
+        """How many requests count now, and the seconds until one of them does not any more."""
         first = bisect_right(self.marks, now - self.period)
         partial = self._current_partial(now)
         whole = sum(self.counts[first:]) if self.is_uneven else (len(self.marks) - first) * self.step
@@ -98,12 +107,13 @@ class CoarseLog:
         return count, max(0.0, oldest + self.period - now) if count else 0.0
 
     def entries(self) -> Iterator[tuple[float, int]]:
-        """Times and how many requests each stands for, oldest first."""
+        """Times, and how many requests each stands for, oldest first."""
         yield from zip(self.marks, self.counts, strict=True)
         if self.partial:
             yield self.last, self.partial
 
     def load_entries(self, entries: Iterable[tuple[float, int]]) -> None:
+        """Take over the entries of another log."""
         for time, count in entries:
             whole, self.partial = divmod(self.partial + count, self.step)
             self.marks.extend([time] * min(whole, self.quota))
@@ -116,7 +126,7 @@ class CoarseLog:
 
 
 class MixedLog:
-    """The logs of a user with at least one limit above EXACT; `times` serves the others."""
+    """The logs of a user who has at least one limit above MAX_EXACT_QUOTA. `times` serves the exact ones."""
 
     __slots__ = ("coarse", "times")
 
@@ -125,6 +135,7 @@ class MixedLog:
         self.coarse = coarse
 
     def has_limits(self, limits: tuple[tuple[int, float], ...]) -> bool:
+        """Whether it was made for these (quota, period)."""
         return tuple((log.quota, log.period) for log in self.coarse) == limits
 
     def __len__(self) -> int:
@@ -135,7 +146,7 @@ UserLog: TypeAlias = "array[float] | MixedLog"  # array cannot be subscripted be
 
 
 def last_time(log: UserLog) -> float:
-    """When the user was last admitted; minus infinity for never."""
+    """When the user was last admitted; minus infinity if never."""
     if isinstance(log, MixedLog):
         return max([log.times[-1] if log.times else float("-inf"), *(_last_of_coarse(coarse) for coarse in log.coarse)])
     return log[-1] if log else float("-inf")
@@ -144,8 +155,8 @@ def last_time(log: UserLog) -> float:
 def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) -> UserLog:
     """The same counts for other limits: `keep` times for exact ones, a log for each (quota, period) above.
 
-    What an old log did not need to remember is not known: a limit that both admits more and looks back
-    longer than any before it starts with what there is.
+    What the old log did not need to remember is not known: a limit that both admits more and looks back longer than any
+    before it starts with what there is.
     """
     old = log.coarse if isinstance(log, MixedLog) else ()
     times = log.times if isinstance(log, MixedLog) else log
@@ -167,13 +178,14 @@ def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) 
 
 
 def _restore_older_times(log: CoarseLog, times: array[float], keep: int) -> array[float]:
-    """`times` with what a coarse log knows from before; it has them too, a little later than they were."""
+    """`times`, with what a coarse log knows from before them. It has the same requests, a little later than they were."""
     known = [time for time, count in log.entries() for _ in range(count)][-keep - TRIM_SLACK :]
     latest = times[0] if times else float("inf")
     return new_times([*(min(time, latest) for time in known[: len(known) - len(times)]), *times])
 
 
 def trim_times(times: array[float], keep: int, *, slack: int = TRIM_SLACK) -> None:
+    """Drop the oldest times beyond `keep`, several at once."""
     if len(times) > keep + slack:
         del times[: len(times) - keep]
 

@@ -1,8 +1,9 @@
-"""Which fields of a client's never reach the app: those of the connection, ours, and what only a proxy may say.
+"""Which fields of a client never reach the app: those of the connection, the gateway's own, and what only a proxy may
+say.
 
-The app's peer is the gateway now, on loopback, which many servers trust: gunicorn lets such a peer set SCRIPT_NAME and
-with it the path that the app routes by, frameworks and their middleware take addresses, schemes, hosts and users from
-X-Forwarded-* and its kin. So a client's own words in these fields end here, unless it is a proxy that is believed
+The app's peer is the gateway now, on loopback, which many servers trust: gunicorn lets such a peer set SCRIPT_NAME, and
+with it the path by which the app routes; frameworks and their middleware take addresses, schemes, hosts and users from
+X-Forwarded-* and the like. So a client's own words in these fields end here, unless it is a proxy that is believed
 (`listen.trusted_proxies`), and then as far as that kind of proxy is known to write them itself.
 """
 
@@ -14,7 +15,7 @@ from typing import Literal
 
 from proxy.http.hop_by_hop import HOP_BY_HOP
 
-# The gateway itself speaks for these, and states them anew.
+# The gateway vouches for these, and states them anew.
 STATED_BY_GATEWAY = (
     b"x-outrigger-request",
     b"x-request-id",
@@ -63,7 +64,7 @@ STATED_BY_RENDER = (b"cf-connecting-ip", b"cf-connecting-ipv6", b"true-client-ip
 
 
 def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
-    """Each name with each of its dashes also as an underscore: CGI-style apps cannot tell them apart."""
+    """Each name with each of its dashes also as an underscore, since CGI-style apps cannot tell them apart."""
     found = set()
     for name in names:
         parts = name.replace(b"_", b"-").split(b"-")
@@ -72,7 +73,7 @@ def _spellings(names: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(found)
 
 
-# What the app is told of its calls out. One that passes a vendor's answer on as it came would tell its own users.
+# What the app learns about its calls out. An app that passes on a vendor's response as it came would tell its users.
 CALL_HEADERS = frozenset((b"x-outrigger-attempts", b"x-outrigger-cache", b"x-outrigger-cost", b"x-outrigger-fallback"))
 DROPPED_FROM_RESPONSES = HOP_BY_HOP | CALL_HEADERS
 
@@ -83,8 +84,8 @@ DROPPED_FROM_REQUESTS: dict[Trust, frozenset[bytes]] = {
     "nobody": _ALWAYS_DROPPED | _spellings((*STATED_BY_PROXIES, *READ_BY_GUNICORN)),
     "render": _ALWAYS_DROPPED
     | _spellings(name for name in (*STATED_BY_PROXIES, *READ_BY_GUNICORN) if name not in STATED_BY_RENDER),
-    # A private peer is believed by default, so not with what turns one path into another.
+    # A private peer is believed by default, but not about what turns one path into another.
     "private": _ALWAYS_DROPPED | _spellings(READ_BY_GUNICORN),
-    "named": _ALWAYS_DROPPED,  # by their networks or number: the operator vouches for them
+    "named": _ALWAYS_DROPPED,  # by networks or number of hops: the operator vouches for them
 }
-"""By who is believed, in lower case."""
+"""By whose word is believed; names in lower case."""

@@ -22,14 +22,16 @@ HeaderList = list[tuple[bytes, bytes]]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 ENDLESS = float("inf")
-STATUS_CLIENT_GONE = 499  # nginx's word for a request whose client left before the answer's head
+STATUS_CLIENT_GONE = 499  # as in nginx, for a request whose client left before the head of the response
 
 
 class Body(Protocol):
-    """A request's body as it comes in; reading it is what lets more of it come."""
+    """A request's body as it comes in. Reading it is what lets more of it come."""
 
     @property
-    def total_bytes(self) -> int: ...  # that came so far, read or not
+    def total_bytes(self) -> int:
+        """Bytes that have come so far, read or not."""
+
     def is_eof(self) -> bool: ...
     def at_eof(self) -> bool: ...
     def read_nowait(self, n: int = -1) -> bytes: ...
@@ -38,19 +40,45 @@ class Body(Protocol):
 
 
 class HeldResources:
-    """What few requests have of their client's places and shares, until they end."""
+    """What few requests hold until they end, apart from their permit. Made by `Exchange.hold_resources`.
+
+    - `address`: the client's, whose connections it counts for if a proxy is in between.
+    - `share`: of its address, while its body still comes.
+    - `continue_sent`: the client was told to go on with its body (100).
+    - `has_stream`: its response counts among its user's streams.
+    """
 
     __slots__ = ("address", "continue_sent", "has_stream", "share")
 
     def __init__(self) -> None:
-        self.address: str | None = None  # of its client's address, where a proxy is between
-        self.share: AddressShare | None = None  # while its body still comes
-        self.continue_sent = False  # it was told to go on with its body (100)
-        self.has_stream = False  # its answer has a place among its user's streams
+        self.address: str | None = None
+        self.share: AddressShare | None = None
+        self.continue_sent = False
+        self.has_stream = False
 
 
 class Exchange:
-    """One request and what became of it. Times are the loop's clock, in seconds."""
+    """One request and what became of it: every step of the pipeline reads and writes this record.
+
+    From the client, set once:
+    - `method`, `target` (as sent; bytes that are not UTF-8 are surrogates), `path`, `headers`, `raw_headers`, `origin`;
+    - `body`, `chunked`, `http10`, `upgrade` (the protocol asked for, if it may be passed on);
+    - `should_close`: the client wants the connection to end, or its protocol does;
+    - `peer`, and `received_at` on the loop's clock.
+
+    Set on the way:
+    - `request_id`, `trace_id`, `token`, `client`, `user`, `tier`, `route`: whose it is;
+    - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them;
+    - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by
+      the client or by the app), `dropped_from_response` (fields of the app's response that do not reach the client);
+    - `bytes_in`, `bytes_out`; `calls` out that were made for it, and their `cost` in nano-dollars, if any has a price;
+    - `memory_before`: the app's memory when it began, in bytes.
+
+    Durations in seconds:
+    - `waited_seconds`: spent neither by the gateway nor by the app, in queues and while the app restarts;
+    - `app_seconds`: from the last byte of the request sent to the first byte of the response received;
+    - `overhead_seconds`: spent in the gateway itself.
+    """
 
     __slots__ = (
         "aborted",
@@ -112,19 +140,19 @@ class Exchange:
         upgrade: str | None = None,
     ) -> None:
         self.method = method
-        self.target = target  # as sent; bytes that are not UTF-8 are surrogates
+        self.target = target
         self.path = path_from_target(target)
-        self.headers = headers  # case-insensitive
+        self.headers = headers
         self.raw_headers = raw_headers
         self.body = body
         self.peer = peer
         self.received_at = received
         self.http10 = http10
         self.chunked = chunked
-        self.should_close = should_close  # the client's wish, or its protocol's
-        self.upgrade = upgrade  # the protocol asked for, where it may be passed on
+        self.should_close = should_close
+        self.upgrade = upgrade
         self.origin = headers.get("Origin")
-        # set on the way
+        # Set on the way.
         self.request_id = ""
         self.trace_id: str | None = None
         self.token = ""
@@ -137,25 +165,24 @@ class Exchange:
         self.held: HeldResources | None = None
         self.refused: Refusal | None = None
         self.status = 0
-        self.aborted = False  # broken off, by the client or by the app
-        self.reached_app = False  # the app has it, or a part of it
-        self.response_started = False  # the head of an answer is on its way to the client
+        self.aborted = False
+        self.reached_app = False
+        self.response_started = False
         self.bytes_in = 0
         self.bytes_out = 0
-        self.waited_seconds = 0.0  # time spent neither by us nor by the app: queues, and an app that restarts
-        self.app_seconds = 0.0  # the request's last byte sent to the answer's first byte received
-        self.overhead_seconds = 0.0  # time spent in the gateway itself
+        self.waited_seconds = 0.0
+        self.app_seconds = 0.0
+        self.overhead_seconds = 0.0
         self.memory_before = 0
-        self.calls = 0  # calls out that were made for it
-        self.cost: int | None = None  # of those that have a price, in nano-dollars
-        self.dropped_from_response = (
-            DROPPED_FROM_RESPONSES  # fields of the app's answer that do not reach the client, in lower case
-        )
-        self.budgets: UserBudgets | None = None  # where a cap rests on its user
+        self.calls = 0
+        self.cost: int | None = None
+        self.dropped_from_response = DROPPED_FROM_RESPONSES
+        self.budgets: UserBudgets | None = None
 
     def time_left(self, now: float) -> float | None:
-        """Seconds until this route's `total`, or before the answer began its `timeout`, where calls out are to
-        end with it (`when_abandoned: cancel`); else None."""
+        """Seconds until this route's `total` or, before the response began, its `timeout`, if calls out are to end with
+        the request (`when_abandoned: cancel`); infinity if neither is set. Else None.
+        """
         route = self.route
         if route.when_abandoned != "cancel":
             return None
@@ -165,6 +192,7 @@ class Exchange:
         return max(0.0, min(ends) - now) if ends else ENDLESS
 
     def hold_resources(self) -> HeldResources:
+        """Made when first needed: most requests hold nothing but their permit."""
         if self.held is None:
             self.held = HeldResources()
         return self.held
@@ -189,12 +217,12 @@ class Exchange:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody waits for the app's answer any more: the client left, or we refused the request meanwhile."""
+        """Whether nobody waits for the app's response any more: the client left, or the request was refused meanwhile."""
         return self.status in (STATUS_CLIENT_GONE, 504) or self.aborted or self._refused_after_start
 
     @property
     def _refused_after_start(self) -> bool:
-        """By us, while the app worked on it; what the app broke off itself is no matter of ours."""
+        """By the gateway, while the app worked on it. A response that the app itself broke off (502) does not count."""
         return self.reached_app and self.refused is not None and self.status != 502
 
     @property
@@ -217,8 +245,8 @@ _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 def path_from_target(target: str) -> str:
     """The path in a request target, of origin-form or absolute-form (RFC 9112 section 3.2).
 
-    A `#` has no place in a target; servers that take it for a part of the path are as many as those that cut there,
-    so it stays, and `pattern.readings` reads both.
+    A `#` has no place in a target. As many servers take it for a part of the path as cut the path there, so it stays,
+    and `routing.path_readings` reads both.
     """
     if not target.startswith("/") and (authority := _AUTHORITY.match(target)) is not None:
         target = target[authority.end() :]

@@ -1,4 +1,4 @@
-"""What becomes of header fields on their way through (RFC 9110 section 7.6, RFC 9112)."""
+"""Which header fields pass the gateway, and which it adds (RFC 9110 section 7.6, RFC 9112)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from proxy.ingress.exchange import Exchange, HeaderList
 from proxy.ingress.request_errors import bad_request
 from proxy.units import format_nanos
 
-MAX_TRACESTATE_MEMBERS = 31  # of a client's tracestate, beside ours
+MAX_TRACESTATE_MEMBERS = 31  # of a client's tracestate, beside the gateway's
 VIA = b"Via: 1.1 outrigger\r\n"
 # Framing, routing and credentials cannot be named away by a client's Connection field.
 NOT_CONNECTION_OPTIONS = frozenset((b"content-length", b"host", b"cookie", b"authorization"))
-# HTTP/2 in a tunnel would carry requests past every limit (RFC 9113 took this upgrade out of HTTP/2).
+# HTTP/2 in a tunnel would carry requests past every limit. RFC 9113 has deprecated this upgrade.
 REFUSED_UPGRADES = frozenset(("h2c", "h2"))
 
 
 def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None:
-    """The protocol a request asks to switch to, or None where it asks for none that we pass on."""
+    """The protocol that a request asks to switch to, or None if it asks for none that may be passed on."""
     if not upgrade or not connection:
         return None
     if not any(token.strip().lower() == "upgrade" for token in connection.split(",")):
@@ -29,7 +29,9 @@ def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None
 
 
 def check_framing(x: Exchange, transfer_encoding: str | None) -> None:
-    """Refuse what two readers could frame differently, beyond what the parser already refused."""
+    """Refuse what two readers could frame differently, beyond what the parser has already refused. Raises Refusal
+    (400).
+    """
     if transfer_encoding is None:
         return
     if x.http10:
@@ -39,10 +41,11 @@ def check_framing(x: Exchange, transfer_encoding: str | None) -> None:
 
 
 def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], authority: str) -> bytes:
-    """The head the app gets: the client's, less what ends here (`dropped_fields`), with what we vouch for.
+    """The head that the app gets: the client's, less what ends here (`x.client.dropped_fields`), with what the gateway
+    vouches for.
 
-    `forwarding` are the X-Forwarded-* and Forwarded fields to state. `authority` stands in for the
-    Host that an HTTP/1.0 client need not send.
+    `forwarding` are the X-Forwarded-* and Forwarded fields to state. `authority` stands in for the Host that an
+    HTTP/1.0 client need not send.
     """
     lines = [b"%s %s HTTP/1.1\r\n" % (x.method.encode(), x.target.encode("utf-8", "surrogateescape"))]
     dropped = x.client.dropped_fields
@@ -73,9 +76,9 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
 
 
 def render_tracestate(x: Exchange) -> bytes:
-    """The client's, with this request's token before it: who continues the trace carries it to calls out.
+    """The client's tracestate with this request's token in front: whoever continues the trace carries it to calls out.
 
-    At most 32 members (W3C Trace Context section 3.3.1.1), so the oldest gives way.
+    At most 32 members are allowed (W3C Trace Context section 3.3.1.1), so the oldest gives way.
     """
     members = [b"outrigger=" + x.token.encode()]
     for name, value in x.raw_headers:
@@ -86,7 +89,7 @@ def render_tracestate(x: Exchange) -> bytes:
 
 
 def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
-    """The app's header fields for the client: end to end ones as they came, then ours.
+    """The app's header fields for the client: end-to-end fields as they came, then the gateway's own.
 
     Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
     """
@@ -104,8 +107,9 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
 
 
 def limit_header_lines(x: Exchange) -> list[bytes]:
-    """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers), and the dollars of today of a
-    user who has a cap."""
+    """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers), and the dollars spent today by a user
+    who has a cap.
+    """
     lines = [] if x.rate_decision is None else [b"%s: %s\r\n" % pair for pair in x.rate_decision.render_headers()]
     if x.budgets is not None:
         used = format_nanos(x.budgets.spent_today(x.user))

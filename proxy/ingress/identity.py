@@ -25,7 +25,7 @@ from proxy.policy.schema.server import (
 )
 
 MAX_USER_LENGTH = 256
-MAX_COOKIE_LENGTH = 4096  # what browsers keep (RFC 6265 section 6.1)
+MAX_COOKIE_LENGTH = 4096  # as long as browsers keep (RFC 6265 section 6.1)
 
 IP_PREFIX = "ip:"
 COOKIE_PREFIX = "cookie:"
@@ -34,25 +34,26 @@ _Find = Callable[[RequestView], str | None]
 
 
 class Identified(NamedTuple):
+    """A request's user. `source` is one of path, header, jwt, cookie and ip."""
+
     user: str
     tier: str
-    source: str  # path, header, jwt, cookie or ip
+    source: str
 
 
 class Identifier:
-    """Asks the sources of `identity.user` in turn; the first that yields a fit value names the user.
+    """Asks the sources of `identity.user` in turn; the first that gives a valid name decides.
 
-    Names from path, header and token are the app's own names for its users and stand as they are, but for those that
-    are ours (`unattributed`), which get a mark. A user
-    known by cookie is `cookie:` and 16 hex digits of a SHA-256, the same after every restart; one known by
-    address is `ip:` and the address, of IPv6 its /64. No other source can yield a name with these
-    beginnings, nor one that is empty, longer than 256 characters, or has unprintable characters in it: such
-    a value names nobody, and the next source is asked.
+    Names from path, header and token are the app's own names for its users and stay as they are, but for the gateway's
+    own (`unattributed`), which get a mark. A user known by cookie is `cookie:` and 16 hex digits of a SHA-256, the same
+    after every restart; one known by address is `ip:` and the address, of IPv6 its /64. No other source can give a name
+    with these prefixes, or one that is empty, longer than 256 characters or not printable: such a value names nobody,
+    and the next source is asked.
 
-    A tier is the first whose shell pattern fits the user, case and all; the last is everybody else's, and
-    that of every user known by address. Without tiers it is "default".
+    A user's tier is the first whose shell pattern matches the name, case included; the last tier is everybody else's,
+    and that of every user known by address. Without tiers it is "default".
 
-    Raises OutriggerError when made with a key that its algorithms cannot use.
+    Raises OutriggerError if it is made with a key that its algorithms cannot use.
     """
 
     def __init__(self, identity: Identity, *, wall: Callable[[], float] = time.time) -> None:
@@ -69,7 +70,7 @@ class Identifier:
         return Identified(self._ip(view.client_ip), self._tiers.last, "ip")
 
     def tier_of(self, identified: Identified) -> Tier | None:
-        """The tier a user has, with the pattern that gave it; None where the policy has no tiers."""
+        """The tier of a user, with the pattern that gave it; None if the policy has no tiers."""
         return self._tiers.find(identified.tier)
 
 
@@ -80,7 +81,7 @@ def _make_finder(source: Source, wall: Callable[[], float]) -> tuple[str, _Find]
         case HeaderSource():
             return "header", _find_by_header(source.name.lower())
         case JwtSource():
-            from proxy.ingress.jwt import TokenVerifier  # PyJWT is loaded only where a policy names a key
+            from proxy.ingress.jwt import TokenVerifier  # PyJWT is loaded only if a policy names a key
 
             return "jwt", _find_by_token(TokenVerifier(source, wall))
         case CookieSource():
@@ -128,6 +129,7 @@ def _find_by_cookie(name: str) -> _Find:
         value = found[1].strip().strip('"') if found is not None else ""
         if not value or len(value) > MAX_COOKIE_LENGTH:
             return None
+        # A hash, since a session cookie is a secret and a user's name appears in logs.
         digest = hashlib.sha256((domain + value).encode("utf-8", "surrogateescape"))
         return COOKIE_PREFIX + digest.hexdigest()[:16]
 
@@ -135,6 +137,7 @@ def _find_by_cookie(name: str) -> _Find:
 
 
 def _valid_user(value: str) -> str | None:
+    """A name as requests bear it, or None if it may not name a user."""
     if (
         not value
         or len(value) > MAX_USER_LENGTH
@@ -146,8 +149,9 @@ def _valid_user(value: str) -> str | None:
 
 
 def canonical_user(user: str) -> str:
-    """A user's name as requests bear it: an address in any spelling is the network that it counts with, and none has
-    a name of ours without a mark."""
+    """A user's name as requests bear it: an address in any spelling becomes the network that it counts with, and the
+    gateway's own names get a mark.
+    """
     if user in RESERVED_NAMES:
         return RESERVED_PREFIX + user
     if user.startswith(IP_PREFIX) and client_address.parse_address(user.removeprefix(IP_PREFIX)) is not None:

@@ -1,4 +1,4 @@
-"""Users out of signed tokens (RFC 7519), by PyJWT."""
+"""Users from signed tokens (RFC 7519), verified by PyJWT."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from proxy.ingress.ports import RequestView
 from proxy.policy.schema.server import JwtSource
 from proxy.policy.validation import find_key_misfit
 
-MAX_REMEMBERED_TOKENS = 1024  # tokens verified lately, about 300 bytes each
+MAX_REMEMBERED_TOKENS = 1024  # about 300 bytes each
 NO_EXPIRY = float("inf")
 
-# Whom a token is meant for is the app's to judge: a policy names no audience. PyJWT would have `sub` be
-# text, but numbers are common there.
+# The app judges for whom a token is meant: a policy names no audience. PyJWT wants `sub` to be text, but numbers are
+# common there.
 _OPTIONS: Any = {"verify_aud": False, "verify_sub": False, "verify_jti": False}
 
 
 class TokenVerifier:
     """The user that a request's token names, or None: no token, forged, expired, not yet valid, no claim.
 
-    A token that was verified is remembered by its hash until it expires, so that a signature is checked
-    once and not for every request. `wall` is the time of day in seconds since 1970, as `exp` has it.
+    A verified token is remembered by its hash until it expires, so that a signature is checked once and not for every
+    request. `wall` is the time of day in seconds since 1970, as `exp` has it.
     """
 
     def __init__(self, source: JwtSource, wall: Callable[[], float]) -> None:
@@ -71,7 +71,7 @@ class TokenVerifier:
             with warnings.catch_warnings(action="ignore"):
                 return jwt.decode(token, self._source.key, algorithms=self._algorithms, options=_OPTIONS)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-            return None  # the token is anybody's to write, and PyJWT lets some of json's errors through
+            return None  # anybody can write a token, and PyJWT lets some of json's errors through
 
 
 def _extract_token(value: str, header: str) -> bytes | None:

@@ -1,4 +1,14 @@
-"""Which route a request takes: the first of the policy whose path and methods fit."""
+"""Which route a request takes: the first of the policy whose path and methods match.
+
+A path can be read in several ways. A server may decode `%61` before it routes or after, take `//` for `/`, resolve
+`/../` or pass it on, treat `%2F` or a backslash as a slash, cut a path at `#` or keep it, and ignore case or a slash at
+the end. A router whose expressions end in `$` also takes one newline (`%0A`) after the path for its end. Which of these
+the app does is not known here, so a pattern is matched against every reading that differs (`path_readings`): a client
+cannot step around a limit by writing a path in another way. The app gets the path as it was sent.
+
+Every match ignores case, repeated slashes, and a slash at the end. Escapes are decoded once, as servers do: `%2561` is
+`%61`, not `a`. Matrix parameters (`;x=1`) are part of their segment.
+"""
 
 from __future__ import annotations
 
@@ -8,78 +18,6 @@ from urllib.parse import unquote
 
 from proxy.policy.schema.route import DEFAULT_ROUTE, Route
 
-
-class RouteTable:
-    """The routes of a policy, compiled to one regular expression a method.
-
-    Paths are compared as `pattern` describes: in any spelling that some server would take for the same
-    path. Where the spellings of one path lead to several routes, the first of these with a limit of any
-    sort has it, so that ambiguity never loosens a limit. HEAD goes where GET does; methods are compared in
-    capitals, as WSGI and ASGI servers hand them on.
-    """
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        methods = {method.upper() for route in routes for method in route.match.methods}
-        if "GET" in methods:
-            methods.add("HEAD")
-        self._other_methods = _MethodRoutes(routes, None)
-        self._by_method = {method: _MethodRoutes(routes, method) for method in methods}
-
-    def match(self, method: str, path: str) -> Route:
-        """The route of a request; DEFAULT_ROUTE where none fits."""
-        if not has_one_reading(path):
-            return self.match_reading(method, path)[0]
-        choice = self._by_method.get(method)
-        if choice is None:
-            choice = self._by_method.get(method.upper(), self._other_methods)
-        return choice.routes[choice.find_index(path)]
-
-    def match_reading(self, method: str, path: str) -> tuple[Route, str]:
-        """The route of a request, and the reading of its path that led there."""
-        choice = self._by_method.get(method.upper(), self._other_methods)
-        ranks = []
-        for order, reading in enumerate(path_readings(path)):
-            index = choice.find_index(reading)
-            ranks.append((not _has_limits(choice.routes[index]), index, order, reading))
-        _, index, _, reading = min(ranks)
-        return choice.routes[index], reading
-
-
-class _MethodRoutes:
-    """The routes open to one method, None being any that no route names."""
-
-    def __init__(self, routes: tuple[Route, ...], method: str | None) -> None:
-        open_to_it = [route for route in routes if _accepts_method(route, method)]
-        self.routes = (*open_to_it, DEFAULT_ROUTE)
-        # Each alternative ends in an empty group of its own: the last group tells which one it was.
-        alternatives = [rf"{compile_pattern(route.match.path)}()\Z" for route in open_to_it]
-        self._match = re.compile("|".join([*alternatives, "()"]), PATTERN_FLAGS).match
-
-    def find_index(self, path: str) -> int:
-        found = self._match(path)
-        assert found is not None  # the last alternative fits anything
-        return (found.lastindex or 1) - 1
-
-
-def _accepts_method(route: Route, method: str | None) -> bool:
-    methods = {name.upper() for name in route.match.methods}
-    return not methods or method in methods or (method == "HEAD" and "GET" in methods)
-
-
-def _has_limits(route: Route) -> bool:
-    return bool(route.rate_limit or route.concurrency or route.requires_budget)
-
-
-# [merged from ingress/pattern] Path patterns, and the ways in which a path can be read.
-#
-# A server may decode `%61` before it routes or after, take `//` for `/`, resolve `/../` or hand it on, treat
-# `%2F` or a backslash as a slash, cut a path at `#` or keep it, and ignore case or a slash at the end. A router whose
-# expressions end in `$` takes one newline (`%0A`) after the path for its end, too. Which of these the app does is not
-# known here, so a pattern is matched against every reading that differs (`readings`): a client cannot step
-# around a limit by writing a path in another way. What the app gets stays as it was sent.
-#
-# Equal in every match: letters of either case, one slash or several, a slash at the end or none. Escapes are
-# decoded once, as servers do: `%2561` is `%61`, not `a`. Matrix parameters (`;x=1`) are part of their segment.
 PATTERN_FLAGS = re.DOTALL | re.IGNORECASE
 
 _UNUSUAL = re.compile(r"[%\\#]|//|/\.{1,2}(?:/|\Z)").search
@@ -90,7 +28,7 @@ _GAP = re.compile(r"((?:\*|\{[A-Za-z_][A-Za-z0-9_]*\})+)")
 
 
 def has_one_reading(path: str) -> bool:
-    """Whether a path has one reading, itself: true of nearly all, and cheap to know."""
+    """Whether a path can be read in one way only: true of nearly all, and cheap to know."""
     return _UNUSUAL(path) is None
 
 
@@ -117,16 +55,16 @@ def _iter_spellings(path: str) -> Iterator[str]:
     head, mark, _ = path.partition("#")
     if mark:
         yield head
-    if "\\" in path:  # the URL Standard's parser, which many a JavaScript server uses
+    if "\\" in path:  # as the URL Standard's parser does, which many JavaScript servers use
         yield head.replace("\\", "/")
 
 
 def _iter_decodings(path: str) -> Iterator[str]:
     decoded = unquote(path)
     yield decoded
-    if "\ufffd" in decoded:  # not UTF-8: some leave such bytes out (Bottle)
+    if "\ufffd" in decoded:  # not UTF-8: some servers leave such bytes out (Bottle)
         yield unquote(path, errors="ignore")
-    if _ESCAPED_SLASH.search(path):  # routers that split first and decode each segment later
+    if _ESCAPED_SLASH.search(path):  # some routers split first and decode each segment later
         yield unquote(_ESCAPED_SLASH.sub("%252F", path))
 
 
@@ -145,13 +83,12 @@ def _remove_dot_segments(path: str) -> str:
 
 
 def compile_pattern(pattern: str, *, capture: bool = False) -> str:
-    """The regular expression of a pattern, to be matched with FLAGS and ended by `\\Z`. Matching takes time linear in
-    the path, whatever the pattern.
+    """The regular expression of a pattern, to be matched with PATTERN_FLAGS and ended by `\\Z`. Matching takes time
+    linear in the length of the path, whatever the pattern.
 
-    `*` as a segment stands for one segment that is not empty, within a segment for any run of its
-    characters, and at the end of the pattern for everything that follows; `/*` at the end also matches
-    without its slash. `{name}` stands for one segment, or part of one, and is a group where `capture`: of a
-    template that has it once.
+    `*` as a segment stands for one segment that is not empty, within a segment for any run of its characters, and at
+    the end of the pattern for everything that follows; `/*` at the end also matches without its slash. `{name}` stands
+    for one segment, or a part of one. With `capture` it is a group; the pattern must have it only once.
     """
     path = _SLASHES.sub("/", "/" + unquote(pattern))
     if path.endswith("*"):
@@ -171,9 +108,9 @@ def _compile_segments(path: str, capture: bool) -> str:
 def _compile_segment(segment: str, capture: bool) -> str:
     """One segment's expression: words, and gaps between them that are never tried twice.
 
-    Of a gap with words after it the first place where these stand is as good as any later one (what follows has
-    the more room), so it is atomic. The last gap ends where its segment does. The gap that names the user is as
-    long as it can be where only a `*` comes after its words: `{user}-*` names `a-b` in `a-b-c`.
+    If words follow a gap, the first place where they match is as good as any later one, since what follows has more
+    room; so the gap is atomic. The last gap ends where its segment ends. The gap that names the user is as long as
+    possible if only a `*` comes after its words: `{user}-*` names `a-b` in `a-b-c`.
     """
     if segment == "*":
         return "[^/]+"
@@ -181,11 +118,72 @@ def _compile_segment(segment: str, capture: bool) -> str:
     out = [re.escape(pieces[0])]
     for index in range(1, len(pieces), 2):
         gap, words = pieces[index], re.escape(pieces[index + 1])
-        least = gap.count("{")
-        named = capture and least > 0
+        min_length = gap.count("{")
+        named = capture and min_length > 0
         last = index == len(pieces) - 2
         longest = last or (named and index == len(pieces) - 4 and not pieces[-1])
-        run = f"[^/]{{{least},}}" + ("" if longest else "?")
+        run = f"[^/]{{{min_length},}}" + ("" if longest else "?")
         run = f"({run})" if named else run
         out.append(f"{run}{words}" if longest else f"(?>{run}{words})")
     return "".join(out)
+
+
+class RouteTable:
+    """The routes of a policy, compiled to one regular expression for each method.
+
+    If the readings of one path lead to several routes, the first of these that has a limit of any sort is taken, so
+    that ambiguity never loosens a limit. HEAD is routed like GET. Methods are compared in capitals, as WSGI and ASGI
+    servers pass them on.
+    """
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        methods = {method.upper() for route in routes for method in route.match.methods}
+        if "GET" in methods:
+            methods.add("HEAD")
+        self._other_methods = _MethodRoutes(routes, None)
+        self._by_method = {method: _MethodRoutes(routes, method) for method in methods}
+
+    def match(self, method: str, path: str) -> Route:
+        """The route of a request; DEFAULT_ROUTE if none matches."""
+        if not has_one_reading(path):
+            return self.match_reading(method, path)[0]
+        choice = self._by_method.get(method)
+        if choice is None:
+            choice = self._by_method.get(method.upper(), self._other_methods)
+        return choice.routes[choice.find_index(path)]
+
+    def match_reading(self, method: str, path: str) -> tuple[Route, str]:
+        """The route of a request, and the reading of its path that led there."""
+        choice = self._by_method.get(method.upper(), self._other_methods)
+        ranks = []
+        for order, reading in enumerate(path_readings(path)):
+            index = choice.find_index(reading)
+            ranks.append((not _has_limits(choice.routes[index]), index, order, reading))
+        _, index, _, reading = min(ranks)
+        return choice.routes[index], reading
+
+
+class _MethodRoutes:
+    """The routes that accept one method; None stands for any method that no route names."""
+
+    def __init__(self, routes: tuple[Route, ...], method: str | None) -> None:
+        open_to_it = [route for route in routes if _accepts_method(route, method)]
+        self.routes = (*open_to_it, DEFAULT_ROUTE)
+        # Each alternative ends in an empty group of its own: the last group that matched tells which one it was.
+        alternatives = [rf"{compile_pattern(route.match.path)}()\Z" for route in open_to_it]
+        self._match = re.compile("|".join([*alternatives, "()"]), PATTERN_FLAGS).match
+
+    def find_index(self, path: str) -> int:
+        """Of the route for one reading of a path."""
+        found = self._match(path)
+        assert found is not None  # the last alternative matches anything
+        return (found.lastindex or 1) - 1
+
+
+def _accepts_method(route: Route, method: str | None) -> bool:
+    methods = {name.upper() for name in route.match.methods}
+    return not methods or method in methods or (method == "HEAD" and "GET" in methods)
+
+
+def _has_limits(route: Route) -> bool:
+    return bool(route.rate_limit or route.concurrency or route.requires_budget)

@@ -1,4 +1,4 @@
-"""Refusals as a client sees them: RFC 9457 problem details, and the CORS headers for pages to read them."""
+"""Refusals as a client sees them: RFC 9457 problem details, and the CORS headers that let a page read them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EXPOSED = (
 
 @lru_cache(maxsize=2)
 def http_date(second: int) -> bytes:
-    """A second of the calendar as Date has it (RFC 9110 section 5.6.7)."""
+    """A second as the Date field has it (RFC 9110 section 5.6.7)."""
     return formatdate(second, usegmt=True).encode()
 
 
 def render_problem(refusal: Refusal, request_id: str) -> bytes:
-    """The JSON body of a refusal, in ASCII; `retry_after` is there only where the refusal has one."""
+    """The JSON body of a refusal, in ASCII. `retry_after` is in it only if the refusal has one."""
     body: dict[str, object] = {
         "type": f"urn:outrigger:{refusal.name}",
         "title": refusal.title,
@@ -38,10 +38,10 @@ def render_problem(refusal: Refusal, request_id: str) -> bytes:
 
 
 def cors_headers(origin: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    """What lets the page of this Origin read a refusal; nothing where no Origin was sent.
+    """What lets the page of this Origin read a refusal; nothing if no Origin was sent.
 
-    The Origin is echoed, never `*`: a wildcard does not hold for requests with credentials (Fetch, section
-    "CORS check"). An Origin that is not plain printable ASCII is no Origin, and gets nothing.
+    The Origin is echoed, never `*`: a wildcard does not hold for requests with credentials (Fetch standard, section
+    "CORS check"). An Origin that is not plain printable ASCII is none, and gets nothing.
     """
     if not origin or not origin.isascii() or not origin.isprintable():
         return ()

@@ -1,4 +1,4 @@
-"""How many connections there may be, in all and by address, and what is told of those that find no place."""
+"""How many connections there may be, in all and by address, and how the lack of places is reported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.observe.metrics import Metrics
 from proxy.policy.schema.server import Connections
 
-ASSUMED_DESCRIPTORS = 1 << 20  # descriptors counted on where there is no limit
-MAX_REJECTING = 256  # connections at once that are only told that there is no place
-LOG_INTERVAL = 10.0  # seconds between two lines of the same kind
-EXHAUSTION_SECONDS = 60.0  # seconds for which the lack of descriptors shows in health
+ASSUMED_DESCRIPTORS = 1 << 20  # descriptors, if there is no limit
+MAX_REJECTING = 256  # connections at once that only get a refusal
+LOG_INTERVAL = 10.0  # seconds between two log lines for the same reason
+EXHAUSTION_SECONDS = 60.0  # for which the lack of descriptors shows in health
 
 TOTAL, PER_ADDRESS, DESCRIPTORS = REASONS = ("total", "per_address", "descriptors")
 
 
 def available_descriptors() -> int:
-    """Connections of clients and to the app that this process's descriptors suffice for: a quarter of them (64 to
-    1,024) is left for calls out, the database, the ledger and the listeners."""
+    """File descriptors for connections of clients and to the app.
+
+    A quarter of the process's descriptors (64 to 1,024) is left for calls out, the database, the ledger and listeners.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         limit = ASSUMED_DESCRIPTORS
@@ -29,7 +31,12 @@ def available_descriptors() -> int:
 
 
 class ConnectionLimits:
-    """`listen.connections`. An address has its places from `take` to `give`."""
+    """The policy's `listen.connections`. An address holds a place from `acquire` to `release`.
+
+    - `total`, `per_address` (None for no limit): connections of clients, at most.
+    - `descriptor_room`: connections of clients and to the app together, at most.
+    - `max_rejecting`: connections that are only told that there is no place.
+    """
 
     def __init__(self, policy: Connections, *, clock: Callable[[], float], emit: EmitEvent, metrics: Metrics) -> None:
         self._clock = clock
@@ -42,7 +49,7 @@ class ConnectionLimits:
         self.apply(policy)
 
     def apply(self, policy: Connections) -> None:
-        """Take other bounds. Who is connected stays and counts."""
+        """Put other limits in force. Whoever is connected stays, and counts."""
         self.descriptor_room = available_descriptors()
         self.total = self.descriptor_room if policy.total == "auto" else min(policy.total, self.descriptor_room)
         self.per_address = policy.per_address
@@ -51,6 +58,7 @@ class ConnectionLimits:
     # ── by address ───────────────────────────────────────────────────────────────────────────
 
     def acquire(self, address: str) -> bool:
+        """Count a connection of this address; False if it has all that it may have."""
         held = self._by_address.get(address, 0)
         if self.per_address is not None and held >= self.per_address:
             return False
@@ -64,10 +72,10 @@ class ConnectionLimits:
         else:
             del self._by_address[address]
 
-    # ── what is told ─────────────────────────────────────────────────────────────────────────
+    # ── reporting ─────────────────────────────────────────────────────────────────────────
 
     def refusal(self, reason: str) -> Refusal:
-        """For one that finds no place, counted and told."""
+        """The refusal for a client that finds no place. It is counted, and logged now and then."""
         self._count_refusal(reason)
         if reason == PER_ADDRESS:
             bound = f"This address has its {self.per_address} connections (listen.connections.per_address)."
@@ -78,7 +86,7 @@ class ConnectionLimits:
         return Refusal("overloaded", 503, "Too many connections", bound, retry_after=1.0, close=True)
 
     def note_exhaustion(self) -> None:
-        """No descriptor was left, here or for a connection to the app."""
+        """No descriptor was left, for a client or for a connection to the app."""
         self._last_at[DESCRIPTORS] = self._clock()
         self._log_throttled(DESCRIPTORS, "error")
 
@@ -87,7 +95,7 @@ class ConnectionLimits:
         self._metrics.connections_evicted_total.inc(count)
 
     def current_trouble(self) -> str | None:
-        """What is wrong just now, for health."""
+        """What is wrong at the moment, for the health report; None if nothing is."""
         now = self._clock()
         if now - self._last_at.get(DESCRIPTORS, -EXHAUSTION_SECONDS) < EXHAUSTION_SECONDS:
             return f"no file descriptor was left in the last minute; {_REMEDY}"
@@ -102,6 +110,7 @@ class ConnectionLimits:
         self._log_throttled(reason, "warning")
 
     def _log_throttled(self, reason: str, level: LogLevel) -> None:
+        """Log at most once in LOG_INTERVAL for each reason, with the number of refusals since."""
         now = self._clock()
         if now - self._logged_at.get(reason, -LOG_INTERVAL) < LOG_INTERVAL:
             return

@@ -1,4 +1,4 @@
-"""Answers of our own in place of the app's: RFC 9457 problems that a page may read."""
+"""Responses of the gateway in place of the app's: RFC 9457 problems that a page of another origin may read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REASON_PHRASES = {
 
 
 def render_refusal(refusal: Refusal, request_id: str) -> bytes:
-    """A refusal as bytes alone, for one whose request is never read."""
+    """A whole response as bytes, for a client whose request is never read."""
     body = render_problem(refusal, request_id)
     retry_after = round_retry_after(refusal.retry_after or 0)
     return (
@@ -41,8 +41,8 @@ def render_refusal(refusal: Refusal, request_id: str) -> bytes:
 
 
 def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -> bool:
-    """Write a refusal; whether the connection may go on."""
-    keep = not (refusal.close or x.should_close or connection.draining or connection.body_incomplete)
+    """Write a refusal. True if the connection may serve another request."""
+    keep_alive = not (refusal.close or x.should_close or connection.draining or connection.body_incomplete)
     body = render_problem(refusal, x.request_id)
     lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASON_PHRASES.get(refusal.status, b""))]
     lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
@@ -53,7 +53,7 @@ def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -
     lines += limit_header_lines(x)
     lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
     lines.append(b"Via: 1.1 outrigger\r\n")
-    lines.append(connection_line(x, keep=keep))
+    lines.append(connection_line(x, keep_alive=keep_alive))
     lines.append(b"\r\n")
     if x.method != "HEAD":
         lines.append(body)
@@ -62,4 +62,4 @@ def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -
     x.status = refusal.status
     x.refused = refusal
     x.response_started = connection.response_started = True
-    return keep
+    return keep_alive

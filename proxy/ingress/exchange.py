@@ -217,7 +217,7 @@ class Exchange:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody waits for the app's response any more: the client left, or the request was refused meanwhile."""
+        """Whether nobody waits for the response any more: the client left, or the request was refused meanwhile."""
         return self.status in (STATUS_CLIENT_GONE, 504) or self.aborted or self._refused_after_start
 
     @property

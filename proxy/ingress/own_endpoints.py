@@ -1,4 +1,4 @@
-"""The gateway's own endpoints on the public listener: under /_outrigger/, and where `listen.claim` says."""
+"""The gateway's own endpoints on the public listener: under /_outrigger/, and at the paths in `listen.claim`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from proxy.ingress.ports import OwnEndpointHandler, OwnResponse
 from proxy.ingress.response_writer import connection_line
 
 PREFIX = "/_outrigger"
-CTL_PATH = "/ctl"  # the one path of ours that is claimed with what is below it
-MAX_BODY = 64 * 1024
+CTL_PATH = "/ctl"  # the only path that is claimed together with the paths below it
+MAX_BODY = 64 * 1024  # bytes; of a longer body only the beginning is read
 
 
 class OwnEndpoints:
-    """Answers from `ours`, which says 404 where it knows no better."""
+    """Answers by `handler`, which knows the endpoints, and answers 404 to any other path."""
 
-    def __init__(self, ours: OwnEndpointHandler, claim: Iterable[str]) -> None:
-        self._handler = ours
+    def __init__(self, handler: OwnEndpointHandler, claim: Iterable[str]) -> None:
+        self._handler = handler
         self.set_claimed_paths(claim)
 
     def set_claimed_paths(self, paths: Iterable[str]) -> None:
-        """Take these at the root too, in place of those before."""
+        """Answer these paths at the root too, instead of those claimed before."""
         self._paths = frozenset((PREFIX, *paths))
         self._prefixes = (f"{PREFIX}/", f"{CTL_PATH}/") if CTL_PATH in self._paths else f"{PREFIX}/"
 
     def claims(self, path: str) -> bool:
+        """Whether a path is one of the gateway's own."""
         return path in self._paths or path.startswith(self._prefixes)
 
     async def handle(self, connection: ClientConnection, x: Exchange) -> bool:
+        """Answer the request. True if its connection may serve another one."""
         answer = await self._handler(
             x.method,
             x.path,
@@ -46,17 +48,18 @@ class OwnEndpoints:
 
 
 def write_response(connection: ClientConnection, x: Exchange, answer: OwnResponse) -> bool:
+    """Write a complete response. True if the connection may serve another request."""
     status, headers, body = answer
-    keep = not (x.should_close or connection.draining or connection.body_incomplete)
+    keep_alive = not (x.should_close or connection.draining or connection.body_incomplete)
     lines = [b"HTTP/1.1 %d \r\n" % status]
     lines.append(b"Date: %s\r\n" % http_date(int(time.time())))
     lines += [f"{name}: {value}\r\n".encode() for name, value in headers]
     lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
-    lines.append(connection_line(x, keep=keep))
+    lines.append(connection_line(x, keep_alive=keep_alive))
     lines.append(b"\r\n")
     lines.append(body)
     connection.write(b"".join(lines))
-    return keep
+    return keep_alive
 
 
 async def _read_body(x: Exchange) -> bytes:

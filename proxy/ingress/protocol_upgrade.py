@@ -1,8 +1,8 @@
-"""Where a request ends that asks to switch to a protocol other than WebSocket (RFC 9110 section 7.8).
+"""Finding the end of a request that asks to switch to a protocol other than WebSocket (RFC 9110 section 7.8).
 
-Until its answer has said whether the protocol is switched, what comes behind it is neither HTTP nor that protocol
-and has to be kept. aiohttp's parser does so for `websocket` alone; of any other it goes on as HTTP, and drops what
-lay behind the request in the same packet.
+Until the response says whether the protocol is switched, what comes behind the request may be HTTP or that protocol,
+and has to be kept. aiohttp's parser does so only for `websocket`. For any other protocol it goes on with HTTP, and
+drops what came behind the request in the same packet. So the request is parsed a second time here, by llhttp.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ BLANK_LINE = b"\r\n\r\n"
 
 
 class UpgradeRequest:
-    """`begun` is what came of the request from its head's first byte on; whole requests may come before it.
+    """`received` is what has come since the first byte of the request's head; whole requests may come before it.
 
-    `end`: how much of `begun` is the request's and theirs, or None where it is not whole yet or cannot be read.
+    `end` is how much of `received` belongs to the request and those before it; None if it is not complete, or cannot be
+    parsed.
     """
 
-    def __init__(self, begun: bytes) -> None:
-        self._body_left = 0  # bytes of a body of known length
+    def __init__(self, received: bytes) -> None:
+        self._body_left = 0  # bytes still to come of a body of known length
         self._is_chunked = False
-        self._chunk_parser: httptools.HttpRequestParser | None = None  # reads a body without one
+        self._chunk_parser: httptools.HttpRequestParser | None = None  # for a body without a length
         self._complete = False
         self.end: int | None = None
-        head = self._parse_head(begun)
+        head = self._parse_head(received)
         if head is None:
             return
         if self._is_chunked:
             chunks = httptools.HttpRequestParser(self)
             chunks.feed_data(CHUNKED_HEAD)
             self._chunk_parser = chunks
-        found = self.find_end(begun[head:])
+        found = self.find_end(received[head:])
         self.end = None if found is None else head + found
 
     def find_end(self, data: bytes) -> int | None:
-        """How much of the next bytes is still the request's; None: all, and it goes on."""
+        """How much of the next bytes still belongs to the request; None if all do, and it goes on."""
         if self._chunk_parser is not None:
             return self._find_end_of_chunks(data)
         if self._body_left > len(data):
@@ -44,10 +45,11 @@ class UpgradeRequest:
             return None
         return self._body_left
 
-    def _parse_head(self, begun: bytes) -> int | None:
+    def _parse_head(self, received: bytes) -> int | None:
+        """How much of `received` is the head, and the requests before it; None if it cannot be told."""
         parser = httptools.HttpRequestParser(self)
         try:
-            parser.feed_data(begun)
+            parser.feed_data(received)
         except httptools.HttpParserUpgrade as switch:
             end: int = switch.args[0]
             return end
@@ -56,16 +58,19 @@ class UpgradeRequest:
         return None
 
     def _find_end_of_chunks(self, data: bytes) -> int | None:
-        """The last chunk ends with an empty line, which may be cut anywhere."""
+        """The end of a chunked body: an empty line behind the last chunk, which may be cut anywhere.
+
+        Pieces are fed up to each empty line, so that the parser never gets a byte of what comes behind the request.
+        """
         assert self._chunk_parser is not None
         at = 0
         while at < len(data):
-            found = data.find(BLANK_LINE, max(0, at + 1 - len(BLANK_LINE)))  # one may have begun before
+            found = data.find(BLANK_LINE, max(0, at + 1 - len(BLANK_LINE)))  # one may have received before
             to = at + 1 if at < len(BLANK_LINE) - 1 else len(data) if found < 0 else found + len(BLANK_LINE)
             try:
                 self._chunk_parser.feed_data(data[at:to])
             except httptools.HttpParserError:
-                return None  # aiohttp's parser says so as well
+                return None  # aiohttp's parser raises too, and refuses it
             if self._complete:
                 return to
             at = to

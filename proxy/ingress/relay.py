@@ -66,7 +66,7 @@ class Relay:
         Raises Refusal if the app gave no head of a response, ResponseCut if the response broke off after its head.
         """
         head = render_request_head(x, forwarding, connection.local_authority() if "Host" not in x.headers else "")
-        upload = RequestUpload(x, connection)
+        upload = RequestUpload(x)
         try:
             app_connection = await self._exchange_heads(connection, x, head, upload)
         except OutOfDescriptors as error:

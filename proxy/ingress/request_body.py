@@ -1,4 +1,4 @@
-"""A request's body on its way to the app, while the answer may already be coming."""
+"""A request's body: read ahead before its request is admitted, sent to the app while the response may be coming."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import asyncio
 
 from proxy.errors import AppUnreachable, Refusal
 from proxy.ingress.app_connection import AppConnection
-from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Body, Exchange
 from proxy.ingress.request_errors import body_too_large
 
 
 class RequestUpload:
-    """`whole`: all of the body is here and goes with the head; else `start` streams it."""
+    """The body on its way to the app.
 
-    def __init__(self, x: Exchange, connection: ClientConnection) -> None:
+    - `fits_with_head`: all of it has come, and goes out with the head; else `start` streams it.
+    - `done`: all of it was sent. `done_at`, `progress_at`: on the loop's clock, 0 before.
+    - `waits_for_client`: it is the client, and not the app, that keeps it from going on.
+    """
+
+    def __init__(self, x: Exchange) -> None:
         self._x = x
-        self._connection = connection
         self._task: asyncio.Task[None] | None = None
         self.fits_with_head = x.body.is_eof()
         self.done = self.fits_with_head
@@ -26,7 +29,10 @@ class RequestUpload:
         self._initial: bytes | None = None
 
     def initial_bytes(self) -> bytes:
-        """What goes out with the head, framed: all of a whole body, nothing of another."""
+        """What goes out with the head, framed: all of a body that has come, nothing of another. Raises Refusal (413).
+
+        The result is kept, since a request may be sent twice.
+        """
         if not self.fits_with_head:
             return b""
         if self._initial is None:
@@ -40,19 +46,22 @@ class RequestUpload:
         return self._initial
 
     def start(self, app_connection: AppConnection) -> None:
+        """Stream the body to the app in a task of its own."""
         self._task = asyncio.get_running_loop().create_task(self._pump(app_connection))
 
     def stop(self) -> None:
+        """Send no more of it. To be called again to no effect."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
     async def wait_done(self) -> bool:
-        """Wait until all of it was sent; False where the rest will never be."""
+        """Wait until all of it was sent; False if the rest never will be."""
         if self._task is not None:
             await asyncio.wait((self._task,))
         return self.done
 
     async def _pump(self, app_connection: AppConnection) -> None:
+        """Copy the body, no faster than the app reads."""
         x, body, loop = self._x, self._x.body, asyncio.get_running_loop()
         limit = x.max_body
         try:
@@ -77,28 +86,31 @@ class RequestUpload:
             self.done = True
             self.done_at = loop.time()
             if x.held is not None and x.held.share is not None:
-                x.held.share.release()
+                x.held.share.release()  # the app has all of the body: nothing is waited for any more
         except Refusal as refusal:  # the body is malformed, too large or too late
             app_connection.fail(refusal)
         except (AppUnreachable, ConnectionError):
-            pass  # whoever waits for the answer is told
+            pass  # whoever waits for the response gets the error
         finally:
             self.waits_for_client = False
 
 
-# A body that is here before its request takes a place.
 class BufferedBody:
-    """A request's body of which the beginning was already read; the rest comes as it did before."""
+    """A body whose beginning was read ahead, so that a slow sender delays nobody but itself.
+
+    It can be read like the body that it wraps; the rest comes from there. `buffered_bytes` is how much was read ahead.
+    """
 
     def __init__(self, rest: Body) -> None:
         self._rest = rest
         self._pieces: list[bytes] = []
-        self.buffered_bytes = 0  # bytes read ahead
+        self.buffered_bytes = 0
 
-    async def fill(self, most: int, limit: int | None) -> None:
-        """Read until all of it is here, or `most` bytes are. Raises Refusal where it is larger than `limit`, malformed
-        or too slow."""
-        while self.buffered_bytes < most and not self._rest.at_eof():
+    async def fill(self, max_bytes: int, limit: int | None) -> None:
+        """Read until all of it has come, or `max_bytes` have. Raises Refusal if it is larger than `limit`, malformed or
+        late.
+        """
+        while self.buffered_bytes < max_bytes and not self._rest.at_eof():
             data = await self._rest.readany()
             self._pieces.append(data)
             self.buffered_bytes += len(data)
@@ -116,7 +128,7 @@ class BufferedBody:
         return not self._pieces and self._rest.at_eof()
 
     def read_nowait(self, n: int = -1) -> bytes:
-        """All that is here; it is never asked for less."""
+        """All that has come; nobody asks for less."""
         assert n == -1
         pieces, self._pieces = self._pieces, []
         return b"".join((*pieces, self._rest.read_nowait()))

@@ -1,4 +1,4 @@
-"""What is answered to bytes that are no request, or not in time: the connection ends with it."""
+"""Refusals for requests that cannot be read, are too long, or do not come in time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def bad_request(detail: str) -> Refusal:
 
 
 def unreadable_request(error: Exception, max_header: int) -> Refusal:
-    """For what the parser raised: 431 where something was too long, else 400."""
+    """For what the parser raised: 431 if something was too long, else 400."""
     text = str(getattr(error, "message", error)).split("\n", 1)[0].rstrip(":") or "malformed"
     if isinstance(error, LineTooLong) or "Too many headers" in text:
         return head_too_long(max_header)
@@ -20,11 +20,13 @@ def unreadable_request(error: Exception, max_header: int) -> Refusal:
 
 
 def head_too_long(max_header: int) -> Refusal:
+    """RFC 6585 section 5."""
     detail = f"The request line and header fields together may have {max_header} bytes (listen.max_header)."
     return Refusal("header-too-large", 431, "Request header fields too large", detail, close=True)
 
 
 def body_too_large(limit: int) -> Refusal:
+    """RFC 9110 section 15.5.14."""
     detail = f"The request's body is larger than {limit} bytes (max_body)."
     return Refusal("body-too-large", 413, "Content too large", detail, close=True)
 
@@ -33,8 +35,8 @@ def request_too_slow(part: str) -> Refusal:
     return _request_timeout(f"The request's {part} did not come in time.")
 
 
-def body_below_rate(least: int) -> Refusal:
-    return _request_timeout(f"The request's body came slower than {least} bytes a second (listen.body.min_rate).")
+def body_below_rate(min_rate: int) -> Refusal:
+    return _request_timeout(f"The request's body came slower than {min_rate} bytes a second (listen.body.min_rate).")
 
 
 def _request_timeout(detail: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""A route's two time-outs, kept for all exchanges by one timer instead of one each."""
+"""A route's two timeouts, kept by one timer for all exchanges instead of one for each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from proxy.ingress.app_connection import AppConnection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.request_body import RequestUpload
 
-CHECK_SECONDS = 0.05  # seconds between two looks: a time-out comes at most this late
+CHECK_SECONDS = 0.05  # between two checks: a timeout is at most this late
 
 
 class RouteTimeouts:
-    """Exchanges under way on routes that have a time-out. The timer runs only while there are any."""
+    """Exchanges under way on routes that have a timeout. The timer runs only while there are any."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,8 +35,8 @@ class RouteTimeouts:
 
     def _check_all(self) -> None:
         now = self._loop.time()
-        for app_connection, watch in list(self._timers.items()):
-            refusal = watch.due_refusal(app_connection, now)
+        for app_connection, timer in list(self._timers.items()):
+            refusal = timer.due_refusal(app_connection, now)
             if refusal is not None:
                 del self._timers[app_connection]
                 app_connection.fail(refusal)
@@ -44,8 +44,11 @@ class RouteTimeouts:
 
 
 class ExchangeTimer:
-    """`route.timeout`: from the last byte of the request to the first of the answer, and between bytes.
-    `route.total`: the whole exchange. Waiting for the client, either way, is not the app's time."""
+    """The timeouts of one exchange.
+
+    `route.timeout` is from the last byte of the request to the first of the response, and between bytes. `route.total`
+    is the whole exchange. Waiting for the client, in either direction, is not the app's time.
+    """
 
     __slots__ = ("_client_progress_at", "_upload", "_x")
 
@@ -55,7 +58,7 @@ class ExchangeTimer:
         self._client_progress_at = now
 
     def due_refusal(self, app_connection: AppConnection, now: float) -> Refusal | None:
-        """The refusal that is due now, if one is."""
+        """The refusal that is due now, or None."""
         route = self._x.route
         if route.total is not None and now >= self._x.received_at + route.total:
             return timeout_refusal(self._x, "total", route.total)
@@ -75,7 +78,7 @@ def timeout_refusal(x: Exchange, key: str, seconds: float) -> Refusal:
 
 @asynccontextmanager
 async def within_total(x: Exchange) -> AsyncIterator[None]:
-    """Bounds a wait before the app has the request by what is left of `route.total`. Raises Refusal (504)."""
+    """Limit a wait, before the app has the request, to what is left of `route.total`. Raises Refusal (504)."""
     total = x.route.total
     if total is None:
         yield

@@ -55,7 +55,7 @@ class IngressService:
         self._on_render = on_render
         self._metrics = metrics
         self._emit = log.emit
-        self._announced_trust = ""  # whom X-Forwarded-* are believed of, as it was last told
+        self._announced_trust = ""  # the last logged line about whose X-Forwarded-* are believed
         self.pool = AppPool(loop, lambda: app.address)
         self.relay = Relay(loop, app, self.pool)
         self.limiter = RateLimiter(loop.time)
@@ -94,11 +94,13 @@ class IngressService:
         self.apply(policy)
 
     def apply(self, policy: Policy) -> None:
-        """Take a policy, the first or a newer one: counts, queues and connections go on as they are."""
+        """Put a policy in force, the first or a newer one. Counts, queues and connections go on."""
         self.prepare(policy)()
 
     def prepare(self, policy: Policy) -> Callable[[], None]:
-        """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
+        """A function that puts a policy in force and cannot fail. Raises OutriggerError if the policy cannot be
+        compiled.
+        """
         return partial(self._activate, policy, RequestRules.from_policy(policy, on_render=self._on_render))
 
     def _activate(self, policy: Policy, rules: RequestRules) -> None:
@@ -124,7 +126,7 @@ class IngressService:
         self._metrics.shed_total.labels(reason).inc()
 
     def update_gauges(self) -> None:
-        """Set the gauges that are cheaper counted at a scrape than kept."""
+        """Set the gauges that are cheaper to count at a scrape than to keep."""
         states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.listener.connections)
         for state in ("idle", "busy", "upgraded"):
             self._metrics.connections.labels(state).set(states[state])
@@ -137,27 +139,32 @@ class IngressService:
         self.listener.free_descriptors()
 
     async def open(self, sock: socket.socket) -> None:
+        """Accept clients on a bound socket. Raises OSError if it cannot listen."""
         await self.listener.open(sock)
 
-    async def drain(self, patience: float) -> bool:
-        """Finish what is in flight, accept nothing more; False where `patience` seconds were too few."""
-        return await self.listener.drain(patience)
+    async def drain(self, timeout: float) -> bool:
+        """Accept nobody any more, and finish what is in flight. False if `timeout` seconds were not enough."""
+        return await self.listener.drain(timeout)
 
     def abort_tunnels(self, user: str) -> int:
-        """End this user's WebSockets and other upgrades, and say how many there were."""
+        """End this user's WebSockets and other upgrades; how many there were."""
         found = [c.tunnel for c in self.listener.connections if c.tunnel is not None and c.tunnel.user == user]
         for tunnel in found:
             tunnel.abort()
         return len(found)
 
     async def abort_requests(self) -> None:
-        """The app is about to stop: who waits for it is told, what is under way is cut, idle connections to it end.
-        Else it would spend its orderly stop on them. Tunnels stay: the app closes its own."""
+        """End what is under way, since the app is about to stop and would spend its orderly stop on it.
+
+        Requests that wait for the app are refused, responses break off, idle connections to it are closed. Tunnels
+        stay: the app closes its own.
+        """
         self.relay.app_stopping = True
         self.pool.abort_requests("The app did not finish its answer within listen.drain, and is being stopped.")
         self.pool.close_idle()
         await self.listener.abort_requests()
 
     def close(self) -> None:
+        """End everything now."""
         self.listener.close()
         self.pool.close()

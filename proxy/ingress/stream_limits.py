@@ -1,4 +1,4 @@
-"""Answers that stream and WebSockets, bounded by user where the policy says so (`routes[].streams`)."""
+"""Limits on open streams and WebSockets by user, if the policy sets them (`routes[].streams`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.errors import Refusal
 from proxy.ingress.app_connection import AppConnection
 from proxy.ingress.exchange import Exchange
 
-# Types of answers that go on until somebody ends them.
+# Media types of responses that go on until somebody ends them.
 STREAM_TYPES = frozenset(
     (
         b"text/event-stream",
@@ -19,18 +19,21 @@ STREAM_TYPES = frozenset(
         b"multipart/x-mixed-replace",
     )
 )
-# Types of pieces that are sent as they are made; a page or JSON in chunks is merely long.
+# Media types that are sent in pieces as these are made, if no length is stated; a page or JSON in chunks is just long.
 CHUNK_TYPES = frozenset((b"", b"text/plain", b"application/octet-stream"))
 
 OnShadowRefusal = Callable[[Exchange, str, str], None]
 
 
 class StreamLimits:
-    """A stream has its place from the head of its answer to its end. What a request says of the answer that it wants is
-    believed only for refusing it early, before the app works; what the app answers decides."""
+    """Counts streams, each from the head of its response to its end.
 
-    def __init__(self, shadow: OnShadowRefusal) -> None:
-        self._on_shadow_refusal = shadow  # told of a refusal that is not made
+    What a request says about the response that it wants is only used to refuse it early, before the app works. What the
+    app answers decides. `on_shadow_refusal` is called with each refusal that a route in shadow mode does not make.
+    """
+
+    def __init__(self, on_shadow_refusal: OnShadowRefusal) -> None:
+        self._on_shadow_refusal = on_shadow_refusal
         self._open: Counter[tuple[str, str]] = Counter()  # by route and user
 
     def open_by_route(self) -> Counter[str]:
@@ -40,12 +43,12 @@ class StreamLimits:
         return found
 
     def refuse_early(self, x: Exchange) -> None:
-        """Before the app has the request. Raises Refusal (429)."""
+        """Called before the app has the request. Raises Refusal (429)."""
         if x.route.enforce and self._is_full(x) and _wants_stream(x):
             raise self._refusal(x)
 
     def admit(self, x: Exchange, app_connection: AppConnection) -> None:
-        """The app has answered; nothing of it was sent on. Raises Refusal (429)."""
+        """Called when the app has answered, and nothing was sent to the client yet. Raises Refusal (429)."""
         if not is_stream(app_connection):
             return
         if self._is_full(x):
@@ -73,7 +76,7 @@ class StreamLimits:
 
 
 def is_stream(app_connection: AppConnection) -> bool:
-    """Whether an answer of which the head is here will go on for as long as somebody listens."""
+    """Whether a response, of which the head has come, will go on for as long as somebody listens."""
     if app_connection.upgraded:
         return True
     if app_connection.complete or app_connection.bodyless or app_connection.status >= 400:
@@ -84,7 +87,9 @@ def is_stream(app_connection: AppConnection) -> bool:
 
 
 def _wants_stream(x: Exchange) -> bool:
-    """Whether nothing but a stream would do: who takes JSON too (MCP's clients, with each call) mostly gets it."""
+    """Whether the client accepts nothing but a stream. One that accepts JSON too, as MCP's clients do, mostly gets
+    that.
+    """
     if x.upgrade is not None:
         return True
     wanted = (x.joined_header("Accept") or "").lower().encode("utf-8", "replace").split(b",")

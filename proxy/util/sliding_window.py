@@ -1,15 +1,18 @@
-"""What happened lately: counts over a sliding window, in memory that does not grow with traffic."""
+"""Counts over a sliding window of time, in memory that does not grow with traffic."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 
-BUCKETS = 60  # of a window: what is counted is forgotten at most a sixtieth of the window early
+BUCKETS = 60  # of a window: an event is forgotten at most a sixtieth of the window early
 
 
 class SlidingWindow:
-    """Counts of two kinds in the last `seconds`: all events, and those that were marked."""
+    """How many events there were in the last `seconds`, and how many of them were marked (failures, for example).
+
+    `total` and `marked` are as of the last call; `counts` gives those of now. `clock` is in seconds.
+    """
 
     __slots__ = ("_bucket_seconds", "_buckets", "_clock", "marked", "seconds", "total")
 
@@ -17,7 +20,7 @@ class SlidingWindow:
         self.seconds = seconds
         self._clock = clock
         self._bucket_seconds = seconds / BUCKETS
-        self._buckets: deque[list[int]] = deque()  # [number of the slice, all, marked]
+        self._buckets: deque[list[int]] = deque()  # [number of the bucket, all events, marked ones]
         self.total = 0
         self.marked = 0
 
@@ -43,9 +46,9 @@ class SlidingWindow:
 
     def _expire_buckets(self) -> int:
         number = int(self._clock() / self._bucket_seconds)
-        slices = self._buckets
-        while slices and slices[0][0] <= number - BUCKETS:
-            _, every, marked = slices.popleft()
-            self.total -= every
+        buckets = self._buckets
+        while buckets and buckets[0][0] <= number - BUCKETS:
+            _, events, marked = buckets.popleft()
+            self.total -= events
             self.marked -= marked
         return number

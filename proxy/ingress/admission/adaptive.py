@@ -169,7 +169,7 @@ class Trial:
         self._spent += now - entered
 
     def finish(self, seconds: float | None, spent: float) -> None:
-        """The request was answered after so many seconds of the app's own; None if it was not, then it does not count."""
+        """The request was answered after so many seconds of the app's own. None: it was not, so it does not count."""
         if seconds is None:
             self._after -= 1
             self._spent -= spent

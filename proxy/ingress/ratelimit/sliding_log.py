@@ -91,7 +91,7 @@ class CoarseLog:
             del self.marks[place], self.counts[place]
 
     def _trim(self, slack: int) -> None:
-        """Drop groups that no window can reach. Two neighbours have more than `step` in all, so twice as many suffice."""
+        """Drop groups that no window can reach. Two neighbours have more than `step` in all, hence twice as many."""
         keep = (2 if self.is_uneven else 1) * (self.quota // self.step + 1)
         if len(self.marks) > keep + slack:
             del self.marks[:-keep], self.counts[:-keep]
@@ -178,7 +178,7 @@ def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) 
 
 
 def _restore_older_times(log: CoarseLog, times: array[float], keep: int) -> array[float]:
-    """`times`, with what a coarse log knows from before them. It has the same requests, a little later than they were."""
+    """`times`, with what a coarse log knows from before them: the same requests, a little later than they were."""
     known = [time for time, count in log.entries() for _ in range(count)][-keep - TRIM_SLACK :]
     latest = times[0] if times else float("inf")
     return new_times([*(min(time, latest) for time in known[: len(known) - len(times)]), *times])

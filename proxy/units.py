@@ -10,7 +10,7 @@ import re
 from decimal import Decimal
 from typing import Literal
 
-Period = Literal["h", "d", "month"]
+SpendPeriod = Literal["h", "d", "month"]
 
 NANOS = 1_000_000_000  # nano-dollars in a dollar: what money is counted in, always as whole numbers
 
@@ -23,7 +23,7 @@ _DURATIONS = {
 }
 _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _RATES = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_PERIODS: dict[str, Period] = {"h": "h", "d": "d", "month": "month"}
+_PERIODS: dict[str, SpendPeriod] = {"h": "h", "d": "d", "month": "month"}
 
 _MAX_DURATION = Decimal(1000) * 365 * 86400
 _MAX_SIZE = 1 << 50
@@ -142,7 +142,7 @@ def format_money(dollars: Decimal) -> str:
     return f"${dollars:f}"
 
 
-def parse_spend(text: str) -> tuple[Decimal, Period]:
+def parse_spend(text: str) -> tuple[Decimal, SpendPeriod]:
     """Dollars and the calendar period of `$0.50/d`, `$1/h` or `$10/month`."""
     amount, slash, per = (part.strip() for part in text.partition("/"))
     dollars = parse_money(amount)
@@ -153,7 +153,7 @@ def parse_spend(text: str) -> tuple[Decimal, Period]:
     return dollars, _PERIODS[per]
 
 
-def format_spend(dollars: Decimal, period: Period) -> str:
+def format_spend(dollars: Decimal, period: SpendPeriod) -> str:
     return f"{format_money(dollars)}/{period}"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from proxy.observe.alerts.channels import CHANNELS
 from proxy.observe.exposition import EOF_MARKER, render_exposition, wants_openmetrics
 from proxy.observe.exposition_merge import FetchAppExposition, app_scrape_metrics
 from proxy.observe.metric_family import OTHER_LABEL, Child, Counter, Gauge, Histogram, MetricFamily
@@ -186,7 +187,7 @@ class Metrics:
             self.app_restarts_total.labels(reason)
         for result in ("ok", "error"):
             self.ledger_writes_total.labels(result)
-        for sender in ("slack", "webhook"):
+        for sender in CHANNELS:
             for result in ("ok", "error", "dropped"):
                 self.alerts_sent_total.labels(sender, result)
         for result in ("ok", "refused"):

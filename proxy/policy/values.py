@@ -61,7 +61,7 @@ class Spend:
     """Dollars in a calendar hour, day or month of the cap's time zone."""
 
     amount: Decimal
-    period: units.Period
+    period: units.SpendPeriod
 
     def __str__(self) -> str:
         return units.format_spend(self.amount, self.period)

@@ -22,7 +22,7 @@ from fuzzed_gateway import FuzzedGateway
 
 from proxy.egress.billing import background_calls
 from proxy.egress.billing.windows import PERIODS, Calendar
-from proxy.units import Period
+from proxy.units import SpendPeriod
 
 AT_ONCE = 24
 RESTART = 400  # calls from one to the next; the one in the middle is a kill
@@ -374,7 +374,7 @@ log: {{level: warning}}
         under_way = sum(door.egress.accounting.in_flight for door in self.doors)
         return open_, under_way, sum(door.reserved for door in self.doors)
 
-    def _turned(self, period: Period) -> bool:
+    def _turned(self, period: SpendPeriod) -> bool:
         """Whether a window ended meanwhile, so that what is counted is of the new one alone."""
         return Calendar("UTC").window(period, time.time()) != self._windows[period]
 

@@ -121,7 +121,7 @@ def test_a_formatted_share_reads_as_the_same_value(percent: Decimal) -> None:
 
 @settings(deadline=None)
 @given(st.decimals(0, 10**6, places=6), st.sampled_from(["h", "d", "month"]))
-def test_formatted_money_reads_as_the_same_value(amount: Decimal, period: units.Period) -> None:
+def test_formatted_money_reads_as_the_same_value(amount: Decimal, period: units.SpendPeriod) -> None:
     spend = units.parse_spend(f"${amount:f}/{period}")
     assert units.parse_spend(units.format_spend(*spend)) == spend
 

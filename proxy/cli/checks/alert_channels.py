@@ -9,6 +9,7 @@ import aiohttp
 
 from proxy.cli.checks.upstreams import REQUEST_TIMEOUT, describe_error
 from proxy.cli.output import Finding
+from proxy.observe.alerts.channels import CHANNELS
 from proxy.policy.schema.policy import Policy
 
 
@@ -17,9 +18,10 @@ async def check_alert_channels(policy: Policy, *, post: bool) -> list[Finding]:
     found = []
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-        for subject, url in (("alerts.slack", policy.alerts.slack), ("alerts.webhook", policy.alerts.webhook)):
+        for name in CHANNELS:
+            url: str | None = getattr(policy.alerts, name)
             if url:
-                found.append(await _check_webhook(session, subject, url, post=post and subject == "alerts.slack"))
+                found.append(await _check_webhook(session, f"alerts.{name}", url, post=post and name == "slack"))
     if not policy.alerts.slack:
         text = "alerts are logged only"
         level: Finding = Finding("ok", "alerts.slack", text, "set SLACK_WEBHOOK_URL to be told of them")

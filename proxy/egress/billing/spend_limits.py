@@ -27,7 +27,7 @@ from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema.upstream import Cap
 from proxy.policy.values import ANY_TIER, Spend
-from proxy.units import Period, format_nanos, to_nanos
+from proxy.units import SpendPeriod, format_nanos, to_nanos
 
 MAX_USERS = 10_000  # about 500 bytes each
 EVICTION_CANDIDATES = 32  # users that have not called for longest, of whom the one who spent least is forgotten
@@ -75,7 +75,7 @@ class WindowSpend:
         self.warned = 0.0
 
 
-Windows = dict[Period, WindowSpend]
+Windows = dict[SpendPeriod, WindowSpend]
 
 
 class SpendAccount:
@@ -186,7 +186,7 @@ class SpendLimits:
         self._now = now
         self._on_warn = on_warn
         self._calendar = Calendar(cap.timezone)
-        self._window_ends: dict[Period, float] = {}
+        self._window_ends: dict[SpendPeriod, float] = {}
         self._total = SpendAccount()
         self._users: OrderedDict[str, SpendAccount] = OrderedDict()  # the one who called last is last
         self._unknown_until = 0.0  # until then, a user who has no account here may have spent something
@@ -248,7 +248,7 @@ class SpendLimits:
 
     # ── what others ask ──────────────────────────────────────────────────────────────────────
 
-    def spent(self, period: Period, user: str | None = None) -> int:
+    def spent(self, period: SpendPeriod, user: str | None = None) -> int:
         """Nano-dollars spent in the current window, by one user or by all."""
         if user is None:
             return self._current_windows(self._total)[period].spent
@@ -300,7 +300,7 @@ class SpendLimits:
         """
         caps = [cap for several in self.cap.per_user.values() for cap in several]
         caps += [self.cap.unattributed] if self.cap.unattributed is not None else []
-        lowest: dict[Period, float] = {}
+        lowest: dict[SpendPeriod, float] = {}
         for cap in caps:
             threshold = min(share, 1.0 - MAX_SHARE_LEFT) * to_nanos(cap.amount)
             lowest[cap.period] = min(lowest.get(cap.period, float("inf")), threshold)
@@ -318,12 +318,12 @@ class SpendLimits:
                 count += any(is_above(account, cap) for cap in self.caps_of(user, tier_of(user)))
         return count
 
-    def counted(self, period: Period, user: str) -> int:
+    def counted(self, period: SpendPeriod, user: str) -> int:
         """Nano-dollars of the current window that stand against this user's caps."""
         account = self._users.get(user)
         return self._current_windows(account)[period].counted if account is not None else 0
 
-    def forgive(self, user: str) -> dict[Period, int]:
+    def forgive(self, user: str) -> dict[SpendPeriod, int]:
         """Take today's spend off this user's caps, that of the month included; what this took off each window.
 
         The windows of all users keep it: the money is gone.
@@ -338,7 +338,7 @@ class SpendLimits:
             windows[period].forgive(amount)
         return {period: amount for period, amount in taken.items() if amount}
 
-    def top_spenders(self, period: Period, count: int) -> list[tuple[str, int]]:
+    def top_spenders(self, period: SpendPeriod, count: int) -> list[tuple[str, int]]:
         """Who spent most in the current window, and how many nano-dollars."""
         spent = [(user, self._current_windows(account)[period].spent) for user, account in self._users.items()]
         return sorted((pair for pair in spent if pair[1]), key=lambda pair: -pair[1])[:count]

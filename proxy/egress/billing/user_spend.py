@@ -15,7 +15,7 @@ from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.metrics import Metrics
-from proxy.units import NANOS, Period, format_nanos, to_nanos
+from proxy.units import NANOS, SpendPeriod, format_nanos, to_nanos
 
 if TYPE_CHECKING:
     from proxy.egress.upstream import Upstream
@@ -58,7 +58,7 @@ class UserSpend:
                 return exhausted
         return None
 
-    def forgive(self, user: str) -> list[tuple[str, Period, int]]:
+    def forgive(self, user: str) -> list[tuple[str, SpendPeriod, int]]:
         """Take today's spend off this user's caps: upstream, window and nano-dollars of each part."""
         return [
             (name, period, amount)

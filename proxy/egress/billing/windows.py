@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from proxy.units import Period
+from proxy.units import SpendPeriod
 
-PERIODS: tuple[Period, ...] = ("h", "d", "month")
+PERIODS: tuple[SpendPeriod, ...] = ("h", "d", "month")
 
 
 class Calendar:
@@ -18,7 +18,7 @@ class Calendar:
         self.zone = zone
         self._zone: tzinfo = UTC if zone == "UTC" else ZoneInfo(zone)  # the one zone that needs no data
 
-    def window(self, period: Period, at: float) -> tuple[float, float]:
+    def window(self, period: SpendPeriod, at: float) -> tuple[float, float]:
         """The window that `at` lies in: its first moment, and that of the next."""
         second = int(at)
         local = datetime.fromtimestamp(second, self._zone)

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from proxy.observe.alerts.alert import Alert, AlertEvent
-from proxy.observe.alerts.channels.slack import slack_message
-from proxy.observe.alerts.channels.webhook import webhook_message
+from proxy.observe.alerts.channels import CHANNELS
 from proxy.observe.alerts.delivery import DeliveryQueue
 from proxy.observe.alerts.evaluator import AlertEvaluator
 from proxy.observe.alerts.inputs import AlertInputs
@@ -192,14 +191,13 @@ class AlertManager:
             )
             facts: Mapping[str, str] = {k: v for k, v in each.as_dict().items() if k not in ("name", "message")}
             self._emit("alert", each.message, level=level, alert=each.name, **facts)
-        shapes = {"slack": slack_message, "webhook": webhook_message}
         for name, sender in self._queues.items():
-            sender.enqueue(shapes[name](notices, self._app, self._version))
+            sender.enqueue(CHANNELS[name](notices, self._app, self._version))
 
     def _update_queues(self) -> None:
         """Keep a queue for each address that the policy names; what waits for an older address is still sent there."""
-        wanted = {"slack": self._policy.slack, "webhook": self._policy.webhook}
-        for name, url in wanted.items():
+        for name in CHANNELS:
+            url: str | None = getattr(self._policy, name)
             sender = self._queues.get(name)
             if sender is not None and sender.url != url:
                 del self._queues[name]

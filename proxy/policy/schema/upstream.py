@@ -25,7 +25,7 @@ from proxy.policy.values import (
     empty_mapping,
 )
 
-Dialect = Literal["openai", "anthropic", "http"]
+DialectName = Literal["openai", "anthropic", "http"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    kind: Dialect = "http"
+    kind: DialectName = "http"
     base_url: Annotated[str, urls.HTTP_URL] = ""
     env: tuple[Annotated[str, value_types.VARIABLE], ...] = ()
     api_key: Annotated[str, value_types.SECRET] | None = field(default=None, repr=False)

@@ -24,6 +24,7 @@ from proxy.ledger.store import (
 from proxy.ledger.write_buffer import MAX_BATCH_ROWS, MAX_ROWS, Batch, WriteBuffer
 from proxy.observe.emit import EmitEvent
 from proxy.observe.health import ComponentHealth
+from proxy.observe.metric_family import time_awaitable
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 from proxy.policy.urls import mask_password, sqlite_path
@@ -269,7 +270,8 @@ class Ledger:
         while pieces:
             piece = pieces.popleft()
             try:
-                await self._database.write_batch(piece.records, piece.removals)
+                writing = self._database.write_batch(piece.records, piece.removals)
+                await time_awaitable(self._metrics.ledger_write_seconds, writing)
                 self._metrics.ledger_writes_total.labels("ok").inc()
             except RecordRejected as error:
                 if len(piece) > 1:

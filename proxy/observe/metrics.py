@@ -5,7 +5,8 @@ bound on label values.
 
 Beside the metrics of the contract there are some of our own: `http_concurrency`, `rate_limit_evicted_total`,
 `log_dropped_total`, `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`,
-`bypass_total`, `alerts_sent_total`, `http_refusals_total`, `shadow_total`, `http_streams`, `connections*`, and
+`bypass_total`, `alerts_sent_total`, `alert_delivery_seconds`, `postgres_connect_seconds`, `http_refusals_total`,
+`shadow_total`, `http_streams`, `connections*`, and
 `process_*` (CPU time, memory and files of the gateway itself).
 """
 
@@ -30,6 +31,8 @@ DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
 CONCURRENCY_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
+STORE_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
+DELIVERY_BUCKETS = (0.1, 0.5, 1, 5, 30, 120, 600)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
 
@@ -140,6 +143,11 @@ class Metrics:
         self.postgres_wait_seconds = histogram(
             "postgres_wait_seconds", "How long clients waited for a database connection.", WAIT_BUCKETS
         ).labels()
+        self.postgres_connect_seconds = histogram(
+            "postgres_connect_seconds",
+            "How long opening a connection to the database took, login included.",
+            WAIT_BUCKETS,
+        ).labels()
         self.postgres_transactions_total = counter(
             "postgres_transactions_total", "Transactions through the pool.", "outcome"
         )
@@ -165,6 +173,9 @@ class Metrics:
         self.log_dropped_total = counter_alone("log_dropped_total", "Log lines that nobody read in time.")
         self.ledger_backlog_rows = gauge_alone("ledger_backlog_rows", "Rows that wait to be written to the ledger.")
         self.ledger_writes_total = counter("ledger_writes_total", "Batches written to the ledger, or not.", "result")
+        self.ledger_write_seconds = histogram(
+            "ledger_write_seconds", "How long the ledger's database took to write a batch, or to fail.", STORE_BUCKETS
+        ).labels()
         self.ledger_folded_total = counter_alone(
             "ledger_folded_total", "Rows that were summed up because too many waited."
         )
@@ -174,6 +185,12 @@ class Metrics:
         self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
         self.alerts_sent_total = counter(
             "alerts_sent_total", "Messages of alerts, by what became of them.", "sender", "result"
+        )
+        self.alert_delivery_seconds = histogram(
+            "alert_delivery_seconds",
+            "How long the delivery of an alert's message took, all its attempts together.",
+            DELIVERY_BUCKETS,
+            "sender",
         )
         self.policy_reloads_total = counter("policy_reloads_total", "Reloads of the policy.", "result")
         build = gauge("build_info", "Always 1; what runs.", "version", "python")
@@ -190,6 +207,7 @@ class Metrics:
         for sender in CHANNELS:
             for result in ("ok", "error", "dropped"):
                 self.alerts_sent_total.labels(sender, result)
+            self.alert_delivery_seconds.labels(sender)
         for result in ("ok", "refused"):
             self.policy_reloads_total.labels(result)
 

@@ -15,6 +15,7 @@ from functools import partial
 from proxy.errors import BindError
 from proxy.observe.health import ComponentHealth
 from proxy.observe.log import EventLog
+from proxy.observe.metric_family import time_awaitable
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema.stores import Postgres
@@ -113,6 +114,7 @@ class PostgresService:
         self._loop = asyncio.get_running_loop()
         self._emit = log.emit
         self._requests = requests
+        self._connect_duration = metrics.postgres_connect_seconds
         self._environ = os.environ if environ is None else environ
         self.policy = policy
         self.database = parse_url(policy.url, self._environ)
@@ -327,4 +329,5 @@ class PostgresService:
             )
 
     async def _connect(self, key: PoolKey, name: str) -> AsyncpgConnection:
-        return await connect(self.database.dsn, key, name, self.policy.pool.connect)
+        opening = connect(self.database.dsn, key, name, self.policy.pool.connect)
+        return await time_awaitable(self._connect_duration, opening)

@@ -19,6 +19,7 @@ from aiohttp_retry import RetryClient, RetryOptionsBase
 
 from proxy.http.retry_after import parse_retry_after
 from proxy.observe.emit import EmitEvent
+from proxy.observe.metric_family import Histogram, time_awaitable
 
 MAX_WAITING = 50  # messages; past that the oldest is dropped
 MAX_ATTEMPTS = 10  # within four minutes, or six if each times out
@@ -52,11 +53,14 @@ class DeliveryQueue:
     """The messages for one channel. `sent(result)` is called for each message with ok, error (given up or refused) or
     dropped (too many waited). The address is a secret, and is never logged."""
 
-    def __init__(self, name: str, url: str, *, emit: EmitEvent, sent: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, url: str, *, emit: EmitEvent, sent: Callable[[str], None], duration: Histogram
+    ) -> None:
         self.name = name
         self.url = url
         self._emit = emit
         self._count_result = sent
+        self._duration = duration
         self._messages: deque[bytes] = deque()
         self._has_messages = asyncio.Event()
         self._idle = asyncio.Event()
@@ -92,7 +96,7 @@ class DeliveryQueue:
             while True:
                 await self._has_messages.wait()
                 while self._messages:
-                    await self._post(client, self._messages.popleft())
+                    await time_awaitable(self._duration, self._post(client, self._messages.popleft()))
                 self._has_messages.clear()
                 self._idle.set()
 

@@ -203,7 +203,13 @@ class AlertManager:
                 del self._queues[name]
                 self._closing.start(sender.close(FLUSH_SECONDS))
             if url and name not in self._queues:
-                self._queues[name] = DeliveryQueue(name, url, emit=self._emit, sent=partial(self._count_delivery, name))
+                self._queues[name] = DeliveryQueue(
+                    name,
+                    url,
+                    emit=self._emit,
+                    sent=partial(self._count_delivery, name),
+                    duration=self._metrics.alert_delivery_seconds.labels(name),
+                )
 
     def _count_delivery(self, sender: str, result: str) -> None:
         self._metrics.alerts_sent_total.labels(sender, result).inc()

@@ -17,6 +17,7 @@ from proxy.observe.alerts.manager import KEEP_SECONDS, MAX_ALERTS, AlertManager
 from proxy.observe.alerts.notification import Notification
 from proxy.observe.alerts.runbook_hints import runbook_url
 from proxy.observe.health import ComponentHealth
+from proxy.observe.metric_family import Histogram
 from proxy.observe.metrics import Metrics
 from proxy.observe.timeseries.window_stats import WindowStats
 from proxy.policy import schema
@@ -303,7 +304,11 @@ def test_a_webhook_gets_every_field():
 async def test_what_waits_too_long_gives_way_to_what_is_new():
     counted, lines = [], []
     sender = DeliveryQueue(
-        "slack", "http://127.0.0.1:9/hunter2", emit=lambda *a, **k: lines.append(a), sent=counted.append
+        "slack",
+        "http://127.0.0.1:9/hunter2",
+        emit=lambda *a, **k: lines.append(a),
+        sent=counted.append,
+        duration=Histogram((1.0,)),
     )
     for number in range(MAX_WAITING + 3):
         sender.enqueue({"text": str(number)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy.observe.exposition import wants_openmetrics
+from proxy.observe.metric_family import Histogram, time_awaitable
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 
@@ -56,6 +58,9 @@ ledger_writes_total counter
 ledger_folded_total counter
 ledger_dropped_total counter
 price_table_age_seconds gauge
+ledger_write_seconds histogram
+alert_delivery_seconds histogram
+postgres_connect_seconds histogram
 """
 
 
@@ -252,3 +257,29 @@ async def test_a_histogram_reads_as_the_clients_own_histogram_does():
         peer.observe(value)
     lines = [line for line in client.generate_latest(theirs).decode().splitlines() if "_created" not in line]
     assert client.generate_latest(ours).decode().splitlines() == lines
+
+
+@pytest.mark.parametrize("end", ["returns", "raises", "is cancelled"])
+async def test_what_is_awaited_is_timed_however_it_ends(end):
+    histogram = Histogram((0.01, 60.0))
+
+    async def work() -> str:
+        await asyncio.sleep(30 if end == "is cancelled" else 0.02)
+        if end == "raises":
+            raise LookupError
+        return "done"
+
+    task = asyncio.ensure_future(time_awaitable(histogram, work()))
+    await asyncio.sleep(0.02)
+    if end == "is cancelled":
+        task.cancel()
+    found = (await asyncio.gather(task, return_exceptions=True))[0]
+    expected = {"returns": str, "raises": LookupError, "is cancelled": asyncio.CancelledError}[end]
+    assert isinstance(found, expected)
+    assert histogram.cumulative() == [0, 1, 1], "once, and over 10 ms"
+
+
+def test_the_package_that_times_is_loaded_at_its_first_use_alone():
+    text = "import sys, proxy.build, proxy.gateway; print('prometheus_async' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr

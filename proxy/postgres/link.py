@@ -418,13 +418,13 @@ class ServerlessReplies:
 
     def answer(self, data: bytes) -> tuple[bytes, bytes]:
         """What the client gets, and what of `data` needs a server. Raises ProtocolError."""
-        return self._walk(data, b"")
+        return self._process_messages(data, b"")
 
     def refuse(self, data: bytes, error: bytes) -> tuple[bytes, bytes]:
         """The same if there is no server to be had: each message, or batch of them, gets the error."""
-        return self._walk(data, error)
+        return self._process_messages(data, error)
 
-    def _walk(self, data: bytes, error: bytes) -> tuple[bytes, bytes]:
+    def _process_messages(self, data: bytes, error: bytes) -> tuple[bytes, bytes]:
         replies = b""
         pos, size = 0, len(data)
         if self._bytes_to_drop:

@@ -141,13 +141,13 @@ class Pool:
         server.query_timed_out = False
         server.resume_reading()
         if not server.cancelling:  # else `_cancel` offers it when the cancel has arrived
-            self._offer(server)
+            self._offer_server(server)
 
     def on_check_passed(self, server: ServerConnection) -> None:
         server.since = self.now()
-        self._offer(server)
+        self._offer_server(server)
 
-    def _offer(self, server: ServerConnection) -> None:
+    def _offer_server(self, server: ServerConnection) -> None:
         """To the waiter that waits longest; if that one needs another kind, this server may have to make room."""
         if server.closed:
             return
@@ -280,7 +280,7 @@ class Pool:
             maximum=self.policy.pool.max,
         )
         for kind in plan.to_open:
-            self._tasks.start(self._open(kind))
+            self._tasks.start(self._open_connection(kind))
         if plan.make_room and self.idle and not any(server.closed for server in self.servers):
             self.idle.pop(0).close()  # it goes on from there when that one's end is known
         if plan.retry_in is not None and self._launch_timer is None:
@@ -290,7 +290,7 @@ class Pool:
         self._launch_timer = None
         self.launch_servers()
 
-    async def _open(self, kind: ConnectionKind) -> None:
+    async def _open_connection(self, kind: ConnectionKind) -> None:
         key, name = kind
         attempts = self.launcher.attempts
         was_down = attempts.failures > 0
@@ -336,7 +336,7 @@ class Pool:
         server = ServerConnection(found.backend, self, self.now, retire_at=self.now() + life)
         self.servers[server] = found
         server.take_over(found.transport, found.protocol, found)
-        self._offer(server)
+        self._offer_server(server)
 
     # ── connections that go ──────────────────────────────────────────────────────────────────
 
@@ -393,9 +393,9 @@ class Pool:
     def cancel_query(self, server: ServerConnection) -> None:
         """Cancel what a server does. It serves nobody else until that has arrived: a late one hits nobody."""
         server.cancelling += 1
-        self._tasks.start(self._cancel(server, self.servers[server]))
+        self._tasks.start(self._run_cancel(server, self.servers[server]))
 
-    async def _cancel(self, server: ServerConnection, found: AsyncpgConnection) -> None:
+    async def _run_cancel(self, server: ServerConnection, found: AsyncpgConnection) -> None:
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
                 await found.cancel()
@@ -404,7 +404,7 @@ class Pool:
         finally:
             server.cancelling -= 1
         if not server.cancelling and server.link is None and not server.checking and not server.closed:
-            self._offer(server)
+            self._offer_server(server)
 
     async def close(self) -> None:
         self.draining = True

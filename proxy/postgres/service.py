@@ -145,7 +145,7 @@ class PostgresService:
 
             self._tls_context = self_signed_context()
         try:
-            self._server = await self._loop.create_server(self._accept, sock=sock, backlog=LISTEN_BACKLOG)
+            self._server = await self._loop.create_server(self._accept_client, sock=sock, backlog=LISTEN_BACKLOG)
         except OSError as error:
             raise BindError(f"postgres.listen cannot be listened on: {error}.") from error
         self.pool.start_janitor()
@@ -207,7 +207,7 @@ class PostgresService:
 
     # ── clients that come ────────────────────────────────────────────────────────────────────
 
-    def _accept(self) -> ClientConnection:
+    def _accept_client(self) -> ClientConnection:
         self._client_count += 1
         client = ClientConnection(self, self._loop.time, self._client_count)
         self.clients[client.number] = client

@@ -101,7 +101,7 @@ class Login:
             return None
         kind, length = read_header(self._data)
         if kind != wire.PASSWORD or not 4 <= length <= MAX_PASSWORD_BYTES:
-            return self._refuse(pg_errors.PROTOCOL_VIOLATION, "a password was to come, and something else came")
+            return self._refuse_login(pg_errors.PROTOCOL_VIOLATION, "a password was to come, and something else came")
         if len(self._data) <= length:
             return None
         body, self._data = self._data[HEADER_SIZE : length + 1], self._data[length + 1 :]
@@ -109,11 +109,11 @@ class Login:
 
     def _process_first_packet(self) -> bytes | None:
         if self._data[:1] == bytes((TLS_HELLO,)):
-            return self._close("it began with TLS, which is to be asked for first (sslnegotiation=postgres)")
+            return self._hang_up("it began with TLS, which is to be asked for first (sslnegotiation=postgres)")
         try:
             found = split_packet(self._data)
         except ValueError as error:
-            return self._close(str(error))
+            return self._hang_up(str(error))
         if found is None:
             return None
         code, body = found
@@ -121,7 +121,7 @@ class Login:
         if code in (SSL_REQUEST, GSS_REQUEST):
             # What came with the request would be taken for the first bytes inside TLS (CVE-2021-23214).
             if self._data or self._encrypted:
-                return self._close("it sent on before encryption was agreed on")
+                return self._hang_up("it sent on before encryption was agreed on")
             if code == SSL_REQUEST and self._policy.tls:
                 self.wants_tls = True
                 return _TLS_ACCEPTED
@@ -136,7 +136,7 @@ class Login:
             asked = self._startup = parse_startup(code, body)
         except ValueError as error:
             sqlstate = pg_errors.FEATURE_NOT_SUPPORTED if "version" in str(error) else pg_errors.PROTOCOL_VIOLATION
-            return self._refuse(sqlstate, str(error))
+            return self._refuse_login(sqlstate, str(error))
         return self._send_challenge(asked)
 
     def _send_challenge(self, asked: StartupMessage) -> bytes:
@@ -148,10 +148,10 @@ class Login:
             sent = wire.message(wire.NEGOTIATE_VERSION, struct.pack(">ii", 0, len(asked.unknown_options)) + names)
         if asked.replication:
             text = "replication does not go through a pool; connect to the database itself"
-            return sent + self._refuse(pg_errors.FEATURE_NOT_SUPPORTED, text)
+            return sent + self._refuse_login(pg_errors.FEATURE_NOT_SUPPORTED, text)
         if asked.user != policy.user:
             text = f'user "{asked.user}" is not known here; this pool serves user "{policy.user}" alone'
-            return sent + self._refuse(pg_errors.INVALID_AUTHORIZATION, text)
+            return sent + self._refuse_login(pg_errors.INVALID_AUTHORIZATION, text)
         if asked.database not in (policy.database, policy.console):
             self._startup = replace(asked, pool_key=((OTHER_DATABASE, asked.database), *asked.pool_key))
         return sent + wire.message(wire.AUTHENTICATION, struct.pack(">i", _SASL) + MECHANISM + b"\0\0")
@@ -175,18 +175,18 @@ class Login:
 
     def _refuse_password(self) -> bytes:
         user = self._policy.user
-        return self._refuse(
+        return self._refuse_login(
             pg_errors.INVALID_PASSWORD,
             f'password authentication failed for user "{user}"; the password of this pool is made at its start,'
             " and stands in the address that the app gets",
         )
 
-    def _refuse(self, sqlstate: str, text: str) -> bytes:
+    def _refuse_login(self, sqlstate: str, text: str) -> bytes:
         self.failure = text
         self.closing = True
         return wire.fatal_response(sqlstate, text)
 
-    def _close(self, reason: str) -> bytes:
+    def _hang_up(self, reason: str) -> bytes:
         """Hang up without an error: what it spoke was not the protocol, so it would not understand one."""
         self.failure = reason
         self.closing = True

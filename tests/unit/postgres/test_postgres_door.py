@@ -39,7 +39,7 @@ def console(door):
 @pytest.mark.parametrize("word", TABLES)
 async def test_the_console_answers_in_tables(word, step):
     door, _, _ = make()
-    door._accept()
+    door._accept_client()
     heard, said, _ = console(door)
     data = query_message(f" Show {word.upper()} ;") + query_message("")
     for pos in range(0, len(data), step):
@@ -93,7 +93,7 @@ def test_a_certificate_is_made_that_a_client_can_speak_to():
 
 async def test_a_connection_works_for_a_request_until_it_works_for_another():
     door, requests, _ = make()
-    client = door._accept()
+    client = door._accept_client()
     client.port = 4711
     cancelled = []
     door._cancel_work = cancelled.append

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 
-from proxy.policy.schema.server import Address
+from proxy.policy.values import Address
 
 # A listener that is bound to every address is reached at the loopback address of its family.
 LOOPBACK_OF_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -13,8 +13,8 @@ from proxy.cli.arguments import parse_arguments
 from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
 from proxy.cli.output import print_error, print_line
 from proxy.errors import UsageError
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.schema import Policy
+from proxy.policy.values import Address
 
 REQUEST_TIMEOUT = 20.0  # seconds
 MAX_ANSWER_BYTES = 1024 * 1024

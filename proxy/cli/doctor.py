@@ -12,7 +12,7 @@ from proxy.cli.load_policy import EXIT_BAD_POLICY
 from proxy.cli.output import Finding, print_findings, print_line, write_text
 from proxy.errors import PolicyError, UsageError
 from proxy.policy.loading import find_source, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 CHECK_TIMEOUT = 15.0  # seconds for any one check; what it waits for has bounds of its own
 

@@ -15,8 +15,7 @@ from proxy.errors import UsageError
 from proxy.ingress.exchange import path_from_target
 from proxy.ingress.identity import Identified
 from proxy.ingress.pipeline import RequestRules
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.route import Route
+from proxy.policy.schema import Policy, Route
 from proxy.policy.values import ANY_TIER
 from proxy.units import format_duration, format_rate, format_size
 

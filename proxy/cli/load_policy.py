@@ -10,7 +10,7 @@ from proxy.cli.output import print_error
 from proxy.errors import PolicyError
 from proxy.policy.loading import find_source
 from proxy.policy.loading import load_policy as load
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 EXIT_BAD_POLICY = 2  # the exit status for a policy that cannot be taken
 

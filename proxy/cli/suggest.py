@@ -15,8 +15,7 @@ from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
 from proxy.cli.output import print_error, print_line, write_text
 from proxy.cli.running_stats import GatewayStats, Histogram, RouteStats, parse_stats
 from proxy.errors import UsageError
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.route import Route
+from proxy.policy.schema import Policy, Route
 from proxy.policy.values import ANY_TIER, Rate
 from proxy.units import format_duration, format_size
 

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from proxy.egress.api_keys import KEY_VARIABLES, VirtualKeys, key_variable
 from proxy.egress.url_mapping import app_base_url
 from proxy.policy import urls
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.upstream import Egress, Upstream
+from proxy.policy.schema import Egress, Policy, Upstream
 
 # [merged from egress/hosts/environment] The proxy variables that the app gets. Clients differ in which spelling
 # they read, so all are set.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from proxy.policy.schema.alerting import InjectedFault
+from proxy.policy.schema import InjectedFault
 
 
 class FaultInjector:

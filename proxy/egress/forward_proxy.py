@@ -26,7 +26,7 @@ from proxy.errors import AttemptFailed, Refusal
 from proxy.http.problem import CONTENT_TYPE, render_problem
 from proxy.http.retry_after import round_retry_after
 from proxy.observe.emit import EmitEvent
-from proxy.policy.schema.upstream import Egress
+from proxy.policy.schema import Egress
 
 # [merged from egress/hosts/parent] A proxy that the gateway itself has to use: HTTPS_PROXY, HTTP_PROXY and NO_PROXY
 # of its own environment.

@@ -35,7 +35,7 @@ from proxy.errors import CallRefused
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_registry import RequestRegistry
 from proxy.observe.reserved_users import normalize_user_name
-from proxy.policy.schema.identity import TierMatcher
+from proxy.policy.schema import TierMatcher
 
 
 class Pipeline:

@@ -25,7 +25,7 @@ from proxy.egress.throttle import ThrottlePermit, ThrottleRefusal
 from proxy.egress.upstream import Upstream
 from proxy.egress.upstream_response import UpstreamResponse
 from proxy.errors import AttemptFailed, CallRefused, OutriggerError
-from proxy.policy.schema.upstream import Fallback
+from proxy.policy.schema import Fallback
 
 LAST_WORDS = 5.0  # seconds that an error event has to reach an app that reads slowly
 

@@ -28,7 +28,7 @@ from proxy.egress.provider_limits import concerns_every_model
 from proxy.egress.upstream_response import UpstreamResponse, decoded_body, read_response
 from proxy.errors import AttemptFailed, OutriggerError
 from proxy.http.retry_after import wait_from_headers
-from proxy.policy.schema.upstream import Retry
+from proxy.policy.schema import Retry
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

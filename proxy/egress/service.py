@@ -35,8 +35,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy import schema
-from proxy.policy.schema.identity import TierMatcher
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy, TierMatcher
 from proxy.policy.urls import mask_password
 from proxy.util.background_tasks import BackgroundTasks
 

@@ -26,7 +26,7 @@ from proxy.egress.url_mapping import find_endpoint, find_followed, join_url
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
-from proxy.policy.schema.alerting import InjectedFault
+from proxy.policy.schema import InjectedFault
 from proxy.policy.values import Spend
 
 

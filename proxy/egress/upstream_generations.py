@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from proxy.egress.http_client import HttpClient
 from proxy.egress.upstream import Upstream
 from proxy.policy import schema
-from proxy.policy.schema.alerting import InjectedFault
+from proxy.policy.schema import InjectedFault
 from proxy.util.background_tasks import BackgroundTasks
 
 OpenUpstream = Callable[[str, schema.Upstream], Upstream]

@@ -9,7 +9,7 @@ from yarl import URL
 from proxy.egress.dialects import Dialect
 from proxy.egress.dialects.path_normalization import normalize_path, path_below, path_suffixes
 from proxy.observe.redact import Redactor
-from proxy.policy.schema.server import REDACT
+from proxy.policy.schema import REDACT
 
 _SECRETS = Redactor((*REDACT, "secret", "signature", "sig", "auth", "credential", "session", "code", "jwt", "sas"))
 MAX_BASES = 64  # base_urls whose paths are remembered

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from proxy.ingress.dropped_headers import DROPPED_FROM_REQUESTS
-from proxy.policy.schema.server import Network, TrustedProxies
+from proxy.policy.schema import TrustedProxies
+from proxy.policy.values import Network
 
 Address = IPv4Address | IPv6Address
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from proxy.errors import Refusal
 from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.observe.metrics import Metrics
-from proxy.policy.schema.server import Connections
+from proxy.policy.schema import Connections
 
 ASSUMED_DESCRIPTORS = 1 << 20  # descriptors, if there is no limit
 MAX_REJECTING = 256  # connections at once that only get a refusal

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from multidict import CIMultiDictProxy
 
 from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
-from proxy.policy.schema.route import DEFAULT_ROUTE, Route
+from proxy.policy.schema import DEFAULT_ROUTE, Route
 
 if TYPE_CHECKING:
     from proxy.errors import Refusal

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from proxy.ingress import client_address, routing
 from proxy.ingress.ports import RequestView
 from proxy.observe.reserved_users import RESERVED_NAMES, RESERVED_PREFIX, normalize_user_name
-from proxy.policy.schema.identity import TierMatcher
-from proxy.policy.schema.server import (
+from proxy.policy.schema import (
     CookieSource,
     HeaderSource,
     Identity,
@@ -22,6 +21,7 @@ from proxy.policy.schema.server import (
     PathSource,
     Source,
     Tier,
+    TierMatcher,
 )
 
 MAX_USER_LENGTH = 256

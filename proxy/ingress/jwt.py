@@ -12,7 +12,7 @@ import jwt
 
 from proxy.errors import OutriggerError
 from proxy.ingress.ports import RequestView
-from proxy.policy.schema.server import JwtSource
+from proxy.policy.schema import JwtSource
 from proxy.policy.validation import find_key_misfit
 
 MAX_REMEMBERED_TOKENS = 1024  # about 300 bytes each

@@ -18,7 +18,7 @@ from proxy.ingress.client_address import client_network
 from proxy.ingress.client_connection import ClientConnection, RefusalWriter, RequestHandler
 from proxy.ingress.connection_limits import DESCRIPTORS, PER_ADDRESS, TOTAL, ConnectionLimits
 from proxy.ingress.request_errors import body_below_rate, request_too_slow
-from proxy.policy.schema.server import Listen
+from proxy.policy.schema import Listen
 
 EVICTABLE_AFTER = 1.0  # seconds after which an idle connection may be closed to make room for another
 # The same for one that has not sent a byte yet: a client's first bytes come right behind its connection.

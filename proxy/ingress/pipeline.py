@@ -40,8 +40,7 @@ from proxy.ingress.stream_limits import StreamLimits
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_ids import IdGenerator, parse_traceparent
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.schema.alerting import InjectedFault
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import InjectedFault, Policy
 
 NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 HOST_PATTERN = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from proxy.policy.schema.route import DEFAULT_ROUTE, Route
+from proxy.policy.schema import DEFAULT_ROUTE, Route
 
 PATTERN_FLAGS = re.DOTALL | re.IGNORECASE
 

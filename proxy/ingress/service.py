@@ -22,7 +22,7 @@ from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 
 class IngressService:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from proxy.policy.schema.alerting import Sentry as Policy
+from proxy.policy.schema import Sentry as Policy
 
 if TYPE_CHECKING:
     from sentry_sdk import Client

@@ -13,8 +13,8 @@ from proxy.app.command import Command
 from proxy.app.environment import build_environment
 from proxy.egress.service import Egress
 from proxy.observe.log import EventLog
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.schema import Policy
+from proxy.policy.values import Address
 from proxy.process.listen_sockets import ListenSockets
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from typing import Literal
 from proxy.app import attribution
 from proxy.egress.api_keys import key_variable
 from proxy.egress.app_environment import proxy_variables, upstream_variables, virtual_key_variables
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.upstream import Upstream
+from proxy.policy.schema import Policy, Upstream
 
 WaitsFor = Literal["app restart", "gateway restart"]
 

@@ -16,7 +16,7 @@ from proxy.errors import OutriggerError, PolicyError, PolicyFault
 from proxy.ingress.pipeline import RequestRules
 from proxy.ledger.ledger import store_of
 from proxy.observe.redact import Redactor
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 RESTORE_HINT = "write it as it was before, or another way"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 
 # Parameters of a query that say how the server is reached (libpq's and asyncpg's); the rest are settings and options
 # of the app's own connections.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 from proxy.postgres import pg_errors, wire
 from proxy.postgres.server import ServerConnection
 from proxy.units import format_duration

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 
 Holder = TypeVar("Holder")
 

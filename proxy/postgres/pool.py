@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from proxy.observe.emit import EmitEvent
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 from proxy.postgres import janitor, pg_errors, wire
 from proxy.postgres.auth.startup import PoolKey, Settings
 from proxy.postgres.connector import AsyncpgConnection, ConnectFailed

@@ -18,7 +18,7 @@ from proxy.observe.log import EventLog
 from proxy.observe.metric_family import time_awaitable
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 from proxy.postgres import pg_errors, wire
 from proxy.postgres.admin_console import AdminConsole
 from proxy.postgres.auth.login import LoginPolicy

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from proxy.errors import BindError
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.schema import Policy
+from proxy.policy.values import Address
 
 LISTEN_BACKLOG = 1024
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from proxy.errors import BindError
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.schema import Policy
+from proxy.policy.values import Address
 
 SD_LISTEN_FDS_START = 3  # the first descriptor that is passed
 SOCKET_KEYS: Mapping[str, str] = {

@@ -25,7 +25,7 @@ from proxy.egress.dialects import OutputSize, dialect_for
 from proxy.ledger.write_buffer import WriteBuffer
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
-from proxy.policy.schema.upstream import OPENAI, Cap
+from proxy.policy.schema import OPENAI, Cap
 from proxy.policy.values import Spend
 
 FILE = Path(__file__).parents[2] / "proxy" / "egress" / "billing" / "pricing" / "prices.json"

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 from admission_simulation import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate  # noqa: E402
 
 from proxy.errors import Refusal  # noqa: E402
-from proxy.policy.schema.server import Overload, Route  # noqa: E402
+from proxy.policy.schema import Overload, Route  # noqa: E402
 
 CAPACITY = 400.0
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from proxy.errors import Refusal
 from proxy.ingress.admission.controller import AdmissionController
-from proxy.policy.schema.server import AdaptiveLimit, FixedLimit, Overload, Route
+from proxy.policy.schema import AdaptiveLimit, FixedLimit, Overload, Route
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePath
 
-from proxy.policy.schema.identity import Identity
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Identity, Policy
 
 FOLDER = Path(__file__).parent
 # Programs that are surely not Python: there the app has to pass on the header itself.

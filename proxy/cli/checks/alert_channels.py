@@ -10,7 +10,7 @@ import aiohttp
 from proxy.cli.checks.upstreams import REQUEST_TIMEOUT, describe_error
 from proxy.cli.output import Finding
 from proxy.observe.alerts.channels import CHANNELS
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 
 async def check_alert_channels(policy: Policy, *, post: bool) -> list[Finding]:

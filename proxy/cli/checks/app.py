@@ -21,7 +21,7 @@ from proxy.cli.detect.loopback_trust import find_trust_in_code, find_trust_in_co
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.detect.routes import find_routes
 from proxy.cli.output import Finding
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 from proxy.units import format_duration
 
 CONNECT_TIMEOUT = 5.0  # seconds

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from proxy.app.memory_usage import memory_limit as container_limit
 from proxy.cli.output import Finding
 from proxy.operations.health import resolve_memory_limit
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 from proxy.units import format_duration, format_size
 
 GATEWAY_MEMORY = 64 * 1024 * 1024  # what the gateway itself may take

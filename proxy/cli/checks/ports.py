@@ -11,8 +11,8 @@ from proxy.cli.admin_client import reachable_address, request
 from proxy.cli.output import Finding
 from proxy.errors import BindError
 from proxy.ingress.client_address import TrustedPeers
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.schema import Policy
+from proxy.policy.values import Address
 from proxy.process.listen_sockets import bind_socket
 
 REQUEST_TIMEOUT = 3.0  # seconds

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from proxy.cli.output import Finding
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 _QUITS_IN_ORDER = "cuts its connections at SIGTERM, and ends in order at SIGQUIT"
 STOP_SIGNALS: Mapping[str, tuple[str, str]] = {

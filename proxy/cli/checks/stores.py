@@ -14,7 +14,7 @@ from proxy.cli.detect.app import detect_app
 from proxy.cli.detect.database import DRIVER_PACKAGES
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 from proxy.policy.urls import mask_password, sqlite_path
 
 CONNECT_TIMEOUT = 5.0  # seconds

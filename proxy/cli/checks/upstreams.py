@@ -17,8 +17,7 @@ from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
 from proxy.egress.api_keys import KEY_VARIABLES
 from proxy.egress.url_mapping import join_url
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.upstream import Upstream, default_upstreams
+from proxy.policy.schema import Policy, Upstream, default_upstreams
 
 REQUEST_TIMEOUT = 5.0  # seconds
 # Variables from which apps and SDKs take the address of a vendor of models.

@@ -13,7 +13,7 @@ from proxy.cli.detect.database import DetectedDatabase
 from proxy.cli.detect.routes import AppRoute
 from proxy.cli.detect.users import find_user_paths
 from proxy.observe.log_format import printable
-from proxy.policy.schema.alerting import SHIPPED_RULES
+from proxy.policy.schema import SHIPPED_RULES
 
 MAX_ROUTES = 12  # that get an entry of their own
 _COMMENT_COLUMN = 44  # the column of comments

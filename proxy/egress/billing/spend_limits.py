@@ -25,7 +25,7 @@ from proxy.egress.billing.windows import PERIODS, Calendar
 from proxy.errors import OutriggerError
 from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED
-from proxy.policy.schema.upstream import Cap
+from proxy.policy.schema import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import SpendPeriod, format_nanos, to_nanos
 

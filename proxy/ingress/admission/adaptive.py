@@ -46,7 +46,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import exp, log, sqrt
 
-from proxy.policy.schema.server import AdaptiveLimit
+from proxy.policy.schema import AdaptiveLimit
 
 MIN_STEP_SECONDS = 0.1  # between two changes of the limit, at least
 MIN_STEP_SAMPLES = 10  # and that many samples; fewer do after SLOW_STEP

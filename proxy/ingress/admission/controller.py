@@ -14,7 +14,7 @@ from proxy.errors import Refusal
 from proxy.ingress.admission.adaptive import MIN_STEP_SECONDS, GradientLimiter, Trial
 from proxy.ingress.admission.address_share import AddressShare, AddressShares
 from proxy.ingress.admission.gate import Gate, Shed
-from proxy.policy.schema.server import Overload, Route
+from proxy.policy.schema import Overload, Route
 
 if TYPE_CHECKING:
     from proxy.ingress.admission.adaptive import Trial

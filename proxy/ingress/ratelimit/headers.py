@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from proxy.policy.schema.server import Rate
+from proxy.policy.values import Rate
 
 
 class RateLimitHeaders:

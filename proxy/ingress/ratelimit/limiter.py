@@ -18,7 +18,8 @@ from typing import NamedTuple
 from proxy.ingress.ratelimit import sliding_log
 from proxy.ingress.ratelimit.headers import RateLimitHeaders
 from proxy.ingress.ratelimit.sliding_log import MAX_EXACT_QUOTA, MixedLog, UserLog
-from proxy.policy.schema.server import Rate, Route
+from proxy.policy.schema import Route
+from proxy.policy.values import Rate
 
 MAX_PLAIN_USER_LENGTH = 40  # characters of a user's name that is not kept as a hash
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from proxy.policy.schema.alerting import Severity
+from proxy.policy.schema import Severity
 
 
 @dataclass(frozen=True, slots=True)

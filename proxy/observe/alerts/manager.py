@@ -22,8 +22,8 @@ from proxy.observe.alerts.notification import Notification, make_notification
 from proxy.observe.emit import EmitEvent, LogLevel
 from proxy.observe.metrics import Metrics
 from proxy.observe.process_sampler import ResourceSample
-from proxy.policy.schema.alerting import AlertRule
-from proxy.policy.schema.alerting import Alerts as Policy
+from proxy.policy.schema import AlertRule
+from proxy.policy.schema import Alerts as Policy
 from proxy.util.background_tasks import BackgroundTasks
 
 KEEP_SECONDS = 86400.0  # seconds for which an alert is shown after it has ended

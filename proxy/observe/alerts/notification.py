@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from proxy.observe.alerts.alert import FLAPPING_STARTS, FLAPPING_WINDOW, Alert, AlertEvent, AlertState
 from proxy.observe.alerts.runbook_hints import runbook_hint, runbook_url
 from proxy.policy.alert_condition import Condition
-from proxy.policy.schema.alerting import Severity
+from proxy.policy.schema import Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Units: durations are seconds, sizes are bytes, shares are 0 to 1, money is Decim
 `off` is None here. Other rooms write `schema.Upstream`; only the policy room names the file that a section is in.
 """
 
-from proxy.policy.schema.alerting import AlertRule, Alerts, Cooldown, InjectedFault, Sentry, Severity
+from proxy.policy.schema.alerting import SHIPPED_RULES, AlertRule, Alerts, Cooldown, InjectedFault, Sentry, Severity
 from proxy.policy.schema.identity import (
     NO_TIER,
     Algorithm,
@@ -16,11 +16,13 @@ from proxy.policy.schema.identity import (
     PathSource,
     Source,
     Tier,
+    TierMatcher,
 )
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Charges, Fee, Price, Rated
 from proxy.policy.schema.route import DEFAULT_ROUTE, Match, Queue, Retries, Route
 from proxy.policy.schema.server import (
+    REDACT,
     AdaptiveLimit,
     Admin,
     App,
@@ -63,6 +65,8 @@ __all__ = [
     "DEFAULT_ROUTE",
     "NO_TIER",
     "OPENAI",
+    "REDACT",
+    "SHIPPED_RULES",
     "AdaptiveLimit",
     "Admin",
     "AlertRule",
@@ -121,6 +125,7 @@ __all__ = [
     "Source",
     "Store",
     "Tier",
+    "TierMatcher",
     "TrustedProxies",
     "Upstream",
     "default_upstreams",

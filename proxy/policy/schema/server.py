@@ -7,25 +7,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from proxy.policy import urls, value_types
-from proxy.policy.schema.identity import CookieSource as CookieSource
-from proxy.policy.schema.identity import HeaderSource as HeaderSource
-from proxy.policy.schema.identity import Identity as Identity
-from proxy.policy.schema.identity import IpSource as IpSource
-from proxy.policy.schema.identity import JwtSource as JwtSource
-from proxy.policy.schema.identity import PathSource as PathSource
-from proxy.policy.schema.identity import Source as Source
-from proxy.policy.schema.identity import Tier as Tier
-from proxy.policy.schema.route import DEFAULT_ROUTE as DEFAULT_ROUTE
-from proxy.policy.schema.route import Match as Match
-from proxy.policy.schema.route import Queue as Queue
-from proxy.policy.schema.route import Retries as Retries
-from proxy.policy.schema.route import Route as Route
-from proxy.policy.values import ANY_TIER as ANY_TIER
-from proxy.policy.values import Address as Address
 from proxy.policy.values import (
+    Address,
     Bytes,
     Count,
     ListenAt,
+    Network,
     Path,
     Period,
     Positive,
@@ -33,8 +20,6 @@ from proxy.policy.values import (
     Share,
     empty_mapping,
 )
-from proxy.policy.values import Network as Network
-from proxy.policy.values import Rate as Rate
 
 # ── app ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from proxy.policy import urls, value_types
-from proxy.policy.schema.price import Price as Price
+from proxy.policy.schema.price import Price
 from proxy.policy.values import (
     RATE,
     SPEND,

@@ -15,7 +15,7 @@ from proxy.cli.checks.app import check_app as look_at_app
 from proxy.cli.doctor import run_doctor
 from proxy.cli.init import run_init
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 FASTAPI = "from fastapi import FastAPI\napp = FastAPI()\n"
 ASK = "client.chat.completions.create()\n"

@@ -11,7 +11,7 @@ import pytest
 from proxy.cli.init import run_init, wrap_start_command
 from proxy.errors import UsageError
 from proxy.policy.loading import load_policy, read_file
-from proxy.policy.schema.server import HeaderSource, PathSource
+from proxy.policy.schema import HeaderSource, PathSource
 
 LAYOUTS = Path(__file__).parents[2] / "layouts"
 RUN = ".outrigger/bin/outrigger -- "

@@ -9,7 +9,7 @@ import pytest
 from proxy.cli.running_stats import GatewayStats, Histogram, RouteStats
 from proxy.cli.suggest import advise_route, advise_upstream, format_policy_lines
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 DAY = 86400.0
 ROUTE = "name: generate, match: {path: /generate}, enforce: false"

@@ -12,8 +12,7 @@ from proxy.cli.detect.port import set_port
 from proxy.cli.detect.project_files import Folder
 from proxy.cli.init import run_init
 from proxy.policy.loading import load_policy, read_file
-from proxy.policy.schema.identity import CookieSource, HeaderSource, IpSource, JwtSource, PathSource
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import CookieSource, HeaderSource, IpSource, JwtSource, PathSource, Policy
 
 ALL = "--host 0.0.0.0 --port $PORT"
 NODE = '{"main": "server.js", "scripts": {%s}, "dependencies": {"express": "5"}, "devDependencies": {"ts-node": "1", "prisma": "6"}}'

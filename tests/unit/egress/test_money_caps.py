@@ -14,7 +14,7 @@ from proxy.egress.billing.spend_limits import MAX_USERS, CapReached, SpendLimits
 from proxy.egress.billing.windows import Calendar
 from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED
-from proxy.policy.schema.upstream import Cap
+from proxy.policy.schema import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import NANOS, format_nanos
 

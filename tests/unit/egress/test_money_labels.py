@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from proxy.egress.billing.pricing.pricer import Pricer
-from proxy.policy.schema.upstream import Price
+from proxy.policy.schema import Price
 
 MINE = {"my-model": Price(Decimal(1), Decimal(1))}
 

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.egress.billing.pricing.pricer import Cost, Pricer
 from proxy.egress.dialects import dialect_for
-from proxy.policy.schema.price import Price
+from proxy.policy.schema import Price
 
 NOW = 1_795_700_000.0  # 2026-11-26
 URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.egress.billing.pricing.pricer import NO_COST, Cost, Pricer
 from proxy.egress.dialects import Usage, dialect_for
-from proxy.policy.schema.upstream import Price
+from proxy.policy.schema import Price
 
 OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()

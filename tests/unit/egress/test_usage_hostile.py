@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.dialects import dialect_for
-from proxy.policy.schema.price import Charges, Price
+from proxy.policy.schema import Charges, Price
 
 WORDS = (
     "usage tool_usage svg_usage image_gen web_search num_requests output tools type model iterations data seconds size"

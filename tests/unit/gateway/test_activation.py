@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import BindError
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 from proxy.process.socket_activation import ActivatedSocket, assign_sockets, receive_sockets
 
 Make = Callable[..., ActivatedSocket]

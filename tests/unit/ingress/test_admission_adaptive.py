@@ -8,7 +8,7 @@ import pytest
 from admission_simulation import ADAPTIVE, OFF, App, Report, Scene, fixed, simulate
 
 from proxy.ingress.admission.adaptive import GradientLimiter
-from proxy.policy.schema.server import AdaptiveLimit, Overload, Route
+from proxy.policy.schema import AdaptiveLimit, Overload, Route
 
 CAPACITY = 400.0  # requests a second
 

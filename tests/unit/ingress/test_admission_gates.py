@@ -12,7 +12,7 @@ from admission_simulation import SimulatedLoop, fixed, simulate
 
 from proxy.errors import Refusal
 from proxy.ingress.admission.controller import AdmissionController, Permit
-from proxy.policy.schema.server import AdaptiveLimit, FixedLimit, Overload, Queue, Route
+from proxy.policy.schema import AdaptiveLimit, FixedLimit, Overload, Queue, Route
 
 OFF = Overload()
 PLAIN = Route("plain")

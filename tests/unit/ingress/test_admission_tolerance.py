@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from admission_simulation import App, Scene, simulate
 
-from proxy.policy.schema.server import AdaptiveLimit, Overload
+from proxy.policy.schema import AdaptiveLimit, Overload
 
 
 def settled(tolerance: float) -> int:

@@ -13,7 +13,7 @@ from proxy.ingress import jwt as tokens
 from proxy.ingress.client_address import TrustedPeers
 from proxy.ingress.identity import Identifier
 from proxy.ingress.routing import RouteTable, path_readings
-from proxy.policy.schema.server import (
+from proxy.policy.schema import (
     CookieSource,
     HeaderSource,
     Identity,
@@ -21,10 +21,10 @@ from proxy.policy.schema.server import (
     JwtSource,
     Match,
     PathSource,
-    Rate,
     Route,
     TrustedProxies,
 )
+from proxy.policy.values import Rate
 
 KEY = "k" * 32
 LIMITED = {"*": (Rate(1, 60.0),)}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.ingress.ratelimit.limiter import RateLimiter
-from proxy.policy.schema.server import Match, Rate, Route
+from proxy.policy.schema import Match, Route
+from proxy.policy.values import Rate
 
 
 class Oracle:

@@ -22,8 +22,8 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.timeseries.window_stats import WindowStats
 from proxy.policy import schema
 from proxy.policy.alert_condition_parser import parse_condition
-from proxy.policy.schema.alerting import AlertRule, Cooldown
-from proxy.policy.schema.alerting import Alerts as Policy
+from proxy.policy.schema import AlertRule, Cooldown
+from proxy.policy.schema import Alerts as Policy
 
 HOLDS = Finding("openai", "it is bad", "9", "8", level=1.0)
 

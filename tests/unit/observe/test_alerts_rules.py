@@ -14,7 +14,7 @@ from proxy.observe.timeseries.window_stats import RouteStats, WindowStats, merge
 from proxy.policy import alert_condition as when
 from proxy.policy.alert_condition_parser import FORMS, MAX_LATENCY_SECONDS, MORE_EXAMPLES, parse_condition
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.alerting import SHIPPED_RULES
+from proxy.policy.schema import SHIPPED_RULES
 
 
 @pytest.mark.parametrize(

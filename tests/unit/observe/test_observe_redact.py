@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.observe.redact import MASK, Redactor
-from proxy.policy.schema.server import REDACT
+from proxy.policy.schema import REDACT
 
 
 @pytest.fixture(scope="module")

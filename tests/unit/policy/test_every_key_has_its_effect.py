@@ -14,8 +14,7 @@ import pytest
 from test_policy_reference import IN_COMMENTS, keys_known
 
 from proxy.policy.reader import key_hints
-from proxy.policy.schema.identity import JwtSource
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import JwtSource, Policy
 
 TESTS = Path(__file__).resolve().parents[2]
 

@@ -20,10 +20,7 @@ from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing.nodes import Listing, Node, Scalar, Table
 from proxy.policy.parsing.yaml import parse_document
 from proxy.policy.reader import key_hints
-from proxy.policy.schema.alerting import AlertRule, InjectedFault
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import TrustedProxies
-from proxy.policy.schema.upstream import Fallback, Price
+from proxy.policy.schema import AlertRule, Fallback, InjectedFault, Policy, Price, TrustedProxies
 from proxy.policy.value_types import ValueType
 from proxy.policy.values import Address
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.cli.check import run_check
 from proxy.errors import UsageError
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from proxy.errors import PolicyError
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing.env_vars import substitute_variables
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import Address
+from proxy.policy.schema import Policy
+from proxy.policy.values import Address
 
 
 def say(text: str, **environ: str) -> Policy:

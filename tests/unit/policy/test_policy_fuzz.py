@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from proxy.errors import PolicyError, PolicyFault
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.renderer import render_policy
-from proxy.policy.schema.identity import JwtSource
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import JwtSource, Policy
 
 REFERENCE = (Path(__file__).resolve().parents[3] / "config" / "reference.yaml").read_text(encoding="utf-8")
 LINES = REFERENCE.splitlines()

@@ -18,7 +18,7 @@ from proxy.egress.dialects import dialect_for
 from proxy.errors import PolicyError
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.renderer import render_policy
-from proxy.policy.schema.price import Charges, Price
+from proxy.policy.schema import Charges, Price
 
 REFERENCE = (Path(__file__).resolve().parents[3] / "config" / "reference.yaml").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^    # - (\{(?:input|per_\w+|characters): .*?\})(?: {2,}.*)?$", REFERENCE, re.M)

@@ -15,12 +15,17 @@ from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing.nodes import Listing, Node, Scalar, Table
 from proxy.policy.parsing.yaml import parse_document
 from proxy.policy.reader import key_hints
-from proxy.policy.schema.alerting import InjectedFault
-from proxy.policy.schema.identity import Identity, JwtSource, Source
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.route import Route
-from proxy.policy.schema.server import TrustedProxies
-from proxy.policy.schema.upstream import Fallback, Price
+from proxy.policy.schema import (
+    Fallback,
+    Identity,
+    InjectedFault,
+    JwtSource,
+    Policy,
+    Price,
+    Route,
+    Source,
+    TrustedProxies,
+)
 from proxy.policy.values import Address, Rate, Spend
 
 CONFIG = Path(__file__).resolve().parents[3] / "config"

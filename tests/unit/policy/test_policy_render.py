@@ -9,7 +9,7 @@ import pytest
 
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.renderer import render_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 CONFIG = Path(__file__).resolve().parents[3] / "config"
 

@@ -11,7 +11,7 @@ from proxy.errors import PolicyError
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing import yaml as yaml_parser
 from proxy.policy.parsing.nodes import Listing, Scalar, Table
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True)

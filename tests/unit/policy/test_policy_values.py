@@ -9,8 +9,8 @@ from types import MappingProxyType
 import pytest
 
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
-from proxy.policy.schema.server import ANY_TIER, Address, IpSource, Rate, TrustedProxies
+from proxy.policy.schema import IpSource, Policy, TrustedProxies
+from proxy.policy.values import ANY_TIER, Address, Rate
 
 
 def say(text: str, **environ: str) -> Policy:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.policy.loading import PolicySource, load_policy, read_file
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 from proxy.policy.watch import FIXED_KEYS, FileWatcher, find_fixed_changes, keep_fixed_keys
 
 

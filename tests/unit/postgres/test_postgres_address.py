@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 from proxy.postgres.dsn import DatabaseAddress, app_variables, parse_url, rewrite_url
 
 

@@ -11,7 +11,7 @@ from postgres_script import S, X, kinds, parse_message, query_message
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy import schema
-from proxy.policy.schema.stores import Postgres
+from proxy.policy.schema import Postgres
 from proxy.postgres import wire
 from proxy.postgres.admin_console import TABLES, AdminConsole
 from proxy.postgres.auth.tls import self_signed_context

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.policy.schema.stores import Pin, Postgres, QueryTimeout
-from proxy.policy.schema.stores import Pool as Sizes
+from proxy.policy.schema import Pin, Postgres, QueryTimeout
+from proxy.policy.schema import Pool as Sizes
 from proxy.postgres import wire
 from proxy.postgres.auth.startup import StartupMessage
 from proxy.postgres.connector import ConnectFailed

@@ -12,7 +12,7 @@ from in_process_gateway import in_process_gateway
 from proxy.cli.checks.machine import _check_memory
 from proxy.operations import health
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.policy import Policy
+from proxy.policy.schema import Policy
 
 PLAIN = (sys.executable, str(APPS / "plain.py"))
 WHOLE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

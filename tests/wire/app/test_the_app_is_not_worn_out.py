@@ -11,7 +11,7 @@ from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 from proxy.app import probes
 from proxy.app.probes import ProbeCost
-from proxy.policy.schema.server import Liveness
+from proxy.policy.schema import Liveness
 
 
 @pytest.fixture

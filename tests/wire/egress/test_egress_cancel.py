@@ -8,7 +8,7 @@ import pytest
 from egress_gateway import CHAT, ReceivedCall, Vendor, chunks, egress_gateway, errs, hangs, says, streams
 from gateway_process import eventually
 
-from proxy.policy.schema.upstream import Pace
+from proxy.policy.schema import Pace
 
 STREAM = {**CHAT, "stream": True}
 EXACT = {**CHAT, "temperature": 0}

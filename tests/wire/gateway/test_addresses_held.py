@@ -13,7 +13,7 @@ from postgres_cluster import Cluster
 from postgres_gateway import PostgresGateways
 
 from proxy.errors import BindError
-from proxy.policy.schema.server import Address
+from proxy.policy.values import Address
 from proxy.process.listen_sockets import bind_socket, start_listening
 
 APP = (sys.executable, str(APPS / "plain.py"))

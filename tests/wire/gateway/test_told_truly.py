@@ -17,7 +17,7 @@ from proxy.cli.ctl import run_ctl
 from proxy.cli.report import run_report
 from proxy.observe.redact import Redactor
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.schema.server import REDACT
+from proxy.policy.schema import REDACT
 
 CALL_FIELDS = b"x-outrigger-attempts: 1\r\nX-Outrigger-Cost: 0.25\r\nx-outrigger-cache: off\r\nX-Vendor: v\r\n"
 

@@ -15,7 +15,7 @@ from gateway_process import APPS, eventually, gateway
 from proxy.observe.log import EventLog
 from proxy.observe.sentry import REPEAT_SECONDS, connect_sentry
 from proxy.policy import schema
-from proxy.policy.schema.alerting import Sentry as Policy
+from proxy.policy.schema import Sentry as Policy
 
 pytest.importorskip("sentry_sdk")
 # The SDK looks whether there is an eventlet, which says that it is deprecated.

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from proxy.egress.billing.pricing.rates import Rates, inherited_price
 from proxy.egress.dialects.base import Json
-from proxy.policy.schema.price import Charges, Price
+from proxy.policy.schema import Charges, Price
 
 # [merged from egress/billing/times] When a price holds: from a day on, or between two times of each day, in UTC.
 DAY = 86_400

@@ -158,12 +158,12 @@ class BackgroundCalls:
     def _settle(self, tracked: BackgroundCall, status: BackgroundStatus) -> None:
         charge = tracked.charge
         if status.usage is not None:
-            charge.deferred = False
+            charge.resume()
             charge.settle(status.usage, status.output_size)
             self._remember_settled((tracked.record.upstream, status.reference))
             self._record(tracked.record, status, charge.cost, charge.estimated, charge.model)
         elif status.status in UNBILLED_STATUSES and not status.deleted:
-            charge.deferred = False
+            charge.resume()
             charge.release()
             self._record(tracked.record, status, 0, 0, charge.model)
         else:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.egress.billing.pricing.pricer import DEFAULT_MAX_OUTPUT, Pricer
-from proxy.egress.billing.token_estimator import MODELS, SEEN, TokenEstimator, count_text_bytes
+from proxy.egress.billing.token_estimator import MAX_ANSWERS, MAX_MODELS, TokenEstimator, count_text_bytes
 from proxy.egress.dialects import Usage
 
 
@@ -54,8 +54,8 @@ def test_typical_is_the_95th_percentile_of_the_last_answers():
     assert estimator.typical_output_tokens("gpt-4o") is None
     for length in range(1, 101):
         estimator.learn("gpt-4o", body_bytes=10, usage=used(1, length), text_bytes=None)
-    last = range(101 - SEEN, 101)
-    assert estimator.typical_output_tokens("gpt-4o") == last[int(SEEN * 0.95)]
+    last = range(101 - MAX_ANSWERS, 101)
+    assert estimator.typical_output_tokens("gpt-4o") == last[int(MAX_ANSWERS * 0.95)]
 
 
 def test_most_is_what_the_model_can_write():
@@ -86,10 +86,10 @@ def test_most_is_what_the_model_can_write():
 
 def test_only_so_many_models_are_remembered():
     estimator = TokenEstimator()
-    for number in range(MODELS + 10):
+    for number in range(MAX_MODELS + 10):
         estimator.learn(f"model-{number}", body_bytes=1000, usage=used(1000, 5), text_bytes=None)
         estimator.learn("kept", body_bytes=1000, usage=used(1000, 5), text_bytes=None)
-    assert repr(estimator) == f"<TokenEstimator {MODELS} models>"
+    assert repr(estimator) == f"<TokenEstimator {MAX_MODELS} models>"
     assert estimator.typical_output_tokens("model-0") is None
     assert estimator.typical_output_tokens("kept") == 5
 

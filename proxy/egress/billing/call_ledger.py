@@ -1,4 +1,12 @@
-"""What calls cost, written down: a row for each, on record from the moment that money may be gone."""
+"""Calls in the ledger: one record for each, written from the moment that money may be spent.
+
+    open_charge ──► open ──► record_call ──► settled: the call's outcome, tokens and cost
+                     │  └──► discarded, if it neither cost nor was worth a record
+                     └─────► deferred (defer_charge): its price comes later, see background_calls.py
+
+Records are put into memory and written off the path (proxy/ledger/ledger.py), so nothing here waits for a disk, but for
+calls that the vendor goes on with: those are on record before they are made.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,7 @@ from proxy.egress import error_response
 from proxy.egress.billing.background_calls import BackgroundCalls
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
-from proxy.ledger.record import CallRecord
+from proxy.ledger.record import ESTIMATED, OPEN, REPORTED, CallRecord
 from proxy.observe.request_ids import IdGenerator
 from proxy.util.sliding_window import SlidingWindow
 
@@ -18,110 +26,120 @@ if TYPE_CHECKING:
     from proxy.egress.call import Call
     from proxy.egress.upstream import Upstream
 
-MINUTE = 60.0
-MOST_REFUSED = 600  # rows a minute of calls that never left: a loop against a closed door must not fill the disk
+REFUSED_WINDOW = 60.0  # seconds
+MAX_REFUSED_RECORDS = 600  # in that window: an app that retries refused calls in a loop must not fill the disk
 
 
 class CallLedger:
-    """`clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart."""
+    """Opens charges and writes down what becomes of calls.
+
+    background: the calls whose price comes later
+    `clock` is monotonic. Without a ledger nothing is written, and caps hold until a restart.
+    """
 
     def __init__(
-        self, ledger: Ledger | None, clock: Callable[[], float], recall: SpendLookup, pending: BackgroundCalls
+        self, ledger: Ledger | None, clock: Callable[[], float], lookup: SpendLookup, background: BackgroundCalls
     ) -> None:
         self._ledger = ledger
-        self._recall = recall
-        self.background = pending
-        self._refused = SlidingWindow(MINUTE, clock)
+        self._lookup = lookup
+        self.background = background
+        self._refused = SlidingWindow(REFUSED_WINDOW, clock)
         self._ids = IdGenerator()
 
     async def load_spend(self, call: Call, upstream: Upstream) -> None:
-        """Learn of the ledger what this call's user spent, where that counts and is not remembered. While the ledger
-        is away the call goes on, and what it has is counted once it is back.
+        """Load what this call's user spent from the ledger, if a cap rests on them and they are not loaded.
 
-        Raises CallRefused with `on_error: deny`.
+        While the ledger is away the call goes on, and what the ledger has is counted when it is back. Raises
+        CallRefused with `on_error: deny`.
         """
-        purse = upstream.billing.limits
-        if not upstream.billing.metered or not purse.caps_of(call.user, call.tier) or purse.is_loaded(call.user):
+        limits = upstream.billing.limits
+        if not upstream.billing.metered or not limits.caps_of(call.user, call.tier) or limits.is_loaded(call.user):
             return
         if (
-            not await self._recall.load_user(upstream.name, purse, call.user)
+            not await self._lookup.load_user(upstream.name, limits, call.user)
             and self._ledger is not None
             and self._ledger.strict
         ):
             raise error_response.ledger_unavailable()
 
     def open_charge(self, call: Call, upstream: Upstream) -> Charge | None:
-        """A call's bill at this upstream, with what it may cost reserved; None where it has no price.
+        """The charge of a call at this upstream, with what it may cost reserved; None if it has no price.
 
         Raises CallRefused.
         """
         if self._ledger is not None and self._ledger.refuses_calls():
             raise error_response.ledger_unavailable()
-        bill = upstream.billing.open_charge(
+        charge = upstream.billing.open_charge(
             call.endpoint, call.ask, call.body, user=call.user, tier=call.tier, started_at=call.started_at
         )
-        if bill is not None:
-            call.bills.append(bill)
-        if bill is not None and self._ledger is not None:
-            self._ledger.record_open(_open(call, bill))
-        return bill
+        if charge is not None:
+            call.bills.append(charge)
+        if charge is not None and self._ledger is not None:
+            self._ledger.record_open(_open_record(call, charge))
+        return charge
 
-    async def record_open_call(self, call: Call, bill: Charge) -> None:
-        """Have a call on record before it is made: what it begins goes on by itself, whatever becomes of us."""
+    async def record_open_call(self, call: Call, charge: Charge) -> None:
+        """Wait until a call is on record, before it is made: what it begins goes on even if this process dies."""
         if self._ledger is not None:
-            row = _open(call, bill)
-            self._ledger.record(row, firm=True)
+            record = _open_record(call, charge)
+            self._ledger.record(record, firm=True)
             await self._ledger.wait_written()
 
-    async def defer_charge(self, call: Call, bill: Charge, reference: str) -> None:
-        """The vendor goes on with it under this reference: its price comes later."""
-        row = _row(call, bill.upstream, bill.id, bill.model)
-        row.attempts, row.status = call.attempts, call.status
-        await self.background.track(row, bill, reference)
+    async def defer_charge(self, call: Call, charge: Charge, reference: str) -> None:
+        """Wait for the price of a call that the vendor goes on with under this reference."""
+        record = _new_record(call, charge.upstream, charge.id, charge.model)
+        record.attempts, record.status = call.attempts, call.status
+        await self.background.track(record, charge, reference)
 
     def record_call(self, call: Call) -> None:
-        """The call is over. Its row is that of the last upstream and model that were asked; one before that took
-        money without an answer has a row of its own.
+        """Write down a call that is over.
 
-        May be called again where money came in later, as for an answer that others went on reading.
+        Its record is that of the last upstream and model that were asked; one before that which cost money without an
+        answer has a record of its own. This may be called again if the cost is known later, as for an answer that other
+        callers went on reading.
         """
         ledger = self._ledger
         if ledger is None:
             return
-        for bill in call.bills[:-1]:
-            if bill.cost:
-                row = _paid(_row(call, bill.upstream, bill.id, bill.model), bill)
-                row.outcome = "error"
-                ledger.record(row)
+        for charge in call.bills[:-1]:
+            if charge.cost:
+                record = _with_cost(_new_record(call, charge.upstream, charge.id, charge.model), charge)
+                record.outcome = "error"
+                ledger.record(record)
             else:
-                ledger.discard(bill.id)
+                ledger.discard(charge.id)
         last = call.bills[-1] if call.bills else None
-        if (last is None and not self._worth_a_row(call)) or (last is not None and last.deferred):
-            return  # nothing, or on record as pending
+        if (last is None and not self._deserves_record(call)) or (last is not None and last.deferred):
+            return  # not worth a record, or on record as open until its price comes
         if last is None:
             call.row_id = call.row_id or self._ids.new_token()
         id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
-        row = _row(call, call.answered_by, id, model)
-        row.attempts, row.status, row.outcome, row.cache = call.attempts, call.status, call.outcome, call.cache
+        record = _new_record(call, call.answered_by, id, model)
+        record.attempts, record.status, record.outcome, record.cache = (
+            call.attempts,
+            call.status,
+            call.outcome,
+            call.cache,
+        )
         if last is not None:
-            row.upstream = last.upstream
-            _paid(row, last)
+            record.upstream = last.upstream
+            _with_cost(record, last)
             usage = call.usage
             if usage is not None and last.closed:
-                row.input_tokens, row.cached_input_tokens = usage.input, usage.cached_input
-                row.output_tokens, row.reasoning_tokens = usage.output, usage.reasoning
-        ledger.record(row, firm=bool(row.reference))
+                record.input_tokens, record.cached_input_tokens = usage.input, usage.cached_input
+                record.output_tokens, record.reasoning_tokens = usage.output, usage.reasoning
+        ledger.record(record, firm=bool(record.reference))
 
-    def _worth_a_row(self, call: Call) -> bool:
+    def _deserves_record(self, call: Call) -> bool:
         if call.outcome != "refused":
             return True
-        if self._refused.counts()[0] >= MOST_REFUSED:
+        if self._refused.counts()[0] >= MAX_REFUSED_RECORDS:
             return False
         self._refused.add()
         return True
 
 
-def _row(call: Call, upstream: str, id: str, model: str | None) -> CallRecord:
+def _new_record(call: Call, upstream: str, id: str, model: str | None) -> CallRecord:
     owner = call.owner
     return CallRecord(
         id=id,
@@ -135,15 +153,18 @@ def _row(call: Call, upstream: str, id: str, model: str | None) -> CallRecord:
     )
 
 
-def _open(call: Call, bill: Charge) -> CallRecord:
-    row = _row(call, bill.upstream, bill.id, bill.model)
-    row.cost = row.estimated = bill.reserved
-    row.basis, row.outcome = "estimated", "open"
-    return row
+def _open_record(call: Call, charge: Charge) -> CallRecord:
+    record = _new_record(call, charge.upstream, charge.id, charge.model)
+    record.cost = record.estimated = charge.reserved
+    record.basis, record.outcome = ESTIMATED, OPEN
+    return record
 
 
-def _paid(row: CallRecord, bill: Charge) -> CallRecord:
-    row.cost, row.estimated = (bill.cost, bill.estimated) if bill.closed else (bill.reserved, bill.reserved)
-    row.reference = bill.reference
-    row.basis = "estimated" if row.estimated else "reported" if row.cost else ""
-    return row
+def _with_cost(record: CallRecord, charge: Charge) -> CallRecord:
+    if charge.closed:
+        record.cost, record.estimated = charge.cost, charge.estimated
+    else:
+        record.cost = record.estimated = charge.reserved
+    record.reference = charge.reference
+    record.basis = ESTIMATED if record.estimated else REPORTED if record.cost else ""
+    return record

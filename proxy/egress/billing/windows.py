@@ -11,8 +11,8 @@ PERIODS: tuple[SpendPeriod, ...] = ("h", "d", "month")
 
 
 class Calendar:
-    """Windows turn by the clock on the wall of that zone: a day of 23 or 25 hours, where summer time begins or
-    ends, is one day. Times are seconds since the epoch."""
+    """Windows follow the wall clock of a time zone, so the day of 23 or 25 hours on which summer time begins or ends is
+    one day. Times are seconds since the epoch. Raises ZoneInfoNotFoundError for a zone that is not known."""
 
     def __init__(self, zone: str) -> None:
         self.zone = zone
@@ -27,14 +27,14 @@ class Calendar:
             return float(start), float(start + 3600)
         today = local.date()
         if period == "d":
-            return self._begin(today), self._begin(today + timedelta(days=1))
+            return self._midnight(today), self._midnight(today + timedelta(days=1))
         first = today.replace(day=1)
-        return self._begin(first), self._begin((first + timedelta(days=32)).replace(day=1))
+        return self._midnight(first), self._midnight((first + timedelta(days=32)).replace(day=1))
 
     def format_moment(self, at: float) -> str:
-        """A moment as an operator reads it: to the minute, with the offset of the zone."""
+        """A moment as operators read it: to the minute, with the zone's offset from UTC."""
         return datetime.fromtimestamp(int(at), self._zone).isoformat(" ", "minutes")
 
-    def _begin(self, day: date) -> float:
-        # Where a zone's clocks skip midnight, fold=0 counts with the offset before: the very moment of the skip.
+    def _midnight(self, day: date) -> float:
+        # If a zone's clocks skip midnight, fold=0 (PEP 495) counts with the offset before: the very moment of the skip.
         return datetime(day.year, day.month, day.day, tzinfo=self._zone).timestamp()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.call import Call
-from proxy.egress.upstream import Upstream
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
@@ -20,7 +19,7 @@ class CallAccounting:
     def __init__(
         self,
         metrics: Metrics,
-        books: CallLedger,
+        ledger: CallLedger,
         emit: EmitEvent,
         clock: Callable[[], float],
         recent: RecentErrors | None = None,
@@ -28,7 +27,7 @@ class CallAccounting:
     ) -> None:
         self.redact = redact
         self._metrics = metrics
-        self._books = books
+        self._ledger = ledger
         self._emit = emit
         self._clock = clock
         self._recent = recent
@@ -39,34 +38,35 @@ class CallAccounting:
         if call.owner is not None and call.owner.request is not None:
             call.owner.request.call_began()
 
-    def settle_shared_call(self, call: Call, upstream: Upstream) -> None:
+    def settle_shared_call(self, call: Call) -> None:
         """An answer that several read is whole, and what it cost is known: told by the call that began it, which
         may be over since long."""
         call.is_shared = False
         if not call.ended:
             return
-        owner, late = call.owner, sum(bill.cost for bill in call.bills) - call.reported_cost
+        owner, late = call.owner, sum(charge.cost for charge in call.charges) - call.reported_cost
         if owner is not None and owner.request is not None and late:
             owner.request.call_paid(late)
-        self._report(call, upstream)
+        self._report(call)
 
-    def end_call(self, call: Call, upstream: Upstream) -> None:
+    def end_call(self, call: Call) -> None:
         self.in_flight -= 1
         owner = call.owner
-        spent = sum(bill.cost for bill in call.bills)
+        spent = sum(charge.cost for charge in call.charges)
         if owner is not None and owner.request is not None:
-            owner.request.call_ended(spent if call.bills else None)
+            owner.request.call_ended(spent if call.charges else None)
         call.reported_cost = spent
         call.ended = True
         call.duration = self._clock() - call.began
         if not call.is_shared:
-            self._report(call, upstream)
+            self._report(call)
 
-    def _report(self, call: Call, upstream: Upstream) -> None:
-        self._books.record_call(call)
+    def _report(self, call: Call) -> None:
+        self._ledger.record_call(call)
         owner, took = call.owner, call.duration
-        spent = sum(bill.cost for bill in call.bills)
-        metrics, name = self._metrics, call.upstream
+        spent = sum(charge.cost for charge in call.charges)
+        metrics, upstream = self._metrics, call.upstream
+        name = upstream.name
         model = upstream.model_label(call.model)
         metrics.upstream_calls_total.labels(name, model, call.outcome).inc()
         metrics.upstream_call_duration_seconds.labels(name).observe(took)
@@ -76,8 +76,8 @@ class CallAccounting:
         metrics.cache_total.labels(name, call.cache).inc()
         if self._recent is not None and call.outcome in ("error", "refused"):
             self._remember_failure(self._recent, call, took)
-        pending = any(bill.deferred for bill in call.bills)
-        known = (bool(call.bills) and not pending) or call.cost is not None
+        pending = any(charge.deferred for charge in call.charges)
+        known = (bool(call.charges) and not pending) or call.cost is not None
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
             used = upstream.siblings.get(call.answered_by, upstream)
@@ -93,11 +93,11 @@ class CallAccounting:
                     metrics.tokens_total.labels(used.name, model, kind).inc(count)
         self._emit(
             "call",
-            f"{call.method} {call.upstream}{self.redact(call.path)} {call.status or call.outcome}",
+            f"{call.method} {name}{self.redact(call.path)} {call.status or call.outcome}",
             level="warning" if call.outcome == "error" else "info",
             request_id=owner.request_id if owner is not None else None,
             trace_id=owner.trace_id if owner is not None else None,
-            upstream=call.upstream,
+            upstream=name,
             model=call.model,
             status=call.status or None,
             attempts=call.attempts,
@@ -119,14 +119,14 @@ class CallAccounting:
         refused = call.refusal
         if call.outcome == "refused":
             if refused is not None and refused.code in BY_NAME:
-                recent.add_refusal(call.user, call.tier, call.upstream, BY_NAME[refused.code])
+                recent.add_refusal(call.user, call.tier, call.upstream.name, BY_NAME[refused.code])
             return
         request_id = call.owner.request_id if call.owner is not None else None
         reason = call.reason or (str(refused) if refused is not None else f"it answered {call.status}")
-        recent.add_call_error(request_id, call.upstream, call.model, call.user, call.status, reason, took)
+        recent.add_call_error(request_id, call.upstream.name, call.model, call.user, call.status, reason, took)
 
 
 def _basis(call: Call) -> str | None:
-    if not any(bill.cost for bill in call.bills):
+    if not any(charge.cost for charge in call.charges):
         return None
-    return "estimated" if any(bill.estimated for bill in call.bills) else "reported"
+    return "estimated" if any(charge.estimated for charge in call.charges) else "reported"

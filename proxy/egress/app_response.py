@@ -46,17 +46,27 @@ class AppResponse:
             response.content_length = head.length
         await response.prepare(self._request)
 
-    def set_whole(self, head: ResponseHead, body: bytes) -> None:
+    def set_whole(self, head: ResponseHead, body: bytes) -> web.Response:
         """An answer at once; it is written when the handler returns it."""
         headers = CIMultiDict(head.fields)
         if self._request.method == "HEAD" and head.length is not None:
             headers["Content-Length"] = str(head.length)
-        self.response = web.Response(status=head.status, reason=_reason_phrase(head), headers=headers, body=body)
+        response = self.response = web.Response(
+            status=head.status, reason=_reason_phrase(head), headers=headers, body=body
+        )
+        return response
 
     async def write(self, data: bytes) -> None:
         """Waits while the app reads slowly. Raises ConnectionError when it is gone."""
         assert self.response is not None
         await self.response.write(data)
+
+    async def finish(self) -> web.StreamResponse:
+        """What the handler returns; a body that was written in parts ends here."""
+        assert self.response is not None
+        if not isinstance(self.response, web.Response):
+            await self.response.write_eof()
+        return self.response
 
     async def write_eof(self) -> None:
         assert self.response is not None

@@ -14,7 +14,7 @@ from proxy.egress.url_mapping import portable_target
 from proxy.policy import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 STALE_STEP = schema.Fallback(stale=True)
 
@@ -36,18 +36,18 @@ def step_name(step: schema.Fallback) -> str:
     return ";".join(parts) or ("stale" if step.stale else "text")
 
 
-def redirect_call(call: Call, step: schema.Fallback, upstreams: Mapping[str, Upstream]) -> tuple[Call, Upstream] | None:
+def redirect_call(call: Call, step: schema.Fallback) -> Call | None:
     """The call as it goes to another model or upstream; None where it cannot be put so.
 
     Another upstream never sees this one's key, nor anything else that says whose the call is: it gets what is asked,
     and its own key, or is not called at all.
     """
-    other = upstreams.get(step.upstream or call.upstream)
+    other = call.upstream.siblings.get(step.upstream or call.upstream.name)
     if other is None or not call.body.can_resend:
         return None
     fields: Fields = call.fields
     target: str | None = call.target
-    if other.name != call.upstream:
+    if other.name != call.upstream.name:
         if other.policy.api_key is None:
             return None
         if call.endpoint is not None and not other.dialect.is_repeatable(call.endpoint, call.body.parsed):
@@ -56,11 +56,12 @@ def redirect_call(call: Call, step: schema.Fallback, upstreams: Mapping[str, Ups
         target = portable_target(call.rest, inference=call.endpoint is not None)
     if target is None:
         return None
-    copy = Call(call.upstream, call.method, call.rest, fields, call.began, call.started_at)
-    copy.answered_by, copy.target = other.name, target
+    copy = Call(other, call.method, call.rest, fields, call.began, call.started_at)
+    copy.target = target
+    copy.writer, copy.deadline = call.writer, call.deadline
     copy.endpoint, copy.owner, copy.user, copy.tier = call.endpoint, call.owner, call.user, call.tier
     copy.ask, copy.body, copy.is_sdk_retry = call.ask, call.body, call.is_sdk_retry
-    copy.attempts, copy.cache, copy.bills = call.attempts, call.cache, call.bills
+    copy.attempts, copy.cache, copy.charges = call.attempts, call.cache, call.charges
     if step.model is not None:
         if call.body.content is None or call.body.parsed is None:
             return None
@@ -68,13 +69,14 @@ def redirect_call(call: Call, step: schema.Fallback, upstreams: Mapping[str, Ups
         copy.body = call.body.with_content(changed)
         copy.body.parse()
         copy.ask = other.dialect.parse_request(call.endpoint, copy.body.parsed)
-    return copy, other
+    return copy
 
 
-def canned_answer(call: Call, upstream: Upstream, text: str) -> tuple[str, bytes] | None:
+def canned_answer(call: Call, text: str) -> tuple[str, bytes] | None:
     """A well-formed answer of our own in the shape that was asked for; None where there is no such shape."""
     if call.endpoint is None or call.body.parsed is None:
         return None
+    upstream = call.upstream
     made = upstream.dialect.synthetic_response(
         call.endpoint, call.body.parsed, text, id=secrets.token_hex(12), created=int(upstream.now())
     )

@@ -68,10 +68,10 @@ class Egress:
         self._recall = SpendLookup(ledger, self._loop.time)
         self.spend = UserSpend(self.upstreams, self._recall)
         self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time)
-        books = CallLedger(ledger, self._loop.time, self._recall, self._pending)
-        self.accounting = CallAccounting(metrics, books, log.emit, self._loop.time, recent, log.redact_target)
+        calls = CallLedger(ledger, self._loop.time, self._recall, self._pending)
+        self.accounting = CallAccounting(metrics, calls, log.emit, self._loop.time, recent, log.redact_target)
         self.pipeline = Pipeline(
-            self.upstreams, requests=requests, keys=self._keys, account=self.accounting, books=books, emit=log.emit
+            self.upstreams, requests=requests, keys=self._keys, accounting=self.accounting, ledger=calls, emit=log.emit
         )
         self.bypass_detector = BypassDetector(self.upstreams, clock=self._loop.time, metrics=metrics, emit=log.emit)
         self.attribution = AttributionListener(self.bypass_detector, log.emit)
@@ -86,7 +86,7 @@ class Egress:
         )
         guard = OriginCheck(self._upstream_hosts, lambda token: requests.find(token) is not None)
         self._listener = EgressListener(
-            self.pipeline.handle,
+            self.pipeline.handle_call,
             self.forward_proxy.handle,
             lambda why: refuse_stray("no call", why, log.emit),
             guard.check,

@@ -12,13 +12,11 @@ from proxy.egress.billing.charge import UpstreamBilling
 from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.billing.windows import Calendar
 from proxy.egress.cache import ResponseCache
-from proxy.egress.call import Call
 from proxy.egress.circuit_breaker import OPEN, STATE_GAUGE, Breaker, UpstreamBreakers
 from proxy.egress.coalescing import SharedCalls
 from proxy.egress.dialects import Dialect, dialect_for
 from proxy.egress.fault_injection import FaultInjector
 from proxy.egress.http_client import HttpClient, ParentProxy
-from proxy.egress.retry import Sender
 from proxy.egress.retry_budget import RetryBudget
 from proxy.egress.stream_usage_option import StreamUsageOption
 from proxy.egress.throttle import Throttle
@@ -70,7 +68,6 @@ class Upstream:
         self.faults = FaultInjector(())
         self.billing = UpstreamBilling(name, policy, now=now, metrics=metrics, on_warn=self._warn_of_cap)
         self.usage_option = StreamUsageOption(clock)
-        self.sender = Sender(self)
         self._fallbacks = _fallback_models(policy)
         self.siblings: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
         self.in_flight = 0
@@ -108,7 +105,6 @@ class Upstream:
             new.dialect = dialect_for(policy.kind)
         new.policy = policy
         new._fallbacks = _fallback_models(policy)
-        new.sender = Sender(new)
         new.breakers.reconfigure(policy.breaker)
         new.retry_budget.share = policy.retry.budget
         new.throttle.reconfigure(policy.pace)
@@ -122,11 +118,9 @@ class Upstream:
         new.faults = FaultInjector(mine)
         return new, recount
 
-    def breaker_of(self, call: Call) -> Breaker:
+    def breaker_of(self, endpoint: str | None, model: str | None) -> Breaker:
         """What such calls are judged by. Lists, files and their kind are no inference: they count for nothing."""
-        return self.breakers.breaker_of(
-            call.endpoint, call.ask.model, counts=call.endpoint is not None or not self.billing.metered
-        )
+        return self.breakers.breaker_of(endpoint, model, counts=endpoint is not None or not self.billing.metered)
 
     def begin_call(self) -> None:
         self.in_flight += 1

@@ -16,20 +16,15 @@ from proxy.egress.headers import fields, returning
 from proxy.egress.http_client import discard_response, read_whole
 from proxy.egress.response_head import outrigger_fields
 from proxy.egress.tunnel import pump
-from proxy.egress.upstream import Upstream
 from proxy.egress.upstream_response import MAX_BUFFERED_RESPONSE
 from proxy.errors import AttemptFailed
 
 
 async def relay_websocket(
-    call: Call,
-    upstream: Upstream,
-    request: web.BaseRequest,
-    sink: AppResponse,
-    deadline: Deadline,
-    clock: Callable[[], float],
+    call: Call, request: web.BaseRequest, app: AppResponse, deadline: Deadline, clock: Callable[[], float]
 ) -> web.StreamResponse:
     """Raw bytes both ways after the 101, and no deadline."""
+    upstream = call.upstream
     breaker = upstream.breakers.breaker_of("websocket", None)
     admission = breaker.admit()
     if admission is None:
@@ -53,9 +48,7 @@ async def relay_websocket(
         body, _ = await read_whole(response, MAX_BUFFERED_RESPONSE)
         discard_response(response)
         said = returning(fields(response.raw_headers)) + outrigger_fields(call)
-        sink.set_whole(ResponseHead(response.status, response.reason or "", said), body)
-        assert sink.response is not None
-        return sink.response
+        return app.set_whole(ResponseHead(response.status, response.reason or "", said), body)
     except AttemptFailed as failure:
         ok = False
         upstream.count_attempt(failure.reason)

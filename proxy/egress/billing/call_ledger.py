@@ -24,7 +24,6 @@ from proxy.util.sliding_window import SlidingWindow
 if TYPE_CHECKING:
     from proxy.egress.billing.charge import Charge
     from proxy.egress.call import Call
-    from proxy.egress.upstream import Upstream
 
 REFUSED_WINDOW = 60.0  # seconds
 MAX_REFUSED_RECORDS = 600  # in that window: an app that retries refused calls in a loop must not fill the disk
@@ -46,34 +45,35 @@ class CallLedger:
         self._refused = SlidingWindow(REFUSED_WINDOW, clock)
         self._ids = IdGenerator()
 
-    async def load_spend(self, call: Call, upstream: Upstream) -> None:
+    async def load_spend(self, call: Call) -> None:
         """Load what this call's user spent from the ledger, if a cap rests on them and they are not loaded.
 
         While the ledger is away the call goes on, and what the ledger has is counted when it is back. Raises
         CallRefused with `on_error: deny`.
         """
-        limits = upstream.billing.limits
-        if not upstream.billing.metered or not limits.caps_of(call.user, call.tier) or limits.is_loaded(call.user):
+        billing = call.upstream.billing
+        limits = billing.limits
+        if not billing.metered or not limits.caps_of(call.user, call.tier) or limits.is_loaded(call.user):
             return
         if (
-            not await self._lookup.load_user(upstream.name, limits, call.user)
+            not await self._lookup.load_user(call.upstream.name, limits, call.user)
             and self._ledger is not None
             and self._ledger.strict
         ):
             raise error_response.ledger_unavailable()
 
-    def open_charge(self, call: Call, upstream: Upstream) -> Charge | None:
+    def open_charge(self, call: Call) -> Charge | None:
         """The charge of a call at this upstream, with what it may cost reserved; None if it has no price.
 
         Raises CallRefused.
         """
         if self._ledger is not None and self._ledger.refuses_calls():
             raise error_response.ledger_unavailable()
-        charge = upstream.billing.open_charge(
+        charge = call.upstream.billing.open_charge(
             call.endpoint, call.ask, call.body, user=call.user, tier=call.tier, started_at=call.started_at
         )
         if charge is not None:
-            call.bills.append(charge)
+            call.charges.append(charge)
         if charge is not None and self._ledger is not None:
             self._ledger.record_open(_open_record(call, charge))
         return charge
@@ -101,19 +101,19 @@ class CallLedger:
         ledger = self._ledger
         if ledger is None:
             return
-        for charge in call.bills[:-1]:
+        for charge in call.charges[:-1]:
             if charge.cost:
                 record = _with_cost(_new_record(call, charge.upstream, charge.id, charge.model), charge)
                 record.outcome = "error"
                 ledger.record(record)
             else:
                 ledger.discard(charge.id)
-        last = call.bills[-1] if call.bills else None
+        last = call.charges[-1] if call.charges else None
         if (last is None and not self._deserves_record(call)) or (last is not None and last.deferred):
             return  # not worth a record, or on record as open until its price comes
         if last is None:
-            call.row_id = call.row_id or self._ids.new_token()
-        id, model = (last.id, last.model) if last is not None else (call.row_id, call.model)
+            call.ledger_id = call.ledger_id or self._ids.new_token()
+        id, model = (last.id, last.model) if last is not None else (call.ledger_id, call.model)
         record = _new_record(call, call.answered_by, id, model)
         record.attempts, record.status, record.outcome, record.cache = (
             call.attempts,

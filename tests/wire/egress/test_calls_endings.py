@@ -150,7 +150,7 @@ async def test_a_fallback_without_usage_is_booked_under_the_model_that_was_asked
     policy = f"{PRICES.replace('retry: {', 'retry: {attempts: 1, ')}\nfallback: [{{{step}}}]"
     more = "  second: {kind: openai, base_url: 'http://127.0.0.1:<1>/v1', api_key: k, prices: {other: {input: 10, output: 20}}}\n"
     async with egress_gateway(tmp_path, vendor, second, openai=policy, more=more) as out:
-        out.egress.pipeline._books._ledger = ledger
+        out.egress.pipeline._ledger._ledger = ledger
         await out.chat()
         [call] = await out.logged()
         assert (call["model"], call["outcome"], call["basis"]) == ("other", "fallback", "estimated")
@@ -173,7 +173,7 @@ async def test_a_shared_call_whose_first_caller_left_costs_what_it_costs_once(tm
     vendor = Vendor(slow)
     ask = {**EXACT, "stream": True} if streamed else EXACT
     async with egress_gateway(tmp_path, vendor, openai=f"{PRICES}\ncoalesce: true") as out:
-        out.egress.pipeline._books._ledger = ledger
+        out.egress.pipeline._ledger._ledger = ledger
         request = ReceivedCall(left=None)
         out.requests.begin("token", request)
         token = {"X-Outrigger-Request": "token"}

@@ -632,11 +632,8 @@ def settle_relayed(call: Call, response: UpstreamResponse, relayed: int) -> None
     charge = call.charge
     is_final = response.complete
     if response.stream is not None:
-        call.usage, written, is_final = (
-            response.stream.usage,
-            response.stream.output_size,
-            response.stream.usage_is_final,
-        )
+        stream = response.stream
+        call.usage, written, is_final = stream.usage, stream.output_size, stream.usage_is_final
     elif response.media is not None:
         response.media.close()
         call.usage, written = response.media.usage, response.media.output_size

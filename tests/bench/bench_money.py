@@ -63,10 +63,13 @@ def whole_charge() -> float:
     policy = replace(OPENAI, cap=Cap(per_user=per_user, total=Spend.parse("$9000/d")))
     metrics = Metrics(schema.Metrics(), version="bench")
     billing = UpstreamBilling("openai", policy, now=time.time, metrics=metrics)
-    upstream = SimpleNamespace(billing=billing)
+    upstream = SimpleNamespace(name="openai", billing=billing)
     backlog = WriteBuffer()
     ledger = SimpleNamespace(
-        refuses=lambda: False, open=lambda row: backlog.add_open(row, 0.0), put=backlog.add_settled, drop=backlog.drop
+        refuses_calls=lambda: False,
+        record_open=lambda row: backlog.add_open(row, 0.0),
+        record=backlog.add_settled,
+        discard=backlog.drop,
     )
     lookup = SpendLookup(None, time.monotonic)
     calls = CallLedger(ledger, time.monotonic, lookup, BackgroundCalls(None, lookup, lambda *_, **__: None, time.time))
@@ -80,8 +83,8 @@ def whole_charge() -> float:
         spoken.usage("chat", ANSWER)
 
     def asked() -> Call:
-        call = Call("openai", "POST", "/v1/chat/completions", [], 0.0, time.time())
-        call.endpoint, call.body, call.ask = "chat", body, spoken.ask("chat", body.parsed)
+        call = Call(upstream, "POST", "/v1/chat/completions", [], 0.0, time.time())
+        call.endpoint, call.body, call.ask = "chat", body, spoken.parse_request("chat", body.parsed)
         call.user = f"user-{number % 500}"
         return call
 
@@ -89,7 +92,7 @@ def whole_charge() -> float:
         nonlocal number
         number += 1
         call = asked()
-        charge = calls.open_charge(call, upstream)
+        charge = calls.open_charge(call)
         call.usage = spoken.usage("chat", ANSWER)
         charge.settle(call.usage, OutputSize(700))
         charge.release()

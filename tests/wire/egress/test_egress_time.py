@@ -147,7 +147,7 @@ async def test_a_429_without_retry_after_holds_back_its_own_call_alone(tmp_path)
     policy = "retry: {attempts: 2, backoff: {first: 3s, max: 3s, jitter: none}}"
     async with egress_gateway(tmp_path, Vendor(errs(429, "rate_limit_exceeded"), says()), openai=policy) as out:
         first = asyncio.ensure_future(out.chat())
-        while not out.openai.retry_budget._retries.all:
+        while not out.openai.retry_budget._retries.total:
             await asyncio.sleep(0.01)
         began = asyncio.get_running_loop().time()
         assert (await out.chat())[0] == 200

@@ -64,3 +64,12 @@ def test_every_file_that_a_page_names_is_there(page):
     assert not [one for one in named if not (ROOT / one).exists()]
     tests = {one.name for one in (ROOT / "tests").rglob("*.py")}
     assert set(re.findall(r"`(test_\w+\.py)", text)) <= tests
+
+
+def test_what_the_map_says_is_in_a_file_is_in_it():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    placed = re.findall(r"`([\w.]+)` in `((?:proxy|tests)/[\w/.]+\.py)`", text)
+    assert len(placed) > 10
+    for name, file in placed:
+        source = (ROOT / file).read_text()
+        assert all(re.search(rf"\b{one}\b", source) for one in name.split(".")), (name, file)

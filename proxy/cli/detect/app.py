@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from proxy.cli.detect.database import DetectedDatabase, find_database
-from proxy.cli.detect.env_reads import find_env_reads
+from proxy.cli.detect.env_reads import EnvRead, find_env_reads
 from proxy.cli.detect.framework_defaults import guess_start_command
 from proxy.cli.detect.known_apps import known_health_path, set_gradio_port
 from proxy.cli.detect.loopback_trust import LoopbackTrust, find_trust_in_code, find_trust_in_command
@@ -93,17 +93,10 @@ class DetectedApp:
 
 
 def detect_app(folder: Folder) -> DetectedApp:
+    """All that the folder's files say of the app in it; an empty `language` if there is none."""
     app = DetectedApp()
     app.packages = find_packages(folder)
-    if folder.read_json("package.json") and not _is_python(folder):
-        app.language, app.package_manager = "node", node_package_manager(folder)
-        app.framework = next((name for name in ("express", "fastify", "koa", "next") if name in app.packages), "node")
-    elif _is_python(folder):
-        app.language, app.package_manager = "python", _python_package_manager(folder)
-        named = next((name for name in FRAMEWORKS if name in app.packages), "")
-        app.framework = named or next((name for name in PRODUCTS if name in app.packages), "")
-    if not app.framework and folder.has_file("manage.py"):
-        app.framework = "django"
+    _detect_language(app, folder)
     start = find_start_command(folder, node=app.language == "node")
     if start is None and app.language == "python":
         start = guess_start_command(folder, app.framework, app.package_manager, app.packages)
@@ -114,23 +107,41 @@ def detect_app(folder: Folder) -> DetectedApp:
     app.other_notes += unread
     app.health_path, app.health_source = _find_health_path(app)
     app.health_cost = next((describe_probe_cost(one) for one in app.routes if one.path == app.health_path), "")
-    settings = find_env_reads(folder)
-    app.upstreams, notes = find_vendors(folder, app.packages, settings)
+    reads = find_env_reads(folder)
+    app.upstreams, notes = find_vendors(folder, app.packages, reads)
     app.other_notes += notes
+    _detect_database(app, folder, reads)
+    app.user_sources = find_user_sources(folder, app.packages)
+    app.static_paths = find_static_paths(folder, app.framework, app.packages)
+    app.loopback_trust = [*find_trust_in_command(app.start.line if app.start else ""), *find_trust_in_code(folder)]
+    return app
+
+
+def _detect_language(app: DetectedApp, folder: Folder) -> None:
+    """The language, the package manager and the framework. A folder with both languages is Python's: its package.json
+    builds a page."""
+    if _is_python(folder):
+        app.language, app.package_manager = "python", _python_package_manager(folder)
+        named = next((name for name in FRAMEWORKS if name in app.packages), "")
+        app.framework = named or next((name for name in PRODUCTS if name in app.packages), "")
+    elif folder.read_json("package.json"):
+        app.language, app.package_manager = "node", node_package_manager(folder)
+        app.framework = next((name for name in ("express", "fastify", "koa", "next") if name in app.packages), "node")
+    if not app.framework and folder.has_file("manage.py"):
+        app.framework = "django"
+
+
+def _detect_database(app: DetectedApp, folder: Folder, reads: list[EnvRead]) -> None:
     # dj_database_url.config() and environ.Env().db() read DATABASE_URL without naming it.
     mentions_url = "dj-database-url" in app.packages or any(
         re.search(r"DATABASE_URL|\benv\.db\(", text)
         for _, text in folder.source_files(".py", ".js", ".ts", ".mjs", ".cjs")
     )
-    app.database = find_database(app.packages, settings, mentions_url=mentions_url)
+    app.database = find_database(app.packages, reads, mentions_url=mentions_url)
     if app.database is not None and app.database.missing_parts:
         fixed = ", ".join(app.database.missing_parts)
         by_parts = f"{app.database.location} reads the address of its database by parts"
         app.other_notes.append(f"{by_parts}, and its {fixed} by no variable: no pool")
-    app.user_sources = find_user_sources(folder, app.packages)
-    app.static_paths = find_static_paths(folder, app.framework, app.packages)
-    app.loopback_trust = [*find_trust_in_command(app.start.line if app.start else ""), *find_trust_in_code(folder)]
-    return app
 
 
 def apply_start_command(app: DetectedApp, start: StartCommand, folder: Folder) -> None:

@@ -14,18 +14,18 @@ def main() -> None:
     words = sys.argv[1:]
     if words and (words[0] in ("run", "--") or words[0].startswith("--policy")):
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)
-        signal.signal(signal.SIGHUP, _wait)
+            signal.signal(number, _exit_on_signal)
+        signal.signal(signal.SIGHUP, _ignore_hangup)
     from proxy.cli import main as command
 
     sys.exit(command(words, os.environ))
 
 
-def _leave(_: int, __: FrameType | None) -> None:
+def _exit_on_signal(_: int, __: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _wait(_: int, __: FrameType | None) -> None:
+def _ignore_hangup(_: int, __: FrameType | None) -> None:
     """The policy has yet to be read."""
 
 

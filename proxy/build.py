@@ -285,7 +285,7 @@ def open_sockets(policy: schema.Policy, environ: Mapping[str, str], log: EventLo
     activated = receive_sockets(environ)
     try:
         assigned = assign_sockets(policy, activated)
-        sockets = ListenSockets.bind(policy, assigned)
+        sockets = ListenSockets.bind_all(policy, assigned)
     except BindError:
         close_sockets(activated)
         raise

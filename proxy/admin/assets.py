@@ -50,6 +50,7 @@ class DashboardAssets:
     ) -> AdminResponse:
         """A response with `body` as the file `name`, or 304 if the browser has it already (RFC 9110 section 13.1.2)."""
         etag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+        # If-None-Match compares weakly, so the W/ of a proxy that compresses is ignored (RFC 9110 section 8.8.3.2).
         kept = [part.strip().removeprefix("W/") for part in (request.headers("if-none-match") or "").split(",")]
         headers = (("ETag", etag), *SECURITY_HEADERS, *more)
         if status == 200 and (etag in kept or "*" in kept):

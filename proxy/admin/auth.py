@@ -48,7 +48,7 @@ class TokenAuthenticator:
         self.token = token
         self._clock = clock
         self._sleep = sleep
-        self._peers: OrderedDict[str, _FailedPeer] = OrderedDict()
+        self._peers: OrderedDict[str, _FailedPeer] = OrderedDict()  # by the last failure, oldest first
 
     def replace_token(self, token: str) -> None:
         """Accept another token from now on, and the old one no more."""
@@ -67,7 +67,8 @@ class TokenAuthenticator:
             failed = None
         if failed is not None and failed.failures >= FREE_ATTEMPTS:
             await self._delay_attempt(failed)
-        if hmac.compare_digest(_encode(given), _encode(self.token)):
+        # Constant time: how long a comparison takes must not say how much of a guess was right.
+        if hmac.compare_digest(_encode_token(given), _encode_token(self.token)):
             self._peers.pop(key, None)
             return True
         self._record_failure(key)
@@ -75,6 +76,7 @@ class TokenAuthenticator:
 
     async def _delay_attempt(self, peer: _FailedPeer) -> None:
         delay = min(MAX_DELAY, 0.5 * 2.0 ** min(10, peer.failures - FREE_ATTEMPTS))
+        # Each waiting attempt holds a task and a socket, so a peer may have only a few of them.
         if peer.waiting >= MAX_DELAYED_ATTEMPTS:
             raise Refusal(
                 "too-many-guesses",
@@ -93,6 +95,7 @@ class TokenAuthenticator:
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = _FailedPeer()
+            # Bounded, since an attacker has as many addresses as he likes; the one that failed longest ago goes first.
             if len(self._peers) > MAX_PEERS:
                 self._peers.popitem(last=False)
         peer.failures += 1
@@ -100,7 +103,7 @@ class TokenAuthenticator:
         self._peers.move_to_end(key)
 
 
-def _encode(text: str) -> bytes:
+def _encode_token(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 

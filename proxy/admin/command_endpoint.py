@@ -51,6 +51,7 @@ class CommandEndpoint:
 
     async def execute(self, path: str, *, peer: str, request_id: str) -> str:
         """Run the command that a path names; a sentence that says what was done. Raises Refusal."""
+        # Split before decoding: a user's name may contain an encoded slash.
         words = [_decode_word(word) for word in path[len(PREFIX) + 1 :].split("/")]
         try:
             done = await self._dispatch(words)

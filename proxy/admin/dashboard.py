@@ -79,6 +79,7 @@ class Dashboard:
         return self._redirect(public, ("Set-Cookie", cookie))
 
     async def _log_out(self, request: AdminRequest, public: bool) -> AdminResponse:
+        # A foreign page that logs an operator out is a nuisance at least, so the check is the strict one.
         if not is_same_origin(request.headers):
             raise Refusal("cross-site", 403, "Not for pages of another site", "Log out on the dashboard itself.")
         self._sessions.revoke(request.headers("cookie"))

@@ -48,6 +48,7 @@ class LoginSessions:
         if session is None:
             return False
         ends, token = session
+        # The token is compared as well: when an operator replaces it, whoever knew the old one is logged out.
         if self._clock() < ends and token and token == self._token():
             return True
         del self._open[value]
@@ -65,6 +66,7 @@ def _cookie_values(cookies: str | None) -> list[str]:
     """The values of every cookie of this name: the browser may send one of another path beside the right one."""
     found = []
     for pair in (cookies or "").split(";"):
+        # One by one: SimpleCookie gives up on the whole header at the first cookie of the app that it cannot read.
         try:
             morsel = SimpleCookie(pair.strip()).get(COOKIE_NAME)
         except CookieError:

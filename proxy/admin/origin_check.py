@@ -49,6 +49,7 @@ def is_same_origin(header: Callable[[str], str | None]) -> bool:
 
 def _has_foreign_origin(header: Callable[[str], str | None]) -> bool:
     origin, host = header("origin"), header("host")
+    # An opaque origin is sent as `null`, which equals no host.
     return origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower())
 
 

@@ -45,6 +45,7 @@ class GatewayCommands:
                 " a tier."
             )
             raise Refusal("too-many-blocked", 409, "Too many users are blocked", text) from None
+        # A tunnel was let through before the block, and nothing would look at it again.
         cut = self._parts.ingress.abort_tunnels(user)
         ended = f", {cut} open WebSocket{'s' if cut > 1 else ''} ended" if cut else ""
         return f"{user} is blocked: every request of theirs is refused with 403{ended}{_describe_unrecorded(trouble)}."
@@ -58,7 +59,8 @@ class GatewayCommands:
         return f"{user} is not blocked any more{_describe_unrecorded(trouble)}."
 
     async def forgive_user(self, user: str) -> str:
-        user = user if user == UNATTRIBUTED else canonical_user(user)  # calls of nobody have a cap too
+        user = user if user == UNATTRIBUTED else canonical_user(user)  # calls of no user have a cap, too
+        # The user's spend may still be in the ledger alone: forgiving less than was spent would surprise later.
         await self._parts.egress.spend.load_user(user)
         taken = self._parts.egress.spend.forgive(user)
         if not taken:

@@ -37,6 +37,7 @@ class HealthReport:
 
     def check_memory(self) -> ComponentHealth:
         share, warn = self._parts.process_sampler.latest.memory_share, self._parts.policy.app.memory.warn
+        # Without a limit there is no share to be above; that is not a failure.
         if share is None:
             return ComponentHealth("ok", "no limit is known")
         return ComponentHealth("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")

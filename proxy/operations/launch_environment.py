@@ -51,6 +51,7 @@ class LaunchEnvironment:
         extra = self._egress.app_environment(policy, self._sockets.egress_address, self._environ)
         pool = ""
         if self._database is not None and self._sockets.postgres is not None:
+            # Not at the top: it brings asyncpg, which a gateway without a database does not load.
             from proxy.postgres.dsn import reachable_host
 
             host, port = self._sockets.postgres.getsockname()[:2]

@@ -62,12 +62,14 @@ def _hold_back_upstreams(
                 held[name] = old  # the app still calls its address
                 keys.append(f"upstreams.{name}")
             continue
+        # The app calls the old address as long as it runs, so the old address has to keep its own key.
         readdressed = upstream_variables(name, old, "", environ) != upstream_variables(name, now, "", environ)
         rekeyed = (old.api_key is None) != (now.api_key is None) or old.kind != now.kind
         shows_ours = key_variable(now.kind, name) in made
         if readdressed or (rekeyed and shows_ours != (now.api_key is not None)):
             held[name] = replace(now, **{key: getattr(old, key) for key in ADDRESS_KEYS})
             keys += [f"upstreams.{name}.{key}" for key in ADDRESS_KEYS if getattr(old, key) != getattr(now, key)]
+    # A new upstream works at once for who calls it by its URL; its variables reach the app at the next start.
     for name, now in new.upstreams.items():
         if name not in running.upstreams:
             keys += [f"upstreams.{name}.env"] if now.env else []

@@ -42,6 +42,7 @@ class PolicyRollout:
         """Put a newer policy in force whole, or nothing of it: counts, queues and connections go on. Returns the keys
         that wait for the app's next start. Raises PolicyError, and whatever a part raises that cannot be made of it.
         """
+        # The trial names every fault with its line; a part's own preparation would stop at the first.
         try_policy(policy, self._environ)
         served, waiting = hold_back_changes(self.app_policy, self._state.policy, policy, self._environ)
         self._commit(served)
@@ -50,6 +51,7 @@ class PolicyRollout:
 
     def apply_to_starting_app(self) -> bool:
         """The app is about to start: put in force what waited for that. Whether there was anything."""
+        # If nothing was held back, the policy in force is the newest one itself.
         has_waited = self._newest is not self._state.policy
         if has_waited:
             self._commit(self._newest)

@@ -29,8 +29,9 @@ def try_policy(policy: Policy, environ: Mapping[str, str]) -> None:
             make()
         except PolicyError as error:
             faults += error.faults
+        # What constructors raise for a value; anything else is a fault of ours and must not pass as the policy's.
         except (OutriggerError, ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
-            faults.append(policy.fault(key, f"it cannot be taken ({describe_error(error)})", RESTORE_HINT))
+            faults.append(policy.fault_at(key, f"it cannot be taken ({describe_error(error)})", RESTORE_HINT))
     if faults:
         raise PolicyError(faults)
 

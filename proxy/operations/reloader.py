@@ -88,6 +88,7 @@ class Reloader:
             source = read_file(source.path, source.name)
         new = load_policy(source, self._environ)
         fixed = find_fixed_changes(self._policy, new)
+        # From here on `new` is what can be in force; the keys that cannot change were noted before.
         new = keep_fixed_keys(self._policy, new)
         waiting = self._rollout.apply(new)
         # An app that something else started gets another environment only together with the gateway.
@@ -96,6 +97,7 @@ class Reloader:
         pending += [PendingChange(key, until) for key in waiting]
         for change in pending:
             self._emit("policy.kept", str(change), level="warning", key=change.key, until=change.until)
+        # A warning of the policy that was in force before is in the log already.
         for warning in new.warnings:
             if warning not in self._policy.warnings:
                 self._emit("policy.warning", warning, level="warning")

@@ -88,23 +88,28 @@ class StatusReport:
     # ── in words ─────────────────────────────────────────────────────────────────────────────
 
     def _summarize(self, alerts: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
-        """What is wrong, each in a few words with why and since when; nothing where all is well."""
+        """What is wrong, each in a few words with why and since when; nothing if all is well."""
         parts = self._parts
         found = []
         for name, part in parts.health.check_components().items():
+            # Upstreams are told one by one below, by their breakers.
             if part.state in ("degraded", "down") and name != "upstreams":
-                found.append(_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since)))
+                found.append(
+                    _describe_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since))
+                )
         for name, upstream in parts.egress.upstreams.items():
             breaker = upstream.breakers
             if breaker.state == OPEN:
                 text = f"{name} is held off" if breaker.forced == OPEN else f"{name} is not answering"
-                found.append(_problem(text, breaker.reason, self._to_wall_clock(breaker.since)))
+                found.append(_describe_problem(text, breaker.reason, self._to_wall_clock(breaker.since)))
             elif breaker.state != CLOSED:
                 found.append(
-                    _problem(f"{name} is being tried again", breaker.reason, self._to_wall_clock(breaker.since))
+                    _describe_problem(
+                        f"{name} is being tried again", breaker.reason, self._to_wall_clock(breaker.since)
+                    )
                 )
         if self._reloader.refused:
-            found.append(_problem("the newest policy was refused", self._reloader.refused, None))
+            found.append(_describe_problem("the newest policy was refused", self._reloader.refused, None))
         state: str = parts.health.overall_status()
         firing = sum(alert.get("state") != "cleared" for alert in alerts)
         if state == "ok" and (found or firing):
@@ -167,12 +172,13 @@ class StatusReport:
         return found
 
     def _show_spend(self) -> Mapping[str, object]:
-        """Dollars of today, over all upstreams whose calls have prices."""
+        """Dollars spent today, over all upstreams whose calls have prices."""
         metered = {
             name: upstream for name, upstream in self._parts.egress.upstreams.items() if upstream.billing.metered
         }
         users = Counter[str]()
         for upstream in metered.values():
+            # More than are shown, since the largest sum over all upstreams may be among the first of none.
             users.update(dict(upstream.billing.limits.top_spenders("d", 5 * MAX_TOP_USERS)))
         return {
             "today_usd": _to_dollars(sum(upstream.billing.limits.spent("d") for upstream in metered.values())),
@@ -230,7 +236,7 @@ _PART_PROBLEMS = {
 }
 
 
-def _problem(text: str, why: str, since: str | None) -> Mapping[str, object]:
+def _describe_problem(text: str, why: str, since: str | None) -> Mapping[str, object]:
     return {"text": text, "why": why, "since": since}
 
 

@@ -147,6 +147,7 @@ MORE_EXAMPLES = (
 
 def parse_condition(text: str) -> Condition:
     """The condition that a text says. Raises ValueError with one clause that names the nearest form."""
+    # Spaces around > are optional, and any run of spaces is one.
     words = " ".join(text.replace(">", " > ").split())
     for _, pattern, make in FORMS:
         match = pattern.fullmatch(words)

@@ -47,7 +47,7 @@ def _read_tier_values(reader: PolicyReader, node: Node, key: str, kind: ValueTyp
         text = reader.resolve_text(node, key)
         if isinstance(text, Invalid):
             return INVALID
-        if node.null or text == "" or is_off(node, text):
+        if node.is_null or text == "" or is_off(node, text):
             return ()
     items = node.items if isinstance(node, Listing) else (node,)
     values = []
@@ -87,7 +87,7 @@ _TRUSTED_PROXIES = ValueType(
 
 def read_identity_sources(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
     """A list of mappings of one key each, or the word `ip`, which is always last, written or not."""
-    if isinstance(node, Scalar) and node.null:
+    if isinstance(node, Scalar) and node.is_null:
         return fallback
     if not isinstance(node, Listing):
         return reader.add_fault(key, "a list belongs here", "write - path: /api/user/{user}/* below it", node.line)
@@ -117,7 +117,7 @@ def _read_identity_source(reader: PolicyReader, node: Node, key: str) -> Source 
         jwt: JwtSource | Invalid = reader.read_section(JwtSource, value, path)
         return jwt
     if word == "ip":
-        if not (isinstance(value, Scalar) and value.null):
+        if not (isinstance(value, Scalar) and value.is_null):
             return reader.add_fault(path, "ip takes nothing", "write - ip", value.line)
         return IpSource()
     kind, make = _SOURCE_TYPES[word]
@@ -137,6 +137,7 @@ _SOURCE_TYPES: Mapping[str, tuple[ValueType, Callable[[str], Source]]] = Mapping
 def read_routes(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
     """The last route is always `default`: the policy's own, or one without limits."""
     found = reader.read_list(node, Route, key, fallback)
+    # Metrics and limits always have a last route to count a request under.
     if isinstance(found, Invalid) or (found and found[-1].name == DEFAULT_ROUTE.name):
         return found
     return (*found, DEFAULT_ROUTE)
@@ -144,7 +145,7 @@ def read_routes(reader: PolicyReader, node: Node, key: str, fallback: Any) -> An
 
 def read_upstreams(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
     """`openai` is there unless it is `off`; an upstream named after its kind has that kind's defaults."""
-    if isinstance(node, Scalar) and node.null:
+    if isinstance(node, Scalar) and node.is_null:
         return fallback
     if not isinstance(node, Table):
         return reader.add_fault(key, "this is not a mapping", "write openai: {…} below it", node.line)
@@ -156,6 +157,7 @@ def read_upstreams(reader: PolicyReader, node: Node, key: str, fallback: Any) ->
         if _is_switched_off(reader, entry):
             found.pop(name, None)
             continue
+        # `anthropic: {}` is enough: its kind, base URL and variables come with the name.
         default = NAMED_AFTER_THEIR_KIND.get(name, Upstream())
         upstream = reader.read_section(Upstream, entry.value, f"{key}.{name}", default)
         if not isinstance(upstream, Invalid):
@@ -165,7 +167,7 @@ def read_upstreams(reader: PolicyReader, node: Node, key: str, fallback: Any) ->
 
 def read_alert_rules(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
     """The shipped rules and the policy's; what an entry of a shipped name leaves out stays as shipped."""
-    if isinstance(node, Scalar) and node.null:
+    if isinstance(node, Scalar) and node.is_null:
         return fallback
     if not isinstance(node, Table):
         return reader.add_fault(key, "this is not a mapping", "write NAME: {when: …, severity: …} below it", node.line)
@@ -198,7 +200,7 @@ def read_database_env(reader: PolicyReader, node: Node, key: str, fallback: Any)
     variable = Annotated[str, value_types.VARIABLE]
     if isinstance(node, Table):
         return reader.read_mapping(node, variable, DatabasePart, key)
-    if isinstance(node, Scalar) and node.null:
+    if isinstance(node, Scalar) and node.is_null:
         return fallback
     names = reader.read_list(node, variable, key)
     return names if isinstance(names, Invalid) else MappingProxyType(dict.fromkeys(names, "url"))

@@ -53,6 +53,7 @@ def _order_pair(reader: PolicyReader, key: str, section: T, least: str, most: st
 def _resolve_pool(reader: PolicyReader, policy: Policy) -> Any:
     pool, pin = policy.postgres.pool, policy.postgres.pin.max
     pool = _order_pair(reader, "postgres.pool", pool, "min", "max")
+    # More pinned connections than the default pool has are a wish for a larger pool.
     if "postgres.pin.max" in reader.lines and "postgres.pool.max" not in reader.lines and pin > pool.max:
         return replace(pool, max=pin)
     return pool
@@ -61,6 +62,7 @@ def _resolve_pool(reader: PolicyReader, policy: Policy) -> Any:
 def _resolve_upstream(reader: PolicyReader, policy: Policy, name: str, upstream: Upstream) -> Upstream:
     key = f"upstreams.{name}"
     env = upstream.env
+    # A variable that another upstream writes into its `env` is that one's, even if a default has it, too.
     if f"{key}.env" not in reader.lines:
         elsewhere = {
             variable
@@ -89,6 +91,7 @@ def _move_addresses(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple
         ours["postgres.listen"] = postgres.listen
     taken = set(_taken_ports(policy))
     taken |= {address.port for key, address in ours.items() if key in reader.lines}
+    # The ports of the other unwritten addresses are free unless taken, but are not given away either.
     free = {address.port for key, address in ours.items() if key not in reader.lines} - taken
     warnings = []
     for key, address in ours.items():

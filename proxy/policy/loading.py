@@ -39,7 +39,7 @@ class FileStamp:
     device: int
 
     @classmethod
-    def of(cls, stat: os.stat_result) -> FileStamp:
+    def from_stat(cls, stat: os.stat_result) -> FileStamp:
         return cls(stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
 
 
@@ -68,11 +68,12 @@ def find_source(option: str | None, environ: Mapping[str, str], cwd: Path) -> Po
     if (text := environ.get("OUTRIGGER_POLICY_TEXT", "")).strip():
         # If the locale is not UTF-8, the environment's bytes come as lone surrogates (PEP 383).
         content = text.encode("utf-8", "surrogateescape")
-        return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode("$OUTRIGGER_POLICY_TEXT", content))
+        return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode_text("$OUTRIGGER_POLICY_TEXT", content))
     for name in DEFAULT_FILES:
         if os.path.lexists(cwd / name):
+            # A pipe or a device of that name would block the start; only who names it may mean it.
             if os.path.exists(cwd / name) and not os.path.isfile(cwd / name) and not os.path.isdir(cwd / name):
-                raise _unreadable(
+                raise _source_error(
                     name, 1, "it is no file, and nobody named it", f"move it away, or say --policy {name}"
                 )
             return read_file(cwd / name, name)
@@ -84,32 +85,35 @@ def read_file(path: Path, name: str, *, named_by: str = "") -> PolicySource:
     """The policy in a file, pipes and /dev/stdin included; `name` is what faults call it."""
     try:
         with open(path, "rb") as file:
-            stamp = FileStamp.of(os.fstat(file.fileno()))
+            stamp = FileStamp.from_stat(os.fstat(file.fileno()))
+            # At most four bytes a character; one more byte shows that it is too long without reading a device for ever.
             content = file.read(MAX_TEXT_CHARS * 4 + 1)
     except FileNotFoundError:
-        raise _unreadable(
+        raise _source_error(
             name, 1, "it cannot be read: there is no such file", named_by or "name one that is there"
         ) from None
     except IsADirectoryError:
-        raise _unreadable(name, 1, "it cannot be read: it is a folder", named_by or "name the policy's file") from None
+        raise _source_error(
+            name, 1, "it cannot be read: it is a folder", named_by or "name the policy's file"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         fix = named_by or "name a file that can be"
-        raise _unreadable(name, 1, f"it cannot be read ({reason})", fix) from None
-    return PolicySource(name, path, _decode(name, content), stamp)
+        raise _source_error(name, 1, f"it cannot be read ({reason})", fix) from None
+    return PolicySource(name, path, _decode_text(name, content), stamp)
 
 
-def _decode(name: str, content: bytes) -> str:
+def _decode_text(name: str, content: bytes) -> str:
     if len(content) > MAX_TEXT_CHARS * 4:
-        raise _unreadable(name, 1, "it is longer than 1 MiB", "write a shorter policy")
+        raise _source_error(name, 1, "it is longer than 1 MiB", "write a shorter policy")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _unreadable(name, line, "it is not UTF-8", "save it as UTF-8") from None
+        raise _source_error(name, line, "it is not UTF-8", "save it as UTF-8") from None
 
 
-def _unreadable(name: str, line: int, problem: str, fix: str) -> PolicyError:
+def _source_error(name: str, line: int, problem: str, fix: str) -> PolicyError:
     return PolicyError([PolicyFault(name, line, "policy", problem, fix)])
 
 
@@ -130,10 +134,12 @@ def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str
     policy: Policy = reader.read_section(Policy, root, "", Policy())
     if not isinstance(policy, Policy):
         raise PolicyError(reader.faults)
+    # Defaults move first: only then do the validations see the policy that would be in force.
     policy, moved = resolve_defaults(reader, policy)
     upstreams, disagreements = adopt_base_urls(reader, policy.upstreams)
     policy = replace(policy, upstreams=upstreams, source=source.name)
     validate_policy(reader, policy)
+    # Warnings come last: a policy with faults is refused, and its warnings might be about the faulty values.
     faults = reader.faults
     if needs is not None:
         faults = [

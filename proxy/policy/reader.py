@@ -118,7 +118,7 @@ class PolicyReader:
 
     def read_section(self, cls: type, node: Node, key: str, default: Any = None) -> Any:
         """An instance of `cls`, or INVALID; keys that are not written have the values of `default`."""
-        if isinstance(node, Scalar) and node.null:
+        if isinstance(node, Scalar) and node.is_null:
             node = Table(node.line, ())
         known = key_hints(cls)
         if not isinstance(node, Table):
@@ -139,6 +139,8 @@ class PolicyReader:
             if value is MISSING:
                 self.add_fault(key or "policy", f"{item.name} is missing", f"write {item.name}: …", node.line)
             values[item.name] = fallback if isinstance(value, Invalid) else value
+        # A section that lacks a value cannot be made at all; one with a fault in it is made with its defaults, so that
+        # the rules still find what else is wrong with it.
         if any(value is MISSING for value in values.values()):
             return INVALID
         return cls(**values)
@@ -172,14 +174,16 @@ class PolicyReader:
             if known is not None and entry.key not in known:
                 self.add_fault(path, "there is no such key", self.suggest(entry.key, known), entry.line)
                 continue
-            if not (isinstance(entry.value, Scalar) and entry.value.null):
+            if not (isinstance(entry.value, Scalar) and entry.value.is_null):
                 self.lines[path] = entry.line  # a heading with nothing under it writes nothing
             yield entry
 
     # ── values ───────────────────────────────────────────────────────────────────────────────
 
     def read_value(self, node: Node, hint: Any, key: str, fallback: Any = MISSING) -> Any:
-        """The value a node stands for, or BROKEN with the fault noted."""
+        """The value of a node by its annotation, or INVALID with the fault noted."""
+        # What the annotation adds decides first: a ValueType, ByTier, or the word of a custom reader. The word "off"
+        # only says that None is written so.
         marks: tuple[Any, ...] = ()
         if get_origin(hint) is Annotated:
             hint, *rest = get_args(hint)
@@ -205,6 +209,7 @@ class PolicyReader:
         return self.read_section(hint, node, key, None if fallback is MISSING else fallback)
 
     def _read_union(self, node: Node, members: tuple[Any, ...], key: str, fallback: Any, *, off_only: bool) -> Any:
+        # The language has no other unions than TYPE, words and None together, so one member reads what no word is.
         inner = [member for member in members if member is not type(None)]
         words = tuple(word for member in inner if get_origin(member) is Literal for word in get_args(member))
         other = next(member for member in inner if get_origin(member) is not Literal)
@@ -215,7 +220,7 @@ class PolicyReader:
                 return INVALID
             if is_off(node, text) and not (not node.plain and _accepts_off(other)):
                 return None
-            if not off_only and (node.null or text == ""):
+            if not off_only and (node.is_null or text == ""):
                 return None
         if get_origin(other) is Annotated and isinstance(kind := get_args(other)[1], ValueType):
             return self.read_scalar(node, kind, words, key, or_off=optional)
@@ -242,9 +247,9 @@ class PolicyReader:
             return text
         if node.plain and (word := {"true": "on", "false": "off"}.get(text)) in words:  # JSON has no other words
             return word
-        if kind is not None and kind.empty and (node.null or not text):
+        if kind is not None and kind.empty and (node.is_null or not text):
             return ""
-        if node.null or not text:
+        if node.is_null or not text:
             return self.add_fault(key, "it is empty", fix, node.line)
         # If the value came out of the environment, the fault shows the variable's name and never the value.
         shown = quote_text(node.text)
@@ -271,7 +276,7 @@ class PolicyReader:
         return self.add_fault(key, "it is neither true nor false", "write true or false", node.line)
 
     def read_list(self, node: Node, hint: Any, key: str, fallback: Any = MISSING) -> Any:
-        if isinstance(node, Scalar) and node.null and fallback is not MISSING:
+        if isinstance(node, Scalar) and node.is_null and fallback is not MISSING:
             return fallback
         if not isinstance(node, Listing):
             shown = f"[{quote_text(node.text)}]" if isinstance(node, Scalar) and "${" not in node.text else "[…]"
@@ -280,6 +285,7 @@ class PolicyReader:
         for index, item in enumerate(node.items):
             self.lines[f"{key}[{index}]"] = item.line
             value = self.read_value(item, hint, f"{key}[{index}]")
+            # A faulty item is left out, and from here on the indexes of the value are not those of the text.
             if isinstance(value, Invalid):
                 self.incomplete_lists.add(key)
             else:
@@ -287,7 +293,7 @@ class PolicyReader:
         return tuple(values)
 
     def read_mapping(self, node: Node, key_hint: Any, hint: Any, key: str) -> Any:
-        if isinstance(node, Scalar) and node.null:
+        if isinstance(node, Scalar) and node.is_null:
             return MappingProxyType({})
         if not isinstance(node, Table):
             return self.add_fault(key, "this is not a mapping", "write NAME: … below it, or {}", node.line)

@@ -90,7 +90,7 @@ def _union_tree(value: Any, members: tuple[Any, ...]) -> Tree:
 def _scalar_text(value: Any, kind: ValueType) -> str:
     if kind.secret:
         return MASK if value else ""
-    return kind.format(value).replace("${", "$${")
+    return kind.format(value).replace("${", "$${")  # loading it again must not substitute a variable
 
 
 def _by_tier_tree(values: Mapping[str, tuple[Any, ...]], kind: ValueType) -> Tree:

@@ -65,7 +65,7 @@ def _parse_web_url(text: str) -> str:
 
 
 def _parse_sentry_dsn(text: str) -> str:
-    # https://PUBLIC@HOST/PROJECT (develop.sentry.dev/sdk/overview): without these nothing can be told.
+    # https://PUBLIC@HOST/PROJECT (develop.sentry.dev/sdk/overview): without these nothing can be sent.
     parts = split_url(_parse_web_url(text))
     if not parts.username or not parts.path.rpartition("/")[2].isdecimal():
         raise ValueError("it has no public key before its host, or no project's number at its end")
@@ -73,7 +73,7 @@ def _parse_sentry_dsn(text: str) -> str:
 
 
 def _parse_database_url(text: str) -> str:
-    # A host may be left out: libpq then takes a socket or PGHOST. SQLAlchemy names its driver: postgresql+asyncpg.
+    # The host may be left out: libpq then uses a socket or PGHOST. SQLAlchemy adds its driver: postgresql+asyncpg.
     if re.fullmatch(r"postgres(?:ql)?(?:\+[a-z0-9_]+)?", _scheme_of(text)) is None:
         raise ValueError("it does not begin with postgresql://")
     _check_libpq_words(text)
@@ -94,7 +94,7 @@ def _check_libpq_words(text: str) -> None:
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError("its port is none")
     for name, words in (("sslmode", SSL_MODES), ("target_session_attrs", SESSION_ATTRIBUTES)):
-        if query.get(name, words[0]).replace("_", "-") not in words:  # asyncpg takes either
+        if query.get(name, words[0]).replace("_", "-") not in words:  # asyncpg accepts both spellings
             raise ValueError(f"its {name} is none of {', '.join(words)}")
 
 
@@ -106,7 +106,7 @@ def _scheme_of(text: str) -> str:
 
 
 def _parse_app_url(text: str) -> str:
-    # The leg to the app is plain HTTP, and the path is the client's.
+    # Connections to the app are plain HTTP on loopback, and the path is the client's.
     parts = split_url(text)
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError("it is not http:// and a host")
@@ -140,7 +140,7 @@ def sqlite_path(url: str) -> str | None:
 
 
 def mask_password(url: str) -> str:
-    """The URL with its password, where it has one, as `***`."""
+    """The URL with `***` in place of its password, if it has one."""
     masked = re.sub(r"(?<=://)([^/@?#:]*):[^/?#]*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&]password=)[^&#]*", "***", masked)
 

@@ -73,13 +73,13 @@ def _check_addresses(reader: PolicyReader, policy: Policy) -> None:
         places.append(("app.port", Address("127.0.0.1", policy.app.port)))
     for index, (key, address) in enumerate(places):
         for earlier, other in places[:index]:
-            if address.port and _overlap(address, other) and reader.is_sound(key, earlier):
+            if address.port and _is_same_place(address, other) and reader.is_sound(key, earlier):
                 # If only one of the two is written, the fault is at its line.
                 at, rest = (key, earlier) if key in reader.lines else (earlier, key)
                 reader.add_fault(at, f"it takes the same port as {rest}, {address.port}", "write another port")
 
 
-def _overlap(one: Address, other: Address) -> bool:
+def _is_same_place(one: Address, other: Address) -> bool:
     if one.port != other.port:
         return False
     hosts = {"127.0.0.1" if host == "localhost" else host for host in (one.host, other.host)}
@@ -91,6 +91,7 @@ def _check_signing_keys(reader: PolicyReader, policy: Policy) -> None:
         key = f"identity.user[{index}].jwt.algorithms"
         if not isinstance(source, JwtSource) or not reader.is_sound("identity.user"):
             continue
+        # A public key that HS256 accepts as a secret lets everybody who has it sign (RFC 8725 section 2.1).
         shared = [name for name in source.algorithms if name.startswith("HS")]
         others = [name for name in source.algorithms if not name.startswith("HS")]
         if not source.algorithms:
@@ -174,6 +175,7 @@ def _named_tiers(policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def _check_routes(reader: PolicyReader, policy: Policy) -> None:
+    # Without the faulty route the indexes are wrong, and so would be the lines of further faults.
     if "routes" in reader.incomplete_lists:
         return
     seen: set[str] = set()

@@ -42,6 +42,7 @@ def match_pattern(pattern: str, reason: str) -> Callable[[str], str]:
 
 def whole_number(low: int, high: int = 10**12) -> ValueType:
     def parse(text: str) -> int:
+        # int() would accept underscores, spaces and digits of other scripts.
         if re.fullmatch(r"[-+]?[0-9]{1,15}", text, re.ASCII) is None:
             raise ValueError("it is not a whole number")
         number = int(text)
@@ -66,6 +67,7 @@ def _reject_zero(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _parse_factor(text: str) -> float:
+    # float() would accept inf, nan, 1e400 and underscores.
     if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text, re.ASCII) is None:
         raise ValueError("it is not a number")
     if (value := float(text)) < 1:
@@ -164,7 +166,7 @@ def _parse_network(text: str) -> IPv4Network | IPv6Network:
 def _parse_time_zone(text: str) -> str:
     _parse_text(text)
     try:
-        # ZoneInfo knows UTC only where the system or a package has the tables.
+        # ZoneInfo finds UTC only if the system or a package has the tables; the default must always work.
         if text != "UTC":
             ZoneInfo(text)
     except (OSError, ValueError, KeyError):
@@ -178,6 +180,8 @@ _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"  # RFC 9110 section 5.6.2
 def _parse_lower_case(parse: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: parse(text).lower()
 
+
+# ── the types ────────────────────────────────────────────────────────────────────────────────
 
 DURATION = ValueType(units.parse_duration, units.format_duration, "a duration such as 30s")
 PERIOD = ValueType(_reject_zero(units.parse_duration), units.format_duration, "a duration above zero such as 30s")

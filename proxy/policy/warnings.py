@@ -77,6 +77,7 @@ def _unreachable_keys(policy: Policy) -> Iterator[tuple[str, str]]:
 
 def _client_chosen_users(policy: Policy) -> Iterator[tuple[str, str]]:
     """Limits by a user name that the client itself chooses: with a new name it has a new allowance."""
+    # Only limits without a total beside them rest on the name alone.
     resting = tuple(_limits_by_user(policy))
     if not resting:
         return

@@ -53,6 +53,7 @@ class FileWatcher:
         self._interval = interval
         self._sleep = sleep
         self._stat = stat
+        # The stamp of the reading, not of now: a save between reading and watching is a change.
         self._current = stamp if stamp is not None else self._read_stamp()
         self._last_seen = self._current
 
@@ -78,7 +79,7 @@ class FileWatcher:
 
     def _read_stamp(self) -> FileStamp | None:
         try:
-            return FileStamp.of(self._stat(self._path))
+            return FileStamp.from_stat(self._stat(self._path))
         except OSError:
             return None
 

@@ -26,6 +26,7 @@ def disable_memory_access() -> bool:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
         return False
+    # The arguments after the second are unused, but the kernel reads them as longs.
     zero = ctypes.c_ulong(0)
     done: int = prctl(ctypes.c_int(PR_SET_DUMPABLE), zero, zero, zero, zero)
     return done == 0

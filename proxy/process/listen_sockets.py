@@ -27,12 +27,12 @@ def bind_socket(address: Address, key: str) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return _bind(family, address, reuse=False)
+        return _bind_family(family, address, reuse=False)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise BindError(_describe_failure(address, key, error)) from error
     try:
-        return _bind(family, address, reuse=True)
+        return _bind_family(family, address, reuse=True)
     except OSError as error:
         raise BindError(_describe_failure(address, key, error)) from error
 
@@ -61,7 +61,7 @@ def find_free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _bind(family: socket.AddressFamily, address: Address, *, reuse: bool) -> socket.socket:
+def _bind_family(family: socket.AddressFamily, address: Address, *, reuse: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -98,7 +98,7 @@ class ListenSockets:
     postgres: socket.socket | None = None
 
     @classmethod
-    def bind(cls, policy: Policy, activated: Mapping[str, socket.socket] = MappingProxyType({})) -> ListenSockets:
+    def bind_all(cls, policy: Policy, activated: Mapping[str, socket.socket] = MappingProxyType({})) -> ListenSockets:
         """Bind every address of the policy but those of `activated`, sockets that are bound already, by policy key.
         Raises BindError for the first address that cannot be bound, and closes those before it."""
         listen = policy.listen

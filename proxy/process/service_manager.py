@@ -15,6 +15,8 @@ class ServiceNotifier:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the abstract namespace (unix(7)); other texts than a path are for vsock, which we have
+        # not.
         self._path = f"\0{path[1:]}" if path.startswith("@") else path if path.startswith("/") else ""
         self._watchdog_interval = _read_watchdog_interval(environ)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._path else None
@@ -23,23 +25,23 @@ class ServiceNotifier:
 
     def notify_starting(self, seconds: float) -> None:
         """The start may take that long from now on."""
-        self._send("STATUS=Starting the app.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
+        self._send_message("STATUS=Starting the app.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
 
     def notify_ready(self, status: str) -> None:
-        self._send("READY=1", f"STATUS={status}")
+        self._send_message("READY=1", f"STATUS={status}")
 
     def notify_reloading(self) -> None:
         """`notify_ready` has to follow. MONOTONIC_USEC is what Type=notify-reload asks for."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={_to_microseconds(time.monotonic())}")
+        self._send_message("RELOADING=1", f"MONOTONIC_USEC={_to_microseconds(time.monotonic())}")
 
     def notify_stopping(self, seconds: float) -> None:
         """The stop may take that long."""
-        self._send("STOPPING=1", "STATUS=Stopping.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
+        self._send_message("STOPPING=1", "STATUS=Stopping.", f"EXTEND_TIMEOUT_USEC={_to_microseconds(seconds)}")
 
     async def run_watchdog(self) -> None:
         """Send WATCHDOG=1 twice in each period of the watchdog: it proves that the event loop is not blocked."""
         while self._sock is not None and self._watchdog_interval is not None:
-            self._send("WATCHDOG=1")
+            self._send_message("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_interval)
 
     def close(self) -> None:
@@ -47,11 +49,11 @@ class ServiceNotifier:
             self._sock.close()
             self._sock = None
 
-    def _send(self, *lines: str) -> None:
+    def _send_message(self, *lines: str) -> None:
         if self._sock is not None:
             try:
                 self._sock.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), self._path)
-            except OSError:
+            except OSError:  # the manager is busy or gone; it goes by what it sees of the process then
                 pass
 
 

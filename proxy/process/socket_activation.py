@@ -41,6 +41,7 @@ def receive_sockets(
     environ: Mapping[str, str], *, pid: int | None = None, first: int = SD_LISTEN_FDS_START
 ) -> list[ActivatedSocket]:
     """The sockets that are meant for this process; none if LISTEN_PID names another one. Raises BindError."""
+    # A shell that was started in our place passes the variables on to us, but LISTEN_PID names the shell.
     if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
         return []
     count = environ.get("LISTEN_FDS", "")
@@ -67,6 +68,7 @@ def assign_sockets(policy: Policy, activated: Iterable[ActivatedSocket]) -> dict
     }
     found: dict[str, socket.socket] = {}
     for one in activated:
+        # The name is the operator's own word, so it comes before the address.
         key = SOCKET_KEYS.get(one.name) or next(
             (key for key, at in wanted.items() if at and _is_same_address(at, one.address)), None
         )
@@ -85,6 +87,7 @@ def assign_sockets(policy: Policy, activated: Iterable[ActivatedSocket]) -> dict
                 f"Two sockets for {key} were handed over (LISTEN_FDS); give it one: [::] takes IPv4 as well"
                 " (BindIPv6Only=both)."
             )
+        # The public address may differ from the policy's default; the others are what the app and operators are told.
         if key != "listen.public" and not _is_same_address(at, one.address):
             raise BindError(
                 f"{key} is {at}, and the socket handed over for it at {one.address}; give both one address."
@@ -106,6 +109,7 @@ def _adopt_descriptor(descriptor: int) -> socket.socket:
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
         sock.close()
         raise BindError(f"Descriptor {descriptor} of LISTEN_FDS is no TCP socket; write ListenStream= with a port.")
+    # The app that we start must not inherit it: it would keep the port open after us.
     sock.set_inheritable(False)
     sock.setblocking(False)
     return sock

@@ -39,11 +39,11 @@ def parse_json(text: str) -> Node:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self.tokens = self._scan(text)
+        self.tokens = self._scan_tokens(text)
         self.count = 0
 
     @staticmethod
-    def _scan(text: str) -> Iterator[tuple[str, int]]:
+    def _scan_tokens(text: str) -> Iterator[tuple[str, int]]:
         line, position = 1, 0
         while (match := _TOKEN.match(text, position)) is not None:
             start = match.end() - len(match[0].lstrip(" \t\r\n"))

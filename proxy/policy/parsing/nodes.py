@@ -18,7 +18,7 @@ class Scalar:
     plain: bool = True
 
     @property
-    def null(self) -> bool:
+    def is_null(self) -> bool:
         return self.plain and self.text in NULL_WORDS
 
 

@@ -27,7 +27,7 @@ from proxy.policy.parsing.nodes import (
 
 MAX_TEXT_CHARS = 1 << 20
 
-# libyaml's scanner where PyYAML was built with it: ten times as fast, and lazy like the other.
+# libyaml's scanner if PyYAML was built with it: ten times as fast, and lazy like PyYAML's own.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -99,12 +99,12 @@ class _Composer:
         if tag is not None:
             raise Unreadable(line, f"it has the tag {tag[:60]!r}", "leave the tag out")
         if anchor is not None:
-            self.anchors[anchor] = None
+            self.anchors[anchor] = None  # known, but not complete: an alias to it from inside would never end
         before = self.count
         self._count_nodes(1, line)
         node: Node
         if isinstance(event, yaml.ScalarEvent):
-            # libyaml says "" where PyYAML says None for a scalar without quotes.
+            # The style of a scalar without quotes is "" from libyaml and None from PyYAML.
             node = Scalar(line, join_surrogates(event.value, line), plain=not event.style)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = Listing(line, tuple(self._compose_items(depth)))
@@ -128,6 +128,7 @@ class _Composer:
             key = self._compose_node(event, depth + 1)
             if not isinstance(key, Scalar):
                 raise Unreadable(line, "a key is a list or a mapping", "write a word before the colon")
+            # Tools that know YAML 1.1 merge here; silently reading it as a key would lose what the author meant.
             if key.text == "<<" and key.plain:
                 raise Unreadable(line, "<< merges, which YAML 1.2 does not know", "write the keys out")
             yield Entry(key.text, line, self._compose_node(next(self.events), depth + 1))
@@ -138,6 +139,7 @@ class _Composer:
         known = self.anchors[anchor]
         if known is None:
             raise Unreadable(line, f"*{anchor[:60]} stands inside what it names", "write the value out")
+        # Each use of an alias counts as all the nodes that it stands for, so a text cannot multiply itself.
         node, size = known
         self._count_nodes(size, line)
         return node

@@ -46,7 +46,7 @@ class Policy:
     warnings: tuple[str, ...] = field(default=(), compare=False, metadata={"key": False})
     lines: Mapping[str, int] = field(default_factory=empty_mapping, compare=False, repr=False, metadata={"key": False})
 
-    def fault(self, key: str, problem: str, fix: str) -> PolicyFault:
+    def fault_at(self, key: str, problem: str, fix: str) -> PolicyFault:
         """A fault at the line of a key, or of the nearest key that encloses it."""
         line = next((self.lines[name] for name in enclosing_keys(key) if name in self.lines), 1)
         return PolicyFault(self.source, line, key, problem, fix)

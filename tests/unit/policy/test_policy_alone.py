@@ -177,7 +177,7 @@ def tree_of(node: Node | None, off: object) -> object:
     if isinstance(node, Listing):
         return [tree_of(item, off) for item in node.items]
     assert isinstance(node, Scalar)
-    if node.null:
+    if node.is_null:
         return None
     words = {"true": True, "false": False, "off": off}
     if node.plain and node.text in words:

@@ -21,10 +21,11 @@ from proxy.egress.body import read_body
 from proxy.egress.circuit_breaker import Breaker
 from proxy.egress.deadline import Deadline
 from proxy.egress.http_client import HttpClient, read_chunk
-from proxy.egress.tunnel import both, of_app
+from proxy.egress.tunnel import open_app_side
 from proxy.errors import AttemptFailed, Refusal
 from proxy.http.problem import CONTENT_TYPE, render_problem
 from proxy.http.retry_after import round_retry_after
+from proxy.http.tunnel import copy_both_ways
 from proxy.observe.emit import EmitEvent
 from proxy.policy.schema import Egress
 
@@ -199,14 +200,14 @@ class ForwardProxy:
     ) -> bool:
         reader, writer = await connect_tunnel(url, self._parent(url.with_scheme("https")), self.policy.timeout.connect)
         try:
-            app = of_app(request, CONNECT_REPLY)
+            app = open_app_side(request, CONNECT_REPLY)
             deadline.commit(self.policy.timeout.idle)
 
             async def write(data: bytes) -> None:
                 writer.write(data)
                 await writer.drain()
 
-            await both(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.record_progress)
+            await copy_both_ways(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.record_progress)
             return True
         except asyncio.CancelledError:
             if deadline.expired:  # connected well, then idle: the tunnel ends, the host is not to blame

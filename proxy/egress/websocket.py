@@ -15,7 +15,7 @@ from proxy.egress.deadline import Deadline
 from proxy.egress.headers import fields, returning
 from proxy.egress.http_client import discard_response, read_whole
 from proxy.egress.response_head import outrigger_fields
-from proxy.egress.tunnel import pump
+from proxy.egress.tunnel import relay_upgrade
 from proxy.egress.upstream_response import MAX_BUFFERED_RESPONSE
 from proxy.errors import AttemptFailed
 
@@ -43,7 +43,7 @@ async def relay_websocket(
         if response.status == 101:
             deadline.disable()
             breaker.report(admission, ok)
-            await pump(request, response, outrigger_fields(call))
+            await relay_upgrade(request, response, outrigger_fields(call))
             return web.Response()  # for form: the connection is closed
         body, _ = await read_whole(response, MAX_BUFFERED_RESPONSE)
         discard_response(response)

@@ -1,13 +1,30 @@
-"""After a 101: raw bytes both ways, so that compression, fragments and close codes stay the app's own."""
+"""Two connections that become one: raw bytes both ways, after a 101 or a CONNECT (RFC 9110 sections 7.8 and 9.3.6).
+
+Nothing is parsed, so compression, fragments and close codes of a WebSocket stay those of its two ends. Of the two ways
+to join connections `Tunnel` is the cheaper one: it becomes the protocol of both transports, needs no task, and passes a
+half-close on. `copy_both_ways` joins whatever can be read and written, for connections whose protocol belongs to a
+library.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import cast
+
+from proxy.errors import AttemptFailed
 
 
 class TunnelEnd(asyncio.Protocol):
-    """One end: what it reads goes out at the other, as fast as that one takes it."""
+    """One end of a tunnel: what it reads goes out at its peer, as fast as that one takes it.
+
+        state        event            next state
+        open         end of file      half-closed: the peer's writing half is closed, the peer goes on sending
+        half-closed  the peer's end   closed
+        either       connection lost  closed; the peer is closed too, or aborted after an error
+
+    Backpressure needs no buffer: while the transport of one end is full, the transport of its peer is not read.
+    """
 
     def __init__(self, tunnel: Tunnel) -> None:
         self.tunnel = tunnel
@@ -45,7 +62,7 @@ class TunnelEnd(asyncio.Protocol):
 
 
 class Tunnel:
-    """Two ends and the future that both are closed."""
+    """Two ends. `closed` is done when both are; `user` is whose tunnel it is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, user: str = "") -> None:
         self.user = user
@@ -60,7 +77,9 @@ class Tunnel:
         app: asyncio.Transport,
         from_app: bytes,
     ) -> None:
-        """Start relaying. Both transports already have our ends for protocols."""
+        """Start relaying, with the bytes that have already come from each side. Both transports must have the tunnel's
+        ends for protocols.
+        """
         self.client.transport, self.app.transport = client, app
         self.client.peer, self.app.peer = self.app, self.client
         if from_client:
@@ -76,7 +95,7 @@ class Tunnel:
     def on_end_closed(self, end: TunnelEnd, exc: Exception | None) -> None:
         other = end.peer
         if other is not None and other.transport is not None:
-            # An end that broke must not look like one that closed.
+            # An end that broke must not look to the other side like one that closed in order.
             if exc is not None:
                 other.transport.abort()
             else:
@@ -85,6 +104,37 @@ class Tunnel:
             self.closed.set_result(None)
 
     def abort(self) -> None:
+        """Reset both connections. To be called again to no effect."""
         for end in (self.client, self.app):
             if end.transport is not None:
                 end.transport.abort()
+
+
+Read = Callable[[], Awaitable[bytes]]
+Write = Callable[[bytes], Awaitable[None]]
+
+
+async def copy_both_ways(
+    read_a: Read, write_a: Write, read_b: Read, write_b: Write, on_data: Callable[[], None] = lambda: None
+) -> None:
+    """Copy both ways until either side ends, and what it sent last has been passed on.
+
+    `read_a` and `read_b` return bytes, empty at the end. `on_data` is called for each piece that was read.
+    """
+
+    async def copy(read: Read, write: Write) -> None:
+        try:
+            while data := await read():
+                on_data()
+                await write(data)
+        except (ConnectionError, AttemptFailed):
+            pass
+
+    tasks = [asyncio.ensure_future(copy(read_a, write_b)), asyncio.ensure_future(copy(read_b, write_a))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Also if this task is cancelled: neither direction may go on alone.
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

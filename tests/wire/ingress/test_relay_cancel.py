@@ -115,9 +115,8 @@ def resident_kib():
 
 
 async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_byte(monkeypatch):
-    monkeypatch.setattr(
-        "proxy.observe.request_registry.MOST_SILENT", 1600
-    )  # whose work it was is remembered on purpose
+    # Ended requests are remembered on purpose, for whom their work was.
+    monkeypatch.setattr("proxy.observe.request_registry.MAX_UNUSED_ENDED", 1600)
     stages = [STAGES[name] for name in ("after the head", "in the upload", "in the stream")]
     async with ingress_gateway(patient_app()) as door:
 

@@ -353,8 +353,8 @@ log: {{level: warning}}
             calls = door.egress._pending
             await calls.sweep()
             for one in calls._calls.values():
-                if one.row.request_id not in self._deleted:
-                    self._wrong(f"{one.row.reference} of {one.row.request_id} is not settled")
+                if one.record.request_id not in self._deleted:
+                    self._wrong(f"{one.record.reference} of {one.record.request_id} is not settled")
             lasts, background_calls.EXPIRES_AFTER = background_calls.EXPIRES_AFTER, 0.0
             await calls.sweep()
             background_calls.EXPIRES_AFTER = lasts

@@ -1,8 +1,8 @@
-"""How much of each thing a call took, out of the usage that an answer reports.
+"""How many units of each kind a call is billed for, out of the usage that an answer reports.
 
-The units are those of the table. Each token counts once: cached ones, written ones, audio and images are taken
-off the input that contains them; audio, images and reasoning off the output. Figures that contradict each other
-are charged one by one and marked as doubtful; nothing here is ever below zero, or raises.
+The units are those of the price table. Each token counts once: cached and cache-written ones, audio and images are
+taken off the input that contains them; audio, images and reasoning off the output. Figures that contradict each other
+are charged one by one and marked as doubtful. Nothing here is ever below zero or raises, whatever an answer says.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from typing import Any
 from proxy.egress.dialects import Usage
 from proxy.egress.dialects.base import Json, as_mapping, to_count, to_decimal
 
-SPEECH_TOKENS = 17  # of audio a second (platform.openai.com/docs/pricing: $0.006 a minute at $6 a million)
-LONGEST = 30 * 86_400  # seconds of audio or video in one call that are believed
-_INPUTS = frozenset(
+SPEECH_TOKENS_PER_SECOND = 17  # of audio (platform.openai.com/docs/pricing: $0.006 a minute at $6 a million)
+MAX_MEDIA_SECONDS = 30 * 86_400  # of audio or video in one call, that are believed
+_INPUT_UNITS = frozenset(
     ("input", "cached", "written", "written_1h", "audio_in", "audio_cached", "image_in", "image_cached")
 )
-_BEFORE = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-_AFTER = ("completion_tokens_details", "output_tokens_details", "output_token_details")
-_SECONDS = ("seconds", "prompt_audio_seconds")  # OpenAI's, Mistral's
+_INPUT_DETAIL_KEYS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAIL_KEYS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
+_DURATION_KEYS = ("seconds", "prompt_audio_seconds")  # OpenAI's, Mistral's
 # Tools of the Responses API whose price no usage reports.
-_UNPRICED = ("image_generation_call", "code_interpreter_call")
+_UNPRICED_TOOLS = ("image_generation_call", "code_interpreter_call")
 
 
 @dataclass(slots=True)
 class BillableUsage:
-    """`context`: the tokens of input that decide on a long context's price. `doubtful`: units that rest on a guess."""
+    """What is billed.
+
+    amounts: by unit; `hours` and `video_seconds` in milliseconds
+    context: input tokens, which decide on the price of a long context
+    doubtful: units whose amount rests on a guess
+    uncertain: something was bought that is not among the units
+    """
 
     amounts: dict[str, int]
     context: int = 0
     doubtful: set[str] = field(default_factory=set)
-    uncertain: bool = False  # something was bought that is not among the units
+    uncertain: bool = False
 
 
 def billable_usage_of(
@@ -46,48 +52,48 @@ def billable_usage_of(
     if "video_seconds" in details:
         found.amounts["video_seconds"] = _milliseconds(details["video_seconds"])
         return found
-    for key in _SECONDS:
+    for key in _DURATION_KEYS:
         if key in details and ("hours" in priced or details.get("type") == "duration"):
-            _audio(found, details[key], priced)
+            _count_audio(found, details[key], priced)
             return found
     if "hours" in priced and not priced & {"input", "audio_in"}:
-        found.amounts["hours"] = to_count(usage.input) * 1000 // SPEECH_TOKENS
+        found.amounts["hours"] = to_count(usage.input) * 1000 // SPEECH_TOKENS_PER_SECOND
         found.doubtful.add("hours")
         return found
-    _input(found, endpoint, usage, priced)
-    _output(found, endpoint, usage, priced)
-    _tools(found, endpoint, usage, model or usage.model or "")
+    _count_input(found, endpoint, usage, priced)
+    _count_output(found, endpoint, usage, priced)
+    _count_tools(found, endpoint, usage, model or usage.model or "")
     found.uncertain = found.uncertain or "guessed" in details
     return found
 
 
-def _audio(found: BillableUsage, seconds: object, priced: frozenset[str]) -> None:
-    """Audio by its length; in tokens where the model has no price by the hour."""
+def _count_audio(found: BillableUsage, seconds: object, priced: frozenset[str]) -> None:
+    """Audio by its length; in tokens if the model has no price by the hour."""
     length = _milliseconds(seconds)
     if "hours" in priced:
         found.amounts["hours"] = length
     else:
-        found.amounts["audio_in"] = length * SPEECH_TOKENS // 1000
+        found.amounts["audio_in"] = length * SPEECH_TOKENS_PER_SECOND // 1000
         found.doubtful.add("audio_in")
 
 
 def _milliseconds(seconds: object) -> int:
-    return int(min(max(to_decimal(seconds) or Decimal(0), Decimal(0)), Decimal(LONGEST)) * 1000)
+    return int(min(max(to_decimal(seconds) or Decimal(0), Decimal(0)), Decimal(MAX_MEDIA_SECONDS)) * 1000)
 
 
-def _input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
+def _count_input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
     details, total = usage.details, to_count(usage.input)
-    before = _part(details, _BEFORE)
+    before = _first_mapping(details, _INPUT_DETAIL_KEYS)
     cached = to_count(usage.cached_input)
-    written, hour = _written(details, before)
+    written, hour = _cache_writes(details, before)
     audio, image = to_count(before.get("audio_tokens")), to_count(before.get("image_tokens"))
     if endpoint == "audio" and "audio_in" in priced and not before:
-        audio = max(0, total - cached)  # speech, as far as one knows
+        audio = max(0, total - cached)  # nothing says that any of it was text
         found.doubtful.add("audio_in")
     amounts = found.amounts
     named = cached + written
     if audio or image:
-        old_audio, old_image = _cached(found, total - named, before, cached, audio, image)
+        old_audio, old_image = _cached_media(found, total - named, before, cached, audio, image)
         amounts |= {"audio_in": audio - old_audio, "audio_cached": old_audio}
         amounts |= {"image_in": image - old_image, "image_cached": old_image}
         named += audio - old_audio + image - old_image
@@ -99,25 +105,27 @@ def _input(found: BillableUsage, endpoint: str | None, usage: Usage, priced: fro
             found.doubtful.add("written")  # kept longer than the one price that there is says
     amounts["input"] = max(0, total - named)
     if named > total:
-        found.doubtful |= _INPUTS
+        found.doubtful |= _INPUT_UNITS
     found.context = max(total, named)
 
 
-def _cached(found: BillableUsage, rest: int, before: Json, cached: int, audio: int, image: int) -> tuple[int, int]:
-    """How many of the tokens of audio and of images were cached; `rest`: how many tokens can be new."""
+def _cached_media(
+    found: BillableUsage, rest: int, before: Json, cached: int, audio: int, image: int
+) -> tuple[int, int]:
+    """How many of the tokens of audio and of images were cached. `rest`: how many tokens can be new."""
     said = as_mapping(before.get("cached_tokens_details"))
     if said:
         old = min(to_count(said.get("audio_tokens")), audio, cached)
         return old, min(to_count(said.get("image_tokens")), image, cached - old)
     if cached:
         found.doubtful |= {"cached", "audio_in", "image_in"}
-    # Without a word about it, what was cached is text first: the dearer way to count.
+    # If nothing says what was cached, it was text first: the dearer way to count.
     overlap = max(0, audio + image - rest)
     old = min(overlap, audio, cached)
     return old, min(overlap - old, image, cached - old)
 
 
-def _written(details: Json, before: Json) -> tuple[int, int]:
+def _cache_writes(details: Json, before: Json) -> tuple[int, int]:
     """Tokens written to a cache, and those of them that are kept for an hour (Anthropic)."""
     split = as_mapping(details.get("cache_creation"))
     hour = to_count(split.get("ephemeral_1h_input_tokens"))
@@ -126,9 +134,9 @@ def _written(details: Json, before: Json) -> tuple[int, int]:
     return max(told, hour + short), hour
 
 
-def _output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
+def _count_output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
     total, reasoning = to_count(usage.output), to_count(usage.reasoning)
-    after = _part(usage.details, _AFTER)
+    after = _first_mapping(usage.details, _OUTPUT_DETAIL_KEYS)
     audio, image = to_count(after.get("audio_tokens")), to_count(after.get("image_tokens"))
     if endpoint == "images" and "image_out" in priced and not after:
         image = total
@@ -148,7 +156,7 @@ def _output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: fr
     found.amounts["output"] = total - min(reasoning, total)
 
 
-def _tools(found: BillableUsage, endpoint: str | None, usage: Usage, model: str) -> None:
+def _count_tools(found: BillableUsage, endpoint: str | None, usage: Usage, model: str) -> None:
     details, searches = usage.details, 0
     if "server_tool_use" in details:
         searches = to_count(as_mapping(details["server_tool_use"]).get("web_search_requests"))
@@ -156,15 +164,15 @@ def _tools(found: BillableUsage, endpoint: str | None, usage: Usage, model: str)
         tools = as_mapping(details["tools"])
         searches += to_count(tools.get("web_search_call"))
         found.amounts["file_searches"] = to_count(tools.get("file_search_call"))
-        found.uncertain = any(to_count(tools.get(kind)) for kind in _UNPRICED)
+        found.uncertain = any(to_count(tools.get(kind)) for kind in _UNPRICED_TOOLS)
     if not searches and endpoint == "chat" and "-search-" in model:
-        searches = 1  # such a model looks at the web for every answer, and no usage says so
+        searches = 1  # such a model searches the web for every answer, and no usage says so
         found.doubtful.add("searches")
     if searches:
         found.amounts["searches"] = searches
 
 
-def _part(details: Json, names: tuple[str, ...]) -> Mapping[str, Any]:
+def _first_mapping(details: Json, names: tuple[str, ...]) -> Mapping[str, Any]:
     for name in names:
         if found := as_mapping(details.get(name)):
             return found

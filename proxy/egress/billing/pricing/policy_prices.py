@@ -1,41 +1,16 @@
-"""One model's price by the policy, as rates."""
+"""A model's price in the policy, as rates: in force before anything that the table of prices says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
 from decimal import Decimal
 
-from proxy.egress.billing.pricing.rates import Rates, inherited_price
+from proxy.egress.billing.pricing.rates import Rates, inherited_price, parse_span, span_holds
 from proxy.egress.dialects.base import Json
 from proxy.policy.schema import Charges, Price
 
-# [merged from egress/billing/times] When a price holds: from a day on, or between two times of each day, in UTC.
-DAY = 86_400
-
-
-def span_of(since: str | None) -> tuple[float, float] | None:
-    """From when on, in wall clock; or the seconds of each day between which it holds."""
-    if since is None:
-        return None
-    if len(since) == 10:
-        return datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp(), float("inf")
-    begin, end = (int(one[:2]) * 3600 + int(one[3:]) * 60 for one in since.split("-"))
-    return float(begin), float(end)
-
-
-def holds(span: tuple[float, float] | None, at: float) -> bool:
-    if span is None:
-        return True
-    begin, end = span
-    if end == float("inf"):
-        return at >= begin
-    second = at % DAY
-    return begin <= second < end if begin <= end else second >= begin or second < end
-
-
-# The policy's words, the table's unit, and how many of what the policy prices are what the table prices.
+# The policy's key, the table's unit, and how many of what the policy prices are what the table prices.
 UNITS: Mapping[str, tuple[str, int]] = {
     "input": ("input", 1),
     "output": ("output", 1),
@@ -58,52 +33,52 @@ UNITS: Mapping[str, tuple[str, int]] = {
     "file_search": ("file_searches", 1000),
 }
 Row = dict[str, object]
-NOTHING_DRAWN: Json = {}
+NO_MEDIA: Json = {}
 
 
 class PolicyPrice:
-    """Of a tier, a size or a time that the policy does not name the price is the usual one: all there is to pay."""
+    """The price of one model. For a tier, a size or a time that the policy does not name, the usual price holds."""
 
-    __slots__ = ("_made", "_price", "_times", "_usual")
+    __slots__ = ("_price", "_rates_by_charges", "_timed_charges", "_usual")
 
     def __init__(self, price: Price) -> None:
         self._price = price
-        self._times = [(span_of(when), charges) for when, charges in price.times.items()]
-        self._usual = Rates(_row(price))
-        self._made: dict[tuple[object, ...], Rates] = {}
+        self._timed_charges = [(parse_span(when), charges) for when, charges in price.times.items()]
+        self._usual = Rates(_price_row(price))
+        self._rates_by_charges: dict[tuple[object, ...], Rates] = {}
 
-    def rates(self, at: float, tier: str | None = None, drawn: Json = NOTHING_DRAWN) -> Rates:
-        """`at`: wall clock. `drawn`: what has a `size` and a `quality`, where an image or a video is priced."""
+    def rates(self, at: float, tier: str | None = None, media: Json = NO_MEDIA) -> Rates:
+        """The rates at a moment (wall clock). `media`: has the `size` and `quality` of an image or a video."""
         price = self._price
-        over = [charges for span, charges in self._times if holds(span, at)]
+        over = [charges for span, charges in self._timed_charges if span_holds(span, at)]
         if tier is not None and tier in price.tiers:
             over.append(price.tiers[tier])
-        size = drawn.get("size") if price.sizes else None
+        size = media.get("size") if price.sizes else None
         if isinstance(size, str):
-            over += [price.sizes[one] for one in (size, f"{size} {drawn.get('quality')}") if one in price.sizes]
+            over += [price.sizes[one] for one in (size, f"{size} {media.get('quality')}") if one in price.sizes]
         if not over:
             return self._usual
-        key = tuple(map(id, over))  # they live as long as the price does
-        found = self._made.get(key)
+        key = tuple(map(id, over))  # ids are safe as keys: the charges live as long as the price does
+        found = self._rates_by_charges.get(key)
         if found is None:
-            found = self._made[key] = Rates(_row(price, over))
+            found = self._rates_by_charges[key] = Rates(_price_row(price, over))
         return found
 
 
-def _row(price: Price, over: Sequence[Charges] = ()) -> Row:
-    row = _charges(price)
+def _price_row(price: Price, over: Sequence[Charges] = ()) -> Row:
+    row = _charges_row(price)
     for tokens, charges in sorted(price.above.items(), key=lambda item: int(item[0])):
-        for unit, dollars in _charges(charges).items():
+        for unit, dollars in _charges_row(charges).items():
             before = row.get(unit, inherited_price(unit, row) or 0)
             row[unit] = [*(before if isinstance(before, list) else [before]), [int(tokens), dollars]]
     for more in over:
-        row |= _charges(more)
+        row |= _charges_row(more)
     if price.least_seconds:
         row["least_seconds"] = price.least_seconds
     return row
 
 
-def _charges(charges: Charges) -> Row:
+def _charges_row(charges: Charges) -> Row:
     found: Row = {}
     for item in fields(Charges):
         value: Decimal | None = getattr(charges, item.name)

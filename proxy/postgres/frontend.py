@@ -181,6 +181,8 @@ class Frontend:
                 # The server would skip it: so that nothing is expected for it, it is not even sent.
                 out.append(data[start:pos])
                 start = end
+            elif (handler := _UNCHANGED_HANDLERS.get(kind)) is not None:
+                handler(self, data, pos, end)
             else:
                 sent = len(out)
                 here = end if end <= size else size
@@ -243,33 +245,31 @@ class Frontend:
             raise ProtocolError(f"a message of type {chr(kind)} is {length} bytes long")
         return False
 
-    # ── messages ─────────────────────────────────────────────────────────────────────────────
-    # Each handler gets the message at data[pos:end], of which data[pos:here] has come, and says whether `_out` has it
-    # in another form than it came. What it appends to `_out` otherwise goes ahead of the message.
+    # ── messages that always go on as they came ──────────────────────────────────────────────
+    # Each handler gets the message at data[pos:end], of which the end may be still to come.
 
-    def _process_sync(self, data: bytes, pos: int, here: int, end: int) -> bool:
+    def _process_sync(self, data: bytes, pos: int, end: int) -> None:
         self._outstanding.expect_sync()
         self.unsynced = self._sets_locally = self._has_bound = False
         self.statements.on_sync()
-        return False
 
-    def _process_execute(self, data: bytes, pos: int, here: int, end: int) -> bool:
+    def _process_execute(self, data: bytes, pos: int, end: int) -> None:
         self.unsynced = True
         if not self.tracked_portals or not self._execute_tracked(data[pos + HEADER_SIZE : end]):
             self._outstanding.expect(_EXECUTE_LOCAL if self._sets_locally else replies.EXECUTE_REPLY)
-        return False
 
-    def _process_copy_end(self, data: bytes, pos: int, here: int, end: int) -> bool:
+    def _process_copy_end(self, data: bytes, pos: int, end: int) -> None:
         self._outstanding.on_copy_end()
-        return False
 
-    def _process_function_call(self, data: bytes, pos: int, here: int, end: int) -> bool:
+    def _process_function_call(self, data: bytes, pos: int, end: int) -> None:
         self._outstanding.expect(replies.FUNCTION_REPLY)
-        return False
 
-    def _pass_unanswered(self, data: bytes, pos: int, here: int, end: int) -> bool:
+    def _pass_unanswered(self, data: bytes, pos: int, end: int) -> None:
         """CopyData and Flush, which the server does not answer."""
-        return False
+
+    # ── messages that may change, or have to wait ────────────────────────────────────────────
+    # Each handler gets the message at data[pos:end], of which data[pos:here] has come, and says whether `_out` has it
+    # in another form than it came. What it appends to `_out` otherwise goes ahead of the message.
 
     def _reject_message(self, data: bytes, pos: int, here: int, end: int) -> bool:
         raise ProtocolError(f"a message of type {chr(data[pos])} makes no sense here")
@@ -752,18 +752,20 @@ class Frontend:
         return refusal
 
 
-_HANDLERS: dict[int, Callable[[Frontend, bytes, int, int, int], bool]] = {
-    QUERY: Frontend._process_query,
-    PARSE: Frontend._process_parse,
-    BIND: Frontend._process_bind,
-    DESCRIBE: Frontend._process_describe,
+_UNCHANGED_HANDLERS: dict[int, Callable[[Frontend, bytes, int, int], None]] = {
     EXECUTE: Frontend._process_execute,
-    CLOSE: Frontend._process_close,
     SYNC: Frontend._process_sync,
     FLUSH: Frontend._pass_unanswered,
     COPY_DATA: Frontend._pass_unanswered,
     COPY_DONE: Frontend._process_copy_end,
     COPY_FAIL: Frontend._process_copy_end,
     FUNCTION_CALL: Frontend._process_function_call,
+}
+_HANDLERS: dict[int, Callable[[Frontend, bytes, int, int, int], bool]] = {
+    QUERY: Frontend._process_query,
+    PARSE: Frontend._process_parse,
+    BIND: Frontend._process_bind,
+    DESCRIBE: Frontend._process_describe,
+    CLOSE: Frontend._process_close,
     PASSWORD: Frontend._reject_message,
 }

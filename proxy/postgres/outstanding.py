@@ -235,10 +235,11 @@ class OutstandingReplies:
     def process_replies(self, data: bytes) -> bytes:
         """What the client gets. Raises ValueError if the server does not speak the protocol."""
         queue = self.queue
+        head = queue[0] if queue else None
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        elif queue and queue[0] is QUERY_REPLY and self._pass_plain_answer(data):
+        elif head is QUERY_REPLY and self._pass_plain_answer(data):
             return data
         size = len(data)
         out: list[bytes] = []
@@ -247,7 +248,7 @@ class OutstandingReplies:
             pos = min(self._bytes_to_stream, size)
             self._bytes_to_stream -= pos
         # Replies that are hidden are looked at one by one, rows too; others pass in one piece from `start` to `pos`.
-        hidden = queue[0].hidden if queue else False
+        hidden = head is not None and head.hidden
         while pos + HEADER_SIZE <= size:
             kind, length = read_header(data, pos)
             end = pos + 1 + length
@@ -264,12 +265,13 @@ class OutstandingReplies:
                 raise ValueError("the database sent what is no message of its protocol")
             if end > size:
                 break
-            if not (queue and queue[0].passes_unread and self._pass_unread(kind, data, pos)):
+            if head is None or not head.passes_unread or not self._pass_unread(head, kind, data, pos):
                 replaced = self._process_message(kind, data, pos, end)
                 if replaced is not None:
                     out += (data[start:pos], replaced)
                     start = end
-            hidden = queue[0].hidden if queue else False
+            head = queue[0] if queue else None
+            hidden = head is not None and head.hidden
             pos = end
         if pos < size:
             self._partial = data[pos:]
@@ -298,10 +300,9 @@ class OutstandingReplies:
         self._end_last(data[-1])
         return True
 
-    def _pass_unread(self, kind: int, data: bytes, pos: int) -> bool:
-        """A reply that is usual, and of which nothing is to be known: whether it was one."""
+    def _pass_unread(self, head: ExpectedReply, kind: int, data: bytes, pos: int) -> bool:
+        """A reply to `head` that is usual, and of which nothing is to be known: whether it was one."""
         queue = self.queue
-        head = queue[0]
         ended = REPLY_ENDS.get(kind)
         if ended is not None:
             if ended == head.kind:

@@ -24,10 +24,10 @@ def _as_text(value: Any) -> Any:
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
-def stdlib(shim: Shim, module: ModuleType) -> None:
+def hook_stdlib(shim: Shim, module: ModuleType) -> None:
     """`http.client`, and with it urllib, requests, urllib3 and botocore."""
 
-    def mark(connection: Any, *_: Any) -> None:
+    def mark_call(connection: Any, *_: Any) -> None:
         head = connection._buffer
         host, port, proxy = connection.host, connection.port, None
         if connection._tunnel_host:
@@ -39,7 +39,7 @@ def stdlib(shim: Shim, module: ModuleType) -> None:
         if token is not None and not any(line.lower().startswith(HEADER_LOWER) for line in head):
             connection.putheader(HEADER, token)
 
-    replace_function(module.HTTPConnection, "endheaders", run_before(mark))
+    replace_function(module.HTTPConnection, "endheaders", run_before(mark_call))
 
 
 def _split_absolute_target(line: bytes) -> tuple[str, int]:
@@ -48,10 +48,10 @@ def _split_absolute_target(line: bytes) -> tuple[str, int]:
     return host, int(port) if colon else DEFAULT_PORTS[scheme]
 
 
-def httpcore(shim: Shim, module: ModuleType) -> None:
+def hook_httpcore(shim: Shim, module: ModuleType) -> None:
     """httpx, and with it openai and anthropic."""
 
-    def mark(pool: Any, request: Any) -> None:
+    def mark_call(pool: Any, request: Any) -> None:
         url = request.url
         port = url.port or DEFAULT_PORTS[_as_text(url.scheme)]
         token = shim.token_for(_as_text(url.host), port, _proxy_address(pool))
@@ -59,9 +59,9 @@ def httpcore(shim: Shim, module: ModuleType) -> None:
             request.headers = [*request.headers, (HEADER_NAME, token.encode())]
 
     if hasattr(module, "AsyncConnectionPool"):
-        replace_function(module.AsyncConnectionPool, "handle_async_request", run_before_async(mark))
+        replace_function(module.AsyncConnectionPool, "handle_async_request", run_before_async(mark_call))
     else:
-        replace_function(module.ConnectionPool, "handle_request", run_before(mark))
+        replace_function(module.ConnectionPool, "handle_request", run_before(mark_call))
 
 
 def _proxy_address(pool: Any) -> tuple[str, int] | None:
@@ -71,18 +71,18 @@ def _proxy_address(pool: Any) -> tuple[str, int] | None:
     return None if url is None else (_as_text(url.host), url.port or 0)
 
 
-def aiohttp(shim: Shim, module: ModuleType) -> None:
-    def mark(request: Any, *_: Any) -> None:
+def hook_aiohttp(shim: Shim, module: ModuleType) -> None:
+    def mark_call(request: Any, *_: Any) -> None:
         proxy = request.proxy
         token = shim.token_for(request.url.host, request.url.port, None if proxy is None else (proxy.host, proxy.port))
         if token is not None and HEADER not in request.headers:
             request.headers[HEADER] = token
 
     name = "send" if "send" in module.ClientRequest.__dict__ else "_send"
-    replace_function(module.ClientRequest, name, run_before_async(mark))
+    replace_function(module.ClientRequest, name, run_before_async(mark_call))
 
 
-def websockets(shim: Shim, module: ModuleType) -> None:
+def hook_websockets(shim: Shim, module: ModuleType) -> None:
     def make(original: Any) -> Any:
         def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
             request = original(self, *args, **kwargs)

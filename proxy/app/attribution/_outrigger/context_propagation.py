@@ -72,7 +72,7 @@ def _bind_first_argument(shim: Shim) -> Callable[[Any], Any]:
     return make
 
 
-def threads(shim: Shim, module: ModuleType) -> None:
+def hook_threads(shim: Shim, module: ModuleType) -> None:
     thread, timer = module.Thread, module.Timer
     bootstrap = thread.__dict__["_bootstrap_inner"]
     # Python 3.14: a thread runs in a context that it is given, or in a copy where that is switched on.
@@ -108,11 +108,11 @@ def threads(shim: Shim, module: ModuleType) -> None:
     replace_function(thread, "_bootstrap_inner", make_bootstrap, bootstrap)
 
 
-def executors(shim: Shim, module: ModuleType) -> None:
+def hook_executors(shim: Shim, module: ModuleType) -> None:
     replace_function(module.ThreadPoolExecutor, "submit", _bind_first_argument(shim))
 
 
-def pools(shim: Shim, module: ModuleType) -> None:
+def hook_pools(shim: Shim, module: ModuleType) -> None:
     """Only ThreadPool: work for another process is pickled, and has no owner there."""
     pool, threads = module.Pool, module.ThreadPool
     methods = {name: pool.__dict__[name] for name in ("apply_async", "_map_async", "imap", "imap_unordered")}
@@ -140,11 +140,11 @@ def _set_greenlet_token(shim: Shim, greenlet: Any) -> None:
         return
 
 
-def gevent(shim: Shim, module: ModuleType) -> None:
+def hook_gevent(shim: Shim, module: ModuleType) -> None:
     module.Greenlet.add_spawn_callback(lambda greenlet: _set_greenlet_token(shim, greenlet))
 
 
-def eventlet(shim: Shim, module: ModuleType) -> None:
+def hook_eventlet(shim: Shim, module: ModuleType) -> None:
     def make_init(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)

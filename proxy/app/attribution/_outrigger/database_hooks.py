@@ -43,25 +43,25 @@ def _report_work_of_file(shim: Shim, number: int) -> None:
         sock.detach()
 
 
-def asyncpg(shim: Shim, module: ModuleType) -> None:
-    def mark(connection: Any, *_: Any) -> None:
+def hook_asyncpg(shim: Shim, module: ModuleType) -> None:
+    def report_work(connection: Any, *_: Any) -> None:
         transport = connection._transport
         _report_work(shim, transport.get_extra_info("sockname"), transport.get_extra_info("peername"))
 
     names = ("execute", "_execute", "_executemany", "_prepare", "_copy_in", "_copy_out")
     for name, original in {name: module.Connection.__dict__[name] for name in names}.items():
-        replace_function(module.Connection, name, run_before_async(mark), original)
+        replace_function(module.Connection, name, run_before_async(report_work), original)
 
 
-def asyncpg_prepared(shim: Shim, module: ModuleType) -> None:
-    def mark(statement: Any, *_: Any) -> None:
+def hook_asyncpg_prepared(shim: Shim, module: ModuleType) -> None:
+    def report_work(statement: Any, *_: Any) -> None:
         transport = statement._connection._transport
         _report_work(shim, transport.get_extra_info("sockname"), transport.get_extra_info("peername"))
 
-    replace_function(module.PreparedStatement, "_PreparedStatement__do_execute", run_before_async(mark))
+    replace_function(module.PreparedStatement, "_PreparedStatement__do_execute", run_before_async(report_work))
 
 
-def psycopg(shim: Shim, module: ModuleType) -> None:
+def hook_psycopg(shim: Shim, module: ModuleType) -> None:
     """psycopg 3: every statement of its cursors, also async ones, starts at this method. 3.0 and 3.1 have it in
     another module."""
     cursor = getattr(module, "BaseCursor", None)
@@ -71,17 +71,17 @@ def psycopg(shim: Shim, module: ModuleType) -> None:
         )
 
 
-def django(shim: Shim, module: ModuleType) -> None:
-    def mark(wrapper: Any, *_: Any) -> None:
+def hook_django(shim: Shim, module: ModuleType) -> None:
+    def report_work(wrapper: Any, *_: Any) -> None:
         _report_work_of_file(shim, wrapper.db.connection.fileno())
 
     for name in ("_execute", "_executemany"):
-        replace_function(module.CursorWrapper, name, run_before(mark))
+        replace_function(module.CursorWrapper, name, run_before(report_work))
 
 
-def sqlalchemy(shim: Shim, module: ModuleType) -> None:
-    def mark(dialect: Any, cursor: Any, *_: Any) -> None:
+def hook_sqlalchemy(shim: Shim, module: ModuleType) -> None:
+    def report_work(dialect: Any, cursor: Any, *_: Any) -> None:
         _report_work_of_file(shim, cursor.connection.fileno())
 
     for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-        replace_function(module.DefaultDialect, name, run_before(mark))
+        replace_function(module.DefaultDialect, name, run_before(report_work))

@@ -75,7 +75,7 @@ def _wrap_application(shim: Shim, inner: Any) -> Any:
     return application
 
 
-def uvicorn(shim: Shim, module: ModuleType) -> None:
+def hook_uvicorn(shim: Shim, module: ModuleType) -> None:
     def make(original: Any) -> Any:
         def load(self: Any) -> Any:
             result = original(self)
@@ -87,13 +87,13 @@ def uvicorn(shim: Shim, module: ModuleType) -> None:
     replace_function(module.Config, "load", make)
 
 
-def hypercorn(shim: Shim, module: ModuleType) -> None:
+def hook_hypercorn(shim: Shim, module: ModuleType) -> None:
     make = _enter_request_async(shim, lambda self, scope, *_: _token_of_scope(scope))
     for wrapper in (module.ASGIWrapper, module.WSGIWrapper):
         replace_function(wrapper, "__call__", make)
 
 
-def gunicorn_asgi(shim: Shim, module: ModuleType) -> None:
+def hook_gunicorn_asgi(shim: Shim, module: ModuleType) -> None:
     def make(original: Any) -> Any:
         def load_wsgi(self: Any) -> Any:
             result = original(self)
@@ -105,7 +105,7 @@ def gunicorn_asgi(shim: Shim, module: ModuleType) -> None:
     replace_function(module.ASGIWorker, "load_wsgi", make)
 
 
-def aiohttp(shim: Shim, module: ModuleType) -> None:
+def hook_aiohttp(shim: Shim, module: ModuleType) -> None:
     replace_function(
         module.Application, "_handle", _enter_request_async(shim, lambda self, request: request.headers.get(HEADER))
     )
@@ -127,12 +127,12 @@ def _unless_shared(token: Any) -> Any:
     return token if getattr(greenlet, "GREENLET_USE_CONTEXT_VARS", False) else None
 
 
-def gunicorn_sync(shim: Shim, module: ModuleType) -> None:
+def hook_gunicorn_sync(shim: Shim, module: ModuleType) -> None:
     make = _enter_request(shim, lambda self, listener, request, *_: _token_of_gunicorn(request))
     replace_function(module.SyncWorker, "handle_request", make)
 
 
-def gunicorn_threads(shim: Shim, module: ModuleType) -> None:
+def hook_gunicorn_threads(shim: Shim, module: ModuleType) -> None:
     replace_function(
         module.ThreadWorker,
         "handle_request",
@@ -140,27 +140,27 @@ def gunicorn_threads(shim: Shim, module: ModuleType) -> None:
     )
 
 
-def gunicorn_greenlets(shim: Shim, module: ModuleType) -> None:
+def hook_gunicorn_greenlets(shim: Shim, module: ModuleType) -> None:
     make = _enter_request(shim, lambda self, listener, request, *_: _unless_shared(_token_of_gunicorn(request)))
     replace_function(module.AsyncWorker, "handle_request", make)
 
 
-def werkzeug(shim: Shim, module: ModuleType) -> None:
+def hook_werkzeug(shim: Shim, module: ModuleType) -> None:
     replace_function(module.WSGIRequestHandler, "run_wsgi", _enter_request(shim, lambda self: self.headers.get(HEADER)))
 
 
-def wsgiref(shim: Shim, module: ModuleType) -> None:
+def hook_wsgiref(shim: Shim, module: ModuleType) -> None:
     """Also Django's runserver, whose handler inherits from this one."""
     replace_function(module.BaseHandler, "run", _enter_request(shim, lambda self, _: self.base_env.get(HEADER_ENVIRON)))
 
 
-def waitress(shim: Shim, module: ModuleType) -> None:
+def hook_waitress(shim: Shim, module: ModuleType) -> None:
     replace_function(
         module.WSGITask, "execute", _enter_request(shim, lambda self: self.request.headers.get(HEADER_ENVIRON[5:]))
     )
 
 
-def pywsgi(shim: Shim, module: ModuleType) -> None:
+def hook_pywsgi(shim: Shim, module: ModuleType) -> None:
     """The servers of gevent and eventlet, which give the method the same name."""
     handler = getattr(module, "WSGIHandler", None) or module.HttpProtocol
     replace_function(

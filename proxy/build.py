@@ -154,7 +154,7 @@ def build_gateway(
     process_sampler = ProcessSampler(
         metrics,
         clock=loop.time,
-        app_bytes=lambda: meter.measure(app.pid) if app.pid is not None else None,
+        app_bytes=lambda: meter.measure_bytes(app.pid) if app.pid is not None else None,
         limit_bytes=lambda: resolve_memory_limit(state.policy),
     )
 
@@ -263,7 +263,7 @@ def build_gateway(
         process_sampler.on_sample(listener)
 
     # At each scrape.
-    metrics.fetch_app_exposition = AppMetricsScraper(app, lambda: state.policy.metrics.app, emit=log.emit).fetch
+    metrics.fetch_app_exposition = AppMetricsScraper(app, lambda: state.policy.metrics.app, emit=log.emit).fetch_metrics
     metrics.on_scrape(health_report.fill_gauges)
     metrics.follow_total(metrics.rate_limit_evicted_total, lambda: ingress.limiter.evicted)
     metrics.follow_total(metrics.log_dropped_total, lambda: log.dropped)

@@ -28,7 +28,7 @@ class Command:
     is_shell_line: bool = False
 
     @property
-    def program(self) -> str:
+    def main_program(self) -> str:
         """The program to look for on PATH; of a shell line, the one that stays as the process."""
         if self.argv[0] == SHELL and len(self.argv) == 3:
             return main_program(self.argv[2]) or SHELL

@@ -46,7 +46,7 @@ def build_environment(
     env["PORT"] = str(private)
     arguments = env.get("GUNICORN_CMD_ARGS")
     if arguments is not None and public is not None:
-        changed = _BIND.sub(lambda found: _rebind(found, public, private), arguments)
+        changed = _BIND.sub(lambda found: _replace_bind_port(found, public, private), arguments)
         if changed != arguments:
             env["GUNICORN_CMD_ARGS"] = changed
             notes.append(f"GUNICORN_CMD_ARGS bound the public port; the app gets {changed}")
@@ -57,7 +57,7 @@ def build_environment(
     return env, notes
 
 
-def _rebind(found: re.Match[str], public: int, private: int) -> str:
+def _replace_bind_port(found: re.Match[str], public: int, private: int) -> str:
     option, value = found.groups()
     return f"{option}127.0.0.1:{private}" if value.rpartition(":")[2] == str(public) else found.group()
 

@@ -20,14 +20,14 @@ class ExitRecord:
     at: float
 
     @property
-    def signal(self) -> str | None:
+    def signal_name(self) -> str | None:
         try:
             return signal.Signals(self.status - 128).name if self.status > 128 else None
         except ValueError:
             return None
 
     def __str__(self) -> str:
-        return f"status {self.status}" + (f" ({self.signal})" if self.signal else "")
+        return f"status {self.status}" + (f" ({self.signal_name})" if self.signal_name else "")
 
 
 class ExitHistory:
@@ -38,17 +38,17 @@ class ExitHistory:
         self.crashes = 0
         self.last: ExitRecord | None = None
 
-    def record(self, status: int, why: str, pid: int) -> ExitRecord:
+    def record_exit(self, status: int, why: str, pid: int) -> ExitRecord:
         self.crashes += why in CRASH_REASONS
         self.last = ExitRecord(status, why, pid, self._now())
         return self.last
 
-    def status(self, when: Callable[[float], str]) -> Mapping[str, object]:
+    def as_status(self, when: Callable[[float], str]) -> Mapping[str, object]:
         """The fields for /status; `when` formats a time."""
         last = self.last
         found = last and {
             "status": last.status,
-            "signal": last.signal,
+            "signal": last.signal_name,
             "why": last.why,
             "pid": last.pid,
             "time": when(last.at),

@@ -66,7 +66,7 @@ class MemoryMeter:
         self._pids: list[int] = []
         self._pid = self._measured = self._resident = self._turn = 0
 
-    def measure(self, pid: int) -> int | None:
+    def measure_bytes(self, pid: int) -> int | None:
         """Bytes of the process and its family; None if it has ended."""
         turn = self._turn = (self._turn + 1) % PSS_EVERY if pid == self._pid else 0
         pids = process_family(pid, self._proc) if turn % PROCESSES_EVERY == 0 else self._pids

@@ -34,7 +34,7 @@ class AppMetricsScraper:
         self._emit = emit
         self._last_failure = ""
 
-    async def fetch(self, openmetrics: bool) -> AppExposition | None:
+    async def fetch_metrics(self, openmetrics: bool) -> AppExposition | None:
         """The app's exposition, empty if it cannot be had; None if the policy names no path."""
         path = self._path()
         if path is None:

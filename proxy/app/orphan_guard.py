@@ -59,7 +59,7 @@ class OrphanGuard:
         self.pid = self._process.pid
         self._last_line = b""
 
-    def watch(
+    def watch_group(
         self, group: int, *, whole: bool = False, stop: signal.Signals = signal.SIGTERM, orphans: Sequence[int] = ()
     ) -> None:
         """Set which group to end when the gateway ends; 0: none. The signal `stop` goes to its first process, or to the
@@ -77,7 +77,7 @@ class OrphanGuard:
 
     def dismiss(self) -> None:
         """End the guard, since the group has ended. Waits for its shell."""
-        self.watch(0)
+        self.watch_group(0)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait()

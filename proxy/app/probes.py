@@ -226,10 +226,10 @@ class ProbeCost:
         host = await probe_app(port, path, timeout, hosts)
         if host is not None:
             took = self._clock() - began
-            self._judge(path, took, self.count_calls() - calls if quiet and self.is_quiet() else 0)
+            self._judge_cost(path, took, self.count_calls() - calls if quiet and self.is_quiet() else 0)
         return host
 
-    def _judge(self, path: str, took: float, calls: int) -> None:
+    def _judge_cost(self, path: str, took: float, calls: int) -> None:
         self._costs.append((took, calls))
         slow = [took for took, _ in self._costs if took > SLOW_SECONDS]
         calling = [calls for _, calls in self._costs if calls]

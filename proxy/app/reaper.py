@@ -42,10 +42,10 @@ class OrphanReaper:
         self._proc = proc
         self._excluded: set[int] = set(self._list_children())
 
-    def exclude(self, pid: int) -> None:
+    def exclude_child(self, pid: int) -> None:
         self._excluded.add(pid)
 
-    async def watch(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
+    async def watch_orphans(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
         """Until it is cancelled: reap those that have ended, and call `told` with those that run. `ours` is the child
         that somebody else waits for."""
         while True:

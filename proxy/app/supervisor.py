@@ -170,8 +170,10 @@ class Supervisor:
     async def run(self) -> int:
         warden = OrphanGuard()
         if self._reaper is not None:
-            self._reaper.exclude(warden.pid)
-            self._tasks.start(self._reaper.watch(lambda: self.pid, lambda left: self._update_guard(warden, left)))
+            self._reaper.exclude_child(warden.pid)
+            self._tasks.start(
+                self._reaper.watch_orphans(lambda: self.pid, lambda left: self._update_guard(warden, left))
+            )
         try:
             return await self._run_until_stopped(warden)
         finally:
@@ -265,7 +267,7 @@ class Supervisor:
                 was_ready = await self._wait_until_ready(process, began)
                 why = await self._wait_until_over(process) if was_ready else "crash"
                 status = await self._finish_process(process, why)
-                warden.watch(0)
+                warden.watch_group(0)
             if self._stopping:
                 return status
             failed = 0 if was_ready else failed + 1
@@ -380,14 +382,14 @@ class Supervisor:
 
     def _record_exit(self, process: AppProcess, why: str) -> None:
         """Keep and log an exit; it is an error if the app ended by itself."""
-        exit = self.exits.record(process.status or 0, why, process.pid)
+        exit = self.exits.record_exit(process.status or 0, why, process.pid)
         crashes = self.exits.crashes
         if why == "crash":
             text = f"The app ended with {exit}."  # the same text each time, so that log tools can group it
         else:
             text = f"The app ended with {exit}, as it was told to ({why})."
         level: LogLevel = "error" if why == "crash" else "info"
-        facts = {"status": exit.status, "signal": exit.signal, "why": why, "pid": process.pid, "crashes": crashes}
+        facts = {"status": exit.status, "signal": exit.signal_name, "why": why, "pid": process.pid, "crashes": crashes}
         self._emit("app.exit", text, level=level, **facts)
 
     async def _stop_process(self, process: AppProcess) -> None:
@@ -405,7 +407,7 @@ class Supervisor:
         process = self._process
         if process is not None and process.is_running:
             stop = signal.Signals[self._policy.stop_signal]
-            warden.watch(process.pid, whole=self._command.is_shell_line, stop=stop, orphans=orphans)
+            warden.watch_group(process.pid, whole=self._command.is_shell_line, stop=stop, orphans=orphans)
 
     async def _sleep_unless_stopped(self, seconds: float) -> bool:
         deadline = self._clock() + seconds

@@ -113,7 +113,7 @@ class IngressService:
         self.relay.restart_wait = policy.app.hold
         self.relay.port_is_probed = policy.app.liveness is not None
         self._stream_routes = [route.name for route in policy.routes if route.streams is not None]
-        for (name,), _ in list(self._metrics.http_streams.items()):
+        for (name,), _ in list(self._metrics.http_streams.children()):
             if name not in self._stream_routes:
                 self._metrics.http_streams.remove(name)
         self.listener.listen = policy.listen

@@ -41,13 +41,13 @@ class AccessRecord(NamedTuple):
         quoted, verb = quote_json(path), quote_json(method)
         return (
             f'{{"time":"{stamp}","level":"{level}","event":"request","message":{verb[:-1]} {quoted[1:-1]} {status}",'
-            f'"request_id":{quote_json(request_id)},"trace_id":{_text(trace_id)},"route":{quote_json(route)},'
+            f'"request_id":{quote_json(request_id)},"trace_id":{_json_text(trace_id)},"route":{quote_json(route)},'
             f'"method":{verb},"path":{quoted},"status":{status},'
-            f'"duration_ms":{took:.3f},"app_ms":{_number(app)},'
-            f'"user":{_text(user)},"tier":{_text(tier)},"client_ip":{quote_json(ip)},'
+            f'"duration_ms":{took:.3f},"app_ms":{_json_number(app)},'
+            f'"user":{_json_text(user)},"tier":{_json_text(tier)},"client_ip":{quote_json(ip)},'
             f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
             f'"cost_usd":{"null" if cost is None else cost},"calls":{calls},'
-            f'"memory_delta_mb":{_number(memory)},"refused":{_text(refused)}}}\n'
+            f'"memory_delta_mb":{_json_number(memory)},"refused":{_json_text(refused)}}}\n'
         )
 
     def extra_fields(self) -> dict[str, object]:
@@ -63,11 +63,11 @@ class AccessRecord(NamedTuple):
         }
 
 
-def _number(value: float | None) -> str:
+def _json_number(value: float | None) -> str:
     return "null" if value is None else f"{value:.3f}"
 
 
-def _text(value: str | None) -> str:
+def _json_text(value: str | None) -> str:
     """A JSON string or null. Only values that come unchecked from clients, which may hold lone surrogates, need
     this."""
     if value is None:

@@ -67,13 +67,13 @@ class HealthCheckRegistry:
         return {part: self._check_component(part, now) for part in COMPONENTS}
 
     def overall_status(self) -> OverallStatus:
-        return self._summarize(self.check_components())
+        return self._summarize_states(self.check_components())
 
     def report(self) -> dict[str, object]:
         """The body of healthz."""
         parts = self.check_components()
         body: dict[str, object] = {
-            "status": self._summarize(parts),
+            "status": self._summarize_states(parts),
             "version": self._version,
             "uptime_s": round(self._clock() - self._started, 1),
         }
@@ -96,7 +96,7 @@ class HealthCheckRegistry:
             before = self._last_states[part] = (found.state, first)
         return ComponentHealth(found.state, found.reason, before[1] if found.since is None else found.since)
 
-    def _summarize(self, parts: dict[str, ComponentHealth]) -> OverallStatus:
+    def _summarize_states(self, parts: dict[str, ComponentHealth]) -> OverallStatus:
         app = parts["app"]
         if app.state == "down" and app.since is not None and self._clock() - app.since >= self._down_grace:
             return "down"

@@ -81,12 +81,12 @@ def encode_json(facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH) -> 
     try:
         text = _encode(facts)
     except (TypeError, ValueError, RecursionError):
-        text = _encode(_sanitize(facts, 0))
+        text = _encode(_sanitize_value(facts, 0))
     if len(text) > longest:
-        return _encode(_sanitize(facts, 0))
+        return _encode(_sanitize_value(facts, 0))
     # Strict readers refuse escaped lone surrogates. Pairs begin alike, and pass through `_sanitize` unchanged.
     if "\\ud" in text:
-        text = _encode(_sanitize(facts, 0, clips=False))
+        text = _encode(_sanitize_value(facts, 0, clips=False))
     return text
 
 
@@ -124,7 +124,7 @@ def _to_serializable(value: object) -> object:
 _encode = json.JSONEncoder(separators=(",", ":"), default=_to_serializable, allow_nan=False).encode
 
 
-def _sanitize(value: object, depth: int, *, clips: bool = True) -> object:
+def _sanitize_value(value: object, depth: int, *, clips: bool = True) -> object:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -138,10 +138,10 @@ def _sanitize(value: object, depth: int, *, clips: bool = True) -> object:
     if isinstance(value, Mapping):
         pairs = list(value.items())[: _MAX_ITEMS if clips else None]
         return {
-            str(_sanitize(str(key), depth + 1, clips=clips)): _sanitize(item, depth + 1, clips=clips)
+            str(_sanitize_value(str(key), depth + 1, clips=clips)): _sanitize_value(item, depth + 1, clips=clips)
             for key, item in pairs
         }
     if isinstance(value, list | tuple):
         items = value[: _MAX_ITEMS if clips else None]
-        return [_sanitize(item, depth + 1, clips=clips) for item in items]
-    return _sanitize(_to_serializable(value), depth + 1, clips=clips)
+        return [_sanitize_value(item, depth + 1, clips=clips) for item in items]
+    return _sanitize_value(_to_serializable(value), depth + 1, clips=clips)

@@ -101,7 +101,7 @@ class LogWriter:
         left = len(batch)
         try:
             for lines in self._split_batch(batch):
-                if self._write(b"".join(lines)):
+                if self._write_all(b"".join(lines)):
                     left -= len(lines)
                     self._report_dropped()
         except Exception:  # noqa: S110  the thread's outermost seam: the lines are counted below
@@ -135,11 +135,11 @@ class LogWriter:
             return
         with self._lock:
             unsaid = self._unreported_drops
-        if self._write(self._format_dropped(unsaid)):
+        if self._write_all(self._format_dropped(unsaid)):
             with self._lock:
                 self._unreported_drops -= unsaid
 
-    def _write(self, data: bytes) -> bool:
+    def _write_all(self, data: bytes) -> bool:
         """Write all of the data; False if it cannot be written: reader gone, disk full, descriptor closed."""
         if self._file is not None:
             try:

@@ -34,7 +34,7 @@ class Counter:
     def inc(self, amount: float = 1.0) -> None:
         self.value += amount
 
-    def samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
+    def iter_samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
         yield Sample(name + self.suffix, labels, self.value)
 
 
@@ -62,13 +62,13 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def cumulative(self) -> list[float]:
+    def cumulative_counts(self) -> list[float]:
         """How many observations were at most each bound, +Inf the last."""
         return list(accumulate(map(float, self._counts)))
 
-    def samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
+    def iter_samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
         names = (*(repr(float(bound)) for bound in self._bounds), "+Inf")
-        counts = self.cumulative()
+        counts = self.cumulative_counts()
         for bound, count in zip(names, counts, strict=True):
             yield Sample(f"{name}_bucket", {**labels, "le": bound}, count)
         yield Sample(f"{name}_count", labels, counts[-1])
@@ -127,7 +127,7 @@ class MetricFamily(Collector, Generic[Child]):
         found = self._children.get(values)
         return found if found is not None else self._add_child(values)
 
-    def items(self) -> Iterable[tuple[tuple[str, ...], Child]]:
+    def children(self) -> Iterable[tuple[tuple[str, ...], Child]]:
         return self._children.items()
 
     def remove(self, *values: str) -> None:
@@ -141,7 +141,7 @@ class MetricFamily(Collector, Generic[Child]):
             if len(metric.samples) >= _SAMPLES_PER_SLICE:
                 yield metric
                 metric = self._empty_metric()
-            metric.samples += child.samples(self._name, dict(zip(self.label_names, values, strict=True)))
+            metric.samples += child.iter_samples(self._name, dict(zip(self.label_names, values, strict=True)))
         yield metric
 
     def _empty_metric(self) -> Metric:

@@ -54,7 +54,7 @@ class Metrics:
         self._scrape_hooks: list[Callable[[], None]] = []
         self.fetch_app_exposition: FetchAppExposition | None = None
         self.registry = CollectorRegistry(auto_describe=False)
-        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        counter, gauge, histogram = self._counter_family, self._gauge_family, self._histogram_family
         counter_alone, gauge_alone = self._counter_alone, self._gauge_alone
 
         self.http_requests_total = counter(
@@ -220,13 +220,13 @@ class Metrics:
 
     def count_upstream_calls(self) -> int:
         """How many calls of all upstreams have ended, in whichever way."""
-        return sum(int(count.value) for _, count in self.upstream_calls_total.items())
+        return sum(int(count.value) for _, count in self.upstream_calls_total.children())
 
     def declare_routes(self, names: Iterable[str]) -> None:
         """Set the routes that exist now: their series start with 0, gauges of other routes are removed."""
         routes = dict.fromkeys(names)
         for series in (self.http_in_flight, self.http_queued, self.app_memory_growth_bytes):
-            for values, _ in list(series.items()):
+            for values, _ in list(series.children()):
                 if values[0] not in routes and values[0] != OTHER_LABEL:
                     series.remove(*values)
         for route in routes:
@@ -293,22 +293,24 @@ class Metrics:
             )
         return text, kind
 
-    def _counter(self, name: str, text: str, *labels: str) -> MetricFamily[Counter]:
-        return self._family("counter", name, text, labels, Counter)
+    def _counter_family(self, name: str, text: str, *labels: str) -> MetricFamily[Counter]:
+        return self._make_family("counter", name, text, labels, Counter)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> MetricFamily[Gauge]:
-        return self._family("gauge", name, text, labels, Gauge)
+    def _gauge_family(self, name: str, text: str, *labels: str) -> MetricFamily[Gauge]:
+        return self._make_family("gauge", name, text, labels, Gauge)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> MetricFamily[Histogram]:
-        return self._family("histogram", name, text, labels, lambda: Histogram(buckets))
+    def _histogram_family(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> MetricFamily[Histogram]:
+        return self._make_family("histogram", name, text, labels, lambda: Histogram(buckets))
 
     def _counter_alone(self, name: str, text: str) -> Counter:
-        return self._counter(name, text).labels()
+        return self._counter_family(name, text).labels()
 
     def _gauge_alone(self, name: str, text: str) -> Gauge:
-        return self._gauge(name, text).labels()
+        return self._gauge_family(name, text).labels()
 
-    def _family(
+    def _make_family(
         self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
     ) -> MetricFamily[Child]:
         name = f"{NAMESPACE}_{name}"

@@ -39,13 +39,13 @@ class SentryReporter:
     def capture_event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
         """Report an event of level error, if it is a crash or a fault; most events are neither."""
         if event in CRASH_EVENTS:
-            self._capture(event, message, None, facts)
+            self._capture_group(event, message, None, facts)
         elif event in FAULT_EVENTS:
-            self._capture(event, "A fault of the gateway", sys.exc_info()[1], facts)
+            self._capture_group(event, "A fault of the gateway", sys.exc_info()[1], facts)
 
     def capture_exception(self, error: BaseException) -> None:
         """Report an exception that nobody caught."""
-        self._capture("fault", "A fault of the gateway", error, {})
+        self._capture_group("fault", "A fault of the gateway", error, {})
 
     def handle_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: reports the exception, then does what the default one does."""
@@ -58,7 +58,9 @@ class SentryReporter:
         """Send what waits; blocks for at most 2 s."""
         self._client.close(timeout=2.0)
 
-    def _capture(self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]) -> None:
+    def _capture_group(
+        self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]
+    ) -> None:
         group = [event, str(facts.get("status", ""))]
         told: dict[str, object] = {"level": "error", "logger": "outrigger", "tags": {"event": event}}
         if error is None:

@@ -74,8 +74,8 @@ class LaunchEnvironment:
         then queries name their request as well."""
         if not attribution.is_enabled(policy):
             return {}
-        if self._command is not None and not attribution.is_python(self._command.program):
-            program = self._command.program
+        if self._command is not None and not attribution.is_python(self._command.main_program):
+            program = self._command.main_program
             text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
             self._log_once("app.attribution", text)
             return {}

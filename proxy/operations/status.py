@@ -56,7 +56,7 @@ class StatusReport:
                 "reason": app.reason,
                 "pid": app.pid,
                 "since": self._to_wall_clock(app.since),
-                **app.exits.status(format_rfc3339),
+                **app.exits.as_status(format_rfc3339),
             },
             "policy": {
                 "source": parts.policy.source,
@@ -122,11 +122,11 @@ class StatusReport:
         parts = self._parts
         ingress, metrics = parts.ingress, parts.metrics
         requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
-        for (name, _, code), count in metrics.http_requests_total.items():
+        for (name, _, code), count in metrics.http_requests_total.children():
             requests[name] += int(count.value)
             errors[name] += int(count.value) if code >= "500" else 0
         limited = parts.recent_errors.count_refused_users()
-        for (name, _), count in metrics.http_refusals_total.items():
+        for (name, _), count in metrics.http_refusals_total.children():
             refused[name] += int(count.value)
         return {
             route.name: {
@@ -146,10 +146,10 @@ class StatusReport:
         metrics, shown = parts.metrics, parts.egress.status()
         models: dict[str, dict[str, Counter[str]]] = {}
         attempts: dict[str, Counter[str]] = {}
-        for (name, model, outcome), count in metrics.upstream_calls_total.items():
+        for (name, model, outcome), count in metrics.upstream_calls_total.children():
             if count.value:
                 models.setdefault(name, {}).setdefault(model, Counter())[outcome] += int(count.value)
-        for (name, result), count in metrics.upstream_attempts_total.items():
+        for (name, result), count in metrics.upstream_attempts_total.children():
             if count.value:
                 attempts.setdefault(name, Counter())[result] += int(count.value)
         found = {}

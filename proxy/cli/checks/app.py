@@ -94,7 +94,7 @@ def _list_programs(command: Command) -> list[str]:
     try:
         words = list(reader)
     except ValueError:  # a quote that nothing closes
-        return [command.program]
+        return [command.main_program]
     found, first = [], True
     for word in words:
         if first and (re.match(r"\w+=", word) or word == "exec"):

@@ -96,11 +96,11 @@ class DeliveryQueue:
             while True:
                 await self._has_messages.wait()
                 while self._messages:
-                    await time_awaitable(self._duration, self._post(client, self._messages.popleft()))
+                    await time_awaitable(self._duration, self._post_message(client, self._messages.popleft()))
                 self._has_messages.clear()
                 self._idle.set()
 
-    async def _post(self, client: RetryClient, body: bytes) -> None:
+    async def _post_message(self, client: RetryClient, body: bytes) -> None:
         try:
             async with client.post(
                 self.url, data=body, headers={"Content-Type": "application/json"}, allow_redirects=False

@@ -99,7 +99,7 @@ class AlertManager:
             except Exception as error:  # a fault in one rule must not silence the others
                 self._log_fault(name, error)
         self._remove_old_alerts(now)
-        self._notify(told)
+        self._notify_channels(told)
         return told
 
     def apply(self, policy: Policy) -> None:
@@ -182,7 +182,7 @@ class AlertManager:
 
     # ── notification ──────────────────────────────────────────────────────────────────────────────
 
-    def _notify(self, notices: Sequence[Notification]) -> None:
+    def _notify_channels(self, notices: Sequence[Notification]) -> None:
         if not notices:
             return
         for each in notices:
@@ -216,7 +216,7 @@ class AlertManager:
 
     def _declare_rules(self) -> None:
         gauge = self._metrics.alerts_firing
-        for (name,), _ in list(gauge.items()):
+        for (name,), _ in list(gauge.children()):
             if name not in self._policy.rules:
                 gauge.remove(name)
         for name in self._policy.rules:

@@ -37,26 +37,26 @@ class SnapshotReader:
         """The counts until now; takes about 1 ms at 20 routes."""
         metrics = self._metrics
         row = array("d", bytes(8 * self._width))
-        for (route, _, code), count in metrics.http_requests_total.items():
+        for (route, _, code), count in metrics.http_requests_total.children():
             at = self._route_offset(route, row)
             row[at + REQUESTS] += count.value
             if code >= "500":
                 row[at + ERRORS] += count.value
-        for (route,), tally in metrics.http_request_duration_seconds.items():
+        for (route,), tally in metrics.http_request_duration_seconds.children():
             at = self._route_offset(route, row) + BUCKETS
-            for bucket, requests in enumerate(tally.cumulative()):
+            for bucket, requests in enumerate(tally.cumulative_counts()):
                 row[at + bucket] += requests
-        for (route, name), count in metrics.http_refusals_total.items():
+        for (route, name), count in metrics.http_refusals_total.children():
             if name != "blocked":  # blocks are what an operator wants, and end a flood
                 row[self._route_offset(route, row) + REFUSED] += count.value
-        for (upstream, _, outcome), count in metrics.upstream_calls_total.items():
+        for (upstream, _, outcome), count in metrics.upstream_calls_total.children():
             row[self._offset(("calls", upstream, outcome), 1, row)] += count.value
-        for (upstream, result), count in metrics.upstream_attempts_total.items():
+        for (upstream, result), count in metrics.upstream_attempts_total.children():
             row[self._offset(("attempts", upstream, result), 1, row)] += count.value
-        for (upstream, _, _), dollars in metrics.cost_usd_total.items():
+        for (upstream, _, _), dollars in metrics.cost_usd_total.children():
             row[self._offset(("cost", upstream), 1, row)] += dollars.value
         at = self._offset(WAIT, WAIT_WIDTH, row)
-        row[at : at + WAIT_WIDTH] = array("d", metrics.postgres_wait_seconds.cumulative())
+        row[at : at + WAIT_WIDTH] = array("d", metrics.postgres_wait_seconds.cumulative_counts())
         row[self._offset(THROTTLED, 1, row)] = metrics.cpu_throttled_seconds_total.value
         return row
 

@@ -37,55 +37,64 @@ def test_a_master_and_its_workers_are_one_app_and_shared_pages_count_once(tmp_pa
     process(tmp_path, 13, 1, pss=5, group=10)  # orphaned, of the app's group still
     process(tmp_path, 99, 1, pss=1000)
     assert process_family(10, tmp_path) == [10, 11, 12, 13]
-    assert MemoryMeter(tmp_path).measure(10) == 180 * 1024
+    assert MemoryMeter(tmp_path).measure_bytes(10) == 180 * 1024
 
 
 def test_where_pss_may_not_be_read_shared_pages_count_once_as_well(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=None, rss=10, shared=4)
     process(tmp_path, 11, 10, pss=None, rss=8, shared=3)
-    assert MemoryMeter(tmp_path).measure(10) == (10 + 8 - 3) * PAGE
+    assert MemoryMeter(tmp_path).measure_bytes(10) == (10 + 8 - 3) * PAGE
 
 
 def test_between_full_measurements_the_change_of_resident_memory_is_added(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=100, rss=50)
     meter = MemoryMeter(tmp_path)
-    assert meter.measure(10) == 100 * 1024
+    assert meter.measure_bytes(10) == 100 * 1024
     process(tmp_path, 10, 1, pss=7, rss=60)
-    assert [meter.measure(10) for _ in range(PSS_EVERY)] == [100 * 1024 + 10 * PAGE] * (PSS_EVERY - 1) + [7 * 1024]
+    assert [meter.measure_bytes(10) for _ in range(PSS_EVERY)] == [100 * 1024 + 10 * PAGE] * (PSS_EVERY - 1) + [
+        7 * 1024
+    ]
 
 
 def test_a_new_process_counts_three_measurements_later_at_the_latest(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=100)
     meter = MemoryMeter(tmp_path)
-    assert meter.measure(10) == 100 * 1024
+    assert meter.measure_bytes(10) == 100 * 1024
     process(tmp_path, 11, 10, pss=50)
-    assert [meter.measure(10) for _ in range(PROCESSES_EVERY)] == [100 * 1024] * (PROCESSES_EVERY - 1) + [150 * 1024]
+    assert [meter.measure_bytes(10) for _ in range(PROCESSES_EVERY)] == [100 * 1024] * (PROCESSES_EVERY - 1) + [
+        150 * 1024
+    ]
 
 
 def test_another_app_is_measured_whole_at_once(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, pss=100)
     process(tmp_path, 20, 1, pss=7)
     meter = MemoryMeter(tmp_path)
-    assert [meter.measure(10), meter.measure(20), meter.measure(30), meter.measure(10)] == [102400, 7168, None, 102400]
+    assert [meter.measure_bytes(10), meter.measure_bytes(20), meter.measure_bytes(30), meter.measure_bytes(10)] == [
+        102400,
+        7168,
+        None,
+        102400,
+    ]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc here")
 def test_real_children_are_counted_and_a_gone_process_has_none() -> None:
     code = "import time; x = b'x' * 50_000_000; print(flush=True); time.sleep(60)"
     meter = MemoryMeter()
-    before = meter.measure(os.getpid())
+    before = meter.measure_bytes(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        after = [meter.measure(os.getpid()) for _ in range(PROCESSES_EVERY)][-1]
+        after = [meter.measure_bytes(os.getpid()) for _ in range(PROCESSES_EVERY)][-1]
         assert before is not None
         assert after is not None
         assert 40_000_000 < after - before < 120_000_000
     finally:
         child.kill()
         child.communicate()
-    assert meter.measure(2**22 + 1) is None
+    assert meter.measure_bytes(2**22 + 1) is None
 
 
 # ── the limit ─────────────────────────────────────────────────────────────────────────────────

@@ -115,7 +115,7 @@ def pass_time(clock, alerts, seconds, every=15):
 
 
 def firing(metrics, name):
-    return next(level.value for values, level in metrics.alerts_firing.items() if values == (name,))
+    return next(level.value for values, level in metrics.alerts_firing.children() if values == (name,))
 
 
 async def test_a_fault_is_told_within_the_rules_time_and_one_judging(parts):
@@ -153,7 +153,7 @@ async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
     alerts.apply(
         Policy(rules={"app_down": AlertRule(parse_condition("app is down for 2s"), "warning")}, cooldown=Cooldown(1e6))
     )
-    assert ("errors",) not in dict(metrics.alerts_firing.items())
+    assert ("errors",) not in dict(metrics.alerts_firing.children())
     assert pass_time(clock, alerts, 60) == []
     assert [(each["name"], each["state"], each["severity"]) for each in alerts.status()] == [
         ("app_down", "firing", "warning")

@@ -276,7 +276,7 @@ async def test_what_is_awaited_is_timed_however_it_ends(end):
     found = (await asyncio.gather(task, return_exceptions=True))[0]
     expected = {"returns": str, "raises": LookupError, "is cancelled": asyncio.CancelledError}[end]
     assert isinstance(found, expected)
-    assert histogram.cumulative() == [0, 1, 1], "once, and over 10 ms"
+    assert histogram.cumulative_counts() == [0, 1, 1], "once, and over 10 ms"
 
 
 def test_the_package_that_times_is_loaded_at_its_first_use_alone():

@@ -220,7 +220,7 @@ def test_the_warden_ends_what_it_was_told_of_and_what_that_had_started(tmp_path:
         deadline = time.monotonic() + 20
         while not (child.exists() and child.read_text().strip()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        warden.watch(app.pid, orphans=[orphan.pid])
+        warden.watch_group(app.pid, orphans=[orphan.pid])
         assert warden._process.stdin is not None
         warden._process.stdin.close()
         assert app.wait(20) == -signal.SIGTERM

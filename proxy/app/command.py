@@ -58,7 +58,7 @@ def parse_command(words: Sequence[str], public: int | None, private: int) -> Com
 
 def _replace_in_words(words: Sequence[str], public: int | None, private: int) -> tuple[list[str], tuple[str, ...]]:
     out: list[str] = []
-    replaced: list[str] = []
+    replaced: list[str] = []  # as "before → after"
     before = ""
     for at, word in enumerate(words):
         new = _replace_port_in_word(word, before, public, private) if at and public else word

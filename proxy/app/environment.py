@@ -44,6 +44,7 @@ def build_environment(
     }
     notes: list[str] = []
     env["PORT"] = str(private)
+    # gunicorn reads this too, and would bind the public port, which the gateway has.
     arguments = env.get("GUNICORN_CMD_ARGS")
     if arguments is not None and public is not None:
         changed = _BIND.sub(lambda found: _replace_bind_port(found, public, private), arguments)
@@ -71,7 +72,7 @@ def _leave_own_venv(env: dict[str, str], own: Path, programs: Sequence[str]) -> 
     path = env.get("PATH", "")
     kept = ":".join(entry for entry in path.split(":") if entry.rstrip("/") not in bins)
     if kept != path and any(which(one, path=kept) is None and which(one, path=path) for one in programs):
-        return  # app and gateway share one environment: it is the app's own
+        return  # app and gateway share one virtual environment: it is the app's own
     if kept != path:
         env["PATH"] = kept
     home = env.get("VIRTUAL_ENV")

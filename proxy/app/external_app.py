@@ -80,6 +80,7 @@ class ExternalApp:
     async def run(self) -> int:
         while not self._stopped.is_set():
             policy = self._policy
+            # A request that it just answered is as good as a probe.
             if self.is_ready and self._clock() - self._last_answer < READY_PROBE_SECONDS:
                 host: str | None = self._host
             else:

@@ -46,6 +46,7 @@ def spawn_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes
 
 @contextmanager
 def _inherited_limit() -> Iterator[None]:
+    # A child inherits the limit of its parent at the fork. Only the soft one is lowered: it can be raised again.
     now = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (INHERITED_LIMIT[0], now[1]))
     try:

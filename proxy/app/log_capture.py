@@ -50,6 +50,8 @@ class LineCapture(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         lines = (self._rest + data).split(b"\n")
+        # The last line is not complete; what it already has beyond the limit is emitted, so that the rest stays
+        # bounded.
         *begun, self._rest = _split_long_line(lines.pop())
         for line in (*lines, *begun):
             self._capture_line(line)
@@ -66,6 +68,7 @@ class LineCapture(asyncio.Protocol):
         for piece in _split_long_line(line):
             text = piece.decode("utf-8", "replace").rstrip("\r")
             token = None
+            # Most lines have neither: a search for one character is cheaper than a regular expression.
             if "\x1b" in text:
                 text = CONTROL_SEQUENCE.sub("", text)
             if "\x1e" in text:
@@ -77,6 +80,7 @@ class LineCapture(asyncio.Protocol):
     def _sort_line(self, text: str, token: str | None) -> None:
         """Add a line to the open block, open a block with it, or emit it."""
         if self._block:
+            # A line with the token of another request cannot belong to the block.
             if (
                 self._belongs_to_block(text)
                 and self._block_length < MAX_BLOCK_LENGTH

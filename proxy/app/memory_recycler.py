@@ -45,6 +45,7 @@ class MemoryRecycler:
     def check_sample(self, sample: ResourceSample) -> None:
         share = sample.memory_share
         policy = self._policy().memory
+        # While the app starts or stops, its memory says nothing about a leak.
         if share is None or not self._app.is_ready or self._stopping():
             self._samples_over = 0
             return
@@ -80,6 +81,7 @@ class MemoryRecycler:
             self._emit("memory.recycle", text, level="warning", share=round(share, 3))
 
     def _find_obstacle(self, policy: schema.Memory) -> str | None:
+        # A replacement must lose no request: they wait for the new process only as long as `app.hold`.
         hold, took = self._policy().hold, self._app.last_start_took
         if took is None or took >= hold:
             start = "unknown" if took is None else f"{took:.1f} s"

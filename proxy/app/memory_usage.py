@@ -75,9 +75,11 @@ class MemoryMeter:
         if not sizes:
             return None
         resident = sum(whole for whole, _ in sizes)
+        # A process that came or went changes what is shared, so the difference of resident memory is not enough.
         if turn == 0 or pids != self._pids:
             own = [_read_field(self._proc / str(one) / "smaps_rollup", "Pss:") for one in pids]
             if any(size is None for size in own):
+                # The pages that children share with the biggest process (the master, as a rule) are counted once.
                 biggest = max(whole for whole, _ in sizes)
                 shared = sum(common for _, common in sizes) - max(common for whole, common in sizes if whole == biggest)
                 self._measured = resident - shared

@@ -58,6 +58,7 @@ class AppMetricsScraper:
     async def _request_metrics(self, path: str, openmetrics: bool) -> AppExposition:
         host, port = self._app.address
         shown = f"[{host}]" if ":" in host else host
+        # Not compressed, so that MAX_BODY_BYTES bounds what is read; not kept alive, since it is one request a scrape.
         headers = {
             "Host": "localhost",
             "Accept": ACCEPT_OPENMETRICS if openmetrics else ACCEPT_TEXT,
@@ -81,6 +82,7 @@ class AppMetricsScraper:
                 body += data
                 if len(body) > MAX_BODY_BYTES:
                     raise UnusableMetrics(f"it is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB")
+        # The exposition is one document in one format: what cannot be appended to ours is left out.
         spoken = kind == "application/openmetrics-text"
         if spoken and not openmetrics:
             raise UnusableMetrics("it answered OpenMetrics where text was asked for")

@@ -47,7 +47,7 @@ def _run_in_shell(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     become_subreaper()
     process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
 
-    told: list[int] = []
+    told: list[int] = []  # signals that came
 
     def pass_on(number: int, _: FrameType | None) -> None:
         told.append(number)

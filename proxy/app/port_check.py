@@ -31,6 +31,7 @@ class PortCheck:
         found = self._find_listeners(pid)
         if not found or any(one.port == self._port for one in found):
             return ""
+        # One that others can reach is more likely the app's own than one on loopback, which a helper may have.
         likeliest = min(found, key=lambda one: (not one.is_exposed, one.port))
         others = ", ".join(str(one) for one in found if one != likeliest)
         beside = f" (and on {others})" if others else ""

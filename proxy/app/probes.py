@@ -18,6 +18,7 @@ LOOPBACK = ("127.0.0.1", "::1")
 async def probe_app(port: int, path: str | None, timeout: float, hosts: tuple[str, ...] = LOOPBACK) -> str | None:
     """The host that answered, or None. Without a path it is enough that the port accepts connections; with one, a
     response below 500 (to GET, HTTP/1.1, Host localhost) within `timeout` seconds is needed."""
+    # An app may listen on one of the two loopback addresses only.
     for host in hosts:
         try:
             async with asyncio.timeout(timeout):
@@ -170,6 +171,7 @@ class LivenessProbe:
                 RECHECK_SECONDS if since is not None or self._refused_connections() != seen else CHECK_SECONDS
             ):
                 await asyncio.sleep(RECHECK_SECONDS)
+            # Any response since the last look proves that somebody listens, and saves a connection.
             well = self._policy() is None or self._last_answer > looked
             well = well or (knock.is_waiting and self._refused_connections() == seen)
             if well or not await knock.is_refused(port):
@@ -194,6 +196,8 @@ class LivenessProbe:
             if await self._cost.probe(port, policy.path, policy.timeout, (host,)) is not None:
                 failures = 0
                 continue
+            # Probes of a busy app may time out; a response to anybody since the first failure means that it does not
+            # hang.
             streak = asked if failures == 0 else streak
             failures = failures + 1 if self._last_answer < streak else 0
             if failures >= policy.failures:
@@ -222,6 +226,7 @@ class ProbeCost:
         """As `probe_app`, and measures what it cost."""
         if path is None or self._judged:
             return await probe_app(port, path, timeout, hosts)
+        # Calls that end during a probe are the probe's own only if the app has no other request before and after it.
         quiet, calls, began = self.is_quiet(), self.count_calls(), self._clock()
         host = await probe_app(port, path, timeout, hosts)
         if host is not None:

@@ -46,11 +46,13 @@ class AppProcess:
         is_line: bool = False,
         reap: Callable[[int | None], None] = lambda ours: None,
     ) -> None:
-        """Raises CannotStart."""
+        """Start it. Raises AppCannotStart."""
         self._program = argv[0]
         self._is_shell_line = is_line
         self._reap = reap
         self._stop_task: asyncio.Task[None] | None = None
+        # Pipes of our own and not Popen's: the hooks inside the app are told their inodes, so that they mark no other
+        # stream.
         ours = [os.pipe(), os.pipe()] if wrap else []
         out, err = [write for _, write in ours] or (None, None)
         env = dict(environ)
@@ -70,6 +72,7 @@ class AppProcess:
                 NOT_FOUND if missing else NOT_EXECUTABLE,
             ) from error
         finally:
+            # Without this the read ends would never see the end of the app's output.
             for _, write in ours:
                 os.close(write)
         self.pid = self._process.pid
@@ -79,6 +82,8 @@ class AppProcess:
             self.stdout, self.stderr = (os.fdopen(read, "rb") for read, _ in ours)
         self.status: int | None = None
         self.ended = asyncio.Event()
+        # Popen.wait blocks, so a thread of its own waits. It is a daemon: a gateway that ends does not wait for the
+        # app.
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._wait_in_thread, args=(loop,), name="app-wait", daemon=True).start()
 
@@ -121,6 +126,7 @@ class AppProcess:
     async def _stop_group(self, patience: float, stop: signal.Signals) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
+        # Asked before the signal: afterwards a shell may have ended, and cannot be recognized any more.
         shell = self.is_running and is_shell(self.pid, self._program)
         told = not self.is_running or (shell and self._is_shell_line)
         self._send_signal(stop, group=told)
@@ -133,7 +139,7 @@ class AppProcess:
                     await (self.ended.wait() if self.is_running else asyncio.sleep(POLL_SECONDS))
             except TimeoutError:
                 pass
-            self._reap(self.pid if self.is_running else None)
+            self._reap(self.pid if self.is_running else None)  # zombies would keep the group alive
         self.kill_group()
         await self.ended.wait()
 

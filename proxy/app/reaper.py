@@ -56,6 +56,7 @@ class OrphanReaper:
     async def end_orphans(self, patience: float, tell: Callable[[int], None]) -> None:
         """End what an ended app left behind: SIGTERM, and SIGKILL after `patience` seconds. `tell` is called with how
         many they are, if there are any."""
+        # The app itself has been waited for: every child that has ended may be reaped now.
         reap_children(None)
         left = self.find_orphans()
         if not left:
@@ -116,6 +117,7 @@ class OrphanReaper:
 def reap_children(ours: int | None) -> None:
     """Reap every child that has ended, except `ours`: its status is for the one that waits for it."""
     try:
+        # WNOWAIT looks without reaping, since the one that ended may be `ours`.
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if ended.si_pid == ours:
                 return  # the one that waits for it reaps it in a moment

@@ -39,9 +39,11 @@ def exec_last_command(line: str) -> str:
     """The line with `exec` before its last command if that is a simple one, else the line as it is."""
     parts = list(_split_commands(line))
     words = [_first_word(line[start:end]) for start, end in parts]
+    # Inside a compound command nothing is surely the last one, and a trap needs its shell to stay.
     if not parts or any(word in KEYWORDS or word == "trap" for word, _ in words):
         return line
     word, at = words[-1]
+    # A builtin has no program; a variable may expand to a builtin, or to nothing.
     if not word or word == "exec" or word in BUILTINS or "$" in word or _NAMED.match(word):
         return line
     at += parts[-1][0]

@@ -153,6 +153,7 @@ class Supervisor:
         self._policy = policy
 
     async def wait_ready(self, timeout: float) -> bool:
+        # A loop and not one wait: the app may become ready and end again before this task runs.
         until = self._clock() + timeout
         while not self.is_ready and not self._ended.is_set() and (left := until - self._clock()) > 0:
             if not self._drained.is_set():
@@ -180,6 +181,7 @@ class Supervisor:
             self._kill_processes()
             warden.dismiss()
             self._tasks.cancel()
+            # Whoever waits for readiness, or for the end of a replacement, must not wait any longer.
             self._set_state("ended", self.reason)
             self._ended.set()
             self._drained.set()
@@ -188,6 +190,7 @@ class Supervisor:
     async def stop(self) -> None:
         if self._ended.is_set():
             return
+        # Set first: the other task looks at it after every step, and starts no process any more.
         self._stopping = True
         self._drained.set()
         self._set_state("stopping", "the gateway is stopping it")
@@ -213,6 +216,7 @@ class Supervisor:
         process, asked = self._process, self._replacement_reason
         if not self.is_ready or self._stopping or process is None or asked is None:
             return False
+        # Until the old process has ended, the absence of the app is expected for as long as the drain takes.
         self._replacement_deadline = float("inf")
         self._drained.clear()
         self._set_state("restarting", f"it is being replaced ({reason}): requests in flight finish first")
@@ -248,13 +252,14 @@ class Supervisor:
                 text = f"{traffic.in_use} requests did not finish in {patience:g} s (listen.drain)."
                 self._emit("app.replace", text, level="warning", left=traffic.in_use, reason=reason)
                 traffic.abort_requests("The app did not finish its answer within listen.drain, and is being replaced.")
+            # Its idle connections would be found dead by the next request.
             traffic.close_idle()
 
     # ── the processes, one after the other ───────────────────────────────────────────────────
 
     async def _run_until_stopped(self, warden: OrphanGuard) -> int:
-        failed = 0
-        backoff = self._policy.restart.backoff
+        failed = 0  # starts in a row that did not become ready
+        backoff = self._policy.restart.backoff  # seconds before the next start; doubles with each crash
         while True:
             began = self._clock()
             self._replacement_reason = asyncio.get_running_loop().create_future()
@@ -267,16 +272,18 @@ class Supervisor:
                 was_ready = await self._wait_until_ready(process, began)
                 why = await self._wait_until_over(process) if was_ready else "crash"
                 status = await self._finish_process(process, why)
-                warden.watch_group(0)
+                warden.watch_group(0)  # the group is gone, and its id may be used again
             if self._stopping:
                 return status
             failed = 0 if was_ready else failed + 1
+            # An app that was never ready is not restarted: its command or its configuration is wrong.
             if not self.ready_once or (self._worker and status == 0 and why == "crash"):
                 return status
             limit = self._policy.restart.give_up_after
             if limit and failed >= limit:
                 self._emit("app.give-up", f"The app failed to start {failed} times in a row.", level="error")
                 return status
+            # It was ready for long enough: this crash has nothing to do with the one before.
             if was_ready and self._clock() - self._ready_at > self._policy.restart.max_backoff:
                 backoff = self._policy.restart.backoff
             wait = backoff if why == "crash" else 0.0
@@ -289,7 +296,8 @@ class Supervisor:
                     return status
 
     def _start_process(self, warden: OrphanGuard) -> AppProcess:
-        """Raises CannotStart."""
+        """Raises AppCannotStart."""
+        # Asked at each start: a policy that was put in force since the last one may change the environment.
         environ, wrap = self._environment_source()
         process = AppProcess(
             self._command.argv,
@@ -299,13 +307,13 @@ class Supervisor:
             reap=reap_children if self._reaper is not None else lambda _: None,
         )
         self._process = process
-        self._update_guard(warden, ())
+        self._update_guard(warden, ())  # from here on a killed gateway takes the process along
         if process.stdout is not None and process.stderr is not None:
             self._tasks.start(capture_output(process.stdout, self._emit_output, "stdout", self._find_attribution))
             self._tasks.start(capture_output(process.stderr, self._emit_output, "stderr", self._find_attribution))
         shown = self._command.display
         self._emit("app.start", f"Started the app: {shown}", pid=process.pid, port=self._port)
-        if self.state != "restarting":
+        if self.state != "restarting":  # a restart stays one until the new process is ready
             self._set_state("starting", "it was started")
         return process
 
@@ -318,6 +326,7 @@ class Supervisor:
                 host: str | None = LOOPBACK[0]
             else:
                 host = await self._probe_cost.probe(self._port, policy.ready.path, policy.ready.timeout)
+            # It may have ended, or been stopped, while the probe was under way.
             if host is not None and process.is_running and not self._stopping:
                 self._host = host
                 self.last_start_took = self._clock() - began
@@ -357,7 +366,9 @@ class Supervisor:
         assert asked is not None
         listened = not (self._worker and self._policy.ready.path is None)
         hangs = asyncio.ensure_future(self._liveness.wait_until_lost(*self.address, listened=listened))
+        # Shielded: the future belongs to whoever resolves it, and must not be cancelled with this wait.
         await _wait_first(process.ended.wait(), asyncio.shield(asked), hangs)
+        # In this order: a process that ended has crashed, though a replacement was asked for as well.
         if not process.is_running:
             return "crash"
         if asked.done():
@@ -370,6 +381,7 @@ class Supervisor:
         on_its_own = not process.is_running
         if not self._stopping:
             self._set_state("restarting" if self.ready_once else "starting", "it ended" if on_its_own else why)
+        # A crash is logged before the rest of the group is stopped, which may take the whole stop timeout.
         if on_its_own:
             self._record_exit(process, "stop" if self._stopping else why)
         await self._stop_process(process)

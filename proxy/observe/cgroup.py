@@ -40,6 +40,7 @@ def _find_stat_files(root: Path, own: Path) -> list[Path]:
         # Inside a container the path may be the host's and lead nowhere: then the mount's root is our group.
         levels = [below, *below.parents] if below.is_dir() else [base]
         for level in levels:
+            # Above the mount there are no cgroup files.
             if level != base and base not in level.parents:
                 break
             file = level / "cpu.stat"

@@ -89,6 +89,7 @@ class EndedRequests:
         for piece in reversed(self._segments):
             found = piece.get(token)
             if found is not None:
+                # A segment is dropped as a whole, so one of its requests may be over before that.
                 return found if self._clock() <= found.ended_at + self._keep_seconds else None
         return None
 
@@ -96,6 +97,7 @@ class EndedRequests:
         """Find a request and remove it."""
         found = self.find(token)
         if found is not None:
+            # It is in one of them; which one is not kept.
             for piece in self._segments:
                 piece.pop(token, None)
         return found
@@ -104,7 +106,7 @@ class EndedRequests:
         pieces = self._segments
         while pieces and now > pieces[0].last + self._keep_seconds:
             pieces.popleft()
-        room = self._segment_size * (SEGMENTS - 1)
+        room = self._segment_size * (SEGMENTS - 1)  # so that a full new segment still fits
         while pieces and len(self) > room:
             pieces.popleft()
         self._newest = newest = _Segment(now, now + self._keep_seconds / SEGMENTS_PER_LIFETIME)

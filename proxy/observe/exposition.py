@@ -28,6 +28,7 @@ async def render_exposition(registry: CollectorRegistry, wanted: bool) -> tuple[
     last = ""
     for metric in registry.collect():
         text = encode(_OneMetric(metric)).removesuffix(EOF_MARKER)
+        # A family with many children comes in several slices of the same name.
         parts.append(_without_metadata(text) if metric.name == last else text)
         last = metric.name
         await asyncio.sleep(0)

@@ -52,6 +52,7 @@ async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
     for number, line in enumerate(lines, 1):
         if number % LINES_PER_TURN == 0:
             await asyncio.sleep(0)
+        # What follows is no part of the exposition; our own EOF comes at the end.
         if openmetrics and line == "# EOF":
             break
         if not line.strip():
@@ -68,7 +69,7 @@ async def parse_exposition(body: bytes, *, openmetrics: bool) -> AppExposition:
                 raise InvalidExposition(f"its line {number} is no sample")
             name = sample[1]
         if name.startswith(OWN_PREFIX):
-            dropped.add(_SUFFIX.sub("", name))
+            dropped.add(_SUFFIX.sub("", name))  # counted once per family, not per sample
             continue
         kept.append(line)
     text = "\n".join(kept)

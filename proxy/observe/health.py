@@ -97,6 +97,7 @@ class HealthCheckRegistry:
         return ComponentHealth(found.state, found.reason, before[1] if found.since is None else found.since)
 
     def _summarize_states(self, parts: dict[str, ComponentHealth]) -> OverallStatus:
+        # Only the app: restarting the instance mends neither a vendor nor the database.
         app = parts["app"]
         if app.state == "down" and app.since is not None and self._clock() - app.since >= self._down_grace:
             return "down"
@@ -107,5 +108,6 @@ class HealthCheckRegistry:
     def _format_since(self, since: float | None) -> str | None:
         if since is None:
             return None
+        # Converted at each report, since the wall clock may be set while the process runs.
         moment = datetime.fromtimestamp(self._now() - (self._clock() - since), UTC)
         return f"{moment:%Y-%m-%dT%H:%M:%S}Z"

@@ -37,7 +37,7 @@ class EventLog:
         bound: int = MAX_PENDING_BYTES,
     ) -> None:
         self._now = now
-        self._timestamp = TimestampFormatter()
+        self._timestamp = TimestampFormatter()  # shared with the writer's thread
         self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # set by Sentry
         self.apply(policy)
         self._writer = LogWriter(out, notice=self._format_dropped_line, bound=bound)
@@ -103,6 +103,7 @@ class EventLog:
         batch of lines costs half of what the lines cost one by one between requests."""
         level = "info" if request.status < 500 else "warning"
         if request.status >= self._min_access_status and LEVELS[level] >= self._min_level:
+            # The time is taken now, since the line is formatted later.
             line = partial(self._format_access_line, request, level, self._now())
             self._writer.write_line(line, _ACCESS_RECORD_BYTES + len(request.path))
 

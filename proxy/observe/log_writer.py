@@ -69,6 +69,7 @@ class LogWriter:
                 return False
             self._pending_bytes += size
             self._lines.append((line, size))
+            # The writer looks for further lines before it sleeps again: one wake-up is enough for a burst.
             if self._is_awake:
                 return True
             self._is_awake = True
@@ -80,7 +81,7 @@ class LogWriter:
         self._closing.set()
         self._wake.put(None)
         self._thread.join(timeout)
-        self._gave_up = self._thread.is_alive()
+        self._gave_up = self._thread.is_alive()  # from now on the thread waits for no reader any more
         return not self._gave_up and not self._unreported_drops
 
     def _count_dropped(self, lines: int) -> None:
@@ -107,6 +108,7 @@ class LogWriter:
         except Exception:  # noqa: S110  the thread's outermost seam: the lines are counted below
             pass
         with self._lock:
+            # Given back only now: lines that are being written still take memory.
             self._count_dropped(left)
             self._pending_bytes -= sum(size for _, size in batch)
 
@@ -148,6 +150,7 @@ class LogWriter:
             except (OSError, ValueError):  # ValueError: the file was closed
                 return False
             return True
+        # An earlier write ended in the middle of a line: the next one must not continue it.
         if self._partial_line:
             data = b"\n" + data
         rest = memoryview(data)

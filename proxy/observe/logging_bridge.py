@@ -48,6 +48,7 @@ class LogHandler(logging.Handler):
         self.setFormatter(LineFormatter(log))
 
     def emit(self, record: logging.LogRecord) -> None:
+        # Looked at before the record is formatted, which costs more than most records are worth.
         level = "debug" if _is_bad_request(record) else level_name(record.levelno)
         if not self._log.is_enabled_for(level):
             return

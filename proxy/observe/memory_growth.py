@@ -37,9 +37,11 @@ class MemoryGrowth:
 
     def record_sample(self, pid: int | None, size: int | None) -> None:
         """Record a sample: `size` bytes of the app whose first process is `pid`; both None if it is away."""
+        # In flight at the last sample, or started since: those that may have caused the change.
         active = Counter(self._in_flight_before)
         active.update(self.started_requests)
         delta = 0
+        # Only within one process: a restart gives back memory that no route freed.
         if self._last_size is not None and size is not None and self._last_size[0] == pid:
             delta = size - self._last_size[1]
         self._last_size = (pid, size) if pid is not None and size is not None else None

@@ -137,6 +137,7 @@ class MetricFamily(Collector, Generic[Child]):
     def collect(self) -> Iterator[Metric]:
         """A few hundred samples at a time, as metrics of the same name; the samples of one child stay together."""
         metric = self._empty_metric()
+        # A copy: the scrape pauses between slices, and children may be added meanwhile.
         for values, child in list(self._children.items()):
             if len(metric.samples) >= _SAMPLES_PER_SLICE:
                 yield metric
@@ -148,6 +149,7 @@ class MetricFamily(Collector, Generic[Child]):
         return Metric(self._name, self._documentation, self._type)
 
     def _add_child(self, values: tuple[str, ...]) -> Child:
+        # Only labels whose values come from outside are folded: the sum over the others stays right.
         if len(self._children) >= self.max_series:
             values = tuple(
                 OTHER_LABEL if name in self._open_labels else value

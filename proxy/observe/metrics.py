@@ -213,6 +213,7 @@ class Metrics:
 
     def observe_request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
         """Count a request that has ended. On the hot path: about 2 µs."""
+        # Clients choose the method: an unknown one must not make a series of its own.
         known = method if method in METHODS else OTHER_LABEL
         self.http_requests_total.labels(route, known, _STATUS_LABELS.get(code, OTHER_LABEL)).inc()
         self.http_request_duration_seconds.labels(route).observe(seconds)
@@ -267,7 +268,7 @@ class Metrics:
         def catch_up() -> None:
             nonlocal seen
             now = total()
-            counter.inc(max(0.0, now - seen))
+            counter.inc(max(0.0, now - seen))  # a total that was reset must not make a counter go back
             seen = now
 
         self.on_scrape(catch_up)
@@ -276,6 +277,7 @@ class Metrics:
         """The exposition and its Content-Type: OpenMetrics if `accept` wants it, and if the app, whose metrics may be
         appended, answers in it too; else Prometheus text."""
         wanted = wants_openmetrics(accept)
+        # Asked first, since the app may answer in the text format only, and one exposition has one format.
         theirs = await self.fetch_app_exposition(wanted) if self.fetch_app_exposition is not None else None
         if theirs is not None and theirs.text and not theirs.openmetrics:
             wanted = False

@@ -91,6 +91,7 @@ class ProcessSampler:
         lag = 0.0
         while True:
             self.take_sample(lag)
+            # How late this task runs after its sleep is how late every other task runs, too.
             due = self._clock() + SAMPLE_SECONDS
             await self._sleep(SAMPLE_SECONDS)
             lag = max(0.0, self._clock() - due)

@@ -66,6 +66,7 @@ class RecentErrors:
         entry = slot.get(key)
         if entry is None:
             entry = slot[key] = _RefusalCount()
+            # Users are chosen by clients, so their number must be bounded.
             if len(slot) > MAX_USERS_PER_SLOT:
                 slot.popitem(last=False)
         else:

@@ -88,6 +88,7 @@ class Redactor:
             target = _USERINFO.sub(lambda found: f"{found[1] or ''}//", target)
         path, mark, query = target.partition("?")
         shown = self.redact_path(path)
+        # The hint is a cheap test for the common case, a query without any word that a secret's name may end with.
         if mark and ("%" in query or "+" in query or len(query) > MAX_QUERY_TEXT_LENGTH or self._hint.search(query)):
             target = f"{shown}?{'&'.join(map(self._redact_parameter, query.split('&')))}"
         elif shown is not path:
@@ -99,6 +100,7 @@ class Redactor:
         if "/bot" not in path and (len(path) <= 16 or _LONG_SEGMENT.search(path) is None):
             return path
         shown = _SLACK_WEBHOOK.sub(rf"\1{MASK}", _PREFIXED_KEY.sub(lambda found: f"{found[1] or found[2]}{MASK}", path))
+        # What looks random is hidden only after such a word: elsewhere it is an id.
         segments = shown.split("/")
         behind = False
         for index, segment in enumerate(segments):

@@ -30,6 +30,7 @@ class IdGenerator:
 
     def new_token(self) -> str:
         """128 random bits as 32 hexadecimal digits: the X-Outrigger-Request of one request."""
+        # os.urandom is a system call: one read is shared by 256 ids.
         at = self._at
         if at + _ID_DIGITS > len(self._pool):
             self._pool = self._random(_RANDOM_BATCH_BYTES).hex()

@@ -90,13 +90,14 @@ class RequestRegistry:
         token; without that nobody can ever use it."""
         request = self._live.pop(token, None)
         if request is None:
-            return
+            return  # it has ended already
         heard = token in self._used_tokens
         if heard:
             self._used_tokens.discard(token)
         if heard or told:
             shelf = self._ended_used if heard else self._ended_unused
             shelf.add(token, EndedRequest(self._clock(), pack_request(request)))
+        # Taken out before it is cancelled: each piece of work takes itself out when it ends.
         work = self._work.pop(token, None)
         if abandoned and work is not None:
             for cancel in work:
@@ -111,6 +112,7 @@ class RequestRegistry:
             return Attribution(token, live.user, live.tier, live.request_id, live.trace_id, live.route_name, live)
         ended = self._ended_used.find(token)
         if ended is None:
+            # Its token is used for the first time: from now on it is kept with those that left something running.
             ended = self._ended_unused.pop(token)
             if ended is None:
                 return None
@@ -128,6 +130,7 @@ class RequestRegistry:
 
         def done() -> None:
             work.discard(cancel)
+            # After the end of the request its set is no longer in the registry.
             if not work and self._work.get(token) is work:
                 del self._work[token]
 

@@ -74,6 +74,7 @@ class SentryReporter:
             group += [kind.__name__, *(f"{frame['filename']}:{frame['function']}" for frame in frames[-1:])]
             value = {"type": kind.__name__, "module": kind.__module__, "value": message}
             told["exception"] = {"values": [{**value, **({"stacktrace": {"frames": frames}} if frames else {})}]}
+        # A fault in a loop would fill Sentry's quota: one report a minute for each group is enough.
         if not self._may_repeat("|".join(group)):
             return
         told["fingerprint"] = group

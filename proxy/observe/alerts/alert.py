@@ -81,6 +81,7 @@ class Alert:
 
     def update(self, now: float, finding: Finding | None, severity: Severity, cooldown: float) -> Iterator[AlertEvent]:
         self.severity = severity
+        # Starts that are too old no longer count towards flapping.
         while self._starts and now - self._starts[0] > FLAPPING_WINDOW:
             self._starts.popleft()
         if finding is not None:
@@ -98,6 +99,7 @@ class Alert:
         if not self.is_active:
             self.is_active = True
             self._starts.append(now)
+            # A flapping alert goes on being one: its next start is no news.
             if self.state == "cleared":
                 self.started_at = now if finding.since is None else finding.since
                 if len(self._starts) < FLAPPING_STARTS:
@@ -109,6 +111,7 @@ class Alert:
                 return
         elif self.state == "flapping" and not self._starts:
             self.state = "firing"  # it has held for long: it is plainly there
+        # What cannot get better by itself is repeated only if it got worse.
         worse = finding.level > self._notified_level * WORSE_RATIO
         if now - self._notified_at >= cooldown and (worse or not finding.is_settled):
             yield self._mark_notified(now, "flapping" if self.state == "flapping" else "again")

@@ -95,6 +95,7 @@ class DeliveryQueue:
         ) as client:
             while True:
                 await self._has_messages.wait()
+                # One after the other, so that a clear message never overtakes the alert that it ends.
                 while self._messages:
                     await time_awaitable(self._duration, self._post_message(client, self._messages.popleft()))
                 self._has_messages.clear()

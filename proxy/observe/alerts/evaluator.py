@@ -54,6 +54,7 @@ class PendingCondition:
         else:
             self._unknown_since = None
         if bad:
+            # The component may know better when it began: samples are a second apart.
             if self.since is None:
                 self.since = now if since is None else min(now, since)
             self._recovering_since = None
@@ -89,6 +90,7 @@ class AlertEvaluator:
                     self._update_part(now, condition)
                 case when.BreakerOpen():
                     found = self._inputs.breakers()
+                    # Upstreams that a reload took out have no state any more.
                     for key in [k for k in self._pending if k[0] == condition and k[1] not in found]:
                         del self._pending[key]
                     for name, breaker in found.items():
@@ -134,6 +136,7 @@ class AlertEvaluator:
             state.state == "degraded" and (condition.state == "degraded" or condition.part in DEGRADED_AT_WORST)
         )
         lasting = self._pending_condition(condition, condition.part, condition.lasting)
+        # An expected absence is neither good nor bad: the state stays as it was.
         if condition.part == "app" and bad and self._inputs.is_app_absence_expected():
             return
         lasting.update(now, bad, state.since)

@@ -88,6 +88,7 @@ class AlertManager:
 
     def evaluate_rules(self) -> Sequence[Notification]:
         """Evaluate every rule now, and notify of what is new; the notifications."""
+        # While the gateway stops, everything fails, and none of it is news.
         if self._inputs.is_stopping():
             return ()
         self.update_conditions()
@@ -99,7 +100,7 @@ class AlertManager:
             except Exception as error:  # a fault in one rule must not silence the others
                 self._log_fault(name, error)
         self._remove_old_alerts(now)
-        self._notify_channels(told)
+        self._notify_channels(told)  # all of an evaluation in one message
         return told
 
     def apply(self, policy: Policy) -> None:
@@ -149,6 +150,7 @@ class AlertManager:
         for key, alert in self._alerts.items():
             if key[0] != name:
                 continue
+            # Also those that were not found: an alert learns only so that it is over.
             for what in alert.update(now, found.get(key[1]), rule.severity, patience):
                 told.append(self._make_notification(what, alert, rule, now))
         firing = any(alert.state != "cleared" for key, alert in self._alerts.items() if key[0] == name)
@@ -166,6 +168,7 @@ class AlertManager:
             for key, alert in self._alerts.items()
             if alert.state == "cleared" and not alert.is_active
         )
+        # Alerts that fire are never removed; of the others the oldest go first.
         many = len(self._alerts) - MAX_ALERTS
         for index, (ended, key) in enumerate(over):
             if index < many or now - ended > KEEP_SECONDS:

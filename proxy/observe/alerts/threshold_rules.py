@@ -72,6 +72,7 @@ def _check_call_errors(inputs: AlertInputs, condition: when.CallErrorRateAbove) 
         breaker = breakers.get(name)
         if condition.upstream not in (None, name) or breaker is None or breaker.open is not False:
             continue
+        # The failures that opened it are still in the window, and were reported by the breaker's rule.
         if breaker.changed is not None and breaker.changed < condition.over:
             continue
         failed = outcomes.get("error", 0.0) + outcomes.get("fallback", 0.0)
@@ -127,6 +128,7 @@ def _check_slow(inputs: AlertInputs, condition: when.LatencyAbove) -> Iterator[F
 
 def _check_pool_wait(inputs: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
     window = inputs.window(condition.over)
+    # Those that wait now are in no bucket yet: without them a pool that is stuck would look idle.
     now_over = [wait for wait in inputs.pool_waits() if wait > condition.seconds]
     over = window.count_waits_over(condition.seconds) + len(now_over)
     asked = (window.waits[-1] if window.waits else 0.0) + len(now_over)

@@ -133,6 +133,7 @@ class MetricsHistory:
         )
         self._peak_levels = _max_levels(self._peak_levels, levels)
         since, first = self._day_step_start
+        # Half a step of tolerance, since the task does not wake up exactly every 5 s.
         if now - since >= DAY_STEP - FINE_SECONDS / 2:
             self._day_points.add(
                 self._now(), window_stats(now - since, subtract_snapshots(first, row), places), self._peak_levels
@@ -156,7 +157,7 @@ class MetricsHistory:
         return self._windows[seconds]
 
     def _compute_window(self, seconds: float, now: float, row: Snapshot) -> WindowStats:
-        wanted = now - seconds + FINE_SECONDS / 100
+        wanted = now - seconds + FINE_SECONDS / 100  # a snapshot that is late by a trifle still counts
         began, first = (self._coarse_snapshots or self._fine_snapshots)[0]
         for rows in (self._fine_snapshots, self._coarse_snapshots):
             older = next((one for one in reversed(rows) if one[0] <= wanted), None)

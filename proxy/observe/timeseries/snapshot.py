@@ -74,6 +74,7 @@ class SnapshotReader:
     def _offset(self, key: Key, width: int, row: Snapshot) -> int:
         at = self._offsets.get(key)
         if at is None:
+            # Full: what is new is counted in the block for the rest of its kind.
             if len(self._offsets) >= MAX_BLOCKS:
                 key = (key[0], *(OTHER_LABEL for _ in key[1:]))
             at = self._offsets.get(key)

@@ -30,6 +30,7 @@ def hook_stdlib(shim: Shim, module: ModuleType) -> None:
     def mark_call(connection: Any, *_: Any) -> None:
         head = connection._buffer
         host, port, proxy = connection.host, connection.port, None
+        # Through a CONNECT tunnel the connection's own address is the proxy's.
         if connection._tunnel_host:
             proxy, host, port = (host, port), connection._tunnel_host, connection._tunnel_port
         elif head[0].split(b" ")[1].startswith(b"http"):  # in absolute form: to a proxy

@@ -59,6 +59,7 @@ def _bind_first_argument(shim: Shim) -> Callable[[Any], Any]:
     """For methods whose first argument is a function that a worker will run."""
 
     def make(original: Any) -> Any:
+        # The original may start a worker thread, which must not inherit the token of this request.
         free = _without_token(shim, original)
 
         def submit(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -87,6 +88,7 @@ def hook_threads(shim: Shim, module: ModuleType) -> None:
                 return original(self, *args, **kwargs)
             if isinstance(self, timer):
                 return free(self, *args, **kwargs)
+            # Before Python 3.14 a thread has no context of its own choice: the token is set when it begins to run.
             if not hasattr(self, "_context"):
                 self._outrigger = token
             elif self._context is None and not inherits:

@@ -26,6 +26,7 @@ def _report_work(shim: Shim, local: Any, peer: Any) -> None:
         return
     port, token = local[1], shim.current.get() or "-"
     if shim.reported_work.get(port, "-") != token:
+        # Forgetting costs a datagram per connection, keeping would grow with every port ever used.
         if len(shim.reported_work) >= MAX_CONNECTIONS:
             shim.reported_work.clear()
         shim.reported_work[port] = token

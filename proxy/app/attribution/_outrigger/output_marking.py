@@ -46,6 +46,8 @@ def _mark_stream(shim: Shim, stream: Any, pipes: set[int]) -> None:
         token = shim.current.get()
         if token is None or not isinstance(text, str) or not text or not _is_own_pipe(number, pipes):
             return original(text)
+        # Record and unit separators, which text hardly ever has: `print` writes a line in pieces, so the mark goes in
+        # once per line.
         sign = "\x1e" + token + "\x1f"
         head, end = (text[:-1], "\n") if text.endswith("\n") else (text, "")
         marked = ("" if token in begun else sign) + head.replace("\n", "\n" + sign) + end

@@ -46,6 +46,7 @@ class Shim:
             token = find(*where)
             if isinstance(token, bytes):
                 token = token.decode("ascii")
+            # The header comes from the gateway, but the app may be asked past it: only what looks like a token is used.
             if not (isinstance(token, str) and token.isalnum() and token.isascii()):
                 token = None
         except Exception:

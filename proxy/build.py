@@ -332,7 +332,7 @@ def build_app(
         {},  # made at each start
         port=port,
         emit=log.emit,
-        tell=log.emit_unclipped,
+        emit_output=log.emit_unclipped,
         on_restart=lambda reason: metrics.app_restarts_total.labels(reason).inc(),
         find=requests.find,
         worker=sockets.public is None,

@@ -47,10 +47,10 @@ def _run_in_shell(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     become_subreaper()
     process = subprocess.Popen(argv, env=dict(environ), process_group=None if terminal else 0)
 
-    told: list[int] = []  # signals that came
+    forwarded: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        told.append(number)
+        forwarded.append(number)
         if not terminal:
             _signal_group(process.pid, number)
         elif number != signal.SIGINT:
@@ -59,7 +59,7 @@ def _run_in_shell(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     for number in FORWARDED_SIGNALS:
         signal.signal(number, pass_on)
     status = process.wait()
-    while told and not terminal and _signal_group(process.pid, 0):  # the shell may be gone before the app
+    while forwarded and not terminal and _signal_group(process.pid, 0):  # the shell may be gone before the app
         time.sleep(0.05)
         reap_children(None)
     return status if status >= 0 else 128 - status

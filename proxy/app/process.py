@@ -128,11 +128,11 @@ class AppProcess:
         deadline = loop.time() + patience
         # Asked before the signal: afterwards a shell may have ended, and cannot be recognized any more.
         shell = self.is_running and is_shell(self.pid, self._program)
-        told = not self.is_running or (shell and self._is_shell_line)
-        self._send_signal(stop, group=told)
+        group_signalled = not self.is_running or (shell and self._is_shell_line)
+        self._send_signal(stop, group=group_signalled)
         while _group_exists(self.pid) and (left := deadline - loop.time()) > 0:
-            if not told and not self.is_running and (shell or self.status == 128 + stop):
-                told = True
+            if not group_signalled and not self.is_running and (shell or self.status == 128 + stop):
+                group_signalled = True
                 self._send_signal(stop, group=True)
             try:
                 async with asyncio.timeout(min(POLL_SECONDS, left)):

@@ -45,23 +45,23 @@ class OrphanReaper:
     def exclude_child(self, pid: int) -> None:
         self._excluded.add(pid)
 
-    async def watch_orphans(self, ours: Callable[[], int | None], told: Callable[[list[int]], None]) -> None:
-        """Until it is cancelled: reap those that have ended, and call `told` with those that run. `ours` is the child
-        that somebody else waits for."""
+    async def watch_orphans(self, ours: Callable[[], int | None], on_running: Callable[[list[int]], None]) -> None:
+        """Until it is cancelled: reap those that have ended, and call `on_running` with those that run. `ours` is the
+        child that somebody else waits for."""
         while True:
             reap_children(ours())
-            told([pid for pid in self._list_children() if pid not in self._excluded and pid != ours()])
+            on_running([pid for pid in self._list_children() if pid not in self._excluded and pid != ours()])
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def end_orphans(self, patience: float, tell: Callable[[int], None]) -> None:
-        """End what an ended app left behind: SIGTERM, and SIGKILL after `patience` seconds. `tell` is called with how
-        many they are, if there are any."""
+    async def end_orphans(self, patience: float, on_found: Callable[[int], None]) -> None:
+        """End what an ended app left behind: SIGTERM, and SIGKILL after `patience` seconds. `on_found` is called with
+        how many they are, if there are any."""
         # The app itself has been waited for: every child that has ended may be reaped now.
         reap_children(None)
         left = self.find_orphans()
         if not left:
             return
-        tell(len(left))
+        on_found(len(left))
         _send_signal(left, signal.SIGTERM)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max(patience, MIN_GRACE)

@@ -53,9 +53,9 @@ class Supervisor:
     """Runs one command, and runs it again when it ends; an `AppController`.
 
     `worker`: the app serves no port, so it is ready as soon as it runs, and ends the gateway if it ends with status 0.
-    `tell` gets the lines that the app prints if they are wrapped; `find` finds a request by the token in such a line.
-    `orphans` reaps the processes that the app detaches; without it they are left alone. `on_restart` is called with
-    the reason of each restart: crash, hung, or what the app was replaced for.
+    `emit_output` gets the lines that the app prints if they are wrapped; `find` finds a request by the token in such a
+    line. `orphans` reaps the processes that the app detaches; without it they are left alone. `on_restart` is called
+    with the reason of each restart: crash, hung, or what the app was replaced for.
 
     `ready_once` says whether it has ever been ready, `last_start_took` how many seconds the last start took.
     """
@@ -68,7 +68,7 @@ class Supervisor:
         *,
         port: int,
         emit: EmitEvent,
-        tell: EmitEvent | None = None,
+        emit_output: EmitEvent | None = None,
         on_restart: Callable[[str], None],
         wrap: bool = False,
         find: FindAttribution = lambda token: None,
@@ -81,7 +81,7 @@ class Supervisor:
         self._environment_source: Callable[[], AppEnvironment] = lambda: (environ, wrap)
         self._port = port
         self._emit = emit
-        self._emit_output = tell or emit
+        self._emit_output = emit_output or emit
         self._on_restart = on_restart
         self._find_attribution = find
         self._worker = worker
@@ -169,17 +169,17 @@ class Supervisor:
         return self.is_ready
 
     async def run(self) -> int:
-        warden = OrphanGuard()
+        guard = OrphanGuard()
         if self._reaper is not None:
-            self._reaper.exclude_child(warden.pid)
+            self._reaper.exclude_child(guard.pid)
             self._tasks.start(
-                self._reaper.watch_orphans(lambda: self.pid, lambda left: self._update_guard(warden, left))
+                self._reaper.watch_orphans(lambda: self.pid, lambda left: self._update_guard(guard, left))
             )
         try:
-            return await self._run_until_stopped(warden)
+            return await self._run_until_stopped(guard)
         finally:
             self._kill_processes()
-            warden.dismiss()
+            guard.dismiss()
             self._tasks.cancel()
             # Whoever waits for readiness, or for the end of a replacement, must not wait any longer.
             self._set_state("ended", self.reason)
@@ -257,14 +257,14 @@ class Supervisor:
 
     # ── the processes, one after the other ───────────────────────────────────────────────────
 
-    async def _run_until_stopped(self, warden: OrphanGuard) -> int:
+    async def _run_until_stopped(self, guard: OrphanGuard) -> int:
         failed = 0  # starts in a row that did not become ready
         backoff = self._policy.restart.backoff  # seconds before the next start; doubles with each crash
         while True:
             began = self._clock()
             self._replacement_reason = asyncio.get_running_loop().create_future()
             try:
-                process = self._start_process(warden)
+                process = self._start_process(guard)
             except AppCannotStart as error:
                 self._emit("app.exit", str(error), level="error", status=error.status)
                 status, was_ready, why = error.status, False, "crash"
@@ -272,7 +272,7 @@ class Supervisor:
                 was_ready = await self._wait_until_ready(process, began)
                 why = await self._wait_until_over(process) if was_ready else "crash"
                 status = await self._finish_process(process, why)
-                warden.watch_group(0)  # the group is gone, and its id may be used again
+                guard.watch_group(0)  # the group is gone, and its id may be used again
             if self._stopping:
                 return status
             failed = 0 if was_ready else failed + 1
@@ -295,7 +295,7 @@ class Supervisor:
                 if await self._sleep_unless_stopped(wait):
                     return status
 
-    def _start_process(self, warden: OrphanGuard) -> AppProcess:
+    def _start_process(self, guard: OrphanGuard) -> AppProcess:
         """Raises AppCannotStart."""
         # Asked at each start: a policy that was put in force since the last one may change the environment.
         environ, wrap = self._environment_source()
@@ -307,7 +307,7 @@ class Supervisor:
             reap=reap_children if self._reaper is not None else lambda _: None,
         )
         self._process = process
-        self._update_guard(warden, ())  # from here on a killed gateway takes the process along
+        self._update_guard(guard, ())  # from here on a killed gateway takes the process along
         if process.stdout is not None and process.stderr is not None:
             self._tasks.start(capture_output(process.stdout, self._emit_output, "stdout", self._find_attribution))
             self._tasks.start(capture_output(process.stderr, self._emit_output, "stderr", self._find_attribution))
@@ -320,7 +320,7 @@ class Supervisor:
     async def _wait_until_ready(self, process: AppProcess, began: float) -> bool:
         """Probe until it is ready. False if it ended, was stopped, or took longer than `start_timeout`."""
         policy = self._policy
-        told, elsewhere = False, ""
+        warned, wrong_port = False, ""
         while process.is_running and not self._stopping:
             if self._worker and policy.ready.path is None:
                 host: str | None = LOOPBACK[0]
@@ -337,16 +337,16 @@ class Supervisor:
                 if not self._worker:
                     self._port_check.warn_if_exposed(process.pid)
                 return True
-            if not self._worker and not elsewhere and self._clock() - began > WRONG_PORT_AFTER:
-                elsewhere = self._port_check.find_wrong_port(process.pid)
-                if elsewhere:
-                    self._set_state(self.state, elsewhere)
+            if not self._worker and not wrong_port and self._clock() - began > WRONG_PORT_AFTER:
+                wrong_port = self._port_check.find_wrong_port(process.pid)
+                if wrong_port:
+                    self._set_state(self.state, wrong_port)
             if self._clock() - began > policy.start_timeout:
                 text = f"The app was not ready within {policy.start_timeout:g} s (app.start_timeout)."
                 self._emit("app.start-timeout", text, level="error", pid=process.pid)
                 return False
-            if not told and self._clock() - began > SLOW_START_SECONDS:
-                told = True
+            if not warned and self._clock() - began > SLOW_START_SECONDS:
+                warned = True
                 self._emit("app.slow-start", self._describe_slow_start(), level="warning", pid=process.pid)
             await _wait_first(process.ended.wait(), asyncio.sleep(policy.ready.interval))
         return False
@@ -414,12 +414,12 @@ class Supervisor:
     def _report_orphans(self, count: int) -> None:
         self._emit("app.orphans", f"The app has ended; processes that it had detached are ended, too: {count}.")
 
-    def _update_guard(self, warden: OrphanGuard, orphans: Sequence[int]) -> None:
+    def _update_guard(self, guard: OrphanGuard, orphans: Sequence[int]) -> None:
         """Tell the guard whom to end, and how, if the gateway is killed."""
         process = self._process
         if process is not None and process.is_running:
             stop = signal.Signals[self._policy.stop_signal]
-            warden.watch_group(process.pid, whole=self._command.is_shell_line, stop=stop, orphans=orphans)
+            guard.watch_group(process.pid, whole=self._command.is_shell_line, stop=stop, orphans=orphans)
 
     async def _sleep_unless_stopped(self, seconds: float) -> bool:
         deadline = self._clock() + seconds

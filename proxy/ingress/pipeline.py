@@ -194,7 +194,7 @@ class RequestPipeline:
                     self._check_size_in_shadow(x)
                 # Whatever still works for the request is cancelled if its route says so (`when_abandoned: cancel`).
                 abandoned = x.route.when_abandoned == "cancel" and x.is_abandoned
-                self._requests.end(x.token, abandoned=abandoned, told=token_sent)
+                self._requests.end(x.token, abandoned=abandoned, token_sent=token_sent)
                 self._accounting.end(x)
             elif not is_own:
                 self._accounting.end_unrouted(x)

@@ -54,8 +54,8 @@ class AccessRecord(NamedTuple):
     def extra_fields(self) -> dict[str, object]:
         """The fields of the line in text form: those that its message does not show already."""
         facts = self._asdict()
-        for told in ("method", "path", "status"):
-            del facts[told]
+        for shown in ("method", "path", "status"):
+            del facts[shown]
         app_ms = self.app_ms
         return facts | {
             "duration_ms": round(self.duration_ms, 1),

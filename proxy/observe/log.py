@@ -86,8 +86,8 @@ class EventLog:
         try:
             return shape(self._timestamp(self._now()), level, event, message, facts, longest)
         except Exception as error:  # the str() of a fact is foreign code, and must not break the line
-            told = {"problem": f"facts left out: {type(error).__name__}"}
-            return shape(self._timestamp(self._now()), level, event, message, told)
+            explanation = {"problem": f"facts left out: {type(error).__name__}"}
+            return shape(self._timestamp(self._now()), level, event, message, explanation)
 
     def redact_target(self, target: str) -> str:
         """A request target without its secrets, by the policy in force."""

@@ -85,18 +85,18 @@ class RequestRegistry:
     def begin(self, token: str, request: Request) -> None:
         self._live[token] = request
 
-    def end(self, token: str, *, abandoned: bool = False, told: bool = True) -> None:
-        """The request has ended. If `abandoned`, the work registered for it is cancelled. `told`: the app may have its
-        token; without that nobody can ever use it."""
+    def end(self, token: str, *, abandoned: bool = False, token_sent: bool = True) -> None:
+        """The request has ended. If `abandoned`, the work registered for it is cancelled. `token_sent`: the app may
+        have its token; without that nobody can ever use it."""
         request = self._live.pop(token, None)
         if request is None:
             return  # it has ended already
-        heard = token in self._used_tokens
-        if heard:
+        used = token in self._used_tokens
+        if used:
             self._used_tokens.discard(token)
-        if heard or told:
-            shelf = self._ended_used if heard else self._ended_unused
-            shelf.add(token, EndedRequest(self._clock(), pack_request(request)))
+        if used or token_sent:
+            ended_requests = self._ended_used if used else self._ended_unused
+            ended_requests.add(token, EndedRequest(self._clock(), pack_request(request)))
         # Taken out before it is cancelled: each piece of work takes itself out when it ends.
         work = self._work.pop(token, None)
         if abandoned and work is not None:

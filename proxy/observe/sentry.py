@@ -62,9 +62,9 @@ class SentryReporter:
         self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]
     ) -> None:
         group = [event, str(facts.get("status", ""))]
-        told: dict[str, object] = {"level": "error", "logger": "outrigger", "tags": {"event": event}}
+        report: dict[str, object] = {"level": "error", "logger": "outrigger", "tags": {"event": event}}
         if error is None:
-            told["message"] = message
+            report["message"] = message
         else:
             frames = [
                 {"filename": _shorten_path(frame.filename), "function": frame.name, "lineno": frame.lineno}
@@ -73,14 +73,14 @@ class SentryReporter:
             kind = type(error)
             group += [kind.__name__, *(f"{frame['filename']}:{frame['function']}" for frame in frames[-1:])]
             value = {"type": kind.__name__, "module": kind.__module__, "value": message}
-            told["exception"] = {"values": [{**value, **({"stacktrace": {"frames": frames}} if frames else {})}]}
+            report["exception"] = {"values": [{**value, **({"stacktrace": {"frames": frames}} if frames else {})}]}
         # A fault in a loop would fill Sentry's quota: one report a minute for each group is enough.
         if not self._may_repeat("|".join(group)):
             return
-        told["fingerprint"] = group
+        report["fingerprint"] = group
         if isinstance(facts.get("request_id"), str):
-            told["tags"] = {"event": event, "request_id": facts["request_id"]}
-        self._client.capture_event(told)  # type: ignore[arg-type]
+            report["tags"] = {"event": event, "request_id": facts["request_id"]}
+        self._client.capture_event(report)  # type: ignore[arg-type]
 
     def _may_repeat(self, group: str) -> bool:
         now = self._clock()

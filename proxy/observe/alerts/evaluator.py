@@ -76,8 +76,8 @@ MIB = 1024 * 1024
 class AlertEvaluator:
     """Evaluates conditions, and keeps the state of those that must last. One for all rules."""
 
-    def __init__(self, facts: AlertInputs) -> None:
-        self._inputs = facts
+    def __init__(self, inputs: AlertInputs) -> None:
+        self._inputs = inputs
         self._pending: dict[tuple[Condition, str], PendingCondition] = {}
 
     def update_conditions(self, now: float, conditions: set[Condition]) -> None:
@@ -118,10 +118,10 @@ class AlertEvaluator:
         """A rule of which a reload changed only the `for` goes on from where it was."""
         heir = next((new for new in conditions if _differ_in_duration_only(old, new)), None)
         for key in [key for key in self._pending if key[0] == old]:
-            lasting = self._pending.pop(key)
+            pending = self._pending.pop(key)
             if isinstance(heir, CONDITIONS_WITH_FOR) and (heir, key[1]) not in self._pending:
-                lasting.seconds = heir.lasting
-                self._pending[heir, key[1]] = lasting
+                pending.seconds = heir.lasting
+                self._pending[heir, key[1]] = pending
 
     def _pending_condition(self, condition: Condition, subject: str, seconds: float) -> PendingCondition:
         key = (condition, subject)
@@ -135,31 +135,31 @@ class AlertEvaluator:
         bad = state.state == "down" or (
             state.state == "degraded" and (condition.state == "degraded" or condition.part in DEGRADED_AT_WORST)
         )
-        lasting = self._pending_condition(condition, condition.part, condition.lasting)
+        pending = self._pending_condition(condition, condition.part, condition.lasting)
         # An expected absence is neither good nor bad: the state stays as it was.
         if condition.part == "app" and bad and self._inputs.is_app_absence_expected():
             return
-        lasting.update(now, bad, state.since)
+        pending.update(now, bad, state.since)
 
     def _evaluate_part(self, now: float, condition: when.ComponentIs) -> Iterator[Finding]:
-        lasting = self._pending_condition(condition, condition.part, condition.lasting)
-        if not lasting.is_firing(now) or lasting.since is None:
+        pending = self._pending_condition(condition, condition.part, condition.lasting)
+        if not pending.is_firing(now) or pending.since is None:
             return
         part, state = condition.part, self._inputs.parts()[condition.part]
         name = "the app" if part == "app" else part
-        length = level = now - lasting.since
+        length = level = now - pending.since
         if part == "app" and state.state == "ok":
             text, level = f"the app is up for the moment, but went down {length:.0f} s ago and may again", 0.0
         else:
             text = f"{name} is {state.state} for {length:.0f} s: {state.reason}"
-        yield Finding(part, text, f"{length:.0f} s", str(condition), since=lasting.since, level=level)
+        yield Finding(part, text, f"{length:.0f} s", str(condition), since=pending.since, level=level)
 
     def _evaluate_breaker(self, now: float, condition: when.BreakerOpen) -> Iterator[Finding]:
         for name, breaker in self._inputs.breakers().items():
-            lasting = self._pending.get((condition, name))
-            if lasting is None or not lasting.is_firing(now) or lasting.since is None:
+            pending = self._pending.get((condition, name))
+            if pending is None or not pending.is_firing(now) or pending.since is None:
                 continue
-            length = now - lasting.since
+            length = now - pending.since
             text = f"the breaker of {name} is open for {length:.0f} s, its calls are refused: {breaker.why}"
             text += describe_attempts(self._inputs.window(60.0).attempts.get(name, {}), "attempts of the last minute")
             yield Finding(
@@ -167,21 +167,21 @@ class AlertEvaluator:
                 text,
                 f"open for {length:.0f} s",
                 str(condition),
-                since=lasting.since,
+                since=pending.since,
                 level=0.0 if breaker.forced else length,
                 is_settled=breaker.forced,
             )
 
     def _evaluate_memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
-        lasting, sample = self._pending_condition(condition, "", condition.lasting), self._inputs.sample()
+        pending, sample = self._pending_condition(condition, "", condition.lasting), self._inputs.sample()
         share = sample.memory_share
-        if not lasting.is_firing(now) or share is None:
+        if not pending.is_firing(now) or share is None:
             return
         text = (
             f"{share:.0%} of the memory limit of {(sample.limit_bytes or 0) / MIB:.0f} MiB is in use"
             f" (app {(sample.app_bytes or 0) / MIB:.0f} MiB, gateway {sample.gateway_bytes / MIB:.0f} MiB)"
         )
-        yield Finding("", text, f"{share:.0%}", str(condition), since=lasting.since, level=share)
+        yield Finding("", text, f"{share:.0%}", str(condition), since=pending.since, level=share)
 
 
 def _differ_in_duration_only(old: Condition, new: Condition) -> bool:

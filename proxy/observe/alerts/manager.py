@@ -41,7 +41,7 @@ class AlertManager:
     def __init__(
         self,
         policy: Policy,
-        facts: AlertInputs,
+        inputs: AlertInputs,
         *,
         clock: Callable[[], float],
         emit: EmitEvent,
@@ -52,7 +52,7 @@ class AlertManager:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._policy = policy
-        self._inputs = facts
+        self._inputs = inputs
         self._clock = clock
         self._emit = emit
         self._metrics = metrics
@@ -60,7 +60,7 @@ class AlertManager:
         self._version = version
         self._now = now
         self._sleep = sleep
-        self._evaluator = AlertEvaluator(facts)
+        self._evaluator = AlertEvaluator(inputs)
         self._alerts: dict[AlertKey, Alert] = {}
         self._last_messages: dict[AlertKey, str] = {}
         self._queues: dict[str, DeliveryQueue] = {}
@@ -71,12 +71,12 @@ class AlertManager:
     async def run(self) -> None:
         """Until it is cancelled."""
         self._update_queues()
-        judged = self._clock()
+        evaluated_at = self._clock()
         while True:
-            await self._sleep(min(POLL_SECONDS, max(0.0, judged + self._policy.every - self._clock())))
-            if self._clock() - judged < self._policy.every:
+            await self._sleep(min(POLL_SECONDS, max(0.0, evaluated_at + self._policy.every - self._clock())))
+            if self._clock() - evaluated_at < self._policy.every:
                 continue
-            judged = self._clock()
+            evaluated_at = self._clock()
             self.evaluate_rules()
 
     def update_conditions(self, _: ResourceSample | None = None) -> None:
@@ -93,15 +93,15 @@ class AlertManager:
             return ()
         self.update_conditions()
         now = self._clock()
-        told: list[Notification] = []
+        notifications: list[Notification] = []
         for name, rule in self._policy.rules.items():
             try:
-                told += self._evaluate_rule(now, name, rule)
+                notifications += self._evaluate_rule(now, name, rule)
             except Exception as error:  # a fault in one rule must not silence the others
                 self._log_fault(name, error)
         self._remove_old_alerts(now)
-        self._notify_channels(told)  # all of an evaluation in one message
-        return told
+        self._notify_channels(notifications)  # all of an evaluation in one message
+        return notifications
 
     def apply(self, policy: Policy) -> None:
         """Put newer rules in force: an alert of the same name and subject goes on, one without a rule is dropped."""
@@ -133,7 +133,7 @@ class AlertManager:
 
     async def close(self) -> None:
         """Give what waits to be sent 2 s, then end."""
-        closing = [sender.close(FLUSH_SECONDS) for sender in self._queues.values()]
+        closing = [queue.close(FLUSH_SECONDS) for queue in self._queues.values()]
         self._queues = {}
         await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
 
@@ -141,21 +141,21 @@ class AlertManager:
 
     def _evaluate_rule(self, now: float, name: str, rule: AlertRule) -> list[Notification]:
         cooldown = self._policy.cooldown
-        patience = cooldown.critical if rule.severity == "critical" else cooldown.warning
+        repeat_after = cooldown.critical if rule.severity == "critical" else cooldown.warning
         found = {finding.subject: finding for finding in self._evaluator.evaluate(now, rule.when)}
         for subject in found:
             if (name, subject) not in self._alerts:
                 self._alerts[name, subject] = Alert(name, subject)
-        told = []
+        notifications = []
         for key, alert in self._alerts.items():
             if key[0] != name:
                 continue
             # Also those that were not found: an alert learns only so that it is over.
-            for what in alert.update(now, found.get(key[1]), rule.severity, patience):
-                told.append(self._make_notification(what, alert, rule, now))
+            for what in alert.update(now, found.get(key[1]), rule.severity, repeat_after):
+                notifications.append(self._make_notification(what, alert, rule, now))
         firing = any(alert.state != "cleared" for key, alert in self._alerts.items() if key[0] == name)
         self._metrics.alerts_firing.labels(name).set(1 if firing else 0)
-        return told
+        return notifications
 
     def _make_notification(self, what: AlertEvent, alert: Alert, rule: AlertRule, now: float) -> Notification:
         made = make_notification(what, alert, rule.when, now, self._format_time(alert.started_at))
@@ -180,7 +180,7 @@ class AlertManager:
         now = self._clock()
         if now - self._faults_logged_at.get(what, float("-inf")) >= 3600.0:
             self._faults_logged_at[what] = now
-            text = f"{what} cannot be judged: {type(error).__name__}: {error}."
+            text = f"{what} cannot be evaluated_at: {type(error).__name__}: {error}."
             self._emit("alert.fault", text, level="error", alert=what)
 
     # ── notification ──────────────────────────────────────────────────────────────────────────────
@@ -194,17 +194,17 @@ class AlertManager:
             )
             facts: Mapping[str, str] = {k: v for k, v in each.as_dict().items() if k not in ("name", "message")}
             self._emit("alert", each.message, level=level, alert=each.name, **facts)
-        for name, sender in self._queues.items():
-            sender.enqueue(CHANNELS[name](notices, self._app, self._version))
+        for name, queue in self._queues.items():
+            queue.enqueue(CHANNELS[name](notices, self._app, self._version))
 
     def _update_queues(self) -> None:
         """Keep a queue for each address that the policy names; what waits for an older address is still sent there."""
         for name in CHANNELS:
             url: str | None = getattr(self._policy, name)
-            sender = self._queues.get(name)
-            if sender is not None and sender.url != url:
+            queue = self._queues.get(name)
+            if queue is not None and queue.url != url:
                 del self._queues[name]
-                self._closing.start(sender.close(FLUSH_SECONDS))
+                self._closing.start(queue.close(FLUSH_SECONDS))
             if url and name not in self._queues:
                 self._queues[name] = DeliveryQueue(
                     name,
@@ -214,8 +214,8 @@ class AlertManager:
                     duration=self._metrics.alert_delivery_seconds.labels(name),
                 )
 
-    def _count_delivery(self, sender: str, result: str) -> None:
-        self._metrics.alerts_sent_total.labels(sender, result).inc()
+    def _count_delivery(self, queue: str, result: str) -> None:
+        self._metrics.alerts_sent_total.labels(queue, result).inc()
 
     def _declare_rules(self) -> None:
         gauge = self._metrics.alerts_firing

@@ -13,6 +13,6 @@ from proxy.observe.alerts.channels.slack import slack_message
 from proxy.observe.alerts.channels.webhook import webhook_message
 from proxy.observe.alerts.notification import Notification
 
-# Takes what is to be told, the app's name and the gateway's version; gives the JSON that is posted.
+# Takes the notifications, the app's name and the gateway's version; gives the JSON that is posted.
 FormatMessage = Callable[[Sequence[Notification], str, str], dict[str, Any]]
 CHANNELS: Mapping[str, FormatMessage] = MappingProxyType({"slack": slack_message, "webhook": webhook_message})

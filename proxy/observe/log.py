@@ -66,26 +66,26 @@ class EventLog:
     def is_enabled_for(self, level: str) -> bool:
         return LEVELS.get(level, 40) >= self._min_level
 
-    def emit(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
+    def emit(self, event: str, message: str, *, level: LogLevel = "info", **attributes: object) -> None:
         if level == "error" and self.on_error is not None:
-            self.on_error(event, message, facts)
+            self.on_error(event, message, attributes)
         if self.is_enabled_for(level):
-            self.write_line(self.format_event(event, message, level, facts))
+            self.write_line(self.format_event(event, message, level, attributes))
 
-    def emit_unclipped(self, event: str, message: str, *, level: LogLevel = "info", **facts: object) -> None:
+    def emit_unclipped(self, event: str, message: str, *, level: LogLevel = "info", **attributes: object) -> None:
         """An `EmitEvent` without a limit of level or length, for the lines that the app prints."""
-        self.write_line(self.format_event(event, message, level, facts, UNCLIPPED))
+        self.write_line(self.format_event(event, message, level, attributes, UNCLIPPED))
 
     def format_event(
-        self, event: str, message: str, level: str, facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH
+        self, event: str, message: str, level: str, attributes: Mapping[str, object], longest: int = MAX_LINE_LENGTH
     ) -> str:
-        """The line with its newline. A fact that is named as one of the reserved fields gets an underscore."""
-        if not facts.keys().isdisjoint(_RESERVED_FIELDS):
-            facts = {f"{key}_" if key in _RESERVED_FIELDS else key: value for key, value in facts.items()}
+        """The line with its newline. An attribute that is named as one of the reserved fields gets an underscore."""
+        if not attributes.keys().isdisjoint(_RESERVED_FIELDS):
+            attributes = {f"{key}_" if key in _RESERVED_FIELDS else key: value for key, value in attributes.items()}
         shape = format_json_line if self._json else format_text_line
         try:
-            return shape(self._timestamp(self._now()), level, event, message, facts, longest)
-        except Exception as error:  # the str() of a fact is foreign code, and must not break the line
+            return shape(self._timestamp(self._now()), level, event, message, attributes, longest)
+        except Exception as error:  # the str() of an attribute is foreign code, and must not break the line
             explanation = {"problem": f"facts left out: {type(error).__name__}"}
             return shape(self._timestamp(self._now()), level, event, message, explanation)
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 
-MAX_LINE_LENGTH = 64 * 1024  # characters of an event's facts; past that, long strings and lists are clipped
+MAX_LINE_LENGTH = 64 * 1024  # characters of an event's attributes; past that, long strings and lists are clipped
 _MAX_STRING_LENGTH = 4096
 _MAX_ITEMS = 100
 _MAX_DEPTH = 6
@@ -47,12 +47,12 @@ def format_json_line(
     level: str,
     event: str,
     message: str,
-    facts: Mapping[str, object],
+    attributes: Mapping[str, object],
     longest: int = MAX_LINE_LENGTH,
 ) -> str:
     """An event as a line of JSON. `request_id` and `trace_id` are always there, null if the event belongs to no
-    request. `longest` limits the message and the facts, each."""
-    rest = {"request_id": None, "trace_id": None, **facts}
+    request. `longest` limits the message and the attributes, each."""
+    rest = {"request_id": None, "trace_id": None, **attributes}
     text = encode_json(rest, longest)
     head = encode_json({"message": message}, longest)
     return (
@@ -66,27 +66,29 @@ def format_text_line(
     level: str,
     event: str,
     message: str,
-    facts: Mapping[str, object],
+    attributes: Mapping[str, object],
     longest: int = MAX_LINE_LENGTH,
 ) -> str:
-    """An event as `TIME LEVEL event: message key=value …`; facts that are None are left out. `longest` limits each
-    fact; the message is never clipped here."""
+    """An event as `TIME LEVEL event: message key=value …`; attributes that are None are left out. `longest` limits each
+    attribute; the message is never clipped here."""
     parts = [f"{stamp} {level.upper():<7} {printable(event)}: {printable(message)}"]
-    parts += [f"{printable(key)}={_format_value(value, longest)}" for key, value in facts.items() if value is not None]
+    parts += [
+        f"{printable(key)}={_format_value(value, longest)}" for key, value in attributes.items() if value is not None
+    ]
     return " ".join(parts) + "\n"
 
 
-def encode_json(facts: Mapping[str, object], longest: int = MAX_LINE_LENGTH) -> str:
-    """Any facts as strict JSON in ASCII: no NaN, no lone surrogates, no cycles, nothing too long."""
+def encode_json(attributes: Mapping[str, object], longest: int = MAX_LINE_LENGTH) -> str:
+    """Any attributes as strict JSON in ASCII: no NaN, no lone surrogates, no cycles, nothing too long."""
     try:
-        text = _encode(facts)
+        text = _encode(attributes)
     except (TypeError, ValueError, RecursionError):
-        text = _encode(_sanitize_value(facts, 0))
+        text = _encode(_sanitize_value(attributes, 0))
     if len(text) > longest:
-        return _encode(_sanitize_value(facts, 0))
+        return _encode(_sanitize_value(attributes, 0))
     # Strict readers refuse escaped lone surrogates. Pairs begin alike, and pass through `_sanitize` unchanged.
     if "\\ud" in text:
-        text = _encode(_sanitize_value(facts, 0, clips=False))
+        text = _encode(_sanitize_value(attributes, 0, clips=False))
     return text
 
 

@@ -36,12 +36,12 @@ class SentryReporter:
         self._clock = clock
         self._last_sent: OrderedDict[str, float] = OrderedDict()
 
-    def capture_event(self, event: str, message: str, facts: Mapping[str, object]) -> None:
+    def capture_event(self, event: str, message: str, attributes: Mapping[str, object]) -> None:
         """Report an event of level error, if it is a crash or a fault; most events are neither."""
         if event in CRASH_EVENTS:
-            self._capture_group(event, message, None, facts)
+            self._capture_group(event, message, None, attributes)
         elif event in FAULT_EVENTS:
-            self._capture_group(event, "A fault of the gateway", sys.exc_info()[1], facts)
+            self._capture_group(event, "A fault of the gateway", sys.exc_info()[1], attributes)
 
     def capture_exception(self, error: BaseException) -> None:
         """Report an exception that nobody caught."""
@@ -59,9 +59,9 @@ class SentryReporter:
         self._client.close(timeout=2.0)
 
     def _capture_group(
-        self, event: str, message: str, error: BaseException | None, facts: Mapping[str, object]
+        self, event: str, message: str, error: BaseException | None, attributes: Mapping[str, object]
     ) -> None:
-        group = [event, str(facts.get("status", ""))]
+        group = [event, str(attributes.get("status", ""))]
         report: dict[str, object] = {"level": "error", "logger": "outrigger", "tags": {"event": event}}
         if error is None:
             report["message"] = message
@@ -78,8 +78,8 @@ class SentryReporter:
         if not self._may_repeat("|".join(group)):
             return
         report["fingerprint"] = group
-        if isinstance(facts.get("request_id"), str):
-            report["tags"] = {"event": event, "request_id": facts["request_id"]}
+        if isinstance(attributes.get("request_id"), str):
+            report["tags"] = {"event": event, "request_id": attributes["request_id"]}
         self._client.capture_event(report)  # type: ignore[arg-type]
 
     def _may_repeat(self, group: str) -> bool:

@@ -22,7 +22,7 @@ async def models() -> dict[str, object]:
 
 @app.post("/v1/chat/completions", response_model=None)
 async def chat(request: Request) -> JSONResponse | StreamingResponse:
-    asked = await request.format_json()
+    asked = await request.json()
     said = sum(len(str(message.get("content", "")).split()) for message in asked.get("messages", []))
     head = {"id": "chatcmpl-demo", "created": int(time.time()), "model": asked.get("model", "gpt-4o-mini")}
     usage = {"prompt_tokens": said, "completion_tokens": len(WORDS), "total_tokens": said + len(WORDS)}

@@ -65,7 +65,7 @@ async def up() -> dict[str, bool]:
 
 @app.post("/slack")
 async def slack(request: Request) -> str:
-    state["messages"].append([time.time(), (await request.format_json())["text"]])
+    state["messages"].append([time.time(), (await request.json())["text"]])
     return "ok"
 
 

@@ -10,15 +10,16 @@ from proxy.egress.url_mapping import app_base_url
 from proxy.policy import urls
 from proxy.policy.schema import Egress, Policy, Upstream
 
-# [merged from egress/hosts/environment] The proxy variables that the app gets. Clients differ in which spelling
-# they read, so all are set.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def proxy_variables(
     egress: Egress, address: str, environ: Mapping[str, str], own_hosts: Collection[str]
 ) -> dict[str, str]:
-    """`own_hosts` are reached directly as well: the database. Empty where other hosts are left alone."""
+    """The proxy variables that the app gets, in every spelling, since clients differ in which one they read.
+
+    `own_hosts` are reached directly as well: the database. Empty if other hosts are left alone.
+    """
     if egress.other_hosts == "allow":
         return {}
     before = (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")

@@ -84,8 +84,8 @@ class ResponseCache:
             self._remove(next(iter(self._entries)))
 
 
-# [merged from egress/cachekey] What makes two calls the same: everything that could change the answer.
-# They say who asks and how it is traced, and change no answer. All others count.
+# Two calls are the same if everything is that could change the answer.
+# These fields say who asks and how it is traced, and change no answer. All others count.
 _NEUTRAL = frozenset(
     (
         "user-agent",

@@ -1,11 +1,25 @@
-"""The circuit breaker of an upstream: calls that would fail anyway are refused at once.
+"""Circuit breakers: calls that would fail anyway are refused at once (Nygard, "Release It!", 2007).
 
-States and their names are pybreaker's, which also tells its listeners of each change; what it lacks we add:
-a sliding window by ratio instead of failures in a row, a monotonic clock, as many probes as asked for and few
-more while these take their time, and eras, so that a call admitted before a change has no say after it.
+    from        to          when                                                               calls pass
+    closed      open        `min_calls` in the window, and `failure_ratio` of them failed      all
+    open        half-open   `open` seconds are over                                            none
+    half-open   closed      `probes` probes succeeded, or nothing was asked for a window       a few probes
+    half-open   open        a probe failed
+    any         any         an operator says so, until he takes it back
 
-pybreaker's own `call` is not used: it cannot await, lets any number of probes through, and counts what was
-cancelled as a failure.
+A call is judged at its end, not each of its attempts: with half of the attempts failing and four tries, 94 % of the
+calls succeed. Each change begins an era, and what was admitted in an earlier one has no say any more: the late failures
+of an outage must not undo the recovery.
+
+States and their names are pybreaker's, which also tells its listeners of each change. What it lacks is here: a sliding
+window by ratio instead of failures in a row, a monotonic clock, as many probes as asked for and few more while these
+take their time, and eras. Its own `call` is not used: it cannot await, lets any number of probes through, and counts
+what was cancelled as a failure.
+
+A vendor is seldom down as a whole: streams of one model break while embeddings are sound, and a list of models is
+answered by other machines than a completion. So an upstream has a breaker for each endpoint and model
+(UpstreamBreakers), and calls are judged, and refused, with their like. What is no inference counts for nothing and is
+refused by an operator alone. Outside there is one state, the worst, and the reason says of what.
 """
 
 from __future__ import annotations
@@ -19,9 +33,11 @@ import pybreaker
 from proxy.util.sliding_window import SlidingWindow
 
 CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
-FORCED_OPEN_SECONDS = 60.0  # seconds after which to ask again, where an operator holds a breaker open that has no rule
-PROBE_INTERVAL = 1.0  # seconds after which another probe may pass beside one that has not ended: answers take minutes
-MAX_PROBES = 5  # under way at once, where the rule asks for fewer
+FORCED_OPEN_SECONDS = 60.0  # after which to ask again, if an operator holds a breaker open that has no rule
+PROBE_INTERVAL = 1.0  # seconds, after which another probe may pass beside one that has not ended: answers take minutes
+MAX_PROBES = 5  # under way at once, if the rule asks for fewer
+MAX_BREAKERS = 200  # endpoints and models at once; a name of a model is the app's to choose
+EVICTION_CANDIDATES = 32  # the longest uncalled, of which a closed one goes first
 STATE_GAUGE = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
 
@@ -41,7 +57,8 @@ class BreakerRule(Protocol):
 
 
 class Admission:
-    """A call that the breaker let through, to be reported with `ended` once."""
+    """A call that the breaker let through, which is reported with `report` once. `pending`: it has not been yet;
+    `admitted_at` is the clock's."""
 
     __slots__ = ("admitted_at", "breaker", "era", "pending", "probe")
 
@@ -219,16 +236,6 @@ class _ChangeListener(pybreaker.CircuitBreakerListener):
         if old_state is None or old_state.name != new_state.name:
             self._on_change(new_state.name, self._breaker.reason)
 
-
-# [merged from egress/breakers] The breaker of an upstream: one for each endpoint and model that is called, told as
-# one.
-#
-# A vendor is seldom down as a whole: streams of one model break while embeddings are sound, and a list of models
-# is answered by other machines than a completion. So calls are judged, and refused, with their like; what is no
-# inference counts for nothing and is refused by an operator alone. Outside there is one state, the worst, and the
-# reason says of what.
-MAX_BREAKERS = 200  # endpoints and models at once; a name of a model is the app's to choose
-EVICTION_CANDIDATES = 32
 
 Kind = tuple[str, str | None]  # endpoint and model
 

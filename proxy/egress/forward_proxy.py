@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from urllib import request
 
 import aiohttp
 from aiohttp import web
@@ -20,7 +19,7 @@ from proxy.egress.app_response import AppResponse, ResponseHead
 from proxy.egress.body import read_body
 from proxy.egress.circuit_breaker import Breaker
 from proxy.egress.deadline import Deadline
-from proxy.egress.http_client import HttpClient, read_chunk
+from proxy.egress.http_client import HttpClient, ParentProxy, read_chunk
 from proxy.egress.tunnel import open_app_side
 from proxy.errors import AttemptFailed, Refusal
 from proxy.http.problem import CONTENT_TYPE, render_problem
@@ -29,69 +28,7 @@ from proxy.http.tunnel import copy_both_ways
 from proxy.observe.emit import EmitEvent
 from proxy.policy.schema import Egress
 
-# [merged from egress/hosts/parent] A proxy that the gateway itself has to use: HTTPS_PROXY, HTTP_PROXY and NO_PROXY
-# of its own environment.
-ParentProxy = Callable[[URL], URL | None]
-
-
-def find_parent_proxies(environ: Mapping[str, str]) -> ParentProxy:
-    """Which proxy is on the way to a URL. As curl and Python do, lower case wins, and HTTP_PROXY in upper
-    case does not count where a CGI's REQUEST_METHOD is set (httpoxy)."""
-    found: dict[str, str] = {}
-    for scheme in ("http", "https", "no"):
-        value = environ.get(f"{scheme}_proxy") or environ.get(f"{scheme.upper()}_PROXY")
-        if value and not (scheme == "http" and "REQUEST_METHOD" in environ and f"{scheme}_proxy" not in environ):
-            found[scheme] = value
-
-    def parent(url: URL) -> URL | None:
-        value = found.get({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme))
-        host = url.host or ""
-        if value is None or host in ("localhost", "127.0.0.1", "::1") or _bypassed(host, found):
-            return None
-        return URL(value if "://" in value else f"http://{value}")
-
-    return parent
-
-
-def _bypassed(host: str, found: Mapping[str, str]) -> bool:
-    bypassed: bool = request.proxy_bypass_environment(host, found)  # type: ignore[attr-defined]  # not in its stubs
-    return bypassed
-
-
-# [merged from egress/hosts/dial] Connections for tunnels: to a host, or through the proxy that is on the way to it.
-async def connect_tunnel(
-    url: URL, parent: URL | None, connect: float
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """`parent` is a proxy that the gateway itself has to use: it is asked to connect in its turn. `connect` is
-    seconds. Raises AttemptFailed."""
-    to = parent if parent is not None else url
-    try:
-        async with asyncio.timeout(connect):
-            secure = parent is not None and parent.scheme == "https"
-            reader, writer = await asyncio.open_connection(to.host, to.port, ssl=secure or None)
-            if parent is not None:
-                writer.write(_connect_request(url, parent))
-                head = await reader.readuntil(b"\r\n\r\n")
-                if b" 200" not in head.partition(b"\r\n")[0]:
-                    writer.close()
-                    raise AttemptFailed("connect", "the proxy on the way refused", sent=False)
-            return reader, writer
-    except TimeoutError:
-        raise AttemptFailed("connect", "connecting took too long", sent=False) from None
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UnicodeError) as error:
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise AttemptFailed("connect", text, sent=False) from error
-
-
-def _connect_request(url: URL, parent: URL) -> bytes:
-    lines = [f"CONNECT {url.host}:{url.port} HTTP/1.1", f"Host: {url.host}:{url.port}"]
-    if parent.user is not None:
-        word = aiohttp.BasicAuth(parent.user, parent.password or "", "utf-8").encode()
-        lines.append(f"Proxy-Authorization: {word}")
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-MAX_HOSTS = 1000  # hosts that are remembered
+MAX_HOSTS = 1000  # whose breakers and counts are kept
 CONNECT_REPLY = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -279,6 +216,38 @@ class ForwardProxy:
             duration_ms=took,
             reason=reason,
         )
+
+
+async def connect_tunnel(
+    url: URL, parent: URL | None, connect: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """`parent` is a proxy that the gateway itself has to use: it is asked to connect in its turn. `connect` is
+    seconds. Raises AttemptFailed."""
+    to = parent if parent is not None else url
+    try:
+        async with asyncio.timeout(connect):
+            secure = parent is not None and parent.scheme == "https"
+            reader, writer = await asyncio.open_connection(to.host, to.port, ssl=secure or None)
+            if parent is not None:
+                writer.write(_connect_request(url, parent))
+                head = await reader.readuntil(b"\r\n\r\n")
+                if b" 200" not in head.partition(b"\r\n")[0]:
+                    writer.close()
+                    raise AttemptFailed("connect", "the proxy on the way refused", sent=False)
+            return reader, writer
+    except TimeoutError:
+        raise AttemptFailed("connect", "connecting took too long", sent=False) from None
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UnicodeError) as error:
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise AttemptFailed("connect", text, sent=False) from error
+
+
+def _connect_request(url: URL, parent: URL) -> bytes:
+    lines = [f"CONNECT {url.host}:{url.port} HTTP/1.1", f"Host: {url.host}:{url.port}"]
+    if parent.user is not None:
+        word = aiohttp.BasicAuth(parent.user, parent.password or "", "utf-8").encode()
+        lines.append(f"Proxy-Authorization: {word}")
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def _request_url(request: web.BaseRequest) -> URL:

@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-# [merged from egress/learnt] What an upstream tells of its own limits with each answer.
-#
+# What an upstream says of its own limits with each answer.
 # OpenAI: `x-ratelimit-remaining-requests`, `x-ratelimit-reset-requests: 6m0s`, and the same for tokens
 # (platform.openai.com/docs/guides/rate-limits). Anthropic: `anthropic-ratelimit-requests-remaining` and
 # `-reset`, an RFC 3339 time (docs.anthropic.com/en/api/rate-limits).

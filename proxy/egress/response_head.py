@@ -74,8 +74,8 @@ def _stated_length(answer: UpstreamResponse) -> int | None:
     return int(value) if value is not None and value.isdigit() and answer.stream is None else None
 
 
-# [merged from egress/stray] Calls that came to none: they name no upstream, or are no HTTP. Refused and logged like
-# any other.
+# ── calls that came to none: they name no upstream, or are no HTTP; they are refused and logged like any other ────────
+
 MAX_NAME_SHOWN = 100  # characters of a name that nobody gave
 
 

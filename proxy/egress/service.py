@@ -20,7 +20,8 @@ from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.egress.billing.user_spend import UserSpend, load_spend, load_spend_when_back
 from proxy.egress.bypass_detection import BypassDetector
 from proxy.egress.circuit_breaker import OPEN, Breaker
-from proxy.egress.forward_proxy import ForwardProxy, find_parent_proxies
+from proxy.egress.forward_proxy import ForwardProxy
+from proxy.egress.http_client import find_parent_proxies
 from proxy.egress.listener import EgressListener
 from proxy.egress.origin_check import OriginCheck
 from proxy.egress.pipeline import Pipeline

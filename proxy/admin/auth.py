@@ -58,10 +58,12 @@ class TokenAuthenticator:
         """Whether an Authorization header has the token. Raises Refusal (429) if the peer guesses too fast."""
         scheme, _, given = (authorization or "").partition(" ")
         given = given.strip()
+        # Nothing was shown, so nothing was guessed: no delay and no failure.
         if scheme.lower() != "bearer" or not given or not self.token:
             return False
         key = _peer_key(peer)
         failed = self._peers.get(key)
+        # A peer with waiting attempts is kept: they count on its record.
         if failed is not None and self._clock() - failed.last_failure > FORGET_SECONDS and not failed.waiting:
             del self._peers[key]
             failed = None

@@ -36,6 +36,7 @@ class Dashboard:
             if request.method != "POST":
                 return self._redirect(public)
             return await (self._log_in(request, public) if name == "login" else self._log_out(request, public))
+        # Checked before the method, so that a file that does not exist is 404 for every method.
         if name and not self._assets.contains(name):
             return None
         if request.method not in ("GET", "HEAD"):
@@ -49,6 +50,7 @@ class Dashboard:
     async def _show_page(self, request: AdminRequest, public: bool, open_here: bool) -> AdminResponse:
         if self._sessions.is_logged_in(request.headers("cookie")):
             return self._render(request, "index.html", public)
+        # Without a token there is nothing to log in with, and loopback is open anyway.
         if open_here and not self._authenticator.token:
             return self._render(request, "index.html", public, logout="hidden")
         if await self._authenticator.authenticate(request.headers("authorization"), request.peer):

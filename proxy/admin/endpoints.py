@@ -106,6 +106,7 @@ class AdminEndpoints:
                 return response
         elif self._commands is not None and self._commands.matches(request.path):
             return await self._run_command(self._commands, request, open_here)
+        # 404 before 405: whether a path exists is no secret, but its methods mean nothing if it does not.
         handler = self._handlers.get(request.path)
         if handler is None and request.path not in ("", "/"):
             place = f"{PUBLIC_PREFIX if public else ''}/"
@@ -123,6 +124,7 @@ class AdminEndpoints:
 
     async def _show_health(self, request: AdminRequest, open_here: bool) -> AdminResponse:
         report = self._health.report()
+        # Load balancers need the status without a token; reasons name hosts and users, so they are for operators.
         if not open_here and not await self._is_authorized(request):
             report = {"status": report["status"]}
         return json_response(503 if report["status"] == "down" else 200, report)
@@ -201,6 +203,7 @@ class PublicEndpoints:
         async def read_body() -> bytes:
             return body
 
+        # A path without the prefix was claimed from the app (listen.claim).
         below = path.removeprefix(PUBLIC_PREFIX)
         request = AdminRequest(
             method, below or "/", header, peer, query, request_id, read_body, secure, claimed=below == path

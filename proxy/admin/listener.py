@@ -51,6 +51,7 @@ class AdminListener:
         response = web.Response(status=answer.status, body=answer.body)
         response.headers.clear()  # aiohttp's own Content-Type
         response.headers.extend(answer.headers)
+        # Last, so that no endpoint can replace them.
         response.headers["X-Request-Id"] = request_id
         response.headers["Server"] = "outrigger"
         return response

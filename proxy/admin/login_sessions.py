@@ -31,6 +31,7 @@ class LoginSessions:
         """Begin a session; the value of its cookie."""
         value = secrets.token_urlsafe(32)
         self._open[value] = (self._clock() + SESSION_SECONDS, self._token())
+        # Bounded: a script that logs in at every run must not fill memory.
         while len(self._open) > MAX_SESSIONS:
             self._open.popitem(last=False)
         return value

@@ -72,6 +72,7 @@ def build_response(
 
 
 def problem_response(refusal: Refusal, request_id: str, *more: Header) -> AdminResponse:
+    # Whole seconds, rounded up: a client that came early would be refused again (RFC 9110 section 10.2.3).
     if refusal.retry_after is not None:
         more = (*more, ("Retry-After", str(round_retry_after(refusal.retry_after))))
     return build_response(refusal.status, CONTENT_TYPE, render_problem(refusal, request_id), *more)

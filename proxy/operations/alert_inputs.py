@@ -32,6 +32,7 @@ class GatewayAlertInputs:
 
     def _find_pool_holders(self) -> None:
         database = self._parts.postgres
+        # A connection that is idle in a transaction harms nobody until somebody waits for one.
         if database is not None and database.pool.waiters:
             idle = [server.link for server in database.pool.servers if server.state == "idle_in_transaction"]
             if idle:
@@ -47,6 +48,7 @@ class GatewayAlertInputs:
 
     def is_app_absence_expected(self) -> bool:
         app = self._parts.app
+        # A deploy or a restart by command must not page anybody; a crash is another state.
         if app.state in ("stopping", "ended") or app.is_replacing:
             return True
         waited = self._parts.clock() - app.since
@@ -58,6 +60,7 @@ class GatewayAlertInputs:
         for name, upstream in self._parts.egress.upstreams.items():
             breaker = upstream.breakers
             state = breaker.state
+            # While a probe is out it is open question whether the upstream is back: neither raise nor clear the alert.
             opened = None if state == HALF_OPEN else state != CLOSED
             changed = now - breaker.since if breaker.reason else None
             found[name] = BreakerInput(opened, breaker.reason, breaker.forced is not None, changed)

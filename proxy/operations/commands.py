@@ -53,6 +53,7 @@ class GatewayCommands:
     async def unblock_user(self, user: str) -> str:
         user = canonical_user(user)
         marks = self._parts.user_marks
+        # Before the ledger was read nobody knows who is blocked, so the command goes through and is recorded.
         if user not in marks.blocked_users and marks.loaded:
             raise Refusal("not-blocked", 404, "Not blocked", f"{user} is not blocked; {self._list_blocked()}.")
         trouble = await marks.unblock(user)
@@ -65,6 +66,7 @@ class GatewayCommands:
         taken = self._parts.egress.spend.forgive(user)
         if not taken:
             return f"{user} has spent nothing today that counts against a cap."
+        # One moment for all of them: a report shows them as one act.
         at = self._wall_clock()
         trouble = await self._parts.user_marks.forgive(
             [ForgivenSpend(uuid4().hex, at, upstream, user, period, amount) for upstream, period, amount in taken]
@@ -78,6 +80,7 @@ class GatewayCommands:
         if found is None:
             known = ", ".join(self._parts.egress.upstreams) or "none: the policy names no upstream"
             raise Refusal("unknown-upstream", 404, "No such upstream", f"{upstream} is no upstream; there are {known}.")
+        # There is nothing to give back: only `open` and `close` hold a breaker.
         if word == "auto" and found.breakers.forced is None:
             return f"The breaker of {upstream} is not held; it is {found.breakers.state} by its window."
         found.breakers.force(BREAKER_STATES[word])
@@ -93,6 +96,7 @@ class GatewayCommands:
 
     async def restart_app(self) -> str:
         app, stopping = self._parts.app, self._parts.state.stopping
+        # Only an app that we started can be started again by us.
         if not isinstance(app, Supervisor):
             text = "Something else runs the app (app.url or app.port); restart it there."
             raise Refusal("not-ours", 409, "Not ours to restart", text)
@@ -100,6 +104,7 @@ class GatewayCommands:
             state = "the gateway is draining" if stopping else f"the app is {app.state}: {app.reason}"
             raise Refusal("not-now", 409, "Not now", f"There is nothing to restart now, {state}; try again later.")
         try:
+            # `replace` shields the replacement from this timeout: an operator who stops waiting does not stop it.
             async with asyncio.timeout(RESTART_TIMEOUT):
                 back = await app.replace("reload")
         except TimeoutError:  # the replacement itself goes on

@@ -32,6 +32,7 @@ class HealthReport:
 
     def check_app(self) -> ComponentHealth:
         app = self._parts.app
+        # An app that is being replaced is missed by nobody yet: its requests wait for it (app.hold).
         state: ComponentState = "ok" if app.is_ready else "degraded" if app.is_replacing else "down"
         return ComponentHealth(state, f"{app.state}: {app.reason}", app.since)
 
@@ -75,6 +76,7 @@ class HealthReport:
             metrics.app_memory_growth_bytes.labels(name).set(grown.bytes_grown)
         ingress.update_gauges()
         metrics.concurrency_limit.set(ingress.admission.limit or 0)
+        # Every route has its gauge, at 0 too, so that a graph does not begin with a gap.
         for route in parts.policy.routes:
             metrics.http_in_flight.labels(route.name).set(ingress.accounting.in_flight[route.name])
             metrics.http_queued.labels(route.name).set(ingress.admission.queued(route.name))

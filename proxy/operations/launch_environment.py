@@ -77,14 +77,18 @@ class LaunchEnvironment:
         if self._command is not None and not attribution.is_python(self._command.main_program):
             program = self._command.main_program
             text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
+            # Loading it would only be noise in the environment of another runtime.
             self._log_once("app.attribution", text)
             return {}
+        # The app's own PYTHONPATH is kept behind ours; an app that something else starts has one that we cannot see.
         before = self._environ.get("PYTHONPATH") if self._command is not None else None
         env = {"PYTHONPATH": attribution.search_path(before)}
+        # If no socket can be had, calls are still counted, but belong to nobody.
         if self._egress.attribution.bind(*self._sockets.egress.getsockname()[:2]):
             env["OUTRIGGER_METERED"] = ",".join(self._egress.bypass_detector.addresses())
             if pool:
                 env["OUTRIGGER_POSTGRES"] = pool
+        # We cannot set its environment, but whoever can reads the log of the start.
         if self._command is None:
             everything = {"OUTRIGGER_EGRESS": f"http://{self._sockets.egress_address}", **env}
             shown = " ".join(f"{name}={value}" for name, value in everything.items())

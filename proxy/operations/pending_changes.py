@@ -51,19 +51,23 @@ ADDRESS_KEYS = ("kind", "base_url", "env", "api_key")
 def _hold_back_upstreams(
     running: Policy, in_force: Policy, new: Policy, environ: Mapping[str, str]
 ) -> tuple[dict[str, Upstream], list[str]]:
+    # The variables through which the running app got a virtual key; it shows that key at every call until it ends.
     made = virtual_key_variables(running.upstreams)
     held, keys = dict(new.upstreams), list[str]()
     for name, old in in_force.upstreams.items():
+        # An upstream that came by an earlier reload is in no environment yet, so nothing of it can be out of step.
         if name not in running.upstreams:
             continue  # the app never got its address
         now = new.upstreams.get(name)
         if now is None:
+            # Dropping it would refuse calls that the policy allowed when the app was started.
             if old.env or (old.api_key is not None and key_variable(old.kind, name) in made):
                 held[name] = old  # the app still calls its address
                 keys.append(f"upstreams.{name}")
             continue
         # The app calls the old address as long as it runs, so the old address has to keep its own key.
         readdressed = upstream_variables(name, old, "", environ) != upstream_variables(name, now, "", environ)
+        # A key that appears or goes changes what the app has to show: its virtual key, or its own.
         rekeyed = (old.api_key is None) != (now.api_key is None) or old.kind != now.kind
         shows_ours = key_variable(now.kind, name) in made
         if readdressed or (rekeyed and shows_ours != (now.api_key is not None)):
@@ -86,6 +90,7 @@ def _environment_changes(
     yield "app.attribution", attribution.is_enabled(running), attribution.is_enabled(new)
     if running.postgres.url:
         yield "postgres.env", running.postgres.env, new.postgres.env
+    # Without an address: only what the policy decides counts here, not which port was free.
     had, has = (proxy_variables(one.egress, "", environ, ()) for one in (running, new))
     if had != has:
         yield "egress.other_hosts", running.egress.other_hosts, new.egress.other_hosts

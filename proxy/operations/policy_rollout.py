@@ -44,8 +44,10 @@ class PolicyRollout:
         """
         # The trial names every fault with its line; a part's own preparation would stop at the first.
         try_policy(policy, self._environ)
+        # The running app may not be able to follow: what it is served by can differ from the newest policy.
         served, waiting = hold_back_changes(self.app_policy, self._state.policy, policy, self._environ)
         self._commit(served)
+        # Only after the commit: a policy that was refused must not come into force with the next start of the app.
         self._newest = policy
         return waiting
 
@@ -65,6 +67,7 @@ class PolicyRollout:
         try:
             for commit in commits:
                 commit()
+        # BaseException: not even an interrupt may leave half of a policy in force.
         except BaseException:
             for rollback in rollbacks:
                 rollback()

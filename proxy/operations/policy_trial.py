@@ -41,6 +41,7 @@ def describe_error(error: BaseException) -> str:
     only its type and its place are shown."""
     if isinstance(error, OutriggerError):
         return str(error)
+    # The place is enough to find the cause, and no value of the policy can be in it.
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"
@@ -49,9 +50,11 @@ def describe_error(error: BaseException) -> str:
 def _trial_steps(policy: Policy, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """The key that each part is made from, and how it is made."""
     yield "log.redact", lambda: Redactor(policy.log.redact)
+    # Compiles what requests are matched with: patterns, rates, trusted networks.
     yield "routes", lambda: RequestRules.from_policy(policy, on_render=bool(environ.get("RENDER")))
     for name, one in policy.upstreams.items():
         yield f"upstreams.{name}", partial(outgoing.check_policy, one)
+    # Parsed, not connected: a database that is away is no fault of the policy.
     yield "ledger.url", lambda: store_of(policy.ledger.url)
     if policy.app.url is not None:
         yield "app.url", lambda: ExternalApp(policy.app, emit=_discard_event, clock=time.monotonic)

@@ -61,6 +61,7 @@ class Reloader:
             self._refuse(error.faults)
         except Exception as error:  # the outermost seam: a fault of ours must not end the watching of the file
             problem = f"it cannot be taken ({describe_error(error)})"
+            # The policy may be right and we wrong; to an operator it looks the same, and the old policy serves on.
             self._refuse([PolicyFault(self._source.name, 1, "policy", problem, RESTORE_HINT)])
 
     def handle_app_start(self) -> None:
@@ -84,6 +85,7 @@ class Reloader:
 
     def _reload(self) -> None:
         source = self._source
+        # A policy from $OUTRIGGER_POLICY_TEXT has no file, but the variables in it are looked up again.
         if source.path is not None:
             source = read_file(source.path, source.name)
         new = load_policy(source, self._environ)
@@ -103,6 +105,7 @@ class Reloader:
                 self._emit("policy.warning", warning, level="warning")
         self._policy = new
         self.pending = tuple(pending)
+        # All of it succeeded: only now is the last refusal over.
         self.refused = None
         self._metrics.policy_reloads_total.labels("ok").inc()
         self._emit("policy.reload", self.describe())

@@ -39,6 +39,7 @@ class StatusReport:
         now, used = time.monotonic(), self._usage.usage_seconds()
         if used is None:
             return
+        # The counter may go back if the container is moved to another cgroup, hence the max.
         if self._cpu is not None and now > self._cpu[0]:
             self._busy_cores = max(0.0, (used - self._cpu[1]) / (now - self._cpu[0]))
         self._cpu = (now, used)
@@ -97,6 +98,7 @@ class StatusReport:
                 found.append(
                     _describe_problem(_PART_PROBLEMS.get(name, name), part.reason, self._to_wall_clock(part.since))
                 )
+        # An open breaker is no ill health of the gateway, but the first thing that an operator asks about.
         for name, upstream in parts.egress.upstreams.items():
             breaker = upstream.breakers
             if breaker.state == OPEN:
@@ -112,6 +114,7 @@ class StatusReport:
             found.append(_describe_problem("the newest policy was refused", self._reloader.refused, None))
         state: str = parts.health.overall_status()
         firing = sum(alert.get("state") != "cleared" for alert in alerts)
+        # Health knows components only: an alert or a refused policy has to show in the headline, too.
         if state == "ok" and (found or firing):
             state = "degraded"
         return {"state": state, "problems": found, "firing": firing}
@@ -121,6 +124,7 @@ class StatusReport:
     def _show_routes(self, lately: WindowStats) -> Mapping[str, object]:
         parts = self._parts
         ingress, metrics = parts.ingress, parts.metrics
+        # Metrics count by status and reason; the page wants one number a route.
         requests, errors, refused = Counter[str](), Counter[str](), Counter[str]()
         for (name, _, code), count in metrics.http_requests_total.children():
             requests[name] += int(count.value)
@@ -154,6 +158,7 @@ class StatusReport:
                 attempts.setdefault(name, Counter())[result] += int(count.value)
         found = {}
         for name, upstream in parts.egress.upstreams.items():
+            # What egress says of itself comes first; figures that only metrics and history have are added.
             before = shown[name]
             assert isinstance(before, Mapping)
             found[name] = {

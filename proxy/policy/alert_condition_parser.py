@@ -154,6 +154,7 @@ def parse_condition(text: str) -> Condition:
         if match is not None:
             return make(*match.groups())
     known = [example for example, _, _ in FORMS] + list(MORE_EXAMPLES)
+    # A low cutoff, since some form is always better to see than none.
     near = get_close_matches(words[:100], known, 1, 0.3) or [known[0]]
     raise ValueError(f'that is no condition; the nearest is "{near[0]}"')
 

@@ -42,6 +42,7 @@ def _order_pair(reader: PolicyReader, key: str, section: T, least: str, most: st
     low, high = getattr(section, least), getattr(section, most)
     if low is None or high is None or low <= high:
         return section
+    # Both written: validation reports it. Neither: the schema's own defaults are in order.
     changed: dict[str, Any] = {}
     if f"{key}.{least}" not in reader.lines:
         changed = {least: high}
@@ -94,6 +95,7 @@ def _move_addresses(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple
     # The ports of the other unwritten addresses are free unless taken, but are not given away either.
     free = {address.port for key, address in ours.items() if key not in reader.lines} - taken
     warnings = []
+    # In a fixed order, so that the same policy always has the same ports.
     for key, address in ours.items():
         if key in reader.lines or address.port not in taken:
             continue

@@ -37,9 +37,11 @@ def adopt_base_urls(
 def _adopt_base_url(reader: PolicyReader, key: str, upstream: Upstream) -> tuple[Upstream, list[str]]:
     values = {name: reader.environ[name] for name in upstream.env if reader.environ.get(name)}
     named = " and ".join(values)
+    # Which one the app's SDK would use is its own business, so both keep their values.
     if len(set(values.values())) > 1:
         return replace(upstream, env=()), [f"{key}: {named} disagree, so neither is touched; make them one"]
     if values:
+        # The value is the app's, not the operator's: one that does not fit is warned of and no fault.
         try:
             return replace(upstream, base_url=HTTP_URL.parse(next(iter(values.values())))), []
         except ValueError as error:

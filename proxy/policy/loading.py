@@ -61,6 +61,7 @@ def find_source(option: str | None, environ: Mapping[str, str], cwd: Path) -> Po
 
     Raises PolicyError if the one that is named cannot be read.
     """
+    # What was named is used or refused: falling back to another policy would hide the mistake.
     if option is not None:
         return read_file(cwd / option, option)
     if named := environ.get("OUTRIGGER_POLICY"):
@@ -70,6 +71,7 @@ def find_source(option: str | None, environ: Mapping[str, str], cwd: Path) -> Po
         content = text.encode("utf-8", "surrogateescape")
         return PolicySource("$OUTRIGGER_POLICY_TEXT", None, _decode_text("$OUTRIGGER_POLICY_TEXT", content))
     for name in DEFAULT_FILES:
+        # lexists: a dangling link is a policy that somebody meant, so reading it has to fail aloud.
         if os.path.lexists(cwd / name):
             # A pipe or a device of that name would block the start; only who names it may mean it.
             if os.path.exists(cwd / name) and not os.path.isfile(cwd / name) and not os.path.isdir(cwd / name):
@@ -85,6 +87,7 @@ def read_file(path: Path, name: str, *, named_by: str = "") -> PolicySource:
     """The policy in a file, pipes and /dev/stdin included; `name` is what faults call it."""
     try:
         with open(path, "rb") as file:
+            # Of the open file, before reading: a save after this is seen as a change by whoever watches.
             stamp = FileStamp.from_stat(os.fstat(file.fileno()))
             # At most four bytes a character; one more byte shows that it is too long without reading a device for ever.
             content = file.read(MAX_TEXT_CHARS * 4 + 1)
@@ -130,12 +133,14 @@ def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str
     except Unreadable as error:
         line = min(max(error.line, 1), lines)
         raise PolicyError([PolicyFault(source.name, line, "policy", error.problem, error.fix)]) from None
+    # From here on every fault is collected; only a text that is no tree at all ends it at once.
     reader = PolicyReader(source.name, environ, CUSTOM_READERS, lines)
     policy: Policy = reader.read_section(Policy, root, "", Policy())
     if not isinstance(policy, Policy):
         raise PolicyError(reader.faults)
     # Defaults move first: only then do the validations see the policy that would be in force.
     policy, moved = resolve_defaults(reader, policy)
+    # After the defaults, which may have taken a variable from an upstream's `env`.
     upstreams, disagreements = adopt_base_urls(reader, policy.upstreams)
     policy = replace(policy, upstreams=upstreams, source=source.name)
     validate_policy(reader, policy)

@@ -85,7 +85,7 @@ class PolicyReader:
         self.warnings: list[str] = []
         self.incomplete_lists: set[str] = set()
 
-    # ── for rules and custom readers ───────────────────────────────────────────────────────────────────────
+    # ── for rules and custom readers ─────────────────────────────────────────────────────────────
 
     def line_of(self, key: str) -> int:
         """The line of a key, or of the nearest key that encloses it."""
@@ -99,8 +99,10 @@ class PolicyReader:
 
     def add_fault(self, key: str, problem: str, fix: str, line: int | None = None) -> Invalid:
         """Note a fault; returns INVALID, so that a reader can return what this returns."""
+        # An editor jumps to this line, so it must exist; an empty file still has a first one.
         at = min(max(self.line_of(key) if line is None else line, 1), self.last_line)
         self.faults.append(PolicyFault(self.file, at, key or "policy", problem, fix))
+        # Both directions count for is_sound: a section with a fault in it, and what is in a faulty section.
         self._faulty_keys.add(key)
         self._unsound_keys.update(enclosing_keys(key))
         return INVALID
@@ -124,6 +126,7 @@ class PolicyReader:
         if not isinstance(node, Table):
             example = next(iter(known))
             return self.add_fault(key, "this is not a mapping", f"write keys below it, such as {example}: …", node.line)
+        # Unknown keys are reported here, before any value is read: a misspelt key explains a missing one.
         written = {entry.key: entry for entry in self.known_entries(node, key, tuple(known))}
         values: dict[str, Any] = {}
         for item in fields(cls):
@@ -136,6 +139,7 @@ class PolicyReader:
                 value = self.read_value(entry.value, known[item.name], path, fallback)
             else:
                 value = self._read_absent(item.metadata, node.line, known[item.name], path, fallback)
+            # Required and not written; the fault belongs to the section, since the key has no line.
             if value is MISSING:
                 self.add_fault(key or "policy", f"{item.name} is missing", f"write {item.name}: …", node.line)
             values[item.name] = fallback if isinstance(value, Invalid) else value
@@ -157,6 +161,7 @@ class PolicyReader:
             return fallback
         if text is not None:
             return self.read_value(Scalar(line, text), hint, key, fallback)
+        # A section that is not written may still have fields whose defaults come out of the environment.
         if is_dataclass(hint) and isinstance(hint, type):
             return self.read_section(hint, Table(line, ()), key, fallback)
         return fallback
@@ -167,10 +172,12 @@ class PolicyReader:
         for entry in node.entries:
             shown = quote_text(entry.key)
             path = f"{key}.{shown}" if key else shown or "policy"
+            # YAML leaves open which one counts; most tools silently take the last.
             if entry.key in seen:
                 self.add_fault(path, f"it is written twice, first in line {seen[entry.key]}", "keep one", entry.line)
                 continue
             seen[entry.key] = entry.line
+            # `known` is None where the policy chooses the names: upstreams, tiers, variables.
             if known is not None and entry.key not in known:
                 self.add_fault(path, "there is no such key", self.suggest(entry.key, known), entry.line)
                 continue
@@ -218,6 +225,7 @@ class PolicyReader:
             text = self.resolve_text(node, key)
             if isinstance(text, Invalid):
                 return INVALID
+            # "off" in quotes is a text wherever a text may stand: a fallback may say off.
             if is_off(node, text) and not (not node.plain and _accepts_off(other)):
                 return None
             if not off_only and (node.is_null or text == ""):
@@ -243,10 +251,12 @@ class PolicyReader:
         text = self.resolve_text(node, key)
         if isinstance(text, Invalid):
             return INVALID
+        # Words come before the type's own syntax, so `auto` is never tried as a number or a size.
         if text in words:
             return text
         if node.plain and (word := {"true": "on", "false": "off"}.get(text)) in words:  # JSON has no other words
             return word
+        # Some values may be empty on purpose: a token of ${NAME:-} that is not set.
         if kind is not None and kind.empty and (node.is_null or not text):
             return ""
         if node.is_null or not text:
@@ -270,6 +280,7 @@ class PolicyReader:
                 return INVALID
             if text.lower() in ("true", "false"):
                 return text.lower() == "true"
+            # YAML 1.1 took these words for booleans; this language does not guess.
             word = {"on": "true", "yes": "true", "off": "false", "no": "false"}.get(text)
             if word is not None:
                 return self.add_fault(key, f"{text} is a word in YAML 1.2", f"write {word}", node.line)
@@ -279,6 +290,8 @@ class PolicyReader:
         if isinstance(node, Scalar) and node.is_null and fallback is not MISSING:
             return fallback
         if not isinstance(node, Listing):
+            # A single value where a list belongs is the usual mistake: show it as the list of one. A secret is not
+            # shown.
             shown = f"[{quote_text(node.text)}]" if isinstance(node, Scalar) and "${" not in node.text else "[…]"
             return self.add_fault(key, "a list belongs here", f"write {shown}", node.line)
         values = []

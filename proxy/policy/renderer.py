@@ -58,6 +58,7 @@ def _value_tree(value: Any, hint: Any) -> Tree:
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         marks = tuple(rest)
+    # Whether a key is switched off by `off` or by `null` is in its annotation.
     if value is None:
         return _PlainWord("off" if "off" in marks else "null")
     for mark in marks:
@@ -170,6 +171,7 @@ class _PlainWord(str):
 def _quote_scalar(text: str) -> str:
     if isinstance(text, _PlainWord):
         return str(text)
+    # JSON's strings are YAML's double-quoted scalars but for a few characters, which are escaped.
     if text in _NOT_TEXT or _PLAIN_SCALAR.fullmatch(text) is None:
         return _UNPRINTABLE.sub(_escape_character, json.dumps(text, ensure_ascii=False))
     return text
@@ -199,6 +201,7 @@ def _fits_on_line(tree: Tree) -> bool:
 
 def _block_lines(tree: Tree, depth: int) -> list[str]:
     indent = "  " * depth
+    # Short values go on one line, as a person would write them.
     lines: list[str] = []
     for key, value in tree.items():
         if _fits_on_line(value):

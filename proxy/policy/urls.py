@@ -88,6 +88,7 @@ def _check_libpq_words(text: str) -> None:
     """What drivers refuse of an address when they connect: ports that are none, words that libpq does not know."""
     parts = urlsplit(text)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    # libpq takes several hosts with a port each, which urlsplit cannot split.
     hosts = parts.netloc.rpartition("@")[2].split(",")
     ports = [host.rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
     for port in [*ports, *query.get("port", "").split(",")]:
@@ -125,6 +126,7 @@ def _parse_store_url(text: str) -> str:
 
 
 def _parse_ledger_url(text: str) -> str:
+    # SQLAlchemy's form: three slashes and a relative path, or four and an absolute one.
     if re.fullmatch(r"sqlite:///[ -~]+", text) and not text.endswith("/"):
         return text
     parts = split_url(text)

@@ -82,6 +82,7 @@ def _check_addresses(reader: PolicyReader, policy: Policy) -> None:
 def _is_same_place(one: Address, other: Address) -> bool:
     if one.port != other.port:
         return False
+    # localhost may be ::1 as well, but a collision on IPv4 is already one too many.
     hosts = {"127.0.0.1" if host == "localhost" else host for host in (one.host, other.host)}
     return len(hosts) == 1 or any(host in WILDCARDS for host in hosts)
 
@@ -157,6 +158,7 @@ def _check_tier_names(reader: PolicyReader, policy: Policy) -> None:
     known = set(names)
     if not reader.is_sound("identity.tiers") or "routes" in reader.incomplete_lists:
         return
+    # Only names that are written: a default for all tiers stands under ANY_TIER.
     for key, tier in _named_tiers(policy):
         if tier in known or not reader.is_sound(key) or f"{key}.{tier}" not in reader.lines:
             continue
@@ -215,6 +217,7 @@ def _check_upstreams(reader: PolicyReader, policy: Policy) -> None:
         for model, price in upstream.prices.items():
             _check_price(reader, f"{key}.prices.{model}", price)
         for variable in upstream.env:
+            # One variable can hold one address only.
             owner = owners.setdefault(variable, name)
             if owner != name and reader.is_sound(f"{key}.env"):
                 problem = f"{variable} is set for the upstream {owner} already"
@@ -251,6 +254,7 @@ def _check_fallback(reader: PolicyReader, policy: Policy, name: str, key: str, f
     if not reader.is_sound(f"upstreams.{name}.fallback"):
         return
     elsewhere = fallback.upstream is not None or fallback.model is not None
+    # `upstream` and `model` together are one step; each of the others is one by itself.
     if [elsewhere, fallback.stale, fallback.text is not None].count(True) != 1:
         fix = "write one of model: …, upstream: …, stale: true or text: …"
         reader.add_fault(key, "a fallback is one thing to try", fix)
@@ -265,6 +269,7 @@ def _check_fallback(reader: PolicyReader, policy: Policy, name: str, key: str, f
             reader.add_fault(f"{key}.upstream", f"there is no upstream {fallback.upstream}", fix)
     elif fallback.upstream == name and fallback.model is None:
         reader.add_fault(f"{key}.upstream", "it is the upstream that has just failed", "name another, or a model")
+    # Requests are not translated between the vendors' dialects.
     elif other.kind != policy.upstreams[name].kind and reader.is_sound(f"upstreams.{fallback.upstream}.kind"):
         problem = f"{fallback.upstream} is of kind {other.kind}, {name} of kind {policy.upstreams[name].kind}"
         reader.add_fault(f"{key}.upstream", problem, "name an upstream of the same kind")
@@ -288,6 +293,7 @@ def _check_faults(reader: PolicyReader, policy: Policy) -> None:
     names = set(routes)
     for index, fault in enumerate(policy.faults):
         key = f"faults[{index}]"
+        # Exactly one of the two.
         if (fault.upstream is None) == (fault.route is None):
             reader.add_fault(key, "a fault hits one upstream or one route", "write upstream: … or route: …")
         elif fault.upstream is not None and fault.upstream not in policy.upstreams and reader.is_sound("upstreams"):

@@ -44,6 +44,7 @@ def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]
     networks = policy.listen.trusted_proxies.networks
     if any(network.prefixlen == 0 for network in networks):
         yield "listen.trusted_proxies", "this believes anybody's X-Forwarded-For, which moves limits at will"
+    # The drain comes first and the app's own stop after it, so both have to fit.
     stop = policy.listen.drain + policy.app.stop_timeout
     if stop > RENDER_KILL_SECONDS:
         key = "listen.drain" if "listen.drain" in reader.lines else "app.stop_timeout"
@@ -107,6 +108,7 @@ def _source_word(source: Source) -> str:
 
 def _forgetful_ledger(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
     """Caps whose ledger is lost at a deploy: Render keeps only what is on a disk (render.com/docs/disks)."""
+    # Only on Render, and only if something would be forgotten.
     path = sqlite_path(policy.ledger.url)
     capped = [
         name

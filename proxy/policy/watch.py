@@ -70,6 +70,7 @@ class FileWatcher:
     def has_changed(self) -> bool:
         """One poll: whether the file differs from the one in force, and is not still being written."""
         seen = self._read_stamp()
+        # Two polls in a row with the same stamp: the writer is done, or at least has paused.
         is_settled = seen == self._last_seen
         self._last_seen = seen
         if seen is None or not is_settled or seen == self._current:
@@ -93,6 +94,7 @@ def keep_fixed_keys(old: Policy, new: Policy) -> Policy:
     """The new policy, with the old values of the keys that a reload cannot change."""
     for key in find_fixed_changes(old, new):
         section, name = key.split(".")
+        # Sections are frozen: the section is copied with the old value, then the policy with the section.
         new = replace(new, **{section: replace(getattr(new, section), **{name: _value_at(old, key)})})
     return new
 

@@ -112,10 +112,12 @@ class ListenSockets:
             ):
                 if address is not None:
                     bound.append(activated[key] if key in activated else bind_socket(address, key))
+        # All or nothing: a start that fails must leave no address taken.
         except BindError:
             for sock in bound:
                 sock.close()
             raise
+        # In the order of the loop above: public may be missing at the front, postgres at the end.
         postgres = bound.pop() if policy.postgres.url else None
         *public, admin, egress = bound
         return cls(public[0] if public else None, admin, egress, postgres)

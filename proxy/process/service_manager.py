@@ -40,6 +40,7 @@ class ServiceNotifier:
 
     async def run_watchdog(self) -> None:
         """Send WATCHDOG=1 twice in each period of the watchdog: it proves that the event loop is not blocked."""
+        # Half the period, as sd_watchdog_enabled(3) advises: one late turn of the loop is no failure.
         while self._sock is not None and self._watchdog_interval is not None:
             self._send_message("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_interval)

@@ -50,6 +50,7 @@ def receive_sockets(
     try:
         for at in range(int(count) if count.isascii() and count.isdigit() else 0):
             found.append(ActivatedSocket(names[at] if at < len(names) else "", _adopt_descriptor(first + at)))
+    # They are ours by now: nobody else closes them.
     except BindError:
         close_sockets(found)
         raise
@@ -106,6 +107,7 @@ def _adopt_descriptor(descriptor: int) -> socket.socket:
         sock = socket.socket(fileno=descriptor)
     except OSError as error:
         raise BindError(f"Descriptor {descriptor} of LISTEN_FDS is no socket: {error.strerror}.") from error
+    # A FIFO, a datagram or a UNIX socket is not what a listener here can serve.
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
         sock.close()
         raise BindError(f"Descriptor {descriptor} of LISTEN_FDS is no TCP socket; write ListenStream= with a port.")

@@ -71,6 +71,7 @@ class _Parser:
 
     def _parse_table(self, line: int, depth: int) -> Table:
         entries = []
+        # No errors to expect: `is_json` had json.loads read the whole text before.
         word, at = next(self.tokens)
         while word != "}":
             if word == ",":

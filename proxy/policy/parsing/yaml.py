@@ -37,10 +37,12 @@ def parse_document(text: str) -> Node | None:
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_TEXT_CHARS:
         raise Unreadable(1, "it is longer than 1 MiB", "write a shorter policy")
+    # Before libyaml sees them: its own message for such a character has no usable line.
     bad = _UNPRINTABLE.search(text)
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1
         raise Unreadable(line, f"it has the character U+{ord(bad[0]):04X}", "take the character out")
+    # JSON first: every JSON text should be YAML, but PyYAML fails on some.
     if is_json(text):
         return parse_json(text)
     try:

@@ -49,6 +49,7 @@ def _shipped_rules() -> Mapping[str, AlertRule]:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
+    # `foreign`: the app may use this variable itself, so a value that does not fit is only warned of.
     slack: Annotated[str, urls.WEBHOOK] | None = field(
         default=None, repr=False, metadata={"absent": "${SLACK_WEBHOOK_URL:-}", "foreign": True}
     )

@@ -111,6 +111,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
+    # `absent` is the text that is read if the key is not written.
     public: Annotated[ListenAt | None, "off"] = field(
         default=Address("0.0.0.0", 10000), metadata={"absent": "0.0.0.0:${PORT:-10000}"}
     )

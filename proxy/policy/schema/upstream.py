@@ -139,6 +139,7 @@ class Upstream:
 
 OPENAI = Upstream("openai", "https://api.openai.com/v1", ("OPENAI_BASE_URL", "OPENAI_API_BASE"))
 ANTHROPIC = Upstream("anthropic", "https://api.anthropic.com", ("ANTHROPIC_BASE_URL",))
+# An upstream of such a name has these defaults; any other name needs kind and base_url.
 NAMED_AFTER_THEIR_KIND: Mapping[str, Upstream] = MappingProxyType({"openai": OPENAI, "anthropic": ANTHROPIC})
 
 

@@ -83,7 +83,7 @@ class LaunchEnvironment:
         # The app's own PYTHONPATH is kept behind ours; an app that something else starts has one that we cannot see.
         before = self._environ.get("PYTHONPATH") if self._command is not None else None
         env = {"PYTHONPATH": attribution.search_path(before)}
-        # Calls that bypass the gateway and queries are reported by datagram: without a socket the app need not send any.
+        # Calls that bypass the gateway, and queries, are told by datagram: without a socket the app need not send any.
         if self._egress.attribution.bind(*self._sockets.egress.getsockname()[:2]):
             env["OUTRIGGER_METERED"] = ",".join(self._egress.bypass_detector.addresses())
             if pool:

@@ -279,7 +279,7 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
         since = clock()
         monkeypatch.setattr(
             house.gateway.parts.health,
-            "observe",
+            "check_components",
             lambda: _with_store(house, ComponentHealth("degraded", "no answer", since)),
         )
         monkeypatch.setattr(alerts, "_clock", lambda: clock() + 11.0)
@@ -289,5 +289,5 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
 
 
 def _with_store(house, state):
-    found = dict(type(house.gateway.parts.health).observe(house.gateway.parts.health))
+    found = dict(type(house.gateway.parts.health).check_components(house.gateway.parts.health))
     return {**found, "store": state}

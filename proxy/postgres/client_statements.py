@@ -38,6 +38,7 @@ class ClientStatements(OrderedDict[bytes, PreparedStatement]):
         self._unanswered: set[bytes] = set()  # changed in earlier batches
 
     def define(self, name: bytes, statement: PreparedStatement) -> None:
+        # Both names: a later batch may use the client's, and another of its names may lead to the same statement.
         self[name] = statement
         self._changed_in_batch.add(name)
         self._changed_in_batch.add(statement.name)
@@ -69,6 +70,7 @@ class ClientStatements(OrderedDict[bytes, PreparedStatement]):
 
     def is_uncertain(self, name: bytes, statement: PreparedStatement | None) -> bool:
         """Whether what a name means, or whether its statement is there, hangs on an answer that is to come."""
+        # In its own batch the unnamed statement is certain: what uses it fails with it.
         if not name:
             return self._unnamed_unanswered and not self.unnamed_parsed
         return (
@@ -148,6 +150,7 @@ class UnnamedStatement:
     def _append_change(
         self, backend: ServerState, body: bytes | None, hints: Hints, server_body: bytes | None, *, by_client: bool
     ) -> UnnamedChange:
+        # The chain begins with what holds now; that is no change, so it is the client's and never skipped.
         previous = self._last or UnnamedChange(self.body, self.hints, backend.unnamed_body, None, by_client=True)
         self._last = change = UnnamedChange(body, hints, server_body, previous, by_client=by_client)
         backend.unnamed_body = server_body

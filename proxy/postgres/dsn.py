@@ -50,7 +50,8 @@ def parse_url(url: str, environ: Mapping[str, str]) -> DatabaseAddress:
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     connecting = {name: value for name, value in query.items() if name in CONNECT_PARAMETERS}
-    if "ssl" in connecting:  # a spelling of asyncpg, JDBC and node-postgres
+    # `ssl` is how asyncpg, JDBC and node-postgres spell it, and `no-verify` is node-postgres's own word.
+    if "ssl" in connecting:
         word = connecting.pop("ssl").lower()
         connecting.setdefault("sslmode", {"true": "require", "1": "require", "false": "disable"}.get(word, word))
     if connecting.get("sslmode") == "no-verify":

@@ -52,6 +52,7 @@ def find_overdue(servers: Iterable[ServerConnection], policy: Postgres, now: flo
     """What is to be done about servers that have done the same thing for too long."""
     actions: list[Action] = []
     for server in servers:
+        # `since` begins anew with every message that the client sends when nothing is owed, and with the last reply.
         state, elapsed = server.state, now - server.since
         if server.checking:
             if elapsed > REACTION_SECONDS:
@@ -88,6 +89,7 @@ def find_retired(
 ) -> list[ServerConnection]:
     """Idle servers to close: those that have served their time, that are beyond `pool.max`, or that nobody has needed
     for `pool.idle`, as long as `pool.min` are left."""
+    # A server that is too old goes even if fewer than `pool.min` are left: another one is opened for it.
     spare = server_count - policy.pool.min
     retired: list[ServerConnection] = []
     for server in idle:

@@ -94,6 +94,7 @@ class Launcher:
         wanted = list(demand)
         if attempts.failures and not wanted and not servers:
             wanted.append(self._last_kind)  # nobody waits, but somebody is to notice that it is back
+        # Those that are opened ahead of need are as many as are missing after the demand is met.
         missing = minimum - servers - len(attempts)
         wanted += [self._last_kind] * max(0, missing - len(wanted))
         for kind in wanted:
@@ -105,6 +106,7 @@ class Launcher:
                 plan.make_room = True
                 break
             if not attempts.may_try():
+                # While an attempt is under way its end asks again; otherwise only the clock does.
                 if not len(attempts):
                     plan.retry_in = max(0.01, attempts.retry_at - self._clock())
                 break
@@ -133,6 +135,7 @@ class Launcher:
         if other_database(key):
             # Whatever is wrong with another database (it is not there, it lets nobody in) is no outage of ours.
             return not error.sqlstate.startswith("08")
+        # A key that was opened before is good; a wrong password (28) or no such database (3D) is everybody's trouble.
         return key not in self.greetings and not error.sqlstate.startswith(("28", "3D", "08"))
 
     def forget_key(self, key: PoolKey) -> bool:

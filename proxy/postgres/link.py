@@ -183,6 +183,7 @@ class Link:
 
     def _borrow(self) -> ServerConnection | None:
         """A server, if one is free and there is anything to do for one. Raises ProtocolError."""
+        # A Sync or a Flush between transactions needs no server, and would take one from somebody else.
         if self._serverless.busy or self._pending[:1] not in _SERVER_KINDS:
             replies, self._pending = self._serverless.answer(self._pending)
             if replies:
@@ -200,6 +201,7 @@ class Link:
     def _attach(self, server: ServerConnection) -> None:
         client = self.client
         assert client is not None
+        # Bound before the session says what to send: a reply may only ever come to who is bound.
         self.server, server.link = server, self
         always = self._pool.policy.reset == "always"
         ahead, shown = self.session.attach_server(server.backend, always=always)
@@ -216,6 +218,7 @@ class Link:
         injected = session.pop_injected()
         if injected:
             server.write(injected)
+        # A server that is in nobody knows what state serves nobody again.
         if session.fatal_error:
             server.close()
             self.end_client(session.fatal_error)
@@ -239,6 +242,7 @@ class Link:
         client = self.client
         if client is None:
             return
+        # While messages flow, `_pending` is at most one message that is not whole; only a wait lets it grow.
         full = len(self._pending) > MAX_BACKLOG and (self.waiting or self.session.blocked)
         if full is not self._backlogged:
             self._backlogged = full
@@ -264,6 +268,7 @@ class Link:
 
     def _let_in(self, server: ServerConnection | None) -> None:
         """Tell the client that it is in; a server that it waited for may not have been had."""
+        # Without a server it is in all the same: its first query waits anew, and gets the error if there still is none.
         welcome, self._welcome = self._welcome, None
         assert welcome is not None
         if server is not None:
@@ -308,6 +313,7 @@ class Link:
                 self.pump()
             else:
                 self.on_server_refused(pg_errors.CANCELED_BY_CLIENT)
+        # A query of ours is not cancelled: its answer is what the next client relies on.
         elif self.server is not None and self.session.has_client_work:
             self._pool.cancel_query(self.server)
 
@@ -369,6 +375,7 @@ class Link:
     def on_server_lost(self) -> str:
         """How the transaction has ended with it; the client ends too, since its state is gone."""
         session, client = self.session, self.client
+        # Unbound first: ending the client must not try to clean a server that is gone.
         self.server = None
         mid_message = session.outstanding.mid_message
         session.release_pins()

@@ -105,6 +105,7 @@ class Pool:
 
     def acquire(self, waiter: Waiter) -> ServerConnection | None:
         """A server at once, or None: the waiter is told later that it has one, or that it gets none."""
+        # Nobody overtakes one who waits, not even if a server is idle: it may be of another kind than that one's.
         if not self.waiters:
             server = self._pop_idle(waiter.pool_key)
             if server is not None:
@@ -196,6 +197,7 @@ class Pool:
     def _refuse_overdue(self) -> None:
         self._wait_timer = None
         now, wait = self.now(), self.policy.pool.wait
+        # A timer may fire a little early by the clock: a millisecond of grace, so that nobody waits for another round.
         while self.waiters and self.waiters[0].since + wait <= now + 0.001:
             waiter = self.waiters.popleft()
             self._observe_wait(now - waiter.since)
@@ -219,6 +221,7 @@ class Pool:
         links = (each.link for each in self.servers if each.state == "idle_in_transaction")
         routes = ", ".join(sorted({link.route for link in links if link is not None and link.route}))
         text += f" (idle in transactions of {routes})" if routes else ""
+        # Once a second at most, however many are refused at once.
         if self.now() - self._exhausted_emitted_at >= 1.0:
             self._exhausted_emitted_at = self.now()
             self._emit("postgres.exhausted", text, level="warning", waiting=len(self.waiters) + 1, **states)
@@ -307,6 +310,7 @@ class Pool:
             if was_down:
                 self._emit("postgres.up", "The database is back.")
             found.backend.reported = self.launcher.on_opened(kind, found.backend.reported)
+            # The server is offered before those who wait for its greeting wake up: they find it idle, or taken.
             futures = self._greeting_futures.pop(key, [])
             self._add_server(found)
             for future in futures:
@@ -392,6 +396,7 @@ class Pool:
 
     def cancel_query(self, server: ServerConnection) -> None:
         """Cancel what a server does. It serves nobody else until that has arrived: a late one hits nobody."""
+        # A cancel names a process and not a query (54.2.8): it hits whatever runs when it arrives.
         server.cancelling += 1
         self._tasks.start(self._run_cancel(server, self.servers[server]))
 

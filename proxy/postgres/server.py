@@ -104,6 +104,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport, self._previous_protocol, self._kept_alive = transport, previous_protocol, kept_alive
         sock = transport.get_extra_info("socket")
         if sock is not None:
+            # Polled before it is lent again: the loop may not have read the end of file yet.
             self._fd = sock.fileno()
             self._poll.register(self._fd, select.POLLIN)
             if sock.family != socket.AF_UNIX:
@@ -149,6 +150,7 @@ class ServerConnection(asyncio.Protocol):
             self._process_unborrowed(data)
 
     def _process_unborrowed(self, data: bytes) -> None:
+        # Between two clients a server may report a changed setting (a reload of its configuration) or its own end.
         data = self._partial + data
         whole = 0
         for kind, body in wire.split_messages(data):

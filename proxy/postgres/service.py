@@ -192,6 +192,7 @@ class PostgresService:
     def assign_request(self, port: int, token: str) -> bool:
         """The client whose own port is `port` now works for the request of `token`: if that one is abandoned, so is
         its query. False if there is no such client."""
+        # The app's side of a connection is known to both ends by its port: the app's own process has reported it.
         for client in self.clients.values():
             if client.port == port:
                 client.end_request()
@@ -242,6 +243,7 @@ class PostgresService:
         if database := other_database(client.startup.pool_key):
             self.pool.clients_by_database[database] += 1
         console = self.login_policy.console
+        # An app whose own database has the console's name gets its database.
         if client.startup.database == console and console != self.login_policy.database:
             self._open_console(client)
         elif sum(other.link is not None for other in self.clients.values()) >= self.policy.clients:

@@ -237,6 +237,7 @@ class Session:
                 self.release_pins()
                 self.releasable = self.needs_attention = True
             return
+        # The database is asked only here, between two transactions: inside one, the answer might be rolled back.
         if frontend.state_flags:
             if frontend.state_flags & SCHEMA:
                 self._registry.on_schema_change()
@@ -274,6 +275,7 @@ class Session:
         if any(kind == wire.ERROR for kind, _ in wire.split_messages(answer)):
             held, pinned = COMPUTED_SETTING, self.pinned  # it would not say, so nobody else gets this one
         else:
+            # What was not asked about is as it was; what was, is what the answer says and nothing else.
             settings, held = session_state.parse_probe(answer)
             pinned = self.pinned & ~flags
             if flags & SETTING:
@@ -282,6 +284,7 @@ class Session:
         return b""
 
     def _adopt_settings(self, backend: ServerState, settings: dict[bytes, bytes]) -> None:
+        # It is always in the answer; only another user than the connection's own is something to carry.
         if settings.get(b"session_authorization") == backend.user:
             del settings[b"session_authorization"]
         backend.applied = {**backend.reset_values, **settings}
@@ -294,6 +297,7 @@ class Session:
     def _set_pins(self, pinned: int) -> None:
         self.pinned = pinned | self._mode_pin
         if pinned and not self.frontend.has_pin:
+            # Too late to wait for a slot: the state is there, and others wait for this server. So the client ends.
             self.frontend.has_pin = self._request_pin()
             if not self.frontend.has_pin:
                 self.fatal_error = pg_errors.pin_limit_reached(pinned, "FATAL")
@@ -311,6 +315,7 @@ class Session:
     def on_parameter_status(self, name: bytes, value: bytes, *, shown: bool, by_reset: bool) -> bytes:
         backend = self._attached_server()
         backend.reported = {**backend.reported, name: value}
+        # During a query of ours the client hears nothing; `_show_parameters` tells it what differs in the end.
         if not shown:
             return b""
         self.frontend.state_flags |= SETTING
@@ -350,6 +355,7 @@ class Session:
             return error
         for ours, theirs in self.frontend.deallocated.items():
             error = error.replace(ours, theirs)
+        # An error may name another than the one that was used: it is looked for among all of them.
         for theirs, statement in self.frontend.statements.items():
             error = error.replace(statement.name, theirs)
         return error
@@ -389,6 +395,7 @@ class Session:
         afterwards, its query is for the caller to cancel."""
         self.client_gone = True
         self.frontend.blocked = False
+        # The answer to a probe under way is not waited for: what was asked about counts as if it were there.
         self.frontend.state_flags |= self._probing
         # Half a message cannot be taken back, and a library cannot be unloaded.
         if self.frontend.mid_message or self.pinned & LIBRARY or self.fatal_error:
@@ -396,6 +403,7 @@ class Session:
         requests = b""
         if self.outstanding.copying:
             requests += self._fail_copy()
+        # The begun batch has to end with a Sync, or the server would wait for one for ever.
         if self.frontend.unsynced:
             # On a connection of its own the client's work would be rolled back; a Sync alone commits it.
             self.outstanding.expect(ExpectedReply(wire.EXECUTE))

@@ -119,6 +119,7 @@ def inspect_text(text: bytes) -> Hints:
     way, so it is looked at closely only if it has one of a few words."""
     lowered = text.decode("latin-1").lower()  # bytes are eight times as slow to search
     sets = "set" in lowered
+    # Most texts with the word are an UPDATE … SET, which is told by its begin.
     if sets and _ROW_CHANGE.fullmatch(text) is not None:
         sets = "set_config" in lowered
     if (
@@ -137,6 +138,7 @@ def inspect_text(text: bytes) -> Hints:
 
 
 def _inspect_closely(text: bytes, lowered: str, sets: bool) -> Hints:
+    # A DEALLOCATE of one name is the only text of which more is to be known than flags.
     low = text.lower()
     discards = "deallocate" in lowered or "discard" in lowered
     if discards and (name := _deallocated_name(text)):
@@ -173,6 +175,7 @@ def _inspect_settings(low: bytes) -> tuple[int, list[bytes]]:
             names.append(quoted)
     if b"." in low:
         names += [re.sub(rb"[\"\s]", b"", name) for name in _CUSTOM_SET.findall(low)]
+    # A SET LOCAL has the tag of a SET, and the tag of a DO block says nothing of what it sets.
     if _LOCAL_SET.fullmatch(low):
         flags |= LOCAL_SETTING
     elif low.lstrip()[:2] == b"do":
@@ -256,6 +259,7 @@ def settings_query(applied: Settings, wanted: Settings, defined: Set[bytes] = fr
 
     A parameter of an app's own is never undefined again, but empty: those of `defined` are so already.
     """
+    # What both have alike is left alone, so that two clients with the same settings cost each other nothing.
     gone = [name for name, value in applied.items() if name not in wanted and (value or name not in defined)]
     new = [name for name, value in wanted.items() if applied.get(name, b"" if name in defined else None) != value]
     text = b"".join(b"RESET %b;" % quote_identifier(name) for name in sorted(gone, key=_reset_order))

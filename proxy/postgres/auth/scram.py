@@ -44,6 +44,7 @@ class ScramExchange:
 
     def answer_first(self, sent: bytes) -> bytes | None:
         """`sent` is `n,[a=…],n=USER,r=NONCE`; the user's name is the startup packet's, as in PostgreSQL."""
+        # "n": the client knows no channel binding; "y": it does, and thinks that we do not (RFC 5802, section 6).
         parts = sent.split(b",", 2)
         if len(parts) != 3 or parts[0] not in (b"n", b"y"):
             return None

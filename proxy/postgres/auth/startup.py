@@ -75,6 +75,7 @@ def parse_startup(code: int, body: bytes) -> StartupMessage:
     words = words[:-2]
     if len(words) % 2:
         raise ValueError("the startup packet has a name without a value")
+    # Protocol options (_pq_.…) are of later minor versions, and are negotiated rather than refused.
     named = dict(zip(words[::2], words[1::2], strict=True))
     unknown = tuple(name for name in named if name.startswith(b"_pq_."))
     text = {decode_text(name): decode_text(value) for name, value in named.items() if name not in unknown}

@@ -80,11 +80,11 @@ class Peer:
 
     def resident(self) -> float:
         """MiB resident."""
-        return self._evaluate_memory("VmRSS")
+        return self._memory("VmRSS")
 
     def peak(self) -> float:
         """The most MiB that were ever resident."""
-        return self._evaluate_memory("VmHWM")
+        return self._memory("VmHWM")
 
     def _memory(self, name: str) -> float:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():

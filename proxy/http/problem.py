@@ -49,5 +49,6 @@ def cors_headers(origin: str | None) -> tuple[tuple[bytes, bytes], ...]:
         (b"Access-Control-Allow-Origin", origin.encode("ascii")),
         (b"Access-Control-Allow-Credentials", b"true"),
         (b"Access-Control-Expose-Headers", _EXPOSED),
+        # Caches must not give one page's permission to another.
         (b"Vary", b"Origin"),
     )

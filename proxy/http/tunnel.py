@@ -45,6 +45,7 @@ class TunnelEnd(asyncio.Protocol):
         self.at_eof = True
         if self.peer is None or self.peer.at_eof or self.peer.transport is None:
             return False
+        # Some protocols send a last message after the other side has finished.
         self.peer.transport.write_eof()
         return True  # half-closed: the other direction may go on
 
@@ -87,6 +88,7 @@ class Tunnel:
         if from_app:
             self.app.data_received(from_app)
         for end, transport in ((self.client, client), (self.app, app)):
+            # One of them may have been lost between the 101 and now, when nobody was told.
             if transport.is_closing():
                 end.connection_lost(None)
             elif not transport.is_reading():

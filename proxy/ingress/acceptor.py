@@ -73,6 +73,7 @@ class Acceptor:
 
     def resume(self) -> None:
         if self.paused:
+            # The spare may have been used up while descriptors were short.
             self._reserve_spare()
             self._reading = True
             self._loop.add_reader(self._sock, self._on_readable)
@@ -95,6 +96,8 @@ class Acceptor:
         return sock, peer[0] if peer else ""
 
     def _on_readable(self) -> None:
+        # Several in one iteration of the loop, since each iteration costs a poll; not all, so that open connections get
+        # their turn.
         for turn in range(MAX_ACCEPTS_PER_TURN):
             if self._is_full():
                 if not turn:  # the loop has just said that somebody waits
@@ -138,6 +141,7 @@ class Acceptor:
         if self._spare is not None:
             return
         try:
+            # Any descriptor will do: it is only held in order to be closed when one is needed.
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._spare = None

@@ -65,8 +65,10 @@ class RequestAccounting:
         self.in_flight[x.route.name] -= 1
         took = self._clock() - x.received_at
         self._metrics.observe_request(x.route.name, x.method, x.status, took, x.overhead_seconds)
+        # Refusals by limits are counted by name; those with 5xx are failures, and the status counts them.
         if x.refused is not None and x.status < 500:
             self._metrics.http_refusals_total.labels(x.route.name, x.refused.name).inc()
+        # Few requests fail, and operators look for these first.
         if self._recent is not None and (x.status >= 500 or x.refused is not None):
             self._remember_failure(self._recent, x, took)
         self._log_access(x, took)

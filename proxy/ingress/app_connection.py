@@ -152,6 +152,7 @@ class AppConnection(asyncio.Protocol):
         self._on_informational = on_informational
         self._head_future = self.loop.create_future()
         if self.is_closed or self.transport is None:
+            # It ended between the pool's check and now: nothing of the request was sent.
             self._fail_exchange(AppUnreachable("The app closed the connection.", sent=False))
         else:
             self.transport.write(head)
@@ -196,6 +197,7 @@ class AppConnection(asyncio.Protocol):
             return None
         finished = self._body_future = self.loop.create_future()
         if self.is_closed:
+            # It ended while its body was buffered here, when nobody waited for it yet.
             finished.set_exception(self._incomplete_error())
         elif flowing:
             self.resume_reading()
@@ -249,11 +251,14 @@ class AppConnection(asyncio.Protocol):
         if self.upgraded:
             self._buffer_body(data)
             return
+        # RFC 9112 section 9.2: a response without a request in flight belongs to nobody.
         if not self._in_exchange:  # nobody asked: a second response, or noise
             self.abort()
             return
         if not self.status:
+            # Until the head is complete, its bytes are counted and, if it comes in pieces, kept.
             self._head_bytes += len(data)
+            # A head that comes in a single read is bounded by the read, and may have its body behind it.
             if self._head_bytes > MAX_HEAD and len(data) < self._head_bytes:
                 self._fail_misframed("its head is longer than 256 KiB")
                 return
@@ -265,8 +270,10 @@ class AppConnection(asyncio.Protocol):
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as stop:
             self._on_parser_stop(data, stop)
+        # The head goes on: its beginning is kept, in case its lengths have to be merged.
         if not (self.status or self._head_buffer):
             self._head_buffer = HeadBuffer(data)
+        # A read that is not full means that the app has sent all it could: it may be waiting for an acknowledgement.
         elif self._in_exchange and len(data) < READ_SIZE:
             self._acknowledge_now()
 
@@ -290,6 +297,7 @@ class AppConnection(asyncio.Protocol):
         elif str(stop) == DUPLICATE_LENGTH and not self.status:
             self._reparse_head(data)
         elif not self.complete:
+            # httptools wraps errors of its callbacks; what those raised says better what was wrong.
             cause = stop.__context__
             self._fail_misframed(str(cause if isinstance(cause, AppMisframed) else stop))
         else:
@@ -300,13 +308,16 @@ class AppConnection(asyncio.Protocol):
 
         Some frameworks behind some servers state it twice. `merge_lengths` says when that is harmless.
         """
+        # llhttp's state cannot be turned back, so a fresh parser gets the head from its beginning.
         pieces = self._head_buffer = self._head_buffer or HeadBuffer(data)
         merged = merge_lengths(pieces.data)
+        # Once only. An interim response that was passed on cannot be taken back, and lengths that differ stay wrong.
         if pieces.reparsed or (merged is None and b"\r\n\r\n" in pieces.data):
             self._fail_misframed(DUPLICATE_LENGTH)
             return
         self.reason, self.headers = b"", []
         parser = self._parser = httptools.HttpResponseParser(self)
+        # Until the head is complete, each piece that comes is parsed together with all those before it.
         pieces.reparsing = True
         if merged is None:
             return
@@ -329,6 +340,7 @@ class AppConnection(asyncio.Protocol):
         self.transport = None
         self._parser = None
         self._writing_paused = False
+        # An upload that waits for the app to read on would wait for ever.
         if self._write_resumed is not None and not self._write_resumed.done():
             self._write_resumed.set_exception(self._incomplete_error())
             self._write_resumed.exception()  # the upload's task may be gone, and nobody else would retrieve it
@@ -349,6 +361,7 @@ class AppConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self.complete:
             self.keep_alive = False
+            # llhttp begins a second response behind the first one, which nobody has asked for.
             raise AppMisframed("more bytes than its framing allows", sent=True)
 
     def on_status(self, reason: bytes) -> None:
@@ -365,6 +378,7 @@ class AppConnection(asyncio.Protocol):
             raise AppMisframed("it does not speak HTTP/1", sent=True)
         if 100 <= status < 200 and status != 101:
             return  # an interim response: on_message_complete passes it on
+        # A client that did not ask for it would take the other protocol's bytes for HTTP.
         if status == 101 and self._requested_upgrade is None:
             raise AppMisframed("it switched protocols without being asked to", sent=True)
         if status < 100 or status > 999:
@@ -388,11 +402,14 @@ class AppConnection(asyncio.Protocol):
             if lower == b"content-length":
                 self.content_length = int(value)
             elif lower == b"transfer-encoding":
+                # Other codings would need decoding to find the end, and two of them invite two readings (RFC 9112
+                # section 6.1).
                 if value.lower() != b"chunked" or self.chunked:
                     raise AppMisframed("its only transfer coding may be `chunked`", sent=True)
                 self.chunked = True
         if self.chunked and parser.get_http_version() == "1.0":
             raise AppMisframed("HTTP/1.0 knows no transfer coding", sent=True)
+        # RFC 9112 section 6.3 in its order: no body, chunked, a length, the end of the connection.
         self.bodyless = self._method == "HEAD" or status in (204, 304) or status == 101
         self.delimited_by_close = not (self.bodyless or self.chunked or self.content_length is not None)
         self.keep_alive = parser.should_keep_alive() and not self.delimited_by_close
@@ -402,6 +419,7 @@ class AppConnection(asyncio.Protocol):
             self.keep_alive = False
         elif self._sink is None:
             self._buffer_body(data)
+        # Straight into the client's transport, without a task in between: a stream costs no switch for each piece.
         elif not self._sink.write_body(data):
             self.pause_reading()
 
@@ -433,6 +451,7 @@ class AppConnection(asyncio.Protocol):
             self._body_future.set_result(None)
 
     def _on_end_of_input(self, exc: BaseException | None) -> None:
+        # Only a response that nothing else frames ends with its connection, and a reset is no end (RFC 9112 section 8).
         if self._in_exchange and self.status and self.delimited_by_close and exc is None and not self.complete:
             self._complete_response()
 
@@ -447,6 +466,7 @@ class AppConnection(asyncio.Protocol):
         if self.complete:
             return
         self._in_exchange = False
+        # Whoever waits, waits for one of the two: first for the head, then for the body.
         for future in (self._head_future, self._body_future):
             if future is not None and not future.done():
                 future.set_exception(error)

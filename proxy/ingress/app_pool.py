@@ -74,8 +74,10 @@ class AppPool:
     def acquire_idle(self, *, repeatable: bool) -> AppConnection | None:
         """The most recently used idle connection that is still good, or None."""
         now = self._loop.time()
+        # The app's workers come and go: any idle connection may be about to end.
         if not repeatable and now < self._cautious_until:
             return None
+        # One that has been idle for longer may be closed by the app at this very moment.
         oldest = now - (MAX_IDLE if repeatable else MAX_IDLE_UNREPEATABLE)
         while self._idle:
             app_connection, sock = self._idle[-1]
@@ -90,9 +92,11 @@ class AppPool:
                     continue
             else:
                 self._idle.pop()
+            # Polled since it came back, it would be known to have ended. Else a look at the socket tells.
             if not app_connection.is_closed and (app_connection.idle_iteration != self._iteration or _is_open(sock)):
                 return app_connection
             self.discard_closed_early(app_connection)
+            # One that ended early suggests that others are about to.
             if not repeatable:
                 return None
         return None
@@ -109,12 +113,14 @@ class AppPool:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
+            # The listener closes idle clients, so that the next request finds a descriptor.
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             self.on_exhausted()
             raise OutOfDescriptors("No file descriptor is left for a connection to the app.", sent=False) from error
         sock.setblocking(False)
         try:
+            # Without it the kernel holds small writes back until earlier ones are acknowledged (Nagle's algorithm).
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._loop.sock_connect(sock, (host, port))
@@ -124,6 +130,7 @@ class AppPool:
             self.refused_connections += 1
             reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
             raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
+        # Cancelled: the client left while the app was being connected to.
         except BaseException:
             sock.close()
             raise
@@ -136,6 +143,7 @@ class AppPool:
         `repeatable` says whether its request was. Requests that are not use fresh connections during a time of caution;
         these would add up if they were kept, since nobody would take them.
         """
+        # uvicorn closes behind a 500 that says keep-alive, see the module's docstring.
         if self._closed or not app_connection.reusable or app_connection.status >= 500:
             self.discard(app_connection)
             return
@@ -144,6 +152,7 @@ class AppPool:
             self.discard(app_connection)
             return
         app_connection.idle_iteration = self._iteration
+        # What call_soon gets runs in the loop's next iteration, after all sockets were polled once more.
         if not self._iteration_scheduled:
             self._iteration_scheduled = True
             self._loop.call_soon(self._count_iteration)
@@ -178,6 +187,7 @@ class AppPool:
         Those without a response get a 502 with `detail`; a response that has begun breaks off, so that nobody takes it
         for whole.
         """
+        # Idle connections have no exchange that could fail.
         idle = {app_connection for app_connection, _ in self._idle}
         left = [app_connection for app_connection in self._sockets if app_connection not in idle]
         for app_connection in left:
@@ -193,6 +203,7 @@ class AppPool:
 
     def _sweep(self) -> None:
         oldest = self._loop.time() - MAX_IDLE
+        # Oldest first, so the sweep ends at the first connection that may stay.
         while self._idle and (self._idle[0][0].is_closed or self._idle[0][0].idle_since < oldest):
             app_connection = self._idle.popleft()[0]
             if app_connection.is_closed:

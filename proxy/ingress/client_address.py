@@ -85,6 +85,7 @@ def parse_address(text: str) -> Address | None:
         text = inner
         if ":" not in text:
             return None
+    # One colon is IPv4 with a port; an IPv6 address has at least two.
     elif text.count(":") == 1:
         text, _, digits = text.partition(":")
         if not _is_port(":" + digits):
@@ -102,6 +103,7 @@ def parse_address(text: str) -> Address | None:
 def client_network(text: str) -> str:
     """What counts as one client: an IPv4 address, of IPv6 its /64; `unknown` if there is no address."""
     found = parse_address(text)
+    # A subscriber has a /64 at least, and could use a new address for each request.
     if isinstance(found, IPv6Address):
         return str(ip_network((found, 64), strict=False))
     return str(found) if found is not None else "unknown"
@@ -206,6 +208,7 @@ class TrustedPeers:
         line of its own, so the first line alone would be the client's to write.
         """
         seen = self._lookup(peer)
+        # What a stranger says about itself is not even read.
         if not self._trusts_address(seen):
             return Client(seen.text if seen is not None else peer, None, None, False)
         said = {}
@@ -215,6 +218,7 @@ class TrustedPeers:
                 said[name] = value
         if not said:
             return Client(seen.text if seen is not None else UNIX_SOCKET_PEER, None, None, True, self._dropped_fields)
+        # The nearest entry was written by the peer, the one before it by whoever the peer got it from, and so on.
         found = self._walk_chain(_address_chain(said), seen)
         text = found.text if found is not None else UNIX_SOCKET_PEER
         return Client(text, _forwarded_proto(said), said.get("x-forwarded-host"), True, self._dropped_fields, said)
@@ -228,6 +232,7 @@ class TrustedPeers:
         address, and that it came by http. Host is not repeated in X-Forwarded-Host, since it reaches the app as it is.
         """
         seen = self._lookup(peer)
+        # Stated anew, since the client's own words about itself were dropped.
         if not client.trusted:
             fields = [(b"X-Forwarded-For", seen.text.encode())] if seen is not None else []
             return (*fields, (b"X-Forwarded-Proto", b"http"))
@@ -259,6 +264,7 @@ class TrustedPeers:
         hops = self._hops
         for entry in chain:
             seen = self._lookup(entry)
+            # Nothing left of what is no address can be believed.
             if seen is None:
                 break
             if self._kind == "hops":
@@ -271,6 +277,7 @@ class TrustedPeers:
                 if not seen.listed:
                     break
             elif not seen.private:
+                # Behind Render's proxy stands one edge of Cloudflare; whatever is before it is the client.
                 if not (seen.cloudflare and edges):
                     break
                 edges -= 1
@@ -312,6 +319,7 @@ def _forwarded_proto(said: Mapping[str, str]) -> str | None:
         value = hops[0].get("proto") if hops else None
     if value is None:
         return None
+    # The leftmost was written by the proxy nearest to the client; later ones append theirs.
     first = value.partition(",")[0].strip().lower()
     return first if first in ("http", "https", "ws", "wss") else None
 

@@ -135,6 +135,7 @@ class ClientConnection(BaseProtocol):
             READ_BUFFER,
             max_line_size=max_header,
             max_field_size=max_header,
+            # As many as fit into the limit if each takes 16 bytes: it is the limit in bytes that counts.
             max_headers=max(128, max_header // 16),
             auto_decompress=False,
         )
@@ -200,6 +201,8 @@ class ClientConnection(BaseProtocol):
         self._messages.append(refusal)
 
     def data_received(self, data: bytes) -> None:
+        # Lingering: what comes is read and dropped, so that closing does not send a reset. Whoever goes on sending is
+        # reset.
         if self._discarding:
             self._discarded += len(data)
             if self._discarded > MAX_LINGER_BYTES:
@@ -208,6 +211,7 @@ class ClientConnection(BaseProtocol):
         if self._upgrade_pending and data:
             self._append_upgrade_tail(data)
             return
+        # The upgrade's own body ends somewhere in these bytes: only that much is HTTP for certain.
         if self._upgrade_request is not None and (end := self._upgrade_request.find_end(data)) is not None:
             self._upgrade_request = None
             self._parse_input(data[:end])
@@ -225,6 +229,7 @@ class ClientConnection(BaseProtocol):
                     self.head_started_at = self.last_read
                 self._head_bytes += len(data)
             else:
+                # A client that sends its body does not wait for a 100 any more.
                 self.body_bytes += len(data)
                 self.awaits_continue = False
         parser = self._parser
@@ -239,13 +244,16 @@ class ClientConnection(BaseProtocol):
             partial_head, self._partial_head = self._partial_head, b""
             self._enqueue_messages(messages)
             if upgraded:
+                # WebSocket: the parser stops behind the head, and gives back what came behind it.
                 self._upgraded = True
                 self._hold_for_upgrade(tail)
+            # Any other protocol: the parser takes what follows for HTTP, so the end of the request is looked for here.
             elif messages[-1][0].upgrade and not self._discarding:
                 self._prepare_upgrade(partial_head + data if begins_head else b"")
         elif upgraded:
             self._upgraded = True
             self._hold_for_upgrade(tail)
+        # A head is still coming. The parser limits its lines, but not all of them together.
         elif self._body is None or self._body.is_eof():
             if begins_head:
                 self._partial_head += data
@@ -276,6 +284,8 @@ class ClientConnection(BaseProtocol):
         if self._ignores_input:
             return
         for message, body in messages:
+            # The bytes counted may include what came behind the head, so the exact size decides. It takes a pass over
+            # all fields, which few heads need.
             if self._head_bytes > self._max_header and head_size(message) > self._max_header:
                 self.reject_input(head_too_long(self._max_header))
                 return
@@ -284,6 +294,7 @@ class ClientConnection(BaseProtocol):
         self._head_bytes = 0
         self.head_started_at = 0.0
         self._wake_serving_task()
+        # TCP's flow control makes the client wait: nobody fills the gateway's memory with requests.
         if len(self._messages) > MAX_PIPELINED:
             self._set_reading(False)
 
@@ -294,6 +305,7 @@ class ClientConnection(BaseProtocol):
         super().connection_lost(exc)
         self._parser = None
         if self._body is not None and not self._body.is_eof():
+            # Whoever reads the body, the pipeline or the upload's task, learns of it from the stream.
             self._fail_body(ConnectionResetError("The client left."))
         if self._task is not None:  # cancels the request that is being served, wherever it waits
             self._task.cancel()
@@ -302,12 +314,14 @@ class ClientConnection(BaseProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        # From now on the sweep watches: a client that reads nothing for `ClientTimeouts.stall` is aborted.
         self.stalled_since = self._loop.time()
         self.stalled_bytes = self.unsent_bytes
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.stalled_since = 0.0
+        # Reading from the app goes on: backpressure reaches from the client through to the app.
         if self.on_writable is not None:
             self.on_writable()
 
@@ -338,9 +352,11 @@ class ClientConnection(BaseProtocol):
     async def _serve_requests(self, sock: socket.socket) -> None:
         """The connection's task: open the transport, serve requests in turn, close."""
         try:
+            # The acceptor hands over bare sockets, not transports: see acceptor.py for the reason.
             await self._loop.connect_accepted_socket(lambda: self, sock)
             self._opening = False
         except BaseException as error:
+            # Without a transport nobody else would close the socket.
             sock.close()
             if self.transport is None:  # the client was gone already, or the listener is closing
                 self._on_lost(self)
@@ -359,6 +375,8 @@ class ClientConnection(BaseProtocol):
                     continue
                 self.busy = True
                 self.response_started = False
+                # Strictly one after another: responses must come in the order of their requests (RFC 9112 section
+                # 9.3.2).
                 keep_alive = await self._handle_message(self._messages.popleft())
                 self.busy = False
                 self.has_served = True
@@ -382,13 +400,16 @@ class ClientConnection(BaseProtocol):
             self._refuse(self, item)
             return False
         message, body = item
+        # A version that the parser lets through and nobody here knows would be framed by unknown rules.
         if message.version not in (HttpVersion11, HttpVersion10):
             self._refuse(self, bad_request("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
             return False
+        # Passed on, it would make a tunnel to wherever the client likes (RFC 9110 section 9.3.6).
         if message.method == "CONNECT":
             self._refuse(self, bad_request("This is not a proxy that CONNECT could use."))
             return False
         headers = message.headers
+        # A client that expects a 100 holds its body back until then, and its timeout must not run meanwhile.
         if not body.is_eof() and "Expect" in headers:
             self.awaits_continue = "100-continue" in headers["Expect"].lower() and not body.total_bytes
         x = Exchange(
@@ -405,6 +426,7 @@ class ClientConnection(BaseProtocol):
             upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade")) if message.upgrade else None,
         )
         return (
+            # If the body was not read to its end, nobody knows where the next request begins.
             await self._handle(self, x)
             and body.is_eof()
             and not (self._discarding or (self._ignores_input and not self._messages))
@@ -419,6 +441,7 @@ class ClientConnection(BaseProtocol):
             if tail:
                 self.data_received(tail)
             self._set_reading(True)
+        # Reading was paused above this number, and goes on when the queue is back at it.
         elif len(self._messages) == MAX_PIPELINED:
             self._set_reading(True)
 
@@ -428,6 +451,7 @@ class ClientConnection(BaseProtocol):
         if transport is None or self.tunnel is not None:
             return
         if self._body is None or self._body.is_eof():
+            # Nothing is left unread, so closing sends no reset.
             if not self._discarding:
                 transport.close()
                 return
@@ -464,6 +488,7 @@ class ClientConnection(BaseProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether the listener may close it to make room: no request is under way, and its last response is sent."""
+        # A last response that is still being sent keeps a connection from being idle, even if its request is done.
         in_use = self.busy or self.head_started_at or self._messages or self.tunnel or self.rejected
         return not (in_use or self.is_gone or self.unsent_bytes)
 
@@ -532,6 +557,7 @@ class ClientConnection(BaseProtocol):
         if framed:
             transport.close()
             return
+        # abort() alone may end with a FIN, which would look like the end of the response.
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -544,6 +570,7 @@ class ClientConnection(BaseProtocol):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+        # There is no transport yet: the end of the task closes the socket.
         elif self._opening and self._task is not None:
             self._task.cancel()
 

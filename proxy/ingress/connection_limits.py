@@ -53,6 +53,7 @@ class ConnectionLimits:
         self.descriptor_room = available_descriptors()
         self.total = self.descriptor_room if policy.total == "auto" else min(policy.total, self.descriptor_room)
         self.per_address = policy.per_address
+        # Rejections take descriptors too, so they may have an eighth of them at most.
         self.max_rejecting = min(MAX_REJECTING, max(1, self.descriptor_room // 8))
 
     # ── by address ───────────────────────────────────────────────────────────────────────────
@@ -67,6 +68,7 @@ class ConnectionLimits:
 
     def release(self, address: str) -> None:
         left = self._by_address[address] - 1
+        # An address without connections is forgotten, so that the memory is bounded by the connections.
         if left:
             self._by_address[address] = left
         else:

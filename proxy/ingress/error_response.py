@@ -42,6 +42,7 @@ def render_refusal(refusal: Refusal, request_id: str) -> bytes:
 
 def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -> bool:
     """Write a refusal. True if the connection may serve another request."""
+    # After an unread body nobody knows where the next request begins, so the connection ends.
     keep_alive = not (refusal.close or x.should_close or connection.draining or connection.body_incomplete)
     body = render_problem(refusal, x.request_id)
     lines = [b"HTTP/1.1 %d %s\r\n" % (refusal.status, REASON_PHRASES.get(refusal.status, b""))]
@@ -55,6 +56,7 @@ def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -
     lines.append(b"Via: 1.1 outrigger\r\n")
     lines.append(connection_line(x, keep_alive=keep_alive))
     lines.append(b"\r\n")
+    # The head states the length of a body that HEAD must not get (RFC 9110 section 9.3.2).
     if x.method != "HEAD":
         lines.append(body)
         x.bytes_out += len(body)

@@ -187,6 +187,7 @@ class Exchange:
         if route.when_abandoned != "cancel":
             return None
         ends = [self.received_at + route.total] if route.total is not None else []
+        # `timeout` is the app's time only: waiting for a place or a restart is added to it.
         if route.timeout is not None and not self.response_started:
             ends.append(self.received_at + self.waited_seconds + route.timeout)
         return max(0.0, min(ends) - now) if ends else ENDLESS

@@ -21,6 +21,7 @@ def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None
     """The protocol that a request asks to switch to, or None if it asks for none that may be passed on."""
     if not upgrade or not connection:
         return None
+    # RFC 9110 section 7.8: Upgrade counts only if Connection names it.
     if not any(token.strip().lower() == "upgrade" for token in connection.split(",")):
         return None
     wanted = [token.strip() for token in upgrade.split(",")]
@@ -59,12 +60,14 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
     for name, value in x.raw_headers:
         if name.lower() not in dropped:
             lines.append(b"%s: %s\r\n" % (name, value))
+    # HTTP/1.1 requires a Host (RFC 9112 section 3.2), HTTP/1.0 does not, and the app is spoken to in HTTP/1.1.
     if "Host" not in x.headers:
         lines.append(b"Host: %s\r\n" % authority.encode())
     if x.chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     if x.upgrade is not None:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %s\r\n" % x.upgrade.encode())
+    # TE is hop-by-hop, but the gateway passes trailers on, so it may ask for them itself (RFC 9110 section 10.1.4).
     elif connection is not None and "trailers" in (x.headers.get("TE") or "").lower():
         lines.append(b"Connection: TE\r\nTE: trailers\r\n")
     for name, value in forwarding:
@@ -99,6 +102,7 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
         values = (value for name, value in headers if name.lower() == b"connection")
         dropped = dropped | (connection_options(values) - NOT_CONNECTION_OPTIONS)
     lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
+    # An app that states its own id, for example one that it passes on, has the last word.
     if b"x-request-id" not in names:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.extend(limit_header_lines(x))

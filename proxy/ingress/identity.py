@@ -59,6 +59,7 @@ class Identifier:
     def __init__(self, identity: Identity, *, wall: Callable[[], float] = time.time) -> None:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
         self._sources = [_make_finder(source, wall) for source in asked]
+        # Most requests of a client come one after another, and parsing an address takes microseconds.
         self._ip = lru_cache(maxsize=4096)(_ip_user)
         self._tiers = TierMatcher(identity.tiers)
 
@@ -94,6 +95,7 @@ def _find_by_path(template: str) -> _Find:
     match = re.compile(routing.compile_pattern(template, capture=True) + r"\Z", routing.PATTERN_FLAGS).match
 
     def find(view: RequestView) -> str | None:
+        # By the same readings as routes are matched: another spelling of a path must not be another user.
         for reading in routing.path_readings(view.path):
             found = match(reading)
             if found is not None and (user := _valid_user(found[1])) is not None:

@@ -45,6 +45,7 @@ class TokenVerifier:
         token = _extract_token(value, self._header) if value is not None else None
         if token is None:
             return None
+        # By hash: whole tokens are secrets, and take ten times the memory.
         key = hashlib.sha256(token).digest()
         known = self._verified.get(key)
         if known is not None:
@@ -59,6 +60,7 @@ class TokenVerifier:
             return None
         user = _claim_text(claims.get(self._source.claim))
         expires = float(claims["exp"]) if "exp" in claims else NO_EXPIRY
+        # PyJWT has compared it with its own clock; this one is the caller's, which tests move.
         if self._wall() >= expires:
             return None
         self._verified[key] = user, expires

@@ -104,6 +104,7 @@ class Listener:
 
     def _on_accept(self, sock: socket.socket, peer: str) -> None:
         limits, connection = self._limits, self._make_connection()
+        # Known before its transport exists: the limits count it, and a drain waits for it.
         self.connections.add(connection)
         if limits.per_address is not None:
             address = client_network(peer)
@@ -132,6 +133,7 @@ class Listener:
         connection.open(sock, peer)
 
     def _on_connection_lost(self, connection: ClientConnection) -> None:
+        # It may be reported twice, and counts once.
         if connection in self.connections:
             self.connections.discard(connection)
             if connection.counted_address is not None:
@@ -139,6 +141,7 @@ class Listener:
                 connection.counted_address = None
             if connection.rejected:
                 self.rejecting -= 1
+            # A place is free: whoever waits in the backlog gets it.
             if self._acceptor is not None and self._acceptor.paused:
                 self._acceptor.resume()
         self._check_drained()
@@ -180,6 +183,7 @@ class Listener:
         now = self._loop.time()
         if now - self._found_none_at < EVICTION_INTERVAL:
             return False
+        # A new connection's first request is on its way, so it is spared for a moment.
         settled, silent = now - EVICTABLE_AFTER, now - SILENT_EVICTABLE_AFTER
         idle = [c for c in self.connections if c.is_idle and c.idle_since < (settled if c.has_served else silent)]
         oldest = heapq.nsmallest(max(1, self._limits.total // 100), idle, key=lambda found: found.idle_since)
@@ -221,6 +225,7 @@ class Listener:
         if self._acceptor is not None:
             self._acceptor.close()
         for connection in self.connections:
+            # Idle connections are closed by the sweep, after a moment for a request that may be on its way.
             connection.begin_drain()
         await asyncio.sleep(0)  # a connection that was accepted in this iteration of the loop is not known before
         if self._is_drained():
@@ -234,6 +239,7 @@ class Listener:
         """Abort every connection but tunnels, after a moment for what was last written to go out."""
         deadline = self._loop.time() + FLUSH_SECONDS
         while not self._is_drained() and self._loop.time() < deadline:
+            # Polled: a transport does not tell when the last of its bytes has gone out.
             await asyncio.sleep(0.01)
         for connection in list(self.connections):
             if connection.tunnel is None:
@@ -274,11 +280,13 @@ class Listener:
         sent, not while reading is paused for the app's sake, not before a 100 was sent to one that expects it.
         """
         if connection.stalled_since:
+            # The client has read something: its time starts again.
             if connection.unsent_bytes < connection.stalled_bytes:
                 connection.stalled_since, connection.stalled_bytes = now, connection.unsent_bytes
             elif now - connection.stalled_since > self._timeouts.stall:
                 connection.abort()
         elif connection.busy:
+            # It is not the client that is waited for: see above.
             if (
                 connection.response_started
                 or connection.reading_paused
@@ -306,6 +314,7 @@ class Listener:
         """Compare the bytes of a body with `listen.body.min_rate`, in windows of `ClientTimeouts.rate_window`."""
         took = now - connection.rate_measured_since
         if not connection.rate_measured_since or took >= self._timeouts.rate_window:
+            # The first window only starts the measurement.
             if connection.rate_measured_since and connection.body_bytes - connection.rate_start_bytes < min_rate * took:
                 connection.reject_input(body_below_rate(min_rate))
             connection.rate_measured_since, connection.rate_start_bytes = now, connection.body_bytes

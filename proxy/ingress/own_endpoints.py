@@ -26,6 +26,7 @@ class OwnEndpoints:
     def set_claimed_paths(self, paths: Iterable[str]) -> None:
         """Answer these paths at the root too, instead of those claimed before."""
         self._paths = frozenset((PREFIX, *paths))
+        # Only the control endpoint has paths below it; to claim `/metrics` must not take `/metrics/x` from the app.
         self._prefixes = (f"{PREFIX}/", f"{CTL_PATH}/") if CTL_PATH in self._paths else f"{PREFIX}/"
 
     def claims(self, path: str) -> bool:
@@ -65,6 +66,7 @@ def write_response(connection: ClientConnection, x: Exchange, answer: OwnRespons
 async def _read_body(x: Exchange) -> bytes:
     pieces: list[bytes] = []
     size = 0
+    # No endpoint needs more, and anybody can send to them.
     while not x.body.at_eof() and size <= MAX_BODY:
         piece = await x.body.readany()
         size += len(piece)

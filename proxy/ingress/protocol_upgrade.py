@@ -31,6 +31,7 @@ class UpgradeRequest:
             return
         if self._is_chunked:
             chunks = httptools.HttpRequestParser(self)
+            # A parser of its own, which a made-up head brings to the beginning of a chunked body.
             chunks.feed_data(CHUNKED_HEAD)
             self._chunk_parser = chunks
         found = self.find_end(received[head:])
@@ -40,6 +41,7 @@ class UpgradeRequest:
         """How much of the next bytes still belongs to the request; None if all do, and it goes on."""
         if self._chunk_parser is not None:
             return self._find_end_of_chunks(data)
+        # A body of known length needs no parser, only counting.
         if self._body_left > len(data):
             self._body_left -= len(data)
             return None

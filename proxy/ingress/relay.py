@@ -73,6 +73,8 @@ class Relay:
             raise Refusal("overloaded", 503, "Overloaded", str(error), retry_after=1.0) from error
         except AppUnreachable as error:
             raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
+        # Only the response shows whether it is a stream. Nothing of it was sent to the client, so it can still be
+        # refused.
         if x.route.streams is not None and self.stream_limits is not None:
             try:
                 self.stream_limits.admit(x, app_connection)
@@ -99,6 +101,7 @@ class Relay:
         """
         if self.app_stopping:
             raise self._app_unavailable()
+        # A body that is streamed is gone once it was sent, so such a request cannot be sent again either.
         repeatable = x.method in IDEMPOTENT and upload.fits_with_head
         # An app that is not ready gets nothing more over the connections that it still holds: it is about to stop.
         app_connection = self._pool.acquire_idle(repeatable=repeatable) if self._backend.is_ready else None
@@ -112,6 +115,8 @@ class Relay:
                     self._pool.discard_closed_early(app_connection)
                 if not (repeatable and app_connection.nothing_received):
                     raise
+                # Sent anew, it has not reached the app yet: if that fails too, it does not count against its user's
+                # rate.
                 x.reached_app = False
         app_connection = await self._connect_within_total(x)
         return await self._send_request(connection, x, head, upload, app_connection)
@@ -125,6 +130,7 @@ class Relay:
         app_connection: AppConnection,
     ) -> AppConnection:
         def write_informational(status: int, reason: bytes, headers: HeaderList) -> None:
+            # HTTP/1.0 knows no interim responses, and a 100 must not come twice.
             if not (x.http10 or (status == STATUS_CONTINUE and x.held is not None and x.held.continue_sent)):
                 write = connection.write_continue if status == STATUS_CONTINUE else connection.write
                 write(render_informational_head(status, reason, headers))
@@ -136,6 +142,7 @@ class Relay:
             first = upload.initial_bytes()
             x.reached_app = True  # before the write: a part of it may arrive even if the write fails
             head_received = app_connection.send_request(head + first, x.method, x.upgrade, write_informational)
+            # The body follows while the response may already come: an app may answer before it has read everything.
             if not upload.fits_with_head:
                 upload.start(app_connection)
             await head_received
@@ -145,6 +152,7 @@ class Relay:
             self._timeouts.remove(app_connection)
             self._pool.discard(app_connection)
             raise
+        # The app's time begins when it has the whole request, which may be after its response has begun.
         x.app_seconds = max(0.0, app_connection.head_received_at - max(sent_at, upload.done_at))
         x.overhead_seconds = sent_at - x.received_at - x.waited_seconds
         self._backend.record_answer()
@@ -186,10 +194,11 @@ class Relay:
                 app_connection = await self._pool.connect()
                 if self._backend.is_ready:
                     return app_connection
-                self._pool.discard(
-                    app_connection
-                )  # it was told to stop in the meantime, and may not wait for a request
+                # It was told to stop in the meantime, and may not wait for a request.
+                self._pool.discard(app_connection)
             except AppUnreachable:
+                # A ready app that refuses has probably just died, and will be known to be away in a moment: wait for
+                # that.
                 settle = MAX_REFUSING_SECONDS if self.port_is_probed else MAX_REFUSING_SECONDS_UNPROBED
                 if self._backend.is_ready and self._loop.time() - tried > settle:
                     raise
@@ -227,12 +236,14 @@ class Relay:
             else:
                 writer.finish()
                 x.overhead_seconds += self._loop.time() - app_connection.head_received_at
+            # Else the next response would pile up in memory behind this one.
             if connection.writing_paused:
                 await connection.drain()
         except Refusal as late:  # a timeout after the head
             connection.abort_response(framed=writer.is_framed)
             raise ResponseCut(str(late)) from late
         except AppUnreachable as error:
+            # What did come belongs to the client, even if more should have.
             writer.flush()
             connection.abort_response(framed=writer.is_framed)
             raise ResponseCut(str(error)) from error
@@ -274,11 +285,13 @@ class Relay:
         connection.write(b"".join(lines))
         x.status = 101
         x.response_started = True
+        # The client left while the head was written: there is nothing to join any more.
         if connection.is_gone:
             self._pool.discard(app_connection)
             return
         self._timeouts.remove(app_connection)
         tunnel = Tunnel(self._loop, x.user)
+        # From here on no HTTP parser sees a byte: both transports belong to the tunnel.
         self._pool.detach(app_connection)
         app, from_app = app_connection.switch_protocol(tunnel.app)
         client, from_client = connection.switch_protocol(tunnel.client)

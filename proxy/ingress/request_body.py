@@ -36,10 +36,12 @@ class RequestUpload:
         if not self.fits_with_head:
             return b""
         if self._initial is None:
+            # A small body goes out together with its head: one write, and mostly one packet.
             data = self._x.body.read_nowait()
             self._x.bytes_in = len(data)
             if self._x.max_body is not None and len(data) > self._x.max_body:
                 raise body_too_large(self._x.max_body)
+            # It leaves in the framing in which it came, since some apps treat the two differently.
             if self._x.chunked:
                 data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
             self._initial = data
@@ -66,6 +68,7 @@ class RequestUpload:
         limit = x.max_body
         try:
             while not body.at_eof():
+                # Tells the route's timeout whose time is running.
                 self.waits_for_client = True
                 data = await body.readany()
                 self.waits_for_client = False
@@ -78,6 +81,7 @@ class RequestUpload:
                     app_connection.write_chunk(data)
                 else:
                     app_connection.write(data)
+                # While this waits the body is not read, so TCP's flow control makes the client wait.
                 if app_connection.writing_paused:
                     await app_connection.drain()
                 self.progress_at = loop.time()
@@ -87,6 +91,7 @@ class RequestUpload:
             self.done_at = loop.time()
             if x.held is not None and x.held.share is not None:
                 x.held.share.release()  # the app has all of the body: nothing is waited for any more
+        # The request's task waits for the head of the response, so that is where it learns of it.
         except Refusal as refusal:  # the body is malformed, too large or too late
             app_connection.fail(refusal)
         except (AppUnreachable, ConnectionError):
@@ -114,6 +119,7 @@ class BufferedBody:
             data = await self._rest.readany()
             self._pieces.append(data)
             self.buffered_bytes += len(data)
+            # Checked for each piece: a chunked body states no length beforehand.
             if limit is not None and self.buffered_bytes > limit:
                 raise body_too_large(limit)
 

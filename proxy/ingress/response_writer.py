@@ -23,6 +23,7 @@ class ResponseWriter:
         self._x = x
         self._app_connection = app_connection
         self._bodyless = app_connection.bodyless
+        # HTTP/1.0 knows no chunks: a body without a length ends with the connection (RFC 9112 section 6.3).
         self._chunked = not (app_connection.bodyless or app_connection.content_length is not None or x.http10)
         self.is_framed = app_connection.bodyless or app_connection.content_length is not None or self._chunked
         self.keep_alive = self.is_framed and not (x.should_close or connection.draining or connection.body_incomplete)
@@ -42,6 +43,7 @@ class ResponseWriter:
         self._pending = lines
         x.status = app_connection.status
         x.response_started = self._connection.response_started = True
+        # When the client reads again, so is the app.
         self._connection.on_writable = app_connection.resume_reading
 
     def write_body(self, data: bytes) -> bool:
@@ -50,6 +52,7 @@ class ResponseWriter:
             return True
         self._x.bytes_out += len(data)
         pieces = (b"%x\r\n" % len(data), data, b"\r\n") if self._chunked else (data,)
+        # The head waits for the first piece of the body: both go out in one write.
         if self._pending:
             self._pending.extend(pieces)
         elif self._chunked:

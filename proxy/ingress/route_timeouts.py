@@ -35,6 +35,7 @@ class RouteTimeouts:
 
     def _check_all(self) -> None:
         now = self._loop.time()
+        # A copy, since entries are removed meanwhile.
         for app_connection, timer in list(self._timers.items()):
             refusal = timer.due_refusal(app_connection, now)
             if refusal is not None:
@@ -64,6 +65,7 @@ class ExchangeTimer:
             return timeout_refusal(self._x, "total", route.total)
         if route.timeout is None:
             return None
+        # While the client is waited for, the app's time does not run: it starts again from now.
         if self._upload.waits_for_client or app_connection.reading_paused:
             self._client_progress_at = now
         if now >= max(self._client_progress_at, app_connection.last_read, self._upload.progress_at) + route.timeout:

@@ -44,6 +44,8 @@ def _iter_readings(path: str) -> Iterator[str]:
         for decoded in _iter_decodings(spelling):
             for ended in (decoded, decoded[:-1]) if decoded.endswith("\n") else (decoded,):
                 merged = _SLASHES.sub("/", ended)
+                # `/a//../b` is `/b` to a server that merges slashes first, and `/a/b` to one that resolves the dots
+                # first.
                 if _DOTS.search(merged):
                     yield _remove_dot_segments(merged)
                     yield _SLASHES.sub("/", _remove_dot_segments(ended))
@@ -91,6 +93,7 @@ def compile_pattern(pattern: str, *, capture: bool = False) -> str:
     for one segment, or a part of one. With `capture` it is a group; the pattern must have it only once.
     """
     path = _SLASHES.sub("/", "/" + unquote(pattern))
+    # A `*` at the end crosses slashes, unlike any other.
     if path.endswith("*"):
         stem = path.rstrip("*")
         if stem == "/":
@@ -139,12 +142,14 @@ class RouteTable:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         methods = {method.upper() for route in routes for method in route.match.methods}
         if "GET" in methods:
+            # RFC 9110 section 9.3.2: HEAD is GET without the body, so it takes the same route.
             methods.add("HEAD")
         self._other_methods = _MethodRoutes(routes, None)
         self._by_method = {method: _MethodRoutes(routes, method) for method in methods}
 
     def match(self, method: str, path: str) -> Route:
         """The route of a request; DEFAULT_ROUTE if none matches."""
+        # One regular expression decides nearly every request; only unusual paths take the slow way.
         if not has_one_reading(path):
             return self.match_reading(method, path)[0]
         choice = self._by_method.get(method)
@@ -158,6 +163,7 @@ class RouteTable:
         ranks = []
         for order, reading in enumerate(path_readings(path)):
             index = choice.find_index(reading)
+            # Routes with limits come first, then the policy's order, then the commoner reading.
             ranks.append((not _has_limits(choice.routes[index]), index, order, reading))
         _, index, _, reading = min(ranks)
         return choice.routes[index], reading

@@ -104,6 +104,7 @@ class IngressService:
         return partial(self._activate, policy, RequestRules.from_policy(policy, on_render=self._on_render))
 
     def _activate(self, policy: Policy, rules: RequestRules) -> None:
+        # No await from here to the end: no request sees one half of the old policy and one of the new.
         self.pipeline.rules = rules
         if policy.listen.public is not None and rules.trusted_peers.description != self._announced_trust:
             self._announced_trust = rules.trusted_peers.description
@@ -127,6 +128,7 @@ class IngressService:
 
     def update_gauges(self) -> None:
         """Set the gauges that are cheaper to count at a scrape than to keep."""
+        # One pass over the connections at each scrape, instead of a counter at each change of state.
         states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.listener.connections)
         for state in ("idle", "busy", "upgraded"):
             self._metrics.connections.labels(state).set(states[state])
@@ -159,6 +161,7 @@ class IngressService:
         Requests that wait for the app are refused, responses break off, idle connections to it are closed. Tunnels
         stay: the app closes its own.
         """
+        # First of all, so that no further request waits for the app.
         self.relay.app_stopping = True
         self.pool.abort_requests("The app did not finish its answer within listen.drain, and is being stopped.")
         self.pool.close_idle()

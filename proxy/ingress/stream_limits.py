@@ -56,6 +56,7 @@ class StreamLimits:
             if x.route.enforce:
                 raise refusal
             self._on_shadow_refusal(x, refusal.name, "this user has all the streams that the route allows (streams)")
+        # In shadow mode too, so that what is counted is what enforcement would see.
         x.hold_resources().has_stream = True
         self._open[x.route.name, x.user] += 1
 
@@ -79,6 +80,7 @@ def is_stream(app_connection: AppConnection) -> bool:
     """Whether a response, of which the head has come, will go on for as long as somebody listens."""
     if app_connection.upgraded:
         return True
+    # A response that is complete, or an error, is over soon, whatever its type says.
     if app_connection.complete or app_connection.bodyless or app_connection.status >= 400:
         return False
     value = next((value for name, value in app_connection.headers if name.lower() == b"content-type"), b"")

@@ -65,6 +65,7 @@ class FairQueue(Generic[W]):
     def pop_newest_of_busiest(self) -> W:
         """The newest waiter of the user who has the most. Raises ValueError if the queue is empty."""
         user, waiters = max(self._users.items(), key=lambda item: len(item[1]))
+        # The newest has waited for the shortest time, so its user loses least by it.
         waiter = next(reversed(waiters))
         self.remove(user, waiter)
         return waiter
@@ -108,6 +109,7 @@ class PriorityFairQueue(Generic[W]):
         """The waiter whose turn it is among the most important, or None."""
         if not self._levels:
             return None
+        # There are as many levels as tiers with waiters: a handful, so min() is cheaper than a heap.
         priority = min(self._levels)
         level = self._levels[priority]
         waiter = level.pop_next()

@@ -85,9 +85,11 @@ class _RoutePace:
 
     def add(self, value: float) -> None:
         self.count += 1
+        # 1 / count makes the first samples plain averages: else the very first one would weigh for a long time.
         self.variance += ((value - self.slow_mean) ** 2 - self.variance) * max(SLOW_WEIGHT, 1 / self.count)
         self.fast_mean += (value - self.fast_mean) * max(FAST_WEIGHT, 1 / self.count)
         self.slow_mean += (value - self.slow_mean) * max(SLOW_WEIGHT, 1 / self.count)
+        # The slow mean, not a single sample: one lucky request must not make all others look slow.
         self.least_mean = min(self.least_mean, self.slow_mean)
 
     @property
@@ -148,6 +150,7 @@ class Trial:
         self._before += 1
         self._before_sum += seconds
         self._squares += seconds * seconds
+        # Enough as soon as the mean is known closely, or after as many as it is worth waiting for.
         enough = self._before >= MIN_TRIAL_REQUESTS and self._error(self._before) < MAX_STANDARD_ERROR
         self.limit_falls = enough or self._before >= MAX_TRIAL_REQUESTS
 
@@ -155,6 +158,7 @@ class Trial:
         """Count a request that enters now among those after, if it belongs there."""
         if not self.limit_falls or in_flight > self.floor or self._after >= MAX_TRIAL_REQUESTS:
             return False
+        # Counted when it enters, not when it is answered: see the class's docstring.
         self._after += 1
         return True
 
@@ -189,11 +193,14 @@ class Trial:
         """
         if not self.limit_falls or self._after < MIN_TRIAL_REQUESTS:
             return None
+        # Seconds so far, also of requests that are still inside: their mean can only grow from here.
         least = (self._spent + self._inside * now - self._entered_sum) / self._after
         share = least / max(self._before_sum / self._before, MIN_SECONDS)
         error = sqrt(self._error(self._before) ** 2 + (share * self._error(self._after)) ** 2)
+        # They have taken too long already for load to be the cause, whatever the rest takes.
         if share >= MAX_SHARE_IF_OVERLOADED + error:
             return False
+        # That load is the cause can only be said with all answers, since the slow ones come last.
         if self._done < self._after:
             return None
         if share <= MAX_SHARE_IF_OVERLOADED - 3 * error:
@@ -204,6 +211,7 @@ class Trial:
         """The standard error of the mean of so many answers, as a share of it."""
         known = self._before + self._done
         mean = self._before_sum / self._before
+        # The variance of all answers together, at least 0.02, since a few equal samples prove nothing.
         varied = self._squares / known / mean**2 - 1 if mean else 0.0
         return sqrt(max(varied, 0.02) / answers)
 
@@ -221,6 +229,7 @@ class GradientLimiter:
         self._calm_in_flight = max(1, policy.min // 2)  # with so many in flight the app counts as idle
         self._clock = clock
         self._target = 1 + (policy.tolerance - 1) / 2
+        # Halfway between both ends on a logarithmic scale, since the limit grows and falls by factors.
         self._limit = sqrt(self._min_limit * self._max_limit)
         self._paces: dict[str, _RoutePace] = {}  # by route name, so as many as the policy has routes
         self._ratio_sum = 0.0  # since the last step
@@ -271,9 +280,11 @@ class GradientLimiter:
         `ages` gives route and seconds so far of the requests in flight. It is asked for if samples are few.
         """
         now = self._clock()
+        # With few samples a step takes longer, so that each rests on some data.
         if now - self._stepped_at < (MIN_STEP_SECONDS if self._samples >= MIN_STEP_SAMPLES else MAX_STEP_SECONDS):
             return False
         if self._samples < MIN_STEP_SAMPLES and self._was_reached:
+            # Without answers, requests that are overdue already tell that the app is slow.
             self._count_late_requests(ages())
         self._change_limit(self._ratio_sum / self._samples if self._samples else 1.0, now)
         self._stepped_at, self._ratio_sum, self._samples, self._was_reached, self._most_in_flight = (
@@ -305,12 +316,16 @@ class GradientLimiter:
         elif self._trial is None:
             limit = self._begin_trial(limit)
         if self._trial is None or self._trial.limit_falls:
+            # By half at most in one step: the samples of one step may be few and unlucky.
             limit *= min(1.0, max(0.5, self._target / ratio))
             if self._was_reached:
+                # Without samples nothing says that the app is slow, so the limit grows faster.
                 limit += sqrt(limit) / 2 if self._samples else limit / 4
+        # Load that does not reach the limit any more cannot be what slows the app.
         self._load_proven = self._load_proven and self._was_reached
         if self._trial is not None and self._trial.limit_falls:
             limit = self._judge_trial(max(self._trial.floor, limit), now)
+        # Once overloaded, it stays so while the limit is reached, even if the app is quick at the lower limit.
         self.overloaded = self._was_reached and self._load_proven and (slowed or self.overloaded)
         self._limit = min(self._max_limit, max(self._min_limit, limit))
         self._relearn_least(now, slowed=slowed and self._limit < self._min_limit + 1)
@@ -335,10 +350,12 @@ class GradientLimiter:
             return limit
         if helped:
             self._load_proven = True
+            # Half as many made the app quicker: half of these may do so again.
             self._start_trial(limit)
             return limit
         self._trial = None
         self._load_proven = False
+        # Load is not the cause, so what the app takes now is its normal pace.
         for pace in self._paces.values():
             pace.least_mean = pace.slow_mean = max(pace.fast_mean, pace.slow_mean)
         return 2 * trial.start  # what half as many did not change, twice as many may not change either
@@ -349,6 +366,7 @@ class GradientLimiter:
             return
         self._at_minimum = 0
         for pace in self._paces.values():
+            # If an idle app was seen lately, its least is known to be true.
             if now - pace.calm_at > CALM_MEMORY_SECONDS:
                 pace.least_mean = pace.slow_mean = pace.fast_mean
 
@@ -357,6 +375,7 @@ class GradientLimiter:
             self._busy_since = None
         elif self._busy_since is None:
             self._busy_since = now
+        # Only under steady load: a pause shows by itself what an idle app takes.
         elif now - self._busy_since >= PROBE_SECONDS and self._samples:
             self._before_probe = self._limit
             self._limit = max(self._min_limit, self._limit / 2)

@@ -88,6 +88,7 @@ class Permit:
         self.in_app_since = self._began_at = admission.clock()
         self._trial: Trial | None = None
         self._app_seconds: float | None = None  # without outgoing calls
+        # Only the adaptive limit needs to know who is inside; without it a permit costs two counters.
         if app is not None and admission.is_adaptive:
             admission.in_app[self] = None
             self._trial = admission.join_trial()
@@ -96,6 +97,7 @@ class Permit:
 
     def release_app(self) -> None:
         """The head of the response is on its way. What follows is a stream, and needs no place at the app."""
+        # Taken out first, so that a second call finds nothing to give back.
         app, self._app_gate = self._app_gate, None
         if app is not None and self._in_app:
             self._leave_app()
@@ -116,6 +118,7 @@ class Permit:
         self._open_calls += 1
         if self._open_calls == 1:
             self._calls_since = self._admission.clock()
+        # A fixed limit counts requests, whatever they do; only an adaptive one measures the app's own work.
         if self._in_app and self._app_gate is not None and self._admission.is_adaptive:
             self._leave_app()
             self._app_gate.release()
@@ -129,6 +132,7 @@ class Permit:
             self._in_app = True
             self.in_app_since = self._admission.clock()  # the call's time was not the app's
             self._admission.in_app[self] = None
+            # Without waiting for a place, so the limit may be exceeded: the app works on the request in any case.
             self._app_gate.in_flight += 1
             if self._trial is not None:
                 self._trial.enter(self.in_app_since)
@@ -220,6 +224,7 @@ class AdmissionController:
         elif self._gradient is None or overload.adaptive != old.adaptive:
             self._gradient = GradientLimiter(overload.adaptive, self.clock)
         self._apply_limits()
+        # A gate without requests is made anew when it is needed, so those of removed routes do not pile up.
         idle = [gate.name for gate in self._route_gates.values() if not gate.in_flight and not gate.queue]
         for name in idle:
             del self._route_gates[name]
@@ -235,6 +240,7 @@ class AdmissionController:
         if not gate.try_acquire():
             return None
         if not self._app_gate.try_acquire():
+            # Both or none: a place at the route's gate alone would only keep others out.
             gate.release()
             return None
         return Permit(self, gate, self._app_gate)
@@ -242,10 +248,12 @@ class AdmissionController:
     async def admit(self, route: Route, tier: str, user: str) -> Permit:
         """A permit, as soon as there is room. Raises Refusal (503 `overloaded`)."""
         gate = self._gate_for(route)
+        # The gate at which it fails is the one whose queue its Retry-After is estimated from.
         at: Gate = gate
         try:
             await gate.acquire(0, user)
             at = self._app_gate
+            # It keeps its place at the route's gate meanwhile, and counts as queued.
             gate.waiting_for_app += 1
             try:
                 await self._acquire_app(tier, user)
@@ -299,6 +307,7 @@ class AdmissionController:
         if self._app_gate.try_acquire():
             return
         if self._gradient is not None:
+            # The limit only grows if somebody would have used a higher one.
             self._gradient.note_reached()
             self._step_limit()
             self._schedule_tick()

@@ -76,6 +76,7 @@ class Gate:
         """Take a place, and wait for one if need be. Raises Shed."""
         if self.try_acquire():
             return
+        # A full queue turns away the weakest claim, which is not always the newcomer's.
         if len(self.queue) >= self.queue_size:
             loser = self.queue.pop_displaced_by(priority, user)
             if loser is None:
@@ -83,6 +84,8 @@ class Gate:
             loser.resolve("priority" if loser.priority > priority else f"{self._prefix}queue_full")
         waiter = Waiter(priority, user)
         self.queue.append(priority, user, waiter)
+        # Expiry and admission settle the same future, so only one of them can win; asyncio.timeout could cancel an
+        # admitted request.
         timer = asyncio.get_running_loop().call_later(self.queue_wait, self._time_out, waiter)
         try:
             outcome = await waiter.future
@@ -99,6 +102,7 @@ class Gate:
 
     def release(self, held: float | None = None) -> None:
         """Give a place back. `held` is for how many seconds it was taken, if that says anything about the next."""
+        # The place is free and given away in the same step: nobody can take it in between.
         self.in_flight -= 1
         if held is not None:
             self._hold_seconds += (held - self._hold_seconds) * 0.1
@@ -108,6 +112,7 @@ class Gate:
         """Give the free places to those who wait, in turn."""
         while self.queue and self.try_acquire():
             waiter = self.queue.pop_next()
+            # A waiter that was cancelled in this very moment does not take the place; the next one does.
             if waiter is None or not waiter.resolve(ADMITTED):
                 self.in_flight -= 1
 

@@ -126,11 +126,13 @@ class RateLimiter:
             return None
         now = self._clock()
         log = self._log_for(_log_key(route, user), spec, now)
+        # Some limit is above MAX_EXACT_QUOTA: exact times would take too much memory for each user.
         if isinstance(log, MixedLog):
             return self._decide_mixed(log, spec, now)
         # The usual case: exact limits only, one array, one look at its end.
         wait = _seconds_until_room(log, spec, now)
         if wait == 0.0:
+            # Only what was admitted counts: whoever keeps trying is not locked out for longer.
             log.append(now)
             self.times += 1
             if len(log) > spec.keep + sliding_log.TRIM_SLACK:
@@ -147,6 +149,7 @@ class RateLimiter:
         if isinstance(log, MixedLog):
             for coarse in log.coarse:
                 coarse.refund(decision.decided_at, self._clock())
+        # Found by its time: two requests of the same instant are interchangeable.
         place = bisect_left(times, decision.decided_at)
         if place < len(times) and times[place] == decision.decided_at:
             del times[place]
@@ -154,6 +157,7 @@ class RateLimiter:
 
     def _decide_mixed(self, log: MixedLog, spec: _TierLimits, now: float) -> RateDecision:
         before = len(log)
+        # Ask all limits first, count afterwards: a request counts against all or none.
         waits = [coarse.seconds_until_room(now) for coarse in log.coarse]
         wait = max(_seconds_until_room(log.times, spec, now), *waits)
         if wait == 0.0:
@@ -171,6 +175,7 @@ class RateLimiter:
         return RateDecision(spec.headers, ordered, retry_after=wait, enforced=spec.enforced, at=now)
 
     def _limits_for(self, route: Route, tier: str) -> _TierLimits | None:
+        # Compared by identity: a reload makes new objects, and comparing them costs next to nothing for each request.
         known = self._compiled.get(route.name)
         if known is None or known[0] is not route.rate_limit or known[1] is not route.enforce:
             known = self._compiled[route.name] = (route.rate_limit, route.enforce, {})
@@ -188,7 +193,9 @@ class RateLimiter:
             self._logs[key] = log
             self._evict_logs(now)
             return log
+        # In the order of last use, from which `_evict_logs` takes the oldest.
         self._logs.move_to_end(key)
+        # The limits have changed since this user was last seen.
         if not (log.has_limits(spec.coarse) if isinstance(log, MixedLog) else not spec.coarse):
             before = len(log)
             log = self._logs[key] = sliding_log.convert_log(log, spec.keep, spec.coarse)
@@ -209,6 +216,7 @@ class RateLimiter:
                 break
             self.times -= len(log)
             del logs[key]
+        # Beyond the bounds even logs that still count go, and are reported: somebody may be making names up.
         while len(logs) > self._capacity or (self.times > self._most_times and len(logs) > 1):
             _, log = logs.popitem(last=False)
             self.times -= len(log)
@@ -243,6 +251,7 @@ def _standings(times: array[float], spec: _TierLimits, now: float, *, refused: b
     standings = []
     size = len(times)
     for quota, period in spec.exact:
+        # A limit that refuses states the time until it admits again, not until its oldest request leaves.
         if refused and size >= quota and (not quota or now - times[-quota] < period):
             standings.append((0, period - (now - times[-quota]) if quota else period))
             continue

@@ -46,6 +46,7 @@ class CoarseLog:
 
     def seconds_until_room(self, now: float) -> float:
         """Seconds until there is room; 0 if there is."""
+        # The request itself needs a place, and the group that is not complete yet counts in full.
         room = self.quota - 1 - self._current_partial(now)
         groups = self._fitting_groups(room) if self.is_uneven else room // self.step
         if len(self.marks) <= groups:
@@ -63,6 +64,7 @@ class CoarseLog:
     def add(self, now: float) -> None:
         self.partial = self._current_partial(now) + 1
         self.last = now
+        # The group is complete: one mark stands for all of it.
         if self.partial == self.step:
             self.partial = 0
             self.marks.append(now)
@@ -78,12 +80,14 @@ class CoarseLog:
         if now - at >= self.period:
             return
         place = bisect_left(self.marks, at)
+        # Not behind any mark: it is in the group that is not complete yet.
         if place == len(self.marks):
             self.partial = max(0, self.partial - 1)
             return
         self.counts[place] -= 1
         self.is_uneven = True
         left, after = self.counts[place], place + 1
+        # Small neighbours are merged, so that refunds cannot make the log longer than its bound.
         if after < len(self.counts) and left + self.counts[after] <= self.step:
             self.counts[after] += left  # merged: counted a little longer than it must be, by less than `step` requests
             left = 0
@@ -102,6 +106,7 @@ class CoarseLog:
         first = bisect_right(self.marks, now - self.period)
         partial = self._current_partial(now)
         whole = sum(self.counts[first:]) if self.is_uneven else (len(self.marks) - first) * self.step
+        # A group counts until its mark is a period old, which can be too many by less than a step.
         count = min(self.quota, whole + partial)
         oldest = self.marks[first] if first < len(self.marks) else self.last
         return count, max(0.0, oldest + self.period - now) if count else 0.0
@@ -115,6 +120,7 @@ class CoarseLog:
     def load_entries(self, entries: Iterable[tuple[float, int]]) -> None:
         """Take over the entries of another log."""
         for time, count in entries:
+            # Entries of a log with another step are grouped anew by this one's.
             whole, self.partial = divmod(self.partial + count, self.step)
             self.marks.extend([time] * min(whole, self.quota))
             self.counts.extend([self.step] * min(whole, self.quota))
@@ -161,6 +167,7 @@ def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) 
     old = log.coarse if isinstance(log, MixedLog) else ()
     times = log.times if isinstance(log, MixedLog) else log
     if old and len(times) < keep:
+        # The smallest step has the most precise times.
         times = _restore_older_times(min(old, key=lambda one: one.step), times, keep)
     trim_times(times, keep, slack=0)
     if not coarse:
@@ -168,6 +175,7 @@ def convert_log(log: UserLog, keep: int, coarse: tuple[tuple[int, float], ...]) 
     logs = []
     for quota, period in coarse:
         new = CoarseLog(quota, period)
+        # A log of the same period knows best; else the one that looks back for longest; else the exact times.
         same = [one for one in old if one.period == period]
         if source := same or sorted(old, key=lambda one: -one.period):
             new.load_entries(source[0].entries())

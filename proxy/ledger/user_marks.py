@@ -1,4 +1,4 @@
-"""An operator's word on users, kept in the ledger's database: who is blocked, what was forgiven.
+"""What operators decide about users, kept in the ledger's store: who is blocked, and what spend was forgiven.
 
 It holds at once, in memory. What could not be written down is tried again until it is, or until the end.
 """
@@ -13,9 +13,9 @@ from proxy.ledger.store import ForgivenSpend, LedgerStore, LedgerUnavailable, Re
 from proxy.observe.emit import EmitEvent
 
 MAX_BLOCKED_USERS = 10_000  # users blocked at once, about 100 bytes each
-WAITING = 1000  # parts of forgiven money that wait to be written
-PATIENCE = 3.0  # seconds that an operator waits for the database
-AGAIN = 5.0  # seconds between tries
+MAX_UNWRITTEN_FORGIVEN = 1000  # parts of forgiven money that wait to be written
+STORE_TIMEOUT = 3.0  # seconds that an operator waits for the database
+RETRY_SECONDS = 5.0  # seconds between tries
 
 
 class TooManyBlocked(Exception):
@@ -26,7 +26,7 @@ class UserMarks:
     """For the loop's thread alone. `users` are blocked now. `now` is the wall clock."""
 
     def __init__(self, database: LedgerStore, *, emit: EmitEvent, now: Callable[[], float] = time.time) -> None:
-        self._database = database
+        self._store = database
         self._emit = emit
         self._now = now
         self._unwritten: dict[str, float | None] = {}  # users, and since when they are blocked: what is not on record
@@ -64,7 +64,7 @@ class UserMarks:
         return await self._written()
 
     async def forgive(self, rows: Sequence[ForgivenSpend]) -> str | None:
-        self._unforgiven = [*self._unforgiven, *rows][-WAITING:]
+        self._unforgiven = [*self._unforgiven, *rows][-MAX_UNWRITTEN_FORGIVEN:]
         return await self._written()
 
     async def _written(self) -> str | None:
@@ -75,37 +75,37 @@ class UserMarks:
 
     async def _write(self) -> str | None:
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._catch_up()
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self._write_all()
         except TimeoutError:
-            return f"{self._database.where} did not answer in {PATIENCE:g} s"
+            return f"{self._store.where} did not answer in {STORE_TIMEOUT:g} s"
         except (LedgerUnavailable, RecordRejected) as error:
             return str(error)
         return None
 
-    async def _catch_up(self) -> None:
+    async def _write_all(self) -> None:
         """What is written may be written again where its end was not seen: it comes to the same."""
         if not self.loaded:
-            for user in (await self._database.blocked_users())[:MAX_BLOCKED_USERS]:
+            for user in (await self._store.blocked_users())[:MAX_BLOCKED_USERS]:
                 if user not in self._unwritten:
                     self.blocked_users[user] = None
             self.loaded = True
         for user, at in list(self._unwritten.items()):
-            await self._database.set_blocked(user, at)
+            await self._store.set_blocked(user, at)
             if self._unwritten.get(user, at) == at:
                 self._unwritten.pop(user, None)
         rows = list(self._unforgiven)
         if rows:
-            await self._database.record_forgiven(rows)
+            await self._store.record_forgiven(rows)
             self._unforgiven = [row for row in self._unforgiven if row not in rows]
 
     def _try_again(self) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._go_on())
+            self._task = asyncio.get_running_loop().create_task(self._retry_until_written())
 
-    async def _go_on(self) -> None:
+    async def _retry_until_written(self) -> None:
         while True:
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_SECONDS)
             if await self._write() is None:
                 self._emit("ledger", "What operators said of users is on record again.")
                 return

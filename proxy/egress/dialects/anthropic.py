@@ -25,7 +25,7 @@ from proxy.egress.dialects.synthetic_response import anthropic_response
 from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
 
-_TYPES = {
+_ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -37,10 +37,12 @@ _TYPES = {
     529: "overloaded_error",
 }
 _ENDPOINTS = EndpointTable(ANTHROPIC)
-_STATUSES = {"overloaded_error": 529, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504}
+_RETRYABLE_STATUSES = {"overloaded_error": 529, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504}
 
 
 class Anthropic(Dialect):
+    """Anthropic's Messages API."""
+
     def endpoint(self, method: str, path: str) -> str | None:
         return _ENDPOINTS.find(path) if method == "POST" else None
 
@@ -49,7 +51,7 @@ class Anthropic(Dialect):
 
     def error_status(self, error: object) -> int:
         kind = str(as_mapping(error).get("type"))
-        return next((status for status, name in _TYPES.items() if name == kind and status != 503), 502)
+        return next((status for status, name in _ERROR_TYPES.items() if name == kind and status != 503), 502)
 
     def parse_request(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
@@ -79,7 +81,7 @@ class Anthropic(Dialect):
         return written
 
     def error_body(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
-        error = {"type": _TYPES.get(status, "api_error"), "message": message, "code": code}
+        error = {"type": _ERROR_TYPES.get(status, "api_error"), "message": message, "code": code}
         return json_bytes({"type": "error", "error": error, "request_id": request_id or None})
 
     def is_permanent(self, status: int, answer: object) -> bool:
@@ -95,29 +97,32 @@ class Anthropic(Dialect):
         return anthropic_response(body, text, id=id)
 
 
-HINTED = 4  # bytes that a token of thoughts kept back would have had
-# Blocks that no model wrote. So are all `…_result`: what tools answered is input.
-_GIVEN = frozenset(("fallback", "container_upload", "mcp_tool_listing"))
+HIDDEN_TOKEN_BYTES = 4  # that a token of hidden reasoning would have had
+# Blocks that no model wrote. So are all `…_result`: the results of tools are input.
+_NOT_WRITTEN = frozenset(("fallback", "container_upload", "mcp_tool_listing"))
 
 
 def add_block(written: OutputSize, block: Json) -> None:
     kind = as_text(block.get("type")) or ""
     if kind == "redacted_thinking":
         written.add_sealed(block.get("data"))
-    elif not kind.endswith("_result") and kind not in _GIVEN:
+    elif not kind.endswith("_result") and kind not in _NOT_WRITTEN:
         written.add_part(block)
 
 
 class MessagesStream(StreamState):
+    """message_start, then blocks of start, deltas and stop, then message_delta with the usage, and message_stop."""
+
     def __init__(self) -> None:
         super().__init__()
-        self._used: dict[str, object] = {}
+        self._usage_members: dict[str, object] = {}
         self._final = False
-        self._thought = self._hinted = 0  # bytes of the block's thoughts so far; tokens of those kept back
+        # Of the block under way: bytes of reasoning counted, and tokens of reasoning that the vendor hides.
+        self._reasoning_bytes = self._hidden_tokens = 0
 
     @property
     def usage_is_final(self) -> bool:
-        return self._final  # it begins with what was read, and a token or two
+        return self._final  # message_start reports the input, and a token or two of output
 
     def classify(self, event: bytes) -> EventKind:
         found = parse_event(event)
@@ -133,26 +138,26 @@ class MessagesStream(StreamState):
         if kind == "message_start":
             start = as_mapping(said.get("message"))
             self.model = model_name(start.get("model"))
-            self._use(start.get("usage"))
+            self._read_usage(start.get("usage"))
             return EventKind.PREAMBLE
         if kind == "content_block_start":
-            self._thought = self._hinted = 0
+            self._reasoning_bytes = self._hidden_tokens = 0
             add_block(self.output_size, as_mapping(said.get("content_block")))
             return EventKind.PREAMBLE
         if kind == "ping":
             return EventKind.PREAMBLE
         if kind == "message_delta":
-            self._use(said.get("usage"))
+            self._read_usage(said.get("usage"))
             self._final = self._final or bool(said.get("usage"))
         if kind == "error":
             error = as_text(as_mapping(said.get("error")).get("type")) or ""
-            self.error_status, self.retryable = _STATUSES.get(error, 400), error in _STATUSES
+            self.error_status, self.retryable = _RETRYABLE_STATUSES.get(error, 400), error in _RETRYABLE_STATUSES
             return EventKind.ERROR
         if kind == "message_stop":
             self.ended = True
             return EventKind.END
         if kind == "content_block_delta":
-            self._count(as_mapping(said.get("delta")))
+            self._count_delta(as_mapping(said.get("delta")))
         return EventKind.CONTENT
 
     def error_event(self, code: str, message_: str) -> bytes:
@@ -160,22 +165,24 @@ class MessagesStream(StreamState):
         error = {"type": "error", "error": {"type": kind, "message": message_, "code": code}}
         return format_event(json_bytes(error), "error")
 
-    def _count(self, delta: Json) -> None:
-        """All but `citations_delta`: what it quotes are no tokens (docs.claude.com, citations)."""
+    def _count_delta(self, delta: Json) -> None:
+        """Count a delta. What `citations_delta` quotes is not billed (docs.claude.com, citations)."""
         if "text" in delta and self.output_size.add_text(delta["text"]):  # the usual
             return
         before = self.output_size.reasoning_bytes
         if delta.get("type") == "signature_delta":
-            self.output_size.add_sealed(delta.get("signature"), self._thought + HINTED * self._hinted)
+            self.output_size.add_sealed(
+                delta.get("signature"), self._reasoning_bytes + HIDDEN_TOKEN_BYTES * self._hidden_tokens
+            )
         else:
             self.output_size.add_part(delta)
-            if not delta.get("thinking"):  # kept back (`display: omitted`), and at times told by its length
-                hinted = to_count(delta.get("estimated_tokens"))
-                self.output_size.other_tokens += hinted
-                self._hinted += hinted
-        self._thought += self.output_size.reasoning_bytes - before
+            if not delta.get("thinking"):  # hidden (`display: omitted`), and sometimes reported by its length
+                hidden = to_count(delta.get("estimated_tokens"))
+                self.output_size.other_tokens += hidden
+                self._hidden_tokens += hidden
+        self._reasoning_bytes += self.output_size.reasoning_bytes - before
 
-    def _use(self, found: object) -> None:
-        self._used.update({key: value for key, value in as_mapping(found).items() if value is not None})
-        if self._used:
-            self.usage = anthropic_usage(self._used, self.model)
+    def _read_usage(self, found: object) -> None:
+        self._usage_members.update({key: value for key, value in as_mapping(found).items() if value is not None})
+        if self._usage_members:
+            self.usage = anthropic_usage(self._usage_members, self.model)

@@ -1,4 +1,8 @@
-"""What a dialect is asked, and the answers of one that is not known: everything passes, nothing is metered."""
+"""What a dialect is asked, and the answers of an unknown one: everything passes, nothing is metered.
+
+A new vendor is a subclass of Dialect in a file that names the vendor's page, its endpoints in endpoints.py, and a line
+in `dialect_for` (__init__.py).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What a request says of itself. `user` is its own word for whom it is."""
+    """What a request says about itself. `user` is the end user that the app names in it."""
 
     model: str | None = None
     stream: bool = False
@@ -24,7 +28,7 @@ class RequestInfo:
     deterministic: bool = False  # temperature 0, a seed, or embeddings
     max_tokens: int | None = None  # of one answer
     choices: int = 1  # answers asked for at once
-    background: bool = False  # the vendor goes on with it by itself
+    background: bool = False  # the vendor works on it after it has answered
 
 
 NO_REQUEST_INFO = RequestInfo()
@@ -32,10 +36,13 @@ NO_REQUEST_INFO = RequestInfo()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens. `input` has the cached ones too, `output` those of reasoning; `details` is the vendor's own.
+    """Tokens of a call, as its vendor reported them.
 
-    `parts` is what the call was made of, where the vendor tells that apart: each is priced by its own model and
-    context, and the whole by its parts alone. `endpoint` is the kind of call that a part was, where another.
+    input: with the cached ones; output: with those of reasoning
+    details: the vendor's own object
+    parts: what the call was made of, if the vendor tells that apart: each part is priced by its own model and context,
+        and the whole by its parts alone
+    endpoint: the kind of call that a part was, if it is another than the whole's
     """
 
     input: int
@@ -49,12 +56,12 @@ class Usage:
 
 
 UNFINISHED_STATUSES = frozenset(("queued", "in_progress"))
-UNBILLED_STATUSES = frozenset(("failed", "cancelled"))  # where no usage says otherwise
+UNBILLED_STATUSES = frozenset(("failed", "cancelled"))  # unless usage says otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class BackgroundStatus:
-    """What an answer shows of something that a vendor goes on with by itself: `reference` is the vendor's id of it."""
+    """What an answer says about a call that the vendor goes on with by itself; `reference` is the vendor's id of it."""
 
     reference: str
     status: str | None
@@ -65,7 +72,7 @@ class BackgroundStatus:
 
     @property
     def finished(self) -> bool:
-        """Whether its price will be no other. Some likenesses count as they go."""
+        """Whether its price is final. Some hosts report usage while they are still at it."""
         if self.status in UNFINISHED_STATUSES:
             return False
         return self.deleted or self.status is not None or self.usage is not None
@@ -78,17 +85,23 @@ class SyntheticResponse:
 
 
 class EventKind(Enum):
-    PREAMBLE = auto()  # start-up: nothing of the answer yet
+    PREAMBLE = auto()  # nothing of the answer yet
     CONTENT = auto()
-    DROP = auto()  # asked for by us: not for the app
+    DROP = auto()  # the gateway asked for it, so the app does not get it
     ERROR = auto()  # the stream's own error event
     END = auto()
     MALFORMED = auto()
 
 
 class StreamState:
-    """One streamed answer as it passes. `ended`: a clean end of the connection now ends a whole answer. `final`: its
-    usage, where there is any, is that of all of it."""
+    """One streamed answer as it passes: each event is classified before it goes on.
+
+    usage: as reported so far
+    ended: a clean end of the connection now ends a whole answer
+    usage_is_final: the usage, if there is any, covers the whole answer
+    retryable, error_status: of the stream's own error event
+    output_size: what was written so far
+    """
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -104,7 +117,7 @@ class StreamState:
 
     @property
     def background_status(self) -> BackgroundStatus | None:
-        """What it said last of something that goes on without it; None: it is no such thing."""
+        """The last status of a call that goes on without this stream; None if it is no such call."""
         return None
 
     def classify(self, event: bytes) -> EventKind:
@@ -116,8 +129,7 @@ class StreamState:
 
 
 class StreamObserver(Protocol):
-    """A stream that is read as it passes, whatever the size of its events. `drawn`: images, previews too; `failed`:
-    it had an error event of its own."""
+    """A stream that is read as it passes, whatever the size of its events: nothing of it is held back."""
 
     usage: Usage | None
     output_size: OutputSize
@@ -137,11 +149,11 @@ class Dialect:
         return None
 
     def deployment(self, path: str) -> str | None:
-        """The model, where the vendor's whole path names it."""
+        """The model, if the vendor's path names it."""
         return None
 
     def required_keys(self, endpoint: str) -> frozenset[str]:
-        """Of which keys a whole answer has one at least; empty where it need not be JSON."""
+        """Keys of which a whole answer has at least one; empty if it need not be JSON."""
         return frozenset()
 
     def error_status(self, error: object) -> int:
@@ -156,7 +168,7 @@ class Dialect:
         return NO_REQUEST_INFO
 
     def with_usage_option(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
-        """The body of a stream that also asks for usage; None where it does, or cannot."""
+        """The body of a stream, changed so that it asks for usage; None if it does already, or cannot."""
         return None
 
     def with_model(self, raw: bytes, body: Json, model: str) -> bytes:
@@ -166,33 +178,33 @@ class Dialect:
         return None
 
     def output_size(self, endpoint: str, answer: object) -> OutputSize:
-        """What the model wrote of a whole answer."""
+        """How much the model wrote, in a whole answer."""
         return OutputSize()
 
     def background_reference(self, method: str, path: str) -> str | None:
-        """The reference that a call asks after, stops or deletes, of something that the vendor goes on with."""
+        """The reference of the background call that this call polls, cancels or deletes; None if there is none."""
         return None
 
     def background_status(self, answer: object) -> BackgroundStatus | None:
-        """What a whole answer shows of such a thing; None: it is none."""
+        """What a whole answer says about a background call; None if it is none."""
         return None
 
     def error_body(self, code: str, status: int, message: str, *, request_id: str) -> bytes:
-        """OpenAI's shape, which says all there is to say, in a dialect that has none."""
+        """A refusal in the dialect's shape; an unknown dialect gets OpenAI's, which has room for everything."""
         kind = {"cost_cap_exceeded": "insufficient_quota", "rate_limit_exceeded": "rate_limit_error"}.get(code)
         kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
         error = {"message": message, "type": kind, "param": None, "code": code}
         return json_bytes({"error": error})
 
     def is_permanent(self, status: int, answer: object) -> bool:
-        """Whether this error is one that no retry mends, for all that its status says otherwise."""
+        """Whether no retry can mend this error, though its status says otherwise."""
         return False
 
     def stream_state(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         return None
 
     def media_stream(self, endpoint: str) -> StreamObserver | None:
-        """Of a stream whose events pass as they come."""
+        """The observer of a stream of images or sound; None for other endpoints."""
         return None
 
     def synthetic_response(
@@ -206,7 +218,7 @@ MAX_COUNT = 10**9  # of anything that one call could have taken; more is no coun
 
 
 def to_count(value: object) -> int:
-    """A number of tokens; what is none counts as nothing. Some likenesses write 12.0."""
+    """A number of tokens; anything else counts as 0. Some hosts write 12.0."""
     if type(value) is int:  # and no bool
         return 0 if value < 0 else min(value, MAX_COUNT)
     return int(min(value, MAX_COUNT)) if isinstance(value, float) and value >= 0 else 0
@@ -221,8 +233,8 @@ def to_decimal(value: object) -> Decimal | None:
 
 
 def model_name(value: object) -> str | None:
-    """What a call or an answer says that the model is. A name longer than any is cut: callers make up what they like,
-    and much is remembered by model. It stays too long to be one, so it never has another's price."""
+    """The model that a call or an answer names. A name that is too long is cut, since much is remembered by model and
+    callers can send anything; it stays longer than any real name, so it never has another model's price."""
     name = as_text(value)
     return name[: MAX_MODEL_NAME + 1] if name is not None else None
 

@@ -1,4 +1,7 @@
-"""Tokens of an image that is drawn: vendors bill by size and quality, and say how many only afterwards."""
+"""Tokens of a generated image: vendors bill by size and quality, and report how many only afterwards.
+
+developers.openai.com/api/docs/guides/image-generation (cost and latency)
+"""
 
 from __future__ import annotations
 
@@ -6,50 +9,55 @@ import re
 from collections.abc import Mapping
 
 PREVIEW_TOKENS = 100  # tokens of a preview (developers.openai.com/api/docs/guides/image-generation)
-SIDE = 1024  # pixels, of an image whose size is not told
-LARGEST_SIDE = 8192
-FRAMES = 9  # of a moving image, where it does not say
+DEFAULT_SIDE = 1024  # pixels, of an image without a size
+MAX_SIDE = 8192  # pixels
+DEFAULT_FRAMES = 9  # of a moving image
 # Tokens a pixel of the first family: 272, 1056 and 4160 of 1024 by 1024, a little over in the other two sizes.
-_FIRST = {"low": 272, "medium": 1056, "standard": 1056, "high": 4160, "hd": 4160}
+_FIRST_FAMILY_TOKENS = {"low": 272, "medium": 1056, "standard": 1056, "high": 4160, "hd": 4160}
 # The families since: the longer side has so many patches (developers.openai.com's calculator; published for three).
-_SINCE = {"low": 16, "medium": 48, "standard": 48, "high": 96, "hd": 96, "xhigh": 128, "max": 192}
+_LATER_FAMILY_PATCHES = {"low": 16, "medium": 48, "standard": 48, "high": 96, "hd": 96, "xhigh": 128, "max": 192}
 _SIZE = re.compile(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", re.IGNORECASE)
 
 
 def image_tokens(model: str | None, size: object, quality: object) -> int:
-    """What is not told, or left to the model (`auto`), counts as high: it draws as well as it can."""
-    width, height = _sides(size)
+    """Tokens of one image. A quality that is missing or left to the model (`auto`) counts as high."""
+    width, height = _parse_size(size)
     wanted = quality if isinstance(quality, str) else "high"
     name = (model or "").lower()
     if "gpt-image-1" in name or "chatgpt-image" in name:
-        if not _told(size):
-            width, height = SIDE, 1536
-        return -(-_FIRST.get(wanted, _FIRST["high"]) * width * height // (SIDE * SIDE))
-    patches = _SINCE.get(wanted, _SINCE["high"])
+        if not _has_size(size):
+            width, height = DEFAULT_SIDE, 1536
+        return -(
+            -_FIRST_FAMILY_TOKENS.get(wanted, _FIRST_FAMILY_TOKENS["high"])
+            * width
+            * height
+            // (DEFAULT_SIDE * DEFAULT_SIDE)
+        )
+    patches = _LATER_FAMILY_PATCHES.get(wanted, _LATER_FAMILY_PATCHES["high"])
     long, short = max(width, height), min(width, height)
     across = max(1, round(patches * short / long))
     return -(-patches * across * (2_000_000 + width * height) // 4_000_000)
 
 
 def requested_image_tokens(model: str | None, asked: Mapping[str, object]) -> int:
-    """Of each image that a request asks for: itself, its previews, the frames of one that moves."""
+    """Tokens of each image that a request asks for: itself, its previews, the frames of a moving one."""
     tokens = image_tokens(model, asked.get("size"), asked.get("quality"))
     if asked.get("output_format") == "gif":
-        tokens *= _number(asked.get("frame_count"), FRAMES, 16)
-    return tokens + PREVIEW_TOKENS * _number(asked.get("partial_images"), 0, 3)
+        tokens *= _bounded(asked.get("frame_count"), DEFAULT_FRAMES, 16)
+    return tokens + PREVIEW_TOKENS * _bounded(asked.get("partial_images"), 0, 3)
 
 
-def _number(value: object, otherwise: int, most: int) -> int:
+def _bounded(value: object, otherwise: int, most: int) -> int:
     return min(most, max(0, value)) if isinstance(value, int) else otherwise
 
 
-def _told(size: object) -> bool:
+def _has_size(size: object) -> bool:
     return isinstance(size, str) and _SIZE.fullmatch(size) is not None
 
 
-def _sides(size: object) -> tuple[int, int]:
+def _parse_size(size: object) -> tuple[int, int]:
     found = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if found is None:
-        return SIDE, SIDE
-    width, height = (min(LARGEST_SIDE, max(1, int(side))) for side in found.groups())
+        return DEFAULT_SIDE, DEFAULT_SIDE
+    width, height = (min(MAX_SIDE, max(1, int(side))) for side in found.groups())
     return width, height

@@ -13,18 +13,23 @@ from proxy.egress.dialects.base import Json, Usage, as_text
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.json_ends import JsonEnds
 
-LONGEST_FIELD = 16  # bytes that a field's name may have
+MAX_FIELD_NAME = 16  # bytes that a field's name may have
 
 
 class MediaStream:
-    """Fed with the bytes as they pass. `usage` is the sum of what its events report: each image reports its own."""
+    """Fed with the bytes as they pass.
+
+    usage: the sum of what its events report, since each image reports its own
+    image_count: finished images and previews
+    failed: the stream had an error event of its own
+    """
 
     def __init__(self, read: Callable[[Json], Usage | None]) -> None:
         self.usage: Usage | None = None
         self.output_size = OutputSize()
         self.image_count = 0  # images, previews too
         self.failed = False  # it had an error event of its own
-        self._read = read
+        self._read_usage = read
         self._event: JsonEnds | None = None  # the data of the event under way
         self._line = b""  # the beginning of a line, until its field is known
         self._in_data = self._in_other = False  # within a line whose field is known
@@ -34,18 +39,18 @@ class MediaStream:
         while at < len(data):
             end = data.find(b"\n", at)
             stop = len(data) if end < 0 else end
-            self._piece(data[at:stop])
+            self._feed_line_part(data[at:stop])
             if end < 0:
                 return
             self._end_line()
             at = end + 1
 
     def close(self) -> None:
-        """The stream is over; an event whose blank line never came counts."""
+        """End the stream: an event whose blank line never came counts too."""
         self._end_line()
         self._end_event()
 
-    def _piece(self, piece: bytes) -> None:
+    def _feed_line_part(self, piece: bytes) -> None:
         if self._in_data and self._event is not None:
             self._event.feed(piece)
         elif not self._in_other:
@@ -54,7 +59,7 @@ class MediaStream:
                 self._event = self._event or JsonEnds()
                 self._event.feed(self._line[5:])
                 self._line, self._in_data = b"", True
-            elif len(self._line) > LONGEST_FIELD:
+            elif len(self._line) > MAX_FIELD_NAME:
                 self._line, self._in_other = b"", True
 
     def _end_line(self) -> None:
@@ -75,29 +80,29 @@ class MediaStream:
         self.image_count += kind.endswith((".partial_image", ".completed"))
         if kind == "transcript.text.delta":
             self.output_size.add_text(said.get("delta"))
-        found = self._read(said)
+        found = self._read_usage(said)
         if found is not None:
-            self.usage = found if self.usage is None else _sum(self.usage, found)
+            self.usage = found if self.usage is None else _add_usage(self.usage, found)
 
 
-def _sum(one: Usage, other: Usage) -> Usage:
+def _add_usage(one: Usage, other: Usage) -> Usage:
     return replace(
         one,
         input=one.input + other.input,
         cached_input=one.cached_input + other.cached_input,
         output=one.output + other.output,
         reasoning=one.reasoning + other.reasoning,
-        details=_merged(one.details, other.details),
+        details=_add_details(one.details, other.details),
         parts=(*(one.parts or (one,)), *(other.parts or (other,))) if one.parts or other.parts else (),
     )
 
 
-def _merged(one: Json, other: Json) -> dict[str, object]:
+def _add_details(one: Json, other: Json) -> dict[str, object]:
     found = dict(one)
     for key, value in other.items():
         had = found.get(key)
         if isinstance(value, Mapping) and isinstance(had, Mapping):
-            found[key] = _merged(had, value)
+            found[key] = _add_details(had, value)
         elif isinstance(value, int | float) and isinstance(had, int | float) and not isinstance(value, bool):
             found[key] = had + value
         else:

@@ -29,7 +29,7 @@ from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.dialects.synthetic_response import openai_response
 from proxy.util.json_bytes import json_bytes
 
-_DUE = {
+_REQUIRED_KEYS = {
     "chat": frozenset(("choices",)),
     "completions": frozenset(("choices",)),
     "responses": frozenset(("id", "output")),
@@ -38,26 +38,32 @@ _DUE = {
     "embeddings": frozenset(("data",)),
     "moderations": frozenset(("results",)),
 }
-_USAGE: Mapping[str, Callable[[Json], Usage | None]] = {"images": image_usage, "videos": video_usage}
+_USAGE_READERS: Mapping[str, Callable[[Json], Usage | None]] = {"images": image_usage, "videos": video_usage}
 _ENDPOINTS = EndpointTable(OPENAI)
-_AZURE = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)", re.IGNORECASE)
+_AZURE_ROOT = re.compile(r"^/openai(?:/deployments/[^/]+)?(?=/)|^/deployments/[^/]+(?=/)", re.IGNORECASE)
 _DEPLOYMENT = re.compile(r"/deployments/([^/]{1,200})/", re.IGNORECASE)
 _RESPONSE = re.compile(r"/responses/([^/]{1,200})(/cancel)?")
-_ASKING = {("GET", False), ("DELETE", False), ("POST", True)}  # method, and whether the path ends in /cancel
-_SPENT = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
+_BACKGROUND_REQUESTS = {
+    ("GET", False),
+    ("DELETE", False),
+    ("POST", True),
+}  # method, and whether the path ends in /cancel
+_OUT_OF_MONEY = re.compile(r"insufficient_quota|credit_balance_exhausted|billing_hard_limit_reached|spend_limit")
 
 
 class OpenAI(Dialect):
+    """OpenAI's API, and the hosts whose API resembles it."""
+
     def endpoint(self, method: str, path: str) -> str | None:
         if method != "POST":
             return None
-        return _ENDPOINTS.find(_api(path))
+        return _ENDPOINTS.find(_below_api_root(path))
 
     def background_reference(self, method: str, path: str) -> str | None:
-        """A response, which one in the background is asked after by (developers.openai.com/docs/guides/background)."""
-        lower = _api(path.lower())
+        """The id of a response that a call polls, cancels or deletes (developers.openai.com/docs/guides/background)."""
+        lower = _below_api_root(path.lower())
         found = _RESPONSE.fullmatch(lower)
-        if found is None or (method, found[2] is not None) not in _ASKING:
+        if found is None or (method, found[2] is not None) not in _BACKGROUND_REQUESTS:
             return None
         start = len(path) - len(lower) + found.start(1)  # ids have a case
         return path[start : start + len(found[1])]
@@ -66,13 +72,15 @@ class OpenAI(Dialect):
         return background_status_of(answer)
 
     def deployment(self, path: str) -> str | None:
-        """learn.microsoft.com/azure/foundry/openai/reference: the body needs no `model`, and one that it has is not
-        looked at."""
+        """The deployment in an Azure path (learn.microsoft.com/azure/foundry/openai/reference).
+
+        The body needs no `model`, and Azure ignores one that it has.
+        """
         found = _DEPLOYMENT.search(path)
         return found[1] if found is not None else None
 
     def required_keys(self, endpoint: str) -> frozenset[str]:
-        return _DUE.get(endpoint, frozenset())
+        return _REQUIRED_KEYS.get(endpoint, frozenset())
 
     def error_status(self, error: object) -> int:
         said = as_mapping(error)
@@ -84,13 +92,13 @@ class OpenAI(Dialect):
 
     def is_repeatable(self, endpoint: str, body: Json | None) -> bool:
         if endpoint == "videos":
-            return False  # each one orders a video
+            return False  # each one orders, and bills, another video
         return not (endpoint == "responses" and body is not None and body.get("background"))
 
     def parse_request(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
             return NO_REQUEST_INFO
-        most = next((body[key] for key in _MOST if isinstance(body.get(key), int)), None)
+        most = next((body[key] for key in _MAX_TOKENS_KEYS if isinstance(body.get(key), int)), None)
         temperature = body.get("temperature")
         exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
         return RequestInfo(
@@ -118,7 +126,7 @@ class OpenAI(Dialect):
         return json_bytes(changed)
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
-        return _USAGE.get(endpoint, openai_usage)(as_mapping(answer))
+        return _USAGE_READERS.get(endpoint, openai_usage)(as_mapping(answer))
 
     def output_size(self, endpoint: str, answer: object) -> OutputSize:
         if endpoint in ("responses", "compact"):
@@ -131,7 +139,7 @@ class OpenAI(Dialect):
 
     def is_permanent(self, status: int, answer: object) -> bool:
         error = as_mapping(as_mapping(answer).get("error"))
-        return status == 429 and any(_SPENT.search(str(error.get(key) or "")) for key in ("code", "type"))
+        return status == 429 and any(_OUT_OF_MONEY.search(str(error.get(key) or "")) for key in ("code", "type"))
 
     def stream_state(self, endpoint: str, *, strip_usage: bool) -> StreamState | None:
         if endpoint in ("chat", "completions"):
@@ -149,9 +157,9 @@ class OpenAI(Dialect):
         return openai_response(endpoint, body, text, id=id, created=created)
 
 
-def _api(path: str) -> str:
-    """Below the API's root, whichever of those that Azure and OpenAI have."""
-    return _AZURE.sub("", path, count=1).removeprefix("/v1")
+def _below_api_root(path: str) -> str:
+    """The path below the API's root, whichever of those that Azure and OpenAI have."""
+    return _AZURE_ROOT.sub("", path, count=1).removeprefix("/v1")
 
 
 def _choices(body: Json) -> int:
@@ -160,4 +168,4 @@ def _choices(body: Json) -> int:
     return min(128, max([1, *asked]))
 
 
-_MOST = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_MAX_TOKENS_KEYS = ("max_completion_tokens", "max_output_tokens", "max_tokens")

@@ -1,4 +1,7 @@
-"""A stream of chat completions or legacy completions: chunks, then `[DONE]`."""
+"""Streams of chat completions and legacy completions: chunks, then `[DONE]`.
+
+platform.openai.com/docs/api-reference/chat-streaming
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,25 @@ from proxy.util.json_bytes import json_bytes
 
 
 class ChatStream(StreamState):
-    """Some likenesses of OpenAI's API never send `[DONE]`: an answer whose every choice has its
-    finish_reason is whole all the same."""
+    """Some hosts never send `[DONE]`: an answer whose every choice has its finish_reason is whole all the same."""
 
     def __init__(self, *, strip_usage: bool) -> None:
         super().__init__()
-        self._strip = strip_usage
+        self._strip_usage = strip_usage
         self._tier: str | None = None
-        self._done = False
-        self._open: dict[int, bool] = {}  # choices without a finish_reason so far
+        self._saw_done = False
+        self._unfinished: dict[int, bool] = {}  # choices without a finish_reason so far
 
     @property
     def usage_is_final(self) -> bool:
-        return self.ended  # some (xAI, vLLM) tell it with every chunk
+        return self.ended  # some hosts (xAI, vLLM) report usage with every chunk
 
     def classify(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
             return EventKind.PREAMBLE
         if found.data.strip() == "[DONE]":
-            self.ended = self._done = True
+            self.ended = self._saw_done = True
             return EventKind.END
         try:
             chunk = json.loads(found.data)
@@ -40,29 +42,29 @@ class ChatStream(StreamState):
         if not isinstance(chunk, dict):
             return EventKind.MALFORMED
         if chunk.get("error") is not None:
-            self._error(as_mapping(chunk["error"]))
+            self._read_error(as_mapping(chunk["error"]))
             return EventKind.ERROR
         self._tier = as_text(chunk.get("service_tier")) or self._tier
         if chunk.get("usage") is not None:
             self.usage = openai_usage(chunk, self._tier) or self.usage
-            if self._strip and not chunk.get("choices"):
+            if self._strip_usage and not chunk.get("choices"):
                 return EventKind.DROP
         if self.model is None:
             self.model = model_name(chunk.get("model"))
-        return self._choices(chunk)
+        return self._read_choices(chunk)
 
     def error_event(self, code: str, message_: str) -> bytes:
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
         return format_event(json_bytes({"error": error}))
 
-    def _choices(self, chunk: Json) -> EventKind:
+    def _read_choices(self, chunk: Json) -> EventKind:
         choices = chunk.get("choices")
         verdict = EventKind.PREAMBLE
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
             done = choice.get("finish_reason") is not None
-            self._open[to_count(choice.get("index"))] = not done
+            self._unfinished[to_count(choice.get("index"))] = not done
             delta = as_mapping(choice.get("delta"))
             said = self.output_size.add_text(choice["text"]) if "text" in choice else 0
             if len(delta) == 1 and "content" in delta:  # the usual
@@ -71,11 +73,11 @@ class ChatStream(StreamState):
                 self.output_size.add_part(delta)
             if done or said or any(value for key, value in delta.items() if key != "role"):
                 verdict = EventKind.CONTENT
-        if self._open:  # with several choices (n) one may end before the next begins
-            self.ended = self._done or not any(self._open.values())
+        if self._unfinished:  # with several choices (n) one may end before the next begins
+            self.ended = self._saw_done or not any(self._unfinished.values())
         return verdict
 
-    def _error(self, error: Json) -> None:
+    def _read_error(self, error: Json) -> None:
         self.error_status, self.retryable = classify_error(error)
 
 

@@ -1,4 +1,7 @@
-"""A stream of OpenAI's Responses API: typed events with running sequence numbers."""
+"""Streams of OpenAI's Responses API: typed events with running sequence numbers.
+
+platform.openai.com/docs/api-reference/responses-streaming
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
 from proxy.util.json_bytes import json_bytes
 
-_START = frozenset(
+_PREAMBLE_EVENTS = frozenset(
     (
         "response.created",
         "response.queued",
@@ -32,13 +35,13 @@ _START = frozenset(
         "keepalive",
     )
 )
-DELTA = "response.output_text.delta"
+TEXT_DELTA = "response.output_text.delta"
 PARTIAL_IMAGE = "response.image_generation_call.partial_image"
-COMMAND = "response.shell_call_command.added"
-MOST_ITEMS = 1_000  # under way at once, whose deltas are told apart
-# Items that no model wrote: what tools and people answered, lists of tools. So are all `…_output`.
-_GIVEN = frozenset(("mcp_list_tools", "additional_tools", "mcp_approval_response"))
-_END = frozenset(("response.completed", "response.incomplete"))
+COMMAND_ADDED = "response.shell_call_command.added"
+MAX_ITEMS = 1_000  # under way at once, whose deltas are counted apart
+# Items that no model wrote: results of tools, answers of people, lists of tools. So are all `…_output`.
+_NOT_WRITTEN = frozenset(("mcp_list_tools", "additional_tools", "mcp_approval_response"))
+_END_EVENTS = frozenset(("response.completed", "response.incomplete"))
 
 
 class ResponsesStream(StreamState):
@@ -46,7 +49,7 @@ class ResponsesStream(StreamState):
         super().__init__()
         self.sequence_number = -1
         self._response: dict[str, Any] = {}
-        self._told: dict[int, int] = {}  # bytes of an item that its deltas had
+        self._delta_bytes: dict[int, int] = {}  # by item: what its deltas had
 
     @property
     def background_status(self) -> BackgroundStatus | None:
@@ -72,10 +75,10 @@ class ResponsesStream(StreamState):
             self._response = response
             self.output_size.image_model = image_tool_model(response)
             self.model = model_name(response.get("model")) or self.model
-            self._use(response)
-        if kind in _START:
+            self._read_usage(response)
+        if kind in _PREAMBLE_EVENTS:
             return EventKind.PREAMBLE
-        if kind in _END:
+        if kind in _END_EVENTS:
             self.ended = True
             return EventKind.END
         if kind in ("response.failed", "error") or (kind is None and said.get("error") is not None):
@@ -83,11 +86,11 @@ class ResponsesStream(StreamState):
             error = as_mapping(as_mapping(response).get("error")) or as_mapping(said.get("error")) or said
             self.error_status, self.retryable = classify_error(error)
             return EventKind.ERROR
-        self._count(kind or "", said)
+        self._count_output(kind or "", said)
         return EventKind.CONTENT
 
     def error_event(self, code: str, message_: str) -> bytes:
-        """`response.failed` for those who look at types; the SDK raises at an `error` only."""
+        """`response.failed` for apps that look at types, then an `error`: the SDK raises at that alone."""
         failed = {
             "type": "response.failed",
             "sequence_number": self.sequence_number + 1,
@@ -109,15 +112,15 @@ class ResponsesStream(StreamState):
         first = format_event(json_bytes(failed), "response.failed")
         return first + format_event(json_bytes({"error": error}), "error")
 
-    def _count(self, kind: str, said: Json) -> None:
-        """All that its deltas have, and of an item that is over what none of them had: some come at once."""
+    def _count_output(self, kind: str, said: Json) -> None:
+        """Count deltas, and of a finished item what no delta had: some items come in one piece."""
         size, at = self.output_size, to_count(said.get("output_index"))
-        if kind == DELTA:  # the usual
-            self._tell(at, size.add_text(said.get("delta")))
+        if kind == TEXT_DELTA:  # the usual
+            self._note_delta(at, size.add_text(said.get("delta")))
         elif kind == "response.output_item.done":
             whole = OutputSize()
             add_output_item(whole, as_mapping(said.get("item")))
-            rest = max(0, whole.text_bytes + whole.reasoning_bytes - self._told.pop(at, 0))
+            rest = max(0, whole.text_bytes + whole.reasoning_bytes - self._delta_bytes.pop(at, 0))
             size.text_bytes += min(rest, whole.text_bytes)
             size.reasoning_bytes += max(0, rest - whole.text_bytes)
             size.image_tokens += whole.image_tokens
@@ -125,16 +128,16 @@ class ResponsesStream(StreamState):
             size.add_audio(said.get("delta"))
         elif kind == PARTIAL_IMAGE:
             size.image_tokens += PREVIEW_TOKENS
-        elif kind.endswith(".delta") or kind == COMMAND:
-            new = said.get("command") if kind == COMMAND else said.get("delta")
-            self._tell(at, size.add_text(new, reasoning="reasoning" in kind))
+        elif kind.endswith(".delta") or kind == COMMAND_ADDED:
+            new = said.get("command") if kind == COMMAND_ADDED else said.get("delta")
+            self._note_delta(at, size.add_text(new, reasoning="reasoning" in kind))
 
-    def _tell(self, at: int, size: int) -> None:
-        told = self._told.get(at)
-        if told is not None or len(self._told) < MOST_ITEMS:
-            self._told[at] = (told or 0) + size
+    def _note_delta(self, at: int, size: int) -> None:
+        counted = self._delta_bytes.get(at)
+        if counted is not None or len(self._delta_bytes) < MAX_ITEMS:
+            self._delta_bytes[at] = (counted or 0) + size
 
-    def _use(self, response: Json) -> None:
+    def _read_usage(self, response: Json) -> None:
         self.usage = openai_usage(response) or self.usage
 
 
@@ -149,7 +152,7 @@ def size_of_output(answer: Json) -> OutputSize:
 
 def add_output_item(written: OutputSize, item: Json) -> None:
     kind = as_text(item.get("type")) or ""
-    if kind.endswith("_output") or kind in _GIVEN:
+    if kind.endswith("_output") or kind in _NOT_WRITTEN:
         return
     if kind == "image_generation_call" and item.get("result"):
         written.image_tokens += image_tokens(as_text(item.get("model")), item.get("size"), item.get("quality"))
@@ -157,7 +160,10 @@ def add_output_item(written: OutputSize, item: Json) -> None:
 
 
 def background_status_of(answer: object) -> BackgroundStatus | None:
-    """Of a response as a whole answer or an event has it, or of what is said of one that was deleted."""
+    """The status of a response, as a whole answer or an event has it; None if this is no response.
+
+    It may also be the confirmation that one was deleted.
+    """
     found = as_mapping(answer)
     reference = as_text(found.get("id"))
     if reference is None:

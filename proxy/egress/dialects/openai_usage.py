@@ -1,4 +1,8 @@
-"""Usage as OpenAI and its likenesses report it."""
+"""Usage as OpenAI and hosts with a similar API report it.
+
+platform.openai.com/docs/api-reference/chat/object and …/responses/object; what other hosts do differently is noted
+beside the line that reads it.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +11,37 @@ from dataclasses import replace
 from proxy.egress.dialects.base import MAX_COUNT, Json, Usage, as_mapping, as_text, model_name, to_count
 from proxy.egress.dialects.image_tokens import image_tokens
 
-TOOLS = 20  # kinds of them, that are counted
-DRAWINGS = 20  # of one answer, whose authors are told apart
-DRAWING = "image_generation_call"
-SEARCHING = "web_search_call"
-_TOOLED = frozenset(("output", "tool_usage", "svg_usage"))  # where more than the plain tokens of a model may be told
+MAX_TOOL_KINDS = 20  # that are counted apart
+MAX_SVG_PARTS = 20  # of one answer, whose models are told apart
+IMAGE_CALL = "image_generation_call"
+SEARCH_CALL = "web_search_call"
+_TOOL_KEYS = frozenset(("output", "tool_usage", "svg_usage"))  # where more than the plain tokens of a model may be told
 
 
 def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
-    """Of an answer or of a stream's chunk; both spellings, chat's and Responses'.
+    """The usage in an answer or in a stream's chunk, in either spelling, chat's or Responses'.
 
     `details` has the vendor's usage, the answer's `service_tier` (`tier`: the one that an earlier chunk named), and
     `tools`: how many calls of each the answer's output lists. `parts` has what models of its tools took besides.
     """
     found = answer.get("usage")
-    plain, used = _TOOLED.isdisjoint(answer), isinstance(found, dict)
+    plain, used = _TOOL_KEYS.isdisjoint(answer), isinstance(found, dict)
     if not used and plain:
         return None
-    usage = _tokens(as_mapping(found), model_name(answer.get("model")), answer.get("service_tier") or tier)
+    usage = _token_usage(as_mapping(found), model_name(answer.get("model")), answer.get("service_tier") or tier)
     if plain:
         return usage
-    drawn = _drawn(answer)
-    parts = (*drawn, *_authored(answer))
+    drawn = _image_tool_usage(answer)
+    parts = (*drawn, *_svg_usage(answer))
     if not used and not parts:
         return None
-    if tools := _tools(answer, drawn=bool(drawn)):
+    if tools := _count_tool_calls(answer, drawn=bool(drawn)):
         usage = replace(usage, details={**usage.details, "tools": tools})
     return replace(usage, parts=(usage, *parts)) if parts else usage
 
 
 def image_usage(answer: Json) -> Usage | None:
-    """Of drawn images: `details` has how many there are as `images`."""
+    """The usage of generated images: `details` has how many there are as `images`."""
     usage, drawn = openai_usage(answer), answer.get("data")
     if usage is None or not isinstance(drawn, list):
         return usage
@@ -47,7 +51,7 @@ def image_usage(answer: Json) -> Usage | None:
 
 
 def video_usage(answer: Json) -> Usage | None:
-    """Of a video that was ordered: no tokens; its `seconds` and `size` are what is billed."""
+    """The usage of a video that was ordered: it has no tokens, its `seconds` and `size` are billed."""
     usage = openai_usage(answer)
     if usage is not None:
         return usage
@@ -60,7 +64,7 @@ def video_usage(answer: Json) -> Usage | None:
     return Usage(0, 0, 0, 0, model_name(answer.get("model")), {"video_seconds": seconds, "size": answer.get("size")})
 
 
-def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str | None = None) -> Usage:
+def _token_usage(found: Json, model: str | None, tier: object = None, endpoint: str | None = None) -> Usage:
     before = as_mapping(found.get("prompt_tokens_details") or found.get("input_tokens_details"))
     after = as_mapping(found.get("completion_tokens_details") or found.get("output_tokens_details"))
     sent = to_count(found.get("prompt_tokens", found.get("input_tokens")))
@@ -78,16 +82,16 @@ def _tokens(found: Json, model: str | None, tier: object = None, endpoint: str |
         if outside != reasoning:
             details["outside"] = outside
         written, reasoning = written + outside, max(reasoning, outside)
-    return Usage(sent, _cached(found, before), written, reasoning, model, details, endpoint=endpoint)
+    return Usage(sent, _cached_tokens(found, before), written, reasoning, model, details, endpoint=endpoint)
 
 
-def _cached(found: Json, before: Json) -> int:
-    """DeepSeek and Moonshot tell it in places of their own (api-docs.deepseek.com, platform.moonshot.ai)."""
+def _cached_tokens(found: Json, before: Json) -> int:
+    """DeepSeek and Moonshot report them in places of their own (api-docs.deepseek.com, platform.moonshot.ai)."""
     told = to_count(before.get("cached_tokens"))
     return told or to_count(found.get("prompt_cache_hit_tokens")) or to_count(found.get("cached_tokens"))
 
 
-def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
+def _count_tool_calls(answer: Json, *, drawn: bool) -> dict[str, int]:
     """Calls of the Responses API's own tools. Of the web's only searches cost, not the pages opened.
 
     `tool_usage` says which searches are billed, and goes before the list. `drawn`: images are priced by their tokens.
@@ -98,26 +102,26 @@ def _tools(answer: Json, *, drawn: bool) -> dict[str, int]:
         kind = as_text(as_mapping(item).get("type"))
         if kind is None or not kind.endswith("_call") or kind == "function_call":
             continue
-        if kind == SEARCHING and as_mapping(item.get("action")).get("type", "search") != "search":
+        if kind == SEARCH_CALL and as_mapping(item.get("action")).get("type", "search") != "search":
             continue
-        if kind in found or len(found) < TOOLS:
+        if kind in found or len(found) < MAX_TOOL_KINDS:
             found[kind] = found.get(kind, 0) + 1
     searches = as_mapping(as_mapping(answer.get("tool_usage")).get("web_search")).get("num_requests")
     if isinstance(searches, int):
-        found[SEARCHING] = to_count(searches)
+        found[SEARCH_CALL] = to_count(searches)
     if drawn:
-        found.pop(DRAWING, None)
+        found.pop(IMAGE_CALL, None)
     return found
 
 
-def _drawn(answer: Json) -> list[Usage]:
-    """What the image model behind a Responses call took: tokens of its own, at its own price.
+def _image_tool_usage(answer: Json) -> list[Usage]:
+    """What the image model behind a Responses call used: tokens of its own, at its own price.
 
-    Where nobody tells them they are estimated by the images' sizes (`guessed`).
+    If they are not reported they are estimated by the images' sizes (`guessed`).
     """
     image = as_mapping(as_mapping(answer.get("tool_usage")).get("image_gen"))
     if not to_count(image.get("input_tokens")) and not to_count(image.get("output_tokens")):
-        return _guessed(answer)
+        return _guessed_image_usage(answer)
     old = as_mapping(image.get("cached_tokens_details"))
     before: dict[str, object] = {**as_mapping(image.get("input_tokens_details"))}
     before["cached_tokens"] = image.get("cached_tokens")
@@ -126,12 +130,12 @@ def _drawn(answer: Json) -> list[Usage]:
             "image_tokens": old.get("cached_image_tokens"),
             "text_tokens": old.get("cached_text_tokens"),
         }
-    found = {**image, "input_tokens_details": before, "images": len(_pictures(answer))}
-    return [_tokens(found, image_tool_model(answer), endpoint="images")]
+    found = {**image, "input_tokens_details": before, "images": len(_finished_images(answer))}
+    return [_token_usage(found, image_tool_model(answer), endpoint="images")]
 
 
-def _guessed(answer: Json) -> list[Usage]:
-    named, pictures = image_tool_model(answer), _pictures(answer)
+def _guessed_image_usage(answer: Json) -> list[Usage]:
+    named, pictures = image_tool_model(answer), _finished_images(answer)
     tokens = sum(
         image_tokens(as_text(one.get("model")) or named, one.get("size"), one.get("quality")) for one in pictures
     )
@@ -141,10 +145,10 @@ def _guessed(answer: Json) -> list[Usage]:
     return [Usage(0, 0, min(tokens, MAX_COUNT), 0, named, details, endpoint="images")]
 
 
-def _pictures(answer: Json) -> list[Json]:
+def _finished_images(answer: Json) -> list[Json]:
     output = answer.get("output")
     items = map(as_mapping, output) if isinstance(output, list) else ()
-    return [item for item in items if item.get("type") == DRAWING and item.get("result")]
+    return [item for item in items if item.get("type") == IMAGE_CALL and item.get("result")]
 
 
 def image_tool_model(answer: Json) -> str | None:
@@ -156,9 +160,11 @@ def image_tool_model(answer: Json) -> str | None:
     return None
 
 
-def _authored(answer: Json) -> list[Usage]:
-    """What models that write SVG took, besides the one that draws."""
+def _svg_usage(answer: Json) -> list[Usage]:
+    """What models that write SVG used, besides the one that draws."""
     output = answer.get("output")
     told = [answer, *(output if isinstance(output, list) else ())]
     found = [as_mapping(as_mapping(one).get("svg_usage")) for one in told]
-    return [_tokens(one, model_name(one.get("model")), endpoint="responses") for one in found if one][:DRAWINGS]
+    return [_token_usage(one, model_name(one.get("model")), endpoint="responses") for one in found if one][
+        :MAX_SVG_PARTS
+    ]

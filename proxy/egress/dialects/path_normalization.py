@@ -11,16 +11,16 @@ import re
 from urllib.parse import unquote
 
 # What a plain path has none of. Upper case is no oddity: names are compared without it.
-_ODD = re.compile(r"[^\w/.~!$&'()*+,=:@-]|//|/\.|/$", re.ASCII)
-UNESCAPED = 3  # times: as often as a path may pass a server that reads it and passes on what it read
+_UNUSUAL = re.compile(r"[^\w/.~!$&'()*+,=:@-]|//|/\.|/$", re.ASCII)
+MAX_UNESCAPES = 3  # a path may pass as many servers that unescape it and pass on what they read
 _SLASHES = re.compile(r"/+")
 
 
 def normalize_path(path: str) -> str:
     """Unescaped, without fragment, query, parameters, empty and dot segments; case as it was."""
-    if _ODD.search(path) is None:
+    if _UNUSUAL.search(path) is None:
         return path
-    for _ in range(UNESCAPED):
+    for _ in range(MAX_UNESCAPES):
         path = unquote(path)
     path = re.split(r"[?#]", path, maxsplit=1)[0].replace("\\", "/")
     kept: list[str] = []

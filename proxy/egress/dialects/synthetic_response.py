@@ -1,4 +1,8 @@
-"""Well-formed answers of our own: whole or streamed, and as a refusal where JSON was asked for."""
+"""Well-formed answers made here, for `fallback: text`: whole or streamed, and a refusal if JSON was asked for.
+
+platform.openai.com/docs/api-reference, docs.anthropic.com/en/api/messages: every member that the SDKs require is
+there, and the usage is zero.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,31 @@ from proxy.egress.dialects.base import Json, SyntheticResponse, as_mapping, as_t
 from proxy.egress.sse import format_event
 from proxy.util.json_bytes import json_bytes
 
-WHOLE, STREAM = "application/json", "text/event-stream; charset=utf-8"
+JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream; charset=utf-8"
 
 
-def openai_response(endpoint: str, body: Json, said: str, *, id: str, created: int) -> SyntheticResponse | None:
-    """None for what is no text: embeddings, audio, images, moderations."""
+def openai_response(endpoint: str, body: Json, text: str, *, id: str, created: int) -> SyntheticResponse | None:
+    """The answer in an endpoint's shape; None for endpoints without text: embeddings, audio, images, moderations."""
     model = as_text(body.get("model")) or "none"
     if endpoint == "chat":
-        return _chat(body, said, f"chatcmpl-{id}", created, model)
+        return _chat_response(body, text, f"chatcmpl-{id}", created, model)
     if endpoint == "completions":
-        return _completions(body, said, f"cmpl-{id}", created, model)
-    return _responses(body, said, id, created, model) if endpoint == "responses" else None
+        return _completions_response(body, text, f"cmpl-{id}", created, model)
+    return _responses_response(body, text, id, created, model) if endpoint == "responses" else None
 
 
 def _wants_json(asked: object) -> bool:
     return as_mapping(asked).get("type") in ("json_object", "json_schema")
 
 
-def _choices(body: Json) -> range:
+def _choice_numbers(body: Json) -> range:
     wanted = body.get("n")
     return range(wanted if isinstance(wanted, int) and 1 <= wanted <= 128 else 1)
 
 
-def _chat(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
+def _chat_response(body: Json, text: str, id: str, created: int, model: str) -> SyntheticResponse:
     refused = _wants_json(body.get("response_format"))
-    part = {"content": None, "refusal": said} if refused else {"content": said}
+    part = {"content": None, "refusal": text} if refused else {"content": text}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     head = {"id": id, "created": created, "model": model}
     if body.get("stream") is not True:
@@ -43,12 +47,12 @@ def _chat(body: Json, said: str, id: str, created: int, model: str) -> Synthetic
                 "logprobs": None,
                 "finish_reason": "stop",
             }
-            for n in _choices(body)
+            for n in _choice_numbers(body)
         ]
-        return _json({**head, "object": "chat.completion", "choices": choices, "usage": usage})
+        return _whole_response({**head, "object": "chat.completion", "choices": choices, "usage": usage})
     head["object"] = "chat.completion.chunk"
     events = []
-    for n in _choices(body):
+    for n in _choice_numbers(body):
         for delta, finish in (
             ({"role": "assistant", "content": "" if not refused else None}, None),
             (part, None),
@@ -58,11 +62,11 @@ def _chat(body: Json, said: str, id: str, created: int, model: str) -> Synthetic
             events.append({**head, "choices": [choice]})
     if as_mapping(body.get("stream_options")).get("include_usage") is True:
         events.append({**head, "choices": [], "usage": usage})
-    return _events(events, done=True)
+    return _streamed_response(events, done=True)
 
 
-def _completions(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
-    choices = [{"index": n, "text": said, "logprobs": None, "finish_reason": "stop"} for n in _choices(body)]
+def _completions_response(body: Json, text: str, id: str, created: int, model: str) -> SyntheticResponse:
+    choices = [{"index": n, "text": text, "logprobs": None, "finish_reason": "stop"} for n in _choice_numbers(body)]
     answer: dict[str, Any] = {
         "id": id,
         "object": "text_completion",
@@ -71,15 +75,15 @@ def _completions(body: Json, said: str, id: str, created: int, model: str) -> Sy
         "choices": choices,
     }
     if body.get("stream") is True:
-        return _events([answer], done=True)
-    return _json({**answer, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}})
+        return _streamed_response([answer], done=True)
+    return _whole_response({**answer, "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}})
 
 
-def _responses(body: Json, said: str, id: str, created: int, model: str) -> SyntheticResponse:
+def _responses_response(body: Json, text: str, id: str, created: int, model: str) -> SyntheticResponse:
     refused = _wants_json(as_mapping(body.get("text")).get("format"))
     kind, key = ("refusal", "refusal") if refused else ("output_text", "text")
     more: dict[str, Any] = {} if refused else {"annotations": [], "logprobs": []}
-    part = {"type": kind, key: said, **more}
+    part = {"type": kind, key: text, **more}
     item = {"type": "message", "id": f"msg_{id}", "status": "completed", "role": "assistant", "content": [part]}
     answer: dict[str, Any] = {
         "id": f"resp_{id}",
@@ -106,11 +110,11 @@ def _responses(body: Json, said: str, id: str, created: int, model: str) -> Synt
         },
     }
     if body.get("stream") is not True:
-        return _json(answer)
+        return _whole_response(answer)
     begun = {**answer, "status": "in_progress", "output": [], "usage": None}
     at = {"item_id": item["id"], "output_index": 0, "content_index": 0}
-    delta = {"type": f"response.{kind}.delta", **at, "delta": said, **({} if refused else {"logprobs": []})}
-    done = {"type": f"response.{kind}.done", **at, key: said, **({} if refused else {"logprobs": []})}
+    delta = {"type": f"response.{kind}.delta", **at, "delta": text, **({} if refused else {"logprobs": []})}
+    done = {"type": f"response.{kind}.done", **at, key: text, **({} if refused else {"logprobs": []})}
     events: list[dict[str, Any]] = [
         {"type": "response.created", "response": begun},
         {"type": "response.in_progress", "response": begun},
@@ -128,27 +132,27 @@ def _responses(body: Json, said: str, id: str, created: int, model: str) -> Synt
     ]
     for number, event in enumerate(events):
         event["sequence_number"] = number
-    return _events(events, named=True)
+    return _streamed_response(events, named=True)
 
 
-def anthropic_response(body: Json, said: str, *, id: str) -> SyntheticResponse:
+def anthropic_response(body: Json, text: str, *, id: str) -> SyntheticResponse:
     answer: dict[str, Any] = {
         "id": f"msg_{id}",
         "type": "message",
         "role": "assistant",
         "model": as_text(body.get("model")) or "none",
-        "content": [{"type": "text", "text": said}],
+        "content": [{"type": "text", "text": text}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "usage": {"input_tokens": 0, "output_tokens": 0},
     }
     if body.get("stream") is not True:
-        return _json(answer)
-    return _events(
+        return _whole_response(answer)
+    return _streamed_response(
         [
             {"type": "message_start", "message": {**answer, "content": [], "stop_reason": None}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": said}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
             {"type": "content_block_stop", "index": 0},
             {
                 "type": "message_delta",
@@ -161,10 +165,10 @@ def anthropic_response(body: Json, said: str, *, id: str) -> SyntheticResponse:
     )
 
 
-def _json(answer: Json) -> SyntheticResponse:
-    return SyntheticResponse(WHOLE, json_bytes(answer))
+def _whole_response(answer: Json) -> SyntheticResponse:
+    return SyntheticResponse(JSON_TYPE, json_bytes(answer))
 
 
-def _events(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> SyntheticResponse:
+def _streamed_response(events: list[dict[str, Any]], *, named: bool = False, done: bool = False) -> SyntheticResponse:
     parts = [format_event(json_bytes(event), event["type"] if named else "") for event in events]
-    return SyntheticResponse(STREAM, b"".join(parts) + (format_event(b"[DONE]") if done else b""))
+    return SyntheticResponse(STREAM_TYPE, b"".join(parts) + (format_event(b"[DONE]") if done else b""))

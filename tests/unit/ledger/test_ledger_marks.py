@@ -65,7 +65,7 @@ async def test_nothing_is_made_where_nobody_was_ever_blocked(open_marks, tmp_pat
 
 
 async def test_while_the_ledger_is_away_a_block_holds_and_is_written_when_it_is_back(open_marks, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     before = await open_marks()
     await before.block("eve")
     database, said = Moody(tmp_path / "ledger.db"), Said()
@@ -86,7 +86,7 @@ async def test_while_the_ledger_is_away_a_block_holds_and_is_written_when_it_is_
 async def test_who_was_unblocked_while_the_ledger_was_away_does_not_come_back_with_it(
     open_marks, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     await (await open_marks()).block("eve")
     database = Moody(tmp_path / "ledger.db")
     database.away = True

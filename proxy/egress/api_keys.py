@@ -41,7 +41,7 @@ class VirtualKeys:
         return self._keys.setdefault(key_variable(kind, name), f"{KEY_PREFIX}{secrets.token_urlsafe(24)}")
 
     def inject(self, made: str, real: str, target: str, fields: Fields) -> tuple[str, Fields] | None:
-        """Target and header with the real key in the made-up one's place; None where that is not shown."""
+        """Target and header with the real key in the made-up one's place; None if that is not shown."""
         found = False
         path, mark, query = target.partition("?")
         changed_path = _replaced(path, made, quote(real, safe="/:@"))
@@ -64,7 +64,7 @@ def with_own_key(kind: str, real: str, fields: Fields) -> Fields:
 
 
 def _replaced(text: str, made: str, real: str) -> str | None:
-    """The text with `real` wherever `made` stands; None where it does not."""
+    """The text with `real` wherever `made` stands; None if it does not."""
     at = text.find(KEY_PREFIX)
     if at < 0:
         return None

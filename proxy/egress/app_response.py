@@ -11,7 +11,7 @@ from proxy.egress.headers import Fields
 
 
 class ResponseHead:
-    """An answer's head without its framing; `length` is None where the body's end is not known yet."""
+    """An answer's head without its framing; `length` is None if the body's end is not known yet."""
 
     __slots__ = ("fields", "length", "reason", "status")
 

@@ -32,7 +32,7 @@ class AttributionListener(asyncio.DatagramProtocol):
         self._opening: asyncio.Task[None] | None = None  # of one that a later start of the app asked for
         self._reports: set[tuple[str, ...]] = set()
         self.on_database_connection: Callable[[int, str], object] | None = (
-            None  # who is told; the token is empty where there is none
+            None  # who is told; the token is empty if there is none
         )
 
     def bind(self, host: str, port: int) -> bool:

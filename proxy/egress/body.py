@@ -24,7 +24,7 @@ class BodySource(Protocol):
 
 
 class Body:
-    """`whole` is None where the rest still comes from the app; such a body can be sent once, and what it says is
+    """`content` is None if the rest still comes from the app; such a body can be sent once, and what it says is
     read as it passes."""
 
     __slots__ = ("_first", "_progress", "_scan", "_source", "content", "length", "parsed", "started")

@@ -108,7 +108,7 @@ class Breaker:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
+        """Seconds until a probe may pass, as far as is known; 0 if calls pass."""
         if self.forced == OPEN:
             return self.rule.open if self.rule is not None else FORCED_OPEN_SECONDS
         return max(0.0, self._probe_at - self._clock()) if self._state.current_state == OPEN else 0.0
@@ -242,7 +242,7 @@ Kind = tuple[str, str | None]  # endpoint and model
 
 class UpstreamBreakers:
     """`on_change(what, state, why, worst)` is told of each breaker's changes: of what, and the state of all then;
-    `what` is empty where there is but one, or an operator spoke."""
+    `what` is empty if there is but one, or an operator spoke."""
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class UpstreamBreakers:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until a probe may pass, as far as is known; 0 where calls pass."""
+        """Seconds until a probe may pass, as far as is known; 0 if calls pass."""
         if self.forced == OPEN:
             return self.rule.open if self.rule is not None else FORCED_OPEN_SECONDS
         worst = self._worst_breakers()

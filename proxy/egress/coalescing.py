@@ -14,7 +14,7 @@ Head = TypeVar("Head")
 
 
 class SharedCall:
-    """`work` calls `begin` once, then `write`; when it returns the answer is whole, when it raises every reader
+    """`work` calls `write_head` once, then `write`; when it returns the answer is whole, when it raises every reader
     gets that, behind the bytes that came before. The last reader who leaves before the end cancels it."""
 
     def __init__(self, work: Callable[[SharedCall], Awaitable[None]], *, limit: int = MAX_KEPT) -> None:

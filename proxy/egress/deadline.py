@@ -90,7 +90,7 @@ class Deadline:
 
 
 def parse_patience(value: str | None) -> float | None:
-    """Seconds of an SDK's read time-out header; None where it is absent, nonsense or endless."""
+    """Seconds of an SDK's read time-out header; None if it is absent, nonsense or endless."""
     if value is None:
         return None
     try:

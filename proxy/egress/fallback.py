@@ -37,7 +37,7 @@ def step_name(step: schema.Fallback) -> str:
 
 
 def redirect_call(call: Call, step: schema.Fallback) -> Call | None:
-    """The call as it goes to another model or upstream; None where it cannot be put so.
+    """The call as it goes to another model or upstream; None if it cannot be put so.
 
     Another upstream never sees this one's key, nor anything else that says whose the call is: it gets what is asked,
     and its own key, or is not called at all.
@@ -73,7 +73,7 @@ def redirect_call(call: Call, step: schema.Fallback) -> Call | None:
 
 
 def canned_answer(call: Call, text: str) -> tuple[str, bytes] | None:
-    """A well-formed answer of our own in the shape that was asked for; None where there is no such shape."""
+    """A well-formed answer of our own in the shape that was asked for; None if there is no such shape."""
     if call.endpoint is None or call.body.parsed is None:
         return None
     upstream = call.upstream

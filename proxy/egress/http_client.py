@@ -111,7 +111,7 @@ def _error_text(error: Exception) -> str:
 
 
 async def read_chunk(response: aiohttp.ClientResponse) -> bytes:
-    """The next bytes of the answer's body, empty at its end. Raises AttemptFailed where it breaks off."""
+    """The next bytes of the answer's body, empty at its end. Raises AttemptFailed if it breaks off."""
     try:
         return await response.content.readany()
     except (aiohttp.ClientError, OSError) as error:

@@ -26,8 +26,8 @@ def parse_boundary(content_type: str) -> bytes | None:
 
 
 class MultipartScanner:
-    """Fed with the bytes as they pass. `fields` has the small ones so far, the last of a name; `twice` the names that
-    came with two values, of which servers take the first or the last."""
+    """Fed with the bytes as they pass. `fields` has the small ones so far, the last of a name; `repeated` has the names
+    that came with two values, of which servers take the first or the last."""
 
     __slots__ = ("_delimiter", "_held", "_name", "_state", "_value", "fields", "repeated", "size")
 

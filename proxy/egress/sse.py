@@ -69,7 +69,7 @@ class EventSplitter:
 
 
 class ServerSentEvent:
-    """`data` is None where there is no data line: a comment."""
+    """`data` is None if there is no data line: a comment."""
 
     __slots__ = ("data", "name")
 

@@ -19,18 +19,18 @@ OnShown = Callable[[BackgroundStatus], Awaitable[None]]
 
 
 async def relay_body(
-    answer: UpstreamResponse, sink: ResponseWriter, deadline: Deadline, shows: OnShown | None = None
+    answer: UpstreamResponse, writer: ResponseWriter, deadline: Deadline, on_shown: OnShown | None = None
 ) -> None:
-    """Pass on what was held back and all that follows. `shows` is told once, before the bytes that say it pass, that
-    something which the vendor goes on with is over. Raises AttemptFailed where the upstream broke it."""
+    """Pass on what was held back and all that follows. `on_shown` is called once, when something that the vendor goes
+    on with is over, before the bytes that say so pass. Raises AttemptFailed if the upstream broke it."""
     watching = answer.media or answer.ends  # fed before it is written: who leaves meanwhile has seen it
-    if shows is not None:
-        shows = await _notify_shown(answer, shows)
+    if on_shown is not None:
+        on_shown = await _notify_shown(answer, on_shown)
     if answer.held:
         held, answer.held = b"".join(answer.held), []
         if watching is not None:
             watching.feed(held)
-        await _write_to_app(sink, deadline, held)
+        await _write_to_app(writer, deadline, held)
     if answer.response is None:
         return
     if answer.stream is None:
@@ -40,26 +40,26 @@ async def relay_body(
                 watching.feed(data)
             elif answer.tap is not None:
                 answer.tap.read_along(data)
-                if shows is not None:
-                    shows = await _notify_shown(answer, shows)
-            await _write_to_app(sink, deadline, data)
+                if on_shown is not None:
+                    on_shown = await _notify_shown(answer, on_shown)
+            await _write_to_app(writer, deadline, data)
         answer.complete = True
         return
-    await _relay_events(answer, sink, deadline, shows)
+    await _relay_events(answer, writer, deadline, on_shown)
 
 
-async def _notify_shown(answer: UpstreamResponse, shows: OnShown) -> OnShown | None:
+async def _notify_shown(answer: UpstreamResponse, on_shown: OnShown) -> OnShown | None:
     """None once it has been told."""
     state = answer.stream if answer.tap is None else answer.tap.state
     shown = state.background_status if state is not None else None
     if shown is None or not shown.finished:
-        return shows
-    await shows(shown)
+        return on_shown
+    await on_shown(shown)
     return None
 
 
 async def _relay_events(
-    answer: UpstreamResponse, sink: ResponseWriter, deadline: Deadline, shows: OnShown | None
+    answer: UpstreamResponse, writer: ResponseWriter, deadline: Deadline, on_shown: OnShown | None
 ) -> None:
     state, splitter, response = answer.stream, answer.splitter, answer.response
     assert state is not None
@@ -78,10 +78,10 @@ async def _relay_events(
                 answer.record_error(state)
             if verdict is not EventKind.DROP:
                 passed.append(event)
-        if shows is not None:
-            shows = await _notify_shown(answer, shows)
+        if on_shown is not None:
+            on_shown = await _notify_shown(answer, on_shown)
         if passed:
-            await _write_to_app(sink, deadline, b"".join(passed))
+            await _write_to_app(writer, deadline, b"".join(passed))
         if not data:
             break
     if answer.broken is not None:
@@ -90,10 +90,10 @@ async def _relay_events(
         raise AttemptFailed("reset", "its stream ended before the answer did", sent=True)
 
 
-async def _write_to_app(sink: ResponseWriter, deadline: Deadline, data: bytes) -> None:
+async def _write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes) -> None:
     deadline.app_is_slow = True
     try:
-        await sink.write(data)
+        await writer.write(data)
     finally:
         deadline.app_is_slow = False
 
@@ -101,14 +101,14 @@ async def _write_to_app(sink: ResponseWriter, deadline: Deadline, data: bytes) -
 class RecordingWriter:
     """Passes on, and keeps what passes as long as it is no more than `most` bytes."""
 
-    def __init__(self, sink: ResponseWriter, most: int) -> None:
-        self._sink = sink
+    def __init__(self, writer: ResponseWriter, most: int) -> None:
+        self._writer = writer
         self._left = most
         self.bytes_written = 0  # bytes
         self.kept: list[bytes] | None = [] if most else None
 
     async def write_head(self, head: ResponseHead) -> None:
-        await self._sink.write_head(head)
+        await self._writer.write_head(head)
 
     async def write(self, data: bytes) -> None:
         self.bytes_written += len(data)
@@ -118,4 +118,4 @@ class RecordingWriter:
                 self.kept = None
             else:
                 self.kept.append(data)
-        await self._sink.write(data)
+        await self._writer.write(data)

@@ -33,7 +33,7 @@ class ThrottleRefusal(OutriggerError):
 
 
 class ThrottlePermit:
-    """A call under way. `release` belongs in a `finally`, and may be called again to no effect."""
+    """The permit of a call under way. `release` belongs in a `finally`, and may be called again to no effect."""
 
     __slots__ = ("_throttle", "_tokens")
 
@@ -77,7 +77,7 @@ class Throttle:
         self._changed.set()
 
     def try_acquire(self, user: str, tokens: int, model: str | None) -> ThrottlePermit | None:
-        """A place where there is one now and nobody waits; None where `enter` would wait or refuse."""
+        """A permit, if there is one now and nobody waits; None if `acquire` would wait or refuse."""
         if self._queue or self._is_serving or self._requests is not None or self._tokens is not None or self._is_full:
             return None
         now = self._clock()

@@ -37,9 +37,9 @@ def check_policy(policy: schema.Upstream) -> None:
 
 
 class Upstream:
-    """As one policy has it. What is remembered of it is shared with what newer policies make of it (`renewed`).
+    """As one policy has it. What is remembered of it is shared with what newer policies make of it (`with_policy`).
 
-    A call of it is told with `begin` and `end`; `on_idle` is called when its last one is over.
+    Each of its calls begins with `begin_call` and ends with `end_call`; `on_idle` is called when the last one is over.
     """
 
     def __init__(

@@ -19,10 +19,10 @@ OpenUpstream = Callable[[str, schema.Upstream], Upstream]
 
 
 class UpstreamGenerations(Mapping[str, Upstream]):
-    """Read as a mapping it is the newest generation. `opened` makes an upstream that was not there before."""
+    """Read as a mapping it is the newest generation. `open_upstream` makes an upstream that was not there before."""
 
-    def __init__(self, opened: OpenUpstream) -> None:
-        self._open_upstream = opened
+    def __init__(self, open_upstream: OpenUpstream) -> None:
+        self._open_upstream = open_upstream
         self._newest: dict[str, Upstream] = {}
         self._older: list[dict[str, Upstream]] = []  # with calls under way
         self._closing = BackgroundTasks()

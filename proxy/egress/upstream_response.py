@@ -30,8 +30,8 @@ MALFORMED = "its stream has an event that is no JSON"
 
 @dataclass(slots=True)
 class UpstreamResponse:
-    """`judged` is the status that retries and breaker go by: that of an error inside a stream, where there
-    is one, else the answer's own. `body` is set where it is all there; else `held` was read already and the
+    """`judged_status` is the status that retries and breaker go by: that of an error inside a stream, where there
+    is one, else the answer's own. `body` is set if it is all there; else `held` was read already and the
     rest comes from `response`."""
 
     method: str
@@ -50,7 +50,7 @@ class UpstreamResponse:
     parsed: object = None
     tap: StreamTap | None = None  # who reads along in a stream that passes as it comes
     errored: bool = False  # the stream had an error event, of its own or of ours
-    error_status: int = 0  # what its own error event would have been as an answer; 0 where it has none
+    error_status: int = 0  # what its own error event would have been as an answer; 0 if it has none
     permanent: bool = False  # its own error event is one that no retry mends
     broken: str | None = None  # what is wrong with the stream, found behind its first event
 
@@ -83,7 +83,7 @@ class UpstreamResponse:
 async def read_response(
     response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *, strip_usage: bool
 ) -> UpstreamResponse:
-    """Raises AttemptFailed where the answer breaks off, or is none, before anything of it was shown."""
+    """Raises AttemptFailed if the answer breaks off, or is none, before anything of it was shown."""
     raw = fields(response.raw_headers)
     answer = UpstreamResponse(
         call.method, response.status, response.reason or "", raw, response.status, response=response
@@ -255,7 +255,7 @@ def split_events(splitter: EventSplitter, data: bytes) -> list[bytes]:
 
 
 def decoded_body(answer: UpstreamResponse) -> bytes:
-    """A whole answer's body without its encoding; empty where that is not one of ours."""
+    """A whole answer's body without its encoding; empty if that is not one of ours."""
     body, encoding = answer.body or b"", _content_encoding(answer)
     if encoding == "identity":
         return body

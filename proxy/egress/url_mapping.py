@@ -76,7 +76,7 @@ def _base_path(base_url: str) -> tuple[str, str]:
 
 
 def portable_target(rest: str, *, inference: bool) -> str | None:
-    """The target as another upstream may see it; None where a secret stands in its path. A model call says nothing in
+    """The target as another upstream may see it; None if a secret stands in its path. A model call says nothing in
     its query but what is known here; elsewhere the query is the question, less what is named like a secret."""
     path, mark, query = rest.partition("?")
     if _SECRETS.redact_path(path) != path:

@@ -59,6 +59,7 @@ class AdminConsole:
                 self._write(reply + wire.ready_for_query())
             elif kind == wire.SYNC:
                 self._write(wire.ready_for_query())
+            # No ReadyForQuery after this one: a client of the extended protocol sends a Sync, which is answered by it.
             else:
                 text = "the console speaks the simple query protocol alone; use psql"
                 self._write(wire.error_response(pg_errors.FEATURE_NOT_SUPPORTED, text))

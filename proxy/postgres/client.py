@@ -107,6 +107,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        # Without a word: whoever floods the listener shall not cost a login each.
         if self._host.is_full():
             self._transport.abort()
             return
@@ -185,6 +186,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self, reason: str = "server") -> None:
+        # "out" is no reason not to read: it is the client that is slow to take what it gets.
         self._paused_by.discard(reason)
         if self._transport is not None and not self._paused_by & {"server", "backlog"}:
             self._transport.resume_reading()

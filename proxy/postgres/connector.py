@@ -71,6 +71,7 @@ class AsyncpgConnection:
 
     async def cancel(self) -> None:
         """Ask the server to cancel what this connection does; back when it has been asked."""
+        # A connection of its own, with the process number and secret of this one (54.2.8); TLS if this one has it.
         connection = self._connection
         protocol = connection._protocol
         await connect_utils._cancel(

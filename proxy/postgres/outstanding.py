@@ -216,6 +216,7 @@ class OutstandingReplies:
 
     def on_copy_end(self) -> None:
         """CopyDone or CopyFail was sent, perhaps before the server has said that it reads COPY data."""
+        # A driver may send data and their end along with the COPY; whether the server reads them is not known yet.
         if self.copying:
             self.copying = False
         elif self.queue:
@@ -261,6 +262,7 @@ class OutstandingReplies:
                     break
                 pos = end
                 continue
+            # Out of step with the server nobody knows whose the next reply is: the connection is worth nothing then.
             if kind not in wire.BACKEND_KINDS or not 4 <= length < MAX_MESSAGE_BYTES:
                 raise ValueError("the database sent what is no message of its protocol")
             if end > size:
@@ -346,6 +348,7 @@ class OutstandingReplies:
         """Whether the client gets it, and what it gets instead."""
         queue = self.queue
         hidden = bool(queue) and queue[0].hidden
+        # These three may come at any time (54.2.7 Asynchronous Operations), and count for no reply.
         if kind == wire.PARAMETER_STATUS:
             name, _, value = data[pos + HEADER_SIZE : end - 1].partition(b"\0")
             by_reset = bool(queue) and bool(queue[0].flags & RESET)
@@ -437,6 +440,7 @@ class OutstandingReplies:
         while queue and queue[0].kind != wire.SYNC:
             dropped.append(queue.popleft())
         for undone in reversed(dropped):  # what has failed is undone last
+            # What has failed is known to the server as failed; what was skipped it has never seen.
             self.undoing_skipped = undone is not failed
             if undone.on_undone is not None:
                 undone.on_undone()

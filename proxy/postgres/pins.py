@@ -39,6 +39,7 @@ class PinSlots(Generic[Holder]):
 
     def enqueue(self, holder: Holder) -> bool:
         """Whether it was not waiting already."""
+        # A text that waits is read again when its client sends more, and asks again: it keeps its turn.
         if holder in self.waiting:
             return False
         self.waiting.append(holder)

@@ -73,7 +73,7 @@ async def story(user: str, question: Question) -> StreamingResponse:
 
 @app.get("/api/notes")
 async def notes() -> list[dict[str, object]]:
-    rows = await database().fetch_metrics("select id, text from notes order by id desc limit 20")
+    rows = await database().fetch("select id, text from notes order by id desc limit 20")
     return [dict(row) for row in rows]
 
 

@@ -84,7 +84,7 @@ def pass_on_signals(gateway: subprocess.Popen[bytes]) -> None:
             gateway.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal_name(number, pass_on)
+        signal.signal(number, pass_on)
 
 
 def free_port() -> int:

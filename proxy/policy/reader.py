@@ -73,10 +73,12 @@ class PolicyReader:
     into the value is not one into the text.
     """
 
-    def __init__(self, file: str, environ: Mapping[str, str], shapes: Mapping[str, CustomReader], lines: int) -> None:
+    def __init__(
+        self, file: str, environ: Mapping[str, str], custom_readers: Mapping[str, CustomReader], lines: int
+    ) -> None:
         self.file = file
         self.environ = environ
-        self.custom_readers = shapes
+        self.custom_readers = custom_readers
         self.last_line = lines
         self.faults: list[PolicyFault] = []
         self.lines: dict[str, int] = {}

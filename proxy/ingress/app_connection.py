@@ -83,7 +83,7 @@ class AppConnection(asyncio.Protocol):
     - `upgraded`: the app has switched to another protocol (101).
 
     Of the connection:
-    - `is_closed`, and `close_error` if it did not end in order.
+    - `is_closed`: it has ended, in order or not.
     - `idle_since`, `idle_iteration`: for the pool.
     """
 
@@ -94,7 +94,6 @@ class AppConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.idle_iteration = 0  # of the loop, in which it became idle
         self.last_read = 0.0
-        self.close_error: BaseException | None = None
         self.is_closed = False
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._write_resumed: asyncio.Future[None] | None = None
@@ -334,7 +333,6 @@ class AppConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.close_error = exc
         self._on_end_of_input(exc)
         self.is_closed = True
         self.transport = None

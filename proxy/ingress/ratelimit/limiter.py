@@ -77,7 +77,7 @@ class _TierLimits:
     exact ones need to remember.
     """
 
-    __slots__ = ("coarse", "enforced", "exact", "headers", "keep", "longest", "order")
+    __slots__ = ("coarse", "enforced", "exact", "headers", "keep", "order")
 
     def __init__(self, route: Route, rates: tuple[Rate, ...]) -> None:
         self.headers = RateLimitHeaders(route.name, rates)
@@ -85,7 +85,6 @@ class _TierLimits:
         self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= MAX_EXACT_QUOTA]
         self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > MAX_EXACT_QUOTA)
         self.keep = max((quota for quota, _ in self.exact), default=0)
-        self.longest = max(rate.period for rate in rates)
         # Standings come out exact limits first; this puts them as the policy has them.
         places = sorted(range(len(rates)), key=lambda index: rates[index].count > MAX_EXACT_QUOTA)
         self.order = [places.index(index) for index in range(len(rates))]

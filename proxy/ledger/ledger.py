@@ -1,7 +1,7 @@
-"""The ledger's writer: rows wait in memory for less than half a second, then go to the database in batches.
+"""The ledger's writer: records wait in memory for less than half a second, then go to the store in batches.
 
-Nothing that adds a row waits for a disk. While the database is away the rows wait, calls go on (or not, with
-`ledger.on_error: deny`), and health says so. Once it is back they are written, each once.
+Nothing that adds a record waits for a disk. While the store is away the records wait, calls go on (or not, with
+`ledger.on_error: deny`), and health says so. Once it is back they are written, each once (write_buffer.py).
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ from proxy.observe.metrics import Metrics
 from proxy.policy import schema
 from proxy.policy.urls import mask_password, sqlite_path
 
-FLUSH = 0.4  # seconds: with OPEN_AFTER and the writing itself, a call is on record within its first second
-AGAIN = (0.5, 5.0)  # seconds between tries while the database is away: the first, the longest
-PATIENCE = 2.0  # seconds that a call waits for its row to be on record, where it must be
-STARTING = 5.0  # seconds that a start waits for the database
-STOPPING = 3.0  # seconds that a stop tries to write what waits
+FLUSH_SECONDS = 0.4  # with OPEN_AFTER and the writing itself, a call is on record within its first second
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 5.0  # between tries while the store is away, doubled each time
+WRITTEN_TIMEOUT = 2.0  # seconds that a call waits for its record to be written, if it must be
+START_TIMEOUT = 5.0  # seconds that a start waits for the store
+STOP_TIMEOUT = 3.0  # seconds that a stop tries to write what waits
 PRUNE_FIRST, PRUNE_EVERY, PRUNE_PAUSE = 30.0, 600.0, 0.05  # seconds
 PRUNE_ROWS = 1000  # at a time, some 20 ms
 
 
 class Ledger:
-    """For the loop's thread alone. `now` is the wall clock, `clock` a monotonic one."""
+    """The ledger as the rest of the gateway sees it. For the loop's thread alone.
+
+    `now` is the wall clock, `clock` a monotonic one. Money is in whole nano-dollars (1e-9 $).
+    """
 
     def __init__(
         self,
@@ -57,20 +60,20 @@ class Ledger:
         self._metrics = metrics
         self._clock = clock
         self._now = now
-        self._database = database if database is not None else store_of(policy.url)
-        self._backlog = WriteBuffer(bound)
-        self._wanted = asyncio.Event()  # there is something to write, or a database to look for
-        self._full = asyncio.Event()  # enough for a batch
+        self._store = database if database is not None else store_of(policy.url)
+        self._buffer = WriteBuffer(bound)
+        self._work_waits = asyncio.Event()  # there is something to write, or a database to look for
+        self._batch_is_full = asyncio.Event()  # enough for a batch
         self._written = asyncio.Event()  # the batch under way has ended; then a new one takes its place
-        self._trouble: str | None = None
+        self._away_because: str | None = None
         self._since = clock()
-        self._pause = AGAIN[0]
+        self._pause = MIN_RETRY_SECONDS
         self._waiters: list[asyncio.Future[bool]] = []  # who waits for what is firm to be written
         self._ending = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        metrics.on_scrape(lambda: metrics.ledger_backlog_rows.set(len(self._backlog)))
-        metrics.follow_total(metrics.ledger_dropped_total, lambda: self._backlog.dropped)
-        metrics.follow_total(metrics.ledger_folded_total, lambda: self._backlog.folded)
+        metrics.on_scrape(lambda: metrics.ledger_backlog_rows.set(len(self._buffer)))
+        metrics.follow_total(metrics.ledger_dropped_total, lambda: self._buffer.dropped)
+        metrics.follow_total(metrics.ledger_folded_total, lambda: self._buffer.folded)
 
     # ── what the rest of the house sees ──────────────────────────────────────────────────────
 
@@ -80,34 +83,34 @@ class Ledger:
         A file is made with the first row, or here where calls must not go on without it.
         """
         try:
-            async with asyncio.timeout(STARTING):
-                await self._database.ensure_ready(create=self._policy.on_error == "deny")
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._store.ensure_ready(create=self._policy.on_error == "deny")
         except TimeoutError:
-            self._lost(f"{self._database.where} did not answer in {STARTING:g} s")
+            self._mark_away(f"{self._store.where} did not answer in {START_TIMEOUT:g} s")
         except LedgerUnavailable as away:
-            self._lost(str(away))
+            self._mark_away(str(away))
         loop = asyncio.get_running_loop()
-        self._tasks = (loop.create_task(self._write_on()), loop.create_task(self._prune_on()))
+        self._tasks = (loop.create_task(self._write_forever()), loop.create_task(self._prune_forever()))
 
     async def stop(self) -> None:
         """Writes what waits, calls under way included, within a few seconds."""
         self._ending.set()
-        self._wanted.set()
-        self._full.set()
+        self._work_waits.set()
+        self._batch_is_full.set()
         if self._tasks:
             writer, pruner = self._tasks
             pruner.cancel()
-            await asyncio.wait((writer,), timeout=STOPPING)
+            await asyncio.wait((writer,), timeout=STOP_TIMEOUT)
             writer.cancel()
             await asyncio.wait((writer, pruner), timeout=1.0)
         self._tasks = ()
-        left = len(self._backlog)
+        left = len(self._buffer)
         if left:
-            text = f"{left} rows could not be written before the end, and are lost: {self._trouble or 'no time'}."
+            text = f"{left} rows could not be written before the end, and are lost: {self._away_because or 'no time'}."
             self._emit("ledger", text, level="error", rows=left)
         try:
             async with asyncio.timeout(1.0):
-                await self._database.close()
+                await self._store.close()
         except (TimeoutError, LedgerUnavailable):
             pass
 
@@ -117,24 +120,24 @@ class Ledger:
 
     def record_open(self, entry: CallRecord) -> None:
         """A call began, reserved at `entry.cost`: on record as `open` if it is still under way in half a second."""
-        self._backlog.add_open(entry, self._clock())
-        self._wanted.set()
+        self._buffer.add_open(entry, self._clock())
+        self._work_waits.set()
 
     def record(self, entry: CallRecord, *, firm: bool = False) -> None:
         """A call was settled, or (`firm`) must be on record as it is. Never blocks, never raises."""
-        self._backlog.add_settled(entry, firm=firm)
-        self._wanted.set()
-        if len(self._backlog) >= MAX_BATCH_ROWS:
-            self._full.set()
+        self._buffer.add_settled(entry, firm=firm)
+        self._work_waits.set()
+        if len(self._buffer) >= MAX_BATCH_ROWS:
+            self._batch_is_full.set()
 
-    async def wait_written(self, patience: float = PATIENCE) -> bool:
+    async def wait_written(self, patience: float = WRITTEN_TIMEOUT) -> bool:
         """Whether what was firm before now is on record: waits for it, but not while the database is away."""
-        if self._trouble is not None or not self._tasks:
+        if self._away_because is not None or not self._tasks:
             return False
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        self._wanted.set()
-        self._full.set()
+        self._work_waits.set()
+        self._batch_is_full.set()
         try:
             async with asyncio.timeout(patience):
                 return await waiter
@@ -143,8 +146,8 @@ class Ledger:
 
     def discard(self, id: str) -> None:
         """A call ended without costing or being worth a row; its `open` row goes, if one was written."""
-        self._backlog.drop(id)
-        self._wanted.set()
+        self._buffer.drop(id)
+        self._work_waits.set()
 
     async def window_totals(
         self, upstream: str, since: Mapping[str, float], until: float | None = None
@@ -153,7 +156,7 @@ class Ledger:
 
         Rows that wait do not count, rows left open by a crash do, at their reservation. Raises LedgerUnavailable.
         """
-        return await self._database.window_totals(upstream, since, until)
+        return await self._store.window_totals(upstream, since, until)
 
     async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None = None
@@ -161,50 +164,50 @@ class Ledger:
         """What these users come to in each window, rows that wait included: those are written first. For users without
         a call under way, whose open row would count twice. Raises LedgerUnavailable."""
         for _ in range(2):  # the batch under way, and the one after it: what waits now is in them, whatever comes then
-            if self._trouble is not None or not self._backlog.holds_users(set(users)):
+            if self._away_because is not None or not self._buffer.holds_users(set(users)):
                 break
             written = self._written
-            self._full.set()
-            self._wanted.set()
+            self._batch_is_full.set()
+            self._work_waits.set()
             await written.wait()
-        if self._trouble is not None:
-            raise LedgerUnavailable(self._trouble)
-        return await self._database.user_totals(upstream, users, since, until)
+        if self._away_because is not None:
+            raise LedgerUnavailable(self._away_because)
+        return await self._store.user_totals(upstream, users, since, until)
 
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         """Calls whose price is still to come. Raises LedgerUnavailable."""
-        return await self._database.open_background_calls(upstream, most)
+        return await self._store.open_background_calls(upstream, most)
 
     async def find_by_reference(self, upstream: str, reference: str) -> CallRecord | None:
         """The call that the vendor knows by this reference, whatever became of it. Raises LedgerUnavailable."""
-        return await self._database.find_by_reference(upstream, reference)
+        return await self._store.find_by_reference(upstream, reference)
 
     async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
         """Which of these calls somebody settled, and what they cost. Raises LedgerUnavailable."""
         found: dict[str, int] = {}
         for at in range(0, len(ids), MAX_IDS_PER_QUERY):
-            found |= await self._database.settled_costs(ids[at : at + MAX_IDS_PER_QUERY])
+            found |= await self._store.settled_costs(ids[at : at + MAX_IDS_PER_QUERY])
         return found
 
     async def forgiven_by_user(
         self, upstream: str, since: Mapping[str, float], until: float
     ) -> dict[str, dict[str, int]]:
         """What operators forgave in each of these windows, by user. Raises LedgerUnavailable."""
-        return await self._database.forgiven_by_user(upstream, since, until)
+        return await self._store.forgiven_by_user(upstream, since, until)
 
     @property
     def store(self) -> LedgerStore:
-        return self._database
+        return self._store
 
     def health(self) -> ComponentHealth:
-        if self._trouble is None:
-            return ComponentHealth("ok", f"calls are written to {self._database.where}", self._since)
-        waiting = len(self._backlog)
-        return ComponentHealth("degraded", f"{self._trouble}; rows that wait in memory: {waiting}", self._since)
+        if self._away_because is None:
+            return ComponentHealth("ok", f"calls are written to {self._store.where}", self._since)
+        waiting = len(self._buffer)
+        return ComponentHealth("degraded", f"{self._away_because}; rows that wait in memory: {waiting}", self._since)
 
     def refuses_calls(self) -> bool:
         """Whether calls must not go on: `on_error: deny`, and they could not be written down."""
-        return self.strict and (self._trouble is not None or self._backlog.full)
+        return self.strict and (self._away_because is not None or self._buffer.full)
 
     @property
     def strict(self) -> bool:
@@ -214,24 +217,26 @@ class Ledger:
     @property
     def rows_waiting(self) -> int:
         """Settled rows that wait."""
-        return len(self._backlog)
+        return len(self._buffer)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
-    async def _write_on(self) -> None:
-        while not (self._ending.is_set() and self._backlog.idle):
-            await self._wanted.wait()
-            self._wanted.clear()
-            await self._gather()
-            await self._flush()
-            if self._trouble is not None or not self._backlog.idle:
-                self._wanted.set()
+    async def _write_forever(self) -> None:
+        while not (self._ending.is_set() and self._buffer.idle):
+            await self._work_waits.wait()
+            self._work_waits.clear()
+            await self._wait_for_more()
+            await self._write_waiting()
+            if self._away_because is not None or not self._buffer.idle:
+                self._work_waits.set()
 
-    async def _gather(self) -> None:
-        """Let rows come together; while the database is away, let it come back."""
-        event, patience = (self._full, FLUSH) if self._trouble is None else (self._ending, self._pause)
-        if self._trouble is not None and self._ending.is_set():
-            await asyncio.sleep(AGAIN[0] / 2)
+    async def _wait_for_more(self) -> None:
+        """Wait until records have come together, or while the store is away, until it is time for another try."""
+        event, patience = self._batch_is_full, FLUSH_SECONDS
+        if self._away_because is not None:
+            event, patience = self._ending, self._pause
+        if self._away_because is not None and self._ending.is_set():
+            await asyncio.sleep(MIN_RETRY_SECONDS / 2)
             return
         try:
             async with asyncio.timeout(patience):
@@ -239,100 +244,100 @@ class Ledger:
         except TimeoutError:
             pass
         if not self._ending.is_set():
-            self._full.clear()
+            self._batch_is_full.clear()
 
-    async def _flush(self) -> None:
+    async def _write_waiting(self) -> None:
         waiters, self._waiters = self._waiters, []
         try:
             written = 0
-            if self._trouble is not None:
-                await self._database.ensure_ready(create=True)
-            while (batch := self._backlog.next_batch(self._clock(), everything=self._ending.is_set())) is not None:
-                await self._write(batch)
+            if self._away_because is not None:
+                await self._store.ensure_ready(create=True)
+            while (batch := self._buffer.next_batch(self._clock(), everything=self._ending.is_set())) is not None:
+                await self._write_batch(batch)
                 written += len(batch)
                 if len(batch) < MAX_BATCH_ROWS and not self._ending.is_set():
                     break  # what came in the meantime can wait for its own turn
-            self._found(written)
-            _tell(waiters, True)
+            self._mark_back(written)
+            _resolve(waiters, True)
         except LedgerUnavailable as away:
             self._metrics.ledger_writes_total.labels("error").inc()
-            self._lost(str(away))
+            self._mark_away(str(away))
         except Exception as error:  # a fault of ours must not end the writer, and with it the ledger
-            self._lost(f"{type(error).__name__}: {error}")
+            self._mark_away(f"{type(error).__name__}: {error}")
         finally:
             self._written.set()
             self._written = asyncio.Event()
-            _tell(waiters, False)
+            _resolve(waiters, False)
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write_batch(self, batch: Batch) -> None:
         """A row that no database takes is left out, so that it does not hold up the others."""
         pieces = deque([batch])
         while pieces:
             piece = pieces.popleft()
             try:
-                writing = self._database.write_batch(piece.records, piece.removals)
+                writing = self._store.write_batch(piece.records, piece.removals)
                 await time_awaitable(self._metrics.ledger_write_seconds, writing)
                 self._metrics.ledger_writes_total.labels("ok").inc()
             except RecordRejected as error:
                 if len(piece) > 1:
                     pieces.extendleft(reversed(piece.split()))
                     continue
-                self._backlog.drop_batch(piece)
+                self._buffer.drop_batch(piece)
                 self._emit("ledger", f"A row cannot be written and is left out: {error}.", level="error")
             except Exception as error:
                 doubtful = not isinstance(error, LedgerUnavailable) or error.doubtful
-                self._backlog.requeue(piece, doubtful=doubtful)
+                self._buffer.requeue(piece, doubtful=doubtful)
                 for rest in pieces:
-                    self._backlog.requeue(rest, doubtful=False)
+                    self._buffer.requeue(rest, doubtful=False)
                 raise
-        self._backlog.batch_written()
+        self._buffer.batch_written()
 
-    def _lost(self, why: str) -> None:
-        if self._trouble is None:
+    def _mark_away(self, why: str) -> None:
+        if self._away_because is None:
             self._since = self._clock()
-            self._pause = AGAIN[0]
+            self._pause = MIN_RETRY_SECONDS
             on = "calls go on and are remembered" if self._policy.on_error == "remember" else "calls are refused"
             self._emit("ledger", f"The ledger cannot be written: {why}; {on}.", level="error", reason=why)
         else:
-            self._pause = min(AGAIN[1], self._pause * 2)
-        self._trouble = why
-        self._wanted.set()
+            self._pause = min(MAX_RETRY_SECONDS, self._pause * 2)
+        self._away_because = why
+        self._work_waits.set()
 
-    def _found(self, written: int) -> None:
-        if self._trouble is None:
+    def _mark_back(self, written: int) -> None:
+        if self._away_because is None:
             return
         away = self._clock() - self._since
-        self._trouble = None
+        self._away_because = None
         self._since = self._clock()
         self._emit(
             "ledger",
             f"The ledger is written again after {away:.0f} s; {written} rows had waited.",
             away_s=round(away, 1),
             rows=written,
-            folded=self._backlog.folded,
-            dropped=self._backlog.dropped,
+            folded=self._buffer.folded,
+            dropped=self._buffer.dropped,
         )
 
-    async def _prune_on(self) -> None:
+    async def _prune_forever(self) -> None:
         """Take out what is older than `keep`, a little at a time."""
         await asyncio.sleep(PRUNE_FIRST)
         while True:
             try:
-                while await self._database.prune(self._now() - self._policy.keep, PRUNE_ROWS) == PRUNE_ROWS:
+                while await self._store.prune(self._now() - self._policy.keep, PRUNE_ROWS) == PRUNE_ROWS:
                     await asyncio.sleep(PRUNE_PAUSE)
             except (LedgerUnavailable, RecordRejected):
                 pass  # the writer tells of it
             await asyncio.sleep(PRUNE_EVERY)
 
 
-def _tell(waiters: Sequence[asyncio.Future[bool]], written: bool) -> None:
+def _resolve(waiters: Sequence[asyncio.Future[bool]], written: bool) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(written)
 
 
 def store_of(url: str) -> LedgerStore:
-    """The driver is loaded for the database that is named alone."""
+    """The store that a URL names. Its driver is loaded only then."""
     path = sqlite_path(url)
     if path is not None:
         from proxy.ledger.sqlite import SqliteStore

@@ -31,11 +31,11 @@ from proxy.ledger.store import (
     newer_schema_error,
 )
 
-CONNECT = 5.0  # seconds
-COMMAND = 10.0  # seconds for a statement
-REPORT = 60.0
-MIGRATION = 300.0  # an index over a large table takes its time
-LOCK = 0x6F757472  # the advisory lock of the migration
+CONNECT_TIMEOUT = 5.0  # seconds
+COMMAND_TIMEOUT = 10.0  # seconds for a statement
+REPORT_TIMEOUT = 60.0
+MIGRATION_TIMEOUT = 300.0  # an index over a large table takes its time
+MIGRATION_LOCK = 0x6F757472  # the advisory lock of the migration
 
 _TYPES = {"text": "text", "real": "float8", "integer": "int8"}
 _INSERT = (
@@ -231,33 +231,33 @@ class PostgresStore:
         try:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._url, min_size=0, max_size=2, max_inactive_connection_lifetime=60.0, **_OPTIONS
+                    self._url, min_size=0, max_size=2, max_inactive_connection_lifetime=60.0, **_CONNECT_OPTIONS
                 )
-            async with self._pool.acquire(timeout=CONNECT) as connection:
+            async with self._pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
                 if not self._migrated:
                     await self._migrate(connection)
                     self._migrated = True
                 yield connection
-        except _ROWS as error:
+        except _RECORD_ERRORS as error:
             raise RecordRejected(f"{self.where}: {error}") from error
-        except _FAULTS as error:
+        except _STORE_ERRORS as error:
             self._migrated = False  # it may be another database that comes back
-            raise LedgerUnavailable(f"{self.where}: {_why(error)}") from error
+            raise LedgerUnavailable(f"{self.where}: {_explain_error(error)}") from error
 
     async def _migrate(self, connection: Any) -> None:
-        if await _version(connection) == len(self._steps):
+        if await _schema_version(connection) == len(self._steps):
             return
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS public.outrigger_schema (part text PRIMARY KEY, version int NOT NULL)"
             )
-            found = await _version(connection)
+            found = await _schema_version(connection)
             if found > len(self._steps):
                 raise newer_schema_error(found, len(self._steps))
             for step in self._steps[found:]:
                 for statement in step:
-                    await connection.execute(statement, timeout=MIGRATION)
+                    await connection.execute(statement, timeout=MIGRATION_TIMEOUT)
             await connection.execute(
                 "INSERT INTO public.outrigger_schema VALUES ('ledger', $1)"
                 " ON CONFLICT (part) DO UPDATE SET version = excluded.version",
@@ -269,9 +269,9 @@ async def read_report(url: str, where: str, by: GroupBy, since: float) -> list[R
     """What a ledger says, the largest spenders first. Raises LedgerUnavailable."""
     name = GROUP_COLUMNS[by]
     try:
-        connection = await asyncpg.connect(without_foreign_options(url), **_OPTIONS)
+        connection = await asyncpg.connect(without_foreign_options(url), **_CONNECT_OPTIONS)
         try:
-            version = await _version(connection)
+            version = await _schema_version(connection)
             if version > len(STEPS):
                 raise newer_schema_error(version, len(STEPS))
             if version == 0:
@@ -282,28 +282,28 @@ async def read_report(url: str, where: str, by: GroupBy, since: float) -> list[R
                 " sum(output_tokens), sum(cost), sum(estimated) FROM public.outrigger_calls WHERE at >= $1"
                 f" GROUP BY {name} ORDER BY sum(cost) DESC, sum(calls) DESC, {name}",
                 since,
-                timeout=REPORT,
+                timeout=REPORT_TIMEOUT,
             )
             return [ReportRow(row[0], *(int(value) for value in row[1:])) for row in map(tuple, rows)]
         finally:
             connection.terminate()
-    except (*_ROWS, *_FAULTS) as error:
-        raise LedgerUnavailable(f"{where}: {_why(error)}") from error
+    except (*_RECORD_ERRORS, *_STORE_ERRORS) as error:
+        raise LedgerUnavailable(f"{where}: {_explain_error(error)}") from error
 
 
 async def check_reachable(url: str, where: str) -> int:
     """The version of the schema there, 0 where there is none yet. Raises LedgerUnavailable."""
     try:
-        connection = await asyncpg.connect(without_foreign_options(url), **_OPTIONS)
+        connection = await asyncpg.connect(without_foreign_options(url), **_CONNECT_OPTIONS)
         try:
-            return await _version(connection)
+            return await _schema_version(connection)
         finally:
             connection.terminate()
-    except (*_ROWS, *_FAULTS) as error:
-        raise LedgerUnavailable(f"{where}: {_why(error)}") from error
+    except (*_RECORD_ERRORS, *_STORE_ERRORS) as error:
+        raise LedgerUnavailable(f"{where}: {_explain_error(error)}") from error
 
 
-async def _version(connection: Any) -> int:
+async def _schema_version(connection: Any) -> int:
     """0 where there is no ledger yet."""
     if not await connection.fetchval("SELECT to_regclass('public.outrigger_schema') IS NOT NULL"):
         return 0
@@ -314,11 +314,11 @@ async def _version(connection: Any) -> int:
 def without_foreign_options(url: str) -> str:
     """Without the options of other drivers, which PostgreSQL would refuse as unknown settings."""
     head, mark, options = url.partition("?")
-    kept = [option for option in options.split("&") if not _FOREIGN.match(option)]
+    kept = [option for option in options.split("&") if not _FOREIGN_OPTION.match(option)]
     return head + (mark + "&".join(kept) if any(kept) else "")
 
 
-def _why(error: BaseException) -> str:
+def _explain_error(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -327,13 +327,13 @@ def _why(error: BaseException) -> str:
     return text
 
 
-_FOREIGN = re.compile(r"(channel_binding|pgbouncer|connection_limit|pool_timeout|schema|prepareThreshold)=")
-_OPTIONS: Mapping[str, Any] = {
-    "timeout": CONNECT,
-    "command_timeout": COMMAND,
+_FOREIGN_OPTION = re.compile(r"(channel_binding|pgbouncer|connection_limit|pool_timeout|schema|prepareThreshold)=")
+_CONNECT_OPTIONS: Mapping[str, Any] = {
+    "timeout": CONNECT_TIMEOUT,
+    "command_timeout": COMMAND_TIMEOUT,
     "statement_cache_size": 0,
     "server_settings": {"application_name": "outrigger"},
 }
-_ROWS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError,
+_RECORD_ERRORS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_STORE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError,
            ValueError)  # fmt: skip

@@ -19,7 +19,7 @@ from time import sleep
 from typing import TypeVar
 
 from proxy.ledger.record import CallRecord, record_from_row
-from proxy.ledger.sqlite_queries import FAR, spent, standing, version_of, why
+from proxy.ledger.sqlite_queries import FAR_FUTURE, explain_error, schema_version, user_totals, window_totals
 from proxy.ledger.sqlite_schema import STEPS
 from proxy.ledger.store import (
     COLUMN_NAMES,
@@ -35,9 +35,9 @@ from proxy.ledger.store import (
 
 T = TypeVar("T")
 
-BUSY = 2.0  # seconds to wait for another process's lock
-STEP = 0.02  # seconds between tries where SQLite itself does not wait
-PATIENCE = 15.0  # seconds for any one step: a disk may hang
+LOCK_TIMEOUT = 2.0  # seconds to wait for another process's lock
+LOCK_RETRY_SECONDS = 0.02  # if SQLite itself does not wait
+STEP_TIMEOUT = 15.0  # seconds for any one step: a disk may hang
 
 _COLUMNS = ", ".join(COLUMN_NAMES)
 _INSERT = f"INSERT INTO outrigger_calls ({_COLUMNS}) VALUES ({', '.join('?' * len(COLUMN_NAMES))}) {ON_CONFLICT}"
@@ -46,7 +46,7 @@ _INSERT = f"INSERT INTO outrigger_calls ({_COLUMNS}) VALUES ({', '.join('?' * le
 class SqliteStore:
     """`steps` brings a schema up to date, one a version."""
 
-    def __init__(self, path: Path, *, steps: Sequence[Sequence[str]] = STEPS, busy: float = BUSY) -> None:
+    def __init__(self, path: Path, *, steps: Sequence[Sequence[str]] = STEPS, busy: float = LOCK_TIMEOUT) -> None:
         self.where = str(path)
         self._path = Path(os.path.abspath(path))  # the folder that the process started in
         self._steps = steps
@@ -56,85 +56,85 @@ class SqliteStore:
         self._file: tuple[int, int] | None = None
 
     async def ensure_ready(self, *, create: bool) -> None:
-        await self._do(lambda: self._ready(create))
+        await self._run_in_thread(lambda: self._connect(create))
 
     async def write_batch(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
-        await self._do(lambda: self._write(entries, removals))
+        await self._run_in_thread(lambda: self._write(entries, removals))
 
     async def prune(self, before: float, at_most: int) -> int:
-        return await self._do(lambda: self._prune(before, at_most))
+        return await self._run_in_thread(lambda: self._prune(before, at_most))
 
     async def window_totals(
         self, upstream: str, since: Mapping[str, float], until: float | None
     ) -> dict[str, WindowTotals]:
-        return await self._do(lambda: self._spent(upstream, since, until))
+        return await self._run_in_thread(lambda: self._spent(upstream, since, until))
 
     async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
-        return await self._do(lambda: self._standing(upstream, users, since, until))
+        return await self._run_in_thread(lambda: self._standing(upstream, users, since, until))
 
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         where = "upstream = ? AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT ?"
-        return await self._do(lambda: self._rows(where, (upstream, most)))
+        return await self._run_in_thread(lambda: self._rows(where, (upstream, most)))
 
     async def find_by_reference(self, upstream: str, reference: str) -> CallRecord | None:
         where = "reference = ? AND reference <> '' AND upstream = ? ORDER BY at DESC LIMIT 1"
-        return next(iter(await self._do(lambda: self._rows(where, (reference, upstream)))), None)
+        return next(iter(await self._run_in_thread(lambda: self._rows(where, (reference, upstream)))), None)
 
     async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
         where = f"id IN ({', '.join('?' * len(ids))}) AND outcome <> 'open'"
-        return {entry.id: entry.cost for entry in await self._do(lambda: self._rows(where, ids))}
+        return {entry.id: entry.cost for entry in await self._run_in_thread(lambda: self._rows(where, ids))}
 
     async def record_forgiven(self, rows: Sequence[ForgivenSpend]) -> None:
-        await self._do(lambda: self._forgive(rows))
+        await self._run_in_thread(lambda: self._forgive(rows))
 
     async def forgiven_by_user(
         self, upstream: str, since: Mapping[str, float], until: float
     ) -> dict[str, dict[str, int]]:
-        return await self._do(lambda: self._forgiven(upstream, since, until))
+        return await self._run_in_thread(lambda: self._forgiven(upstream, since, until))
 
     async def blocked_users(self) -> list[str]:
-        return await self._do(self._blocked)
+        return await self._run_in_thread(self._blocked)
 
     async def set_blocked(self, user: str, at: float | None) -> None:
-        await self._do(lambda: self._block(user, at))
+        await self._run_in_thread(lambda: self._block(user, at))
 
     async def close(self) -> None:
         if self._thread is not None:
             try:
-                await self._do(self._close)
+                await self._run_in_thread(self._close)
             finally:
                 self._thread.shutdown(wait=False, cancel_futures=True)
                 self._thread = None
 
-    async def _do(self, work: Callable[[], T]) -> T:
+    async def _run_in_thread(self, work: Callable[[], T]) -> T:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "ledger")
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._mapped, work)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._map_errors, work)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(STEP_TIMEOUT):
                 return await future
         except TimeoutError:
-            raise LedgerUnavailable(f"{self.where} did not answer in {PATIENCE:g} s", doubtful=True) from None
+            raise LedgerUnavailable(f"{self.where} did not answer in {STEP_TIMEOUT:g} s", doubtful=True) from None
 
     # ── in the thread ────────────────────────────────────────────────────────────────────────
 
-    def _mapped(self, work: Callable[[], T]) -> T:
+    def _map_errors(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError) as error:
-            self._undo()
+            self._roll_back()
             raise RecordRejected(f"{self.where}: {error}") from error
         except (sqlite3.Error, OSError) as error:
-            self._undo()
+            self._roll_back()
             self._close()  # the next try looks at the file anew
-            raise LedgerUnavailable(why(self.where, error)) from error
+            raise LedgerUnavailable(explain_error(self.where, error)) from error
         except LedgerUnavailable:
             self._close()
             raise
 
-    def _undo(self) -> None:
+    def _roll_back(self) -> None:
         try:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -149,9 +149,9 @@ class SqliteStore:
         except sqlite3.Error:
             pass
 
-    def _ready(self, create: bool) -> sqlite3.Connection | None:
+    def _connect(self, create: bool) -> sqlite3.Connection | None:
         if self._connection is not None:
-            if self._identity() == self._file:
+            if self._file_identity() == self._file:
                 return self._connection
             self._close()  # somebody moved or removed the file: what is written to it now is lost
         if not create and not self._path.exists():
@@ -159,29 +159,29 @@ class SqliteStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=self._busy, isolation_level=None)
         self._connection = connection
-        self._journal(connection)
+        self._set_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA cache_size=-1024")
         connection.execute("PRAGMA journal_size_limit=4194304")
         self._migrate(connection)
-        self._file = self._identity()
+        self._file = self._file_identity()
         return connection
 
-    def _journal(self, connection: sqlite3.Connection) -> None:
+    def _set_wal(self, connection: sqlite3.Connection) -> None:
         """To WAL; where a file system cannot have it, the journal stays as it is.
 
         SQLite does not wait for another who is doing the same, since both could wait for ever.
         """
-        for left in reversed(range(int(self._busy / STEP) + 1)):
+        for left in reversed(range(int(self._busy / LOCK_RETRY_SECONDS) + 1)):
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 return
             except sqlite3.OperationalError as error:
                 if not left or "locked" not in str(error):
                     raise
-                sleep(STEP)
+                sleep(LOCK_RETRY_SECONDS)
 
-    def _identity(self) -> tuple[int, int] | None:
+    def _file_identity(self) -> tuple[int, int] | None:
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -189,10 +189,10 @@ class SqliteStore:
         return found.st_dev, found.st_ino
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if version_of(connection) == len(self._steps):
+        if schema_version(connection) == len(self._steps):
             return
         connection.execute("BEGIN IMMEDIATE")  # another instance may be at it
-        found = version_of(connection)
+        found = schema_version(connection)
         if found > len(self._steps):
             raise newer_schema_error(found, len(self._steps))
         for at in range(found, len(self._steps)):
@@ -202,7 +202,7 @@ class SqliteStore:
         connection.execute("COMMIT")
 
     def _write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
-        connection = self._ready(True)
+        connection = self._connect(True)
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(_INSERT, [entry.row() for entry in entries])
@@ -210,7 +210,7 @@ class SqliteStore:
         connection.execute("COMMIT")
 
     def _prune(self, before: float, at_most: int) -> int:
-        connection = self._ready(False)
+        connection = self._connect(False)
         if connection is None:
             return 0
         done = connection.execute(
@@ -221,25 +221,25 @@ class SqliteStore:
         return done.rowcount
 
     def _spent(self, upstream: str, since: Mapping[str, float], until: float | None) -> dict[str, WindowTotals]:
-        connection = self._ready(False)
+        connection = self._connect(False)
         if connection is None:
             return {window: WindowTotals({}, 0) for window in since}
-        return {window: spent(connection, upstream, start, until) for window, start in since.items()}
+        return {window: window_totals(connection, upstream, start, until) for window, start in since.items()}
 
     def _standing(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
-        connection = self._ready(False)
+        connection = self._connect(False)
         if connection is None:
             return {user: UserTotals({}, {}) for user in users}
-        paid = {window: standing(connection, upstream, users, start, until) for window, start in since.items()}
-        taken = self._forgiven(upstream, since, FAR if until is None else until)
+        paid = {window: user_totals(connection, upstream, users, start, until) for window, start in since.items()}
+        taken = self._forgiven(upstream, since, FAR_FUTURE if until is None else until)
         return {
             user: UserTotals(*({w: found[w].get(user, 0) for w in since} for found in (paid, taken))) for user in users
         }
 
     def _rows(self, where: str, values: Sequence[object]) -> list[CallRecord]:
-        connection = self._ready(False)
+        connection = self._connect(False)
         if connection is None:
             return []
         found = connection.execute(
@@ -248,7 +248,7 @@ class SqliteStore:
         return [record_from_row(row) for row in found]
 
     def _forgive(self, rows: Sequence[ForgivenSpend]) -> None:
-        connection = self._ready(True)
+        connection = self._connect(True)
         assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
@@ -260,7 +260,7 @@ class SqliteStore:
         connection.execute("COMMIT")
 
     def _forgiven(self, upstream: str, since: Mapping[str, float], until: float) -> dict[str, dict[str, int]]:
-        connection = self._ready(False)
+        connection = self._connect(False)
         if connection is None:
             return {window: {} for window in since}
         return {
@@ -275,13 +275,13 @@ class SqliteStore:
         }
 
     def _blocked(self) -> list[str]:
-        connection = self._ready(False)
+        connection = self._connect(False)
         if connection is None:
             return []
         return [user for (user,) in connection.execute("SELECT user_id FROM outrigger_blocked ORDER BY at, user_id")]
 
     def _block(self, user: str, at: float | None) -> None:
-        connection = self._ready(at is not None)
+        connection = self._connect(at is not None)
         if connection is None:
             return
         if at is None:

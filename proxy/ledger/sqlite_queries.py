@@ -1,4 +1,4 @@
-"""Sums out of the SQLite ledger: what a report and the caps ask for."""
+"""Sums out of the SQLite ledger, for reports and caps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from proxy.ledger.store import (
     newer_schema_error,
 )
 
-PATIENCE = 2.0  # seconds to wait for a writer's lock
-FAR = 1e11  # seconds since the epoch, past everything
+LOCK_TIMEOUT = 2.0  # seconds to wait for a writer's lock
+FAR_FUTURE = 1e11  # seconds since the epoch, past everything
 
 # Whole days and hours come from the sums, what is left at either end from the rows.
 COARSE = tuple(reversed(LEVELS))
@@ -37,16 +37,16 @@ def read_report(path: Path, by: GroupBy, since: float) -> list[ReportRow]:
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
-        connection = _reader(path)
+        connection = _open_read_only(path)
         try:
-            version = version_of(connection)
+            version = schema_version(connection)
             if version == 0:
                 return []  # being made at this moment
             if version > len(STEPS):
                 raise newer_schema_error(version, len(STEPS))
             name = GROUP_COLUMNS[by]
             sums = ", ".join(f"SUM({column})" for column, _ in SUMS)
-            within, bounds = _within(name, since, None)
+            within, bounds = _sums_between(name, since, None)
             found = connection.execute(
                 f"SELECT {name}, {sums} FROM {within} GROUP BY {name} ORDER BY SUM(cost) DESC, SUM(calls) DESC, {name}",
                 bounds,
@@ -55,14 +55,14 @@ def read_report(path: Path, by: GroupBy, since: float) -> list[ReportRow]:
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
-        raise LedgerUnavailable(why(str(path), error)) from error
+        raise LedgerUnavailable(explain_error(str(path), error)) from error
 
 
-def _reader(path: Path) -> sqlite3.Connection:
+def _open_read_only(path: Path) -> sqlite3.Connection:
     where = f"file:{quote(str(path.absolute()))}"
-    connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=PATIENCE, isolation_level=None)
+    connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
     try:
-        version_of(connection)
+        schema_version(connection)
     except sqlite3.Error as error:
         connection.close()
         # WAL wants a file of its own beside; a folder that takes none has nothing in the making either.
@@ -72,9 +72,9 @@ def _reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def spent(connection: sqlite3.Connection, upstream: str, since: float, until: float | None) -> WindowTotals:
-    """What an upstream's users spent between two moments. Raises sqlite3's errors."""
-    within, bounds = _within("user_id", since, until, " AND upstream = :upstream")
+def window_totals(connection: sqlite3.Connection, upstream: str, since: float, until: float | None) -> WindowTotals:
+    """What an upstream's users window_totals between two moments. Raises sqlite3's errors."""
+    within, bounds = _sums_between("user_id", since, until, " AND upstream = :upstream")
     found = connection.execute(
         f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id ORDER BY SUM(cost) DESC, user_id",
         {"upstream": upstream, **bounds},
@@ -83,24 +83,24 @@ def spent(connection: sqlite3.Connection, upstream: str, since: float, until: fl
     return WindowTotals(users, sum(cost for _, cost in found))
 
 
-def standing(
+def user_totals(
     connection: sqlite3.Connection, upstream: str, users: Sequence[str], since: float, until: float | None
 ) -> dict[str, int]:
-    """What each of these users spent between two moments. Raises sqlite3's errors."""
+    """What each of these users window_totals between two moments. Raises sqlite3's errors."""
     named = {f"user{at}": user for at, user in enumerate(users)}
     asked = ", ".join(f":{name}" for name in named)
-    within, bounds = _within("user_id", since, until, f" AND upstream = :upstream AND user_id IN ({asked})")
+    within, bounds = _sums_between("user_id", since, until, f" AND upstream = :upstream AND user_id IN ({asked})")
     found = connection.execute(
         f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id", {"upstream": upstream, **named, **bounds}
     )
     return dict(found.fetchall())
 
 
-def _within(name: str, since: float, until: float | None, where: str = "") -> tuple[str, dict[str, float]]:
+def _sums_between(name: str, since: float, until: float | None, where: str = "") -> tuple[str, dict[str, float]]:
     """A table of sums under a name that together cover the time between two moments, and its parameters."""
     parts: list[str] = []
     bounds: dict[str, float] = {}
-    for table, unit, size, start, end in _spans(since, FAR if until is None else until):
+    for table, unit, size, start, end in _spans(since, FAR_FUTURE if until is None else until):
         at = len(parts)
         columns = _SUMS if size else _ROWS
         parts.append(f"SELECT {name}, {columns} FROM {table} WHERE {unit} >= :from{at} AND {unit} < :to{at}{where}")
@@ -125,11 +125,11 @@ def _spans(
     yield from _spans(last, until, finer)
 
 
-def version_of(connection: sqlite3.Connection) -> int:
+def schema_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def why(where: str, error: Exception) -> str:
+def explain_error(where: str, error: Exception) -> str:
     """What SQLite says, and what to do where that is known."""
     text = str(error)
     mend = ""

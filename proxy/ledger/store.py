@@ -118,11 +118,11 @@ class LedgerStore(Protocol):
         ...
 
     async def settled_costs(self, ids: Sequence[str]) -> dict[str, int]:
-        """Those of these calls that have been settled, and what they cost; at most `MOST_ASKED` at once."""
+        """Those of these calls that have been settled, and what they cost; at most MAX_IDS_PER_QUERY at once."""
         ...
 
     async def record_forgiven(self, rows: Sequence[ForgivenSpend]) -> None:
-        """Remember them, each once, and drop those older than `KEPT`."""
+        """Remember them, each once, and drop those older than FORGIVEN_KEPT_SECONDS."""
         ...
 
     async def forgiven_by_user(

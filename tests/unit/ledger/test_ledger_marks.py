@@ -40,10 +40,10 @@ class Moody(SqliteStore):
     async def ensure_ready(self, *, create):
         await super().ensure_ready(create=create)
 
-    async def _do(self, work):
+    async def _run_in_thread(self, work):
         if self.away:
             raise LedgerUnavailable("it is down")
-        return await super()._do(work)
+        return await super()._run_in_thread(work)
 
 
 async def test_a_block_outlives_a_restart_and_an_unblock_does_too(open_marks):

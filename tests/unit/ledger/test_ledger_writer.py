@@ -248,7 +248,7 @@ async def test_a_row_that_no_database_takes_does_not_hold_up_the_others() -> Non
 
 
 async def test_what_cannot_be_written_before_the_end_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.ledger.ledger.STOPPING", 0.6)
+    monkeypatch.setattr("proxy.ledger.ledger.STOP_TIMEOUT", 0.6)
     table, seen = Table(), Seen()
     table.away = LedgerUnavailable("gone")
     async with started(table, seen) as ledger:

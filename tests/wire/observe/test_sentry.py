@@ -19,7 +19,7 @@ from proxy.policy.schema import Sentry as Policy
 
 pytest.importorskip("sentry_sdk")
 # The SDK looks whether there is an eventlet, which says that it is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", r"ignore:\s*Eventlet is deprecated")
 
 SECRET = "hunter2hunter2"
 

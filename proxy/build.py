@@ -80,6 +80,7 @@ async def serve(
         log.emit("policy.warning", text, level="warning")
     loop = asyncio.get_running_loop()
     sentry = connect_sentry(policy.sentry, version=__version__, clock=loop.time)
+    # Sentry is around everything else, so that a failure to start is reported as well.
     if sentry is None:
         return await _build_and_run(source, policy, words, environ, log)
     log.on_error = sentry.capture_event
@@ -101,6 +102,7 @@ async def _build_and_run(
 ) -> int:
     sockets = open_sockets(policy, environ, log)
     notifier = ServiceNotifier(environ)
+    # Before anything slow: a manager's default timeout for a start is shorter than many an app's.
     notifier.notify_starting(policy.app.start_timeout)
     try:
         gateway = build_gateway(source, policy, words, environ, log, sockets, notifier)
@@ -282,6 +284,7 @@ def build_gateway(
 
 def open_sockets(policy: schema.Policy, environ: Mapping[str, str], log: EventLog) -> ListenSockets:
     """The sockets that a service manager passes on, and the others bound. Raises BindError."""
+    # Sockets that were passed on come first: their addresses must not be bound a second time.
     activated = receive_sockets(environ)
     try:
         assigned = assign_sockets(policy, activated)

@@ -71,6 +71,7 @@ class Gateway:
         self._catch_signals()
         try:
             await self._start()
+            # A task of its own: the app lives on while this function waits for a signal or for readiness.
             app_life = self._loop.create_task(self.parts.app.run())
             status = await self._wait_until_ready(app_life)
             if status is None and not self.parts.state.stopping:
@@ -160,17 +161,20 @@ class Gateway:
         if self._is_open and not await ingress.drain(drain):
             left = sum(ingress.accounting.in_flight.values())
             self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
+        # What did not finish in time is ended by us, with an answer that says why, and not by the dying app.
         await ingress.abort_requests()
         await self.parts.app.stop()
         await asyncio.wait((app_life,))
         self._emit("gateway.end", "Stopped.")
 
     async def _wait_for_second_signal(self) -> None:
+        # The first signal set it; only another one wakes this up.
         self._signalled.clear()
         await self._signalled.wait()
 
     async def _close(self) -> None:
         parts = self.parts
+        # Also after an error at the start: whatever was started by then is stopped, and each stop may be called twice.
         await parts.app.stop()
         parts.ingress.close()
         # After the app, which may call out and query while it finishes; the ledger last, since a call that ends now is

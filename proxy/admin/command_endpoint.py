@@ -53,6 +53,7 @@ class CommandEndpoint:
         """Run the command that a path names; a sentence that says what was done. Raises Refusal."""
         # Split before decoding: a user's name may contain an encoded slash.
         words = [_decode_word(word) for word in path[len(PREFIX) + 1 :].split("/")]
+        # Refused commands are logged as well: somebody tried, and an audit wants to know.
         try:
             done = await self._dispatch(words)
         except Refusal as refusal:

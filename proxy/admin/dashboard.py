@@ -41,6 +41,7 @@ class Dashboard:
             return None
         if request.method not in ("GET", "HEAD"):
             raise Refusal("method-not-allowed", 405, "Method not allowed", "Only GET and HEAD here.")
+        # HTML is left out: those files are templates, to be had by the page's own path alone.
         if name.endswith((".js", ".css", ".txt", ".svg")):
             return self._assets.build_file_response(request, name)
         if name or request.path != DASHBOARD_PATH:
@@ -64,6 +65,7 @@ class Dashboard:
         wrong one the form comes again, after the delay that wrong tokens cost."""
         if is_cross_site(request.headers):
             raise Refusal("cross-site", 403, "Not for pages of another site", "Log in on the dashboard itself.")
+        # Only the beginning is parsed: a token is short, and whoever posts here is not authenticated yet.
         form = parse_qs((await request.body())[:MAX_FORM_BYTES].decode("utf-8", "replace"))
         token = form.get("token", [""])[0]
         try:

@@ -104,6 +104,7 @@ class AdminEndpoints:
             response = await self._dashboard.handle(request, public=public, open_here=open_here)
             if response is not None:
                 return response
+        # A command changes something, so it is kept apart from what GET may do.
         elif self._commands is not None and self._commands.matches(request.path):
             return await self._run_command(self._commands, request, open_here)
         # 404 before 405: whether a path exists is no secret, but its methods mean nothing if it does not.
@@ -159,6 +160,7 @@ class AdminEndpoints:
     async def _is_authorized(self, request: AdminRequest) -> bool:
         """Whether the request has the token, or the dashboard's cookie: the cookie lets its holder read, and act only
         from a page of this very origin (a page of another site could make the browser send it)."""
+        # The cookie first: it costs no comparison with the token, so no wrong header next to it can slow the dashboard.
         if self._sessions.is_logged_in(request.headers("cookie")):
             if request.method in ("GET", "HEAD") or is_same_origin(request.headers):
                 return True

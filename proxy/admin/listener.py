@@ -26,6 +26,7 @@ class AdminListener:
         self._runner: web.ServerRunner | None = None
 
     async def start(self, sock: socket.socket) -> None:
+        # The low-level server: no router and no middleware, since AdminEndpoints routes by itself.
         server = web.Server(
             self._handle,
             handler_cancellation=True,

@@ -159,6 +159,7 @@ class CallsBypass:
         return "calls bypass an upstream"
 
 
+# Every form of the language; the alerts' evaluator has one rule for each.
 Condition = (
     ComponentIs
     | BreakerOpen

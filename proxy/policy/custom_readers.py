@@ -28,6 +28,7 @@ SOURCE_WORDS = ("path", "header", "jwt", "cookie", "ip")
 
 def read_by_tier(reader: PolicyReader, node: Node, key: str, kind: ValueType) -> Any:
     """`10/h`, a list of such, or either by tier; `off` for none."""
+    # One value for every tier, without their names.
     if not isinstance(node, Table):
         values = _read_tier_values(reader, node, key, kind)
         if isinstance(values, Invalid):
@@ -73,6 +74,7 @@ def read_trusted_proxies(reader: PolicyReader, node: Node, key: str, _: Any) -> 
 def _parse_trusted_proxies(text: str) -> TrustedProxies:
     if text in PRESETS:
         return TrustedProxies(PRESETS[PRESETS.index(text)])
+    # A number of hops: that many entries from the right of X-Forwarded-For are our own proxies'.
     if text.isascii() and text.isdigit():
         return TrustedProxies("hops", hops=value_types.whole_number(1, 32).parse(text))
     if "/" in text or ":" in text:
@@ -96,8 +98,10 @@ def read_identity_sources(reader: PolicyReader, node: Node, key: str, fallback: 
         path = f"{key}[{index}]"
         reader.lines[path] = item.line
         source = _read_identity_source(reader, item, path)
+        # Every request has an address, so a source after ip would never be asked.
         if isinstance(source, IpSource) and index < len(node.items) - 1:
             reader.add_fault(path, "ip always names a user, so what follows is never asked", "put ip last", item.line)
+        # ip is added at the end, so that there is always somebody to count a request for.
         if not isinstance(source, Invalid | IpSource):
             found.append(source)
     return (*found, IpSource())
@@ -202,6 +206,7 @@ def read_database_env(reader: PolicyReader, node: Node, key: str, fallback: Any)
         return reader.read_mapping(node, variable, DatabasePart, key)
     if isinstance(node, Scalar) and node.is_null:
         return fallback
+    # A list is the short form: each variable gets the whole address.
     names = reader.read_list(node, variable, key)
     return names if isinstance(names, Invalid) else MappingProxyType(dict.fromkeys(names, "url"))
 

@@ -61,6 +61,7 @@ def _value_tree(value: Any, hint: Any) -> Tree:
     # Whether a key is switched off by `off` or by `null` is in its annotation.
     if value is None:
         return _PlainWord("off" if "off" in marks else "null")
+    # The same order as the reader's: what an annotation adds decides first.
     for mark in marks:
         if isinstance(mark, ValueType):
             return _scalar_text(value, mark)
@@ -90,6 +91,7 @@ def _union_tree(value: Any, members: tuple[Any, ...]) -> Tree:
 
 def _scalar_text(value: Any, kind: ValueType) -> str:
     if kind.secret:
+        # The mask has one length: the length of a secret says something about it.
         return MASK if value else ""
     return kind.format(value).replace("${", "$${")  # loading it again must not substitute a variable
 
@@ -132,10 +134,12 @@ def _route_tree(route: Route) -> Tree:
 
 def _upstreams_tree(upstreams: Mapping[str, Upstream]) -> Tree:
     tree = {name: _section_tree(upstream) for name, upstream in upstreams.items()}
+    # It is there by default, so its absence has to be written.
     return tree if "openai" in tree else {"openai": _PlainWord("off"), **tree}
 
 
 def _alert_rules_tree(rules: Mapping[str, AlertRule]) -> Tree:
+    # Shipped rules that were switched off have to be written as off, or loading would bring them back.
     tree = {name: _section_tree(rule) for name, rule in rules.items()}
     return tree | {name: _PlainWord("off") for name in SHIPPED_RULES if name not in tree}
 

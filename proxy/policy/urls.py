@@ -19,6 +19,7 @@ def split_url(text: str) -> SplitResult:
         port = parts.port
     except ValueError:
         raise ValueError("its host or port cannot be read") from None
+    # A listener may have port 0, any free one; nobody can connect to it.
     if port == 0:
         raise ValueError("its port is 0")
     if not _is_readable(parts.hostname or ""):
@@ -28,6 +29,7 @@ def split_url(text: str) -> SplitResult:
 
 def _is_readable(host: str) -> bool:
     """Whether clients can make a name of it: labels in Punycode have to say something (RFC 5891 section 4.2)."""
+    # Browsers and SDKs read a backslash as a slash, so they would connect to another host than we.
     if "\\" in host:
         return False
     try:
@@ -111,6 +113,7 @@ def _parse_app_url(text: str) -> str:
     parts = split_url(text)
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError("it is not http:// and a host")
+    # The client's own path and query are passed on, so there is no place for others.
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
         raise ValueError("it has more than a host and a port")
     return text.rstrip("/")
@@ -143,6 +146,7 @@ def sqlite_path(url: str) -> str | None:
 
 def mask_password(url: str) -> str:
     """The URL with `***` in place of its password, if it has one."""
+    # In the authority (user:password@), and as libpq's parameter.
     masked = re.sub(r"(?<=://)([^/@?#:]*):[^/?#]*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&]password=)[^&#]*", "***", masked)
 

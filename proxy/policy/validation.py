@@ -210,6 +210,7 @@ def _check_overload(reader: PolicyReader, policy: Policy) -> None:
 
 
 def _check_upstreams(reader: PolicyReader, policy: Policy) -> None:
+    # Which upstream has a variable, in the order of the policy.
     owners: dict[str, str] = {}
     for name, upstream in policy.upstreams.items():
         key = f"upstreams.{name}"
@@ -279,6 +280,7 @@ def _check_postgres(reader: PolicyReader, policy: Policy) -> None:
     pool, pin = policy.postgres.pool, policy.postgres.pin
     if not reader.is_sound("postgres.pool"):
         return
+    # resolve_defaults put the two in order unless both are written.
     if pool.min > pool.max:
         reader.add_fault("postgres.pool", f"min {pool.min} is above max {pool.max}", "write a min of at most max")
     if "postgres.pin.max" in reader.lines and reader.is_sound("postgres.pin") and pin.max > pool.max:
@@ -302,6 +304,7 @@ def _check_faults(reader: PolicyReader, policy: Policy) -> None:
         elif fault.route is not None and fault.route not in names and reader.is_sound("routes"):
             fix = reader.suggest(fault.route, routes)
             reader.add_fault(f"{key}.route", f"there is no route {fault.route}", fix)
+        # An effect is needed, and cutting is possible only while we copy the response ourselves.
         if fault.status is None and fault.delay is None and not fault.cut:
             reader.add_fault(key, "it does nothing", "write status: 503, delay: 2s, cut: true, or several")
         elif fault.cut and fault.route is not None:

@@ -94,6 +94,7 @@ def _parse_price_time(text: str) -> str:
 
 def _parse_header_size(text: str) -> int:
     size = units.parse_size(text)
+    # Below it no browser's request fits; above it one request holds a megabyte before it is even routed.
     if not 1024 <= size <= 1 << 20:
         raise ValueError("it is not between 1KiB and 1MiB")
     return size
@@ -126,6 +127,7 @@ def _parse_optional_text(text: str) -> str:
 
 
 def _parse_version(text: str) -> int:
+    # A later version of the language would be read wrongly, key by key; it is refused as a whole.
     if text != "1":
         raise ValueError("this gateway knows version 1 alone")
     return 1
@@ -149,6 +151,7 @@ def _parse_path(text: str) -> str:
 
 def _parse_template(text: str) -> str:
     path = _parse_path(text)
+    # Two of them could name two users.
     if path.count("{user}") != 1:
         raise ValueError("it does not have {user} once")
     if any(mark in path.replace("{user}", "") for mark in "{}"):
@@ -158,6 +161,7 @@ def _parse_template(text: str) -> str:
 
 def _parse_network(text: str) -> IPv4Network | IPv6Network:
     try:
+        # Not strict: 10.1.2.3/8 is understood as 10.0.0.0/8, as routers do.
         return ip_network(text, strict=False)
     except ValueError:
         raise ValueError("it is no network") from None

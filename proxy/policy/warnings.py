@@ -41,6 +41,7 @@ def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]
             key,
             "the last tier is the default, so it is everybody's whom no other fits; add one without users",
         )
+    # 0.0.0.0/0 or ::/0: then any client is a trusted proxy.
     networks = policy.listen.trusted_proxies.networks
     if any(network.prefixlen == 0 for network in networks):
         yield "listen.trusted_proxies", "this believes anybody's X-Forwarded-For, which moves limits at will"
@@ -57,6 +58,7 @@ def _unusable_fallbacks(policy: Policy) -> Iterator[tuple[str, str]]:
     for name, upstream in policy.upstreams.items():
         for index, step in enumerate(upstream.fallback):
             key = f"upstreams.{name}.fallback[{index}]"
+            # A key must never be sent to another vendor, so a fallback elsewhere needs a key of its own.
             other = policy.upstreams.get(step.upstream or name)
             if other is not None and step.upstream not in (None, name) and other.api_key is None:
                 yield key, f"{step.upstream} has no api_key, and never gets {name}'s, so it is passed over"

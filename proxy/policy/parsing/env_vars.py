@@ -28,6 +28,7 @@ def substitute_variables(text: str, environ: Mapping[str, str]) -> str:
             value = value or default
         if value is None:
             raise ValueError(f"{MISSING_VARIABLE} {name}")
+        # A variable whose bytes are not UTF-8 comes as lone surrogates (PEP 383), which no value may contain.
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise ValueError(f"the variable {name} is not UTF-8")
         return value

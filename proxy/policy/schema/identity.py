@@ -79,6 +79,7 @@ class TierMatcher:
     else's. `last` is its name."""
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
+        # Compiled once: this is asked at each request.
         self._tiers = [(re.compile(fnmatch.translate(tier.users or "*")).match, tier) for tier in tiers]
         self.last = tiers[-1].name if tiers else NO_TIER
 

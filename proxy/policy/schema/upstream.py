@@ -144,6 +144,7 @@ NAMED_AFTER_THEIR_KIND: Mapping[str, Upstream] = MappingProxyType({"openai": OPE
 
 
 def default_upstreams() -> Mapping[str, Upstream]:
+    # An unmodified app that uses OpenAI is metered without a line of policy.
     return MappingProxyType({"openai": OPENAI})
 
 

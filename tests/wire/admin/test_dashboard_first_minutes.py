@@ -36,8 +36,8 @@ CASES = [(1, "15 minutes"), (2, "15 minutes"), (1, "24 hours")]
 def first(count: int) -> dict[str, object]:
     """The samples of the first moments after a start, the newest of them now."""
     return {
-        "day": status_scenes.points(status_scenes.COARSE, count),
-        "recent": status_scenes.points(status_scenes.FINE, count),
+        "day": status_scenes.points(status_scenes.DAY_STEP, count),
+        "recent": status_scenes.points(status_scenes.FINE_SECONDS, count),
     }
 
 

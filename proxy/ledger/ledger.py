@@ -132,6 +132,7 @@ class Ledger:
 
     async def wait_written(self, patience: float = WRITTEN_TIMEOUT) -> bool:
         """Whether what was firm before now is on record: waits for it, but not while the database is away."""
+        # While the store is away a wait would only add its time-out to every call.
         if self._away_because is not None or not self._tasks:
             return False
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -166,6 +167,7 @@ class Ledger:
         for _ in range(2):  # the batch under way, and the one after it: what waits now is in them, whatever comes then
             if self._away_because is not None or not self._buffer.holds_users(set(users)):
                 break
+            # The event of this batch: when it ends, a new event takes its place for the next one.
             written = self._written
             self._batch_is_full.set()
             self._work_waits.set()
@@ -247,6 +249,7 @@ class Ledger:
             self._batch_is_full.clear()
 
     async def _write_waiting(self) -> None:
+        # Who begins to wait from here on waits for the next batch: their record may not be in this one.
         waiters, self._waiters = self._waiters, []
         try:
             written = 0
@@ -279,12 +282,15 @@ class Ledger:
                 await time_awaitable(self._metrics.ledger_write_seconds, writing)
                 self._metrics.ledger_writes_total.labels("ok").inc()
             except RecordRejected as error:
+                # One record that the store rejects must not hold up the others: it is found by trying each by itself.
                 if len(piece) > 1:
                     pieces.extendleft(reversed(piece.split()))
                     continue
                 self._buffer.drop_batch(piece)
                 self._emit("ledger", f"A row cannot be written and is left out: {error}.", level="error")
             except Exception as error:
+                # If the commit may have happened, each record must be written again under its own id, never summed
+                # up.
                 doubtful = not isinstance(error, LedgerUnavailable) or error.doubtful
                 self._buffer.requeue(piece, doubtful=doubtful)
                 for rest in pieces:
@@ -320,6 +326,7 @@ class Ledger:
 
     async def _prune_forever(self) -> None:
         """Take out what is older than `keep`, a little at a time."""
+        # Not at once: a start has enough to do, and what is older than `keep` can wait.
         await asyncio.sleep(PRUNE_FIRST)
         while True:
             try:

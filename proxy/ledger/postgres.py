@@ -52,6 +52,7 @@ def _column(name: str, kind: str) -> str:
 
 _FIRST_COLUMNS = ", ".join(_column(name, kind) for name, kind in COLUMNS[:FIRST_SCHEMA_COLUMNS])
 
+# Never change a step that was released: databases in the field have run it. Add one at the end.
 STEPS: Sequence[Sequence[str]] = (
     (
         f"CREATE TABLE public.outrigger_calls ({_FIRST_COLUMNS})",
@@ -90,12 +91,14 @@ class PostgresStore:
         try:
             async with self._connection() as connection, connection.transaction():
                 if entries:
+                    # One statement for the whole batch: a column is an array, whatever the number of rows.
                     columns = zip(*(entry.row() for entry in entries), strict=True)
                     await connection.execute(_INSERT, *(list(column) for column in columns))
                 if removals:
                     await connection.execute(
                         "DELETE FROM public.outrigger_calls WHERE id = ANY($1::text[])", list(removals)
                     )
+                # From here on the answer to COMMIT may be lost although it was done.
                 committing = True
         except LedgerUnavailable as away:
             raise LedgerUnavailable(str(away), doubtful=committing) from away
@@ -104,6 +107,7 @@ class PostgresStore:
         async with self._connection() as connection:
             done = await connection.execute(
                 "DELETE FROM public.outrigger_calls WHERE id IN (SELECT id FROM public.outrigger_calls"
+                # Two instances that prune at once take different rows in place of waiting for each other.
                 " WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)",
                 before,
                 at_most,
@@ -248,6 +252,7 @@ class PostgresStore:
         if await _schema_version(connection) == len(self._steps):
             return
         async with connection.transaction():
+            # A lock of the transaction, since a transaction pooler gives the session to others after it.
             await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS public.outrigger_schema (part text PRIMARY KEY, version int NOT NULL)"

@@ -102,6 +102,7 @@ def record_from_row(row: Sequence[Any]) -> CallRecord:
 
 def _text(text: str) -> str:
     """PostgreSQL takes no NUL, and neither database a lone surrogate."""
+    # Names come from clients and apps, so what is kept of them has a bound.
     if len(text) > _LONGEST:
         text = text[:_LONGEST]
     if text.isascii() and "\0" not in text:

@@ -68,6 +68,7 @@ def format_csv(sums: Iterable[ReportRow], by: GroupBy) -> str:
 def _cell(name: str) -> str:
     """A name as a cell that no spreadsheet computes (OWASP, "CSV Injection"): clients choose them. In quotes
     where it has a sign that parts cells anywhere, for readers differ."""
+    # A leading quote makes a spreadsheet take the cell as text; a plain negative number needs none.
     if _FORMULA.match(name) and not _NUMBER.fullmatch(name):
         name = f"'{name}"
     return '"{}"'.format(name.replace('"', '""')) if _PARTS.search(name) else name

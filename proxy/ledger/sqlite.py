@@ -110,12 +110,14 @@ class SqliteStore:
 
     async def _run_in_thread(self, work: Callable[[], T]) -> T:
         if self._thread is None:
+            # One thread: a SQLite connection belongs to the thread that made it, and writes are one at a time anyway.
             self._thread = ThreadPoolExecutor(1, "ledger")
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._map_errors, work)
         try:
             async with asyncio.timeout(STEP_TIMEOUT):
                 return await future
         except TimeoutError:
+            # The thread cannot be interrupted: the write may still happen after we have given up.
             raise LedgerUnavailable(f"{self.where} did not answer in {STEP_TIMEOUT:g} s", doubtful=True) from None
 
     # ── in the thread ────────────────────────────────────────────────────────────────────────
@@ -157,6 +159,7 @@ class SqliteStore:
         if not create and not self._path.exists():
             return None
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Transactions are begun by hand: the driver's own are DEFERRED, and those may fail at their first write.
         connection = sqlite3.connect(self._path, timeout=self._busy, isolation_level=None)
         self._connection = connection
         self._set_wal(connection)
@@ -191,6 +194,7 @@ class SqliteStore:
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if schema_version(connection) == len(self._steps):
             return
+        # The version is read again under the lock: another process may have migrated meanwhile.
         connection.execute("BEGIN IMMEDIATE")  # another instance may be at it
         found = schema_version(connection)
         if found > len(self._steps):

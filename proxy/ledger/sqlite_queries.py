@@ -116,6 +116,7 @@ def _spans(
         yield "outrigger_calls", "at", 0, since, until
         return
     (table, unit, size), *finer = levels
+    # Whole hours or days inside the span come from the sums; both ends are left to the finer level.
     first, last = ceil(since / size) * size, floor(until / size) * size
     if first >= last:
         yield from _spans(since, until, finer)

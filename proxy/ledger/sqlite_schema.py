@@ -70,6 +70,7 @@ _TAKE = " ".join(_take(*level) for level in LEVELS)
 
 _FIRST_COLUMNS = ", ".join(_column(name, kind) for name, kind in COLUMNS[:FIRST_SCHEMA_COLUMNS])
 
+# Never change a step that was released: databases in the field have run it. Add one at the end.
 STEPS: Sequence[Sequence[str]] = (
     (
         f"CREATE TABLE outrigger_calls ({_FIRST_COLUMNS})",

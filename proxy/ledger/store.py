@@ -156,6 +156,7 @@ CACHED = "cache IN (" + ", ".join(f"'{word}'" for word in FROM_CACHE) + ")"
 GROUP_COLUMNS: Mapping[str, str] = {"user": "user_id", "model": "model", "route": "route"}
 
 
+# An older version must not write into a schema that it does not know: it could not keep what it does not see.
 def newer_schema_error(found: int, known: int) -> LedgerUnavailable:
     return LedgerUnavailable(
         f"it was made by a newer Outrigger (schema {found}, this one knows {known}); "

@@ -54,6 +54,7 @@ class UserMarks:
         """Why it is not on record yet, or None where it is. Raises Full."""
         if user not in self.blocked_users and len(self.blocked_users) >= MAX_BLOCKED_USERS:
             raise TooManyBlocked
+        # Blocked at once, in memory; the store learns of it as soon as it can.
         self.blocked_users[user] = None
         self._unwritten[user] = self._now()
         return await self._written()
@@ -86,12 +87,14 @@ class UserMarks:
     async def _write_all(self) -> None:
         """What is written may be written again where its end was not seen: it comes to the same."""
         if not self.loaded:
+            # A user who was unblocked while the store was away must not come back with it.
             for user in (await self._store.blocked_users())[:MAX_BLOCKED_USERS]:
                 if user not in self._unwritten:
                     self.blocked_users[user] = None
             self.loaded = True
         for user, at in list(self._unwritten.items()):
             await self._store.set_blocked(user, at)
+            # Somebody may have decided otherwise while this was written; then the newer mark stays to be written.
             if self._unwritten.get(user, at) == at:
                 self._unwritten.pop(user, None)
         rows = list(self._unforgiven)

@@ -98,6 +98,7 @@ class WriteBuffer:
         """`firm`: its id must last, settled or not; it is written as it is, and next."""
         self._opened.pop(entry.id, None)
         self._removals.pop(entry.id, None)
+        # The store may have a row under this id, so this record must reach it under the same id.
         if firm or entry.id in self._shown or entry.id in self._firm:
             self._shown.pop(entry.id, None)
             self._rows.pop(entry.id, None)
@@ -106,19 +107,23 @@ class WriteBuffer:
                 self._show(entry.id)
         else:
             self._rows[entry.id] = entry
+        # Memory is bounded; money is not dropped before even the sums are too many.
         if len(self) > self._bound:
             self._fold()
 
     def drop(self, id: str) -> None:
+        # Never written, so there is nothing to remove.
         if self._opened.pop(id, None) is not None and id not in self._shown:
             return
         self._shown.pop(id, None)
         self._rows.pop(id, None)
         self._firm.pop(id, None)
+        # The open row may be in the store, so it is deleted there too.
         self._removals[id] = None
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """The next batch, the oldest first; None where nothing is due. One at a time: then `done` or `give_back`."""
+        # Those first that somebody may wait for, or that replace an open row.
         settled = _first(self._firm, MAX_BATCH_ROWS)
         known = {entry.id for entry in settled}
         settled += _first(self._rows, MAX_BATCH_ROWS - len(settled))
@@ -127,6 +132,7 @@ class WriteBuffer:
         for id in removals:
             del self._removals[id]
         opened = []
+        # The oldest first, so the first one that is too young ends the search.
         for id, (since, entry) in list(islice(self._opened.items(), MAX_BATCH_ROWS)):
             if not everything and now - since < OPEN_AFTER:
                 break
@@ -147,6 +153,7 @@ class WriteBuffer:
         Where it is doubtful whether it was written, it must be written again under its own id.
         """
         self._out = ()
+        # What came in while the batch was on its way knows better than the batch.
         newer = self._rows.keys() | self._firm.keys() | self._removals.keys()
         firm: dict[str, CallRecord] = {}
         rows: dict[str, CallRecord] = {}
@@ -183,6 +190,7 @@ class WriteBuffer:
         for entry in _first(self._rows, _FOLD):
             if entry.calls == 1:
                 self.folded += 1
+            # Users are told apart until the sums fill half of the bound.
             total = self._sums.get(key := _key(entry, entry.user))
             if total is None and len(self._sums) >= self._bound // 2:
                 total = self._sums.get(key := _key(entry, VARIOUS_USERS))
@@ -191,6 +199,7 @@ class WriteBuffer:
             elif len(self._sums) < self._bound:
                 self._sums[key] = replace(entry, id=uuid4().hex, request_id=None, user=key[1])
             else:
+                # Even the sums are at their bound: from here on money is lost, and counted as lost.
                 self.dropped += entry.calls
 
 

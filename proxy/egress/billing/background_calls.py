@@ -77,6 +77,7 @@ class BackgroundCalls:
 
     async def track(self, record: CallRecord, charge: Charge, reference: str) -> None:
         """Wait for the price of this call under this reference. It is on record when this returns."""
+        # Deferred before the first await, so that the call's own end does not release what is reserved.
         charge.defer(reference)
         record.reference, record.outcome, record.basis = reference, OPEN, ESTIMATED
         record.cost = record.estimated = charge.reserved
@@ -93,6 +94,7 @@ class BackgroundCalls:
         key = upstream.name, status.reference
         if key in self._settled:
             return False
+        # Taken out before anything is awaited: two polls that answer at once settle it once.
         tracked = self._calls.pop(key, None)
         if tracked is not None:
             self._settle(tracked, status)
@@ -118,6 +120,7 @@ class BackgroundCalls:
         await asyncio.gather(*(self._lookup.load_user(upstream.name, limits, user) for user in unloaded))
         for record in records:
             key = record.upstream, record.reference
+            # A call of after `until` is counted by this process already, and would be counted twice.
             if record.at >= until or key in self._settled or not limits.is_loaded(record.user):
                 continue
             tracked = self._calls.get(key)
@@ -153,6 +156,7 @@ class BackgroundCalls:
         self._calls[tracked.record.upstream, tracked.record.reference] = tracked
         if len(self._calls) > MAX_TRACKED:
             _, oldest = self._calls.popitem(last=False)
+            # It stays open in the ledger, so a report of its usage can still correct the amount there (`_correct`).
             oldest.charge.settle_at(oldest.charge.reserved)
 
     def _settle(self, tracked: BackgroundCall, status: BackgroundStatus) -> None:
@@ -183,8 +187,10 @@ class BackgroundCalls:
                 record = await self._ledger.find_by_reference(*key)
         except (TimeoutError, LedgerUnavailable):
             return False
+        # Tokens on record mean that usage was reported and charged before.
         if record is None or record.input_tokens or record.output_tokens or key in self._settled:
             return False
+        # Checked and remembered without an await between: several callers may read the same answer at once.
         self._remember_settled(key)
         self._calls.pop(key, None)
         billing = upstream.billing

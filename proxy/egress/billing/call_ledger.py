@@ -67,6 +67,7 @@ class CallLedger:
 
         Raises CallRefused.
         """
+        # Before any money is reserved: with `on_error: deny` a call that cannot be written down is not made.
         if self._ledger is not None and self._ledger.refuses_calls():
             raise error_response.ledger_unavailable()
         charge = call.upstream.billing.open_charge(
@@ -101,6 +102,7 @@ class CallLedger:
         ledger = self._ledger
         if ledger is None:
             return
+        # A fallback opens a charge at each upstream or model it tries.
         for charge in call.charges[:-1]:
             if charge.cost:
                 record = _with_cost(_new_record(call, charge.upstream, charge.id, charge.model), charge)
@@ -128,6 +130,7 @@ class CallLedger:
             if usage is not None and last.closed:
                 record.input_tokens, record.cached_input_tokens = usage.input, usage.cached_input
                 record.output_tokens, record.reasoning_tokens = usage.output, usage.reasoning
+        # A record with a reference may be settled by another instance meanwhile, so it keeps its id whatever happens.
         ledger.record(record, firm=bool(record.reference))
 
     def _deserves_record(self, call: Call) -> bool:

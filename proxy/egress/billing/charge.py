@@ -144,6 +144,7 @@ class Charge:
         self.reference = ""
         self.deferred = False
         self.reserved = reserve
+        # A reopened charge has its money in the windows already: it was loaded from the ledger and restored.
         if id is None:
             reservation.reserve(reserve)
 
@@ -159,11 +160,14 @@ class Charge:
 
         The charge stays open: `reserve_again` may follow.
         """
+        # Background calls have nothing to lose here: the vendor goes on, whatever became of this connection.
         if self.deferred:
             return
         self._amend()
         output = self._estimate.output_tokens
         if self.endpoint in TEXT_ENDPOINTS:
+            # What was reserved may be the worst case (`cap.reserve: worst`); a lost attempt most likely cost a usual
+            # answer.
             output = min(output, self._billing.usual_output_tokens(self.model))
         guess = self._expected_cost(output)
         self._add_cost(Cost(guess.nanos, guess.nanos))
@@ -189,6 +193,7 @@ class Charge:
         estimate = self._estimate
         if usage is not None:
             model_is_known = estimate.names_model or usage.model is not None
+            # The name is learnt from every answer, also from a partial one; tokens only from a whole one, below.
             self._billing.learn_alias(self.model, usage.model)
             self.model = usage.model or self.model
             cost = self._billing.cost(self.endpoint, usage, self.model)
@@ -249,6 +254,7 @@ class Charge:
     def _amend(self) -> None:
         """Estimate anew what is asked for, now that more of the body has passed."""
         if self._scanned_body is not None and self.request is not None:
+            # A form or a large body may name its model only near its end.
             if self.request.model is None:
                 self.request = replace(self.request, model=model_name(self._scanned_body.members().get("model")))
             self._estimate = self._billing.estimate_request(self.endpoint, self.request, self._scanned_body)
@@ -260,6 +266,7 @@ class Charge:
         if self.endpoint == "images":  # all that was asked for: an image that is not shown yet may have been drawn
             tokens = self._estimate.output_tokens
             details = {key: value for key, value in details.items() if key != "output_tokens_details"}
+        # The report already covers more than was seen, so it is taken as it is.
         if tokens <= usage.output:
             return reported
         own = replace(usage, parts=())
@@ -338,6 +345,7 @@ class UpstreamBilling:
         if endpoint is None or not self.metered:
             return None
         estimate = self.estimate_request(endpoint, request, body)
+        # A guessed model never refuses a call: only a name that the call itself gives can be without a price.
         if estimate.names_model and self._pricer.refuses_model(estimate.model):
             raise error_response.unknown_price(self.name, estimate.model or "")
         cost = estimate.fixed_cost
@@ -437,6 +445,8 @@ class UpstreamBilling:
 
     def estimate_request(self, endpoint: str, request: RequestInfo, body: Body) -> CallEstimate:
         """What a request asks for, as far as its body has been read."""
+        # Azure answers for a deployment's name with the model behind it: from the second call on that one's price is
+        # known.
         named = self._resolve_alias(request.model)
         members = body.members()
         if named is not None:
@@ -448,6 +458,7 @@ class UpstreamBilling:
             body_bytes, beyond_body = count_text_bytes(members), reads_beyond_body(members)
             input_tokens = self._estimator.input_tokens(model, body_bytes, reads_beyond_body=beyond_body)
         else:
+            # A body without a length (chunked) is reserved as a large one, and settled by what has passed.
             length = max(body.scanned_bytes, UNKNOWN_UPLOAD_BYTES) if body.length is None else body.length
             input_tokens = self._upload_tokens(endpoint, model, length)
         fixed_cost = None

@@ -140,6 +140,7 @@ class Reservation:
         finally:
             for account in self._accounts:
                 account.note_request(amount, fitted=fitted)
+        # No await between the check above and this: another call could pass the same check in between.
         for windows in self.windows:
             for window in windows.values():
                 window.reserved += amount
@@ -203,6 +204,7 @@ class SpendLimits:
 
     def reconfigure(self, cap: Cap) -> bool:
         """Take other caps. True if their time zone is another: then all counts start anew and must be loaded again."""
+        # Only a time zone moves the windows themselves; other caps are compared with the same counts.
         moved = cap.timezone != self.cap.timezone
         self.cap = cap
         if moved:
@@ -240,6 +242,7 @@ class SpendLimits:
         if self._on_warn is None:
             return
         for name, cap, window in self._caps_on(reservation):
+            # A cap of $0 is reached by the first nano-dollar, and must not divide by zero.
             share = window.counted / (to_nanos(cap.amount) or 1)
             reached = max((mark for mark in self.cap.warn if mark <= share), default=0.0)
             if reached > window.warned:
@@ -333,6 +336,7 @@ class SpendLimits:
             return {}
         windows = self._current_windows(account)
         today = windows["d"].counted
+        # An hour may count less than the day so far: no window gives back more than it counts.
         taken = {period: min(windows[period].counted, today) for period in PERIODS}
         for period, amount in taken.items():
             windows[period].forgive(amount)
@@ -378,6 +382,7 @@ class SpendLimits:
         by_spend = spent[periods[-1]].users if periods else ()
         kept = [user for user in by_spend if _is_fully_named(user, spent)][:MAX_USERS]
         left_out = len(kept) < len(named) or any(spent[period].rest for period in periods)
+        # When the longest window ends, nobody's spend of before it counts any more: then all users are known again.
         self._unknown_until = total["month"].end if left_out else 0.0
         for user in reversed(kept):  # the largest last, as if they had called last
             if user in self._users:
@@ -450,6 +455,7 @@ class SpendLimits:
 
     def _evict_user(self) -> None:
         """Forget a user. What they spent is in the ledger, which is asked when they come again."""
+        # Of those unseen for longest, the one who spent least: if that is nothing, nobody becomes unknown.
         now, candidates = self._now(), []
         for user, account in islice(self._users.items(), len(self._users) - 1):  # all but the newest
             # A reservation must come back to the account that it was made in, so its owner stays.

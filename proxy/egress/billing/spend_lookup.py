@@ -49,8 +49,10 @@ class SpendLookup:
         if coming is None:
             coming = self._next_rounds[limits] = _Round()
             self._tasks.start(self._run_rounds(upstream, limits, ledger))
+        # A dict as an ordered set: the user who has waited longest is asked for first.
         coming.users[user] = None
         try:
+            # The event is shared by all who wait, so a time-out here ends this caller's wait alone.
             async with asyncio.timeout(LOOKUP_TIMEOUT):
                 await coming.done.wait()
         except TimeoutError:
@@ -73,12 +75,14 @@ class SpendLookup:
                     async with asyncio.timeout(LOOKUP_TIMEOUT):
                         await self._query_ledger(upstream, limits, ledger, current)
                 except (TimeoutError, LedgerUnavailable, RecordRejected):
+                    # A ledger that hangs must not cost every call a second: for a while nobody asks.
                     self._pause_until = self._clock() + RETRY_SECONDS
                 finally:
                     current.done.set()
                 current = following
         finally:
             current.done.set()
+            # Cancelled or failed, whoever waits goes on: the next call starts a task of its own.
             del self._next_rounds[limits]
 
     async def _query_ledger(self, upstream: str, limits: SpendLimits, ledger: Ledger, current: _Round) -> None:

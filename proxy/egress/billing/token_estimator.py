@@ -85,6 +85,7 @@ class TokenEstimator:
         known = self._models.get(key)
         if known is None:
             known = self._models[key] = _ModelStatistics()
+            # Names come from callers, so their number has a bound.
             if len(self._models) > MAX_MODELS:
                 self._models.popitem(last=False)
         else:
@@ -121,11 +122,13 @@ def count_text_bytes(body: Mapping[str, Any]) -> int:
     """
     total = 0
     stack: list[Any] = [body]
+    # A stack and no recursion: a hostile body may be nested as deep as the JSON parser lets it be.
     while stack:
         value = stack.pop()
         if isinstance(value, str):
             total += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
             if value.startswith("data:"):
+                # A data URL was counted as text above: take that off again.
                 total += _data_url_bytes(value) - len(value)
         elif isinstance(value, dict):
             if value.get("type") in ("image_url", "input_image", "image"):
@@ -163,6 +166,7 @@ def _tokens_of(size: int, factor: float) -> int:
 
 
 def _move_factor(factor: float, size: int, tokens: int) -> float:
+    # A report of zero measures nothing.
     if size <= 0 or tokens <= 0:
         return factor
     seen = min(MAX_BYTES_PER_TOKEN, max(MIN_BYTES_PER_TOKEN, size / tokens))

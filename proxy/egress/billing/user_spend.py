@@ -103,6 +103,7 @@ async def load_spend(
         return
     limits = upstream.billing.limits
     starts = limits.window_starts()
+    # All answers are fetched before any of them is counted: a ledger that goes away half-way leaves nothing counted.
     spent = await ledger.window_totals(upstream.name, starts, until)
     forgiven = await ledger.forgiven_by_user(upstream.name, starts, until)
     records = await background.open_records(upstream.name) if background is not None else []

@@ -141,6 +141,7 @@ class MessagesStream(StreamState):
             self._read_usage(start.get("usage"))
             return EventKind.PREAMBLE
         if kind == "content_block_start":
+            # A signature seals the reasoning of its own block alone.
             self._reasoning_bytes = self._hidden_tokens = 0
             add_block(self.output_size, as_mapping(said.get("content_block")))
             return EventKind.PREAMBLE
@@ -183,6 +184,7 @@ class MessagesStream(StreamState):
         self._reasoning_bytes += self.output_size.reasoning_bytes - before
 
     def _read_usage(self, found: object) -> None:
+        # message_start and message_delta each report a part of the usage, and the later figure is the sum so far.
         self._usage_members.update({key: value for key, value in as_mapping(found).items() if value is not None})
         if self._usage_members:
             self.usage = anthropic_usage(self._usage_members, self.model)

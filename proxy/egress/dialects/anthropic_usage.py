@@ -70,6 +70,7 @@ def _iteration_usages(found: Json, iterations: list[object], model: str | None) 
             answers.append(part)
     if parts and (rest := _unlisted_tokens(found, answers)):
         parts.append(_token_usage({**rest, **shared, **({_SPEED: found[_SPEED]} if found.get(_SPEED) else {})}, model))
+    # Searches are billed once a call, so one part alone has them.
     if parts and (tools := found.get("server_tool_use")) is not None:
         parts[0] = replace(parts[0], details={**parts[0].details, "server_tool_use": tools})
     return parts

@@ -59,5 +59,6 @@ def _parse_size(size: object) -> tuple[int, int]:
     found = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if found is None:
         return DEFAULT_SIDE, DEFAULT_SIDE
+    # A size is what a caller wrote, so it has bounds.
     width, height = (min(MAX_SIDE, max(1, int(side))) for side in found.groups())
     return width, height

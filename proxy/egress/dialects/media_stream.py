@@ -37,6 +37,7 @@ class MediaStream:
     def feed(self, data: bytes) -> None:
         at = 0
         while at < len(data):
+            # Lines are split by hand: an event may be a picture of many megabytes, and must not be joined in memory.
             end = data.find(b"\n", at)
             stop = len(data) if end < 0 else end
             self._feed_line_part(data[at:stop])
@@ -59,6 +60,7 @@ class MediaStream:
                 self._event = self._event or JsonEnds()
                 self._event.feed(self._line[5:])
                 self._line, self._in_data = b"", True
+            # No field that matters has such a long name: the rest of the line need not be kept.
             elif len(self._line) > MAX_FIELD_NAME:
                 self._line, self._in_other = b"", True
 
@@ -80,6 +82,7 @@ class MediaStream:
         self.image_count += kind.endswith((".partial_image", ".completed"))
         if kind == "transcript.text.delta":
             self.output_size.add_text(said.get("delta"))
+        # Each finished image reports its own usage, so they are added up.
         found = self._read_usage(said)
         if found is not None:
             self.usage = found if self.usage is None else _add_usage(self.usage, found)

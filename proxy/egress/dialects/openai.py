@@ -55,6 +55,7 @@ class OpenAI(Dialect):
     """OpenAI's API, and the hosts whose API resembles it."""
 
     def endpoint(self, method: str, path: str) -> str | None:
+        # Only a POST starts an inference; GET and DELETE of the same paths read or delete what is stored.
         if method != "POST":
             return None
         return _ENDPOINTS.find(_below_api_root(path))
@@ -114,6 +115,7 @@ class OpenAI(Dialect):
     def with_usage_option(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
         if endpoint not in ("chat", "completions") or body.get("stream") is not True:
             return None
+        # The raw bytes are kept where possible, so that the app's own JSON goes out as it was written.
         options = body.get("stream_options")
         if options is None and "stream_options" not in body:
             at = raw.index(b"{") + 1

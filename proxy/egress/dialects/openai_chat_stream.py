@@ -47,8 +47,11 @@ class ChatStream(StreamState):
         self._tier = as_text(chunk.get("service_tier")) or self._tier
         if chunk.get("usage") is not None:
             self.usage = openai_usage(chunk, self._tier) or self.usage
+            # The gateway asked for this chunk (`stream_options`); an app that did not would stumble over empty
+            # choices.
             if self._strip_usage and not chunk.get("choices"):
                 return EventKind.DROP
+        # The first chunk's model is the one that answers; later chunks repeat it.
         if self.model is None:
             self.model = model_name(chunk.get("model"))
         return self._read_choices(chunk)
@@ -71,8 +74,10 @@ class ChatStream(StreamState):
                 said = self.output_size.add_text(delta["content"])
             if not said:
                 self.output_size.add_part(delta)
+            # A first chunk has the role alone: until content comes, a failure can still be tried again unseen.
             if done or said or any(value for key, value in delta.items() if key != "role"):
                 verdict = EventKind.CONTENT
+        # Some hosts never send [DONE], so finish reasons decide as well.
         if self._unfinished:  # with several choices (n) one may end before the next begins
             self.ended = self._saw_done or not any(self._unfinished.values())
         return verdict
@@ -94,6 +99,7 @@ def size_of_choices(answer: Json) -> OutputSize:
 def classify_error(error: Json) -> tuple[int, bool]:
     """The status that an error inside a stream would have had, and whether another attempt may mend it."""
     said = f"{error.get('type') or ''} {error.get('code') or ''}"
+    # First of all: no retry mends an empty account, whatever else its error says.
     if "insufficient_quota" in said:
         return 429, False
     if "rate_limit" in said:

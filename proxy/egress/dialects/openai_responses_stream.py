@@ -69,6 +69,7 @@ class ResponsesStream(StreamState):
         if not isinstance(said, dict):
             return EventKind.MALFORMED
         kind = as_text(said.get("type"))
+        # An error event made here must follow on in the numbering.
         self.sequence_number = max(self.sequence_number, to_count(said.get("sequence_number")))
         response = said.get("response")
         if isinstance(response, dict):
@@ -76,11 +77,13 @@ class ResponsesStream(StreamState):
             self.output_size.image_model = image_tool_model(response)
             self.model = model_name(response.get("model")) or self.model
             self._read_usage(response)
+        # Nothing of the answer has been shown yet, so a failure after this can still be tried again.
         if kind in _PREAMBLE_EVENTS:
             return EventKind.PREAMBLE
         if kind in _END_EVENTS:
             self.ended = True
             return EventKind.END
+        # Errors come as an event type, or bare from proxies in front of the API.
         if kind in ("response.failed", "error") or (kind is None and said.get("error") is not None):
             self.ended = True
             error = as_mapping(as_mapping(response).get("error")) or as_mapping(said.get("error")) or said
@@ -120,6 +123,7 @@ class ResponsesStream(StreamState):
         elif kind == "response.output_item.done":
             whole = OutputSize()
             add_output_item(whole, as_mapping(said.get("item")))
+            # Deltas and the finished item say the same thing twice: only what no delta had is new.
             rest = max(0, whole.text_bytes + whole.reasoning_bytes - self._delta_bytes.pop(at, 0))
             size.text_bytes += min(rest, whole.text_bytes)
             size.reasoning_bytes += max(0, rest - whole.text_bytes)

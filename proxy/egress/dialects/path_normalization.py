@@ -18,14 +18,17 @@ _SLASHES = re.compile(r"/+")
 
 def normalize_path(path: str) -> str:
     """Unescaped, without fragment, query, parameters, empty and dot segments; case as it was."""
+    # Nearly every path is plain, and costs one search.
     if _UNUSUAL.search(path) is None:
         return path
     for _ in range(MAX_UNESCAPES):
         path = unquote(path)
+    # After unescaping: `%3F` and `%5C` are a query and a slash for servers that unescape first.
     path = re.split(r"[?#]", path, maxsplit=1)[0].replace("\\", "/")
     kept: list[str] = []
     for segment in _SLASHES.split(path):
         name = segment.partition(";")[0].strip(" \t\r\n\0")
+        # Above the root there is nothing to drop, as in RFC 3986 section 5.2.4.
         if name == "..":
             del kept[-1:]
         elif name not in ("", "."):

@@ -17,7 +17,7 @@ from egress_gateway import Vendor, chunks, completion, egress_gateway, hangs, re
 ROOT = Path(__file__).parents[3]
 ASK = ROOT / "tests" / "callers"
 RULES = "timeout: {idle: 3s}, breaker: off, retry: {budget: 100%, backoff: {first: 1ms, max: 5ms}}"
-PAGE = ROOT / "docs" / "calls-out.md"
+DOCS_PAGE = ROOT / "docs" / "calls-out.md"
 OWN = "openai"  # the caller whose table stands alone, at the top of the page
 
 
@@ -150,8 +150,8 @@ async def test_the_pages_tables_are_what_this_caller_saw(tmp_path, caller):
     for fault, (_, through) in found.items():
         assert through != "half an answer, and no error", fault
     if os.environ.get("OUTRIGGER_WRITE_README"):
-        PAGE.write_text(written(PAGE.read_text(), caller, found))
-    assert read(PAGE.read_text(), caller) == found
+        DOCS_PAGE.write_text(written(DOCS_PAGE.read_text(), caller, found))
+    assert read(DOCS_PAGE.read_text(), caller) == found
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────

@@ -49,6 +49,7 @@ def billable_usage_of(
     """`priced` are the units that the model has a price of its own for."""
     found = BillableUsage({"requests": 1})
     details = usage.details
+    # Duration first: an answer that reports seconds is billed by them, whatever tokens it has besides.
     if "video_seconds" in details:
         found.amounts["video_seconds"] = _milliseconds(details["video_seconds"])
         return found
@@ -104,6 +105,7 @@ def _count_input(found: BillableUsage, endpoint: str | None, usage: Usage, price
         if to_count(as_mapping(before.get("cache_write_tokens_details")).get("ttl_12h_tokens")):
             found.doubtful.add("written")  # kept longer than the one price that there is says
     amounts["input"] = max(0, total - named)
+    # The parts are more than the whole: one of the figures is wrong, so none of them is sure.
     if named > total:
         found.doubtful |= _INPUT_UNITS
     found.context = max(total, named)
@@ -152,6 +154,7 @@ def _count_output(found: BillableUsage, endpoint: str | None, usage: Usage, pric
         found.amounts["images"] = to_count(usage.details.get("images")) or 1
     if "outside" in usage.details:
         found.doubtful.add("reasoning")  # what was neither input nor output the answer does not say
+    # Reasoning is part of the output; more of it than output would charge it twice.
     found.amounts["reasoning"] = min(reasoning, total)
     found.amounts["output"] = total - min(reasoning, total)
 

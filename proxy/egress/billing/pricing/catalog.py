@@ -83,6 +83,7 @@ class Catalog:
     def highest_rates(self, endpoint: str | None, at: float) -> Rates:
         """The highest price of each unit among the models that can serve the endpoint, long contexts included."""
         fit = _FILTERS.get(endpoint or "", _serves_anything)
+        # Kept for a day: it is an estimate, and prices seldom change.
         day = int(at // DAY)
         found = self._highest_by_filter.get(fit.__name__)
         if found is None or found[0] != day:
@@ -135,6 +136,7 @@ class Catalog:
 
 
 def _find_first(sections: Iterable[HostSection], key: str) -> ModelPrices | None:
+    # Vendors write a snapshot's day both ways: 20250929 (Anthropic) and 2025-09-29 (OpenAI).
     dashed = _COMPACT_DAY.sub(r"-\1-\2-\3", key)
     for section in sections:
         model = section.find(key) or (section.find(dashed) if dashed != key else None)

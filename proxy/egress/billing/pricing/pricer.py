@@ -195,6 +195,7 @@ class Pricer:
 
     def _find_match(self, asked: str | None, answered: str | None) -> PriceMatch | None:
         names = [name for name in (asked, answered) if name]
+        # The policy may name the model without the day of its snapshot; the exact name goes first.
         for name in (*names, *(short for name in names if (short := snapshot_of(name)) is not None)):
             if name in self._policy_prices:
                 return PriceMatch(policy_price=self._policy_prices[name], model=self._catalog.find_model(name))
@@ -225,6 +226,7 @@ class Pricer:
         at: float,
         geo: object = None,
     ) -> Cost:
+        # Sums are kept in rates (whole numbers far below a nano-dollar), and rounded once below.
         by_unit = rates.for_context(billed.context)
         amount = doubtful = 0
         for unit, number in billed.amounts.items():
@@ -239,6 +241,7 @@ class Pricer:
             amount += part
             if unsure:
                 doubtful += part
+        # Factors as fractions, so that 1.1 times a price stays exact.
         times, over = (found.factor if found is not None else 1), 1
         uplift = 0
         if found is None or found.policy_price is None:  # a policy's price includes everything

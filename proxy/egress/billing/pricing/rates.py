@@ -88,6 +88,7 @@ class Rates:
 
     def for_context(self, context: int) -> Mapping[str, int]:
         """Rates by unit, of a request with so many input tokens: a step reprices all of it, not what is above alone."""
+        # Strictly above: a price "over 200k tokens" does not hold at 200,000.
         for start, rates in reversed(self._bands):
             if context > start:
                 return rates
@@ -104,6 +105,7 @@ def inherited_price(unit: str, row: PriceRow) -> object:
 
 def round_to_nanos(amount: int, times: int = 1, over: int = 1) -> int:
     """Whole nano-dollars of `amount` rates times `times / over`, rounded half up."""
+    # Half up in integers: floats would lose nano-dollars at sums that a month of calls reaches.
     whole = RATES_PER_NANO * over
     return (2 * amount * times + whole) // (2 * whole)
 

@@ -79,6 +79,7 @@ class HostSection:
                     self._other_matchers.append((at, matcher))
 
     def find(self, name: str) -> ModelPrices | None:
+        # The table's order decides between matchers, an exact name included: an earlier row may fit as well.
         first = self._exact.get(name, len(self._rows))
         first = next((at for at, matcher in self._other_matchers if at < first and _matches(matcher, name)), first)
         return self._model_at(first) if first < len(self._rows) else None

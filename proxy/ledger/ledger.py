@@ -68,7 +68,7 @@ class Ledger:
         self._away_because: str | None = None
         self._since = clock()
         self._pause = MIN_RETRY_SECONDS
-        self._waiters: list[asyncio.Future[bool]] = []  # who waits for what is firm to be written
+        self._waiters: list[asyncio.Future[bool]] = []  # of wait_written: until firm records are written
         self._ending = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         metrics.on_scrape(lambda: metrics.ledger_backlog_rows.set(len(self._buffer)))
@@ -80,8 +80,10 @@ class Ledger:
     async def start(self) -> None:
         """Opens and migrates what is there. A database that is away is remembered and tried again.
 
-        A file is made with the first row, or here where calls must not go on without it.
+        A file is made with the first row, or here if calls must not go on without it.
         """
+        # A file is made at the start only if calls must not go on without it; otherwise the first row makes it, so that
+        # a gateway that never calls an upstream leaves no file behind.
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._store.ensure_ready(create=self._policy.on_error == "deny")
@@ -94,16 +96,19 @@ class Ledger:
 
     async def stop(self) -> None:
         """Writes what waits, calls under way included, within a few seconds."""
+        # All three events, since the writer may stand at any of its waits.
         self._ending.set()
         self._work_waits.set()
         self._batch_is_full.set()
         if self._tasks:
             writer, pruner = self._tasks
             pruner.cancel()
+            # The writer ends by itself once nothing waits; pruning is not worth a second of the end.
             await asyncio.wait((writer,), timeout=STOP_TIMEOUT)
             writer.cancel()
             await asyncio.wait((writer, pruner), timeout=1.0)
         self._tasks = ()
+        # A batch that was cancelled on its way still counts here: nobody knows whether it was written.
         left = len(self._buffer)
         if left:
             text = f"{left} rows could not be written before the end, and are lost: {self._away_because or 'no time'}."
@@ -224,6 +229,7 @@ class Ledger:
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
     async def _write_forever(self) -> None:
+        # `idle` counts open calls too: on the way out those are written at their reservation.
         while not (self._ending.is_set() and self._buffer.idle):
             await self._work_waits.wait()
             self._work_waits.clear()
@@ -238,6 +244,7 @@ class Ledger:
         if self._away_because is not None:
             event, patience = self._ending, self._pause
         if self._away_because is not None and self._ending.is_set():
+            # `_ending` is set already and would end the wait at once: the tries would spin.
             await asyncio.sleep(MIN_RETRY_SECONDS / 2)
             return
         try:
@@ -270,10 +277,11 @@ class Ledger:
         finally:
             self._written.set()
             self._written = asyncio.Event()
+            # Those that have their answer keep it; on every other way out the answer is no.
             _resolve(waiters, False)
 
     async def _write_batch(self, batch: Batch) -> None:
-        """A row that no database takes is left out, so that it does not hold up the others."""
+        """Write one batch. A row that no database takes is left out, so that it does not hold up the others."""
         pieces = deque([batch])
         while pieces:
             piece = pieces.popleft()
@@ -299,6 +307,7 @@ class Ledger:
         self._buffer.batch_written()
 
     def _mark_away(self, why: str) -> None:
+        # One event for each time away, not one for each try.
         if self._away_because is None:
             self._since = self._clock()
             self._pause = MIN_RETRY_SECONDS
@@ -330,10 +339,11 @@ class Ledger:
         await asyncio.sleep(PRUNE_FIRST)
         while True:
             try:
+                # In small pieces: a write waits for the lock of one piece at most.
                 while await self._store.prune(self._now() - self._policy.keep, PRUNE_ROWS) == PRUNE_ROWS:
                     await asyncio.sleep(PRUNE_PAUSE)
             except (LedgerUnavailable, RecordRejected):
-                pass  # the writer tells of it
+                pass  # the writer reports it
             await asyncio.sleep(PRUNE_EVERY)
 
 

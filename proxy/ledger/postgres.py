@@ -1,7 +1,7 @@
 """The ledger in PostgreSQL, through asyncpg's own pool.
 
-Behind transaction poolers too: no prepared statements that outlive a transaction, no session state, the
-migration's lock is one of its transaction.
+It works behind transaction poolers too: it keeps no prepared statement and no session state beyond a transaction, and
+the lock of a migration ends with its transaction.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ STEPS: Sequence[Sequence[str]] = (
         "CREATE TABLE public.outrigger_forgiven (id text PRIMARY KEY, at float8 NOT NULL, upstream text NOT NULL,"
         " user_id text NOT NULL, period text NOT NULL, amount int8 NOT NULL)",
     ),
-    # what one user comes to is asked for before a call of theirs, where it is not remembered
+    # what one user has spent is asked for before a call of theirs, if it is not remembered
     ("CREATE INDEX outrigger_calls_user ON public.outrigger_calls (user_id, at)",),
     (  # calls whose price comes later, by the vendor's own id of them
         "ALTER TABLE public.outrigger_calls ADD COLUMN reference text NOT NULL DEFAULT ''",
@@ -73,7 +73,7 @@ STEPS: Sequence[Sequence[str]] = (
 
 
 class PostgresStore:
-    """`where` is the address without its password."""
+    """The ledger in one database. `where` is its address without the password."""
 
     def __init__(self, url: str, *, where: str, steps: Sequence[Sequence[str]] = STEPS) -> None:
         self.where = where
@@ -121,6 +121,7 @@ class PostgresStore:
         async with self._connection() as connection:
             for window, start in since.items():
                 rows = await connection.fetch(
+                    # The window function sums before LIMIT cuts users off, so the rest needs no second query.
                     "SELECT user_id, sum(cost)::int8, (sum(sum(cost)) OVER ())::int8 FROM public.outrigger_calls"
                     " WHERE upstream = $1 AND at >= $2 AND at < $3 GROUP BY user_id"
                     f" ORDER BY 2 DESC, 1 LIMIT {MAX_USERS_PER_WINDOW}",
@@ -135,6 +136,7 @@ class PostgresStore:
     async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
+        # One scan from the earliest beginning serves every window.
         sums = ", ".join(f"coalesce(sum(cost) FILTER (WHERE at >= ${at}), 0)::int8" for at in range(5, 5 + len(since)))
         async with self._connection() as connection:
             rows = await connection.fetch(
@@ -234,6 +236,7 @@ class PostgresStore:
         """One connection, migrated; what goes wrong with it is LedgerUnavailable or RecordRejected."""
         try:
             if self._pool is None:
+                # No connection is kept while nothing happens: databases that are paid by use may go to sleep.
                 self._pool = await asyncpg.create_pool(
                     self._url, min_size=0, max_size=2, max_inactive_connection_lifetime=60.0, **_CONNECT_OPTIONS
                 )
@@ -242,6 +245,7 @@ class PostgresStore:
                     await self._migrate(connection)
                     self._migrated = True
                 yield connection
+        # Before _STORE_ERRORS, which has their base class: these speak of a row, the others of the database.
         except _RECORD_ERRORS as error:
             raise RecordRejected(f"{self.where}: {error}") from error
         except _STORE_ERRORS as error:
@@ -291,13 +295,14 @@ async def read_report(url: str, where: str, by: GroupBy, since: float) -> list[R
             )
             return [ReportRow(row[0], *(int(value) for value in row[1:])) for row in map(tuple, rows)]
         finally:
+            # Not close(), which waits for the server's goodbye.
             connection.terminate()
     except (*_RECORD_ERRORS, *_STORE_ERRORS) as error:
         raise LedgerUnavailable(f"{where}: {_explain_error(error)}") from error
 
 
 async def check_reachable(url: str, where: str) -> int:
-    """The version of the schema there, 0 where there is none yet. Raises LedgerUnavailable."""
+    """The version of the schema there, 0 if there is none yet. Raises LedgerUnavailable."""
     try:
         connection = await asyncpg.connect(without_foreign_options(url), **_CONNECT_OPTIONS)
         try:
@@ -309,7 +314,8 @@ async def check_reachable(url: str, where: str) -> int:
 
 
 async def _schema_version(connection: Any) -> int:
-    """0 where there is no ledger yet."""
+    """The version of the schema, 0 if there is no ledger yet."""
+    # to_regclass is null if there is no such table; a SELECT from it would abort the transaction.
     if not await connection.fetchval("SELECT to_regclass('public.outrigger_schema') IS NOT NULL"):
         return 0
     found = await connection.fetchval("SELECT version FROM public.outrigger_schema WHERE part = 'ledger'")
@@ -336,9 +342,11 @@ _FOREIGN_OPTION = re.compile(r"(channel_binding|pgbouncer|connection_limit|pool_
 _CONNECT_OPTIONS: Mapping[str, Any] = {
     "timeout": CONNECT_TIMEOUT,
     "command_timeout": COMMAND_TIMEOUT,
+    # Named statements do not survive behind a transaction pooler (asyncpg's FAQ on pgbouncer).
     "statement_cache_size": 0,
     "server_settings": {"application_name": "outrigger"},
 }
 _RECORD_ERRORS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+# ValueError: what asyncpg raises for an address that it cannot read.
 _STORE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError,
            ValueError)  # fmt: skip

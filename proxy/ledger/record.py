@@ -11,6 +11,7 @@ REPORTED = "reported"  # the basis of a cost: what the vendor said was used
 ESTIMATED = "estimated"
 FROM_CACHE = ("hit", "stale", "coalesced")  # answers that were not paid for
 
+# In the order of the fields of CallRecord; a new column goes to the end, as ALTER TABLE puts it there.
 COLUMNS = (
     ("id", "text"),
     ("at", "real"),
@@ -51,9 +52,9 @@ class CallRecord:
     request_id: str | None
     user: str
     tier: str
-    route: str  # "" where it belongs to no request
+    route: str  # "" if it belongs to no request
     upstream: str
-    model: str  # "" where unknown
+    model: str  # "" if unknown
     input_tokens: int = 0  # cached ones included
     cached_input_tokens: int = 0
     output_tokens: int = 0  # reasoning included
@@ -65,7 +66,7 @@ class CallRecord:
     status: int = 0
     outcome: str = ""  # ok error refused cached fallback gone, or `open` while under way
     cache: str = "off"
-    calls: int = 1  # more where a full backlog was summed up
+    calls: int = 1  # more if a full backlog was summed up
     reference: str = ""  # the vendor's id of what it goes on with, by which the price comes later
 
     def row(self) -> Row:

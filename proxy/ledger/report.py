@@ -66,8 +66,10 @@ def format_csv(sums: Iterable[ReportRow], by: GroupBy) -> str:
 
 
 def _cell(name: str) -> str:
-    """A name as a cell that no spreadsheet computes (OWASP, "CSV Injection"): clients choose them. In quotes
-    where it has a sign that parts cells anywhere, for readers differ."""
+    """A name as a cell that no spreadsheet computes (OWASP, "CSV Injection"), since clients choose the names.
+
+    It is in quotes if it has a character that any reader takes for the end of a cell.
+    """
     # A leading quote makes a spreadsheet take the cell as text; a plain negative number needs none.
     if _FORMULA.match(name) and not _NUMBER.fullmatch(name):
         name = f"'{name}"

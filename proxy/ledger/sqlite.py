@@ -44,7 +44,7 @@ _INSERT = f"INSERT INTO outrigger_calls ({_COLUMNS}) VALUES ({', '.join('?' * le
 
 
 class SqliteStore:
-    """`steps` brings a schema up to date, one a version."""
+    """The ledger in one SQLite file. `steps` bring its schema up to date, one for each version."""
 
     def __init__(self, path: Path, *, steps: Sequence[Sequence[str]] = STEPS, busy: float = LOCK_TIMEOUT) -> None:
         self.where = str(path)
@@ -125,6 +125,7 @@ class SqliteStore:
     def _map_errors(self, work: Callable[[], T]) -> T:
         try:
             return work()
+        # Before sqlite3.Error, their base class: these speak of a row, the others of the file.
         except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError) as error:
             self._roll_back()
             raise RecordRejected(f"{self.where}: {error}") from error
@@ -164,6 +165,7 @@ class SqliteStore:
         self._connection = connection
         self._set_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
+        # Negative: KiB, not pages. The journal is cut back to 4 MiB after a burst, which would otherwise keep its size.
         connection.execute("PRAGMA cache_size=-1024")
         connection.execute("PRAGMA journal_size_limit=4194304")
         self._migrate(connection)
@@ -171,9 +173,9 @@ class SqliteStore:
         return connection
 
     def _set_wal(self, connection: sqlite3.Connection) -> None:
-        """To WAL; where a file system cannot have it, the journal stays as it is.
+        """Switch to WAL; if the file system cannot have it, the journal stays as it is.
 
-        SQLite does not wait for another who is doing the same, since both could wait for ever.
+        SQLite does not wait for another process that does the same, since both could wait for ever.
         """
         for left in reversed(range(int(self._busy / LOCK_RETRY_SECONDS) + 1)):
             try:
@@ -192,6 +194,7 @@ class SqliteStore:
         return found.st_dev, found.st_ino
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
+        # Looked at without the lock first: all starts but one find nothing to do.
         if schema_version(connection) == len(self._steps):
             return
         # The version is read again under the lock: another process may have migrated meanwhile.
@@ -208,6 +211,8 @@ class SqliteStore:
     def _write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         connection = self._connect(True)
         assert connection is not None
+        # The lock at once: a transaction that asks for it only at its first write gets SQLITE_BUSY without any wait
+        # (sqlite.org/lang_transaction.html, "Read transactions versus write transactions").
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(_INSERT, [entry.row() for entry in entries])
         connection.executemany("DELETE FROM outrigger_calls WHERE id = ?", [(id,) for id in removals])
@@ -217,6 +222,7 @@ class SqliteStore:
         connection = self._connect(False)
         if connection is None:
             return 0
+        # The subselect stands in for DELETE … LIMIT, which most builds of SQLite lack.
         done = connection.execute(
             "DELETE FROM outrigger_calls WHERE rowid IN "
             "(SELECT rowid FROM outrigger_calls WHERE at < ? ORDER BY at LIMIT ?)",
@@ -259,6 +265,7 @@ class SqliteStore:
             "INSERT INTO outrigger_forgiven VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
             [(row.id, row.at, row.upstream, row.user, row.period, row.amount) for row in rows],
         )
+        # By the newest row and not by a clock: the store has none.
         newest = max((row.at for row in rows), default=0.0)
         connection.execute("DELETE FROM outrigger_forgiven WHERE at < ?", (newest - FORGIVEN_KEPT_SECONDS,))
         connection.execute("COMMIT")

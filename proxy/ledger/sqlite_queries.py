@@ -32,7 +32,7 @@ _SUMS = ", ".join(name for name, _ in SUMS)
 def read_report(path: Path, by: GroupBy, since: float) -> list[ReportRow]:
     """What a ledger says, the largest spenders first; the file is not touched, whoever writes to it.
 
-    Raises LedgerUnavailable, and FileNotFoundError where there is no ledger.
+    Raises LedgerUnavailable, and FileNotFoundError if there is no ledger.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
@@ -62,6 +62,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     where = f"file:{quote(str(path.absolute()))}"
     connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
     try:
+        # SQLite opens a file lazily: only the first query tells whether it can be read.
         schema_version(connection)
     except sqlite3.Error as error:
         connection.close()
@@ -73,20 +74,21 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def window_totals(connection: sqlite3.Connection, upstream: str, since: float, until: float | None) -> WindowTotals:
-    """What an upstream's users window_totals between two moments. Raises sqlite3's errors."""
+    """What an upstream's users spent between two moments. Raises sqlite3's errors."""
     within, bounds = _sums_between("user_id", since, until, " AND upstream = :upstream")
     found = connection.execute(
         f"SELECT user_id, SUM(cost) FROM {within} GROUP BY user_id ORDER BY SUM(cost) DESC, user_id",
         {"upstream": upstream, **bounds},
     )
     users = dict(found.fetchmany(MAX_USERS_PER_WINDOW))
+    # The cursor goes on after the largest spenders: what it still has is the rest.
     return WindowTotals(users, sum(cost for _, cost in found))
 
 
 def user_totals(
     connection: sqlite3.Connection, upstream: str, users: Sequence[str], since: float, until: float | None
 ) -> dict[str, int]:
-    """What each of these users window_totals between two moments. Raises sqlite3's errors."""
+    """What each of these users spent between two moments. Raises sqlite3's errors."""
     named = {f"user{at}": user for at, user in enumerate(users)}
     asked = ", ".join(f":{name}" for name in named)
     within, bounds = _sums_between("user_id", since, until, f" AND upstream = :upstream AND user_id IN ({asked})")
@@ -131,7 +133,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
 
 def explain_error(where: str, error: Exception) -> str:
-    """What SQLite says, and what to do where that is known."""
+    """What SQLite says, and what to do if that is known."""
     text = str(error)
     mend = ""
     if "not a database" in text or "malformed" in text:

@@ -77,6 +77,7 @@ STEPS: Sequence[Sequence[str]] = (
         "CREATE INDEX outrigger_calls_at ON outrigger_calls (at)",
         *(_table(*level) for level in LEVELS),
         f"CREATE TRIGGER outrigger_calls_added AFTER INSERT ON outrigger_calls BEGIN {_ADD} END",
+        # A change may move a row to another key (its model becomes known), hence out and in again.
         f"CREATE TRIGGER outrigger_calls_changed AFTER UPDATE ON outrigger_calls BEGIN {_TAKE} {_ADD} END",
         f"CREATE TRIGGER outrigger_calls_removed AFTER DELETE ON outrigger_calls BEGIN {_TAKE} END",
     ),
@@ -85,7 +86,7 @@ STEPS: Sequence[Sequence[str]] = (
         "CREATE TABLE outrigger_forgiven (id TEXT PRIMARY KEY, at REAL NOT NULL, upstream TEXT NOT NULL,"
         " user_id TEXT NOT NULL, period TEXT NOT NULL, amount INTEGER NOT NULL)",
     ),
-    # what one user comes to is asked for before a call of theirs, where it is not remembered
+    # what one user has spent is asked for before a call of theirs, if it is not remembered
     tuple(f"CREATE INDEX {table}_user ON {table} (user_id, upstream, {unit})" for table, unit, _ in LEVELS),
     (  # calls whose price comes later, by the vendor's own id of them
         "ALTER TABLE outrigger_calls ADD COLUMN reference TEXT NOT NULL DEFAULT ''",

@@ -11,12 +11,13 @@ from proxy.ledger.record import COLUMNS, FROM_CACHE, CallRecord
 
 GroupBy = Literal["user", "model", "route"]
 
+# SQLite before 3.32 takes at most 999 parameters in a statement (sqlite.org/limits.html).
 MAX_IDS_PER_QUERY = 500  # ids in one question
-MAX_USERS_PER_WINDOW = 50_000  # told apart in one window of `spent`
+MAX_USERS_PER_WINDOW = 50_000  # told apart in one window of `window_totals`
 
 
 class LedgerUnavailable(OutriggerError):
-    """The database cannot be had or takes nothing now; the text says why.
+    """The database cannot be reached or takes nothing now; the text says why.
 
     `doubtful` is whether what was being written may be in it all the same.
     """
@@ -77,16 +78,17 @@ class ForgivenSpend:
     amount: int  # nano-dollars
 
 
+# A month is the longest window of a cap; two of them, so that no clock or time zone matters.
 FORGIVEN_KEPT_SECONDS = 63 * 86400.0  # seconds that forgiven money is remembered: past any month
 
 
 class LedgerStore(Protocol):
-    """Every method raises LedgerUnavailable. `where` is for people, without a password."""
+    """The database of a ledger. Every method raises LedgerUnavailable. `where` is for people, without a password."""
 
     where: str
 
     async def ensure_ready(self, *, create: bool) -> None:
-        """Open it and bring its schema up to date; a file that is not there is made only where `create`."""
+        """Open it and bring its schema up to date; a file that is not there is made only if `create`."""
         ...
 
     async def write_batch(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
@@ -94,19 +96,19 @@ class LedgerStore(Protocol):
         ...
 
     async def prune(self, before: float, at_most: int) -> int:
-        """Take out rows that began before then; how many were."""
+        """Take out rows that began before then, at most so many; returns how many were."""
         ...
 
     async def window_totals(
         self, upstream: str, since: Mapping[str, float], until: float | None
     ) -> dict[str, WindowTotals]:
-        """What each window since its beginning comes to."""
+        """What was spent in each window since its beginning."""
         ...
 
     async def user_totals(
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
-        """What these users come to in each window from its beginning until then."""
+        """What these users spent in each window from its beginning until then."""
         ...
 
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
@@ -142,6 +144,7 @@ class LedgerStore(Protocol):
 
 COLUMN_NAMES: Sequence[str] = tuple(name for name, _ in COLUMNS)
 
+# Not INSERT OR REPLACE: SQLite would skip the delete triggers that keep the sums (sqlite.org/lang_conflict.html).
 # A settled row is never replaced by an open one: a connection that died may deliver its last words late. For the same
 # reason, and since several instances may settle one call, a reference and what a vendor reported of it stay.
 ON_CONFLICT = (

@@ -1,6 +1,6 @@
 """What operators decide about users, kept in the ledger's store: who is blocked, and what spend was forgiven.
 
-It holds at once, in memory. What could not be written down is tried again until it is, or until the end.
+A decision holds at once, in memory. What could not be written is tried again until it is, or until the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ class TooManyBlocked(Exception):
 
 
 class UserMarks:
-    """For the loop's thread alone. `users` are blocked now. `now` is the wall clock."""
+    """What operators decided of users. For the loop's thread alone.
+
+    `blocked_users` are blocked now. `now` is the wall clock.
+    """
 
     def __init__(self, database: LedgerStore, *, emit: EmitEvent, now: Callable[[], float] = time.time) -> None:
         self._store = database
@@ -31,12 +34,12 @@ class UserMarks:
         self._now = now
         self._unwritten: dict[str, float | None] = {}  # users, and since when they are blocked: what is not on record
         self._unforgiven: list[ForgivenSpend] = []
-        self.loaded = False  # whether `users` has those blocked before
+        self.loaded = False  # whether `blocked_users` has those blocked before
         self._task: asyncio.Task[None] | None = None
         self.blocked_users: dict[str, None] = {}
 
     async def start(self) -> None:
-        """Take up who was blocked before; where the database is away, as soon as it is back."""
+        """Take up who was blocked before; if the database is away, as soon as it is back."""
         if (why := await self._write()) is not None:
             text = f"Who is blocked is not known yet, the ledger does not answer ({why}); it is asked again."
             self._emit("ledger", text, level="error")
@@ -51,7 +54,7 @@ class UserMarks:
             await self._write()
 
     async def block(self, user: str) -> str | None:
-        """Why it is not on record yet, or None where it is. Raises Full."""
+        """Why it is not on record yet, or None if it is. Raises TooManyBlocked."""
         if user not in self.blocked_users and len(self.blocked_users) >= MAX_BLOCKED_USERS:
             raise TooManyBlocked
         # Blocked at once, in memory; the store learns of it as soon as it can.
@@ -85,7 +88,7 @@ class UserMarks:
         return None
 
     async def _write_all(self) -> None:
-        """What is written may be written again where its end was not seen: it comes to the same."""
+        """Write what waits. What was written without an answer is written again, which changes nothing."""
         if not self.loaded:
             # A user who was unblocked while the store was away must not come back with it.
             for user in (await self._store.blocked_users())[:MAX_BLOCKED_USERS]:
@@ -100,6 +103,7 @@ class UserMarks:
         rows = list(self._unforgiven)
         if rows:
             await self._store.record_forgiven(rows)
+            # By comparison, not by count: more may have come during the write, and the oldest may have been cut off.
             self._unforgiven = [row for row in self._unforgiven if row not in rows]
 
     def _try_again(self) -> None:

@@ -34,8 +34,11 @@ Key = tuple[int, str, str, str, str, str, str, str, str, bool]
 
 @dataclass(slots=True)
 class Batch:
-    """Rows and removals on their way; `opened` is what is in it of calls under way, and since when (clock); `known`
-    are the ids that the database may have since an earlier try."""
+    """Rows and removals on their way to the database.
+
+    `open_calls` are calls under way, each with the time (clock) that it began at; `maybe_written` are the ids that the
+    database may have since an earlier try.
+    """
 
     settled: list[CallRecord]
     open_calls: list[tuple[float, CallRecord]]
@@ -59,10 +62,11 @@ class Batch:
 
 
 class WriteBuffer:
-    """`dropped` and `folded` count rows since the start."""
+    """The calls that wait to be written. `dropped` and `folded` count rows since the start."""
 
     def __init__(self, bound: int = MAX_ROWS) -> None:
         self._bound = bound
+        # Dicts keep the order of arrival, so the first items are the oldest. An id is in at most one of the next three.
         self._opened: dict[str, tuple[float, CallRecord]] = {}
         self._rows: dict[str, CallRecord] = {}
         self._firm: dict[str, CallRecord] = {}  # settled or firm, and the database may know their id
@@ -122,7 +126,10 @@ class WriteBuffer:
         self._removals[id] = None
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
-        """The next batch, the oldest first; None where nothing is due. One at a time: then `done` or `give_back`."""
+        """The next batch, the oldest first; None if nothing is due.
+
+        There is one batch at a time: `batch_written` or `requeue` ends it.
+        """
         # Those first that somebody may wait for, or that replace an open row.
         settled = _first(self._firm, MAX_BATCH_ROWS)
         known = {entry.id for entry in settled}
@@ -139,6 +146,7 @@ class WriteBuffer:
             del self._opened[id]
             if id in self._shown:
                 known.add(id)
+            # Marked before the write, not after it: a call that is settled meanwhile must not be summed up.
             self._show(id)
             opened.append((since, entry))
         self._out = settled
@@ -150,7 +158,7 @@ class WriteBuffer:
     def requeue(self, batch: Batch, *, doubtful: bool) -> None:
         """What could not be written waits again, unless something newer took its place.
 
-        Where it is doubtful whether it was written, it must be written again under its own id.
+        If it is doubtful whether it was written, it must be written again under its own id.
         """
         self._out = ()
         # What came in while the batch was on its way knows better than the batch.
@@ -159,10 +167,12 @@ class WriteBuffer:
         rows: dict[str, CallRecord] = {}
         for entry in batch.settled:
             may_be_there = doubtful or entry.id in batch.maybe_written
+            # A newer row came while this one was on its way: it must replace what may be there, so it is firm as well.
             if may_be_there and entry.id in self._rows:
                 self._firm[entry.id] = self._rows.pop(entry.id)
             if entry.id not in newer:
                 (firm if may_be_there else rows)[entry.id] = entry
+        # Back in front, so that the oldest rows stay the first.
         self._firm = {**firm, **self._firm}
         self._rows = {**rows, **self._rows}
         opened = {}
@@ -177,16 +187,17 @@ class WriteBuffer:
                 self._removals[id] = None
 
     def drop_batch(self, batch: Batch) -> None:
-        """What no database would take."""
+        """Count what no database would take."""
         self.dropped += sum(entry.calls for entry in batch.settled)
 
     def _show(self, id: str) -> None:
         self._shown[id] = None
+        # A call that is forgotten here is still replaced by id; it counts twice only if it is summed up besides.
         if len(self._shown) > SHOWN:
             del self._shown[next(iter(self._shown))]
 
     def _fold(self) -> None:
-        """Sum up the oldest rows; where even the sums are too many, their users are told apart no longer."""
+        """Sum up the oldest rows; if even the sums are too many, their users are no longer told apart."""
         for entry in _first(self._rows, _FOLD):
             if entry.calls == 1:
                 self.folded += 1

@@ -57,8 +57,15 @@ class BreakerRule(Protocol):
 
 
 class Admission:
-    """A call that the breaker let through, which is reported with `report` once. `pending`: it has not been yet;
-    `admitted_at` is the clock's."""
+    """A call that a breaker let through, to be reported to it once.
+
+    Attributes:
+        breaker: the one that admitted it.
+        era: the breaker's era at that moment.
+        probe: whether it was let through half-open.
+        admitted_at: by the clock, in seconds.
+        pending: whether it has not been reported yet.
+    """
 
     __slots__ = ("admitted_at", "breaker", "era", "pending", "probe")
 
@@ -67,11 +74,19 @@ class Admission:
         self.era = era
         self.probe = probe
         self.admitted_at = began
-        self.pending = True  # not yet reported
+        self.pending = True
 
 
 class Breaker:
-    """`on_change(state, why)` is told of every change of state."""
+    """The breaker of one kind of calls. `on_change(state, why)` is called at every change of state.
+
+    Attributes:
+        name: of what; shown in reasons.
+        rule: the policy's; None lets everything pass.
+        reason: why the state is what it is, in words.
+        since: when it became so, by the clock, in seconds.
+        forced: the state that an operator holds it in; None if the calls decide.
+    """
 
     def __init__(
         self,
@@ -136,6 +151,7 @@ class Breaker:
         if probe:
             if self.rule is None or not self._may_probe(self.rule):
                 return None
+            # Given back by `report`; a change of state before that begins the count anew.
             self._probing += 1
             self._probed_at = self._clock()
         return Admission(self, self._era, probe, self._clock())
@@ -154,20 +170,23 @@ class Breaker:
         admission.pending = False
         if admission.era != self._era:
             return
+        # A probe that says nothing gives its turn back, so that another may go.
         if admission.probe:
             self._probing -= 1
         if ok is None or self.rule is None:
             return
+        # Only the rule of an upstream has it; other hosts' answers are not timed.
         slow_call = getattr(self.rule, "slow_call", None)
         slow = slow_call is not None and seconds > slow_call
         failed = not ok or slow
         if admission.probe:
             self._report_probe(failed)
             return
+        # While an operator holds the breaker, calls are still counted but change nothing.
         self._window.add(marked=failed)
         calls, failures = self._window.counts()
         if self.forced is None and calls >= self.rule.min_calls and failures >= self.rule.failure_ratio * calls:
-            if failures:
+            if failures:  # with a ratio of 0 not even one is needed
                 self._open(f"{failures} of the last {calls} calls failed")
 
     def force(self, state: str | None) -> None:
@@ -179,7 +198,10 @@ class Breaker:
             self._close("an operator closed it" if state == CLOSED else "an operator gave it back")
 
     def _may_probe(self, rule: BreakerRule) -> bool:
-        """One slow probe does not hold recovery, and many at once do not hit who is just getting up."""
+        """Whether a probe may go: so many at once as the rule has, and one more each PROBE_INTERVAL up to MAX_PROBES.
+
+        So a slow probe does not delay recovery, and many at once do not overrun an upstream that has just come back.
+        """
         if self._probing < rule.probes:
             return True
         return self._probing < MAX_PROBES and self._clock() >= self._probed_at + PROBE_INTERVAL
@@ -194,24 +216,27 @@ class Breaker:
             self._close("the probe succeeded")
 
     def _advance_by_time(self) -> None:
-        """What time alone does: an open breaker lets probes through, and one of which nobody asks any more says
-        nothing of now."""
+        """Make the changes that time alone brings: open to half-open, and half-open without calls to closed."""
+        # No timer does it: the state is brought up to date whenever somebody asks for it.
         state = self._state.current_state
         if state == CLOSED or self.forced is not None:
             return
         if state == OPEN and self._clock() >= self._probe_at:
             self._begin_era("a probe may pass")
             self._state.half_open()
+        # A model that nobody calls any more would stay half-open, and be the upstream's worst state, for ever.
         elif state == HALF_OPEN and not self._probing and self._clock() >= self.since + self._window.seconds:
             self._close("nothing has been asked of it since")
 
     def _open(self, why: str) -> None:
+        # The era begins first: the listener of the change reads the reason that it sets.
         self._begin_era(why)
         self._probe_at = self._clock() + (self.rule.open if self.rule is not None else FORCED_OPEN_SECONDS)
         self._state.open()
 
     def _close(self, why: str) -> None:
         self._begin_era(why)
+        # The failures that opened it must not open it again at the first call.
         self._window.clear()
         self._state.close()
 
@@ -241,8 +266,16 @@ Kind = tuple[str, str | None]  # endpoint and model
 
 
 class UpstreamBreakers:
-    """`on_change(what, state, why, worst)` is told of each breaker's changes: of what, and the state of all then;
-    `what` is empty if there is but one, or an operator spoke."""
+    """The breakers of an upstream, one for each endpoint and model that was called of late.
+
+    Attributes:
+        name: the upstream's.
+        rule: the policy's, for each of them; None lets everything pass.
+        forced: the state that an operator holds them in; None if the calls decide.
+
+    `on_change(what, state, why, worst)` is called at each breaker's changes: of what calls, its new state, the reason,
+    and the worst state of all then. `what` is empty if the calls name neither endpoint nor model, or an operator spoke.
+    """
 
     def __init__(
         self,
@@ -259,6 +292,7 @@ class UpstreamBreakers:
         self._on_change = on_change
         self._breakers: OrderedDict[Kind, Breaker] = OrderedDict()  # the one longest uncalled first
         self._not_closed: dict[Kind, str] = {}  # those that are not closed, as last told
+        # Of calls that are no inference: without a rule only an operator opens it.
         self._uncounted = Breaker(name, None, clock=clock)
         self._forcing = False
         self._reason = ""
@@ -282,7 +316,7 @@ class UpstreamBreakers:
 
     @property
     def state(self) -> str:
-        """The worst that there is."""
+        """The worst state of all breakers, or the one that an operator holds them in."""
         if self.forced is not None:
             return self.forced
         return max((breaker.state for breaker in self._breakers.values()), key=STATE_GAUGE.__getitem__, default=CLOSED)
@@ -330,6 +364,7 @@ class UpstreamBreakers:
         self.forced = state
         said = {OPEN: "an operator opened it", CLOSED: "an operator closed it"}
         self._reason, self._since = said.get(state or "", "an operator gave it back"), self._clock()
+        # One change is reported for all of them, below.
         self._forcing = True
         for breaker in (*self._breakers.values(), self._uncounted):
             breaker.force(state)
@@ -341,6 +376,7 @@ class UpstreamBreakers:
 
     def _create_breaker(self, kind: Kind) -> Breaker:
         def changed(state: str, why: str) -> None:
+            # One that was evicted meanwhile may still have calls under way: they change nothing outside.
             if self._breakers.get(kind) is made and not self._forcing:
                 self._reason, self._since = _reason_of_kind(why, made.name), self._clock()
                 self._not_closed[kind] = state
@@ -354,6 +390,7 @@ class UpstreamBreakers:
             made.force(self.forced)  # nobody is told: it is not among them yet
         self._breakers[kind] = made
         if len(self._breakers) > MAX_BREAKERS:
+            # A closed one has nothing to lose but its window; an open one still protects somebody.
             looked = list(self._breakers.items())[:EVICTION_CANDIDATES]
             gone = next((kind for kind, one in looked if one.state == CLOSED), looked[0][0])
             del self._breakers[gone]
@@ -361,7 +398,7 @@ class UpstreamBreakers:
         return made
 
     def _worst_breakers(self) -> list[Breaker]:
-        """Those that make the state, where it is not closed and nobody holds it."""
+        """The breakers whose state is the worst; none if that is closed or an operator holds them."""
         state = self.state
         if state == CLOSED or self.forced is not None:
             return []

@@ -14,8 +14,14 @@ Head = TypeVar("Head")
 
 
 class SharedCall:
-    """`work` calls `write_head` once, then `write`; when it returns the answer is whole, when it raises every reader
-    gets that, behind the bytes that came before. The last reader who leaves before the end cancels it."""
+    """An answer under way, which any number of callers read.
+
+    `work` calls `write_head` once, then `write`. When it returns, the answer is whole; if it raises, every reader gets
+    the exception, behind the bytes that came before. The last reader who leaves before the end cancels it.
+
+    Attributes:
+        task: the one in which `work` runs.
+    """
 
     def __init__(self, work: Callable[[SharedCall], Awaitable[None]], *, limit: int = MAX_KEPT) -> None:
         self._limit = limit
@@ -46,6 +52,7 @@ class SharedCall:
         self._chunks.append(data)
         self._size += len(data)
         self._wake_readers()
+        # The app's backpressure reaches the upstream this way, and memory stays bounded.
         while self._unread_bytes() > MAX_UNREAD:
             self._moved.clear()
             await self._moved.wait()
@@ -55,7 +62,8 @@ class SharedCall:
             await work(self)
         except asyncio.CancelledError as error:
             self._error = error
-        except Exception as error:  # it is every reader's
+        except Exception as error:
+            # Every reader raises it; raised here as well, it would be logged as nobody's.
             self._error = error
         finally:
             self._ended = True
@@ -63,10 +71,12 @@ class SharedCall:
 
     def _unread_bytes(self) -> int:
         """Bytes written that count as not read yet."""
+        # Before the first has joined nobody is behind.
         if not self._readers:
             return 0
         read = [reader.bytes_read for reader in self._readers]
         late = self._size > self._limit
+        # Nobody can join any more, so what all have read is not needed, and the slowest sets the pace.
         if late:
             self._drop_chunks(min(reader.chunks_read for reader in self._readers))
         return self._size - (min(read) if late else max(read))
@@ -85,20 +95,28 @@ class SharedCall:
     def _remove_reader(self, reader: SharedCallReader) -> None:
         self._readers.pop(reader, None)
         self._moved.set()
+        # An answer that nobody waits for is not worth its price.
         if not self._readers and not self._ended:
             self.task.cancel()
 
 
 class SharedCallReader:
-    """One caller's view: `async with flight.join() as reader`."""
+    """One caller's view of a shared call: `async with shared_call.join() as reader`.
 
-    def __init__(self, flight: SharedCall) -> None:
-        self._call = flight
-        self.chunks_read = 0  # chunks read
-        self.bytes_read = 0  # bytes read
+    Attributes:
+        chunks_read: how many chunks it was given.
+        bytes_read: how many bytes its caller is done with.
+        more: set if there may be more to read.
+        is_first: whether it was the first to have the head: the one that is told of the price.
+    """
+
+    def __init__(self, shared_call: SharedCall) -> None:
+        self._call = shared_call
+        self.chunks_read = 0
+        self.bytes_read = 0
         self.more = asyncio.Event()
-        self.is_first = False  # of all, to have the head: who began the flight, unless that one is gone
-        flight._readers[self] = None
+        self.is_first = False  # usually who began the call, unless that one is gone
+        shared_call._readers[self] = None
 
     async def __aenter__(self) -> SharedCallReader:
         return self
@@ -117,15 +135,16 @@ class SharedCallReader:
         return self._call._head
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        flight = self._call
+        shared_call = self._call
         while True:
-            while self.chunks_read - flight._dropped < len(flight._chunks):
-                data = flight._chunks[self.chunks_read - flight._dropped]
+            while self.chunks_read - shared_call._dropped < len(shared_call._chunks):
+                data = shared_call._chunks[self.chunks_read - shared_call._dropped]
                 self.chunks_read += 1
                 yield data
+                # Counted when the caller comes back for more: its app has taken these now.
                 self.bytes_read += len(data)
-                flight._moved.set()
-            if flight._ended:
+                shared_call._moved.set()
+            if shared_call._ended:
                 self._raise_error()
                 return
             await self._wait()
@@ -139,12 +158,13 @@ class SharedCallReader:
 
     async def _wait(self) -> None:
         if not self._call._ended:
+            # Nothing was awaited since the caller looked, so no wake-up is lost here.
             self.more.clear()
             await self.more.wait()
 
 
 class SharedCalls:
-    """Those under way, by key."""
+    """The shared calls under way, by the key of their question."""
 
     def __init__(self) -> None:
         self._calls: dict[bytes, SharedCall] = {}
@@ -153,21 +173,22 @@ class SharedCalls:
         return len(self._calls)
 
     def get(self, key: bytes) -> SharedCall | None:
-        flight = self._calls.get(key)
-        return flight if flight is not None and flight.joinable else None
+        shared_call = self._calls.get(key)
+        return shared_call if shared_call is not None and shared_call.joinable else None
 
     def start(self, key: bytes, work: Callable[[SharedCall], Awaitable[None]]) -> SharedCall:
-        flight = self._calls[key] = SharedCall(work)
+        shared_call = self._calls[key] = SharedCall(work)
 
         def gone(_: asyncio.Task[None]) -> None:
-            if self._calls.get(key) is flight:
+            # Another may have its key by now: one that nobody could join any more was followed by a new one.
+            if self._calls.get(key) is shared_call:
                 del self._calls[key]
 
-        flight.task.add_done_callback(gone)
-        return flight
+        shared_call.task.add_done_callback(gone)
+        return shared_call
 
     async def close(self) -> None:
-        tasks = [flight.task for flight in self._calls.values()]
+        tasks = [shared_call.task for shared_call in self._calls.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 `handle_call` is that life as the app sees it: whose call → what is asked → the cache, or a call in flight → an answer →
 its end. `_call_upstream` is the part of it at one upstream: reserve money → throttle → attempts within one deadline →
-relay → settle. It gives what it failed with as long as the app has seen nothing, and then `_fall_back` tries what the
+relay → settle. It returns what it failed with as long as the app has seen nothing, and then `_fall_back` tries what the
 policy names instead.
 
 Every exit of the two, cancellation included, passes through one `finally` each. Money that was reserved is released
@@ -68,8 +68,14 @@ class StreamBroken(OutriggerError):
 
 
 class Pipeline:
-    """`upstreams` is read as each call begins; `now` is the wall clock. `tiers` says the tier of a user whom only the
-    body names."""
+    """Serves the calls of the app, each by `handle_call`.
+
+    Attributes:
+        upstreams: those of the policy in force, by name; it is read anew as each call begins.
+        tiers: finds the tier of a user whom only the body of a call names; a reload replaces it.
+
+    `now` is the wall clock, in seconds since 1970. Durations and deadlines go by the loop's clock.
+    """
 
     def __init__(
         self,
@@ -104,6 +110,7 @@ class Pipeline:
         call = Call(upstream, request.method, rest, outgoing(received), self._clock(), self._now())
         call.ask = upstream.dialect.parse_request(None, None)
         self._identify_owner(call, received)
+        # What these three begin, the `finally` below ends; nothing in between waits or fails.
         self._accounting.begin_call(call)
         upstream.begin_call()
         unregister = self._cancel_with_request(call)
@@ -114,6 +121,7 @@ class Pipeline:
             try:
                 async with deadline:
                     if request.headers.get("Upgrade", "").lower() == "websocket":
+                        # What passes a WebSocket is not read, so not charged: only a cap already reached stops it.
                         await self._ledger.load_spend(call)
                         upstream.billing.check_caps(call.user, call.tier)
                         return await relay_websocket(call, request, app, deadline, self._clock)
@@ -129,6 +137,7 @@ class Pipeline:
                         await self._join_shared_call(call, call.cache_key, app, deadline)
                     else:
                         await self._answer_call(call)
+            # It comes out of the deadline's context, which turns its own cancellation into it.
             except TimeoutError:
                 await self._answer_too_late(call, app, deadline)
             return await app.finish()
@@ -159,11 +168,12 @@ class Pipeline:
         call.owner = self._requests.find(token)
         if call.owner is not None:
             call.user, call.tier = call.owner.user, call.owner.tier
+        # The OpenAI and Anthropic SDKs, which Stainless generates, number their attempts from 0.
         count = first(received, "x-stainless-retry-count")
         call.is_sdk_retry = count is not None and count.strip() not in ("", "0")
 
     def _cancel_with_request(self, call: Call) -> Callable[[], None]:
-        """Have this call end with its request, if its route says so; what is given takes that back."""
+        """Have this call end with its request, if its route says so; the function returned takes that back."""
         task = asyncio.current_task()
         owner = call.owner
         if task is None or owner is None or owner.request is None or owner.request.time_left(0.0) is None:
@@ -182,6 +192,7 @@ class Pipeline:
         total = call.upstream.policy.timeout.total
         request = call.owner.request if call.owner is not None else None
         left = request.time_left(call.began) if request is not None else None
+        # A request without a limit of its own has infinite time left; then the upstream's limit holds.
         shorter = left is not None and left != float("inf") and (total is None or left < total)
         patience = parse_patience(first(received, PATIENCE_HEADER))
         deadline = Deadline(call.began, total=left if shorter else total, patience=patience)
@@ -192,6 +203,8 @@ class Pipeline:
     async def _read_question(self, call: Call, request: web.BaseRequest) -> None:
         """Read what is asked: the body, the endpoint, the model, the user that the body names."""
         upstream = call.upstream
+        # aiohttp's low-level server leaves this to its handler; without it the app would wait before it sends its body
+        # (RFC 9110 section 10.1.1).
         if request.headers.get("Expect", "").lower() == "100-continue":
             assert request.transport is not None
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -208,6 +221,7 @@ class Pipeline:
         call.ask = upstream.dialect.parse_request(call.endpoint, asked)
         if deployment is not None:
             call.ask = replace(call.ask, model=upstream.billing.priced_model(deployment, call.ask.model))
+        # What the body says of the user is a claim of the app's; the request that the call came from is known.
         if call.owner is None and call.ask.user:
             call.user = normalize_user_name(call.ask.user)
             call.tier = self.tiers.match(call.user)
@@ -256,7 +270,8 @@ class Pipeline:
         except CallRefused as refusal:
             if refusal.code != "cost_cap_exceeded" or call.cache != "coalesced" or app.started:
                 raise
-            call.cache = "miss"  # it was another's cap that was reached
+            # The call is charged to the one that began it: its user's cap was reached, not this one's.
+            call.cache = "miss"
             await self._answer_call(call)
 
     def _start_shared_call(self, call: Call, key: bytes) -> SharedCall:
@@ -278,6 +293,8 @@ class Pipeline:
             self._accounting.settle_shared_call(call)
             upstream.end_call()
 
+        # The task counts as a call of its own: a reload must not close the upstream while only the task still reads.
+        # It settles in a callback, since a task that is cancelled before its first step runs no `finally`.
         upstream.begin_call()
         call.is_shared = True
         shared_call = upstream.shared_calls.start(key, work)
@@ -314,11 +331,12 @@ class Pipeline:
     async def _call_upstream(self, call: Call) -> Failure | None:
         """Make a call at the upstream that it names and relay the answer.
 
-        What is given is the failure of a call of which the app has seen nothing, so that something else may answer it;
-        None if the app has its answer, be it one that broke off. Raises CallRefused if money or ledger forbid the call.
+        Returns the failure of a call of which the app has seen nothing, so that something else may answer it; None if
+        the app has its answer, be it one that broke off. Raises CallRefused if money or ledger forbid the call.
         """
         upstream = call.upstream
         breaker = upstream.breaker_of(call.endpoint, call.ask.model)
+        # Refused before anything is reserved or waited for; `admit` below decides again, after the wait.
         if breaker.state == OPEN:
             return _breaker_refusal(upstream, breaker)
         permit: ThrottlePermit | None = None
@@ -326,6 +344,8 @@ class Pipeline:
         response: UpstreamResponse | None = None
         ok: bool | None = None  # what the breaker learns; None: nothing that says anything of the upstream
         try:
+            # In this order: a call that a cap forbids takes no place in the queue, and the breaker has the last
+            # word, just before the call is sent.
             await self._reserve_money(call)
             permit = await self._acquire_permit(call)
             admission = breaker.admit()
@@ -334,15 +354,18 @@ class Pipeline:
             call.admission = admission
             upstream.retry_budget.record_call()
             response = await send_attempts(call)
+            # Its connection can serve another call while the app takes the answer.
             if response.body is not None:
                 response.release()
             judged = response.judged_status
             if judged >= 400:
                 ok = False if judged >= 500 else None
+                # The app has seen nothing of it, so a fallback may answer instead.
                 if judged >= 500 or judged in MENDABLE_STATUSES:
                     return response
             await self._relay_response(call, response)
             call.outcome = "ok"  # until here it is the app that may be gone
+            # That an inference endpoint redirects says nothing of the engine behind it.
             if judged < 400:
                 ok = None if response.is_redirect and call.endpoint is not None else True
         except ThrottleRefusal as refusal:
@@ -355,6 +378,7 @@ class Pipeline:
             ok = False
             call.outcome, call.reason = "error", str(broken)
         except asyncio.CancelledError:
+            # The vendor may go on and bill an answer that nobody waits for any more.
             if admission is not None:
                 ok = self._judge_cancelled(call, admission)
                 if call.charge is not None and not call.charge.closed and call.body.sent:
@@ -363,8 +387,10 @@ class Pipeline:
         finally:
             if admission is not None:
                 self._report_to_breaker(call, admission, ok, response)
+            # Without a reported usage the estimate stays in the pace's count.
             if permit is not None:
                 permit.release(call.usage.input + call.usage.output if call.usage is not None else None)
+            # This does nothing to a charge that was settled above.
             if call.charge is not None:
                 call.charge.release()
                 call.ask = call.charge.request or call.ask  # a body that passed may have named its model late
@@ -391,6 +417,7 @@ class Pipeline:
     def _judge_cancelled(self, call: Call, admission: Admission) -> bool | None:
         """What the breaker learns of a call that was given up: of one that mostly waited for its place here, or whose
         app or request ended it, nothing."""
+        # If the wait for a place took longer than the upstream had then, the time-out is not the upstream's fault.
         in_time = self._clock() - admission.admitted_at >= admission.admitted_at - call.began
         return False if call.deadline.expired and call.deadline.reason != "request" and in_time else None
 
@@ -401,6 +428,7 @@ class Pipeline:
             ok = False if response.error_status >= 500 else None
             call.outcome = "error"
             call.reason = f"its stream ended with an error event, of the kind of a {response.error_status}"
+        # `slow_call` is compared with the first byte: a long answer is not a slow upstream.
         seconds = (call.first_byte_at or self._clock()) - admission.admitted_at
         admission.breaker.report(admission, ok, seconds=seconds)
 
@@ -410,6 +438,7 @@ class Pipeline:
             for step in fallback_steps(call.upstream):
                 if await self._try_fallback(call, step, call.writer):
                     return
+            # Nothing mended it: the app gets what was held back.
             if isinstance(failure, CallRefused):
                 raise failure
             call.outcome = "error" if failure.judged_status >= 500 or failure.error_status else "ok"
@@ -421,7 +450,7 @@ class Pipeline:
                 failure.release()
 
     async def _try_fallback(self, call: Call, step: Fallback, writer: ResponseWriter) -> bool:
-        """Whether this step of the policy's gave an answer; then the call has its outcome."""
+        """Whether this step of the policy's list gave an answer; if it did, the call has its outcome."""
         if step.stale:
             cached = call.upstream.cache.get_stale(call.cache_key) if call.cache_key is not None else None
             if cached is None:
@@ -448,6 +477,7 @@ class Pipeline:
             call.reason = str(refusal)
             return False
         except asyncio.CancelledError:
+            # What the other upstream had begun to answer belongs into the log line of this call.
             call.adopt_result(copy)
             call.outcome = copy.outcome
             raise
@@ -463,11 +493,13 @@ class Pipeline:
         return True
 
     async def _answer_too_late(self, call: Call, app: AppResponse, deadline: Deadline) -> None:
-        """The deadline passed: what the gateway has at hand itself, or the refusal. Raises CallRefused."""
+        """Answer a call whose deadline passed with what the gateway has itself, or raise CallRefused."""
         if app.started:
             return  # it has been told in the stream
         late = error_response.upstream_timeout(call.upstream.name, deadline.reason, self._clock() - call.began)
         call.outcome, call.reason = "error", str(late)
+        # Another upstream would take time, which is over. Without the body neither the cache's key nor the shape of a
+        # canned answer is known.
         if call.is_read:
             for step in fallback_steps(call.upstream):
                 if (step.stale or step.text is not None) and await self._try_fallback(call, step, app):
@@ -498,6 +530,7 @@ class Pipeline:
         if response.body is not None:
             if response.judged_status < 400:
                 await self._read_background_status(call, response)
+            # Before the head is made, since the head states the cost.
             settle_whole(call, response, response.body)
             head = response_head(call, upstream.dialect, response)
             if response.status == 200:
@@ -505,10 +538,13 @@ class Pipeline:
             await self._write_whole(call, head, response.body, call.writer)
             return
         head = response_head(call, upstream.dialect, response)
+        # From here on the app sees the answer: no attempt and no fallback may follow.
         call.deadline.commit(upstream.policy.timeout.idle if response.stream is not None else None)
+        # The cache refuses what is larger than a quarter of it, so no more is kept.
         is_cached = call.cache_key is not None and response.status == 200
         writer = RecordingWriter(call.writer, upstream.policy.cache.max // 4 if is_cached else 0)
         try:
+            # Recorded before the app sees the reference, by which it may ask at once.
             on_shown = await self._watch_background_status(call, response)
             await call.writer.write_head(head)
             await relay_body(response, writer, call.deadline, on_shown)
@@ -518,6 +554,7 @@ class Pipeline:
             await self._end_broken(call, response, "upstream_unreachable", f"{upstream.name}: {failure}")
             raise StreamBroken(str(failure)) from failure
         except asyncio.CancelledError:
+            # The app is told in its stream before the cancellation goes on and becomes the deadline's TimeoutError.
             if call.deadline.expired:
                 reason = call.deadline.reason
                 call.outcome, call.reason = "error", f"time-out ({reason})"
@@ -525,13 +562,14 @@ class Pipeline:
                 await self._end_broken(call, response, "upstream_timeout", text)
             raise
         finally:
+            # However it ended: what was relayed is paid, since the vendor bills it as well.
             discard_response(response.response)
             settle_relayed(call, response, writer.bytes_written)
         if writer.kept is not None and not response.errored:
             self._store_in_cache(call, response, b"".join(writer.kept))
 
     async def _write_whole(self, call: Call, head: ResponseHead, body: bytes, writer: ResponseWriter) -> None:
-        """A whole answer, of the upstream's or of ours."""
+        """Write a whole answer, the upstream's or one of ours."""
         call.first_byte_at = call.first_byte_at or self._clock()
         call.status = head.status
         head.length = len(body)
@@ -562,6 +600,7 @@ class Pipeline:
         cache = call.upstream.cache
         if call.cache_key is None or not call.upstream.policy.cache.ttl:
             return
+        # Only what another caller may see: no cookie, no id, no account.
         headers = tuple(
             (name.encode("latin-1"), value.encode("utf-8", "surrogateescape"))
             for name, value in shared(returning(response.fields))
@@ -571,7 +610,7 @@ class Pipeline:
     # ── what the vendor goes on with by itself ───────────────────────────────────────────────
 
     async def _read_background_status(self, call: Call, response: UpstreamResponse) -> None:
-        """What a whole answer shows of it: that it has begun, or what it came to."""
+        """Read what a whole answer shows of background work: that it has begun, or what it came to."""
         dialect, charge = call.upstream.dialect, call.charge
         if call.followed is not None:
             status = dialect.background_status(response.parsed) or BackgroundStatus(call.followed, None, None)
@@ -585,7 +624,7 @@ class Pipeline:
                 await self._ledger.defer_charge(call, charge, shown.reference)
 
     async def _watch_background_status(self, call: Call, response: UpstreamResponse) -> OnShown | None:
-        """Who is told when a stream shows what it came to; None if that is the call's own affair."""
+        """Returns whom to tell when a stream shows what background work came to; None if nobody waits for it."""
         if call.followed is not None and call.method == "DELETE" and response.judged_status < 300:
             await self._settle_followed(call, BackgroundStatus(call.followed, None, None, deleted=True))  # 204
         elif call.followed is not None and response.tap is not None:
@@ -600,7 +639,7 @@ class Pipeline:
         await self._ledger.background.settle_reported(upstream, status)
 
     async def _settle_followed(self, call: Call, status: BackgroundStatus | None) -> None:
-        """Settle what another call began and this one asked after, if it is over."""
+        """Settle the charge of what another call began and this one asked after, if it is over."""
         if status is not None and status.finished and call.followed is not None:
             status = replace(status, reference=call.followed)
             if await self._ledger.background.settle_reported(call.upstream, status):
@@ -611,7 +650,7 @@ class Pipeline:
 
 
 def settle_whole(call: Call, response: UpstreamResponse, body: bytes) -> None:
-    """An answer that was read before the app sees it."""
+    """Settle the charge of an answer that was read whole before the app sees it."""
     if call.endpoint is None:
         return
     dialect, charge = call.upstream.dialect, call.charge
@@ -626,7 +665,7 @@ def settle_whole(call: Call, response: UpstreamResponse, body: bytes) -> None:
 
 
 def settle_relayed(call: Call, response: UpstreamResponse, relayed: int) -> None:
-    """An answer that passed, to its end or not; `relayed`: bytes of it."""
+    """Settle the charge of an answer that was relayed, to its end or not, of which the app was sent `relayed` bytes."""
     if call.endpoint is None:
         return
     charge = call.charge
@@ -655,7 +694,7 @@ def _usage_at_ends(call: Call, response: UpstreamResponse) -> Usage | None:
 
 
 def _written_bytes(response: UpstreamResponse, size: int) -> OutputSize:
-    """Of what cannot be read: text by its length; sound and pictures by what was asked for."""
+    """The size of an output that cannot be read: of text its length; sound and pictures go by what was asked for."""
     kind = (response.get_field("content-type") or "").strip().lower()
     is_media = kind.startswith(("audio/", "image/", "video/", "application/octet-stream"))
     return OutputSize() if is_media else OutputSize(size)

@@ -25,26 +25,30 @@ from proxy.errors import AttemptFailed
 from proxy.http.retry_after import wait_from_headers
 from proxy.policy.schema import Retry
 
+# An invalid certificate does not get valid by asking again.
 NEVER_RETRIED = frozenset(("certificate",))
 # The upstream may have answered, and bills what nobody received.
 BILLED_UNANSWERED = frozenset(("reset", "first_byte", "malformed"))
 MAX_PAUSE = 60.0  # seconds that one Retry-After holds back the next calls at most
+# RFC 9110 section 9.2.2.
 IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 CUT_BY_FAULT = "cut by a fault of the policy (faults)"
 
 
 async def send_attempts(call: Call) -> UpstreamResponse:
-    """What the attempts came to: an answer for the app, good or bad. Raises AttemptFailed if there is none.
+    """Make attempts until one is the answer for the app, good or bad. Raises AttemptFailed if the last has none.
 
     An attempt that was sent and broke off is charged, and its successor is within the caps or is not made.
     """
     upstream, body = call.upstream, call.body
     url = upstream.url(call.target)
+    # A whole answer has no such limit: its first byte comes when all of it is made.
     first_byte = upstream.policy.timeout.first_byte if call.ask.stream else None
     made = 0  # attempts at this upstream; `call.attempts` counts those at all of them
     while True:
         made += 1
         call.attempts += 1
+        # If the call is cancelled, this says whether the attempt under way must be charged; earlier ones have been.
         body.sent = False
         result = "cancelled"  # by the call's deadline, or because the app gave it up
         try:
@@ -68,8 +72,10 @@ async def send_attempts(call: Call) -> UpstreamResponse:
             wait = None if response.judged_status < 400 else wait_after_error(call, response, made)
             if wait is None:
                 return response
+            # Before the wait: an answer that nobody reads on would hold its connection.
             response.release()
         finally:
+            # A cancelled attempt is counted as well.
             upstream.count_attempt(result)
         await asyncio.sleep(wait)
 
@@ -80,7 +86,7 @@ async def send_attempts(call: Call) -> UpstreamResponse:
 async def make_bounded_attempt(
     call: Call, url: URL, injection: Injection | None, first_byte: float
 ) -> UpstreamResponse:
-    """An attempt at a stream, whose first byte is due in so many seconds. Raises AttemptFailed."""
+    """Make an attempt at a stream, whose first byte is due in `first_byte` seconds. Raises AttemptFailed."""
     try:
         async with asyncio.timeout(first_byte):
             return await make_attempt(call, url, injection)
@@ -104,6 +110,7 @@ async def make_attempt(call: Call, url: URL, injection: Injection | None) -> Ups
         try:
             response = await read_response(received, call, upstream.dialect, strip_usage=asks_usage)
         except BaseException:
+            # Cancellation included: the rest of half an answer must not be read by the connection's next call.
             received.close()
             raise
         if not asks_usage or response.status not in (400, 422) or b"stream_options" not in decoded_body(response):
@@ -177,8 +184,10 @@ def wait_after_error(call: Call, response: UpstreamResponse, made: int) -> float
     upstream = call.upstream
     asked = wait_from_headers(response.get_field, upstream.now())
     permanent = response.permanent or upstream.dialect.is_permanent(response.judged_status, response.parsed)
+    # The next calls would meet the same limit, so they wait even if this one is not made again.
     if response.judged_status == 429 and asked is not None and not permanent:
         pause_next_calls(call, response, min(asked, MAX_PAUSE))
+    # OpenAI and Anthropic tell their SDKs by this field whether to try again.
     advice = (response.get_field("x-should-retry") or "").strip().lower()
     if permanent or advice == "false":
         return None
@@ -195,6 +204,7 @@ def wait_for_retry(call: Call, word: str, made: int, *, sent: bool, asked: float
         return None
     if sent and not may_send_again(call):
         return None
+    # The SDK retries by itself: its attempts and ours would multiply.
     if call.is_sdk_retry:
         call.left_to_caller = True
         return None
@@ -207,6 +217,7 @@ def wait_for_retry(call: Call, word: str, made: int, *, sent: bool, asked: float
         wait = max(wait, asked)
     if wait >= call.deadline.seconds_left() or not call.admission.breaker.still_admits(call.admission):
         return None
+    # Asked last, since what is taken from the budget is not given back.
     if not upstream.retry_budget.try_acquire():
         call.left_to_caller = True  # it would have come again without us: then it may
         return None
@@ -214,7 +225,7 @@ def wait_for_retry(call: Call, word: str, made: int, *, sent: bool, asked: float
 
 
 def pause_next_calls(call: Call, response: UpstreamResponse, seconds: float) -> None:
-    """The next calls wait as well: of this model, or of all if the vendor says so."""
+    """Have the next calls wait as well: those of this model, or all of them if the vendor says so."""
     limits = call.upstream.throttle.limits
     if concerns_every_model(decoded_body(response) or b"".join(response.held)):
         limits.pause_all(seconds)
@@ -223,7 +234,7 @@ def pause_next_calls(call: Call, response: UpstreamResponse, seconds: float) -> 
 
 
 def is_retried_by_policy(word: str, retry: Retry) -> bool:
-    """Whether the policy's `on` has it. A 5xx without a meaning of its own in RFC 9110 (Cloudflare's 520 to
+    """Whether the policy's `retry.on` lists it. A 5xx without a meaning of its own in RFC 9110 (Cloudflare's 520 to
     530, Anthropic's 529) is what 502 and 503 are."""
     if word == "any" or word in retry.on:
         return True

@@ -21,9 +21,10 @@ OnShown = Callable[[BackgroundStatus], Awaitable[None]]
 async def relay_body(
     answer: UpstreamResponse, writer: ResponseWriter, deadline: Deadline, on_shown: OnShown | None = None
 ) -> None:
-    """Pass on what was held back and all that follows. `on_shown` is called once, when something that the vendor goes
-    on with is over, before the bytes that say so pass. Raises AttemptFailed if the upstream broke it."""
-    watching = answer.media or answer.ends  # fed before it is written: who leaves meanwhile has seen it
+    """Pass on what was held back and all that follows. `on_shown` is called once, when the stream shows that work in
+    the background is over, before the bytes that say so pass. Raises AttemptFailed if the upstream broke it off."""
+    # Observers are fed before the bytes are written: an app that leaves meanwhile may have received them.
+    watching = answer.media or answer.ends
     if on_shown is not None:
         on_shown = await _notify_shown(answer, on_shown)
     if answer.held:
@@ -49,7 +50,7 @@ async def relay_body(
 
 
 async def _notify_shown(answer: UpstreamResponse, on_shown: OnShown) -> OnShown | None:
-    """None once it has been told."""
+    """Call `on_shown` if background work is over; returns None once it was called, else `on_shown`."""
     state = answer.stream if answer.tap is None else answer.tap.state
     shown = state.background_status if state is not None else None
     if shown is None or not shown.finished:
@@ -69,6 +70,7 @@ async def _relay_events(
         data = await read_chunk(response)
         deadline.record_progress()
         passed = []
+        # Only whole events pass, so that an error event of ours never lands within half of one.
         for event in split_events(splitter, data):
             verdict = state.classify(event)
             if verdict is EventKind.MALFORMED:
@@ -80,17 +82,20 @@ async def _relay_events(
                 passed.append(event)
         if on_shown is not None:
             on_shown = await _notify_shown(answer, on_shown)
+        # Told before: an app that leaves as soon as it reads the end must find it settled.
         if passed:
             await _write_to_app(writer, deadline, b"".join(passed))
         if not data:
             break
     if answer.broken is not None:
         raise AttemptFailed("reset", answer.broken, sent=True)
+    # A closed connection is not the end of an answer: the dialect's last event is, or an error event.
     if not state.ended and not answer.errored:
         raise AttemptFailed("reset", "its stream ended before the answer did", sent=True)
 
 
 async def _write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes) -> None:
+    # An app that reads slowly holds reading up: the upstream is not silent, so its idle time does not run.
     deadline.app_is_slow = True
     try:
         await writer.write(data)
@@ -99,7 +104,12 @@ async def _write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes)
 
 
 class RecordingWriter:
-    """Passes on, and keeps what passes as long as it is no more than `most` bytes."""
+    """Passes an answer on to `writer`, and keeps it as long as it is no more than `most` bytes.
+
+    Attributes:
+        bytes_written: how many bytes of the body were passed on.
+        kept: the chunks of the whole body; None if it became too large, or nothing is to be kept.
+    """
 
     def __init__(self, writer: ResponseWriter, most: int) -> None:
         self._writer = writer

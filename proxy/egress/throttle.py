@@ -24,7 +24,7 @@ UPSTREAM_PAUSE = "the upstream asked for a pause (Retry-After)"
 
 
 class ThrottleRefusal(OutriggerError):
-    """No place within `pace.wait`. `retry_after` is in seconds."""
+    """No permit was to be had within `pace.wait`. `reason` says why, `retry_after` when to come again, in seconds."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
         super().__init__(reason)
@@ -37,18 +37,27 @@ class ThrottlePermit:
 
     __slots__ = ("_throttle", "_tokens")
 
-    def __init__(self, pace: Throttle, tokens: int) -> None:
-        self._throttle: Throttle | None = pace
+    def __init__(self, throttle: Throttle, tokens: int) -> None:
+        self._throttle: Throttle | None = throttle
         self._tokens = tokens
 
     def release(self, tokens: int | None) -> None:
-        """The call is over; `tokens` is what it really took, where that is known."""
-        pace, self._throttle = self._throttle, None
-        if pace is not None:
-            pace.release(tokens - self._tokens if tokens is not None else 0)
+        """The call is over; `tokens` is what it really took, None if that is not known."""
+        throttle, self._throttle = self._throttle, None
+        if throttle is not None:
+            throttle.release(tokens - self._tokens if tokens is not None else 0)
 
 
 class Throttle:
+    """Grants permits for calls of one upstream, in fair turns by user.
+
+    Attributes:
+        policy: `pace` of the policy in force.
+        limits: what the upstream itself said of its limits.
+
+    `clock` is monotonic, `now` the wall clock, both in seconds.
+    """
+
     def __init__(
         self, policy: schema.Pace, *, clock: Callable[[], float], now: Callable[[], float] = time.time
     ) -> None:
@@ -78,6 +87,7 @@ class Throttle:
 
     def try_acquire(self, user: str, tokens: int, model: str | None) -> ThrottlePermit | None:
         """A permit, if there is one now and nobody waits; None if `acquire` would wait or refuse."""
+        # A rate is acquired by the serving task alone, or whoever comes would overtake those who wait.
         if self._queue or self._is_serving or self._requests is not None or self._tokens is not None or self._is_full:
             return None
         now = self._clock()
@@ -86,9 +96,10 @@ class Throttle:
         return self._grant(tokens)
 
     async def acquire(self, user: str, tokens: int, model: str | None) -> ThrottlePermit:
-        """A place, in turn. Raises PaceRefusal."""
+        """A permit, in turn. Raises ThrottleRefusal if there is none within `pace.wait`."""
         wait, now = self.policy.wait, self._clock()
         held = self.limits.paused_until(model) - now
+        # Waiting would end the same way, only later.
         if held > wait:
             raise ThrottleRefusal(UPSTREAM_PAUSE, held)
         if len(self._queue) >= MAX_WAITING:
@@ -110,6 +121,7 @@ class Throttle:
     def release(self, more: int) -> None:
         self._in_flight -= 1
         if self._tokens is not None:
+            # A credit is no larger than one burst, or calls that took less than estimated would add up to a flood.
             self._debt = max(self._debt + more, -self._tokens.max_rate)
         self._changed.set()
 
@@ -138,13 +150,13 @@ class Throttle:
         return ThrottlePermit(self, tokens)
 
     def _remove_waiter(self, waiter: _Waiter) -> None:
-        """It waits no longer; a place that it was given at that very moment goes back."""
+        """Forget one that waits no longer; a permit that it was granted at that very moment goes back."""
         self._queue.remove(waiter.user, waiter)
-        place = waiter.permit
-        if not place.done():
-            place.cancel()
-        elif not place.cancelled() and place.exception() is None:
-            place.result().release(None)
+        permit = waiter.permit
+        if not permit.done():
+            permit.cancel()
+        elif not permit.cancelled() and permit.exception() is None:
+            permit.result().release(None)
         self._changed.set()
 
     def _start_server(self) -> None:
@@ -152,15 +164,17 @@ class Throttle:
             self._server = asyncio.get_running_loop().create_task(self._serve_waiters())
 
     async def _serve_waiters(self) -> None:
-        """Gives places while anybody waits: one task, so that nobody overtakes. Only who waits for a model that is
-        held back is overtaken, by those who ask for another."""
+        """Grant permits while anybody waits: in one task, so that nobody overtakes. Only those who wait for a model
+        that is held back are overtaken, by those who ask for another."""
         try:
             while self._queue:
+                # Cleared before looking, so that no change is missed between looking and waiting.
                 self._changed.clear()
                 waiter = None if self._is_full else self._queue.pop_next(self._may_go)
                 if waiter is None:
                     await self._wait_for_change(None if self._is_full else self._seconds_to_next())
                     continue
+                # Once only: one who goes back to wait for the end of a pause has paid already.
                 if not waiter.rates_acquired:
                     self._being_served = waiter
                     await self._acquire_rates(waiter)
@@ -169,7 +183,8 @@ class Throttle:
                     continue
                 if self._may_go(waiter):
                     waiter.permit.set_result(self._grant(waiter.tokens))
-                else:  # the upstream asked for a pause meanwhile
+                else:
+                    # The upstream asked for a pause meanwhile; it keeps its turn.
                     self._queue.append_left(waiter.user, waiter)
         finally:
             self._server = None
@@ -180,6 +195,7 @@ class Throttle:
             await _acquire_unless_gone(self._requests, 1.0, waiter)
         if self._tokens is not None and not waiter.permit.done():
             owed, self._debt = max(0.0, waiter.tokens + self._debt), min(0.0, waiter.tokens + self._debt)
+            # A bucket admits no more than its burst at once.
             while owed > 0 and not waiter.permit.done():
                 piece = min(owed, self._tokens.max_rate)
                 await _acquire_unless_gone(self._tokens, piece, waiter)
@@ -188,6 +204,7 @@ class Throttle:
     def _ready_at(self, waiter: _Waiter) -> float:
         """The moment at which the upstream is ready for this one. What was learnt delays by `wait` at most, since
         it may be wrong; what it asked for (Retry-After) holds."""
+        # A tenth of the wait is left, so that a lesson that was wrong still ends in a permit, not in a refusal.
         learnt = self.limits.exhausted_until(waiter.model, waiter.tokens)
         return max(self.limits.paused_until(waiter.model), min(learnt, waiter.since + self.policy.wait * 0.9))
 
@@ -212,7 +229,7 @@ class Throttle:
         return "too many calls at once" if self._is_full else "its rate is used up"
 
     def _expected_wait(self, waiter: _Waiter) -> float:
-        """When a place may be had, roughly: by the rates, for those who are before."""
+        """Seconds until a permit may be had, roughly: by the rates, and by how many wait before it."""
         before = self._queue.count_ahead(waiter.user) + 1
         waits = [self.limits.paused_until(waiter.model) - self._clock(), 1.0]
         if self.policy.requests is not None:
@@ -223,23 +240,23 @@ class Throttle:
 
 
 class _Waiter:
-    """`since` is when it came; `paid` whether the policy's rates had room for it."""
+    """A call that waits. `since` is when it came; `rates_acquired` says whether the policy's rates had room for it."""
 
     __slots__ = ("model", "permit", "rates_acquired", "since", "tokens", "user")
 
     def __init__(
-        self, user: str, tokens: int, model: str | None, place: asyncio.Future[ThrottlePermit], since: float
+        self, user: str, tokens: int, model: str | None, permit: asyncio.Future[ThrottlePermit], since: float
     ) -> None:
         self.user = user
         self.tokens = tokens
         self.model = model
-        self.permit = place
+        self.permit = permit
         self.since = since
         self.rates_acquired = False
 
 
 async def _acquire_unless_gone(bucket: AsyncLimiter, amount: float, waiter: _Waiter) -> None:
-    """Or nothing, where the waiter leaves first: who is gone takes no one else's turn."""
+    """Acquire from the bucket, or nothing if the waiter leaves first: it must not take the turn of others."""
     taking = asyncio.ensure_future(bucket.acquire(amount))
     try:
         await asyncio.wait((taking, waiter.permit), return_when=asyncio.FIRST_COMPLETED)

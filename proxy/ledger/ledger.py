@@ -75,10 +75,10 @@ class Ledger:
         metrics.follow_total(metrics.ledger_dropped_total, lambda: self._buffer.dropped)
         metrics.follow_total(metrics.ledger_folded_total, lambda: self._buffer.folded)
 
-    # ── what the rest of the house sees ──────────────────────────────────────────────────────
+    # ── what the rest of the gateway sees ────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Opens and migrates what is there. A database that is away is remembered and tried again.
+        """Open and migrate the store. One that is away is tried again.
 
         A file is made with the first row, or here if calls must not go on without it.
         """
@@ -129,14 +129,14 @@ class Ledger:
         self._work_waits.set()
 
     def record(self, entry: CallRecord, *, firm: bool = False) -> None:
-        """A call was settled, or (`firm`) must be on record as it is. Never blocks, never raises."""
+        """Write down a call that was settled; with `firm`, as it is and next. Never blocks, never raises."""
         self._buffer.add_settled(entry, firm=firm)
         self._work_waits.set()
         if len(self._buffer) >= MAX_BATCH_ROWS:
             self._batch_is_full.set()
 
     async def wait_written(self, patience: float = WRITTEN_TIMEOUT) -> bool:
-        """Whether what was firm before now is on record: waits for it, but not while the database is away."""
+        """Wait until every firm record of before now is written; whether it was. At once while the store is away."""
         # While the store is away a wait would only add its time-out to every call.
         if self._away_because is not None or not self._tasks:
             return False
@@ -151,7 +151,7 @@ class Ledger:
             return False
 
     def discard(self, id: str) -> None:
-        """A call ended without costing or being worth a row; its `open` row goes, if one was written."""
+        """Forget a call that neither cost nor is worth a record; its open row is removed, if one was written."""
         self._buffer.drop(id)
         self._work_waits.set()
 
@@ -160,7 +160,7 @@ class Ledger:
     ) -> dict[str, WindowTotals]:
         """What was spent on an upstream in each window since its beginning (wall clock), up to `until`.
 
-        Rows that wait do not count, rows left open by a crash do, at their reservation. Raises LedgerUnavailable.
+        Records that wait do not count; those that a crash left open do, at their reservation. Raises LedgerUnavailable.
         """
         return await self._store.window_totals(upstream, since, until)
 
@@ -314,6 +314,8 @@ class Ledger:
             on = "calls go on and are remembered" if self._policy.on_error == "remember" else "calls are refused"
             self._emit("ledger", f"The ledger cannot be written: {why}; {on}.", level="error", reason=why)
         else:
+            # Doubled up to a bound: a store that comes back is noticed within seconds, and one that stays away is not
+            # pestered.
             self._pause = min(MAX_RETRY_SECONDS, self._pause * 2)
         self._away_because = why
         self._work_waits.set()

@@ -127,6 +127,7 @@ class SqliteStore:
             return work()
         # Before sqlite3.Error, their base class: these speak of a row, the others of the file.
         except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError) as error:
+            # The connection stays usable: a rejected record says nothing about the file.
             self._roll_back()
             raise RecordRejected(f"{self.where}: {error}") from error
         except (sqlite3.Error, OSError) as error:
@@ -154,6 +155,7 @@ class SqliteStore:
 
     def _connect(self, create: bool) -> sqlite3.Connection | None:
         if self._connection is not None:
+            # One stat for each batch: writing into a deleted file would lose everything without an error.
             if self._file_identity() == self._file:
                 return self._connection
             self._close()  # somebody moved or removed the file: what is written to it now is lost

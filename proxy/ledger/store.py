@@ -1,4 +1,4 @@
-"""What the ledger asks of a database, and the words for its answers."""
+"""What the ledger asks of a store, and the types of its answers. Money is in whole nano-dollars (1e-9 $)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from proxy.observe.reserved_users import VARIOUS_USERS
 OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
 MAX_BATCH_ROWS = 500
 MAX_ROWS = 20_000  # rows, about 12 MiB
-SHOWN = 20_000  # open calls told apart
+SHOWN = 20_000  # open calls that are known to be in the store, at most
 
 _QUARTER = 900.0
 _FOLD = 500  # rows at a time: 1 ms
@@ -199,6 +199,7 @@ class WriteBuffer:
     def _fold(self) -> None:
         """Sum up the oldest rows; if even the sums are too many, their users are no longer told apart."""
         for entry in _first(self._rows, _FOLD):
+            # A sum that is folded again was counted when it was made.
             if entry.calls == 1:
                 self.folded += 1
             # Users are told apart until the sums fill half of the bound.

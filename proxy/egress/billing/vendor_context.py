@@ -42,6 +42,7 @@ def _is_vendor_tool(kind: object) -> bool:
 
 def _refers_to_vendor(block: Json) -> bool:
     kind = block.get("type")
+    # An item with an id and no role stands for one that the vendor stored.
     if kind == "item_reference" or (kind is None and "id" in block and "role" not in block):
         return True
     if kind in ("input_image", "image_url", "image"):

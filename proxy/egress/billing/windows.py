@@ -20,9 +20,11 @@ class Calendar:
 
     def window(self, period: SpendPeriod, at: float) -> tuple[float, float]:
         """The window that `at` lies in: its first moment, and that of the next."""
+        # Whole seconds: a fraction just below midnight must not be rounded into the next day.
         second = int(at)
         local = datetime.fromtimestamp(second, self._zone)
         if period == "h":
+            # By the local minute, since some zones are off by half an hour.
             start = second - local.minute * 60 - local.second
             return float(start), float(start + 3600)
         today = local.date()

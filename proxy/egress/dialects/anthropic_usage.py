@@ -30,6 +30,7 @@ def anthropic_usage(found: Json, model: str | None) -> Usage:
     if not parts:
         return whole
     parts = _spread_reasoning(parts, whole)
+    # An advisor's or a fallback's tokens are another model's, at another price.
     own = [part for part in parts if part.model == model]
     return replace(
         whole,
@@ -59,6 +60,7 @@ def _cache_write_tokens(found: Json) -> int:
 def _iteration_usages(found: Json, iterations: list[object], model: str | None) -> list[Usage]:
     parts, answers = [], []
     shared = {key: found[key] for key in _PRICED_BY if found.get(key) is not None}
+    # A hostile answer may list any number of iterations.
     for one in islice(map(as_mapping, iterations), MAX_ITERATIONS):
         if not one:
             continue

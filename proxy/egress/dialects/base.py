@@ -156,6 +156,7 @@ class Dialect:
         """Keys of which a whole answer has at least one; empty if it need not be JSON."""
         return frozenset()
 
+    # Some hosts answer 200 with an error inside; the breaker and the retries must see it as what it is.
     def error_status(self, error: object) -> int:
         """The status that an error inside a 200 should have had."""
         return 502
@@ -171,6 +172,7 @@ class Dialect:
         """The body of a stream, changed so that it asks for usage; None if it does already, or cannot."""
         return None
 
+    # For a fallback to another model: everything else of the request stays.
     def with_model(self, raw: bytes, body: Json, model: str) -> bytes:
         return json_bytes({**body, "model": model})
 
@@ -196,6 +198,7 @@ class Dialect:
         error = {"message": message, "type": kind, "param": None, "code": code}
         return json_bytes({"error": error})
 
+    # A 429 is usually worth a retry, but vendors also send it for an empty account.
     def is_permanent(self, status: int, answer: object) -> bool:
         """Whether no retry can mend this error, though its status says otherwise."""
         return False

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MeteredEndpoint:
-    """Paths below /v1, `{…}` for what is anything. `whole` and `streamed` say what an answer is paid by, empty where
-    there is no such answer; `else_by` what is paid where it does not tell: cut, timed out, by a host that tells none.
+    """Paths below /v1, with `{…}` for any segment.
+
+    `whole` and `streamed` say what an answer is paid by, empty if there is no such answer; `else_by` says what is paid
+    if the answer reports nothing: it was cut or timed out, or the host reports no usage.
     """
 
     name: str  # what money and streams go by

@@ -1,4 +1,4 @@
-"""OpenAI's API and its many likenesses (platform.openai.com/docs/api-reference)."""
+"""OpenAI's API, which many other hosts offer too (platform.openai.com/docs/api-reference)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class OpenAI(Dialect):
     def with_usage_option(self, endpoint: str, raw: bytes, body: Json) -> bytes | None:
         if endpoint not in ("chat", "completions") or body.get("stream") is not True:
             return None
-        # The raw bytes are kept where possible, so that the app's own JSON goes out as it was written.
+        # The raw bytes are kept if possible, so that the app's own JSON goes out as it was written.
         options = body.get("stream_options")
         if options is None and "stream_options" not in body:
             at = raw.index(b"{") + 1

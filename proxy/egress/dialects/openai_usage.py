@@ -15,7 +15,7 @@ MAX_TOOL_KINDS = 20  # that are counted apart
 MAX_SVG_PARTS = 20  # of one answer, whose models are told apart
 IMAGE_CALL = "image_generation_call"
 SEARCH_CALL = "web_search_call"
-_TOOL_KEYS = frozenset(("output", "tool_usage", "svg_usage"))  # where more than the plain tokens of a model may be told
+_TOOL_KEYS = frozenset(("output", "tool_usage", "svg_usage"))  # which may report more than a model's plain tokens
 
 
 def openai_usage(answer: Json, tier: str | None = None) -> Usage | None:
@@ -45,6 +45,7 @@ def image_usage(answer: Json) -> Usage | None:
     usage, drawn = openai_usage(answer), answer.get("data")
     if usage is None or not isinstance(drawn, list):
         return usage
+    # The unit of price is the image at its size and quality, so these go along with the tokens.
     told = {"images": len(drawn), "size": answer.get("size"), "quality": answer.get("quality")}
     own = replace(usage, details={**usage.details, **told}, parts=())
     return replace(own, parts=(own, *usage.parts[1:])) if usage.parts else own
@@ -74,7 +75,8 @@ def _token_usage(found: Json, model: str | None, tier: object = None, endpoint: 
     if tier is not None:
         details["service_tier"] = tier
     if total and not sent and not written:
-        sent = total  # embeddings of some likenesses say no more
+        sent = total  # embeddings of some hosts say no more
+    # What the total has beyond input and output was billed as well: for most hosts it is reasoning.
     outside = max(0, total - sent - written) if total else reasoning if reasoning > written else 0
     if outside:
         # Written all the same: xAI's total has the reasoning besides the completion (docs.x.ai), Gemini's what it

@@ -125,6 +125,7 @@ class OutputSize:
         if part.keys() <= _PROSE_KEYS and isinstance(part.get("content"), str) and not part.get("refusal"):
             self.add_text(part["content"], reasoning=reasoning)  # the usual case, and the quick one
             return
+        # Hosts repeat one thought under several keys (`reasoning`, `reasoning_details`): it is counted once.
         reasoning_key = None
         if not _REASONING_KEY_SET.isdisjoint(part):
             reasoning_key = next((key for key in REASONING_KEYS if part.get(key)), None)

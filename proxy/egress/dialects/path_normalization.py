@@ -37,7 +37,7 @@ def normalize_path(path: str) -> str:
 
 
 def path_below(path: str, base: str) -> str | None:
-    """What of a plain path is below a base; None where its dots led out of it."""
+    """The part of a normalized path below a base; None if its dots led out of it."""
     if not base.strip("/"):
         return path
     root = base.rstrip("/")
@@ -46,5 +46,5 @@ def path_below(path: str, base: str) -> str | None:
 
 
 def path_suffixes(path: str) -> list[str]:
-    """A path from each of its segments on: where the vendor's own root is not known."""
+    """A path from each of its segments on, for a vendor whose root is not known."""
     return [path[match.start() :] for match in _SLASHES.finditer(path)]

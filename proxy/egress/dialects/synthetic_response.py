@@ -115,6 +115,7 @@ def _responses_response(body: Json, text: str, id: str, created: int, model: str
     at = {"item_id": item["id"], "output_index": 0, "content_index": 0}
     delta = {"type": f"response.{kind}.delta", **at, "delta": text, **({} if refused else {"logprobs": []})}
     done = {"type": f"response.{kind}.done", **at, key: text, **({} if refused else {"logprobs": []})}
+    # The SDKs assemble an answer from all of these, and miss any that is left out.
     events: list[dict[str, Any]] = [
         {"type": "response.created", "response": begun},
         {"type": "response.in_progress", "response": begun},

@@ -10,7 +10,7 @@ from proxy.egress.billing.pricing.rates import Cost, dollars_to_nanos
 from proxy.egress.billing.pricing.table import image_price, video_prices
 from proxy.egress.dialects.base import Json, as_text, to_decimal
 
-# What the API takes where a request does not say (developers.openai.com/api/docs/api-reference/videos/create).
+# What the API takes if a request does not say (developers.openai.com/api/docs/api-reference/videos/create).
 DEFAULT_VIDEO_MODEL, DEFAULT_VIDEO_SIZE, DEFAULT_VIDEO_SECONDS = "sora-2", "720x1280", 4
 
 

@@ -50,6 +50,7 @@ class PolicyPrice:
     def rates(self, at: float, tier: str | None = None, media: Json = NO_MEDIA) -> Rates:
         """The rates at a moment (wall clock). `media`: has the `size` and `quality` of an image or a video."""
         price = self._price
+        # Later entries override earlier ones: the time of day, then the tier, then the size.
         over = [charges for span, charges in self._timed_charges if span_holds(span, at)]
         if tier is not None and tier in price.tiers:
             over.append(price.tiers[tier])

@@ -29,6 +29,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 0
     try:
         status = dispatch_command(command, rest, environ)
+        # Flushed here, where a broken pipe is still caught; at the end of the process it would be a traceback.
         sys.stdout.flush()
         return status
     except UsageError as error:
@@ -41,6 +42,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
+        # 128 and the number of SIGINT, as shells report it.
         return 130
 
 

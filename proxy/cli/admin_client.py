@@ -25,6 +25,7 @@ def request(
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
     try:
+        # As bytes: http.client encodes a text as Latin-1, which not every token fits.
         connection.request(method, path, headers={"Authorization": f"Bearer {token}".encode()} if token else {})
         answer = connection.getresponse()
         return answer.status, answer.read(limit)

@@ -38,6 +38,7 @@ def parse_arguments(
     while left:
         word = left.pop(0)
         name, equals, value = word.partition("=")
+        # What follows is the app's command, its options included.
         if word == "--":
             arguments.remainder = left
             return arguments
@@ -46,6 +47,7 @@ def parse_arguments(
         elif word in flags:
             arguments.options.setdefault(word, []).append("")
         elif name in with_value:
+            # `--policy -- COMMAND` lacks a value; `--` is never one.
             if not equals and left and left[0] != "--":
                 value = left.pop(0)
             if not value:

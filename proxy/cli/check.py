@@ -21,6 +21,7 @@ def run_check(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, s
     policy = load_policy(files[0] if files else None, environ, stderr)
     if policy is None:
         return EXIT_BAD_POLICY
+    # Loading finds what is wrong with the text; some values are refused only by the parts that use them.
     from proxy.operations.policy_trial import try_policy  # the parts themselves
 
     try:

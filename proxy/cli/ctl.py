@@ -58,6 +58,7 @@ def _post_action(policy: Policy, address: Address, path: str) -> tuple[int, str]
     status, body = request(
         address, "POST", f"/ctl/{path}", token=policy.admin.token, timeout=REQUEST_TIMEOUT, limit=MAX_ANSWER_BYTES
     )
+    # Anything may listen on that port, and answer with anything.
     try:
         said = json.loads(body)
         return status, str(said["done"] if status == 200 else said["detail"])
@@ -81,4 +82,5 @@ def _parse_action(argv: Sequence[str]) -> tuple[str | None, str]:
 
 
 def _quote_segment(name: str) -> str:
+    # Bytes of an argument that are not UTF-8 come as lone surrogates (PEP 383).
     return quote(name.encode("utf-8", "surrogateescape"), safe="")

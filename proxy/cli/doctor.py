@@ -48,6 +48,7 @@ def run_doctor(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, 
 async def _run_checks(
     policy: Policy, words: Sequence[str], environ: Mapping[str, str], *, slack: bool
 ) -> list[Finding]:
+    # Imported here, since they bring aiohttp and the readers of code: a faulty policy is reported without them.
     from proxy.cli.checks.alert_channels import check_alert_channels
     from proxy.cli.checks.app import check_app
     from proxy.cli.checks.machine import check_machine
@@ -55,6 +56,7 @@ async def _run_checks(
     from proxy.cli.checks.stores import check_database, check_ledger
     from proxy.cli.checks.upstreams import check_upstreams
 
+    # All at once: each waits for a network most of the time. The order of the findings stays this one.
     found = await asyncio.gather(
         _run_bounded("ports", check_ports(policy, environ)),
         _run_bounded("app", check_app(policy, words, environ, Path.cwd())),

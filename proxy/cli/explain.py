@@ -95,6 +95,7 @@ def _explain_tier(policy: Policy, identified: Identified) -> str:
 
 def _explain_limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, str]]:
     rates = ", ".join(format_rate(rate.count, rate.period) for rate in route.limits_for(tier)) or "none"
+    # Limits for other tiers alone: worth a word, since it looks like an oversight.
     if route.rate_limit and rates == "none":
         rates = f"none: rate_limit has nothing for tier {tier}"
     shadow = "" if route.enforce else " (shadow mode: counted, not refused)"
@@ -125,6 +126,7 @@ def _explain_body(policy: Policy, route: Route) -> str:
     size = route.max_body if route.max_body is not None and route.enforce else policy.listen.max_body
     said = ["any size" if size is None else f"up to {format_size(size)}"]
     body = policy.listen.body
+    # A body is read ahead only if its request may have to wait for a place.
     if body.buffer and (policy.overload.mode != "off" or (route.concurrency is not None and route.enforce)):
         said.append(f"{format_size(body.buffer)} of it is here before the request takes a place")
     if body.min_rate is not None:
@@ -136,6 +138,7 @@ def _explain_caps(policy: Policy, tier: str) -> str:
     found = []
     for name, upstream in policy.upstreams.items():
         cap = upstream.cap
+        # A cap of the tier itself goes before one for every tier; they are not added.
         key = tier if tier in cap.per_user else ANY_TIER
         found += [f"{name} {spend} a user{_tier_suffix(key)}" for spend in cap.per_user.get(key, ())]
         found += [f"{name} ${cap.per_call:f} a call"] if cap.per_call is not None else []

@@ -53,6 +53,7 @@ def run_init(argv: Sequence[str], stdout: TextIO, stderr: TextIO) -> int:
         print_error(stderr, f"init: there are several apps ({names}); name one, as in `init {apps[0][0]}`")
         return EXIT_REFUSED
     path, app = apps[0]
+    # lexists: a dangling link is somebody's policy too, and a write would go through it.
     existing = next((path / name for name in DEFAULT_FILES if os.path.lexists(path / name)), None)
     if existing is None and (fault := _write_policy(path, app)):
         print_error(stderr, f"init: {fault}")
@@ -77,6 +78,7 @@ def _write_policy(path: Path, app: DetectedApp) -> str:
     except PolicyError as error:
         return f"what this app's files say makes no policy; please report this: {error}"
     try:
+        # "x": somebody may have made one since the look above.
         with open(path / POLICY_FILE, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
@@ -104,6 +106,7 @@ def find_apps(root: Path) -> list[tuple[Path, DetectedApp]]:
     # A Blueprint knows best which folders are services.
     starts = [one for one in find_blueprint_commands(Folder(root)) if (root / one.folder).is_dir()]
     if any(one.folder for one in starts):
+        # Reversed, so that the first service of a folder is the one that counts.
         folders = {one.folder: one for one in reversed(starts)}
         return [(root / name, _detect_with_start(root / name, folders[name])) for name in sorted(folders)]
     app = detect_app(Folder(root))
@@ -127,6 +130,7 @@ def _find_apps_below(root: Path) -> list[tuple[Path, DetectedApp]]:
     # A folder of Node without a server's framework is a page that is built, or a tool.
     servers = [(place, app) for place, app in found if app.language == "python" or app.framework != "node"]
     chosen = servers or found
+    # A usual name decides only if one folder alone has it; otherwise the person has to say which.
     usual = [pair for pair in chosen if pair[0].name in APP_FOLDERS]
     return usual if len(chosen) > 1 and len(usual) == 1 else chosen
 
@@ -134,6 +138,7 @@ def _find_apps_below(root: Path) -> list[tuple[Path, DetectedApp]]:
 def _find_start_above(root: Path) -> StartCommand | None:
     """What a Blueprint in a folder above says of this one."""
     whole = root.resolve()
+    # Three folders up and no further: above that are other projects, or somebody's home.
     for above in list(whole.parents)[:3]:
         for start in find_blueprint_commands(Folder(above)):
             if start.folder and above / start.folder == whole:
@@ -194,6 +199,7 @@ def setup_steps(app: DetectedApp, path: Path) -> Iterator[tuple[str, list[str]]]
         words = ", ".join(json.dumps(word, ensure_ascii=False) for word in (IMAGE_PROGRAM, "--", app.start.line))
         code = [f"RUN {INSTALL_COMMAND.replace('.outrigger', '/opt/outrigger')}", f"CMD [{words}]"]
         if app.public_port is not None and app.public_port != app.fixed_port:
+            # What the image exposed so far stays its public port.
             code.insert(1, f"ENV PORT={app.public_port}")
         yield "In the Dockerfile, before and instead of its CMD (and ENTRYPOINT, where it has one)", code
         return
@@ -204,19 +210,23 @@ def setup_steps(app: DetectedApp, path: Path) -> Iterator[tuple[str, list[str]]]
 
 def wrap_start_command(line: str) -> str:
     """Our start command around the app's own, which is one word if only a shell can read it."""
+    # Words that a shell would leave as they are go without quotes, as people write them.
     plain = re.fullmatch(r"[\w./:=,@%+ -]+", line) is not None
     return f".outrigger/bin/outrigger -- {line if plain else _quote_line(line)}"
 
 
 def _quote_line(line: str) -> str:
+    # Double quotes if the line has single ones in it and nothing that double quotes would expand.
     if "'" in line and not re.search(r'["$`\\!]', line):
         return f'"{line}"'
+    # One word with a space in it is a shell line; without any it would be the name of a program.
     return shlex.quote(line if re.search(r"\s", line) else f" {line} ")
 
 
 def build_command_of(app: DetectedApp, path: Path) -> str:
     """What installs the app's packages, and builds what it must build."""
     if app.start is not None and app.start.build_command:
+        # An earlier `init` may have added our own installation, which the caller adds again.
         return re.sub(r"\s*&&\s*python3? -m venv \.outrigger.*", "", app.start.build_command, flags=re.DOTALL)
     folder = Folder(path)
     if app.language == "node":

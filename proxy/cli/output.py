@@ -45,6 +45,7 @@ def print_findings(findings: Sequence[Finding], out: TextIO) -> None:
         return
     wide = max((len(one.subject) for one in findings), default=0)
     for one in findings:
+        # Names of files and variables come from others, so control characters are made visible (`printable`).
         fix = f" → {one.fix}" if one.fix else ""
         line = f"{one.level.ljust(7)}  {one.subject.ljust(wide)}  {one.text}{fix}"
         write_text(out, f"{printable(line)}\n")
@@ -81,6 +82,7 @@ def print_table(
         ):
             gone.append(spare[len(gone)])
             del widths[head.index(gone[-1])]
+        # Eight characters of a name stay, so that names can be told apart.
         widths[0] = max(min(widths[0], 8), widths[0] - max(0, surplus))
     rule = ["─" * width for width in widths.values()]
     print_line(out, _format_row(head, widths), "bold")
@@ -145,6 +147,7 @@ def _render_findings(findings: Sequence[Finding], width: int) -> RenderableType:
             parts.append(Padding(Text(text, overflow="fold"), (0, 0, 0, 2)))
         return Group(*parts)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # Folded, never cut: what to do has to be copied whole.
     for head in ("", "what", "found", "what to do"):
         table.add_column(head, overflow="fold")
     for one in findings:
@@ -154,6 +157,7 @@ def _render_findings(findings: Sequence[Finding], width: int) -> RenderableType:
 
 
 def _print_rich(what: RenderableType, out: TextIO, *, whole: bool = False) -> None:
+    # Captured first: rich itself fails on a character that the terminal's encoding lacks.
     console = _make_console(out)
     with console.capture() as captured:
         console.print(what, soft_wrap=whole)
@@ -163,4 +167,5 @@ def _print_rich(what: RenderableType, out: TextIO, *, whole: bool = False) -> No
 def _make_console(out: TextIO) -> Console:
     from rich.console import Console
 
+    # Without highlighting, which colours every number and path in a text.
     return Console(file=out, highlight=False)

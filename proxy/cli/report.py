@@ -53,6 +53,7 @@ def run_report(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, 
     try:
         sums = _read_ledger(url, by, since)
     except FileNotFoundError as error:
+        # No failure: a gateway that made no call yet has no ledger.
         where = f"{Path(str(error)).absolute()}, where ledger.url of {policy.source} leads"
         print_error(stderr, f"report: there is no ledger at {where}; it is begun with the first call out")
         sums = []

@@ -70,6 +70,7 @@ def parse_stats(metrics: str, status: Mapping[str, object], history: Mapping[str
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             labels = sample.labels
+            # A sample without a route gets one that nobody keeps.
             route = found.routes.setdefault(labels["route"], RouteStats()) if "route" in labels else RouteStats()
             match sample.name.removeprefix("outrigger_"):
                 case "http_requests_total":
@@ -89,6 +90,7 @@ def parse_stats(metrics: str, status: Mapping[str, object], history: Mapping[str
 
 
 def _add_bucket(spread: Histogram, bound: str, value: float) -> None:
+    # Buckets come by rising bounds, as the text format has them (prometheus.io, exposition formats).
     spread.bounds.append(math.inf if bound == "+Inf" else float(bound))
     spread.cumulative.append(value)
 

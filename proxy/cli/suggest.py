@@ -119,6 +119,7 @@ def advise_route(route: Route, seen: RouteStats) -> Advice:
         )
         advice.lines.append(f"max_body: {format_size(size)}")
     if shadow and fits and (route.rate_limit or route.max_body is not None or route.concurrency is not None):
+        # Other refusals are for want of a place: they count against it unless the figure above makes room.
         others = {name: count for name, count in seen.shadow.items() if name not in ("rate-limited", "body-too-large")}
         if not others or route.concurrency is not None:
             told = (
@@ -133,9 +134,11 @@ def _advise_concurrency(advice: Advice, at_once: Histogram) -> None:
     if at_once.count < MIN_REQUESTS:
         return
     most, usual = at_once.highest, at_once.quantile(0.99)
+    # The histogram tells nothing apart above its last finite bound.
     if most == math.inf:
         advice.sentences.append("At once: more than 256 at times; no limit is proposed.")
         return
+    # A quarter above the most that was seen, since the next day may be busier.
     limit = next((nice for nice in CONCURRENCY_STEPS if nice >= 1.25 * most), CONCURRENCY_STEPS[-1])
     advice.sentences.append(f"p99 of concurrency was {usual:g}, the most {most:g}: {limit} would have refused nobody.")
     advice.lines.append(f"concurrency: {limit}")
@@ -146,6 +149,7 @@ def _advise_timeout(advice: Advice, seconds: Histogram) -> None:
     if longest == math.inf:
         advice.sentences.append("Some took longer than 2 min (streams, long polls, uploads): no timeout is proposed.")
         return
+    # Twice the longest: a slow answer is better than one that is cut off.
     limit = next((one for one in TIMEOUT_STEPS if one >= 2 * longest), TIMEOUT_STEPS[-1])
     advice.sentences.append(
         f"All were over within {format_duration(longest)}: a timeout of {format_duration(limit)} would have ended none."
@@ -166,6 +170,7 @@ def _advise_rate_limit(advice: Advice, route: Route, seen: RouteStats) -> bool:
             else f"Its rate limit ({shown}) refused nobody."
         )
         return True
+    # The counters say how many were refused and not what they would have needed: twice as much is a first guess.
     did = "would have refused" if not route.enforce else "refused"
     advice.sentences.append(
         f"Its rate limit ({shown}) {did} {met:,} of {asked:,}: the log says whom; try twice as much."
@@ -200,6 +205,7 @@ def advise_upstream(name: str, policy: Policy, stats: GatewayStats) -> Advice | 
     alone = sum(bool(one.count) for one in stats.calls.values()) == 1
     if stats.uptime < DAY_SECONDS / 2 or not alone:  # the history has the spend of all upstreams together
         return advice
+    # Three times the last day, since one day says little of the busiest.
     limit = next((one for one in CAP_STEPS if one >= 3 * stats.last_day_spend), None)
     if limit is not None and stats.last_day_spend:
         advice.sentences.append(

@@ -74,6 +74,7 @@ def _latency_above(percent: str, most: str, of: str | None, route: str | None, o
                 f"{most}: it is not under {units.format_duration(MAX_LATENCY_SECONDS)}, past which none is told apart"
             )
         return LatencyAbove(int(percent), seconds, None, route, _parse_window(over))
+    # A percentage without `of timeout` could be of anything.
     if of is None:
         raise ValueError(f"{most} of what: of timeout")
     return LatencyAbove(int(percent), None, _parse_share(most), route, _parse_window(over))

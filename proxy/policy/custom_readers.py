@@ -65,6 +65,7 @@ def read_trusted_proxies(reader: PolicyReader, node: Node, key: str, _: Any) -> 
     if isinstance(node, Listing):
         networks = reader.read_list(node, Annotated[Network, value_types.NETWORK], key)
         if not node.items:
+            # Trusting nobody is a decision, and has a word of its own.
             return reader.add_fault(key, "the list is empty", "write none, or the networks", node.line)
         return TrustedProxies("networks", networks=networks)
     trusted: TrustedProxies | Invalid = reader.read_scalar(node, _TRUSTED_PROXIES, (), key)
@@ -112,6 +113,7 @@ def _read_identity_source(reader: PolicyReader, node: Node, key: str) -> Source 
         return IpSource()
     entries = tuple(reader.known_entries(node, key, SOURCE_WORDS)) if isinstance(node, Table) else ()
     if len(entries) != 1:
+        # An unknown word was reported already; a second fault at its line would only repeat it.
         if not isinstance(node, Table) or reader.is_sound(key):
             choices = "path: …, header: …, jwt: {…}, cookie: … or ip"
             reader.add_fault(key, "a source is one key and its value", f"write one of {choices}", node.line)
@@ -158,6 +160,7 @@ def read_upstreams(reader: PolicyReader, node: Node, key: str, fallback: Any) ->
         name = reader.read_name(entry, Label, key)
         if isinstance(name, Invalid):
             continue
+        # Switching off what is not there is no fault.
         if _is_switched_off(reader, entry):
             found.pop(name, None)
             continue
@@ -195,6 +198,7 @@ def _is_switched_off(reader: PolicyReader, entry: Entry) -> bool:
 
 def read_redact(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
     """Adds to the names that are always redacted."""
+    # Names are only ever added: no policy can bring a secret back into the log.
     added = reader.read_list(node, Annotated[str, value_types.SECRET_NAME], key, fallback)
     return added if isinstance(added, Invalid) else tuple(dict.fromkeys((*REDACT, *added)))
 

@@ -80,6 +80,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
+        # The last colon, since an IPv6 address has others.
         host, colon, port = text.rpartition(":")
         if not colon:
             raise ValueError("it is not HOST:PORT")
@@ -92,6 +93,7 @@ class Address:
                 IPv6Address(bare)
             except ValueError:
                 raise ValueError("its host is no IPv6 address") from None
+        # With underscores, which no host name should have and names of containers do.
         elif re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,252})?", bare) is None:
             raise ValueError("its host is no address and no name")
         return cls(bare, number)

@@ -34,18 +34,21 @@ async def check_alert_channels(policy: Policy, *, post: bool) -> list[Finding]:
 async def _check_webhook(session: aiohttp.ClientSession, subject: str, url: str, *, post: bool) -> Finding:
     parts = urlsplit(url)
     host = parts.hostname or ""
+    # Slack accepts connections whatever the path is, so a wrong one would look fine.
     if subject == "alerts.slack" and host == "hooks.slack.com" and not parts.path.startswith("/services/"):
         fix = "copy it from Slack once more: https://hooks.slack.com/services/…"
         return Finding("error", subject, "it is not what Slack's webhooks look like", fix)
     try:
         if post:
             message = {"text": "A test of Outrigger's doctor: alerts will come here."}
+            # A redirect would turn the POST into a GET, whose status says nothing of the message.
             async with session.post(url, json=message, allow_redirects=False) as answer:
                 if answer.status >= 300:
                     return Finding(
                         "error", subject, f"{host} refuses the message ({answer.status})", "make a new webhook"
                     )
             return Finding("ok", subject, f"a test message went to {host}")
+        # A connection alone: every request to a webhook is a message.
         tls = True if parts.scheme == "https" else None
         async with asyncio.timeout(REQUEST_TIMEOUT):
             _, writer = await asyncio.open_connection(host, parts.port or (443 if tls else 80), ssl=tls)

@@ -36,6 +36,7 @@ _OPTION = re.compile(r"-\w|--[\w-]+")
 
 async def check_app(policy: Policy, words: Sequence[str], environ: Mapping[str, str], cwd: Path) -> list[Finding]:
     """Findings on the app that `words` start, or that a file in `cwd` says how to start, or that runs already."""
+    # An app that something else starts has no command to look at.
     if policy.app.url is not None or (not words and policy.app.port != "auto"):
         return [await _check_external_app(policy), *_check_probes(policy, cwd), *_check_loopback_trust(cwd, "")]
     origin, known = "", detect_app(Folder(cwd))
@@ -89,6 +90,7 @@ def _list_programs(command: Command) -> list[str]:
     """The programs that have to be on PATH: of a shell line the first word of each command, but for the shell's own."""
     if command.argv[0] != SHELL:
         return [command.argv[0]]
+    # With punctuation: `a;b` and `a&&b` are three words each, as a shell sees them.
     reader = shlex.shlex(command.display, posix=True, punctuation_chars=True)
     reader.whitespace_split = True
     try:
@@ -108,7 +110,9 @@ def _list_programs(command: Command) -> list[str]:
 
 
 async def _check_program(program: str, shown: str, env: Mapping[str, str], cwd: Path) -> Finding:
+    # By the PATH that the app would get, not by ours.
     path = shutil.which(program, path=env.get("PATH"))
+    # Two usual mistakes: the file is not executable, or it is named without ./ and a shell looks on PATH alone.
     if path is None and _is_file(cwd / program):
         if "/" in program:
             return Finding("error", "app", f"{program} cannot be executed: {shown}", f"chmod +x {program}")
@@ -116,6 +120,7 @@ async def _check_program(program: str, shown: str, env: Mapping[str, str], cwd: 
     if path is None:
         return Finding("error", "app", f"{program} is not found on PATH: {shown}", "install it, or give its path")
     python = _find_interpreter(Path(path))
+    # Programs of a virtual environment outlive its Python: only starting it shows that it is gone.
     version = await _read_python_version(python, env) if python else ""
     if python and not version:
         return Finding("error", "app", f"{program} is run by {python}, which does not start", "install it anew")
@@ -141,6 +146,7 @@ def _find_interpreter(path: Path) -> str | None:
     behind = re.match(rb"'''exec' (?:\"([^\"]+)\"|(\S+)) ", second)
     if first.startswith(b"#!/bin/sh") and behind:
         return (behind[1] or behind[2]).decode(errors="replace")
+    # The last word, as in `#!/usr/bin/env python3`.
     words = first.removeprefix(b"#!").decode(errors="replace").split() if first.startswith(b"#!") else []
     return words[-1] if words and re.search(r"python[\d.]*$", words[-1]) else None
 
@@ -164,6 +170,7 @@ def _check_module(line: str, cwd: Path) -> Finding | None:
     except ValueError:
         return None
     servers = [at for at, word in enumerate(words) if Path(word).name in _PYTHON_SERVERS]
+    # These options lead to another folder, which is not followed.
     if not servers or any(word in ("--app-dir", "--chdir", "--factory-dir") for word in words):
         return None
     rest = words[servers[0] + 1 :]

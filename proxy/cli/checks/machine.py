@@ -25,6 +25,7 @@ def _check_memory(policy: Policy) -> Finding:
     if limit is None:
         text = "no limit is to be seen here, so alerts on memory and app.memory.recycle have nothing to go by"
         return Finding("warning", "memory", text, "name one by app.memory.limit")
+    # Without a container's limit this is the machine's memory, which other programs use too.
     whole = policy.app.memory.limit == "auto" and container_limit() is None
     shown = f"gateway and app have {format_size(limit)} together{', all that this machine has' if whole else ''}"
     if limit < MIN_MEMORY:

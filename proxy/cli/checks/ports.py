@@ -21,6 +21,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 
 async def check_ports(policy: Policy, environ: Mapping[str, str]) -> list[Finding]:
     listen = policy.listen
+    # Asked first: an address that this policy's own gateway holds is no fault.
     version = await asyncio.to_thread(_find_gateway_version, reachable_address(listen.admin))
     wanted = [(listen.public, "listen.public"), (listen.admin, "listen.admin"), (listen.egress, "listen.egress")]
     if policy.postgres.url:
@@ -34,6 +35,7 @@ async def check_ports(policy: Policy, environ: Mapping[str, str]) -> list[Findin
 
 def _check_port(address: Address, key: str, version: str | None) -> Finding:
     try:
+        # Binding is the only test that sees what the start will see: permissions, families, sockets in use.
         bind_socket(address, key).close()
     except BindError as error:
         if version is not None:
@@ -49,5 +51,6 @@ def _find_gateway_version(address: Address) -> str | None:
         _, body = request(address, "GET", "/healthz", timeout=REQUEST_TIMEOUT, limit=MAX_ANSWER_BYTES)
         found = json.loads(body)
         return str(found.get("version", "?")) if "status" in found else None
+    # Anything may listen there, and answer with anything.
     except (OSError, http.client.HTTPException, ValueError, AttributeError, TypeError):
         return None

@@ -16,6 +16,7 @@ from proxy.cli.output import Finding
 from proxy.policy.schema import Policy
 
 _QUITS_IN_ORDER = "cuts its connections at SIGTERM, and ends in order at SIGQUIT"
+# By program: the signal that ends it in order, and what it does otherwise.
 STOP_SIGNALS: Mapping[str, tuple[str, str]] = {
     "nginx": ("SIGQUIT", _QUITS_IN_ORDER),
     "php-fpm": ("SIGQUIT", _QUITS_IN_ORDER),
@@ -35,6 +36,7 @@ def check_stop_signal(policy: Policy, line: str, environ: Mapping[str, str], cwd
         words = shlex.split(line, comments=True)
     except ValueError:  # a quote that nothing closes
         return []
+    # The first word that names one; variables, `exec` and wrappers may stand before it.
     name = next((name for name in (Path(word).name for word in words) if name in STOP_SIGNALS), None)
     if name is None:
         return []
@@ -43,6 +45,7 @@ def check_stop_signal(policy: Policy, line: str, environ: Mapping[str, str], cwd
     if name == "uwsgi" and _is_option_set("die-on-term", words, environ, cwd):  # the two change places
         fits, why, fix = signal in ("SIGINT", "SIGTERM"), _DIES_ON_TERM, "write app.stop_signal: SIGTERM"
     elif name == "uwsgi":
+        # Without a master there is nothing to reload, so SIGTERM ends it as well.
         ends = ("SIGINT", "SIGQUIT") if _has_master(words, environ) else ("SIGINT", "SIGQUIT", "SIGTERM")
         fits, fix = signal in ends, f"add --die-on-term to it, or write app.stop_signal: {fitting}"
     else:
@@ -69,6 +72,7 @@ def _is_option_set(option: str, words: Sequence[str], environ: Mapping[str, str]
         file = cwd / word.partition("=")[2] if word.startswith("--") and "=" in word else cwd / word
         if file.suffix in (".ini", ".yaml", ".yml", ".json", ".xml") and os.path.isfile(file):
             with open(file, errors="replace") as config:
+                # Not if it is behind the mark of a comment, which is ; or # in these files.
                 if re.search(rf"^[^#;\n]*\b{option}\b", config.read(MAX_CONFIG_BYTES), re.MULTILINE):
                     return True
     return False

@@ -35,11 +35,13 @@ async def check_database(policy: Policy, environ: Mapping[str, str], cwd: Path) 
     where = mask_password(policy.postgres.url)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
+            # Without a cache of statements: a transaction pooler in between would lose them.
             connection = await asyncpg.connect(parse_url(policy.postgres.url, environ).dsn, statement_cache_size=0)
             try:
                 version = await connection.fetchval("show server_version")
                 most = int(await connection.fetchval("show max_connections"))
                 began = time.perf_counter()
+                # Rows without a database are the server's own processes.
                 used = int(await connection.fetchval("select count(*) from pg_stat_activity where datname is not null"))
                 took = time.perf_counter() - began
             finally:
@@ -85,15 +87,18 @@ def _check_sqlite_file(path: Path) -> Finding:
     """Look at the file without writing to it: a gateway that runs may be using it."""
     fix = "make the folder writable, or name another ledger.url"
     if not path.exists():
+        # Missing folders are made too, so the nearest one that exists has to be writable.
         folder = next(one for one in path.absolute().parents if one.exists())
         if os.access(folder, os.W_OK | os.X_OK):
             return Finding("ok", "ledger", f"{path} is made with the first row")
         return Finding("error", "ledger", f"{path} cannot be made: {folder} is not writable", fix)
+    # The folder as well: SQLite makes its journal beside the file.
     if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
         return Finding("error", "ledger", f"{path} is not writable", fix)
     try:
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2.0)
         try:
+            # The header and a first page: a file that is no database fails at one of the two.
             connection.execute("PRAGMA user_version").fetchone()
             count = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         finally:

@@ -71,11 +71,13 @@ async def _check_upstream(
         headers = {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
     elif upstream.kind == "openai" and key:
         headers = {"Authorization": f"Bearer {key}"}
+    # The list of models costs nothing, and still needs a key that is valid.
     url = join_url(upstream.base_url, "/v1/models") if upstream.kind != "http" else URL(upstream.base_url, encoded=True)
     try:
         async with session.get(url, headers=headers, allow_redirects=False) as answer:
             status = answer.status
     except (aiohttp.ClientError, OSError, ValueError) as error:
+        # Nobody asked for a default without a key, so that it cannot be reached is no error.
         if upstream == default_upstreams().get(name) and not key:
             fix = "where the app calls it, see that this machine may; where it does not, write `openai: off`"
             return Finding("warning", what, f"{url.host} cannot be reached: {describe_error(error)}", fix)

@@ -100,11 +100,13 @@ def detect_app(folder: Folder) -> DetectedApp:
     start = find_start_command(folder, node=app.language == "node")
     if start is None and app.language == "python":
         start = guess_start_command(folder, app.framework, app.package_manager, app.packages)
+    # Last: a folder that has a process with a port is that one, whatever workers it has besides.
     start = start or find_worker_command(folder)
     if start is not None:
         apply_start_command(app, start, folder)
     app.routes, unread = find_routes(folder)
     app.other_notes += unread
+    # After the start and the routes, both of which may name the path.
     app.health_path, app.health_source = _find_health_path(app)
     app.health_cost = next((describe_probe_cost(one) for one in app.routes if one.path == app.health_path), "")
     reads = find_env_reads(folder)
@@ -147,6 +149,7 @@ def _detect_database(app: DetectedApp, folder: Folder, reads: list[EnvRead]) -> 
 def apply_start_command(app: DetectedApp, start: StartCommand, folder: Folder) -> None:
     """Set `app.start` to a command, changed so that the app listens on PORT and gets SIGTERM itself."""
     app.language = app.language or "other"
+    # A Blueprint in a folder above may set another command later: what the first one left is taken back.
     app.start_notes.clear()
     app.fixed_port, app.fixed_port_file = None, ""
     app.start = start
@@ -156,6 +159,7 @@ def apply_start_command(app: DetectedApp, start: StartCommand, folder: Folder) -
     if start.other_processes:
         names = ", ".join(start.other_processes[:5]) + (" and more" if len(start.other_processes) > 5 else "")
         app.start_notes.append(f"{start.source} also starts {names}: these stay as they are, and go round the gateway")
+    # A worker listens on nothing: its command stays as it is.
     if start.is_worker:
         return
     line, whys = start.line, []
@@ -174,7 +178,9 @@ def apply_start_command(app: DetectedApp, start: StartCommand, folder: Folder) -
         app.start_notes.append(
             "nodemon starts the app anew at each change of a file and outlives its death: start its script"
         )
+    # Before the command is changed, for the number is gone afterwards.
     app.public_port = find_public_port(folder, line, image=start.source == "Dockerfile")
+    # Gradio first: its line has PORT in it then, and set_port leaves it alone.
     for step in (partial(set_gradio_port, folder, app.packages), set_port, partial(set_gunicorn_bind, folder)):
         line, why = step(line)
         whys += [why] if why else []
@@ -208,6 +214,7 @@ def _is_python(folder: Folder) -> bool:
 
 
 def _python_package_manager(folder: Folder) -> str:
+    # A lock file or a table of its own names the manager; without either pip can install everything.
     project = folder.read_toml("pyproject.toml")
     if folder.has_file("uv.lock") or get_table(project, "tool", "uv"):
         return "uv"
@@ -231,6 +238,7 @@ def _find_health_path(app: DetectedApp) -> tuple[str, str]:
     looks = {
         one.path.rstrip("/"): one for one in app.routes if "GET" in (one.methods or ("GET",)) and not one.has_parameters
     }
+    # By convention, then by its ending, then by what the program's own pages say.
     for path in HEALTH_PATHS:
         if path in looks:
             return looks[path].path, looks[path].location

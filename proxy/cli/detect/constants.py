@@ -38,8 +38,10 @@ class Constants:
                 return self._concatenate([left, right], file, depth)
             case ast.FormattedValue(value=value):
                 return self.resolve_text(value, file, depth + 1)
+            # `os.getenv("X") or "/api"`: the last operand is the default.
             case ast.BoolOp(op=ast.Or(), values=[*_, last]):
                 return self.resolve_text(last, file, depth + 1)
+            # A setting's default stands for it: what the environment will hold cannot be known here.
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _SETTING_CALLS:
                 default = next((word.value for word in node.keywords if word.arg == "default"), None)
                 return self.resolve_text(default or (node.args[-1] if len(node.args) > 1 else None), file, depth + 1)
@@ -61,6 +63,7 @@ class Constants:
             value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
             for target in targets:
                 if isinstance(target, ast.Name) and value is not None:
+                    # The first assignment counts: reading cannot tell which of several is carried out.
                     if isinstance(scope, ast.Module):
                         self._local.setdefault((file, target.id), value)
                     self._anywhere.setdefault(target.id, value)

@@ -72,12 +72,14 @@ def find_database(
     if not DRIVER_PACKAGES & set(packages):
         return None
     by_name = {one.name: one for one in settings}
+    # By the order of the list: the pool stands before one database only.
     for name in URL_VARIABLES:
         if name in by_name:
             return DetectedDatabase(url=name, location=by_name[name].location)
     parts: dict[str, EnvRead] = {}
     for part, words in PART_PATTERNS.items():
         for one in settings:
+            # APP_DB_HOST counts, REDIS_HOST does not.
             if re.fullmatch(rf"(?:\w+_)?{_VARIABLE_PREFIX}_?(?:{words})", one.name):
                 parts.setdefault(part, one)
     if "host" in parts and {"user", "password", "database"} & parts.keys():
@@ -86,4 +88,5 @@ def find_database(
             defaults={part: one.default for part, one in parts.items() if one.default},
             location=parts["host"].location,
         )
+    # Prisma reads the variable by its schema, which is no source file.
     return DetectedDatabase(url="DATABASE_URL") if mentions_url or "@prisma/client" in packages else None

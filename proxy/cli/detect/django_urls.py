@@ -28,6 +28,7 @@ def _expand_includes(
     for path, line, module, view in confs[file]:
         if not module:
             yield file, before + path, line, view
+        # URLconfs may include each other in a circle.
         elif depth < _MAX_DEPTH and (below := next((one for one in confs if _is_module_file(one, module)), None)):
             yield from _expand_includes(confs, below, before + path, depth + 1)
 
@@ -42,6 +43,7 @@ def _parse_urlconf(file: str, tree: ast.AST, constants: Constants) -> list[tuple
         if path is None or node.func.id not in ("path", "re_path", "url"):
             continue
         if node.func.id != "path":
+            # A regular expression is a path if nothing is left in it that only a regular expression can say.
             path = re.sub(r"\(\?P<(\w+)>[^)]*\)", r"<\1>", path).lstrip("^").rstrip("$")
             if re.search(r"[\\()\[\]|+?]", path):
                 continue

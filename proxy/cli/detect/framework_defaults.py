@@ -18,6 +18,7 @@ _HOST_AND_PORT = "--host 0.0.0.0 --port $PORT"
 def guess_start_command(folder: Folder, framework: str, manager: str, packages: Collection[str]) -> StartCommand | None:
     """What would start a Python app of this framework; None if its code does not show what to serve."""
     run = _RUN_PREFIXES.get(manager, "")
+    # An app written with a web framework is started by it, even with Gradio among its packages.
     if framework not in _WEB_FRAMEWORKS and (found := known_start_command(folder, run, packages)) is not None:
         return found
     if framework == "django":
@@ -41,8 +42,10 @@ def _server_command(
     name: str, made: str, asgi: bool, folder: Folder, run: str, packages: Collection[str], *, factory: bool = False
 ) -> StartCommand:
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    # A src layout: the folder is no package, so modules are named from inside it.
     inside = module.startswith("src.") and not folder.has_file("src/__init__.py")
     target = f"{module.removeprefix('src.') if inside else module}:{made}"
+    # gunicorn alone serves no ASGI app, so uvicorn is taken if the app brings it.
     if asgi and ("gunicorn" not in packages or "uvicorn" in packages):
         options = f"{' --app-dir src' if inside else ''}{' --factory' if factory else ''}"
         return StartCommand(f"{run}uvicorn {target}{options} {_HOST_AND_PORT}", name)

@@ -34,6 +34,7 @@ def set_gradio_port(folder: Folder, packages: Collection[str], line: str) -> tup
     ):
         return line, ""
     text = "\n".join(text for _, text in folder.source_files(".py"))
+    # A port in the code goes before the variable.
     if ".launch(" not in text or re.search(r"\bserver_port\s*=|\bPORT\b", text):
         return line, ""
     return (
@@ -99,6 +100,7 @@ def _litellm_start(folder: Folder, run: str, packages: Collection[str]) -> Start
 def _jupyter_start(folder: Folder, run: str, packages: Collection[str]) -> StartCommand | None:
     if not {"jupyterlab", "notebook", "jupyter"} & set(packages):
         return None
+    # JupyterLab opens notebooks as well, so it is taken if both are there.
     kind = "notebook" if "notebook" in packages and "jupyterlab" not in packages else "lab"
     return StartCommand(
         f"{run}jupyter {kind} --no-browser --ip 0.0.0.0 --port $PORT", "its package", health_path="/api"
@@ -108,6 +110,7 @@ def _jupyter_start(folder: Folder, run: str, packages: Collection[str]) -> Start
 def _datasette_start(folder: Folder, run: str, packages: Collection[str]) -> StartCommand | None:
     if "datasette" not in packages:
         return None
+    # Only plain names: these become words of a shell line.
     files = sorted(path.name for path in folder.path.glob("*.db") if re.fullmatch(r"[\w.-]+", path.name))
     names = " ".join([*files, "-h 0.0.0.0 -p $PORT"])
     return StartCommand(f"{run}datasette serve {names}", "its package", health_path="/-/versions.json")

@@ -71,13 +71,15 @@ _COMMAND_PATTERNS = (
 
 
 def find_trust_in_code(folder: Folder) -> Iterator[LoopbackTrust]:
-    """At most `MOST`, in the order of the files."""
+    """At most MAX_PLACES, in the order of the files."""
     count = 0
     for name, text in folder.source_files(".py", ".js", ".ts", ".mjs", ".cjs"):
         for number, line in enumerate(text.splitlines(), 1):
+            # Comments say nothing of what runs, and lines this long were made by a bundler.
             if line.lstrip().startswith(("#", "//", "*")) or len(line) > 500:
                 continue
             for pattern, what, fix in _CODE_PATTERNS:
+                # One finding for a line: the patterns that say more come first.
                 if pattern.search(line) and not _assigns_nothing(line):
                     yield LoopbackTrust(f"{name}:{number}", what, fix)
                     count += 1

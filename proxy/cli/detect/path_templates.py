@@ -1,4 +1,4 @@
-"""Paths out of an app's code, made fit for a policy. Three readers of code need this, and each for another reason."""
+"""Paths out of an app's code, made fit for a policy: percent-encoded, and checked by the policy's own types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def encode_path(path: str) -> str | None:
     """The path as a request has it, letters outside ASCII percent-encoded (RFC 3986 section 2.5); None if none can."""
     path = re.sub(r"(?<=\w)\?(?=/|$)", "", path)  # Express's mark of what may be left out
     path = path if path.startswith("/") else f"/{path}"
+    # What routing never sees (a query, a fragment) or a policy cannot write makes no route.
     if len(path) > MAX_PATH_LENGTH or not path.isprintable() or re.search(r"[?#]", path):
         return None
     try:

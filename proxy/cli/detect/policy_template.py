@@ -37,6 +37,7 @@ def render_policy(app: DetectedApp, name: str) -> str:
         "# force. What is not here has the defaults of config/reference.yaml, which refuse nothing.",
         "version: 1",
     ]
+    # All that follows in the other case speaks of requests, which a worker does not get.
     if app.is_worker:
         lines += ["", "listen:", _with_comment("  public: off", "a worker: nobody calls it")]
     else:
@@ -103,6 +104,7 @@ def _identity_section(app: DetectedApp) -> Iterator[str]:
     actors, paths = app.user_sources, find_user_paths(app.routes)
     yield "identity:"
     yield "  user:                                     # the first that names somebody; blocks, limits, caps go by it"
+    # The first source that names somebody counts, so the hardest to make up stands first.
     if (token := actors.token) is not None:
         # Without the variable a key that nobody knows: no token names anybody then.
         key = f'"${{{token.variable}:-{secrets.token_urlsafe(32)}}}"'
@@ -138,8 +140,10 @@ def _identity_section(app: DetectedApp) -> Iterator[str]:
 def _routes_section(app: DetectedApp) -> Iterator[str]:
     yield "routes:                                     # the first that fits"
     names: set[str] = set()
+    # Routes that cost money first, since only MAX_ROUTES get an entry.
     chosen = [one for one in app.routes if one.calls_model][:MAX_ROUTES]
     chosen += [one for one in app.routes if one.streams and not one.calls_model][: MAX_ROUTES - len(chosen)]
+    # Files first, since the first route that fits counts: a page's files would use up the default's limit.
     for path, where in app.static_paths:
         name = _unique_name("-".join(word for word in re.split(r"[^A-Za-z0-9]+", path) if word)[:50] or "files", names)
         yield f"  - name: {name}"
@@ -207,6 +211,7 @@ def _upstreams_section(app: DetectedApp) -> Iterator[str]:
         yield "    # timeout: {total: 120s, idle: 60s}     # all attempts and the stream; the longest silence in it"
         yield "    # fallback:                             # in place of an error, once everything else has failed"
         yield '    #   - {text: "The assistant is resting. Please try again in a minute."}'
+    # It is there by default, so that nothing calls it has to be written.
     if "openai" not in {one.name for one in app.upstreams}:
         yield _with_comment("  openai: off", "nothing here calls it")
 
@@ -241,6 +246,7 @@ def _database_url(database: DetectedDatabase) -> str:
     def of(part: str, otherwise: str = "") -> str:
         if part not in database.parts:
             return otherwise
+        # A default may have characters that would end a part of the address.
         default = quote(database.defaults.get(part, otherwise), safe="")
         return f"${{{database.parts[part]}:-{default}}}"
 
@@ -253,6 +259,7 @@ def _alerts_section() -> Iterator[str]:
     yield "alerts:                                     # to the log, and to Slack where SLACK_WEBHOOK_URL is set"
     yield _with_comment("  slack: ${SLACK_WEBHOOK_URL:-}", "they tell, and change nothing")
     yield "  rules:                                    # `NAME: off` takes one out"
+    # The shipped rules are written out as well, so that one sees what can be changed.
     rules = {name: (str(rule.when), str(rule.severity)) for name, rule in SHIPPED_RULES.items()} | _EXTRA_RULES
     for name, (when, severity) in rules.items():
         yield f'    {name}: {{when: "{when}", severity: {severity}}}'
@@ -267,6 +274,7 @@ def _route_name(one: AppRoute, names: set[str]) -> str:
 
 def _unique_name(base: str, names: set[str]) -> str:
     name, count = base, 2
+    # Two names are taken by routes that this file writes itself.
     while name in names or name in ("default", "health"):
         name, count = f"{base}-{count}", count + 1
     names.add(name)

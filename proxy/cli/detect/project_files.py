@@ -71,6 +71,7 @@ class Folder:
         """The text of a file, long lines cut; empty if there is none that can be read."""
         if name not in self._texts:
             text = self._read_whole(name)
+            # Patterns that look behind and ahead would take minutes over a line of a megabyte.
             if len(text) > MAX_LINE_LENGTH:
                 text = "\n".join(line[:MAX_LINE_LENGTH] for line in text.split("\n"))
             self._texts[name] = text
@@ -95,6 +96,7 @@ class Folder:
     def read_toml(self, name: str) -> Mapping[str, object]:
         try:
             text = self._read_whole(name)
+            # tomllib goes down at each bracket, and its time grows with the square of the dots in a key.
             deep = is_too_nested(text) or any(
                 line.count(".") > MAX_TOML_DOTS and len(line) > MAX_LINE_LENGTH for line in text.split("\n")
             )
@@ -115,6 +117,7 @@ class Folder:
         count = whole = 0
         for top, folders, files in os.walk(self.path):
             here = Path(top).relative_to(self.path)
+            # In place: os.walk goes into what is left. Sorted, so that every run finds the same file first.
             folders[:] = sorted(
                 name
                 for name in folders
@@ -137,6 +140,7 @@ class Folder:
 def _decode(data: bytes) -> str:
     """UTF-8, or what its first bytes say (PowerShell's `>` writes UTF-16), with the line ends of text."""
     marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+    # The mark decides; without one, bytes that are not UTF-8 are replaced and the rest can still be read.
     coding = next((name for mark, name in marks if data.startswith(mark)), "utf-8")
     return data.decode(coding, errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 

@@ -28,6 +28,7 @@ class RouterPrefixes:
         self._imported: dict[RouterKey, RouterKey] = {}  # a name in a file, and what it is elsewhere; "" names a module
         self._inclusions: dict[RouterKey, list[tuple[RouterKey, str, bool]]] = {}
         self.unread: list[str] = []
+        # Three passes, each over all files: imports name routers, routers have prefixes, inclusions join them.
         for file, tree in trees:
             for node in ast.walk(tree):
                 if isinstance(node, ast.ImportFrom | ast.Import):
@@ -72,6 +73,7 @@ class RouterPrefixes:
         """`outer.include_router(inner, prefix=…)`, `outer.mount("/at", inner)`."""
         outer = self._resolve_router((file, _dotted_name(func.value)))
         if func.attr == "mount":
+            # An app that is made in place, such as StaticFiles(…), has no routes to find.
             if len(call.args) < 2 or isinstance(call.args[1], ast.Call):
                 return
             inner, prefix = call.args[1], self._constants.resolve_text(call.args[0], file) or ""
@@ -81,6 +83,7 @@ class RouterPrefixes:
             return
         name = _dotted_name(inner)
         if name:
+            # Flask's url_prefix at the registration replaces the blueprint's own; FastAPI's prefix comes before it.
             replaces = func.attr == "register_blueprint" and bool(prefix)
             self._inclusions.setdefault(self._resolve_router((file, name)), []).append((outer, prefix, replaces))
 
@@ -114,6 +117,7 @@ class RouterPrefixes:
             path = "/".join([*parts, path]) if path else "/".join(parts)
             candidates = [f"{path}.py", f"{path}/__init__.py".lstrip("/")]
             return next((one for one in candidates if one in self._files), "")
+        # Which folder imports begin in is not known, so any path that ends so counts, the shortest first.
         ends = (f"{path}.py", f"{path}/__init__.py")
         return next(
             (one for one in sorted(self._files, key=len) if any(f"/{one}".endswith(f"/{end}") for end in ends)), ""
@@ -122,6 +126,7 @@ class RouterPrefixes:
     def _resolve_router(self, router: RouterKey) -> RouterKey:
         """Where a router of this name was made."""
         file, name = router
+        # A name may be imported from a file that imports it itself; a circle ends at the bound.
         for _ in range(_MAX_DEPTH):
             if (file, name) in self._own_prefixes:
                 break

@@ -117,6 +117,7 @@ def _find_python_routes(folder: Folder) -> tuple[list[AppRoute], list[str]]:
     callers = _find_model_callers(trees)
     constants = Constants(trees)
     routers = RouterPrefixes(trees, constants)
+    # By name alone, since a handler is often registered in another file than its own.
     functions = {node.name: node for _, tree in trees for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)}
     found: list[AppRoute] = []
     unread: list[str] = []
@@ -175,6 +176,7 @@ def _decorator_routes(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[
         verb = call.func.attr
         if path is None or not isinstance(path, ast.Constant | ast.JoinedStr | ast.BinOp | ast.Name | ast.Attribute):
             continue
+        # `@mock.patch("a.b")` looks like a route for PATCH but for its text.
         if isinstance(path, ast.Constant) and not (isinstance(path.value, str) and path.value[:1] in ("", "/")):
             continue
         owner = _dotted_call_name(call.func.value)
@@ -198,6 +200,7 @@ def _registered_route(call: ast.Call) -> tuple[tuple[str, ...], str, ast.expr, s
     made = name.removeprefix("add_")
     if made in METHODS and len(call.args) == 2 and isinstance(call.func, ast.Attribute):
         on = _dotted_call_name(call.func.value)
+        # aiohttp's forms alone: `requests.get(url, params)` has two arguments as well.
         if on == "web" or on.endswith("router"):
             return (made.upper(),), "", call.args[0], _dotted_call_name(call.args[1]).rpartition(".")[2]
     return None
@@ -238,6 +241,7 @@ def _find_node_routes(folder: Folder) -> list[AppRoute]:
             continue
         hits = list(_EXPRESS_ROUTE.finditer(text))
         for at, hit in enumerate(hits):
+            # Handlers stand behind their path, so what is up to the next route is taken for this one's.
             body = text[hit.end() : hits[at + 1].start() if at + 1 < len(hits) else len(text)]
             line = text.count("\n", 0, hit.start()) + 1
             streams = "text/event-stream" in body or re.search(r"\bres(?:ponse)?\.write\(", body) is not None

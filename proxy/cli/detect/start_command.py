@@ -49,6 +49,7 @@ class StartCommand:
 
 def find_start_command(folder: Folder, *, node: bool) -> StartCommand | None:
     """What a platform would run; None if no file says it."""
+    # What a platform was told goes before what a person might type.
     rendered = next(iter(find_blueprint_commands(folder)), None)
     return (
         rendered
@@ -73,6 +74,7 @@ def find_blueprint_commands(folder: Folder, kind: str = "web") -> list[StartComm
     found = []
     for name in ("render.yaml", "render.yml"):
         listed = folder.read_yaml(name).get("services")
+        # A file that somebody is still writing may have anything in the list.
         services = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         names = [_text_value(one, "name") or _text_value(one, "type") or "?" for one in services]
         for at, service in enumerate(services):
@@ -128,6 +130,7 @@ def _from_dockerfile(folder: Folder) -> StartCommand | None:
     entry, command, alone = "", "", False
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
+        # Each stage of a build begins anew, and the last one is what runs.
         if word.upper() == "FROM":
             entry = command = ""
         elif word.upper() == "ENTRYPOINT":
@@ -148,6 +151,7 @@ def _shell_line(text: str) -> str:
         return text
     if [str(word) for word in words[:2]] in (["sh", "-c"], ["/bin/sh", "-c"], ["bash", "-c"]) and len(words) == 3:
         return str(words[2])
+    # Variables stay without quotes, or the shell would not expand them.
     return " ".join(word if re.fullmatch(r"\$\{?\w+.*", word) else shlex.quote(word) for word in map(str, words))
 
 
@@ -167,6 +171,7 @@ def _from_package_json(folder: Folder) -> StartCommand | None:
 
 def package_script_name(line: str) -> str:
     """The script of package.json that a line runs, empty if it runs none."""
+    # yarn and pnpm run a script by its name, npm all but `start` only after `run`.
     found = re.fullmatch(r"(?:npm|yarn|pnpm|bun)(?: run)? ([\w:-]+)", line.strip())
     return found[1] if found and (found[1] == "start" or " run " in line or line.startswith(("yarn", "pnpm"))) else ""
 
@@ -184,6 +189,7 @@ def package_script_command(folder: Folder, name: str = "start") -> str:
 
 
 def _script_program(folder: Folder, script: str) -> str:
+    # Quotes, variables and && are for a shell, and left to npm.
     if re.fullmatch(r"[\w@./:=, -]+", script) is None:
         return ""
     words = script.split()
@@ -195,6 +201,7 @@ def _script_program(folder: Folder, script: str) -> str:
         return " ".join(words)
     package = folder.read_json("package.json")
     bins = {**get_table(package, "dependencies"), **get_table(package, "devDependencies")}
+    # Only programs of listed packages, and not with Yarn's Plug'n'Play, which has no node_modules.
     known = words[0] in bins or _PACKAGE_OF_PROGRAM.get(words[0]) in bins
     return f"node_modules/.bin/{' '.join(words)}" if known and not folder.has_file(".pnp.cjs") else ""
 
@@ -205,6 +212,7 @@ def strip_nodemon(folder: Folder, words: Sequence[str]) -> str:
     left, program = list(words[1:]), ""
     while left and left[0].startswith("-"):
         option = left.pop(0)
+        # These take a value, which is not the script.
         if option in ("-x", "--exec", "-w", "--watch", "-e", "--ext", "-i", "--ignore", "-d", "--delay", "--signal"):
             value = left.pop(0) if left else ""
             program = value if option in ("-x", "--exec") else program
@@ -224,6 +232,7 @@ def _from_shell_script(folder: Folder) -> StartCommand | None:
         text = folder.read_text(name)
         if _SERVER_PROGRAM.search(text):
             shell = "bash" if re.match(r"#!.*\bbash\b", text) else "sh"
+            # An archive or a checkout may lose the executable bit; then the shell is named.
             runs = os.access(folder.path / name, os.X_OK) and text.startswith("#!")
             return StartCommand(f"./{name}" if runs else f"{shell} {name}", name)
     return None

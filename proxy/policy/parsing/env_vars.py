@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 MISSING_VARIABLE = "the environment has no"
+# The name is optional here, so that a `${` without one is found and refused, not passed on as text.
 _REFERENCE = re.compile(r"\$?\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?", re.ASCII)
 
 

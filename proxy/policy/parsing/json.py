@@ -18,6 +18,7 @@ from proxy.policy.parsing.nodes import (
     join_surrogates,
 )
 
+# Punctuation, a string, or the rest: numbers and words, which stay text until the schema reads them.
 _TOKEN = re.compile(r'[ \t\r\n]*(?:([{}\[\],:])|("(?:[^"\\]|\\.)*")|([^\s{}\[\],:"]+))', re.DOTALL)
 
 
@@ -25,6 +26,7 @@ def is_json(text: str) -> bool:
     """Whether the text is a JSON object or array; others are read as YAML."""
     if not text.lstrip(" \t\r\n").startswith(("{", "[")):
         return False
+    # The whole text decides: a YAML flow mapping begins with a brace as well.
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -46,6 +48,7 @@ class _Parser:
     def _scan_tokens(text: str) -> Iterator[tuple[str, int]]:
         line, position = 1, 0
         while (match := _TOKEN.match(text, position)) is not None:
+            # The line of the token itself, not of the blanks before it.
             start = match.end() - len(match[0].lstrip(" \t\r\n"))
             line += text.count("\n", position, start)
             yield match[0].lstrip(" \t\r\n"), line
@@ -57,6 +60,7 @@ class _Parser:
 
     def _parse_node(self, word: str, line: int, depth: int) -> Node:
         self.count += 1
+        # Before it goes down: these methods call each other, so the depth bounds their stack.
         if depth > MAX_DEPTH:
             raise Unreadable(line, "it is nested too deeply", f"nest at most {MAX_DEPTH} levels")
         if self.count > MAX_NODES:
@@ -65,6 +69,7 @@ class _Parser:
             return self._parse_table(line, depth)
         if word == "[":
             return self._parse_list(line, depth)
+        # In quotes `null` is a text, without quotes it is no value.
         if word.startswith('"'):
             return Scalar(line, join_surrogates(json.loads(word), line), plain=False)
         return Scalar(line, word)

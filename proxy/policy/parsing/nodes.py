@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 NULL_WORDS = ("", "~", "null", "Null", "NULL")
 MAX_DEPTH = 40  # the language itself is eight deep
+# Far above any policy that a person wrote; it is against texts that multiply themselves by aliases.
 MAX_NODES = 50_000  # aliases counted as often as they are named
 
 
@@ -61,6 +62,7 @@ def join_surrogates(text: str, line: int) -> str:
     if text.isascii():
         return text
     try:
+        # In UTF-16 a pair is one character: the halves are written as they are and read as one.
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
         raise Unreadable(

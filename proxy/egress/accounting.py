@@ -16,6 +16,8 @@ BY_NAME = {"cost_cap_exceeded": "cost-cap"}
 
 
 class CallAccounting:
+    """Counts calls under way (`in_flight`) and reports each at its end. `redact` hides secrets in a path."""
+
     def __init__(
         self,
         metrics: Metrics,
@@ -39,8 +41,8 @@ class CallAccounting:
             call.owner.request.call_began()
 
     def settle_shared_call(self, call: Call) -> None:
-        """An answer that several read is whole, and what it cost is known: told by the call that began it, which
-        may be over since long."""
+        """Report a shared call once its answer is whole and its cost known; the call that began it may have ended long
+        before."""
         call.is_shared = False
         if not call.ended:
             return
@@ -58,6 +60,7 @@ class CallAccounting:
         call.reported_cost = spent
         call.ended = True
         call.duration = self._clock() - call.began
+        # One whose answer others still read is reported when that ends, since its cost is not known before.
         if not call.is_shared:
             self._report(call)
 

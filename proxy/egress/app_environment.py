@@ -36,7 +36,7 @@ def proxy_variables(
 
 
 def app_variables(policy: Policy, address: str, environ: Mapping[str, str], keys: VirtualKeys) -> dict[str, str]:
-    """`address` is the egress listener's HOST:PORT."""
+    """All variables that the app gets. `address` is the egress listener's HOST:PORT."""
     env = {"OUTRIGGER_EGRESS": f"http://{address}"}
     for name, upstream in policy.upstreams.items():
         env.update(upstream_variables(name, upstream, address, environ))
@@ -48,7 +48,7 @@ def app_variables(policy: Policy, address: str, environ: Mapping[str, str], keys
 
 
 def upstream_variables(name: str, upstream: Upstream, address: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that lead to it."""
+    """The variables that lead the app's calls to this upstream."""
     return {
         its: app_base_url(
             upstream.base_url, address, name, upstream.kind, adopted=_is_same_url(environ.get(its), upstream.base_url)
@@ -67,7 +67,7 @@ def virtual_key_variables(upstreams: Mapping[str, Upstream]) -> dict[str, tuple[
 
 
 def _is_key_replaced(kind: str, upstreams: Mapping[str, Upstream]) -> bool:
-    """Whether the app's own key of this kind is replaced: where the upstream that it is for has an `api_key`.
+    """Whether the app's own key of this kind is replaced: if the upstream that it is for has an `api_key`.
 
     It is for the one that is named like its kind, else for one that a variable leads to. A second one, there
     as a fallback, must not take the first one's key away.

@@ -23,12 +23,14 @@ class ResponseHead:
 
 
 class ResponseWriter(Protocol):
+    """Where an answer is written to: the app, or the readers of a shared call."""
+
     async def write_head(self, head: ResponseHead) -> None: ...
     async def write(self, data: bytes) -> None: ...
 
 
 class AppResponse:
-    """The app's side of one call."""
+    """The app's side of one call. `response` is aiohttp's, once there is one."""
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
@@ -47,7 +49,7 @@ class AppResponse:
         await response.prepare(self._request)
 
     def set_whole(self, head: ResponseHead, body: bytes) -> web.Response:
-        """An answer at once; it is written when the handler returns it."""
+        """Set an answer with its whole body; it is written when the handler returns it."""
         headers = CIMultiDict(head.fields)
         if self._request.method == "HEAD" and head.length is not None:
             headers["Content-Length"] = str(head.length)

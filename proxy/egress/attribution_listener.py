@@ -23,6 +23,12 @@ MAX_REPORTS = 50  # different ones that are logged
 
 
 class AttributionListener(asyncio.DatagramProtocol):
+    """Receives the datagrams, and has each done by whom it concerns.
+
+    Attributes:
+        on_database_connection: called with the connection's port and the request's token, empty if it has none.
+    """
+
     def __init__(self, bypass: BypassDetector, emit: EmitEvent) -> None:
         self._bypass = bypass
         self._emit = emit
@@ -31,9 +37,7 @@ class AttributionListener(asyncio.DatagramProtocol):
         self._started = False
         self._opening: asyncio.Task[None] | None = None  # of one that a later start of the app asked for
         self._reports: set[tuple[str, ...]] = set()
-        self.on_database_connection: Callable[[int, str], object] | None = (
-            None  # who is told; the token is empty if there is none
-        )
+        self.on_database_connection: Callable[[int, str], object] | None = None
 
     def bind(self, host: str, port: int) -> bool:
         """Whether the port's number could be had for datagrams as well; if not, nobody is to send any."""
@@ -44,11 +48,13 @@ class AttributionListener(asyncio.DatagramProtocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 sock.bind((host, port))
             except OSError as error:
+                # Calls then have no owner, and work all the same: no reason not to start.
                 sock.close()
                 text = f"What the app's Python tells cannot be heard, datagrams to {host}:{port} being taken: {error}."
                 self._emit("app.attribution", text, level="warning")
                 return False
             self._sock = sock
+            # Bound before the loop reads: what processes of the app say meanwhile waits in the kernel.
             if self._started:
                 self._opening = asyncio.get_running_loop().create_task(self._open(sock))
         return True
@@ -75,6 +81,7 @@ class AttributionListener(asyncio.DatagramProtocol):
             words = data[:MAX_DATAGRAM].decode("ascii").split(" ")
         except UnicodeDecodeError:
             return
+        # Any process of this machine can send here, so a datagram that is not exactly one of these is dropped.
         if words[0] == "bypass" and len(words) == 2:
             self._bypass.record(words[1])
         elif words[0] == "works" and len(words) == 3 and words[1].isdigit():
@@ -89,6 +96,7 @@ class AttributionListener(asyncio.DatagramProtocol):
     def _log_hooks(self, pid: int, python: str, names: list[str], missed: list[str]) -> None:
         """Every process says it; it is logged once for all that say the same."""
         report = (python, *names, "/", *missed)
+        # Bounded, since whoever sends chooses the words.
         if report in self._reports or len(self._reports) >= MAX_REPORTS:
             return
         self._reports.add(report)

@@ -1,4 +1,4 @@
-"""A call's body: whole in memory where it may have to be sent again or read, else passed on as it comes."""
+"""A call's body: whole in memory if it may have to be sent again or read, else passed on as it comes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ class BodySource(Protocol):
 
 
 class Body:
-    """`content` is None if the rest still comes from the app; such a body can be sent once, and what it says is
-    read as it passes."""
+    """The body of a call, as often as it is sent.
+
+    Attributes:
+        content: all of it; None if the rest still comes from the app. Such a body can be sent once, and what it says is
+            read as it passes.
+        length: in bytes; None if that is not known beforehand.
+        parsed: the members of a JSON object, once `parse` was called; None if it is none.
+        started: whether a body that passes has begun to be read.
+    """
 
     __slots__ = ("_first", "_progress", "_scan", "_source", "content", "length", "parsed", "started")
 
@@ -39,7 +46,7 @@ class Body:
         scan: MultipartScanner | JsonEnds | None = None,
     ) -> None:
         self.content = whole
-        self.length = length if whole is None else len(whole)  # None: not known beforehand
+        self.length = length if whole is None else len(whole)
         self.parsed: Mapping[str, object] | None = None
         self.started = False
         self._first = first
@@ -68,7 +75,7 @@ class Body:
             return self._stream_rest()
         if not self.content:
             return None
-        # aiohttp writes plain bytes in one go, which is right for all but the largest.
+        # aiohttp writes plain bytes in one go, which holds the loop up if they are very many.
         return (
             _ObservedPayload(self.content, self._progress)
             if len(self.content) <= WRITE_SIZE
@@ -92,7 +99,7 @@ class Body:
 
     @property
     def scanned_bytes(self) -> int:
-        """Bytes of a body that passes, so far."""
+        """How many bytes of a body that passes have passed so far."""
         return self._scan.size if self._scan is not None else 0
 
     @property

@@ -12,7 +12,7 @@ from proxy.observe.metrics import Metrics
 
 @dataclass(slots=True)
 class BypassedCalls:
-    """Times are the clock's, in seconds."""
+    """How many calls bypassed an upstream, and when the first and the last; times are the clock's, in seconds."""
 
     count: int
     first: float
@@ -20,7 +20,7 @@ class BypassedCalls:
 
 
 class BypassDetector:
-    """Counts them by upstream, and warns of each upstream once."""
+    """Counts bypassing calls by upstream, and warns of each upstream once. `bypassed` has the counts."""
 
     def __init__(
         self, upstreams: Mapping[str, Upstream], *, clock: Callable[[], float], metrics: Metrics, emit: EmitEvent
@@ -32,7 +32,7 @@ class BypassDetector:
         self.bypassed: dict[str, BypassedCalls] = {}  # by the upstream's name
 
     def addresses(self) -> dict[str, str]:
-        """HOST:PORT of each upstream's own host, with its name; where two share one, the first."""
+        """HOST:PORT of each upstream's own host, with its name; if two share one, the first."""
         found: dict[str, str] = {}
         for name, upstream in self._upstreams.items():
             url = upstream.url("")

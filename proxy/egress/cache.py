@@ -14,7 +14,7 @@ ENTRY_OVERHEAD = 400  # bytes an entry costs beside what it holds
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """A whole answer, of whose header there is what several callers may see; `stored` is the clock's."""
+    """A whole answer, with the header fields that several callers may see; `stored` is the clock's, in seconds."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -29,6 +29,8 @@ class CachedResponse:
 
 
 class ResponseCache:
+    """Answers by key, in the order of their last use. `policy.max` bounds them, in bytes."""
+
     def __init__(self, policy: schema.Cache, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._entries: OrderedDict[bytes, CachedResponse] = OrderedDict()
@@ -39,11 +41,11 @@ class ResponseCache:
         return f"<Cache {len(self._entries)} answers, {self._size} of {self.policy.max} bytes>"
 
     def get(self, key: bytes) -> CachedResponse | None:
-        """A fresh answer."""
+        """An answer that is not older than `ttl`; None if there is none."""
         return self._find(key, self.policy.ttl)
 
     def get_stale(self, key: bytes) -> CachedResponse | None:
-        """One that is fresh, or not expired for longer than `stale_if_error` (RFC 5861 section 4)."""
+        """An answer that expired no longer than `stale_if_error` ago, if at all (RFC 5861 section 4)."""
         return self._find(key, self.policy.ttl + self.policy.stale_if_error)
 
     def put(self, key: bytes, entry: CachedResponse) -> None:
@@ -66,6 +68,7 @@ class ResponseCache:
         if entry is None:
             return None
         old = self._clock() - entry.stored
+        # Kept past `ttl`, since it may still be needed when the upstream fails.
         if old >= self.policy.ttl + self.policy.stale_if_error:
             self._remove(key)
             return None
@@ -118,6 +121,7 @@ def cache_key(
             parts += [name, value]
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
+        # Lengths go in as well, or two different questions could run together into the same bytes.
         digest.update(len(raw).to_bytes(8, "big") + raw)
     digest.update(b"\xff" * 8 + body)
     return digest.digest()

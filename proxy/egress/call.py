@@ -128,7 +128,7 @@ class Call:
 
     @property
     def cost(self) -> int | None:
-        """Nano-dollars, once it is known; None before, and if the call has no price."""
+        """What it cost in nano-dollars; None until that is known, and if the call has no price."""
         if self.cache in ("hit", "stale", "coalesced"):
             return 0
         if not self.charges or not all(charge.closed for charge in self.charges):

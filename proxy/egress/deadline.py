@@ -1,7 +1,7 @@
 """One deadline for a call: over its attempts, the waits between them, and the stream.
 
-Until the first byte went to the app, the caller's own patience bounds all of it together; afterwards the
-patience bounds each gap. What is between is the whole call's time.
+Until the first byte goes to the app, the caller's own patience bounds all of it together; afterwards the patience
+bounds each gap. The time of the whole call (`timeout.total`) bounds it from beginning to end.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ PATIENCE_HEADER = "x-stainless-read-timeout"  # the OpenAI and Anthropic SDKs' r
 
 
 class Deadline:
-    """An asynchronous context manager that raises TimeoutError; `reason` says which time passed.
+    """An asynchronous context manager that raises TimeoutError when the time is over.
 
     `total` and `patience` are seconds from `began` (the loop's clock), or None.
+
+    Attributes:
+        at: when it passes, by the loop's clock, unless a gap ends it before; None if it never does.
+        reason: which time ends it, or has: `total`, `patience`, `idle`; whoever makes it may name another.
+        app_is_slow: whether a write to the app is under way, which is not the upstream's silence.
     """
 
     def __init__(self, began: float, *, total: float | None, patience: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._total_at = began + total if total is not None else None
+        # Of a patience that is shorter than two margins, half is left for the call.
         self._patience = max(patience - REPLY_MARGIN, patience / 2) if patience is not None else None
         first = began + self._patience if self._patience is not None else None
         ends = [end for end in (self._total_at, first) if end is not None]
@@ -54,6 +60,7 @@ class Deadline:
 
     def commit(self, idle: float | None) -> None:
         """The answer's first byte goes to the app now: from here on each gap is bounded, and the whole."""
+        # What has passed stays so, and a second commit changes nothing.
         if self._scope.expired() or self._timer is not None:
             return
         self.at = self._total_at
@@ -76,6 +83,7 @@ class Deadline:
         self._progress_at = self._loop.time()
 
     def _check_gap(self) -> None:
+        # One timer is set again when it fires, not at each byte: bytes come far more often.
         if self._gap is None or self._scope.expired():
             return
         now = self._loop.time()
@@ -85,6 +93,7 @@ class Deadline:
         if now < due:
             self._timer = self._loop.call_at(due, self._check_gap)
             return
+        # First the reason: the cancellation that follows is told apart by it.
         self.reason = "idle"
         self._scope.reschedule(now)
 

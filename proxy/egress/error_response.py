@@ -70,7 +70,8 @@ def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:
 
 
 def unreadable_call(status: int, error: BaseException | None, most: int) -> CallRefused:
-    """What the HTTP server could not make a request of. Its own words quote the line, which may hold a key."""
+    """The refusal of what is no HTTP request. The server's own words are not shown: they quote the line, which may hold
+    a key."""
     if isinstance(error, LineTooLong):
         text = f"One line of the call's head is longer than the {most // 1024} KiB that are read."
         return CallRefused("header_too_large", 431, text)

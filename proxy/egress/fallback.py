@@ -20,7 +20,7 @@ STALE_STEP = schema.Fallback(stale=True)
 
 
 def fallback_steps(upstream: Upstream) -> Iterator[schema.Fallback]:
-    """The list, with an expired entry of the cache first where it is not named and one may be used
+    """The policy's list; an expired entry of the cache comes first if the list does not name it and one may be used
     (stale-if-error, RFC 5861 section 4): the very answer, if old, is better than another."""
     listed = upstream.policy.fallback
     cache = upstream.policy.cache
@@ -30,14 +30,14 @@ def fallback_steps(upstream: Upstream) -> Iterator[schema.Fallback]:
 
 
 def step_name(step: schema.Fallback) -> str:
-    """How header, log and README call it."""
+    """The step's name, as header, log and README have it."""
     parts = [f"upstream={step.upstream}"] if step.upstream else []
     parts += [f"model={step.model}"] if step.model else []
     return ";".join(parts) or ("stale" if step.stale else "text")
 
 
 def redirect_call(call: Call, step: schema.Fallback) -> Call | None:
-    """The call as it goes to another model or upstream; None if it cannot be put so.
+    """The call as it goes to another model or upstream; None if it cannot go there.
 
     Another upstream never sees this one's key, nor anything else that says whose the call is: it gets what is asked,
     and its own key, or is not called at all.

@@ -9,7 +9,7 @@ from proxy.policy.schema import InjectedFault
 
 
 class FaultInjector:
-    """Those of one upstream. Each is drawn anew for each attempt."""
+    """The faults of one upstream. Each is drawn anew for each attempt."""
 
     def __init__(self, faults: Sequence[InjectedFault], draw: random.Random | None = None) -> None:
         self.faults = tuple(faults)
@@ -31,6 +31,8 @@ class FaultInjector:
 
 
 class Injection:
+    """What one attempt meets: a delay, a status instead of an answer, a stream that is cut."""
+
     __slots__ = ("cut", "delay", "status")
 
     def __init__(self, delay: float, status: int | None, cut: bool) -> None:

@@ -1,4 +1,4 @@
-"""The life of a call to another host: may it go, does its breaker let it, does it answer in time.
+"""Calls to other hosts than upstreams: whether one may go, its breaker lets it, and it is answered in time.
 
 CONNECT (RFC 9110 section 9.3.6) is a tunnel whose content nobody here reads: only connecting is judged.
 A request in absolute form (RFC 9112 section 3.2.2) is relayed as HTTP.
@@ -33,29 +33,37 @@ CONNECT_REPLY = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class ForwardProxy:
-    """`named` are the HOST:PORT of upstreams: those pass even where others are denied. `passed` is told the
-    HOST:PORT of every call that passes."""
+    """Serves calls to other hosts than upstreams, which come as to a proxy.
+
+    `upstream_addresses` gives the HOST:PORT of every upstream: these pass even if the policy denies other hosts.
+    `new_breaker` makes a host's breaker, `parent` names the proxy that the gateway itself has to use. `on_call` is
+    called with the HOST:PORT of every call that is let through.
+
+    Attributes:
+        policy: `egress` of the policy in force.
+        counts: calls by "HOST OUTCOME".
+    """
 
     def __init__(
         self,
         policy: Egress,
         *,
-        named: Callable[[], Collection[str]],
+        upstream_addresses: Callable[[], Collection[str]],
         clock: Callable[[], float],
         emit: EmitEvent,
-        gate: Callable[[str], Breaker],
+        new_breaker: Callable[[str], Breaker],
         parent: ParentProxy,
-        passed: Callable[[str], None] = lambda address: None,
+        on_call: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.policy = policy
-        self._upstream_addresses = named
+        self._upstream_addresses = upstream_addresses
         self._clock = clock
         self._emit = emit
-        self._new_breaker = gate
+        self._new_breaker = new_breaker
         self._parent = parent
-        self._on_call = passed
+        self._on_call = on_call
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
-        self.counts: Counter[str] = Counter()  # by "host outcome"
+        self.counts: Counter[str] = Counter()
         self._client = HttpClient(proxy=parent)
 
     def apply(self, policy: Egress) -> None:
@@ -73,6 +81,7 @@ class ForwardProxy:
         try:
             url = _request_url(request)
             host = url.host or ""
+            # The policy before the breaker: a denied host is never connected to, so it has no breaker.
             self._check_allowed(host, url.port)
             self._on_call(f"{host}:{url.port}")
             breaker = self._breaker_of(host)
@@ -90,6 +99,7 @@ class ForwardProxy:
                 outcome = "ok"
             except TimeoutError:
                 ok = False
+                # A tunnel's 200 does not pass through the sink, so it may have been sent: only breaking off is left.
                 if not sink.started and not tunnel:
                     text = f"{host} did not answer in time (egress.timeout.{deadline.reason})."
                     raise Refusal("upstream-timeout", 504, "Gateway timeout", text) from None
@@ -97,6 +107,7 @@ class ForwardProxy:
                 sink.abort()
             except AttemptFailed as failure:
                 ok = False
+                # Half an answer cannot become an error any more; breaking off shows the app that it is none.
                 if sink.started:
                     reason = str(failure)
                     sink.abort()
@@ -126,6 +137,7 @@ class ForwardProxy:
         if breaker is None:
             breaker = self._breakers[host] = self._new_breaker(host)
             if len(self._breakers) > MAX_HOSTS:
+                # The app chooses the hosts. The one longest uncalled goes; its calls under way keep its breaker.
                 self._breakers.popitem(last=False)
         self._breakers.move_to_end(host)
         return breaker
@@ -138,6 +150,7 @@ class ForwardProxy:
         reader, writer = await connect_tunnel(url, self._parent(url.with_scheme("https")), self.policy.timeout.connect)
         try:
             app = open_app_side(request, CONNECT_REPLY)
+            # Connected is answered: from here on only silence, or the whole time, ends it.
             deadline.commit(self.policy.timeout.idle)
 
             async def write(data: bytes) -> None:
@@ -147,7 +160,8 @@ class ForwardProxy:
             await copy_both_ways(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.record_progress)
             return True
         except asyncio.CancelledError:
-            if deadline.expired:  # connected well, then idle: the tunnel ends, the host is not to blame
+            # Connected well, then idle: the tunnel ends, and the host is not to blame.
+            if deadline.expired:
                 return True
             raise
         finally:
@@ -160,6 +174,7 @@ class ForwardProxy:
     ) -> bool:
         came = headers.fields(request.raw_headers)
         source = request.content if request.body_exists else None
+        # Nothing of it is kept, since calls to other hosts are never sent again.
         body = await read_body(source, request.content_length, pass_on=True)
         response = await self._client.send(
             request.method,
@@ -172,6 +187,7 @@ class ForwardProxy:
         try:
             await self._relay_response(response, sink, deadline)
         finally:
+            # Half read, its connection would begin the next answer with the rest of this one.
             if response.content.at_eof():
                 response.release()
             else:
@@ -203,6 +219,7 @@ class ForwardProxy:
 
     def _account(self, method: str, host: str, outcome: str, began: float, reason: str | None) -> None:
         key = f"{host} {outcome}"
+        # Bounded as well: hosts past the limit are in the log, and not counted.
         if key in self.counts or len(self.counts) < MAX_HOSTS:
             self.counts[key] += 1
         took = round((self._clock() - began) * 1000, 3)

@@ -66,7 +66,7 @@ def fields(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 
 def outgoing(came: Fields) -> Fields:
-    """What of the app's header goes on: end to end fields, without what is between it and us."""
+    """The fields of the app's header that go on: end to end ones alone (RFC 9110 section 7.6.1)."""
     dropped = _DROPPED_FROM_REQUESTS | named_by_connection(came)
     kept = []
     for name, value in came:
@@ -82,7 +82,7 @@ def outgoing(came: Fields) -> Fields:
 
 
 def returning(came: Fields) -> Fields:
-    """What of the upstream's header goes back; framing is stated anew by whoever writes the head."""
+    """The fields of the upstream's header that go back; whoever writes the head states the framing anew."""
     dropped = _DROPPED | named_by_connection(came)
     return [(name, value) for name, value in came if name.lower() not in dropped]
 
@@ -93,12 +93,12 @@ def named_by_connection(came: Fields) -> set[str]:
 
 
 def portable(came: Fields) -> Fields:
-    """What of a call's header another upstream may see."""
+    """The fields of a call's header that another upstream may see."""
     return [(n, v) for n, v in came if n.lower() in _PORTABLE or n.lower().startswith("x-stainless-")]
 
 
 def shared(came: Fields) -> Fields:
-    """What of an answer's header another caller may see, ours on how it was made included."""
+    """The fields of an answer's header that another caller may see, with ours on how it was made."""
     return [(n, v) for n, v in came if n.lower() in _SHARED or n.lower().startswith("x-outrigger-")]
 
 
@@ -110,7 +110,7 @@ def first(came: Fields, wanted: str) -> str | None:
 
 
 def replaced(came: Fields, wanted: str, value: str) -> Fields:
-    """With one field of that name instead of any; where there was none, it comes last."""
+    """The fields with a single one of that name, which comes last."""
     return [(name, old) for name, old in came if name.lower() != wanted] + [(wanted, value)]
 
 

@@ -1,4 +1,4 @@
-"""The HTTP client towards an upstream: warm connections, one seam where its errors become ours."""
+"""The HTTP client towards an upstream: its connections are kept, and its errors become AttemptFailed in one place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ParentProxy = Callable[[URL], URL | None]
 
 
 class HttpClient:
-    """One session and one connector an upstream. `proxy` names the proxy on the way to a URL, if any."""
+    """One aiohttp session and its connections, to one upstream. `proxy` names the proxy on the way to a URL, if any."""
 
     def __init__(self, *, proxy: ParentProxy = lambda url: None) -> None:
         self._proxy = proxy
@@ -41,12 +41,14 @@ class HttpClient:
         connect: float,
         length: int | None = None,
     ) -> aiohttp.ClientResponse:
-        """The head of the answer. `connect` is seconds for name, TCP and TLS together.
+        """Send a request and read the head of its answer. `connect` is seconds for name, TCP and TLS together.
 
         Raises AttemptFailed. Redirects, cookies, compression and credentials are the app's business.
         """
         if length is not None:
             fields = [*fields, ("Content-Length", str(length))]
+        # The call's deadline bounds the rest, over all attempts. From `ceil_threshold` on, by default 5 s, aiohttp
+        # rounds time-outs up to whole seconds.
         timeout = aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=3600.0)
         try:
             return await self._get_session().request(
@@ -68,6 +70,7 @@ class HttpClient:
 
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
+            # No limit of connections: `pace.concurrency` bounds calls, and refuses with a reason.
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=int(DNS_TTL)
@@ -85,7 +88,9 @@ class HttpClient:
 
 
 def attempt_failure(error: Exception) -> AttemptFailed:
-    """The one place where the client's exceptions become ours."""
+    """The AttemptFailed for an exception of aiohttp's; nowhere else is one told from another."""
+    # Subclasses come first. What is not known to have failed before anything was sent counts as sent: an upstream that
+    # has the request may bill it.
     text = _error_text(error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return AttemptFailed("certificate", f"its certificate is not valid: {text}", sent=False)
@@ -154,6 +159,7 @@ def find_parent_proxies(environ: Mapping[str, str]) -> ParentProxy:
     def parent(url: URL) -> URL | None:
         value = found.get({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme))
         host = url.host or ""
+        # A parent proxy elsewhere would take loopback for its own machine.
         if value is None or host in ("localhost", "127.0.0.1", "::1") or _bypassed(host, found):
             return None
         return URL(value if "://" in value else f"http://{value}")

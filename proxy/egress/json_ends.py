@@ -20,7 +20,7 @@ _DECODER = json.JSONDecoder()
 
 
 class JsonEnds:
-    """Fed with the bytes as they pass. Takes at most twice KEPT."""
+    """Fed with the bytes as they pass; keeps twice KEPT_BYTES of them at most."""
 
     __slots__ = ("_first", "_inflater", "_last", "_unpacked", "size")
 

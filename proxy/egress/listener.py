@@ -23,8 +23,11 @@ SETUP_TURNS = 3  # of the loop, within which it sets up a connection
 
 
 class EgressListener:
-    """`calls` gets what names an upstream by its path, `hosts` what comes as to a proxy; `refuse` words the
-    answer to what is no request at all, or is not to be answered by what `check` says."""
+    """The server that the app's calls come in at.
+
+    `calls` serves requests whose path names an upstream, `hosts` those that come as to a proxy. `refuse` makes the
+    answer to what is no request at all, or what `check` refuses.
+    """
 
     def __init__(self, calls: Handler, hosts: Handler, refuse: MakeRefusal, check: Check) -> None:
         self._calls = calls

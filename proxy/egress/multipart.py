@@ -38,7 +38,7 @@ class MultipartScanner:
         self._delimiter = b"\r\n--" + boundary
         self._held = b"\r\n"  # the first delimiter may be the very first line
         self._state = IN_BODY
-        self._name: str | None = None  # of the part under way, where it is a field
+        self._name: str | None = None  # of the part under way, if it is a field
         self._value = bytearray()
 
     def feed(self, data: bytes) -> None:

@@ -23,13 +23,16 @@ _PRIVATE = re.compile(r"[a-z0-9_-]+|[a-z0-9_.-]+\.internal")
 
 
 class OriginCheck:
-    """`named` are the hosts of the upstreams: an app may state one as its Host, and no stranger can have that name
-    lead here. `ours` says whether a token is a request's that came in: what shows it is the app, which passes on
-    what a page sent to it."""
+    """Checks the Host, Origin and Fetch metadata of a call.
 
-    def __init__(self, named: Callable[[], Collection[str]], ours: Callable[[str], bool]) -> None:
-        self._upstream_hosts = named
-        self._is_request_token = ours
+    `upstream_hosts` gives the hosts of the upstreams: an app may state one as its Host, and no stranger can have that
+    name lead here. `is_request_token` says whether a token belongs to a request that came in: a call with such a token
+    is the app's, even if it carries along the fields that a page sent to the app.
+    """
+
+    def __init__(self, upstream_hosts: Callable[[], Collection[str]], is_request_token: Callable[[str], bool]) -> None:
+        self._upstream_hosts = upstream_hosts
+        self._is_request_token = is_request_token
 
     def check(self, request: web.BaseRequest) -> CallRefused | None:
         """Why this call is refused, if it is."""
@@ -41,7 +44,7 @@ class OriginCheck:
         if origin is None and site is None:
             return None
         if site in ("same-origin", "same-site", "none"):
-            return None  # of a page of the app's own, and passed on by it
+            return None  # of a page of the app's own, whose fields the app passed on
         if origin is None and site != "cross-site":
             return None
         if origin is not None and _is_local(origin.partition("://")[2]):
@@ -53,7 +56,7 @@ class OriginCheck:
         name = host_of(host)
         if _PRIVATE.fullmatch(name) or name in self._upstream_hosts():
             return True
-        # Where the policy opened another address than loopback, who comes in there may call it by any name.
+        # If the policy opened another address than loopback, whoever comes in there may call it by any name.
         at = request.transport.get_extra_info("sockname") if request.transport is not None else None
         return at is not None and not is_loopback(str(at[0]))
 

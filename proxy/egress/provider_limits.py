@@ -1,7 +1,11 @@
 """What an upstream said of its own limits, by model: until when it wants no calls, how much is left.
 
-Vendors count by model: OpenAI says so of all its limits (platform.openai.com/docs/guides/rate-limits), Anthropic by
-class of model (docs.anthropic.com/en/api/rate-limits), Azure by deployment. What holds for every model is said so.
+Each answer has it in its header. OpenAI: `x-ratelimit-remaining-requests`, `x-ratelimit-reset-requests: 6m0s`, and the
+same for tokens (platform.openai.com/docs/guides/rate-limits). Anthropic: `anthropic-ratelimit-requests-remaining` and
+`-reset`, an RFC 3339 time (docs.anthropic.com/en/api/rate-limits).
+
+Vendors count by model: OpenAI says so of all its limits, Anthropic counts by class of model, Azure by deployment. A
+limit that holds for every model is told apart by the words of its error.
 """
 
 from __future__ import annotations
@@ -10,11 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-# What an upstream says of its own limits with each answer.
-# OpenAI: `x-ratelimit-remaining-requests`, `x-ratelimit-reset-requests: 6m0s`, and the same for tokens
-# (platform.openai.com/docs/guides/rate-limits). Anthropic: `anthropic-ratelimit-requests-remaining` and
-# `-reset`, an RFC 3339 time (docs.anthropic.com/en/api/rate-limits).
-MAX_PAUSE_LEARNT = 60.0  # seconds that one lesson is believed
+# A count is old as soon as others call with the same key, so it is believed for so many seconds at most.
+MAX_PAUSE_LEARNT = 60.0
 
 MAX_ERROR_READ = 4096  # bytes of an error that are looked at
 
@@ -49,7 +50,7 @@ def concerns_every_model(error: bytes) -> bool:
 
 
 def parse_duration(text: str | None) -> float | None:
-    """`12ms`, `1s`, `6m0s`, `1h2m3.5s`; a bare number is seconds."""
+    """Seconds of `12ms`, `1s`, `6m0s`, `1h2m3.5s` or a bare number, which is seconds; None if it is none of these."""
     if not text:
         return None
     number = _parse_number(text)
@@ -66,6 +67,7 @@ def _parse_number(text: str | None) -> float | None:
         value = float(text) if text is not None else None
     except (ValueError, OverflowError):
         return None
+    # NaN and infinity, which float() reads, are no counts.
     return value if value is not None and 0 <= value < 1e12 else None
 
 
@@ -80,7 +82,7 @@ MAX_MODELS = 100  # told apart; the one whose limit ends soonest goes first
 
 
 class _ModelLimit:
-    """Moments are the clock's. `left` are tokens, good until `left_until`."""
+    """One model's limits. Moments are the clock's; `left` counts tokens, and holds until `left_until`."""
 
     __slots__ = ("exhausted_until", "left", "left_until", "paused_until")
 
@@ -96,7 +98,7 @@ class _ModelLimit:
 
 
 class ProviderLimits:
-    """`clock` is monotonic, `now` the wall clock. Calls that name no model are one of their own."""
+    """The limits of one upstream. `clock` is monotonic, `now` the wall clock; calls that name no model count as one."""
 
     def __init__(self, clock: Callable[[], float], now: Callable[[], float]) -> None:
         self._clock = clock
@@ -117,20 +119,21 @@ class ProviderLimits:
         limit.paused_until = max(limit.paused_until, self._clock() + seconds)
 
     def pause_all(self, seconds: float) -> None:
-        """It wants a pause of all calls."""
+        """The upstream wants a pause of all calls."""
         self._all_paused_until = max(self._all_paused_until, self._clock() + seconds)
 
     def read_headers(self, headers: Mapping[str, str], model: str | None) -> None:
-        """From the header of an answer of this model's."""
+        """Learn from the header of an answer of this model's."""
         for kind, left, again in parse_limit_headers(headers, self._now()):
             limit, until = self._limit_of(model), self._clock() + again
+            # Whether the tokens left are enough depends on the call, so they are kept; requests are left or are not.
             if kind == "tokens":
                 limit.left, limit.left_until = left, until
             elif left < 1:
                 limit.exhausted_until = max(limit.exhausted_until, until)
 
     def paused_until(self, model: str | None) -> float:
-        """The moment that was asked for (Retry-After); one that is past where none was."""
+        """The moment until which a pause was asked for (Retry-After); one that is past if none was."""
         limit = self._models.get(model)
         return self._all_paused_until if limit is None else max(self._all_paused_until, limit.paused_until)
 
@@ -145,6 +148,7 @@ class ProviderLimits:
     def _limit_of(self, model: str | None) -> _ModelLimit:
         found = self._models.get(model)
         if found is None:
+            # The app chooses the names of models; what ends soonest is missed least.
             if len(self._models) >= MAX_MODELS:
                 del self._models[min(self._models, key=lambda name: self._models[name].ends)]
             found = self._models[model] = _ModelLimit()

@@ -17,7 +17,7 @@ from proxy.units import format_nanos
 
 
 def outrigger_fields(call: Call | None) -> Fields:
-    """What every answer says of its call; None: it came to none."""
+    """The fields by which every answer says how its call went; without a call, that it came to none."""
     if call is None:
         return [("x-outrigger-attempts", "0"), ("x-outrigger-cache", "off")]
     said = [("x-outrigger-attempts", str(call.attempts)), ("x-outrigger-cache", call.cache)]
@@ -30,7 +30,7 @@ def outrigger_fields(call: Call | None) -> Fields:
 
 
 def shared_fields(said: Fields, *, pays: bool) -> Fields:
-    """The head of another's call, as somebody gets it who joined it. What it cost is told to one of them."""
+    """The fields of a shared call's answer for a caller that joined it; only one that `pays` is told what it cost."""
     said = replaced(shared(said), "x-outrigger-cache", "coalesced")
     if pays or first(said, "x-outrigger-cost") is None:
         return said
@@ -38,7 +38,7 @@ def shared_fields(said: Fields, *, pays: bool) -> Fields:
 
 
 def response_head(call: Call, dialect: Dialect, answer: UpstreamResponse) -> ResponseHead:
-    """The upstream's fields, and ours: how it went, and whether it makes sense to come again."""
+    """The head that the app gets: the upstream's fields, and ours on how it went and whether to come again."""
     said = returning(answer.fields)
     if answer.judged_status >= 400:
         permanent = dialect.is_permanent(answer.judged_status, answer.parsed)
@@ -67,7 +67,7 @@ def refusal_response(refused: CallRefused, dialect: Dialect, call: Call | None) 
 
 
 def _stated_length(answer: UpstreamResponse) -> int | None:
-    """The length that the upstream stated, where the body goes on as it is."""
+    """The length that the upstream stated, if the body goes on as it is; None if it may change or is not known."""
     if answer.body is not None:
         return len(answer.body)
     value = answer.get_field("content-length")

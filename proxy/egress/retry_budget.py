@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from proxy.util.sliding_window import SlidingWindow
 
-BUDGET_SECONDS = 60.0  # seconds
-MIN_RETRIES = 10  # retries in a window that are always allowed: of few calls a share is none, and they overload nobody
+BUDGET_SECONDS = 60.0  # the window in which calls and retries are counted
+# Retries in a window that are always allowed: of few calls a share is none, and they overload nobody.
+MIN_RETRIES = 10
 
 
 class RetryBudget:
-    """`share` is of the calls of the last minute."""
+    """Counts calls and retries of one upstream; `share` of its calls may be made again, 0 to 1."""
 
     def __init__(self, share: float, clock: Callable[[], float]) -> None:
         self.share = share

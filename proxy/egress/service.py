@@ -44,7 +44,17 @@ LEDGER_LOAD_TIMEOUT = 10.0  # seconds that a start waits for the ledger's counts
 
 
 class Egress:
-    """One loopback address through which the app's calls leave."""
+    """The gateway for the app's calls, behind one address.
+
+    Attributes:
+        upstreams: those of the policy in force, by name.
+        spend: what was spent, by user and upstream.
+        accounting: what ended calls leave behind, and how many are under way.
+        pipeline: serves calls to upstreams.
+        forward_proxy: serves calls to other hosts.
+        bypass_detector: knows of calls that went past the gateway.
+        attribution: hears what the app's Python tells.
+    """
 
     def __init__(
         self,
@@ -78,12 +88,12 @@ class Egress:
         self.attribution = AttributionListener(self.bypass_detector, log.emit)
         self.forward_proxy = ForwardProxy(
             policy.egress,
-            named=self._upstream_addresses,
+            upstream_addresses=self._upstream_addresses,
             clock=self._loop.time,
             emit=log.emit,
-            gate=lambda host: Breaker(host, self.forward_proxy.policy.breaker, clock=self._loop.time),
+            new_breaker=lambda host: Breaker(host, self.forward_proxy.policy.breaker, clock=self._loop.time),
             parent=self._proxy,
-            passed=self.bypass_detector.record,
+            on_call=self.bypass_detector.record,
         )
         guard = OriginCheck(self._upstream_hosts, lambda token: requests.find(token) is not None)
         self._listener = EgressListener(
@@ -106,7 +116,10 @@ class Egress:
         self.prepare(policy)()
 
     def prepare(self, policy: Policy) -> Callable[[], None]:
-        """What puts a policy in force, and does not fail any more. Raises where it cannot be compiled."""
+        """Returns what puts the policy in force, which does not fail any more.
+
+        Raises ValueError or KeyError if the policy cannot be compiled.
+        """
         for upstream in policy.upstreams.values():
             check_policy(upstream)
         return partial(self._adopt_policy, policy, TierMatcher(policy.identity.tiers))
@@ -130,11 +143,12 @@ class Egress:
         self._tasks.start(load_spend_when_back(upstream, ledger, until, self._pending))
 
     async def load(self) -> None:
-        """Count what was spent before this start, or where the ledger does not answer now, as soon as it does."""
+        """Count what was spent before this start; if the ledger does not answer now, as soon as it does."""
         if self._ledger is None:
             return
         until = time.time()
-        self._loaded = True  # what a reload adds from here on is counted by the reload
+        # First of all: an upstream that a reload adds from here on is counted by the reload.
+        self._loaded = True
         for upstream in list(self.upstreams.values()):
             try:
                 async with asyncio.timeout(LEDGER_LOAD_TIMEOUT):
@@ -149,6 +163,7 @@ class Egress:
         self._tasks.start(self._pending.sweep_forever())
 
     async def stop(self) -> None:
+        # From outside in: first no new calls; last what calls use as they end.
         await self._listener.stop()
         self.attribution.stop()
         await self.forward_proxy.close()
@@ -158,7 +173,7 @@ class Egress:
         await self._tasks.wait()
 
     def app_environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
-        """What the app gets, so that its calls come this way."""
+        """The variables that the app gets, so that its calls come this way."""
         return app_variables(policy, address, environ, self._keys)
 
     def health(self) -> ComponentHealth:

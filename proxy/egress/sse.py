@@ -30,7 +30,8 @@ class EventSplitter:
         self._limit = limit
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Raises EventTooLarge. What was looked through is not again: an event may come in a thousand pieces."""
+        """The events that `data` completes. Raises EventTooLarge."""
+        # What was searched is not searched again: an event may come in a thousand pieces.
         held = self._held
         seen = len(held)
         if not seen and b"\r" not in data and data.find(b"\n\n") == len(data) - 2 >= 0:
@@ -62,7 +63,7 @@ class EventSplitter:
         return found
 
     def flush(self) -> bytes:
-        """What is left at the end of the stream: an event whose blank line never came."""
+        """The bytes that are left at the end of the stream: an event whose blank line never came."""
         rest = bytes(self._held)
         self._held.clear()
         return rest

@@ -14,6 +14,8 @@ MAX_MODELS = 1000  # models
 
 
 class StreamUsageOption:
+    """Knows the models of one upstream that refused the option."""
+
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._refused: OrderedDict[str | None, float] = OrderedDict()  # model → when to ask again

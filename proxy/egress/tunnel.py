@@ -20,7 +20,7 @@ MAX_READ_AHEAD = 256 * 1024  # bytes that the other side has not taken yet; abov
 
 
 class TunnelSide:
-    """One side: reads what its connection brings, and writes with backpressure. `sent` counts bytes."""
+    """One side of a tunnel: reads what its connection brings, and writes with backpressure. `sent` counts bytes."""
 
     def __init__(self, protocol: Any, transport: asyncio.Transport) -> None:
         self._protocol = protocol
@@ -47,7 +47,7 @@ class TunnelSide:
         self._more.set()
 
     async def read(self) -> bytes:
-        """What has come; empty at the end."""
+        """The bytes that have come since the last read; empty at the end."""
         while not self._chunks and not self._ended and not self._transport.is_closing():
             self._more.clear()
             await self._more.wait()
@@ -103,7 +103,7 @@ def open_upstream_side(response: aiohttp.ClientResponse) -> TunnelSide:
 async def relay_upgrade(request: web.BaseRequest, response: aiohttp.ClientResponse, added: Fields) -> tuple[int, int]:
     """Pass the upstream's 101 on, with `added` fields, and from here on everything.
 
-    Bytes sent to the upstream, and back.
+    Returns how many bytes went to the upstream, and how many came back.
     """
     lines = [f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}\r\n".encode()]
     lines += [b"%s: %s\r\n" % pair for pair in response.raw_headers]

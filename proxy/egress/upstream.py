@@ -29,7 +29,7 @@ from proxy.policy.values import Spend
 
 
 def check_policy(policy: schema.Upstream) -> None:
-    """Make what a call under this policy would need. Raises ValueError and the like where that cannot be made."""
+    """Make what a call under this policy would need. Raises ValueError or KeyError if that cannot be made."""
     dialect_for(policy.kind)
     join_url(policy.base_url, "/v1")
     Pricer(policy.kind, policy.base_url, policy.prices, policy.unknown_price)
@@ -37,9 +37,17 @@ def check_policy(policy: schema.Upstream) -> None:
 
 
 class Upstream:
-    """As one policy has it. What is remembered of it is shared with what newer policies make of it (`with_policy`).
+    """An upstream as one policy has it. What is remembered of it is shared with its successors (`with_policy`).
 
-    Each of its calls begins with `begin_call` and ends with `end_call`; `on_idle` is called when the last one is over.
+    Each of its calls begins with `begin_call` and ends with `end_call`.
+
+    Attributes:
+        client, breakers, retry_budget, throttle, cache, shared_calls, usage_option: shared with its successors.
+        policy, dialect, faults, billing: of this policy alone; `billing` shares what was spent.
+        siblings: the upstreams of the same policy by name, itself among them.
+        in_flight: how many of its calls are under way.
+        on_idle: called when the last of them is over.
+        now: the wall clock, in seconds since 1970.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Upstream:
         self.billing = UpstreamBilling(name, policy, now=now, metrics=metrics, on_warn=self._warn_of_cap)
         self.usage_option = StreamUsageOption(clock)
         self._fallbacks = _fallback_models(policy)
-        self.siblings: Mapping[str, Upstream] = {}  # the upstreams of the same policy, itself among them
+        self.siblings: Mapping[str, Upstream] = {}
         self.in_flight = 0
         self.on_idle: Callable[[], None] = lambda: None
         metrics.declare_upstream(name)
@@ -91,15 +99,17 @@ class Upstream:
         return find_endpoint(self.dialect, method, rest, self.policy.base_url)
 
     def find_followed(self, method: str, rest: str) -> str | None:
-        """The reference of what a call asks after, where the vendor goes on with it by itself."""
+        """The reference of the background work that a call asks after; None if it asks after none."""
         if not self.billing.metered:
             return None
         return find_followed(self.dialect, method, rest, self.policy.base_url)
 
     def with_policy(self, policy: schema.Upstream, faults: Sequence[InjectedFault]) -> tuple[Upstream, bool]:
         """The upstream under this policy, the first or a newer one: what was learnt of it stays, and calls under
-        way keep this one. With True where what was spent must be counted anew from the ledger."""
+        way keep this one. Also returns whether what was spent must be counted anew from the ledger."""
+        # A shallow copy shares connections, breakers, pace and cache: a reload must not forget an outage.
         new = copy.copy(self)
+        # Counted by generation, so that an old one ends with its own last call.
         new.in_flight = 0
         if policy.kind != self.policy.kind:
             new.dialect = dialect_for(policy.kind)
@@ -109,9 +119,11 @@ class Upstream:
         new.retry_budget.share = policy.retry.budget
         new.throttle.reconfigure(policy.pace)
         new.cache.reconfigure(policy.cache)
-        new.billing = copy.copy(self.billing)  # with prices of its own, and the same purse
+        # Prices are its own, so that a call is charged by those that it began with; what was spent is shared.
+        new.billing = copy.copy(self.billing)
         recount = new.billing.reconfigure(policy)
         mine = [fault for fault in faults if fault.upstream == self.name]
+        # A reload that changes nothing of them does not warn again.
         if mine and tuple(mine) != self.faults.faults:
             text = f"Faults are injected into calls to {self.name} (faults): not for production."
             self._emit("faults", text, level="warning", upstream=self.name, faults=len(mine))
@@ -119,7 +131,7 @@ class Upstream:
         return new, recount
 
     def breaker_of(self, endpoint: str | None, model: str | None) -> Breaker:
-        """What such calls are judged by. Lists, files and their kind are no inference: they count for nothing."""
+        """The breaker of such calls. Lists, files and the like are no inference: they count for nothing."""
         return self.breakers.breaker_of(endpoint, model, counts=endpoint is not None or not self.billing.metered)
 
     def begin_call(self) -> None:
@@ -134,6 +146,7 @@ class Upstream:
         self._metrics.upstream_attempts_total.labels(self.name, result).inc()
 
     async def close(self) -> None:
+        # First those who wait, then the calls that use the client.
         self.throttle.close()
         await self.shared_calls.close()
         await self.client.close()
@@ -150,5 +163,5 @@ class Upstream:
 
 
 def _fallback_models(policy: schema.Upstream) -> frozenset[str]:
-    """Models that the policy falls back to."""
+    """The models that the policy falls back to."""
     return frozenset(step.model for step in policy.fallback if step.model is not None)

@@ -19,7 +19,10 @@ OpenUpstream = Callable[[str, schema.Upstream], Upstream]
 
 
 class UpstreamGenerations(Mapping[str, Upstream]):
-    """Read as a mapping it is the newest generation. `open_upstream` makes an upstream that was not there before."""
+    """The newest generation as a mapping by name, and the older ones until their calls are over.
+
+    `open_upstream` makes an upstream that no generation has yet.
+    """
 
     def __init__(self, open_upstream: OpenUpstream) -> None:
         self._open_upstream = open_upstream
@@ -42,10 +45,8 @@ class UpstreamGenerations(Mapping[str, Upstream]):
     def begin_generation(
         self, wanted: Mapping[str, schema.Upstream], faults: Sequence[InjectedFault]
     ) -> list[Upstream]:
-        """Begin a generation; the upstreams whose spend must be counted from the ledger.
-
-        One that comes back before its last call was over is the one that it was.
-        """
+        """Begin a generation. Returns its upstreams whose spend must be counted from the ledger."""
+        # An upstream that comes back while calls of an older generation still use it is the one that it was.
         known = {name: upstream for older in self._older for name, upstream in older.items()} | self._newest
         now: dict[str, Upstream] = {}
         uncounted = []
@@ -54,6 +55,7 @@ class UpstreamGenerations(Mapping[str, Upstream]):
             upstream, recount = (self._open_upstream(name, policy) if fresh else known[name]).with_policy(
                 policy, faults
             )
+            # Filled as this loop goes on: in the end each sees its whole generation, and no other.
             upstream.siblings = now
             upstream.on_idle = self._retire_unused
             now[name] = upstream
@@ -65,7 +67,7 @@ class UpstreamGenerations(Mapping[str, Upstream]):
         return uncounted
 
     async def close(self) -> None:
-        """Whatever is under way: the calls were given their time before."""
+        """Close every upstream, whatever is under way: the calls had their time before."""
         every = _distinct_upstreams((*self._older, self._newest))
         self._older.clear()
         for upstream in every.values():
@@ -78,6 +80,7 @@ class UpstreamGenerations(Mapping[str, Upstream]):
             return
         over: list[dict[str, Upstream]] = []
         held: list[dict[str, Upstream]] = []
+        # A generation is kept whole: a call of it may still fall back to any of its upstreams.
         for older in self._older:
             (held if any(upstream.in_flight for upstream in older.values()) else over).append(older)
         self._older = held

@@ -30,9 +30,12 @@ MALFORMED = "its stream has an event that is no JSON"
 
 @dataclass(slots=True)
 class UpstreamResponse:
-    """`judged_status` is the status that retries and breaker go by: that of an error inside a stream, where there
-    is one, else the answer's own. `body` is set if it is all there; else `held` was read already and the
-    rest comes from `response`."""
+    """An answer of the upstream, as far as it was read.
+
+    `judged_status` is the status that retries and breaker go by: that of an error at the beginning of a stream, if
+    there is one, else the answer's own. `body` is set if all of it is there; else `held` was read already and the rest
+    comes from `response`.
+    """
 
     method: str
     status: int
@@ -65,7 +68,7 @@ class UpstreamResponse:
         self.permanent = not state.retryable
 
     def headers(self) -> Mapping[str, str]:
-        """The header fields by name, for whoever looks for limits in them."""
+        """The header fields by name; none of an answer that was made up."""
         return self.response.headers if self.response is not None else {}
 
     @property
@@ -88,12 +91,14 @@ async def read_response(
     answer = UpstreamResponse(
         call.method, response.status, response.reason or "", raw, response.status, response=response
     )
+    # An error is read whatever its type: retries, fallbacks and the app go by what it says.
     if response.status >= 400:
         answer.body, complete = await read_whole(response, MAX_BUFFERED_RESPONSE)
         answer.parsed = parse_body(answer)
         if not complete:
             answer.held, answer.body = [answer.body], None
         return answer
+    # What is no inference passes unread, and these others have no body to read.
     unread = call.endpoint is None and call.followed is None
     if unread or call.method == "HEAD" or response.status == 204 or answer.is_redirect:
         return answer
@@ -102,6 +107,7 @@ async def read_response(
         await _read_followed(answer, response, kind, dialect)
         return answer
     if kind == "text/event-stream":
+        # Streams are asked for without an encoding; one that has it all the same passes unread.
         if not response.headers.get("Content-Encoding"):
             answer.stream = dialect.stream_state(call.endpoint, strip_usage=strip_usage)
             answer.media = dialect.media_stream(call.endpoint) if answer.stream is None else None
@@ -109,11 +115,13 @@ async def read_response(
             await _read_first_events(answer, answer.stream)
         return answer
     due = dialect.required_keys(call.endpoint)
+    # A proxy's or a portal's page with status 200 would reach the SDK as an answer.
     if kind == "text/html" and due:
         raise AttemptFailed("malformed", "it answered with a page (text/html) where JSON was due", sent=True)
     if not due and kind != "application/json":
         return answer  # sound and pictures pass as they come
     body, complete = await read_whole(response, MAX_BUFFERED_RESPONSE)
+    # Too large to be judged whole: it passes, and its usage is read at either end.
     if not complete:
         answer.held = [body]
         answer.ends = _make_ends(answer, kind)
@@ -131,7 +139,7 @@ async def read_response(
 async def _read_followed(
     answer: UpstreamResponse, response: aiohttp.ClientResponse, kind: str, dialect: Dialect
 ) -> None:
-    """Of what the vendor goes on with by itself: it passes whatever it is, and what it shows is read."""
+    """Read along in an answer on background work: it passes whatever it is, and what it shows is noted."""
     if kind == "text/event-stream":
         state = dialect.stream_state("responses", strip_usage=False)
         if state is not None and not response.headers.get("Content-Encoding"):
@@ -147,7 +155,7 @@ async def _read_followed(
 
 
 class StreamTap:
-    """Reads a stream that passes, whatever comes of it: `state` knows what was seen."""
+    """Reads along in a stream that passes, and never fails. `state` knows what was seen."""
 
     __slots__ = ("_splitter", "state")
 
@@ -184,7 +192,7 @@ ANSWER_MEMBERS = ("data", "text", "id")  # of images, of sound, of what was orde
 
 
 def _judge_error(answer: UpstreamResponse, dialect: Dialect) -> None:
-    """The same of answers that need not be JSON: where they are, and have an error alone."""
+    """Judge an answer that need not be JSON: if it is, and has nothing but an error, it gets the error's status."""
     found = answer.parsed
     if (
         isinstance(found, dict)
@@ -221,18 +229,21 @@ async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> No
             if verdict is EventKind.DROP:
                 continue
             if verdict is EventKind.MALFORMED:
+                # Nothing has gone to the app yet, so the attempt may be made again; behind a first event it may not.
                 if not begun:
                     raise AttemptFailed("reset", MALFORMED, sent=True)
                 answer.broken = MALFORMED
                 return
             if verdict is EventKind.ERROR:
                 answer.record_error(state)
+                # An error before anything else is judged like an answer of that status, and tried again.
                 if not begun:
                     answer.judged_status = state.error_status
             held.append(event)
             count += 1
             size += len(event)
             begun = begun or verdict is not EventKind.PREAMBLE
+        # At these limits it counts as begun: an app must not wait for ever behind events that say nothing.
         if begun or count >= MAX_HELD_EVENTS or size >= MAX_HELD_BYTES:
             return
         if not data:
@@ -255,13 +266,14 @@ def split_events(splitter: EventSplitter, data: bytes) -> list[bytes]:
 
 
 def decoded_body(answer: UpstreamResponse) -> bytes:
-    """A whole answer's body without its encoding; empty if that is not one of ours."""
+    """A whole answer's body without its encoding; empty if that encoding cannot be read here."""
     body, encoding = answer.body or b"", _content_encoding(answer)
     if encoding == "identity":
         return body
     if encoding not in READABLE_ENCODINGS:
         return b""
     try:
+        # Bounded, since a small body may unpack to gigabytes; 32 accepts gzip and zlib.
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 8 * MAX_BUFFERED_RESPONSE)
     except zlib.error:
         return b""

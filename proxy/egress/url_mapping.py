@@ -38,7 +38,7 @@ def _join_text(base: str, rest: str) -> str:
 
 
 def find_endpoint(dialect: Dialect, method: str, rest: str, base_url: str) -> tuple[str | None, str | None]:
-    """Which inference endpoint a call goes to, however its path is spelled, and the model where the path names it."""
+    """Which inference endpoint a call goes to, however its path is spelled, and the model if the path names it."""
     path = rest.partition("?")[0]
     look = _find_endpoint if len(path) <= MAX_REMEMBERED_PATH else _find_endpoint.__wrapped__
     return look(dialect, method, path, base_url)

@@ -1,5 +1,5 @@
-"""WebSockets: raw bytes both ways. Other upgrades (Java clients offer h2c) are not taken up, as RFC 9110 section
-7.8 lets any server do."""
+"""WebSockets (RFC 6455), relayed as raw bytes both ways. Other upgrades (Java clients offer h2c) are not taken up, as
+RFC 9110 section 7.8 lets any server do."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from proxy.errors import AttemptFailed
 async def relay_websocket(
     call: Call, request: web.BaseRequest, app: AppResponse, deadline: Deadline, clock: Callable[[], float]
 ) -> web.StreamResponse:
-    """Raw bytes both ways after the 101, and no deadline."""
+    """Relay the handshake, then, after a 101, raw bytes both ways without a deadline. Raises CallRefused."""
     upstream = call.upstream
+    # A breaker of its own: sockets that fail say nothing of the upstream's HTTP calls.
     breaker = upstream.breakers.breaker_of("websocket", None)
     admission = breaker.admit()
     if admission is None:
         raise error_response.upstream_unavailable(upstream.name, breaker.retry_after, held=breaker.forced is not None)
     ok: bool | None = None
+    # Both are hop by hop, so what goes on does not have them.
     asked = [*call.fields, ("Connection", "Upgrade"), ("Upgrade", request.headers["Upgrade"])]
     call.attempts = 1
     try:
@@ -38,10 +40,12 @@ async def relay_websocket(
         )
         upstream.count_attempt("ok" if response.status < 400 else str(response.status))
         call.status, call.first_byte_at = response.status, clock()
+        # A 4xx is the doing of the app, and says nothing of the upstream.
         ok = None if 400 <= response.status < 500 else response.status < 400
         call.outcome = "ok" if response.status < 500 else "error"
         if response.status == 101:
             deadline.disable()
+            # Judged by its handshake: a socket may stay open for days, and a probe's end cannot wait for that.
             breaker.report(admission, ok)
             await relay_upgrade(request, response, outrigger_fields(call))
             return web.Response()  # for form: the connection is closed
@@ -54,6 +58,7 @@ async def relay_websocket(
         upstream.count_attempt(failure.reason)
         raise error_response.upstream_unreachable(upstream.name, failure, 1) from failure
     except asyncio.CancelledError:
+        # Only a time of the upstream's own says that it is slow.
         ok = False if ok is None and deadline.expired and deadline.reason != "request" else ok
         raise
     finally:

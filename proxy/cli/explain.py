@@ -87,6 +87,7 @@ def _explain_route(route: Route, path: str, reading: str) -> str:
 
 
 def _explain_tier(policy: Policy, identified: Identified) -> str:
+    # The last tier without `users` takes everybody whom none before it fits.
     for tier in policy.identity.tiers:
         if tier.name == identified.tier:
             return f"{tier.name}: {tier.users} fits" if tier.users else f"{tier.name}: the default, no other fits"

@@ -95,6 +95,7 @@ def _introduce(stats: GatewayStats) -> Iterator[str]:
 def advise_route(route: Route, seen: RouteStats) -> Advice:
     """What the requests of one route suggest: figures that would have refused nobody, and whether to enforce them."""
     advice = Advice(route.name)
+    # A figure from a handful of requests would refuse the next busy hour.
     if seen.requests < MIN_REQUESTS:
         advice.sentences.append(
             f"{_format_count(seen.requests, 'request')} so far: too few for a figure, it takes {MIN_REQUESTS}."
@@ -238,6 +239,7 @@ def _fetch_stats(policy: Policy) -> GatewayStats:
     bodies = []
     for path in ("/metrics", "/status", "/status?history=1"):
         status, body = request(address, "GET", path, token=policy.admin.token, timeout=REQUEST_TIMEOUT)
+        # Of its own, since the fix is another one: a token and not an address.
         if status in (401, 403):
             raise PermissionError
         if status != 200:

@@ -112,4 +112,5 @@ def _text(text: str) -> str:
 
 
 def _whole(number: int) -> int:
+    # Both databases have 64-bit integers; Python and JSON have numbers that are larger.
     return max(-_LARGEST, min(_LARGEST, int(number)))

@@ -44,6 +44,7 @@ def parse_moment(text: str, now: float) -> float:
 
     ValueError in one clause.
     """
+    # By its first five characters: `24h` has no year, and a wrong date must not be read as a duration.
     if text[:4].isdigit() and text[4:5] == "-":
         try:
             when = datetime.fromisoformat(text)
@@ -55,6 +56,7 @@ def parse_moment(text: str, now: float) -> float:
 
 def format_dollars(nano: int) -> str:
     """Six decimals, rounded half up, out of whole nano-dollars."""
+    # In whole numbers: a float would round some sums of many calls the other way.
     micro = (abs(nano) + 500) // 1000
     return f"{'-' if nano < 0 and micro else ''}{micro // 1_000_000}.{micro % 1_000_000:06d}"
 
@@ -79,6 +81,7 @@ def _cell(name: str) -> str:
 def format_rows(sums: Sequence[ReportRow], by: GroupBy) -> list[tuple[str, ...]]:
     """Top spenders first, then what the others come to, then all together."""
     rows = [(_name(one.name, by), *_cells(one, ",")) for one in sums[:SHOWN]]
+    # What is not shown is still summed, so that the rows of a table add up to its total.
     if len(sums) > SHOWN:
         others = sum_rows(sums[SHOWN:], f"{len(sums) - SHOWN:,} others")
         rows.append((others.name, *_cells(others, ",")))

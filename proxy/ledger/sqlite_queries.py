@@ -102,6 +102,7 @@ def _sums_between(name: str, since: float, until: float | None, where: str = "")
     """A table of sums under a name that together cover the time between two moments, and its parameters."""
     parts: list[str] = []
     bounds: dict[str, float] = {}
+    # The sums are asked for by the number of their hour or day, the rows by their second.
     for table, unit, size, start, end in _spans(since, FAR_FUTURE if until is None else until):
         at = len(parts)
         columns = _SUMS if size else _ROWS

@@ -46,6 +46,7 @@ def _parse_duration(text: str) -> float:
 
 def _parse_window(text: str) -> float:
     seconds = _parse_duration(text)
+    # The history has a snapshot every 5 s: a shorter window may hold none.
     if seconds < MIN_WINDOW_SECONDS:
         raise ValueError(f"{text}: it is shorter than {units.format_duration(MIN_WINDOW_SECONDS)}")
     return seconds

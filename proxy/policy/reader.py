@@ -179,7 +179,7 @@ class PolicyReader:
                 self.add_fault(path, f"it is written twice, first in line {seen[entry.key]}", "keep one", entry.line)
                 continue
             seen[entry.key] = entry.line
-            # `known` is None where the policy chooses the names: upstreams, tiers, variables.
+            # `known` is None if the policy chooses the names: upstreams, tiers, variables.
             if known is not None and entry.key not in known:
                 self.add_fault(path, "there is no such key", self.suggest(entry.key, known), entry.line)
                 continue

@@ -85,6 +85,7 @@ async def _check_upstream(
     shown = f"{url.host} answers ({status})"
     if status >= 500:
         return Finding("warning", what, shown, "it is unwell; look at its status page")
+    # Without a key a refusal is what one expects, and `http` has no key that is known here.
     if status in (401, 403) and key and upstream.kind != "http":
         whose = "api_key" if upstream.api_key else KEY_VARIABLES[upstream.kind]
         return Finding("error", what, f"{shown}: the key is refused", f"mend {whose}")

@@ -71,6 +71,7 @@ def _replaced(text: str, made: str, real: str) -> str | None:
     wanted, parts, since = made.encode(), [], 0
     while at >= 0:
         end = at + len(made)
+        # In constant time, so that how long it takes tells nothing of the key.
         if hmac.compare_digest(text[at:end].encode("utf-8", "surrogatepass"), wanted):
             parts += [text[since:at], real]
             since = end

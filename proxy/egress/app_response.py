@@ -51,6 +51,7 @@ class AppResponse:
     def set_whole(self, head: ResponseHead, body: bytes) -> web.Response:
         """Set an answer with its whole body; it is written when the handler returns it."""
         headers = CIMultiDict(head.fields)
+        # The length of the body that a GET would have (RFC 9110 section 9.3.2), not of the empty one that is sent.
         if self._request.method == "HEAD" and head.length is not None:
             headers["Content-Length"] = str(head.length)
         response = self.response = web.Response(

@@ -84,6 +84,7 @@ class Body:
 
     def with_content(self, whole: bytes) -> Body:
         """The same body with another text, as a fallback to another model needs it."""
+        # With the same progress: whether bytes are on their way is asked of the body that it replaces.
         body = Body(whole, b"", None, None, self._progress)
         body.parsed = self.parsed
         return body

@@ -99,6 +99,7 @@ class Breaker:
         self.name = name
         self._clock = clock
         self._state = pybreaker.CircuitBreaker(name=name, listeners=[_ChangeListener(self, on_change)])
+        # `reconfigure` below gives it the length of the rule, if there is one.
         self._window = SlidingWindow(60.0, clock)
         self._era = 0
         self._probe_at = 0.0  # when an open breaker lets a probe through
@@ -158,6 +159,7 @@ class Breaker:
 
     def still_admits(self, admission: Admission) -> bool:
         """Whether what let this call through still stands: its next attempt may go."""
+        # One that has closed since lets everything pass, so an earlier era does not matter.
         return admission.era == self._era or self._state.current_state == CLOSED
 
     def report(self, admission: Admission, ok: bool | None, *, seconds: float = 0.0) -> None:
@@ -258,6 +260,7 @@ class _ChangeListener(pybreaker.CircuitBreakerListener):
         old_state: pybreaker.CircuitBreakerState | None,
         new_state: pybreaker.CircuitBreakerState,
     ) -> None:
+        # pybreaker also tells of a state that is set again.
         if old_state is None or old_state.name != new_state.name:
             self._on_change(new_state.name, self._breaker.reason)
 
@@ -311,6 +314,7 @@ class UpstreamBreakers:
         found = self._breakers.get(kind)
         if found is None:
             return self._create_breaker(kind)
+        # The order is that of the last call, by which breakers are evicted.
         self._breakers.move_to_end(kind)
         return found
 

@@ -37,6 +37,7 @@ class JsonEnds:
         if self._inflater is None:
             self._keep_ends(data)
             return
+        # In steps, so that a small body which unpacks to gigabytes takes no memory.
         while data and self._unpacked < MAX_UNPACKED:
             try:
                 plain = self._inflater.decompress(data, UNPACK_STEP)

@@ -48,6 +48,7 @@ class MultipartScanner:
             if self._state == IN_BODY:
                 at = held.find(self._delimiter)
                 if at < 0:
+                    # These may be the beginning of a delimiter that the next chunk completes.
                     keep = len(self._delimiter) - 1
                     self._read_value(held[:-keep])
                     self._held = held[-keep:]

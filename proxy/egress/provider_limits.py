@@ -142,6 +142,7 @@ class ProviderLimits:
         limit = self._models.get(model)
         if limit is None:
             return 0.0
+        # Too few tokens are enough again when the count is renewed, and not before.
         lacks = tokens > limit.left and self._clock() < limit.left_until
         return max(limit.exhausted_until, limit.left_until) if lacks else limit.exhausted_until
 

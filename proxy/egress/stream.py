@@ -85,6 +85,7 @@ async def _relay_events(
         # Told before: an app that leaves as soon as it reads the end must find it settled.
         if passed:
             await _write_to_app(writer, deadline, b"".join(passed))
+        # Checked last, since the end completes an event that lacks its blank line.
         if not data:
             break
     if answer.broken is not None:

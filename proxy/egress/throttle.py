@@ -131,6 +131,7 @@ class Throttle:
             self._server = None
         waiting = [*self._queue] if self._being_served is None else [self._being_served, *self._queue]
         self._being_served, self._queue = None, FairQueue()
+        # Nobody serves them any more, so they are refused at once.
         for waiter in waiting:
             if not waiter.place.done():
                 waiter.place.set_exception(ThrottleRefusal("this upstream was taken out of the policy", 1.0))
@@ -187,6 +188,7 @@ class Throttle:
                     # The upstream asked for a pause meanwhile; it keeps its turn.
                     self._queue.append_left(waiter.user, waiter)
         finally:
+            # It ends when nobody waits; the next who does starts another.
             self._server = None
 
     async def _acquire_rates(self, waiter: _Waiter) -> None:
@@ -261,6 +263,7 @@ async def _acquire_unless_gone(bucket: AsyncLimiter, amount: float, waiter: _Wai
     try:
         await asyncio.wait((taking, waiter.permit), return_when=asyncio.FIRST_COMPLETED)
     finally:
+        # The bucket is only charged when this is done, so cancelling it takes nothing.
         taking.cancel()
 
 

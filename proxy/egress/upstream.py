@@ -87,6 +87,7 @@ class Upstream:
 
     def model_label(self, model: str | None) -> str:
         """The model as a metric's label: only what the policy or the price table names is one."""
+        # Labels of any name that an app may choose would let the metrics grow without bound.
         return model if model is not None and model in self._fallbacks else self.billing.label(model)
 
     def url(self, rest: str) -> URL:
@@ -156,6 +157,7 @@ class Upstream:
         self._emit("cap", text, level="warning", upstream=self.name, whom=whom, cap=str(cap), share=share)
 
     def _report_breaker(self, what: str, state: str, why: str, worst: str) -> None:
+        # The gauge shows the worst of its breakers, the log the one that changed.
         self._metrics.breaker_state.labels(self.name).set(STATE_GAUGE[worst])
         text = f"The breaker of {self.name} is {state}: {why}{f' ({what})' if what else ''}."
         said = {"upstream": self.name, "state": state, "calls": what or None}

@@ -85,6 +85,7 @@ class UpstreamGenerations(Mapping[str, Upstream]):
             (held if any(upstream.in_flight for upstream in older.values()) else over).append(older)
         self._older = held
         kept = _distinct_upstreams((*held, self._newest))
+        # In a task: whoever ended the last call does not wait for what closing takes.
         for caller, upstream in _distinct_upstreams(over).items():
             if caller not in kept:
                 self._closing.start(upstream.close())

@@ -141,6 +141,7 @@ async def _read_followed(
 ) -> None:
     """Read along in an answer on background work: it passes whatever it is, and what it shows is noted."""
     if kind == "text/event-stream":
+        # Of all that goes on in the background only a response is streamed.
         state = dialect.stream_state("responses", strip_usage=False)
         if state is not None and not response.headers.get("Content-Encoding"):
             answer.tap = StreamTap(state)
@@ -179,6 +180,7 @@ def _judge_json(answer: UpstreamResponse, due: frozenset[str], dialect: Dialect)
     found = answer.parsed
     if not isinstance(found, dict):
         raise AttemptFailed("malformed", "its answer is no JSON object where one was due", sent=True)
+    # With a member that was due it is an answer, whatever error stands beside that.
     if any(found.get(key) is not None for key in due):
         return
     if found.get("error") is None:

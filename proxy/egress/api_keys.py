@@ -31,13 +31,13 @@ def key_variable(kind: str, name: str) -> str:
 
 
 class VirtualKeys:
-    """One key a process for each variable that the app has; it opens nothing but this gateway."""
+    """The keys made for this process, one for each variable that the app has; they open nothing but this gateway."""
 
     def __init__(self) -> None:
         self._keys: dict[str, str] = {}
 
     def key_for(self, kind: str, name: str = "") -> str:
-        """What the app gets as its key."""
+        """The key that the app gets for such an upstream, made when it is first asked for."""
         return self._keys.setdefault(key_variable(kind, name), f"{KEY_PREFIX}{secrets.token_urlsafe(24)}")
 
     def inject(self, made: str, real: str, target: str, fields: Fields) -> tuple[str, Fields] | None:
@@ -80,7 +80,7 @@ def _replaced(text: str, made: str, real: str) -> str | None:
 
 
 def _basic(value: str, made: str, real: str) -> str | None:
-    """The same within the Basic scheme, whose user and password are in base64 (RFC 7617)."""
+    """Replace the key within the Basic scheme, whose user and password are in base64 (RFC 7617)."""
     scheme, space, word = value.partition(" ")
     if scheme.lower() != "basic":
         return None

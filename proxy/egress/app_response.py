@@ -65,7 +65,7 @@ class AppResponse:
         await self.response.write(data)
 
     async def finish(self) -> web.StreamResponse:
-        """What the handler returns; a body that was written in parts ends here."""
+        """End a body that was written in parts. Returns what the handler has to return."""
         assert self.response is not None
         if not isinstance(self.response, web.Response):
             await self.response.write_eof()

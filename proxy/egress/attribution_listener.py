@@ -91,7 +91,7 @@ class AttributionListener(asyncio.DatagramProtocol):
             self._log_hooks(int(words[1]), words[2], _parse_list(words[3]), _parse_list(words[4]))
 
     def error_received(self, exc: Exception) -> None:
-        """Of a datagram that was sent, and none is."""
+        """Nothing is done: an error can only be that of a datagram that was sent, and none is sent here."""
 
     def _log_hooks(self, pid: int, python: str, names: list[str], missed: list[str]) -> None:
         """Every process says it; it is logged once for all that say the same."""

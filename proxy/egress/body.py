@@ -70,7 +70,7 @@ class Body:
         return self.content is not None or not self.started
 
     def payload(self) -> BytesPayload | AsyncIterator[bytes] | None:
-        """What the HTTP client is given, once an attempt."""
+        """Returns what the HTTP client is given, once for each attempt."""
         if self.content is None:
             return self._stream_rest()
         if not self.content:
@@ -157,7 +157,7 @@ class _ObservedPayload(BytesPayload):
 
 
 def make_scanner(headers: Mapping[str, str]) -> MultipartScanner | JsonEnds | None:
-    """What reads a body of that kind while it passes."""
+    """Returns what reads a body of that kind while it passes; None if nothing here can."""
     content_type = headers.get("Content-Type", "")
     kind = content_type.partition(";")[0].strip().lower()
     coded = headers.get("Content-Encoding", "").strip().lower() or "identity"

@@ -353,7 +353,7 @@ class UpstreamBreakers:
         return sum(calls for calls, _ in found), sum(failed for _, failed in found)
 
     def not_closed(self) -> dict[str, str]:
-        """What is not closed, by name and state."""
+        """The states of the breakers that are not closed, by name; none while an operator holds them."""
         found = {one.name or self.name: one.state for one in self._breakers.values() if one.state != CLOSED}
         return {} if self.forced is not None else found
 

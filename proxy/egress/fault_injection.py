@@ -19,7 +19,7 @@ class FaultInjector:
         return bool(self.faults)
 
     def draw_injection(self) -> Injection | None:
-        """What this attempt meets: the delays of all that hit it, the first status, and whether it is cut."""
+        """Draw what this attempt meets: the delays of all that hit it, the first status, and whether it is cut."""
         hits = [fault for fault in self.faults if self._random.random() < fault.share]
         if not hits:
             return None

@@ -67,7 +67,7 @@ class JsonEnds:
 
 
 def _leading_members(first: bytes) -> dict[str, object]:
-    """Of an object's beginning."""
+    """The members that stand whole in an object's beginning."""
     text = first.decode("utf-8", "replace")
     found: dict[str, object] = {}
     at = _skip_space(text, 0)
@@ -89,7 +89,10 @@ def _leading_members(first: bytes) -> dict[str, object]:
 
 
 def _trailing_members(last: bytes) -> dict[str, object]:
-    """Of an object's end: what, with a brace before it, is an object. What stands deeper, or in a string, is none."""
+    """The members that stand whole in an object's end: text that is an object once a brace stands before it.
+
+    Text that begins within a deeper object, or in a string, is none.
+    """
     found: dict[str, object] = {}
     for match in [*_LAST_MEMBERS.finditer(last)][-MAX_TRIES:]:
         told = _parse_object(b"{" + last[match.start() :])

@@ -415,8 +415,8 @@ class Pipeline:
         return permit if permit is not None else await throttle.acquire(call.user, tokens, call.ask.model)
 
     def _judge_cancelled(self, call: Call, admission: Admission) -> bool | None:
-        """What the breaker learns of a call that was given up: of one that mostly waited for its place here, or whose
-        app or request ended it, nothing."""
+        """Returns what the breaker learns of a call that was cancelled: nothing if it mostly waited for its place, or
+        its app or request ended it."""
         # If the wait for a place took longer than the upstream had then, the time-out is not the upstream's fault.
         in_time = self._clock() - admission.admitted_at >= admission.admitted_at - call.began
         return False if call.deadline.expired and call.deadline.reason != "request" and in_time else None

@@ -95,5 +95,5 @@ def parse_event(event: bytes) -> ServerSentEvent:
 
 
 def format_event(data: bytes, name: str = "") -> bytes:
-    """One event with this data, which is a line."""
+    """The bytes of one event; `data` is a single line."""
     return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"

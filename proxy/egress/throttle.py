@@ -218,7 +218,7 @@ class Throttle:
         return max(0.0, min(map(self._ready_at, self._queue), default=0.0) - self._clock())
 
     async def _wait_for_change(self, seconds: float | None) -> None:
-        """Until something changed, or so long."""
+        """Wait until something changed, or for so many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -73,7 +73,7 @@ class UpstreamResponse:
 
     @property
     def is_redirect(self) -> bool:
-        """It says where an answer is, or that there is no newer one (3xx): the app's to follow."""
+        """Whether it says where an answer is, or that there is no newer one (3xx); the app may follow it."""
         return 300 <= self.status < 400
 
     def get_field(self, name: str) -> str | None:

@@ -89,7 +89,7 @@ def portable_target(rest: str, *, inference: bool) -> str | None:
 
 
 def app_base_url(base_url: str, address: str, name: str, kind: str, *, adopted: bool) -> str:
-    """What a variable of `env` is set to for the app.
+    """The value that a variable of `env` gets for the app.
 
     The OpenAI SDK appends to a base that ends in /v1, Anthropic's to one that does not. A base that the app
     brought along itself (`adopted`) keeps its own ending, so that what is appended ends up where it did.

@@ -25,7 +25,6 @@ from proxy.policy.schema.upstream import Upstream
 from proxy.policy.value_types import ValueType
 from proxy.policy.values import ANY_TIER, ByTier
 
-MASK = "***"
 
 # Text that needs no quotes, neither in a block nor in a flow, and cannot be read as anything else.
 _PLAIN_SCALAR = re.compile(r"[A-Za-z0-9/.$_][A-Za-z0-9/._*@%+$:-]*(?<!:)")
@@ -92,7 +91,7 @@ def _union_tree(value: Any, members: tuple[Any, ...]) -> Tree:
 def _scalar_text(value: Any, kind: ValueType) -> str:
     if kind.secret:
         # The mask has one length: the length of a secret says something about it.
-        return MASK if value else ""
+        return kind.mask if value else ""
     return kind.format(value).replace("${", "$${")  # loading it again must not substitute a variable
 
 

@@ -25,6 +25,7 @@ class ValueType:
     format: Callable[[Any], str]
     hint: str  # completes the sentence "write …": "a duration such as 30s"
     secret: bool = False  # never shown, by a fault or by the renderer
+    mask: str = "***"  # what is shown in a secret's place, and loads again
     quoted: bool = True  # whether a fault may quote the text; URLs may carry passwords
     empty: bool = False  # whether the empty text is a value of its own
 

@@ -84,3 +84,4 @@ def test_no_secret_is_shown() -> None:
     assert 'token: "***"' in shown
     assert "postgresql://u:***@h/d?password=***" in shown
     assert render_policy(Policy()).count("***") == 0
+    assert render_policy(say(shown)) == shown, "what stands in a secret's place loads again, a URL's too"

@@ -25,7 +25,6 @@ from proxy.policy.schema.upstream import Upstream
 from proxy.policy.value_types import ValueType
 from proxy.policy.values import ANY_TIER, ByTier
 
-
 # Text that needs no quotes, neither in a block nor in a flow, and cannot be read as anything else.
 _PLAIN_SCALAR = re.compile(r"[A-Za-z0-9/.$_][A-Za-z0-9/._*@%+$:-]*(?<!:)")
 _UNPRINTABLE = re.compile("[\x7f-\xa0\xad\u2028\u2029\ufeff]|[\U000e0000-\U0010ffff]")

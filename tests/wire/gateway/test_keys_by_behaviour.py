@@ -66,7 +66,7 @@ async def test_redact_adds_to_what_is_never_logged(tmp_path):
         assert "hunter2" not in door.log.read_text()
 
 
-@pytest.mark.filterwarnings(r"ignore:\s*Eventlet is deprecated")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", r"ignore:\s*Eventlet is deprecated")
 async def test_environment_is_what_sentry_calls_it():
     async with fake_sentry() as fake:
         policy = load_policy(PolicySource("p", None, f"sentry: {{dsn: '{fake.dsn}', environment: staging}}"), {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ingress_gateway import OK, ingress_gateway
-from test_door_streams import POLICY, ask, endless, open_streams
+from test_stream_limits import POLICY, ask, endless, open_streams
 
 # The Model Context Protocol's clients say the first with each call, most of which are answered by JSON.
 EITHER = ("application/json, text/event-stream", "text/event-stream, application/json;q=0.5", "text/event-stream, */*")

@@ -27,7 +27,7 @@ def late() -> Scripted:
     return app
 
 
-@pytest.mark.parametrize("patience", [{"rate": 0.2}, {"body": 0.3}], ids=["least rate", "between two reads"])
+@pytest.mark.parametrize("patience", [{"rate_window": 0.2}, {"body": 0.3}], ids=["least rate", "between two reads"])
 async def test_a_client_that_was_not_told_to_go_on_yet_is_not_slow(patience: dict[str, float]) -> None:
     async with ingress_gateway(
         late(), "listen: {body: {min_rate: 500B/s}}", patience=ClientTimeouts(sweep=0.05, **patience)

@@ -36,6 +36,7 @@ class CallAccounting:
         self.in_flight = 0
 
     def begin_call(self, call: Call) -> None:
+        """Count a call as under way, here and at its request."""
         self.in_flight += 1
         if call.owner is not None and call.owner.request is not None:
             call.owner.request.call_began()
@@ -52,6 +53,7 @@ class CallAccounting:
         self._report(call)
 
     def end_call(self, call: Call) -> None:
+        """Count a call as over, tell its request what it cost, and report it."""
         self.in_flight -= 1
         owner = call.owner
         spent = sum(charge.cost for charge in call.charges)

@@ -41,6 +41,7 @@ class AppResponse:
         return self.response is not None
 
     async def write_head(self, head: ResponseHead) -> None:
+        """Send the head of an answer whose body follows in parts. Raises ConnectionError if the app is gone."""
         response = self.response = web.StreamResponse(
             status=head.status, reason=_reason_phrase(head), headers=CIMultiDict(head.fields)
         )

@@ -69,6 +69,7 @@ class AttributionListener(asyncio.DatagramProtocol):
         self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=sock)
 
     def stop(self) -> None:
+        """Close the socket, whether it was read from yet or not."""
         if self._opening is not None:
             self._opening.cancel()
         if self._transport is not None:

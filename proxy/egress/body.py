@@ -108,6 +108,7 @@ class Body:
         return self._scan is not None
 
     def parse(self) -> None:
+        """Set `parsed`, if the body is a JSON object."""
         if not self.content or self.content.lstrip()[:1] != b"{":
             return
         try:

@@ -57,6 +57,7 @@ class ResponseCache:
             self._evict()
 
     def reconfigure(self, policy: schema.Cache) -> None:
+        """Take another policy; entries that no longer fit in leave at once."""
         self.policy = policy
         if not policy.ttl:
             self._entries.clear()

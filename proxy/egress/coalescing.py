@@ -38,9 +38,11 @@ class SharedCall:
 
     @property
     def joinable(self) -> bool:
+        """Whether one that comes now can still read all of it."""
         return not self._ended and self._size <= self._limit and not self._dropped and not self.task.done()
 
     def join(self) -> SharedCallReader:
+        """A new reader, from the answer's beginning; only if the call is `joinable`."""
         return SharedCallReader(self)
 
     async def write_head(self, head: object) -> None:
@@ -127,6 +129,7 @@ class SharedCallReader:
         self._call._remove_reader(self)
 
     async def read_head(self) -> object:
+        """Wait for the head. Raises what the call failed with, if it has none."""
         while self._call._head is None:
             self._raise_error()
             await self._wait()
@@ -177,6 +180,7 @@ class SharedCalls:
         return shared_call if shared_call is not None and shared_call.joinable else None
 
     def start(self, key: bytes, work: Callable[[SharedCall], Awaitable[None]]) -> SharedCall:
+        """Begin a shared call, which others find by its key until it is over."""
         shared_call = self._calls[key] = SharedCall(work)
 
         def gone(_: asyncio.Task[None]) -> None:
@@ -188,6 +192,7 @@ class SharedCalls:
         return shared_call
 
     async def close(self) -> None:
+        """Cancel all that are under way, and wait until they have ended."""
         tasks = [shared_call.task for shared_call in self._calls.values()]
         for task in tasks:
             task.cancel()

@@ -11,6 +11,7 @@ from proxy.http.retry_after import round_retry_after
 
 
 def upstream_unavailable(upstream: str, retry_after: float, *, held: bool = False) -> CallRefused:
+    """The breaker is open; `held` if an operator holds it so. `retry_after` is in seconds."""
     if held:
         text = f"An operator holds the breaker of {upstream} open, so it gets no calls for now."
         return CallRefused("upstream_unavailable", 503, text, retry_after=retry_after)
@@ -20,6 +21,7 @@ def upstream_unavailable(upstream: str, retry_after: float, *, held: bool = Fals
 
 
 def upstream_timeout(upstream: str, reason: str, seconds: float) -> CallRefused:
+    """The call's deadline passed, `seconds` after it began; `reason` is the Deadline's."""
     said = {
         "total": "timeout.total",
         "patience": "the caller's own read time-out",
@@ -31,6 +33,7 @@ def upstream_timeout(upstream: str, reason: str, seconds: float) -> CallRefused:
 
 
 def upstream_unreachable(upstream: str, failure: AttemptFailed, attempts: int, *, again: bool = False) -> CallRefused:
+    """The last attempt had no answer; `again` if the caller may try once more."""
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     if failure.reason == "first_byte":
         text = f"{upstream} gave no first byte in time, after {tries}: {failure}"
@@ -45,6 +48,7 @@ def rate_limit_exceeded(upstream: str, reason: str, retry_after: float) -> CallR
 
 
 def invalid_api_key(upstream: str, variable: str) -> CallRefused:
+    """The call does not show the key that the app has in `variable`."""
     text = (
         f"{upstream} is called with a key of the gateway's own (upstreams.{upstream}.api_key);"
         f" show the one that it set for the app, {variable}."
@@ -53,6 +57,7 @@ def invalid_api_key(upstream: str, variable: str) -> CallRefused:
 
 
 def misdirected_call() -> CallRefused:
+    """The call's Host is none that leads here (RFC 9110 section 15.5.20)."""
     text = (
         "Calls out are taken for a loopback Host alone, such as 127.0.0.1, or at an address that listen.egress opens."
     )
@@ -60,6 +65,7 @@ def misdirected_call() -> CallRefused:
 
 
 def cross_site_call() -> CallRefused:
+    """A browser sent the call for another site's page."""
     text = "Calls out are the app's: none is taken from a page of another site (its Origin, or Sec-Fetch-Site)."
     return CallRefused("cross_site", 403, text)
 

@@ -75,6 +75,7 @@ class ForwardProxy:
         await self._client.close()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve one call to another host, to its end; a refusal is a problem document (RFC 9457)."""
         sink = AppResponse(request)
         host, outcome, began, reason = "", "failed", self._clock(), None
         tunnel = request.method == "CONNECT"

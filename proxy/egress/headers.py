@@ -103,6 +103,7 @@ def shared(came: Fields) -> Fields:
 
 
 def first(came: Fields, wanted: str) -> str | None:
+    """The value of the first field of this name, which is in lower case."""
     for name, value in came:
         if name.lower() == wanted:
             return value
@@ -121,6 +122,7 @@ def without_token(tracestate: str) -> str:
 
 
 def token_of(tracestate: str | None) -> str | None:
+    """The request's token in a tracestate (W3C Trace Context section 3.3), if it has one."""
     if tracestate is None:
         return None
     for member in tracestate.split(","):

@@ -33,6 +33,7 @@ class JsonEnds:
         self.size = 0  # bytes as they passed
 
     def feed(self, data: bytes) -> None:
+        """Read the next bytes of the body, which may be encoded."""
         self.size += len(data)
         if self._inflater is None:
             self._keep_ends(data)

@@ -59,6 +59,7 @@ class EgressListener:
             raise BindError(f"listen.egress cannot be listened on: {error}.") from error
 
     async def stop(self) -> None:
+        """Take no more calls, and end those that are under way."""
         runner, self._runner = self._runner, None
         server, self._server = self._server, None
         if server is not None and self._sock is not None:

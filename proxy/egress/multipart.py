@@ -17,6 +17,8 @@ _DISPOSITION = re.compile(rb"^content-disposition:([^\r\n]*)", re.IGNORECASE | r
 _NAME = re.compile(rb';\s*name=(?:"([^"\r\n]{1,100})"|([^\s;"]{1,100}))', re.IGNORECASE)
 _FILE = re.compile(rb";\s*filename\*?=", re.IGNORECASE)
 
+# IN_BODY → BEHIND_DELIMITER at a delimiter; from there to IN_HEAD at the end of the line, or to AT_END at two hyphens;
+# IN_HEAD → IN_BODY at the blank line. AT_END is final: what follows is no part (RFC 2046 section 5.1.1).
 IN_BODY, BEHIND_DELIMITER, IN_HEAD, AT_END = range(4)
 
 
@@ -42,6 +44,7 @@ class MultipartScanner:
         self._value = bytearray()
 
     def feed(self, data: bytes) -> None:
+        """Read the next bytes of the upload."""
         self.size += len(data)
         held = self._held + data
         while True:

@@ -87,6 +87,7 @@ def refuse_unknown_upstream(
 
 
 def refuse_stray(what: str, why: CallRefused, emit: EmitEvent) -> tuple[ResponseHead, bytes]:
+    """Log a call that came to none, and word its refusal in no dialect's shape."""
     emit(
         "call",
         f"{what} {why.status}",

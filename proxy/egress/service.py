@@ -163,6 +163,7 @@ class Egress:
         self._tasks.start(self._pending.sweep_forever())
 
     async def stop(self) -> None:
+        """End all calls, and close what they hold."""
         # From outside in: first no new calls; last what calls use as they end.
         await self._listener.stop()
         self.attribution.stop()
@@ -189,6 +190,7 @@ class Egress:
         return ComponentHealth("ok", f"{len(self.upstreams)} taking calls{text}")
 
     def status(self) -> Mapping[str, object]:
+        """What an operator is shown of each upstream, by its name."""
         return {
             name: {
                 "base_url": mask_password(upstream.policy.base_url),

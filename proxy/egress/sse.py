@@ -80,6 +80,7 @@ class ServerSentEvent:
 
 
 def parse_event(event: bytes) -> ServerSentEvent:
+    """The name and the data of one whole event; other fields are left out."""
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2:
         if b"\r" not in event:
             return ServerSentEvent("", event[6:-2].decode("utf-8", "replace"))

@@ -78,6 +78,7 @@ class Throttle:
         return f"<Pace {self._in_flight} in flight, {len(self._queue)} waiting, {self.limits!r}>"
 
     def reconfigure(self, policy: schema.Pace) -> None:
+        """Take another policy; a rate that did not change keeps its count."""
         old, self.policy = self.policy, policy
         if policy.requests != old.requests:
             self._requests = _make_bucket(policy.requests)
@@ -119,6 +120,7 @@ class Throttle:
             raise
 
     def release(self, more: int) -> None:
+        """Count a call as over; `more` tokens than estimated were taken, or fewer if it is below zero."""
         self._in_flight -= 1
         if self._tokens is not None:
             # A credit is no larger than one burst, or calls that took less than estimated would add up to a flood.
@@ -126,6 +128,7 @@ class Throttle:
         self._changed.set()
 
     def close(self) -> None:
+        """Refuse those who wait, and stop serving."""
         if self._server is not None:
             self._server.cancel()
             self._server = None

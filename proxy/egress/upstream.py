@@ -147,6 +147,7 @@ class Upstream:
         self._metrics.upstream_attempts_total.labels(self.name, result).inc()
 
     async def close(self) -> None:
+        """End the calls that wait or are shared, and close the connections."""
         # First those who wait, then the calls that use the client.
         self.throttle.close()
         await self.shared_calls.close()

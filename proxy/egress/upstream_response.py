@@ -77,6 +77,7 @@ class UpstreamResponse:
         return 300 <= self.status < 400
 
     def get_field(self, name: str) -> str | None:
+        """The value of the first header field of this name, which is in lower case."""
         for key, value in self.fields:
             if key.lower() == name:
                 return value
@@ -165,6 +166,7 @@ class StreamTap:
         self._splitter: EventSplitter | None = EventSplitter()
 
     def read_along(self, data: bytes) -> None:
+        """Classify the events in the next bytes of the stream."""
         if self._splitter is None:
             return
         try:

@@ -132,12 +132,14 @@ class Throttle:
         if self._server is not None:
             self._server.cancel()
             self._server = None
-        waiting = [*self._queue] if self._being_served is None else [self._being_served, *self._queue]
+        waiting: list[_Waiter] = [*self._queue]
+        if self._being_served is not None:
+            waiting.insert(0, self._being_served)
         self._being_served, self._queue = None, FairQueue()
         # Nobody serves them any more, so they are refused at once.
         for waiter in waiting:
-            if not waiter.place.done():
-                waiter.place.set_exception(ThrottleRefusal("this upstream was taken out of the policy", 1.0))
+            if not waiter.permit.done():
+                waiter.permit.set_exception(ThrottleRefusal("this upstream was taken out of the policy", 1.0))
 
     # ── serving in turn ──────────────────────────────────────────────────────────────────────
 

@@ -43,7 +43,7 @@ from proxy.egress.response_head import (
     shared_fields,
 )
 from proxy.egress.retry import send_attempts
-from proxy.egress.stream import OnShown, RecordingWriter, relay_body
+from proxy.egress.stream import OnShown, RecordingWriter, relay_body, write_to_app
 from proxy.egress.throttle import ThrottlePermit, ThrottleRefusal
 from proxy.egress.upstream import Upstream
 from proxy.egress.upstream_response import UpstreamResponse
@@ -316,7 +316,8 @@ class Pipeline:
                 )
             await app.write_head(head)
             async for data in reader:
-                await app.write(data)
+                deadline.record_progress()
+                await write_to_app(app, deadline, data)
         if call.cache == "coalesced":
             call.outcome = "cached"
 
@@ -494,9 +495,11 @@ class Pipeline:
 
     async def _answer_too_late(self, call: Call, app: AppResponse, deadline: Deadline) -> None:
         """Answer a call whose deadline passed with what the gateway has itself, or raise CallRefused."""
-        if app.started:
-            return  # it has been told in the stream
         late = error_response.upstream_timeout(call.upstream.name, deadline.reason, self._clock() - call.began)
+        if app.started:
+            if call.cache_key is not None and (call.is_shared or call.cache == "coalesced"):
+                raise late  # only the reader's time is over: the shared call goes on, and its stream tells nobody
+            return  # it has been told in the stream
         call.outcome, call.reason = "error", str(late)
         # Another upstream would take time, which is over. Without the body neither the cache's key nor the shape of a
         # canned answer is known.

@@ -31,7 +31,7 @@ async def relay_body(
         held, answer.held = b"".join(answer.held), []
         if watching is not None:
             watching.feed(held)
-        await _write_to_app(writer, deadline, held)
+        await write_to_app(writer, deadline, held)
     if answer.response is None:
         return
     if answer.stream is None:
@@ -43,7 +43,7 @@ async def relay_body(
                 answer.tap.read_along(data)
                 if on_shown is not None:
                     on_shown = await _notify_shown(answer, on_shown)
-            await _write_to_app(writer, deadline, data)
+            await write_to_app(writer, deadline, data)
         answer.complete = True
         return
     await _relay_events(answer, writer, deadline, on_shown)
@@ -84,7 +84,7 @@ async def _relay_events(
             on_shown = await _notify_shown(answer, on_shown)
         # Told before: an app that leaves as soon as it reads the end must find it settled.
         if passed:
-            await _write_to_app(writer, deadline, b"".join(passed))
+            await write_to_app(writer, deadline, b"".join(passed))
         # Checked last, since the end completes an event that lacks its blank line.
         if not data:
             break
@@ -95,7 +95,7 @@ async def _relay_events(
         raise AttemptFailed("reset", "its stream ended before the answer did", sent=True)
 
 
-async def _write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes) -> None:
+async def write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes) -> None:
     # An app that reads slowly holds reading up: the upstream is not silent, so its idle time does not run.
     deadline.app_is_slow = True
     try:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import aiohttp
 import pytest
 from aiohttp import web
 from egress_gateway import CHAT, ReceivedCall, Vendor, chunks, egress_gateway, errs, hangs, says, streams
@@ -82,6 +83,19 @@ async def test_patience_bounds_each_gap_once_the_stream_began_and_not_the_whole(
         assert text.encode() == b"".join(whole)  # in all longer than the patience
         _, _, text = await asyncio.wait_for(out.chat(STREAM, headers=patient), 10)
         assert last(text) == "upstream_timeout"
+
+
+async def test_patience_bounds_each_gap_of_a_shared_stream_too(tmp_path):
+    patient = {"x-stainless-read-timeout": "1"}
+    asked = {**STREAM, "temperature": 0}
+    whole = chunks(*"abcdef")
+    vendor = Vendor(streams(whole, pause=0.3), streams(whole[:2], then="stall"))
+    async with egress_gateway(tmp_path, vendor, openai="coalesce: true") as out:
+        answers = await asyncio.gather(*(out.chat(asked, headers=patient) for _ in range(2)))
+        assert [text.encode() for _, _, text in answers] == [b"".join(whole)] * 2
+        assert len(vendor.requests) == 1
+        with pytest.raises(aiohttp.ClientError):  # cut, so that it is not taken for a whole answer
+            await asyncio.wait_for(out.chat(asked, headers=patient), 10)
 
 
 async def test_no_attempt_begins_that_the_deadline_would_not_let_wait(tmp_path):

@@ -10,6 +10,7 @@ import asyncio
 from types import TracebackType
 
 REPLY_MARGIN = 0.25  # seconds before the caller's patience ends: our answer must still arrive
+LATE_SECONDS = 0.05  # a timer that fires so much later than it was set for means that this process was held up
 PATIENCE_HEADER = "x-stainless-read-timeout"  # the OpenAI and Anthropic SDKs' read time-out, in seconds
 
 
@@ -37,6 +38,8 @@ class Deadline:
         self._gap: float | None = None
         self._progress_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._was_late = False
         self.app_is_slow = False
 
     async def __aenter__(self) -> Deadline:
@@ -70,7 +73,7 @@ class Deadline:
         if gaps:
             self._gap = min(gaps)
             self._progress_at = self._loop.time()
-            self._timer = self._loop.call_later(self._gap, self._check_gap)
+            self._set_gap_timer(self._progress_at + self._gap)
 
     def disable(self) -> None:
         """The call became a tunnel, which no deadline ends."""
@@ -82,6 +85,10 @@ class Deadline:
         """A byte came."""
         self._progress_at = self._loop.time()
 
+    def _set_gap_timer(self, due: float) -> None:
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._check_gap)
+
     def _check_gap(self) -> None:
         # One timer is set again when it fires, not at each byte: bytes come far more often.
         if self._gap is None or self._scope.expired():
@@ -91,7 +98,14 @@ class Deadline:
             self._progress_at = now
         due = self._progress_at + self._gap
         if now < due:
-            self._timer = self._loop.call_at(due, self._check_gap)
+            self._was_late = False
+            self._set_gap_timer(due)
+            return
+        # A process that got no CPU for a while (cgroup throttling) has bytes of the upstream waiting in its socket,
+        # which it reads after its timers. That silence was its own: they are read before the upstream is judged.
+        if now - self._timer_due > LATE_SECONDS and not self._was_late:
+            self._was_late = True  # not twice: a loop that is always late has read in between
+            self._set_gap_timer(now + LATE_SECONDS)
             return
         # First the reason: the cancellation that follows is told apart by it.
         self.reason = "idle"

@@ -416,11 +416,12 @@ class Pipeline:
         return permit if permit is not None else await throttle.acquire(call.user, tokens, call.ask.model)
 
     def _judge_cancelled(self, call: Call, admission: Admission) -> bool | None:
-        """Returns what the breaker learns of a call that was cancelled: nothing if it mostly waited for its place, or
-        its app or request ended it."""
+        """Returns what the breaker learns of a call that was cancelled: nothing if it mostly waited for its place, its
+        app or request ended it, or its answer was whole."""
         # If the wait for a place took longer than the upstream had then, the time-out is not the upstream's fault.
         in_time = self._clock() - admission.admitted_at >= admission.admitted_at - call.began
-        return False if call.deadline.expired and call.deadline.reason != "request" and in_time else None
+        is_late = call.deadline.expired and call.deadline.reason != "request" and call.outcome != "ok"
+        return False if is_late and in_time else None
 
     def _report_to_breaker(
         self, call: Call, admission: Admission, ok: bool | None, response: UpstreamResponse | None
@@ -557,8 +558,11 @@ class Pipeline:
             await self._end_broken(call, response, "upstream_unreachable", f"{upstream.name}: {failure}")
             raise StreamBroken(str(failure)) from failure
         except asyncio.CancelledError:
-            # The app is told in its stream before the cancellation goes on and becomes the deadline's TimeoutError.
-            if call.deadline.expired:
+            # The app is told in its stream before the cancellation goes on and becomes the deadline's TimeoutError. If
+            # the last event has passed, there is nothing to tell: the upstream merely left its connection open.
+            if response.stream is not None and response.stream.is_over:
+                call.outcome = "ok"
+            elif call.deadline.expired:
                 reason = call.deadline.reason
                 call.outcome, call.reason = "error", f"time-out ({reason})"
                 text = f"{upstream.name} went silent for too long (timeout.{reason})"

@@ -67,7 +67,12 @@ async def _relay_events(
     assert splitter is not None
     assert response is not None
     while answer.broken is None:
-        data = await read_chunk(response)
+        try:
+            data = await read_chunk(response)
+        except AttemptFailed:
+            if state.is_over:  # it was whole before the connection broke
+                return
+            raise
         deadline.record_progress()
         passed = []
         # Only whole events pass, so that an error event of ours never lands within half of one.

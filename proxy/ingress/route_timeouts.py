@@ -12,6 +12,7 @@ from proxy.ingress.exchange import Exchange
 from proxy.ingress.request_body import RequestUpload
 
 CHECK_SECONDS = 0.05  # between two checks: a timeout is at most this late
+LATE_SECONDS = 0.05  # a check that comes so much later than it was due means that this process was held up
 
 
 class RouteTimeouts:
@@ -21,6 +22,8 @@ class RouteTimeouts:
         self._loop = loop
         self._timers: dict[AppConnection, ExchangeTimer] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._was_late = False
 
     def __len__(self) -> int:
         return len(self._timers)
@@ -28,20 +31,34 @@ class RouteTimeouts:
     def add(self, app_connection: AppConnection, x: Exchange, upload: RequestUpload) -> None:
         self._timers[app_connection] = ExchangeTimer(x, upload, self._loop.time())
         if self._timer is None:
-            self._timer = self._loop.call_later(CHECK_SECONDS, self._check_all)
+            self._set_timer()
 
     def remove(self, app_connection: AppConnection) -> None:
         self._timers.pop(app_connection, None)
 
+    def _set_timer(self) -> None:
+        self._timer_due = self._loop.time() + CHECK_SECONDS
+        self._timer = self._loop.call_at(self._timer_due, self._check_all)
+
     def _check_all(self) -> None:
         now = self._loop.time()
+        # A process that got no CPU for a while (cgroup throttling) has bytes of the app waiting in its sockets, which
+        # it reads after its timers. That silence was its own: they are read before the app is judged.
+        if now - self._timer_due > LATE_SECONDS and not self._was_late:
+            self._was_late = True  # not twice: a loop that is always late has read in between
+            self._set_timer()
+            return
+        self._was_late = False
         # A copy, since entries are removed meanwhile.
         for app_connection, timer in list(self._timers.items()):
             refusal = timer.due_refusal(app_connection, now)
             if refusal is not None:
                 del self._timers[app_connection]
                 app_connection.fail(refusal)
-        self._timer = self._loop.call_later(CHECK_SECONDS, self._check_all) if self._timers else None
+        if self._timers:
+            self._set_timer()
+        else:
+            self._timer = None
 
 
 class ExchangeTimer:

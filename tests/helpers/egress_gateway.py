@@ -203,7 +203,7 @@ class EgressGateway:
 
     async def logged(self, count: int = 1) -> list[dict]:
         """The calls in the log, as soon as there are so many."""
-        for _ in range(300):
+        for _ in range(1500):
             if len(self.calls()) >= count:
                 break
             await asyncio.sleep(0.01)

@@ -116,6 +116,12 @@ class StreamState:
         return True
 
     @property
+    def is_over(self) -> bool:
+        """Whether the dialect's last event has passed, so that the answer is whole whatever becomes of the
+        connection."""
+        return self.ended
+
+    @property
     def background_status(self) -> BackgroundStatus | None:
         """The last status of a call that goes on without this stream; None if it is no such call."""
         return None

@@ -28,6 +28,10 @@ class ChatStream(StreamState):
     def usage_is_final(self) -> bool:
         return self.ended  # some hosts (xAI, vLLM) report usage with every chunk
 
+    @property
+    def is_over(self) -> bool:
+        return self._saw_done  # usage may still follow a finish_reason
+
     def classify(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:

@@ -31,7 +31,7 @@ async def test_it_is_replaced_no_request_fails_meanwhile_and_all_of_it_is_told(t
         asked = await asyncio.gather(*(g.request("/pid") for _ in range(5)))
         assert {answer.split()[1] for answer in asked} == {b"200"}
         assert {int(body(answer)) for answer in asked} != {child}
-        (hung,) = g.events("app.hung")
+        (hung,) = await eventually(lambda: g.events("app.hung"))
         assert "Nothing listens on port" in hung["message"]
         metrics = body(await g.request("/metrics", port=g.admin)).decode()
         assert 'outrigger_app_restarts_total{reason="hung"} 1.0' in metrics

@@ -53,7 +53,7 @@ async def test_its_app_is_back_and_no_request_fails_meanwhile(folder: Path, line
             assert (await g.request("/crash", method="POST")).startswith(b"HTTP/1.1 502")
         await eventually(lambda: not Path(f"/proc/{first}").exists())  # what it had taken by then is lost
         assert first not in await asyncio.gather(*(pid(g) for _ in range(5)))
-        (hung,) = g.events("app.hung")
+        (hung,) = await eventually(lambda: g.events("app.hung"))
         assert "Nothing listens on port" in hung["message"]
         group = g.app_pid()
         assert await g.stop() == 0

@@ -71,7 +71,7 @@ async def test_an_app_that_others_reach_on_its_private_port_is_warned_of(host, w
         await g.ready()
         assert (await g.request("/")).endswith(b"ok")
         if not wide:
-            assert g.events("app.ready")
+            await eventually(lambda: g.events("app.ready"))
             assert g.events("app.exposed") == []
         else:
             told = await eventually(lambda: g.events("app.exposed"))

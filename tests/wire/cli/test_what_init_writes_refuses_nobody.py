@@ -11,7 +11,7 @@ import sys
 
 from aiohttp import ClientSession
 from egress_gateway import Vendor, completion, says
-from gateway_process import gateway
+from gateway_process import eventually, gateway
 
 from proxy.cli.init import run_init
 
@@ -113,7 +113,7 @@ async def test_neither_many_at_once_nor_many_a_minute_nor_large_ones_are_refused
             assert shadowed(metrics, "generate", "rate-limited") >= 50
             assert shadowed(metrics, "default", "rate-limited") >= 50
             assert shadowed(metrics, "default", "body-too-large") == 1
-            calls = g.events("call")
+            calls = await eventually(lambda: g.events("call"))
             assert {call["user"] for call in calls} == {"ip:127.0.0.1"}, json.dumps(calls[:1])
             assert await g.stop() == 0
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 
 import pytest
 from aiohttp import web
@@ -278,3 +279,93 @@ async def test_a_host_without_the_usage_option_is_learnt_by_model_and_for_a_whil
         now += 601
         await out.chat({**STREAM, "model": "plain"})
         assert ["stream_options" in body for body in vendor.bodies[4:]] == [True, False]
+
+
+# ── a whole answer whose connection ends badly ───────────────────────────────────────────────
+
+
+def responses_events():
+    whole = {"id": "r1", "object": "response", "created_at": 1, "model": "gpt-4o-mini", "status": "completed"}
+    part = {"type": "output_text", "text": "well", "annotations": []}
+    whole["output"] = [{"type": "message", "id": "m", "role": "assistant", "content": [part]}]
+    usage = {"input_tokens": 7, "output_tokens": 5, "total_tokens": 12}
+    said = [
+        {"type": "response.created", "sequence_number": 0, "response": {**whole, "status": "in_progress"}},
+        {"type": "response.output_text.delta", "sequence_number": 1, "item_id": "m", "delta": "well"},
+        {"type": "response.completed", "sequence_number": 2, "response": {**whole, "usage": usage}},
+    ]
+    return [f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in said]
+
+
+def claude_events():
+    head = {"id": "m1", "type": "message", "role": "assistant", "model": "gpt-4o-mini", "content": []}
+    said = [
+        {"type": "message_start", "message": {**head, "usage": {"input_tokens": 7, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "well"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+        {"type": "message_stop"},
+    ]
+    return [f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in said]
+
+
+WHOLE = {
+    "chat": ("openai", "chat/completions", lambda: chunks("well", usage=True)),
+    "responses": ("openai", "responses", responses_events),
+    "messages": ("anthropic", "messages", claude_events),
+}
+
+
+@pytest.mark.parametrize("then", ["stall", "cut"])
+@pytest.mark.parametrize("kind", WHOLE)
+async def test_what_follows_the_last_event_of_a_stream_spoils_nothing(tmp_path, kind, then):
+    """A vendor that leaves its connection open behind the end, or breaks it, has answered all the same."""
+    upstream, path, said = WHOLE[kind]
+    events = said()
+    more = f"""  anthropic:
+    base_url: http://127.0.0.1:<0>
+    timeout: {{idle: 300ms}}
+    {PRICES.splitlines()[1]}
+"""
+    openai = PRICES + "\ntimeout: {idle: 300ms}"
+    async with egress_gateway(tmp_path, Vendor(streams(events, then=then)), openai=openai, more=more) as out:
+        body = {**STREAM, "max_tokens": 9, "stream_options": {"include_usage": True}}
+        async with out.session.post(f"{out.url}/{upstream}/v1/{path}", json=body) as answer:
+            assert await answer.read() == b"".join(events)
+        [call] = await out.logged()
+        assert (call["outcome"], call["level"], call["basis"]) == ("ok", "info", "reported")
+        assert spent(out, upstream) == 17_000
+        assert out.egress.upstreams[upstream].breakers.counts()[1] == 0
+
+
+# ── a gateway that gets no CPU ───────────────────────────────────────────────────────────────
+
+
+async def test_a_stall_of_our_own_is_not_the_silence_of_the_vendor(tmp_path):
+    """A process that its cgroup holds up finds a timer due and the vendor's bytes in the socket: it reads these first."""
+    events = chunks("a", "b", usage=True)
+    transports = []
+
+    async def answer(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"".join(events[:2]))
+        transports.append(request.transport)
+        await asyncio.sleep(60)
+
+    openai = f"{PRICES}\ntimeout: {{idle: 400ms}}"
+    async with egress_gateway(tmp_path, Vendor(answer), openai=openai) as out:
+        body = {**STREAM, "stream_options": {"include_usage": True}}
+        async with out.session.post(f"{out.url}/openai/v1/chat/completions", json=body) as answer:
+            said = b""
+            while len(said) < len(b"".join(events[:2])):
+                said += await answer.content.readany()
+            # What the vendor sends next lies in the socket while this process, all of it, stands still.
+            rest = b"".join(events[2:])
+            transports[0].write(f"{len(rest):x}\r\n".encode() + rest + b"\r\n0\r\n\r\n")
+            time.sleep(0.6)
+            said += await answer.read()
+        assert said == b"".join(events)
+        [call] = await out.logged()
+        assert (call["outcome"], call["basis"]) == ("ok", "reported")
+        assert spent(out) == 17_000

@@ -125,7 +125,7 @@ async def test_a_reload_takes_new_rules_and_keeps_calls_under_way(tmp_path, vend
         await eventually(lambda: g.events("policy.reload"))
         assert (await call).startswith(b"HTTP/1.1 200")
         assert (await g.request("/api/user/ada/x")).split()[1] == b"418"
-        assert g.events("faults")[0]["level"] == "warning"
+        assert (await eventually(lambda: g.events("faults")))[0]["level"] == "warning"
 
 
 async def test_a_taken_egress_address_is_named_by_its_key(tmp_path, vendor):

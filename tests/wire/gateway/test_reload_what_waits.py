@@ -119,7 +119,7 @@ async def test_a_crash_brings_what_waits_too(tmp_path):
         await eventually(lambda: (g.events("app.ready") or [0])[1:])
         assert (await g.request("/env?HTTPS_PROXY")).endswith(b"http://127.0.0.1:%d" % g.egress)
         await eventually(lambda: g.events("app"))
-        assert g.events("app")[0]["message"] == "plain app is up"
+        assert (await eventually(lambda: g.events("app")))[0]["message"] == "plain app is up"
 
 
 async def test_attribution_that_a_reload_asks_for_comes_with_the_next_app(tmp_path, monkeypatch):

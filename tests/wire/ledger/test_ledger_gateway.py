@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from free_ports import free_port
-from gateway_process import APPS, ROOT, gateway
+from gateway_process import APPS, ROOT, eventually, gateway
 
 APP = (sys.executable, str(APPS / "plain.py"))
 
@@ -49,6 +49,6 @@ async def test_a_database_that_is_away_degrades_the_health_and_hurts_nothing_els
         assert (await g.request("/world")).startswith(b"HTTP/1.1 200")
         found = await health(g)
         assert (found["status"], found["ledger"]["state"]) == ("degraded", "degraded")
-        assert "calls go on and are remembered" in g.events("ledger")[0]["message"]
+        assert "calls go on and are remembered" in (await eventually(lambda: g.events("ledger")))[0]["message"]
         assert await g.stop() == 0
         assert "hunter2" not in g.output() + json.dumps(found)

@@ -6,11 +6,12 @@ A ValueType stands in an annotation (`Annotated[float, DURATION]`), which the re
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -150,6 +151,55 @@ def _parse_path(text: str) -> str:
     return text
 
 
+def _parse_request_target(text: str) -> str:
+    """The origin form of RFC 9112 section 3.2.1: a path, and a query if there is one."""
+    _parse_path(text.partition("?")[0])
+    if re.fullmatch(r"[!-~]+", text) is None or "#" in text:
+        raise ValueError("its query has a space, a fragment or a letter that no query may have as it is")
+    return text
+
+
+def _parse_callback_host(text: str) -> str:
+    """A name in lower case, or an address in its shortest form."""
+    host = text.removeprefix("[").removesuffix("]") if text.startswith("[") else text
+    try:
+        address = ip_address(host)
+    except ValueError:
+        pass
+    else:
+        if isinstance(address, IPv6Address) and address.scope_id is not None:
+            raise ValueError("it has a zone, which means something on one machine alone")
+        return str(address)
+    if "/" in text or "@" in text or re.search(r":[0-9]*$", text):
+        raise ValueError("it has more than a host")
+    name = text.lower().removesuffix(".")
+    if len(name) > 253 or re.fullmatch(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_-]{1,63}", name) is None:
+        raise ValueError("it is no name of a host")
+    # 127.1, 0x7f.1 and 2130706433 are addresses to a resolver, and would not be known as such (WHATWG URL, 3.5).
+    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name.rpartition(".")[2]):
+        raise ValueError("it is neither a name nor an address in its usual form")
+    return name
+
+
+_MASKED_WEBHOOK_KEY = "whsec_***"  # what a printed policy has; it loads again, as none
+
+
+def _parse_webhook_secret(text: str) -> str:
+    """A secret of Standard Webhooks; its key is 24 to 64 bytes long."""
+    if text == _MASKED_WEBHOOK_KEY:
+        return ""
+    encoded = text.removeprefix("whsec_")
+    if encoded == text:
+        raise ValueError("it does not begin with whsec_")
+    try:
+        key = b64decode(encoded, validate=True)
+    except ValueError:
+        raise ValueError("what follows whsec_ is no base64") from None
+    if not 24 <= len(key) <= 64:
+        raise ValueError(f"its key has {len(key)} bytes, and not 24 to 64")
+    return text
+
+
 def _parse_template(text: str) -> str:
     path = _parse_path(text)
     # Two of them could name two users.
@@ -223,6 +273,16 @@ SECRET = ValueType(_parse_text, str, "a secret, best as ${NAME}", secret=True)
 # Keys may be several lines long (PEM); an empty one is refused, since anybody could sign with it.
 SIGNING_KEY = ValueType(_parse_prose, str, "the key, best as ${JWT_KEY}", secret=True)
 PATH = ValueType(_parse_path, str, "a path such as /health")
+REQUEST_TARGET = ValueType(_parse_request_target, str, "a path such as /jobs/nightly or /jobs?name=nightly")
+CALLBACK_HOST = ValueType(_parse_callback_host, str, "a host alone, such as hooks.example.com or 10.0.0.7")
+WEBHOOK_SECRET = ValueType(
+    _parse_webhook_secret,
+    str,
+    "whsec_ and the base64 of 24 to 64 random bytes, best as ${OUTRIGGER_TASKS_SECRET:-}",
+    secret=True,
+    mask=_MASKED_WEBHOOK_KEY,
+    empty=True,
+)
 TEMPLATE = ValueType(_parse_template, str, "a path such as /api/user/{user}/*")
 HEADER = ValueType(match_pattern(_NAME, "it is no header name"), str, "a header name such as X-User-Id")
 COOKIE = ValueType(match_pattern(_NAME, "it is no cookie name"), str, "a cookie name such as session")

@@ -24,6 +24,7 @@ LAYERS = (
     ("operations", "admin"),
     ("parts",),
     ("ingress", "egress", "postgres", "app"),
+    ("tasks",),
     ("ledger", "observe", "process"),
     ("http", "policy"),
     ("util", "units", "errors"),

@@ -69,10 +69,10 @@ class Refusal(OutriggerError):
         self.close = close
 
 
-class AppUnreachable(OutriggerError):
-    """The app refused the connection, or closed it before the first byte of its response.
+class PeerUnreachable(OutriggerError):
+    """The app, or a vendor, refused the connection, or closed it before its response was whole.
 
-    `sent` is whether a byte of the request may have reached the app: only if not, another attempt is safe.
+    `sent` is whether a byte of the request may have reached it: only if not, another attempt is safe.
     """
 
     def __init__(self, detail: str, *, sent: bool) -> None:
@@ -80,12 +80,19 @@ class AppUnreachable(OutriggerError):
         self.sent = sent
 
 
-class OutOfDescriptors(AppUnreachable):
-    """This process has no file descriptor left for a connection to the app."""
+class OutOfDescriptors(PeerUnreachable):
+    """This process has no file descriptor left for a connection."""
 
 
-class AppMisframed(AppUnreachable):
-    """The app's response is framed so that two recipients could read it differently (RFC 9112 section 6)."""
+class PeerMisframed(PeerUnreachable):
+    """A response is framed so that two recipients could read it differently (RFC 9112 section 6).
+
+    `why` is what is wrong, as a clause.
+    """
+
+    def __init__(self, detail: str, *, why: str) -> None:
+        super().__init__(detail, sent=True)
+        self.why = why
 
 
 class CallRefused(OutriggerError):

@@ -21,8 +21,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from proxy.errors import AppUnreachable, OutOfDescriptors, Refusal
-from proxy.ingress.app_connection import AppConnection
+from proxy.errors import OutOfDescriptors, PeerUnreachable, Refusal
+from proxy.http.upstream_connection import UpstreamConnection
 
 MAX_IDLE = 1.5  # seconds for which a connection may be idle
 MAX_IDLE_UNREPEATABLE = 0.5  # the same for a method that may not be repeated
@@ -44,8 +44,8 @@ class AppPool:
         self.on_exhausted: Callable[[], object] = lambda: None
         self._loop = loop
         self._address = address
-        self._idle: deque[tuple[AppConnection, socket.socket]] = deque()
-        self._sockets: dict[AppConnection, socket.socket] = {}
+        self._idle: deque[tuple[UpstreamConnection, socket.socket]] = deque()
+        self._sockets: dict[UpstreamConnection, socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._cautious_until = 0.0
@@ -71,7 +71,7 @@ class AppPool:
         """File descriptors that its connections take, tunnels included."""
         return len(self._sockets) + self.tunnels
 
-    def acquire_idle(self, *, repeatable: bool) -> AppConnection | None:
+    def acquire_idle(self, *, repeatable: bool) -> UpstreamConnection | None:
         """The most recently used idle connection that is still good, or None."""
         now = self._loop.time()
         # The app's workers come and go: any idle connection may be about to end.
@@ -101,13 +101,13 @@ class AppPool:
                 return None
         return None
 
-    def discard_closed_early(self, app_connection: AppConnection) -> None:
+    def discard_closed_early(self, app_connection: UpstreamConnection) -> None:
         """Discard a connection that the app closed first, perhaps under a request that it has not read."""
         self._cautious_until = self._loop.time() + CAUTION_SECONDS
         self.discard(app_connection)
 
-    async def connect(self) -> AppConnection:
-        """A fresh connection. Raises AppUnreachable, or NoDescriptors; nothing was sent."""
+    async def connect(self) -> UpstreamConnection:
+        """A fresh connection. Raises PeerUnreachable, or NoDescriptors; nothing was sent."""
         host, port = self._address()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -124,12 +124,14 @@ class AppPool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._loop.sock_connect(sock, (host, port))
-            _, app_connection = await self._loop.create_connection(lambda: AppConnection(self._loop, sock), sock=sock)
+            _, app_connection = await self._loop.create_connection(
+                lambda: UpstreamConnection(self._loop, sock), sock=sock
+            )
         except OSError as error:  # includes TimeoutError
             sock.close()
             self.refused_connections += 1
             reason = "took too long to accept the connection" if isinstance(error, TimeoutError) else "refused it"
-            raise AppUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
+            raise PeerUnreachable(f"The app at {host}:{port} {reason}.", sent=False) from error
         # Cancelled: the client left while the app was being connected to.
         except BaseException:
             sock.close()
@@ -137,7 +139,7 @@ class AppPool:
         self._sockets[app_connection] = sock
         return app_connection
 
-    def release(self, app_connection: AppConnection, *, repeatable: bool) -> None:
+    def release(self, app_connection: UpstreamConnection, *, repeatable: bool) -> None:
         """Keep a connection for the next request if it can serve one, else close it.
 
         `repeatable` says whether its request was. Requests that are not use fresh connections during a time of caution;
@@ -164,11 +166,11 @@ class AppPool:
         self._iteration_scheduled = False
         self._iteration += 1
 
-    def discard(self, app_connection: AppConnection) -> None:
+    def discard(self, app_connection: UpstreamConnection) -> None:
         self._sockets.pop(app_connection, None)
         app_connection.abort()
 
-    def detach(self, app_connection: AppConnection) -> None:
+    def detach(self, app_connection: UpstreamConnection) -> None:
         """Let go of a connection that became a tunnel. Its descriptor counts until `release_tunnel`."""
         self._sockets.pop(app_connection, None)
         self.tunnels += 1

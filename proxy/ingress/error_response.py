@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from proxy.errors import Refusal
+from proxy.http.client_connection import ClientConnection
 from proxy.http.problem import cors_headers, http_date, render_problem
 from proxy.http.retry_after import round_retry_after
-from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import limit_header_lines
 from proxy.ingress.response_writer import connection_line

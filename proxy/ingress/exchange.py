@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from multidict import CIMultiDictProxy
 
+from proxy.http.messages import Body, IncomingRequest, RawHeaders
 from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
 from proxy.policy.schema import DEFAULT_ROUTE, Route
 
@@ -18,25 +19,8 @@ if TYPE_CHECKING:
     from proxy.ingress.ports import UserBudgets
     from proxy.ingress.ratelimit.limiter import RateDecision
 
-HeaderList = list[tuple[bytes, bytes]]
-RawHeaders = tuple[tuple[bytes, bytes], ...]
-
 ENDLESS = float("inf")
 STATUS_CLIENT_GONE = 499  # as in nginx, for a request whose client left before the head of the response
-
-
-class Body(Protocol):
-    """A request's body as it comes in. Reading it is what lets more of it come."""
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes that have come so far, read or not."""
-
-    def is_eof(self) -> bool: ...
-    def at_eof(self) -> bool: ...
-    def read_nowait(self, n: int = -1) -> bytes: ...
-    async def readany(self) -> bytes: ...
-    def exception(self) -> BaseException | None: ...
 
 
 class HeldResources:
@@ -57,14 +41,10 @@ class HeldResources:
         self.has_stream = False
 
 
-class Exchange:
+class Exchange(IncomingRequest):
     """One request and what became of it: every step of the pipeline reads and writes this record.
 
-    From the client, set once:
-    - `method`, `target` (as sent; bytes that are not UTF-8 are surrogates), `path`, `headers`, `raw_headers`, `origin`;
-    - `body`, `chunked`, `http10`, `upgrade` (the protocol asked for, if it may be passed on);
-    - `should_close`: the client wants the connection to end, or its protocol does;
-    - `peer`, and `received_at` on the loop's clock.
+    From the client, set once: what `IncomingRequest` has, `path` and `origin`.
 
     Set on the way:
     - `request_id`, `trace_id`, `token`, `client`, `user`, `tier`, `route`: whose it is;
@@ -83,41 +63,30 @@ class Exchange:
     __slots__ = (
         "aborted",
         "app_seconds",
-        "body",
         "budgets",
         "bytes_in",
         "bytes_out",
         "calls",
-        "chunked",
         "client",
         "cost",
         "dropped_from_response",
-        "headers",
         "held",
-        "http10",
         "max_body",
         "memory_before",
-        "method",
         "origin",
         "overhead_seconds",
         "path",
-        "peer",
         "permit",
         "rate_decision",
-        "raw_headers",
         "reached_app",
-        "received_at",
         "refused",
         "request_id",
         "response_started",
         "route",
-        "should_close",
         "status",
-        "target",
         "tier",
         "token",
         "trace_id",
-        "upgrade",
         "user",
         "waited_seconds",
     )
@@ -139,6 +108,7 @@ class Exchange:
         should_close: bool = False,
         upgrade: str | None = None,
     ) -> None:
+        # Set here and not by the base class: a call less for each request.
         self.method = method
         self.target = target
         self.path = path_from_target(target)

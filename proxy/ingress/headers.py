@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.http.hop_by_hop import connection_options
-from proxy.ingress.exchange import Exchange, HeaderList
-from proxy.ingress.request_errors import bad_request
+from proxy.http.messages import HeaderList
+from proxy.http.request_errors import bad_request
+from proxy.ingress.exchange import Exchange
 from proxy.units import format_nanos
 
 MAX_TRACESTATE_MEMBERS = 31  # of a client's tracestate, beside the gateway's
 VIA = b"Via: 1.1 outrigger\r\n"
 # Framing, routing and credentials cannot be named away by a client's Connection field.
 NOT_CONNECTION_OPTIONS = frozenset((b"content-length", b"host", b"cookie", b"authorization"))
-# HTTP/2 in a tunnel would carry requests past every limit. RFC 9113 has deprecated this upgrade.
-REFUSED_UPGRADES = frozenset(("h2c", "h2"))
-
-
-def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None:
-    """The protocol that a request asks to switch to, or None if it asks for none that may be passed on."""
-    if not upgrade or not connection:
-        return None
-    # RFC 9110 section 7.8: Upgrade counts only if Connection names it.
-    if not any(token.strip().lower() == "upgrade" for token in connection.split(",")):
-        return None
-    wanted = [token.strip() for token in upgrade.split(",")]
-    kept = [token for token in wanted if token.lower() not in REFUSED_UPGRADES]
-    return ", ".join(kept) or None
 
 
 def check_framing(x: Exchange, transfer_encoding: str | None) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import heapq
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.errors import Refusal
-from proxy.ingress.acceptor import Acceptor
+from proxy.http.acceptor import Acceptor
+from proxy.http.client_connection import ClientConnection, RefusalWriter
+from proxy.http.request_errors import body_below_rate, request_too_slow
 from proxy.ingress.client_address import client_network
-from proxy.ingress.client_connection import ClientConnection, RefusalWriter, RequestHandler
 from proxy.ingress.connection_limits import DESCRIPTORS, PER_ADDRESS, TOTAL, ConnectionLimits
-from proxy.ingress.request_errors import body_below_rate, request_too_slow
+from proxy.ingress.exchange import Exchange
 from proxy.policy.schema import Listen
 
 EVICTABLE_AFTER = 1.0  # seconds after which an idle connection may be closed to make room for another
@@ -51,7 +52,7 @@ class Listener:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        handle: RequestHandler,
+        handle: Callable[[ClientConnection, Exchange], Awaitable[bool]],
         refuse: RefusalWriter,
         *,
         listen: Listen,
@@ -117,7 +118,12 @@ class Listener:
 
     def _make_connection(self) -> ClientConnection:
         connection = ClientConnection(
-            self._loop, self._handle, self._refuse, self._on_connection_lost, max_header=self.listen.max_header
+            self._loop,
+            Exchange,
+            self._handle,
+            self._refuse,
+            self._on_connection_lost,
+            max_header=self.listen.max_header,
         )
         connection.draining = self.draining
         return connection

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from proxy.http.client_connection import ClientConnection
 from proxy.http.problem import http_date
-from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.ports import OwnEndpointHandler, OwnResponse
 from proxy.ingress.response_writer import connection_line

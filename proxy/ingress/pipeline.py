@@ -16,12 +16,13 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import Refusal
+from proxy.http.client_connection import ClientConnection
 from proxy.http.hop_by_hop import HOP_BY_HOP
+from proxy.http.request_errors import bad_request, body_too_large
 from proxy.http.retry_after import round_retry_after
 from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.client_address import TrustedPeers, client_network
-from proxy.ingress.client_connection import ClientConnection
 from proxy.ingress.connection_limits import PER_ADDRESS, ConnectionLimits
 from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
 from proxy.ingress.error_response import render_refusal, write_refusal
@@ -33,7 +34,6 @@ from proxy.ingress.ports import UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
-from proxy.ingress.request_errors import bad_request, body_too_large
 from proxy.ingress.route_timeouts import within_total
 from proxy.ingress.routing import RouteTable
 from proxy.ingress.stream_limits import StreamLimits

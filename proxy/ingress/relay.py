@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from proxy.errors import AppMisframed, AppUnreachable, OutOfDescriptors, OutriggerError, Refusal
+from proxy.errors import OutOfDescriptors, OutriggerError, PeerMisframed, PeerUnreachable, Refusal
+from proxy.http.client_connection import ClientConnection
+from proxy.http.messages import HeaderList
+from proxy.http.request_errors import bad_request
 from proxy.http.tunnel import Tunnel
-from proxy.ingress.app_connection import AppConnection
+from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.app_pool import AppPool
-from proxy.ingress.client_connection import ClientConnection
-from proxy.ingress.exchange import Exchange, HeaderList
+from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import render_request_head
 from proxy.ingress.ports import AppBackend
 from proxy.ingress.request_body import RequestUpload
-from proxy.ingress.request_errors import bad_request
 from proxy.ingress.response_writer import ResponseWriter, render_informational_head
 from proxy.ingress.route_timeouts import RouteTimeouts, within_total
 from proxy.ingress.stream_limits import StreamLimits
@@ -71,7 +72,7 @@ class Relay:
             app_connection = await self._exchange_heads(connection, x, head, upload)
         except OutOfDescriptors as error:
             raise Refusal("overloaded", 503, "Overloaded", str(error), retry_after=1.0) from error
-        except AppUnreachable as error:
+        except PeerUnreachable as error:
             raise Refusal("app-unreachable", 502, "Bad gateway", str(error)) from error
         # Only the response shows whether it is a stream. Nothing of it was sent to the client, so it can still be
         # refused.
@@ -93,7 +94,7 @@ class Relay:
 
     async def _exchange_heads(
         self, connection: ClientConnection, x: Exchange, head: bytes, upload: RequestUpload
-    ) -> AppConnection:
+    ) -> UpstreamConnection:
         """Send the request; the connection on which the head of its response has come.
 
         An idle connection that proves dead is replaced once, if nothing of a response was seen and the method may be
@@ -108,9 +109,9 @@ class Relay:
         if app_connection is not None:
             try:
                 return await self._send_request(connection, x, head, upload, app_connection)
-            except AppMisframed:  # the app has answered, if badly: it has read the request
+            except PeerMisframed:  # the app has answered, if badly: it has read the request
                 raise
-            except AppUnreachable:
+            except PeerUnreachable:
                 if app_connection.nothing_received:
                     self._pool.discard_closed_early(app_connection)
                 if not (repeatable and app_connection.nothing_received):
@@ -127,8 +128,8 @@ class Relay:
         x: Exchange,
         head: bytes,
         upload: RequestUpload,
-        app_connection: AppConnection,
-    ) -> AppConnection:
+        app_connection: UpstreamConnection,
+    ) -> UpstreamConnection:
         def write_informational(status: int, reason: bytes, headers: HeaderList) -> None:
             # HTTP/1.0 knows no interim responses, and a 100 must not come twice.
             if not (x.http10 or (status == STATUS_CONTINUE and x.held is not None and x.held.continue_sent)):
@@ -158,7 +159,7 @@ class Relay:
         self._backend.record_answer()
         return app_connection
 
-    async def _connect_within_total(self, x: Exchange) -> AppConnection:
+    async def _connect_within_total(self, x: Exchange) -> UpstreamConnection:
         """A fresh connection, within `route.total`. Nothing was sent yet, so waiting for the app does no harm."""
         started = self._loop.time()
         try:
@@ -167,7 +168,7 @@ class Relay:
         finally:
             x.waited_seconds += self._loop.time() - started
 
-    async def _connect_with_retries(self, x: Exchange, started: float) -> AppConnection:
+    async def _connect_with_retries(self, x: Exchange, started: float) -> UpstreamConnection:
         """Try as often as the route's `retries` say, if the method may be repeated; else once."""
         retries = x.route.retries
         left = retries.attempts if "connect" in retries.on and x.method in IDEMPOTENT else 1
@@ -175,15 +176,15 @@ class Relay:
             left -= 1
             try:
                 return await self._connect_when_ready(started, self._loop.time())
-            except AppUnreachable:
+            except PeerUnreachable:
                 if not left:
                     raise
 
-    async def _connect_when_ready(self, started: float, tried: float) -> AppConnection:
+    async def _connect_when_ready(self, started: float, tried: float) -> UpstreamConnection:
         """A fresh connection to an app that is ready; an app that is away is waited for (`app.hold`).
 
         `started` is when the request began to wait, `tried` when this attempt began. Raises Refusal (503) if the app
-        stays away, AppUnreachable if it says that it is ready and refuses connections.
+        stays away, PeerUnreachable if it says that it is ready and refuses connections.
         """
         while True:
             if not self._backend.is_ready:
@@ -196,7 +197,7 @@ class Relay:
                     return app_connection
                 # It was told to stop in the meantime, and may not wait for a request.
                 self._pool.discard(app_connection)
-            except AppUnreachable:
+            except PeerUnreachable:
                 # A ready app that refuses has probably just died, and will be known to be away in a moment: wait for
                 # that.
                 settle = MAX_REFUSING_SECONDS if self.port_is_probed else MAX_REFUSING_SECONDS_UNPROBED
@@ -214,7 +215,7 @@ class Relay:
     # ── the response ────────────────────────────────────────────────────────────────────────────
 
     async def _relay_response(
-        self, connection: ClientConnection, x: Exchange, app_connection: AppConnection, upload: RequestUpload
+        self, connection: ClientConnection, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload
     ) -> bool:
         """Stream the response to the client as it comes. True if the client's connection may go on."""
         writer = ResponseWriter(connection, x, app_connection)
@@ -242,7 +243,7 @@ class Relay:
         except Refusal as late:  # a timeout after the head
             connection.abort_response(framed=writer.is_framed)
             raise ResponseCut(str(late)) from late
-        except AppUnreachable as error:
+        except PeerUnreachable as error:
             # What did come belongs to the client, even if more should have.
             writer.flush()
             connection.abort_response(framed=writer.is_framed)
@@ -258,7 +259,7 @@ class Relay:
                 self._pool.discard(app_connection)
         return writer.keep_alive and upload.done
 
-    async def _finish_upload(self, x: Exchange, app_connection: AppConnection, upload: RequestUpload) -> None:
+    async def _finish_upload(self, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload) -> None:
         """Wait for the end of the request: the other protocol begins only behind it (RFC 9110 section 7.8).
 
         Raises Refusal, or ConnectionError if the client left.
@@ -277,7 +278,9 @@ class Relay:
             self._pool.discard(app_connection)
             raise
 
-    async def _relay_tunnel(self, connection: ClientConnection, x: Exchange, app_connection: AppConnection) -> None:
+    async def _relay_tunnel(
+        self, connection: ClientConnection, x: Exchange, app_connection: UpstreamConnection
+    ) -> None:
         """Answer 101 and join both connections: what either side sends goes to the other as it is."""
         lines = [b"HTTP/1.1 101 %s\r\n" % (app_connection.reason or b"Switching Protocols")]
         lines += [b"%s: %s\r\n" % pair for pair in app_connection.headers]

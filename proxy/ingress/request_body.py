@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.errors import AppUnreachable, Refusal
-from proxy.ingress.app_connection import AppConnection
-from proxy.ingress.exchange import Body, Exchange
-from proxy.ingress.request_errors import body_too_large
+from proxy.errors import PeerUnreachable, Refusal
+from proxy.http.messages import Body
+from proxy.http.request_errors import body_too_large
+from proxy.http.upstream_connection import UpstreamConnection
+from proxy.ingress.exchange import Exchange
 
 
 class RequestUpload:
@@ -47,7 +48,7 @@ class RequestUpload:
             self._initial = data
         return self._initial
 
-    def start(self, app_connection: AppConnection) -> None:
+    def start(self, app_connection: UpstreamConnection) -> None:
         """Stream the body to the app in a task of its own."""
         self._task = asyncio.get_running_loop().create_task(self._pump(app_connection))
 
@@ -62,7 +63,7 @@ class RequestUpload:
             await asyncio.wait((self._task,))
         return self.done
 
-    async def _pump(self, app_connection: AppConnection) -> None:
+    async def _pump(self, app_connection: UpstreamConnection) -> None:
         """Copy the body, no faster than the app reads."""
         x, body, loop = self._x, self._x.body, asyncio.get_running_loop()
         limit = x.max_body
@@ -94,7 +95,7 @@ class RequestUpload:
         # The request's task waits for the head of the response, so that is where it learns of it.
         except Refusal as refusal:  # the body is malformed, too large or too late
             app_connection.fail(refusal)
-        except (AppUnreachable, ConnectionError):
+        except (PeerUnreachable, ConnectionError):
             pass  # whoever waits for the response gets the error
         finally:
             self.waits_for_client = False

@@ -5,9 +5,10 @@ The app's bytes are written the moment they come. While the client does not keep
 
 from __future__ import annotations
 
-from proxy.ingress.app_connection import AppConnection
-from proxy.ingress.client_connection import ClientConnection
-from proxy.ingress.exchange import Exchange, HeaderList
+from proxy.http.client_connection import ClientConnection
+from proxy.http.messages import HeaderList
+from proxy.http.upstream_connection import UpstreamConnection
+from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import response_header_lines
 
 
@@ -18,7 +19,7 @@ class ResponseWriter:
     - `keep_alive`: the client's connection may serve another request.
     """
 
-    def __init__(self, connection: ClientConnection, x: Exchange, app_connection: AppConnection) -> None:
+    def __init__(self, connection: ClientConnection, x: Exchange, app_connection: UpstreamConnection) -> None:
         self._connection = connection
         self._x = x
         self._app_connection = app_connection

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from proxy.errors import Refusal
-from proxy.ingress.app_connection import AppConnection
+from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.request_body import RequestUpload
 
@@ -20,7 +20,7 @@ class RouteTimeouts:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._timers: dict[AppConnection, ExchangeTimer] = {}
+        self._timers: dict[UpstreamConnection, ExchangeTimer] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._was_late = False
@@ -28,12 +28,12 @@ class RouteTimeouts:
     def __len__(self) -> int:
         return len(self._timers)
 
-    def add(self, app_connection: AppConnection, x: Exchange, upload: RequestUpload) -> None:
+    def add(self, app_connection: UpstreamConnection, x: Exchange, upload: RequestUpload) -> None:
         self._timers[app_connection] = ExchangeTimer(x, upload, self._loop.time())
         if self._timer is None:
             self._set_timer()
 
-    def remove(self, app_connection: AppConnection) -> None:
+    def remove(self, app_connection: UpstreamConnection) -> None:
         self._timers.pop(app_connection, None)
 
     def _set_timer(self) -> None:
@@ -75,7 +75,7 @@ class ExchangeTimer:
         self._upload = upload
         self._client_progress_at = now
 
-    def due_refusal(self, app_connection: AppConnection, now: float) -> Refusal | None:
+    def due_refusal(self, app_connection: UpstreamConnection, now: float) -> Refusal | None:
         """The refusal that is due now, or None."""
         route = self._x.route
         if route.total is not None and now >= self._x.received_at + route.total:

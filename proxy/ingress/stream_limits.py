@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from proxy.errors import Refusal
-from proxy.ingress.app_connection import AppConnection
+from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.exchange import Exchange
 
 # Media types of responses that go on until somebody ends them.
@@ -47,7 +47,7 @@ class StreamLimits:
         if x.route.enforce and self._is_full(x) and _wants_stream(x):
             raise self._refusal(x)
 
-    def admit(self, x: Exchange, app_connection: AppConnection) -> None:
+    def admit(self, x: Exchange, app_connection: UpstreamConnection) -> None:
         """Called when the app has answered, and nothing was sent to the client yet. Raises Refusal (429)."""
         if not is_stream(app_connection):
             return
@@ -76,7 +76,7 @@ class StreamLimits:
         return Refusal("rate-limited", 429, "Too many streams", detail, retry_after=5.0)
 
 
-def is_stream(app_connection: AppConnection) -> bool:
+def is_stream(app_connection: UpstreamConnection) -> bool:
     """Whether a response, of which the head has come, will go on for as long as somebody listens."""
     if app_connection.upgraded:
         return True

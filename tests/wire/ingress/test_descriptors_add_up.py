@@ -9,7 +9,7 @@ import socket
 import pytest
 from ingress_gateway import OK, Scripted, answering, ingress_gateway, until
 
-from proxy.ingress.acceptor import Acceptor
+from proxy.http.acceptor import Acceptor
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 ASK = b"GET /socket HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

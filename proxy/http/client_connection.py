@@ -39,7 +39,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion10, HttpVersion11
@@ -47,10 +47,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from proxy.errors import Refusal
-from proxy.ingress.exchange import Body, Exchange
-from proxy.ingress.headers import requested_upgrade
-from proxy.ingress.protocol_upgrade import UpgradeRequest
-from proxy.ingress.request_errors import bad_request, head_too_long, unreadable_request
+from proxy.http.messages import Body, IncomingRequest
+from proxy.http.protocol_upgrade import UpgradeRequest, requested_upgrade
+from proxy.http.request_errors import bad_request, head_too_long, unreadable_request
 
 READ_BUFFER = 64 * 1024  # bytes of a body that are read ahead of the app
 MAX_PIPELINED = 16  # requests read ahead of the one being answered
@@ -61,15 +60,16 @@ MAX_LINGER_BYTES = 8 * 1024 * 1024  # read meanwhile; a client that sends more i
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: closing sends a reset
 
-RequestHandler = Callable[["ClientConnection", Exchange], Awaitable[bool]]
+R = TypeVar("R", bound=IncomingRequest)
 RefusalWriter = Callable[["ClientConnection", Refusal], None]
 
 
 class ClientConnection(BaseProtocol):
     """A client's connection. The module's docstring has its states.
 
-    `handle` serves an exchange, and returns whether the connection may go on; `refuse` answers input that is no
-    request; `on_lost` is called once, when the connection has ended or has become a tunnel that has ended.
+    Each request is made by `make_request`, whose arguments are those of `IncomingRequest`. `handle` serves it, and
+    returns whether the connection may go on; `refuse` answers input that is no request; `on_lost` is called once, when
+    the connection has ended or has become a tunnel that has ended. CONNECT is a request only if `accepts_connect`.
 
     - `peer`: the address of the other end, which may be a proxy's. `tunnel` is set once a protocol was switched to.
     - `busy`: a request is being served; `response_started`: the head of its response has been written.
@@ -82,12 +82,14 @@ class ClientConnection(BaseProtocol):
     """
 
     __slots__ = (
+        "_accepts_connect",
         "_body",
         "_discarded",
         "_discarding",
         "_handle",
         "_head_bytes",
         "_ignores_input",
+        "_make_request",
         "_max_header",
         "_messages",
         "_on_lost",
@@ -123,11 +125,13 @@ class ClientConnection(BaseProtocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        handle: RequestHandler,
+        make_request: Callable[..., R],
+        handle: Callable[[ClientConnection, R], Awaitable[bool]],
         refuse: RefusalWriter,
         on_lost: Callable[[ClientConnection], None],
         *,
         max_header: int,
+        accepts_connect: bool = False,
     ) -> None:
         parser = HttpRequestParser(
             self,
@@ -141,7 +145,9 @@ class ClientConnection(BaseProtocol):
         )
         super().__init__(loop, parser)
         self._max_header = max_header
-        self._handle = handle
+        self._make_request: Callable[..., Any] = make_request
+        self._handle: Callable[[ClientConnection, Any], Awaitable[bool]] = handle
+        self._accepts_connect = accepts_connect
         self._refuse = refuse
         self._on_lost = on_lost
         self._messages: deque[tuple[Any, Body] | Refusal] = deque()
@@ -405,14 +411,14 @@ class ClientConnection(BaseProtocol):
             self._refuse(self, bad_request("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
             return False
         # Passed on, it would make a tunnel to wherever the client likes (RFC 9110 section 9.3.6).
-        if message.method == "CONNECT":
+        if message.method == "CONNECT" and not self._accepts_connect:
             self._refuse(self, bad_request("This is not a proxy that CONNECT could use."))
             return False
         headers = message.headers
         # A client that expects a 100 holds its body back until then, and its timeout must not run meanwhile.
         if not body.is_eof() and "Expect" in headers:
             self.awaits_continue = "100-continue" in headers["Expect"].lower() and not body.total_bytes
-        x = Exchange(
+        request = self._make_request(
             message.method,
             message.path,
             headers,
@@ -427,7 +433,7 @@ class ClientConnection(BaseProtocol):
         )
         return (
             # If the body was not read to its end, nobody knows where the next request begins.
-            await self._handle(self, x)
+            await self._handle(self, request)
             and body.is_eof()
             and not (self._discarding or (self._ignores_input and not self._messages))
         )

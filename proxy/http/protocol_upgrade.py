@@ -11,6 +11,20 @@ import httptools
 
 CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: -\r\nTransfer-Encoding: chunked\r\n\r\n"
 BLANK_LINE = b"\r\n\r\n"
+# HTTP/2 in a tunnel would carry requests past every limit. RFC 9113 has deprecated this upgrade.
+REFUSED_UPGRADES = frozenset(("h2c", "h2"))
+
+
+def requested_upgrade(connection: str | None, upgrade: str | None) -> str | None:
+    """The protocol that a request asks to switch to, or None if it asks for none that may be passed on."""
+    if not upgrade or not connection:
+        return None
+    # RFC 9110 section 7.8: Upgrade counts only if Connection names it.
+    if not any(token.strip().lower() == "upgrade" for token in connection.split(",")):
+        return None
+    wanted = [token.strip() for token in upgrade.split(",")]
+    kept = [token for token in wanted if token.lower() not in REFUSED_UPGRADES]
+    return ", ".join(kept) or None
 
 
 class UpgradeRequest:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.ingress.app_connection import MAX_BUFFERED_BODY, AppConnection
+from proxy.http.upstream_connection import MAX_BUFFERED_BODY, UpstreamConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
@@ -36,7 +36,7 @@ class Behind:
 @pytest.mark.parametrize("held", [0, 1, MAX_BUFFERED_BODY + 1])
 async def test_a_connection_whose_last_bytes_asked_for_a_pause_is_read_again(held: int) -> None:
     """`held` bytes came before anybody took them."""
-    leg, transport, client = AppConnection(asyncio.get_running_loop()), Transport(), Behind()
+    leg, transport, client = UpstreamConnection(asyncio.get_running_loop()), Transport(), Behind()
     leg.connection_made(transport)  # type: ignore[arg-type]
     for _ in range(2):
         client.taken = b""

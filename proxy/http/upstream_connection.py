@@ -1,4 +1,4 @@
-"""The client's side of HTTP/1.1 (RFC 9112) towards the app, over one connection.
+"""The client's side of HTTP/1.1 (RFC 9112) towards a server, the app or a vendor, over one connection.
 
     state       event                                   next state
     idle        send_request()                          waiting
@@ -9,8 +9,8 @@
     body        last byte, as its framing says          idle, or closed if it says that the connection ends
     body        end of file, framed by nothing else     closed: the response is complete
     upgraded    switch_protocol()                       none of these: a tunnel has the transport
-    any         end of file, a reset, fail()            closed: the exchange fails with AppUnreachable or the error
-    any         framing that is not HTTP/1.1            closed: the exchange fails with AppMisframed
+    any         end of file, a reset, fail()            closed: the exchange fails with PeerUnreachable or the error
+    any         framing that is not HTTP/1.1            closed: the exchange fails with PeerMisframed
 
 A call that a state does not allow is a programming error.
 
@@ -18,7 +18,7 @@ Theory: a response on a connection that is used again has no end but the one tha
 section 6.3 gives the order in which to look for it: no body for HEAD, 1xx, 204 and 304; then Transfer-Encoding; then
 Content-Length; then the end of the connection. If a proxy and its peer disagree about that end, the rest of one
 response becomes the beginning of the next one, which belongs to somebody else (response splitting). So the framing is
-judged strictly, by llhttp: anything that two readers could read differently is an `AppMisframed`, and nothing that
+judged strictly, by llhttp: anything that two readers could read differently is an `PeerMisframed`, and nothing that
 comes after it is taken for a response.
 """
 
@@ -31,8 +31,8 @@ from typing import Protocol, cast
 
 import httptools
 
-from proxy.errors import AppMisframed, AppUnreachable
-from proxy.ingress.exchange import HeaderList
+from proxy.errors import PeerMisframed, PeerUnreachable
+from proxy.http.messages import HeaderList
 
 MAX_HEAD = 256 * 1024  # bytes of a response's head; apps with long cookies stay far below
 DUPLICATE_LENGTH = "Duplicate Content-Length"  # the text of llhttp's error
@@ -71,8 +71,12 @@ class HeadBuffer:
         return self.data if self.reparsing else piece
 
 
-class AppConnection(asyncio.Protocol):
-    """A connection to the app. The module's docstring has its states.
+class FramingError(ValueError):
+    """What is wrong with a response's framing, as a clause; raised within the parser."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection to the app or to a vendor. The module's docstring has its states.
 
     Of the present exchange, or the one before it:
     - `status`, `reason`, `headers`, `trailers`: of the response; status 0 before its head has come.
@@ -87,9 +91,13 @@ class AppConnection(asyncio.Protocol):
     - `idle_since`, `idle_iteration`: for the pool.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None = None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None = None, *, peer_name: str = "The app"
+    ) -> None:
+        """`sock` is the transport's own, for TCP_QUICKACK; `peer_name` begins the sentences of errors."""
         self.loop = loop
-        self._sock = sock  # the transport's own, for TCP_QUICKACK
+        self._sock = sock
+        self._peer_name = peer_name
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.idle_iteration = 0  # of the loop, in which it became idle
@@ -103,7 +111,7 @@ class AppConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         state = "ended" if self.is_closed else "busy" if self._in_exchange else "idle"
-        return f"<AppConnection {state}{', answered ' + str(self.status) if self.status else ''}>"
+        return f"<UpstreamConnection {state}{', answered ' + str(self.status) if self.status else ''}>"
 
     def _begin_exchange(self, method: str, upgrade: str | None) -> None:
         self._method = method
@@ -143,7 +151,7 @@ class AppConnection(asyncio.Protocol):
         """Write the head of a request, with as much of its body as is there. The future is done when the head of the
         response has come.
 
-        It fails with AppUnreachable if the connection ends first, with AppMisframed if the framing is bad.
+        It fails with PeerUnreachable if the connection ends first, with PeerMisframed if the framing is bad.
         """
         assert not self._in_exchange, "one request at a time"
         self._begin_exchange(method, upgrade)
@@ -152,7 +160,7 @@ class AppConnection(asyncio.Protocol):
         self._head_future = self.loop.create_future()
         if self.is_closed or self.transport is None:
             # It ended between the pool's check and now: nothing of the request was sent.
-            self._fail_exchange(AppUnreachable("The app closed the connection.", sent=False))
+            self._fail_exchange(PeerUnreachable(f"{self._peer_name} closed the connection.", sent=False))
         else:
             self.transport.write(head)
         return self._head_future
@@ -166,9 +174,9 @@ class AppConnection(asyncio.Protocol):
             self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
 
     async def drain(self) -> None:
-        """Wait until the app reads on. Raises AppUnreachable if the connection has ended."""
+        """Wait until the app reads on. Raises PeerUnreachable if the connection has ended."""
         if self.is_closed:
-            raise AppUnreachable("The app closed the connection while it was sent a body.", sent=True)
+            raise PeerUnreachable(f"{self._peer_name} closed the connection while it was sent a body.", sent=True)
         if self._writing_paused:
             if self._write_resumed is None:
                 self._write_resumed = self.loop.create_future()
@@ -184,8 +192,8 @@ class AppConnection(asyncio.Protocol):
         return self._writing_paused
 
     def stream_body(self, sink: BodySink) -> asyncio.Future[None] | None:
-        """Send the body to `sink`, from its beginning. The future is its end, or fails with AppUnreachable; None if all
-        of it had come already."""
+        """Send the body to `sink`, from its beginning. The future is its end, or fails with PeerUnreachable; None if
+        all of it had come already."""
         self._sink = sink
         buffered, self.buffered = self.buffered, []
         self._buffered_bytes = 0
@@ -298,7 +306,7 @@ class AppConnection(asyncio.Protocol):
         elif not self.complete:
             # httptools wraps errors of its callbacks; what those raised says better what was wrong.
             cause = stop.__context__
-            self._fail_misframed(str(cause if isinstance(cause, AppMisframed) else stop))
+            self._fail_misframed(str(cause if isinstance(cause, FramingError) else stop))
         else:
             self.keep_alive = False
 
@@ -360,7 +368,7 @@ class AppConnection(asyncio.Protocol):
         if self.complete:
             self.keep_alive = False
             # llhttp begins a second response behind the first one, which nobody has asked for.
-            raise AppMisframed("more bytes than its framing allows", sent=True)
+            raise FramingError("more bytes than its framing allows")
 
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
@@ -373,14 +381,14 @@ class AppConnection(asyncio.Protocol):
         assert parser is not None
         status = parser.get_status_code()
         if parser.get_http_version() not in ("1.1", "1.0"):
-            raise AppMisframed("it does not speak HTTP/1", sent=True)
+            raise FramingError("it does not speak HTTP/1")
         if 100 <= status < 200 and status != 101:
             return  # an interim response: on_message_complete passes it on
         # A client that did not ask for it would take the other protocol's bytes for HTTP.
         if status == 101 and self._requested_upgrade is None:
-            raise AppMisframed("it switched protocols without being asked to", sent=True)
+            raise FramingError("it switched protocols without being asked to")
         if status < 100 or status > 999:
-            raise AppMisframed("its status is no status", sent=True)
+            raise FramingError("its status is no status")
         self._read_framing(parser, status)
         self.status = status
         self.head_received_at = self.loop.time()
@@ -394,7 +402,7 @@ class AppConnection(asyncio.Protocol):
             self._complete_response()
 
     def _read_framing(self, parser: httptools.HttpResponseParser, status: int) -> None:
-        """How the body is framed (RFC 9112 section 6.3). Raises AppMisframed."""
+        """How the body is framed (RFC 9112 section 6.3). Raises FramingError."""
         for name, value in self.headers:
             lower = name.lower()
             if lower == b"content-length":
@@ -403,10 +411,10 @@ class AppConnection(asyncio.Protocol):
                 # Other codings would need decoding to find the end, and two of them invite two readings (RFC 9112
                 # section 6.1).
                 if value.lower() != b"chunked" or self.chunked:
-                    raise AppMisframed("its only transfer coding may be `chunked`", sent=True)
+                    raise FramingError("its only transfer coding may be `chunked`")
                 self.chunked = True
         if self.chunked and parser.get_http_version() == "1.0":
-            raise AppMisframed("HTTP/1.0 knows no transfer coding", sent=True)
+            raise FramingError("HTTP/1.0 knows no transfer coding")
         # RFC 9112 section 6.3 in its order: no body, chunked, a length, the end of the connection.
         self.bodyless = self._method == "HEAD" or status in (204, 304) or status == 101
         self.delimited_by_close = not (self.bodyless or self.chunked or self.content_length is not None)
@@ -453,11 +461,11 @@ class AppConnection(asyncio.Protocol):
         if self._in_exchange and self.status and self.delimited_by_close and exc is None and not self.complete:
             self._complete_response()
 
-    def _incomplete_error(self) -> AppUnreachable:
-        return AppUnreachable("The app closed the connection before its answer was whole.", sent=True)
+    def _incomplete_error(self) -> PeerUnreachable:
+        return PeerUnreachable(f"{self._peer_name} closed the connection before its answer was whole.", sent=True)
 
     def _fail_misframed(self, why: str) -> None:
-        self._fail_exchange(AppMisframed(f"The app's answer cannot be read: {why}.", sent=True))
+        self._fail_exchange(PeerMisframed(f"{self._peer_name}'s answer cannot be read: {why}.", why=why))
         self.abort()
 
     def _fail_exchange(self, error: Exception) -> None:

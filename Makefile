@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
-.PHONY: loadtest soak incidents fuzz dbsuites realapps clean
+.PHONY: loadtest soak incidents fuzz dbsuites realapps schema clean
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench           the figures of docs/figures.md'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
+	@echo "make schema          config/outrigger.schema.json, after a key of the policy was added or described anew"
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
 	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
@@ -58,6 +59,9 @@ types: .venv/$(STAMP)
 test: .venv/$(STAMP) setup callers
 	@sh tests/matrix.sh
 
+.venv/bin/python:
+	@$(MAKE) --no-print-directory .venv/$(STAMP)
+
 callers: .venv/$(STAMP)
 	@sh tests/callers/setup.sh
 
@@ -77,6 +81,10 @@ bench: .venv/$(STAMP) setup
 
 prices: .venv/$(STAMP)
 	@.venv/bin/python deploy/prices.py
+
+# Written whole or not at all: a fault in the language leaves the old one.
+schema: | .venv/bin/python
+	@.venv/bin/python -m proxy schema > .schema.new && mv .schema.new config/outrigger.schema.json || { rm -f .schema.new; exit 1; }
 
 .venv-litellm/$(STAMP): tests/bench/litellm.txt .venv/$(STAMP)
 	@echo "setting up LiteLLM's proxy (.venv-litellm) …"

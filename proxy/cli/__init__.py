@@ -52,6 +52,10 @@ def dispatch_command(command: str, argv: Sequence[str], environ: Mapping[str, st
             from proxy.cli.check import run_check
 
             return run_check(argv, environ, sys.stdout, sys.stderr)
+        case "schema":
+            from proxy.cli.schema import run_schema
+
+            return run_schema(argv, sys.stdout)
         case "explain":
             from proxy.cli.explain import run_explain
 

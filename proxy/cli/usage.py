@@ -11,6 +11,7 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("run --policy FILE", "front the app at app.url or app.port"),
     ),
     "check": (("check [FILE] [--print]", "validate a policy; show it with every default"),),
+    "schema": (("schema", "the policy language as a JSON Schema, for editors"),),
     "explain": (
         ("explain METHOD PATH [-H 'K: V']… [--policy FILE]", "which route, user, tier and limits a request gets"),
     ),

@@ -161,4 +161,10 @@ def parse_condition(text: str) -> Condition:
     raise ValueError(f'that is no condition; the nearest is "{near[0]}"')
 
 
-CONDITION = ValueType(parse_condition, str, 'a condition such as "errors > 5% over 5m"')
+def _pattern_for_editors() -> str:
+    """The forms with any run of spaces, as parse_condition takes them."""
+    forms = (form.pattern.replace(" > ", ">").replace(" ", " +").replace(">", " *> *") for _, form, _ in FORMS)
+    return f" *({'|'.join(forms)}) *"
+
+
+CONDITION = ValueType(parse_condition, str, 'a condition such as "errors > 5% over 5m"', pattern=_pattern_for_editors())

@@ -48,17 +48,18 @@ def _section_tree(section: Any) -> dict[str, Tree]:
     values = {item.name: getattr(section, item.name) for item in fields(section) if item.name in known}
     if isinstance(section, Charges):  # two dozen prices, of which most are unset
         values = {name: value for name, value in values.items() if value is not None and value != {}}
-    return {name: _value_tree(value, known[name]) for name, value in values.items()}
+    return {name: value_tree(value, known[name]) for name, value in values.items()}
 
 
-def _value_tree(value: Any, hint: Any) -> Tree:
+def value_tree(value: Any, hint: Any) -> Tree:
+    """What a policy writes for a value of a key: text (PlainWord for null, true and such), lists and mappings of it."""
     marks: tuple[Any, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         marks = tuple(rest)
     # Whether a key is switched off by `off` or by `null` is in its annotation.
     if value is None:
-        return _PlainWord("off" if "off" in marks else "null")
+        return PlainWord("off" if "off" in marks else "null")
     # The same order as the reader's: what an annotation adds decides first.
     for mark in marks:
         if isinstance(mark, ValueType):
@@ -71,20 +72,20 @@ def _value_tree(value: Any, hint: Any) -> Tree:
     if origin in (Union, types.UnionType):
         return _union_tree(value, args)
     if isinstance(value, bool):
-        return _PlainWord("true" if value else "false")
+        return PlainWord("true" if value else "false")
     if origin is tuple:
-        return [_value_tree(item, args[0]) for item in value]
+        return [value_tree(item, args[0]) for item in value]
     if isinstance(value, Mapping):
-        return {name: _value_tree(item, args[1]) for name, item in value.items()}
-    return _section_tree(value) if is_dataclass(value) else _PlainWord(str(value))
+        return {name: value_tree(item, args[1]) for name, item in value.items()}
+    return _section_tree(value) if is_dataclass(value) else PlainWord(str(value))
 
 
 def _union_tree(value: Any, members: tuple[Any, ...]) -> Tree:
     for member in members:
         if get_origin(member) is Literal and value in get_args(member):
-            return _PlainWord(str(value))
+            return PlainWord(str(value))
     other = next(member for member in members if get_origin(member) is not Literal and member is not type(None))
-    return _value_tree(value, other)
+    return value_tree(value, other)
 
 
 def _scalar_text(value: Any, kind: ValueType) -> str:
@@ -101,7 +102,7 @@ def _by_tier_tree(values: Mapping[str, tuple[Any, ...]], kind: ValueType) -> Tre
 
     if ANY_TIER in values:
         return several(values[ANY_TIER])
-    return {tier: several(items) for tier, items in values.items()} or _PlainWord("null")
+    return {tier: several(items) for tier, items in values.items()} or PlainWord("null")
 
 
 def _trusted_proxies_tree(trusted: TrustedProxies) -> Tree:
@@ -127,19 +128,19 @@ def _source_tree(source: Source) -> Tree:
 def _route_tree(route: Route) -> Tree:
     # Written out, a queue without concurrency would be a fault: nothing ever waits in it.
     tree = _section_tree(route)
-    return tree if route.concurrency is not None else tree | {"queue": _PlainWord("null")}
+    return tree if route.concurrency is not None else tree | {"queue": PlainWord("null")}
 
 
 def _upstreams_tree(upstreams: Mapping[str, Upstream]) -> Tree:
     tree = {name: _section_tree(upstream) for name, upstream in upstreams.items()}
     # It is there by default, so its absence has to be written.
-    return tree if "openai" in tree else {"openai": _PlainWord("off"), **tree}
+    return tree if "openai" in tree else {"openai": PlainWord("off"), **tree}
 
 
 def _alert_rules_tree(rules: Mapping[str, AlertRule]) -> Tree:
     # Shipped rules that were switched off have to be written as off, or loading would bring them back.
     tree = {name: _section_tree(rule) for name, rule in rules.items()}
-    return tree | {name: _PlainWord("off") for name in SHIPPED_RULES if name not in tree}
+    return tree | {name: PlainWord("off") for name in SHIPPED_RULES if name not in tree}
 
 
 def _database_env_tree(env: Mapping[str, DatabasePart]) -> Tree:
@@ -164,14 +165,14 @@ _CUSTOM_TREES: Mapping[str, Callable[[Any], Tree]] = MappingProxyType(
 # ── trees to text ────────────────────────────────────────────────────────────────────────────
 
 
-class _PlainWord(str):
+class PlainWord(str):
     """A word of the language, which is written without quotes."""
 
     __slots__ = ()
 
 
 def _quote_scalar(text: str) -> str:
-    if isinstance(text, _PlainWord):
+    if isinstance(text, PlainWord):
         return str(text)
     # JSON's strings are YAML's double-quoted scalars but for a few characters, which are escaped.
     if text in _NOT_TEXT or _PLAIN_SCALAR.fullmatch(text) is None:

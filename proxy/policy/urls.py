@@ -151,15 +151,26 @@ def mask_password(url: str) -> str:
     return re.sub(r"(?<=[?&]password=)[^&#]*", "***", masked)
 
 
-def _url_type(parse: Callable[[str], str], write: str, *, mask: str | None = None) -> ValueType:
-    """`mask`: of a URL that is a secret as a whole, since who knows it may post to it."""
-    return ValueType(parse, mask_password, write, secret=mask is not None, mask=mask or "", quoted=False)
+def _url_type(parse: Callable[[str], str], write: str, pattern: str, *, mask: str | None = None) -> ValueType:
+    """`pattern` is for editors; `mask` of a URL that is a secret as a whole, since who knows it may post to it."""
+    secret = mask is not None
+    return ValueType(parse, mask_password, write, secret=secret, mask=mask or "", quoted=False, pattern=pattern)
 
 
-APP_URL = _url_type(_parse_app_url, "an address such as http://127.0.0.1:8002")
-HTTP_URL = _url_type(_parse_web_url, "a URL such as https://api.example.com/v1")
-WEBHOOK = _url_type(_parse_web_url, "a URL such as https://hooks.example.com/…", mask="https://***")
-SENTRY_DSN = _url_type(_parse_sentry_dsn, "the DSN that Sentry shows", mask="https://***@***/0")
-DATABASE = _url_type(_parse_database_url, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}")
-STORE = _url_type(_parse_store_url, "memory://, redis://… or rediss://…")
-LEDGER = _url_type(_parse_ledger_url, "sqlite:///var/outrigger.db or postgresql://…")
+_WEB = "https?://[!-~]+"
+_POSTGRES = r"postgres(ql)?(\+[a-z0-9_]+)?:[!-~]*"
+
+
+APP_URL = _url_type(_parse_app_url, "an address such as http://127.0.0.1:8002", r"http://[^\s/?#@]+/?")
+HTTP_URL = _url_type(_parse_web_url, "a URL such as https://api.example.com/v1", _WEB)
+WEBHOOK = _url_type(_parse_web_url, "a URL such as https://hooks.example.com/…", _WEB, mask="https://***")
+SENTRY_DSN = _url_type(
+    _parse_sentry_dsn, "the DSN that Sentry shows", rf"{_WEB}@[!-~]*/[0-9]+([?#][!-~]*)?", mask="https://***@***/0"
+)
+DATABASE = _url_type(
+    _parse_database_url, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}", _POSTGRES
+)
+STORE = _url_type(_parse_store_url, "memory://, redis://… or rediss://…", "memory://|rediss?://[!-~]+")
+LEDGER = _url_type(
+    _parse_ledger_url, "sqlite:///var/outrigger.db or postgresql://…", f"sqlite:///[ -~]*[^/]|{_POSTGRES}"
+)

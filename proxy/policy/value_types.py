@@ -29,6 +29,10 @@ class ValueType:
     mask: str = "***"  # what is shown in a secret's place, and loads again
     quoted: bool = True  # whether a fault may quote the text; URLs may carry passwords
     empty: bool = False  # whether the empty text is a value of its own
+    # What an editor can know: a regular expression (also ECMA-262's) that every text that `parse` takes matches, if
+    # only roughly, and the bounds of a whole number. Without a pattern an editor lets every text pass.
+    pattern: str = ""
+    bounds: tuple[int, int] | None = None
 
 
 def match_pattern(pattern: str, reason: str) -> Callable[[str], str]:
@@ -55,7 +59,12 @@ def whole_number(low: int, high: int = 10**12) -> ValueType:
         return number
 
     span = f"from {low} up" if high == 10**12 else f"from {low} to {high}"
-    return ValueType(parse, str, f"a whole number {span}")
+    return ValueType(parse, str, f"a whole number {span}", pattern="[-+]?[0-9]{1,15}", bounds=(low, high))
+
+
+def text_matching(pattern: str, reason: str, hint: str) -> ValueType:
+    """Texts that a regular expression takes as a whole; `reason` is the clause for any other."""
+    return ValueType(match_pattern(pattern, reason), str, hint, pattern=pattern)
 
 
 def _reject_zero(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -230,6 +239,15 @@ def _parse_time_zone(text: str) -> str:
 
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"  # RFC 9110 section 5.6.2
+# For editors, beside the parsers above: the same texts without what only code can say.
+_LINE = r"[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*"
+_LINES = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*\S[^\x00-\x08\x0b-\x1f\x7f-\x9f]*"
+_QUANTITY = r"[0-9]{1,12}(\.[0-9]{1,9})? ?(ms|s|m|h|d)"
+_NOT_ZERO = r"(?!0+(\.0+)? ?[A-Za-z]*(/|$))"
+_SIZE = r"[0-9]{1,16} ?(B|KiB|MiB|GiB)?"
+_DOLLARS = r"[0-9]{1,9}(\.[0-9]{1,12})?"
+_PATH = r"/(?![^?#]*[?#])[!-~]*"
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 def _parse_lower_case(parse: Callable[[str], str]) -> Callable[[str], str]:
@@ -238,43 +256,65 @@ def _parse_lower_case(parse: Callable[[str], str]) -> Callable[[str], str]:
 
 # ── the types ────────────────────────────────────────────────────────────────────────────────
 
-DURATION = ValueType(units.parse_duration, units.format_duration, "a duration such as 30s")
-PERIOD = ValueType(_reject_zero(units.parse_duration), units.format_duration, "a duration above zero such as 30s")
-SIZE = ValueType(units.parse_size, units.format_size, "a size such as 10MiB")
-BYTE_RATE = ValueType(_parse_byte_rate, lambda value: f"{units.format_size(value)}/s", "bytes a second such as 500B/s")
-HEADER_SIZE = ValueType(_parse_header_size, units.format_size, "a size such as 32KiB")
-SHARE = ValueType(units.parse_share, units.format_share, "a share such as 85%")
-MONEY = ValueType(units.parse_money, units.format_money, "an amount such as $0.05")
-PRICE = ValueType(_parse_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50")
-FEE = ValueType(_parse_price, lambda value: f"{value:f}", "dollars each such as 0.01")
-TOKENS = ValueType(
-    match_pattern(r"[1-9][0-9]{0,8}", "it is not a number of tokens"), str, "a number of tokens such as 200000"
+DURATION = ValueType(units.parse_duration, units.format_duration, "a duration such as 30s", pattern=_QUANTITY)
+PERIOD = ValueType(
+    _reject_zero(units.parse_duration),
+    units.format_duration,
+    "a duration above zero such as 30s",
+    pattern=_NOT_ZERO + _QUANTITY,
 )
+SIZE = ValueType(units.parse_size, units.format_size, "a size such as 10MiB", pattern=_SIZE)
+BYTE_RATE = ValueType(
+    _parse_byte_rate,
+    lambda value: f"{units.format_size(value)}/s",
+    "bytes a second such as 500B/s",
+    pattern=_NOT_ZERO + _SIZE + "/ ?s ?",
+)
+HEADER_SIZE = ValueType(_parse_header_size, units.format_size, "a size such as 32KiB", pattern=_SIZE)
+SHARE = ValueType(units.parse_share, units.format_share, "a share such as 85%", pattern=r"[0-9]{1,3}(\.[0-9]{1,9})? ?%")
+MONEY = ValueType(
+    units.parse_money, units.format_money, "an amount such as $0.05", pattern=r"\$[0-9]{1,9}(\.[0-9]{1,9})?"
+)
+PRICE = ValueType(_parse_price, lambda value: f"{value:f}", "dollars per million tokens such as 0.50", pattern=_DOLLARS)
+FEE = ValueType(_parse_price, lambda value: f"{value:f}", "dollars each such as 0.01", pattern=_DOLLARS)
+TOKENS = text_matching(r"[1-9][0-9]{0,8}", "it is not a number of tokens", "a number of tokens such as 200000")
 PRICE_TIME = ValueType(
-    _parse_price_time, str, "a day such as 2027-01-01, or times of each day such as 01:00-04:00 (UTC)"
-)
-SERVICE_TIER = ValueType(
-    match_pattern("flex|batch|priority|fast|ultrafast", "it is no tier that an answer names and that changes a price"),
+    _parse_price_time,
     str,
+    "a day such as 2027-01-01, or times of each day such as 01:00-04:00 (UTC)",
+    pattern=rf"{_CLOCK}-{_CLOCK}|20[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}",
+)
+SERVICE_TIER = text_matching(
+    "flex|batch|priority|fast|ultrafast",
+    "it is no tier that an answer names and that changes a price",
     "flex, batch, priority, fast or ultrafast",
 )
-MEMORY = ValueType(_reject_zero(units.parse_size), units.format_size, "a size such as 512MiB")
-FACTOR = ValueType(_parse_factor, repr, "a number from 1 up such as 2.0")
-VERSION = ValueType(_parse_version, str, "1")
+MEMORY = ValueType(
+    _reject_zero(units.parse_size), units.format_size, "a size such as 512MiB", pattern=_NOT_ZERO + _SIZE
+)
+FACTOR = ValueType(_parse_factor, repr, "a number from 1 up such as 2.0", pattern=r"0*[1-9][0-9]*(\.[0-9]{1,9})?")
+VERSION = ValueType(_parse_version, str, "1", pattern="1")
 PORT = whole_number(0, 65535)
 COUNT = whole_number(0)
 POSITIVE = whole_number(1)
 
-TEXT = ValueType(_parse_text, str, "a text")
-PROSE = ValueType(_parse_prose, str, "a text")
-LOOSE_TEXT = ValueType(_parse_optional_text, str, "a text", empty=True)
-TOKEN = ValueType(_parse_optional_text, str, "a secret, best as ${NAME}", secret=True, empty=True)
-SECRET = ValueType(_parse_text, str, "a secret, best as ${NAME}", secret=True)
+TEXT = ValueType(_parse_text, str, "a text", pattern=_LINE)
+PROSE = ValueType(_parse_prose, str, "a text", pattern=_LINES)
+LOOSE_TEXT = ValueType(_parse_optional_text, str, "a text", empty=True, pattern=_LINE)
+TOKEN = ValueType(_parse_optional_text, str, "a secret, best as ${NAME}", secret=True, empty=True, pattern=_LINE)
+SECRET = ValueType(_parse_text, str, "a secret, best as ${NAME}", secret=True, pattern=_LINE)
 # Keys may be several lines long (PEM); an empty one is refused, since anybody could sign with it.
-SIGNING_KEY = ValueType(_parse_prose, str, "the key, best as ${JWT_KEY}", secret=True)
-PATH = ValueType(_parse_path, str, "a path such as /health")
-REQUEST_TARGET = ValueType(_parse_request_target, str, "a path such as /jobs/nightly or /jobs?name=nightly")
-CALLBACK_HOST = ValueType(_parse_callback_host, str, "a host alone, such as hooks.example.com or 10.0.0.7")
+SIGNING_KEY = ValueType(_parse_prose, str, "the key, best as ${JWT_KEY}", secret=True, pattern=_LINES)
+PATH = ValueType(_parse_path, str, "a path such as /health", pattern=_PATH)
+REQUEST_TARGET = ValueType(
+    _parse_request_target, str, "a path such as /jobs/nightly or /jobs?name=nightly", pattern=r"/[!-\"$-~]*"
+)
+CALLBACK_HOST = ValueType(
+    _parse_callback_host,
+    str,
+    "a host alone, such as hooks.example.com or 10.0.0.7",
+    pattern=r"[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:.]+\]?",
+)
 WEBHOOK_SECRET = ValueType(
     _parse_webhook_secret,
     str,
@@ -282,26 +322,30 @@ WEBHOOK_SECRET = ValueType(
     secret=True,
     mask=_MASKED_WEBHOOK_KEY,
     empty=True,
+    pattern=r"whsec_([A-Za-z0-9+/]{32,88}=?=?|\*+)",
 )
-TEMPLATE = ValueType(_parse_template, str, "a path such as /api/user/{user}/*")
-HEADER = ValueType(match_pattern(_NAME, "it is no header name"), str, "a header name such as X-User-Id")
-COOKIE = ValueType(match_pattern(_NAME, "it is no cookie name"), str, "a cookie name such as session")
-METHOD = ValueType(
-    match_pattern(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method"), str, "a method in capitals such as POST"
-)
-RETRY_ON = ValueType(_parse_retry_on, str, "connect, reset, first_byte or a status from 400 to 599")
-SECRET_NAME = ValueType(
-    _parse_lower_case(match_pattern(_NAME, "it is no header or query name")), str, "a name such as x-api-key"
-)
-LABEL = ValueType(
-    match_pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "it is no name fit for a metrics label"),
+TEMPLATE = ValueType(_parse_template, str, "a path such as /api/user/{user}/*", pattern=r"/[!-z|~]*\{user\}[!-z|~]*")
+HEADER = text_matching(_NAME, "it is no header name", "a header name such as X-User-Id")
+COOKIE = text_matching(_NAME, "it is no cookie name", "a cookie name such as session")
+METHOD = text_matching(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method", "a method in capitals such as POST")
+RETRY_ON = ValueType(
+    _parse_retry_on,
     str,
+    "connect, reset, first_byte or a status from 400 to 599",
+    pattern="connect|reset|first_byte|[45][0-9][0-9]",
+    bounds=(400, 599),
+)
+SECRET_NAME = ValueType(
+    _parse_lower_case(match_pattern(_NAME, "it is no header or query name")),
+    str,
+    "a name such as x-api-key",
+    pattern=_NAME,
+)
+LABEL = text_matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
+    "it is no name fit for a metrics label",
     "letters, digits, _ - and . only, at most 64",
 )
-VARIABLE = ValueType(
-    match_pattern(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable"),
-    str,
-    "a name such as DATABASE_URL",
-)
-NETWORK = ValueType(_parse_network, str, "a network such as 10.0.0.0/8")
-TIME_ZONE = ValueType(_parse_time_zone, str, "a name such as Europe/Berlin")
+VARIABLE = text_matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable", "a name such as DATABASE_URL")
+NETWORK = ValueType(_parse_network, str, "a network such as 10.0.0.0/8", pattern=r"[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?")
+TIME_ZONE = ValueType(_parse_time_zone, str, "a name such as Europe/Berlin", pattern=_LINE)

@@ -102,9 +102,25 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-RATE = ValueType(Rate.parse, str, "a rate such as 10/h or 5/10s")
-SPEND = ValueType(Spend.parse, str, "money in a time such as $0.50/d or $10/month")
-ADDRESS = ValueType(Address.parse, str, "HOST:PORT such as 127.0.0.1:9901")
+_PORT = "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[0-5]?[0-9]{1,4})"
+RATE = ValueType(
+    Rate.parse,
+    str,
+    "a rate such as 10/h or 5/10s",
+    pattern=f" *0*[1-9][0-9]* */ *(s|min|h|d|{value_types.PERIOD.pattern}) *",
+)
+SPEND = ValueType(
+    Spend.parse,
+    str,
+    "money in a time such as $0.50/d or $10/month",
+    pattern=f" *{value_types.MONEY.pattern} */ *(h|d|month) *",
+)
+ADDRESS = ValueType(
+    Address.parse,
+    str,
+    "HOST:PORT such as 127.0.0.1:9901",
+    pattern=rf"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*)?:{_PORT}",
+)
 ListenAt = Annotated[Address, ADDRESS]
 
 

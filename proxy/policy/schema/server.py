@@ -78,7 +78,7 @@ def _parse_claim(text: str) -> str:
     return text
 
 
-CLAIM = value_types.ValueType(_parse_claim, str, f"one of {', '.join(CLAIMABLE)}")
+CLAIM = value_types.ValueType(_parse_claim, str, f"one of {', '.join(CLAIMABLE)}", pattern="|".join(CLAIMABLE))
 
 
 # ── listen, admin ────────────────────────────────────────────────────────────────────────────

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from policy_as_json import tree_of
 
 from proxy.errors import PolicyError
 from proxy.policy import value_types, values
 from proxy.policy.loading import PolicySource, load_policy
-from proxy.policy.parsing.nodes import Listing, Node, Scalar, Table
 from proxy.policy.parsing.yaml import parse_document
 from proxy.policy.reader import key_hints
 from proxy.policy.schema import AlertRule, Fallback, InjectedFault, Policy, Price, TrustedProxies
@@ -168,21 +168,6 @@ def test_a_variable_of_the_apps_own_is_left_out_with_a_warning_and_its_value_is_
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def tree_of(node: Node | None, off: object) -> object:
-    """As a converter of YAML to JSON writes it: numbers and null as such, `off` as false where it knows YAML 1.1."""
-    if isinstance(node, Table):
-        return {entry.key: tree_of(entry.value, off) for entry in node.entries}
-    if isinstance(node, Listing):
-        return [tree_of(item, off) for item in node.items]
-    assert isinstance(node, Scalar)
-    if node.is_null:
-        return None
-    words = {"true": True, "false": False, "off": off}
-    if node.plain and node.text in words:
-        return words[node.text]
-    return json.loads(node.text) if node.plain and re.fullmatch(r"-?\d+(\.\d+)?", node.text) else node.text
 
 
 @pytest.mark.parametrize("off", [False, "off"])

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.policy import Policy
+from proxy.policy.schema.route import Route
 from proxy.policy.schema.upstream import Upstream
 from proxy.policy.values import Address
 
@@ -25,8 +26,10 @@ T = TypeVar("T")
 def resolve_defaults(reader: PolicyReader, policy: Policy) -> tuple[Policy, tuple[str, ...]]:
     """The policy with its unwritten values adjusted to the written ones, and warnings about it."""
     app, overload, postgres = policy.app, policy.overload, policy.postgres
+    routes = tuple(_resolve_route(reader, f"routes[{at}]", route) for at, route in enumerate(policy.routes))
     policy = replace(
         policy,
+        routes=routes,
         app=replace(app, restart=_order_pair(reader, "app.restart", app.restart, "backoff", "max_backoff")),
         overload=replace(overload, adaptive=_order_pair(reader, "overload.adaptive", overload.adaptive, "min", "max")),
         postgres=replace(postgres, pool=_resolve_pool(reader, policy)),
@@ -35,6 +38,15 @@ def resolve_defaults(reader: PolicyReader, policy: Policy) -> tuple[Policy, tupl
         ),
     )
     return _move_addresses(reader, policy)
+
+
+def _resolve_route(reader: PolicyReader, key: str, route: Route) -> Route:
+    retry = route.background.retry
+    backoff = _order_pair(reader, f"{key}.background.retry.backoff", retry.backoff, "first", "max")
+    # The same object if nothing changed: most routes have no background.
+    if backoff is retry.backoff:
+        return route
+    return replace(route, background=replace(route.background, retry=replace(retry, backoff=backoff)))
 
 
 def _order_pair(reader: PolicyReader, key: str, section: T, least: str, most: str) -> T:
@@ -48,7 +60,7 @@ def _order_pair(reader: PolicyReader, key: str, section: T, least: str, most: st
         changed = {least: high}
     elif f"{key}.{most}" not in reader.lines:
         changed = {most: low}
-    return replace(section, **changed)  # type: ignore[type-var]  # every section is a dataclass
+    return section if not changed else replace(section, **changed)  # type: ignore[type-var]  # every section is a dataclass
 
 
 def _resolve_pool(reader: PolicyReader, policy: Policy) -> Any:

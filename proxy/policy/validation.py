@@ -16,7 +16,7 @@ from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.identity import IpSource, JwtSource
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Price
-from proxy.policy.schema.route import DEFAULT_ROUTE, Match
+from proxy.policy.schema.route import DEFAULT_ROUTE, Match, Route
 from proxy.policy.schema.upstream import Fallback, Upstream
 from proxy.policy.values import ANY_TIER, Address
 
@@ -194,9 +194,17 @@ def _check_routes(reader: PolicyReader, policy: Policy) -> None:
                 reader.add_fault(f"{key}.match", "the route named default fits every request", fix)
             if index < len(written) - 1:
                 reader.add_fault(f"{key}.name", "no route after default is ever taken", "put default last")
+        _check_background(reader, key, route)
         if f"{key}.queue" in reader.lines and route.concurrency is None and reader.is_sound(f"{key}.concurrency"):
             problem = "nothing ever waits in it without concurrency"
             reader.add_fault(f"{key}.queue", problem, "write concurrency: 5 beside it, or leave the queue out")
+
+
+def _check_background(reader: PolicyReader, key: str, route: Route) -> None:
+    backoff = route.background.retry.backoff
+    if reader.is_sound(f"{key}.background") and backoff.first > backoff.max:
+        at = f"{key}.background.retry.backoff"
+        reader.add_fault(at, "first is longer than max", "write a max of at least first")
 
 
 def _check_overload(reader: PolicyReader, policy: Policy) -> None:

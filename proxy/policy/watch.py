@@ -29,6 +29,7 @@ FIXED_KEYS = (
     "sentry.environment",
     "store.url",
     "store.on_error",
+    "tasks.url",
 )
 
 

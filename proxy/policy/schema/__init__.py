@@ -20,7 +20,7 @@ from proxy.policy.schema.identity import (
 )
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Charges, Fee, Price, Rated
-from proxy.policy.schema.route import DEFAULT_ROUTE, Match, Queue, Retries, Route
+from proxy.policy.schema.route import DEFAULT_ROUTE, Background, Match, Queue, Retries, Route, TaskBackoff, TaskRetry
 from proxy.policy.schema.server import (
     REDACT,
     AdaptiveLimit,
@@ -39,7 +39,7 @@ from proxy.policy.schema.server import (
     Restart,
     TrustedProxies,
 )
-from proxy.policy.schema.stores import DatabasePart, Ledger, Pin, Pool, Postgres, QueryTimeout, Store
+from proxy.policy.schema.stores import DatabasePart, Ledger, Pin, Pool, Postgres, QueryTimeout, Store, Tasks
 from proxy.policy.schema.upstream import (
     ANTHROPIC,
     OPENAI,
@@ -73,6 +73,7 @@ __all__ = [
     "Alerts",
     "Algorithm",
     "App",
+    "Background",
     "Backoff",
     "Body",
     "Breaker",
@@ -124,6 +125,9 @@ __all__ = [
     "Severity",
     "Source",
     "Store",
+    "TaskBackoff",
+    "TaskRetry",
+    "Tasks",
     "Tier",
     "TierMatcher",
     "TrustedProxies",

@@ -12,7 +12,7 @@ from proxy.policy.schema.alerting import Alerts, InjectedFault, Sentry
 from proxy.policy.schema.identity import Identity
 from proxy.policy.schema.route import DEFAULT_ROUTE, Route
 from proxy.policy.schema.server import Admin, App, Listen, Log, Metrics, Overload
-from proxy.policy.schema.stores import Ledger, Postgres, Store
+from proxy.policy.schema.stores import Ledger, Postgres, Store, Tasks
 from proxy.policy.schema.upstream import Egress, Upstream, default_upstreams
 from proxy.policy.values import Label, empty_mapping, enclosing_keys
 
@@ -36,6 +36,7 @@ class Policy:
     egress: Egress = Egress()
     postgres: Postgres = Postgres()
     store: Store = Store()
+    tasks: Tasks = Tasks()
     ledger: Ledger = Ledger()
     alerts: Alerts = Alerts()
     log: Log = Log()

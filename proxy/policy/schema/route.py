@@ -1,4 +1,4 @@
-"""`routes`: what each kind of request gets: timeouts, rate limits, concurrency and a queue."""
+"""`routes`: what each kind of request gets: timeouts, rate limits, concurrency and a queue; or to run later."""
 
 from __future__ import annotations
 
@@ -42,6 +42,33 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskBackoff:
+    """The wait before a further try of a task: `first`, then twice as long each time, at most `max`."""
+
+    first: Seconds = 5.0
+    max: Seconds = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetry:
+    """`attempts`: tries of a task in all, less those that a drain or a death cut off."""
+
+    attempts: Annotated[int, value_types.whole_number(1, 20)] = 3
+    backoff: TaskBackoff = TaskBackoff()
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Requests that run later. `concurrency` and `max_queued` hold over all instances; `timeout` is of one try."""
+
+    mode: Literal["off", "prefer", "always"] = "off"
+    concurrency: Positive = 2
+    timeout: Period = 900.0
+    max_queued: Count = 1000
+    retry: TaskRetry = TaskRetry()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     name: Label
     match: Match = Match()
@@ -55,6 +82,7 @@ class Route:
     requires_budget: bool = False
     when_abandoned: Literal["close", "cancel"] = "close"
     enforce: bool = True
+    background: Background = Background()
     retries: Retries = Retries()
 
     def limits_for(self, tier: str) -> tuple[Rate, ...]:

@@ -1,4 +1,4 @@
-"""`postgres`, `store` and `ledger`: the app's database, the shared counters, the record of calls."""
+"""`postgres`, `store`, `tasks` and `ledger`: the app's database, shared counters, requests that run later, calls."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from proxy.policy import urls
-from proxy.policy.values import Address, Count, ListenAt, Period, Positive, Seconds
+from proxy.policy import urls, value_types
+from proxy.policy.values import Address, Bytes, Count, ListenAt, Period, Positive, Seconds
 
 DatabasePart = Literal["url", "host", "port", "user", "password", "database"]
 
@@ -59,6 +59,20 @@ class Postgres:
 class Store:
     url: Annotated[str, urls.STORE] = "memory://"
     on_error: Literal["local", "deny"] = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The queue of requests that run later. `url` None is the ledger's database; `keep` is from a task's end."""
+
+    url: Annotated[str, urls.LEDGER] | None = None
+    keep: Period = 86400.0
+    max_body: Bytes = 1024 * 1024
+    max_result: Bytes = 8 * 1024 * 1024
+    callbacks: tuple[Annotated[str, value_types.CALLBACK_HOST], ...] = ()
+    secret: Annotated[str, value_types.WEBHOOK_SECRET] = field(
+        default="", repr=False, metadata={"absent": "${OUTRIGGER_TASKS_SECRET:-}"}
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,19 @@ WAITING = {
     "log.bodies": "bodies are never logged; the word is there so that nobody looks for another",
     "store.url": "the store that instances share is still to come; cautions say so, and a reload names it as kept",
     "store.on_error": "the same",
+    "routes[].background.mode": "the queue is being built",
+    "routes[].background.concurrency": "the queue is being built",
+    "routes[].background.timeout": "the queue is being built",
+    "routes[].background.max_queued": "the queue is being built",
+    "routes[].background.retry.attempts": "the queue is being built",
+    "routes[].background.retry.backoff.first": "the queue is being built",
+    "routes[].background.retry.backoff.max": "the queue is being built",
+    "tasks.url": "the queue is being built",
+    "tasks.keep": "the queue is being built",
+    "tasks.max_body": "the queue is being built",
+    "tasks.max_result": "the queue is being built",
+    "tasks.callbacks": "the queue is being built",
+    "tasks.secret": "the queue is being built",
 }
 
 BEHAVIOUR = "wire/gateway/test_keys_by_behaviour.py"

@@ -34,6 +34,8 @@ ENDS: Mapping[ValueType, tuple[str, ...]] = {
     value_types.SIZE: ("1B", "1GiB"),
     value_types.MEMORY: ("1B", "1GiB"),
     value_types.HEADER_SIZE: ("1KiB", "1MiB"),
+    value_types.CALLBACK_HOST: ("hooks.example.com", "203.0.113.7", "[2001:db8::1]"),
+    value_types.WEBHOOK_SECRET: ("", "whsec_" + "A" * 32),
     value_types.SHARE: ("0%", "100%"),
     value_types.FACTOR: ("1", "1000"),
     value_types.PORT: ("0", "65535", "9901", "9902", "6432", "10000"),

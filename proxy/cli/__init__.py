@@ -64,6 +64,10 @@ def dispatch_command(command: str, argv: Sequence[str], environ: Mapping[str, st
             from proxy.cli.doctor import run_doctor
 
             return run_doctor(argv, environ, sys.stdout, sys.stderr)
+        case "attribution":
+            from proxy.cli.attribution import run_attribution
+
+            return run_attribution(argv, environ, sys.stdout, sys.stderr)
         case "init":
             from proxy.cli.init import run_init
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
 
+from proxy.errors import OutriggerError
+from proxy.policy.schema import Policy
 from proxy.policy.values import Address
+
+STATUS_TIMEOUT = 10.0  # seconds
 
 # A listener that is bound to every address is reached at the loopback address of its family.
 LOOPBACK_OF_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class GatewaySilent(OutriggerError):
+    """No gateway answers, or none that would tell."""
 
 
 def reachable_address(address: Address) -> Address:
@@ -31,6 +42,31 @@ def request(
         return answer.status, answer.read(limit)
     finally:
         connection.close()
+
+
+def fetch_status(policy: Policy) -> Mapping[str, Any]:
+    """What the running gateway shows at /status, by the policy that it runs with.
+
+    Raises GatewaySilent, whose text is a sentence that says what to do, if nobody answers or only to another token.
+    """
+    address = reachable_address(policy.listen.admin)
+    try:
+        status, body = request(address, "GET", "/status", token=policy.admin.token, timeout=STATUS_TIMEOUT)
+        # Anything may listen on that port, and answer with anything.
+        found = json.loads(body) if status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise GatewaySilent(
+            f"no gateway answers on {address} ({describe_failure(error)}); start it, or show the policy it runs with by"
+            " --policy (the address is listen.admin)"
+        ) from None
+    if status in (401, 403):
+        raise GatewaySilent(
+            f"the gateway on {address} shows nothing without its admin token; set OUTRIGGER_ADMIN_TOKEN to the"
+            " gateway's own, or show its policy by --policy (admin.token)"
+        )
+    if not isinstance(found, dict) or "health" not in found:
+        raise GatewaySilent(f"{address} answered {status}, and not as a gateway does; see listen.admin")
+    return found
 
 
 def describe_failure(error: OSError | http.client.HTTPException | ValueError) -> str:

@@ -22,6 +22,9 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
             "try what the policy names: a table of ok, warning, error",
         ),
     ),
+    "attribution": (
+        ("attribution [--policy FILE]", "what is hooked in the running app, what was left alone, and why"),
+    ),
     "suggest": (("suggest [--policy FILE]", "figures for limits, by what the running gateway saw"),),
     "report": (
         (

@@ -4,7 +4,8 @@
 `bypass HOST:PORT`               a call is going straight to a metered upstream
 `works PORT TOKEN`               the connection to the database pool that comes from that port works for this request
 
-Words of a list have commas between, `-` is none, `_` stands for a space. They come unasked and unanswered, so
+Words of a list have commas between, `-` is none, `_` stands for a space, `?` before a name says that no hook knows it.
+They come unasked and unanswered, so
 that the app never waits for the gateway; what is lost was no more than a notice. Anything else is dropped.
 """
 
@@ -14,6 +15,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from proxy.egress.attribution_report import AttributionReport, HookReport
 from proxy.egress.bypass_detection import BypassDetector
 from proxy.observe.emit import EmitEvent, LogLevel
 
@@ -26,6 +28,7 @@ class AttributionListener(asyncio.DatagramProtocol):
     """Receives the datagrams, and has each done by whom it concerns.
 
     Attributes:
+        report: what the processes said, for /status.
         on_database_connection: called with the connection's port and the request's token, empty if it has none.
     """
 
@@ -36,7 +39,8 @@ class AttributionListener(asyncio.DatagramProtocol):
         self._transport: asyncio.BaseTransport | None = None
         self._started = False
         self._opening: asyncio.Task[None] | None = None  # of one that a later start of the app asked for
-        self._reports: set[tuple[str, ...]] = set()
+        self._logged: set[tuple[object, ...]] = set()
+        self.report = AttributionReport()
         self.on_database_connection: Callable[[int, str], object] | None = None
 
     def bind(self, host: str, port: int) -> bool:
@@ -89,22 +93,27 @@ class AttributionListener(asyncio.DatagramProtocol):
             if self.on_database_connection is not None:
                 self.on_database_connection(int(words[1]), words[2].strip("-"))
         elif words[0] == "hooked" and len(words) == 5 and words[1].isdigit():
-            self._log_hooks(int(words[1]), words[2], _parse_list(words[3]), _parse_list(words[4]))
+            names = _parse_list(words[3]), _parse_list(words[4])
+            report = HookReport.from_names(int(words[1]), words[2], *names)
+            self.report.record(report)
+            self._log_hooks(report)
 
     def error_received(self, exc: Exception) -> None:
         """Nothing is done: an error can only be that of a datagram that was sent, and none is sent here."""
 
-    def _log_hooks(self, pid: int, python: str, names: list[str], missed: list[str]) -> None:
+    def _log_hooks(self, report: HookReport) -> None:
         """Every process says it; it is logged once for all that say the same."""
-        report = (python, *names, "/", *missed)
+        said = (report.python, report.hooked, report.left_alone)
         # Bounded, since whoever sends chooses the words.
-        if report in self._reports or len(self._reports) >= MAX_REPORTS:
+        if said in self._logged or len(self._logged) >= MAX_REPORTS:
             return
-        self._reports.add(report)
-        shown = f"Calls say whose they are (Python {python}), by {', '.join(names) or 'nothing'};"
+        self._logged.add(said)
+        missed = report.not_hooked
+        shown = f"Calls say whose they are (Python {report.python}), by {', '.join(report.hooked) or 'nothing'};"
         shown += f" not hooked: {', '.join(missed)}." if missed else " nothing in use is left out."
         level: LogLevel = "warning" if missed else "info"
-        self._emit("app.attribution", shown, level=level, pid=pid, python=python, hooked=names, not_hooked=missed)
+        facts = {"pid": report.pid, "python": report.python, "hooked": list(report.hooked), "not_hooked": missed}
+        self._emit("app.attribution", shown, level=level, **facts)
 
 
 def _parse_list(word: str) -> list[str]:

@@ -72,11 +72,17 @@ class LaunchEnvironment:
         """The variables that load attribution into an app in Python, so that its calls name the request that they
         belong to; none if no key of the policy needs it. `pool` is HOST:PORT of the database pool, as the app sees it:
         then queries name their request as well."""
+        report = self._egress.attribution.report
         if not attribution.is_enabled(policy):
+            why = "app.attribution is off"
+            if policy.app.attribution == "auto":
+                why = "app.attribution is auto, and no key of the policy depends on whose a call is"
+            report.set_state("off", f"{why}: nothing is loaded into the app.")
             return {}
         if self._command is not None and not attribution.is_python(self._command.main_program):
             program = self._command.main_program
             text = f"{program} is no Python: its calls have an owner where it passes on X-Outrigger-Request."
+            report.set_state("elsewhere", text)
             # Loading it would only be noise in the environment of another runtime.
             self._log_once("app.attribution", text)
             return {}
@@ -93,7 +99,11 @@ class LaunchEnvironment:
             everything = {"OUTRIGGER_EGRESS": f"http://{self._sockets.egress_address}", **env}
             shown = " ".join(f"{name}={value}" for name, value in everything.items())
             text = f"The calls of the app have an owner where it is in Python and started with {shown}"
+            report.set_state("on", text)
             self._log_once("app.attribution", text)
+        else:
+            folder = attribution.FOLDER
+            report.set_state("on", f"{folder} stands first on the app's PYTHONPATH: each Python of the app loads it.")
         return env
 
     def _log_once(self, event: str, text: str, **facts: int) -> None:

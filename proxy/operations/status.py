@@ -59,6 +59,7 @@ class StatusReport:
                 "since": self._to_wall_clock(app.since),
                 **app.exits.as_status(format_rfc3339),
             },
+            "attribution": parts.egress.attribution.report.status(),
             "policy": {
                 "source": parts.policy.source,
                 "since": format_rfc3339(parts.state.policy_since),

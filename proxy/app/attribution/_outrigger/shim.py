@@ -88,7 +88,8 @@ class Shim:
     def report_hooks(self) -> None:
         """Report what is hooked: at the first request, and at the next one after that has grown."""
         self._hooks_unreported = False
-        missed = self._missed + [name for name in UNHOOKED_MODULES if name in sys.modules]
+        # A mark tells those that no hook knows from those that did not look as expected.
+        missed = self._missed + ["?" + name for name in UNHOOKED_MODULES if name in sys.modules]
         version = ".".join(str(number) for number in sys.version_info[:3])
         self.send_report("hooked", str(os.getpid()), version, ",".join(self._hooked) or "-", ",".join(missed) or "-")
 

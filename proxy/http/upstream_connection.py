@@ -145,6 +145,13 @@ class UpstreamConnection(asyncio.Protocol):
     def reusable(self) -> bool:
         return self.complete and self.keep_alive and not self.is_closed and not self.upgraded
 
+    @property
+    def known_size(self) -> int | None:
+        """Bytes of the whole body, if they are known: announced, or all here."""
+        if self.content_length is None and self.complete and not self.bodyless:
+            return self._buffered_bytes
+        return self.content_length
+
     def send_request(
         self, head: bytes, method: str, upgrade: str | None, on_informational: OnInformational | None
     ) -> asyncio.Future[None]:

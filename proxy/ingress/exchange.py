@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.ingress.client_address import Client
     from proxy.ingress.ports import UserBudgets
     from proxy.ingress.ratelimit.limiter import RateDecision
+    from proxy.ingress.route_filters import RouteFilters
 
 ENDLESS = float("inf")
 STATUS_CLIENT_GONE = 499  # as in nginx, for a request whose client left before the head of the response
@@ -48,6 +49,7 @@ class Exchange(IncomingRequest):
 
     Set on the way:
     - `request_id`, `trace_id`, `token`, `client`, `user`, `tier`, `route`: whose it is;
+    - `filters`: what its route does to fields and bodies, None if nothing;
     - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them;
     - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by
       the client or by the app), `dropped_from_response` (fields of the app's response that do not reach the client);
@@ -70,6 +72,7 @@ class Exchange(IncomingRequest):
         "client",
         "cost",
         "dropped_from_response",
+        "filters",
         "held",
         "max_body",
         "memory_before",
@@ -129,6 +132,7 @@ class Exchange(IncomingRequest):
         self.user = ""
         self.tier = ""
         self.route: Route = DEFAULT_ROUTE
+        self.filters: RouteFilters | None = None
         self.max_body: int | None = None
         self.rate_decision: RateDecision | None = None
         self.permit: Permit | None = None

@@ -44,6 +44,10 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
     if x.trace_id is not None:
         dropped = dropped | {b"tracestate"}
         lines.append(b"tracestate: %s\r\n" % render_tracestate(x))
+    if x.filters is not None:
+        names, fields = x.filters.edit_request(x)
+        dropped = dropped | names
+        lines += [b"%s: %s\r\n" % pair for pair in fields]
     for name, value in x.raw_headers:
         if name.lower() not in dropped:
             lines.append(b"%s: %s\r\n" % (name, value))

@@ -34,6 +34,7 @@ from proxy.ingress.ports import UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
+from proxy.ingress.route_filters import RouteFilters, compile_filters
 from proxy.ingress.route_timeouts import within_total
 from proxy.ingress.routing import RouteTable
 from proxy.ingress.stream_limits import StreamLimits
@@ -57,6 +58,7 @@ class RequestRules:
     body_buffer: int  # bytes of a body that are read before its request is admitted
     faults: Mapping[str, tuple[InjectedFault, ...]]  # by route name, for staging
     dropped_from_responses: frozenset[bytes]  # fields of the app's responses that end at the gateway
+    filters: Mapping[str, RouteFilters]  # by route name: what a route does to fields and bodies
     probe_paths: frozenset[str]  # paths of the app's own health checks, never shed
 
     @classmethod
@@ -76,6 +78,7 @@ class RequestRules:
                 if (hits := tuple(fault for fault in policy.faults if fault.route == route.name))
             },
             HOP_BY_HOP if policy.listen.call_fields else DROPPED_FROM_RESPONSES,
+            compile_filters(policy.routes),
             frozenset(path for path in probes if path is not None),
         )
 
@@ -143,6 +146,8 @@ class RequestPipeline:
             identified = rules.identifier.identify(x)
             x.user, x.tier = identified.user, identified.tier
             x.route = rules.routes.match(x.method, x.path)
+            if rules.filters:
+                x.filters = rules.filters.get(x.route.name)
             # `counted` says that both have begun: what begins here must end in the `finally`, once.
             self._accounting.begin(x)
             self._requests.begin(x.token, x)

@@ -18,8 +18,10 @@ from proxy.http.request_errors import bad_request
 from proxy.http.tunnel import Tunnel
 from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.app_pool import AppPool
+from proxy.ingress.compression.compressed_response import CompressedBody, ResponseSink
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import render_request_head
+from proxy.ingress.message_head import ResponseHead
 from proxy.ingress.ports import AppBackend
 from proxy.ingress.request_body import RequestUpload
 from proxy.ingress.response_writer import ResponseWriter, render_informational_head
@@ -218,7 +220,17 @@ class Relay:
         self, connection: ClientConnection, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload
     ) -> bool:
         """Stream the response to the client as it comes. True if the client's connection may go on."""
-        writer = ResponseWriter(connection, x, app_connection)
+        head: ResponseHead = app_connection
+        coding = None
+        if x.filters is not None:
+            head, coding = x.filters.choose_coding(x, x.filters.edit_fields(head), app_connection.known_size)
+        # When the client reads again, so is the app.
+        writer = ResponseWriter(connection, x, head, app_connection.resume_reading)
+        sink: ResponseSink = writer
+        if coding is not None and x.filters is not None:
+            # A body of unknown length may be a stream that stays open.
+            stream = app_connection.known_size is None
+            sink = x.filters.compress_body(coding, writer, self._loop, stream=stream)
         try:
             writer.write_head()
             if x.permit is not None:
@@ -227,15 +239,15 @@ class Relay:
                 x.permit.release_app()
             # The body goes from the app's data_received straight to the client's transport. This task only waits for
             # the end of it; a response that came in one piece needs no waiting.
-            finished = app_connection.stream_body(writer)
+            finished = app_connection.stream_body(sink)
             if finished is not None:
-                if not writer.flush():
+                if not sink.flush():
                     app_connection.pause_reading()
                 x.overhead_seconds += self._loop.time() - app_connection.head_received_at
                 await finished
-                writer.finish()
+                sink.finish()
             else:
-                writer.finish()
+                sink.finish()
                 x.overhead_seconds += self._loop.time() - app_connection.head_received_at
             # Else the next response would pile up in memory behind this one.
             if connection.writing_paused:
@@ -245,11 +257,13 @@ class Relay:
             raise ResponseCut(str(late)) from late
         except PeerUnreachable as error:
             # What did come belongs to the client, even if more should have.
-            writer.flush()
+            sink.flush()
             connection.abort_response(framed=writer.is_framed)
             raise ResponseCut(str(error)) from error
         finally:
             connection.on_writable = None
+            if isinstance(sink, CompressedBody):
+                sink.cancel()
             upload.stop()
             # An app that answered without reading the whole request would take the rest of it for the next one.
             self._timeouts.remove(app_connection)

@@ -5,28 +5,39 @@ The app's bytes are written the moment they come. While the client does not keep
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.http.client_connection import ClientConnection
 from proxy.http.messages import HeaderList
-from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import response_header_lines
+from proxy.ingress.message_head import ResponseHead
 
 
 class ResponseWriter:
-    """The `BodySink` of a connection to the app.
+    """The last `ResponseSink` of a response, which writes to the client.
+
+    `on_writable` is called when the client reads again after it did not keep up.
 
     - `is_framed`: the client can see where the response ends, or that it broke off.
     - `keep_alive`: the client's connection may serve another request.
     """
 
-    def __init__(self, connection: ClientConnection, x: Exchange, app_connection: UpstreamConnection) -> None:
+    def __init__(
+        self,
+        connection: ClientConnection,
+        x: Exchange,
+        head: ResponseHead,
+        on_writable: Callable[[], None] | None = None,
+    ) -> None:
         self._connection = connection
         self._x = x
-        self._app_connection = app_connection
-        self._bodyless = app_connection.bodyless
+        self._head = head
+        self._on_writable = on_writable
+        self._bodyless = head.bodyless
         # HTTP/1.0 knows no chunks: a body without a length ends with the connection (RFC 9112 section 6.3).
-        self._chunked = not (app_connection.bodyless or app_connection.content_length is not None or x.http10)
-        self.is_framed = app_connection.bodyless or app_connection.content_length is not None or self._chunked
+        self._chunked = not (head.bodyless or head.content_length is not None or x.http10)
+        self.is_framed = head.bodyless or head.content_length is not None or self._chunked
         self.keep_alive = self.is_framed and not (x.should_close or connection.draining or connection.body_incomplete)
         self._pending: list[bytes] = []  # the head, until the beginning of the body joins it
 
@@ -34,18 +45,17 @@ class ResponseWriter:
         """Render the head. It is written together with as much of the body as has come: one packet for a small
         response.
         """
-        x, app_connection = self._x, self._app_connection
-        lines = [b"HTTP/1.1 %d %s\r\n" % (app_connection.status, app_connection.reason)]
-        lines += response_header_lines(x, app_connection.headers)
+        x, head = self._x, self._head
+        lines = [b"HTTP/1.1 %d %s\r\n" % (head.status, head.reason)]
+        lines += response_header_lines(x, head.headers)
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(connection_line(x, keep_alive=self.keep_alive))
         lines.append(b"\r\n")
         self._pending = lines
-        x.status = app_connection.status
+        x.status = head.status
         x.response_started = self._connection.response_started = True
-        # When the client reads again, so is the app.
-        self._connection.on_writable = app_connection.resume_reading
+        self._connection.on_writable = self._on_writable
 
     def write_body(self, data: bytes) -> bool:
         """Write a piece of the body. False if the client does not keep up."""
@@ -72,7 +82,7 @@ class ResponseWriter:
     def finish(self) -> None:
         """The response is complete: write the end that its framing needs, with its trailers."""
         if self._chunked:
-            tail = b"0\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in self._app_connection.trailers) + b"\r\n"
+            tail = b"0\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in self._head.trailers) + b"\r\n"
             if self._pending:
                 self._pending.append(tail)
             else:

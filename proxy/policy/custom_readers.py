@@ -11,11 +11,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from proxy.policy import value_types
+from proxy.policy.header_fields import find_reserved_field
 from proxy.policy.parsing.nodes import Entry, Listing, Node, Scalar, Table
 from proxy.policy.reader import INVALID, CustomReader, Invalid, PolicyReader, is_off, quote_text
 from proxy.policy.schema.alerting import SHIPPED_RULES, AlertRule
 from proxy.policy.schema.identity import CookieSource, HeaderSource, IpSource, JwtSource, PathSource, Source
-from proxy.policy.schema.route import DEFAULT_ROUTE, Route
+from proxy.policy.schema.route import DEFAULT_ROUTE, FieldValue, Route
 from proxy.policy.schema.server import REDACT, TrustedProxies
 from proxy.policy.schema.stores import DatabasePart
 from proxy.policy.schema.upstream import NAMED_AFTER_THEIR_KIND, Upstream
@@ -149,6 +150,42 @@ def read_routes(reader: PolicyReader, node: Node, key: str, fallback: Any) -> An
     return (*found, DEFAULT_ROUTE)
 
 
+def read_header_fields(reader: PolicyReader, node: Node, key: str, _: Any) -> Any:
+    """A mapping from a field's name to its value; null takes the field out. Names differ by more than their case."""
+    if isinstance(node, Scalar) and node.is_null:
+        return MappingProxyType({})
+    if not isinstance(node, Table):
+        return reader.add_fault(key, "this is not a mapping", "write NAME: VALUE below it, or NAME: null", node.line)
+    found: dict[str, FieldValue | None] = {}
+    lower: dict[str, str] = {}  # names as written, by their lower case
+    for entry in reader.known_entries(node, key, None):
+        name = reader.read_name(entry, Annotated[str, value_types.HEADER], key)
+        if isinstance(name, Invalid):
+            continue
+        path = f"{key}.{name}"
+        earlier = lower.setdefault(name.lower(), name)
+        if earlier != name:
+            reader.add_fault(path, f"it is the same field as {earlier}", "keep one", entry.line)
+            continue
+        if (reason := find_reserved_field(name)) is not None:
+            reader.add_fault(path, reason, "leave it out", entry.line)
+            continue
+        # A field of ${NAME} that is not set would go out empty, which says something else than its absence.
+        value = _read_field_value(reader, entry.value, path)
+        if not isinstance(value, Invalid):
+            found[name] = value
+    return MappingProxyType(found)
+
+
+def _read_field_value(reader: PolicyReader, node: Node, key: str) -> FieldValue | Invalid | None:
+    if isinstance(node, Scalar) and node.is_null:
+        return None
+    text = reader.read_scalar(node, value_types.FIELD_VALUE, (), key)
+    if isinstance(text, Invalid):
+        return text
+    return FieldValue(text, secret=isinstance(node, Scalar) and "${" in node.text.replace("$${", ""))
+
+
 def read_upstreams(reader: PolicyReader, node: Node, key: str, fallback: Any) -> Any:
     """`openai` is there unless it is `off`; an upstream named after its kind has that kind's defaults."""
     if isinstance(node, Scalar) and node.is_null:
@@ -221,6 +258,7 @@ CUSTOM_READERS: Mapping[str, CustomReader] = MappingProxyType(
         "trusted_proxies": read_trusted_proxies,
         "sources": read_identity_sources,
         "routes": read_routes,
+        "header_fields": read_header_fields,
         "upstreams": read_upstreams,
         "alert_rules": read_alert_rules,
         "redact": read_redact,

@@ -18,7 +18,7 @@ from proxy.policy.schema.alerting import SHIPPED_RULES, AlertRule
 from proxy.policy.schema.identity import CookieSource, HeaderSource, IpSource, JwtSource, PathSource, Source
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Charges
-from proxy.policy.schema.route import Route
+from proxy.policy.schema.route import FieldValue, Route
 from proxy.policy.schema.server import TrustedProxies
 from proxy.policy.schema.stores import DatabasePart
 from proxy.policy.schema.upstream import Upstream
@@ -131,6 +131,15 @@ def _route_tree(route: Route) -> Tree:
     return tree if route.concurrency is not None else tree | {"queue": PlainWord("null")}
 
 
+def _header_fields_tree(values: Mapping[str, FieldValue | None]) -> Tree:
+    def shown(value: FieldValue | None) -> Tree:
+        if value is None:
+            return _PlainWord("null")
+        return "***" if value.secret else value.text.replace("${", "$${")
+
+    return {name: shown(value) for name, value in values.items()}
+
+
 def _upstreams_tree(upstreams: Mapping[str, Upstream]) -> Tree:
     tree = {name: _section_tree(upstream) for name, upstream in upstreams.items()}
     # It is there by default, so its absence has to be written.
@@ -154,6 +163,7 @@ _CUSTOM_TREES: Mapping[str, Callable[[Any], Tree]] = MappingProxyType(
         "trusted_proxies": _trusted_proxies_tree,
         "sources": lambda sources: [_source_tree(source) for source in sources],
         "routes": lambda routes: [_route_tree(route) for route in routes],
+        "header_fields": _header_fields_tree,
         "upstreams": _upstreams_tree,
         "alert_rules": _alert_rules_tree,
         "redact": list,

@@ -209,6 +209,13 @@ def _parse_webhook_secret(text: str) -> str:
     return text
 
 
+def _parse_field_value(text: str) -> str:
+    # RFC 9110 section 5.5: visible characters with spaces between them. Other bytes are read differently by each app.
+    if re.fullmatch(r"[!-~]([ \t!-~]*[!-~])?", text) is None:
+        raise ValueError("it has a line end, a space at an end or a character beyond ASCII")
+    return text
+
+
 def _parse_template(text: str) -> str:
     path = _parse_path(text)
     # Two of them could name two users.
@@ -326,6 +333,13 @@ WEBHOOK_SECRET = ValueType(
 )
 TEMPLATE = ValueType(_parse_template, str, "a path such as /api/user/{user}/*", pattern=r"/[!-z|~]*\{user\}[!-z|~]*")
 HEADER = text_matching(_NAME, "it is no header name", "a header name such as X-User-Id")
+FIELD_VALUE = ValueType(
+    _parse_field_value,
+    str,
+    "the field's value, or null to take it out",
+    quoted=False,
+    pattern=r"[!-~]([ \t!-~]*[!-~])?",
+)
 COOKIE = text_matching(_NAME, "it is no cookie name", "a cookie name such as session")
 METHOD = text_matching(r"[A-Z][A-Z-]{0,31}", "it is no HTTP method", "a method in capitals such as POST")
 RETRY_ON = ValueType(

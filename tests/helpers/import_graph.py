@@ -29,7 +29,7 @@ LAYERS = (
     ("http", "policy"),
     ("util", "units", "errors"),
 )
-BESIDE = {"__main__": {"cli"}, "build": {"gateway"}, "ledger": {"observe"}}
+BESIDE = {"__main__": {"cli"}, "build": {"gateway"}, "ledger": {"observe"}, "policy": {"http"}}
 
 
 def module_of(file: Path) -> str:

@@ -20,7 +20,19 @@ from proxy.policy.schema.identity import (
 )
 from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Charges, Fee, Price, Rated
-from proxy.policy.schema.route import DEFAULT_ROUTE, Background, Match, Queue, Retries, Route, TaskBackoff, TaskRetry
+from proxy.policy.schema.route import (
+    DEFAULT_ROUTE,
+    Background,
+    FieldValue,
+    Match,
+    Queue,
+    Retries,
+    Route,
+    RouteCache,
+    RouteHeaders,
+    TaskBackoff,
+    TaskRetry,
+)
 from proxy.policy.schema.server import (
     REDACT,
     AdaptiveLimit,
@@ -89,6 +101,7 @@ __all__ = [
     "Egress",
     "Fallback",
     "Fee",
+    "FieldValue",
     "FixedLimit",
     "HeaderSource",
     "HostBreaker",
@@ -121,6 +134,8 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "Route",
+    "RouteCache",
+    "RouteHeaders",
     "Sentry",
     "Severity",
     "Source",

@@ -1,4 +1,4 @@
-"""`routes`: what each kind of request gets: timeouts, rate limits, concurrency and a queue; or to run later."""
+"""`routes`: what each kind of request gets: limits, timeouts, a queue, a cache, compression; or to run later."""
 
 from __future__ import annotations
 
@@ -69,6 +69,36 @@ class Background:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteCache:
+    """Answers that are kept (RFC 9111). `ttl` is for answers that name no freshness, `max` bounds the route's total."""
+
+    ttl: Seconds = 0.0
+    scope: Literal["user", "public"] = "user"
+    max: Annotated[int, value_types.MEMORY] = 16 * 1024 * 1024
+    stale_while_revalidate: Seconds = 0.0
+    stale_if_error: Seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FieldValue:
+    """What a header field is set to. `secret`: it came out of the environment, and is not shown again."""
+
+    text: str
+    secret: bool = False
+
+
+FieldChanges = Annotated[Mapping[str, FieldValue | None], "header_fields"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteHeaders:
+    """Fields that are set, or with None taken out, by their names in the policy's spelling."""
+
+    request: FieldChanges = field(default_factory=empty_mapping)
+    response: FieldChanges = field(default_factory=empty_mapping)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     name: Label
     match: Match = Match()
@@ -82,6 +112,9 @@ class Route:
     requires_budget: bool = False
     when_abandoned: Literal["close", "cancel"] = "close"
     enforce: bool = True
+    cache: RouteCache | None = None
+    compress: Literal["off", "auto"] = "off"
+    headers: RouteHeaders = RouteHeaders()
     background: Background = Background()
     retries: Retries = Retries()
 

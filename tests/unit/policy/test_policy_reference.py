@@ -23,6 +23,7 @@ from proxy.policy.schema import (
     Policy,
     Price,
     Route,
+    RouteCache,
     Source,
     TrustedProxies,
 )
@@ -33,7 +34,7 @@ REFERENCE = (CONFIG / "reference.yaml").read_text(encoding="utf-8")
 ENVIRON = {"JWT_KEY": "k" * 40}
 
 # Shown in comments alone, since nothing of theirs is there by default.
-IN_COMMENTS = (Fallback, Price, InjectedFault)
+IN_COMMENTS = (Fallback, Price, InjectedFault, RouteCache)
 WRITTEN_OTHERWISE = (Address, Rate, Spend, TrustedProxies, *get_args(Source), *get_args(Condition))
 
 
@@ -51,7 +52,7 @@ def test_the_reference_is_a_policy_whose_every_default_is_the_codes() -> None:
 def test_defaults_inside_the_examples_are_the_codes_too() -> None:
     policy = say(REFERENCE)
     routine, default = policy.routes[0], Route("default")
-    for name in ("queue", "requires_budget", "when_abandoned", "enforce", "total"):
+    for name in ("queue", "requires_budget", "when_abandoned", "enforce", "total", "cache", "compress", "headers"):
         assert getattr(routine, name) == getattr(default, name), name
     (jwt,) = (source for source in policy.identity.user if isinstance(source, JwtSource))
     assert jwt == JwtSource(ENVIRON["JWT_KEY"])

@@ -1,0 +1,1 @@
+"""Content codings of answers that the app left plain (`routes[].compress`)."""

@@ -105,6 +105,7 @@ class _SchemaBuilder:
             "alert_rules": self._alert_rules,
             "redact": lambda hint, key: self.list_of(Annotated[str, value_types.SECRET_NAME], key),
             "database_env": self._database_env,
+            "header_fields": self._header_fields,
         }
 
     # ── sections ─────────────────────────────────────────────────────────────────────────────
@@ -208,6 +209,11 @@ class _SchemaBuilder:
 
     def mapping_of(self, key_hint: Any, hint: Any, key: str) -> Schema:
         return {"type": ["object", "null"], **_names(key_hint), "additionalProperties": self.value_of(hint, f"{key}.*")}
+
+    def _header_fields(self, hint: Any, key: str) -> Schema:
+        value = {"anyOf": [self.scalar_of(value_types.FIELD_VALUE), {"type": "null"}]}
+        names = _names(Annotated[str, value_types.HEADER])
+        return {"type": ["object", "null"], **names, "additionalProperties": value}
 
     def _by_tier(self, kind: ValueType) -> Schema:
         value = self.scalar_of(kind)

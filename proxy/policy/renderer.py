@@ -134,7 +134,7 @@ def _route_tree(route: Route) -> Tree:
 def _header_fields_tree(values: Mapping[str, FieldValue | None]) -> Tree:
     def shown(value: FieldValue | None) -> Tree:
         if value is None:
-            return _PlainWord("null")
+            return PlainWord("null")
         return "***" if value.secret else value.text.replace("${", "$${")
 
     return {name: shown(value) for name, value in values.items()}

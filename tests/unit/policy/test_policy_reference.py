@@ -17,6 +17,7 @@ from proxy.policy.parsing.yaml import parse_document
 from proxy.policy.reader import key_hints
 from proxy.policy.schema import (
     Fallback,
+    FieldValue,
     Identity,
     InjectedFault,
     JwtSource,
@@ -35,7 +36,7 @@ ENVIRON = {"JWT_KEY": "k" * 40}
 
 # Shown in comments alone, since nothing of theirs is there by default.
 IN_COMMENTS = (Fallback, Price, InjectedFault, RouteCache)
-WRITTEN_OTHERWISE = (Address, Rate, Spend, TrustedProxies, *get_args(Source), *get_args(Condition))
+WRITTEN_OTHERWISE = (Address, FieldValue, Rate, Spend, TrustedProxies, *get_args(Source), *get_args(Condition))
 
 
 def say(text: str) -> Policy:

@@ -60,6 +60,7 @@ from proxy.policy.values import Address
 from proxy.process.listen_sockets import ListenSockets, find_free_port
 from proxy.process.service_manager import ServiceNotifier
 from proxy.process.socket_activation import assign_sockets, close_sockets, receive_sockets
+from proxy.store.opening import make_member, open_money_store, open_store
 
 if TYPE_CHECKING:
     from proxy.postgres.service import PostgresService
@@ -134,6 +135,9 @@ def build_gateway(
     # Calls out, the database and the ledger.
     ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=loop.time)
     user_marks = UserMarks(ledger.store, emit=log.emit)
+    member = make_member(policy.store.region)
+    store = open_store(policy.store, member, emit=log.emit, metrics=metrics, clock=loop.time)
+    money_store = open_money_store(policy.store, member, store, emit=log.emit, metrics=metrics, clock=loop.time)
     egress = Egress(
         policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent_errors
     )
@@ -187,6 +191,8 @@ def build_gateway(
         postgres=postgres,
         ledger=ledger,
         user_marks=user_marks,
+        store=store,
+        money_store=money_store,
         log=log,
         metrics=metrics,
         recent_errors=recent_errors,
@@ -206,6 +212,8 @@ def build_gateway(
         "ingress": ingress.prepare,
         "egress": egress.prepare,
         "ledger": lambda new: partial(ledger.apply, new.ledger),
+        "store": lambda new: partial(store.apply, new.store),
+        "money_store": lambda new: partial(money_store.apply, new.store),
         "alerts": lambda new: partial(alerts.apply, new.alerts),
     }
     if postgres is not None:

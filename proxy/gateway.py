@@ -93,6 +93,10 @@ class Gateway:
         parts, sockets = self.parts, self._sockets
         await self._admin_listener.start(start_listening(sockets.admin, "listen.admin"))
         await parts.ledger.start()
+        # Before whatever shares something by it; one that is away does not hold up the start.
+        await parts.store.start()
+        if parts.money_store is not parts.store:
+            await parts.money_store.start()
         await parts.user_marks.start()
         await parts.egress.load()
         await parts.egress.start(start_listening(sockets.egress, "listen.egress"))
@@ -186,6 +190,9 @@ class Gateway:
         await self._tasks.close()
         await self.alerts.close()
         await parts.user_marks.stop()
+        if parts.money_store is not parts.store:
+            await parts.money_store.stop()
+        await parts.store.stop()
         await parts.ledger.stop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)

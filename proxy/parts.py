@@ -22,6 +22,8 @@ from proxy.observe.process_sampler import ProcessSampler
 from proxy.observe.recent_errors import RecentErrors
 from proxy.observe.timeseries.history import MetricsHistory
 from proxy.policy import schema
+from proxy.store.memory import MemoryStore
+from proxy.store.store import Store
 
 if TYPE_CHECKING:
     from proxy.postgres.service import PostgresService  # it brings asyncpg, which only a database needs
@@ -42,7 +44,9 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """One of each. `clock` is the event loop's (seconds, monotonic); `postgres` is None without `postgres.url`."""
+    """One of each. `clock` is the event loop's (seconds, monotonic); `postgres` is None without `postgres.url`;
+    `money_store` is `store` itself without `store.money`.
+    """
 
     state: RunState
     clock: Callable[[], float]
@@ -52,6 +56,8 @@ class Parts:
     postgres: PostgresService | None
     ledger: Ledger
     user_marks: UserMarks
+    store: MemoryStore | Store
+    money_store: MemoryStore | Store
     log: EventLog
     metrics: Metrics
     recent_errors: RecentErrors

@@ -6,7 +6,6 @@ the lock of a migration ends with its transaction.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +29,7 @@ from proxy.ledger.store import (
     WindowTotals,
     newer_schema_error,
 )
+from proxy.policy.urls import without_foreign_options
 
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 10.0  # seconds for a statement
@@ -322,13 +322,6 @@ async def _schema_version(connection: Any) -> int:
     return int(found or 0)
 
 
-def without_foreign_options(url: str) -> str:
-    """Without the options of other drivers, which PostgreSQL would refuse as unknown settings."""
-    head, mark, options = url.partition("?")
-    kept = [option for option in options.split("&") if not _FOREIGN_OPTION.match(option)]
-    return head + (mark + "&".join(kept) if any(kept) else "")
-
-
 def _explain_error(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
@@ -338,7 +331,6 @@ def _explain_error(error: BaseException) -> str:
     return text
 
 
-_FOREIGN_OPTION = re.compile(r"(channel_binding|pgbouncer|connection_limit|pool_timeout|schema|prepareThreshold)=")
 _CONNECT_OPTIONS: Mapping[str, Any] = {
     "timeout": CONNECT_TIMEOUT,
     "command_timeout": COMMAND_TIMEOUT,

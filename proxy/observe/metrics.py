@@ -31,13 +31,13 @@ DURATION_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
 CONCURRENCY_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
-STORE_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
+STORE_BUCKETS = (0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
 DELIVERY_BUCKETS = (0.1, 0.5, 1, 5, 30, 120, 600)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
 
 # Labels whose values come from the policy or from outside, and not from a list that is known here.
-_OPEN_LABELS = frozenset({"route", "tier", "upstream", "model", "reason", "alert"})
+_OPEN_LABELS = frozenset({"region", "route", "tier", "upstream", "model", "reason", "alert"})
 _STATUS_LABELS = {code: str(code) for code in range(100, 600)}
 
 
@@ -182,6 +182,17 @@ class Metrics:
         self.ledger_dropped_total = counter_alone(
             "ledger_dropped_total", "Rows that were lost because far too many waited, or no database takes them."
         )
+        self.store_up = gauge_alone("store_up", "1 while the store answers, as memory always does, else 0.")
+        self.store_operation_seconds = histogram(
+            "store_operation_seconds",
+            "How long operations of the shared store took, or failed to.",
+            STORE_BUCKETS,
+            "op",
+        )
+        self.store_fallback_total = counter(
+            "store_fallback_total", "Decisions that were made without the shared store, because it was away.", "what"
+        )
+        self.instances = gauge("instances", "Instances that share the store, all of them, by region.", "region")
         self.alerts_firing = gauge("alerts_firing", "1 while the alert fires, else 0.", "alert")
         self.alerts_sent_total = counter(
             "alerts_sent_total", "Messages of alerts, by what became of them.", "sender", "result"
@@ -210,6 +221,8 @@ class Metrics:
             self.alert_delivery_seconds.labels(sender)
         for result in ("ok", "refused"):
             self.policy_reloads_total.labels(result)
+        for what in ("limit", "cap", "pace", "cache"):
+            self.store_fallback_total.labels(what)
 
     def observe_request(self, route: str, method: str, code: int, seconds: float, overhead: float) -> None:
         """Count a request that has ended. On the hot path: about 2 µs."""

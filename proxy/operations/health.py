@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from proxy.app.memory_usage import machine_memory, memory_limit
 from proxy.observe.health import ComponentHealth, ComponentState
 from proxy.observe.process_sampler import ResourceSample
@@ -44,7 +46,8 @@ class HealthReport:
         return ComponentHealth("degraded" if share > warn else "ok", f"{share:.0%} of the limit is in use")
 
     def check_store(self) -> ComponentHealth:
-        return ComponentHealth("ok", "counts are kept in this instance's memory")
+        shared, money = self._parts.store.health(), self._parts.money_store.health()
+        return shared if shared.state != "ok" else money if money.state != "ok" else shared
 
     def check_connections(self) -> ComponentHealth:
         ingress = self._parts.ingress
@@ -71,6 +74,12 @@ class HealthReport:
         parts = self._parts
         metrics, ingress = parts.metrics, parts.ingress
         metrics.app_up.set(1 if parts.app.is_ready else 0)
+        regions = Counter(member.region for member in parts.store.members)
+        for (region,), _ in list(metrics.instances.children()):
+            if region not in regions:
+                metrics.instances.remove(region)
+        for region, count in regions.items():
+            metrics.instances.labels(region).set(count)
         parts.egress.spend.set_gauges(metrics)
         for name, grown in ingress.accounting.growth.growth_by_route().items():
             metrics.app_memory_growth_bytes.labels(name).set(grown.bytes_grown)

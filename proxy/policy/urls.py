@@ -122,9 +122,25 @@ def _parse_app_url(text: str) -> str:
 def _parse_store_url(text: str) -> str:
     if text == "memory://":
         return text
+    return _parse_shared_store_url(text, "it is neither memory:// nor the address of Valkey, Redis or PostgreSQL")
+
+
+def _parse_shared_store_url(text: str, refusal: str = "it is no address of Valkey, Redis or PostgreSQL") -> str:
+    scheme = _scheme_of(text)
+    if scheme in ("postgresql", "postgres"):
+        _check_libpq_words(text)
+        return text
+    if "sentinel" in scheme or "cluster" in scheme:
+        raise ValueError("it asks for Sentinel or Cluster, and only a single server can decide")
+    if scheme not in ("redis", "rediss"):
+        raise ValueError(refusal)
+    if "," in text.partition("://")[2].partition("/")[0]:
+        raise ValueError("it names several servers, and only a single one can decide")
     parts = split_url(text)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("it is neither memory:// nor a Redis address")
+    if not parts.hostname:
+        raise ValueError("it has no host")
+    if re.fullmatch(r"/?[0-9]{0,4}", parts.path) is None:
+        raise ValueError("its database is no number")
     return text
 
 
@@ -151,6 +167,16 @@ def mask_password(url: str) -> str:
     return re.sub(r"(?<=[?&]password=)[^&#]*", "***", masked)
 
 
+def without_foreign_options(url: str) -> str:
+    """A PostgreSQL URL without the options of other drivers, which the server would refuse as unknown settings."""
+    head, mark, options = url.partition("?")
+    kept = [option for option in options.split("&") if not _FOREIGN_OPTION.match(option)]
+    return head + (mark + "&".join(kept) if any(kept) else "")
+
+
+_FOREIGN_OPTION = re.compile(r"(channel_binding|pgbouncer|connection_limit|pool_timeout|schema|prepareThreshold)=")
+
+
 def _url_type(parse: Callable[[str], str], write: str, pattern: str, *, mask: str | None = None) -> ValueType:
     """`pattern` is for editors; `mask` of a URL that is a secret as a whole, since who knows it may post to it."""
     secret = mask is not None
@@ -170,7 +196,11 @@ SENTRY_DSN = _url_type(
 DATABASE = _url_type(
     _parse_database_url, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}", _POSTGRES
 )
-STORE = _url_type(_parse_store_url, "memory://, redis://… or rediss://…", "memory://|rediss?://[!-~]+")
+_SHARED_STORE = rf"rediss?://[!-~]+|{_POSTGRES}"
+STORE = _url_type(
+    _parse_store_url, "memory://, redis://…, rediss://… or postgresql://…", f"memory://|{_SHARED_STORE}"
+)
+SHARED_STORE = _url_type(_parse_shared_store_url, "redis://…, rediss://… or postgresql://…", _SHARED_STORE)
 LEDGER = _url_type(
     _parse_ledger_url, "sqlite:///var/outrigger.db or postgresql://…", f"sqlite:///[ -~]*[^/]|{_POSTGRES}"
 )

@@ -278,6 +278,12 @@ BYTE_RATE = ValueType(
     pattern=_NOT_ZERO + _SIZE + "/ ?s ?",
 )
 HEADER_SIZE = ValueType(_parse_header_size, units.format_size, "a size such as 32KiB", pattern=_SIZE)
+PART = ValueType(
+    _reject_zero(units.parse_share),
+    units.format_share,
+    "a share above zero such as 2%",
+    pattern=r"(?!0+(\.0+)? ?%)[0-9]{1,3}(\.[0-9]{1,9})? ?%",
+)
 SHARE = ValueType(units.parse_share, units.format_share, "a share such as 85%", pattern=r"[0-9]{1,3}(\.[0-9]{1,9})? ?%")
 MONEY = ValueType(
     units.parse_money, units.format_money, "an amount such as $0.05", pattern=r"\$[0-9]{1,9}(\.[0-9]{1,9})?"
@@ -359,6 +365,11 @@ LABEL = text_matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
     "it is no name fit for a metrics label",
     "letters, digits, _ - and . only, at most 64",
+)
+STORE_PREFIX = text_matching(
+    r"(?!pg_)[A-Za-z_][A-Za-z0-9_.-]{0,47}",
+    "it is no name that begins keys and names a schema",
+    "a name such as outrigger: letters, digits, _ - and ., at most 48, none that begins with pg_",
 )
 VARIABLE = text_matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable", "a name such as DATABASE_URL")
 NETWORK = ValueType(_parse_network, str, "a network such as 10.0.0.0/8", pattern=r"[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?")

@@ -23,8 +23,6 @@ def find_warnings(reader: PolicyReader, policy: Policy) -> Iterator[str]:
 
 
 def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
-    if policy.store.url != "memory://":
-        yield "store.url", "not built yet, has no effect"
     if policy.sentry.dsn is not None and find_spec("sentry_sdk") is None:
         yield "sentry.dsn", "sentry-sdk is not installed, so nothing is told there; pip install 'outrigger[sentry]'"
     if policy.faults:

@@ -28,7 +28,9 @@ FIXED_KEYS = (
     "sentry.dsn",
     "sentry.environment",
     "store.url",
-    "store.on_error",
+    "store.prefix",
+    "store.money",
+    "store.region",
     "tasks.url",
 )
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -22,6 +23,7 @@ class FaultyNetwork:
         self._flowing = threading.Event()
         self._flowing.set()
         self.down_limit: int | None = None  # bytes from the target, a connection, after which it goes silent
+        self.delay = 0.0  # seconds that bytes from the target take longer
         self.taken = 0  # connections so far
         self.down = 0  # bytes from the target so far
         self._live: set[socket.socket] = set()
@@ -99,6 +101,8 @@ class FaultyNetwork:
         try:
             while data := source.recv(1 << 16):
                 self._flowing.wait()
+                if down and self.delay:
+                    time.sleep(self.delay)
                 if down:
                     limit = self.down_limit
                     if limit is not None and passed + len(data) > limit:

@@ -25,11 +25,11 @@ LAYERS = (
     ("parts",),
     ("ingress", "egress", "postgres", "app"),
     ("tasks",),
-    ("ledger", "observe", "process"),
+    ("ledger", "store", "observe", "process"),
     ("http", "policy"),
     ("util", "units", "errors"),
 )
-BESIDE = {"__main__": {"cli"}, "build": {"gateway"}, "ledger": {"observe"}, "policy": {"http"}}
+BESIDE = {"__main__": {"cli"}, "build": {"gateway"}, "ledger": {"observe"}, "store": {"observe"}, "policy": {"http"}}
 
 
 def module_of(file: Path) -> str:

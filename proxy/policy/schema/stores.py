@@ -57,8 +57,19 @@ class Postgres:
 
 @dataclass(frozen=True, slots=True)
 class Store:
+    """What several instances share. `timeout` bounds what one request waits for it in all; `money` is where caps are
+    kept, if not in `url`; `slice` is the part of what is left of a cap that an instance sets aside at once.
+    """
+
     url: Annotated[str, urls.STORE] = "memory://"
-    on_error: Literal["local", "deny"] = "local"
+    prefix: Annotated[str, value_types.STORE_PREFIX] = "outrigger"
+    timeout: Period = 0.25
+    on_error: Literal["share", "local", "deny"] = "share"
+    money: Annotated[str, urls.SHARED_STORE] | None = None
+    slice: Annotated[float, value_types.PART] = 0.02
+    region: Annotated[str, value_types.LOOSE_TEXT] = field(
+        default="", metadata={"absent": "${RENDER_REGION:-}", "foreign": True}
+    )
 
 
 @dataclass(frozen=True, slots=True)

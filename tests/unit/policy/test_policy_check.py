@@ -40,10 +40,10 @@ def test_a_bad_policy_is_every_fault_and_status_2(run) -> None:  # type: ignore[
 
 
 def test_warnings_go_to_stderr_and_do_not_fail(run) -> None:  # type: ignore[no-untyped-def]
-    Path("p.yaml").write_text("store: {url: redis://x}")
+    Path("p.yaml").write_text("faults: [{route: default, status: 503, share: 1%}]")
     status, stdout, stderr = run("p.yaml")
     assert (status, stdout) == (0, "p.yaml: ok, 1 route\n")
-    assert stderr == "warning: p.yaml:1: store.url: not built yet, has no effect\n"
+    assert stderr == "warning: p.yaml:1: faults: they break requests and calls on purpose: for staging only\n"
 
 
 def test_print_shows_the_effective_policy_and_nothing_else(run) -> None:  # type: ignore[no-untyped-def]

@@ -186,6 +186,8 @@ ANY_TEXT = (
     "routes[].name",
     "upstreams.openai.api_key",
     "sentry.environment",
+    "store.prefix",
+    "store.region",
 )  # where a word is a text like any other
 
 

@@ -14,12 +14,6 @@ def warnings_of(text: str) -> tuple[str, ...]:
 LIMITED = "routes: [{name: a, rate_limit: 10/h}]\n"
 
 
-def test_what_is_not_built_yet_is_warned_of_where_it_is_named() -> None:
-    assert warnings_of("version: 1\nstore: {url: 'redis://x'}") == (
-        "p.yaml:2: store.url: not built yet, has no effect",
-    )
-
-
 def test_a_dsn_without_the_package_is_warned_of_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "sentry: {dsn: 'https://key@sentry.example/1'}"
     assert warnings_of(text) == ()

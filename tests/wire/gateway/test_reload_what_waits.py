@@ -149,7 +149,8 @@ WAITS = [
     ("upstreams: {anthropic: {}}", {"upstreams.anthropic.env": APP}),
     ("upstreams: {mail: {base_url: 'http://h', api_key: k}}", {"upstreams.mail.api_key": APP}),
     ("upstreams: {openai: off}", {"upstreams.openai": APP}),
-    ("store: {url: 'redis://h/0', on_error: deny}", {"store.url": GATEWAY, "store.on_error": GATEWAY}),
+    ("store: {url: 'redis://h/0', on_error: deny}", {"store.url": GATEWAY}),
+    ("store: {prefix: other, region: oregon, money: 'postgresql://h/d'}", {"store.prefix": GATEWAY, "store.region": GATEWAY, "store.money": GATEWAY}),
     ("sentry: {dsn: 'https://k@h/1', environment: staging}", {"sentry.dsn": GATEWAY, "sentry.environment": GATEWAY}),
     ("postgres: {url: 'postgresql://h/d', listen: '127.0.0.1:1', tls: on}", {"postgres.url": GATEWAY, "postgres.listen": GATEWAY, "postgres.tls": GATEWAY}),
 ]  # fmt: skip

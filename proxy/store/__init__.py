@@ -1,0 +1,1 @@
+"""What several instances share: limits, caps, blocks, cached answers, and who is there."""

@@ -197,9 +197,7 @@ DATABASE = _url_type(
     _parse_database_url, "an address such as postgresql://user@host/name, best as ${DATABASE_URL:-}", _POSTGRES
 )
 _SHARED_STORE = rf"rediss?://[!-~]+|{_POSTGRES}"
-STORE = _url_type(
-    _parse_store_url, "memory://, redis://…, rediss://… or postgresql://…", f"memory://|{_SHARED_STORE}"
-)
+STORE = _url_type(_parse_store_url, "memory://, redis://…, rediss://… or postgresql://…", f"memory://|{_SHARED_STORE}")
 SHARED_STORE = _url_type(_parse_shared_store_url, "redis://…, rediss://… or postgresql://…", _SHARED_STORE)
 LEDGER = _url_type(
     _parse_ledger_url, "sqlite:///var/outrigger.db or postgresql://…", f"sqlite:///[ -~]*[^/]|{_POSTGRES}"

@@ -17,7 +17,8 @@ from typing import Any
 
 import asyncpg
 
-from proxy.ledger.postgres import MIGRATION_LOCK, MIGRATION_TIMEOUT, without_foreign_options
+from proxy.ledger.postgres import MIGRATION_LOCK, MIGRATION_TIMEOUT
+from proxy.policy.urls import without_foreign_options
 from proxy.tasks.database import TasksUnavailable
 from proxy.tasks.schema import PART, POSTGRES_TYPES, STEPS, statements
 from proxy.tasks.sqlite_database import newer_schema_error

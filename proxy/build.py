@@ -240,6 +240,7 @@ def build_gateway(
         check_readiness=health_report.check_readiness,
         build_status=status_report.build_status,
         build_history=status_report.build_history,
+        build_policies=status_report.build_policies,
         clock=loop.time,
         version=__version__,
         loopback=is_loopback(policy.listen.admin.host),

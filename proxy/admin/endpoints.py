@@ -50,7 +50,8 @@ class AdminEndpoints:
 
     `loopback` says that the admin listener is bound to a loopback address: only then is it open without the token.
     `check_readiness` returns whether a request would be served now, and the reason. `build_status` returns what
-    /status has beside health; `build_history` returns the series of the last 24 hours (`/status?history=1`).
+    /status has beside health; `build_history` returns the series of the last 24 hours (`/status?history=1`);
+    `build_policies` returns what the policies in force say, without their secrets (`/status?policy=1`).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class AdminEndpoints:
         loopback: bool = True,
         commands: CommandEndpoint | None = None,
         build_history: Callable[[], Mapping[str, object]] = dict,
+        build_policies: Callable[[], Mapping[str, object]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._health = health
@@ -73,6 +75,7 @@ class AdminEndpoints:
         self._check_readiness = check_readiness
         self._build_status = build_status
         self._build_history = build_history
+        self._build_policies = build_policies
         self._sessions = LoginSessions(lambda: authenticator.token, clock=clock)
         self._dashboard = Dashboard(authenticator, self._sessions)
         self._version = version
@@ -146,6 +149,8 @@ class AdminEndpoints:
             await self._require_token(request)
         if request.query == "history=1":
             return compact_json_response({"history": self._build_history()})
+        if request.query == "policy=1":
+            return compact_json_response({"policies": self._build_policies()})
         return compact_json_response({"health": self._health.report(), **self._build_status()})
 
     async def _run_command(self, commands: CommandEndpoint, request: AdminRequest, open_here: bool) -> AdminResponse:

@@ -44,14 +44,14 @@ def request(
         connection.close()
 
 
-def fetch_status(policy: Policy) -> Mapping[str, Any]:
+def fetch_status(policy: Policy, query: str = "") -> Mapping[str, Any]:
     """What the running gateway shows at /status, by the policy that it runs with.
 
     Raises GatewaySilent, whose text is a sentence that says what to do, if nobody answers or only to another token.
     """
     address = reachable_address(policy.listen.admin)
     try:
-        status, body = request(address, "GET", "/status", token=policy.admin.token, timeout=STATUS_TIMEOUT)
+        status, body = request(address, "GET", f"/status{query}", token=policy.admin.token, timeout=STATUS_TIMEOUT)
         # Anything may listen on that port, and answer with anything.
         found = json.loads(body) if status == 200 else None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -64,7 +64,7 @@ def fetch_status(policy: Policy) -> Mapping[str, Any]:
             f"the gateway on {address} shows nothing without its admin token; set OUTRIGGER_ADMIN_TOKEN to the"
             " gateway's own, or show its policy by --policy (admin.token)"
         )
-    if not isinstance(found, dict) or "health" not in found:
+    if not isinstance(found, dict) or (not query and "health" not in found):
         raise GatewaySilent(f"{address} answered {status}, and not as a gateway does; see listen.admin")
     return found
 

@@ -10,7 +10,10 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("[run] [--policy FILE] -- COMMAND ARG…", "start an app and everything in front of it"),
         ("run --policy FILE", "front the app at app.url or app.port"),
     ),
-    "check": (("check [FILE] [--print]", "validate a policy; show it with every default"),),
+    "check": (
+        ("check [FILE] [--print]", "validate a policy; show it with every default"),
+        ("check --running [FILE] [--policy FILE]", "what saving it would change in the gateway that runs"),
+    ),
     "schema": (("schema", "the policy language as a JSON Schema, for editors"),),
     "explain": (
         ("explain METHOD PATH [-H 'K: V']… [--policy FILE]", "which route, user, tier and limits a request gets"),

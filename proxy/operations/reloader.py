@@ -40,9 +40,14 @@ class Reloader:
         self._rollout = rollout
         self._emit = emit
         self._metrics = metrics
-        self._starts_app = starts_app
+        self.starts_app = starts_app
         self.refused: str | None = None
         self.pending: tuple[PendingChange, ...] = ()
+
+    @property
+    def app_policy(self) -> schema.Policy:
+        """The policy that the running app was started under."""
+        return self._rollout.app_policy
 
     async def watch(self) -> None:
         """Reload whenever the policy's file was saved, for ever."""
@@ -94,7 +99,7 @@ class Reloader:
         new = keep_fixed_keys(self._policy, new)
         waiting = self._rollout.apply(new)
         # An app that something else started gets another environment only together with the gateway.
-        until: WaitsFor = "app restart" if self._starts_app else "gateway restart"
+        until: WaitsFor = "app restart" if self.starts_app else "gateway restart"
         pending = [PendingChange(key, "gateway restart") for key in fixed]
         pending += [PendingChange(key, until) for key in waiting]
         for change in pending:

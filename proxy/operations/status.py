@@ -16,6 +16,7 @@ from proxy.observe.recent_errors import format_rfc3339
 from proxy.observe.timeseries.window_stats import RouteStats, WindowStats
 from proxy.operations.reloader import Reloader
 from proxy.parts import Parts
+from proxy.policy.renderer import render_policy
 from proxy.units import NANOS, to_nanos
 
 RECENT_SECONDS = 300.0  # the window of every `lately`
@@ -86,6 +87,15 @@ class StatusReport:
         """The last day, and the last quarter of an hour: columns of numbers."""
         history = self._parts.history
         return {"day": history.day_series(), "recent": history.recent_series()}
+
+    def build_policies(self) -> Mapping[str, object]:
+        """The policy in force, and the one that the running app was started under, with every default and without a
+        secret."""
+        return {
+            "in_force": render_policy(self._parts.policy),
+            "of_the_app": render_policy(self._reloader.app_policy),
+            "starts_app": self._reloader.starts_app,
+        }
 
     # ── in words ─────────────────────────────────────────────────────────────────────────────
 

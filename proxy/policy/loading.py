@@ -120,6 +120,20 @@ def _source_error(name: str, line: int, problem: str, fix: str) -> PolicyError:
     return PolicyError([PolicyFault(name, line, "policy", problem, fix)])
 
 
+def read_rendered(text: str) -> Policy:
+    """The policy that `render_policy` wrote, with its secrets masked, for comparing. Nothing is validated: it was when
+    it was loaded, and a mask is no key. Raises ValueError for a text that no gateway of this version wrote."""
+    try:
+        root: Node = parse_document(text) or Table(1, ())
+    except Unreadable as error:
+        raise ValueError(error.problem) from None
+    reader = PolicyReader("rendered", {}, CUSTOM_READERS, max(1, len(text.splitlines())))
+    policy = reader.read_section(Policy, root, "", Policy())
+    if reader.faults or not isinstance(policy, Policy):
+        raise ValueError(str(reader.faults[0]) if reader.faults else "it is no policy")
+    return policy
+
+
 def load_policy(source: PolicySource, environ: Mapping[str, str], needs: Set[str] | None = None) -> Policy:
     """The policy that a text says, in this environment. Raises PolicyError with every fault.
 

@@ -196,11 +196,12 @@ def _escape_character(match: re.Match[str]) -> str:
     return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
 
 
-def _flow_text(tree: Tree) -> str:
+def flow_text(tree: Tree) -> str:
+    """A tree on one line."""
     if isinstance(tree, dict):
-        return "{" + ", ".join(f"{_quote_scalar(key)}: {_flow_text(value)}" for key, value in tree.items()) + "}"
+        return "{" + ", ".join(f"{_quote_scalar(key)}: {flow_text(value)}" for key, value in tree.items()) + "}"
     if isinstance(tree, list):
-        return "[" + ", ".join(_flow_text(item) for item in tree) + "]"
+        return "[" + ", ".join(flow_text(item) for item in tree) + "]"
     return _quote_scalar(tree)
 
 
@@ -209,7 +210,7 @@ def _fits_on_line(tree: Tree) -> bool:
     if isinstance(tree, str) or not tree:
         return True
     values = tree.values() if isinstance(tree, dict) else tree
-    return not any(isinstance(value, dict) for value in values) and len(_flow_text(tree)) <= 90
+    return not any(isinstance(value, dict) for value in values) and len(flow_text(tree)) <= 90
 
 
 def _block_lines(tree: Tree, depth: int) -> list[str]:
@@ -218,7 +219,7 @@ def _block_lines(tree: Tree, depth: int) -> list[str]:
     lines: list[str] = []
     for key, value in tree.items():
         if _fits_on_line(value):
-            lines.append(f"{indent}{_quote_scalar(key)}: {_flow_text(value)}")
+            lines.append(f"{indent}{_quote_scalar(key)}: {flow_text(value)}")
         elif isinstance(value, dict):
             lines += [f"{indent}{_quote_scalar(key)}:", *_block_lines(value, depth + 1)]
         else:
@@ -233,10 +234,10 @@ def _list_lines(items: list[Tree], depth: int) -> list[str]:
     lines: list[str] = []
     for item in items:
         if _fits_on_line(item):
-            lines.append(f"{indent}- {_flow_text(item)}")
+            lines.append(f"{indent}- {flow_text(item)}")
         elif isinstance(item, dict):
             first, *rest = _block_lines(item, depth + 1)
             lines += [f"{indent}- {first.lstrip()}", *rest]
         else:
-            lines.append(f"{indent}- {_flow_text(item)}")
+            lines.append(f"{indent}- {flow_text(item)}")
     return lines

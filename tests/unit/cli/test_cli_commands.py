@@ -122,7 +122,7 @@ def test_what_stands_after_the_dashes_is_the_apps(argv, option, rest):
         (["--policy", "--", "a"], "--policy needs a value"),
         (["--"], "there is no command after `--`"),
         (["-x", "--", "a"], "`-x` is not known; there is --policy"),
-        (["check", "--pront"], "check: `--pront` is not known; there is --policy and --print"),
+        (["check", "--pront"], "check: `--pront` is not known; there is --policy, --print and --running"),
         (["doctor", "uvicorn"], "doctor: `uvicorn` is not known here; an app's command goes after `--`"),
         (["report", "--by", "tier"], "report: --by tier is not known; write user, model or route"),
         (["ctl"], "ctl: give one of block USER"),

@@ -25,12 +25,17 @@ async def render_exposition(registry: CollectorRegistry, wanted: bool) -> tuple[
     series: they would double a scrape and nobody reads them."""
     encode = openmetrics.generate_latest if wanted else generate_latest
     parts: list[bytes] = []
-    last = ""
+    kinds: dict[str, str] = {}
+    last: tuple[str, str] = ("", "")
     for metric in registry.collect():
+        # `tasks` is a gauge and `tasks_total` a counter. In OpenMetrics both families would be called `tasks`, which
+        # strict parsers refuse, so the one that comes later goes by its samples' name, and has no type.
+        if kinds.setdefault(metric.name, metric.type) != metric.type and wanted:
+            metric = _untyped(metric)
         text = encode(_OneMetric(metric)).removesuffix(EOF_MARKER)
         # A family with many children comes in several slices of the same name.
-        parts.append(_without_metadata(text) if metric.name == last else text)
-        last = metric.name
+        parts.append(_without_metadata(text) if (metric.name, metric.type) == last else text)
+        last = (metric.name, metric.type)
         await asyncio.sleep(0)
     if wanted:
         parts.append(EOF_MARKER)
@@ -63,6 +68,12 @@ class _OneMetric(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return (self._metric,)
+
+
+def _untyped(counter: Metric) -> Metric:
+    metric = Metric(f"{counter.name}_total", counter.documentation, "unknown")
+    metric.samples = counter.samples
+    return metric
 
 
 def _without_metadata(text: bytes) -> bytes:

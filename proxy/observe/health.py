@@ -11,7 +11,7 @@ from typing import Literal
 ComponentState = Literal["ok", "degraded", "down", "off"]
 OverallStatus = Literal["ok", "degraded", "down"]
 
-COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
+COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "tasks", "memory", "connections")
 APP_DOWN_GRACE = 60.0  # seconds without a ready app after which the whole is down
 
 

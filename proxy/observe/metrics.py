@@ -6,7 +6,7 @@ bound on label values.
 Beside the metrics of the contract there are some of our own: `http_concurrency`, `rate_limit_evicted_total`,
 `log_dropped_total`, `event_loop_lag_seconds`, `app_memory_growth_bytes`, `ledger_*`, `price_table_age_seconds`,
 `bypass_total`, `alerts_sent_total`, `alert_delivery_seconds`, `postgres_connect_seconds`, `http_refusals_total`,
-`shadow_total`, `http_streams`, `connections*`, and
+`shadow_total`, `http_streams`, `connections*`, `task_oldest_wait_seconds`, and
 `process_*` (CPU time, memory and files of the gateway itself).
 """
 
@@ -33,7 +33,9 @@ CONCURRENCY_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10)
 STORE_BUCKETS = (0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
 DELIVERY_BUCKETS = (0.1, 0.5, 1, 5, 30, 120, 600)
+TASK_BUCKETS = (0.05, 0.25, 1, 5, 15, 30, 60, 120, 300, 900, 3600)
 
+TASK_OUTCOMES = ("succeeded", "failed", "cancelled")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
 
 # Labels whose values come from the policy or from outside, and not from a list that is known here.
@@ -151,6 +153,17 @@ class Metrics:
         self.postgres_transactions_total = counter(
             "postgres_transactions_total", "Transactions through the pool.", "outcome"
         )
+        self.tasks = gauge("tasks", "Requests that run later, over all instances.", "route", "state")
+        self.tasks_total = counter("tasks_total", "Tasks that ended.", "route", "outcome")
+        self.task_wait_seconds = histogram(
+            "task_wait_seconds", "From when a task could have run to when it did.", TASK_BUCKETS, "route"
+        )
+        self.task_run_seconds = histogram("task_run_seconds", "How long a try of a task took.", TASK_BUCKETS, "route")
+        self.task_attempts_total = counter("task_attempts_total", "Tries of tasks.", "route", "result")
+        self.task_oldest_wait_seconds = gauge(
+            "task_oldest_wait_seconds", "How long the task has waited that waits longest, over all instances.", "route"
+        )
+        self.callbacks_total = counter("callbacks_total", "Deliveries of tasks' callbacks.", "result")
         self.app_up = gauge_alone("app_up", "1 while the app is ready, else 0.")
         self.app_memory_bytes = gauge_alone(
             "app_memory_bytes", "Resident memory of the app and its children; 0: not measured."
@@ -219,6 +232,8 @@ class Metrics:
             for result in ("ok", "error", "dropped"):
                 self.alerts_sent_total.labels(sender, result)
             self.alert_delivery_seconds.labels(sender)
+        for result in ("ok", "failed", "refused", "gone", "given_up"):
+            self.callbacks_total.labels(result)
         for result in ("ok", "refused"):
             self.policy_reloads_total.labels(result)
         for what in ("limit", "cap", "pace", "cache"):
@@ -256,6 +271,22 @@ class Metrics:
             self.http_refusals_total.labels(route, "rate-limited")
             for decision in ("allowed", "refused", "shadow"):
                 self.rate_limit_total.labels(route, tier, decision)
+
+    def declare_tasks(self, names: Iterable[str]) -> None:
+        """Set the routes that have tasks: their series start with 0, gauges of other routes are removed."""
+        routes = dict.fromkeys(names)
+        for series in (self.tasks, self.task_oldest_wait_seconds):
+            for values, _ in list(series.children()):
+                if values[0] not in routes and values[0] != OTHER_LABEL:
+                    series.remove(*values)
+        for route in routes:
+            for state in ("queued", "running", *TASK_OUTCOMES):
+                self.tasks.labels(route, state)
+            for outcome in TASK_OUTCOMES:
+                self.tasks_total.labels(route, outcome)
+            self.task_oldest_wait_seconds.labels(route)
+            self.task_wait_seconds.labels(route)
+            self.task_run_seconds.labels(route)
 
     def declare_upstream(self, name: str) -> None:
         """Make the series of an upstream start with 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 UNATTRIBUTED = "unattributed"  # the user of a call that belongs to no request
 VARIOUS_USERS = "various"  # the user of a row in which several users were summed up
 RESERVED_NAMES = frozenset((UNATTRIBUTED, VARIOUS_USERS))
+SCHEDULE_PREFIX = "schedule:"  # and its name: the user of what the policy's own schedules ask
 RESERVED_PREFIX = "~"
 MAX_USER_NAME_LENGTH = 256  # characters
 
@@ -18,7 +19,13 @@ def normalize_user_name(user: str) -> str:
     user = user[:MAX_USER_NAME_LENGTH]
     if not user.isascii() or "\0" in user:
         user = user.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-    return RESERVED_PREFIX + user if user.endswith(_ENDS) and user.lstrip(RESERVED_PREFIX) in RESERVED_NAMES else user
+    if user.endswith(_ENDS) or user.startswith(_STARTS):
+        bare = user.lstrip(RESERVED_PREFIX)
+        if bare in RESERVED_NAMES or bare.startswith(SCHEDULE_PREFIX):
+            return RESERVED_PREFIX + user
+    return user
 
 
+# What nearly every name fails at once, since this is asked for each request.
 _ENDS = tuple(RESERVED_NAMES)
+_STARTS = (SCHEDULE_PREFIX, RESERVED_PREFIX)

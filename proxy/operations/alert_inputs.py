@@ -97,6 +97,10 @@ class GatewayAlertInputs:
         text, at = self._pool_holders
         return text if text and self._parts.clock() - at < POOL_HOLDERS_SECONDS else ""
 
+    def task_waits(self) -> Mapping[str, float]:
+        # The tasks' own loop keeps the gauge: asking the database here would make an alert wait for it.
+        return {route: gauge.value for (route,), gauge in self._parts.metrics.task_oldest_wait_seconds.children()}
+
     def policy_refused(self) -> str:
         return self._reloader.refused or ""
 

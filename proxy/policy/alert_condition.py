@@ -12,8 +12,8 @@ from typing import Literal
 
 from proxy import units
 
-COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "memory", "connections")
-ComponentName = Literal["app", "upstreams", "postgres", "store", "ledger", "memory", "connections"]
+COMPONENTS = ("app", "upstreams", "postgres", "store", "ledger", "tasks", "memory", "connections")
+ComponentName = Literal["app", "upstreams", "postgres", "store", "ledger", "tasks", "memory", "connections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,30 @@ class RefusalRateAbove:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskWaitAbove:
+    """How many seconds the task that waits longest has waited for its turn, of one route or of each by itself."""
+
+    seconds: float
+    route: str | None
+
+    def __str__(self) -> str:
+        return f"task wait > {units.format_duration(self.seconds)}{_on_name(self.route)}"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTasksAbove:
+    """The share of the tasks which ended that failed, of one route or of all together."""
+
+    share: float
+    route: str | None
+    over: float
+
+    def __str__(self) -> str:
+        share, over = units.format_share(self.share), units.format_duration(self.over)
+        return f"failed tasks > {share}{_on_name(self.route)} over {over}"
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRefused:
     def __str__(self) -> str:
         return "policy is refused"
@@ -172,6 +196,8 @@ Condition = (
     | SpentTodayAbove
     | PoolWaitAbove
     | ThrottledAbove
+    | TaskWaitAbove
+    | FailedTasksAbove
     | CallsBypass
     | PolicyRefused
 )

@@ -21,12 +21,14 @@ from proxy.policy.alert_condition import (
     ComponentName,
     Condition,
     ErrorRateAbove,
+    FailedTasksAbove,
     LatencyAbove,
     MemoryAbove,
     PolicyRefused,
     PoolWaitAbove,
     RefusalRateAbove,
     SpentTodayAbove,
+    TaskWaitAbove,
     ThrottledAbove,
 )
 from proxy.policy.value_types import ValueType
@@ -132,6 +134,16 @@ FORMS: Sequence[tuple[str, re.Pattern[str], Callable[..., Condition]]] = (
         re.compile(r"throttled > (\S+) over (\S+)"),
         lambda share, over: ThrottledAbove(_parse_share(share), _parse_window(over)),
     ),
+    (
+        "task wait > 5m",
+        re.compile(rf"task wait > (\S+)(?: on {_NAME_PATTERN})?"),
+        lambda seconds, route: TaskWaitAbove(_parse_value(units.parse_duration, seconds), route),
+    ),
+    (
+        "failed tasks > 10% over 1h",
+        re.compile(rf"failed tasks > (\S+)(?: on {_NAME_PATTERN})? over (\S+)"),
+        lambda share, route, over: FailedTasksAbove(_parse_share(share), route, _parse_window(over)),
+    ),
     ("calls bypass an upstream", re.compile(r"calls bypass an upstream"), CallsBypass),
     ("policy is refused", re.compile(r"policy is refused"), PolicyRefused),
 )
@@ -143,6 +155,8 @@ MORE_EXAMPLES = (
     "call errors > 20% on UPSTREAM over 5m",
     "refusals > 10% on ROUTE over 5m",
     "p95 > 5s on ROUTE over 5m",
+    "task wait > 5m on ROUTE",
+    "failed tasks > 10% on ROUTE over 1h",
     "p95 > 5s over 5m",
 )
 

@@ -96,4 +96,10 @@ def _name_hours(expression: str) -> str:
     return " ".join((minute, hour, *rest))
 
 
-CRON = ValueType(CronExpression.parse, str, 'five fields such as "0 3 * * *" (minute hour day month weekday)')
+_FIELD = "[0-9A-Za-z*,/#-]+"
+CRON = ValueType(
+    CronExpression.parse,
+    str,
+    'five fields such as "0 3 * * *" (minute hour day month weekday)',
+    pattern=f" *{_FIELD}( +{_FIELD}){{4}} *",
+)

@@ -164,7 +164,7 @@ class PolicyReader:
         if text is not None:
             return self.read_value(Scalar(line, text), hint, key, fallback)
         # A section that is not written may still have fields whose defaults come out of the environment.
-        if is_dataclass(hint) and isinstance(hint, type):
+        if is_dataclass(hint) and isinstance(hint, type) and fallback is not MISSING:
             return self.read_section(hint, Table(line, ()), key, fallback)
         return fallback
 

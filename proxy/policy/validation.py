@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from proxy.policy.alert_condition import BreakerOpen, CallErrorRateAbove, ErrorRateAbove, LatencyAbove, RefusalRateAbove
+from proxy.policy.alert_condition import (
+    BreakerOpen,
+    CallErrorRateAbove,
+    ErrorRateAbove,
+    FailedTasksAbove,
+    LatencyAbove,
+    RefusalRateAbove,
+    TaskWaitAbove,
+)
 from proxy.policy.reader import PolicyReader
 from proxy.policy.schema.identity import IpSource, JwtSource
 from proxy.policy.schema.policy import Policy
@@ -36,6 +44,7 @@ def validate_policy(reader: PolicyReader, policy: Policy) -> None:
         _check_overload,
         _check_upstreams,
         _check_postgres,
+        _check_schedules,
         _check_faults,
         _check_alerts,
     ):
@@ -296,6 +305,18 @@ def _check_postgres(reader: PolicyReader, policy: Policy) -> None:
         reader.add_fault("postgres.pin.max", problem, f"write at most {pool.max}, or a greater postgres.pool.max")
 
 
+def _check_schedules(reader: PolicyReader, policy: Policy) -> None:
+    """Two schedules of one name would take each other's turns."""
+    if not reader.is_sound("schedules"):
+        return
+    names: set[str] = set()
+    for index, schedule in enumerate(policy.schedules):
+        if schedule.name in names:
+            key = f"schedules[{index}].name"
+            reader.add_fault(key, f"there is a schedule {schedule.name} already", "write another name")
+        names.add(schedule.name)
+
+
 def _check_faults(reader: PolicyReader, policy: Policy) -> None:
     if not reader.is_sound("faults"):
         return
@@ -335,7 +356,7 @@ def _check_alerts(reader: PolicyReader, policy: Policy) -> None:
                 fix = reader.suggest(when.upstream, tuple(policy.upstreams))
                 reader.add_fault(key, f"there is no upstream {when.upstream}", fix)
         if (
-            isinstance(when, ErrorRateAbove | RefusalRateAbove | LatencyAbove)
+            isinstance(when, ErrorRateAbove | RefusalRateAbove | LatencyAbove | TaskWaitAbove | FailedTasksAbove)
             and when.route is not None
             and reader.is_sound("routes")
         ):

@@ -320,7 +320,7 @@ SECRET = ValueType(_parse_text, str, "a secret, best as ${NAME}", secret=True, p
 SIGNING_KEY = ValueType(_parse_prose, str, "the key, best as ${JWT_KEY}", secret=True, pattern=_LINES)
 PATH = ValueType(_parse_path, str, "a path such as /health", pattern=_PATH)
 REQUEST_TARGET = ValueType(
-    _parse_request_target, str, "a path such as /jobs/nightly or /jobs?name=nightly", pattern=r"/[!-\"$-~]*"
+    _parse_request_target, str, "a path such as /jobs/nightly or /jobs?name=nightly", pattern=r'/[!"$-~]*'
 )
 CALLBACK_HOST = ValueType(
     _parse_callback_host,

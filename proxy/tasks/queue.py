@@ -87,11 +87,15 @@ class TaskQueue:
 
         A key of a task that ended more than `keep` seconds ago is free again.
         """
-        found: dict[str, Added] = {}
         async with self.database.transaction() as tx:
-            # In the order of the routes' names: two instances that need two of them never wait for each other.
-            for route, tasks in groupby(sorted(new, key=lambda task: task.route), lambda task: task.route):
-                found |= await self._add_on_route(tx, route, list(tasks), keep)
+            return await self.add_within(tx, new, keep)
+
+    async def add_within(self, tx: Transaction, new: Sequence[NewTask], keep: float) -> list[Added]:
+        """`add` as part of a transaction: they are accepted once that is committed."""
+        found: dict[str, Added] = {}
+        # In the order of the routes' names: two instances that need two of them never wait for each other.
+        for route, tasks in groupby(sorted(new, key=lambda task: task.route), lambda task: task.route):
+            found |= await self._add_on_route(tx, route, list(tasks), keep)
         return [found[task.id] for task in new]
 
     async def _add_on_route(self, tx: Transaction, route: str, tasks: list[NewTask], keep: float) -> dict[str, Added]:

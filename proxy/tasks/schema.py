@@ -2,7 +2,8 @@
 
 `outrigger_tasks` has a row for each task, its request and its result among it. `outrigger_task_routes` has a row for
 each route: who accepts or claims holds it until the commit, so that counts and turns of a route are decided by one at
-a time. `outrigger_task_instances` is who was heard of when.
+a time. `outrigger_task_instances` is who was heard of when. `outrigger_task_schedules` has a row for each schedule of
+the policy: its expression and time zone, and the time that was dealt with last.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ STEPS: Sequence[Sequence[str]] = (
         "CREATE TABLE {schema}outrigger_task_routes"
         " (route {text} PRIMARY KEY, turn {integer} NOT NULL, seq {integer} NOT NULL)",
         "CREATE TABLE {schema}outrigger_task_instances (id {text} PRIMARY KEY, seen {real} NOT NULL)",
+    ),
+    (
+        "CREATE TABLE {schema}outrigger_task_schedules"
+        " (name {text} PRIMARY KEY, timing {text} NOT NULL, last {real} NOT NULL)",
     ),
 )
 

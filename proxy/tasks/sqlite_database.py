@@ -51,11 +51,12 @@ class SqliteDatabase:
     @asynccontextmanager
     async def transaction(self, *, write: bool = True) -> AsyncIterator[SqliteTransaction]:
         async with self._turn:
-            # The lock at once: a transaction that asks for it only at its first write gets SQLITE_BUSY without a wait.
-            await self.run_in_thread(lambda: self._begin("BEGIN IMMEDIATE" if write else "BEGIN"))
             try:
+                # The lock at once: one that asks for it only at its first write gets SQLITE_BUSY without a wait.
+                await self.run_in_thread(lambda: self._begin("BEGIN IMMEDIATE" if write else "BEGIN"))
                 yield SqliteTransaction(self, self._clock())
-            # BaseException: a cancelled request must leave no transaction open, whoever is next in line.
+            # BaseException: a cancelled request must leave no transaction open, whoever is next in line; also one that
+            # is cancelled while it begins, since the thread does not hear of that.
             except BaseException:
                 await asyncio.shield(self.run_in_thread(self._roll_back))
                 raise

@@ -68,7 +68,7 @@ class PendingCondition:
 
 
 # components that are never reported as down
-DEGRADED_AT_WORST = ("upstreams", "ledger", "memory", "connections", "store")
+DEGRADED_AT_WORST = ("upstreams", "ledger", "tasks", "memory", "connections", "store")
 CONDITIONS_WITH_FOR = (when.ComponentIs, when.BreakerOpen, when.MemoryAbove)
 MIB = 1024 * 1024
 

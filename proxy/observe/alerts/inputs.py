@@ -61,6 +61,9 @@ class AlertInputs(Protocol):
     def pool_holders(self) -> str:
         """A sentence on whose idle transactions hold connections; empty if none do."""
 
+    def task_waits(self) -> Mapping[str, float]:
+        """How many seconds the task that waits longest for its turn has waited, by route; delayed ones do not wait."""
+
     def policy_refused(self) -> str:
         """Why the newest policy is not in force; empty if it is."""
 

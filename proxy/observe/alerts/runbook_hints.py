@@ -59,6 +59,14 @@ _THROTTLED = RunbookHint(
     "the instance has less CPU than the app needs",
     "take a larger instance, or fewer workers; overload.mode: adaptive sheds what is too much",
 )
+_TASK_WAIT = RunbookHint(
+    "more tasks than `background.concurrency` gets done, tasks that hang until their time-out, or an app that is away",
+    "see which route waits and what runs with `ctl tasks`; raise `background.concurrency`, or cancel what hangs",
+)
+_TASKS_FAIL = RunbookHint(
+    "a fault in the app since a deploy, or something that the tasks need is away",
+    "see why with `ctl tasks --status failed`; when it is mended, `ctl task ID retry` runs one again",
+)
 _BYPASS = RunbookHint(
     "a base_url stands in the app's code, or a client was made before the environment was read",
     "look for base_url in the app's code and take it out, or let it read the upstream's variable",
@@ -75,6 +83,10 @@ _PARTS = {
     "ledger": RunbookHint(
         "the disk is full or read-only, or the ledger's database is away",
         "free the disk, or look at the database; rows wait in memory until then",
+    ),
+    "tasks": RunbookHint(
+        "the tasks' database is away, or its disk is full or read-only",
+        "look at the database, or free the disk; until then no task is accepted, and results wait in memory",
     ),
     "memory": _MEMORY,
     "connections": RunbookHint(
@@ -109,6 +121,10 @@ def runbook_hint(condition: Condition) -> RunbookHint:
             return _POOL
         case when.ThrottledAbove():
             return _THROTTLED
+        case when.TaskWaitAbove():
+            return _TASK_WAIT
+        case when.FailedTasksAbove():
+            return _TASKS_FAIL
         case when.CallsBypass():
             return _BYPASS
 

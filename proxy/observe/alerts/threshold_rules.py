@@ -1,8 +1,8 @@
 """The rules on counts over a window, which have no state of their own.
 
 A handful of requests proves nothing, so each rule has a minimum: errors need 5 failed requests in their window (or 3 if
-nothing else was answered at all), calls out and refusals the same, a percentile needs 20 requests of the route (or 5 if
-half of them were that slow), waits for the database 2.
+nothing else was answered at all), calls out, refusals and tasks the same, a percentile needs 20 requests of the route
+(or 5 if half of them were that slow), waits for the database 2.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ def evaluate_threshold(inputs: AlertInputs, condition: Condition) -> Iterator[Fi
             yield from _check_pool_wait(inputs, condition)
         case when.ThrottledAbove():
             yield from _check_throttling(inputs, condition)
+        case when.TaskWaitAbove():
+            yield from _check_task_waits(inputs, condition)
+        case when.FailedTasksAbove():
+            yield from _check_failed_tasks(inputs, condition)
         case when.CallsBypass():
             yield from _check_bypass(inputs)
         case when.PolicyRefused():
@@ -180,6 +184,34 @@ def _check_spend_today(inputs: AlertInputs, condition: when.SpentTodayAbove) -> 
         f"more than {format_money(condition.amount)} is spent today, most of it at {dearest}; {_describe_spend(whole)}"
     )
     yield Finding("", text, f"${spent:.2f}", str(condition), level=spent, is_settled=True)
+
+
+def _check_task_waits(inputs: AlertInputs, condition: when.TaskWaitAbove) -> Iterator[Finding]:
+    for route, seconds in inputs.task_waits().items():
+        if condition.route not in (None, route) or seconds <= condition.seconds:
+            continue
+        waited = format_duration(round(seconds))
+        text = f"a task of {route} has waited for {waited} (the rule allows {format_duration(condition.seconds)})"
+        yield Finding(route, text, waited, str(condition), level=seconds)
+
+
+def _check_failed_tasks(inputs: AlertInputs, condition: when.FailedTasksAbove) -> Iterator[Finding]:
+    tasks, named = inputs.window(condition.over).tasks, condition.route
+    chosen = {route: outcomes for route, outcomes in tasks.items() if named in (None, route)}
+    # One that somebody cancelled neither failed nor succeeded.
+    by_route = {route: outcomes.get("failed", 0.0) for route, outcomes in chosen.items()}
+    failed = sum(by_route.values())
+    ended = failed + sum(outcomes.get("succeeded", 0.0) for outcomes in chosen.values())
+    enough = failed >= MIN_ERRORS or (failed >= MIN_ERRORS_IF_ALL and failed == ended)
+    if not enough or failed <= condition.share * ended:
+        return
+    share = failed / ended
+    of = f" of {named}" if named is not None else ""
+    text = f"{failed:.0f} of {ended:.0f} tasks{of} failed in {format_duration(condition.over)} ({share:.0%})"
+    if named is None:
+        worst = sorted(((count, route) for route, count in by_route.items() if count), reverse=True)
+        text += f"; most of them of {_list_worst(worst)}"
+    yield Finding(named or "", text, f"{share:.0%}", str(condition), level=share)
 
 
 def _check_bypass(inputs: AlertInputs) -> Iterator[Finding]:

@@ -55,6 +55,8 @@ class SnapshotReader:
             row[self._offset(("attempts", upstream, result), 1, row)] += count.value
         for (upstream, _, _), dollars in metrics.cost_usd_total.children():
             row[self._offset(("cost", upstream), 1, row)] += dollars.value
+        for (route, outcome), count in metrics.tasks_total.children():
+            row[self._offset(("tasks", route, outcome), 1, row)] += count.value
         at = self._offset(WAIT, WAIT_WIDTH, row)
         row[at : at + WAIT_WIDTH] = array("d", metrics.postgres_wait_seconds.cumulative_counts())
         row[self._offset(THROTTLED, 1, row)] = metrics.cpu_throttled_seconds_total.value

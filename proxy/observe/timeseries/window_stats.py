@@ -43,7 +43,9 @@ class RouteStats:
 class WindowStats:
     """A window. `seconds` is how long it really is: shorter than asked for if the process is younger. `calls` and
     `attempts` are by upstream and outcome, `cost` is in dollars by upstream; `waits` counts the waits for a database
-    connection by WAIT_BUCKETS, +Inf the last; `throttled` is in seconds."""
+    connection by WAIT_BUCKETS, +Inf the last; `throttled` is in seconds; `tasks` counts those that ended, by route and
+    outcome.
+    """
 
     seconds: float
     routes: Mapping[str, RouteStats] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class WindowStats:
     cost: Mapping[str, float] = field(default_factory=dict)
     waits: Sequence[float] = ()
     throttled: float = 0.0
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def throttled_share(self) -> float:
@@ -80,6 +83,7 @@ def window_stats(seconds: float, row: Snapshot, places: Mapping[Key, int]) -> Wi
     cost: dict[str, float] = {}
     waits: Sequence[float] = ()
     throttled = 0.0
+    tasks: dict[str, dict[str, float]] = {}
     for key, at in places.items():
         if at >= len(row):
             continue
@@ -92,11 +96,13 @@ def window_stats(seconds: float, row: Snapshot, places: Mapping[Key, int]) -> Wi
             attempts.setdefault(key[1], {})[key[2]] = row[at]
         elif key[0] == "cost":
             cost[key[1]] = row[at]
+        elif key[0] == "tasks":
+            tasks.setdefault(key[1], {})[key[2]] = row[at]
         elif key == WAIT:
             waits = row[at : at + WAIT_WIDTH].tolist()
         elif key == THROTTLED:
             throttled = row[at]
-    return WindowStats(seconds, routes, calls, attempts, cost, waits, throttled)
+    return WindowStats(seconds, routes, calls, attempts, cost, waits, throttled, tasks)
 
 
 def merge_routes(routes: Iterable[RouteStats]) -> RouteStats:

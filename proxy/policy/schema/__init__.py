@@ -33,6 +33,7 @@ from proxy.policy.schema.route import (
     TaskBackoff,
     TaskRetry,
 )
+from proxy.policy.schema.schedule import Schedule, ScheduledRequest
 from proxy.policy.schema.server import (
     REDACT,
     AdaptiveLimit,
@@ -136,6 +137,8 @@ __all__ = [
     "Route",
     "RouteCache",
     "RouteHeaders",
+    "Schedule",
+    "ScheduledRequest",
     "Sentry",
     "Severity",
     "Source",

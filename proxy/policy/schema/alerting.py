@@ -39,6 +39,7 @@ SHIPPED_RULES: Mapping[str, AlertRule] = MappingProxyType(
         "cpu_throttled": AlertRule(parse_condition("throttled > 25% over 5m")),
         "bypass": AlertRule(parse_condition("calls bypass an upstream")),
         "store_lost": AlertRule(parse_condition("store is down for 10s")),
+        "tasks_stuck": AlertRule(parse_condition("task wait > 5m")),
     }
 )
 

@@ -11,6 +11,7 @@ from proxy.policy import value_types
 from proxy.policy.schema.alerting import Alerts, InjectedFault, Sentry
 from proxy.policy.schema.identity import Identity
 from proxy.policy.schema.route import DEFAULT_ROUTE, Route
+from proxy.policy.schema.schedule import Schedule
 from proxy.policy.schema.server import Admin, App, Listen, Log, Metrics, Overload
 from proxy.policy.schema.stores import Ledger, Postgres, Store, Tasks
 from proxy.policy.schema.upstream import Egress, Upstream, default_upstreams
@@ -38,6 +39,7 @@ class Policy:
     store: Store = Store()
     tasks: Tasks = Tasks()
     ledger: Ledger = Ledger()
+    schedules: tuple[Schedule, ...] = ()
     alerts: Alerts = Alerts()
     log: Log = Log()
     metrics: Metrics = Metrics()

@@ -39,6 +39,10 @@ from proxy.policy.schema import SHIPPED_RULES
         ("call errors > 20% on openai over 1m", when.CallErrorRateAbove(0.2, "openai", 60)),
         ("refusals > 10% over 5m", when.RefusalRateAbove(0.1, None, 300)),
         ("refusals > 10% on ask over 5m", when.RefusalRateAbove(0.1, "ask", 300)),
+        ("task wait > 5m", when.TaskWaitAbove(300, None)),
+        ("task wait>90s on report", when.TaskWaitAbove(90, "report")),
+        ("failed tasks > 10% over 1h", when.FailedTasksAbove(0.1, None, 3600)),
+        ("failed tasks > 10% on report over 5m", when.FailedTasksAbove(0.1, "report", 300)),
         ("policy is refused", when.PolicyRefused()),
     ],
 )
@@ -74,6 +78,12 @@ def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
         ("cost > 5 today", "5: it has no dollar sign"),
         ("breakers are open", 'the nearest is "breaker is open for 5s"'),
         ("x", "that is no condition"),
+        ("task wait > 5", "5: it has no unit"),
+        ("task waits > 5m", 'the nearest is "task wait > 5m"'),
+        ("failed tasks > 10 over 1h", "10: it is not a number with a percent sign"),
+        ("failed tasks > 10% over 2h", "2h: it is longer than 1h"),
+        ("task wait > 5m on nowhere", "there is no route nowhere"),
+        ("failed tasks > 10% on nowhere over 1h", "there is no route nowhere"),
         ("breaker of nobody is open for 5s", "there is no upstream nobody"),
         ("call errors > 20% on nobody over 5m", "there is no upstream nobody"),
         ("refusals > 10% on nowhere over 5m", "there is no route nowhere"),
@@ -101,7 +111,8 @@ class House:
         self.span = WindowStats(300)
         self.app = ComponentHealth("ok", "ready: it answers")
         self.others = {
-            name: ComponentHealth("ok", "fine") for name in ("upstreams", "postgres", "store", "ledger", "memory")
+            name: ComponentHealth("ok", "fine")
+            for name in ("upstreams", "postgres", "store", "ledger", "tasks", "memory")
         }
         self.excused = False
         self.open = {}
@@ -112,6 +123,7 @@ class House:
         self.waits = []
         self.holders = ""
         self.turned = None
+        self.tasks = {}
         self.refused = ""
 
     def is_stopping(self):
@@ -146,6 +158,9 @@ class House:
 
     def pool_holders(self):
         return self.holders
+
+    def task_waits(self):
+        return self.tasks
 
     def policy_refused(self):
         return self.refused
@@ -214,6 +229,37 @@ def test_waits_for_the_pool_are_those_that_ended_and_those_under_way(quick, slow
     findings = list(AlertEvaluator(house).evaluate(0, parse_condition("pool wait > 1s over 1m")))
     assert bool(findings) == holds
     assert all("transactions of report" in finding.message for finding in findings)
+
+
+def test_the_task_that_waits_longest_is_judged_by_route():
+    house = House()
+    house.tasks = {"a": 301.0, "b": 300.0}
+    assert found(house, "task wait > 5m") == ["a"]
+    assert found(house, "task wait > 1m") == ["a", "b"]
+    assert found(house, "task wait > 1m on b") == ["b"]
+    house.tasks = {}
+    assert found(house, "task wait > 5m") == []
+
+
+@pytest.mark.parametrize(
+    ("tasks", "text", "subjects"),
+    [
+        ({}, "failed tasks > 10% over 1h", []),
+        ({"a": {"failed": 2}}, "failed tasks > 10% over 1h", []),
+        ({"a": {"failed": 3}}, "failed tasks > 10% over 1h", [""]),
+        ({"a": {"failed": 4, "succeeded": 1}}, "failed tasks > 10% over 1h", []),
+        ({"a": {"failed": 5, "succeeded": 44}}, "failed tasks > 10% over 1h", [""]),
+        ({"a": {"failed": 5, "succeeded": 45}}, "failed tasks > 10% over 1h", []),
+        ({"a": {"failed": 3, "cancelled": 9}}, "failed tasks > 10% over 1h", [""]),
+        ({"a": {"failed": 5}, "b": {"succeeded": 50}}, "failed tasks > 10% over 1h", []),
+        ({"a": {"failed": 5}, "b": {"succeeded": 50}}, "failed tasks > 10% on a over 1h", ["a"]),
+        ({"a": {"failed": 5}, "b": {"succeeded": 50}}, "failed tasks > 10% on b over 1h", []),
+    ],
+)
+def test_tasks_that_fail_are_a_share_of_enough_that_ended(tasks, text, subjects):
+    house = House()
+    house.span = WindowStats(3600, tasks=tasks)
+    assert found(house, text) == subjects
 
 
 def test_throttling_is_a_share_of_the_whole_window_so_a_start_is_no_alert():

@@ -61,6 +61,13 @@ price_table_age_seconds gauge
 ledger_write_seconds histogram
 alert_delivery_seconds histogram
 postgres_connect_seconds histogram
+tasks gauge
+tasks_total counter
+task_wait_seconds histogram
+task_run_seconds histogram
+task_attempts_total counter
+task_oldest_wait_seconds gauge
+callbacks_total counter
 """
 
 
@@ -100,10 +107,25 @@ async def test_counters_whose_labels_are_known_start_with_zero() -> None:
         assert f'outrigger_app_restarts_total{{reason="{reason}"}} 0.0\n' in scrape
     for result in ("ok", "refused"):
         assert f'outrigger_policy_reloads_total{{result="{result}"}} 0.0\n' in scrape
+    for result in ("ok", "failed", "refused", "gone", "given_up"):
+        assert f'outrigger_callbacks_total{{result="{result}"}} 0.0\n' in scrape
     for decision in ("allowed", "refused", "shadow"):
         line = f'outrigger_rate_limit_total{{decision="{decision}",route="default",tier="free"}} 0.0\n'
         assert line in scrape
     assert "_created" not in scrape
+
+
+async def test_routes_with_tasks_start_with_zero_and_gauges_of_others_go() -> None:
+    metrics = fresh()
+    metrics.declare_tasks(["report", "story"])
+    metrics.tasks_total.labels("story", "failed").inc()
+    metrics.declare_tasks(["report"])
+    scrape = await text(metrics)
+    assert 'outrigger_tasks{route="report",state="queued"} 0.0\n' in scrape
+    assert 'outrigger_tasks_total{outcome="succeeded",route="report"} 0.0\n' in scrape
+    assert 'outrigger_task_oldest_wait_seconds{route="report"} 0.0\n' in scrape
+    assert 'outrigger_tasks{route="story"' not in scrape
+    assert 'outrigger_tasks_total{outcome="failed",route="story"} 1.0\n' in scrape
 
 
 async def test_a_request_counts_once_in_each_metric() -> None:
@@ -185,6 +207,7 @@ def test_openmetrics_is_given_to_those_who_ask(accept: str, wanted: bool) -> Non
 
 async def test_both_formats_hold_the_same_samples() -> None:
     metrics = busy(40)
+    metrics.declare_tasks(["route-1"])
     plain, plain_type = await metrics.render()
     opened, opened_type = await metrics.render("application/openmetrics-text")
     assert plain_type == "text/plain; version=0.0.4; charset=utf-8"

@@ -37,8 +37,6 @@ WAITING = {
     "tasks.keep": "the queue is being built",
     "tasks.max_body": "the queue is being built",
     "tasks.max_result": "the queue is being built",
-    "tasks.callbacks": "the queue is being built",
-    "tasks.secret": "the queue is being built",
 }
 
 BEHAVIOUR = "wire/gateway/test_keys_by_behaviour.py"
@@ -57,6 +55,9 @@ POSTGRES = "wire/postgres/test_postgres_pooler_complaints.py"
 
 # key: "FILE::TEST" …
 EFFECTS: dict[str, tuple[str, ...]] = {
+    "tasks.callbacks": ("wire/tasks/test_callbacks.py::test_a_host_that_the_policy_lists_no_more_is_not_called_until_it_does_again",),
+    "tasks.secret": ("wire/tasks/test_callbacks.py::test_a_host_that_the_policy_lists_no_more_is_not_called_until_it_does_again",),
+    "schedules": ("wire/tasks/test_scheduler.py::test_what_is_due_is_queued_with_its_request_and_its_own_user",),
     "app.port": ("unit/cli/test_cli_init.py::test_a_port_in_the_code_is_the_apps_port",),
     "app.url": (f"{LIFE}::test_app_url_fronts_an_app_that_something_else_runs",),
     "app.ready.path": (f"{LIFE}::test_a_hung_app_is_replaced_and_a_busy_one_is_not",),

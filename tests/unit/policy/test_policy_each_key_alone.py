@@ -47,7 +47,14 @@ ENDS: Mapping[ValueType, tuple[str, ...]] = {
 }
 VALUES = (Address, TrustedProxies, Fallback, Price, InjectedFault, AlertRule)  # one scalar, or under a name
 # What needs a companion by its nature, or holds something that is written under a name.
-NOT_ALONE = ("routes[].queue.", "faults[]", "alerts.rules.", "upstreams.openai.fallback", "upstreams.openai.prices")
+NOT_ALONE = (
+    "routes[].queue.",
+    "faults[]",
+    "schedules.",
+    "alerts.rules.",
+    "upstreams.openai.fallback",
+    "upstreams.openai.prices",
+)
 
 
 def leaves(section: type, key: str) -> Iterator[tuple[str, Any]]:

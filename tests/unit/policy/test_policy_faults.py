@@ -41,6 +41,52 @@ CASES = [
     ("listen: {claim: /healthz}", "listen.claim", "a list", "[/healthz]"),
     ("overload: {mode: adaptiv}", "overload.mode", "none of its words", "did you mean adaptive?"),
     ("version: 2", "version", "version 1", "write 1"),
+    # schedules
+    ("schedules: [{name: n, cron: '0 3 * * *'}]", "schedules[0]", "request is missing", "write request"),
+    ("schedules: [{name: n, request: {method: GET, path: /}}]", "schedules[0]", "cron is missing", "write cron"),
+    (
+        "schedules: [{name: n, cron: '@daily', request: {method: GET, path: /}}]",
+        "schedules[0].cron",
+        "1 field and not five",
+        '"0 3 * * *"',
+    ),
+    (
+        "schedules: [{name: n, cron: '0 25 * * *', request: {method: GET, path: /}}]",
+        "schedules[0].cron",
+        "its hour cannot be read",
+        "five fields",
+    ),
+    (
+        "schedules: [{name: n, cron: '0 3 * * *', timezone: Mars, request: {method: GET, path: /}}]",
+        "schedules[0].timezone",
+        "no time zone",
+        "Europe/Berlin",
+    ),
+    (
+        "schedules: [{name: n, cron: '0 3 * * *', request: {method: GET, path: jobs}}]",
+        "schedules[0].request.path",
+        "begin with /",
+        "/jobs/nightly",
+    ),
+    (
+        "schedules: [{name: n, cron: '0 3 * * *', request: {method: GET, path: '/jobs?a=b#c'}}]",
+        "schedules[0].request.path",
+        "fragment",
+        "/jobs?name=nightly",
+    ),
+    (
+        "schedules: [{name: n, cron: '0 3 * * *', request: {method: GET, path: /}, timeout: 0s}]",
+        "schedules[0].timeout",
+        "zero",
+        "above zero",
+    ),
+    (
+        "schedules: [{name: n, cron: '0 3 * * *', request: {method: GET, path: /}},"
+        " {name: n, cron: '0 4 * * *', request: {method: GET, path: /}}]",
+        "schedules[1].name",
+        "a schedule n already",
+        "another name",
+    ),
     # what each value may be
     ("listen: {public: 8080}", "listen.public", "HOST:PORT", "HOST:PORT"),
     ("listen: {public: '*:8080'}", "listen.public", "no address", "HOST:PORT"),

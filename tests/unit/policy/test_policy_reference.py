@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from proxy.policy.alert_condition import Condition
+from proxy.policy.cron import CronExpression
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.parsing.nodes import Listing, Node, Scalar, Table
 from proxy.policy.parsing.yaml import parse_document
@@ -25,6 +26,8 @@ from proxy.policy.schema import (
     Price,
     Route,
     RouteCache,
+    Schedule,
+    ScheduledRequest,
     Source,
     TrustedProxies,
 )
@@ -35,8 +38,17 @@ REFERENCE = (CONFIG / "reference.yaml").read_text(encoding="utf-8")
 ENVIRON = {"JWT_KEY": "k" * 40}
 
 # Shown in comments alone, since nothing of theirs is there by default.
-IN_COMMENTS = (Fallback, Price, InjectedFault, RouteCache)
-WRITTEN_OTHERWISE = (Address, FieldValue, Rate, Spend, TrustedProxies, *get_args(Source), *get_args(Condition))
+IN_COMMENTS = (Fallback, Price, InjectedFault, RouteCache, Schedule, ScheduledRequest)
+WRITTEN_OTHERWISE = (
+    CronExpression,
+    Address,
+    FieldValue,
+    Rate,
+    Spend,
+    TrustedProxies,
+    *get_args(Source),
+    *get_args(Condition),
+)
 
 
 def say(text: str) -> Policy:

@@ -78,6 +78,12 @@ def test_no_two_names_become_one(ours):
     assert known[3:] == chosen[3:]
 
 
+def test_nobody_takes_the_name_of_a_schedule():
+    chosen = ["schedule:nightly", "~schedule:nightly", "~~schedule:nightly", "schedule", "a-schedule:nightly", "~ada"]
+    known = [normalize_user_name(name) for name in chosen]
+    assert known == [f"~{name}" for name in chosen[:3]] + chosen[3:]
+
+
 @pytest.mark.parametrize("chosen", ["a\0b", "\ud800", "ü" * 300, "x" * 300, VARIOUS_USERS, "ada"])
 def test_a_name_is_found_again_as_it_was_written(chosen):
     assert CallRecord("1", 0.0, None, normalize_user_name(chosen), "", "", "", "").row()[3] == normalize_user_name(

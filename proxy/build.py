@@ -61,9 +61,11 @@ from proxy.process.listen_sockets import ListenSockets, find_free_port
 from proxy.process.service_manager import ServiceNotifier
 from proxy.process.socket_activation import assign_sockets, close_sockets, receive_sockets
 from proxy.store.opening import make_member, open_money_store, open_store
+from proxy.tasks.switch import TaskSwitch
 
 if TYPE_CHECKING:
     from proxy.postgres.service import PostgresService
+    from proxy.tasks.service import TaskService
 
 
 async def serve(
@@ -179,7 +181,18 @@ def build_gateway(
         recent=recent_errors,
         on_render=bool(environ.get("RENDER")),
         app_bytes=lambda: process_sampler.latest.app_bytes or 0,
+        find_tasks=lambda: tasks.service,
     )
+
+    # Requests that run later go the way of the others, so the queue is made behind it.
+    def make_task_service(new: schema.Policy) -> TaskService:
+        from proxy.tasks.service import TaskService  # loaded only if a policy names it
+
+        return TaskService(
+            new, ingress.task_runs, emit=log.emit, redact=log.redact_target, metrics=metrics, clock=loop.time
+        )
+
+    tasks = TaskSwitch(policy, make_task_service)
 
     # What looks at all of them.
     parts = Parts(
@@ -190,6 +203,7 @@ def build_gateway(
         egress=egress,
         postgres=postgres,
         ledger=ledger,
+        tasks=tasks,
         user_marks=user_marks,
         store=store,
         money_store=money_store,
@@ -209,6 +223,7 @@ def build_gateway(
         "metrics": lambda new: partial(metrics.apply, new.metrics),
         "admin": lambda new: partial(authenticator.replace_token, new.admin.token),
         "app": lambda new: partial(app.apply, new.app),
+        "tasks": tasks.prepare,  # before the front door, which hands requests over to it
         "ingress": ingress.prepare,
         "egress": egress.prepare,
         "ledger": lambda new: partial(ledger.apply, new.ledger),
@@ -358,6 +373,7 @@ def register_health_checks(parts: Parts, report: HealthReport) -> None:
     parts.health.register("memory", report.check_memory)
     parts.health.register("upstreams", parts.egress.health)
     parts.health.register("ledger", parts.ledger.health)
+    parts.health.register("tasks", parts.tasks.health)
     parts.health.register("store", report.check_store)
     parts.health.register("connections", report.check_connections)
     if parts.postgres is not None:

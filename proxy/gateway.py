@@ -98,6 +98,7 @@ class Gateway:
         if parts.money_store is not parts.store:
             await parts.money_store.start()
         await parts.user_marks.start()
+        await parts.tasks.start()
         await parts.egress.load()
         await parts.egress.start(start_listening(sockets.egress, "listen.egress"))
         if parts.postgres is not None and sockets.postgres is not None:
@@ -162,9 +163,12 @@ class Gateway:
 
     async def _stop_in_order(self, app_life: asyncio.Task[int], drain: float) -> None:
         ingress = self.parts.ingress
+        # Tasks drain with the requests: what does not finish is queued again, for the next instance.
+        tasks = self._loop.create_task(self.parts.tasks.drain(drain))
         if self._is_open and not await ingress.drain(drain):
             left = sum(ingress.accounting.in_flight.values())
             self._emit("gateway.drain", f"{left} requests did not finish in {drain:g} s.", level="warning", left=left)
+        await tasks
         # What did not finish in time is ended by us, with an answer that says why, and not by the dying app.
         await ingress.abort_requests()
         await self.parts.app.stop()
@@ -189,6 +193,7 @@ class Gateway:
         await self._admin_listener.stop()
         await self._tasks.close()
         await self.alerts.close()
+        await parts.tasks.stop()
         await parts.user_marks.stop()
         if parts.money_store is not parts.store:
             await parts.money_store.stop()

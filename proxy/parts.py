@@ -24,6 +24,7 @@ from proxy.observe.timeseries.history import MetricsHistory
 from proxy.policy import schema
 from proxy.store.memory import MemoryStore
 from proxy.store.store import Store
+from proxy.tasks.switch import TaskSwitch
 
 if TYPE_CHECKING:
     from proxy.postgres.service import PostgresService  # it brings asyncpg, which only a database needs
@@ -55,6 +56,7 @@ class Parts:
     egress: Egress
     postgres: PostgresService | None
     ledger: Ledger
+    tasks: TaskSwitch
     user_marks: UserMarks
     store: MemoryStore | Store
     money_store: MemoryStore | Store

@@ -37,8 +37,9 @@ def render_problem(refusal: Refusal, request_id: str) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
-def cors_headers(origin: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    """What lets the page of this Origin read a refusal; nothing if no Origin was sent.
+def cors_headers(origin: str | None, *, also: bytes = b"") -> tuple[tuple[bytes, bytes], ...]:
+    """What lets the page of this Origin read a refusal; nothing if no Origin was sent. `also` are further fields that
+    it may read.
 
     The Origin is echoed, never `*`: a wildcard does not hold for requests with credentials (Fetch standard, section
     "CORS check"). An Origin that is not plain printable ASCII is none, and gets nothing.
@@ -48,7 +49,7 @@ def cors_headers(origin: str | None) -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"Access-Control-Allow-Origin", origin.encode("ascii")),
         (b"Access-Control-Allow-Credentials", b"true"),
-        (b"Access-Control-Expose-Headers", _EXPOSED),
+        (b"Access-Control-Expose-Headers", _EXPOSED + (b", " + also if also else b"")),
         # Caches must not give one page's permission to another.
         (b"Vary", b"Origin"),
     )

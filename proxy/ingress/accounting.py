@@ -73,6 +73,10 @@ class RequestAccounting:
             self._remember_failure(self._recent, x, took)
         self._log_access(x, took)
 
+    def end_task(self, x: Exchange) -> None:
+        """A try of a task is over. It is no request of a client's: its own metrics and its line are the queue's."""
+        self.in_flight[x.route.name] -= 1
+
     def end_unrouted(self, x: Exchange) -> None:
         """The request was refused before its route was known."""
         took = self._clock() - x.received_at

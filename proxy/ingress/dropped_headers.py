@@ -18,6 +18,8 @@ from proxy.http.hop_by_hop import HOP_BY_HOP
 # The gateway vouches for these, and states them anew.
 STATED_BY_GATEWAY = (
     b"x-outrigger-request",
+    b"x-outrigger-task",
+    b"x-outrigger-attempt",
     b"x-request-id",
     b"x-forwarded-for",
     b"x-forwarded-proto",

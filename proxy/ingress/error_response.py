@@ -16,8 +16,13 @@ REASON_PHRASES = {
     400: b"Bad Request",
     402: b"Payment Required",
     403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
     408: b"Request Timeout",
+    409: b"Conflict",
+    410: b"Gone",
     413: b"Content Too Large",
+    422: b"Unprocessable Content",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
@@ -52,6 +57,8 @@ def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -
     if refusal.retry_after is not None:
         lines.append(b"Retry-After: %d\r\n" % round_retry_after(refusal.retry_after))
     lines += limit_header_lines(x)
+    if x.route.background.mode == "prefer":
+        lines.append(b"Vary: Prefer\r\n")
     lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
     lines.append(b"Via: 1.1 outrigger\r\n")
     lines.append(connection_line(x, keep_alive=keep_alive))

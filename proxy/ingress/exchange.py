@@ -54,7 +54,8 @@ class Exchange(IncomingRequest):
     - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by
       the client or by the app), `dropped_from_response` (fields of the app's response that do not reach the client);
     - `bytes_in`, `bytes_out`; `calls` out that were made for it, and their `cost` in nano-dollars, if any has a price;
-    - `memory_before`: the app's memory when it began, in bytes.
+    - `memory_before`: the app's memory when it began, in bytes;
+    - `task`: the id of the task whose try it is, and the number of the try; None for a client's own request.
 
     Durations in seconds:
     - `waited_seconds`: spent neither by the gateway nor by the app, in queues and while the app restarts;
@@ -87,6 +88,7 @@ class Exchange(IncomingRequest):
         "response_started",
         "route",
         "status",
+        "task",
         "tier",
         "token",
         "trace_id",
@@ -148,6 +150,7 @@ class Exchange(IncomingRequest):
         self.app_seconds = 0.0
         self.overhead_seconds = 0.0
         self.memory_before = 0
+        self.task: tuple[str, int] | None = None
         self.calls = 0
         self.cost: int | None = None
         self.dropped_from_response = DROPPED_FROM_RESPONSES

@@ -10,6 +10,8 @@ from proxy.http.request_errors import bad_request
 from proxy.ingress.exchange import Exchange
 from proxy.units import format_nanos
 
+# What a request may carry to be run later; in lower case, as a browser asks for them.
+TASK_REQUEST_FIELDS = ("prefer", "idempotency-key", "outrigger-delay", "outrigger-callback")
 MAX_TRACESTATE_MEMBERS = 31  # of a client's tracestate, beside the gateway's
 VIA = b"Via: 1.1 outrigger\r\n"
 # Framing, routing and credentials cannot be named away by a client's Connection field.
@@ -64,6 +66,8 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
     for name, value in forwarding:
         lines.append(b"%s: %s\r\n" % (name, value))
     lines.append(b"X-Request-Id: %s\r\nX-Outrigger-Request: %s\r\n" % (x.request_id.encode(), x.token.encode()))
+    if x.task is not None:
+        lines.append(b"X-Outrigger-Task: %s\r\nX-Outrigger-Attempt: %d\r\n" % (x.task[0].encode(), x.task[1]))
     lines.append(VIA)
     lines.append(b"\r\n")
     return b"".join(lines)
@@ -87,18 +91,48 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
 
     Framing (Content-Length, Transfer-Encoding, Connection) is left to whoever writes the head.
     """
-    dropped = x.dropped_from_response
     names = [name.lower() for name, _ in headers]
-    if b"connection" in names:
-        values = (value for name, value in headers if name.lower() == b"connection")
-        dropped = dropped | (connection_options(values) - NOT_CONNECTION_OPTIONS)
+    dropped = dropped_response_fields(x, names, headers)
     lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
     # An app that states its own id, for example one that it passes on, has the last word.
     if b"x-request-id" not in names:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.extend(limit_header_lines(x))
+    if x.route.background.mode != "off":
+        lines = background_header_lines(x, lines)
     lines.append(VIA)
     return lines
+
+
+def dropped_response_fields(x: Exchange, names: list[bytes], headers: HeaderList) -> frozenset[bytes]:
+    """Which fields of the app's response end here; `names` are those that it has, in lower case."""
+    if b"connection" not in names:
+        return x.dropped_from_response
+    values = (value for name, value in headers if name.lower() == b"connection")
+    return x.dropped_from_response | (connection_options(values) - NOT_CONNECTION_OPTIONS)
+
+
+def background_header_lines(x: Exchange, lines: list[bytes]) -> list[bytes]:
+    """The fields of an answer of a route with `background`, with what follows from that.
+
+    On a route where the client chooses, an answer depends on Prefer (RFC 7240 section 2). And a page of another origin
+    that the app lets in may send the fields that a task is asked for with, which the app has never heard of.
+    """
+    if x.route.background.mode == "prefer":
+        lines = [*lines, b"Vary: Prefer\r\n"]
+    if is_preflight(x):
+        asked = (x.joined_header("Access-Control-Request-Headers") or "").lower().split(",")
+        ours = [name.strip() for name in asked if name.strip() in TASK_REQUEST_FIELDS]
+        is_allowed = any(line.lower().startswith(b"access-control-allow-origin:") for line in lines)
+        if ours and is_allowed:
+            lines = [*lines, b"Access-Control-Allow-Headers: %s\r\n" % ", ".join(ours).encode()]
+    return lines
+
+
+def is_preflight(x: Exchange) -> bool:
+    """Whether this is a CORS preflight (Fetch standard, section 4.8), which asks whether a request may be made, and is
+    none itself: it carries no credentials, so no limit of a user applies."""
+    return x.method == "OPTIONS" and x.origin is not None and "Access-Control-Request-Method" in x.headers
 
 
 def limit_header_lines(x: Exchange) -> list[bytes]:

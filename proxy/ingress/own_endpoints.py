@@ -10,6 +10,7 @@ from proxy.http.problem import http_date
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.ports import OwnEndpointHandler, OwnResponse
 from proxy.ingress.response_writer import connection_line
+from proxy.ingress.task_endpoints import TaskEndpoints
 
 PREFIX = "/_outrigger"
 CTL_PATH = "/ctl"  # the only path that is claimed together with the paths below it
@@ -19,8 +20,9 @@ MAX_BODY = 64 * 1024  # bytes; of a longer body only the beginning is read
 class OwnEndpoints:
     """Answers by `handler`, which knows the endpoints, and answers 404 to any other path."""
 
-    def __init__(self, handler: OwnEndpointHandler, claim: Iterable[str]) -> None:
+    def __init__(self, handler: OwnEndpointHandler, claim: Iterable[str], tasks: TaskEndpoints) -> None:
         self._handler = handler
+        self._tasks = tasks
         self.set_claimed_paths(claim)
 
     def set_claimed_paths(self, paths: Iterable[str]) -> None:
@@ -34,7 +36,9 @@ class OwnEndpoints:
         return path in self._paths or path.startswith(self._prefixes)
 
     async def handle(self, connection: ClientConnection, x: Exchange) -> bool:
-        """Answer the request. True if its connection may serve another one."""
+        """Answer the request. True if its connection may serve another one. Raises Refusal."""
+        if self._tasks.claims(x.path):
+            return await self._tasks.handle(connection, x)
         answer = await self._handler(
             x.method,
             x.path,

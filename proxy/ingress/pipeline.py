@@ -22,12 +22,13 @@ from proxy.http.request_errors import bad_request, body_too_large
 from proxy.http.retry_after import round_retry_after
 from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
+from proxy.ingress.background import BackgroundRequests
 from proxy.ingress.client_address import TrustedPeers, client_network
 from proxy.ingress.connection_limits import PER_ADDRESS, ConnectionLimits
 from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
 from proxy.ingress.error_response import render_refusal, write_refusal
 from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, HeldResources
-from proxy.ingress.headers import check_framing
+from proxy.ingress.headers import check_framing, is_preflight
 from proxy.ingress.identity import Identifier
 from proxy.ingress.own_endpoints import OwnEndpoints
 from proxy.ingress.ports import UserBudgets
@@ -41,7 +42,8 @@ from proxy.ingress.stream_limits import StreamLimits
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_ids import IdGenerator, parse_traceparent
 from proxy.observe.request_registry import RequestRegistry
-from proxy.policy.schema import InjectedFault, Policy
+from proxy.policy.schema import InjectedFault, Policy, Route
+from proxy.tasks.record import TaskResponse
 
 NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 HOST_PATTERN = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
@@ -60,6 +62,11 @@ class RequestRules:
     dropped_from_responses: frozenset[bytes]  # fields of the app's responses that end at the gateway
     filters: Mapping[str, RouteFilters]  # by route name: what a route does to fields and bodies
     probe_paths: frozenset[str]  # paths of the app's own health checks, never shed
+
+    def route_of_task(self, name: str, method: str, path: str) -> Route:
+        """The route under which a task was accepted; if the policy has none of that name any more, the one that fits
+        it now."""
+        return self.routes.named(name) or self.routes.match(method, path)
 
     @classmethod
     def from_policy(cls, policy: Policy, *, on_render: bool) -> RequestRules:
@@ -98,6 +105,7 @@ class RequestPipeline:
         requests: RequestRegistry,
         emit: EmitEvent,
         clock: Callable[[], float],
+        background: BackgroundRequests,
         budgets: UserBudgets | None = None,
         blocked: Container[str] = (),
         connection_limits: ConnectionLimits | None = None,
@@ -112,6 +120,7 @@ class RequestPipeline:
         self._stream_limits = relay.stream_limits = StreamLimits(self._note_shadow_refusal)
         self._accounting = accounting
         self._requests = requests
+        self._background = background
         self._budgets = budgets
         self._blocked = blocked
         self._connection_limits = connection_limits
@@ -123,7 +132,8 @@ class RequestPipeline:
         1. Name it: request id, trace, token; and the client behind the peer.
         2. Answer it here if it is for one of the gateway's own endpoints.
         3. Check what no route may loosen: framing and Host.
-        4. Identify the user and the tier, and find the route. From here on the request is counted.
+        4. Identify the user and the tier, and find the route. From here on the request is counted. One that is to run
+           later goes the way of `_accept_task` now.
         5. Refuse early, the cheapest check first: connections of its address, blocked user, size, spending cap, rate,
            open streams.
         6. Read its body, or a buffer of it, so that a slow sender does not hold a place at the app.
@@ -155,6 +165,8 @@ class RequestPipeline:
             if self._connection_limits is not None and self._connection_limits.per_address is not None:
                 self._check_address(self._connection_limits, connection, x)
             self._check_blocked(x)
+            if x.route.background.mode != "off" and self._background.wants(x):
+                return await self._accept_task(connection, x, self._background)
             self._check_size(x)
             if self._has_cap(x):
                 await self._check_budget(x)
@@ -204,6 +216,44 @@ class RequestPipeline:
             elif not is_own:
                 self._accounting.end_unrouted(x)
 
+    async def run_task(self, x: Exchange, background: Route, max_result: int) -> TaskResponse:
+        """One try of a task: the way of a request from its place at the app on, without a client. `x.user` and
+        `x.tier` are of the request as it was accepted, and its limits were counted then.
+
+        Raises Refusal (`blocked`, or the relay's own), PeerUnreachable and ResultTooLarge.
+        """
+        rules = self.rules
+        x.token = self._ids.new_token()
+        x.client = rules.trusted_peers.resolve_client(x.peer, x.joined_header)
+        x.dropped_from_response = rules.dropped_from_responses
+        x.route = background
+        token_sent = False
+        self._accounting.begin(x)
+        self._requests.begin(x.token, x)
+        try:
+            self._check_blocked(x)
+            x.permit = await self._admission.admit_task(x.user)
+            # Its time begins now: `background.timeout` is the app's, however long it had to wait for a place.
+            x.received_at = self._clock()
+            if rules.faults:
+                await self._inject_faults(rules.faults.get(x.route.name, ()))
+            token_sent = True
+            forwarding = rules.trusted_peers.forwarding_headers(x.client, x.peer)
+            return await self._relay.collect_response(x, forwarding, max_result)
+        except Refusal as refusal:
+            x.status, x.refused = refusal.status, refusal
+            raise
+        except asyncio.CancelledError:
+            x.aborted, x.status = True, STATUS_CLIENT_GONE
+            raise
+        finally:
+            # No await from here on, as in `handle`.
+            if x.permit is not None:
+                x.permit.release()
+            abandoned = x.route.when_abandoned == "cancel" and x.is_abandoned
+            self._requests.end(x.token, abandoned=abandoned, token_sent=token_sent)
+            self._accounting.end_task(x)
+
     def _release_held(self, x: Exchange, held: HeldResources) -> None:
         if held.has_stream:
             self._stream_limits.release(x)
@@ -222,6 +272,28 @@ class RequestPipeline:
         x.request_id = self._ids.new_token()
         write_refusal(connection, x, refusal)
         self._accounting.log_unreadable(x, refusal)
+
+    async def _accept_task(self, connection: ClientConnection, x: Exchange, background: BackgroundRequests) -> bool:
+        """Keep a request that is to run later, and answer 202. True if its connection may serve another one.
+
+        Limits count now, and not when it runs; a key that has a task already counts against none. Raises Refusal.
+        """
+        self._check_size(x)
+        accepted = await background.read(connection, x)
+        known = await background.find_known(x, accepted)
+        if known is not None:
+            return background.write_view(connection, x, known)
+        if self._has_cap(x):
+            await self._check_budget(x)
+        self._check_rate(x)
+        task, existed = await background.submit(x, accepted)
+        if existed:
+            # Another request with the same key was quicker by a moment: this one counts against nothing.
+            if x.rate_decision is not None:
+                self._limiter.refund(x.route, x.user, x.rate_decision)
+                x.rate_decision = None
+            return background.write_view(connection, x, task)
+        return await background.answer(connection, x, accepted, task)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
@@ -394,9 +466,3 @@ class RequestPipeline:
 def _body_size(x: Exchange) -> int:
     """Bytes of the body: as announced, or as many as have come if that is more."""
     return max(int(x.headers.get("Content-Length") or 0), x.body.total_bytes)
-
-
-def is_preflight(x: Exchange) -> bool:
-    """Whether this is a CORS preflight (Fetch standard, section 4.8), which asks whether a request may be made, and is
-    none itself: it carries no credentials, so no limit of a user applies."""
-    return x.method == "OPTIONS" and x.origin is not None and "Access-Control-Request-Method" in x.headers

@@ -20,13 +20,15 @@ from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.app_pool import AppPool
 from proxy.ingress.compression.compressed_response import CompressedBody, ResponseSink
 from proxy.ingress.exchange import Exchange
-from proxy.ingress.headers import render_request_head
+from proxy.ingress.headers import dropped_response_fields, render_request_head
 from proxy.ingress.message_head import ResponseHead
 from proxy.ingress.ports import AppBackend
 from proxy.ingress.request_body import RequestUpload
+from proxy.ingress.response_collector import ResponseCollector
 from proxy.ingress.response_writer import ResponseWriter, render_informational_head
 from proxy.ingress.route_timeouts import RouteTimeouts, within_total
 from proxy.ingress.stream_limits import StreamLimits
+from proxy.tasks.record import TaskResponse
 
 # RFC 9110 section 9.2.2. If a connection breaks, nobody can know whether the app had read the request.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
@@ -92,12 +94,48 @@ class Relay:
             return False
         return await self._relay_response(connection, x, app_connection, upload)
 
+    async def collect_response(
+        self, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], max_bytes: int
+    ) -> TaskResponse:
+        """Pass a task's request on, and keep the response whole: there is no client that waits for it.
+
+        Raises PeerUnreachable if it did not come or broke off, Refusal if it was late or the app is away, and
+        ResultTooLarge.
+        """
+        upload = RequestUpload(x)
+        app_connection = await self._exchange_heads(None, x, render_request_head(x, forwarding, ""), upload)
+        collector = ResponseCollector(self._loop, app_connection, max_bytes)
+        try:
+            if x.permit is not None:
+                x.permit.release_app()  # what follows is a stream, and needs no place at the app
+            finished = app_connection.stream_body(collector)
+            if finished is not None:
+                await finished
+            collector.check_size()
+        finally:
+            upload.stop()
+            self._timeouts.remove(app_connection)
+            if upload.done and not collector.is_too_large:
+                self._pool.release(app_connection, repeatable=False)
+            else:
+                self._pool.discard(app_connection)
+        x.status = app_connection.status
+        x.bytes_out = collector.size
+        head: ResponseHead = app_connection if x.filters is None else x.filters.edit_fields(app_connection)
+        names = [name.lower() for name, _ in head.headers]
+        # Its length is said anew by whoever hands it on.
+        dropped = dropped_response_fields(x, names, head.headers) | {b"content-length"}
+        fields = tuple(pair for name, pair in zip(names, head.headers, strict=True) if name not in dropped)
+        return TaskResponse(app_connection.status, app_connection.reason, fields, collector.body())
+
     # ── the request ───────────────────────────────────────────────────────────────────────────────
 
     async def _exchange_heads(
-        self, connection: ClientConnection, x: Exchange, head: bytes, upload: RequestUpload
+        self, connection: ClientConnection | None, x: Exchange, head: bytes, upload: RequestUpload
     ) -> UpstreamConnection:
         """Send the request; the connection on which the head of its response has come.
+
+        `connection` is the client's, which gets interim responses; None if nobody waits.
 
         An idle connection that proves dead is replaced once, if nothing of a response was seen and the method may be
         repeated. A fresh connection that fails is the app's failure, and is not replaced.
@@ -107,7 +145,9 @@ class Relay:
         # A body that is streamed is gone once it was sent, so such a request cannot be sent again either.
         repeatable = x.method in IDEMPOTENT and upload.fits_with_head
         # An app that is not ready gets nothing more over the connections that it still holds: it is about to stop.
-        app_connection = self._pool.acquire_idle(repeatable=repeatable) if self._backend.is_ready else None
+        # A task does not take an idle one either: if that proved dead, one of its few tries would be lost.
+        may_be_idle = self._backend.is_ready and x.task is None
+        app_connection = self._pool.acquire_idle(repeatable=repeatable) if may_be_idle else None
         if app_connection is not None:
             try:
                 return await self._send_request(connection, x, head, upload, app_connection)
@@ -126,13 +166,15 @@ class Relay:
 
     async def _send_request(
         self,
-        connection: ClientConnection,
+        connection: ClientConnection | None,
         x: Exchange,
         head: bytes,
         upload: RequestUpload,
         app_connection: UpstreamConnection,
     ) -> UpstreamConnection:
         def write_informational(status: int, reason: bytes, headers: HeaderList) -> None:
+            if connection is None:
+                return
             # HTTP/1.0 knows no interim responses, and a 100 must not come twice.
             if not (x.http10 or (status == STATUS_CONTINUE and x.held is not None and x.held.continue_sent)):
                 write = connection.write_continue if status == STATUS_CONTINUE else connection.write

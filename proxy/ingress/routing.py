@@ -140,6 +140,7 @@ class RouteTable:
     """
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._by_name = {route.name: route for route in routes}
         methods = {method.upper() for route in routes for method in route.match.methods}
         if "GET" in methods:
             # RFC 9110 section 9.3.2: HEAD is GET without the body, so it takes the same route.
@@ -156,6 +157,9 @@ class RouteTable:
         if choice is None:
             choice = self._by_method.get(method.upper(), self._other_methods)
         return choice.routes[choice.find_index(path)]
+
+    def named(self, name: str) -> Route | None:
+        return self._by_name.get(name)
 
     def match_reading(self, method: str, path: str) -> tuple[Route, str]:
         """The route of a request, and the reading of its path that led there."""

@@ -7,10 +7,12 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Container
 from functools import partial
+from typing import TYPE_CHECKING
 
 from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.app_pool import AppPool
+from proxy.ingress.background import BackgroundRequests
 from proxy.ingress.connection_limits import ConnectionLimits
 from proxy.ingress.listener import ClientTimeouts, Listener
 from proxy.ingress.own_endpoints import OwnEndpoints
@@ -18,11 +20,16 @@ from proxy.ingress.pipeline import RequestPipeline, RequestRules
 from proxy.ingress.ports import AppBackend, OwnEndpointHandler, UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.relay import Relay
+from proxy.ingress.task_endpoints import TaskEndpoints
+from proxy.ingress.task_runs import TaskRuns
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema import Policy
+
+if TYPE_CHECKING:
+    from proxy.tasks.service import TaskService  # it is loaded only if the policy names it
 
 
 class IngressService:
@@ -30,6 +37,7 @@ class IngressService:
 
     - `listener` accepts clients, `pool` has the connections to the app, `relay` passes requests from one to the other.
     - `pipeline` is what each request meets; `limiter`, `admission` and `connection_limits` are its limits.
+    - `task_runs` is the way of a task to the app.
     - `accounting` counts requests, and `own_endpoints` answers those that are for the gateway itself.
 
     `apply` puts a policy in force while requests are under way.
@@ -51,6 +59,7 @@ class IngressService:
         app_bytes: Callable[[], int] = lambda: 0,
         recent: RecentErrors | None = None,
         timeouts: ClientTimeouts = ClientTimeouts(),
+        find_tasks: Callable[[], TaskService | None] = lambda: None,
     ) -> None:
         self._on_render = on_render
         self._metrics = metrics
@@ -64,7 +73,7 @@ class IngressService:
         self.connection_limits = ConnectionLimits(
             policy.listen.connections, clock=loop.time, emit=log.emit, metrics=metrics
         )
-        self.own_endpoints = OwnEndpoints(own_endpoints, policy.listen.claim)
+        self.own_endpoints = OwnEndpoints(own_endpoints, policy.listen.claim, TaskEndpoints(find_tasks))
         self.pipeline = RequestPipeline(
             RequestRules.from_policy(policy, on_render=on_render),
             own_endpoints=self.own_endpoints,
@@ -75,10 +84,12 @@ class IngressService:
             requests=requests if requests is not None else RequestRegistry(loop.time),
             emit=log.emit,
             clock=loop.time,
+            background=BackgroundRequests(find_tasks),
             budgets=budgets,
             blocked=blocked,
             connection_limits=self.connection_limits,
         )
+        self.task_runs = TaskRuns(self.pipeline, app, clock=loop.time, emit=log.emit)
         self.pool.on_exhausted = self._free_descriptors
         self.listener = Listener(
             loop,

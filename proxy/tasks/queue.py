@@ -270,7 +270,7 @@ class TaskQueue:
             )
         return [claimed_from_row(row, tx.now) for row in rows]
 
-    async def has_suspects(self) -> list[str]:
+    async def suspect_routes(self) -> list[str]:
         """The routes on which a task waits that has killed two instances."""
         async with self.database.transaction(write=False) as tx:
             rows = await tx.fetch(

@@ -49,6 +49,8 @@ STEPS: Sequence[Sequence[str]] = (
         # What waits, in the order in which it runs; by user, for the next turn of each.
         "CREATE INDEX outrigger_tasks_queue ON {schema}outrigger_tasks (route, turn, seq) WHERE state = 'queued'",
         "CREATE INDEX outrigger_tasks_users ON {schema}outrigger_tasks (route, user_id, turn) WHERE state = 'queued'",
+        "CREATE INDEX outrigger_tasks_suspects ON {schema}outrigger_tasks (route)"
+        " WHERE state = 'queued' AND kills >= 2",
         "CREATE INDEX outrigger_tasks_delayed ON {schema}outrigger_tasks (run_at) WHERE state = 'delayed'",
         "CREATE INDEX outrigger_tasks_running ON {schema}outrigger_tasks (route, instance) WHERE state = 'running'",
         "CREATE INDEX outrigger_tasks_counts ON {schema}outrigger_tasks (route, state)",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CALM_QUEUE = 100
 QUEUE_WAIT = 10.0
 MAX_RETRY_AFTER = 60.0
+LEAST_IMPORTANT = 2**31  # a priority behind every tier's
+TASK_RETRY_SECONDS = 0.5  # after which a task that made room asks for a place again
 MAX_PROBES = 4  # health probes at once that need no place of the app's; a platform sends one at a time
 
 _DETAILS = {
@@ -268,6 +270,21 @@ class AdmissionController:
             seconds = min(MAX_RETRY_AFTER, max(1.0, at.expected_wait()))
             raise Refusal("overloaded", 503, "Overloaded", _DETAILS[reason], retry_after=seconds) from None
         return Permit(self, gate, self._app_gate)
+
+    async def admit_task(self, user: str) -> Permit:
+        """A permit for a task, which no client waits for: the least important of all, and asked for again whenever it
+        had to make room. Its route's places are not counted here; `background.concurrency` is the queue's."""
+        while True:
+            try:
+                if not self._app_gate.try_acquire():
+                    if self._gradient is not None:
+                        self._gradient.note_reached()
+                        self._step_limit()
+                        self._schedule_tick()
+                    await self._app_gate.acquire(LEAST_IMPORTANT, user)
+                return Permit(self, None, self._app_gate)
+            except Shed:
+                await asyncio.sleep(TASK_RETRY_SECONDS)
 
     def may_queue(self, route: Route) -> bool:
         """Whether a request of this route can have to wait for a place."""

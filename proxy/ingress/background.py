@@ -18,6 +18,7 @@ from proxy.errors import Refusal
 from proxy.http.client_connection import ClientConnection
 from proxy.http.prefer import Preferences, parse_prefer
 from proxy.http.problem import cors_headers, http_date
+from proxy.http.protocol_upgrade import requested_upgrade
 from proxy.http.request_errors import bad_request, body_too_large
 from proxy.http.retry_after import round_retry_after
 from proxy.ingress.exchange import Exchange
@@ -70,7 +71,8 @@ class BackgroundRequests:
     async def read(self, connection: ClientConnection, x: Exchange) -> AcceptedRequest:
         """Read the whole request. Raises Refusal: 400 if it cannot run later, 413 if it is too large to be kept."""
         service = self._service()
-        if x.upgrade is not None or "text/event-stream" in (x.joined_header("Accept") or "").lower():
+        upgrade = requested_upgrade(x.joined_header("Connection"), x.joined_header("Upgrade"))
+        if upgrade is not None or "text/event-stream" in (x.joined_header("Accept") or "").lower():
             detail = "A stream or an upgrade cannot be answered later; ask this route without them."
             raise bad_request(detail)
         delay, run_at = self._parse_delay(x.headers.get("Outrigger-Delay"))

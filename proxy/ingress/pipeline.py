@@ -227,6 +227,7 @@ class RequestPipeline:
         x.client = rules.trusted_peers.resolve_client(x.peer, x.joined_header)
         x.dropped_from_response = rules.dropped_from_responses
         x.route = background
+        x.filters = rules.filters.get(background.name)
         token_sent = False
         self._accounting.begin(x)
         self._requests.begin(x.token, x)

@@ -54,7 +54,7 @@ class PostgresDatabase:
     shared = True
     row_lock = " FOR UPDATE SKIP LOCKED"
     wait_lock = " FOR UPDATE"
-    lease = 15.0
+    lease = 10.0
 
     def __init__(self, url: str, *, where: str, on_notify: Callable[[str], None] = lambda text: None) -> None:
         self.where = where

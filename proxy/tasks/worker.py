@@ -8,8 +8,8 @@ Three loops, each of which goes on when the database is away and says so:
   elsewhere, and queues what dead instances ran.
 - one task of the event loop for each try, `_run_try`, which does not end before its end is written down.
 
-An instance judges nobody dead before it was itself heard of for a whole lease: after the database was away everybody
-looks dead for a moment.
+An instance judges nobody dead before its own heartbeats were written for STEADY_SECONDS: after the database was away
+everybody looks dead for a moment, until the others have said that they are there.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from proxy.units import nanos_as_dollars
 from proxy.util.background_tasks import BackgroundTasks
 
 HEARTBEAT_SECONDS = 2.0
+STEADY_SECONDS = 5.0  # two heartbeats of the others, and a moment
 POLL_SECONDS = 1.0  # between two looks at the queue, if nothing wakes the worker
 MIN_WRITE_RETRY, MAX_WRITE_RETRY = 0.25, 2.0  # seconds between tries to write a result while the database is away
 
@@ -317,7 +318,7 @@ class TaskWorker:
                 now = self._clock()
                 if self._steady_since is None:
                     self._steady_since = now
-                if now >= next_takeover and now - self._steady_since >= lease:
+                if now >= next_takeover and now - self._steady_since >= STEADY_SECONDS:
                     next_takeover = now + lease / 3
                     self._note_taken_over(await self._queue.take_over())
             except TasksUnavailable as away:

@@ -85,6 +85,7 @@ class TaskService:
         """Take a newer policy; the database stays."""
         self.policy = policy.tasks
         self._routes: Mapping[str, Route] = {route.name: route for route in policy.routes}
+        self._metrics.declare_tasks(name for name, route in self._routes.items() if route.background.mode != "off")
         self.worker.wake()
 
     async def start(self) -> None:
@@ -277,6 +278,12 @@ class TaskService:
                 gauge.labels(route, state).set(0)
         for (route, state), count in self.counts.items():
             gauge.labels(route, state).set(count)
+        oldest = self._metrics.task_oldest_wait_seconds
+        for (route,), _ in list(oldest.children()):
+            if route not in self.longest_waits:
+                oldest.labels(route).set(0)
+        for route, seconds in self.longest_waits.items():
+            oldest.labels(route).set(seconds)
 
     async def _prune_forever(self) -> None:
         while True:

@@ -9,7 +9,7 @@ from proxy.http.client_connection import ClientConnection
 from proxy.http.problem import cors_headers, http_date, render_problem
 from proxy.http.retry_after import round_retry_after
 from proxy.ingress.exchange import Exchange
-from proxy.ingress.headers import limit_header_lines
+from proxy.ingress.headers import cache_status_lines, limit_header_lines
 from proxy.ingress.response_writer import connection_line
 
 REASON_PHRASES = {
@@ -59,6 +59,7 @@ def write_refusal(connection: ClientConnection, x: Exchange, refusal: Refusal) -
     lines += limit_header_lines(x)
     if x.route.background.mode == "prefer":
         lines.append(b"Vary: Prefer\r\n")
+    lines += cache_status_lines(x)
     lines += [b"%s: %s\r\n" % pair for pair in cors_headers(x.origin)]
     lines.append(b"Via: 1.1 outrigger\r\n")
     lines.append(connection_line(x, keep_alive=keep_alive))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.errors import Refusal
     from proxy.ingress.admission.address_share import AddressShare
     from proxy.ingress.admission.controller import Permit
+    from proxy.ingress.cache.lookup import CacheLookup
     from proxy.ingress.client_address import Client
     from proxy.ingress.ports import UserBudgets
     from proxy.ingress.ratelimit.limiter import RateDecision
@@ -50,6 +51,7 @@ class Exchange(IncomingRequest):
     Set on the way:
     - `request_id`, `trace_id`, `token`, `client`, `user`, `tier`, `route`: whose it is;
     - `filters`: what its route does to fields and bodies, None if nothing;
+    - `lookup`: what it has to do with the cache of its route, None if that has none;
     - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them;
     - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by
       the client or by the app), `dropped_from_response` (fields of the app's response that do not reach the client);
@@ -75,6 +77,7 @@ class Exchange(IncomingRequest):
         "dropped_from_response",
         "filters",
         "held",
+        "lookup",
         "max_body",
         "memory_before",
         "origin",
@@ -135,6 +138,7 @@ class Exchange(IncomingRequest):
         self.tier = ""
         self.route: Route = DEFAULT_ROUTE
         self.filters: RouteFilters | None = None
+        self.lookup: CacheLookup | None = None
         self.max_body: int | None = None
         self.rate_decision: RateDecision | None = None
         self.permit: Permit | None = None

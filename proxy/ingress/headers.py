@@ -50,6 +50,10 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
         names, fields = x.filters.edit_request(x)
         dropped = dropped | names
         lines += [b"%s: %s\r\n" % pair for pair in fields]
+    if x.lookup is not None:
+        names, fields = x.lookup.edit_request()
+        dropped = dropped | names
+        lines += [b"%s: %s\r\n" % pair for pair in fields]
     for name, value in x.raw_headers:
         if name.lower() not in dropped:
             lines.append(b"%s: %s\r\n" % (name, value))
@@ -98,6 +102,7 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
     if b"x-request-id" not in names:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.extend(limit_header_lines(x))
+    lines.extend(cache_status_lines(x))
     if x.route.background.mode != "off":
         lines = background_header_lines(x, lines)
     lines.append(VIA)
@@ -133,6 +138,11 @@ def is_preflight(x: Exchange) -> bool:
     """Whether this is a CORS preflight (Fetch standard, section 4.8), which asks whether a request may be made, and is
     none itself: it carries no credentials, so no limit of a user applies."""
     return x.method == "OPTIONS" and x.origin is not None and "Access-Control-Request-Method" in x.headers
+
+
+def cache_status_lines(x: Exchange) -> list[bytes]:
+    """Cache-Status (RFC 9211) of an answer on a route that keeps answers; behind those of caches nearer to the app."""
+    return [] if x.lookup is None else [b"Cache-Status: outrigger; %s\r\n" % x.lookup.status]
 
 
 def limit_header_lines(x: Exchange) -> list[bytes]:

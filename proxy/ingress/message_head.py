@@ -8,6 +8,17 @@ from multidict import CIMultiDictProxy
 
 from proxy.http.messages import HeaderList, RawHeaders
 
+# Media types of responses that go on until somebody ends them.
+STREAM_TYPES = frozenset(
+    (
+        b"text/event-stream",
+        b"application/x-ndjson",
+        b"application/jsonl",
+        b"application/json-seq",
+        b"multipart/x-mixed-replace",
+    )
+)
+
 
 class RequestHead(Protocol):
     """What filters and the cache look at of a request."""

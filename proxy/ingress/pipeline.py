@@ -23,8 +23,11 @@ from proxy.http.retry_after import round_retry_after
 from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.background import BackgroundRequests
+from proxy.ingress.cache.request_key import ForwardingFields
+from proxy.ingress.cache.response_cache import ResponseCache
 from proxy.ingress.client_address import TrustedPeers, client_network
 from proxy.ingress.connection_limits import PER_ADDRESS, ConnectionLimits
+from proxy.ingress.detached_client import DetachedClient
 from proxy.ingress.dropped_headers import DROPPED_FROM_RESPONSES
 from proxy.ingress.error_response import render_refusal, write_refusal
 from proxy.ingress.exchange import STATUS_CLIENT_GONE, Exchange, HeldResources
@@ -101,6 +104,7 @@ class RequestPipeline:
         limiter: RateLimiter,
         admission: AdmissionController,
         relay: Relay,
+        cache: ResponseCache,
         accounting: RequestAccounting,
         requests: RequestRegistry,
         emit: EmitEvent,
@@ -117,6 +121,8 @@ class RequestPipeline:
         self._limiter = limiter
         self._admission = admission
         self._relay = relay
+        self._cache = cache
+        cache.refresh = self._refresh
         self._stream_limits = relay.stream_limits = StreamLimits(self._note_shadow_refusal)
         self._accounting = accounting
         self._requests = requests
@@ -136,10 +142,11 @@ class RequestPipeline:
            later goes the way of `_accept_task` now.
         5. Refuse early, the cheapest check first: connections of its address, blocked user, size, spending cap, rate,
            open streams.
-        6. Read its body, or a buffer of it, so that a slow sender does not hold a place at the app.
-        7. Admit it: wait for a place at its route and at the app.
-        8. Relay it to the app, and the response to the client.
-        9. Release and account for it, whatever happened.
+        6. Look for an answer that is kept, if its route keeps any; wait if somebody else is asking for the same.
+        7. Read its body, or a buffer of it, so that a slow sender does not hold a place at the app.
+        8. Admit it: wait for a place at its route and at the app.
+        9. Relay it to the app, and the response to the client; one that may be kept is stored on its way.
+        10. Release and account for it, whatever happened.
         """
         # A reload may replace the rules while this request waits: its client and its route come from one set.
         rules = self.rules
@@ -174,6 +181,10 @@ class RequestPipeline:
             self._check_rate(x)
             if x.route.streams is not None:
                 self._stream_limits.refuse_early(x)
+            if x.route.cache is not None:
+                kept = await self._cache.look_up(x, lambda: rules.trusted_peers.forwarding_headers(x.client, x.peer))
+                if kept is not None:
+                    return await self._cache.write(connection, x, kept)
             if not x.body.is_eof() and self._admission.may_queue(x.route):
                 await self._await_body(connection, x)
             await self._admit(x)
@@ -182,6 +193,8 @@ class RequestPipeline:
             token_sent = True
             return await self._relay.forward(connection, x, rules.trusted_peers.forwarding_headers(x.client, x.peer))
         except Refusal as refusal:
+            if (kept := self._cache.find_stand_in(x, refusal)) is not None:
+                return await self._cache.write(connection, x, kept)
             # A request that the app never saw does not count against its user's rate.
             if x.rate_decision is not None and not x.reached_app:
                 self._limiter.refund(x.route, x.user, x.rate_decision)
@@ -206,6 +219,8 @@ class RequestPipeline:
                 x.permit.release()
             if x.held is not None:
                 self._release_held(x, x.held)
+            if x.lookup is not None:
+                self._cache.end(x)
             if counted:
                 if not x.route.enforce:
                     self._check_size_in_shadow(x)
@@ -437,6 +452,23 @@ class RequestPipeline:
             self._note_shadow_refusal(
                 x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full"
             )
+
+    async def _refresh(self, x: Exchange, forwarding: ForwardingFields) -> None:
+        """Ask the app for a stale answer while nobody waits for it; not if it has no place for that now."""
+        x.request_id, x.token = self._ids.new_token(), self._ids.new_token()
+        self._requests.begin(x.token, x)
+        try:
+            x.permit = self._admission.try_admit(x.route)
+            if x.permit is not None:
+                await self._relay.forward(DetachedClient(), x, forwarding())
+        except (Refusal, ResponseCut):
+            pass  # the stale one is still there, and the next request tries again
+        finally:
+            if x.permit is not None:
+                x.permit.release()
+            if x.held is not None:
+                self._release_held(x, x.held)
+            self._requests.end(x.token, abandoned=False, token_sent=True)
 
     def _note_shadow_refusal(self, x: Exchange, name: str, why: str, *, event: str = "shadow") -> None:
         """Count and log a refusal that a route in shadow mode (`enforce: false`) does not make."""

@@ -18,7 +18,9 @@ from proxy.http.request_errors import bad_request
 from proxy.http.tunnel import Tunnel
 from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.app_pool import AppPool
+from proxy.ingress.cache.response_cache import SAFE_METHODS, ResponseCache
 from proxy.ingress.compression.compressed_response import CompressedBody, ResponseSink
+from proxy.ingress.detached_client import ResponseClient
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import dropped_response_fields, render_request_head
 from proxy.ingress.message_head import ResponseHead
@@ -53,19 +55,20 @@ class Relay:
     - `stream_limits`: the limits on open streams; the pipeline sets them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, backend: AppBackend, pool: AppPool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, backend: AppBackend, pool: AppPool, cache: ResponseCache
+    ) -> None:
         self._loop = loop
         self._backend = backend
         self._pool = pool
+        self._cache = cache
         self._timeouts = RouteTimeouts(loop)
         self.stream_limits: StreamLimits | None = None
         self.restart_wait = 15.0
         self.port_is_probed = True
         self.app_stopping = False
 
-    async def forward(
-        self, connection: ClientConnection, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]
-    ) -> bool:
+    async def forward(self, connection: ResponseClient, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> bool:
         """Pass a request on, and the response back. True if the client's connection may serve another request.
 
         Raises Refusal if the app gave no head of a response, ResponseCut if the response broke off after its head.
@@ -89,6 +92,7 @@ class Relay:
                 self._pool.discard(app_connection)
                 raise
         if app_connection.upgraded:
+            assert isinstance(connection, ClientConnection)  # whoever asks while nobody waits asks for no upgrade
             await self._finish_upload(x, app_connection, upload)
             await self._relay_tunnel(connection, x, app_connection)
             return False
@@ -122,6 +126,8 @@ class Relay:
         x.status = app_connection.status
         x.bytes_out = collector.size
         head: ResponseHead = app_connection if x.filters is None else x.filters.edit_fields(app_connection)
+        if x.method not in SAFE_METHODS and self._cache.is_used:
+            self._cache.empty_after_write(x, head)
         names = [name.lower() for name, _ in head.headers]
         # Its length is said anew by whoever hands it on.
         dropped = dropped_response_fields(x, names, head.headers) | {b"content-length"}
@@ -131,7 +137,7 @@ class Relay:
     # ── the request ───────────────────────────────────────────────────────────────────────────────
 
     async def _exchange_heads(
-        self, connection: ClientConnection | None, x: Exchange, head: bytes, upload: RequestUpload
+        self, connection: ResponseClient | None, x: Exchange, head: bytes, upload: RequestUpload
     ) -> UpstreamConnection:
         """Send the request; the connection on which the head of its response has come.
 
@@ -166,7 +172,7 @@ class Relay:
 
     async def _send_request(
         self,
-        connection: ClientConnection | None,
+        connection: ResponseClient | None,
         x: Exchange,
         head: bytes,
         upload: RequestUpload,
@@ -219,20 +225,22 @@ class Relay:
         while True:
             left -= 1
             try:
-                return await self._connect_when_ready(started, self._loop.time())
+                return await self._connect_when_ready(x, started, self._loop.time())
             except PeerUnreachable:
                 if not left:
                     raise
 
-    async def _connect_when_ready(self, started: float, tried: float) -> UpstreamConnection:
+    async def _connect_when_ready(self, x: Exchange, started: float, tried: float) -> UpstreamConnection:
         """A fresh connection to an app that is ready; an app that is away is waited for (`app.hold`).
 
         `started` is when the request began to wait, `tried` when this attempt began. Raises Refusal (503) if the app
         stays away, PeerUnreachable if it says that it is ready and refuses connections.
         """
+        # A stale answer that may stand in is given at once.
+        patience = 0.0 if x.lookup is not None and x.lookup.stands_in_at_once else self.restart_wait
         while True:
             if not self._backend.is_ready:
-                left = self.restart_wait - (self._loop.time() - started)
+                left = patience - (self._loop.time() - started)
                 if self.app_stopping or left <= 0 or not await self._backend.wait_ready(left):
                     raise self._app_unavailable()
             try:
@@ -245,7 +253,7 @@ class Relay:
                 # A ready app that refuses has probably just died, and will be known to be away in a moment: wait for
                 # that.
                 settle = MAX_REFUSING_SECONDS if self.port_is_probed else MAX_REFUSING_SECONDS_UNPROBED
-                if self._backend.is_ready and self._loop.time() - tried > settle:
+                if not patience or (self._backend.is_ready and self._loop.time() - tried > settle):
                     raise
                 await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -259,20 +267,34 @@ class Relay:
     # ── the response ────────────────────────────────────────────────────────────────────────────
 
     async def _relay_response(
-        self, connection: ClientConnection, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload
+        self, connection: ResponseClient, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload
     ) -> bool:
-        """Stream the response to the client as it comes. True if the client's connection may go on."""
+        """Stream the response to the client as it comes, or give one that is kept in its place. True if the client's
+        connection may go on.
+        """
         head: ResponseHead = app_connection
         coding = None
         if x.filters is not None:
-            head, coding = x.filters.choose_coding(x, x.filters.edit_fields(head), app_connection.known_size)
+            head = x.filters.edit_fields(head)
+        if x.method not in SAFE_METHODS and self._cache.is_used:
+            self._cache.empty_after_write(x, head)
+        if x.lookup is not None:
+            if (kept := x.lookup.receive_head(head)) is not None:
+                self._drop_response(x, app_connection, upload)
+                return await self._cache.write(connection, x, kept) and upload.done
+            head = x.lookup.edit_head(head)
+        if x.filters is not None:
+            head, coding = x.filters.choose_coding(x, head, app_connection.known_size)
         # When the client reads again, so is the app.
         writer = ResponseWriter(connection, x, head, app_connection.resume_reading)
+        # The body passes from the last of these to the first: it is compressed, then kept, then written.
         sink: ResponseSink = writer
+        if x.lookup is not None:
+            sink = x.lookup.record(sink, coding)
         if coding is not None and x.filters is not None:
             # A body of unknown length may be a stream that stays open.
             stream = app_connection.known_size is None
-            sink = x.filters.compress_body(coding, writer, self._loop, stream=stream)
+            sink = x.filters.compress_body(coding, sink, self._loop, stream=stream)
         try:
             writer.write_head()
             if x.permit is not None:
@@ -314,6 +336,17 @@ class Relay:
             else:
                 self._pool.discard(app_connection)
         return writer.keep_alive and upload.done
+
+    def _drop_response(self, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload) -> None:
+        """The head of the response was all that was wanted of it."""
+        if x.permit is not None:
+            x.permit.release_app()
+        upload.stop()
+        self._timeouts.remove(app_connection)
+        if upload.done and app_connection.complete:
+            self._pool.release(app_connection, repeatable=x.method in IDEMPOTENT and upload.fits_with_head)
+        else:
+            self._pool.discard(app_connection)
 
     async def _finish_upload(self, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload) -> None:
         """Wait for the end of the request: the other protocol begins only behind it (RFC 9110 section 7.8).

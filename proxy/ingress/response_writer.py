@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.http.client_connection import ClientConnection
 from proxy.http.messages import HeaderList
+from proxy.ingress.detached_client import ResponseClient
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import response_header_lines
 from proxy.ingress.message_head import ResponseHead
@@ -25,7 +25,7 @@ class ResponseWriter:
 
     def __init__(
         self,
-        connection: ClientConnection,
+        connection: ResponseClient,
         x: Exchange,
         head: ResponseHead,
         on_writable: Callable[[], None] | None = None,

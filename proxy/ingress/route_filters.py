@@ -15,11 +15,12 @@ from proxy.ingress.compression.compressed_response import (
     ResponseSink,
     choose_response_coding,
     coded_head,
+    edit_not_modified,
     is_compressible,
     vary_by_accept_encoding,
 )
 from proxy.ingress.compression.encoders import Encoders
-from proxy.ingress.entity_tags import strengthen_tags, weaken_tag
+from proxy.ingress.entity_tags import strengthen_tags
 from proxy.ingress.message_head import EditedHead, RequestHead, ResponseHead, field_value, without_fields
 from proxy.policy.schema import FieldValue, Route
 
@@ -77,11 +78,12 @@ class RouteFilters:
         if self.encoders is None:
             return head, None
         tag = field_value(head.headers, b"etag")
-        if not is_compressible(x, head, size):
-            return (self._edit_not_modified(x, head, tag) if head.status == 304 else head), None
+        if not is_compressible(head, size):
+            return (EditedHead(head, edit_not_modified(x, head.headers)) if head.status == 304 else head), None
         if tag is not None:
             self._made_weak = tag.startswith(b'"')
-        coding = choose_response_coding(x, self.encoders, size)
+        offered = self.encoders.streams if size is None else self.encoders.whole
+        coding = choose_response_coding(x, offered)
         if coding is None:
             return EditedHead(head, vary_by_accept_encoding(head.headers)), None
         return coded_head(head, coding), coding
@@ -92,15 +94,6 @@ class RouteFilters:
         """A sink that takes a plain body and hands it on in a coding."""
         assert self.encoders is not None
         return CompressedBody(self.encoders.make(coding, stream=stream), sink, loop)
-
-    def _edit_not_modified(self, x: RequestHead, head: ResponseHead, tag: bytes | None) -> ResponseHead:
-        """A 304 has the tag and the Vary that the answer itself would have (RFC 9110 section 15.4.5)."""
-        headers = vary_by_accept_encoding(head.headers)
-        sent = x.joined_header("If-None-Match")
-        # The client was given the weak form of this tag if that is what it came with.
-        if tag is not None and tag.startswith(b'"') and sent is not None and f"W/{tag.decode('latin-1')}" in sent:
-            headers = [*without_fields(headers, frozenset((b"etag",))), (b"ETag", weaken_tag(tag))]
-        return EditedHead(head, headers)
 
 
 _NONE: frozenset[bytes] = frozenset()

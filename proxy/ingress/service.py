@@ -13,6 +13,7 @@ from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.app_pool import AppPool
 from proxy.ingress.background import BackgroundRequests
+from proxy.ingress.cache.response_cache import ResponseCache
 from proxy.ingress.connection_limits import ConnectionLimits
 from proxy.ingress.listener import ClientTimeouts, Listener
 from proxy.ingress.own_endpoints import OwnEndpoints
@@ -38,6 +39,7 @@ class IngressService:
     - `listener` accepts clients, `pool` has the connections to the app, `relay` passes requests from one to the other.
     - `pipeline` is what each request meets; `limiter`, `admission` and `connection_limits` are its limits.
     - `task_runs` is the way of a task to the app.
+    - `cache` has the answers that routes keep.
     - `accounting` counts requests, and `own_endpoints` answers those that are for the gateway itself.
 
     `apply` puts a policy in force while requests are under way.
@@ -66,7 +68,8 @@ class IngressService:
         self._emit = log.emit
         self._announced_trust = ""  # the last logged line about whose X-Forwarded-* are believed
         self.pool = AppPool(loop, lambda: app.address)
-        self.relay = Relay(loop, app, self.pool)
+        self.cache = ResponseCache(metrics=metrics, clock=loop.time)
+        self.relay = Relay(loop, app, self.pool, self.cache)
         self.limiter = RateLimiter(loop.time)
         self.admission = AdmissionController(policy.overload, clock=loop.time, on_shed=self._count_shed)
         self.accounting = RequestAccounting(metrics, log, loop.time, app_bytes, recent)
@@ -80,6 +83,7 @@ class IngressService:
             limiter=self.limiter,
             admission=self.admission,
             relay=self.relay,
+            cache=self.cache,
             accounting=self.accounting,
             requests=requests if requests is not None else RequestRegistry(loop.time),
             emit=log.emit,
@@ -121,6 +125,7 @@ class IngressService:
             self._announced_trust = rules.trusted_peers.description
             self._emit("listen.trust", self._announced_trust)
         self.admission.reconfigure(policy.overload)
+        self.cache.apply(policy.routes)
         self.own_endpoints.set_claimed_paths(policy.listen.claim)
         self.relay.restart_wait = policy.app.hold
         self.relay.port_is_probed = policy.app.liveness is not None
@@ -140,6 +145,7 @@ class IngressService:
     def update_gauges(self) -> None:
         """Set the gauges that are cheaper to count at a scrape than to keep."""
         # One pass over the connections at each scrape, instead of a counter at each change of state.
+        self.cache.sweep()
         states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.listener.connections)
         for state in ("idle", "busy", "upgraded"):
             self._metrics.connections.labels(state).set(states[state])
@@ -181,4 +187,5 @@ class IngressService:
     def close(self) -> None:
         """End everything now."""
         self.listener.close()
+        self.cache.close()
         self.pool.close()

@@ -8,17 +8,8 @@ from collections.abc import Callable
 from proxy.errors import Refusal
 from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.exchange import Exchange
+from proxy.ingress.message_head import STREAM_TYPES
 
-# Media types of responses that go on until somebody ends them.
-STREAM_TYPES = frozenset(
-    (
-        b"text/event-stream",
-        b"application/x-ndjson",
-        b"application/jsonl",
-        b"application/json-seq",
-        b"multipart/x-mixed-replace",
-    )
-)
 # Media types that are sent in pieces as these are made, if no length is stated; a page or JSON in chunks is just long.
 CHUNK_TYPES = frozenset((b"", b"text/plain", b"application/octet-stream"))
 

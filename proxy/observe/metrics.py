@@ -102,6 +102,9 @@ class Metrics:
         self.connections_evicted_total = counter_alone(
             "connections_evicted_total", "Idle connections that were closed to make room."
         )
+        self.http_cache_total = counter(
+            "http_cache_total", "Requests on routes that keep answers, by what became of them.", "route", "result"
+        )
         self.shadow_total = counter(
             "shadow_total", "Requests that a route in shadow mode would have refused.", "route", "name"
         )

@@ -14,8 +14,7 @@ from typing import Literal
 
 from proxy.http.messages import HeaderList
 from proxy.ingress.cache.cache_control import ResponseDirectives, parse_age, parse_http_date
-from proxy.ingress.message_head import field_value
-from proxy.ingress.stream_limits import STREAM_TYPES
+from proxy.ingress.message_head import STREAM_TYPES, field_value
 
 # Statuses that the route's `ttl` holds for: cacheable by default (RFC 9110 section 15.1) and safe to guess about.
 TTL_STATUSES = frozenset((200, 203, 204, 301, 308, 404, 410))

@@ -17,7 +17,7 @@ import re
 from typing import Protocol
 
 from proxy.http.messages import HeaderList
-from proxy.ingress.compression.encoders import Encoder, Encoders, choose_coding
+from proxy.ingress.compression.encoders import Encoder, choose_coding
 from proxy.ingress.entity_tags import weaken_tag
 from proxy.ingress.message_head import EditedHead, RequestHead, ResponseHead, field_value, without_fields
 
@@ -49,11 +49,10 @@ class ResponseSink(Protocol):
         """The response is complete."""
 
 
-def is_compressible(x: RequestHead, head: ResponseHead, size: int | None) -> bool:
+def is_compressible(head: ResponseHead, size: int | None) -> bool:
     """Whether this answer may be compressed for a client that takes it. `size` is that of the whole body in bytes, None
     if it is not known yet."""
-    # HTTP/1.0 has no chunks, so a body of unknown length would cost the connection.
-    if x.http10 or head.status < 200 or head.status in (204, 206, 304) or (head.bodyless and x.method != "HEAD"):
+    if head.status < 200 or head.status in (204, 206, 304):
         return False
     if size is not None and size < MIN_SIZE:
         return False
@@ -90,10 +89,21 @@ def coded_head(head: ResponseHead, coding: str) -> EditedHead:
     return edited
 
 
-def choose_response_coding(x: RequestHead, encoders: Encoders, size: int | None) -> str | None:
-    """The coding in which this client gets a compressible answer, or None for plain."""
-    offered = encoders.streams if size is None else encoders.whole
-    return choose_coding(x.joined_header("Accept-Encoding"), offered)
+def choose_response_coding(x: RequestHead, offered: tuple[str, ...]) -> str | None:
+    """The coding of those offered in which this client gets a compressible answer, or None for plain."""
+    # HTTP/1.0 has no chunks, so a body of unknown length would cost the connection.
+    return None if x.http10 else choose_coding(x.joined_header("Accept-Encoding"), offered)
+
+
+def edit_not_modified(x: RequestHead, headers: HeaderList) -> HeaderList:
+    """A 304 has the tag and the Vary that the answer itself would have (RFC 9110 section 15.4.5)."""
+    headers = vary_by_accept_encoding(headers)
+    tag = field_value(headers, b"etag")
+    sent = x.joined_header("If-None-Match")
+    # The client was given the weak form of this tag if that is what it came with.
+    if tag is not None and tag.startswith(b'"') and sent is not None and f"W/{tag.decode('latin-1')}" in sent:
+        headers = [*without_fields(headers, frozenset((b"etag",))), (b"ETag", weaken_tag(tag))]
+    return headers
 
 
 class CompressedBody:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.ingress.compression.compressed_response import is_compressible
+from proxy.ingress.compression.compressed_response import choose_response_coding, is_compressible
 from proxy.ingress.compression.encoders import Encoders, choose_coding
 from proxy.ingress.entity_tags import matches_weakly, strengthen_tags, weaken_tag
 
@@ -93,11 +93,12 @@ def head(status=200, kind=b"text/html", bodyless=False, **fields):
     ],
 )
 def test_which_answers_may_be_coded(given, size, expected):
-    assert is_compressible(SimpleNamespace(http10=False, method="GET"), given, size) is expected
+    assert is_compressible(given, size) is expected
 
 
 def test_a_client_of_http_1_0_gets_it_plain():
-    assert not is_compressible(SimpleNamespace(http10=True, method="GET"), head(), 5000)
+    client = SimpleNamespace(http10=True, joined_header=lambda name: "gzip")
+    assert choose_response_coding(client, ("gzip",)) is None
 
 
 def test_tags_are_made_weak_and_strong_again():

@@ -182,6 +182,7 @@ def build_gateway(
         on_render=bool(environ.get("RENDER")),
         app_bytes=lambda: process_sampler.latest.app_bytes or 0,
         find_tasks=lambda: tasks.service,
+        store=store,
     )
 
     # Requests that run later go the way of the others, so the queue is made behind it.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from proxy.ingress.ports import UserBudgets
     from proxy.ingress.ratelimit.limiter import RateDecision
     from proxy.ingress.route_filters import RouteFilters
+    from proxy.store.interface import WaitBudget
 
 ENDLESS = float("inf")
 STATUS_CLIENT_GONE = 499  # as in nginx, for a request whose client left before the head of the response
@@ -53,6 +54,8 @@ class Exchange(IncomingRequest):
     - `filters`: what its route does to fields and bodies, None if nothing;
     - `lookup`: what it has to do with the cache of its route, None if that has none;
     - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them;
+    - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them; `store_budget`: how
+      long it may still wait for the shared store, made when it is first asked;
     - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by
       the client or by the app), `dropped_from_response` (fields of the app's response that do not reach the client);
     - `bytes_in`, `bytes_out`; `calls` out that were made for it, and their `cost` in nano-dollars, if any has a price;
@@ -91,6 +94,7 @@ class Exchange(IncomingRequest):
         "response_started",
         "route",
         "status",
+        "store_budget",
         "task",
         "tier",
         "token",
@@ -159,6 +163,7 @@ class Exchange(IncomingRequest):
         self.cost: int | None = None
         self.dropped_from_response = DROPPED_FROM_RESPONSES
         self.budgets: UserBudgets | None = None
+        self.store_budget: WaitBudget | None = None
 
     def time_left(self, now: float) -> float | None:
         """Seconds until this route's `total` or, before the response began, its `timeout`, if calls out are to end with

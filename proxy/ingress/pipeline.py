@@ -36,6 +36,7 @@ from proxy.ingress.identity import Identifier
 from proxy.ingress.own_endpoints import OwnEndpoints
 from proxy.ingress.ports import UserBudgets
 from proxy.ingress.ratelimit.limiter import RateLimiter
+from proxy.ingress.ratelimit.shared_limiter import SharedRateLimiter
 from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
 from proxy.ingress.route_filters import RouteFilters, compile_filters
@@ -46,6 +47,7 @@ from proxy.observe.emit import EmitEvent
 from proxy.observe.request_ids import IdGenerator, parse_traceparent
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema import InjectedFault, Policy, Route
+from proxy.store.interface import SharedStore, WaitBudget
 from proxy.tasks.record import TaskResponse
 
 NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
@@ -113,8 +115,13 @@ class RequestPipeline:
         budgets: UserBudgets | None = None,
         blocked: Container[str] = (),
         connection_limits: ConnectionLimits | None = None,
+        store: SharedStore | None = None,
     ) -> None:
         self._clock = clock
+        self._store = store if store is not None and store.is_shared else None
+        self._shared_limiter = (
+            SharedRateLimiter(self._store, limiter, clock=clock, emit=emit) if self._store is not None else None
+        )
         self._ids = IdGenerator()
         self.rules = rules
         self._own_endpoints = own_endpoints
@@ -178,7 +185,8 @@ class RequestPipeline:
             if self._has_cap(x):
                 await self._check_budget(x)
             # Counted here, and refunded below if a later step refuses the request.
-            self._check_rate(x)
+            if x.route.rate_limit and not is_preflight(x):
+                await self._check_rate(x)
             if x.route.streams is not None:
                 self._stream_limits.refuse_early(x)
             if x.route.cache is not None:
@@ -197,7 +205,7 @@ class RequestPipeline:
                 return await self._cache.write(connection, x, kept)
             # A request that the app never saw does not count against its user's rate.
             if x.rate_decision is not None and not x.reached_app:
-                self._limiter.refund(x.route, x.user, x.rate_decision)
+                (self._shared_limiter or self._limiter).refund(x.route, x.user, x.rate_decision)
             return write_refusal(connection, x, refusal)
         except ResponseCut as cut:
             # The status line has gone out: closing the connection is the only way left to tell the client.
@@ -390,10 +398,17 @@ class RequestPipeline:
             raise Refusal("cost-cap", 402, "Spending cap reached", f"Of {text}.", retry_after=seconds)
         self._note_shadow_refusal(x, "cost-cap", f"of {text}", event="cap.shadow")
 
-    def _check_rate(self, x: Exchange) -> None:
-        if not x.route.rate_limit or is_preflight(x):
-            return
-        decision = x.rate_decision = self._limiter.check(x.route, x.tier, x.user)
+    async def _check_rate(self, x: Exchange) -> None:
+        shared = self._shared_limiter
+        if shared is None:
+            decision = self._limiter.check(x.route, x.tier, x.user)
+        else:
+            began = self._clock()
+            try:
+                decision = await shared.check(x.route, x.tier, x.user, self._store_budget(x))
+            finally:
+                x.waited_seconds += self._clock() - began
+        x.rate_decision = decision
         if decision is None:
             return
         refused = not decision.allowed
@@ -406,6 +421,12 @@ class RequestPipeline:
             return
         detail = f"T{used_up[1:]}; come again in {round_retry_after(decision.retry_after)} s."
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
+
+    def _store_budget(self, x: Exchange) -> WaitBudget:
+        """What is left of the time that this request may wait for the store in all (`store.timeout`)."""
+        if x.store_budget is None:
+            x.store_budget = WaitBudget(self._store.policy.timeout if self._store is not None else 0.0)
+        return x.store_budget
 
     async def _await_body(self, connection: ClientConnection, x: Exchange) -> None:
         """Read the body, or as much of it as `listen.body.buffer` allows, before the request takes a place at the app.

@@ -28,6 +28,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema import Policy
+from proxy.store.interface import SharedStore
 
 if TYPE_CHECKING:
     from proxy.tasks.service import TaskService  # it is loaded only if the policy names it
@@ -62,6 +63,7 @@ class IngressService:
         recent: RecentErrors | None = None,
         timeouts: ClientTimeouts = ClientTimeouts(),
         find_tasks: Callable[[], TaskService | None] = lambda: None,
+        store: SharedStore | None = None,
     ) -> None:
         self._on_render = on_render
         self._metrics = metrics
@@ -92,6 +94,7 @@ class IngressService:
             budgets=budgets,
             blocked=blocked,
             connection_limits=self.connection_limits,
+            store=store,
         )
         self.task_runs = TaskRuns(self.pipeline, app, clock=loop.time, emit=log.emit)
         self.pool.on_exhausted = self._free_descriptors

@@ -21,6 +21,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
 from proxy.observe.emit import EmitEvent
@@ -56,6 +57,9 @@ LATE_SECONDS = 0.02  # a time-out that fires later than that is given LATE_GRACE
 LATE_GRACE = 0.05
 START_SECONDS = 2.0  # that a start waits; requests wait for `store.timeout`
 STOP_SECONDS = 1.0
+
+# Whether this is a handler of `on_return`, or a task that one of them has started.
+_RETURNING: ContextVar[bool] = ContextVar("returning", default=False)
 
 
 class Store:
@@ -190,7 +194,7 @@ class Store:
         """One operation, within the budget. Every way out of the wait has its time taken off the budget."""
         wait = self.timeout if budget is None else budget.left
         connection = self._connection
-        if self._returning is not None and asyncio.current_task() is self._life:
+        if self._returning is not None and _RETURNING.get():
             connection = self._returning  # of the handlers that bring the store up to date, before anybody else
         loop_time = self._clock
         began = loop_time()
@@ -271,6 +275,7 @@ class Store:
         except TimeoutError:
             raise StoreAway(f"no connection in {CONNECT_SECONDS:g} s") from None
         self._returning = connection
+        mark = _RETURNING.set(True)
         try:
             # Twice: the first may find a cold cache, a script that has to be sent, a plan that has to be made.
             await self._beat(describe=True, budget=WaitBudget(CONNECT_SECONDS))
@@ -288,6 +293,7 @@ class Store:
             raise
         finally:
             self._returning = None
+            _RETURNING.reset(mark)
         self._connection = connection
         if self._state == "away":
             self._emit("store", f"{self.where} is back.")
@@ -311,7 +317,9 @@ class Store:
                 heartbeat = self._clock()
             if self._connection is not None and self._clock() - swept >= SWEEP_SECONDS:
                 swept = self._clock()
-                self._connection.sweep()
+                # One is enough, and which one does not matter.
+                if self.members[0].id == self.instance_id:
+                    self._connection.sweep()
             try:
                 self._send_outbox()
                 await self._beat(describe=describe)

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.ingress.ratelimit import sliding_log
 from proxy.ingress.ratelimit.headers import RateLimitHeaders
@@ -40,9 +40,10 @@ class RateDecision:
     - `allowed`; if not, `retry_after` is the seconds until it would be.
     - `enforced`: False for a route in shadow mode.
     - `decided_at`: on the limiter's clock; `RateLimiter.refund` finds the request by it.
+    - `ticket`: what the shared store knows the request by, if it was asked.
     """
 
-    __slots__ = ("_policy", "_standings", "allowed", "decided_at", "enforced", "retry_after")
+    __slots__ = ("_policy", "_standings", "allowed", "decided_at", "enforced", "retry_after", "ticket")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class RateDecision:
         at: float,
     ) -> None:
         self.decided_at = at
+        self.ticket: Any = None
         self._policy = policy
         self._standings = standings  # (remaining, reset) of each limit
         self.allowed = retry_after == 0.0
@@ -70,11 +72,11 @@ class RateDecision:
         return self._policy.render(self._standings)
 
 
-class _TierLimits:
+class TierLimits:
     """The limits of a tier on a route, compiled.
 
     `exact` and `coarse` are (quota, period) of those up to MAX_EXACT_QUOTA and above; `keep` is how many times the
-    exact ones need to remember.
+    exact ones need to remember. Standings come out exact limits first: `order` puts them as the policy has them.
     """
 
     __slots__ = ("coarse", "enforced", "exact", "headers", "keep", "order")
@@ -85,7 +87,6 @@ class _TierLimits:
         self.exact = [(rate.count, rate.period) for rate in rates if rate.count <= MAX_EXACT_QUOTA]
         self.coarse = tuple((rate.count, rate.period) for rate in rates if rate.count > MAX_EXACT_QUOTA)
         self.keep = max((quota for quota, _ in self.exact), default=0)
-        # Standings come out exact limits first; this puts them as the policy has them.
         places = sorted(range(len(rates)), key=lambda index: rates[index].count > MAX_EXACT_QUOTA)
         self.order = [places.index(index) for index in range(len(rates))]
 
@@ -106,7 +107,7 @@ class RateLimiter:
         self._capacity = capacity
         self._most_times = most_times
         self._logs: OrderedDict[str | bytes, UserLog] = OrderedDict()  # by route and user, oldest use first
-        self._compiled: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, _TierLimits | None]]] = {}
+        self._compiled: dict[str, tuple[Mapping[str, tuple[Rate, ...]], bool, dict[str, TierLimits | None]]] = {}
         self._longest_period = 0.0  # the longest period of any limit seen
         self.times = 0  # remembered now, of all users
         self.evicted = 0
@@ -118,26 +119,43 @@ class RateLimiter:
     def __repr__(self) -> str:
         return f"<RateLimiter: {len(self)} users, {self.times} times, {self.evicted} evicted>"
 
-    def check(self, route: Route, tier: str, user: str) -> RateDecision | None:
-        """Decide on a request, and count it if it is admitted. None: no limit applies."""
-        spec = self._limits_for(route, tier)
+    def check(self, route: Route, tier: str, user: str, *, parts: int = 1) -> RateDecision | None:
+        """Decide on a request, and count it if it is admitted. None: no limit applies.
+
+        `parts`: how many instances divide each limit among themselves; this one has its part, rounded down, and one
+        request at least.
+        """
+        spec = self.limits_for(route, tier)
         if spec is None:
             return None
         now = self._clock()
         log = self._log_for(_log_key(route, user), spec, now)
         # Some limit is above MAX_EXACT_QUOTA: exact times would take too much memory for each user.
         if isinstance(log, MixedLog):
-            return self._decide_mixed(log, spec, now)
+            return self._decide_mixed(log, spec, now, parts)
+        exact = spec.exact if parts == 1 else [(divide_quota(quota, parts), period) for quota, period in spec.exact]
         # The usual case: exact limits only, one array, one look at its end.
-        wait = _seconds_until_room(log, spec, now)
+        wait = _seconds_until_room(log, exact, now)
         if wait == 0.0:
             # Only what was admitted counts: whoever keeps trying is not locked out for longer.
-            log.append(now)
-            self.times += 1
-            if len(log) > spec.keep + sliding_log.TRIM_SLACK:
-                self._trim_log(log, spec.keep)
-        standings = _standings(log, spec, now, refused=wait > 0.0)
+            self._append(log, spec, now)
+        standings = _standings(log, exact, now, refused=wait > 0.0)
         return RateDecision(spec.headers, standings, retry_after=wait, enforced=spec.enforced, at=now)
+
+    def count(self, route: Route, tier: str, user: str) -> float:
+        """Count a request that was admitted elsewhere, as of now; the time by which `refund` finds it."""
+        spec = self.limits_for(route, tier)
+        now = self._clock()
+        if spec is None:
+            return now
+        log = self._log_for(_log_key(route, user), spec, now)
+        if isinstance(log, MixedLog):
+            before = len(log)
+            self._append_mixed(log, spec, now)
+            self.times += len(log) - before
+        else:
+            self._append(log, spec, now)
+        return now
 
     def refund(self, route: Route, user: str, decision: RateDecision) -> None:
         """Uncount a request that was admitted here, and refused elsewhere before the app saw it."""
@@ -154,26 +172,39 @@ class RateLimiter:
             del times[place]
             self.times -= 1
 
-    def _decide_mixed(self, log: MixedLog, spec: _TierLimits, now: float) -> RateDecision:
+    def _append(self, log: array[float], spec: TierLimits, now: float) -> None:
+        log.append(now)
+        self.times += 1
+        if len(log) > spec.keep + sliding_log.TRIM_SLACK:
+            self._trim_log(log, spec.keep)
+
+    def _append_mixed(self, log: MixedLog, spec: TierLimits, now: float) -> None:
+        if spec.keep:
+            log.times.append(now)
+            sliding_log.trim_times(log.times, spec.keep)
+        for coarse in log.coarse:
+            coarse.add(now)
+
+    def _decide_mixed(self, log: MixedLog, spec: TierLimits, now: float, parts: int) -> RateDecision:
         before = len(log)
+        exact = [(divide_quota(quota, parts), period) for quota, period in spec.exact]
+        quotas = [divide_quota(coarse.quota, parts) for coarse in log.coarse]
         # Ask all limits first, count afterwards: a request counts against all or none.
-        waits = [coarse.seconds_until_room(now) for coarse in log.coarse]
-        wait = max(_seconds_until_room(log.times, spec, now), *waits)
+        pairs = list(zip(log.coarse, quotas, strict=True))
+        waits = [coarse.seconds_until_room(now, quota) for coarse, quota in pairs]
+        wait = max(_seconds_until_room(log.times, exact, now), *waits)
         if wait == 0.0:
-            if spec.keep:
-                log.times.append(now)
-                sliding_log.trim_times(log.times, spec.keep)
-            for coarse in log.coarse:
-                coarse.add(now)
-        standings = _standings(log.times, spec, now, refused=wait > 0.0)
-        for coarse, own_wait in zip(log.coarse, waits, strict=True):
-            count, reset = coarse.standing(now)
-            standings.append((0, own_wait) if own_wait > 0.0 else (coarse.quota - count, reset))
+            self._append_mixed(log, spec, now)
+        standings = _standings(log.times, exact, now, refused=wait > 0.0)
+        for (coarse, quota), own_wait in zip(pairs, waits, strict=True):
+            count, reset = coarse.standing(now, quota)
+            standings.append((0, own_wait) if own_wait > 0.0 else (quota - count, reset))
         self.times += len(log) - before
         ordered = [standings[place] for place in spec.order]
         return RateDecision(spec.headers, ordered, retry_after=wait, enforced=spec.enforced, at=now)
 
-    def _limits_for(self, route: Route, tier: str) -> _TierLimits | None:
+    def limits_for(self, route: Route, tier: str) -> TierLimits | None:
+        """The limits that apply, compiled; the same object until a reload changes them. None: no limit applies."""
         # Compared by identity: a reload makes new objects, and comparing them costs next to nothing for each request.
         known = self._compiled.get(route.name)
         if known is None or known[0] is not route.rate_limit or known[1] is not route.enforce:
@@ -181,11 +212,11 @@ class RateLimiter:
         specs = known[2]
         if tier not in specs:
             rates = route.limits_for(tier)
-            specs[tier] = _TierLimits(route, rates) if rates else None
+            specs[tier] = TierLimits(route, rates) if rates else None
             self._longest_period = max([self._longest_period, *(rate.period for rate in rates)])
         return specs[tier]
 
-    def _log_for(self, key: str | bytes, spec: _TierLimits, now: float) -> UserLog:
+    def _log_for(self, key: str | bytes, spec: TierLimits, now: float) -> UserLog:
         log = self._logs.get(key)
         if log is None:
             log = sliding_log.convert_log(sliding_log.new_times(), spec.keep, spec.coarse)
@@ -223,6 +254,11 @@ class RateLimiter:
                 self.evicted += 1
 
 
+def divide_quota(quota: int, parts: int) -> int:
+    """One instance's part of a limit, rounded down, and one at least; of nothing, nothing."""
+    return max(1, quota // parts) if quota else 0
+
+
 def _log_key(route: Route, user: str) -> str | bytes:
     """A long name is kept as its hash, so that a user with a name of a kilobyte takes no more memory than others."""
     key = f"{route.name}\n{user}"
@@ -231,11 +267,11 @@ def _log_key(route: Route, user: str) -> str | bytes:
     return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def _seconds_until_room(times: array[float], spec: _TierLimits, now: float) -> float:
-    """Seconds until every exact limit has room; 0 if all have."""
+def _seconds_until_room(times: array[float], exact: list[tuple[int, float]], now: float) -> float:
+    """Seconds until every exact limit, (quota, period), has room; 0 if all have."""
     wait = 0.0
     size = len(times)
-    for quota, period in spec.exact:
+    for quota, period in exact:
         if size >= quota:
             if not quota:
                 return period  # a quota of 0 never admits
@@ -245,11 +281,13 @@ def _seconds_until_room(times: array[float], spec: _TierLimits, now: float) -> f
     return wait
 
 
-def _standings(times: array[float], spec: _TierLimits, now: float, *, refused: bool) -> list[tuple[int, float]]:
+def _standings(
+    times: array[float], exact: list[tuple[int, float]], now: float, *, refused: bool
+) -> list[tuple[int, float]]:
     """(remaining, seconds to reset) of each exact limit."""
     standings = []
     size = len(times)
-    for quota, period in spec.exact:
+    for quota, period in exact:
         # A limit that refuses states the time until it admits again, not until its oldest request leaves.
         if refused and size >= quota and (not quota or now - times[-quota] < period):
             standings.append((0, period - (now - times[-quota]) if quota else period))

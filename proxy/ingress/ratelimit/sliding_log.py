@@ -44,10 +44,13 @@ class CoarseLog:
         self.partial = 0
         self.last = 0.0
 
-    def seconds_until_room(self, now: float) -> float:
-        """Seconds until there is room; 0 if there is."""
+    def seconds_until_room(self, now: float, quota: int) -> float:
+        """Seconds until there is room, 0 if there is, for a quota of its own or a part of it."""
         # The request itself needs a place, and the group that is not complete yet counts in full.
-        room = self.quota - 1 - self._current_partial(now)
+        room = quota - 1 - self._current_partial(now)
+        if room < 0:
+            # The group alone fills this part; it counts as long as its last request does.
+            return max(0.0, self.period - (now - self.last))
         groups = self._fitting_groups(room) if self.is_uneven else room // self.step
         if len(self.marks) <= groups:
             return 0.0
@@ -101,13 +104,13 @@ class CoarseLog:
             del self.marks[:-keep], self.counts[:-keep]
             self.is_uneven = min(self.counts) < self.step
 
-    def standing(self, now: float) -> tuple[int, float]:
+    def standing(self, now: float, quota: int) -> tuple[int, float]:
         """How many requests count now, and the seconds until one of them does not any more."""
         first = bisect_right(self.marks, now - self.period)
         partial = self._current_partial(now)
         whole = sum(self.counts[first:]) if self.is_uneven else (len(self.marks) - first) * self.step
         # A group counts until its mark is a period old, which can be too many by less than a step.
-        count = min(self.quota, whole + partial)
+        count = min(quota, whole + partial)
         oldest = self.marks[first] if first < len(self.marks) else self.last
         return count, max(0.0, oldest + self.period - now) if count else 0.0
 

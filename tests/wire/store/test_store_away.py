@@ -68,12 +68,18 @@ async def test_handlers_of_a_return_run_before_anybody_else_may_ask(server: Stor
         async def write_back() -> None:
             assert not one.store.is_up
             await one.store.set("mine", b"written back", 60)
-            await asyncio.sleep(0.1)
+            back.set()
+            await eventually(lambda: seen)
+
+        async def ask() -> None:
+            await back.wait()
             try:
-                seen.append(await asyncio.create_task(one.store.get("mine")))
+                seen.append(await one.store.get("mine"))
             except StoreAway as away:
                 seen.append(away)
 
+        back = asyncio.Event()
+        somebody_else = asyncio.create_task(ask())
         one.store.on_return(write_back)
         await asyncio.to_thread(server.kill)
         await eventually(lambda: not one.store.is_up)
@@ -82,6 +88,7 @@ async def test_handlers_of_a_return_run_before_anybody_else_may_ask(server: Stor
         await asyncio.to_thread(server.start)
         await eventually(lambda: one.store.is_up, timeout=20)
         assert await one.store.get("mine") == b"written back"
+        await somebody_else
         assert isinstance(seen[-1], StoreAway)
 
 

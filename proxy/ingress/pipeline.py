@@ -35,7 +35,7 @@ from proxy.ingress.headers import check_framing, is_preflight
 from proxy.ingress.identity import Identifier
 from proxy.ingress.own_endpoints import OwnEndpoints
 from proxy.ingress.ports import UserBudgets
-from proxy.ingress.ratelimit.limiter import RateLimiter
+from proxy.ingress.ratelimit.limiter import RateDecision, RateLimiter
 from proxy.ingress.ratelimit.shared_limiter import SharedRateLimiter
 from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
@@ -205,7 +205,7 @@ class RequestPipeline:
                 return await self._cache.write(connection, x, kept)
             # A request that the app never saw does not count against its user's rate.
             if x.rate_decision is not None and not x.reached_app:
-                (self._shared_limiter or self._limiter).refund(x.route, x.user, x.rate_decision)
+                self._refund_rate(x, x.rate_decision)
             return write_refusal(connection, x, refusal)
         except ResponseCut as cut:
             # The status line has gone out: closing the connection is the only way left to tell the client.
@@ -309,12 +309,13 @@ class RequestPipeline:
             return background.write_view(connection, x, known)
         if self._has_cap(x):
             await self._check_budget(x)
-        self._check_rate(x)
+        if x.route.rate_limit and not is_preflight(x):
+            await self._check_rate(x)
         task, existed = await background.submit(x, accepted)
         if existed:
             # Another request with the same key was quicker by a moment: this one counts against nothing.
             if x.rate_decision is not None:
-                self._limiter.refund(x.route, x.user, x.rate_decision)
+                self._refund_rate(x, x.rate_decision)
                 x.rate_decision = None
             return background.write_view(connection, x, task)
         return await background.answer(connection, x, accepted, task)
@@ -421,6 +422,10 @@ class RequestPipeline:
             return
         detail = f"T{used_up[1:]}; come again in {round_retry_after(decision.retry_after)} s."
         raise Refusal("rate-limited", 429, "Too many requests", detail, retry_after=decision.retry_after)
+
+    def _refund_rate(self, x: Exchange, decision: RateDecision) -> None:
+        limiter = self._limiter if self._shared_limiter is None else self._shared_limiter
+        limiter.refund(x.route, x.user, decision)
 
     def _store_budget(self, x: Exchange) -> WaitBudget:
         """What is left of the time that this request may wait for the store in all (`store.timeout`)."""

@@ -16,6 +16,9 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.policy.schema import Policy
+from proxy.store.memory import MemoryStore
+from proxy.store.opening import make_member, open_store
+from proxy.store.store import Store
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -91,8 +94,17 @@ def answering(*answers: bytes) -> Scripted:
 
 
 class IngressGateway:
-    def __init__(self, door: IngressService, app: Scripted, port: int, log: Path, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        door: IngressService,
+        app: Scripted,
+        port: int,
+        log: Path,
+        metrics: Metrics,
+        store: MemoryStore | Store,
+    ) -> None:
         self.door = door
+        self.store = store
         self.app = app
         self.port = port
         self.log = log
@@ -141,16 +153,29 @@ async def ingress_gateway(
     descriptor = os.open(tmp / "log" if tmp else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     log = EventLog(parsed.log, out=descriptor)
     metrics = Metrics(parsed.metrics, version="test")
+    member = make_member(parsed.store.region)
+    store = open_store(parsed.store, member, emit=log.emit, metrics=metrics, clock=loop.time)
+    await store.start()
     door = IngressService(
-        loop, parsed, app, own_endpoints=ours, metrics=metrics, log=log, timeouts=patience, requests=requests
+        loop,
+        parsed,
+        app,
+        own_endpoints=ours,
+        metrics=metrics,
+        log=log,
+        timeouts=patience,
+        requests=requests,
+        store=store,
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     await door.open(sock)
     try:
-        yield IngressGateway(door, app, sock.getsockname()[1], tmp / "log" if tmp else Path(os.devnull), metrics)
+        where = tmp / "log" if tmp else Path(os.devnull)
+        yield IngressGateway(door, app, sock.getsockname()[1], where, metrics, store)
     finally:
         door.close()
+        await store.stop()
         await app.stop()
         log.close()
         os.close(descriptor)

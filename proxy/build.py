@@ -29,6 +29,7 @@ from proxy.app.memory_usage import MemoryMeter
 from proxy.app.metrics_scrape import AppMetricsScraper
 from proxy.app.reaper import OrphanReaper, become_subreaper
 from proxy.app.supervisor import Supervisor
+from proxy.egress.billing.shared_caps import configure_escrow, open_escrow
 from proxy.egress.service import Egress
 from proxy.errors import BindError, OutriggerError
 from proxy.gateway import Gateway
@@ -140,8 +141,17 @@ def build_gateway(
     member = make_member(policy.store.region)
     store = open_store(policy.store, member, emit=log.emit, metrics=metrics, clock=loop.time)
     money_store = open_money_store(policy.store, member, store, emit=log.emit, metrics=metrics, clock=loop.time)
+    escrow = open_escrow(policy, money_store, ledger, clock=loop.time)
     egress = Egress(
-        policy, requests=requests, metrics=metrics, log=log, ledger=ledger, environ=environ, recent=recent_errors
+        policy,
+        requests=requests,
+        metrics=metrics,
+        log=log,
+        ledger=ledger,
+        environ=environ,
+        recent=recent_errors,
+        escrow=escrow,
+        instance=member.id,
     )
     postgres: PostgresService | None = None
     if sockets.postgres is not None:
@@ -232,6 +242,8 @@ def build_gateway(
         "money_store": lambda new: partial(money_store.apply, new.store),
         "alerts": lambda new: partial(alerts.apply, new.alerts),
     }
+    if escrow is not None:
+        preparations["escrow"] = lambda new: partial(configure_escrow, escrow, new.store)
     if postgres is not None:
         preparations["postgres"] = lambda new: partial(postgres.apply, new.postgres)
     rollout = PolicyRollout(state, environ, preparations)

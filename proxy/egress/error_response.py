@@ -101,5 +101,13 @@ def ledger_unavailable() -> CallRefused:
     return CallRefused("ledger_unavailable", 503, text)
 
 
+def store_unavailable(upstream: str) -> CallRefused:
+    text = (
+        f"The store that holds the caps of {upstream} does not answer, and without it no call is made"
+        " (store.on_error: deny)."
+    )
+    return CallRefused("store_unavailable", 503, text, retry_after=1.0)
+
+
 def gateway_fault() -> CallRefused:
     return CallRefused("gateway_fault", 500, "The gateway met a fault of its own; the log has it.")

@@ -25,6 +25,7 @@ from proxy.egress.accounting import CallAccounting
 from proxy.egress.api_keys import VirtualKeys, key_variable
 from proxy.egress.app_response import AppResponse, ResponseHead, ResponseWriter
 from proxy.egress.billing.call_ledger import CallLedger
+from proxy.egress.billing.spend_limits import SliceNeeded
 from proxy.egress.body import make_scanner, read_body
 from proxy.egress.cache import CachedResponse, cache_key
 from proxy.egress.call import Call
@@ -123,7 +124,7 @@ class Pipeline:
                     if request.headers.get("Upgrade", "").lower() == "websocket":
                         # What passes a WebSocket is not read, so not charged: only a cap already reached stops it.
                         await self._ledger.load_spend(call)
-                        upstream.billing.check_caps(call.user, call.tier)
+                        await upstream.billing.check_caps(call.user, call.tier)
                         return await relay_websocket(call, request, app, deadline, self._clock)
                     await self._read_question(call, request)
                     call.cache_key = self._cache_key(call)
@@ -402,7 +403,10 @@ class Pipeline:
         """Open the call's charge, with what it may cost reserved. Raises CallRefused."""
         if call.endpoint is not None and not call.upstream.billing.limits.is_loaded(call.user):
             await self._ledger.load_spend(call)
-        call.charge = self._ledger.open_charge(call)
+        try:
+            call.charge = self._ledger.open_charge(call)
+        except SliceNeeded as needed:
+            call.charge = await self._ledger.open_charge_with_slices(call, needed)
         if call.charge is not None and call.ask.background:
             await self._ledger.record_open_call(call, call.charge)
 

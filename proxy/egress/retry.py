@@ -65,7 +65,7 @@ async def send_attempts(call: Call) -> UpstreamResponse:
         except AttemptFailed as failure:
             result = failure.reason
             body.sent = False
-            wait = wait_after_failure(call, failure, made)
+            wait = await wait_after_failure(call, failure, made)
             if wait is None:
                 raise
         else:
@@ -163,7 +163,7 @@ def make_up_response(call: Call, status: int) -> UpstreamResponse:
 # ── whether there is another one ─────────────────────────────────────────────────────────────
 
 
-def wait_after_failure(call: Call, failure: AttemptFailed, made: int) -> float | None:
+async def wait_after_failure(call: Call, failure: AttemptFailed, made: int) -> float | None:
     """Seconds before the next attempt, after one without an answer; None if it was the last.
 
     What it may have cost is charged first, so that the caps decide on its successor with that counted.
@@ -174,7 +174,7 @@ def wait_after_failure(call: Call, failure: AttemptFailed, made: int) -> float |
     if failure.reason in NEVER_RETRIED:
         return None
     wait = wait_for_retry(call, failure.reason, made, sent=failure.sent, asked=None)
-    if wait is not None and charge is not None and not charge.reserve_again():
+    if wait is not None and charge is not None and not await charge.reserve_again():
         return None
     return wait
 

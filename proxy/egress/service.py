@@ -16,6 +16,7 @@ from proxy.egress.attribution_listener import AttributionListener
 from proxy.egress.billing.background_calls import BackgroundCalls
 from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.billing.pricing.table import table_age
+from proxy.egress.billing.shared_caps import tag_of
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.egress.billing.user_spend import UserSpend, load_spend, load_spend_when_back
 from proxy.egress.bypass_detection import BypassDetector
@@ -38,6 +39,7 @@ from proxy.observe.request_registry import RequestRegistry
 from proxy.policy import schema
 from proxy.policy.schema import Policy, TierMatcher
 from proxy.policy.urls import mask_password
+from proxy.store.escrow_sync import Escrow
 from proxy.util.background_tasks import BackgroundTasks
 
 LEDGER_LOAD_TIMEOUT = 10.0  # seconds that a start waits for the ledger's counts
@@ -66,7 +68,10 @@ class Egress:
         ledger: Ledger | None = None,
         environ: Mapping[str, str] | None = None,
         recent: RecentErrors | None = None,
+        escrow: Escrow | None = None,
+        instance: str = "",
     ) -> None:
+        """`escrow`: if several instances share their caps; `instance` is this one's id."""
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._log = log
@@ -74,11 +79,13 @@ class Egress:
         self._keys = VirtualKeys()
         self.upstreams = UpstreamGenerations(self._open_upstream)
         self._ledger = ledger
+        self._escrow = escrow
+        self._instance = instance
         self._loaded = False
         self._tasks = BackgroundTasks(self._loop)
         self._recall = SpendLookup(ledger, self._loop.time)
-        self.spend = UserSpend(self.upstreams, self._recall)
-        self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time)
+        self.spend = UserSpend(self.upstreams, self._recall, escrow)
+        self._pending = BackgroundCalls(ledger, self._recall, log.emit, time.time, escrow)
         calls = CallLedger(ledger, self._loop.time, self._recall, self._pending)
         self.accounting = CallAccounting(metrics, calls, log.emit, self._loop.time, recent, log.redact_target)
         self.pipeline = Pipeline(
@@ -137,6 +144,8 @@ class Egress:
         )
         if self._ledger is not None:
             upstream.billing.limits.mark_unloaded()
+        if self._escrow is not None:
+            upstream.billing.share(self._escrow, tag_of(self._instance))
         return upstream
 
     def _load_in_background(self, upstream: Upstream, ledger: Ledger, until: float) -> None:
@@ -171,6 +180,8 @@ class Egress:
         await self.upstreams.close()
         self._tasks.cancel()
         await self._recall.close()
+        if self._escrow is not None:
+            await self._escrow.close()  # after the last call has been settled
         await self._tasks.wait()
 
     def app_environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -387,9 +387,10 @@ class RequestPipeline:
         budgets = x.budgets
         assert budgets is not None
         # Also for routes that need no budget: the response states what the user has spent today.
-        if not budgets.is_loaded(x.user, x.tier):
+        is_needed = x.route.requires_budget and not is_preflight(x)
+        if not budgets.is_loaded(x.user, x.tier, fresh=is_needed):
             await budgets.load_user(x.user, x.tier)
-        if not x.route.requires_budget or is_preflight(x):
+        if not is_needed:
             return
         exhausted = budgets.exhausted_cap(x.user, x.tier)
         if exhausted is None:

@@ -18,8 +18,9 @@ class UserBudgets(Protocol):
     def has_cap(self, user: str, tier: str) -> bool:
         """Whether any cap applies to this user."""
 
-    def is_loaded(self, user: str, tier: str) -> bool:
-        """Whether all that this user has spent is in memory; if not, `load_user` is worth its time."""
+    def is_loaded(self, user: str, tier: str, *, fresh: bool = False) -> bool:
+        """Whether all that this user has spent is in memory; if not, `load_user` is worth its time. `fresh`: as of the
+        last seconds, on all instances."""
 
     async def load_user(self, user: str, tier: str) -> None:
         """Load it from the ledger, within a second or two. Raises nothing if that fails."""

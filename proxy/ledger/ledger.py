@@ -181,6 +181,14 @@ class Ledger:
             raise LedgerUnavailable(self._away_because)
         return await self._store.user_totals(upstream, users, since, until)
 
+    async def spent_without(
+        self, upstream: str, user: str | None, since: float, until: float, tags: Sequence[str]
+    ) -> int:
+        """What one user, or all (None), spent in calls of other instances than these. Raises LedgerUnavailable."""
+        if self._away_because is not None:
+            raise LedgerUnavailable(self._away_because)
+        return await self._store.spent_without(upstream, user, since, until, tags)
+
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         """Calls whose price is still to come. Raises LedgerUnavailable."""
         return await self._store.open_background_calls(upstream, most)

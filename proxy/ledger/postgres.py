@@ -20,6 +20,7 @@ from proxy.ledger.store import (
     GROUP_COLUMNS,
     MAX_USERS_PER_WINDOW,
     ON_CONFLICT,
+    TAG_LENGTH,
     ForgivenSpend,
     GroupBy,
     LedgerUnavailable,
@@ -155,6 +156,21 @@ class PostgresStore:
             user: UserTotals(paid.get(user, nothing), {window: taken[window].get(user, 0) for window in since})
             for user in users
         }
+
+    async def spent_without(
+        self, upstream: str, user: str | None, since: float, until: float, tags: Sequence[str]
+    ) -> int:
+        async with self._connection() as connection:
+            found = await connection.fetchval(
+                "SELECT coalesce(sum(cost), 0)::int8 FROM public.outrigger_calls WHERE upstream = $1 AND at >= $2"
+                f" AND at < $3 AND ($4::text IS NULL OR user_id = $4) AND left(id, {TAG_LENGTH}) <> ALL ($5::text[])",
+                upstream,
+                since,
+                until,
+                user,
+                list(tags),
+            )
+        return int(found)
 
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         async with self._connection() as connection:

@@ -25,6 +25,7 @@ from proxy.ledger.store import (
     COLUMN_NAMES,
     FORGIVEN_KEPT_SECONDS,
     ON_CONFLICT,
+    TAG_LENGTH,
     ForgivenSpend,
     LedgerUnavailable,
     RecordRejected,
@@ -73,6 +74,11 @@ class SqliteStore:
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
         return await self._run_in_thread(lambda: self._standing(upstream, users, since, until))
+
+    async def spent_without(
+        self, upstream: str, user: str | None, since: float, until: float, tags: Sequence[str]
+    ) -> int:
+        return await self._run_in_thread(lambda: self._spent_without(upstream, user, since, until, tags))
 
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:
         where = "upstream = ? AND reference <> '' AND outcome = 'open' ORDER BY at DESC LIMIT ?"
@@ -209,6 +215,18 @@ class SqliteStore:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={len(self._steps)}")
         connection.execute("COMMIT")
+
+    def _spent_without(self, upstream: str, user: str | None, since: float, until: float, tags: Sequence[str]) -> int:
+        connection = self._connect(False)
+        if connection is None:
+            return 0
+        whose, values = ("", []) if user is None else (" AND user_id = ?", [user])
+        found = connection.execute(
+            "SELECT coalesce(sum(cost), 0) FROM outrigger_calls WHERE at >= ? AND at < ? AND upstream = ?"
+            f"{whose} AND substr(id, 1, {TAG_LENGTH}) NOT IN ({', '.join('?' * len(tags))})",
+            (since, until, upstream, *values, *tags),
+        )
+        return int(found.fetchone()[0])
 
     def _write(self, entries: Sequence[CallRecord], removals: Sequence[str]) -> None:
         connection = self._connect(True)

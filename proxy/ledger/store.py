@@ -13,6 +13,7 @@ GroupBy = Literal["user", "model", "route"]
 
 # SQLite before 3.32 takes at most 999 parameters in a statement (sqlite.org/limits.html).
 MAX_IDS_PER_QUERY = 500  # ids in one question
+TAG_LENGTH = 8  # digits at the beginning of a call's id that tell which of several instances made it
 MAX_USERS_PER_WINDOW = 50_000  # told apart in one window of `window_totals`
 
 
@@ -109,6 +110,13 @@ class LedgerStore(Protocol):
         self, upstream: str, users: Sequence[str], since: Mapping[str, float], until: float | None
     ) -> dict[str, UserTotals]:
         """What these users spent in each window from its beginning until then."""
+        ...
+
+    async def spent_without(
+        self, upstream: str, user: str | None, since: float, until: float, tags: Sequence[str]
+    ) -> int:
+        """What one user, or all of them, spent between two moments in calls whose ids begin with none of these tags,
+        each of TAG_LENGTH digits."""
         ...
 
     async def open_background_calls(self, upstream: str, most: int) -> list[CallRecord]:

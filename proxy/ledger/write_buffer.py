@@ -18,6 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from proxy.ledger.record import ESTIMATED, OPEN, CallRecord
+from proxy.ledger.store import TAG_LENGTH
 from proxy.observe.reserved_users import VARIOUS_USERS
 
 OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
@@ -209,7 +210,7 @@ class WriteBuffer:
             if total is not None:
                 _add(total, entry)
             elif len(self._sums) < self._bound:
-                self._sums[key] = replace(entry, id=uuid4().hex, request_id=None, user=key[1])
+                self._sums[key] = replace(entry, id=_sum_id(entry), request_id=None, user=key[1])
             else:
                 # Even the sums are at their bound: from here on money is lost, and counted as lost.
                 self.dropped += entry.calls
@@ -218,6 +219,11 @@ class WriteBuffer:
 def as_open(entry: CallRecord) -> CallRecord:
     """A call under way, as it is written: all of its reservation is an estimate."""
     return replace(entry, outcome=OPEN, estimated=entry.cost, basis=ESTIMATED if entry.cost else "")
+
+
+def _sum_id(entry: CallRecord) -> str:
+    """The id of a sum: new, with the digits of the instance whose calls are summed up."""
+    return entry.id[:TAG_LENGTH] + uuid4().hex[TAG_LENGTH:]
 
 
 def _key(entry: CallRecord, user: str) -> Key:

@@ -63,7 +63,7 @@ class GatewayCommands:
         user = user if user == UNATTRIBUTED else canonical_user(user)  # calls of no user have a cap, too
         # The user's spend may still be in the ledger alone: forgiving less than was spent would surprise later.
         await self._parts.egress.spend.load_user(user)
-        taken = self._parts.egress.spend.forgive(user)
+        taken = await self._parts.egress.spend.forgive(user)
         if not taken:
             return f"{user} has spent nothing today that counts against a cap."
         # One moment for all of them: a report shows them as one act.

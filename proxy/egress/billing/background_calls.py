@@ -21,12 +21,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from proxy.egress.billing.shared_caps import CLAIM_SECONDS
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus, OutputSize
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import ESTIMATED, OPEN, REPORTED, CallRecord
 from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.emit import EmitEvent
+from proxy.store.escrow_sync import Escrow
+from proxy.store.money import MoneyUnavailable
 from proxy.units import nanos_as_dollars
 
 if TYPE_CHECKING:
@@ -61,7 +64,16 @@ class BackgroundCalls:
     Without a ledger they are known until a restart.
     """
 
-    def __init__(self, ledger: Ledger | None, lookup: SpendLookup, emit: EmitEvent, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger | None,
+        lookup: SpendLookup,
+        emit: EmitEvent,
+        now: Callable[[], float],
+        escrow: Escrow | None = None,
+    ) -> None:
+        """`escrow`: if several instances share their caps."""
+        self.escrow = escrow
         self._ledger = ledger
         self._lookup = lookup
         self._emit = emit
@@ -97,6 +109,9 @@ class BackgroundCalls:
         # Taken out before anything is awaited: two polls that answer at once settle it once.
         tracked = self._calls.pop(key, None)
         if tracked is not None:
+            if not await self._claim(tracked.record.id):
+                tracked.charge.settle_at(tracked.charge.reserved)
+                return False
             self._settle(tracked, status)
         elif not await self._correct(upstream, key, status):
             return False
@@ -148,7 +163,10 @@ class BackgroundCalls:
         for key, tracked in list(self._calls.items()):
             if self._now() - tracked.record.at >= EXPIRES_AFTER:
                 del self._calls[key]
-                self._expire(tracked, "nobody asked after it while it could be had")
+                if await self._claim(tracked.record.id):
+                    self._expire(tracked, "nobody asked after it while it could be had")
+                else:
+                    tracked.charge.settle_at(tracked.charge.reserved)
 
     # ── one call ─────────────────────────────────────────────────────────────────────────────
 
@@ -192,17 +210,29 @@ class BackgroundCalls:
             return False
         # Checked and remembered without an await between: several callers may read the same answer at once.
         self._remember_settled(key)
+        # One that was settled without usage before has been claimed for that already.
+        if not await self._claim(record.id if record.outcome == OPEN else f"usage:{record.id}"):
+            return False
         self._calls.pop(key, None)
         billing = upstream.billing
         cost = billing.cost("responses", status.usage, record.model or None)
         # Caps have what is on record already, reserved or estimated; so have the metrics, but for an open call.
         counted = 0 if record.outcome == OPEN else record.cost
-        if cost.nanos > record.cost and billing.limits.is_loaded(record.user):
+        if billing.limits.is_shared or (cost.nanos > record.cost and billing.limits.is_loaded(record.user)):
             billing.limits.reservation(record.user, record.tier).spend(cost.nanos - record.cost)
         if cost.nanos > counted:
             billing.count_cost(record.model, replace(cost, nanos=cost.nanos - counted, estimated=0))
         self._record(record, status, cost.nanos, cost.estimated, status.usage.model or record.model)
         return True
+
+    async def _claim(self, call: str) -> bool:
+        """Whether this instance is the one to settle a call: several may hear of its price at once."""
+        if self.escrow is None:
+            return True
+        try:
+            return await self.escrow.claim(call, CLAIM_SECONDS)
+        except MoneyUnavailable:
+            return True  # rather twice on the caps of an instance each than not at all
 
     def _expire(self, tracked: BackgroundCall, why: str, output_size: OutputSize | None = None) -> None:
         tracked.charge.expire(output_size or OutputSize())

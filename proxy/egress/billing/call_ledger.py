@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from proxy.egress import error_response
 from proxy.egress.billing.background_calls import BackgroundCalls
+from proxy.egress.billing.shared_caps import reserve_with_slices
+from proxy.egress.billing.spend_limits import CapReached, SliceNeeded
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import ESTIMATED, OPEN, REPORTED, CallRecord
@@ -62,10 +64,17 @@ class CallLedger:
         ):
             raise error_response.ledger_unavailable()
 
+    async def open_charge_with_slices(self, call: Call, needed: SliceNeeded) -> Charge | None:
+        """The same as `open_charge`, after what it lacked was had of the store. Raises CallRefused."""
+        try:
+            return await reserve_with_slices(needed, lambda: self.open_charge(call))
+        except CapReached as reached:
+            raise error_response.cost_cap_exceeded(needed.upstream, str(reached)) from reached
+
     def open_charge(self, call: Call) -> Charge | None:
         """The charge of a call at this upstream, with what it may cost reserved; None if it has no price.
 
-        Raises CallRefused.
+        Raises CallRefused; SliceNeeded if it fits into no slice of a cap that several instances hold.
         """
         # Before any money is reserved: with `on_error: deny` a call that cannot be written down is not made.
         if self._ledger is not None and self._ledger.refuses_calls():

@@ -37,17 +37,20 @@ from proxy.egress import error_response
 from proxy.egress.billing.forecast import SpendForecast
 from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.billing.pricing.rates import Cost
-from proxy.egress.billing.spend_limits import CapReached, Reservation, SpendLimits, Warn
+from proxy.egress.billing.shared_caps import reserve_with_slices
+from proxy.egress.billing.spend_limits import CapReached, Reservation, SliceNeeded, SpendLimits, Warn
 from proxy.egress.billing.token_estimator import TokenEstimator, count_text_bytes
 from proxy.egress.billing.vendor_context import reads_beyond_body
 from proxy.egress.body import Body
 from proxy.egress.dialects import OutputSize, RequestInfo, Usage
 from proxy.egress.dialects.base import Json, model_name
 from proxy.egress.dialects.image_tokens import requested_image_tokens
+from proxy.errors import CallRefused
 from proxy.observe.metric_family import OTHER_LABEL
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_ids import IdGenerator
 from proxy.policy import schema
+from proxy.store.escrow_sync import Escrow
 from proxy.units import NANOS
 
 if TYPE_CHECKING:
@@ -135,7 +138,7 @@ class Charge:
         self._scanned_body = scanned_body
         self.endpoint = endpoint
         self.request = request
-        self.id = id or billing.ids.new_token()
+        self.id = id or billing.new_call_id()
         self.upstream = billing.name
         self.model = estimate.model
         self.cost = 0
@@ -173,11 +176,14 @@ class Charge:
         self._add_cost(Cost(guess.nanos, guess.nanos))
         self._reservation.release()
 
-    def reserve_again(self) -> bool:
+    async def reserve_again(self) -> bool:
         """Reserve one more attempt; whether it is within the caps."""
         try:
-            self._reservation.reserve(self.reserved)
-        except CapReached:
+            try:
+                self._reservation.reserve(self.reserved)
+            except SliceNeeded as needed:
+                await reserve_with_slices(needed, lambda: self._reservation.reserve(self.reserved))
+        except (CapReached, CallRefused):
             return False
         return True
 
@@ -235,7 +241,7 @@ class Charge:
     def settle_at(self, cost: int) -> None:
         """Settle at a cost in nano-dollars that is on record already: another instance's settlement."""
         self.deferred, self.closed, self.cost = False, True, cost
-        self._reservation.spend(cost)
+        self._reservation.settle_elsewhere(cost)
         self._reservation.release()
 
     def expire(self, output_size: OutputSize) -> None:
@@ -296,7 +302,6 @@ class UpstreamBilling:
 
     name: the upstream's
     limits: its caps, and what was spent and is reserved
-    ids: where a charge gets its id from
     `now` is the wall clock.
     """
 
@@ -315,7 +320,8 @@ class UpstreamBilling:
         self._metrics = metrics
         self._pricer = _make_pricer(policy)
         self._estimator = TokenEstimator()
-        self.ids = IdGenerator()
+        self._ids = IdGenerator()
+        self._tag = ""
         self._last_models: dict[str, str] = {}  # endpoint → the model of the last call that named one
         self._aliases: OrderedDict[str, str] = OrderedDict()  # names without a price → the model that answered
         self._forecast = SpendForecast(now)
@@ -340,7 +346,7 @@ class UpstreamBilling:
         """The charge of one call, with what it may cost reserved; None if the call has no price (files, models).
 
         `started_at` is the wall clock's. Raises CallRefused if a cap would be passed, or if a model has no price and
-        must have one.
+        must have one; SliceNeeded if it fits into no slice of a cap that several instances hold.
         """
         if endpoint is None or not self.metered:
             return None
@@ -383,17 +389,30 @@ class UpstreamBilling:
         reservation.restore(record.cost, self.limits.window_starts(), record.at)
         return reservation
 
-    def check_caps(self, user: str, tier: str) -> None:
+    async def check_caps(self, user: str, tier: str) -> None:
         """For a call whose price nobody will see (a WebSocket): whether any money is left for it at all.
 
         Raises CallRefused.
         """
         if not self.metered:
             return
+        reservation = self.limits.reservation(user, tier)
         try:
-            self.limits.check(self.limits.reservation(user, tier), 1)
+            try:
+                self.limits.check(reservation, 1)
+            except SliceNeeded as needed:
+                await reserve_with_slices(needed, lambda: self.limits.check(reservation, 1))
         except CapReached as reached:
             raise error_response.cost_cap_exceeded(self.name, str(reached)) from reached
+
+    def share(self, escrow: Escrow, tag: str) -> None:
+        """Hold the caps together with other instances; `tag` begins the ids of this one's calls in the ledger."""
+        self._tag = tag
+        self.limits.share(self.name, escrow)
+
+    def new_call_id(self) -> str:
+        """32 hexadecimal digits, of which the first tell which instance made the call if there are several."""
+        return self._tag + self._ids.new_token()[len(self._tag) :]
 
     def count_cost(self, model: str | None, cost: Cost) -> None:
         """Count what a charge added in the metrics and the forecast."""

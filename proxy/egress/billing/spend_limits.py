@@ -12,13 +12,17 @@ and awaits nothing.
 Counts live in memory and come out of the ledger at a start. For at most MAX_USERS users they are told apart; who was
 forgotten, or has not been loaded yet, counts as unknown (`is_loaded`), and the ledger is asked before a call of theirs
 is reserved (spend_lookup.py). All money is in whole nano-dollars (1e-9 $), all times are the wall clock's seconds.
+
+With a store that several instances share, a window has its share of it in `escrow` (proxy/store/escrow.py), and what is
+reserved must fit into that window's slice of the cap; a call that lacks one is told so (SliceNeeded), gets it, and
+reserves again (shared_caps.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from proxy.egress.billing.windows import PERIODS, Calendar
@@ -27,6 +31,9 @@ from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema import Cap
 from proxy.policy.values import ANY_TIER, Spend
+from proxy.store.escrow import EscrowWindow
+from proxy.store.escrow_sync import Escrow
+from proxy.store.money import WindowName
 from proxy.units import SpendPeriod, format_nanos, to_nanos
 
 MAX_USERS = 10_000  # about 500 bytes each
@@ -46,33 +53,77 @@ class CapReached(OutriggerError):
         self.resets_at = resets_at
 
 
+class SliceNeeded(OutriggerError):
+    """A call fits into no slice that this instance has set aside: it is to get one and to try again.
+
+    escrow: who gets them; upstream: whose caps they are
+    windows: those in which it needs one, whether they have it or not
+    amount: what it wants to reserve in each
+    """
+
+    def __init__(
+        self,
+        limits: SpendLimits,
+        escrow: Escrow,
+        reservation: Reservation,
+        windows: list[EscrowWindow],
+        amount: int,
+    ) -> None:
+        super().__init__("a slice of a cap is used up")
+        self._limits = limits
+        self.escrow = escrow
+        self.upstream = limits.upstream
+        self._reservation = reservation
+        self.windows = windows
+        self.amount = amount
+
+    def refusal(self, window: EscrowWindow, *, away: bool) -> CapReached:
+        """What becomes of the call if there is none for this window; `away`: for want of the store."""
+        return self._limits.slice_refusal(self._reservation, window, self.amount, away=away)
+
+
 class WindowSpend:
     """The money of one account in one window (an hour, a day, a month).
 
     end: when the window ends
-    spent: what was settled
+    spent: what was settled, on all instances as far as known
+    elsewhere: the part of `spent` that this process did not spend: what the ledger had, what other instances spent
+    escrow: its part in the store, if several instances count it together
     forgiven: the part of `spent` that an operator no longer counts against caps
     reserved: what calls under way may still cost
     warned: the share of a cap of which a warning was given last
     """
 
-    __slots__ = ("end", "forgiven", "reserved", "spent", "warned")
+    __slots__ = ("elsewhere", "end", "escrow", "forgiven", "reserved", "spent", "warned")
 
     def __init__(self, end: float) -> None:
         self.end = end
         self.spent = 0
+        self.elsewhere = 0
         self.forgiven = 0
         self.reserved = 0
         self.warned = 0.0
+        self.escrow: EscrowWindow | None = None
 
     @property
     def counted(self) -> int:
         """What of the settled money stands against a cap."""
         return max(0, self.spent - self.forgiven)
 
+    def load(self, amount: int) -> None:
+        """Count what the ledger has; nothing if the store has said what was spent."""
+        if self.escrow is None or not self.escrow.is_heard:
+            self.spent += amount
+            self.elsewhere += amount
+
     def forgive(self, amount: int) -> None:
         self.forgiven += amount
         self.warned = 0.0
+
+    def set_forgiven(self, amount: int) -> None:
+        """Take over what the store has as forgiven, by whichever instance."""
+        if amount != self.forgiven:
+            self.forgive(amount - self.forgiven)
 
 
 Windows = dict[SpendPeriod, WindowSpend]
@@ -119,61 +170,94 @@ class Reservation:
     It belongs to the windows in which it was made, even past their end: a call of 23:59 is yesterday's.
     """
 
-    __slots__ = ("_accounts", "_limits", "amount", "tier", "user", "windows")
+    __slots__ = ("_accounts", "_limits", "_prepaid", "_shared", "amount", "tier", "user", "windows")
 
-    def __init__(self, limits: SpendLimits, user: str, tier: str, accounts: tuple[SpendAccount, SpendAccount]) -> None:
-        """`accounts`: that of all users, and this user's."""
+    def __init__(
+        self,
+        limits: SpendLimits,
+        user: str,
+        tier: str,
+        accounts: tuple[SpendAccount, SpendAccount],
+        shared: tuple[EscrowWindow, ...] = (),
+    ) -> None:
+        """`accounts`: that of all users, and this user's. `shared`: their windows that several instances count."""
         self._limits = limits
         self._accounts = accounts
+        self._shared = shared
+        self._prepaid = 0
         self.user = user
         self.tier = tier
         self.windows: tuple[Windows, Windows] = (dict(accounts[0].windows), dict(accounts[1].windows))
         self.amount = 0
 
     def reserve(self, amount: int) -> None:
-        """Reserve this much in place of what was reserved. Raises CapReached, and then nothing is reserved."""
+        """Reserve this much in place of what was reserved. Raises CapReached or SliceNeeded, and then nothing is
+        reserved."""
         self.release()
-        fitted = False
         try:
             self._limits.check(self, amount)
-            fitted = True
-        finally:
-            for account in self._accounts:
-                account.note_request(amount, fitted=fitted)
+        except CapReached:
+            self.note_request(amount, fitted=False)
+            raise
+        self.note_request(amount, fitted=True)
         # No await between the check above and this: another call could pass the same check in between.
         for windows in self.windows:
             for window in windows.values():
                 window.reserved += amount
         self.amount = amount
+        if self._shared:
+            self._limits.note_shared_use(self._shared, amount)
+
+    def note_request(self, amount: int, *, fitted: bool) -> None:
+        """Learn what a call of this user usually reserves."""
+        for account in self._accounts:
+            account.note_request(amount, fitted=fitted)
 
     def spend(self, amount: int) -> None:
         """Count this much as gone for good. The reservation stays until it is released."""
+        amount, self._prepaid = amount - self._prepaid, 0
         for windows in self.windows:
             for window in windows.values():
                 window.spent += amount
         self._limits.warn_if_due(self)
+        if self._shared:
+            self._limits.touch_shared(self._shared)
 
     def restore(self, amount: int, window_starts: Mapping[str, float], began_at: float) -> None:
         """Turn money that was loaded as spent back into a reservation, for a call that is still open.
 
-        It lies in those windows only that had begun when the call began.
+        It lies in those windows only that had begun when the call began. Windows that several instances share keep it
+        as it is, since another one may restore the same call: it is taken off what the call costs in the end.
         """
         self.windows = (
             _windows_begun_by(self.windows[0], window_starts, began_at),
             _windows_begun_by(self.windows[1], window_starts, began_at),
         )
+        if self._limits.is_shared:
+            self._prepaid = amount
+            return
         for windows in self.windows:
             for window in windows.values():
                 window.spent -= amount
+                window.elsewhere -= amount
                 window.reserved += amount
         self.amount = amount
+
+    def settle_elsewhere(self, cost: int) -> None:
+        """Another instance has settled this call at `cost`."""
+        # If windows are shared, that one has counted by how much the cost differs from what was reserved.
+        self.spend(self.amount + self._prepaid if self._limits.is_shared else cost)
 
     def release(self) -> None:
         """Give back what is still reserved. A second call does nothing."""
         amount, self.amount = self.amount, 0
+        if not amount:
+            return
         for windows in self.windows:
             for window in windows.values():
                 window.reserved -= amount
+        if self._shared:
+            self._limits.touch_shared(self._shared)
 
 
 class SpendLimits:
@@ -191,6 +275,9 @@ class SpendLimits:
         self._total = SpendAccount()
         self._users: OrderedDict[str, SpendAccount] = OrderedDict()  # the one who called last is last
         self._unknown_until = 0.0  # until then, a user who has no account here may have spent something
+        self._upstream = ""
+        self._escrow: Escrow | None = None
+        self._shared_periods: dict[tuple[bool, str], Mapping[SpendPeriod, int | None]] = {}
         self.cap = cap
         self.evicted = 0
 
@@ -207,6 +294,7 @@ class SpendLimits:
         # Only a time zone moves the windows themselves; other caps are compared with the same counts.
         moved = cap.timezone != self.cap.timezone
         self.cap = cap
+        self._shared_periods.clear()
         if moved:
             self._calendar = Calendar(cap.timezone)
             self._window_ends.clear()
@@ -214,6 +302,91 @@ class SpendLimits:
             self._users.clear()
             self.mark_unloaded()
         return moved
+
+    # ── shared with other instances ──────────────────────────────────────────────────────────
+
+    def share(self, upstream: str, escrow: Escrow) -> None:
+        """Count the windows that have a cap together with other instances, under the upstream's name."""
+        self._upstream, self._escrow = upstream, escrow
+
+    @property
+    def upstream(self) -> str:
+        return self._upstream
+
+    @property
+    def is_shared(self) -> bool:
+        return self._escrow is not None
+
+    def shared_windows(self, user: str, tier: str) -> tuple[EscrowWindow, ...]:
+        """The current windows of all users together and of this one that several instances count together."""
+        if self._escrow is None:
+            return ()
+        account = self._account_of(user)
+        return (
+            *self._share_windows(self._escrow, self._total, None, self._periods_of_all()),
+            *self._share_windows(self._escrow, account, user, self._periods_of(user, tier)),
+        )
+
+    def every_window(self, user: str) -> tuple[EscrowWindow, ...]:
+        """All current windows of one user, whatever cap rests on them."""
+        if self._escrow is None:
+            return ()
+        account = self._account_of(user)
+        limits = {
+            period: window.escrow.limit if window.escrow is not None else None
+            for period, window in account.windows.items()
+        }
+        return self._share_windows(self._escrow, account, user, limits)
+
+    def note_shared_use(self, shared: tuple[EscrowWindow, ...], amount: int) -> None:
+        if self._escrow is not None:
+            self._escrow.note_use(shared, amount)
+
+    def touch_shared(self, shared: tuple[EscrowWindow, ...]) -> None:
+        if self._escrow is not None:
+            for window in shared:
+                self._escrow.touch(window)
+
+    def slice_refusal(self, reservation: Reservation, shared: EscrowWindow, amount: int, *, away: bool) -> CapReached:
+        for name, cap, window in self._caps_on(reservation):
+            if window.escrow is shared:
+                text = self._refusal_text(name, cap, window, amount)
+                if away:
+                    text += " The shared store is away, and what this instance had set aside is used up."
+                return CapReached(text, window.end)
+        return CapReached("The cap was changed meanwhile.", None)
+
+    def _periods_of_all(self) -> Mapping[SpendPeriod, int | None]:
+        found = self._shared_periods.get((False, ""))
+        if found is None:
+            total = self.cap.total
+            found = self._shared_periods[False, ""] = _lowest_limits(() if total is None else (total,), "d", "month")
+        return found
+
+    def _periods_of(self, user: str, tier: str) -> Mapping[SpendPeriod, int | None]:
+        key = (True, "" if user == UNATTRIBUTED else f"t{tier}")
+        found = self._shared_periods.get(key)
+        if found is None:
+            caps = self.caps_of(user, tier)
+            # X-Cost-Used-Today is stated to everybody who has a cap, of whichever window.
+            found = self._shared_periods[key] = _lowest_limits(caps, *(("d",) if caps else ()))
+        return found
+
+    def _share_windows(
+        self, escrow: Escrow, account: SpendAccount, user: str | None, limits: Mapping[SpendPeriod, int | None]
+    ) -> tuple[EscrowWindow, ...]:
+        windows = account.windows
+        found = []
+        for period, limit in limits.items():
+            window = windows[period]
+            shared = window.escrow
+            if shared is None:
+                start = self._calendar.window(period, window.end - 1)[0]
+                name = WindowName(self._upstream, user, period, start, window.end)
+                shared = window.escrow = escrow.open_window(name, window, limit)
+            shared.limit = limit
+            found.append(shared)
+        return tuple(found)
 
     # ── before and after a call ──────────────────────────────────────────────────────────────
 
@@ -224,18 +397,30 @@ class SpendLimits:
         if account.counted_since is not None and began_at is not None:
             # The ledger is asked for what began before `counted_since`: this call is counted here, and only here.
             account.counted_since = min(account.counted_since, began_at)
-        return Reservation(self, user, tier, (self._total, account))
+        shared = self.shared_windows(user, tier) if self._escrow is not None else ()
+        return Reservation(self, user, tier, (self._total, account), shared)
 
     def check(self, reservation: Reservation, amount: int) -> None:
-        """Raises CapReached if `amount` more would pass a cap."""
+        """Raises CapReached if `amount` more would pass a cap, SliceNeeded if a slice of one is to be had first."""
         each = self.cap.per_call
         if each is not None and amount > to_nanos(each):
             text = f"It may cost ${format_nanos(amount)}, and a call may cost ${each:f} (cap.per_call)."
             raise CapReached(text, None)
+        escrow = self._escrow
+        shared: list[EscrowWindow] = []
+        is_short = False
+        if escrow is not None and escrow.decides_locally:
+            escrow.count_fallback()
         for name, cap, window in self._caps_on(reservation):
+            if escrow is not None and window.escrow is not None and not escrow.decides_locally:
+                shared.append(window.escrow)
+                is_short = is_short or not escrow.covers(window.escrow, amount)
+                continue
             limit = to_nanos(cap.amount)
             if window.counted + window.reserved + amount > limit:
                 raise CapReached(self._refusal_text(name, cap, window, amount), window.end)
+        if escrow is not None and is_short:
+            raise SliceNeeded(self, escrow, reservation, shared, amount)
 
     def warn_if_due(self, reservation: Reservation) -> None:
         """Report each share of `cap.warn` once in a window, when it is reached."""
@@ -261,7 +446,8 @@ class SpendLimits:
     @property
     def reserved(self) -> int:
         """Nano-dollars that all calls under way have reserved."""
-        return self._current_windows(self._total)["month"].reserved
+        window = self._current_windows(self._total)["month"]
+        return window.reserved + (window.escrow.open_elsewhere if window.escrow is not None else 0)
 
     def caps_of(self, user: str, tier: str) -> tuple[Spend, ...]:
         """The caps on one user; for calls of nobody, `cap.unattributed`."""
@@ -359,7 +545,9 @@ class SpendLimits:
         self._unknown_until = math.inf
 
     def is_loaded(self, user: str) -> bool:
-        """Whether all that this user spent is counted here."""
+        """Whether all that this user spent is counted here. If the store is there, it says so before each call."""
+        if self._escrow is not None and self._escrow.away_because is None:
+            return True
         account = self._users.get(user)
         return account.counted_since is None if account is not None else self._now() >= self._unknown_until
 
@@ -377,7 +565,7 @@ class SpendLimits:
         periods = [period for period in PERIODS if period in spent and window_starts[period] == current[period]]
         total = self._current_windows(self._total)
         for period in periods:
-            total[period].spent += spent[period].total
+            total[period].load(spent[period].total)
         named = set[str]().union(*(spent[period].users for period in periods))
         by_spend = spent[periods[-1]].users if periods else ()
         kept = [user for user in by_spend if _is_fully_named(user, spent)][:MAX_USERS]
@@ -402,8 +590,9 @@ class SpendLimits:
         current = self.window_starts()
         for period, window in account.windows.items():
             if window_starts[period] == current[period]:  # a window may have ended while the ledger was asked
-                window.spent += totals.spent.get(period, 0)
-                window.forgive(totals.forgiven.get(period, 0))
+                if window.escrow is None or not window.escrow.is_heard:
+                    window.forgive(totals.forgiven.get(period, 0))
+                window.load(totals.spent.get(period, 0))
 
     # ── accounts and windows ─────────────────────────────────────────────────────────────────
 
@@ -418,7 +607,8 @@ class SpendLimits:
 
     def _refusal_text(self, name: str, cap: Spend, window: WindowSpend, amount: int) -> str:
         used = f"${format_nanos(window.counted)} is spent"
-        used += f" and ${format_nanos(window.reserved)} reserved" if window.reserved else ""
+        reserved = window.reserved + (window.escrow.open_elsewhere if window.escrow is not None else 0)
+        used += f" and ${format_nanos(reserved)} reserved" if reserved else ""
         return (
             f"It may cost ${format_nanos(amount)}, and of {cap} for {name} {used}; "
             f"it turns at {self._calendar.format_moment(window.end)}."
@@ -453,13 +643,17 @@ class SpendLimits:
                 windows[period] = WindowSpend(self._window_ends[period])
         return windows
 
+    def _is_untold(self, window: WindowSpend) -> bool:
+        return self._escrow is not None and window.escrow is not None and not self._escrow.is_settled(window.escrow)
+
     def _evict_user(self) -> None:
         """Forget a user. What they spent is in the ledger, which is asked when they come again."""
         # Of those unseen for longest, the one who spent least: if that is nothing, nobody becomes unknown.
         now, candidates = self._now(), []
         for user, account in islice(self._users.items(), len(self._users) - 1):  # all but the newest
-            # A reservation must come back to the account that it was made in, so its owner stays.
-            if not any(window.reserved for window in account.windows.values()):
+            # A reservation must come back to the account that it was made in, so its owner stays; so does one of whom
+            # the store does not know all.
+            if not any(window.reserved or self._is_untold(window) for window in account.windows.values()):
                 spent = max((window.spent for window in account.windows.values() if window.end > now), default=0)
                 candidates.append((spent, user))
             if len(candidates) >= EVICTION_CANDIDATES:
@@ -469,8 +663,20 @@ class SpendLimits:
         spent, user = min(candidates)
         evicted = self._users.pop(user)
         self.evicted += 1
+        for window in evicted.windows.values():
+            if self._escrow is not None and window.escrow is not None:
+                self._escrow.forget_window(window.escrow)
         if spent or evicted.counted_since is not None:
             self._unknown_until = max(self._unknown_until, evicted.windows["month"].end)
+
+
+def _lowest_limits(caps: Sequence[Spend], *also: SpendPeriod) -> dict[SpendPeriod, int | None]:
+    """The lowest of several caps by period, in nano-dollars; None for periods that are `also` counted without one."""
+    found: dict[SpendPeriod, int | None] = dict.fromkeys(also)
+    for cap in caps:
+        limit, lowest = to_nanos(cap.amount), found.get(cap.period)
+        found[cap.period] = limit if lowest is None else min(lowest, limit)
+    return found
 
 
 def _is_fully_named(user: str, spent: Mapping[str, WindowTotals]) -> bool:

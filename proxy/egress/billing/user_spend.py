@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 from proxy.egress.billing.background_calls import BackgroundCalls
 from proxy.egress.billing.spend_limits import SpendLimits
 from proxy.egress.billing.spend_lookup import SpendLookup
+from proxy.egress.billing.windows import PERIODS
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.metrics import Metrics
+from proxy.store.escrow import EscrowWindow
+from proxy.store.escrow_sync import Escrow
+from proxy.store.money import MoneyUnavailable
 from proxy.units import NANOS, SpendPeriod, format_nanos, to_nanos
 
 if TYPE_CHECKING:
@@ -27,20 +31,49 @@ RETRY_SECONDS = 2.0  # between tries at a ledger that is away
 class UserSpend:
     """What a request may ask about its user's money (`Allowances` of ingress), and what operators see of it."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], lookup: SpendLookup) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], lookup: SpendLookup, escrow: Escrow | None = None) -> None:
+        """`escrow`: if several instances share their caps."""
         self._upstreams = upstreams
         self._lookup = lookup
+        self._escrow = escrow
 
     def has_cap(self, user: str, tier: str) -> bool:
         return any(upstream.billing.limits.caps_of(user, tier) for upstream in self._upstreams.values())
 
-    def is_loaded(self, user: str, tier: str) -> bool:
-        return not any(self._unloaded_limits(user, tier))
+    def is_loaded(self, user: str, tier: str, *, fresh: bool = False) -> bool:
+        escrow = self._escrow
+        if escrow is None or escrow.away_because is not None:
+            return not any(self._unloaded_limits(user, tier))
+        windows = self._shared_windows(user, tier)
+        stale = [window for window in windows if not escrow.is_fresh(window)]
+        if stale and not fresh and all(window.is_heard for window in windows):
+            # What is known is good enough to be stated; it is asked for anew beside that.
+            for window in stale:
+                escrow.ask_beside(window)
+            return True
+        return not stale
 
     async def load_user(self, user: str, tier: str | None = None) -> None:
-        """Load the user from the ledger, at each upstream that has a cap on them; without a tier, at all upstreams."""
+        """Load the user from the ledger, at each upstream that has a cap on them; without a tier, at all upstreams.
+
+        If several instances share their caps, the store says what was spent.
+        """
+        escrow = self._escrow
+        if escrow is not None and tier is not None:
+            windows = [each for each in self._shared_windows(user, tier) if not escrow.is_fresh(each)]
+            if not windows or await escrow.refresh(windows, escrow.timeout):
+                return
         for name, limits in list(self._unloaded_limits(user, tier)):
             await self._lookup.load_user(name, limits, user)
+
+    def _shared_windows(self, user: str, tier: str) -> list[EscrowWindow]:
+        """The windows of one user that the store counts."""
+        windows = []
+        for upstream in self._upstreams.values():
+            limits = upstream.billing.limits
+            if upstream.billing.metered and limits.caps_of(user, tier):
+                windows += [each for each in limits.shared_windows(user, tier) if each.name.user is not None]
+        return windows
 
     def _unloaded_limits(self, user: str, tier: str | None) -> Iterator[tuple[str, SpendLimits]]:
         for name, upstream in self._upstreams.items():
@@ -58,13 +91,25 @@ class UserSpend:
                 return exhausted
         return None
 
-    def forgive(self, user: str) -> list[tuple[str, SpendPeriod, int]]:
-        """Take today's spend off this user's caps: upstream, window and nano-dollars of each part."""
-        return [
-            (name, period, amount)
-            for name, upstream in self._upstreams.items()
-            for period, amount in upstream.billing.limits.forgive(user).items()
-        ]
+    async def forgive(self, user: str) -> list[tuple[str, SpendPeriod, int]]:
+        """Take today's spend off this user's caps: upstream, window and nano-dollars of each part.
+
+        If several instances share their caps, what all of them spent; while the store is away, what is known here.
+        """
+        taken: list[tuple[str, SpendPeriod, int]] = []
+        for name, upstream in self._upstreams.items():
+            limits = upstream.billing.limits
+            if self._escrow is not None and upstream.billing.metered:
+                windows = limits.every_window(user)
+                today = next(window for window in windows if window.name.period == "d")
+                try:
+                    found = await self._escrow.forgive(windows, today)
+                    taken += [(name, period, found[period]) for period in PERIODS if found.get(period)]
+                    continue
+                except MoneyUnavailable:
+                    pass
+            taken += [(name, period, amount) for period, amount in limits.forgive(user).items()]
+        return taken
 
     def set_gauges(self, metrics: Metrics) -> None:
         """Set the gauges that are cheaper to compute at a scrape than to keep."""

@@ -1,0 +1,105 @@
+"""The money of several instances in the shared store: the messages of money.py, as the scripts of money_scripts.py have
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from proxy.store.interface import SharedStore, StoreAway, WaitBudget
+from proxy.store.money import MoneyUnavailable, Sender, SyncAnswer, WindowState, WindowUpdate
+from proxy.store.money_scripts import COLUMNS, FORGIVE, LATE, META, NEWS, NUMBER, SYNC, UNASKED
+
+CALL_SECONDS = 2.0  # that an update may take; nobody waits for all of it
+
+
+class SharedMoney:
+    """`MoneyStore` in a store that several instances reach."""
+
+    def __init__(self, store: SharedStore) -> None:
+        self._store = store
+        self._looks_at_server = True
+        store.on_return(self._note_return)
+
+    async def _note_return(self) -> None:
+        # It may be another server process than before, which came up from an older snapshot.
+        self._looks_at_server = True
+
+    async def sync(self, sender: Sender, updates: Sequence[WindowUpdate]) -> SyncAnswer:
+        looks, self._looks_at_server = self._looks_at_server, False
+        args = [
+            sender.instance,
+            str(sender.number),
+            str(sender.acknowledged),
+            str(sender.epoch),
+            str(sender.ratio),
+            _flag(sender.has_ledger),
+            _flag(sender.shares_ledger),
+            _flag(looks),
+        ]
+        for update in updates:
+            args += _encode_update(update)
+        keys = [META, NUMBER + sender.instance, NEWS, *(update.key for update in updates)]
+        try:
+            reply = await self._store.execute(SYNC, keys, args, WaitBudget(CALL_SECONDS))
+        except StoreAway as away:
+            self._looks_at_server = self._looks_at_server or looks
+            raise MoneyUnavailable(str(away)) from away
+        return _decode_answer(reply, len(updates))
+
+    async def forgive(self, keys: Sequence[str], today: str) -> Sequence[int]:
+        try:
+            taken = await self._store.execute(
+                FORGIVE, [NEWS, *keys], [str(keys.index(today) + 1), *keys], WaitBudget(CALL_SECONDS)
+            )
+        except StoreAway as away:
+            raise MoneyUnavailable(str(away)) from away
+        return [int(amount) for amount in taken]
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        try:
+            return await self._store.add(f"caps:claim:{name}", b"1", seconds, WaitBudget(CALL_SECONDS))
+        except StoreAway as away:
+            raise MoneyUnavailable(str(away)) from away
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
+
+
+def _encode_update(update: WindowUpdate) -> list[str]:
+    """The FIELDS of one window."""
+    seed = update.seed
+    return [
+        str(int(update.ends)),
+        str(-1 if update.limit is None else update.limit),
+        str(update.spent),
+        str(update.open),
+        str(update.keep),
+        str(update.need),
+        str(update.floor),
+        _flag(update.wants),
+        _flag(update.is_first),
+        _flag(update.goes_unseeded),
+        "" if seed is None else str(seed.base),
+        "" if seed is None else str(seed.forgiven),
+        "" if seed is None else ",".join(sorted(seed.without)),
+        update.key,
+    ]
+
+
+def _decode_answer(reply: Sequence[Any], count: int) -> SyncAnswer:
+    news_end = 3 + int(reply[2])
+    windows: list[WindowState | None] = []
+    at = news_end
+    for _ in range(count):
+        if reply[at] == LATE:
+            windows.append(None)
+            at += 1
+            continue
+        *numbers, known = reply[at : at + COLUMNS]
+        held, room, before, spent, open_, set_aside, forgiven, contended = (int(number) for number in numbers)
+        ids = None if known == UNASKED else frozenset(filter(None, str(known).split(",")))
+        windows.append(WindowState(held, room, before, spent, open_, set_aside, forgiven, bool(contended), ids))
+        at += COLUMNS
+    return SyncAnswer(int(reply[0]), bool(reply[1]), windows, [str(word) for word in reply[3:news_end]])

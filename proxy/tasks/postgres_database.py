@@ -129,6 +129,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         pool, self._pool = self._pool, None
         listener, self._listener = self._listener, None
+        self._migrated = False
         if listener is not None:
             listener.terminate()
         if pool is not None:

@@ -25,17 +25,6 @@ WAITING = {
     "log.bodies": "bodies are never logged; the word is there so that nobody looks for another",
     "store.money": "caps that instances share are still to come",
     "store.slice": "the same",
-    "routes[].background.mode": "the queue is being built",
-    "routes[].background.concurrency": "the queue is being built",
-    "routes[].background.timeout": "the queue is being built",
-    "routes[].background.max_queued": "the queue is being built",
-    "routes[].background.retry.attempts": "the queue is being built",
-    "routes[].background.retry.backoff.first": "the queue is being built",
-    "routes[].background.retry.backoff.max": "the queue is being built",
-    "tasks.url": "the queue is being built",
-    "tasks.keep": "the queue is being built",
-    "tasks.max_body": "the queue is being built",
-    "tasks.max_result": "the queue is being built",
 }
 
 BEHAVIOUR = "wire/gateway/test_keys_by_behaviour.py"
@@ -50,10 +39,22 @@ CALLS, TIME, HOSTS = (
     "wire/egress/test_forward_proxy.py",
 )
 MONEY, CAPS = "wire/egress/test_money_calls.py", "unit/egress/test_money_caps.py"
+ANSWERS, RUNS, INSTANCES = (f"wire/tasks/test_tasks_{name}.py" for name in ("answers", "runs", "instances"))
 POSTGRES = "wire/postgres/test_postgres_pooler_complaints.py"
 
 # key: "FILE::TEST" …
 EFFECTS: dict[str, tuple[str, ...]] = {
+    "routes[].background.mode": (f"{ANSWERS}::test_where_it_is_always_so_every_request_is_run_later_and_a_stream_is_kept_whole",),
+    "routes[].background.concurrency": (f"{INSTANCES}::test_concurrency_holds_over_both_and_gauges_are_the_same_on_each",),
+    "routes[].background.timeout": (f"{RUNS}::test_its_time_is_the_backgrounds_and_not_the_routes",),
+    "routes[].background.max_queued": (f"{ANSWERS}::test_a_full_queue_is_503_with_when_to_come_again",),
+    "routes[].background.retry.attempts": (f"{RUNS}::test_backoff_doubles_up_to_its_bound",),
+    "routes[].background.retry.backoff.first": (f"{RUNS}::test_backoff_doubles_up_to_its_bound",),
+    "routes[].background.retry.backoff.max": (f"{RUNS}::test_backoff_doubles_up_to_its_bound",),
+    "tasks.url": (f"{RUNS}::test_a_gateway_that_is_killed_leaves_its_tasks_to_the_next_within_half_a_minute",),
+    "tasks.keep": (f"{RUNS}::test_results_are_kept_for_so_long_and_gone_for_as_long_again",),
+    "tasks.max_body": (f"{ANSWERS}::test_a_body_that_is_too_large_to_be_kept_is_413_and_a_result_is_a_failure",),
+    "tasks.max_result": (f"{ANSWERS}::test_a_body_that_is_too_large_to_be_kept_is_413_and_a_result_is_a_failure",),
     "tasks.callbacks": ("wire/tasks/test_callbacks.py::test_a_host_that_the_policy_lists_no_more_is_not_called_until_it_does_again",),
     "tasks.secret": ("wire/tasks/test_callbacks.py::test_a_host_that_the_policy_lists_no_more_is_not_called_until_it_does_again",),
     "schedules": ("wire/tasks/test_scheduler.py::test_what_is_due_is_queued_with_its_request_and_its_own_user",),

@@ -11,7 +11,6 @@ MAX_WAIT = 60.0  # seconds: clients, and what is between them and us, give up at
 _PREFERENCE = re.compile(
     r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([!#$%&'*+.^_`|~0-9A-Za-z-]*)))?"""
 )
-_SEPARATOR = re.compile(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)""")  # a comma that is in no quoted text
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ def parse_prefer(text: str | None) -> Preferences:
     if not text:
         return Preferences()
     respond_async, wait = False, None
-    for member in _SEPARATOR.split(text):
+    for member in _split_members(text):
         found = _PREFERENCE.match(member.strip())
         if found is None:
             continue
@@ -40,3 +39,22 @@ def parse_prefer(text: str | None) -> Preferences:
         elif name == "wait" and wait is None and value.isascii() and value.isdigit() and len(value) < 10:
             wait = min(MAX_WAIT, float(value))
     return Preferences(respond_async, wait)
+
+
+def _split_members(text: str) -> list[str]:
+    """The members of a list (RFC 9110 section 5.6.1): a comma within a quoted text separates nothing."""
+    if '"' not in text:
+        return text.split(",")
+    members, begin, quoted, escaped = [], 0, False, False
+    # Letter by letter, since a regular expression that looks ahead takes quadratic time of a client's choosing.
+    for at, letter in enumerate(text):
+        if escaped:
+            escaped = False
+        elif quoted and letter == "\\":
+            escaped = True
+        elif letter == '"':
+            quoted = not quoted
+        elif letter == "," and not quoted:
+            members.append(text[begin:at])
+            begin = at + 1
+    return [*members, text[begin:]]

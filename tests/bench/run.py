@@ -14,6 +14,7 @@ PARTS = (
     "bench_postgres",
     "bench_money",
     "bench_ledger",
+    "bench_tasks",
     "bench_attribution",
     "overload",
     "logs",

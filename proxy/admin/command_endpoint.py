@@ -1,6 +1,6 @@
 """The operator's commands over HTTP: POST `/ctl/…` without a body; the path says all.
 
-    block/USER  unblock/USER  forgive/USER  breaker/UPSTREAM/open|close|auto  reload  restart-app
+    block/USER  unblock/USER  forgive/USER  breaker/UPSTREAM/open|close|auto  reload  restart-app  purge/ROUTE[/PATH]
 
 Names are percent-encoded. The response says in one sentence what was done.
 """
@@ -16,7 +16,9 @@ from proxy.observe.emit import EmitEvent, LogLevel
 
 PREFIX = "/ctl"
 MAX_USER_CHARS = 256
-COMMANDS = "block/USER, unblock/USER, forgive/USER, breaker/UPSTREAM/open|close|auto, reload, restart-app"
+COMMANDS = (
+    "block/USER, unblock/USER, forgive/USER, breaker/UPSTREAM/open|close|auto, reload, restart-app, purge/ROUTE[/PATH]"
+)
 
 
 class OperatorCommands(Protocol):
@@ -28,6 +30,7 @@ class OperatorCommands(Protocol):
     async def force_breaker(self, upstream: str, word: str) -> str: ...
     async def reload_policy(self) -> str: ...
     async def restart_app(self) -> str: ...
+    async def purge_cache(self, route: str, path: str | None) -> str: ...
 
 
 class CommandEndpoint:
@@ -70,6 +73,10 @@ class CommandEndpoint:
                 return await self._user_commands[word](_check_user(user))
             case ["breaker", upstream, ("open" | "close" | "auto") as word]:
                 return await self._commands.force_breaker(upstream, word)
+            case ["purge", route]:
+                return await self._commands.purge_cache(route, None)
+            case ["purge", route, path] if path.startswith("/"):
+                return await self._commands.purge_cache(route, path)
         raise Refusal("unknown-action", 404, "No such action", f"There are {COMMANDS}; names are percent-encoded.")
 
     def _log_command(

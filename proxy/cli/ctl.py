@@ -19,7 +19,9 @@ from proxy.policy.values import Address
 REQUEST_TIMEOUT = 20.0  # seconds
 MAX_ANSWER_BYTES = 1024 * 1024
 EXIT_FAILED = 1
-ACTIONS = "block USER, unblock USER, forgive USER, breaker UPSTREAM open|close|auto, reload, restart-app"
+ACTIONS = (
+    "block USER, unblock USER, forgive USER, breaker UPSTREAM open|close|auto, reload, restart-app, purge ROUTE [PATH]"
+)
 
 
 def run_ctl(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
@@ -78,6 +80,10 @@ def _parse_action(argv: Sequence[str]) -> tuple[str | None, str]:
             return option, f"{action}/{_quote_segment(name)}"
         case ["breaker", upstream, ("open" | "close" | "auto") as word] if upstream:
             return option, f"breaker/{_quote_segment(upstream)}/{word}"
+        case ["purge", route] if route:
+            return option, f"purge/{_quote_segment(route)}"
+        case ["purge", route, path] if route and path.startswith("/"):
+            return option, f"purge/{_quote_segment(route)}/{_quote_segment(path)}"
     raise UsageError(f"ctl: give one of {ACTIONS}")
 
 

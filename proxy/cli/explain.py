@@ -114,6 +114,9 @@ def _explain_limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, 
         ("overload", policy.overload.mode),
         ("abandoned", _explain_abandoned(route)),
         ("retries", _explain_retries(route)),
+        ("cache", _explain_cache(route)),
+        ("compress", _explain_compression(route)),
+        ("fields", _explain_fields(route)),
     ]
 
 
@@ -164,6 +167,34 @@ def _explain_abandoned(route: Route) -> str:
     if route.when_abandoned == "cancel":
         return "a client that leaves ends the request, its calls out and its queries"
     return "a client that leaves ends the request; its calls out go on"
+
+
+def _explain_cache(route: Route) -> str:
+    cache = route.cache
+    if cache is None:
+        return "no answer is kept"
+    whose = "by user, Authorization and Cookie" if cache.scope == "user" else "for everybody (public)"
+    said = [f"answers to GET and HEAD are kept {whose}, as their Cache-Control allows"]
+    if cache.ttl:
+        said.append(f"{format_duration(cache.ttl)} if they name no freshness")
+    if cache.stale_while_revalidate:
+        said.append(f"stale for {format_duration(cache.stale_while_revalidate)} while the app is asked")
+    if cache.stale_if_error:
+        said.append(f"stale for {format_duration(cache.stale_if_error)} in place of an error")
+    return ", ".join((*said, f"up to {format_size(cache.max)} in memory"))
+
+
+def _explain_compression(route: Route) -> str:
+    if route.compress == "off":
+        return "answers go out as the app made them"
+    return "text that the app left plain, as the client's Accept-Encoding likes it (zstd, br, gzip)"
+
+
+def _explain_fields(route: Route) -> str:
+    found = []
+    for side, changes in (("request", route.headers.request), ("answer", route.headers.response)):
+        found += [f"{side} {'without' if value is None else 'with'} {name}" for name, value in changes.items()]
+    return ", ".join(found) or "none are changed"
 
 
 def _explain_retries(route: Route) -> str:

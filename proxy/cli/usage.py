@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
             ("breaker UPSTREAM open|close|auto", "hold an upstream's breaker, or let it judge again"),
             ("reload", "take the policy as it is now"),
             ("restart-app", "replace the app; requests wait"),
+            ("purge ROUTE [PATH]", "forget the answers that a route keeps, on every instance"),
         )
     ),
 }

@@ -48,6 +48,9 @@ class Actions:
     async def restart_app(self):
         return self._did("restart-app")
 
+    async def purge_cache(self, route, path):
+        return self._did("purge", route, *([path] if path else []))
+
 
 class House:
     def __init__(self, token=""):
@@ -83,6 +86,8 @@ class House:
         ("breaker/openai/auto", ("breaker", "openai", "auto")),
         ("reload", ("reload",)),
         ("restart-app", ("restart-app",)),
+        ("purge/pages", ("purge", "pages")),
+        ("purge/pages/%2Fcaf%25C3%25A9", ("purge", "pages", "/caf%C3%A9")),
     ],
 )
 async def test_an_order_is_done_said_and_logged(path, done):
@@ -110,6 +115,8 @@ async def test_an_order_is_done_said_and_logged(path, done):
         ("block/%FF", 400, "not UTF-8"),
         ("block/ada%0D%0ASet-Cookie:%20x=y", 400, "1 to 256 printable"),
         ("block/%E2%80%AEada", 400, "1 to 256 printable"),
+        ("purge", 404, "purge/ROUTE[/PATH]"),
+        ("purge/pages/a", 404, "purge/ROUTE[/PATH]"),
         ("breaker/openai/ajar", 404, "open|close|auto"),
         ("breaker/mistral/open", 404, "there are openai"),
     ],

@@ -47,6 +47,19 @@ def test_explain_says_what_a_request_would_meet_and_why():
     assert found["timeout"] == "1m to and between bytes"
 
 
+def test_explain_says_what_a_route_keeps_codes_and_changes():
+    policy = """routes: [{name: pages, match: {path: /*}, cache: {ttl: 5m, scope: public, max: 1MiB, stale_if_error: 1h},
+      compress: auto, headers: {request: {X-Debug: null}, response: {X-Frame-Options: DENY}}}]"""
+    found = {name.strip(): value.strip() for name, value in rows(said(run_explain, "GET", "/", text=policy)[1]).items()}
+    assert "kept for everybody (public)" in found["cache"]
+    assert "5m if they name no freshness" in found["cache"]
+    assert "stale for 1h in place of an error, up to 1MiB in memory" in found["cache"]
+    assert "Accept-Encoding" in found["compress"]
+    assert found["fields"] == "request without X-Debug, answer with X-Frame-Options"
+    found = {name.strip(): value.strip() for name, value in rows(said(run_explain, "GET", "/")[1]).items()}
+    assert (found["cache"], found["fields"]) == ("no answer is kept", "none are changed")
+
+
 def test_explain_says_what_may_be_spent_and_what_follows():
     text = POLICY.replace("timeout: 60s", "timeout: 60s, requires_budget: true, when_abandoned: cancel") + (
         "upstreams: {openai: {cap: {per_user: {free: [$1/d, $5/month]}, total: $9/d, per_call: $0.5}}}\n"

@@ -20,7 +20,6 @@ TESTS = Path(__file__).resolve().parents[2]
 
 # Keys that do nothing yet, or that have one word, and why they are in the language.
 WAITING = {
-    "routes[].cache": "the cache lands next",
     "version": "there is one version of the language",
     "log.bodies": "bodies are never logged; the word is there so that nobody looks for another",
     "store.money": "caps that instances share are still to come",
@@ -112,6 +111,7 @@ EFFECTS: dict[str, tuple[str, ...]] = {
     "routes[].requires_budget": ("wire/egress/test_caps_remember.py::test_a_request_of_a_user_who_is_not_remembered_gets_402_before_the_app_works",),
     "routes[].when_abandoned": ("wire/egress/test_egress_life.py::test_a_client_who_leaves_takes_the_call_with_it",),
     "routes[].enforce": ("wire/egress/test_money_gateway.py::test_shadow_mode_refuses_nobody",),
+    "routes[].cache": ("wire/ingress/test_http_cache.py::test_a_fresh_answer_is_a_hit_and_says_its_age",),
     "routes[].compress": ("wire/ingress/test_compression.py::test_text_goes_out_in_the_coding_that_the_client_takes",),
     "routes[].headers.request": ("wire/ingress/test_route_headers.py::test_fields_of_a_request_are_set_and_taken_out_whatever_their_case_and_number",),
     "routes[].headers.response": ("wire/ingress/test_route_headers.py::test_fields_of_an_answer_are_set_and_taken_out",),

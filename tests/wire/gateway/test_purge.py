@@ -1,0 +1,44 @@
+"""`ctl purge ROUTE [PATH]`: an operator empties what a route keeps."""
+
+import asyncio
+import sys
+
+from gateway_process import APPS, ROOT, gateway
+
+POLICY = """
+routes:
+  - {name: api, match: {path: /api/*}}
+  - {name: pages, match: {path: /*}, cache: {ttl: 1h, scope: public}}
+"""
+
+
+async def ctl(g, *words):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", "ctl", *words, "--policy", str(g.out.parent / f"policy-{g.port}.yaml"),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
+
+
+async def is_hit(g, target):
+    return b"Cache-Status: outrigger; hit" in await g.request(target)
+
+
+async def test_a_route_or_a_path_of_it_is_emptied_and_an_unknown_route_is_an_error(tmp_path):
+    async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=POLICY) as g:
+        await g.ready()
+        for target in ("/a", "/a?x=1", "/b"):
+            await g.request(target)
+            assert await is_hit(g, target)
+        code, said = await ctl(g, "purge", "pages", "/a")
+        assert (code, "pages forgot 2 answers to /a" in said) == (0, True), said
+        assert not await is_hit(g, "/a")
+        assert await is_hit(g, "/b")
+        code, said = await ctl(g, "purge", "pages")
+        assert (code, "pages forgot 2 answers" in said) == (0, True), said
+        assert not await is_hit(g, "/b")
+        code, said = await ctl(g, "purge", "nowhere")
+        assert (code, "nowhere is no route; there are api, pages, default" in said) == (1, True), said
+        code, said = await ctl(g, "purge", "api")
+        assert (code, "keeps no answers" in said) == (0, True), said

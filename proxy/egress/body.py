@@ -6,11 +6,9 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
-from aiohttp import BytesPayload
-from aiohttp.abc import AbstractStreamWriter
-
 from proxy.egress.json_ends import JsonEnds
 from proxy.egress.multipart import MultipartScanner, parse_boundary
+from proxy.http.outgoing_client import SendProgress
 
 MAX_BUFFERED_BODY = 4 * 1024 * 1024  # bytes; what is larger is not parsed, not sent again, only passed
 WRITE_SIZE = 256 * 1024
@@ -32,9 +30,10 @@ class Body:
         length: in bytes; None if that is not known beforehand.
         parsed: the members of a JSON object, once `parse` was called; None if it is none.
         started: whether a body that passes has begun to be read.
+        progress: whether the attempt under way got so far that a byte of the request was written.
     """
 
-    __slots__ = ("_first", "_progress", "_scan", "_source", "content", "length", "parsed", "started")
+    __slots__ = ("_first", "_scan", "_source", "content", "length", "parsed", "progress", "started")
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class Body:
         self.started = False
         self._first = first
         self._source = source
-        self._progress = sending or SendProgress()
+        self.progress = sending or SendProgress()
         self._scan = scan
         if scan is not None and first:
             scan.feed(first)
@@ -59,33 +58,29 @@ class Body:
     @property
     def sent(self) -> bool:
         """Whether the attempt under way got so far that a byte of the body was written."""
-        return self._progress.begun
+        return self.progress.begun
 
     @sent.setter
     def sent(self, begun: bool) -> None:
-        self._progress.begun = begun
+        self.progress.begun = begun
 
     @property
     def can_resend(self) -> bool:
         return self.content is not None or not self.started
 
-    def payload(self) -> BytesPayload | AsyncIterator[bytes] | None:
+    def payload(self) -> bytes | AsyncIterator[bytes] | None:
         """Returns what the HTTP client is given, once for each attempt."""
         if self.content is None:
             return self._stream_rest()
         if not self.content:
             return None
-        # aiohttp writes plain bytes in one go, which holds the loop up if they are very many.
-        return (
-            _ObservedPayload(self.content, self._progress)
-            if len(self.content) <= WRITE_SIZE
-            else self._stream_slices(self.content)
-        )
+        # Plain bytes are written in one go, which holds the loop up if they are very many.
+        return self.content if len(self.content) <= WRITE_SIZE else self._stream_slices(self.content)
 
     def with_content(self, whole: bytes) -> Body:
         """The same body with another text, as a fallback to another model needs it."""
         # With the same progress: whether bytes are on their way is asked of the body that it replaces.
-        body = Body(whole, b"", None, None, self._progress)
+        body = Body(whole, b"", None, None, self.progress)
         body.parsed = self.parsed
         return body
 
@@ -119,7 +114,7 @@ class Body:
             self.parsed = found
 
     async def _stream_rest(self) -> AsyncIterator[bytes]:
-        self.started = self.sent = True
+        self.started = True
         if self._first:
             yield self._first
         assert self._source is not None
@@ -131,30 +126,8 @@ class Body:
             self.length = self.length or self._scan.size
 
     async def _stream_slices(self, whole: bytes) -> AsyncIterator[bytes]:
-        self.sent = True
         for at in range(0, len(whole), WRITE_SIZE):
             yield whole[at : at + WRITE_SIZE]
-
-
-class SendProgress:
-    """Shared by a body and what it was replaced by: whether bytes are on their way."""
-
-    __slots__ = ("begun",)
-
-    def __init__(self) -> None:
-        self.begun = False
-
-
-class _ObservedPayload(BytesPayload):
-    """Bytes that tell when they are written: from then on nobody knows what an upstream made of them."""
-
-    def __init__(self, whole: bytes, sending: SendProgress) -> None:
-        super().__init__(whole)
-        self._progress = sending
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._progress.begun = True
-        await super().write_with_length(writer, content_length)
 
 
 def make_scanner(headers: Mapping[str, str]) -> MultipartScanner | JsonEnds | None:

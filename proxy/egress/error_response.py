@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from aiohttp.http_exceptions import LineTooLong
-
 from proxy.errors import AttemptFailed, CallRefused
 from proxy.http.retry_after import round_retry_after
 
@@ -75,14 +73,11 @@ def unknown_upstream(name: str, known: Iterable[str]) -> CallRefused:
     return CallRefused("unknown_upstream", 404, text)
 
 
-def unreadable_call(status: int, error: BaseException | None, most: int) -> CallRefused:
-    """The refusal of what is no HTTP request. The server's own words are not shown: they quote the line, which may hold
-    a key."""
-    if isinstance(error, LineTooLong):
-        text = f"One line of the call's head is longer than the {most // 1024} KiB that are read."
+def unreadable_call(status: int, most: int) -> CallRefused:
+    """The refusal of what is no HTTP request, by the status that it deserves; `most` is how long a head may be."""
+    if status == 431:
+        text = f"The call's head is longer than the {most // 1024} KiB that are read."
         return CallRefused("header_too_large", 431, text)
-    if status >= 500:
-        return gateway_fault()
     return CallRefused("bad_request", 400, "The call is no sound HTTP/1.1 request.")
 
 

@@ -10,8 +10,6 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping
 
-import aiohttp
-from aiohttp import web
 from yarl import URL
 
 from proxy.egress import headers
@@ -19,16 +17,18 @@ from proxy.egress.app_response import AppResponse, ResponseHead
 from proxy.egress.body import read_body
 from proxy.egress.circuit_breaker import Breaker
 from proxy.egress.deadline import Deadline
-from proxy.egress.http_client import HttpClient, ParentProxy, read_chunk
-from proxy.egress.tunnel import open_app_side
 from proxy.errors import AttemptFailed, Refusal
+from proxy.http.client_connection import ClientConnection
+from proxy.http.messages import IncomingRequest
+from proxy.http.outgoing_client import OutgoingClient, OutgoingResponse, ParentProxy, basic_credentials
 from proxy.http.problem import CONTENT_TYPE, render_problem
 from proxy.http.retry_after import round_retry_after
-from proxy.http.tunnel import copy_both_ways
+from proxy.http.tunnel import Tunnel
 from proxy.observe.emit import EmitEvent
 from proxy.policy.schema import Egress
 
 MAX_HOSTS = 1000  # whose breakers and counts are kept
+MAX_PROXY_HEAD = 64 * 1024  # bytes of a proxy's answer to CONNECT
 CONNECT_REPLY = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -64,7 +64,7 @@ class ForwardProxy:
         self._on_call = on_call
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
         self.counts: Counter[str] = Counter()
-        self._client = HttpClient(proxy=parent)
+        self._client = OutgoingClient(proxy=parent)
 
     def apply(self, policy: Egress) -> None:
         self.policy = policy
@@ -74,9 +74,8 @@ class ForwardProxy:
     async def close(self) -> None:
         await self._client.close()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, connection: ClientConnection, request: IncomingRequest, app: AppResponse) -> None:
         """Serve one call to another host, to its end; a refusal is a problem document (RFC 9457)."""
-        sink = AppResponse(request)
         host, outcome, began, reason = "", "failed", self._clock(), None
         tunnel = request.method == "CONNECT"
         try:
@@ -94,24 +93,25 @@ class ForwardProxy:
             deadline = Deadline(began, total=self.policy.timeout.total, patience=None)
             try:
                 async with deadline:
-                    ok = await (self._relay_tunnel if tunnel else self._relay_request)(
-                        request, url, sink, deadline, admission
-                    )
+                    if tunnel:
+                        ok = await self._relay_tunnel(connection, url, deadline)
+                    else:
+                        ok = await self._relay_request(request, url, app, deadline)
                 outcome = "ok"
             except TimeoutError:
                 ok = False
-                # A tunnel's 200 does not pass through the sink, so it may have been sent: only breaking off is left.
-                if not sink.started and not tunnel:
+                # A tunnel's 200 is written past `app`, so it may have been sent: only breaking off is left.
+                if not app.started and not tunnel:
                     text = f"{host} did not answer in time (egress.timeout.{deadline.reason})."
                     raise Refusal("upstream-timeout", 504, "Gateway timeout", text) from None
                 reason = f"time-out ({deadline.reason})"
-                sink.abort()
+                app.abort()
             except AttemptFailed as failure:
                 ok = False
                 # Half an answer cannot become an error any more; breaking off shows the app that it is none.
-                if sink.started:
+                if app.started:
                     reason = str(failure)
-                    sink.abort()
+                    app.abort()
                 else:
                     text = f"{host} could not be reached: {failure}"
                     raise Refusal("upstream-unreachable", 502, "Bad gateway", text) from failure
@@ -120,13 +120,12 @@ class ForwardProxy:
         except Refusal as refusal:
             outcome = "denied" if refusal.status == 403 else "refused" if refusal.status == 503 else "failed"
             reason = refusal.detail
-            self._refuse(sink, refusal)
+            self._refuse(app, refusal)
         except ConnectionError:
             outcome = "gone"
-            sink.abort()
+            app.abort()
         finally:
             self._account(request.method, host, outcome, began, reason)
-        return sink.response if sink.response is not None else web.Response()
 
     def _check_allowed(self, host: str, port: int | None) -> None:
         if self.policy.other_hosts == "deny" and f"{host}:{port}" not in self._upstream_addresses():
@@ -145,20 +144,20 @@ class ForwardProxy:
 
     # ── the two ways ─────────────────────────────────────────────────────────────────────────
 
-    async def _relay_tunnel(
-        self, request: web.BaseRequest, url: URL, sink: AppResponse, deadline: Deadline, admission: object
-    ) -> bool:
-        reader, writer = await connect_tunnel(url, self._parent(url.with_scheme("https")), self.policy.timeout.connect)
+    async def _relay_tunnel(self, connection: ClientConnection, url: URL, deadline: Deadline) -> bool:
+        tunnel = Tunnel(asyncio.get_running_loop(), on_data=deadline.record_progress)
+        parent = self._parent(url.with_scheme("https"))
+        server, from_server = await dial_tunnel(tunnel, url, parent, self.policy.timeout.connect)
         try:
-            app = open_app_side(request, CONNECT_REPLY)
+            if connection.is_gone:
+                raise ConnectionResetError("The app has left.")
+            connection.write(CONNECT_REPLY)
+            client, from_client = connection.switch_protocol(tunnel.client)
+            connection.tunnel = tunnel
             # Connected is answered: from here on only silence, or the whole time, ends it.
             deadline.commit(self.policy.timeout.idle)
-
-            async def write(data: bytes) -> None:
-                writer.write(data)
-                await writer.drain()
-
-            await copy_both_ways(app.read, app.write, lambda: reader.read(64 * 1024), write, deadline.record_progress)
+            tunnel.join(client, from_client, server, from_server)
+            await tunnel.closed
             return True
         except asyncio.CancelledError:
             # Connected well, then idle: the tunnel ends, and the host is not to blame.
@@ -166,17 +165,17 @@ class ForwardProxy:
                 return True
             raise
         finally:
-            writer.close()
-            if request.transport is not None:
-                request.transport.close()
+            tunnel.abort()
+            server.abort()  # of a tunnel that was never joined
+            if connection.tunnel is tunnel:
+                connection.detach()
 
-    async def _relay_request(
-        self, request: web.BaseRequest, url: URL, sink: AppResponse, deadline: Deadline, admission: object
-    ) -> bool:
+    async def _relay_request(self, request: IncomingRequest, url: URL, app: AppResponse, deadline: Deadline) -> bool:
         came = headers.fields(request.raw_headers)
-        source = request.content if request.body_exists else None
+        stated = request.headers.get("Content-Length")
+        length = int(stated) if stated is not None and stated.isdigit() else None
         # Nothing of it is kept, since calls to other hosts are never sent again.
-        body = await read_body(source, request.content_length, pass_on=True)
+        body = await read_body(None if request.body.at_eof() else request.body, length, pass_on=True)
         response = await self._client.send(
             request.method,
             url,
@@ -186,33 +185,28 @@ class ForwardProxy:
             length=body.length,
         )
         try:
-            await self._relay_response(response, sink, deadline)
+            await self._relay_response(response, app, deadline)
         finally:
-            # Half read, its connection would begin the next answer with the rest of this one.
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
+            response.release()
         return response.status < 500
 
-    async def _relay_response(self, response: aiohttp.ClientResponse, sink: AppResponse, deadline: Deadline) -> None:
+    async def _relay_response(self, response: OutgoingResponse, app: AppResponse, deadline: Deadline) -> None:
         said = headers.returning(headers.fields(response.raw_headers))
-        length = response.headers.get("Content-Length")
+        length = response.headers.get("content-length")
         known = int(length) if length is not None and length.isdigit() else None
-        await sink.write_head(ResponseHead(response.status, response.reason or "", said, known))
+        await app.write_head(ResponseHead(response.status, response.reason, said, known))
         deadline.commit(self.policy.timeout.idle)
-        while data := await read_chunk(response):
+        while data := await response.read_chunk():
             deadline.record_progress()
-            await sink.write(data)
-        await sink.write_eof()
+            await app.write(data)
 
     # ── what is said of it ───────────────────────────────────────────────────────────────────
 
-    def _refuse(self, sink: AppResponse, refusal: Refusal) -> None:
+    def _refuse(self, app: AppResponse, refusal: Refusal) -> None:
         said = [("Content-Type", CONTENT_TYPE)]
         if refusal.retry_after is not None:
             said.append(("Retry-After", str(round_retry_after(refusal.retry_after))))
-        sink.set_whole(ResponseHead(refusal.status, "", said), render_problem(refusal, ""))
+        app.set_whole(ResponseHead(refusal.status, "", said), render_problem(refusal, ""))
 
     def status(self) -> Mapping[str, object]:
         """How many calls went to which host, and how they ended."""
@@ -236,41 +230,74 @@ class ForwardProxy:
         )
 
 
-async def connect_tunnel(
-    url: URL, parent: URL | None, connect: float
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """`parent` is a proxy that the gateway itself has to use: it is asked to connect in its turn. `connect` is
-    seconds. Raises AttemptFailed."""
+class ProxyHandshake(asyncio.Protocol):
+    """Reads the answer of a proxy that was asked to CONNECT. `done` is what came behind its head.
+
+    It fails with AttemptFailed if the proxy refuses, or closes the connection first.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[bytes] = loop.create_future()
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, blank_line, rest = self._received.partition(b"\r\n\r\n")
+        if self.done.done():
+            return
+        if blank_line and b" 200" in head.partition(b"\r\n")[0]:
+            self.done.set_result(rest)
+        elif blank_line or len(self._received) > MAX_PROXY_HEAD:
+            self.done.set_exception(AttemptFailed("connect", "the proxy on the way refused", sent=False))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(AttemptFailed("connect", "the proxy on the way closed the connection", sent=False))
+            self.done.exception()  # retrieved, since whoever waited may be gone
+
+
+async def dial_tunnel(tunnel: Tunnel, url: URL, parent: URL | None, connect: float) -> tuple[asyncio.Transport, bytes]:
+    """The transport to the host, whose protocol is `tunnel.server`, with the bytes that have come from it.
+
+    `parent` is a proxy that the gateway itself has to use: it is asked to connect in its turn. `connect` is seconds.
+    Raises AttemptFailed.
+    """
+    loop = asyncio.get_running_loop()
     to = parent if parent is not None else url
+    host, port = to.host or "", to.port or 0
+    transport: asyncio.Transport | None = None
     try:
         async with asyncio.timeout(connect):
-            secure = parent is not None and parent.scheme == "https"
-            reader, writer = await asyncio.open_connection(to.host, to.port, ssl=secure or None)
-            if parent is not None:
-                writer.write(_connect_request(url, parent))
-                head = await reader.readuntil(b"\r\n\r\n")
-                if b" 200" not in head.partition(b"\r\n")[0]:
-                    writer.close()
-                    raise AttemptFailed("connect", "the proxy on the way refused", sent=False)
-            return reader, writer
-    except TimeoutError:
-        raise AttemptFailed("connect", "connecting took too long", sent=False) from None
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UnicodeError) as error:
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise AttemptFailed("connect", text, sent=False) from error
+            if parent is None:
+                transport, _ = await loop.create_connection(lambda: tunnel.server, host, port)
+                return transport, b""
+            secure = True if parent.scheme == "https" else None
+            transport, handshake = await loop.create_connection(lambda: ProxyHandshake(loop), host, port, ssl=secure)
+            transport.write(_connect_request(url, parent))
+            rest = await handshake.done
+            transport.set_protocol(tunnel.server)
+            return transport, rest
+    except BaseException as error:
+        if transport is not None:
+            transport.abort()
+        if isinstance(error, TimeoutError):
+            raise AttemptFailed("connect", "connecting took too long", sent=False) from None
+        if isinstance(error, OSError | UnicodeError):
+            text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise AttemptFailed("connect", text, sent=False) from error
+        raise
 
 
 def _connect_request(url: URL, parent: URL) -> bytes:
     lines = [f"CONNECT {url.host}:{url.port} HTTP/1.1", f"Host: {url.host}:{url.port}"]
     if parent.user is not None:
-        word = aiohttp.BasicAuth(parent.user, parent.password or "", "utf-8").encode()
-        lines.append(f"Proxy-Authorization: {word}")
+        lines.append(f"Proxy-Authorization: {basic_credentials(parent)}")
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _request_url(request: web.BaseRequest) -> URL:
+def _request_url(request: IncomingRequest) -> URL:
     """Raises Refusal (400)."""
-    target = request.raw_path
+    target = request.target
     try:
         if request.method == "CONNECT":
             url = URL(f"http://{target}", encoded=True)

@@ -1,115 +1,173 @@
-"""Where the app's outgoing calls come in: aiohttp's low-level server on a loopback address."""
+"""Where the app's outgoing calls come in: a loopback address, and who may call at it.
+
+A browser on the same machine can be sent to a loopback address by any page, or rebound to it by a name of the page's
+own. What gives it away is the Host that it asks for, its Origin, and Fetch metadata (W3C), which no page can write.
+A proxy's requests (CONNECT, absolute form) are asked none of this: no page can make any.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
-from collections.abc import Awaitable, Callable
-
-from aiohttp import web
-from multidict import CIMultiDict
+from collections.abc import Awaitable, Callable, Collection
+from functools import lru_cache
 
 from proxy.egress import error_response
-from proxy.egress.app_response import ResponseHead
-from proxy.errors import BindError, CallRefused
+from proxy.egress.app_response import AppResponse, ResponseHead
+from proxy.errors import BindError, CallRefused, Refusal
+from proxy.http.acceptor import Acceptor
+from proxy.http.client_connection import ClientConnection
+from proxy.http.messages import IncomingRequest
+from proxy.policy.urls import host_of, is_loopback
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Check = Callable[[web.BaseRequest], CallRefused | None]
+Serve = Callable[[ClientConnection, IncomingRequest, AppResponse], Awaitable[None]]
+Check = Callable[[ClientConnection, IncomingRequest], CallRefused | None]
 MakeRefusal = Callable[[CallRefused], tuple[ResponseHead, bytes]]
 
-APP_KEEPALIVE_SECONDS = 3600.0  # seconds: the app's pools end idle connections themselves, and then no race is lost
-MAX_FIELD_SIZE = 64 * 1024
-SETUP_TURNS = 3  # of the loop, within which it sets up a connection
+MAX_HEAD = 64 * 1024  # bytes of a call's head
+STOP_SECONDS = 1.0  # that calls under way have when the listener stops; the app has ended by then
+NO_DESCRIPTOR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+
+# Names that nobody can own in the public DNS, so that no page can rebind one: without a dot (RFC 7085; a container's,
+# /etc/hosts), and below .internal (reserved by ICANN; host.docker.internal).
+_PRIVATE = re.compile(r"[a-z0-9_-]+|[a-z0-9_.-]+\.internal")
 
 
 class EgressListener:
     """The server that the app's calls come in at.
 
-    `calls` serves requests whose path names an upstream, `hosts` those that come as to a proxy. `refuse` makes the
-    answer to what is no request at all, or what `check` refuses.
+    `serve_call` serves requests whose path names an upstream, `serve_host` those that come as to a proxy. `refuse`
+    makes the answer to what is no request at all, or what `check` refuses.
     """
 
-    def __init__(self, calls: Handler, hosts: Handler, refuse: MakeRefusal, check: Check) -> None:
-        self._calls = calls
-        self._check = check
-        self._hosts = hosts
+    def __init__(self, serve_call: Serve, serve_host: Serve, refuse: MakeRefusal, check: Check) -> None:
+        self._serve_call = serve_call
+        self._serve_host = serve_host
         self._refuse = refuse
-        self._server: _Server | None = None
-        self._sock: socket.socket | None = None
-        self._runner: web.ServerRunner | None = None
+        self._check = check
+        self._loop = asyncio.get_running_loop()
+        self._acceptor: Acceptor | None = None
+        self._connections: set[ClientConnection] = set()
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
-        server = self._server = _Server(
-            self._handle,
-            access_log=None,
-            handler_cancellation=True,  # a call whose app has left is not worth its price
-            keepalive_timeout=APP_KEEPALIVE_SECONDS,
-            max_line_size=MAX_FIELD_SIZE,
-            max_field_size=MAX_FIELD_SIZE,
-            auto_decompress=False,
-        )
-        server.refuse = self._refuse
-        self._sock = sock
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-        await self._runner.setup()
         try:
-            await web.SockSite(self._runner, sock, backlog=512).start()
+            self._acceptor = Acceptor(
+                self._loop,
+                sock,
+                self._on_accept,
+                is_full=lambda: False,
+                on_full=lambda: None,
+                on_exhausted=lambda error: self._close_idle(),
+                overload_response=lambda: NO_DESCRIPTOR,
+            )
         except OSError as error:
             raise BindError(f"listen.egress cannot be listened on: {error}.") from error
 
     async def stop(self) -> None:
-        """Take no more calls, and end those that are under way."""
-        runner, self._runner = self._runner, None
-        server, self._server = self._server, None
-        if server is not None and self._sock is not None:
-            # asyncio forgets a connection that it has taken but not set up when its server closes: first no more come.
-            asyncio.get_running_loop().remove_reader(self._sock)
-            for _ in range(SETUP_TURNS):
-                await asyncio.sleep(0)
-            server.over = True
-        if runner is not None:
-            await runner.cleanup()
+        """Take no more calls, and end those that are under way. When it returns, each has settled what it cost."""
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.close()
+        self._close_idle()
+        serving = {task for connection in self._connections if (task := connection.serving_task) is not None}
+        if serving:
+            await asyncio.wait(serving, timeout=STOP_SECONDS)
+        for connection in list(self._connections):
+            if connection.tunnel is not None:
+                connection.tunnel.abort()
+            connection.abort()
+        if serving:
+            await asyncio.wait(serving)
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == "CONNECT" or not request.raw_path.startswith("/"):
-            return await self._hosts(request)
-        why = self._check(request)
-        if why is not None:
-            head, body = self._refuse(why)
-            return web.Response(status=head.status, headers=CIMultiDict(head.fields), body=body)
-        return await self._calls(request)
+    def _on_accept(self, sock: socket.socket, peer: str) -> None:
+        connection = ClientConnection(
+            self._loop,
+            IncomingRequest,
+            self._handle,
+            self._refuse_unreadable,
+            self._connections.discard,
+            max_header=MAX_HEAD,
+            accepts_connect=True,
+        )
+        self._connections.add(connection)
+        connection.open(sock, peer)
+
+    def _close_idle(self) -> bool:
+        """Close the connections that serve no call. True if there were any."""
+        idle = [connection for connection in self._connections if connection.is_idle]
+        for connection in idle:
+            connection.close()
+        return bool(idle)
+
+    async def _handle(self, connection: ClientConnection, request: IncomingRequest) -> bool:
+        """Serve one request. True if its connection may serve another one."""
+        app = AppResponse(connection, request)
+        try:
+            if request.method == "CONNECT" or not request.target.startswith("/"):
+                await self._serve_host(connection, request, app)
+            elif (refused := self._check(connection, request)) is not None:
+                app.set_whole(*self._refuse(refused))
+            else:
+                await self._serve_call(connection, request, app)
+            # Written last: an app that reads the end of its answer finds all that is told of it.
+            app.finish()
+            if connection.writing_paused:
+                await connection.drain()
+        except asyncio.CancelledError:
+            # The app has left, or its own request was abandoned: a call that nobody waits for has no answer.
+            connection.abort()
+            raise
+        return app.keep_alive
+
+    def _refuse_unreadable(self, connection: ClientConnection, refusal: Refusal) -> None:
+        """Answer what is no request. The refusal's own words are not shown: they may quote a line with a key in it."""
+        head, body = self._refuse(error_response.unreadable_call(refusal.status, MAX_HEAD))
+        lines = [f"HTTP/1.1 {head.status} {refusal.title}", *(f"{name}: {value}" for name, value in head.fields)]
+        lines += [f"Content-Length: {len(body)}", "Connection: close", "\r\n"]
+        connection.write("\r\n".join(lines).encode() + body)
 
 
-class _Server(web.Server):
-    refuse: MakeRefusal
-    over = False
+class OriginCheck:
+    """Checks the Host, Origin and Fetch metadata of a call.
 
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        if self.over:  # it was taken as the listener closed, and nobody would look at it any more
-            transport.abort()
+    `upstream_hosts` gives the hosts of the upstreams: an app may state one as its Host, and no stranger can have that
+    name lead here. `is_request_token` says whether a token belongs to a request that came in: a call with such a token
+    is the app's, even if it carries along the fields that a page sent to the app.
+    """
 
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def __init__(self, upstream_hosts: Callable[[], Collection[str]], is_request_token: Callable[[str], bool]) -> None:
+        self._upstream_hosts = upstream_hosts
+        self._is_request_token = is_request_token
+
+    def check(self, connection: ClientConnection, request: IncomingRequest) -> CallRefused | None:
+        """Why this call is refused, if it is."""
+        fields = request.headers
+        host = fields.get("Host")
+        if host is not None and not _is_local(host) and not self._is_expected_host(host, connection):
+            return error_response.misdirected_call()
+        origin, site = fields.get("Origin"), fields.get("Sec-Fetch-Site")
+        if origin is None and site is None:
+            return None
+        if site in ("same-origin", "same-site", "none"):
+            return None  # of a page of the app's own, whose fields the app passed on
+        if origin is None and site != "cross-site":
+            return None
+        if origin is not None and _is_local(origin.partition("://")[2]):
+            return None
+        token = fields.get("X-Outrigger-Request")
+        return None if token is not None and self._is_request_token(token) else error_response.cross_site_call()
+
+    def _is_expected_host(self, host: str, connection: ClientConnection) -> bool:
+        name = host_of(host)
+        if _PRIVATE.fullmatch(name) or name in self._upstream_hosts():
+            return True
+        # If the policy opened another address than loopback, whoever comes in there may call it by any name.
+        at = connection.transport.get_extra_info("sockname") if connection.transport is not None else None
+        return at is not None and not is_loopback(str(at[0]))
 
 
-class _Connection(web.RequestHandler):
-    """aiohttp answers what it cannot read in plain text, and shows the line in its log, keys and all."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer is under way already")
-        assert isinstance(self._manager, _Server)
-        head, body = self._manager.refuse(error_response.unreadable_call(status, exc, MAX_FIELD_SIZE))
-        answer = web.Response(status=head.status, headers=CIMultiDict(head.fields), body=body)
-        answer.force_close()
-        return answer
+@lru_cache(maxsize=64)
+def _is_local(host: str) -> bool:
+    return is_loopback(host_of(host))

@@ -18,8 +18,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from aiohttp import web
-
 from proxy.egress import error_response
 from proxy.egress.accounting import CallAccounting
 from proxy.egress.api_keys import VirtualKeys, key_variable
@@ -35,7 +33,6 @@ from proxy.egress.deadline import PATIENCE_HEADER, Deadline, parse_patience
 from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus, OutputSize, Usage
 from proxy.egress.fallback import canned_answer, fallback_steps, redirect_call, step_name
 from proxy.egress.headers import Fields, fields, first, outgoing, returning, shared, token_of
-from proxy.egress.http_client import discard_response
 from proxy.egress.response_head import (
     outrigger_fields,
     refusal_response,
@@ -50,7 +47,9 @@ from proxy.egress.upstream import Upstream
 from proxy.egress.upstream_response import UpstreamResponse
 from proxy.egress.url_mapping import split_target
 from proxy.egress.websocket import relay_websocket
-from proxy.errors import AttemptFailed, CallRefused, OutriggerError
+from proxy.errors import AttemptFailed, CallRefused, OutriggerError, Refusal
+from proxy.http.client_connection import ClientConnection
+from proxy.http.messages import IncomingRequest
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_registry import RequestRegistry
 from proxy.observe.reserved_users import normalize_user_name
@@ -99,14 +98,14 @@ class Pipeline:
         self._now = now
         self._clock = asyncio.get_running_loop().time
 
-    async def handle_call(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Serve one call of the app's, to its end."""
-        app = AppResponse(request)
-        name, rest = split_target(request.raw_path)
+    async def handle_call(self, connection: ClientConnection, request: IncomingRequest, app: AppResponse) -> None:
+        """Serve one call of the app's, to its end; the listener writes what is left of the answer then."""
+        name, rest = split_target(request.target)
         upstream = self.upstreams.get(name)
         if upstream is None:
             shown = self._accounting.redact(f"/{name}")[1:]
-            return app.set_whole(*refuse_unknown_upstream(request.method, shown, self.upstreams, self._emit))
+            app.set_whole(*refuse_unknown_upstream(request.method, shown, self.upstreams, self._emit))
+            return
         received = fields(request.raw_headers)
         call = Call(upstream, request.method, rest, outgoing(received), self._clock(), self._now())
         call.ask = upstream.dialect.parse_request(None, None)
@@ -121,12 +120,13 @@ class Pipeline:
             deadline = self._make_deadline(call, received)
             try:
                 async with deadline:
-                    if request.headers.get("Upgrade", "").lower() == "websocket":
+                    if request.upgrade is not None and request.upgrade.lower() == "websocket":
                         # What passes a WebSocket is not read, so not charged: only a cap already reached stops it.
                         await self._ledger.load_spend(call)
                         await upstream.billing.check_caps(call.user, call.tier)
-                        return await relay_websocket(call, request, app, deadline, self._clock)
-                    await self._read_question(call, request)
+                        await relay_websocket(call, connection, request.upgrade, app, deadline)
+                        return
+                    await self._read_question(call, connection, request)
                     call.cache_key = self._cache_key(call)
                     if call.cache_key is not None:
                         call.cache = "miss"
@@ -141,25 +141,28 @@ class Pipeline:
             # It comes out of the deadline's context, which turns its own cancellation into it.
             except TimeoutError:
                 await self._answer_too_late(call, app, deadline)
-            return await app.finish()
         except CallRefused as refusal:
             if not app.started:
-                return self._refuse(call, refusal, app)
+                self._refuse(call, refusal, app)
+                return
             app.abort()  # of a shared call: what came before has gone to the app
             call.outcome, call.reason = "error", str(refusal)
+        except Refusal as unreadable:  # the rest of its body is no sound HTTP
+            call.outcome, call.reason = "refused", str(unreadable)
+            app.abort()
         except ConnectionError:  # the app is gone
             app.abort()
         except Exception as error:  # the outermost seam: a fault of ours is one call's, not the process's
             call.outcome, call.reason = "error", f"{type(error).__name__}: {error}"
             self._emit("fault", call.reason, level="error", upstream=name)
             if not app.started:
-                return self._refuse(call, error_response.gateway_fault(), app)
+                self._refuse(call, error_response.gateway_fault(), app)
+                return
             app.abort()
         finally:
             unregister()
             self._accounting.end_call(call)
             upstream.end_call()
-        return web.Response()  # for form: the connection is closed
 
     # ── whose call it is, and what it asks for ───────────────────────────────────────────────
 
@@ -201,21 +204,21 @@ class Pipeline:
             deadline.reason = "request"
         return deadline
 
-    async def _read_question(self, call: Call, request: web.BaseRequest) -> None:
+    async def _read_question(self, call: Call, connection: ClientConnection, request: IncomingRequest) -> None:
         """Read what is asked: the body, the endpoint, the model, the user that the body names."""
         upstream = call.upstream
-        # aiohttp's low-level server leaves this to its handler; without it the app would wait before it sends its body
-        # (RFC 9110 section 10.1.1).
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            assert request.transport is not None
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Without it the app would wait before it sends its body (RFC 9110 section 10.1.1).
+        if connection.awaits_continue:
+            connection.write_continue(b"HTTP/1.1 100 Continue\r\n\r\n")
         call.endpoint, deployment = upstream.find_endpoint(call.method, call.rest)
         if call.endpoint is None:
             call.followed = upstream.find_followed(call.method, call.rest)
-        source = request.content if request.body_exists else None
-        uploads = request.content_type.startswith("multipart/")
+        source = None if request.body.at_eof() else request.body
+        stated = request.headers.get("Content-Length")
+        length = int(stated) if stated is not None and stated.isdigit() else None
+        uploads = request.headers.get("Content-Type", "").lower().startswith("multipart/")
         scan = partial(make_scanner, request.headers) if call.endpoint is not None else None
-        call.body = await read_body(source, request.content_length, pass_on=uploads, scan=scan)
+        call.body = await read_body(source, length, pass_on=uploads, scan=scan)
         call.is_read = True
         call.body.parse()
         asked = call.body.members() if call.body.content is None else call.body.parsed
@@ -514,12 +517,12 @@ class Pipeline:
                     return
         raise late
 
-    def _refuse(self, call: Call, refusal: CallRefused, app: AppResponse) -> web.StreamResponse:
+    def _refuse(self, call: Call, refusal: CallRefused, app: AppResponse) -> None:
         call.refusal = refusal
         call.reason = call.reason or str(refusal)
         call.status = refusal.status
         call.outcome = "error" if refusal.code in FAILURE_CODES else "refused"
-        return app.set_whole(*refusal_response(refusal, call.upstream.dialect, call))
+        app.set_whole(*refusal_response(refusal, call.upstream.dialect, call))
 
     # ── from the upstream to the app ─────────────────────────────────────────────────────────
 
@@ -574,7 +577,7 @@ class Pipeline:
             raise
         finally:
             # However it ended: what was relayed is paid, since the vendor bills it as well.
-            discard_response(response.response)
+            response.release()
             settle_relayed(call, response, writer.bytes_written)
         if writer.kept is not None and not response.errored:
             self._store_in_cache(call, response, b"".join(writer.kept))

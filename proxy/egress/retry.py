@@ -61,7 +61,7 @@ async def send_attempts(call: Call) -> UpstreamResponse:
                 response = await make_bounded_attempt(call, url, injection, first_byte)
             body.sent = False  # it has been answered
             result = "ok" if response.judged_status < 400 else str(response.judged_status)
-            upstream.throttle.limits.read_headers(response.headers(), call.ask.model)
+            upstream.throttle.limits.read_headers(response.headers, call.ask.model)
         except AttemptFailed as failure:
             result = failure.reason
             body.sent = False
@@ -106,7 +106,9 @@ async def make_attempt(call: Call, url: URL, injection: Injection | None) -> Ups
     while True:
         # A body of one write has its length stated by the client.
         length = body.length if body.content is None or len(body.content) > WRITE_SIZE else None
-        received = await upstream.client.send(call.method, url, fields, body.payload(), connect=connect, length=length)
+        received = await upstream.client.send(
+            call.method, url, fields, body.payload(), connect=connect, length=length, progress=body.progress
+        )
         try:
             response = await read_response(received, call, upstream.dialect, strip_usage=asks_usage)
         except BaseException:

@@ -22,13 +22,11 @@ from proxy.egress.billing.user_spend import UserSpend, load_spend, load_spend_wh
 from proxy.egress.bypass_detection import BypassDetector
 from proxy.egress.circuit_breaker import OPEN, Breaker
 from proxy.egress.forward_proxy import ForwardProxy
-from proxy.egress.http_client import find_parent_proxies
-from proxy.egress.listener import EgressListener
-from proxy.egress.origin_check import OriginCheck
+from proxy.egress.listener import EgressListener, OriginCheck
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.response_head import refuse_stray
-from proxy.egress.upstream import Upstream, check_policy
-from proxy.egress.upstream_generations import UpstreamGenerations
+from proxy.egress.upstream import Upstream, UpstreamGenerations, check_policy
+from proxy.http.outgoing_client import find_parent_proxies
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import LedgerUnavailable
 from proxy.observe.health import ComponentHealth

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from proxy.egress.app_response import ResponseHead, ResponseWriter
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import BackgroundStatus, EventKind
-from proxy.egress.http_client import read_chunk
 from proxy.egress.upstream_response import MALFORMED, UpstreamResponse, split_events
 from proxy.errors import AttemptFailed
 
@@ -35,7 +34,7 @@ async def relay_body(
     if answer.response is None:
         return
     if answer.stream is None:
-        while data := await read_chunk(answer.response):
+        while data := await answer.response.read_chunk():
             deadline.record_progress()
             if watching is not None:
                 watching.feed(data)
@@ -68,7 +67,7 @@ async def _relay_events(
     assert response is not None
     while answer.broken is None:
         try:
-            data = await read_chunk(response)
+            data = await response.read_chunk()
         except AttemptFailed:
             if state.is_over:  # it was whole before the connection broke
                 return

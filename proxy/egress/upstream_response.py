@@ -11,15 +11,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import aiohttp
-
 from proxy.egress.call import Call
 from proxy.egress.dialects import Dialect, EventKind, StreamObserver, StreamState
 from proxy.egress.headers import Fields, fields
-from proxy.egress.http_client import discard_response, read_chunk, read_whole
 from proxy.egress.json_ends import JsonEnds
 from proxy.egress.sse import EventSplitter, EventTooLarge
 from proxy.errors import AttemptFailed
+from proxy.http.outgoing_client import OutgoingResponse
 
 MAX_BUFFERED_RESPONSE = 4 * 1024 * 1024  # bytes that are read before the first goes to the app
 MAX_HELD_EVENTS = 64  # events
@@ -44,7 +42,7 @@ class UpstreamResponse:
     judged_status: int
     body: bytes | None = None
     held: list[bytes] = field(default_factory=list)
-    response: aiohttp.ClientResponse | None = None
+    response: OutgoingResponse | None = None
     splitter: EventSplitter | None = None
     stream: StreamState | None = None
     media: StreamObserver | None = None  # a stream that passes as it comes
@@ -59,7 +57,8 @@ class UpstreamResponse:
 
     def release(self) -> None:
         """Give back or close what still holds a connection."""
-        discard_response(self.response)
+        if self.response is not None:
+            self.response.release()
 
     def record_error(self, state: StreamState) -> None:
         """The stream's own error event came."""
@@ -67,8 +66,9 @@ class UpstreamResponse:
         self.error_status = state.error_status
         self.permanent = not state.retryable
 
+    @property
     def headers(self) -> Mapping[str, str]:
-        """The header fields by name; none of an answer that was made up."""
+        """The header fields by lower-case name, the first of each; none of an answer that was made up."""
         return self.response.headers if self.response is not None else {}
 
     @property
@@ -85,16 +85,14 @@ class UpstreamResponse:
 
 
 async def read_response(
-    response: aiohttp.ClientResponse, call: Call, dialect: Dialect, *, strip_usage: bool
+    response: OutgoingResponse, call: Call, dialect: Dialect, *, strip_usage: bool
 ) -> UpstreamResponse:
     """Raises AttemptFailed if the answer breaks off, or is none, before anything of it was shown."""
     raw = fields(response.raw_headers)
-    answer = UpstreamResponse(
-        call.method, response.status, response.reason or "", raw, response.status, response=response
-    )
+    answer = UpstreamResponse(call.method, response.status, response.reason, raw, response.status, response=response)
     # An error is read whatever its type: retries, fallbacks and the app go by what it says.
     if response.status >= 400:
-        answer.body, complete = await read_whole(response, MAX_BUFFERED_RESPONSE)
+        answer.body, complete = await response.read_whole(MAX_BUFFERED_RESPONSE)
         answer.parsed = parse_body(answer)
         if not complete:
             answer.held, answer.body = [answer.body], None
@@ -103,13 +101,13 @@ async def read_response(
     unread = call.endpoint is None and call.followed is None
     if unread or call.method == "HEAD" or response.status == 204 or answer.is_redirect:
         return answer
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if call.endpoint is None:
         await _read_followed(answer, response, kind, dialect)
         return answer
     if kind == "text/event-stream":
         # Streams are asked for without an encoding; one that has it all the same passes unread.
-        if not response.headers.get("Content-Encoding"):
+        if not response.headers.get("content-encoding"):
             answer.stream = dialect.stream_state(call.endpoint, strip_usage=strip_usage)
             answer.media = dialect.media_stream(call.endpoint) if answer.stream is None else None
         if answer.stream is not None:
@@ -121,7 +119,7 @@ async def read_response(
         raise AttemptFailed("malformed", "it answered with a page (text/html) where JSON was due", sent=True)
     if not due and kind != "application/json":
         return answer  # sound and pictures pass as they come
-    body, complete = await read_whole(response, MAX_BUFFERED_RESPONSE)
+    body, complete = await response.read_whole(MAX_BUFFERED_RESPONSE)
     # Too large to be judged whole: it passes, and its usage is read at either end.
     if not complete:
         answer.held = [body]
@@ -137,17 +135,15 @@ async def read_response(
     return answer
 
 
-async def _read_followed(
-    answer: UpstreamResponse, response: aiohttp.ClientResponse, kind: str, dialect: Dialect
-) -> None:
+async def _read_followed(answer: UpstreamResponse, response: OutgoingResponse, kind: str, dialect: Dialect) -> None:
     """Read along in an answer on background work: it passes whatever it is, and what it shows is noted."""
     if kind == "text/event-stream":
         # Of all that goes on in the background only a response is streamed.
         state = dialect.stream_state("responses", strip_usage=False)
-        if state is not None and not response.headers.get("Content-Encoding"):
+        if state is not None and not response.headers.get("content-encoding"):
             answer.tap = StreamTap(state)
     elif kind == "application/json":
-        body, complete = await read_whole(response, MAX_BUFFERED_RESPONSE)
+        body, complete = await response.read_whole(MAX_BUFFERED_RESPONSE)
         if complete:
             answer.body = body
             answer.parsed = parse_body(answer)
@@ -217,7 +213,7 @@ def _make_ends(answer: UpstreamResponse, kind: str) -> JsonEnds | None:
 
 
 def _content_encoding(answer: UpstreamResponse) -> str:
-    return answer.headers().get("Content-Encoding", "identity").strip().lower()
+    return answer.headers.get("content-encoding", "identity").strip().lower()
 
 
 async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> None:
@@ -226,7 +222,7 @@ async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> No
     splitter = answer.splitter = EventSplitter()
     held, count, size = answer.held, 0, 0
     while True:
-        data = await read_chunk(answer.response)
+        data = await answer.response.read_chunk()
         begun = False
         for event in split_events(splitter, data):
             verdict = state.classify(event)

@@ -488,6 +488,15 @@ class ClientConnection(BaseProtocol):
     # ── what the pipeline calls ──────────────────────────────────────────────────────────────
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def serving_task(self) -> asyncio.Task[None] | None:
+        """The task that serves its requests, until it has ended."""
+        return self._task
+
+    @property
     def unsent_bytes(self) -> int:
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
 

@@ -1,18 +1,14 @@
 """Two connections that become one: raw bytes both ways, after a 101 or a CONNECT (RFC 9110 sections 7.8 and 9.3.6).
 
-Nothing is parsed, so compression, fragments and close codes of a WebSocket stay those of its two ends. Of the two ways
-to join connections `Tunnel` is the cheaper one: it becomes the protocol of both transports, needs no task, and passes a
-half-close on. `copy_both_ways` joins whatever can be read and written, for connections whose protocol belongs to a
-library.
+Nothing is parsed, so compression, fragments and close codes of a WebSocket stay those of its two ends. A tunnel is the
+protocol of both transports: it needs no task, and passes a half-close on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import cast
-
-from proxy.errors import AttemptFailed
 
 
 class TunnelEnd(asyncio.Protocol):
@@ -30,6 +26,7 @@ class TunnelEnd(asyncio.Protocol):
         self.tunnel = tunnel
         self.transport: asyncio.Transport | None = None
         self.peer: TunnelEnd | None = None
+        self.early = b""  # what came before the ends were joined
         self.bytes_received = 0
         self.at_eof = False
 
@@ -37,8 +34,12 @@ class TunnelEnd(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.peer is None:
+            self.early += data
+            return
         self.bytes_received += len(data)
-        if self.peer is not None and self.peer.transport is not None:
+        self.tunnel.on_data()
+        if self.peer.transport is not None:
             self.peer.transport.write(data)
 
     def eof_received(self) -> bool:
@@ -63,31 +64,34 @@ class TunnelEnd(asyncio.Protocol):
 
 
 class Tunnel:
-    """Two ends. `closed` is done when both are; `user` is whose tunnel it is."""
+    """Two ends. `closed` is done when both are; `user` is whose tunnel it is; `on_data` is called whenever either side
+    has sent something."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, user: str = "") -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, user: str = "", on_data: Callable[[], None] = lambda: None
+    ) -> None:
         self.user = user
+        self.on_data = on_data
         self.client = TunnelEnd(self)
-        self.app = TunnelEnd(self)
+        self.server = TunnelEnd(self)
         self.closed: asyncio.Future[None] = loop.create_future()
 
     def join(
         self,
         client: asyncio.Transport,
         from_client: bytes,
-        app: asyncio.Transport,
-        from_app: bytes,
+        server: asyncio.Transport,
+        from_server: bytes,
     ) -> None:
         """Start relaying, with the bytes that have already come from each side. Both transports must have the tunnel's
         ends for protocols.
         """
-        self.client.transport, self.app.transport = client, app
-        self.client.peer, self.app.peer = self.app, self.client
-        if from_client:
-            self.client.data_received(from_client)
-        if from_app:
-            self.app.data_received(from_app)
-        for end, transport in ((self.client, client), (self.app, app)):
+        self.client.transport, self.server.transport = client, server
+        self.client.peer, self.server.peer = self.server, self.client
+        for end, received in ((self.client, from_client), (self.server, from_server)):
+            if received or end.early:
+                end.data_received(received + end.early)
+        for end, transport in ((self.client, client), (self.server, server)):
             # One of them may have been lost between the 101 and now, when nobody was told.
             if transport.is_closing():
                 end.connection_lost(None)
@@ -102,41 +106,11 @@ class Tunnel:
                 other.transport.abort()
             else:
                 other.transport.close()
-        if self.client.transport is None and self.app.transport is None and not self.closed.done():
+        if self.client.transport is None and self.server.transport is None and not self.closed.done():
             self.closed.set_result(None)
 
     def abort(self) -> None:
         """Reset both connections. To be called again to no effect."""
-        for end in (self.client, self.app):
+        for end in (self.client, self.server):
             if end.transport is not None:
                 end.transport.abort()
-
-
-Read = Callable[[], Awaitable[bytes]]
-Write = Callable[[bytes], Awaitable[None]]
-
-
-async def copy_both_ways(
-    read_a: Read, write_a: Write, read_b: Read, write_b: Write, on_data: Callable[[], None] = lambda: None
-) -> None:
-    """Copy both ways until either side ends, and what it sent last has been passed on.
-
-    `read_a` and `read_b` return bytes, empty at the end. `on_data` is called for each piece that was read.
-    """
-
-    async def copy(read: Read, write: Write) -> None:
-        try:
-            while data := await read():
-                on_data()
-                await write(data)
-        except (ConnectionError, AttemptFailed):
-            pass
-
-    tasks = [asyncio.ensure_future(copy(read_a, write_b)), asyncio.ensure_future(copy(read_b, write_a))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        # Also if this task is cancelled: neither direction may go on alone.
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

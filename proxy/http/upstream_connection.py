@@ -92,18 +92,28 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket | None = None, *, peer_name: str = "The app"
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket | None = None,
+        *,
+        peer_name: str = "The app",
+        max_head: int = MAX_HEAD,
+        lenient: bool = False,
     ) -> None:
-        """`sock` is the transport's own, for TCP_QUICKACK; `peer_name` begins the sentences of errors."""
+        """`sock` is the transport's own, for TCP_QUICKACK; `peer_name` begins the sentences of errors. A response's
+        head may have `max_head` bytes. If `lenient`, lines may end without CR, and spaces may stand behind a chunk's
+        size: some vendors' servers write both."""
         self.loop = loop
         self._sock = sock
         self._peer_name = peer_name
+        self._max_head = max_head
+        self._lenient = lenient
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.idle_iteration = 0  # of the loop, in which it became idle
         self.last_read = 0.0
         self.is_closed = False
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = self._new_parser()
         self._write_resumed: asyncio.Future[None] | None = None
         self._writing_paused = False
         self._in_exchange = False  # a request is out, and its response is not complete
@@ -112,6 +122,13 @@ class UpstreamConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         state = "ended" if self.is_closed else "busy" if self._in_exchange else "idle"
         return f"<UpstreamConnection {state}{', answered ' + str(self.status) if self.status else ''}>"
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        if self._lenient:
+            # Neither makes a header field or the end of a body ambiguous; other leniencies of llhttp's would.
+            parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
+        return parser
 
     def _begin_exchange(self, method: str, upgrade: str | None) -> None:
         self._method = method
@@ -272,9 +289,9 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.status:
             # Until the head is complete, its bytes are counted and, if it comes in pieces, kept.
             self._head_bytes += len(data)
-            # A head that comes in a single read is bounded by the read, and may have its body behind it.
-            if self._head_bytes > MAX_HEAD and len(data) < self._head_bytes:
-                self._fail_misframed("its head is longer than 256 KiB")
+            # A head that comes in a single read may have its body behind it: it is measured once it is parsed.
+            if self._head_bytes > self._max_head and len(data) < self._head_bytes:
+                self._fail_misframed(self._head_too_long())
                 return
             if self._head_buffer is not None:
                 data = self._head_buffer.append(data)
@@ -330,7 +347,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail_misframed(DUPLICATE_LENGTH)
             return
         self.reason, self.headers = b"", []
-        parser = self._parser = httptools.HttpResponseParser(self)
+        parser = self._parser = self._new_parser()
         # Until the head is complete, each piece that comes is parsed together with all those before it.
         pieces.reparsing = True
         if merged is None:
@@ -396,6 +413,10 @@ class UpstreamConnection(asyncio.Protocol):
             raise FramingError("it switched protocols without being asked to")
         if status < 100 or status > 999:
             raise FramingError("its status is no status")
+        if self._head_bytes > self._max_head:
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self._max_head:
+                raise FramingError(self._head_too_long())
         self._read_framing(parser, status)
         self.status = status
         self.head_received_at = self.loop.time()
@@ -405,7 +426,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._method == "HEAD" and not self.complete:
             # llhttp cannot be told that this response has no body. So it counts as complete, and a fresh parser reads
             # the next one.
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = self._new_parser()
             self._complete_response()
 
     def _read_framing(self, parser: httptools.HttpResponseParser, status: int) -> None:
@@ -470,6 +491,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _incomplete_error(self) -> PeerUnreachable:
         return PeerUnreachable(f"{self._peer_name} closed the connection before its answer was whole.", sent=True)
+
+    def _head_too_long(self) -> str:
+        return f"its head is longer than {self._max_head // 1024} KiB"
 
     def _fail_misframed(self, why: str) -> None:
         self._fail_exchange(PeerMisframed(f"{self._peer_name}'s answer cannot be read: {why}.", why=why))

@@ -385,7 +385,7 @@ class Relay:
         tunnel = Tunnel(self._loop, x.user)
         # From here on no HTTP parser sees a byte: both transports belong to the tunnel.
         self._pool.detach(app_connection)
-        app, from_app = app_connection.switch_protocol(tunnel.app)
+        app, from_app = app_connection.switch_protocol(tunnel.server)
         client, from_client = connection.switch_protocol(tunnel.client)
         connection.tunnel = tunnel
         if x.permit is not None:  # a tunnel lasts for as long as its users like, and is no request at work
@@ -396,6 +396,6 @@ class Relay:
             await tunnel.closed
         finally:
             tunnel.abort()  # a no-op unless this task was cancelled
-            x.bytes_in, x.bytes_out = tunnel.client.bytes_received, tunnel.app.bytes_received
+            x.bytes_in, x.bytes_out = tunnel.client.bytes_received, tunnel.server.bytes_received
             self._pool.release_tunnel()
             connection.detach()

@@ -14,10 +14,10 @@ from proxy.egress.circuit_breaker import Breaker
 from proxy.egress.coalescing import SharedCall, SharedCalls
 from proxy.egress.deadline import parse_patience
 from proxy.egress.headers import outgoing
-from proxy.egress.http_client import find_parent_proxies
 from proxy.egress.provider_limits import MAX_MODELS, ProviderLimits, parse_duration, parse_limit_headers
 from proxy.egress.retry_budget import RetryBudget
 from proxy.egress.url_mapping import app_base_url, join_url, split_target
+from proxy.http.outgoing_client import find_parent_proxies
 from proxy.policy import schema
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.util.fair_queue import FairQueue

@@ -81,7 +81,7 @@ async def test_a_stream_ends_whole_when_its_upstream_is_gone_from_the_policy(tmp
         [call] = await out.logged()
         assert (call["outcome"], call["attempts"], len(vendor.requests)) == ("ok", 1, 1)
         if how != "moved":
-            await until(lambda: caller._session is None)
+            await until(lambda: caller.closed)
 
 
 @pytest.mark.parametrize("how", GONE)
@@ -99,7 +99,7 @@ async def test_a_call_is_made_once_when_its_upstream_is_gone_from_the_policy(tmp
         assert (status, json.loads(text), headers["x-outrigger-attempts"]) == (200, completion(), "1")
         assert len(vendor.requests) == 1
         if how != "moved":
-            await until(lambda: caller._session is None)
+            await until(lambda: caller.closed)
             assert (await out.chat(upstream="mine"))[0] == 404
 
 
@@ -107,9 +107,9 @@ async def test_an_upstream_without_calls_retires_at_once(tmp_path):
     async with egress_gateway(tmp_path, Vendor(says()), more=MINE % "") as out:
         await out.chat(upstream="mine")
         caller = mine(out).client
-        assert caller._session is not None
+        assert not caller.closed
         reload(out, NONE)
-        await until(lambda: caller._session is None)
+        await until(lambda: caller.closed)
 
 
 async def test_a_retry_goes_where_its_call_began_with_the_key_it_began_with(tmp_path):
@@ -165,7 +165,7 @@ async def test_a_fallback_is_the_one_that_the_call_began_with(tmp_path, how):
         assert [headers["Authorization"] for _, _, headers, _ in two.requests] == ["Bearer key-a"]
         assert not three.requests
         if how != "moved":
-            await until(lambda: caller._session is None)
+            await until(lambda: caller.closed)
 
 
 async def test_a_shared_call_ends_for_who_is_left_when_its_upstream_is_gone(tmp_path):
@@ -183,7 +183,7 @@ async def test_a_shared_call_ends_for_who_is_left_when_its_upstream_is_gone(tmp_
         gate.set()
         assert (await second)[0] == 200
         assert len(vendor.requests) == 1
-        await until(lambda: caller._session is None)
+        await until(lambda: caller.closed)
 
 
 async def test_an_upstream_that_comes_back_before_its_last_call_is_over_keeps_its_money(tmp_path):
@@ -213,7 +213,7 @@ async def test_a_stop_closes_what_waits_for_its_last_call(tmp_path):
         await until(lambda: vendor.open)
         reload(out, NONE)
         await out.egress.stop()
-        assert (caller._session, limits.reserved) == (None, 0)
+        assert (caller.closed, limits.reserved) == (True, 0)
         with pytest.raises(aiohttp.ClientError):
             await calling
 
@@ -281,7 +281,7 @@ async def test_whatever_a_reload_falls_into_nothing_is_left_and_each_call_meets_
         reload(out, NONE)
         await until(lambda: not out.egress.accounting.in_flight and not out.egress.upstreams._older)
         gone = [upstream for upstream in seen if upstream.name != "openai"]
-        await until(lambda: all(upstream.client._session is None for upstream in gone))
+        await until(lambda: all(upstream.client.closed for upstream in gone))
         assert {upstream.billing.limits.reserved for upstream in seen} == {0}
         assert {upstream.in_flight for upstream in seen} == {0}
         assert not any(upstream.throttle._in_flight or upstream.shared_calls._calls for upstream in seen)

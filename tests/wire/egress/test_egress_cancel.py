@@ -38,17 +38,17 @@ class Caller:
 
 def working():
     """The tasks that are not a server's idle connection, which is kept warm."""
-    return [task for task in asyncio.all_tasks() if "RequestHandler.start" not in repr(task.get_coro())]
+    warm = ("RequestHandler.start", "ClientConnection._serve_requests")
+    return [task for task in asyncio.all_tasks() if not any(name in repr(task.get_coro()) for name in warm)]
 
 
 def left_behind(out, vendor, tasks):
     """What is still there of the calls, here and at the vendor."""
-    connector = out.openai.client._session.connector if out.openai.client._session else None
     found = {
         "calls": out.egress.accounting.in_flight,
         "at the vendor": vendor.open,
         "shared calls": len(out.openai.shared_calls),
-        "connections": len(connector._acquired) if connector else 0,
+        "connections": out.openai.client.in_use,
         "places": out.openai.throttle._in_flight,
         "waiting": len(out.openai.throttle._queue),
         "tasks": max(0, len(working()) - tasks),
@@ -187,7 +187,7 @@ async def test_an_upload_that_is_broken_off_breaks_off_beyond(tmp_path):
             b"POST /openai/v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
             b"Content-Length: 1000000\r\n\r\n" + b"x" * 100_000
         )
-        await eventually(lambda: out.openai.client._session and out.openai.client._session.connector._acquired)
+        await eventually(lambda: out.openai.client.in_use)
         writer.close()
         await nothing_is_left(out, vendor, tasks)
         assert (await out.logged())[0]["outcome"] in ("gone", "error")

@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
-.PHONY: loadtest soak incidents fuzz dbsuites realapps schema clean
+.PHONY: loadtest soak incidents fuzz dbsuites realapps clean schema lock dist sbom release-check oldest
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -20,7 +20,11 @@ help:
 	@echo 'make bench           the figures of docs/figures.md'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
 	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
-	@echo "make schema          config/outrigger.schema.json, after a key of the policy was added or described anew"
+	@echo "make schema          schema, manual page, completions, after a key or a command was added or described anew"
+	@echo 'make lock            the locks with hashes, after a dependency was changed; UPGRADE=1 for the newest'
+	@echo 'make oldest          our own tests on the oldest versions that requirements.txt allows'
+	@echo 'make dist            wheel, source archive and outrigger.lock; make sbom: what is in it, as CycloneDX'
+	@echo 'make release-check   whether this can be published'
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
 	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
@@ -29,10 +33,10 @@ help:
 	@echo 'make readme          the tables of docs/calls-out.md that are what a test saw'
 	@echo 'make screenshots     its pictures of the dashboard; needs Chromium'
 
-.outrigger/$(STAMP): requirements.txt
+.outrigger/$(STAMP): requirements.lock
 	$(call need_python)
 	@echo 'setting up the gateway (.outrigger) …'
-	@$(PYTHON) -m venv .outrigger && .outrigger/bin/python $(PIP) -r requirements.txt && touch $@
+	@$(PYTHON) -m venv .outrigger && .outrigger/bin/python $(PIP) --require-hashes -r requirements.lock && touch $@
 
 .demo/$(STAMP): deploy/demo/requirements.txt
 	$(call need_python)
@@ -82,9 +86,45 @@ bench: .venv/$(STAMP) setup
 prices: .venv/$(STAMP)
 	@.venv/bin/python deploy/prices.py
 
-# Written whole or not at all: a fault in the language leaves the old one.
+# What is made of the code: the schema of the policy, the manual page, completions. Each is written whole or not at all.
 schema: | .venv/bin/python
-	@.venv/bin/python -m proxy schema > .schema.new && mv .schema.new config/outrigger.schema.json || { rm -f .schema.new; exit 1; }
+	@mkdir -p deploy/shell
+	@set -e; for pair in schema:config/outrigger.schema.json man:deploy/shell/outrigger.1 \
+	    'completion bash:deploy/shell/outrigger' 'completion zsh:deploy/shell/_outrigger' \
+	    'completion fish:deploy/shell/outrigger.fish'; do \
+	    .venv/bin/python -m proxy $${pair%%:*} > .made.new || { rm -f .made.new; exit 1; }; mv .made.new $${pair##*:}; \
+	done
+
+# What is locked stays; make lock UPGRADE=1 takes the newest that requirements.txt allows.
+lock: | .venv/bin/python
+	@.venv/bin/python deploy/release/lock.py $(if $(UPGRADE),--upgrade)
+
+# The oldest versions that requirements.txt allows, with our own code's tests on them.
+.venv-oldest/$(STAMP): requirements.txt requirements-dev.txt | .venv/bin/python
+	@echo 'setting up the oldest dependencies (.venv-oldest) …'
+	@.venv/bin/python -m venv .venv-oldest && .venv-oldest/bin/python $(PIP) -r requirements-dev.txt
+	@.venv/bin/python -m uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -r requirements.txt
+	@touch $@
+
+oldest: .venv-oldest/$(STAMP)
+	@.venv-oldest/bin/python -m pytest tests/unit tests/wire/egress/test_egress_calls.py \
+	    tests/wire/ingress/test_relay_http.py tests/wire/postgres/test_postgres_life.py -n 2
+
+# The time of the last commit in the archives: the same commit makes the same wheel.
+dist: | .venv/bin/python
+	@rm -rf dist build
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) \
+	    .venv/bin/python -m build --no-isolation --outdir dist . >/dev/null
+	@rm -rf build outrigger.egg-info
+	@.venv/bin/python -m twine check --strict dist/*
+	@.venv/bin/python deploy/release/kit.py dist
+
+sbom: | .venv/bin/python
+	@mkdir -p dist
+	@.venv/bin/python deploy/release/sbom.py dist
+
+release-check: dist sbom
+	@.venv/bin/python deploy/release/check.py dist
 
 .venv-litellm/$(STAMP): tests/bench/litellm.txt .venv/$(STAMP)
 	@echo "setting up LiteLLM's proxy (.venv-litellm) …"

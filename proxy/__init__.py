@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-# Where it is published. The pages to copy from repeat it, which a test holds; all of them at once:
-# git grep -l OWNER/outrigger | xargs sed -i 's|OWNER/outrigger|you/outrigger|'
+# Where it is published: set here and nowhere else. `make release-check` fails while it is a placeholder; until then
+# `make dist` makes a lock that names the wheel as a file.
 __repository__ = "https://github.com/OWNER/outrigger"

@@ -20,6 +20,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if first == "--version":
         sys.stdout.write(f"outrigger {__version__}\n")
         return 0
+    # Nothing at all is a question, unless the policy here names an app that runs already. A break-glass is none.
+    if not argv and environ.get("OUTRIGGER", "").lower() != "off":
+        from proxy.cli.first_use import names_its_app, show_first_use
+
+        if not names_its_app(environ):
+            return show_first_use(environ, sys.stdout)
     # Without a command's name it is `run`: `outrigger -- uvicorn …` is what start commands say.
     command, rest = (first, argv[1:]) if first in COMMANDS else ("run", argv)
     # `--help` behind `--` is the app's own option.
@@ -64,6 +70,14 @@ def dispatch_command(command: str, argv: Sequence[str], environ: Mapping[str, st
             from proxy.cli.doctor import run_doctor
 
             return run_doctor(argv, environ, sys.stdout, sys.stderr)
+        case "completion":
+            from proxy.cli.completion import run_completion
+
+            return run_completion(argv, sys.stdout)
+        case "man":
+            from proxy.cli.manual import run_manual
+
+            return run_manual(argv, sys.stdout)
         case "attribution":
             from proxy.cli.attribution import run_attribution
 

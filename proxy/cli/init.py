@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from proxy import __repository__
 from proxy.cli.arguments import parse_arguments
 from proxy.cli.detect.app import DetectedApp, apply_start_command, detect_app
 from proxy.cli.detect.policy_template import render_policy
@@ -22,8 +21,13 @@ from proxy.errors import PolicyError, UsageError
 from proxy.policy.loading import DEFAULT_FILES, PolicySource, load_policy
 
 POLICY_FILE = "outrigger.yaml"
+LOCK_FILE = "outrigger.lock"
 # --clear: pip would keep what an earlier build installed of the same version, since it takes that for the newest.
-INSTALL_COMMAND = f"python3 -m venv --clear .outrigger && .outrigger/bin/pip install 'outrigger @ git+{__repository__}'"
+INSTALL_COMMAND = f"python3 -m venv --clear .outrigger && .outrigger/bin/pip install --require-hashes -r {LOCK_FILE}"
+LOCK_HINT = (
+    f"{LOCK_FILE} is not here yet: a release has it, and `make dist` makes it, with the wheel that goes beside it."
+    " Commit it: it names every package with the hash of its files."
+)
 IMAGE_PROGRAM = "/opt/outrigger/bin/outrigger"
 REMOVAL_HINT = "To take it out again: OUTRIGGER=off in the environment."
 HEALTH_CHECK_HINT = f"Health check path: /_outrigger/healthz. {REMOVAL_HINT}"
@@ -92,6 +96,8 @@ def _print_advice(path: Path, app: DetectedApp, stdout: TextIO) -> None:
         print_line(stdout, f"\n{head}:\n", "bold")
         for one in code:
             print_line(stdout, f"    {one}", "cyan")
+    if not (path / LOCK_FILE).exists():
+        print_line(stdout, f"\n{LOCK_HINT}")
     print_line(stdout, f"\n{REMOVAL_HINT}" if app.is_worker else f"\n{HEALTH_CHECK_HINT}")
     for note in app.notes:
         print_line(stdout, f"\nNote: {note}.", "yellow")
@@ -197,10 +203,14 @@ def setup_steps(app: DetectedApp, path: Path) -> Iterator[tuple[str, list[str]]]
     """The fields to fill in on the platform, or the lines of a Dockerfile, each with what to write."""
     if app.start is not None and app.start.source == "Dockerfile":
         words = ", ".join(json.dumps(word, ensure_ascii=False) for word in (IMAGE_PROGRAM, "--", app.start.line))
-        code = [f"RUN {INSTALL_COMMAND.replace('.outrigger', '/opt/outrigger')}", f"CMD [{words}]"]
+        code = [
+            "COPY outrigger* ./",  # the lock, the policy, and the wheel if the lock names it as a file
+            f"RUN {INSTALL_COMMAND.replace('.outrigger', '/opt/outrigger')}",
+            f"CMD [{words}]",
+        ]
         if app.public_port is not None and app.public_port != app.fixed_port:
             # What the image exposed so far stays its public port.
-            code.insert(1, f"ENV PORT={app.public_port}")
+            code.insert(2, f"ENV PORT={app.public_port}")
         yield "In the Dockerfile, before and instead of its CMD (and ENTRYPOINT, where it has one)", code
         return
     build = build_command_of(app, path)
@@ -227,7 +237,9 @@ def build_command_of(app: DetectedApp, path: Path) -> str:
     """What installs the app's packages, and builds what it must build."""
     if app.start is not None and app.start.build_command:
         # An earlier `init` may have added our own installation, which the caller adds again.
-        return re.sub(r"\s*&&\s*python3? -m venv \.outrigger.*", "", app.start.build_command, flags=re.DOTALL)
+        return re.sub(
+            r"\s*&&\s*python3? -m venv (--clear )?\.outrigger.*", "", app.start.build_command, flags=re.DOTALL
+        )
     folder = Folder(path)
     if app.language == "node":
         install = {"npm": "npm ci" if folder.has_file("package-lock.json") else "npm install"}

@@ -46,7 +46,12 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
             ("purge ROUTE [PATH]", "forget the answers that a route keeps, on every instance"),
         )
     ),
+    "completion": (("completion bash|zsh|fish", "a shell's completion of these commands"),),
+    "man": (("man", "the manual page, as in `outrigger man | man -l -`"),),
 }
+
+# What a command with several forms is for, in a few words; of the others the first form says it.
+SUMMARIES: Mapping[str, str] = {"ctl": "what an operator does to the running gateway"}
 
 
 def format_usage(*commands: str) -> str:

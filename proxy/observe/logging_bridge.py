@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 from aiohttp.http_exceptions import HttpProcessingError
-from pythonjsonlogger.core import BaseJsonFormatter
+from pythonjsonlogger.core import RESERVED_ATTRS, BaseJsonFormatter
 
 from proxy.observe.log import LEVELS, EventLog
 
@@ -23,9 +23,8 @@ class LineFormatter(BaseJsonFormatter):
     """Formats a record as a line of our log: `event: log`, with the name of its logger as `logger`."""
 
     def __init__(self, log: EventLog) -> None:
-        super().__init__(["message", "levelno", "name"], rename_fields={"name": "logger"})
-        self.reserved_attrs.update(_IGNORED_FIELDS)
-        self._skip_fields.update(_IGNORED_FIELDS)
+        reserved = [*RESERVED_ATTRS, *_IGNORED_FIELDS]
+        super().__init__(["message", "levelno", "name"], rename_fields={"name": "logger"}, reserved_attrs=reserved)
         self._log = log
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:

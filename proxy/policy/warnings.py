@@ -24,7 +24,11 @@ def find_warnings(reader: PolicyReader, policy: Policy) -> Iterator[str]:
 
 def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.sentry.dsn is not None and find_spec("sentry_sdk") is None:
-        yield "sentry.dsn", "sentry-sdk is not installed, so nothing is told there; pip install 'outrigger[sentry]'"
+        yield (
+            "sentry.dsn",
+            "sentry-sdk is not installed, so nothing is told there; pip install 'sentry-sdk>=2.20' in the gateway's"
+            " environment",
+        )
     if policy.faults:
         yield "faults", "they break requests and calls on purpose: for staging only"
     yield from _unusable_fallbacks(policy)

@@ -25,16 +25,19 @@ _EXTRA_RULES = {
     "flooded": ("refusals > 10% over 5m", "warning"),
     "policy_refused": ("policy is refused", "warning"),
 }
+# Where the install command of `init` puts it, from the policy's folder: editors complete and check by it.
+EDITOR_SCHEMA = ".outrigger/share/outrigger/outrigger.schema.json"
 
 
 def render_policy(app: DetectedApp, name: str) -> str:
     """The text of a policy for the app; `name` is its folder's."""
     lines = [
+        f"# yaml-language-server: $schema={EDITOR_SCHEMA}",
         f"# Outrigger's policy for {printable(name)}, made by `init` from what its files say. Read it once.",
         "# It watches and repairs; what could refuse a request is in shadow (`enforce: false` counts what would be",
         "# refused, and refuses nothing) or a comment. After a day `outrigger suggest` says which figures would have",
         "# refused nobody. `check` validates this file, `explain` says what a request would meet; saving it puts it in",
-        "# force. What is not here has the defaults of config/reference.yaml, which refuse nothing.",
+        "# force. What is not here has its default (`check --print` shows it), which refuses nothing.",
         "version: 1",
     ]
     # All that follows in the other case speaks of requests, which a worker does not get.

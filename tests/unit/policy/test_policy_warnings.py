@@ -20,7 +20,7 @@ def test_a_dsn_without_the_package_is_warned_of_with_what_to_install(monkeypatch
     monkeypatch.setattr("proxy.policy.warnings.find_spec", lambda name: None)
     (warning,) = warnings_of(text)
     assert warning.startswith("p.yaml:1: sentry.dsn: sentry-sdk is not installed")
-    assert "pip install 'outrigger[sentry]'" in warning
+    assert "pip install 'sentry-sdk>=2.20' in the gateway's environment" in warning
 
 
 def test_a_policy_that_names_nothing_unbuilt_has_no_warnings() -> None:

@@ -1,0 +1,21 @@
+"""What pyproject.toml cannot say: config/ is a package of the wheel (`proxy/config`), so that an installed gateway has
+the policy reference at hand, and what editors, shells and `man` read is put where they look for it."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["proxy", "proxy.*"]), "proxy.config"],
+    package_dir={"proxy.config": "config"},
+    package_data={
+        "proxy.config": ["reference.yaml"],
+        "proxy.egress.billing.pricing": ["prices.json"],
+        "proxy.admin": ["page/*"],
+    },
+    data_files=[
+        ("share/outrigger", ["config/outrigger.schema.json"]),
+        ("share/man/man1", ["deploy/shell/outrigger.1"]),
+        ("share/bash-completion/completions", ["deploy/shell/outrigger"]),
+        ("share/zsh/site-functions", ["deploy/shell/_outrigger"]),
+        ("share/fish/vendor_completions.d", ["deploy/shell/outrigger.fish"]),
+    ],
+)

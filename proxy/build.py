@@ -53,6 +53,7 @@ from proxy.operations.launch_environment import LaunchEnvironment
 from proxy.operations.policy_rollout import PolicyRollout, Prepare
 from proxy.operations.reloader import Reloader
 from proxy.operations.status import StatusReport
+from proxy.operations.task_report import TaskReport
 from proxy.parts import Parts, RunState
 from proxy.policy import schema
 from proxy.policy.loading import PolicySource
@@ -200,7 +201,13 @@ def build_gateway(
         from proxy.tasks.service import TaskService  # loaded only if a policy names it
 
         return TaskService(
-            new, ingress.task_runs, emit=log.emit, redact=log.redact_target, metrics=metrics, clock=loop.time
+            new,
+            ingress.task_runs,
+            emit=log.emit,
+            redact=log.redact_target,
+            metrics=metrics,
+            clock=loop.time,
+            public_host=environ.get("RENDER_EXTERNAL_HOSTNAME", ""),
         )
 
     tasks = TaskSwitch(policy, make_task_service)
@@ -261,6 +268,7 @@ def build_gateway(
         version=__version__,
     )
     status_report = StatusReport(parts, reloader, alerts)
+    task_report = TaskReport(parts)
     endpoints = AdminEndpoints(
         health=parts.health,
         metrics=metrics,
@@ -272,6 +280,9 @@ def build_gateway(
         clock=loop.time,
         version=__version__,
         loopback=is_loopback(policy.listen.admin.host),
+        build_tasks=task_report.build_status,
+        list_tasks=task_report.list_tasks,
+        show_task=task_report.show_task,
         commands=CommandEndpoint(GatewayCommands(parts, reloader), log.emit),
     )
 

@@ -1,8 +1,9 @@
-"""A small app such as many have: a page, two calls to OpenAI, a WebSocket, a database. It knows nothing of
-any gateway: it reads PORT, OPENAI_BASE_URL, OPENAI_API_KEY and DATABASE_URL as any app does."""
+"""A small app such as many have: a page, two calls to OpenAI, a report that takes a minute, a WebSocket, a database.
+It knows nothing of any gateway: it reads PORT, OPENAI_BASE_URL, OPENAI_API_KEY and DATABASE_URL as any app does."""
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -69,6 +70,21 @@ async def story(user: str, question: Question) -> StreamingResponse:
                 yield f"data: {text}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@app.post("/api/user/{user}/report")
+async def report(user: str, seconds: float = 60.0) -> dict[str, object]:
+    """What takes longer than browsers and platforms wait for an answer: a minute, or `seconds`."""
+    began = time.monotonic()
+    await asyncio.sleep(min(max(seconds, 0.0), 300.0))
+    answer = await app.state.openai.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "What is there to report?"}]
+    )
+    return {
+        "user": user,
+        "report": answer.choices[0].message.content or "",
+        "took_s": round(time.monotonic() - began, 1),
+    }
 
 
 @app.get("/api/notes")

@@ -26,6 +26,7 @@ HINTS = """
 
   try: curl -i -X POST http://127.0.0.1:{port}/api/user/ada/ask -H 'Content-Type: application/json' -d '{{}}'
        curl -N -X POST http://127.0.0.1:{port}/api/user/ada/story -H 'Content-Type: application/json' -d '{{}}'
+       curl -i -X POST http://127.0.0.1:{port}/api/user/ada/report -H 'Prefer: respond-async'
        curl -X POST http://127.0.0.1:{port}/crash; curl http://127.0.0.1:{port}/api/notes
 """
 

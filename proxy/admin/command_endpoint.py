@@ -1,6 +1,7 @@
 """The operator's commands over HTTP: POST `/ctl/…` without a body; the path says all.
 
-    block/USER  unblock/USER  forgive/USER  breaker/UPSTREAM/open|close|auto  reload  restart-app  purge/ROUTE[/PATH]
+    block/USER  unblock/USER  forgive/USER  breaker/UPSTREAM/open|close|auto  reload  restart-app
+    purge/ROUTE[/PATH]  task/ID/retry|cancel
 
 Names are percent-encoded. The response says in one sentence what was done.
 """
@@ -13,11 +14,13 @@ from urllib.parse import unquote
 
 from proxy.errors import Refusal
 from proxy.observe.emit import EmitEvent, LogLevel
+from proxy.tasks.record import cut_id
 
 PREFIX = "/ctl"
 MAX_USER_CHARS = 256
 COMMANDS = (
-    "block/USER, unblock/USER, forgive/USER, breaker/UPSTREAM/open|close|auto, reload, restart-app, purge/ROUTE[/PATH]"
+    "block/USER, unblock/USER, forgive/USER, breaker/UPSTREAM/open|close|auto, reload, restart-app,"
+    " purge/ROUTE[/PATH], task/ID/retry|cancel"
 )
 
 
@@ -31,6 +34,8 @@ class OperatorCommands(Protocol):
     async def reload_policy(self) -> str: ...
     async def restart_app(self) -> str: ...
     async def purge_cache(self, route: str, path: str | None) -> str: ...
+    async def retry_task(self, id: str) -> str: ...
+    async def cancel_task(self, id: str) -> str: ...
 
 
 class CommandEndpoint:
@@ -77,6 +82,10 @@ class CommandEndpoint:
                 return await self._commands.purge_cache(route, None)
             case ["purge", route, path] if path.startswith("/"):
                 return await self._commands.purge_cache(route, path)
+            case ["task", id, "retry"]:
+                return await self._commands.retry_task(id)
+            case ["task", id, "cancel"]:
+                return await self._commands.cancel_task(id)
         raise Refusal("unknown-action", 404, "No such action", f"There are {COMMANDS}; names are percent-encoded.")
 
     def _log_command(
@@ -87,6 +96,9 @@ class CommandEndpoint:
         subject = rest[0] if rest else None
         if action == "breaker":
             action = " ".join(("breaker", *rest[1:]))
+        elif action == "task" and rest:
+            # Whoever has a whole id may ask for the task and its result: a log line has its beginning.
+            action, subject = " ".join(("task", *rest[1:])), cut_id(rest[0])
         self._emit("ctl", text, level=level, action=action, subject=subject, peer=peer, request_id=request_id, **more)
 
 

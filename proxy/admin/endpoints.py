@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl
 
 from proxy.admin.auth import TokenAuthenticator
 from proxy.admin.command_endpoint import CommandEndpoint
@@ -51,7 +52,9 @@ class AdminEndpoints:
     `loopback` says that the admin listener is bound to a loopback address: only then is it open without the token.
     `check_readiness` returns whether a request would be served now, and the reason. `build_status` returns what
     /status has beside health; `build_history` returns the series of the last 24 hours (`/status?history=1`);
-    `build_policies` returns what the policies in force say, without their secrets (`/status?policy=1`).
+    `build_policies` returns what the policies in force say, without their secrets (`/status?policy=1`). `build_tasks`
+    returns what /status has of tasks; `list_tasks` and `show_task` answer `/status?tasks=1&route=R&status=S` and
+    `/status?task=ID`.
     """
 
     def __init__(
@@ -67,6 +70,9 @@ class AdminEndpoints:
         commands: CommandEndpoint | None = None,
         build_history: Callable[[], Mapping[str, object]] = dict,
         build_policies: Callable[[], Mapping[str, object]] = dict,
+        build_tasks: Callable[[], Awaitable[Mapping[str, object] | None]] | None = None,
+        list_tasks: Callable[[Mapping[str, str]], Awaitable[Mapping[str, object]]] | None = None,
+        show_task: Callable[[str], Awaitable[Mapping[str, object]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._health = health
@@ -76,6 +82,9 @@ class AdminEndpoints:
         self._build_status = build_status
         self._build_history = build_history
         self._build_policies = build_policies
+        self._build_tasks = build_tasks
+        self._list_tasks = list_tasks
+        self._show_task = show_task
         self._sessions = LoginSessions(lambda: authenticator.token, clock=clock)
         self._dashboard = Dashboard(authenticator, self._sessions)
         self._version = version
@@ -151,7 +160,13 @@ class AdminEndpoints:
             return compact_json_response({"history": self._build_history()})
         if request.query == "policy=1":
             return compact_json_response({"policies": self._build_policies()})
-        return compact_json_response({"health": self._health.report(), **self._build_status()})
+        query = dict(parse_qsl(request.query))
+        if "tasks" in query and self._list_tasks is not None:
+            return compact_json_response(await self._list_tasks(query))
+        if "task" in query and self._show_task is not None:
+            return compact_json_response(await self._show_task(query["task"]))
+        tasks = await self._build_tasks() if self._build_tasks is not None else None
+        return compact_json_response({"health": self._health.report(), **self._build_status(), "tasks": tasks})
 
     async def _run_command(self, commands: CommandEndpoint, request: AdminRequest, open_here: bool) -> AdminResponse:
         if not open_here or self._authenticator.token:

@@ -70,6 +70,10 @@ class Identifier:
                 return Identified(value, self._tiers.match(value), source)
         return Identified(self._ip(view.client_ip), self._tiers.last, "ip")
 
+    def match_tier(self, user: str) -> str:
+        """The tier of a user that is known by name."""
+        return self._tiers.match(user)
+
     def tier_of(self, identified: Identified) -> Tier | None:
         """The tier of a user, with the pattern that gave it; None if the policy has no tiers."""
         return self._tiers.find(identified.tier)

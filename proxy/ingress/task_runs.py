@@ -18,7 +18,7 @@ from proxy.ingress.ports import AppBackend
 from proxy.ingress.response_collector import ResultTooLarge
 from proxy.observe.emit import EmitEvent
 from proxy.policy.schema import Route
-from proxy.tasks.record import ClaimedTask, TaskResponse
+from proxy.tasks.record import ClaimedTask, TaskRequest, TaskResponse
 from proxy.tasks.retry_rules import TryResult
 
 # The relay's refusals, in the words of a task. What is not here says that the app did not get the request.
@@ -98,6 +98,11 @@ class TaskRuns:
             calls=x.calls,
             cost=x.cost or 0,
         )
+
+    def find_route(self, request: TaskRequest, user: str) -> tuple[str, str]:
+        rules = self._pipeline.rules
+        path = path_from_target(request.target.decode("utf-8", "surrogateescape"))
+        return rules.routes.match(request.method, path).name, rules.identifier.match_tier(user)
 
     def _exchange_of(self, claimed: ClaimedTask) -> Exchange:
         task, request = claimed.task, claimed.request

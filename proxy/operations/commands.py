@@ -15,7 +15,10 @@ from proxy.ledger.store import ForgivenSpend
 from proxy.ledger.user_marks import MAX_BLOCKED_USERS, TooManyBlocked
 from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.operations.reloader import Reloader
+from proxy.operations.task_report import find_service, find_task, tasks_unavailable
 from proxy.parts import Parts
+from proxy.tasks.database import TasksUnavailable
+from proxy.tasks.record import cut_id
 from proxy.units import format_nanos
 
 RESTART_TIMEOUT = 10.0  # seconds that the command waits for the app to be ready again
@@ -127,6 +130,36 @@ class GatewayCommands:
         where = "" if bare is None else f" to {bare}, whatever the query, the host and the user"
         others = ", and so do the other instances" if self._parts.store.is_shared else ""
         return f"{route} forgot {what}{where}{others}."
+
+    async def cancel_task(self, id: str) -> str:
+        from proxy.tasks.overview import TaskOverview  # loaded with the queue
+
+        service = find_service(self._parts)
+        try:
+            task = await find_task(TaskOverview(service.database), id)
+            before = await service.cancel(task.id)
+        except TasksUnavailable as away:
+            raise tasks_unavailable(away) from away
+        if before is None or before.has_ended:
+            text = f"The task {cut_id(task.id)} has ended already: {(before or task).shown_state}."
+            raise Refusal("task-ended", 409, "It has ended", text)
+        was = "ran, and lost its connection to the app" if before.state == "running" else "waited"
+        return f"The task {cut_id(task.id)} of {task.route} is cancelled; it {was}."
+
+    async def retry_task(self, id: str) -> str:
+        from proxy.tasks.overview import TaskOverview  # loaded with the queue
+
+        service = find_service(self._parts)
+        try:
+            task = await find_task(TaskOverview(service.database), id)
+            after = await service.retry(task.id)
+        except TasksUnavailable as away:
+            raise tasks_unavailable(away) from away
+        if after is None:
+            why = "its request is not kept any more" if task.state == "failed" else f"it is {task.shown_state}"
+            text = f"Only a task that failed, or that waits for its next try, can be tried again; {why}."
+            raise Refusal("not-retryable", 409, "Cannot be tried again", text)
+        return f"The task {cut_id(task.id)} of {task.route} is queued again, as if it had never been tried."
 
     def _list_blocked(self) -> str:
         users = list(self._parts.user_marks.blocked_users)

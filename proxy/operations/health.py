@@ -67,7 +67,13 @@ class HealthReport:
             gateway_bytes=latest.gateway_bytes,
             pool_in_use=len(pool.servers) - len(pool.idle) if pool is not None else 0,
             pool_waiting=len(pool.waiters) if pool is not None else 0,
+            tasks_waiting=self._count_tasks("queued"),
+            tasks_running=self._count_tasks("running"),
         )
+
+    def _count_tasks(self, wanted: str) -> float:
+        """How many tasks of all routes and instances are in a state, as the queue's own loop last saw them."""
+        return sum(gauge.value for (_, state), gauge in self._parts.metrics.tasks.children() if state == wanted)
 
     def fill_gauges(self) -> None:
         """Set the gauges that are cheaper to read at a scrape than to keep up to date."""

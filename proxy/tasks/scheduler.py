@@ -16,6 +16,7 @@ A schedule that is new, or whose expression changed, begins now: what was due be
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ from proxy.observe.reserved_users import SCHEDULE_PREFIX
 from proxy.policy.schema import Schedule
 from proxy.tasks.database import TasksUnavailable
 from proxy.tasks.queue import TaskQueue
-from proxy.tasks.record import NewTask, TaskRequest, cut_id, new_id
+from proxy.tasks.record import NewTask, TaskRequest, cut_id
 from proxy.units import format_duration
 
 MISSED_SECONDS = 10.0  # after which a time that nobody dealt with was missed
 LOOK_SECONDS = 5.0  # the longest between two looks at the clock, which may be set, or stand still with the machine
+LOOPBACK = "127.0.0.1"  # from which a schedule's requests come
 AWAY_SECONDS = 1.0  # between two tries while the database is away
 
 Outcome = Literal["queued", "skipped", "taken"]
@@ -43,15 +45,22 @@ def schedule_user(name: str) -> str:
     return f"{SCHEDULE_PREFIX}{name}"
 
 
-def scheduled_request(schedule: Schedule, host: str, *, https: bool) -> TaskRequest:
-    """The request that a schedule makes, as a client on this machine would send it. `https`: the app is reached by
-    https from outside, which an app that redirects to it has to hear."""
-    fields = [(b"Host", host.encode()), (b"User-Agent", f"Outrigger/{__version__} (schedule)".encode())]
+def make_scheduled_request(schedule: Schedule, public_host: str) -> TaskRequest:
+    """The request that a schedule makes, as a client would send it.
+
+    `public_host` is the name by which clients reach the app, by https; empty if it is not known. Frameworks refuse
+    other names (Django's ALLOWED_HOSTS), and some redirect what did not come by https.
+    """
+    fields = [
+        (b"Host", (public_host or "localhost").encode()),
+        (b"User-Agent", f"Outrigger/{__version__} (schedule)".encode()),
+    ]
     if schedule.request.method not in ("GET", "HEAD", "OPTIONS"):
         fields.append((b"Content-Length", b"0"))
-    if https:
+    if public_host:
         fields.append((b"X-Forwarded-Proto", b"https"))
-    return TaskRequest(schedule.request.method, schedule.request.path.encode(), tuple(fields), b"", "127.0.0.1")
+    target, request_id = schedule.request.path.encode(), secrets.token_hex(16)
+    return TaskRequest(schedule.request.method, target, tuple(fields), b"", LOOPBACK, request_id=request_id)
 
 
 @dataclass(slots=True)
@@ -210,8 +219,3 @@ class Scheduler:
             outcome=outcome,
             **more,
         )
-
-
-def make_scheduled_task(schedule: Schedule, request: TaskRequest, route: str, tier: str) -> NewTask:
-    """The task of a schedule; no bound of its route's queue concerns it."""
-    return NewTask(new_id(), route, schedule_user(schedule.name), tier, request)

@@ -12,14 +12,16 @@ from pathlib import Path
 from proxy.observe.emit import EmitEvent
 from proxy.observe.health import ComponentHealth
 from proxy.observe.metrics import Metrics
-from proxy.policy.schema import Background, Policy, Route
+from proxy.policy.schema import Background, Policy, Route, Schedule
 from proxy.policy.urls import mask_password, sqlite_path
 from proxy.tasks.availability import Availability
+from proxy.tasks.callbacks import CallbackQueue, CallbackSender
 from proxy.tasks.catalog import PRUNE_ROWS, TaskCatalog
 from proxy.tasks.database import Database, TasksUnavailable
 from proxy.tasks.ports import TaskRunner
 from proxy.tasks.queue import Added, TaskQueue
-from proxy.tasks.record import NewTask, Task, TaskResponse
+from proxy.tasks.record import NewTask, Task, TaskResponse, new_id
+from proxy.tasks.scheduler import ScheduleBook, Scheduler, make_scheduled_request, schedule_user
 from proxy.tasks.worker import TaskSettings, TaskWorker
 from proxy.util.background_tasks import BackgroundTasks
 
@@ -34,6 +36,8 @@ START_SECONDS = 5.0  # that a start waits for the database
 class TaskService:
     """Made when the policy first names it; `start` opens the database, which may be away.
 
+    `public_host` is the name by which clients reach the app, empty if it is not known; requests of schedules have it.
+
     - `queue` and `catalog`: for parts of this room that have questions of their own.
     - `counts`, `longest_waits`: of all instances, at most COUNT_SECONDS old.
     """
@@ -47,8 +51,11 @@ class TaskService:
         redact: Callable[[str], str],
         metrics: Metrics,
         clock: Callable[[], float],
+        public_host: str = "",
     ) -> None:
         self._emit = emit
+        self._runner = runner
+        self._public_host = public_host
         self._metrics = metrics
         self._clock = clock
         self.database = open_database(policy.tasks.url or policy.ledger.url, self._hear)
@@ -69,6 +76,15 @@ class TaskService:
             on_change=self._note_change,
             on_try=self._note_seconds,
         )
+        self.callbacks = CallbackSender(CallbackQueue(self.database), policy.tasks, emit=emit, metrics=metrics)
+        self.scheduler = Scheduler(
+            ScheduleBook(self.queue),
+            policy.schedules,
+            make_task=self._make_scheduled_task,
+            queued=self.worker.wake,
+            keep=lambda: self.policy.keep,
+            emit=emit,
+        )
         self.counts: Mapping[tuple[str, str], int] = {}
         self.longest_waits: Mapping[str, float] = {}
         self._mean_seconds: dict[str, float] = {}  # that a task of a route runs, a running mean
@@ -86,6 +102,9 @@ class TaskService:
         self.policy = policy.tasks
         self._routes: Mapping[str, Route] = {route.name: route for route in policy.routes}
         self._metrics.declare_tasks(name for name, route in self._routes.items() if route.background.mode != "off")
+        self._schedules = {schedule_user(schedule.name): schedule for schedule in policy.schedules}
+        self.callbacks.apply(policy.tasks)
+        self.scheduler.apply(policy.schedules)
         self.worker.wake()
 
     async def start(self) -> None:
@@ -103,6 +122,9 @@ class TaskService:
         for loop in (
             self.worker.run(),
             self.worker.run_heartbeat(),
+            self.callbacks.run(),
+            # Goes on while the gateway drains: what comes due then is there for the next instance.
+            self.scheduler.run(),
             self._accept_forever(),
             self._count_forever(),
             self._prune_forever(),
@@ -123,6 +145,7 @@ class TaskService:
             self.worker.draining = True
             self.worker.close()
             await self._loops.close()
+            await self.callbacks.close()
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await self.queue.leave()
@@ -227,8 +250,15 @@ class TaskService:
         return found.background if found is not None else Background()
 
     def settings_of(self, task: Task) -> TaskSettings:
-        background = self.background_of(task.route)
-        return TaskSettings(background, background.timeout, self.policy.max_result)
+        background, schedule = self.background_of(task.route), self._schedules.get(task.user)
+        timeout = background.timeout if schedule is None else schedule.timeout
+        return TaskSettings(background, timeout, self.policy.max_result)
+
+    def _make_scheduled_task(self, schedule: Schedule) -> NewTask:
+        # No bound of its route concerns it: neither `max_queued` nor a rate limit.
+        request, user = make_scheduled_request(schedule, self._public_host), schedule_user(schedule.name)
+        route, tier = self._runner.find_route(request, user)
+        return NewTask(new_id(), route, user, tier, request)
 
     def _check_available(self) -> None:
         # The worker's loops look whether it is back: no request has to wait for a time-out meanwhile.
@@ -304,6 +334,8 @@ class TaskService:
     def _note_change(self, id: str, has_ended: bool) -> None:
         for change in self._changes.get(id, ()):
             change.set()
+        if has_ended and self.policy.callbacks:
+            self.callbacks.wake()
 
     def _hear(self, text: str) -> None:
         """What another instance says: `cancel ID` or `ended ID`."""

@@ -18,7 +18,7 @@ MakeService = Callable[[Policy], "TaskService"]
 
 def names_tasks(policy: Policy) -> bool:
     """Whether a policy lets anything run later."""
-    return any(route.background.mode != "off" for route in policy.routes)
+    return bool(policy.schedules) or any(route.background.mode != "off" for route in policy.routes)
 
 
 class TaskSwitch:

@@ -38,6 +38,7 @@ def quiet() -> Status:
         "hosts": {},
         "money": {"today_usd": 0, "projected_usd": 0, "upstreams": {}, "top_users": []},
         "postgres": None,
+        "tasks": None,
         "connections": {"clients": "", "app": ""},
         "memory": {"gateway": 52 * MIB, "app": None, "limit": None, "share": None, "warn": 0.85, "growth": {}},
         "cpu": {"busy": None, "limit": None, "cores": 2, "throttled_s": 0.0, "throttled_lately_s": 0.0},
@@ -115,6 +116,19 @@ def bad_night() -> Status:
         "servers": {"active": 4, "idle": 6}, "clients": {"active": 4, "waiting": 17}, "max": 10, "waiting": 17,
         "longest_wait_s": 3.4, "transactions": {"committed": 120_331, "rolled_back": 12}, "statements": 40,
     }  # fmt: skip
+    status["tasks"] = {
+        "where": "var/outrigger.db",
+        "away": "disk I/O error",
+        "routes": {name: tasks_of(at) for at, name in enumerate((*names[:10], LONG))},
+        "waiting": [task(at, "queued") for at in range(20)],
+        "running": [task(at, "running") for at in range(20)],
+        "failed": [task(at, "failed") for at in range(20)],
+        "schedules": [
+            {"name": name, "cron": "*/5 1-4 * * MON-FRI", "timezone": "America/Argentina/Buenos_Aires",
+             "request": "POST /jobs/" + 12 * "long/", "next": ago(-3000)}
+            for name in ("nightly", LONG)
+        ],
+    }  # fmt: skip
     status["alerts"] = [
         alert("breaker_open", "openai", "firing", "critical", "The breaker of openai is open: " + why, 650),
         alert("memory", "", "firing", "warning", "91 % of the memory limit is in use; app 412 MiB.", 90),
@@ -148,6 +162,26 @@ def route(at: int = 0) -> Status:
     return {
         "in_flight": at % 4, "queued": at % 3, "requests": 1_234_567 * at, "errors": at * 3, "refused": 17 * at,
         "limited_users": at % 5, "lately": lately,
+    }  # fmt: skip
+
+
+def tasks_of(at: int) -> Status:
+    return {
+        "queued": 40 * at, "running": at % 3, "succeeded": 12_345 * at, "failed": at % 5, "cancelled": at % 2,
+        "longest_wait_s": 61.5 * at,
+    }  # fmt: skip
+
+
+def task(at: int, state: str) -> Status:
+    """As an operator sees one."""
+    return {
+        "id": f"{at:02}" + 30 * "f", "route": f"api-v1-resource-{at % 28}", "status": state,
+        "reason": (None, "timeout", "instance-died", "max_result")[at % 4] if state == "failed" else None,
+        "attempts": at % 4, "created": ago(4000), "started": None, "ended": ago(60 * at) if state == "failed" else None,
+        "position": None, "response": {"status": 500} if state == "failed" and at % 4 == 0 else None, "result": None,
+        "user": users(10)[at % 10], "tier": "free", "cost_usd": 0.01 * at, "calls": at,
+        "waits_s": 400.0 - at if state == "queued" else None, "runs_s": 60.0 - at if state == "running" else None,
+        "can_retry": state == "failed", "can_cancel": state != "failed",
     }  # fmt: skip
 
 
@@ -226,5 +260,9 @@ def _value(name: str, part: float, step: float) -> float | None:
         "gateway_bytes": 50 * MIB + 4 * MIB * tide,
         "pool_in_use": 4 + round(2 * tide),
         "pool_waiting": round(17 * trouble),
+        "tasks_succeeded": 0 if nobody else step * 0.1 * (1 + tide),
+        "tasks_failed": step * 0.05 * trouble,
+        "tasks_waiting": round(3 * tide + 40 * trouble),
+        "tasks_running": 2,
     }
     return values[name]

@@ -3,6 +3,7 @@
 import { charts } from "./chart.js";
 import { act, acts, ask, askOf, button } from "./order.js";
 import { draw, dress, fill, gauge } from "./table.js";
+import { tasks } from "./tasks.js";
 import { $, bytes, cents, clock, cut, dollars, make, number, percent, plural, took, word } from "./text.js";
 
 const at = document.documentElement.dataset.at;
@@ -71,7 +72,7 @@ function alerts(found) {
 
 function parts(status) {
   const words = { ok: "ok", degraded: "warn", down: "bad" };
-  const found = ["app", "upstreams", "postgres", "store", "ledger", "memory"].map((name) => [name, status.health[name]]);
+  const found = ["app", "upstreams", "postgres", "store", "ledger", "tasks", "memory"].map((name) => [name, status.health[name]]);
   fill("parts", found.filter(([, part]) => part.state !== "off").map(([name, part]) => [name, word(part.state, words[part.state]), part.reason, part.since ? clock(part.since) : ""]));
   const off = found.filter(([, part]) => part.state === "off").map(([name]) => name);
   $("off").textContent = off.length ? `Off: ${off.join(", ")}.` : "";
@@ -208,6 +209,7 @@ function show(status) {
   draw("upstreams", status.upstreams, () => upstreams(status));
   draw("money", status.money, () => money(status.money));
   draw("users", [status.limited, status.blocked], () => users(status));
+  draw("tasks", status.tasks, () => tasks(status.tasks));
   draw("pool", status.postgres, () => pool(status.postgres));
   draw("errors", [status.errors, status.failed_calls], () => errors(status));
 }

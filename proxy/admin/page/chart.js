@@ -1,4 +1,4 @@
-// The trend: six charts of the last day or the last quarter of an hour, those of them that there is something for.
+// The trend: eight charts of the last day or the last quarter of an hour, those of them that there is something for.
 
 import { $, bytes, dollars, make, number, tick, took } from "./text.js";
 
@@ -14,6 +14,8 @@ const CHARTS = [
   { name: "Spent an hour", lines: ["dollars"], of: (h) => [times(h.cost_usd, 3600 / h.step_s)], say: dollars, on: (s) => Object.keys(s.money.upstreams).length },
   { name: "Memory", lines: ["app", "gateway"], of: (h) => [h.app_bytes, h.gateway_bytes], say: bytes, steps: BINARY, on: always },
   { name: "Database connections", lines: ["in use", "waiting"], of: (h) => [h.pool_in_use, h.pool_waiting], say: (v) => number(v), steps: STEPS, on: (s) => s.postgres !== null },
+  { name: "Tasks a minute", lines: ["succeeded", "failed"], of: (h) => [minute(h.tasks_succeeded, h.step_s), minute(h.tasks_failed, h.step_s)], say: (v) => number(v, 1), on: (s) => s.tasks !== null },
+  { name: "Tasks under way", lines: ["waiting", "running"], of: (h) => [h.tasks_waiting, h.tasks_running], say: (v) => number(v), steps: STEPS, on: (s) => s.tasks !== null },
 ];
 // Seconds: what an axis of time is parted by, and the least that one spans: a single sample has no width of its own.
 const PARTS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];

@@ -190,8 +190,8 @@ def _check_task_waits(inputs: AlertInputs, condition: when.TaskWaitAbove) -> Ite
     for route, seconds in inputs.task_waits().items():
         if condition.route not in (None, route) or seconds <= condition.seconds:
             continue
-        waited = format_duration(round(seconds))
-        text = f"a task of {route} has waited for {waited} (the rule allows {format_duration(condition.seconds)})"
+        waited = f"{seconds:.0f} s"
+        text = f"a task of {route} has waited for {waited} (the rule allows {condition.seconds:g} s)"
         yield Finding(route, text, waited, str(condition), level=seconds)
 
 

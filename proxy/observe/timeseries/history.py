@@ -1,7 +1,7 @@
 """The history of the metrics, for the rules of the alerts and for the dashboard's last day.
 
 Nothing is kept per request. Every 5 s the counters are read once. Whole snapshots are kept for the rules (every 5 s for
-a quarter of an hour, every minute for up to an hour), and a dozen sums for what the dashboard draws (the last quarter
+a quarter of an hour, every minute for up to an hour), and some sums for what the dashboard draws (the last quarter
 of an hour by 5 s, the last day by 5 min). At 20 routes that is about 1 MiB.
 """
 
@@ -38,6 +38,10 @@ COLUMNS = (
     "gateway_bytes",
     "pool_in_use",
     "pool_waiting",
+    "tasks_succeeded",
+    "tasks_failed",
+    "tasks_waiting",
+    "tasks_running",
 )
 _FAILED_OUTCOMES = ("error", "refused")
 
@@ -50,6 +54,8 @@ class GaugeLevels:
     gateway_bytes: float = 0.0
     pool_in_use: float = 0.0
     pool_waiting: float = 0.0
+    tasks_waiting: float = 0.0
+    tasks_running: float = 0.0
 
 
 class PointSeries:
@@ -77,6 +83,10 @@ class PointSeries:
             levels.gateway_bytes,
             levels.pool_in_use,
             levels.pool_waiting,
+            sum(outcomes.get("succeeded", 0.0) for outcomes in found.tasks.values()),
+            sum(outcomes.get("failed", 0.0) for outcomes in found.tasks.values()),
+            levels.tasks_waiting,
+            levels.tasks_running,
         )
         self._times.append(round(at, 1))
         for name, value in zip(COLUMNS, values, strict=True):
@@ -193,6 +203,8 @@ def _max_levels(a: GaugeLevels, b: GaugeLevels) -> GaugeLevels:
         max(a.gateway_bytes, b.gateway_bytes),
         max(a.pool_in_use, b.pool_in_use),
         max(a.pool_waiting, b.pool_waiting),
+        max(a.tasks_waiting, b.tasks_waiting),
+        max(a.tasks_running, b.tasks_running),
     )
 
 

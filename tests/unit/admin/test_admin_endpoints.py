@@ -134,7 +134,7 @@ async def test_readyz_follows_at_once_and_gives_the_reason() -> None:
 
 async def test_status_has_health_and_what_the_parts_give() -> None:
     body = json.loads((await House().get("/status")).body)
-    assert list(body) == ["health", "app", "routes"]
+    assert list(body) == ["health", "app", "routes", "tasks"]
     assert body["routes"]["default"]["in_flight"] == 1
 
 

@@ -269,7 +269,12 @@ async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(hous
         await expect(page.locator("#gauges")).to_contain_text("CPU: 0.47 of 0.5 cores")
         await expect(page.locator("#routes tbody tr")).to_have_count(10)
         await expect(page.locator("#routes tbody tr").first).to_contain_text("1 / 15")  # with errors, so first
-        await expect(page.locator("#charts canvas")).to_have_count(6)
+        await expect(page.locator("#charts canvas")).to_have_count(8)
+        await expect(page.locator("#task-routes tbody tr")).to_have_count(10)
+        await expect(page.locator("#task-waiting tbody tr").first).to_contain_text("400 s")
+        await expect(page.locator("#task-failed tbody tr").nth(1)).to_contain_text("timeout")
+        await expect(page.locator("#tasks-away")).to_contain_text("disk I/O error")
+        await expect(page.locator("#schedules tbody tr").first).to_contain_text("*/5 1-4 * * MON-FRI")
         for figure in await page.locator("#charts [role=img]").all():
             assert re.search(r"\d.* now, .*\d.* at most", await figure.get_attribute("aria-label") or "")
         await page.get_by_label("24 hours").check()
@@ -295,11 +300,12 @@ async def test_what_is_not_there_is_said_in_a_line(house: House) -> None:
         page = await tell(seen, told, house)
         await expect(page.locator("#now")).to_contain_text("the app does not answer since")
         await expect(page.locator("#no-trend")).to_have_text("The first point comes five seconds after the start.")
-        await expect(page.locator("#off")).to_have_text("Off: upstreams, postgres, store, ledger.")
+        await expect(page.locator("#off")).to_have_text("Off: upstreams, postgres, store, ledger, tasks.")
         for text in (
             "No alert in",
             "No upstream is named",
             "No upstream has prices",
+            "Nothing runs later",
             "No database goes",
             "No error is",
         ):

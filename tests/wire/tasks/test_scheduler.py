@@ -18,8 +18,8 @@ from proxy.tasks.catalog import TaskCatalog
 from proxy.tasks.database import Database, TasksUnavailable
 from proxy.tasks.postgres_database import PostgresDatabase
 from proxy.tasks.queue import TaskQueue, TryEnd
-from proxy.tasks.record import TaskResponse
-from proxy.tasks.scheduler import ScheduleBook, Scheduler, make_scheduled_task, scheduled_request
+from proxy.tasks.record import NewTask, TaskResponse, new_id
+from proxy.tasks.scheduler import ScheduleBook, Scheduler, make_scheduled_request, schedule_user
 from proxy.tasks.sqlite_database import SqliteDatabase
 
 MINUTELY = "{name: m, cron: '* * * * *', request: {method: POST, path: '/jobs/m?a=b'}}"
@@ -55,8 +55,8 @@ class Instance:
         self.scheduler = Scheduler(
             ScheduleBook(queue),
             schedules(*written),
-            make_task=lambda one: make_scheduled_task(
-                one, scheduled_request(one, "localhost", https=False), "jobs", "free"
+            make_task=lambda one: NewTask(
+                new_id(), "jobs", schedule_user(one.name), "free", make_scheduled_request(one, "")
             ),
             queued=self._wake,
             keep=lambda: 60.0,

@@ -407,7 +407,7 @@ class RequestPipeline:
         else:
             began = self._clock()
             try:
-                decision = await shared.check(x.route, x.tier, x.user, self._store_budget(x))
+                decision = await shared.check(x.route, x.tier, x.user, self.store_budget(x))
             finally:
                 x.waited_seconds += self._clock() - began
         x.rate_decision = decision
@@ -428,7 +428,7 @@ class RequestPipeline:
         limiter = self._limiter if self._shared_limiter is None else self._shared_limiter
         limiter.refund(x.route, x.user, decision)
 
-    def _store_budget(self, x: Exchange) -> WaitBudget:
+    def store_budget(self, x: Exchange) -> WaitBudget:
         """What is left of the time that this request may wait for the store in all (`store.timeout`)."""
         if x.store_budget is None:
             x.store_budget = WaitBudget(self._store.policy.timeout if self._store is not None else 0.0)

@@ -14,6 +14,7 @@ from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.app_pool import AppPool
 from proxy.ingress.background import BackgroundRequests
 from proxy.ingress.cache.response_cache import ResponseCache
+from proxy.ingress.cache.shared_tier import StoreTier
 from proxy.ingress.connection_limits import ConnectionLimits
 from proxy.ingress.listener import ClientTimeouts, Listener
 from proxy.ingress.own_endpoints import OwnEndpoints
@@ -96,6 +97,9 @@ class IngressService:
             connection_limits=self.connection_limits,
             store=store,
         )
+        if store is not None and store.is_shared:
+            self.cache.tier = StoreTier(store, empty=self.cache.empty, can_decode=self.cache.can_decode)
+            self.cache.make_budget = self.pipeline.store_budget
         self.task_runs = TaskRuns(self.pipeline, app, clock=loop.time, emit=log.emit)
         self.pool.on_exhausted = self._free_descriptors
         self.listener = Listener(

@@ -31,10 +31,11 @@ class Outcome(Enum):
 
 
 class Fill:
-    """An entry that somebody fills, and those who wait for it."""
+    """An entry that somebody fills, and those who wait for it. `is_shared`: other instances wait for it too."""
 
     def __init__(self, key: bytes) -> None:
         self.key = key
+        self.is_shared = False
         self._waiters: deque[asyncio.Future[Outcome]] = deque()
 
     def join(self) -> asyncio.Future[Outcome]:
@@ -65,10 +66,15 @@ class Fill:
 
 
 class Fills:
-    """The fills of one route under way, and the keys whose answers are not kept."""
+    """The fills of one route under way, and the keys whose answers are not kept.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `on_shared_end` is called with the key of a fill that other instances wait for when it is over, and whether its
+    answer is kept.
+    """
+
+    def __init__(self, clock: Callable[[], float], on_shared_end: Callable[[bytes, bool], None] | None = None) -> None:
         self._clock = clock
+        self._on_shared_end = on_shared_end
         self._fills: dict[bytes, Fill] = {}
         self._unkept: OrderedDict[bytes, float] = OrderedDict()  # until when, on the clock
 
@@ -99,6 +105,8 @@ class Fills:
         """It is over: whoever waits does as `outcome` says, and the next request begins anew."""
         if self._fills.get(fill.key) is fill:
             del self._fills[fill.key]
+        if fill.is_shared and self._on_shared_end is not None:
+            self._on_shared_end(fill.key, outcome is Outcome.LOOK_AGAIN)
         fill.release(outcome)
 
     def abandon(self, fill: Fill) -> None:

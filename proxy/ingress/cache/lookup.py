@@ -160,7 +160,7 @@ class CacheLookup:
         self.result, self.status = "revalidated", b"fwd=stale; fwd-status=304"
         is_fresh = entry.time_left(self._state.policy, now) > 0
         if self._is_storable(entry.status, entry.directives, entry.headers) and not self._is_discarded:
-            self._state.put(entry)
+            self._state.put(entry, self._asked_at)
         else:
             self._state.remove(entry)
         if self.fill is not None:
@@ -250,7 +250,7 @@ class CacheLookup:
                 entry.bodies = {coding: body}
                 entry.length = len(body) if coding == PLAIN else 0
             entry.measure()
-            kept = self._state.put(entry)
+            kept = self._state.put(entry, self._asked_at)
         if self.fill is not None:
             self._state.fills.end(self.fill, Outcome.LOOK_AGAIN if kept else Outcome.GO_ON)
             self.fill = None

@@ -21,7 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from proxy.errors import Refusal
 from proxy.ingress.cache.fills import Outcome
 from proxy.ingress.cache.kept_response import LARGE, KeptResponseWriter, compress_large_body
-from proxy.ingress.cache.lookup import STANDS_IN_FOR, CacheLookup, KeptResponse
+from proxy.ingress.cache.lookup import STANDS_IN_FOR, CacheLookup, KeptResponse, VaryReader
 from proxy.ingress.cache.request_key import ForwardingFields, read_varying, request_key
 from proxy.ingress.cache.route_cache import RouteCacheState
 from proxy.ingress.cache.stored_response import PLAIN, StoredResponse
@@ -32,6 +32,7 @@ from proxy.ingress.message_head import ResponseHead, field_value
 from proxy.ingress.route_timeouts import within_total
 from proxy.observe.metrics import Metrics
 from proxy.policy.schema import Route
+from proxy.store.interface import WaitBudget
 from proxy.util.background_tasks import BackgroundTasks
 
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 section 9.2.1
@@ -42,19 +43,32 @@ Refresh = Callable[[Exchange, ForwardingFields], Awaitable[None]]
 class SharedTier(Protocol):
     """A second tier that other instances read too. None of these raises, or waits longer than the store's timeout."""
 
-    async def get(self, x: Exchange, lookup: CacheLookup) -> StoredResponse | None:
-        """The newest answer to this request that another instance has kept."""
+    async def get(
+        self,
+        key: bytes,
+        fill_key: bytes,
+        *,
+        route: str,
+        host: str,
+        path: str,
+        read_varying: VaryReader,
+        budget: WaitBudget,
+    ) -> tuple[StoredResponse | None, bool]:
+        """What another instance has kept, and whether this one fills it for all; then `end_fill` must follow."""
 
-    def put(self, route: str, entry: StoredResponse) -> None: ...
+    def put(self, entry: StoredResponse, *, asked_at: float, ttl: float) -> None: ...
+    def end_fill(self, fill_key: bytes, *, kept: bool) -> None: ...
     def empty(self, route: str | None, path: str | None, host: str | None) -> None:
         """Tell the others; None stands for every route, path, host."""
+
+    def close(self) -> None: ...
 
 
 class ResponseCache:
     """The caches of the routes that have one. `clock` is the loop's, `wall_clock` returns Unix time.
 
     `refresh` asks the app for a stale answer while nobody waits; the pipeline sets it. `tier` is set if instances share
-    a store.
+    a store, and `make_budget` gives what a request may still wait for it.
     """
 
     def __init__(
@@ -73,6 +87,7 @@ class ResponseCache:
         self._tasks = BackgroundTasks()
         self.refresh: Refresh | None = None
         self.tier: SharedTier | None = None
+        self.make_budget: Callable[[Exchange], WaitBudget] | None = None
 
     def __repr__(self) -> str:
         return f"<ResponseCache {', '.join(f'{name}: {state.memory!r}' for name, state in self._routes.items())}>"
@@ -96,7 +111,12 @@ class ResponseCache:
             # Fields, codings and keys of what was kept are those of the old rules.
             if state is None or before is None or _rules(before) != _rules(route):
                 self._routes[name] = RouteCacheState(
-                    route, route.cache, clock=self._clock, wall_clock=self._wall_clock, on_put=self._on_put
+                    route,
+                    route.cache,
+                    clock=self._clock,
+                    wall_clock=self._wall_clock,
+                    on_put=self._on_put,
+                    on_shared_end=self._on_shared_end,
                 )
             else:
                 state.policy = route.cache
@@ -108,6 +128,8 @@ class ResponseCache:
     def close(self) -> None:
         """End what goes on while nobody waits."""
         self._tasks.cancel()
+        if self.tier is not None:
+            self.tier.close()
 
     # ── a request ────────────────────────────────────────────────────────────────────────────
 
@@ -197,9 +219,21 @@ class ResponseCache:
         self, state: RouteCacheState, x: Exchange, lookup: CacheLookup, forwarding: ForwardingFields
     ) -> KeptResponse | None:
         """What another instance has kept for this request; it is kept here too from now on."""
-        if self.tier is None:
+        if self.tier is None or self.make_budget is None or lookup.fill is None:
             return None
-        entry = await self.tier.get(x, lookup)
+        began = self._clock()
+        try:
+            entry, lookup.fill.is_shared = await self.tier.get(
+                lookup.key,
+                lookup.fill_key,
+                route=state.name,
+                host=lookup.host,
+                path=lookup.path,
+                read_varying=partial(read_varying, x, forwarding=forwarding),
+                budget=self.make_budget(x),
+            )
+        finally:
+            x.waited_seconds += self._clock() - began
         if entry is None or not _is_for(state, x, entry, lookup, forwarding) or not state.memory.put(entry):
             return None
         kept = self._find(state, x, lookup, forwarding, stands_in=False)
@@ -307,6 +341,10 @@ class ResponseCache:
             self.tier.empty(route, path, None)
         return count
 
+    def can_decode(self, coding: str) -> bool:
+        """Whether a body in this coding can be undone here."""
+        return coding == PLAIN or coding in self._writer.encoders.decoders
+
     @property
     def sizes(self) -> Mapping[str, tuple[int, int]]:
         """By route: how many answers are kept, and their bytes."""
@@ -320,11 +358,17 @@ class ResponseCache:
 
     # ── what is kept ─────────────────────────────────────────────────────────────────────────
 
-    def _on_put(self, state: RouteCacheState, entry: StoredResponse) -> None:
-        if self.tier is not None:
-            self.tier.put(state.name, entry)
+    def _on_put(self, state: RouteCacheState, entry: StoredResponse, asked_at: float) -> None:
+        now = self._wall_clock()
+        # One that must be asked about at each use is of no use to an instance that has not asked.
+        if self.tier is not None and entry.time_left(state.policy, now) > 0:
+            self.tier.put(entry, asked_at=asked_at, ttl=entry.usable_for(state.policy, now))
         if entry.is_text and len(entry.bodies.get(PLAIN, b"")) > LARGE:
             self._tasks.start(self._compress(entry))
+
+    def _on_shared_end(self, fill_key: bytes, kept: bool) -> None:
+        if self.tier is not None:
+            self.tier.end_fill(fill_key, kept=kept)
 
     async def _compress(self, entry: StoredResponse) -> None:
         if await compress_large_body(entry):

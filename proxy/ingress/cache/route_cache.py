@@ -15,7 +15,8 @@ EMPTIED_SECONDS = 600.0  # for which that is known: longer than an answer takes 
 
 
 class RouteCacheState:
-    """`policy` may be replaced while requests are under way. `on_put` is called with each answer that is kept.
+    """`policy` may be replaced while requests are under way. `on_put` is called with each answer that is kept and
+    the time at which the app was asked for it; `on_shared_end` is of `Fills`.
 
     `clock` is the loop's, `wall_clock` returns Unix time; both in seconds.
     """
@@ -27,22 +28,23 @@ class RouteCacheState:
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
-        on_put: Callable[[RouteCacheState, StoredResponse], None],
+        on_put: Callable[[RouteCacheState, StoredResponse, float], None],
+        on_shared_end: Callable[[bytes, bool], None],
     ) -> None:
         self.name = route.name
         self.policy = policy
         self.clock = clock
         self.wall_clock = wall_clock
         self.memory = RouteMemory(policy.max)
-        self.fills = Fills(clock)
+        self.fills = Fills(clock, on_shared_end)
         self._on_put = on_put
         self._emptied: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()  # host and path, when
 
-    def put(self, entry: StoredResponse) -> bool:
-        """Keep an answer. False if it is too large."""
+    def put(self, entry: StoredResponse, asked_at: float) -> bool:
+        """Keep an answer that the app was asked for at this time of the clock. False if it is too large."""
         if not self.memory.put(entry):
             return False
-        self._on_put(self, entry)
+        self._on_put(self, entry, asked_at)
         return True
 
     def remove(self, entry: StoredResponse) -> None:

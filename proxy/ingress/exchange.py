@@ -53,7 +53,6 @@ class Exchange(IncomingRequest):
     - `request_id`, `trace_id`, `token`, `client`, `user`, `tier`, `route`: whose it is;
     - `filters`: what its route does to fields and bodies, None if nothing;
     - `lookup`: what it has to do with the cache of its route, None if that has none;
-    - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them;
     - `max_body`, `rate_decision`, `permit`, `held`, `budgets`: limits and what it holds of them; `store_budget`: how
       long it may still wait for the shared store, made when it is first asked;
     - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by

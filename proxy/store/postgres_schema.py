@@ -46,7 +46,9 @@ async def migrate(connection: Any, name: str, parts: Sequence[SchemaPart]) -> No
     """Bring the schema up to date, by a connection of asyncpg's; a newer one is left as it is. Raises asyncpg's
     errors."""
     schema = quote_name(name)
-    found = await _read_versions(connection, name)
+    # In a transaction: behind a pooler, asyncpg's two steps of one query could meet two servers.
+    async with connection.transaction():
+        found = await _read_versions(connection, name)
     if all(found.get(part.name, 0) >= len(part.steps) for part in parts):
         return
     async with connection.transaction():

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from proxy.store.interface import SchemaPart, Script
 
-MIN_KEPT_MS = 1000  # a log lives at least so long
+MIN_KEPT_MS = 1  # a log lives at least so long
 
 # KEYS: the exact log, if there are exact limits; then for each larger limit its groups and its state.
 # ARGV: id, number of exact limits, quota and period (µs) of each, then quota, period and step of each larger one.
@@ -195,7 +195,7 @@ BEGIN
   LOOP
     SELECT * INTO found_row FROM {schema}.limits WHERE key = name FOR UPDATE;
     EXIT WHEN FOUND;
-    INSERT INTO {schema}.limits (key, expires) VALUES (name, {schema}.clock_us() + 60000000) ON CONFLICT DO NOTHING;
+    INSERT INTO {schema}.limits (key, expires) VALUES (name, {schema}.clock_us()) ON CONFLICT DO NOTHING;
   END LOOP;
   RETURN found_row;
 END $$

@@ -73,6 +73,7 @@ class PostgresConnection(PipelinedConnection):
     ) -> None:
         super().__init__(loop, on_lost)
         self._connection = connection  # kept: asyncpg complains of one that is collected while it is open
+        self._foreign_protocol = connection._protocol
         self._scripts = scripts
         self._input = b""
         self._row: bytes | None = None
@@ -131,7 +132,7 @@ class PostgresConnection(PipelinedConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         # asyncpg's own protocol hears of the end as well, so that it lets go of what it holds.
-        self._connection._protocol.connection_lost(exc)
+        self._foreign_protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._input:

@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 PARTS = (
     "bench_requests",
     "bench_latency",
+    "bench_store",
     "bench_bytes",
     "bench_calls",
     "bench_postgres",

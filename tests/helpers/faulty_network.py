@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import ssl
 import struct
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+RETRANSMISSION = 0.25  # seconds: what TCP takes to send again what was lost (RFC 6298: no less than 200 ms in practice)
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
@@ -24,6 +26,7 @@ class FaultyNetwork:
         self._flowing.set()
         self.down_limit: int | None = None  # bytes from the target, a connection, after which it goes silent
         self.delay = 0.0  # seconds that bytes from the target take longer
+        self.loss = 0.0  # the share of pieces that are lost and come again after RETRANSMISSION
         self.taken = 0  # connections so far
         self.down = 0  # bytes from the target so far
         self._live: set[socket.socket] = set()
@@ -103,6 +106,8 @@ class FaultyNetwork:
                 self._flowing.wait()
                 if down and self.delay:
                     time.sleep(self.delay)
+                if self.loss and random.random() < self.loss:
+                    time.sleep(RETRANSMISSION)
                 if down:
                     limit = self.down_limit
                     if limit is not None and passed + len(data) > limit:

@@ -67,7 +67,8 @@ def fields(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 def outgoing(came: Fields) -> Fields:
     """The fields of the app's header that go on: end to end ones alone (RFC 9110 section 7.6.1)."""
-    dropped = _DROPPED_FROM_REQUESTS | named_by_connection(came)
+    named = named_by_connection(came)
+    dropped = _DROPPED_FROM_REQUESTS | named if named else _DROPPED_FROM_REQUESTS
     kept = []
     for name, value in came:
         lower = name.lower()
@@ -83,12 +84,15 @@ def outgoing(came: Fields) -> Fields:
 
 def returning(came: Fields) -> Fields:
     """The fields of the upstream's header that go back; whoever writes the head states the framing anew."""
-    dropped = _DROPPED | named_by_connection(came)
+    named = named_by_connection(came)
+    dropped = _DROPPED | named if named else _DROPPED
     return [(name, value) for name, value in came if name.lower() not in dropped]
 
 
 def named_by_connection(came: Fields) -> set[str]:
     values = [value.encode("utf-8", "surrogateescape") for name, value in came if name.lower() == "connection"]
+    if not values or values == [b"keep-alive"]:  # the usual
+        return set()
     return {name.decode("latin-1") for name in connection_options(values)}
 
 

@@ -32,7 +32,7 @@ from proxy.egress.coalescing import SharedCall
 from proxy.egress.deadline import PATIENCE_HEADER, Deadline, parse_patience
 from proxy.egress.dialects import UNBILLED_STATUSES, BackgroundStatus, OutputSize, Usage
 from proxy.egress.fallback import canned_answer, fallback_steps, redirect_call, step_name
-from proxy.egress.headers import Fields, fields, first, outgoing, returning, shared, token_of
+from proxy.egress.headers import fields, outgoing, returning, shared, token_of
 from proxy.egress.response_head import (
     outrigger_fields,
     refusal_response,
@@ -106,8 +106,8 @@ class Pipeline:
             shown = self._accounting.redact(f"/{name}")[1:]
             app.set_whole(*refuse_unknown_upstream(request.method, shown, self.upstreams, self._emit))
             return
-        received = fields(request.raw_headers)
-        call = Call(upstream, request.method, rest, outgoing(received), self._clock(), self._now())
+        received = request.headers
+        call = Call(upstream, request.method, rest, outgoing(fields(request.raw_headers)), self._clock(), self._now())
         call.ask = upstream.dialect.parse_request(None, None)
         self._identify_owner(call, received)
         # What these three begin, the `finally` below ends; nothing in between waits or fails.
@@ -166,14 +166,14 @@ class Pipeline:
 
     # ── whose call it is, and what it asks for ───────────────────────────────────────────────
 
-    def _identify_owner(self, call: Call, received: Fields) -> None:
+    def _identify_owner(self, call: Call, received: Mapping[str, str]) -> None:
         """Find the request that the call came from, by the token that the app's Python carries along."""
-        token = first(received, "x-outrigger-request") or token_of(first(received, "tracestate"))
+        token = received.get("X-Outrigger-Request") or token_of(received.get("tracestate"))
         call.owner = self._requests.find(token)
         if call.owner is not None:
             call.user, call.tier = call.owner.user, call.owner.tier
         # The OpenAI and Anthropic SDKs, which Stainless generates, number their attempts from 0.
-        count = first(received, "x-stainless-retry-count")
+        count = received.get("x-stainless-retry-count")
         call.is_sdk_retry = count is not None and count.strip() not in ("", "0")
 
     def _cancel_with_request(self, call: Call) -> Callable[[], None]:
@@ -192,13 +192,13 @@ class Pipeline:
             raise error_response.invalid_api_key(name, key_variable(kind, name))
         call.target, call.fields = changed
 
-    def _make_deadline(self, call: Call, received: Fields) -> Deadline:
+    def _make_deadline(self, call: Call, received: Mapping[str, str]) -> Deadline:
         total = call.upstream.policy.timeout.total
         request = call.owner.request if call.owner is not None else None
         left = request.time_left(call.began) if request is not None else None
         # A request without a limit of its own has infinite time left; then the upstream's limit holds.
         shorter = left is not None and left != float("inf") and (total is None or left < total)
-        patience = parse_patience(first(received, PATIENCE_HEADER))
+        patience = parse_patience(received.get(PATIENCE_HEADER))
         deadline = Deadline(call.began, total=left if shorter else total, patience=patience)
         if shorter and deadline.reason == "total":
             deadline.reason = "request"

@@ -54,6 +54,7 @@ class UpstreamResponse:
     error_status: int = 0  # what its own error event would have been as an answer; 0 if it has none
     permanent: bool = False  # its own error event is one that no retry mends
     broken: str | None = None  # what is wrong with the stream, found behind its first event
+    encoding: str = "identity"  # of its content (RFC 9110 section 8.4)
 
     def release(self) -> None:
         """Give back or close what still holds a connection."""
@@ -90,6 +91,8 @@ async def read_response(
     """Raises AttemptFailed if the answer breaks off, or is none, before anything of it was shown."""
     raw = fields(response.raw_headers)
     answer = UpstreamResponse(call.method, response.status, response.reason, raw, response.status, response=response)
+    if "content-encoding" in response.headers:
+        answer.encoding = response.headers["content-encoding"].strip().lower() or "identity"
     # An error is read whatever its type: retries, fallbacks and the app go by what it says.
     if response.status >= 400:
         answer.body, complete = await response.read_whole(MAX_BUFFERED_RESPONSE)
@@ -107,7 +110,7 @@ async def read_response(
         return answer
     if kind == "text/event-stream":
         # Streams are asked for without an encoding; one that has it all the same passes unread.
-        if not response.headers.get("content-encoding"):
+        if answer.encoding == "identity":
             answer.stream = dialect.stream_state(call.endpoint, strip_usage=strip_usage)
             answer.media = dialect.media_stream(call.endpoint) if answer.stream is None else None
         if answer.stream is not None:
@@ -127,7 +130,7 @@ async def read_response(
         return answer
     answer.body = body
     answer.parsed = parse_body(answer)
-    if response.status == 200 and _is_readable(answer):
+    if response.status == 200 and answer.encoding in READABLE_ENCODINGS:
         if due:
             _judge_json(answer, due, dialect)
         else:
@@ -203,17 +206,9 @@ def _judge_error(answer: UpstreamResponse, dialect: Dialect) -> None:
         answer.reason = ""
 
 
-def _is_readable(answer: UpstreamResponse) -> bool:
-    return _content_encoding(answer) in READABLE_ENCODINGS
-
-
 def _make_ends(answer: UpstreamResponse, kind: str) -> JsonEnds | None:
-    encoding = _content_encoding(answer)
-    return JsonEnds(encoding) if kind == "application/json" and encoding in READABLE_ENCODINGS else None
-
-
-def _content_encoding(answer: UpstreamResponse) -> str:
-    return answer.headers.get("content-encoding", "identity").strip().lower()
+    readable = kind == "application/json" and answer.encoding in READABLE_ENCODINGS
+    return JsonEnds(answer.encoding) if readable else None
 
 
 async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> None:
@@ -267,10 +262,10 @@ def split_events(splitter: EventSplitter, data: bytes) -> list[bytes]:
 
 def decoded_body(answer: UpstreamResponse) -> bytes:
     """A whole answer's body without its encoding; empty if that encoding cannot be read here."""
-    body, encoding = answer.body or b"", _content_encoding(answer)
-    if encoding == "identity":
+    body = answer.body or b""
+    if answer.encoding == "identity":
         return body
-    if encoding not in READABLE_ENCODINGS:
+    if answer.encoding not in READABLE_ENCODINGS:
         return b""
     try:
         # Bounded, since a small body may unpack to gigabytes; 32 accepts gzip and zlib.
@@ -282,6 +277,6 @@ def decoded_body(answer: UpstreamResponse) -> bytes:
 def parse_body(answer: UpstreamResponse) -> object:
     """The JSON of a whole answer, or None."""
     try:
-        return json.loads(decoded_body(answer))
+        return json.loads(answer.body or b"" if answer.encoding == "identity" else decoded_body(answer))
     except (ValueError, RecursionError):
         return None

@@ -9,6 +9,7 @@ finished, is a line of JSON in the file $WORKED.
     /large?n=1000           so many bytes
     /hold?file=NAME         answers when there is a file of that name
     /poison                 kills whoever started it, as an app does that takes all the memory there is
+    /cors                   lets any page in, with Content-Type alone
     /call                   a call to $OPENAI_BASE_URL for the user who asked
     anything else           `pong`, with a few fields
 """
@@ -120,6 +121,10 @@ class App(BaseHTTPRequestHandler):
     def answer_poison(self, attempt: int) -> None:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
+
+    def answer_cors(self, attempt: int) -> None:
+        allowed = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Headers", "Content-Type")]
+        self.say(204, b"", *allowed)
 
     def answer_large(self, attempt: int) -> None:
         self.say(200, b"x" * int(self.query["n"]))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
+import shutil
 import signal
 import stat
+import sys
 import time
 from collections import Counter
 from itertools import pairwise
 
 import pytest
-from gateway_process import eventually, gateway
+from egress_gateway import Vendor, hangs, says
+from gateway_process import APPS, eventually, gateway
 from task_client import ASYNC, TASK_APP, Answer, ask, find, result, submit, until, worked
 
 USERS = "identity: {user: [{header: X-User}]}\n"
@@ -303,3 +307,105 @@ async def test_an_answer_says_what_the_app_said_whoever_asks(tmp_path, mode) -> 
         await g.ready()
         waited = await ask(g, "/work?ms=5", "Prefer: respond-async, wait=30", method="PUT", body=b"1")
         assert (waited.status, waited.json["method"], waited.json["body"]) == (201, "PUT", "1")
+
+
+CALLS = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+
+async def test_its_calls_belong_to_who_asked_and_what_they_cost_stands_in_its_line(tmp_path) -> None:
+    vendor = Vendor(says())
+    await vendor.start()
+    policy = background() + _upstream(vendor)
+    try:
+        async with gateway(tmp_path, *TASK_APP, policy=policy, environ={"OPENAI_API_KEY": "sk-test"}) as g:
+            await g.ready()
+            id = await submit(g, "/call", "X-User: ada", body=CALLS)
+            assert (await until(g, id))["status"] == "succeeded"
+            (call,) = await eventually(lambda: g.events("call"))
+            assert (call["user"], call.get("route", "default")) == ("ada", "default")
+            (line,) = await eventually(lambda: [e for e in g.events("task") if e.get("user") == "ada"])
+            assert (line["calls"], line["cost_usd"]) == (1, 0.000017)
+            assert line["request_id"] == call["request_id"]
+    finally:
+        await vendor.stop()
+
+
+@pytest.mark.parametrize(("when", "gone"), [("cancel", True), ("close", False)])
+async def test_a_cancelled_one_ends_its_calls_too_if_its_route_says_so(tmp_path, when, gone) -> None:
+    vendor = Vendor(hangs(4.0), says())
+    await vendor.start()
+    policy = background().replace("background:", f"when_abandoned: {when}, background:") + _upstream(vendor)
+    try:
+        async with gateway(tmp_path, *TASK_APP, policy=policy, environ={"OPENAI_API_KEY": "sk-test"}) as g:
+            await g.ready()
+            id = await submit(g, "/call", body=CALLS)
+            await eventually(lambda: vendor.requests)
+            assert (await ask(g, f"/_outrigger/tasks/{id}", method="DELETE")).status == 204
+            (call,) = await eventually(lambda: g.events("call"), timeout=30)
+            assert (call["duration_ms"] < 3900) == gone, call
+    finally:
+        await vendor.stop()
+
+
+def _upstream(vendor: Vendor) -> str:
+    prices = "{gpt-4o-mini: {input: 1, output: 2}}"
+    return (
+        "app: {attribution: 'off'}\n"
+        f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1', prices: {prices}}}}}\n"
+    )
+
+
+async def test_a_cap_holds_when_its_calls_are_made_and_not_before(tmp_path) -> None:
+    vendor = Vendor(says())
+    await vendor.start()
+    cap = "cap: {per_user: $0.0001/d}, prices:"
+    policy = background(retry={"attempts": 1}) + _upstream(vendor).replace("prices:", cap)
+    body = json.dumps({**json.loads(CALLS), "max_tokens": 5}).encode()
+    try:
+        async with gateway(tmp_path, *TASK_APP, policy=policy, environ={"OPENAI_API_KEY": "sk-test"}) as g:
+            await g.ready()
+            statuses = []
+            while len(statuses) < 12 and 429 not in statuses:
+                id = await submit(g, "/call", "X-User: ada", body=body)
+                statuses.append((await until(g, id))["response"]["status"])
+            # Each was accepted; the call of the last one would have passed the cap.
+            assert statuses[0] == 200
+            assert statuses[-1] == 429
+    finally:
+        await vendor.stop()
+
+
+async def test_a_page_that_the_app_lets_in_may_send_what_a_task_is_asked_with(tmp_path) -> None:
+    policy = background()
+    async with gateway(tmp_path, *TASK_APP, policy=policy) as g:
+        await g.ready()
+        head = ("Origin: https://page.example.com", "Access-Control-Request-Method: POST")
+        asked = "Access-Control-Request-Headers: content-type, prefer, idempotency-key"
+        allowed = await ask(g, "/cors", *head, asked, method="OPTIONS")
+        names = ", ".join(allowed.all("Access-Control-Allow-Headers")).lower()
+        assert {"content-type", "prefer", "idempotency-key"} == {name.strip() for name in names.split(",")}
+        # One that the app does not let in gets nothing of ours either.
+        assert not (await ask(g, "/pong", *head, asked, method="OPTIONS")).all("Access-Control-Allow-Headers")
+
+
+PY = shlex.quote(sys.executable)
+FRAMEWORKS = {
+    "FastAPI": f"{PY} -m uvicorn fastapi_app:app --app-dir {APPS} --port $PORT",
+    "Flask": f"{PY} -m gunicorn flask_app:app --chdir {APPS} --workers 2",
+    "Django": f"{PY} -m gunicorn django_app:application --chdir {APPS}",
+    "Node": f"exec node {APPS}/node_app.js",
+}
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+async def test_an_unmodified_app_of_any_framework_works_later_too(tmp_path, name) -> None:
+    if name == "Node" and shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    async with gateway(tmp_path, "sh", "-c", FRAMEWORKS[name], policy=background()) as g:
+        await g.ready(60)
+        body = json.dumps({"a": [1, "ü"]}).encode()
+        id = await submit(g, "/json", "Content-Type: application/json", body=body)
+        assert (await until(g, id))["status"] == "succeeded"
+        kept = await result(g, id)
+        assert (kept.status, kept.json["got"]) == (200, {"a": [1, "ü"]})
+        assert (await ask(g, "/", "Prefer: respond-async, wait=30")).body.decode() == f"hello from {name}"

@@ -60,7 +60,10 @@ class Database(Protocol):
     lease: float
 
     def transaction(self, *, write: bool = True) -> AbstractAsyncContextManager[Transaction]:
-        """All of it is committed at the end, safe from a loss of power, or none of it. Raises TasksUnavailable."""
+        """All of it is committed at the end, safe from a loss of power, or none of it. Raises TasksUnavailable.
+
+        Without `write` nothing may be changed, and two questions may see different moments.
+        """
 
     async def listen(self) -> None:
         """Hear what other instances `notify`, if that works here; else polling has to do. Raises nothing."""

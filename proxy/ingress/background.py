@@ -72,7 +72,8 @@ class BackgroundRequests:
         """Read the whole request. Raises Refusal: 400 if it cannot run later, 413 if it is too large to be kept."""
         service = self._service()
         upgrade = requested_upgrade(x.joined_header("Connection"), x.joined_header("Upgrade"))
-        if upgrade is not None or "text/event-stream" in (x.joined_header("Accept") or "").lower():
+        accepted = [kind.partition(";")[0].strip() for kind in (x.joined_header("Accept") or "").lower().split(",")]
+        if upgrade is not None or accepted == ["text/event-stream"]:
             detail = "A stream or an upgrade cannot be answered later; ask this route without them."
             raise bad_request(detail)
         delay, run_at = self._parse_delay(x.headers.get("Outrigger-Delay"))

@@ -12,6 +12,7 @@ from proxy.cli.arguments import parse_arguments
 from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
 from proxy.cli.output import print_pairs
 from proxy.errors import UsageError
+from proxy.http.prefer import parse_prefer
 from proxy.ingress.exchange import path_from_target
 from proxy.ingress.identity import Identified
 from proxy.ingress.pipeline import RequestRules
@@ -57,6 +58,7 @@ def run_explain(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO,
         ("tier", _explain_tier(policy, identified)),
         ("connections", _explain_connections(policy)),
         *_explain_limits(policy, route, identified.tier),
+        ("later", _explain_background(policy, route, request.joined("Prefer"))),
         ("caps", _explain_caps(policy, identified.tier)),
         ("budget", _explain_budget(policy, route, identified.tier)),
     ]
@@ -118,6 +120,22 @@ def _explain_limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, 
         ("compress", _explain_compression(route)),
         ("fields", _explain_fields(route)),
     ]
+
+
+def _explain_background(policy: Policy, route: Route, prefer: str | None) -> str:
+    """Whether this very request would run later, and within which bounds."""
+    background = route.background
+    if background.mode == "off":
+        return "no: it is answered when the app has answered (background: off)"
+    later = background.mode == "always" or parse_prefer(prefer).respond_async
+    why = "every request of this route" if background.mode == "always" else "the client asks by Prefer: respond-async"
+    said = f"yes, with 202: {why}" if later else "no, since the client does not send Prefer: respond-async"
+    tries = background.retry.attempts
+    return (
+        f"{said}; {background.concurrency} at once over all instances, {background.max_queued} may wait,"
+        f" {format_duration(background.timeout)} a try, {tries} {'try' if tries == 1 else 'tries'},"
+        f" bodies up to {format_size(policy.tasks.max_body)}"
+    )
 
 
 def _explain_connections(policy: Policy) -> str:

@@ -35,6 +35,7 @@ def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]
     yield from _unreachable_keys(policy)
     yield from _client_chosen_users(policy)
     yield from _forgetful_ledger(reader, policy)
+    yield from _forgetful_queue(reader, policy)
     yield from _unreachable_routes(reader, policy)
     tiers = policy.identity.tiers
     if tiers and tiers[-1].users is not None:
@@ -123,6 +124,17 @@ def _forgetful_ledger(reader: PolicyReader, policy: Policy) -> Iterator[tuple[st
         return
     what = f"Render throws this file away at each deploy, and the caps of {', '.join(capped)} begin anew with it"
     yield "ledger.url", f"{what}; write ${{DATABASE_URL}}, or put it on a disk, as in sqlite:////var/data/outrigger.db"
+
+
+def _forgetful_queue(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]:
+    """Tasks that are lost at a deploy, although their clients were told 202."""
+    path = sqlite_path(policy.tasks.url or policy.ledger.url)
+    named = [route.name for route in policy.routes if route.background.mode != "off"]
+    if path is None or not named or not reader.environ.get("RENDER") or _is_on_disk(Path(os.path.abspath(path))):
+        return
+    what = f"Render throws this file away at each deploy, and what waits on {', '.join(named)} is lost with it"
+    key = "ledger.url" if policy.tasks.url is None else "tasks.url"
+    yield key, f"{what}; write ${{DATABASE_URL}}, or put it on a disk, as in sqlite:////var/data/outrigger.db"
 
 
 def _is_on_disk(path: Path) -> bool:

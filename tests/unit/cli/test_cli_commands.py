@@ -60,6 +60,24 @@ def test_explain_says_what_a_route_keeps_codes_and_changes():
     assert (found["cache"], found["fields"]) == ("no answer is kept", "none are changed")
 
 
+def test_explain_says_whether_a_request_would_run_later():
+    policy = "routes: [{name: report, match: {path: /r}, background: {mode: prefer, concurrency: 3}}, {name: a, background: {mode: always}}]"
+
+    def later(*request: str) -> str:
+        found = {
+            name.strip(): value.strip() for name, value in rows(said(run_explain, *request, text=policy)[1]).items()
+        }
+        return found["later"]
+
+    assert later("POST", "/r").startswith(
+        "no, since the client does not send Prefer: respond-async; 3 at once over all"
+    )
+    assert later("POST", "/r", "-H", "Prefer: respond-async, wait=5").startswith("yes, with 202: the client asks")
+    assert later("GET", "/other").startswith("yes, with 202: every request of this route; 2 at once")
+    found = {name.strip(): value.strip() for name, value in rows(said(run_explain, "GET", "/")[1]).items()}
+    assert found["later"] == "no: it is answered when the app has answered (background: off)"
+
+
 def test_explain_says_what_may_be_spent_and_what_follows():
     text = POLICY.replace("timeout: 60s", "timeout: 60s, requires_budget: true, when_abandoned: cancel") + (
         "upstreams: {openai: {cap: {per_user: {free: [$1/d, $5/month]}, total: $9/d, per_call: $0.5}}}\n"

@@ -80,6 +80,26 @@ def test_caps_that_a_deploy_would_forget_are_warned_of(ledger: str, environ: dic
     assert load_policy(PolicySource("p.yaml", None, ledger), environ).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("stores", "key"),
+    [
+        ("", "ledger.url"),
+        ("tasks: {url: 'sqlite:////opt/x.db'}", "tasks.url"),
+        ("ledger: {url: 'postgresql://h/d'}\ntasks: {url: 'sqlite:///x.db'}", "tasks.url"),
+        ("tasks: {url: 'sqlite:////var/data/x.db'}", None),
+        ("ledger: {url: 'postgresql://h/d'}", None),
+    ],
+)
+def test_tasks_that_a_deploy_would_lose_are_warned_of(stores: str, key: str | None) -> None:
+    text = f"routes: [{{name: report, match: {{path: /r}}, background: {{mode: prefer}}}}]\n{stores}"
+    found = load_policy(PolicySource("p.yaml", None, text), {"RENDER": "true"}).warnings
+    assert [warning.split(": ")[1] for warning in found if "waits on report" in warning] == ([key] if key else [])
+    off = text.replace("prefer", '"off"')
+    assert not any(
+        "waits on" in one for one in load_policy(PolicySource("p.yaml", None, off), {"RENDER": "true"}).warnings
+    )
+
+
 def test_a_stop_that_takes_longer_than_platforms_wait_is_warned_of() -> None:
     (warning,) = warnings_of("listen:\n  drain: 25s\n")
     assert warning.startswith("p.yaml:2: listen.drain: listen.drain and app.stop_timeout together are 33s")

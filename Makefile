@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types bench bench-litellm prices readme screenshots callers model setup
-.PHONY: loadtest soak incidents fuzz dbsuites realapps clean schema lock dist sbom release-check oldest
+.PHONY: loadtest soak incidents fuzz dbsuites realapps clean schema lock dist sbom release-check pins oldest
 
 # The first Python that is new enough, python3 preferred.
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -24,7 +24,7 @@ help:
 	@echo 'make lock            the locks with hashes, after a dependency was changed; UPGRADE=1 for the newest'
 	@echo 'make oldest          our own tests on the oldest versions that requirements.txt allows'
 	@echo 'make dist            wheel, source archive and outrigger.lock; make sbom: what is in it, as CycloneDX'
-	@echo 'make release-check   whether this can be published'
+	@echo 'make release-check   whether this can be published; make pins: whether actions are pinned to what their tags name'
 	@echo 'make loadtest        100 users at their peak, with a verdict; make soak SOAK=8h: for as long as you like'
 	@echo 'make incidents       what goes wrong, on purpose; writes the table in deploy/INCIDENTS.md'
 	@echo 'make fuzz            random calls, and the ledger against the vendors own books; FUZZ=100000 of them'
@@ -102,9 +102,9 @@ lock: | .venv/bin/python
 # The oldest versions that requirements.txt allows, with our own code's tests on them.
 .venv-oldest/$(STAMP): requirements.txt requirements-dev.txt | .venv/bin/python
 	@echo 'setting up the oldest dependencies (.venv-oldest) …'
-	@.venv/bin/python -m venv .venv-oldest && .venv-oldest/bin/python $(PIP) -r requirements-dev.txt
+	@.venv/bin/python -m venv --clear .venv-oldest
 	@.venv/bin/python -m uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -r requirements.txt
-	@touch $@
+	@.venv-oldest/bin/python $(PIP) -r requirements-dev.txt && touch $@
 
 oldest: .venv-oldest/$(STAMP)
 	@.venv-oldest/bin/python -m pytest tests/unit tests/wire/egress/test_egress_calls.py \
@@ -124,7 +124,11 @@ sbom: | .venv/bin/python
 	@.venv/bin/python deploy/release/sbom.py dist
 
 release-check: dist sbom
-	@.venv/bin/python deploy/release/check.py dist
+	@.venv/bin/python deploy/release/check.py dist $(if $(TAG),--tag "$(TAG)")
+
+# Asks the actions' repositories.
+pins: | .venv/bin/python
+	@.venv/bin/python deploy/release/pins.py
 
 .venv-litellm/$(STAMP): tests/bench/litellm.txt .venv/$(STAMP)
 	@echo "setting up LiteLLM's proxy (.venv-litellm) …"

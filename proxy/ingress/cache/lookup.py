@@ -14,6 +14,7 @@ from proxy.http.messages import HeaderList
 from proxy.http.problem import http_date
 from proxy.ingress.cache.cache_control import ResponseDirectives, parse_http_date
 from proxy.ingress.cache.conditions import CONDITIONS, is_not_modified
+from proxy.ingress.cache.credentials import CREDENTIALS
 from proxy.ingress.cache.fills import Fill, Outcome
 from proxy.ingress.cache.freshness import freshness_lifetime, initial_age, is_storable
 from proxy.ingress.cache.stored_response import PLAIN, StoredResponse, kept_fields
@@ -52,6 +53,7 @@ class CacheLookup:
     """
 
     __slots__ = (
+        "_ahead_bytes",
         "_asked_at",
         "_asks_about_entry",
         "_candidate",
@@ -90,6 +92,7 @@ class CacheLookup:
         self._requested_at = state.wall_clock()
         self._asked_at = state.clock()
         self._asks_about_entry = False
+        self._ahead_bytes = 0
         self._drops_range = drops_range
         self._candidate: StoredResponse | None = None  # the answer that is kept if all of it comes
         self.key = key
@@ -104,7 +107,7 @@ class CacheLookup:
 
     @property
     def has_credentials(self) -> bool:
-        return "Authorization" in self._x.headers or "Cookie" in self._x.headers
+        return any(name in self._x.headers for name in CREDENTIALS)
 
     @property
     def stands_in_at_once(self) -> bool:
@@ -120,7 +123,9 @@ class CacheLookup:
         stale entry is asked about by its validators (RFC 9111 section 4.3.1).
         """
         self._requested_at, self._asked_at = self._state.wall_clock(), self._state.clock()
-        names = CONDITIONS if self.may_store else frozenset[bytes]()
+        # Where nothing is kept, a client that has a copy is better served by the app's own 304.
+        fills = self.may_store and (self.entry is not None or not self._state.fills.is_unkept(self.fill_key))
+        names = CONDITIONS if fills else frozenset[bytes]()
         if self._drops_range:
             names = names | _PART_OF_ANOTHER
         entry, fields = self.entry, HeaderList()
@@ -151,7 +156,9 @@ class CacheLookup:
         if candidate is not None and candidate.time_left(state.policy, now) > 0:
             state.fills.note_kept(self.fill_key)
         else:
-            # Nobody can use it without asking the app again: nothing is gained by waiting for it.
+            # Nobody can use it without asking the app again: nothing is gained by waiting for it, now or next time.
+            if self.may_store and head.status < 500:
+                state.fills.note_unkept(self.fill_key)
             self.give_up()
         return None
 
@@ -255,15 +262,25 @@ class CacheLookup:
             self._state.fills.end(self.fill, Outcome.LOOK_AGAIN if kept else Outcome.GO_ON)
             self.fill = None
 
+    def may_run_ahead(self, size: int) -> bool:
+        """Whether so many bytes more may be kept in memory for a client that does not keep up; they count until the
+        request is over."""
+        if self._state.ahead_bytes + size > self._state.policy.max:
+            return False
+        self._state.ahead_bytes += size
+        self._ahead_bytes += size
+        return True
+
     def give_up(self) -> None:
         """Nobody need wait for it: it is not kept, or of no use to others."""
-        self._state.fills.note_unkept(self.fill_key)
         if self.fill is not None:
             self._state.fills.end(self.fill, Outcome.GO_ON)
             self.fill = None
 
     def close(self, *, answered: bool) -> None:
         """The request is over. `answered`: the app was asked, and failed in a way that others would meet too."""
+        self._state.ahead_bytes -= self._ahead_bytes
+        self._ahead_bytes = 0
         if self.fill is not None:
             if answered:
                 self._state.fills.end(self.fill, Outcome.GO_ON)
@@ -294,8 +311,9 @@ class ResponseRecorder:
     """A `ResponseSink` that keeps what passes through it, for the cache.
 
     While it does, the client's own pace counts for nothing: others may wait for this answer, and a client that does
-    not read must not keep it from them. So the app is read as fast as it writes, up to the size of one entry; past it
-    the answer is not kept, and the app goes at the client's pace as always.
+    not read must not keep it from them. So the app is read as fast as it writes, up to the size of one entry, and
+    all clients of the route together up to its `max`. Past it the answer is not kept, and the app goes at the client's
+    pace as always.
     """
 
     def __init__(self, lookup: CacheLookup, sink: ResponseSink, coding: str) -> None:
@@ -310,7 +328,8 @@ class ResponseRecorder:
         if self._pieces is None:
             return flows
         self._size += len(data)
-        if self._size > self._lookup.max_entry:
+        # It is too large, or memory has its fill of what other clients have not read yet.
+        if self._size > self._lookup.max_entry or not (flows or self._lookup.may_run_ahead(len(data))):
             self._pieces = None
             self._lookup.give_up()
             return flows

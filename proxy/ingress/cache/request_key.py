@@ -2,7 +2,8 @@
 
 The key is a digest, so that neither names nor secrets stay in memory: of the route, the host and the target byte for
 byte, what a trusted proxy says of scheme and host (an app makes links and redirects of them), and in the scope of a
-user the user, Authorization and Cookie. What Vary names beside it is compared by value, as the app got it.
+user the user and the credentials (Authorization, Cookie and their like). What Vary names beside it is compared by
+value, as the app got it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
+from proxy.ingress.cache.credentials import CREDENTIALS
 from proxy.ingress.exchange import Exchange
 from proxy.policy.schema import RouteCache
 
@@ -37,7 +39,8 @@ def request_key(x: Exchange, policy: RouteCache, method: str) -> bytes:
         x.client.host or "",
     ]
     if policy.scope == "user":
-        said += [x.user, x.joined_header("Authorization") or "", x.joined_header("Cookie") or ""]
+        said.append(x.user)
+        said += [f"{name}:{x.joined_header(name)}" for name in CREDENTIALS if name in x.headers]
     # Lengths go in as well, or two requests could run together into the same bytes.
     text = "".join([f"{len(part)}:{part}" for part in said])
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()

@@ -35,6 +35,7 @@ from proxy.policy.schema import Route
 from proxy.store.interface import WaitBudget
 from proxy.util.background_tasks import BackgroundTasks
 
+MAX_UNCOUNTED = 64 * 1024  # bytes of an answer that is sent at once, whether its client reads or not
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 section 9.2.1
 
 Refresh = Callable[[Exchange, ForwardingFields], Awaitable[None]]
@@ -201,6 +202,10 @@ class ResponseCache:
         for entry in variants:
             if not _is_for(state, x, entry, lookup, forwarding):
                 continue
+            if entry.largest_body > MAX_UNCOUNTED and state.ahead_bytes > state.policy.max and not entry.readers:
+                # Memory has its fill of answers that clients do not read: this one goes at the client's own pace.
+                lookup.result, lookup.status, lookup.may_store = "bypass", b"fwd=bypass", False
+                return None
             left = entry.time_left(state.policy, now)
             if left > 0:
                 lookup.result, lookup.status = "hit", b"hit"
@@ -286,7 +291,20 @@ class ResponseCache:
 
     async def write(self, connection: ResponseClient, x: Exchange, kept: KeptResponse) -> bool:
         """Answer with what is kept. True if the client's connection may serve another request."""
-        return await self._writer.write(connection, x, kept, self._wall_clock())
+        state, size = self._routes.get(x.route.name), kept.entry.largest_body
+        if state is None or size <= MAX_UNCOUNTED:
+            return await self._writer.write(connection, x, kept, self._wall_clock())
+        # Until the last client has read it, it is in memory, even if it is none of the route's answers any more.
+        kept.entry.readers += 1
+        if kept.entry.readers == 1:
+            kept.entry.counted_bytes = size
+            state.ahead_bytes += size
+        try:
+            return await self._writer.write(connection, x, kept, self._wall_clock())
+        finally:
+            kept.entry.readers -= 1
+            if not kept.entry.readers:
+                state.ahead_bytes -= kept.entry.counted_bytes
 
     def find_stand_in(self, x: Exchange, refusal: Refusal) -> KeptResponse | None:
         """A stale answer in place of this refusal, made while the app was asked; None if there is none."""

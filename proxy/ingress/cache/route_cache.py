@@ -36,6 +36,7 @@ class RouteCacheState:
         self.clock = clock
         self.wall_clock = wall_clock
         self.memory = RouteMemory(policy.max)
+        self.ahead_bytes = 0  # in memory for clients that do not read as fast as they are answered
         self.fills = Fills(clock, on_shared_end)
         self._on_put = on_put
         self._emptied: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()  # host and path, when

@@ -23,7 +23,7 @@ PLAIN = "identity"  # the coding that is none (RFC 9110 section 8.4.1)
 # Fields of one exchange, which whoever gets the answer later must not see. Fields of the connection are dropped when
 # an answer is written.
 _NEVER_KEPT = frozenset(
-    (b"x-request-id", b"x-correlation-id", b"ratelimit", b"ratelimit-policy", b"x-cost-used-today", b"age")
+    (b"x-request-id", b"x-correlation-id", b"ratelimit", b"ratelimit-policy", b"x-cost-used-today", b"age", b"trailer")
 )
 _NEVER_KEPT_PREFIX = b"x-ratelimit-"
 # What a 304 does not change: the body that is kept stays, and with it what describes it (RFC 9111 section 3.2).
@@ -52,7 +52,8 @@ class StoredResponse:
     - `bodies`: the body by coding, empty if only its head was asked for; `is_text`: it is worth compressing.
     - `received_at`: when it came, or was last confirmed; `initial_age`: its age then, in seconds.
     - `lifetime`: seconds for which it says that it is fresh, None if it says nothing.
-    - `size`: bytes of memory that it takes.
+    - `size`: bytes of memory that it takes. `readers`: clients that it is being written to, for
+      whom `counted_bytes` are counted as ahead of them.
     """
 
     key: bytes
@@ -70,6 +71,8 @@ class StoredResponse:
     is_text: bool = False
     length: int = 0  # bytes of the plain body
     size: int = field(default=0, init=False)
+    readers: int = field(default=0, init=False)
+    counted_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.measure()
@@ -77,6 +80,11 @@ class StoredResponse:
     def measure(self) -> None:
         fields = sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in self.headers)
         self.size = ENTRY_OVERHEAD + fields + len(self.path) + sum(len(body) for body in self.bodies.values())
+
+    @property
+    def largest_body(self) -> int:
+        """Bytes of its longest form."""
+        return max((len(body) for body in self.bodies.values()), default=0)
 
     @property
     def etag(self) -> bytes | None:

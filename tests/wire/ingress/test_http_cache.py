@@ -554,3 +554,65 @@ async def test_a_long_text_is_kept_compressed_and_given_plain():
         head = await ask(g, method="HEAD")
         assert head.fields["content-length"] == str(len(text))
     assert len(app.asked) == 1
+
+
+# ── robustness ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("field", ["X-Api-Key", "X-Auth-Token", "X-Forwarded-User"])
+@pytest.mark.parametrize("policy", [PUBLIC, USER])
+async def test_keys_in_other_fields_are_credentials_too(policy, field):
+    async with ingress_gateway(CachedApp(says(FRESH)), policy) as g:
+        await ask(g, "/", f"{field}: ann")
+        assert (await ask(g, "/", f"{field}: bob")).body == b"answer 2"
+        assert (await ask(g)).body == b"answer 3"
+
+
+async def test_clients_that_do_not_read_hold_no_more_memory_than_max():
+    body = b"x" * 3_000_000
+    async with ingress_gateway(app := CachedApp(says(FRESH, body=body)), PUBLIC) as g:
+        idle = []
+        for number in range(12):
+            _, writer = await g.connect()
+            writer.write(b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n" % number)
+            idle.append(writer)
+        await until(lambda: len(app.asked) == 12, 20)
+        state = g.door.cache._routes["all"]
+        await asyncio.sleep(0.5)
+        assert state.ahead_bytes <= state.policy.max
+        answer = await ask(g, "/0")  # and others are served meanwhile
+        assert (answer.status, len(answer.body)) == (200, len(body))
+        for writer in idle:
+            writer.close()
+        await until(lambda: state.ahead_bytes == 0)
+
+
+async def test_a_client_that_asks_for_nothing_to_be_kept_does_not_make_the_others_go_one_by_one():
+    async with ingress_gateway(app := CachedApp(says(FRESH)), PUBLIC) as g:
+        await ask(g, "/", "Cache-Control: no-store")
+        app.hold = asyncio.Event()
+        asking = [asyncio.create_task(ask(g)) for _ in range(5)]
+        await until(lambda: sum(g.door.accounting.in_flight.values()) == 5)
+        app.hold.set()
+        await asyncio.gather(*asking)
+    assert len(app.asked) == 2
+
+
+async def test_where_nothing_is_kept_a_client_with_a_copy_hears_the_apps_own_304():
+    def answer(method, target, fields, number):
+        if fields.get("if-none-match") == '"v1"':
+            return b'HTTP/1.1 304 Not Modified\r\nETag: "v1"\r\n\r\n'
+        return says('ETag: "v1"', "Cache-Control: private")(method, target, fields, number)
+
+    async with ingress_gateway(app := CachedApp(answer), PUBLIC) as g:
+        await ask(g)
+        assert (await ask(g, "/", 'If-None-Match: "v1"')).status == 304
+    assert app.fields[1]["if-none-match"] == '"v1"'
+
+
+async def test_a_bad_policy_of_a_route_is_refused_and_what_is_kept_stays():
+    from proxy.errors import PolicyError
+    from proxy.policy.loading import PolicySource, load_policy
+
+    with pytest.raises(PolicyError, match=r"test:1: routes\[0\].cache.scope: everyone is none of its words"):
+        load_policy(PolicySource("test", None, "routes: [{name: a, cache: {scope: everyone}}]"), {})

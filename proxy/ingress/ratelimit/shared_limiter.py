@@ -96,15 +96,17 @@ class Ticket:
 
 
 class _Denial:
-    """A refusal of the store's that holds for a while. `at` is when it was asked for."""
+    """A refusal of the store's that holds for a while. `at` is when it was asked for, `until` when it does not hold any
+    more, or another of the limits has more left than it had."""
 
-    __slots__ = ("at", "limits", "standings", "wait")
+    __slots__ = ("at", "limits", "standings", "until", "wait")
 
     def __init__(self, limits: TierLimits, standings: list[tuple[int, float]], wait: float, at: float) -> None:
         self.limits = limits
         self.standings = standings
         self.wait = wait
         self.at = at
+        self.until = at + min(MAX_DENIAL_SECONDS, wait, *(reset for _, reset in standings if reset > 0.0))
 
     def repeat(self, now: float) -> RateDecision:
         passed = now - self.at
@@ -161,7 +163,7 @@ class SharedRateLimiter:
         now = self._clock()
         denial = self._denials.get(key)
         if denial is not None:
-            if denial.limits is limits and now < denial.at + min(denial.wait, MAX_DENIAL_SECONDS):
+            if denial.limits is limits and now < denial.until:
                 return denial.repeat(now)
             del self._denials[key]
         id = f"{self._name}.{next(self._serial):x}"

@@ -78,11 +78,14 @@ async def ask(instance: SimulatedInstance, route: Route, user: str) -> RateDecis
     return decision
 
 
+# Seconds between two requests: within the second for which a refusal is remembered, and beyond it. Periods are long
+# beside what an example takes in real time, since a server drops by its own clock what has expired.
+GAPS = st.sampled_from([0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 10.0, 20.0, 45.0, 90.0])
 RATES = st.lists(
-    st.builds(Rate, st.integers(1, 9), st.integers(2, 40).map(float)), min_size=1, max_size=3, unique_by=lambda r: r.period
+    st.builds(Rate, st.integers(1, 9), st.integers(60, 600).map(float)), min_size=1, max_size=3, unique_by=lambda r: r.period
 )  # fmt: skip
-# (instance, seconds that pass before it, in quarters)
-STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 24)), min_size=1, max_size=60)
+# (instance, seconds that pass before it)
+STEPS = st.lists(st.tuples(st.integers(0, 3), GAPS), min_size=1, max_size=60)
 CHECKS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -93,8 +96,8 @@ def test_every_window_has_at_most_n_over_all_instances_and_nothing_is_refused_th
         oracle, route, user = Oracle(), route_of(rates), uuid.uuid4().hex
         every = [SimulatedInstance(world.server, number, 4, "share") for number in range(4)]
         now = world.server.now
-        for number, quarters in steps:
-            now += quarters / 4
+        for number, gap in steps:
+            now += gap
             await world.server.set_clock(now)
             instance = every[number]
             decision = await ask(instance, route, user)
@@ -117,16 +120,14 @@ def test_every_window_has_at_most_n_over_all_instances_and_nothing_is_refused_th
 
 
 @CHECKS
-@given(
-    steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8), st.booleans()), max_size=60), count=st.integers(1, 5)
-)
+@given(steps=st.lists(st.tuples(st.integers(0, 3), GAPS, st.booleans()), max_size=60), count=st.integers(1, 5))
 def test_a_request_that_is_taken_back_never_counted_on_any_instance(world, steps, count):
     async def play() -> None:
-        oracle, rates, user = Oracle(), [Rate(count, 5.0)], uuid.uuid4().hex
+        oracle, rates, user = Oracle(), [Rate(count, 100.0)], uuid.uuid4().hex
         every = [SimulatedInstance(world.server, number, 4, "share") for number in range(4)]
         route, now = route_of(rates), world.server.now
-        for number, quarters, taken_back in steps:
-            now += quarters / 4
+        for number, gap, taken_back in steps:
+            now += gap
             await world.server.set_clock(now)
             instance = every[number]
             had_room = oracle.room(now, rates)
@@ -138,7 +139,7 @@ def test_a_request_that_is_taken_back_never_counted_on_any_instance(world, steps
                 await instance.settle()
             elif decision.allowed:
                 oracle.admitted.append(now)
-            assert oracle.count(now, 5.0) <= count
+            assert oracle.count(now, 100.0) <= count
         await world.server.set_clock(now + 1.0)
         fresh = SimulatedInstance(world.server, 9, 4, "share")
         assert (await ask(fresh, route, user)).allowed == oracle.room(now + 1.0, rates)
@@ -151,31 +152,33 @@ NETWORK = st.sampled_from(["up", "up", "up", "away", "lost answer", "dies"])
 
 @CHECKS
 @given(
-    steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8), NETWORK, st.booleans()), max_size=80),
+    steps=st.lists(st.tuples(st.integers(0, 3), GAPS, NETWORK, st.booleans()), max_size=80),
     count=st.integers(1, 6),
     on_error=st.sampled_from(["share", "local"]),
 )
 def test_whatever_was_admitted_without_the_store_counts_in_it_afterwards(world, steps, count, on_error):
     async def play() -> None:
-        oracle, rates, user = Oracle(), [Rate(count, 6.0)], uuid.uuid4().hex
+        oracle, rates, user = Oracle(), [Rate(count, 120.0)], uuid.uuid4().hex
         every = [SimulatedInstance(world.server, number, 4, on_error) for number in range(4)]
         route, now = route_of(rates), world.server.now
-        alone = [0] * 4  # admitted without the store and not written to it yet, by instance
-        for number, quarters, network, taken_back in steps:
-            now += quarters / 4
+        alone: list[list[float]] = [[], [], [], []]  # admitted without the store and not written yet, by instance
+        for number, gap, network, taken_back in steps:
+            now += gap
             await world.server.set_clock(now)
             instance = every[number]
             if network == "dies":
                 # What it has not written dies with it: nobody can know of it.
-                every[number] = SimulatedInstance(world.server, number + 4 * len(oracle.admitted), 4, on_error)
-                alone[number] = 0
+                every[number] = SimulatedInstance(world.server, number, 4, on_error)
+                for at in alone[number]:
+                    oracle.admitted.remove(at)
+                alone[number] = []
                 continue
             if network == "up":
                 await instance.heal()
-                alone[number] = 0
+                alone[number] = []
             else:
                 instance.network = network
-            before = oracle.count(now, 6.0)
+            before = oracle.count(now, 120.0)
             decision = await ask(instance, route, user)
             if decision.allowed and taken_back:
                 instance.limiter.refund(route, user, decision)
@@ -184,7 +187,8 @@ def test_whatever_was_admitted_without_the_store_counts_in_it_afterwards(world, 
                 if network == "up" and not any(alone):
                     assert before < count, "the store knows of everything, and admitted one too many"
                 oracle.admitted.append(now)
-                alone[number] += network != "up"
+                if network != "up":
+                    alone[number].append(now)
         for instance in every:
             await instance.heal()
             await instance.settle()
@@ -193,11 +197,12 @@ def test_whatever_was_admitted_without_the_store_counts_in_it_afterwards(world, 
         await world.server.set_clock(now)
         fresh = SimulatedInstance(world.server, 99, 4, on_error)
         decision = await ask(fresh, route, user)
-        died = any(network == "dies" for _, _, network, _ in steps)
-        if not died:
+        networks = {network for _, _, network, _ in steps}
+        if networks >= {"dies", "lost answer"}:
+            # The store may have counted what died before it could say that it does not count.
+            assert not decision.allowed or oracle.room(now, rates)
+        else:
             assert decision.allowed == oracle.room(now, rates)
-        elif decision.allowed is False:
-            assert any(network in ("lost answer", "dies") for _, _, network, _ in steps) or not oracle.room(now, rates)
 
     world.run(play())
 
@@ -209,16 +214,16 @@ def test_whatever_was_admitted_without_the_store_counts_in_it_afterwards(world, 
 )
 def test_a_large_limit_is_never_passed_and_refuses_one_percent_early_at_most(world, bursts, quota):
     async def play() -> None:
-        oracle, rates, user = Oracle(), [Rate(quota, 10.0)], uuid.uuid4().hex
+        oracle, rates, user = Oracle(), [Rate(quota, 600.0)], uuid.uuid4().hex
         every = [SimulatedInstance(world.server, number, 3, "share") for number in range(3)]
         route, now = route_of(rates), world.server.now
         for size, gap, refunds in bursts:
-            now += gap
+            now += 60 * gap
             await world.server.set_clock(now)
             decisions = []
             for at in range(size):
                 decision = await ask(every[at % 3], route, user)
-                count = oracle.count(now, 10.0)
+                count = oracle.count(now, 600.0)
                 if decision.allowed:
                     assert count < quota
                     oracle.admitted.append(now)

@@ -158,7 +158,9 @@ def build_gateway(
     if sockets.postgres is not None:
         from proxy.postgres.service import PostgresService  # it brings asyncpg, which nothing else needs
 
-        postgres = PostgresService(policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ)
+        postgres = PostgresService(
+            policy.postgres, requests=requests, metrics=metrics, log=log, environ=environ, store=store
+        )
         egress.attribution.on_database_connection = postgres.assign_request
 
     # The app, and what it is started with.

@@ -207,7 +207,7 @@ class StatusReport:
 
     def _show_postgres(self) -> Mapping[str, object] | None:
         database = self._parts.postgres
-        return None if database is None else {**database.status(), "max": database.policy.pool.max}
+        return None if database is None else {**database.status(), "max": database.pool.limit}
 
     def _show_blocked(self) -> list[str]:
         return sorted(self._parts.user_marks.blocked_users)[:MAX_BLOCKED_SHOWN]

@@ -300,6 +300,9 @@ def _check_postgres(reader: PolicyReader, policy: Policy) -> None:
     # resolve_defaults put the two in order unless both are written.
     if pool.min > pool.max:
         reader.add_fault("postgres.pool", f"min {pool.min} is above max {pool.max}", "write a min of at most max")
+    if pool.total is not None and pool.min > pool.total:
+        problem = f"min {pool.min} is above total {pool.total}, which all instances have together"
+        reader.add_fault("postgres.pool", problem, "write a min of at most total, shared out among the instances")
     if "postgres.pin.max" in reader.lines and reader.is_sound("postgres.pin") and pin.max > pool.max:
         problem = f"the pool has {pool.max} connections alone"
         reader.add_fault("postgres.pin.max", problem, f"write at most {pool.max}, or a greater postgres.pool.max")

@@ -85,15 +85,15 @@ def _judge_query(server: ServerConnection, limit: float | None, elapsed: float) 
 
 
 def find_retired(
-    idle: Sequence[ServerConnection], server_count: int, policy: Postgres, now: float
+    idle: Sequence[ServerConnection], server_count: int, policy: Postgres, now: float, *, limit: int
 ) -> list[ServerConnection]:
-    """Idle servers to close: those that have served their time, that are beyond `pool.max`, or that nobody has needed
+    """Idle servers to close: those that have served their time, that are beyond the limit, or that nobody has needed
     for `pool.idle`, as long as `pool.min` are left."""
     # A server that is too old goes even if fewer than `pool.min` are left: another one is opened for it.
     spare = server_count - policy.pool.min
     retired: list[ServerConnection] = []
     for server in idle:
-        old = now >= server.retire_at or server_count > policy.pool.max
+        old = now >= server.retire_at or server_count > limit
         if old or (spare > 0 and now - server.since > policy.pool.idle):
             spare -= 1
             retired.append(server)

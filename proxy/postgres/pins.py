@@ -14,9 +14,14 @@ from proxy.policy.schema import Postgres
 Holder = TypeVar("Holder")
 
 
+def most_connections(policy: Postgres) -> int:
+    """How many connections one instance may have in no case more than, whatever the others have."""
+    return policy.pool.max if policy.pool.total is None else min(policy.pool.max, policy.pool.total)
+
+
 def pin_limit(policy: Postgres) -> int:
     """How many connections may be pinned: at least one is left for those who share."""
-    return min(policy.pin.max, max(1, policy.pool.max - 1))
+    return min(policy.pin.max, max(1, most_connections(policy) - 1))
 
 
 class PinSlots(Generic[Holder]):

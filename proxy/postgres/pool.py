@@ -19,12 +19,15 @@ from proxy.postgres import janitor, pg_errors, wire
 from proxy.postgres.auth.startup import PoolKey, Settings
 from proxy.postgres.connector import AsyncpgConnection, ConnectFailed
 from proxy.postgres.launcher import ConnectionKind, Launcher
-from proxy.postgres.pins import PinSlots, pin_limit
+from proxy.postgres.pins import PinSlots, most_connections, pin_limit
 from proxy.postgres.server import ServerConnection
+from proxy.store.leases import Lease
 from proxy.units import format_duration
 from proxy.util.background_tasks import BackgroundTasks
 
 CANCEL_SECONDS = 5.0  # until a cancel that the database does not take is given up
+# Until the database has let go of a connection that we closed, and another instance may have one in its place.
+PARTING_SECONDS = 0.25
 CLOSE_SECONDS = 1.0  # that servers have to say goodbye when the pool is closed
 
 
@@ -77,11 +80,13 @@ class Pool:
         self._tasks = BackgroundTasks(self._loop)
         self._wait_timer: asyncio.TimerHandle | None = None
         self._launch_timer: asyncio.TimerHandle | None = None
+        self.lease: Lease | None = None  # of `pool.total`, if instances share it
+        self._parting = 0  # connections that ended a moment ago, which the database may still count
         self._janitor_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return (
-            f"<Pool {len(self.servers)} of {self.policy.pool.max}, {len(self.idle)} idle, {self.pins.held} pinned,"
+            f"<Pool {len(self.servers)} of {self.limit}, {len(self.idle)} idle, {self.pins.held} pinned,"
             f" {len(self.waiters)} waiting>"
         )
 
@@ -91,6 +96,39 @@ class Pool:
         self.pins.limit = pin_limit(policy)
         self.launch_servers()
 
+    # ── shared with other instances ──────────────────────────────────────────────────────────
+
+    @property
+    def limit(self) -> int:
+        """How many connections this instance may have now."""
+        most = most_connections(self.policy)
+        return most if self.lease is None else min(most, self.lease.limit)
+
+    def measure(self) -> tuple[int, int]:
+        """How many connections there are, those that are being opened among them, and how many would be used."""
+        return len(self.servers) + len(self.launcher.attempts) + self._parting, self._wanted()
+
+    def _wanted(self) -> int:
+        pool = self.policy.pool
+        in_use = len(self.servers) - len(self.idle) + len(self.waiters) + len(self._greeting_futures)
+        return max(1, min(most_connections(self.policy), max(pool.min, in_use)))
+
+    def on_limit_changed(self) -> None:
+        """The lease is another: what is idle beyond it goes, or what is waited for is opened."""
+        surplus = sum(not server.closed for server in self.servers) - self.limit
+        while surplus > 0 and self.idle:
+            self.idle.pop(0).close()
+            surplus -= 1
+        self.launch_servers()
+
+    def _note_parted(self) -> None:
+        self._parting -= 1
+        if self.lease is not None:
+            self.lease.hasten()
+        self.launch_servers()
+
+    # ── what it shows ────────────────────────────────────────────────────────────────────────
+
     def longest_wait(self) -> float:
         """Seconds that the client at the head of the queue has waited."""
         return self.now() - self.waiters[0].since if self.waiters else 0.0
@@ -98,7 +136,7 @@ class Pool:
     def has_room(self) -> bool:
         """Whether a connection is free, or may be opened."""
         return not self.waiters and (
-            bool(self.idle) or len(self.servers) + len(self.launcher.attempts) < self.policy.pool.max
+            bool(self.idle) or len(self.servers) + len(self.launcher.attempts) + self._parting < self.limit
         )
 
     # ── lending ──────────────────────────────────────────────────────────────────────────────
@@ -117,7 +155,7 @@ class Pool:
         if self._wait_timer is None:
             self._wait_timer = self._loop.call_later(self.policy.pool.wait, self._refuse_overdue)
         # An idle server that could not be used is of another kind, and may have to make room.
-        if self.idle or len(self.servers) < self.policy.pool.max:
+        if self.idle or self.lease is not None or len(self.servers) < self.limit:
             self.launch_servers()
         return None
 
@@ -156,7 +194,7 @@ class Pool:
         if (
             self.draining
             or self.now() >= server.retire_at
-            or len(self.servers) > self.policy.pool.max
+            or len(self.servers) > self.limit
             or (other and other not in self.clients_by_database)
         ):
             server.close()
@@ -217,7 +255,7 @@ class Pool:
         states = Counter(server.state for server in self.servers)
         states.update({"connecting": len(attempts)} if len(attempts) else {})
         held = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in states.most_common())
-        text = f"query_wait_timeout: no database connection was free within {wait}; of {self.policy.pool.max}: {held}"
+        text = f"query_wait_timeout: no database connection was free within {wait}; of {self.limit}: {held}"
         links = (each.link for each in self.servers if each.state == "idle_in_transaction")
         routes = ", ".join(sorted({link.route for link in links if link is not None and link.route}))
         text += f" (idle in transactions of {routes})" if routes else ""
@@ -277,11 +315,13 @@ class Pool:
         demand += [(key, self._greeting_names[key]) for key in self._greeting_futures]
         plan = self.launcher.plan(
             demand,
-            servers=len(self.servers),
+            servers=len(self.servers) + self._parting,
             checking=(server.backend.pool_key for server in self.servers if server.checking),
-            minimum=self.policy.pool.min,
-            maximum=self.policy.pool.max,
+            minimum=min(self.policy.pool.min, self.limit),
+            maximum=self.limit,
         )
+        if self.lease is not None and (self.waiters or plan.make_room) and self._wanted() > self.lease.limit:
+            self.lease.hasten()
         for kind in plan.to_open:
             self._tasks.start(self._open_connection(kind))
         if plan.make_room and self.idle and not any(server.closed for server in self.servers):
@@ -350,6 +390,9 @@ class Pool:
             return
         if server in self.idle:
             self.idle.remove(server)
+        if self.lease is not None and not self.draining:
+            self._parting += 1
+            self._loop.call_later(PARTING_SECONDS, self._note_parted)
         link, server.link = server.link, None
         if link is not None:
             self.outcomes[link.on_server_lost()] += 1
@@ -387,7 +430,9 @@ class Pool:
                 link.end_client(action.error)
                 if action.abort_server:
                     server.abort()
-        for server in janitor.find_retired(list(self.idle), len(self.servers), self.policy, self.now()):
+        for server in janitor.find_retired(
+            list(self.idle), len(self.servers), self.policy, self.now(), limit=self.limit
+        ):
             self.idle.remove(server)
             server.close()
         self.launch_servers()

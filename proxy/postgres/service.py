@@ -30,6 +30,8 @@ from proxy.postgres.dsn import app_variables, parse_url
 from proxy.postgres.link import Link
 from proxy.postgres.pool import Pool
 from proxy.postgres.statement_registry import StatementRegistry
+from proxy.store.interface import SharedStore
+from proxy.store.leases import Lease
 from proxy.util.background_tasks import BackgroundTasks
 
 LOGIN_SECONDS = 60.0  # that a client has to log in (PostgreSQL's authentication_timeout)
@@ -77,9 +79,7 @@ class PoolReport:
         if pool.longest_wait() > LONG_WAIT_SECONDS:
             return ComponentHealth("degraded", f"{len(pool.waiters)} clients wait for a connection")
         used = len(pool.servers) - len(pool.idle)
-        return ComponentHealth(
-            "ok", f"{used} of {pool.policy.pool.max} connections in use, {len(self._clients)} clients"
-        )
+        return ComponentHealth("ok", f"{used} of {pool.limit} connections in use, {len(self._clients)} clients")
 
     def status(self) -> Mapping[str, object]:
         pool = self._pool
@@ -109,8 +109,11 @@ class PostgresService:
         metrics: Metrics,
         log: EventLog,
         environ: Mapping[str, str] | None = None,
+        store: SharedStore | None = None,
     ) -> None:
+        """`store`: what several instances share, for `pool.total`."""
         assert policy.url is not None
+        self._store = store if store is not None and store.is_shared else None
         self._loop = asyncio.get_running_loop()
         self._emit = log.emit
         self._requests = requests
@@ -137,6 +140,7 @@ class PostgresService:
             clock=self._loop.time,
         )
         self._report = PoolReport(self.pool, self.clients, metrics)
+        self._apply_total(policy)
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
@@ -148,12 +152,36 @@ class PostgresService:
             self._server = await self._loop.create_server(self._accept_client, sock=sock, backlog=LISTEN_BACKLOG)
         except OSError as error:
             raise BindError(f"postgres.listen cannot be listened on: {error}.") from error
+        if self.pool.lease is not None:
+            self.pool.lease.start()
         self.pool.start_janitor()
 
     def apply(self, policy: Postgres) -> None:
         """Take a newer policy; its url, address and tls are settled since the start."""
         self.policy = policy
+        self._apply_total(policy)
         self.pool.apply(policy)
+
+    def _apply_total(self, policy: Postgres) -> None:
+        """Take `pool.total`: with a store, a lease of it; alone, it is one more maximum."""
+        total, lease = policy.pool.total, self.pool.lease
+        if total is None or self._store is None:
+            self.pool.lease = None
+            if lease is not None:
+                self._tasks.start(lease.close())
+        elif lease is not None:
+            lease.total = total
+        else:
+            self.pool.lease = Lease(
+                self._store,
+                "postgres.pool",
+                total,
+                clock=self._loop.time,
+                measure=self.pool.measure,
+                on_change=self.pool.on_limit_changed,
+            )
+            if self._server is not None:
+                self.pool.lease.start()
 
     async def drain(self, patience: float) -> bool:
         """No new clients; those in a transaction have `patience` seconds to finish it, others are told at once. False
@@ -178,6 +206,8 @@ class PostgresService:
             client.end(pg_errors.POOL_STOPPED)
         await self._tasks.close()
         await self.pool.close()
+        if self.pool.lease is not None:
+            await self.pool.lease.close()  # after the connections, so that others take only what is free
 
     def app_variables(self, host: str, port: int, policy: Postgres | None = None) -> dict[str, str]:
         """What the app gets under a policy, so that its connections come this way."""

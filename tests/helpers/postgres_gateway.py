@@ -24,6 +24,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load_policy
 from proxy.postgres.service import PostgresService
+from proxy.store.opening import make_member, open_store
 
 T = TypeVar("T")
 PATIENCE = 10.0
@@ -35,9 +36,10 @@ class PostgresGateway:
     def __init__(self, cluster: Cluster, database: str, url: str = "", **postgres: object) -> None:
         self.cluster, self.database, self.direct = cluster, database, cluster.url(database)
         pool = {"min": 0, "max": 2, **postgres.pop("pool", {})}
+        store = postgres.pop("store", {})  # the policy's section, of what it shares with others
         policy = {"url": url or self.direct, "listen": "127.0.0.1:0", "pool": pool, **postgres}
         self.max: int = pool["max"]
-        self._policy = load_policy(PolicySource("tests", None, json.dumps({"postgres": policy})), {})
+        self._policy = load_policy(PolicySource("tests", None, json.dumps({"postgres": policy, "store": store})), {})
         self.url = ""
         self._control: psycopg.Connection | None = None
         self._fresh: list[tuple[str | None, ...]] = []
@@ -55,8 +57,13 @@ class PostgresGateway:
 
     async def _start(self) -> PostgresService:
         self._lines = EventLog(self._policy.log, out=self._log.fileno())
+        self._store = open_store(
+            self._policy.store, make_member(""), emit=self._lines.emit, metrics=self.metrics, clock=self._loop.time
+        )
+        await self._store.start()
         door = PostgresService(
             self._policy.postgres,
+            store=self._store,
             requests=RequestRegistry(self._loop.time),
             metrics=self.metrics,
             log=self._lines,
@@ -71,6 +78,7 @@ class PostgresGateway:
     def __exit__(self, *_: object) -> None:
         try:
             self._run(self._door.stop())
+            self._run(self._store.stop())
             self._run(_rest())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)

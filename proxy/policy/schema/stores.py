@@ -21,6 +21,7 @@ def _database_url() -> Mapping[str, DatabasePart]:
 class Pool:
     min: Count = 1
     max: Positive = 5
+    total: Positive | None = None
     wait: Seconds = 5.0
     idle: Period = 300.0
     lifetime: Period = 3600.0

@@ -22,8 +22,6 @@ TESTS = Path(__file__).resolve().parents[2]
 WAITING = {
     "version": "there is one version of the language",
     "log.bodies": "bodies are never logged; the word is there so that nobody looks for another",
-    "store.money": "caps that instances share are still to come",
-    "store.slice": "the same",
 }
 
 BEHAVIOUR = "wire/gateway/test_keys_by_behaviour.py"
@@ -184,6 +182,7 @@ EFFECTS: dict[str, tuple[str, ...]] = {
     "postgres.reset": (f"{POSTGRES}::test_what_a_function_sets_in_secret_stays_with_its_client_under_reset_always",),
     "postgres.pool.min": ("unit/postgres/test_postgres_pool.py::test_old_and_idle_connections_end_but_for_those_that_are_to_stay",),
     "postgres.pool.max": (f"{POSTGRES}::test_who_waits_too_long_is_told_who_holds_what_and_may_stay",),
+    "postgres.pool.total": ("wire/postgres/test_postgres_pool_total.py::test_two_gateways_never_have_more_connections_than_the_total",),
     "postgres.pool.wait": (f"{POSTGRES}::test_who_waits_too_long_is_told_who_holds_what_and_may_stay",),
     "postgres.pool.idle": ("unit/postgres/test_postgres_pool.py::test_old_and_idle_connections_end_but_for_those_that_are_to_stay",),
     "postgres.pool.lifetime": ("unit/postgres/test_postgres_pool.py::test_old_and_idle_connections_end_but_for_those_that_are_to_stay",),
@@ -212,6 +211,8 @@ EFFECTS: dict[str, tuple[str, ...]] = {
     "metrics.max_series": ("unit/observe/test_observe_metrics.py::test_routes_past_the_bound_count_under_other",),
     "store.url": ("wire/store/test_store_away.py::test_a_network_that_swallows_is_a_store_that_is_away_and_one_that_is_mended_brings_it_back",),
     "store.prefix": ("wire/store/test_store_operations.py::test_everything_that_is_kept_expires",),
+    "store.money": ("wire/store/test_shared_caps.py::test_a_far_database_for_caps_is_waited_for_at_a_slices_end_alone",),
+    "store.slice": ("wire/store/test_shared_caps.py::test_a_slice_of_an_instance_that_ends_is_given_back_at_once",),
     "store.timeout": ("wire/store/test_store_away.py::test_a_frozen_store_costs_one_timeout_for_everybody_together",),
     "store.on_error": ("wire/store/test_shared_limits.py::test_without_the_store_an_instance_goes_on_with_its_part_or_with_the_whole", "wire/store/test_shared_limits.py::test_deny_refuses_what_needs_the_store_and_nothing_else"),
     "store.region": ("wire/store/test_store_operations.py::test_instances_know_of_each_other_and_forget_who_has_left",),

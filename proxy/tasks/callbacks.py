@@ -147,7 +147,7 @@ class CallbackSender:
         self._resolve = resolve
         self._now = now
         self._due = asyncio.Event()
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._deliveries: dict[asyncio.Task[None], DueCallback] = {}
 
     def apply(self, policy: schema.Tasks) -> None:
         self._policy = policy
@@ -168,7 +168,7 @@ class CallbackSender:
                 continue
             for callback in callbacks:
                 delivery = asyncio.create_task(self._deliver(callback))
-                self._deliveries.add(delivery)
+                self._deliveries[delivery] = callback
                 delivery.add_done_callback(self._forget)
             full = len(self._deliveries) >= MAX_AT_ONCE  # then the end of one wakes us
             pause = POLL_SECONDS if wait is None or full else min(wait, POLL_SECONDS)
@@ -179,17 +179,29 @@ class CallbackSender:
                 pass
 
     async def close(self, patience: float = CLOSE_SECONDS) -> None:
-        """Give deliveries under way a few seconds; one that is cut off is sent again when its lease is over."""
-        if self._deliveries:
-            _, late = await asyncio.wait(self._deliveries, timeout=patience)
-            for delivery in late:
-                delivery.cancel()
-            if late:
-                await asyncio.wait(late)
+        """Give deliveries under way a few seconds; those that are cut off are due at once, for the next instance."""
+        if not self._deliveries:
+            return
+        callbacks = dict(self._deliveries)
+        _, late = await asyncio.wait(callbacks, timeout=patience)
+        for delivery in late:
+            delivery.cancel()
+        if late:
+            await asyncio.wait(late)
+        try:
+            async with asyncio.timeout(AWAY_SECONDS):
+                for delivery in late:
+                    await self._queue.put_off(callbacks[delivery], 0.0)
+        except (TasksUnavailable, TimeoutError):
+            pass  # then when their lease is over
 
     def _forget(self, delivery: asyncio.Task[None]) -> None:
-        self._deliveries.discard(delivery)
+        self._deliveries.pop(delivery, None)
         self._due.set()
+        # A fault of ours costs this delivery, which its lease brings back; the log and Sentry hear of it.
+        if not delivery.cancelled() and (error := delivery.exception()) is not None:
+            facts = {"message": "a callback could not be sent", "exception": error, "task": delivery}
+            delivery.get_loop().call_exception_handler(facts)
 
     async def _deliver(self, callback: DueCallback) -> None:
         policy = self._policy

@@ -47,6 +47,7 @@ def test_a_span_has_what_happened_in_it_and_nothing_before(metrics):
     metrics.cost_usd_total.labels("openai", "m", "reported").inc(0.25)
     metrics.postgres_wait_seconds.observe(3.0)
     metrics.cpu_throttled_seconds_total.inc(15)
+    metrics.tasks_total.labels("report", "failed").inc(2)
     clock.now += 1
     found = kept.window(60)
     assert 60 <= found.seconds <= 66
@@ -58,6 +59,7 @@ def test_a_span_has_what_happened_in_it_and_nothing_before(metrics):
     assert found.count_waits_over(1.0) == 1
     assert found.wait_quantile(0.95) == pytest.approx(4.8)
     assert found.throttled == 15
+    assert found.tasks == {"report": {"failed": 2}}
     assert found.total_routes().error_share == 0.5
     assert 0.025 < found.routes["new"].quantile(0.95) <= 0.1
 
@@ -95,6 +97,18 @@ def test_the_last_day_is_lists_of_one_length(metrics):
     pass_time(kept, clock, 1000)
     assert {len(kept.recent_series()[name]) for name in ("at", *COLUMNS)} == {180}
     assert kept.recent_series()["p95_s"][-1] is None
+
+
+def test_the_picture_of_tasks_has_those_that_ended_and_the_most_that_waited_and_ran(metrics):
+    clock, levels = Clock(), GaugeLevels(tasks_waiting=7, tasks_running=2)
+    kept = history(metrics, clock, levels=lambda: levels)
+    metrics.tasks_total.labels("a", "succeeded").inc(3)
+    metrics.tasks_total.labels("b", "succeeded").inc(1)
+    metrics.tasks_total.labels("b", "failed").inc(1)
+    pass_time(kept, clock, 300)
+    day = kept.day_series()
+    names = ("tasks_succeeded", "tasks_failed", "tasks_waiting", "tasks_running")
+    assert [day[name] for name in names] == [[4], [1], [7], [2]]
 
 
 def test_twenty_routes_fit_into_two_mebibytes(metrics):

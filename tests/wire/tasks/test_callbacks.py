@@ -254,6 +254,9 @@ async def test_one_that_is_cut_off_by_a_stop_stays_due(queue) -> None:
             await running.sender.close(0.1)
         assert len(await pending(queue)) == 1
         assert running.counts() == {}
+        there.hold = 0.0
+        async with Sender(queue) as another:
+            await eventually(lambda: another.counts() == {"ok": 1})  # at once, and not when the lease is over
 
 
 assert Receiver  # what `receiver` yields

@@ -15,9 +15,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 # Where private names of others are used, and whose they are. A file that uses none any more may be taken out.
 KNOWN = {
-    "proxy/postgres/connector.py": ("asyncpg", {"_addr", "_params", "_transport"}),
-    "proxy/egress/listener.py": ("aiohttp", {"_manager", "_kwargs"}),
-    "proxy/egress/http_client.py": ("aiohttp", {"_acquired"}),
+    "proxy/postgres/connector.py": ("asyncpg", {"_addr", "_params", "_protocol", "_transport", "_cancel"}),
+    "proxy/store/postgres.py": ("asyncpg", {"_protocol"}),
 }
 STANDARD_LIBRARY = {"_asdict", "_drain_helper"}  # namedtuple's documented method; asyncio's flow control since 3.4
 FILES = [file for file in ROOT.glob("proxy/**/*.py") if "_outrigger" not in file.parts]  # hooks: docs/attribution.md

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from proxy.egress.dialects.base import EventKind, Json, StreamState, as_mapping, as_text, model_name, to_count
+from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
 from proxy.egress.dialects.openai_usage import openai_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
@@ -23,6 +24,8 @@ class ChatStream(StreamState):
         self._tier: str | None = None
         self._saw_done = False
         self._unfinished: dict[int, bool] = {}  # choices without a finish_reason so far
+        self._template: DeltaTemplate | None = None  # of the events that have nothing but text
+        self._templates_learnt = 0
 
     @property
     def usage_is_final(self) -> bool:
@@ -33,6 +36,11 @@ class ChatStream(StreamState):
         return self._saw_done  # usage may still follow a finish_reason
 
     def classify(self, event: bytes) -> EventKind:
+        if self._template is not None and not self.ended:
+            plain = self._template.match(event)
+            if plain is not None and plain.size:  # without text it says nothing yet
+                self.output_size.text_bytes += plain.size
+                return EventKind.CONTENT
         found = parse_event(event)
         if found.data is None:
             return EventKind.PREAMBLE
@@ -58,7 +66,10 @@ class ChatStream(StreamState):
         # The first chunk's model is the one that answers; later chunks repeat it.
         if self.model is None:
             self.model = model_name(chunk.get("model"))
-        return self._read_choices(chunk)
+        verdict = self._read_choices(chunk)
+        if verdict is EventKind.CONTENT and self._templates_learnt < MAX_LEARNT:
+            self._learn_template(event, chunk)
+        return verdict
 
     def error_event(self, code: str, message_: str) -> bytes:
         error = {"message": message_, "type": "server_error", "param": None, "code": code}
@@ -85,6 +96,20 @@ class ChatStream(StreamState):
         if self._unfinished:  # with several choices (n) one may end before the next begins
             self.ended = self._saw_done or not any(self._unfinished.values())
         return verdict
+
+    def _learn_template(self, event: bytes, chunk: Json) -> None:
+        """Keep the bytes of an event that has nothing but text for one choice that goes on."""
+        choices = chunk.get("choices")
+        if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:
+            return
+        delta, text = as_mapping(choices[0].get("delta")), choices[0].get("text")
+        key = "text" if isinstance(text, str) else "content"
+        text = text if key == "text" else delta.get("content")
+        if choices[0].get("finish_reason") is not None or delta.keys() - {"content", "role"}:
+            return
+        if isinstance(text, str) and (key == "content" or not delta):
+            self._templates_learnt += 1
+            self._template = learn_template(event, key.encode(), text) or self._template
 
     def _read_error(self, error: Json) -> None:
         self.error_status, self.retryable = classify_error(error)

@@ -18,6 +18,7 @@ from proxy.egress.dialects.base import (
     model_name,
     to_count,
 )
+from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
 from proxy.egress.dialects.image_tokens import PREVIEW_TOKENS, image_tokens
 from proxy.egress.dialects.openai_chat_stream import classify_error
 from proxy.egress.dialects.openai_usage import image_tool_model, openai_usage
@@ -50,12 +51,22 @@ class ResponsesStream(StreamState):
         self.sequence_number = -1
         self._response: dict[str, Any] = {}
         self._delta_bytes: dict[int, int] = {}  # by item: what its deltas had
+        self._template: DeltaTemplate | None = None  # of the events that have nothing but text
+        self._template_item = 0  # the item that these are of
+        self._templates_learnt = 0
 
     @property
     def background_status(self) -> BackgroundStatus | None:
         return background_status_of(self._response)
 
     def classify(self, event: bytes) -> EventKind:
+        if self._template is not None and not self.ended:
+            plain = self._template.match(event)
+            if plain is not None:
+                self.sequence_number = max(self.sequence_number, plain.number)
+                self.output_size.text_bytes += plain.size
+                self._note_delta(self._template_item, plain.size)
+                return EventKind.CONTENT
         found = parse_event(event)
         if found.data is None:
             return EventKind.PREAMBLE
@@ -90,6 +101,10 @@ class ResponsesStream(StreamState):
             self.error_status, self.retryable = classify_error(error)
             return EventKind.ERROR
         self._count_output(kind or "", said)
+        if kind == TEXT_DELTA and response is None and self._templates_learnt < MAX_LEARNT:
+            self._templates_learnt += 1
+            if isinstance(text := said.get("delta"), str) and (learnt := learn_template(event, b"delta", text)):
+                self._template, self._template_item = learnt, to_count(said.get("output_index"))
         return EventKind.CONTENT
 
     def error_event(self, code: str, message_: str) -> bytes:

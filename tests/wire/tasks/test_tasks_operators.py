@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from gateway_process import GatewayProcess, eventually, gateway
+from postgres_process import postgres
 from standardwebhooks.webhooks import Webhook
 from task_client import ASYNC, TASK_APP, ask, submit, until, worked
 from test_callback_delivery import receiver
@@ -188,3 +189,32 @@ async def test_a_schedule_runs_in_its_minute_as_its_own_user_and_a_reload_brings
         await eventually(lambda: g.events("task"))
         assert g.events("task")[0]["user"] == "schedule:often"
         assert (await status(g))["tasks"]["schedules"][0]["name"] == "often"
+
+
+async def test_while_the_queues_database_is_away_status_says_so_and_orders_are_refused(tmp_path: Path) -> None:
+    policy = "routes: [{name: default, background: {mode: prefer}}]\nledger: {url: '%s'}\n"
+    with postgres(tmp_path / "postgres") as server:
+        async with gateway(tmp_path, *TASK_APP, policy=policy % server.url) as g:
+            await g.ready()
+            id = await submit(g, "/work?ms=1")
+            await until(g, id)
+            await asyncio.to_thread(server.crash)
+            for _ in range(300):
+                found = (await status(g))["tasks"]
+                if found["away"]:
+                    break
+                await asyncio.sleep(0.1)
+            assert found["away"]
+            assert (found["failed"], found["waiting"]) == ([], [])
+            assert "default" in found["routes"]
+            for words in (("tasks",), ("task", id), ("task", id, "cancel")):
+                code, said = await ctl(g, *words)
+                assert (code, "does not answer" in said) == (1, True), said
+
+
+async def test_without_tasks_in_the_policy_ctl_says_why_there_are_none(tmp_path: Path) -> None:
+    async with gateway(tmp_path, *TASK_APP, policy="") as g:
+        await g.ready()
+        for words in (("tasks",), ("task", "0" * 32), ("task", "0" * 32, "retry")):
+            code, said = await ctl(g, *words)
+            assert (code, "lets nothing run later" in said) == (1, True), said

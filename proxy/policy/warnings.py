@@ -29,6 +29,8 @@ def _find_all(reader: PolicyReader, policy: Policy) -> Iterator[tuple[str, str]]
             "sentry-sdk is not installed, so nothing is told there; pip install 'sentry-sdk>=2.20' in the gateway's"
             " environment",
         )
+    if policy.tasks.callbacks and not policy.tasks.secret:
+        yield "tasks.callbacks", "tasks.secret is empty, so no callback is taken: they are never sent unsigned"
     if policy.faults:
         yield "faults", "they break requests and calls on purpose: for staging only"
     yield from _unusable_fallbacks(policy)

@@ -1,4 +1,4 @@
-"""Whether the database can be reached and has room for the pool, and whether the ledger can be written."""
+"""Whether the database can be reached and has room for the pool, and whether ledger and queue can be written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from proxy.cli.detect.project_files import Folder
 from proxy.cli.output import Finding
 from proxy.policy.schema import Policy
 from proxy.policy.urls import mask_password, sqlite_path
+from proxy.tasks.switch import names_tasks
 
 CONNECT_TIMEOUT = 5.0  # seconds
 MAX_ROUND_TRIP = 0.05  # seconds; a database in the same region answers within a few milliseconds
@@ -66,10 +67,22 @@ async def check_database(policy: Policy, environ: Mapping[str, str], cwd: Path) 
 
 
 async def check_ledger(policy: Policy) -> list[Finding]:
-    url = policy.ledger.url
+    return [await _check_store(policy.ledger.url, "ledger")]
+
+
+async def check_tasks(policy: Policy) -> list[Finding]:
+    """The database of the queue, if there is a queue and its database is not the ledger's."""
+    url = policy.tasks.url
+    if not names_tasks(policy) or url is None or url == policy.ledger.url:
+        return []
+    return [await _check_store(url, "tasks")]
+
+
+async def _check_store(url: str, part: str) -> Finding:
+    """`part` is the section of the policy whose `url` it is."""
     path = sqlite_path(url)
     if path is not None:
-        return [await asyncio.to_thread(_check_sqlite_file, Path(path))]
+        return await asyncio.to_thread(_check_sqlite_file, Path(path), part)
     from proxy.ledger.postgres import check_reachable
     from proxy.ledger.store import LedgerUnavailable
 
@@ -78,23 +91,25 @@ async def check_ledger(policy: Policy) -> list[Finding]:
             version = await check_reachable(url, mask_password(url))
     except (LedgerUnavailable, TimeoutError) as error:
         why = str(error) or f"{mask_password(url)}: no answer in {CONNECT_TIMEOUT:g} s"
-        return [Finding("error", "ledger", why, "mend ledger.url, or start the database")]
+        return Finding("error", part, why, f"mend {part}.url, or start the database")
+    if part != "ledger":
+        return Finding("ok", part, f"{mask_password(url)} can be reached")
     begun = "is there" if version else "is made with the first start"
-    return [Finding("ok", "ledger", f"{mask_password(url)} can be reached; the ledger {begun}")]
+    return Finding("ok", part, f"{mask_password(url)} can be reached; the ledger {begun}")
 
 
-def _check_sqlite_file(path: Path) -> Finding:
+def _check_sqlite_file(path: Path, part: str) -> Finding:
     """Look at the file without writing to it: a gateway that runs may be using it."""
-    fix = "make the folder writable, or name another ledger.url"
+    fix = f"make the folder writable, or name another {part}.url"
     if not path.exists():
         # Missing folders are made too, so the nearest one that exists has to be writable.
         folder = next(one for one in path.absolute().parents if one.exists())
         if os.access(folder, os.W_OK | os.X_OK):
-            return Finding("ok", "ledger", f"{path} is made with the first row")
-        return Finding("error", "ledger", f"{path} cannot be made: {folder} is not writable", fix)
+            return Finding("ok", part, f"{path} is made with the first row")
+        return Finding("error", part, f"{path} cannot be made: {folder} is not writable", fix)
     # The folder as well: SQLite makes its journal beside the file.
     if not os.access(path, os.W_OK) or not os.access(path.absolute().parent, os.W_OK):
-        return Finding("error", "ledger", f"{path} is not writable", fix)
+        return Finding("error", part, f"{path} is not writable", fix)
     try:
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2.0)
         try:
@@ -104,5 +119,5 @@ def _check_sqlite_file(path: Path) -> Finding:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        return Finding("error", "ledger", f"{path}: {error}", "move it away, and a new one is begun")
-    return Finding("ok", "ledger", f"{path} can be read and written" if count else f"{path} is empty as yet")
+        return Finding("error", part, f"{path}: {error}", "move it away, and a new one is begun")
+    return Finding("ok", part, f"{path} can be read and written" if count else f"{path} is empty as yet")

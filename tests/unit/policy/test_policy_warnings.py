@@ -23,6 +23,12 @@ def test_a_dsn_without_the_package_is_warned_of_with_what_to_install(monkeypatch
     assert "pip install 'sentry-sdk>=2.20' in the gateway's environment" in warning
 
 
+def test_callbacks_without_a_secret_are_warned_of() -> None:
+    (warning,) = warnings_of("tasks:\n  callbacks: [hooks.example.com]")
+    assert warning.startswith("p.yaml:2: tasks.callbacks: tasks.secret is empty, so no callback is taken")
+    assert warnings_of(f"tasks: {{callbacks: [hooks.example.com], secret: whsec_{'a' * 32}}}") == ()
+
+
 def test_a_policy_that_names_nothing_unbuilt_has_no_warnings() -> None:
     assert warnings_of("store: {url: 'memory://'}\nmetrics: {max_series: 10}\n" + LIMITED) == ()
 

@@ -63,6 +63,7 @@ async def test_all_is_well_where_it_is(practice, cluster: Cluster, database: str
     practice.policy(
         f"upstreams: {{openai: {{base_url: http://127.0.0.1:{vendor.port}/v1, api_key: k}}}}\n"
         f"postgres: {{url: '{url}', listen: 127.0.0.1:{practice.ports[3]}}}\nledger: {{url: '{url}'}}\n"
+        "routes: [{name: later, match: {path: /x}, background: {mode: prefer}}]\ntasks: {url: 'sqlite:////var/tmp/x.db'}\n"
     )
     status, found, said = await practice.asks("--", "gunicorn", "shop:create_app()")
     await vendor.stop()
@@ -72,6 +73,7 @@ async def test_all_is_well_where_it_is(practice, cluster: Cluster, database: str
     assert "PostgreSQL" in found["database"][1]
     assert "ms away" in found["database"][1]
     assert "the ledger is made with the first start" in found["ledger"][1]
+    assert found["tasks"] == ("ok", "/var/tmp/x.db is made with the first row")
     assert found["upstream openai"] == ("ok", "127.0.0.1 answers (200), the key is taken")
     assert [(method, path) for method, path, _, _ in vendor.requests] == [("GET", "/v1/models")]
 
@@ -87,6 +89,8 @@ async def test_what_is_not_there_is_an_error_with_a_mend(practice, monkeypatch):
         f"  other: {{base_url: http://127.0.0.1:{dead}}}\n"
         f"postgres: {{url: 'postgresql://u:s3cret@127.0.0.1:{dead}/d', listen: 127.0.0.1:{practice.ports[3]}}}\n"
         "ledger: {url: 'sqlite:///x.db'}\n"
+        f"tasks: {{url: 'postgresql://u:s3cret@127.0.0.1:{dead}/tasks'}}\n"
+        "schedules: [{name: nightly, cron: '0 3 * * *', request: {method: GET, path: /}}]\n"
         f"alerts: {{slack: 'http://127.0.0.1:{dead}/services/x'}}\n"
     )
     with socket.socket() as taken:
@@ -96,7 +100,16 @@ async def test_what_is_not_there_is_an_error_with_a_mend(practice, monkeypatch):
         status, found, said = await practice.asks("--", "no-such-program", "--port", "1")
     await vendor.stop()
     assert status == 1
-    for what in ("listen.admin", "app", "database", "ledger", "upstream openai", "upstream other", "alerts.slack"):
+    for what in (
+        "listen.admin",
+        "app",
+        "database",
+        "ledger",
+        "tasks",
+        "upstream openai",
+        "upstream other",
+        "alerts.slack",
+    ):
         level, text = found[what]
         assert level == "error", (what, said)
         assert " → " in text

@@ -1,9 +1,12 @@
 """The app behind every peer: as little work as can be, so that the proxy is what is measured.
 
-GET / small JSON · GET /big/BYTES · POST / swallows a body · an upgrade, then BYTES of the path, raw.
+GET / small JSON · GET /text/BYTES JSON of about that length · GET /big/BYTES · POST / swallows a body · an upgrade, then BYTES of the path, raw.
 """
 
 import asyncio
+import functools
+import json
+import random
 import sys
 
 import uvloop
@@ -13,6 +16,41 @@ SMALL = (
     b'{"user":"ada","items":[1,2,3,4,5],"message":"hello, world!!"}'
 )
 PIECE = b"x" * 262144
+
+
+WORDS = [
+    "the",
+    "user",
+    "asked",
+    "for",
+    "a",
+    "routine",
+    "of",
+    "three",
+    "sets",
+    "with",
+    "dumbbells",
+    "and",
+    "a",
+    "rest",
+    "of",
+    "ninety",
+    "seconds",
+    "between",
+    "them",
+]
+
+
+@functools.cache
+def text(size):
+    """An answer of JSON as APIs make it: names that come again, words, numbers that do not."""
+    draw = random.Random(size)
+    rows = []
+    while len(json.dumps(rows)) < size:
+        note = " ".join(draw.choice(WORDS) for _ in range(20))
+        rows.append({"id": draw.randrange(10**9), "email": f"u{draw.randrange(10**5)}@example.com", "note": note})
+    body = json.dumps(rows).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 class App(asyncio.Protocol):
@@ -47,6 +85,8 @@ class App(asyncio.Protocol):
             size = int(first[1][5:])
             self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
             self.stream(size)
+        elif first[1].startswith(b"/text/"):
+            self.transport.write(text(int(first[1][6:])))
         elif first[0] == b"POST":
             size = int(lower.split(b"content-length:")[1].split(b"\r\n")[0])
             self.body = size - len(self.rest)

@@ -181,7 +181,7 @@ class Bench:
 TARGET = "/api/user/premium_ada/items?page=1"
 
 
-async def load(port: int, seconds: float, connections: int = 32) -> int:
+async def load(port: int, seconds: float, connections: int = 32, *, target: str = TARGET, fields: str = "") -> int:
     """Requests answered in that time, each connection asking again as soon as it was answered.
 
     Each is a user of its own, whose limit (1,000 a second, counted exactly) lets all of it pass.
@@ -189,7 +189,8 @@ async def load(port: int, seconds: float, connections: int = 32) -> int:
     loop = asyncio.get_running_loop()
     clients: list[Client] = []
     for n in range(connections):
-        head = f"GET {TARGET.replace('ada', str(n))} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
+        named = target.replace("ada", str(n))
+        head = f"GET {named} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n{fields}\r\n"
         client = Client(head.encode())
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
         clients.append(client)

@@ -11,6 +11,7 @@ PARTS = (
     "bench_latency",
     "bench_store",
     "bench_bytes",
+    "bench_cache",
     "bench_calls",
     "bench_postgres",
     "bench_money",

@@ -99,7 +99,12 @@ def response_header_lines(x: Exchange, headers: HeaderList) -> list[bytes]:
     dropped = dropped_response_fields(x, names, headers)
     lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
     # An app that states its own id, for example one that it passes on, has the last word.
-    if b"x-request-id" not in names:
+    return add_exchange_lines(x, lines, has_id=b"x-request-id" in names)
+
+
+def add_exchange_lines(x: Exchange, lines: list[bytes], *, has_id: bool) -> list[bytes]:
+    """The app's lines with the gateway's own of this one exchange behind them. `has_id`: they state an id already."""
+    if not has_id:
         lines.append(b"X-Request-Id: %s\r\n" % x.request_id.encode())
     lines.extend(limit_header_lines(x))
     lines.extend(cache_status_lines(x))

@@ -7,21 +7,33 @@ differently without a word in Vary, so they count as credentials too.
 
 from __future__ import annotations
 
-CREDENTIALS = (
-    "Authorization",
-    "Cookie",
-    "X-Api-Key",
-    "Api-Key",
-    "X-Auth-Token",
-    "X-Access-Token",
-    "Remote-User",
-    "X-Forwarded-User",
-    "X-Forwarded-Email",
-    "X-Forwarded-Client-Cert",
-    "X-Auth-Request-User",
-    "X-Auth-Request-Email",
-    "X-Goog-Iap-Jwt-Assertion",
-    "Cf-Access-Jwt-Assertion",
-    "X-Amzn-Oidc-Data",
-    "X-Ms-Client-Principal",
+from proxy.http.messages import HeaderList, RawHeaders
+
+CREDENTIALS = frozenset(
+    (
+        b"authorization",
+        b"cookie",
+        b"x-api-key",
+        b"api-key",
+        b"x-auth-token",
+        b"x-access-token",
+        b"remote-user",
+        b"x-forwarded-user",
+        b"x-forwarded-email",
+        b"x-forwarded-client-cert",
+        b"x-auth-request-user",
+        b"x-auth-request-email",
+        b"x-goog-iap-jwt-assertion",
+        b"cf-access-jwt-assertion",
+        b"x-amzn-oidc-data",
+        b"x-ms-client-principal",
+    )
 )
+"""Names in lower case."""
+
+
+def find_credentials(headers: RawHeaders) -> HeaderList:
+    """The fields of a request that are credentials, their names in lower case, in an order of their own."""
+    found = [(lower, value) for name, value in headers if (lower := name.lower()) in CREDENTIALS]
+    found.sort()
+    return found

@@ -19,8 +19,9 @@ from proxy.ingress.compression.compressed_response import (
 from proxy.ingress.compression.encoders import Encoders
 from proxy.ingress.detached_client import ResponseClient
 from proxy.ingress.exchange import Exchange
+from proxy.ingress.headers import add_exchange_lines, dropped_response_fields
 from proxy.ingress.message_head import EditedHead, without_fields
-from proxy.ingress.response_writer import ResponseWriter
+from proxy.ingress.response_writer import ResponseWriter, connection_line
 
 PIECE = 64 * 1024  # bytes that are written, compressed or undone at a time
 THREAD_SIZE = 256 * 1024  # bytes of a body that is coded or undone in a thread, since it takes more than 3 ms
@@ -57,6 +58,9 @@ class KeptResponseWriter:
     async def write(self, connection: ResponseClient, x: Exchange, kept: KeptResponse, now: float) -> bool:
         """Answer a request. True if its connection may serve another one."""
         entry = kept.entry
+        # The usual case, a whole answer that is there as the client takes it, is written without being put together.
+        if (coding := self._ready_coding(x, kept)) is not None:
+            return await self._write_ready(connection, x, entry, coding, now)
         headers = [*entry.headers, *kept.more_fields, (b"Age", b"%d" % entry.age(now))]
         compresses = entry.is_text and x.route.compress == "auto"
         stored = StoredHead(entry, headers, bodyless=x.method == "HEAD" or entry.status in (204, 304))
@@ -82,16 +86,66 @@ class KeptResponseWriter:
         writer.finish()
         return writer.keep_alive
 
+    def _ready_coding(self, x: Exchange, kept: KeptResponse) -> str | None:
+        """The coding in which this client gets the whole answer, if the body is kept in it and nothing of the request
+        asks for less."""
+        entry, headers = kept.entry, x.headers
+        if x.method != "GET" or entry.status in (204, 304) or kept.more_fields:
+            return None
+        if "If-None-Match" in headers or "If-Modified-Since" in headers or "Range" in headers:
+            return None
+        coding = PLAIN
+        if entry.is_text and x.route.compress == "auto":
+            coding = self._choose_coding(x, entry) or PLAIN
+        return coding if coding in entry.bodies else None
+
+    def _choose_coding(self, x: Exchange, entry: StoredResponse) -> str | None:
+        # A coding that is there already is as good as any that the client likes as much.
+        there = tuple(name for name in entry.bodies if name != PLAIN)
+        return choose_response_coding(x, (*there, *(name for name in self.encoders.whole if name not in there)))
+
+    async def _write_ready(
+        self, connection: ResponseClient, x: Exchange, entry: StoredResponse, coding: str, now: float
+    ) -> bool:
+        body = entry.bodies[coding]
+        begin = entry.heads.get((coding, x.dropped_from_response))
+        if begin is None:
+            begin = entry.heads[coding, x.dropped_from_response] = self._render_head(x, entry, coding, len(body))
+        keep_alive = not (x.should_close or connection.draining or connection.body_incomplete)
+        lines = add_exchange_lines(x, [begin, b"Age: %d\r\n" % entry.age(now)], has_id=False)
+        lines.append(connection_line(x, keep_alive=keep_alive))
+        lines.append(b"\r\n")
+        lines.append(body if len(body) <= PIECE else body[:PIECE])
+        connection.write(b"".join(lines))
+        x.status, x.bytes_out = entry.status, len(body)
+        x.response_started = connection.response_started = True
+        for at in range(PIECE, len(body), PIECE):
+            if connection.writing_paused:
+                await connection.drain()
+            connection.write(body[at : at + PIECE])
+        if connection.writing_paused:
+            await connection.drain()
+        return keep_alive
+
+    def _render_head(self, x: Exchange, entry: StoredResponse, coding: str, length: int) -> bytes:
+        """The beginning of the head of a whole answer, without what is this exchange's own."""
+        stored = StoredHead(entry, entry.headers, bodyless=False)
+        headers = entry.headers if coding == PLAIN else coded_head(stored, coding).headers
+        if entry.is_text and x.route.compress == "auto":
+            headers = vary_by_accept_encoding(headers)
+        names = [name.lower() for name, _ in headers]
+        dropped = dropped_response_fields(x, names, headers)
+        lines = [b"%s: %s\r\n" % pair for name, pair in zip(names, headers, strict=True) if name not in dropped]
+        first = b"HTTP/1.1 %d %s\r\n" % (entry.status, entry.reason)
+        return b"".join((first, *lines, b"Content-Length: %d\r\n" % length))
+
     async def _choose_body(
         self, x: Exchange, entry: StoredResponse, stored: StoredHead, now: float, *, compresses: bool
     ) -> tuple[StoredHead | EditedHead, bytes]:
         """The head and the body in the coding that this client gets, or the part of it that it asked for."""
         coding = None
         if compresses and "Range" not in x.headers:
-            # A coding that is there already is as good as any that the client likes as much.
-            there = tuple(name for name in entry.bodies if name != PLAIN)
-            offered = (*there, *(name for name in self.encoders.whole if name not in there))
-            coding = choose_response_coding(x, offered)
+            coding = self._choose_coding(x, entry)
         if coding is not None:
             body = await self._coded_body(entry, coding)
             head = coded_head(stored, coding)
@@ -121,6 +175,7 @@ class KeptResponseWriter:
 
         body = encode() if len(plain) < THREAD_SIZE else await asyncio.to_thread(encode)
         entry.bodies[coding] = body
+        entry.heads.clear()
         # The plain one can be made of any other, and is the largest.
         entry.bodies.pop(PLAIN, None)
         self._on_resize(entry)

@@ -14,10 +14,9 @@ from proxy.http.messages import HeaderList
 from proxy.http.problem import http_date
 from proxy.ingress.cache.cache_control import ResponseDirectives, parse_http_date
 from proxy.ingress.cache.conditions import CONDITIONS, is_not_modified
-from proxy.ingress.cache.credentials import CREDENTIALS
 from proxy.ingress.cache.fills import Fill, Outcome
 from proxy.ingress.cache.freshness import freshness_lifetime, initial_age, is_storable
-from proxy.ingress.cache.stored_response import PLAIN, StoredResponse, kept_fields
+from proxy.ingress.cache.stored_response import PLAIN, StoredResponse, kept_fields, may_be_of_use
 from proxy.ingress.compression.compressed_response import ResponseSink, is_compressible
 from proxy.ingress.message_head import EditedHead, RequestHead, ResponseHead, field_value, without_fields
 
@@ -65,6 +64,7 @@ class CacheLookup:
         "entry",
         "fill",
         "fill_key",
+        "has_credentials",
         "host",
         "key",
         "may_store",
@@ -83,6 +83,7 @@ class CacheLookup:
         host: str,
         path: str,
         read_vary: VaryReader,
+        has_credentials: bool,
         may_store: bool,
         drops_range: bool = False,
     ) -> None:
@@ -99,15 +100,12 @@ class CacheLookup:
         self.fill_key = fill_key
         self.host = host
         self.path = path
+        self.has_credentials = has_credentials
         self.may_store = may_store
         self.entry: StoredResponse | None = None
         self.fill: Fill | None = None
         self.status = b"fwd=bypass"
         self.result = "bypass"
-
-    @property
-    def has_credentials(self) -> bool:
-        return any(name in self._x.headers for name in CREDENTIALS)
 
     @property
     def stands_in_at_once(self) -> bool:
@@ -198,10 +196,14 @@ class CacheLookup:
         vary = self._read_vary(field_value(head.headers, b"vary") or b"")
         if vary is None or self._is_discarded or not self._is_storable(head.status, directives, head.headers):
             return None
+        # The usual case of an answer that is not kept, told before an entry is made of it.
+        date = parse_http_date(field_value(head.headers, b"date"), now)
+        lifetime = freshness_lifetime(directives, head.headers, now if date is None else date, now)
+        if not may_be_of_use(state.policy, head.status, directives, head.headers, lifetime):
+            return None
         headers = kept_fields(head.headers)
         if self._x.method != "HEAD":
             headers = without_fields(headers, _LENGTH)
-        date = parse_http_date(field_value(headers, b"date"), now)
         if date is None:
             # A recipient with a clock dates what comes undated (RFC 9110 section 6.6.1).
             date = now
@@ -217,7 +219,7 @@ class CacheLookup:
             {},
             now,
             initial_age(head.headers, date, self._requested_at, now),
-            freshness_lifetime(directives, head.headers, date, now),
+            lifetime,
             directives,
             is_text=is_compressible(head, head.content_length),
         )

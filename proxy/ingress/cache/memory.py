@@ -8,7 +8,7 @@ lifetimes they are those that are stale soonest.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from proxy.ingress.cache.stored_response import StoredResponse
 
@@ -35,9 +35,10 @@ class RouteMemory:
     def max_entry(self) -> int:
         return self.max_bytes // 4
 
-    def variants(self, key: bytes) -> Iterable[StoredResponse]:
+    def variants(self, key: bytes) -> Sequence[StoredResponse]:
         """The answers under a key, the newest first."""
-        return reversed(self._by_key.get(key, ()))
+        found = self._by_key.get(key)
+        return found[::-1] if found else ()
 
     def put(self, entry: StoredResponse) -> bool:
         """Keep an answer in place of an older one to the same request. False if it is too large."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
-from proxy.ingress.cache.credentials import CREDENTIALS
+from proxy.http.messages import HeaderList
 from proxy.ingress.exchange import Exchange
 from proxy.policy.schema import RouteCache
 
@@ -27,8 +27,8 @@ ForwardingFields = Callable[[], Iterable[tuple[bytes, bytes]]]
 Varying = tuple[tuple[str, str | None], ...]
 
 
-def request_key(x: Exchange, policy: RouteCache, method: str) -> bytes:
-    """The digest for a request by this method."""
+def request_key(x: Exchange, policy: RouteCache, method: str, credentials: HeaderList) -> bytes:
+    """The digest for a request by this method. `credentials` are those that it has."""
     said = [
         x.route.name,
         VERSION,
@@ -40,7 +40,7 @@ def request_key(x: Exchange, policy: RouteCache, method: str) -> bytes:
     ]
     if policy.scope == "user":
         said.append(x.user)
-        said += [f"{name}:{x.joined_header(name)}" for name in CREDENTIALS if name in x.headers]
+        said += [f"{name!r}:{value!r}" for name, value in credentials]
     # Lengths go in as well, or two requests could run together into the same bytes.
     text = "".join([f"{len(part)}:{part}" for part in said])
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from proxy.errors import Refusal
+from proxy.ingress.cache.credentials import find_credentials
 from proxy.ingress.cache.fills import Outcome
 from proxy.ingress.cache.kept_response import LARGE, KeptResponseWriter, compress_large_body
 from proxy.ingress.cache.lookup import STANDS_IN_FOR, CacheLookup, KeptResponse, VaryReader
@@ -173,7 +174,8 @@ class ResponseCache:
                 return None
 
     def _begin(self, state: RouteCacheState, x: Exchange, forwarding: ForwardingFields) -> CacheLookup:
-        key = request_key(x, state.policy, x.method)
+        credentials = find_credentials(x.raw_headers)
+        key = request_key(x, state.policy, x.method, credentials)
         lookup = CacheLookup(
             state,
             x,
@@ -183,6 +185,7 @@ class ResponseCache:
             path=x.path,
             read_vary=partial(read_varying, x, forwarding=forwarding),
             # A part is no answer to anybody else, and a client may ask for nothing of it to be kept.
+            has_credentials=bool(credentials),
             may_store="Range" not in x.headers and not _asks_not_to_store(x),
         )
         if state.policy.scope == "public" and lookup.has_credentials:
@@ -194,8 +197,10 @@ class ResponseCache:
         self, state: RouteCacheState, x: Exchange, lookup: CacheLookup, forwarding: ForwardingFields, *, stands_in: bool
     ) -> KeptResponse | None:
         """What is kept in memory for this request, if it may be given. Else `lookup` has what there is of it."""
-        key = lookup.key if x.method == "GET" else request_key(x, state.policy, "GET")
-        variants = [*state.memory.variants(key), *(state.memory.variants(lookup.key) if x.method == "HEAD" else ())]
+        variants = state.memory.variants(lookup.key)
+        if x.method == "HEAD":
+            whole = request_key(x, state.policy, "GET", find_credentials(x.raw_headers))
+            variants = [*state.memory.variants(whole), *variants]
         now = self._wall_clock()
         lookup.result, lookup.entry = "miss", None
         lookup.status = b"fwd=vary-miss" if variants else b"fwd=uri-miss"
@@ -274,6 +279,7 @@ class ResponseCache:
             host=lookup.host,
             path=lookup.path,
             read_vary=partial(read_varying, behind, forwarding=forwarding),
+            has_credentials=lookup.has_credentials,
             may_store=True,
             drops_range=True,
         )

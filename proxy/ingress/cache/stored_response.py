@@ -16,7 +16,7 @@ from proxy.ingress.cache.freshness import TTL_STATUSES, freshness_lifetime, init
 from proxy.ingress.message_head import field_value, without_fields
 from proxy.policy.schema import RouteCache
 
-ENTRY_OVERHEAD = 1500  # bytes that an entry costs beside its body and fields, measured with tracemalloc
+ENTRY_OVERHEAD = 1900  # bytes that an entry costs beside its body and fields, measured with tracemalloc
 FIELD_OVERHEAD = 150  # the same for each of its fields
 PLAIN = "identity"  # the coding that is none (RFC 9110 section 8.4.1)
 
@@ -52,8 +52,9 @@ class StoredResponse:
     - `bodies`: the body by coding, empty if only its head was asked for; `is_text`: it is worth compressing.
     - `received_at`: when it came, or was last confirmed; `initial_age`: its age then, in seconds.
     - `lifetime`: seconds for which it says that it is fresh, None if it says nothing.
-    - `size`: bytes of memory that it takes. `readers`: clients that it is being written to, for
-      whom `counted_bytes` are counted as ahead of them.
+    - `size`: bytes of memory that it takes; `largest_body`: those of its longest form.
+    - `readers`: clients that it is being written to, for whom `counted_bytes` are counted as ahead of them.
+    - `heads`: beginnings of heads of whole answers as they are written, by coding and by which fields are dropped.
     """
 
     key: bytes
@@ -71,20 +72,18 @@ class StoredResponse:
     is_text: bool = False
     length: int = 0  # bytes of the plain body
     size: int = field(default=0, init=False)
+    largest_body: int = field(default=0, init=False)
     readers: int = field(default=0, init=False)
     counted_bytes: int = field(default=0, init=False)
+    heads: dict[tuple[str, frozenset[bytes]], bytes] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.measure()
 
     def measure(self) -> None:
         fields = sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in self.headers)
+        self.largest_body = max([len(body) for body in self.bodies.values()], default=0)
         self.size = ENTRY_OVERHEAD + fields + len(self.path) + sum(len(body) for body in self.bodies.values())
-
-    @property
-    def largest_body(self) -> int:
-        """Bytes of its longest form."""
-        return max((len(body) for body in self.bodies.values()), default=0)
 
     @property
     def etag(self) -> bytes | None:
@@ -145,6 +144,7 @@ class StoredResponse:
         # The Age of what was stored is over; that of the 304 counts.
         self.initial_age = initial_age(headers, date, requested_at, now)
         self.received_at = now
+        self.heads.clear()
         self.measure()
 
     # ── for a store outside ──────────────────────────────────────────────────────────────────
@@ -193,6 +193,22 @@ class StoredResponse:
             )
         except (KeyError, TypeError, AttributeError, UnicodeError) as error:
             raise ValueError(f"not an answer that is kept: {error}") from None
+
+
+def may_be_of_use(
+    policy: RouteCache, status: int, directives: ResponseDirectives, headers: HeaderList, lifetime: float | None
+) -> bool:
+    """Whether an answer could be given again at all: fresh, stale, or confirmed by the app."""
+    if lifetime is None:
+        lifetime = policy.ttl if status in TTL_STATUSES else 0.0
+    stale = (directives.stale_while_revalidate, directives.stale_if_error)
+    return (
+        lifetime > 0
+        or policy.stale_while_revalidate > 0
+        or policy.stale_if_error > 0
+        or any(stale)
+        or any(name.lower() in (b"etag", b"last-modified") for name, _ in headers)
+    )
 
 
 MAX_STALE_SECONDS = 86400.0  # for which a stale answer is worth keeping in a store, to ask the app about it

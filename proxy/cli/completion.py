@@ -66,6 +66,11 @@ def _all_words() -> dict[str, CommandWords]:
     return {command: read_forms(command) for command in COMMANDS}
 
 
+def _proposals(value: str) -> str:
+    """The words to choose from for an option's value; none where it stands for one (`R`), not is one (`24h`)."""
+    return "" if value.isupper() else value.replace("|", " ")
+
+
 def _quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
@@ -113,7 +118,7 @@ def _bash_case(command: str, words: CommandWords) -> str:
     values = ""
     for option, value in words.options.items():
         if value:
-            answer = "files=-f" if value == "FILE" else f'words="{value.replace("|", " ")}"'
+            answer = "files=-f" if value == "FILE" else f'words="{_proposals(value)}"'
             values += f"            {option}) {answer} ;;\n"
     files = {"FILE": " files=-f", "DIR": " files=-d"}.get(words.positional, "")
     rest = f'words="{" ".join((*words.choices, *words.options))}"{files}'
@@ -161,7 +166,7 @@ if [[ $funcstack[1] == _outrigger ]]; then _outrigger "$@"; else compdef _outrig
 def _zsh_case(command: str, words: CommandWords) -> str:
     parts = []
     for option, value in words.options.items():
-        after = "" if not value else ":file:_files" if value == "FILE" else f":value:({value.replace('|', ' ')})"
+        after = "" if not value else ":file:_files" if value == "FILE" else f":value:({_proposals(value)})"
         parts.append(_quote(option + after))
     if words.choices:
         parts.append(_quote(f"1:action:({' '.join(words.choices)})"))
@@ -188,7 +193,7 @@ def format_fish() -> str:
         seen = f"'__outrigger_before_dashes; and __fish_seen_subcommand_from {command}'"
         for option, value in words.options.items():
             name = f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
-            after = "" if not value else " -rF" if value == "FILE" else f" -xa {_quote(value.replace('|', ' '))}"
+            after = "" if not value else " -rF" if value == "FILE" else f" -xa {_quote(_proposals(value))}"
             lines.append(f"complete -c outrigger -n {seen} {name}{after}")
         if words.choices:
             lines.append(f"complete -c outrigger -n {seen} -a {_quote(' '.join(words.choices))}")

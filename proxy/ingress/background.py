@@ -26,7 +26,7 @@ from proxy.ingress.headers import VIA, is_preflight, limit_header_lines
 from proxy.ingress.response_writer import connection_line
 from proxy.ingress.route_timeouts import within_total
 from proxy.tasks.database import TasksUnavailable
-from proxy.tasks.record import NewTask, Task, TaskRequest, TaskResponse, hash_key, new_id
+from proxy.tasks.record import NewTask, Task, TaskRequest, TaskResponse, cut_id, hash_key, new_id
 from proxy.tasks.view import task_location, task_view
 from proxy.units import parse_duration
 
@@ -298,7 +298,8 @@ def _check_same_request(task: Task, new: NewTask) -> None:
 def _failure(task: Task) -> Refusal:
     """What a client that waited gets if there is no answer of the app's."""
     name, status, title = _FAILURES.get(task.reason, ("app-unreachable", 502, "Bad gateway"))
-    detail = f"The task {task.shown_state} ({task.reason or 'by its owner'}); {task_location(task.id)} has the rest."
+    # The detail of a refusal is shown to operators too, who should not be able to fetch what the task is about.
+    detail = f"The task {cut_id(task.id)} {task.shown_state} without an answer ({task.reason or 'by its owner'})."
     return Refusal(name, status, title, detail)
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.errors import PeerUnreachable, Refusal
@@ -107,7 +106,7 @@ class TaskRuns:
     def _exchange_of(self, claimed: ClaimedTask) -> Exchange:
         task, request = claimed.task, claimed.request
         fields = [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in request.fields]
-        body: Body = KeptBody(request.body) if request.body else EMPTY_PAYLOAD
+        body: Body = KeptBody(request.body)
         x = Exchange(
             request.method,
             request.target.decode("utf-8", "surrogateescape"),

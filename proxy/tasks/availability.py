@@ -23,6 +23,7 @@ class Availability:
         return f"<Availability of {self._where}: {self.away_because or 'it answers'}>"
 
     def note_success(self) -> None:
+        """Something was written. That something could be read says little: a full disk can be read."""
         if self.away_because is None:
             return
         away = self._clock() - self._since

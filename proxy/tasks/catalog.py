@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from proxy.tasks.database import Database
+from proxy.tasks.database import Database, placeholders
 from proxy.tasks.record import Task, TaskResponse, unpack_fields
 from proxy.tasks.rows import ENDED_STATES, FORGET_REQUEST, TASK_COLUMNS, read_task, task_from_row, with_position
 
 MAX_LISTED = 1000
+MAX_IDS = 500  # in one question; SQLite before 3.32 takes 999 values
 PRUNE_ROWS = 200  # at a time: a claim waits for one such piece at most
 
 
@@ -23,6 +24,20 @@ class TaskCatalog:
         async with self.database.transaction(write=False) as tx:
             task = await read_task(tx, id)
             return None if task is None else await with_position(tx, task)
+
+    async def ended_among(self, ids: Sequence[str]) -> list[str]:
+        """Those of these tasks that have ended."""
+        found = []
+        async with self.database.transaction(write=False) as tx:
+            for at in range(0, len(ids), MAX_IDS):
+                some = ids[at : at + MAX_IDS]
+                rows = await tx.fetch(
+                    f"SELECT id FROM outrigger_tasks WHERE id IN ({placeholders(len(some))})"
+                    f" AND (state IN ({ENDED_STATES}) OR cancelling = 1)",
+                    *some,
+                )
+                found += [row[0] for row in rows]
+        return found
 
     async def result(self, id: str) -> TaskResponse | None:
         """The app's answer to a task, if there is one."""

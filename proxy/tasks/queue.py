@@ -335,16 +335,17 @@ class TaskQueue:
             tx.now if task.callback is not None else None,
         )
 
-    async def heartbeat(self) -> dict[str, tuple[int, bool]]:
-        """Say that this instance is alive. What it runs according to the table: by id the attempt, and whether it is
-        to be cancelled."""
-        async with self.database.transaction() as tx:
-            await tx.execute(
-                "INSERT INTO outrigger_task_instances VALUES ($1, $2)"
-                " ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
-                self.instance,
-                tx.now,
-            )
+    async def heartbeat(self, *, write: bool = True) -> dict[str, tuple[int, bool]]:
+        """Say that this instance is alive, if `write`. What it runs according to the table: by id the attempt, and
+        whether it is to be cancelled."""
+        async with self.database.transaction(write=write) as tx:
+            if write:
+                await tx.execute(
+                    "INSERT INTO outrigger_task_instances VALUES ($1, $2)"
+                    " ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
+                    self.instance,
+                    tx.now,
+                )
             rows = await tx.fetch(
                 "SELECT id, attempts, cancelling FROM outrigger_tasks WHERE state = 'running' AND instance = $1",
                 self.instance,

@@ -28,7 +28,7 @@ from proxy.util.background_tasks import BackgroundTasks
 MAX_BATCH = 100  # tasks accepted in one transaction
 COUNT_SECONDS = 2.0  # how old the gauges may be
 PRUNE_SECONDS, PRUNE_PAUSE = 30.0, 0.05
-WAIT_POLL_SECONDS = 1.0  # for a task that may end on an instance that is not heard
+WAIT_POLL_SECONDS = 1.0  # how late an end may be known here that came on an instance that is not heard
 STOP_SECONDS = 3.0
 START_SECONDS = 5.0  # that a start waits for the database
 
@@ -128,6 +128,7 @@ class TaskService:
             self._accept_forever(),
             self._count_forever(),
             self._prune_forever(),
+            self._watch_forever(),
         ):
             self._loops.start(loop)
 
@@ -217,7 +218,7 @@ class TaskService:
                 if task is None or task.has_ended or left <= 0 or self.worker.draining:
                     return task
                 try:
-                    async with asyncio.timeout(min(left, WAIT_POLL_SECONDS) if self.database.shared else left):
+                    async with asyncio.timeout(left):
                         await change.wait()
                 except TimeoutError:
                     pass
@@ -285,6 +286,7 @@ class TaskService:
                 if not future.done():
                     future.set_exception(TasksUnavailable(str(away), doubtful=away.doubtful))
             return
+        self.availability.note_success()
         for (task, future), one in zip(batch, added, strict=True):
             if not future.done():
                 future.set_result(one)
@@ -315,6 +317,19 @@ class TaskService:
         for route, seconds in self.longest_waits.items():
             oldest.labels(route).set(seconds)
 
+    async def _watch_forever(self) -> None:
+        """Wake who waits for a task that another instance has ended: one question for all who wait, whether or not
+        instances hear of each other."""
+        while True:
+            await asyncio.sleep(WAIT_POLL_SECONDS)
+            if not (self.database.shared and self._changes):
+                continue
+            try:
+                for id in await self.catalog.ended_among(list(self._changes)):
+                    self._wake_waiting(id)
+            except TasksUnavailable as away:
+                self.availability.note_failure(away)
+
     async def _prune_forever(self) -> None:
         while True:
             await asyncio.sleep(min(PRUNE_SECONDS, self.policy.keep))
@@ -331,9 +346,12 @@ class TaskService:
         mean = self._mean_seconds.get(route)
         self._mean_seconds[route] = seconds if mean is None else mean + (seconds - mean) * 0.1
 
-    def _note_change(self, id: str, has_ended: bool) -> None:
+    def _wake_waiting(self, id: str) -> None:
         for change in self._changes.get(id, ()):
             change.set()
+
+    def _note_change(self, id: str, has_ended: bool) -> None:
+        self._wake_waiting(id)
         if has_ended and self.policy.callbacks:
             self.callbacks.wake()
 

@@ -155,7 +155,6 @@ class TaskWorker:
                 continue
             try:
                 await self._claim_round()
-                self._availability.note_success()
             except TasksUnavailable as away:
                 self._availability.note_failure(away)
                 self._next_poll = self._clock() + POLL_SECONDS
@@ -313,8 +312,12 @@ class TaskWorker:
         while True:
             try:
                 known = list(self._tries.values())
-                self._compare(known, await self._queue.heartbeat())
-                self._availability.note_success()
+                # Alone on a file, and with nothing that others could take over, there is nobody to be told: a disk is
+                # not written to for nothing. While the queue is away only a write shows that it is back.
+                write = self._queue.database.shared or bool(known) or self._availability.away_because is not None
+                self._compare(known, await self._queue.heartbeat(write=write))
+                if write:
+                    self._availability.note_success()
                 now = self._clock()
                 if self._steady_since is None:
                     self._steady_since = now

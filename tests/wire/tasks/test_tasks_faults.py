@@ -127,6 +127,10 @@ async def test_a_disk_that_is_full_is_no_202_and_when_there_is_room_again_it_goe
         resource.prlimit(g.pid, resource.RLIMIT_FSIZE, (1, most))
         answers = [await ask(g, "/pong", ASYNC, method="POST", body=b"x" * 100_000) for _ in range(3)]
         assert {(answer.status, answer.problem) for answer in answers} == {(503, "tasks-unavailable")}
+        # That it can still be read does not make it well.
+        for _ in range(30):
+            assert await health(g) == "degraded"
+            await asyncio.sleep(0.1)
         resource.prlimit(g.pid, resource.RLIMIT_FSIZE, (most, most))
         await until_health(g, "ok")
         assert (await until(g, await submit(g, "/pong")))["status"] == "succeeded"

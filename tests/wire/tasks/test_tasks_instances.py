@@ -197,3 +197,26 @@ async def _reckon(server: Server, vendor: Vendor) -> None:
     assert {row["cost"] for row in settled} == {17_000}
     assert {row["user_id"] for row in rows} <= {f"u{at}" for at in range(7)}
     assert len(settled) >= asked - 8 * KILLS
+
+
+async def test_what_a_drain_cuts_off_is_run_by_the_other_instance_at_once(tmp_path, server) -> None:
+    async with AsyncExitStack() as stack:
+        policy = "  drain: 1s\n" + policy_for(server, concurrency=2, retry={"attempts": 1})
+        one, other = await pair(stack, tmp_path, policy)
+        ids = [await submit(one, f"/hold?file={tmp_path / 'go'}") for _ in range(2)]
+        for id in ids:
+            await until(one, id, "running")
+        accepting = asyncio.create_task(ask(one, "/pong", "Prefer: respond-async, wait=50", method="POST"))
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        one.signal(signal.SIGTERM)
+        # Who waits for the answer to a request of theirs gets 202 when the drain begins.
+        assert (await accepting).status == 202
+        assert await one.ended() == 0
+        (tmp_path / "go").touch()
+        for id in ids:
+            task = await until(other, id)
+            assert task["status"] == "succeeded"
+        assert time.monotonic() - began < 15
+        tries = [line["task"] for line in worked(tmp_path / "w") if line["task"] in ids]
+        assert len(tries) >= 2

@@ -153,6 +153,7 @@ def build_gateway(
         recent=recent_errors,
         escrow=escrow,
         instance=member.id,
+        store=store,
     )
     postgres: PostgresService | None = None
     if sockets.postgres is not None:

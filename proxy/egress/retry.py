@@ -228,11 +228,8 @@ def wait_for_retry(call: Call, word: str, made: int, *, sent: bool, asked: float
 
 def pause_next_calls(call: Call, response: UpstreamResponse, seconds: float) -> None:
     """Have the next calls wait as well: those of this model, or all of them if the vendor says so."""
-    limits = call.upstream.throttle.limits
-    if concerns_every_model(decoded_body(response) or b"".join(response.held)):
-        limits.pause_all(seconds)
-    else:
-        limits.pause_model(seconds, call.ask.model)
+    every_model = concerns_every_model(decoded_body(response) or b"".join(response.held))
+    call.upstream.throttle.tell_pause(seconds, call.ask.model, every_model=every_model)
 
 
 def is_retried_by_policy(word: str, retry: Retry) -> bool:

@@ -25,6 +25,7 @@ from proxy.egress.forward_proxy import ForwardProxy
 from proxy.egress.listener import EgressListener, OriginCheck
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.response_head import refuse_stray
+from proxy.egress.shared_pace import SharedPace
 from proxy.egress.upstream import Upstream, UpstreamGenerations, check_policy
 from proxy.http.outgoing_client import find_parent_proxies
 from proxy.ledger.ledger import Ledger
@@ -38,6 +39,7 @@ from proxy.policy import schema
 from proxy.policy.schema import Policy, TierMatcher
 from proxy.policy.urls import mask_password
 from proxy.store.escrow_sync import Escrow
+from proxy.store.interface import SharedStore
 from proxy.util.background_tasks import BackgroundTasks
 
 LEDGER_LOAD_TIMEOUT = 10.0  # seconds that a start waits for the ledger's counts
@@ -68,14 +70,19 @@ class Egress:
         recent: RecentErrors | None = None,
         escrow: Escrow | None = None,
         instance: str = "",
+        store: SharedStore | None = None,
     ) -> None:
-        """`escrow`: if several instances share their caps; `instance` is this one's id."""
+        """`escrow`: if several instances share their caps; `instance` is this one's id; `store`: what they pace their
+        calls by together."""
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._log = log
         self._proxy = find_parent_proxies(os.environ if environ is None else environ)
         self._keys = VirtualKeys()
         self.upstreams = UpstreamGenerations(self._open_upstream)
+        self._shared_pace: SharedPace | None = None
+        if store is not None and store.is_shared:
+            self._shared_pace = SharedPace(store, self.upstreams, self._loop.time)
         self._ledger = ledger
         self._escrow = escrow
         self._instance = instance
@@ -133,6 +140,9 @@ class Egress:
         for upstream in self.upstreams.begin_generation(policy.upstreams, policy.faults):
             if self._loaded and self._ledger is not None:
                 self._load_in_background(upstream, self._ledger, time.time())
+        if self._shared_pace is not None:
+            for upstream in self.upstreams.values():
+                self._shared_pace.join(upstream)
         self.pipeline.tiers = tiers
         self.forward_proxy.apply(policy.egress)
 
@@ -168,6 +178,8 @@ class Egress:
         await self._listener.start(sock)
         await self.attribution.start()
         self._tasks.start(self._pending.sweep_forever())
+        if self._shared_pace is not None:
+            self._tasks.start(self._shared_pace.rates.run())
 
     async def stop(self) -> None:
         """End all calls, and close what they hold."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from aiolimiter import AsyncLimiter
 
@@ -17,6 +18,8 @@ from proxy.egress.provider_limits import ProviderLimits
 from proxy.errors import OutriggerError
 from proxy.policy import schema
 from proxy.policy.values import Rate
+from proxy.store.leases import Lease, Measure
+from proxy.store.rates import SentCount, SharedRates
 from proxy.util.fair_queue import FairQueue
 
 MAX_WAITING = 1000
@@ -54,6 +57,7 @@ class Throttle:
     Attributes:
         policy: `pace` of the policy in force.
         limits: what the upstream itself said of its limits.
+        on_pause: hears what the upstream asked for (seconds, model, whether of every model); None if nobody shares.
 
     `clock` is monotonic, `now` the wall clock, both in seconds.
     """
@@ -68,9 +72,14 @@ class Throttle:
         self._server: asyncio.Task[None] | None = None
         self._being_served: _Waiter | None = None  # whose rates are being paid
         self._changed = asyncio.Event()  # somebody came or went, or there is room
+        self._lease: Lease | None = None  # of `concurrency`, if instances share it
+        self._sent: SentCount | None = None  # told to the others, if a rate is shared
+        self._rates: SharedRates | None = None
+        self._elsewhere = Elsewhere(clock)
         self._requests: AsyncLimiter | None = None
         self._tokens: AsyncLimiter | None = None
         self.limits = ProviderLimits(clock, now)
+        self.on_pause: Callable[[float, str | None, bool], None] | None = None
         self.policy = schema.Pace()
         self.reconfigure(policy)
 
@@ -84,7 +93,49 @@ class Throttle:
             self._requests = _make_bucket(policy.requests)
         if policy.tokens != old.tokens:
             self._tokens = _make_bucket(policy.tokens)
+        if self._lease is not None and policy.concurrency is not None:
+            self._lease.total = policy.concurrency
         self._changed.set()
+
+    def share(self, rates: SharedRates, name: str, open_lease: OpenLease) -> None:
+        """Pace this upstream together with other instances, under its name, by what the policy has of it now.
+
+        Called again after a reload.
+        """
+        self._rates = rates
+        paces = self.policy.requests is not None or self.policy.tokens is not None
+        if paces:
+            self._sent = rates.follow(name, self._note_elsewhere)
+        elif self._sent is not None:
+            rates.forget(name)
+            self._sent = None
+        if self.policy.concurrency is not None and self._lease is None:
+            self._lease = open_lease(
+                f"pace:{name}",
+                self.policy.concurrency,
+                measure=lambda: (self._in_flight, self._in_flight + len(self._queue)),
+                on_change=self._changed.set,
+            )
+            self._lease.start()
+
+    def pause(self, seconds: float, model: str | None, *, every_model: bool) -> None:
+        """The vendor asked for a pause: of calls of this model, or of all of them."""
+        if every_model:
+            self.limits.pause_all(seconds)
+        else:
+            self.limits.pause_model(seconds, model)
+
+    def tell_pause(self, seconds: float, model: str | None, *, every_model: bool) -> None:
+        """The same, as an answer to a call of this instance said: the other instances hear of it."""
+        self.pause(seconds, model, every_model=every_model)
+        if self.on_pause is not None:
+            self.on_pause(seconds, model, every_model)
+
+    async def give_back(self) -> None:
+        """Give back what others may use."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.close()
 
     def try_acquire(self, user: str, tokens: int, model: str | None) -> ThrottlePermit | None:
         """A permit, if there is one now and nobody waits; None if `acquire` would wait or refuse."""
@@ -149,7 +200,19 @@ class Throttle:
 
     @property
     def _is_full(self) -> bool:
-        return self.policy.concurrency is not None and self._in_flight >= self.policy.concurrency
+        most = self.policy.concurrency
+        if most is None:
+            return False
+        lease = self._lease
+        if lease is not None and self._in_flight >= lease.limit:
+            lease.hasten()
+            return True
+        return self._in_flight >= most
+
+    def _note_elsewhere(self, requests: int, tokens: int) -> None:
+        """Other instances have sent this much: it is taken out of the buckets here before the next call."""
+        self._elsewhere.add("requests", requests, self.policy.requests)
+        self._elsewhere.add("tokens", tokens, self.policy.tokens)
 
     def _grant(self, tokens: int) -> ThrottlePermit:
         self._in_flight += 1
@@ -199,14 +262,24 @@ class Throttle:
     async def _acquire_rates(self, waiter: _Waiter) -> None:
         """Wait until the policy's rates have room for it."""
         if self._requests is not None:
-            await _acquire_unless_gone(self._requests, 1.0, waiter)
+            await self._pay(self._requests, 1.0 + self._elsewhere.take("requests", self.policy.requests), waiter)
         if self._tokens is not None and not waiter.permit.done():
-            owed, self._debt = max(0.0, waiter.tokens + self._debt), min(0.0, waiter.tokens + self._debt)
-            # A bucket admits no more than its burst at once.
-            while owed > 0 and not waiter.permit.done():
-                piece = min(owed, self._tokens.max_rate)
-                await _acquire_unless_gone(self._tokens, piece, waiter)
-                owed -= piece
+            asked = waiter.tokens + self._elsewhere.take("tokens", self.policy.tokens)
+            owed, self._debt = max(0.0, asked + self._debt), min(0.0, asked + self._debt)
+            await self._pay(self._tokens, owed, waiter)
+        sent = self._sent
+        if sent is not None and not waiter.permit.done():
+            sent.requests += 1
+            sent.tokens += waiter.tokens
+            if self._rates is not None and not self._rates.is_up:
+                self._rates.count_fallback()
+
+    async def _pay(self, bucket: AsyncLimiter, owed: float, waiter: _Waiter) -> None:
+        # A bucket admits no more than its burst at once.
+        while owed > 0 and not waiter.permit.done():
+            piece = min(owed, bucket.max_rate)
+            await _acquire_unless_gone(bucket, piece, waiter)
+            owed -= piece
 
     def _ready_at(self, waiter: _Waiter) -> float:
         """The moment at which the upstream is ready for this one. What was learnt delays by `wait` at most, since
@@ -244,6 +317,34 @@ class Throttle:
         if self.policy.tokens is not None:
             waits.append(waiter.tokens * self.policy.tokens.period / self.policy.tokens.count)
         return max(waits)
+
+
+class OpenLease(Protocol):
+    """Makes a lease of this instance's: `thing` names what is shared, `total` is how many there are."""
+
+    def __call__(self, thing: str, total: int, *, measure: Measure, on_change: Callable[[], None]) -> Lease: ...
+
+
+class Elsewhere:
+    """What other instances have sent and this one has not yet taken out of its buckets; it leaks as a bucket does.
+
+    Without the leak, an instance that was quiet for an hour would pay for what the others sent in it.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._levels: dict[str, tuple[float, float]] = {}  # how much, and when that was so
+
+    def add(self, what: str, amount: int, rate: Rate | None) -> None:
+        if rate is not None and amount:
+            self._levels[what] = self.take(what, rate) + amount, self._clock()
+
+    def take(self, what: str, rate: Rate | None) -> float:
+        """How much there is; it is the taker's now."""
+        level, at = self._levels.pop(what, (0.0, 0.0))
+        if rate is None or not level:
+            return 0.0
+        return max(0.0, level - (self._clock() - at) * rate.count / rate.period)
 
 
 class _Waiter:

@@ -156,6 +156,7 @@ class Upstream:
         """End the calls that wait or are shared, and close the connections."""
         # First those who wait, then the calls that use the client.
         self.throttle.close()
+        await self.throttle.give_back()
         await self.shared_calls.close()
         await self.client.close()
 

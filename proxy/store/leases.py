@@ -175,7 +175,11 @@ class Lease:
         clock: Callable[[], float],
         measure: Measure,
         on_change: Callable[[], None],
+        takes_share_unheard: bool = False,
     ) -> None:
+        """`takes_share_unheard`: with a store that was away from the start, take total ÷ instances last seen, and not
+        one alone: for what is better passed than stood still for."""
+        self._takes_share_unheard = takes_share_unheard
         self._store = store
         self._key = f"lease:{thing}"
         self.total = total
@@ -245,7 +249,9 @@ class Lease:
                 self.limit = min(granted, max(1, target))
         except StoreAway:
             self._granted = hold
-            if self._clock() - self._heard_at > AWAY_SECONDS:
+            if not self._is_known and self._takes_share_unheard:
+                self.limit = max(1, self.total // max(1, self._store.instances))
+            elif self._clock() - self._heard_at > AWAY_SECONDS:
                 share = max(1, self.total // max(self._instances, self._store.instances))
                 self.limit = min(self.limit, share)
         finally:

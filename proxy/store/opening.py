@@ -15,7 +15,7 @@ from proxy import __version__
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
-from proxy.store import leases, limits, money_scripts, presence
+from proxy.store import leases, limits, money_scripts, presence, rates
 from proxy.store.interface import Member, SchemaPart, Script, StoreBackend
 from proxy.store.memory import MemoryStore
 from proxy.store.postgres_schema import CLOCK, KEPT_VALUES
@@ -25,7 +25,13 @@ MEMORY = "memory://"
 MONEY_TIMEOUT = 2.0  # seconds that a far database for caps has, in the background
 
 # Whatever is decided in a store. Both stores know all of it, so that `store.money` may be either.
-SCRIPTS: Sequence[Script] = (*presence.SCRIPTS, *limits.SCRIPTS, *money_scripts.SCRIPTS, *leases.SCRIPTS)
+SCRIPTS: Sequence[Script] = (
+    *presence.SCRIPTS,
+    *limits.SCRIPTS,
+    *money_scripts.SCRIPTS,
+    *leases.SCRIPTS,
+    *rates.SCRIPTS,
+)
 SCHEMA_PARTS: Sequence[SchemaPart] = (
     CLOCK,
     KEPT_VALUES,
@@ -33,6 +39,7 @@ SCHEMA_PARTS: Sequence[SchemaPart] = (
     limits.SCHEMA,
     money_scripts.SCHEMA,
     leases.SCHEMA,
+    rates.SCHEMA,
 )
 
 

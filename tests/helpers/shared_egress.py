@@ -119,7 +119,15 @@ async def open_gateway(
     escrow = open_escrow(policy, money, calls, clock=loop.time)
     assert escrow is not None
     egress = Egress(
-        policy, requests=requests, metrics=metrics, log=log, environ={}, ledger=calls, escrow=escrow, instance=member.id
+        policy,
+        requests=requests,
+        metrics=metrics,
+        log=log,
+        environ={},
+        ledger=calls,
+        escrow=escrow,
+        instance=member.id,
+        store=store,
     )
     parts = [store] if money is store else [store, money]
     for each in parts:

@@ -151,10 +151,26 @@ class StatusReport:
                 "errors": errors[route.name],
                 "refused": refused[route.name],
                 "limited_users": limited[route.name],
+                "cache": self._show_cache(route.name),
                 "lately": _show_recent(lately.routes.get(route.name)),
             }
             for route in parts.policy.routes
         }
+
+    def _show_cache(self, route: str) -> Mapping[str, object] | None:
+        """What a route keeps, and the share of its requests since the start that the app was not asked for; None if it
+        keeps nothing."""
+        size = self._parts.ingress.cache.sizes.get(route)
+        if size is None:
+            return None
+        found = {
+            result: count.value
+            for (name, result), count in self._parts.metrics.http_cache_total.children()
+            if name == route
+        }
+        asked = sum(found.values())
+        spared = found.get("hit", 0.0) + found.get("stale", 0.0)
+        return {"hit_ratio": round(spared / asked, 4) if asked else None, "answers": size[0], "bytes": size[1]}
 
     def _show_upstreams(self, lately: WindowStats) -> Mapping[str, object]:
         parts = self._parts

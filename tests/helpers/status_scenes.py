@@ -162,6 +162,7 @@ def route(at: int = 0) -> Status:
     return {
         "in_flight": at % 4, "queued": at % 3, "requests": 1_234_567 * at, "errors": at * 3, "refused": 17 * at,
         "limited_users": at % 5, "lately": lately,
+        "cache": {"hit_ratio": 0.87, "answers": 812, "bytes": 13_400_000} if at % 3 == 1 else None,
     }  # fmt: skip
 
 

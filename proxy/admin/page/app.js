@@ -109,6 +109,7 @@ function routes(status) {
     word(`${number(one.lately.errors)} / ${number(one.errors)}`, one.lately.errors ? "bad" : ""),
     took(one.lately.p50_ms), took(one.lately.p95_ms),
     number(one.in_flight), number(one.queued), number(one.refused), number(one.limited_users),
+    one.cache && one.cache.hit_ratio !== null ? `${number(one.cache.hit_ratio * 100)} %` : "–",
     status.memory.growth[name]?.bytes ? bytes(status.memory.growth[name].bytes) : "–",
   ]));
 }

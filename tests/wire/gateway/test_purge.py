@@ -1,6 +1,7 @@
 """`ctl purge ROUTE [PATH]`: an operator empties what a route keeps."""
 
 import asyncio
+import json
 import sys
 
 from gateway_process import APPS, ROOT, gateway
@@ -42,3 +43,16 @@ async def test_a_route_or_a_path_of_it_is_emptied_and_an_unknown_route_is_an_err
         assert (code, "nowhere is no route; there are api, pages, default" in said) == (1, True), said
         code, said = await ctl(g, "purge", "api")
         assert (code, "keeps no answers" in said) == (0, True), said
+
+
+async def test_status_says_what_a_route_keeps_and_how_often_the_app_was_spared(tmp_path):
+    async with gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=POLICY) as g:
+        await g.ready()
+        for _ in range(4):
+            await g.request("/a")
+        body = (await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2]
+        routes = json.loads(body)["routes"]
+    assert routes["api"]["cache"] is None
+    assert routes["pages"]["cache"]["answers"] == 1
+    assert routes["pages"]["cache"]["hit_ratio"] == 0.75
+    assert routes["pages"]["cache"]["bytes"] > 0

@@ -131,7 +131,7 @@ async def test_no_secret_comes_out_in_a_log_a_metric_a_status_or_the_ledger(tmp_
             shown = [f"Authorization: Bearer {mark('admin-token')}"]
             pages = {
                 path: (await g.request(path, port=g.admin, headers=shown)).decode()
-                for path in ("/metrics", "/status", "/healthz", "/readyz", "/dashboard")
+                for path in ("/metrics", "/status", "/status?policy=1", "/healthz", "/readyz", "/dashboard")
             }
             assert pages["/status"].startswith("HTTP/1.1 200")
             await eventually(lambda: len(g.events("call")) >= 7)

@@ -52,6 +52,7 @@ from proxy.operations.health import HealthReport, resolve_memory_limit
 from proxy.operations.launch_environment import LaunchEnvironment
 from proxy.operations.policy_rollout import PolicyRollout, Prepare
 from proxy.operations.reloader import Reloader
+from proxy.operations.shared_state import SharedState
 from proxy.operations.status import StatusReport
 from proxy.operations.task_report import TaskReport
 from proxy.parts import Parts, RunState
@@ -272,6 +273,13 @@ def build_gateway(
     )
     status_report = StatusReport(parts, reloader, alerts)
     task_report = TaskReport(parts)
+    commands = GatewayCommands(parts, reloader)
+    shared_state: SharedState | None = None
+    if store.is_shared:
+        shared_state = SharedState(parts, authenticator)
+        commands = GatewayCommands(
+            parts, reloader, on_block=shared_state.blocks.set, on_breaker=shared_state.breakers.set
+        )
     endpoints = AdminEndpoints(
         health=parts.health,
         metrics=metrics,
@@ -286,7 +294,7 @@ def build_gateway(
         build_tasks=task_report.build_status,
         list_tasks=task_report.list_tasks,
         show_task=task_report.show_task,
-        commands=CommandEndpoint(GatewayCommands(parts, reloader), log.emit),
+        commands=CommandEndpoint(commands, log.emit),
     )
 
     # The app asks for its environment at each start, after what waited for that start came into force.
@@ -330,6 +338,7 @@ def build_gateway(
         rollout=rollout,
         authenticator=authenticator,
         notifier=notifier,
+        shared_state=shared_state,
     )
 
 

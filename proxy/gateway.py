@@ -17,6 +17,7 @@ from proxy.app.probes import warn_of_claimed_paths
 from proxy.observe.alerts.manager import AlertManager
 from proxy.operations.policy_rollout import PolicyRollout
 from proxy.operations.reloader import Reloader
+from proxy.operations.shared_state import SharedState
 from proxy.parts import Parts
 from proxy.process.listen_sockets import ListenSockets, start_listening
 from proxy.process.service_manager import ServiceNotifier
@@ -47,8 +48,10 @@ class Gateway:
         rollout: PolicyRollout,
         authenticator: TokenAuthenticator,
         notifier: ServiceNotifier,
+        shared_state: SharedState | None = None,
     ) -> None:
         self.parts = parts
+        self._shared_state = shared_state
         self.alerts = alerts
         self.reloader = reloader
         self.rollout = rollout
@@ -98,6 +101,8 @@ class Gateway:
         if parts.money_store is not parts.store:
             await parts.money_store.start()
         await parts.user_marks.start()
+        if self._shared_state is not None:
+            await self._shared_state.start()
         await parts.tasks.start()
         await parts.egress.load()
         await parts.egress.start(start_listening(sockets.egress, "listen.egress"))
@@ -194,6 +199,8 @@ class Gateway:
         await self._tasks.close()
         await self.alerts.close()
         await parts.tasks.stop()
+        if self._shared_state is not None:
+            await self._shared_state.close()
         await parts.user_marks.stop()
         if parts.money_store is not parts.store:
             await parts.money_store.stop()

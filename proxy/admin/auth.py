@@ -49,6 +49,7 @@ class TokenAuthenticator:
         self._clock = clock
         self._sleep = sleep
         self._peers: OrderedDict[str, _FailedPeer] = OrderedDict()  # by the last failure, oldest first
+        self.on_attempt: Callable[[str, bool], None] = lambda peer, right: None  # with the peer's key, as noted below
 
     def replace_token(self, token: str) -> None:
         """Accept another token from now on, and the old one no more."""
@@ -71,10 +72,19 @@ class TokenAuthenticator:
             await self._delay_attempt(failed)
         # Constant time: how long a comparison takes must not say how much of a guess was right.
         if hmac.compare_digest(_encode_token(given), _encode_token(self.token)):
-            self._peers.pop(key, None)
+            if self._peers.pop(key, None) is not None:
+                self.on_attempt(key, True)
             return True
         self._record_failure(key)
+        self.on_attempt(key, False)
         return False
+
+    def note_attempt(self, key: str, *, right: bool) -> None:
+        """Count an attempt that was made at another instance, by the peer's key that `on_attempt` gave there."""
+        if right:
+            self._peers.pop(key, None)
+        else:
+            self._record_failure(key)
 
     async def _delay_attempt(self, peer: _FailedPeer) -> None:
         delay = min(MAX_DELAY, 0.5 * 2.0 ** min(10, peer.failures - FREE_ATTEMPTS))

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from proxy.cli.admin_client import describe_failure, reachable_address, request
 from proxy.cli.arguments import parse_arguments
+from proxy.cli.ctl_instances import print_instances
 from proxy.cli.ctl_tasks import print_task, print_tasks, tasks_path
 from proxy.cli.load_policy import EXIT_BAD_POLICY, load_policy
 from proxy.cli.output import print_error, print_line
@@ -20,9 +21,10 @@ from proxy.policy.values import Address
 REQUEST_TIMEOUT = 20.0  # seconds
 MAX_ANSWER_BYTES = 1024 * 1024
 EXIT_FAILED = 1
+STATUS = "/status"
 ACTIONS = (
     "block USER, unblock USER, forgive USER, breaker UPSTREAM open|close|auto, reload, restart-app,"
-    " purge ROUTE [PATH], tasks [--route R] [--status S], task ID [retry|cancel]"
+    " purge ROUTE [PATH], instances, tasks [--route R] [--status S], task ID [retry|cancel]"
 )
 
 
@@ -55,6 +57,8 @@ def run_ctl(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, std
         return EXIT_FAILED
     if isinstance(answer, str):
         print_line(stdout, answer, "green")
+    elif isinstance(answer, Mapping) and "instances" in answer:
+        print_instances(answer["instances"], answer["store"], stdout)
     elif isinstance(answer, Mapping):
         print_task(answer, stdout)
     else:
@@ -63,7 +67,8 @@ def run_ctl(argv: Sequence[str], environ: Mapping[str, str], stdout: TextIO, std
 
 
 def _ask_gateway(policy: Policy, address: Address, method: str, path: str) -> tuple[int, Any]:
-    """The status, and what the gateway says: a sentence, a task, or a list of tasks. Raises OSError, HTTPException."""
+    """The status, and what the gateway says: a sentence, a task, a list of tasks, or instances. Raises OSError,
+    HTTPException."""
     status, body = request(
         address, method, path, token=policy.admin.token, timeout=REQUEST_TIMEOUT, limit=MAX_ANSWER_BYTES
     )
@@ -74,6 +79,8 @@ def _ask_gateway(policy: Policy, address: Address, method: str, path: str) -> tu
             return status, str(said["detail"])
         if method == "POST":
             return status, str(said["done"])
+        if path == STATUS:
+            return status, {"instances": said["instances"], "store": said["store"]}
         return status, said["tasks"] if "tasks" in said else said["task"]
     except (ValueError, KeyError, TypeError):
         text = f"{address} answered {status} and not as a gateway does; listen.admin may name another's port"
@@ -97,6 +104,8 @@ def _parse_action(argv: Sequence[str]) -> tuple[str | None, str, str]:
             return option, "POST", f"/ctl/purge/{_quote_segment(route)}"
         case ["purge", route, path] if route and path.startswith("/"):
             return option, "POST", f"/ctl/purge/{_quote_segment(route)}/{_quote_segment(path)}"
+        case ["instances"]:
+            return option, "GET", STATUS
         case ["tasks"] if path := tasks_path(arguments):
             return option, "GET", path
         case ["task", id] if id:

@@ -53,6 +53,7 @@ async def _run_checks(
     from proxy.cli.checks.app import check_app
     from proxy.cli.checks.machine import check_machine
     from proxy.cli.checks.ports import check_ports
+    from proxy.cli.checks.shared_store import check_shared_store
     from proxy.cli.checks.stores import check_database, check_ledger, check_tasks
     from proxy.cli.checks.upstreams import check_upstreams
 
@@ -62,6 +63,7 @@ async def _run_checks(
         _run_bounded("app", check_app(policy, words, environ, Path.cwd())),
         _run_bounded("database", check_database(policy, environ, Path.cwd())),
         _run_bounded("ledger", check_ledger(policy)),
+        _run_bounded("store", check_shared_store(policy)),
         _run_bounded("tasks", check_tasks(policy)),
         _run_bounded("upstreams", check_upstreams(policy, environ, Path.cwd())),
         _run_bounded("alerts", check_alert_channels(policy, post=slack)),

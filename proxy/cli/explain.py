@@ -17,8 +17,9 @@ from proxy.ingress.exchange import path_from_target
 from proxy.ingress.identity import Identified
 from proxy.ingress.pipeline import RequestRules
 from proxy.policy.schema import Policy, Route
+from proxy.policy.urls import mask_password
 from proxy.policy.values import ANY_TIER
-from proxy.units import format_duration, format_rate, format_size
+from proxy.units import format_duration, format_rate, format_share, format_size
 
 DEFAULT_CLIENT_IP = "127.0.0.1"  # who asks, unless a trusted X-Forwarded-For says otherwise
 
@@ -108,6 +109,7 @@ def _explain_limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, 
         at_once = f"{route.concurrency}, then {queue.size} wait up to {format_duration(queue.wait)}"
     return [
         ("rate limit", rates + shadow),
+        ("counted in", _explain_store(policy, counts=bool(route.limits_for(tier)))),
         ("timeout", "none" if route.timeout is None else f"{format_duration(route.timeout)} to and between bytes"),
         ("total", "none" if route.total is None else format_duration(route.total)),
         ("body", _explain_body(policy, route)),
@@ -120,6 +122,31 @@ def _explain_limits(policy: Policy, route: Route, tier: str) -> list[tuple[str, 
         ("compress", _explain_compression(route)),
         ("fields", _explain_fields(route)),
     ]
+
+
+def _explain_store(policy: Policy, *, counts: bool) -> str:
+    """Where the counts of this request live, and what happens without that place."""
+    store, money = policy.store, policy.store.money
+    capped = any(one.cap.per_user or one.cap.total or one.cap.unattributed for one in policy.upstreams.values())
+    if store.url == "memory://" and money is None:
+        return "this instance's memory" if counts or capped else "nothing to count"
+    alone = {
+        "share": "with this instance's part",
+        "local": "with the whole limit",
+        "deny": "not at all: it is refused with 503",
+    }[store.on_error]
+    said = []
+    if counts:
+        shared = store.url != "memory://"
+        said.append(
+            f"limits in {mask_password(store.url)}, by its clock; without it {alone}"
+            if shared
+            else "limits in this instance's memory"
+        )
+    if capped:
+        where = store.url if money is None else money
+        said.append(f"caps in {mask_password(where)}, in slices of {format_share(store.slice)} of what is left")
+    return "; ".join(said) or "nothing to count"
 
 
 def _explain_background(policy: Policy, route: Route, prefer: str | None) -> str:

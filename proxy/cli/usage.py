@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
             ("reload", "take the policy as it is now"),
             ("restart-app", "replace the app; requests wait"),
             ("purge ROUTE [PATH]", "forget the answers that a route keeps, on every instance"),
+            ("instances", "who shares the store, and when they were last heard of"),
             ("tasks [--route R] [--status S]", "requests that run later, the newest first"),
             ("task ID [retry|cancel]", "one of them; try it again, or end it"),
         )

@@ -86,6 +86,9 @@ class Egress:
         self._ledger = ledger
         self._escrow = escrow
         self._instance = instance
+        # Set to whoever tells other instances that a vendor asked for a pause: upstream, whether of every model, model,
+        # seconds.
+        self.on_pause: Callable[[str, bool, str | None, float], None] = lambda name, every, model, seconds: None
         self._loaded = False
         self._tasks = BackgroundTasks(self._loop)
         self._recall = SpendLookup(ledger, self._loop.time)
@@ -148,7 +151,13 @@ class Egress:
 
     def _open_upstream(self, name: str, policy: schema.Upstream) -> Upstream:
         upstream = Upstream(
-            name, policy, clock=self._loop.time, metrics=self._metrics, emit=self._log.emit, proxy=self._proxy
+            name,
+            policy,
+            clock=self._loop.time,
+            metrics=self._metrics,
+            emit=self._log.emit,
+            proxy=self._proxy,
+            on_pause=lambda *pause: self.on_pause(*pause),
         )
         if self._ledger is not None:
             upstream.billing.limits.mark_unloaded()

@@ -31,9 +31,21 @@ BREAKER_SENTENCES = {
 
 
 class GatewayCommands:
-    """The commands of `/ctl` (`OperatorCommands` of the admin room). `wall_clock` returns Unix time."""
+    """The commands of `/ctl` (`OperatorCommands` of the admin room). `wall_clock` returns Unix time; `on_block` and
+    `on_breaker` tell the other instances: a user and whether they are blocked, an upstream and how it is held.
+    """
 
-    def __init__(self, parts: Parts, reloader: Reloader, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        reloader: Reloader,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        on_block: Callable[[str, bool], None] = lambda user, blocked: None,
+        on_breaker: Callable[[str, str | None], None] = lambda upstream, word: None,
+    ) -> None:
+        self._on_block = on_block
+        self._on_breaker = on_breaker
         self._parts = parts
         self._reloader = reloader
         self._wall_clock = wall_clock
@@ -48,6 +60,7 @@ class GatewayCommands:
                 " a tier."
             )
             raise Refusal("too-many-blocked", 409, "Too many users are blocked", text) from None
+        self._on_block(user, True)
         # A tunnel was let through before the block, and nothing would look at it again.
         cut = self._parts.ingress.abort_tunnels(user)
         ended = f", {cut} open WebSocket{'s' if cut > 1 else ''} ended" if cut else ""
@@ -59,6 +72,7 @@ class GatewayCommands:
         # Before the ledger was read nobody knows who is blocked, so the command goes through and is recorded.
         if user not in marks.blocked_users and marks.loaded:
             raise Refusal("not-blocked", 404, "Not blocked", f"{user} is not blocked; {self._list_blocked()}.")
+        self._on_block(user, False)
         trouble = await marks.unblock(user)
         return f"{user} is not blocked any more{_describe_unrecorded(trouble)}."
 
@@ -87,6 +101,7 @@ class GatewayCommands:
         if word == "auto" and found.breakers.forced is None:
             return f"The breaker of {upstream} is not held; it is {found.breakers.state} by its window."
         found.breakers.force(BREAKER_STATES[word])
+        self._on_breaker(upstream, None if word == "auto" else word)
         return f"The breaker of {upstream} is {BREAKER_SENTENCES[word]}."
 
     async def reload_policy(self) -> str:

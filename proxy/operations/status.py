@@ -81,6 +81,36 @@ class StatusReport:
             "blocked": self._show_blocked(),
             "errors": parts.recent_errors.request_errors(),
             "failed_calls": parts.recent_errors.call_errors(),
+            "store": self._show_store(),
+            "instances": [
+                {
+                    "id": member.id,
+                    "host": member.host,
+                    "region": member.region,
+                    "version": member.version,
+                    "started": format_rfc3339(member.started),
+                    "seen": format_rfc3339(member.seen),
+                }
+                for member in parts.store.members
+            ],
+        }
+
+    def _show_store(self) -> Mapping[str, object] | None:
+        """The store that instances share, None if there is none. `this` is the id of this instance."""
+        store = self._parts.store
+        if not store.is_shared:
+            return None
+        money = self._parts.money_store
+        fallbacks = {name: int(count.value) for (name,), count in self._parts.metrics.store_fallback_total.children()}
+        return {
+            "where": store.where,
+            "kind": store.kind,
+            "up": store.is_up,
+            "reason": store.health().reason,
+            "this": store.instance_id,
+            "on_error": store.policy.on_error,
+            "fallbacks": fallbacks,
+            "money": None if money is store else {"where": money.where, "up": money.is_up},
         }
 
     def build_history(self) -> Mapping[str, object]:

@@ -181,6 +181,9 @@ class StoreConnection(Protocol):
     def delete(self, keys: Sequence[str]) -> asyncio.Future[Any]: ...
     def delete_if(self, key: str, value: bytes) -> asyncio.Future[bool]: ...
 
+    async def describe(self) -> Mapping[str, str]:
+        """For doctor: `server`, `version`, and `eviction policy` where there is one and it may be seen."""
+
     def sweep(self) -> None:
         """Have what has expired deleted, where the store does not do so by itself. Waits for nothing."""
 

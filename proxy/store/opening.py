@@ -15,7 +15,7 @@ from proxy import __version__
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
-from proxy.store import leases, limits, money_scripts, presence, rates
+from proxy.store import leases, limits, marks, money_scripts, presence, rates
 from proxy.store.interface import Member, SchemaPart, Script, StoreBackend
 from proxy.store.memory import MemoryStore
 from proxy.store.postgres_schema import CLOCK, KEPT_VALUES
@@ -28,6 +28,7 @@ MONEY_TIMEOUT = 2.0  # seconds that a far database for caps has, in the backgrou
 SCRIPTS: Sequence[Script] = (
     *presence.SCRIPTS,
     *limits.SCRIPTS,
+    marks.MARKS,
     *money_scripts.SCRIPTS,
     *leases.SCRIPTS,
     *rates.SCRIPTS,
@@ -37,6 +38,7 @@ SCHEMA_PARTS: Sequence[SchemaPart] = (
     KEPT_VALUES,
     presence.SCHEMA,
     limits.SCHEMA,
+    marks.SCHEMA,
     money_scripts.SCHEMA,
     leases.SCHEMA,
     rates.SCHEMA,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import asyncpg
@@ -116,6 +116,10 @@ class PostgresConnection(PipelinedConnection):
 
     def delete_if(self, key: str, value: bytes) -> asyncio.Future[bool]:
         return self._run(self._delete_if, key, value)
+
+    async def describe(self) -> Mapping[str, str]:
+        version = await self.run_text("SHOW server_version")
+        return {"server": "PostgreSQL", "version": (version or b"").decode().partition(" ")[0]}
 
     def sweep(self) -> None:
         for statement in self._sweeps:

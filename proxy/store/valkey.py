@@ -87,6 +87,21 @@ class ValkeyConnection(PipelinedConnection):
     def delete_if(self, key: str, value: bytes) -> asyncio.Future[bool]:
         return self.command(b"EVAL", _DELETE_IF.encode(), b"1", self._prefix + key.encode(), value, decode=bool)
 
+    async def describe(self) -> Mapping[str, str]:
+        greeting = await self.command("HELLO", "2")
+        told = {str(name, "utf-8"): value for name, value in zip(greeting[::2], greeting[1::2], strict=True)}
+        server = told.get("server", b"redis").decode().replace("valkey", "Valkey").replace("redis", "Redis")
+        facts = {"server": server, "version": told.get("version", b"").decode()}
+        try:
+            # Many a host hides CONFIG; INFO says the same.
+            info = await self.command("INFO", "memory")
+        except StoreAway:
+            return facts
+        for line in info.decode("utf-8", "replace").splitlines():
+            if line.startswith("maxmemory_policy:"):
+                facts["eviction policy"] = line.partition(":")[2]
+        return facts
+
     def sweep(self) -> None:
         """Nothing to do: the server drops what has expired."""
 

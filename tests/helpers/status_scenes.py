@@ -39,6 +39,8 @@ def quiet() -> Status:
         "money": {"today_usd": 0, "projected_usd": 0, "upstreams": {}, "top_users": []},
         "postgres": None,
         "tasks": None,
+        "store": None,
+        "instances": [],
         "connections": {"clients": "", "app": ""},
         "memory": {"gateway": 52 * MIB, "app": None, "limit": None, "share": None, "warn": 0.85, "growth": {}},
         "cpu": {"busy": None, "limit": None, "cores": 2, "throttled_s": 0.0, "throttled_lately_s": 0.0},
@@ -73,7 +75,7 @@ def bad_night() -> Status:
         "status": "degraded",
         "upstreams": {"state": "degraded", "reason": f"openai: its breaker is open ({why})", "since": ago(700)},
         "postgres": {"state": "ok", "reason": "4 of 10 connections are in use", "since": ago(9000)},
-        "store": {"state": "ok", "reason": "counts are kept in this instance's memory", "since": ago(9000)},
+        "store": {"state": "degraded", "reason": "redis://red-abc:6379: no answer in 250 ms", "since": ago(60)},
         "ledger": {"state": "ok", "reason": "sqlite:///var/ledger.db, 12 entries wait", "since": ago(9000)},
         "memory": {"state": "degraded", "reason": "91% of the limit is in use", "since": ago(100)},
     }
@@ -129,6 +131,21 @@ def bad_night() -> Status:
             for name in ("nightly", LONG)
         ],
     }  # fmt: skip
+    status["store"] = {
+        "where": "redis://red-abcdefghijklmnopqrstuvwxyz:6379/0",
+        "kind": "valkey",
+        "up": False,
+        "reason": "redis://red-abcdefghijklmnopqrstuvwxyz:6379/0: no answer in 250 ms",
+        "this": "0123456789ab",
+        "on_error": "share",
+        "fallbacks": {"limit": 1240, "cap": 3, "pace": 0, "cache": 17},
+        "money": {"where": "postgresql://outrigger:***@dpg-far.frankfurt-postgres.render.com/money", "up": True},
+    }
+    status["instances"] = [
+        {"id": f"{at}123456789ab", "host": f"{LONG}-{at}", "region": "frankfurt", "version": "0.1.0",
+         "started": ago(9000), "seen": ago(at)}
+        for at in range(5)
+    ]  # fmt: skip
     status["alerts"] = [
         alert("breaker_open", "openai", "firing", "critical", "The breaker of openai is open: " + why, 650),
         alert("memory", "", "firing", "warning", "91 % of the memory limit is in use; app 412 MiB.", 90),

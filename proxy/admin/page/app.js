@@ -3,6 +3,7 @@
 import { charts } from "./chart.js";
 import { act, acts, ask, askOf, button } from "./order.js";
 import { draw, dress, fill, gauge } from "./table.js";
+import { instances } from "./instances.js";
 import { tasks } from "./tasks.js";
 import { $, bytes, cents, clock, cut, dollars, make, number, percent, plural, took, word } from "./text.js";
 
@@ -211,6 +212,7 @@ function show(status) {
   draw("money", status.money, () => money(status.money));
   draw("users", [status.limited, status.blocked], () => users(status));
   draw("tasks", status.tasks, () => tasks(status.tasks));
+  draw("instances", [status.store, status.instances], () => instances(status.store, status.instances));
   draw("pool", status.postgres, () => pool(status.postgres));
   draw("errors", [status.errors, status.failed_calls], () => errors(status));
 }

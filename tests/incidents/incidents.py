@@ -30,6 +30,7 @@ class Incident:
     page: str = ""
     visits: tuple[tuple[str, float], ...] = (("ask", 0.5),)
     changes: tuple[tuple[str, str], ...] = ()
+    with_store: bool = False
 
 
 @dataclass
@@ -59,7 +60,7 @@ async def play(
 
     report = Report(incident)
     stored = any("/api/notes" in path for path, _ in incident.visits)
-    async with scene(folder, edit=edit, with_database=stored) as here:
+    async with scene(folder, edit=edit, with_database=stored, with_store=incident.with_store) as here:
         for path, every in incident.visits:
             here.visit(path, every=min(every, often))
         await here.until(lambda: _well(here), patience, "a healthy start")
@@ -205,6 +206,22 @@ async def _makes_room(here: Scene) -> None:
     here.limit_files(None)
 
 
+async def _store_down(here: Scene) -> None:
+    await asyncio.to_thread(here.store.kill)
+
+
+async def _store_up(here: Scene) -> None:
+    await asyncio.to_thread(here.store.start)
+
+
+async def _store_frozen(here: Scene) -> None:
+    here.store.freeze()
+
+
+async def _store_thawed(here: Scene) -> None:
+    here.store.thaw()
+
+
 INCIDENTS = (
     Incident(
         "openai_down", "OpenAI is down (503)", _answering(errs(503)), _answering(WELL),
@@ -250,5 +267,13 @@ INCIDENTS = (
     Incident(
         "disk_full", "the ledger's disk is full", _fills, _makes_room,
         alert="disk_full", part="ledger", page="disk_full", visits=(("ask", 0.5),),
+    ),
+    Incident(
+        "store_down", "the store that instances share is gone", _store_down, _store_up,
+        alert="store_lost", part="store", page="store_lost", with_store=True,
+    ),
+    Incident(
+        "store_frozen", "the store takes connections and answers nothing", _store_frozen, _store_thawed,
+        alert="store_lost", part="store", page="store_lost", with_store=True,
     ),
 )  # fmt: skip

@@ -21,6 +21,7 @@ from egress_gateway import Vendor, completion, says
 from free_ports import free_port
 from gateway_process import GatewayProcess
 from postgres_process import Server
+from valkey_process import Valkey
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -62,6 +63,7 @@ class Scene:
         self.url = f"http://127.0.0.1:{running.port}"
         self.policy = folder / "outrigger.yaml"
         self.broken = folder / "broken"
+        self.store: Valkey  # what instances would share, where the incident has one
         self.seen: Counter[str] = Counter()
         self.slowest = 0.0
         self.began = time.monotonic()
@@ -170,7 +172,11 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    folder: Path, *, edit: Callable[[str], str] = lambda text: text, with_database: bool = True
+    folder: Path,
+    *,
+    edit: Callable[[str], str] = lambda text: text,
+    with_database: bool = True,
+    with_store: bool = False,
 ) -> AsyncIterator[Scene]:
     """Under the shipped policy, but for its addresses, and edited."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,11 +184,18 @@ async def scene(
     await vendor.start()
     async with Slack() as slack:
         database = Server(folder)
+        store = Valkey(folder, "maxmemory-policy noeviction")
+        if with_store:
+            await asyncio.to_thread(store.start)
+            shared = f"\nstore: {{url: '{store.url}'}}\n"
+            alone = edit
+            edit = lambda text: alone(text) + shared  # noqa: E731
         if with_database:
             await asyncio.to_thread(database.start)
         try:
             running, pump = await _gateway(folder, vendor, slack, database.url if with_database else "", edit)
             here = Scene(running, vendor, slack, database, folder)
+            here.store = store
             try:
                 await running.ready(180)
                 for user in USERS:
@@ -196,6 +209,7 @@ async def scene(
                 await running.process.wait()
                 await pump
         finally:
+            await asyncio.to_thread(store.kill)
             await asyncio.to_thread(database.remove)
             await vendor.stop()
 

@@ -16,6 +16,7 @@ RULES = """
     error_rate: {when: "errors > 5% over 5s", severity: critical}
     slow: {when: "p95 > 50% of timeout over 5s", severity: warning}
     memory: {when: "memory > 85% for 1s", severity: warning}
+    store_lost: {when: "store is down for 1s", severity: warning}
     pool_exhausted: {when: "pool wait > 1s over 5s", severity: warning}
 """
 QUICK = (

@@ -19,7 +19,7 @@ Step = Callable[[Scene], Awaitable[object]]
 @dataclass(frozen=True)
 class Incident:
     """`alert`: a pattern for the names of rules, one of which must fire. `visits`: what users do meanwhile, and how many seconds apart. `changes`: of the shipped policy, to make the fault
-    small enough to be made."""
+    small enough to be made. `with_store`: a Valkey that instances would share."""
 
     name: str
     title: str

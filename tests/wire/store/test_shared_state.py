@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from egress_gateway import Vendor, completion, errs, says
 from gateway_process import APPS, GatewayProcess, gateway
 from postgres_cluster import Cluster
 from store_servers import StoreServer, new_instance, postgres_server, valkey_server
@@ -217,3 +218,71 @@ def test_explain_says_where_a_count_lives(tmp_path: Path, store: str, said: str)
     assert run_explain(["GET", "/", "--policy", str(file)], {}, out, io.StringIO()) == 0
     (line,) = (line for line in out.getvalue().splitlines() if line.startswith("counted in"))
     assert line.removeprefix("counted in").strip() == said
+
+
+async def test_what_a_vendor_asks_of_one_instance_all_of_them_obey(tmp_path: Path) -> None:
+    """A 429 with Retry-After at one instance holds back the other's next call of that model, and no other model's."""
+    vendor = Vendor(errs(429, "rate_limit_exceeded", Retry_After="20"), says(completion("ok")))
+    await vendor.start()
+    with valkey_server() as server:
+        async with AsyncExitStack() as stack:
+            made = []
+            for name in ("one", "two"):
+                folder = tmp_path / name
+                folder.mkdir()
+                policy = (
+                    f"store: {{url: '{server.url}', prefix: {server.prefix}, timeout: 2s}}\n"
+                    f"ledger: {{url: 'sqlite:///{folder}/ledger.db'}}\n"
+                    f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1', retry: {{attempts: 1}}, pace: {{wait: 1s}}}}}}\n"
+                )
+                made.append(await stack.enter_async_context(gateway(folder, *PLAIN, policy=policy)))
+            one, two = made
+            for g in made:
+                await g.ready()
+
+            async def call(g: GatewayProcess, model: str) -> bytes:
+                body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}]}).encode()
+                fields = ["Content-Type: application/json"]
+                return await g.request(
+                    "/openai/v1/chat/completions", method="POST", headers=fields, body=body, port=g.egress
+                )
+
+            assert (await call(one, "gpt-4o"))[9:12] == b"429"
+
+            async def held() -> bool:
+                answer = await call(two, "gpt-4o")
+                return answer[9:12] == b"429" and b"upstream" in answer
+
+            await until(held)
+            assert (await call(two, "gpt-4o-mini"))[9:12] == b"200"
+    await vendor.stop()
+
+
+async def test_who_guesses_the_token_is_slowed_down_everywhere(server: StoreServer) -> None:
+    from proxy.admin.auth import TokenAuthenticator
+
+    one, two = new_instance(server), new_instance(server)
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    doors = [TokenAuthenticator("right", clock=lambda: 0.0, sleep=sleep) for _ in range(2)]
+    doors[0].on_attempt = lambda peer, right: one.store.publish("token", {"peer": peer, "right": right})
+    two.store.subscribe("token", lambda message: doors[1].note_attempt(message["peer"], right=message["right"]))
+    await one.store.start()
+    await two.store.start()
+    for _ in range(4):
+        assert not await doors[0].authenticate("Bearer wrong", "198.51.100.7")
+    waits.clear()
+    async with asyncio.timeout(10):
+        while not waits:
+            await asyncio.sleep(0.2)
+            assert not await doors[1].authenticate("Bearer wrong", "203.0.113.9")
+            if doors[1]._peers.get("198.51.100.7") is not None and doors[1]._peers["198.51.100.7"].failures >= 3:
+                waits.clear()
+                assert await doors[1].authenticate("Bearer right", "198.51.100.7")
+                break
+    assert waits, "it was let in without a delay"
+    await one.store.stop()
+    await two.store.stop()

@@ -33,7 +33,7 @@ complete -c outrigger -n __fish_use_subcommand -a ctl -d 'what an operator does 
 complete -c outrigger -n '__outrigger_before_dashes; and __fish_seen_subcommand_from ctl' -l policy -rF
 complete -c outrigger -n '__outrigger_before_dashes; and __fish_seen_subcommand_from ctl' -l route -xa ''
 complete -c outrigger -n '__outrigger_before_dashes; and __fish_seen_subcommand_from ctl' -l status -xa ''
-complete -c outrigger -n '__outrigger_before_dashes; and __fish_seen_subcommand_from ctl' -a 'block unblock forgive breaker reload restart-app purge tasks task'
+complete -c outrigger -n '__outrigger_before_dashes; and __fish_seen_subcommand_from ctl' -a 'block unblock forgive breaker reload restart-app purge instances tasks task'
 complete -c outrigger -n __fish_use_subcommand -a completion -d 'a shell'\''s completion of these commands'
 complete -c outrigger -n '__outrigger_before_dashes; and __fish_seen_subcommand_from completion' -a 'bash zsh fish'
 complete -c outrigger -n __fish_use_subcommand -a man -d 'the manual page, as in `outrigger man | man -l -`'

@@ -86,9 +86,6 @@ class Egress:
         self._ledger = ledger
         self._escrow = escrow
         self._instance = instance
-        # Set to whoever tells other instances that a vendor asked for a pause: upstream, whether of every model, model,
-        # seconds.
-        self.on_pause: Callable[[str, bool, str | None, float], None] = lambda name, every, model, seconds: None
         self._loaded = False
         self._tasks = BackgroundTasks(self._loop)
         self._recall = SpendLookup(ledger, self._loop.time)
@@ -157,7 +154,6 @@ class Egress:
             metrics=self._metrics,
             emit=self._log.emit,
             proxy=self._proxy,
-            on_pause=lambda *pause: self.on_pause(*pause),
         )
         if self._ledger is not None:
             upstream.billing.limits.mark_unloaded()

@@ -66,10 +66,8 @@ class Upstream:
         emit: EmitEvent,
         proxy: ParentProxy,
         now: Callable[[], float] = time.time,
-        on_pause: Callable[[str, bool, str | None, float], None] = lambda name, every, model, seconds: None,
     ) -> None:
         self.name = name
-        self.on_pause = on_pause  # the vendor asked for one: of every model or of this one, for so many seconds
         self.policy = policy
         self.now = now
         self._metrics = metrics

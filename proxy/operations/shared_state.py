@@ -1,7 +1,7 @@
-"""What an operator or a vendor said to one instance holds on all that share a store, within a second.
+"""What an operator said to one instance holds on all that share a store, within a second.
 
-Blocked users and breakers that are held by hand are kept in the store as well, for instances that start later. What
-holds for seconds only is told to those who are there: a vendor's Retry-After, and who guesses the admin token.
+Blocked users and breakers that are held by hand are kept in the store as well, for instances that start later. Who
+guesses the admin token is told to those who are there; a vendor's Retry-After is shared by `egress/shared_pace.py`.
 What a breaker sees by itself stays each instance's own: a fault may lie between one instance and the vendor, and an
 instance that cannot reach it must not keep the others from calling.
 """
@@ -41,14 +41,7 @@ class SharedState:
         self.blocks = SharedMarks(store, "block", self._apply_block, now=wall_clock)
         self.breakers = SharedMarks(store, "breaker", self._apply_breaker, now=wall_clock)
         authenticator.on_attempt = self._tell_attempt
-        parts.egress.on_pause = self._tell_pause
         store.subscribe("token", lambda message: authenticator.note_attempt(message["peer"], right=message["right"]))
-        store.subscribe(
-            "pause",
-            lambda message: self._apply_pause(
-                message["upstream"], message["every"], message["model"], message["seconds"]
-            ),
-        )
 
     async def start(self) -> None:
         """Called when the ledger was read: what it says of users holds where the store knows nothing newer."""
@@ -82,19 +75,6 @@ class SharedState:
         found = self._parts.egress.upstreams.get(upstream)
         if found is not None and (value is None or value in BREAKER_STATES):
             found.breakers.force(BREAKER_STATES[str(value)] if value is not None else None)
-
-    def _tell_pause(self, upstream: str, every: bool, model: str | None, seconds: float) -> None:
-        self._store.publish("pause", {"upstream": upstream, "every": every, "model": model, "seconds": seconds})
-
-    def _apply_pause(self, upstream: str, every: bool, model: str | None, seconds: float) -> None:
-        found = self._parts.egress.upstreams.get(upstream)
-        if found is None:
-            return
-        limits = found.throttle.limits
-        if every:
-            limits.pause_all(seconds)
-        else:
-            limits.pause_model(seconds, model)
 
     def _tell_attempt(self, peer: str, right: bool) -> None:
         self._store.publish("token", {"peer": peer, "right": right})

@@ -143,10 +143,28 @@ class Escrow:
 
     def note_use(self, windows: Iterable[EscrowWindow], amount: int) -> None:
         """A call reserved this much in these windows."""
-        now = self._clock()
+        now, active = self._clock(), self._active
+        is_low = False
         for window in windows:
             window.note_use(amount, now)
-            self.touch(window)
+            active[window] = None
+            is_low = is_low or window.is_low or window.is_tight
+        if is_low and self.away_because is None:
+            self._ask_soon()
+        elif self._timer is None:
+            self._start_timer()
+
+    def touch_all(self, windows: Iterable[EscrowWindow]) -> None:
+        """Something was settled or released in these windows: the store is to know, within a second."""
+        active, is_tight = self._active, False
+        for window in windows:
+            active[window] = None
+            is_tight = is_tight or window.is_tight
+        # While a cap is nearly spent, others may lack what was released here.
+        if is_tight and self.away_because is None:
+            self._ask_soon()
+        elif self._timer is None:
+            self._start_timer()
 
     def count_fallback(self) -> None:
         """Count a decision that was made by what this instance knows alone."""

@@ -133,18 +133,23 @@ class Instance:
         await asyncio.gather(*self.tasks)
         self.dead = True
         await self.escrow.close()
+        self._note_untold()  # if it is cut off at its end
+
+    def _note_untold(self) -> None:
+        """What the store does not know of it is lost."""
+        world, lost = self.world, 0
+        for window in self.escrow.windows.values():
+            part = world.book.records[window.key].parts.get(self.tag) if window.key in world.book.records else None
+            known = part.spent + part.open if part is not None else 0
+            lost = max(lost, window.spent_here + window.counts.reserved - known)
+        world.lost_by_deaths += lost
 
     def kill(self) -> None:
         """It is gone at once; what it had under way the vendor bills all the same."""
         self.dead = True
         self.wire.cut = True
         world = self.world
-        lost = 0
-        for window in self.escrow.windows.values():
-            part = world.book.records[window.key].parts.get(self.tag) if window.key in world.book.records else None
-            known = part.spent + part.open if part is not None else 0
-            lost = max(lost, window.spent_here + window.counts.reserved - known)
-        world.lost_by_deaths += lost
+        self._note_untold()
         world.lost_by_deaths += sum(max(0, each.actual - each.estimate) for each, _ in self.under_way.values())
         for task in self.tasks:
             task.cancel()

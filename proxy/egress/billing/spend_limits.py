@@ -220,7 +220,8 @@ class Reservation:
             for window in windows.values():
                 window.spent += amount
         self._limits.warn_if_due(self)
-        if self._shared:
+        # What is reserved is released next, and told with it.
+        if self._shared and not self.amount:
             self._limits.touch_shared(self._shared)
 
     def restore(self, amount: int, window_starts: Mapping[str, float], began_at: float) -> None:
@@ -344,8 +345,7 @@ class SpendLimits:
 
     def touch_shared(self, shared: tuple[EscrowWindow, ...]) -> None:
         if self._escrow is not None:
-            for window in shared:
-                self._escrow.touch(window)
+            self._escrow.touch_all(shared)
 
     def slice_refusal(self, reservation: Reservation, shared: EscrowWindow, amount: int, *, away: bool) -> CapReached:
         for name, cap, window in self._caps_on(reservation):

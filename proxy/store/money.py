@@ -41,7 +41,7 @@ from typing import Protocol
 from proxy.errors import OutriggerError
 
 HELD_SECONDS = 60.0  # that the slice of an instance counts after it was last heard of
-RECOVERY_SECONDS = 1.5  # in which a store that may have forgotten something gives no slices
+RECOVERY_SECONDS = 2.0  # in which a store that may have forgotten something gives no slices
 CONTENDED_SECONDS = 2.0  # in which instances keep no slice of a window, after one had to do without
 KEPT_SECONDS = 86_400.0  # that the record of a window outlives it, for calls that end late
 MILLION = 1_000_000  # `ratio` counts in parts of it

@@ -130,6 +130,7 @@ class RequestPipeline:
         self._relay = relay
         self._cache = cache
         cache.refresh = self._refresh
+        cache.keeps_path = lambda path: self.rules.routes.match("GET", path).cache is not None
         self._stream_limits = relay.stream_limits = StreamLimits(self._note_shadow_refusal)
         self._accounting = accounting
         self._requests = requests

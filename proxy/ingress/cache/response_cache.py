@@ -70,7 +70,8 @@ class ResponseCache:
     """The caches of the routes that have one. `clock` is the loop's, `wall_clock` returns Unix time.
 
     `refresh` asks the app for a stale answer while nobody waits; the pipeline sets it. `tier` is set if instances share
-    a store, and `make_budget` gives what a request may still wait for it.
+    a store, and `make_budget` gives what a request may still wait for it. `keeps_path` says whether answers to GET of a
+    path are kept.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ResponseCache:
         self._tasks = BackgroundTasks()
         self.refresh: Refresh | None = None
         self.tier: SharedTier | None = None
+        self.keeps_path: Callable[[str], bool] = lambda path: True
         self.make_budget: Callable[[Exchange], WaitBudget] | None = None
 
     def __repr__(self) -> str:
@@ -348,6 +350,9 @@ class ResponseCache:
                 if parts.path.startswith("/") and parts.netloc in ("", host):
                     paths.add(parts.path)
         for path in paths:
+            # Most of what is written was never kept: nobody need be told of it.
+            if not self.keeps_path(path):
+                continue
             self.empty(None, path, host)
             if self.tier is not None:
                 self.tier.empty(None, path, host)

@@ -12,6 +12,8 @@ from gateway_process import eventually
 from ingress_gateway import IngressGateway, ingress_gateway
 from store_servers import StoreServer
 
+from proxy.policy.loading import PolicySource, load_policy
+
 FRESH = "Cache-Control: max-age=600"
 POLICY = """
 store: {url: '%s', prefix: %s, timeout: 1s}
@@ -153,3 +155,25 @@ async def test_a_large_answer_is_shared_up_to_what_the_store_takes(server: Store
         await is_in_store(one, "/")
         assert (await ask(other)).body == b"x" * size
         assert len(app.asked) == (1 if size < 1_000_000 else 2)
+
+
+async def test_a_write_to_what_nobody_keeps_costs_the_store_nothing(server: StoreServer) -> None:
+    app = CachedApp(says())
+    async with doors(server, app, 1) as (one,):
+        policy = "{name: pages, match: {path: /pages/*}, cache: {scope: public}}"
+        text = POLICY % (server.url, server.prefix, "scope: public")
+        one.door.apply(
+            load_policy(
+                PolicySource(
+                    "test", None, text.replace("{name: pages, match: {path: /*}, cache: {scope: public}}", policy)
+                ),
+                {},
+            )
+        )
+        tier = one.door.cache.tier
+        told: list[object] = []
+        tier.empty = lambda *what: told.append(what)  # type: ignore[method-assign, union-attr]
+        await ask(one, "/api/1", method="POST", body=b"x")
+        assert told == []
+        await ask(one, "/pages/1", method="POST", body=b"x")
+        assert told == [(None, "/pages/1", "test")]

@@ -54,7 +54,9 @@ async def ctl(g: GatewayProcess, *words: str) -> tuple[int, str]:
 
 
 async def status(g: GatewayProcess, query: str = "") -> dict:
-    return json.loads((await g.request(f"/status{query}", port=g.admin)).partition(b"\r\n\r\n")[2])
+    head, _, body = (await g.request(f"/status{query}", port=g.admin)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), (head, body, g.output()[-2000:])
+    return json.loads(body)
 
 
 async def test_ctl_task_shows_one_by_its_id_or_what_a_log_line_shows_of_it(g) -> None:

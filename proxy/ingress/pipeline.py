@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -23,8 +24,7 @@ from proxy.http.retry_after import round_retry_after
 from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.background import BackgroundRequests
-from proxy.ingress.cache.request_key import ForwardingFields
-from proxy.ingress.cache.response_cache import ResponseCache
+from proxy.ingress.cache.switch import ResponseCacheSwitch
 from proxy.ingress.client_address import TrustedPeers, client_network
 from proxy.ingress.connection_limits import PER_ADDRESS, ConnectionLimits
 from proxy.ingress.detached_client import DetachedClient
@@ -39,7 +39,6 @@ from proxy.ingress.ratelimit.limiter import RateDecision, RateLimiter
 from proxy.ingress.ratelimit.shared_limiter import SharedRateLimiter
 from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
-from proxy.ingress.route_filters import RouteFilters, compile_filters
 from proxy.ingress.route_timeouts import within_total
 from proxy.ingress.routing import RouteTable
 from proxy.ingress.stream_limits import StreamLimits
@@ -49,6 +48,9 @@ from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.schema import InjectedFault, Policy, Route
 from proxy.store.interface import SharedStore, WaitBudget
 from proxy.tasks.record import TaskResponse
+
+if TYPE_CHECKING:
+    from proxy.ingress.route_filters import RouteFilters
 
 NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 HOST_PATTERN = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 3986 section 3.2.2, an empty one included
@@ -90,9 +92,17 @@ class RequestRules:
                 if (hits := tuple(fault for fault in policy.faults if fault.route == route.name))
             },
             HOP_BY_HOP if policy.listen.call_fields else DROPPED_FROM_RESPONSES,
-            compile_filters(policy.routes),
+            _compile_filters(policy.routes),
             frozenset(path for path in probes if path is not None),
         )
+
+
+def _compile_filters(routes: tuple[Route, ...]) -> Mapping[str, RouteFilters]:
+    if not any(route.compress != "off" or route.headers.request or route.headers.response for route in routes):
+        return {}
+    from proxy.ingress.route_filters import compile_filters  # with it comes what compresses
+
+    return compile_filters(routes)
 
 
 class RequestPipeline:
@@ -106,7 +116,7 @@ class RequestPipeline:
         limiter: RateLimiter,
         admission: AdmissionController,
         relay: Relay,
-        cache: ResponseCache,
+        caching: ResponseCacheSwitch,
         accounting: RequestAccounting,
         requests: RequestRegistry,
         emit: EmitEvent,
@@ -128,9 +138,7 @@ class RequestPipeline:
         self._limiter = limiter
         self._admission = admission
         self._relay = relay
-        self._cache = cache
-        cache.refresh = self._refresh
-        cache.keeps_path = lambda path: self.rules.routes.match("GET", path).cache is not None
+        self._caching = caching
         self._stream_limits = relay.stream_limits = StreamLimits(self._note_shadow_refusal)
         self._accounting = accounting
         self._requests = requests
@@ -190,10 +198,10 @@ class RequestPipeline:
                 await self._check_rate(x)
             if x.route.streams is not None:
                 self._stream_limits.refuse_early(x)
-            if x.route.cache is not None:
-                kept = await self._cache.look_up(x, lambda: rules.trusted_peers.forwarding_headers(x.client, x.peer))
+            if x.route.cache is not None and (cache := self._caching.cache) is not None:
+                kept = await cache.look_up(x, lambda: rules.trusted_peers.forwarding_headers(x.client, x.peer))
                 if kept is not None:
-                    return await self._cache.write(connection, x, kept)
+                    return await cache.write(connection, x, kept)
             if not x.body.is_eof() and self._admission.may_queue(x.route):
                 await self._await_body(connection, x)
             await self._admit(x)
@@ -202,8 +210,9 @@ class RequestPipeline:
             token_sent = True
             return await self._relay.forward(connection, x, rules.trusted_peers.forwarding_headers(x.client, x.peer))
         except Refusal as refusal:
-            if (kept := self._cache.find_stand_in(x, refusal)) is not None:
-                return await self._cache.write(connection, x, kept)
+            cache = self._caching.cache
+            if cache is not None and (kept := cache.find_stand_in(x, refusal)) is not None:
+                return await cache.write(connection, x, kept)
             # A request that the app never saw does not count against its user's rate.
             if x.rate_decision is not None and not x.reached_app:
                 self._refund_rate(x, x.rate_decision)
@@ -228,8 +237,8 @@ class RequestPipeline:
                 x.permit.release()
             if x.held is not None:
                 self._release_held(x, x.held)
-            if x.lookup is not None:
-                self._cache.end(x)
+            if x.lookup is not None and self._caching.cache is not None:
+                self._caching.cache.end(x)
             if counted:
                 if not x.route.enforce:
                     self._check_size_in_shadow(x)
@@ -481,7 +490,11 @@ class RequestPipeline:
                 x, "overloaded", "this route has its fill of requests (concurrency), and its queue is full"
             )
 
-    async def _refresh(self, x: Exchange, forwarding: ForwardingFields) -> None:
+    def keeps_path(self, path: str) -> bool:
+        """Whether answers to GET of this path are kept."""
+        return self.rules.routes.match("GET", path).cache is not None
+
+    async def refresh(self, x: Exchange, forwarding: Callable[[], Iterable[tuple[bytes, bytes]]]) -> None:
         """Ask the app for a stale answer while nobody waits for it; not if it has no place for that now."""
         x.request_id, x.token = self._ids.new_token(), self._ids.new_token()
         self._requests.begin(x.token, x)

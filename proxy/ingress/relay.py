@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from proxy.errors import OutOfDescriptors, OutriggerError, PeerMisframed, PeerUnreachable, Refusal
 from proxy.http.client_connection import ClientConnection
@@ -18,8 +19,7 @@ from proxy.http.request_errors import bad_request
 from proxy.http.tunnel import Tunnel
 from proxy.http.upstream_connection import UpstreamConnection
 from proxy.ingress.app_pool import AppPool
-from proxy.ingress.cache.response_cache import SAFE_METHODS, ResponseCache
-from proxy.ingress.compression.compressed_response import CompressedBody, ResponseSink
+from proxy.ingress.cache.switch import ResponseCacheSwitch
 from proxy.ingress.detached_client import ResponseClient
 from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import dropped_response_fields, render_request_head
@@ -32,8 +32,12 @@ from proxy.ingress.route_timeouts import RouteTimeouts, within_total
 from proxy.ingress.stream_limits import StreamLimits
 from proxy.tasks.record import TaskResponse
 
+if TYPE_CHECKING:
+    from proxy.ingress.compression.compressed_response import CompressedBody, ResponseSink
+
 # RFC 9110 section 9.2.2. If a connection breaks, nobody can know whether the app had read the request.
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # section 9.2.1
 STATUS_CONTINUE = 100
 # Seconds for which an app may refuse connections while it still counts as ready. By then its end has been noticed,
 # either by probes of its port (app.liveness) or by the end of its process alone.
@@ -56,12 +60,12 @@ class Relay:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, backend: AppBackend, pool: AppPool, cache: ResponseCache
+        self, loop: asyncio.AbstractEventLoop, backend: AppBackend, pool: AppPool, caching: ResponseCacheSwitch
     ) -> None:
         self._loop = loop
         self._backend = backend
         self._pool = pool
-        self._cache = cache
+        self._caching = caching
         self._timeouts = RouteTimeouts(loop)
         self.stream_limits: StreamLimits | None = None
         self.restart_wait = 15.0
@@ -126,8 +130,8 @@ class Relay:
         x.status = app_connection.status
         x.bytes_out = collector.size
         head: ResponseHead = app_connection if x.filters is None else x.filters.edit_fields(app_connection)
-        if x.method not in SAFE_METHODS and self._cache.is_used:
-            self._cache.empty_after_write(x, head)
+        if x.method not in SAFE_METHODS and (cache := self._caching.cache) is not None:
+            cache.empty_after_write(x, head)
         names = [name.lower() for name, _ in head.headers]
         # Its length is said anew by whoever hands it on.
         dropped = dropped_response_fields(x, names, head.headers) | {b"content-length"}
@@ -276,12 +280,13 @@ class Relay:
         coding = None
         if x.filters is not None:
             head = x.filters.edit_fields(head)
-        if x.method not in SAFE_METHODS and self._cache.is_used:
-            self._cache.empty_after_write(x, head)
+        if x.method not in SAFE_METHODS and (cache := self._caching.cache) is not None:
+            cache.empty_after_write(x, head)
         if x.lookup is not None:
             if (kept := x.lookup.receive_head(head)) is not None:
                 self._drop_response(x, app_connection, upload)
-                return await self._cache.write(connection, x, kept) and upload.done
+                assert self._caching.cache is not None  # it has made the look-up
+                return await self._caching.cache.write(connection, x, kept) and upload.done
             head = x.lookup.edit_head(head)
         if x.filters is not None:
             head, coding = x.filters.choose_coding(x, head, app_connection.known_size)
@@ -289,12 +294,13 @@ class Relay:
         writer = ResponseWriter(connection, x, head, app_connection.resume_reading)
         # The body passes from the last of these to the first: it is compressed, then kept, then written.
         sink: ResponseSink = writer
+        compressed: CompressedBody | None = None
         if x.lookup is not None:
             sink = x.lookup.record(sink, coding)
         if coding is not None and x.filters is not None:
             # A body of unknown length may be a stream that stays open.
             stream = app_connection.known_size is None
-            sink = x.filters.compress_body(coding, sink, self._loop, stream=stream)
+            sink = compressed = x.filters.compress_body(coding, sink, self._loop, stream=stream)
         try:
             writer.write_head()
             if x.permit is not None:
@@ -326,8 +332,8 @@ class Relay:
             raise ResponseCut(str(error)) from error
         finally:
             connection.on_writable = None
-            if isinstance(sink, CompressedBody):
-                sink.cancel()
+            if compressed is not None:
+                compressed.cancel()
             upload.stop()
             # An app that answered without reading the whole request would take the rest of it for the next one.
             self._timeouts.remove(app_connection)

@@ -13,8 +13,7 @@ from proxy.ingress.accounting import RequestAccounting
 from proxy.ingress.admission.controller import AdmissionController
 from proxy.ingress.app_pool import AppPool
 from proxy.ingress.background import BackgroundRequests
-from proxy.ingress.cache.response_cache import ResponseCache
-from proxy.ingress.cache.shared_tier import StoreTier
+from proxy.ingress.cache.switch import ResponseCacheSwitch
 from proxy.ingress.connection_limits import ConnectionLimits
 from proxy.ingress.listener import ClientTimeouts, Listener
 from proxy.ingress.own_endpoints import OwnEndpoints
@@ -32,6 +31,7 @@ from proxy.policy.schema import Policy
 from proxy.store.interface import SharedStore
 
 if TYPE_CHECKING:
+    from proxy.ingress.cache.response_cache import ResponseCache
     from proxy.tasks.service import TaskService  # it is loaded only if the policy names it
 
 
@@ -41,7 +41,6 @@ class IngressService:
     - `listener` accepts clients, `pool` has the connections to the app, `relay` passes requests from one to the other.
     - `pipeline` is what each request meets; `limiter`, `admission` and `connection_limits` are its limits.
     - `task_runs` is the way of a task to the app.
-    - `cache` has the answers that routes keep.
     - `accounting` counts requests, and `own_endpoints` answers those that are for the gateway itself.
 
     `apply` puts a policy in force while requests are under way.
@@ -71,8 +70,10 @@ class IngressService:
         self._emit = log.emit
         self._announced_trust = ""  # the last logged line about whose X-Forwarded-* are believed
         self.pool = AppPool(loop, lambda: app.address)
-        self.cache = ResponseCache(metrics=metrics, clock=loop.time)
-        self.relay = Relay(loop, app, self.pool, self.cache)
+        self._store = store
+        self._clock = loop.time
+        self._caching = ResponseCacheSwitch(self._make_cache)
+        self.relay = Relay(loop, app, self.pool, self._caching)
         self.limiter = RateLimiter(loop.time)
         self.admission = AdmissionController(policy.overload, clock=loop.time, on_shed=self._count_shed)
         self.accounting = RequestAccounting(metrics, log, loop.time, app_bytes, recent)
@@ -86,7 +87,7 @@ class IngressService:
             limiter=self.limiter,
             admission=self.admission,
             relay=self.relay,
-            cache=self.cache,
+            caching=self._caching,
             accounting=self.accounting,
             requests=requests if requests is not None else RequestRegistry(loop.time),
             emit=log.emit,
@@ -97,9 +98,6 @@ class IngressService:
             connection_limits=self.connection_limits,
             store=store,
         )
-        if store is not None and store.is_shared:
-            self.cache.tier = StoreTier(store, empty=self.cache.empty, can_decode=self.cache.can_decode)
-            self.cache.make_budget = self.pipeline.store_budget
         self.task_runs = TaskRuns(self.pipeline, app, clock=loop.time, emit=log.emit)
         self.pool.on_exhausted = self._free_descriptors
         self.listener = Listener(
@@ -114,6 +112,24 @@ class IngressService:
             timeouts=timeouts,
         )
         self.apply(policy)
+
+    @property
+    def cache(self) -> ResponseCache | None:
+        """The answers that routes keep; None if no policy has named a cache yet."""
+        return self._caching.cache
+
+    def _make_cache(self) -> ResponseCache:
+        from proxy.ingress.cache.response_cache import ResponseCache  # a MiB that most policies do not need
+
+        cache = ResponseCache(metrics=self._metrics, clock=self._clock)
+        cache.refresh = self.pipeline.refresh
+        cache.keeps_path = self.pipeline.keeps_path
+        if self._store is not None and self._store.is_shared:
+            from proxy.ingress.cache.shared_tier import StoreTier
+
+            cache.tier = StoreTier(self._store, empty=cache.empty, can_decode=cache.can_decode)
+            cache.make_budget = self.pipeline.store_budget
+        return cache
 
     def apply(self, policy: Policy) -> None:
         """Put a policy in force, the first or a newer one. Counts, queues and connections go on."""
@@ -132,7 +148,7 @@ class IngressService:
             self._announced_trust = rules.trusted_peers.description
             self._emit("listen.trust", self._announced_trust)
         self.admission.reconfigure(policy.overload)
-        self.cache.apply(policy.routes)
+        self._caching.apply(policy.routes)
         self.own_endpoints.set_claimed_paths(policy.listen.claim)
         self.relay.restart_wait = policy.app.hold
         self.relay.port_is_probed = policy.app.liveness is not None
@@ -152,7 +168,8 @@ class IngressService:
     def update_gauges(self) -> None:
         """Set the gauges that are cheaper to count at a scrape than to keep."""
         # One pass over the connections at each scrape, instead of a counter at each change of state.
-        self.cache.sweep()
+        if self.cache is not None:
+            self.cache.sweep()
         states = Counter("upgraded" if c.tunnel else "busy" if c.busy else "idle" for c in self.listener.connections)
         for state in ("idle", "busy", "upgraded"):
             self._metrics.connections.labels(state).set(states[state])
@@ -194,5 +211,5 @@ class IngressService:
     def close(self) -> None:
         """End everything now."""
         self.listener.close()
-        self.cache.close()
+        self._caching.close()
         self.pool.close()

@@ -136,11 +136,12 @@ class GatewayCommands:
         if route not in routes:
             known = ", ".join(routes)
             raise Refusal("unknown-route", 404, "No such route", f"{route} is no route; there are {known}.")
-        if routes[route].cache is None:
+        cache = self._parts.ingress.cache
+        if routes[route].cache is None or cache is None:
             return f"{route} keeps no answers (routes: {route}: cache), so there is nothing to forget."
         # A path is emptied whatever the query, so one that was pasted with its query means the path.
         bare = None if path is None else path.partition("?")[0]
-        count = self._parts.ingress.cache.purge(route, bare)
+        count = cache.purge(route, bare)
         what = f"{count} answer{'' if count == 1 else 's'}"
         where = "" if bare is None else f" to {bare}, whatever the query, the host and the user"
         others = ", and so do the other instances" if self._parts.store.is_shared else ""

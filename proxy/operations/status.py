@@ -190,7 +190,8 @@ class StatusReport:
     def _show_cache(self, route: str) -> Mapping[str, object] | None:
         """What a route keeps, and the share of its requests since the start that the app was not asked for; None if it
         keeps nothing."""
-        size = self._parts.ingress.cache.sizes.get(route)
+        cache = self._parts.ingress.cache
+        size = cache.sizes.get(route) if cache is not None else None
         if size is None:
             return None
         found = {

@@ -37,7 +37,6 @@ from proxy.store.interface import WaitBudget
 from proxy.util.background_tasks import BackgroundTasks
 
 MAX_UNCOUNTED = 64 * 1024  # bytes of an answer that is sent at once, whether its client reads or not
-SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 section 9.2.1
 
 Refresh = Callable[[Exchange, ForwardingFields], Awaitable[None]]
 

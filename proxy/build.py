@@ -78,6 +78,7 @@ async def serve(
     starts the app. Raises BindError, and OutriggerError if aiohttp lacks its C parser."""
     require_c_parser()
     raise_file_limit()
+    log.region = policy.store.region
     log.emit("gateway.start", f"Outrigger {__version__}, policy {policy.source}.", version=__version__)
     for warning in policy.warnings:
         log.emit("policy.warning", warning, level="warning")
@@ -133,12 +134,12 @@ def build_gateway(
     """
     loop = asyncio.get_running_loop()
     state = RunState(policy)
-    metrics = Metrics(policy.metrics, version=__version__)
+    metrics = Metrics(policy.metrics, version=__version__, region=policy.store.region)
     recent_errors = RecentErrors(log.redact_target)
     requests = RequestRegistry(loop.time)
 
     # Calls out, the database and the ledger.
-    ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=loop.time)
+    ledger = Ledger(policy.ledger, emit=log.emit, metrics=metrics, clock=loop.time, region=policy.store.region)
     user_marks = UserMarks(ledger.store, emit=log.emit)
     member = make_member(policy.store.region)
     store = open_store(policy.store, member, emit=log.emit, metrics=metrics, clock=loop.time)

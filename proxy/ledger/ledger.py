@@ -54,7 +54,9 @@ class Ledger:
         now: Callable[[], float] = time.time,
         database: LedgerStore | None = None,
         bound: int = MAX_ROWS,
+        region: str = "",
     ) -> None:
+        self._region = region  # in every row
         self._policy = policy
         self._emit = emit
         self._metrics = metrics
@@ -125,11 +127,13 @@ class Ledger:
 
     def record_open(self, entry: CallRecord) -> None:
         """A call began, reserved at `entry.cost`: on record as `open` if it is still under way in half a second."""
+        entry.region = self._region
         self._buffer.add_open(entry, self._clock())
         self._work_waits.set()
 
     def record(self, entry: CallRecord, *, firm: bool = False) -> None:
         """Write down a call that was settled; with `firm`, as it is and next. Never blocks, never raises."""
+        entry.region = self._region
         self._buffer.add_settled(entry, firm=firm)
         self._work_waits.set()
         if len(self._buffer) >= MAX_BATCH_ROWS:

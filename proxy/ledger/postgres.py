@@ -70,6 +70,8 @@ STEPS: Sequence[Sequence[str]] = (
         "ALTER TABLE public.outrigger_calls ADD COLUMN reference text NOT NULL DEFAULT ''",
         "CREATE INDEX outrigger_calls_reference ON public.outrigger_calls (reference) WHERE reference <> ''",
     ),
+    # where the instance runs that made a call
+    ("ALTER TABLE public.outrigger_calls ADD COLUMN region text NOT NULL DEFAULT ''",),
 )
 
 

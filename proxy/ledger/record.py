@@ -34,6 +34,7 @@ COLUMNS = (
     ("cache", "text"),
     ("calls", "integer"),
     ("reference", "text"),
+    ("region", "text"),
 )
 FIRST_SCHEMA_COLUMNS = 20  # columns that the first schema had
 
@@ -68,6 +69,7 @@ class CallRecord:
     cache: str = "off"
     calls: int = 1  # more if a full backlog was summed up
     reference: str = ""  # the vendor's id of what it goes on with, by which the price comes later
+    region: str = ""  # of the instance that made it (store.region)
 
     def row(self) -> Row:
         """The values of COLUMNS, fit for either database: a name that a client chose must not hold up the rest."""
@@ -93,6 +95,7 @@ class CallRecord:
             _text(self.cache),
             _whole(self.calls),
             _text(self.reference),
+            _text(self.region),
         )
 
 

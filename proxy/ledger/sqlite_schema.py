@@ -92,4 +92,6 @@ STEPS: Sequence[Sequence[str]] = (
         "ALTER TABLE outrigger_calls ADD COLUMN reference TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX outrigger_calls_reference ON outrigger_calls (reference) WHERE reference <> ''",
     ),
+    # where the instance runs that made a call
+    ("ALTER TABLE outrigger_calls ADD COLUMN region TEXT NOT NULL DEFAULT ''",),
 )

@@ -9,7 +9,13 @@ from typing import BinaryIO
 
 from proxy.observe.access_log import AccessRecord
 from proxy.observe.emit import LogLevel
-from proxy.observe.log_format import MAX_LINE_LENGTH, TimestampFormatter, format_json_line, format_text_line
+from proxy.observe.log_format import (
+    MAX_LINE_LENGTH,
+    TimestampFormatter,
+    format_json_line,
+    format_text_line,
+    quote_json,
+)
 from proxy.observe.log_writer import MAX_PENDING_BYTES, LogWriter
 from proxy.observe.redact import Redactor
 from proxy.policy import schema
@@ -39,6 +45,7 @@ class EventLog:
         self._now = now
         self._timestamp = TimestampFormatter()  # shared with the writer's thread
         self.on_error: Callable[[str, str, Mapping[str, object]], None] | None = None  # set by Sentry
+        self.region = ""  # of this instance (store.region), in every line if there is one
         self.apply(policy)
         self._writer = LogWriter(out, notice=self._format_dropped_line, bound=bound)
 
@@ -82,6 +89,8 @@ class EventLog:
         """The line with its newline. An attribute that is named as one of the reserved fields gets an underscore."""
         if not attributes.keys().isdisjoint(_RESERVED_FIELDS):
             attributes = {f"{key}_" if key in _RESERVED_FIELDS else key: value for key, value in attributes.items()}
+        if self.region:
+            attributes = {**attributes, "region": self.region}
         shape = format_json_line if self._json else format_text_line
         try:
             return shape(self._timestamp(self._now()), level, event, message, attributes, longest)
@@ -117,9 +126,12 @@ class EventLog:
             stamp = self._timestamp(moment)
             if self._json:
                 line = request.format_json(stamp, level, path)
+                if self.region:
+                    line = f'{line.rstrip()[:-1]},"region":{quote_json(self.region)}}}\n'
             else:
                 message = f"{request.method} {path} {request.status}"
-                line = format_text_line(stamp, level, "request", message, request.extra_fields())
+                fields = {**request.extra_fields(), **({"region": self.region} if self.region else {})}
+                line = format_text_line(stamp, level, "request", message, fields)
         except Exception as error:  # as in `format_event`: one record must not lose the lines of its batch
             text = f"A request's line could not be written out: {type(error).__name__}"
             line = self.format_event("log.fault", text, "error", {"request_id": request.request_id})

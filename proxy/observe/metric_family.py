@@ -8,8 +8,9 @@ those of its data model: a family has label names, and a child for each set of l
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -94,7 +95,8 @@ class MetricFamily(Collector, Generic[Child]):
 
     Past `limit` sets of values, a new set is counted with its `free` labels (those whose values are not known
     beforehand: routes, models, tiers) as "other". The other labels have few values; if even these make more than 100
-    further sets, every label is "other".
+    further sets, every label is "other". `constant` labels are the same on every series, unless the family has its own
+    of that name.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class MetricFamily(Collector, Generic[Child]):
         *,
         free: Iterable[str],
         limit: int,
+        constant: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._constant = constant
         self.label_names = labels
         self._type = kind
         self._name = name.removesuffix("_total")
@@ -142,7 +146,8 @@ class MetricFamily(Collector, Generic[Child]):
             if len(metric.samples) >= _SAMPLES_PER_SLICE:
                 yield metric
                 metric = self._empty_metric()
-            metric.samples += child.iter_samples(self._name, dict(zip(self.label_names, values, strict=True)))
+            labels = {**self._constant, **dict(zip(self.label_names, values, strict=True))}
+            metric.samples += child.iter_samples(self._name, labels)
         yield metric
 
     def _empty_metric(self) -> Metric:

@@ -50,7 +50,9 @@ class Metrics:
     set to what fetches the app's own metrics.
     """
 
-    def __init__(self, policy: schema.Metrics, *, version: str) -> None:
+    def __init__(self, policy: schema.Metrics, *, version: str, region: str = "") -> None:
+        # On every series, so that one Prometheus may look at several regions.
+        self._constant = {"region": region} if region else {}
         self._max_series = policy.max_series
         self._families: list[MetricFamily[Any]] = []
         self._scrape_hooks: list[Callable[[], None]] = []
@@ -363,7 +365,17 @@ class Metrics:
         self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
     ) -> MetricFamily[Child]:
         name = f"{NAMESPACE}_{name}"
-        series = MetricFamily(kind, name, text, labels, make, self.registry, free=_OPEN_LABELS, limit=self._max_series)
+        series = MetricFamily(
+            kind,
+            name,
+            text,
+            labels,
+            make,
+            self.registry,
+            free=_OPEN_LABELS,
+            limit=self._max_series,
+            constant=self._constant,
+        )
         self._families.append(series)
         return series
 

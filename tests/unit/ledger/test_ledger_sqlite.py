@@ -61,14 +61,14 @@ async def test_nothing_is_made_before_the_first_row(tmp_path: Path) -> None:
 async def test_a_row_keeps_every_fact(tmp_path: Path) -> None:
     full = CallRecord(
         "ab" * 16, 1234.5, "req-1", "ada", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-        "reported", 2, 200, "ok", "miss", 1, "resp_1",
+        "reported", 2, 200, "ok", "miss", 1, "resp_1", "oregon",
     )  # fmt: skip
     async with opened(tmp_path / "x.db") as database:
         await database.write_batch([full, entry(2, request_id=None)], [])
     found = rows(tmp_path / "x.db", "SELECT * FROM outrigger_calls ORDER BY at DESC")
     assert found[0] == (
         "ab" * 16, 1234.5, "req-1", "ada", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-        "reported", 2, 200, "ok", "miss", 1, "resp_1",
+        "reported", 2, 200, "ok", "miss", 1, "resp_1", "oregon",
     )  # fmt: skip
     assert found[1][2] is None
 

@@ -215,7 +215,7 @@ EFFECTS: dict[str, tuple[str, ...]] = {
     "store.slice": ("wire/store/test_shared_caps.py::test_a_slice_of_an_instance_that_ends_is_given_back_at_once",),
     "store.timeout": ("wire/store/test_store_away.py::test_a_frozen_store_costs_one_timeout_for_everybody_together",),
     "store.on_error": ("wire/store/test_shared_limits.py::test_without_the_store_an_instance_goes_on_with_its_part_or_with_the_whole", "wire/store/test_shared_limits.py::test_deny_refuses_what_needs_the_store_and_nothing_else"),
-    "store.region": ("wire/store/test_store_operations.py::test_instances_know_of_each_other_and_forget_who_has_left",),
+    "store.region": ("wire/store/test_shared_state.py::test_the_region_stands_on_metrics_lines_and_ledger_rows",),
     "sentry.dsn": ("wire/observe/test_sentry.py::test_a_fault_of_ours_is_told_by_kind_and_place_once_a_minute_never_by_its_words",),
     "sentry.environment": (f"{BEHAVIOUR}::test_environment_is_what_sentry_calls_it",),
     "faults": ("wire/egress/test_egress_api.py::test_faults_on_purpose_are_loud_and_do_what_they_say",),

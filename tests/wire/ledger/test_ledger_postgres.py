@@ -86,7 +86,7 @@ async def until(condition: Callable[[], object], patience: float = 30.0) -> None
 async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
     full = CallRecord(
         "ab" * 16, 7201.5, "req-1", "bob", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-        "reported", 2, 200, "ok", "hit", 1, "resp_1",
+        "reported", 2, 200, "ok", "hit", 1, "resp_1", "oregon",
     )  # fmt: skip
     async with opened(url) as database:
         await database.write_batch([full, entry(2, 9, status=503), entry(3, 8, outcome="open"), entry(4)], ["4"])
@@ -106,7 +106,7 @@ async def test_a_row_keeps_every_fact_and_its_sums(url: str) -> None:
     assert rows == [
         (
             "ab" * 16, 7201.5, "req-1", "bob", "premium", "ask", "openai", "gpt-4o", 100, 20, 30, 5, 2_500, 500,
-            "reported", 2, 200, "ok", "hit", 1, "resp_1",
+            "reported", 2, 200, "ok", "hit", 1, "resp_1", "oregon",
         )
     ]  # fmt: skip
 

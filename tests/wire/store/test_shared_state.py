@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -286,3 +287,33 @@ async def test_who_guesses_the_token_is_slowed_down_everywhere(server: StoreServ
     assert waits, "it was let in without a delay"
     await one.store.stop()
     await two.store.stop()
+
+
+async def test_the_region_stands_on_metrics_lines_and_ledger_rows(tmp_path: Path) -> None:
+    vendor = Vendor(says(completion("ok")))
+    await vendor.start()
+    policy = (
+        f"store: {{region: oregon}}\nledger: {{url: 'sqlite:///{tmp_path}/ledger.db'}}\n"
+        f"upstreams: {{openai: {{base_url: 'http://127.0.0.1:{vendor.port}/v1'}}}}\n"
+    )
+    async with gateway(tmp_path, *PLAIN, policy=policy) as g:
+        await g.ready()
+        assert (await g.request("/"))[9:12] == b"200"
+        body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}).encode()
+        fields = ["Content-Type: application/json"]
+        answer = await g.request("/openai/v1/chat/completions", method="POST", headers=fields, body=body, port=g.egress)
+        assert answer[9:12] == b"200"
+        metrics = (await g.request("/metrics", port=g.admin)).decode()
+        assert 'outrigger_http_requests_total{code="200",method="GET",region="oregon",route="default"}' in metrics
+        assert 'outrigger_instances{region="oregon"} 1.0' in metrics
+
+        async def lines() -> bool:
+            return bool(g.events("request")) and bool(g.events("call"))
+
+        await until(lines)
+        assert {event["region"] for event in g.events()} == {"oregon"}
+        await g.stop()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("SELECT region FROM outrigger_calls").fetchall() == [("oregon",)]
+    connection.close()
+    await vendor.stop()

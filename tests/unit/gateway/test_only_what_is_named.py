@@ -18,7 +18,7 @@ class App:
 async def main():
     policy = load_policy(PolicySource("t", None, sys.argv[1]), {})
     loop = asyncio.get_running_loop()
-    IngressService(loop, policy, App(), own_endpoints=None, metrics=Metrics(policy.metrics, version="t"), log=EventLog(policy.log))
+    IngressService(loop, policy, App(), own_endpoints=None, metrics=Metrics(policy.metrics, version="t"), log=EventLog(policy.log, out=2))
     parts = ("proxy.ingress.cache.response_cache", "proxy.ingress.compression.encoders", "proxy.ingress.route_filters")
     print(*(name for name in parts if name in sys.modules))
 

@@ -324,4 +324,5 @@ def _parse_date(text: str) -> float:
 
 def _storable(text: str) -> str:
     """A user's name as a database takes it: what is no UTF-8 is replaced, and NUL is not there."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "")
+    # `surrogatepass`: a name may come out of JSON, which can escape half of a pair (RFC 8259 section 8.2).
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\0", "")

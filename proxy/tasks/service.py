@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 from proxy.observe.emit import EmitEvent
@@ -30,6 +30,7 @@ COUNT_SECONDS = 2.0  # how old the gauges may be
 PRUNE_SECONDS, PRUNE_PAUSE = 30.0, 0.05
 WAIT_POLL_SECONDS = 1.0  # how late an end may be known here that came on an instance that is not heard
 STOP_SECONDS = 3.0
+RESTART_SECONDS = 1.0  # after which a loop that had a fault goes on
 START_SECONDS = 5.0  # that a start waits for the database
 
 
@@ -120,17 +121,27 @@ class TaskService:
         except TasksUnavailable as away:
             self.availability.note_failure(away)
         for loop in (
-            self.worker.run(),
-            self.worker.run_heartbeat(),
-            self.callbacks.run(),
+            self.worker.run,
+            self.worker.run_heartbeat,
+            self.callbacks.run,
             # Goes on while the gateway drains: what comes due then is there for the next instance.
-            self.scheduler.run(),
-            self._accept_forever(),
-            self._count_forever(),
-            self._prune_forever(),
-            self._watch_forever(),
+            self.scheduler.run,
+            self._accept_forever,
+            self._count_forever,
+            self._prune_forever,
+            self._watch_forever,
         ):
-            self._loops.start(loop)
+            self._loops.start(self._keep_running(loop))
+
+    async def _keep_running(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run one of the loops; a fault of ours in it must not end the queue."""
+        while True:
+            try:
+                await loop()
+                return
+            except Exception as error:  # the outermost seam of everything that runs here by itself
+                self._emit("fault", f"{type(error).__name__}: {error}", level="error")
+                await asyncio.sleep(RESTART_SECONDS)
 
     async def drain(self, seconds: float) -> None:
         """Claim nothing any more; what runs may finish for so long, and is queued again otherwise. Who waits for the
@@ -286,6 +297,11 @@ class TaskService:
                 if not future.done():
                     future.set_exception(TasksUnavailable(str(away), doubtful=away.doubtful))
             return
+        except Exception as error:  # a fault of ours: nobody may wait for ever, and the loop says what it was
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(TasksUnavailable(f"{type(error).__name__}: {error}"))
+            raise
         self.availability.note_success()
         for (task, future), one in zip(batch, added, strict=True):
             if not future.done():

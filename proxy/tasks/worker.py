@@ -91,6 +91,7 @@ class TaskWorker:
         self._tries: dict[str, RunningTry] = {}
         self._tasks = BackgroundTasks()
         self._wake = asyncio.Event()
+        self._claiming = asyncio.Lock()  # a drain begins when no claim is on its way
         self._hot: set[str] = set()  # routes to claim on at once
         self._next_poll = 0.0
         self._alone = False  # a task runs that has killed two instances: nothing else runs beside it
@@ -124,7 +125,8 @@ class TaskWorker:
         deadline = self._clock() + seconds
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                await self._tasks.wait()
+                async with self._claiming:
+                    await self._tasks.wait()
         except TimeoutError:
             for running in list(self._tries.values()):
                 self._stop_try(running, "drain")
@@ -154,7 +156,8 @@ class TaskWorker:
                 self._next_poll = max(self._next_poll, self._clock() + POLL_SECONDS / 4)
                 continue
             try:
-                await self._claim_round()
+                async with self._claiming:
+                    await self._claim_round()
             except TasksUnavailable as away:
                 self._availability.note_failure(away)
                 self._next_poll = self._clock() + POLL_SECONDS
@@ -174,10 +177,11 @@ class TaskWorker:
             return
         hot, self._hot = self._hot, set()
         try:
-            while hot:
+            # Asked again for each route: the app may have gone, or a drain begun, while the others were claimed.
+            while hot and self._runner.is_ready and not self.draining:
                 route = hot.pop()
                 for claimed in await self._queue.claim(route, self._background(route).concurrency):
-                    self._start_try(claimed)
+                    await self._start_try(claimed)
         finally:
             self._hot |= hot
 
@@ -194,11 +198,14 @@ class TaskWorker:
             return
         for route in routes:
             for claimed in await self._queue.claim(route, self._background(route).concurrency, suspects=True):
-                self._alone = True
-                self._start_try(claimed)
+                self._alone = not self.draining
+                await self._start_try(claimed)
                 return
 
-    def _start_try(self, claimed: ClaimedTask) -> None:
+    async def _start_try(self, claimed: ClaimedTask) -> None:
+        if self.draining:  # the drain began while the answer to the claim was on its way
+            await self._give_back(claimed.task.id, claimed.task.attempts, "drain")
+            return
         running = self._tries[claimed.task.id] = RunningTry(claimed)
         self._metrics.task_wait_seconds.labels(claimed.task.route).observe(claimed.waited)
         self._on_change(claimed.task.id, False)
@@ -343,12 +350,13 @@ class TaskWorker:
         # The answer to a claim was lost: the table says that we run it. Seen twice, since a claim may be on its way.
         orphans = {id for id in table if id not in self._tries}
         for id in orphans & self._orphans:
-            self._tasks.start(self._give_back(id, table[id][0]))
+            self._tasks.start(self._give_back(id, table[id][0], "lost"))
         self._orphans = orphans
 
-    async def _give_back(self, id: str, attempt: int) -> None:
+    async def _give_back(self, id: str, attempt: int, reason: str) -> None:
+        """Queue a task again that was claimed and is not tried."""
         try:
-            await self._queue.end_try(id, attempt, TryEnd("queued", "lost", counted=False))
+            await self._queue.end_try(id, attempt, TryEnd("queued", reason, counted=False))
         except TasksUnavailable as away:
             self._availability.note_failure(away)
 

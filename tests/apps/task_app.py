@@ -53,17 +53,28 @@ class App(BaseHTTPRequestHandler):
             AT_ONCE += 1
             at_once = AT_ONCE
         note(what="began", path=self.path, task=task, attempt=attempt, user=self.headers.get("X-User"), at_once=at_once)
+        self.is_at_work = True
         try:
             answer = getattr(self, f"answer_{parts.path.strip('/').replace('/', '_')}", self.answer_other)
             answer(attempt)
         finally:
-            with LOCK:
-                AT_ONCE -= 1
+            self.end_work()
+
+    def end_work(self) -> None:
+        """Before the answer is sent: whoever has it may send the next request before this thread runs again."""
+        global AT_ONCE
+        if not self.is_at_work:
+            return
+        self.is_at_work = False
+        with LOCK:
+            AT_ONCE -= 1
+        task, attempt = self.headers.get("X-Outrigger-Task"), int(self.headers.get("X-Outrigger-Attempt") or 0)
         note(what="done", path=self.path, task=task, attempt=attempt, user=self.headers.get("X-User"))
 
     do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_HEAD = do_PATCH = serve
 
     def say(self, status: int, body: bytes, *fields: tuple[str, str]) -> None:
+        self.end_work()
         self.send_response(status)
         for name, value in (*fields, ("Content-Length", str(len(body)))):
             self.send_header(name, value)

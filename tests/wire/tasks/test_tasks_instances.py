@@ -15,7 +15,7 @@ from egress_gateway import Vendor, says
 from free_ports import free_port
 from gateway_process import GatewayProcess, eventually, gateway
 from postgres_process import Server, postgres
-from task_client import TASK_APP, ask, find, result, submit, until, worked
+from task_client import TASK_APP, ask, find, parse_answer, result, submit, until, worked
 
 KILLS, TASKS = 20, 200
 ASK = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}).encode()
@@ -220,3 +220,41 @@ async def test_what_a_drain_cuts_off_is_run_by_the_other_instance_at_once(tmp_pa
         assert time.monotonic() - began < 15
         tries = [line["task"] for line in worked(tmp_path / "w") if line["task"] in ids]
         assert len(tries) >= 2
+
+
+async def test_an_instance_that_stood_still_gives_up_what_another_has_taken_over(tmp_path, server) -> None:
+    async with AsyncExitStack() as stack:
+        both = await pair(stack, tmp_path, policy_for(server, concurrency=1))
+        id = await submit(both[0], f"/hold?file={tmp_path / 'go'}")
+        (first,) = await eventually(lambda: worked(tmp_path / "w"))
+        still = next(g for g in both if g.app_pid() == first["pid"])
+        other = next(g for g in both if g is not still)
+        still.signal(signal.SIGSTOP)
+        # The bound of the contract is half a minute.
+        await eventually(lambda: len(worked(tmp_path / "w")) == 2, timeout=30)
+        still.signal(signal.SIGCONT)
+        await asyncio.sleep(3)
+        (tmp_path / "go").touch()
+        task = await until(other, id)
+        assert (task["status"], task["attempts"]) == ("succeeded", 2)
+        assert (await find(still, id)) == task
+        # It goes on as before.
+        later = await submit(still, "/pong")
+        assert (await until(still, later))["status"] == "succeeded"
+
+
+async def test_names_of_users_that_no_database_takes_are_kept_in_letters_that_it_takes(tmp_path, server) -> None:
+    async with AsyncExitStack() as stack:
+        one, _ = await pair(stack, tmp_path, policy_for(server))
+        for name in (b"caf\xc3\xa9", b"\xff\xfe", "名".encode(), b"a'b\"c\\"):
+            head = (
+                b"POST /pong HTTP/1.1\r\nHost: a\r\nConnection: close\r\nPrefer: respond-async\r\nX-User: %s\r\n\r\n"
+                % name
+            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            writer.write(head)
+            async with asyncio.timeout(30):
+                answer = parse_answer(await reader.read(-1))
+            writer.close()
+            assert answer.status == 202, (name, answer)
+            assert (await until(one, answer.json["id"]))["status"] == "succeeded"

@@ -57,6 +57,8 @@ LATE_SECONDS = 0.02  # a time-out that fires later than that is given LATE_GRACE
 LATE_GRACE = 0.05
 START_SECONDS = 2.0  # that a start waits; requests wait for `store.timeout`
 STOP_SECONDS = 1.0
+JUDGING_SHARE = 0.9  # of `store.timeout`, after which a wait says something about the store
+SPENT = "the time that may be waited for it is used up (store.timeout)"
 
 # Whether this is a handler of `on_return`, or a task that one of them has started.
 _RETURNING: ContextVar[bool] = ContextVar("returning", default=False)
@@ -202,9 +204,13 @@ class Store:
             if connection is None:
                 connection = await self._wait_connected(budget or WaitBudget(wait))
                 wait -= loop_time() - began
+            if wait <= 0.0:
+                raise StoreAway(SPENT)
             reply = send(connection)
+            # Who has little of its time left learns nothing of the store by waiting that long.
+            judges = wait >= self.timeout * JUDGING_SHARE
             timer = asyncio.get_running_loop().call_later(
-                max(0.0, wait), self._expire_operation, connection, reply, loop_time() + wait
+                wait, self._expire_operation, connection, reply, loop_time() + wait, judges
             )
             try:
                 return await reply
@@ -219,15 +225,21 @@ class Store:
                 histogram = self._histograms[op] = self._metrics.store_operation_seconds.labels(op)
             histogram.observe(took)
 
-    def _expire_operation(self, connection: StoreConnection, reply: asyncio.Future[Any], due: float) -> None:
+    def _expire_operation(
+        self, connection: StoreConnection, reply: asyncio.Future[Any], due: float, judges: bool
+    ) -> None:
+        """An operation had all its time. `judges`: that was `store.timeout`, so the store is away."""
         if reply.done():
             return
         if self._clock() - due > LATE_SECONDS:
             # This process was held up, not necessarily the store: read what has come before judging it.
             now = self._clock()
             asyncio.get_running_loop().call_later(
-                LATE_GRACE, self._expire_operation, connection, reply, now + LATE_GRACE
+                LATE_GRACE, self._expire_operation, connection, reply, now + LATE_GRACE, judges
             )
+            return
+        if not judges:
+            reply.set_exception(StoreAway(SPENT))
             return
         self._mark_away(f"no answer in {self.timeout * 1000:g} ms")
         connection.abort(self._reason)
@@ -244,6 +256,8 @@ class Store:
             async with asyncio.timeout(max(0.0, budget.left)):
                 await asyncio.shield(waiting)
         except TimeoutError:
+            if self._clock() - self._since < self.timeout * JUDGING_SHARE:
+                raise StoreAway(SPENT) from None
             # One time-out for everybody who waits: none of them tries again by itself.
             self._mark_away("no connection in time")
             raise StoreAway(self._reason) from None

@@ -145,6 +145,23 @@ async def test_a_budget_is_for_all_operations_together() -> None:
                 server.server.thaw()
 
 
+async def test_who_has_no_time_left_says_nothing_about_the_store() -> None:
+    with valkey_server() as server:
+        with faulty_network(server.server.port) as network:
+            async with instances(server, 1, url=f"redis://127.0.0.1:{network.port}", timeout="5s") as (one,):
+                connection = one.store._connection
+                with pytest.raises(StoreAway, match="used up"):
+                    await one.store.get("x", WaitBudget(0.0))
+                network.delay = 0.3
+                with pytest.raises(StoreAway, match="used up"):
+                    await one.store.get("x", WaitBudget(0.01))
+                network.delay = 0.0
+                await one.store.set("x", b"1", 60)
+                assert await one.store.get("x") == b"1"
+                assert one.store.is_up
+                assert one.store._connection is connection
+
+
 async def test_a_network_that_swallows_is_a_store_that_is_away_and_one_that_is_mended_brings_it_back() -> None:
     with valkey_server() as server:
         with faulty_network(server.server.port) as network:

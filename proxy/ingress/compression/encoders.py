@@ -28,6 +28,8 @@ BROTLI_QUALITY, BROTLI_STREAM_QUALITY, BROTLI_STREAM_WINDOW_BITS = 4, 3, 14
 ZSTD_LEVEL, ZSTD_WINDOW_LOG, ZSTD_TABLE_LOG = 3, 17, 14  # RFC 9659: a window of 8 MiB at most
 ZSTD_STREAM_LEVEL, ZSTD_STREAM_WINDOW_LOG, ZSTD_STREAM_TABLE_LOG = 1, 15, 12
 
+MAX_IDLE = 4  # compressors that are kept for the next answer, 240 KiB each
+
 
 class Encoder(Protocol):
     """Compresses one answer."""
@@ -74,17 +76,25 @@ class BrotliEncoder:
 
 
 class ZstdEncoder:
-    def __init__(self, module: Any, *, stream: bool) -> None:
+    """`idle` has compressors that have finished an answer, for the next one: what a new one costs is its memory, which
+    the system gives page by page, and that is more than the compression of a small answer."""
+
+    def __init__(self, module: Any, *, stream: bool, idle: list[Any]) -> None:
         names = module.CompressionParameter
         tables = ZSTD_STREAM_TABLE_LOG if stream else ZSTD_TABLE_LOG
         self._module = module
-        self._object = module.ZstdCompressor(
-            options={
-                names.compression_level: ZSTD_STREAM_LEVEL if stream else ZSTD_LEVEL,
-                names.window_log: ZSTD_STREAM_WINDOW_LOG if stream else ZSTD_WINDOW_LOG,
-                names.hash_log: tables,
-                names.chain_log: tables,
-            }
+        self._idle = None if stream else idle
+        self._object = (
+            idle.pop()
+            if idle and not stream
+            else module.ZstdCompressor(
+                options={
+                    names.compression_level: ZSTD_STREAM_LEVEL if stream else ZSTD_LEVEL,
+                    names.window_log: ZSTD_STREAM_WINDOW_LOG if stream else ZSTD_WINDOW_LOG,
+                    names.hash_log: tables,
+                    names.chain_log: tables,
+                }
+            )
         )
 
     def compress(self, data: bytes) -> bytes:
@@ -94,7 +104,11 @@ class ZstdEncoder:
         return bytes(self._object.flush(self._module.ZstdCompressor.FLUSH_BLOCK))
 
     def finish(self) -> bytes:
-        return bytes(self._object.flush(self._module.ZstdCompressor.FLUSH_FRAME))
+        tail = bytes(self._object.flush(self._module.ZstdCompressor.FLUSH_FRAME))
+        # The next answer begins a frame of its own. One that breaks off leaves its compressor to the collector.
+        if self._idle is not None and len(self._idle) < MAX_IDLE:
+            self._idle.append(self._object)
+        return tail
 
 
 class Encoders:
@@ -106,6 +120,7 @@ class Encoders:
     def __init__(self, *, brotli: Any = None, zstd: Any = None) -> None:
         self._brotli = brotli
         self._zstd = zstd
+        self._idle_zstd: list[Any] = []
         self.whole = tuple(name for name, there in ((ZSTD, zstd), (BROTLI, brotli), (GZIP, zlib)) if there is not None)
         self.streams = tuple(name for name in (ZSTD, GZIP, BROTLI) if name in self.whole)
         decoders: dict[str, Callable[[bytes], bytes]] = {GZIP: lambda body: zlib.decompress(body, GZIP_WINDOW_BITS)}
@@ -123,7 +138,7 @@ class Encoders:
     def make(self, coding: str, *, stream: bool) -> Encoder:
         """An encoder for one answer. `stream`: its length is unknown, and it may stay open for long."""
         if coding == ZSTD:
-            return ZstdEncoder(self._zstd, stream=stream)
+            return ZstdEncoder(self._zstd, stream=stream, idle=self._idle_zstd)
         if coding == BROTLI:
             return BrotliEncoder(self._brotli, stream=stream)
         return GzipEncoder(stream=stream)

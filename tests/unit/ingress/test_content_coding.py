@@ -63,6 +63,19 @@ def test_what_was_flushed_can_be_decoded_at_once_and_all_of_it_in_the_end(coding
     assert len(sent) < 500
 
 
+@pytest.mark.parametrize("coding", Encoders.load().whole)
+def test_answers_one_after_the_other_and_at_once_do_not_know_of_each_other(coding):
+    encoders = Encoders.load()
+    given_up = encoders.make(coding, stream=False)
+    given_up.compress(b"never finished " * 100)
+    for number in range(3):
+        one, other = encoders.make(coding, stream=False), encoders.make(coding, stream=False)
+        text = b"text %d " % number * 500
+        coded, also = one.compress(text), other.compress(text[::-1])
+        assert encoders.decoders[coding](coded + one.finish()) == text
+        assert encoders.decoders[coding](also + other.finish()) == text[::-1]
+
+
 def head(status=200, kind=b"text/html", bodyless=False, **fields):
     headers = [(b"Content-Type", kind)] if kind else []
     headers += [(name.replace("_", "-").encode(), value) for name, value in fields.items()]

@@ -101,7 +101,7 @@ class IngressGateway:
         port: int,
         log: Path,
         metrics: Metrics,
-        store: MemoryStore | Store,
+        store: MemoryStore | Store | None = None,
     ) -> None:
         self.door = door
         self.store = store

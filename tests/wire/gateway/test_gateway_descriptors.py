@@ -75,7 +75,7 @@ async def test_when_descriptors_are_gone_the_public_port_says_so_and_health_too(
     async with gateway(tmp_path, sys.executable, "-c", LIMITS, environ=few) as g:
         await g.ready()
         reader, kept = await asyncio.open_connection("127.0.0.1", g.admin)
-        there = await crowd(g.egress, 200)  # another door takes them all, but for a few at most
+        there = await crowd(g.admin, 200)  # another door takes them all, but for a few at most
         there += await crowd(g.port, 20)
         answers = [await g.request() for _ in range(3)]
         assert all(answer.startswith((b"HTTP/1.1 503", b"HTTP/1.1 200")) for answer in answers)
@@ -95,3 +95,14 @@ async def test_when_descriptors_are_gone_the_public_port_says_so_and_health_too(
         await asyncio.wait_for(served(), 10)
         for port, path in ((g.admin, "/healthz"), (g.egress, "/")):
             assert (await g.request(path, port=port)).startswith(b"HTTP/1.1 "), "the other doors are open still"
+
+
+async def test_connections_of_the_app_that_call_nobody_give_way_where_descriptors_are_short(tmp_path, few):
+    async with gateway(tmp_path, sys.executable, "-c", LIMITS, environ=few) as g:
+        await g.ready()
+        there = await crowd(g.egress, 300)
+        for _ in range(3):
+            assert (await g.request()).startswith(b"HTTP/1.1 200")
+            assert (await g.request("/nobody/v1", port=g.egress)).startswith(b"HTTP/1.1 404")
+        for writer in there:
+            writer.close()

@@ -22,7 +22,8 @@ log: {level: debug, redact: [x-mine]}
 app: {hold: 9s}
 admin: {token: another-token-of-the-operator}
 metrics: {max_series: 77}
-routes: [{name: mine, match: {path: /mine}, rate_limit: 1/h}]
+routes: [{name: mine, match: {path: /mine}, rate_limit: 1/h, background: {mode: prefer}}]
+store: {timeout: 90ms}
 upstreams: {openai: {cap: {total: $1/d}, retry: {budget: 30%%}}, other: {base_url: 'http://127.0.0.1:9'}}
 alerts: {every: 5s}
 """
@@ -120,12 +121,28 @@ def picture(gateway) -> dict[str, object]:
         "cap": upstreams["openai"].billing.limits.cap,
         "budget": upstreams["openai"].retry_budget.share,
         "ledger": id(parts.ledger._policy),
+        "store": id(parts.store.policy),
+        "money": id(parts.money_store.policy),
+        "tasks": parts.tasks.service is not None,
         "alerts": id(gateway.alerts._policy),
         "postgres": id(parts.postgres.policy) if parts.postgres is not None else None,
     }
 
 
-PARTS = ["log", "metrics", "admin", "app", "ingress", "egress", "ledger", "alerts", "postgres"]
+PARTS = [
+    "log",
+    "metrics",
+    "admin",
+    "app",
+    "tasks",
+    "ingress",
+    "egress",
+    "ledger",
+    "store",
+    "money_store",
+    "alerts",
+    "postgres",
+]
 FAULTS = [PolicyError([]), OutriggerError("it does not fit"), ValueError("secret-secret"), AttributeError("a bug")]
 
 

@@ -130,6 +130,10 @@ class Escrow:
 
     # ── what calls do ────────────────────────────────────────────────────────────────────────
 
+    def find_window(self, name: WindowName) -> EscrowWindow | None:
+        """The window of this name, if there is one."""
+        return self.windows.get(name.key())
+
     def open_window(self, name: WindowName, counts: WindowCounts, limit: int | None) -> EscrowWindow:
         """The window of this name, counted from now on by `counts`."""
         window = EscrowWindow(name, counts, limit, self._clock())

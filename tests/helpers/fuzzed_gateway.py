@@ -8,12 +8,15 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from proxy.egress.billing.shared_caps import open_escrow
 from proxy.egress.service import Egress
 from proxy.ledger.ledger import Ledger
 from proxy.observe.log import EventLog
 from proxy.observe.metrics import Metrics
 from proxy.observe.request_registry import RequestRegistry
 from proxy.policy.loading import PolicySource, load_policy
+from proxy.store.escrow_sync import Escrow
+from proxy.store.opening import make_member, open_store
 
 
 class FuzzedGateway:
@@ -21,6 +24,7 @@ class FuzzedGateway:
 
     egress: Egress
     ledger: Ledger
+    escrow: Escrow | None
     requests: RequestRegistry
     url: str
 
@@ -31,7 +35,11 @@ class FuzzedGateway:
 
     @property
     def reserved(self) -> int:
-        return sum(upstream.billing.limits.reserved for upstream in self.egress.upstreams.values())
+        """By calls of this instance."""
+        return sum(
+            upstream.billing.limits.reserved - upstream.billing.limits.reserved_elsewhere
+            for upstream in self.egress.upstreams.values()
+        )
 
     def counted(self, upstream: str, user: str | None = None) -> int:
         return self.egress.upstreams[upstream].billing.limits.spent("month", user)
@@ -44,9 +52,14 @@ class FuzzedGateway:
         self.requests = RequestRegistry(loop.time)
         self.ledger = Ledger(policy.ledger, emit=self._log.emit, metrics=metrics, clock=loop.time)
         await self.ledger.start()
+        member = make_member("")
+        self.store = open_store(policy.store, member, emit=self._log.emit, metrics=metrics, clock=loop.time)
+        self.escrow = open_escrow(policy, self.store, self.ledger, clock=loop.time)
         self.egress = Egress(
-            policy, requests=self.requests, metrics=metrics, log=self._log, environ={}, ledger=self.ledger
-        )
+            policy, requests=self.requests, metrics=metrics, log=self._log, environ={}, ledger=self.ledger,
+            escrow=self.escrow, instance=member.id, store=self.store,
+        )  # fmt: skip
+        await self.store.start()
         await self.egress.load()
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
@@ -58,12 +71,17 @@ class FuzzedGateway:
         self.egress.apply(load_policy(PolicySource("fuzz", None, self._policy()), {}))
 
     async def end(self, *, killed: bool = False) -> None:
-        """With calls under way, which break off; `killed`: the ledger is not told of anything any more."""
+        """With calls under way, which break off; `killed`: ledger and store are not told of anything any more."""
         self.open.clear()
         if killed:
+            if self.escrow is not None:
+                self.escrow._closing = True
+                self.escrow.windows.clear()
+                await self.store.stop()
             for task in self.ledger._tasks:
                 task.cancel()
         await self.egress.stop()
+        await self.store.stop()
         await (self.ledger.store.close() if killed else self.ledger.stop())
         self._log.close()
 

@@ -22,6 +22,7 @@ from fuzzed_gateway import FuzzedGateway
 
 from proxy.egress.billing import background_calls
 from proxy.egress.billing.windows import PERIODS, Calendar
+from proxy.store.escrow import GIVE_BACK_SECONDS
 from proxy.units import SpendPeriod
 
 AT_ONCE = 24
@@ -84,9 +85,10 @@ class Reckoning:
 
 
 class Fuzz:
-    def __init__(self, tmp: Path, seed: int, calls: int, doors: int = 1) -> None:
-        """`doors`: instances that share a ledger."""
+    def __init__(self, tmp: Path, seed: int, calls: int, doors: int = 1, store: str = "") -> None:
+        """`doors`: instances that share a ledger; `store`: and a store, the policy's section."""
         self._tmp = tmp
+        self._store = store
         self.doors = [FuzzedGateway(tmp, self._policy) for _ in range(doors)]
         self._random = random.Random(seed)
         self._calls = calls
@@ -119,6 +121,7 @@ class Fuzz:
             self._reload(3)
             await self._finish_what_goes_on()
             await self._quiet()
+            await self._compare_store()
             for door in self.doors:
                 await door.end()
             self._reckon()
@@ -152,7 +155,29 @@ upstreams:
   anthropic: {{base_url: "http://127.0.0.1:{self._third.port}", {common}}}
 ledger: {{url: "sqlite:///{self._tmp}/ledger.db"}}
 log: {{level: warning}}
+{self._store}
 """
+
+    async def _compare_store(self) -> None:
+        """Each instance counts what the ledger has of all of them, and nothing is set aside any more."""
+        if not self._store:
+            return
+        await asyncio.sleep(GIVE_BACK_SECONDS + 2.0)
+        found = self._by_upstream("WHERE outcome <> 'open' OR reference = ''")
+        # What was under way at a kill may be known to the ledger or to the store alone.
+        lost = sum(each.cost for group in self._groups if group.lost for each in self._booked(group))
+        for door in self.doors:
+            for name, upstream in door.egress.upstreams.items():
+                limits, escrow = upstream.billing.limits, door.escrow
+                await escrow.refresh(limits.shared_windows("nobody-else", "user"), PATIENCE)
+                if abs(limits.spent("month") - found.get(name, 0)) > lost and not self._turned("month"):
+                    self._wrong(f"{name} counts {limits.spent('month')}, the ledger {found.get(name, 0)}, lost {lost}")
+            for window in door.escrow.windows.values():
+                if window.told[2]:
+                    self._wrong(f"something is set aside after quiet: {window!r}")
+
+    def _booked(self, group: Group) -> list[Booked]:
+        return [each for vendor in self.vendors for each in vendor.books.get(group.tag, [])]
 
     async def _restart(self, door: FuzzedGateway) -> None:
         """What was counted is what the ledger has."""

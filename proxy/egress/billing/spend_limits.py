@@ -324,9 +324,16 @@ class SpendLimits:
             return ()
         account = self._account_of(user)
         return (
-            *self._share_windows(self._escrow, self._total, None, self._periods_of_all()),
+            *self.total_windows(),
             *self._share_windows(self._escrow, account, user, self._periods_of(user, tier)),
         )
+
+    def total_windows(self) -> tuple[EscrowWindow, ...]:
+        """The current windows of all users together."""
+        if self._escrow is None:
+            return ()
+        self._current_windows(self._total)
+        return self._share_windows(self._escrow, self._total, None, self._periods_of_all())
 
     def every_window(self, user: str) -> tuple[EscrowWindow, ...]:
         """All current windows of one user, whatever cap rests on them."""
@@ -383,7 +390,12 @@ class SpendLimits:
             if shared is None:
                 start = self._calendar.window(period, window.end - 1)[0]
                 name = WindowName(self._upstream, user, period, start, window.end)
-                shared = window.escrow = escrow.open_window(name, window, limit)
+                shared = escrow.find_window(name)
+                if shared is not None and isinstance(shared.counts, WindowSpend):
+                    # The upstream was taken out of the policy and came back: its window goes on, with the calls in it.
+                    windows[period] = shared.counts
+                else:
+                    shared = window.escrow = escrow.open_window(name, window, limit)
             shared.limit = limit
             found.append(shared)
         return tuple(found)
@@ -446,8 +458,13 @@ class SpendLimits:
     @property
     def reserved(self) -> int:
         """Nano-dollars that all calls under way have reserved."""
-        window = self._current_windows(self._total)["month"]
-        return window.reserved + (window.escrow.open_elsewhere if window.escrow is not None else 0)
+        return self._current_windows(self._total)["month"].reserved + self.reserved_elsewhere
+
+    @property
+    def reserved_elsewhere(self) -> int:
+        """The part of it that other instances have reserved, as they said last."""
+        shared = self._current_windows(self._total)["month"].escrow
+        return shared.open_elsewhere if shared is not None else 0
 
     def caps_of(self, user: str, tier: str) -> tuple[Spend, ...]:
         """The caps on one user; for calls of nobody, `cap.unattributed`."""

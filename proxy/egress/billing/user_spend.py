@@ -125,6 +125,10 @@ class UserSpend:
 
     def upstream_status(self, upstream: Upstream) -> Mapping[str, object]:
         limits = upstream.billing.limits
+        # What is shown is what was heard last; it is asked for anew, so the next look sees what others did meanwhile.
+        for window in limits.total_windows() if self._escrow is not None else ():
+            if self._escrow is not None and not self._escrow.is_fresh(window):
+                self._escrow.ask_beside(window)
         return {
             "today_usd": format_nanos(limits.spent("d")),
             "month_usd": format_nanos(limits.spent("month")),

@@ -8,6 +8,7 @@ import random
 
 import pytest
 from money_fuzz import Fuzz
+from store_servers import valkey_server
 
 CALLS = int(os.environ.get("OUTRIGGER_FUZZ_CALLS", "2000"))  # of one seed
 SEEDS = [1, 2, 3, 4, 5]
@@ -15,6 +16,17 @@ if "OUTRIGGER_FUZZ_SEED" in os.environ:
     SEEDS = [int(os.environ["OUTRIGGER_FUZZ_SEED"])]
 elif "OUTRIGGER_FUZZ_CALLS" in os.environ:
     SEEDS = [random.SystemRandom().randrange(10**9)]
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+async def test_instances_that_share_a_store_count_what_the_vendors_billed(tmp_path, seed):
+    """Through restarts, reloads and a kill: each of them knows what all have spent, and nothing stays set aside."""
+    with valkey_server() as server:
+        store = f"store: {{url: '{server.url}', prefix: fuzz, timeout: 5s}}"
+        found = await Fuzz(tmp_path, seed, CALLS, 2, store).run()
+        told = f"seed {seed}: {found.calls} calls through two over one store"
+        assert not found.wrong, "\n".join([told, *found.wrong])
+        assert found.vendors_unshown <= found.ledger_unshown <= 2 * found.vendors_unshown, told
 
 
 @pytest.mark.parametrize("seed", SEEDS)

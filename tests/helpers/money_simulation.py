@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from money_book import MoneyBook, Wire
 
 from proxy.egress.billing.shared_caps import reserve_with_slices
-from proxy.egress.billing.spend_limits import CapReached, Reservation, SliceNeeded, SpendLimits
+from proxy.egress.billing.spend_account import CapReached
+from proxy.egress.billing.spend_limits import Reservation, SliceNeeded, SpendLimits
 from proxy.errors import CallRefused
 from proxy.policy.schema import Cap
 from proxy.store.escrow_sync import Escrow, OnError

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from proxy.egress import error_response
 from proxy.egress.billing.background_calls import BackgroundCalls
 from proxy.egress.billing.shared_caps import reserve_with_slices
-from proxy.egress.billing.spend_limits import CapReached, SliceNeeded
+from proxy.egress.billing.spend_account import CapReached
+from proxy.egress.billing.spend_limits import SliceNeeded
 from proxy.egress.billing.spend_lookup import SpendLookup
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import ESTIMATED, OPEN, REPORTED, CallRecord

@@ -38,7 +38,8 @@ from proxy.egress.billing.forecast import SpendForecast
 from proxy.egress.billing.pricing.pricer import Pricer
 from proxy.egress.billing.pricing.rates import Cost
 from proxy.egress.billing.shared_caps import reserve_with_slices
-from proxy.egress.billing.spend_limits import CapReached, Reservation, SliceNeeded, SpendLimits, Warn
+from proxy.egress.billing.spend_account import CapReached
+from proxy.egress.billing.spend_limits import Reservation, SliceNeeded, SpendLimits, Warn
 from proxy.egress.billing.token_estimator import TokenEstimator, count_text_bytes
 from proxy.egress.billing.vendor_context import reads_beyond_body
 from proxy.egress.body import Body

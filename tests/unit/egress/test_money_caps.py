@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.egress.billing.forecast import SpendForecast
-from proxy.egress.billing.spend_limits import MAX_USERS, CapReached, SpendLimits
+from proxy.egress.billing.spend_account import CapReached
+from proxy.egress.billing.spend_limits import MAX_USERS, SpendLimits
 from proxy.egress.billing.windows import Calendar
 from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED

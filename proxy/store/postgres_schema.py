@@ -60,18 +60,17 @@ async def migrate(connection: Any, name: str, parts: Sequence[SchemaPart]) -> No
             f"CREATE TABLE IF NOT EXISTS {schema}.versions (part text PRIMARY KEY, version int NOT NULL)"
         )
         found = await _read_versions(connection, name)
+        # All in one message: with a database of another region, one round trip for each statement would be too many.
+        statements: list[str] = []
         for part in parts:
             have = found.get(part.name, 0)
-            for step in part.steps[have:]:
-                for statement in step:
-                    await connection.execute(statement.replace("{schema}", schema))
+            statements += (statement.replace("{schema}", schema) for step in part.steps[have:] for statement in step)
             if have < len(part.steps):
-                await connection.execute(
-                    f"INSERT INTO {schema}.versions VALUES ($1, $2)"
-                    " ON CONFLICT (part) DO UPDATE SET version = excluded.version",
-                    part.name,
-                    len(part.steps),
+                statements.append(
+                    f"INSERT INTO {schema}.versions VALUES ('{part.name}', {len(part.steps)})"
+                    " ON CONFLICT (part) DO UPDATE SET version = excluded.version"
                 )
+        await connection.execute(";\n".join(statements))
 
 
 async def _read_versions(connection: Any, name: str) -> dict[str, int]:

@@ -41,21 +41,26 @@ async def live_and_die(path: Path, seconds: float) -> tuple[Told, float]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
     )
-    assert process.stdout is not None
-    told = Told()
-    told.note(await asyncio.wait_for(process.stdout.readline(), 20))
-    loop = asyncio.get_running_loop()
-    end = float("inf")
-    while loop.time() < end or len(told.put) <= 50:
-        if end == float("inf") and has_rows(path):
-            end = loop.time() + seconds
+    try:
+        assert process.stdout is not None
+        told = Told()
         told.note(await asyncio.wait_for(process.stdout.readline(), 20))
-    process.kill()
-    killed = loop.time()
-    for line in (await process.stdout.read()).splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            told.note(line)
-    await process.wait()
+        loop = asyncio.get_running_loop()
+        end = float("inf")
+        while loop.time() < end or len(told.put) <= 50:
+            if end == float("inf") and has_rows(path):
+                end = loop.time() + seconds
+            told.note(await asyncio.wait_for(process.stdout.readline(), 20))
+        process.kill()
+        killed = loop.time()
+        for line in (await process.stdout.read()).splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                told.note(line)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
     return told, killed
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import pytest
 from egress_gateway import Vendor, hangs, says
-from gateway_process import APPS, eventually, gateway
+from gateway_process import APPS, ROOT, eventually, gateway
 from task_client import ASYNC, TASK_APP, Answer, ask, find, result, submit, until, worked
 
 USERS = "identity: {user: [{header: X-User}]}\n"
@@ -394,14 +394,19 @@ FRAMEWORKS = {
     "Flask": f"{PY} -m gunicorn flask_app:app --chdir {APPS} --workers 2",
     "Django": f"{PY} -m gunicorn django_app:application --chdir {APPS}",
     "Node": f"exec node {APPS}/node_app.js",
+    "Express": f"exec node {APPS}/express_app.js",
 }
+NODE_MODULES = ROOT / ".venv-callers-node" / "node_modules"
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 async def test_an_unmodified_app_of_any_framework_works_later_too(tmp_path, name) -> None:
     if name == "Node" and shutil.which("node") is None:
         pytest.skip("node is not installed")
-    async with gateway(tmp_path, "sh", "-c", FRAMEWORKS[name], policy=background()) as g:
+    if name == "Express" and not (NODE_MODULES / "express").exists():
+        pytest.skip("express could not be set up (tests/callers)")
+    environ = {"NODE_PATH": str(NODE_MODULES)}
+    async with gateway(tmp_path, "sh", "-c", FRAMEWORKS[name], policy=background(), environ=environ) as g:
         await g.ready(60)
         body = json.dumps({"a": [1, "ü"]}).encode()
         id = await submit(g, "/json", "Content-Type: application/json", body=body)

@@ -274,6 +274,16 @@ class Escrow:
         """Whether no instance has claimed this name so far. Raises MoneyUnavailable."""
         return await self._store.claim(name, seconds)
 
+    def note_return(self) -> None:
+        """The store is there again: hear whether it lost what even quiet windows had told."""
+        if self.windows and not self._closing:
+            asyncio.get_running_loop().call_later(TIGHT_TICK_SECONDS, self._send_due_now)
+
+    def _send_due_now(self) -> None:
+        self._send_due(is_tick=True)
+        if self._timer is None:
+            self._start_timer()
+
     async def close(self) -> None:
         """Give everything back that is set aside; what is open is told for the last time."""
         self._closing = True

@@ -3,7 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.store.interface import SharedStore, StoreAway, WaitBudget
@@ -19,11 +19,13 @@ class SharedMoney:
     def __init__(self, store: SharedStore) -> None:
         self._store = store
         self._looks_at_server = True
+        self.on_return: Callable[[], None] = lambda: None  # told whenever the store is there again
         store.on_return(self._note_return)
 
     async def _note_return(self) -> None:
         # It may be another server process than before, which came up from an older snapshot.
         self._looks_at_server = True
+        self.on_return()
 
     async def sync(self, sender: Sender, updates: Sequence[WindowUpdate]) -> SyncAnswer:
         looks, self._looks_at_server = self._looks_at_server, False

@@ -78,13 +78,15 @@ def open_escrow(
     """This instance's part of the caps that are kept in `store`; None if no store is shared."""
     if not store.is_shared:
         return None
+    money = SharedMoney(store)
     escrow = Escrow(
-        SharedMoney(store),
+        money,
         tag_of(store.instance_id),
         clock=clock,
         seeds=LedgerSeeds(ledger, policy.ledger, time.time()),
         on_fallback=lambda: store.count_fallback("cap"),
     )
+    money.on_return = escrow.note_return
     configure_escrow(escrow, policy.store)
     return escrow
 

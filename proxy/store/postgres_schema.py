@@ -70,7 +70,8 @@ async def migrate(connection: Any, name: str, parts: Sequence[SchemaPart]) -> No
                     f"INSERT INTO {schema}.versions VALUES ('{part.name}', {len(part.steps)})"
                     " ON CONFLICT (part) DO UPDATE SET version = excluded.version"
                 )
-        await connection.execute(";\n".join(statements))
+        if statements:  # another instance may have made it meanwhile
+            await connection.execute(";\n".join(statements))
 
 
 async def _read_versions(connection: Any, name: str) -> dict[str, int]:

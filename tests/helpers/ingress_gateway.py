@@ -38,24 +38,35 @@ class Scripted:
         self.address = ("127.0.0.1", 0)
         self.answers = 0
         self._server: asyncio.Server | None = None
+        self._live: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, *self.address, limit=2**20)
         self.address = self._server.sockets[0].getsockname()[:2]
 
     async def stop(self) -> None:
+        """Close, and leave no connection for the garbage collector to complain of in another test."""
         if self._server is not None:
             self._server.close()
+        for task, writer in list(self._live.items()):
+            writer.transport.abort()
+            task.cancel()
+        for _ in range(10):  # turns of the loop, in which the tasks and the transports end
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._live[task] = writer
         try:
             await self._script(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self.open -= 1
+            del self._live[task]
             writer.close()
 
     async def head(self, reader: asyncio.StreamReader) -> bytes:

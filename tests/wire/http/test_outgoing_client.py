@@ -50,6 +50,7 @@ async def served(*answers):
         listener.close()
         for writer in server.writers:
             writer.transport.abort()
+        await asyncio.sleep(0.01)  # the transports' ends
 
 
 async def ask(client, url, body=None, method="GET", **how):

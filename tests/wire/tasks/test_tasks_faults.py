@@ -213,8 +213,8 @@ async def test_it_works_through_a_transaction_pooler(tmp_path, server) -> None:
         "pool_mode = transaction\ndefault_pool_size = 3\nignore_startup_parameters = extra_float_digits\n"
     )
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    bouncer = await asyncio.create_subprocess_exec("pgbouncer", *user, str(config), stderr=asyncio.subprocess.DEVNULL)
     os.chmod(tmp_path, 0o755)
+    bouncer = await asyncio.create_subprocess_exec("pgbouncer", *user, str(config), stderr=asyncio.subprocess.DEVNULL)
     try:
         url = f"postgresql://demo@127.0.0.1:{port}/postgres"
         async with gateway(tmp_path, *TASK_APP, policy=policy_for(url, concurrency=4)) as g:

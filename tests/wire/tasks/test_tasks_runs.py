@@ -277,6 +277,7 @@ async def test_no_task_is_sent_to_an_app_that_is_away(tmp_path) -> None:
     async with gateway(tmp_path, *TASK_APP, policy=policy) as g:
         await g.ready()
         os.kill(g.app_pid(), signal.SIGKILL)
+        await eventually(lambda: g.events("app.exit"))  # until then it is there, as far as anybody knows
         id = await submit(g, "/pong")
         task = await until(g, id)
         assert (task["status"], task["attempts"]) == ("succeeded", 1)

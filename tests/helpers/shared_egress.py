@@ -69,6 +69,8 @@ class SharedGateway:
         await self.out.session.close()
         if self.dead:
             await self.out.egress.upstreams.close()
+            if self.ledger is not None:
+                await self.ledger.store.close()  # its connections, to which nothing more is said
         else:
             await self.out.egress.stop()
             for store in self.parts:

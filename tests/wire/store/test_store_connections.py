@@ -241,6 +241,7 @@ async def tls_in_front(target: int, folder: Path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "both.pem")
     tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -255,6 +256,7 @@ async def tls_in_front(target: int, folder: Path):
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())  # type: ignore[arg-type]
         back, forth = await asyncio.open_connection("127.0.0.1", target)
+        writers.extend((writer, forth))
         await asyncio.gather(pump(reader, forth), pump(back, writer))
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
@@ -262,6 +264,9 @@ async def tls_in_front(target: int, folder: Path):
         yield listener.sockets[0].getsockname()[1]
     finally:
         listener.close()
+        for writer in writers:
+            writer.transport.abort()  # a TLS connection that is merely closed waits for the other side's end
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.05)

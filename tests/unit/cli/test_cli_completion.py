@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_the_words_of_a_command_are_read_out_of_its_forms():
 def bash(*words: str, cwd: Path = ROOT) -> list[str]:
     """What bash proposes for the last of these words."""
     line = " ".join(f"'{word}'" for word in words)
-    script = f"source {SHELL_FILES / 'outrigger'}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _outrigger"
+    script = f"source {shlex.quote(str(SHELL_FILES / 'outrigger'))}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _outrigger"
     done = subprocess.run(
         ["bash", "-c", f'{script}; printf "%s\\n" "${{COMPREPLY[@]}}"'], capture_output=True, text=True, cwd=cwd
     )
@@ -67,7 +68,7 @@ def test_bash_completes_commands_options_values_and_files_and_leaves_the_apps_co
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
 def test_fish_completes_them_too():
     def complete(line: str) -> list[str]:
-        text = f"source {SHELL_FILES / 'outrigger.fish'}; complete -C '{line}'"
+        text = f"source {shlex.quote(str(SHELL_FILES / 'outrigger.fish'))}; complete -C '{line}'"
         done = subprocess.run(["fish", "-c", text], capture_output=True, text=True)
         return [one.split("\t")[0] for one in done.stdout.splitlines()]
 

@@ -66,10 +66,10 @@ async def test_tasks_are_seen_and_tried_again_and_cancelled_by_hand(g: GatewayPr
         await expect(rows["failed"]).to_have_count(0)
 
         for part, id in (("waiting", waits), ("running", runs)):
-            await rows[part].get_by_role("button", name="Cancel").click()
+            await rows[part].get_by_role("button", name=f"Cancel the task {id[:8]}").click()
             await expect(page.locator("#sure-what")).to_contain_text(id[:8])
             await page.get_by_role("button", name="Do it").click()
-            await expect(rows[part]).to_have_count(0)
+            await expect(rows[part].get_by_role("button", name=f"Cancel the task {id[:8]}")).to_have_count(0)
             assert (await find(g, id))["status"] == "cancelled"
 
         await expect(page.locator("#charts h3", has_text="Tasks a minute")).to_be_visible()

@@ -28,6 +28,7 @@ async def test_it_is_replaced_no_request_fails_meanwhile_and_all_of_it_is_told(t
         child = int(body(await g.request("/pid")))
         assert child != g.app_pid()
         os.kill(child, signal.SIGKILL)
+        await eventually(lambda: not Path(f"/proc/{child}").exists())  # what it was sent while it died is lost with it
         asked = await asyncio.gather(*(g.request("/pid") for _ in range(5)))
         assert {answer.split()[1] for answer in asked} == {b"200"}
         assert {int(body(answer)) for answer in asked} != {child}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -121,7 +122,7 @@ def test_a_package_of_the_apps_that_is_called_proxy_too_takes_nothing_from_eithe
     outrigger = installed / "bin" / "outrigger"
     assert run(outrigger, "--version", cwd=tmp_path, PYTHONPATH=str(tmp_path)) == f"outrigger {__version__}\n"
     (tmp_path / "proxy" / "__init__.py").write_text("print('the app')\n")
-    app = f"{sys.executable} -c 'import proxy'"
+    app = f"{shlex.quote(sys.executable)} -c 'import proxy'"
     said = run(outrigger, "--", app, cwd=tmp_path, OUTRIGGER="off", PYTHONPATH=str(tmp_path))
     assert said == "the app\n"
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -58,7 +59,7 @@ async def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     shim = programs / "outrigger"
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m proxy "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m proxy "$@"\n')
     shim.chmod(0o755)
     environ = {"OUTRIGGER_TASKS_SECRET": SECRET}
     async with (

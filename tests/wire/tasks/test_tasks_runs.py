@@ -389,13 +389,13 @@ async def test_a_page_that_the_app_lets_in_may_send_what_a_task_is_asked_with(tm
         assert not (await ask(g, "/pong", *head, asked, method="OPTIONS")).all("Access-Control-Allow-Headers")
 
 
-PY = shlex.quote(sys.executable)
+PY, APPS_FOLDER = shlex.quote(sys.executable), shlex.quote(str(APPS))
 FRAMEWORKS = {
-    "FastAPI": f"{PY} -m uvicorn fastapi_app:app --app-dir {APPS} --port $PORT",
-    "Flask": f"{PY} -m gunicorn flask_app:app --chdir {APPS} --workers 2",
-    "Django": f"{PY} -m gunicorn django_app:application --chdir {APPS}",
-    "Node": f"exec node {APPS}/node_app.js",
-    "Express": f"exec node {APPS}/express_app.js",
+    "FastAPI": f"{PY} -m uvicorn fastapi_app:app --app-dir {APPS_FOLDER} --port $PORT",
+    "Flask": f"{PY} -m gunicorn flask_app:app --chdir {APPS_FOLDER} --workers 2",
+    "Django": f"{PY} -m gunicorn django_app:application --chdir {APPS_FOLDER}",
+    "Node": f"exec node {APPS_FOLDER}/node_app.js",
+    "Express": f"exec node {APPS_FOLDER}/express_app.js",
 }
 NODE_MODULES = ROOT / ".venv-callers-node" / "node_modules"
 

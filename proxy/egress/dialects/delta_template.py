@@ -5,7 +5,7 @@ parsed, another with the same bytes around its text says the same with that text
 quotes, backslashes and control characters are the text itself (RFC 8259 section 7). So it need not be parsed. Whatever
 differs by a single other byte is parsed as ever.
 
-Measured on a stream of chat completions: 1.3 µs an event in place of 5.7.
+Measured on a stream of chat completions, cutting it into events included: 2.0 µs an event in place of 5.8.
 """
 
 from __future__ import annotations

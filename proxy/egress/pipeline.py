@@ -404,7 +404,7 @@ class Pipeline:
 
     async def _reserve_money(self, call: Call) -> None:
         """Open the call's charge, with what it may cost reserved. Raises CallRefused."""
-        if call.endpoint is not None and not call.upstream.billing.limits.is_loaded(call.user):
+        if call.endpoint is not None and not call.upstream.billing.limits.accounts.is_loaded(call.user):
             await self._ledger.load_spend(call)
         try:
             call.charge = self._ledger.open_charge(call)

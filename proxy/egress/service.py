@@ -156,7 +156,7 @@ class Egress:
             proxy=self._proxy,
         )
         if self._ledger is not None:
-            upstream.billing.limits.mark_unloaded()
+            upstream.billing.limits.accounts.mark_unloaded()
         if self._escrow is not None:
             upstream.billing.share(self._escrow, tag_of(self._instance))
         return upstream

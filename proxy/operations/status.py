@@ -242,7 +242,7 @@ class StatusReport:
         users = Counter[str]()
         for upstream in metered.values():
             # More than are shown, since the largest sum over all upstreams may be among the first of none.
-            users.update(dict(upstream.billing.limits.top_spenders("d", 5 * MAX_TOP_USERS)))
+            users.update(dict(upstream.billing.limits.accounts.top_spenders("d", 5 * MAX_TOP_USERS)))
         return {
             "today_usd": _to_dollars(sum(upstream.billing.limits.spent("d") for upstream in metered.values())),
             "projected_usd": _to_dollars(sum(upstream.billing.projected_today() for upstream in metered.values())),

@@ -131,12 +131,12 @@ class BackgroundCalls:
         What was loaded of them as spent is reserved again, except if nobody can say what their user spent.
         """
         limits = upstream.billing.limits
-        unloaded = {record.user for record in records if not limits.is_loaded(record.user)}
+        unloaded = {record.user for record in records if not limits.accounts.is_loaded(record.user)}
         await asyncio.gather(*(self._lookup.load_user(upstream.name, limits, user) for user in unloaded))
         for record in records:
             key = record.upstream, record.reference
             # A call of after `until` is counted by this process already, and would be counted twice.
-            if record.at >= until or key in self._settled or not limits.is_loaded(record.user):
+            if record.at >= until or key in self._settled or not limits.accounts.is_loaded(record.user):
                 continue
             tracked = self._calls.get(key)
             if tracked is None:
@@ -218,7 +218,7 @@ class BackgroundCalls:
         cost = billing.cost("responses", status.usage, record.model or None)
         # Caps have what is on record already, reserved or estimated; so have the metrics, but for an open call.
         counted = 0 if record.outcome == OPEN else record.cost
-        if billing.limits.is_shared or (cost.nanos > record.cost and billing.limits.is_loaded(record.user)):
+        if billing.limits.is_shared or (cost.nanos > record.cost and billing.limits.accounts.is_loaded(record.user)):
             billing.limits.reservation(record.user, record.tier).spend(cost.nanos - record.cost)
         if cost.nanos > counted:
             billing.count_cost(record.model, replace(cost, nanos=cost.nanos - counted, estimated=0))

@@ -56,7 +56,7 @@ class CallLedger:
         """
         billing = call.upstream.billing
         limits = billing.limits
-        if not billing.metered or not limits.caps_of(call.user, call.tier) or limits.is_loaded(call.user):
+        if not billing.metered or not limits.caps_of(call.user, call.tier) or limits.accounts.is_loaded(call.user):
             return
         if (
             not await self._lookup.load_user(call.upstream.name, limits, call.user)

@@ -387,7 +387,7 @@ class UpstreamBilling:
     def restore_reservation(self, record: CallRecord) -> Reservation:
         """Reserve again what was loaded from the ledger as spent, though the call is still open."""
         reservation = self.limits.reservation(record.user, record.tier)
-        reservation.restore(record.cost, self.limits.window_starts(), record.at)
+        reservation.restore(record.cost, self.limits.accounts.window_starts(), record.at)
         return reservation
 
     async def check_caps(self, user: str, tier: str) -> None:
@@ -425,7 +425,7 @@ class UpstreamBilling:
 
     def projected_today(self) -> int:
         """Nano-dollars that today will have cost at its end, at the pace of the last hour."""
-        end = self.limits.calendar.window("d", self._now())[1]
+        end = self.limits.accounts.calendar.window("d", self._now())[1]
         return self._forecast.total_at(self.limits.spent("d"), end)
 
     # ── names of models ──────────────────────────────────────────────────────────────────────

@@ -9,9 +9,8 @@ So a cap can be overshot by no more than the error of the estimates under way, h
 For that, a decision and its reservation must be one step: everything here is synchronous, runs on the loop's thread,
 and awaits nothing.
 
-Counts live in memory and come out of the ledger at a start. For at most MAX_USERS users they are told apart; who was
-forgotten, or has not been loaded yet, counts as unknown (`is_loaded`), and the ledger is asked before a call of theirs
-is reserved (spend_lookup.py). All money is in whole nano-dollars (1e-9 $), all times are the wall clock's seconds.
+What was spent is in the accounts of spend_accounts.py. All money is in whole nano-dollars (1e-9 $), all times are the
+wall clock's seconds.
 
 With a store that several instances share, a window has its share of it in `escrow` (proxy/store/escrow.py), and what is
 reserved must fit into that window's slice of the cap; a call that lacks one is told so (SliceNeeded), gets it, and
@@ -20,15 +19,12 @@ reserves again (shared_caps.py).
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 
 from proxy.egress.billing.spend_account import MAX_SHARE_LEFT, CapReached, SpendAccount, Windows, WindowSpend
-from proxy.egress.billing.windows import PERIODS, Calendar
+from proxy.egress.billing.spend_accounts import SpendAccounts
+from proxy.egress.billing.windows import PERIODS
 from proxy.errors import OutriggerError
-from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema import Cap
 from proxy.policy.values import ANY_TIER, Spend
@@ -37,10 +33,6 @@ from proxy.store.escrow_sync import Escrow
 from proxy.store.money import WindowName
 from proxy.units import SpendPeriod, format_nanos, to_nanos
 
-MAX_USERS = 10_000  # about 500 bytes each
-EVICTION_CANDIDATES = 32  # users that have not called for longest, of whom the one who spent least is forgotten
-
-Forgiven = Mapping[str, Mapping[str, int]]  # nano-dollars that an operator forgave, by window and user
 Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `cap.warn` that was reached
 
 
@@ -171,33 +163,27 @@ class Reservation:
 
 
 class SpendLimits:
-    """The caps and counts of one upstream.
+    """The caps of one upstream, and what stands against them.
 
     Users and the whole are counted whether or not a cap rests on them, so that a policy that names a cap counts what
-    was spent before it did. `cap` is the policy in force, `evicted` how many users were forgotten for want of room.
+    was spent before it did.
+
+    cap: the policy in force
+    accounts: what was spent and is reserved
     """
 
     def __init__(self, cap: Cap, *, now: Callable[[], float], on_warn: Warn | None = None) -> None:
         self._now = now
         self._on_warn = on_warn
-        self._calendar = Calendar(cap.timezone)
-        self._window_ends: dict[SpendPeriod, float] = {}
-        self._total = SpendAccount()
-        self._users: OrderedDict[str, SpendAccount] = OrderedDict()  # the one who called last is last
-        self._unknown_until = 0.0  # until then, a user who has no account here may have spent something
         self._upstream = ""
         self._escrow: Escrow | None = None
         self._shared_periods: dict[tuple[bool, str], Mapping[SpendPeriod, int | None]] = {}
+        self.accounts = SpendAccounts(cap.timezone, now=now)
         self.cap = cap
-        self.evicted = 0
 
     def __repr__(self) -> str:
-        today = self._current_windows(self._total)["d"]
+        today = self.accounts.current_total()["d"]
         return f"<SpendLimits ${format_nanos(today.spent)} today, ${format_nanos(today.reserved)} reserved>"
-
-    @property
-    def calendar(self) -> Calendar:
-        return self._calendar
 
     def reconfigure(self, cap: Cap) -> bool:
         """Take other caps. True if their time zone is another: then all counts start anew and must be loaded again."""
@@ -206,11 +192,7 @@ class SpendLimits:
         self.cap = cap
         self._shared_periods.clear()
         if moved:
-            self._calendar = Calendar(cap.timezone)
-            self._window_ends.clear()
-            self._total = SpendAccount()
-            self._users.clear()
-            self.mark_unloaded()
+            self.accounts.start_anew(cap.timezone)
         return moved
 
     # ── shared with other instances ──────────────────────────────────────────────────────────
@@ -218,6 +200,7 @@ class SpendLimits:
     def share(self, upstream: str, escrow: Escrow) -> None:
         """Count the windows that have a cap together with other instances, under the upstream's name."""
         self._upstream, self._escrow = upstream, escrow
+        self.accounts.escrow = escrow
 
     @property
     def upstream(self) -> str:
@@ -231,7 +214,7 @@ class SpendLimits:
         """The current windows of all users together and of this one that several instances count together."""
         if self._escrow is None:
             return ()
-        account = self._account_of(user)
+        account = self.accounts.find_or_open(user)
         return (
             *self.total_windows(),
             *self._share_windows(self._escrow, account, user, self._periods_of(user, tier)),
@@ -241,14 +224,14 @@ class SpendLimits:
         """The current windows of all users together."""
         if self._escrow is None:
             return ()
-        self._current_windows(self._total)
-        return self._share_windows(self._escrow, self._total, None, self._periods_of_all())
+        self.accounts.current_total()
+        return self._share_windows(self._escrow, self.accounts.total, None, self._periods_of_all())
 
     def every_window(self, user: str) -> tuple[EscrowWindow, ...]:
         """All current windows of one user, whatever cap rests on them."""
         if self._escrow is None:
             return ()
-        account = self._account_of(user)
+        account = self.accounts.find_or_open(user)
         limits = {
             period: window.escrow.limit if window.escrow is not None else None
             for period, window in account.windows.items()
@@ -297,7 +280,7 @@ class SpendLimits:
             window = windows[period]
             shared = window.escrow
             if shared is None:
-                start = self._calendar.window(period, window.end - 1)[0]
+                start = self.accounts.calendar.window(period, window.end - 1)[0]
                 name = WindowName(self._upstream, user, period, start, window.end)
                 shared = escrow.find_window(name)
                 if shared is not None and isinstance(shared.counts, WindowSpend):
@@ -313,13 +296,13 @@ class SpendLimits:
 
     def reservation(self, user: str, tier: str, began_at: float | None = None) -> Reservation:
         """An empty reservation for a call. `began_at`: when the call began, if that was before now."""
-        self._current_windows(self._total)
-        account = self._account_of(user)
+        self.accounts.current_total()
+        account = self.accounts.find_or_open(user)
         if account.counted_since is not None and began_at is not None:
             # The ledger is asked for what began before `counted_since`: this call is counted here, and only here.
             account.counted_since = min(account.counted_since, began_at)
         shared = self.shared_windows(user, tier) if self._escrow is not None else ()
-        return Reservation(self, user, tier, (self._total, account), shared)
+        return Reservation(self, user, tier, (self.accounts.total, account), shared)
 
     def check(self, reservation: Reservation, amount: int) -> None:
         """Raises CapReached if `amount` more would pass a cap, SliceNeeded if a slice of one is to be had first."""
@@ -360,19 +343,19 @@ class SpendLimits:
     def spent(self, period: SpendPeriod, user: str | None = None) -> int:
         """Nano-dollars spent in the current window, by one user or by all."""
         if user is None:
-            return self._current_windows(self._total)[period].spent
-        account = self._users.get(user)
-        return self._current_windows(account)[period].spent if account is not None else 0
+            return self.accounts.current_total()[period].spent
+        window = self.accounts.find_window(user, period)
+        return window.spent if window is not None else 0
 
     @property
     def reserved(self) -> int:
         """Nano-dollars that all calls under way have reserved."""
-        return self._current_windows(self._total)["month"].reserved + self.reserved_elsewhere
+        return self.accounts.current_total()["month"].reserved + self.reserved_elsewhere
 
     @property
     def reserved_elsewhere(self) -> int:
         """The part of it that other instances have reserved, as they said last."""
-        shared = self._current_windows(self._total)["month"].escrow
+        shared = self.accounts.current_total()["month"].escrow
         return shared.open_elsewhere if shared is not None else 0
 
     def caps_of(self, user: str, tier: str) -> tuple[Spend, ...]:
@@ -389,12 +372,12 @@ class SpendLimits:
         caps = self.caps_of(user, tier)
         if not caps:
             return None
-        account = self._users.get(user) or SpendAccount()
-        windows = self._current_windows(account)
+        account = self.accounts.users.get(user) or SpendAccount()
+        windows = self.accounts.current_windows(account)
         for cap in caps:
             window = windows[cap.period]
             if account.is_exhausted(window, to_nanos(cap.amount)):
-                turns_at = self._calendar.format_moment(window.end)
+                turns_at = self.accounts.calendar.format_moment(window.end)
                 text = f"${format_nanos(window.counted)} of {cap} is spent; it turns at {turns_at}"
                 return text, window.end - self._now()
         return None
@@ -404,9 +387,9 @@ class SpendLimits:
         total = self.cap.total
         if total is None:
             return None
-        window, limit = self._current_windows(self._total)[total.period], to_nanos(total.amount)
+        window, limit = self.accounts.current_total()[total.period], to_nanos(total.amount)
         share = window.spent / (limit or 1)
-        return max(share, 1.0) if self._total.is_exhausted(window, limit) else share
+        return max(share, 1.0) if self.accounts.total.is_exhausted(window, limit) else share
 
     def count_users_above(self, share: float, tier_of: Callable[[str], str]) -> int:
         """How many users have spent more than this share of a cap of their own, or have no room for a usual call.
@@ -427,7 +410,7 @@ class SpendLimits:
             window, limit = account.windows[cap.period], to_nanos(cap.amount)
             return window.end > now and (window.counted > share * limit or account.is_exhausted(window, limit))
 
-        for user, account in self._users.items():
+        for user, account in self.accounts.users.items():
             # The tier costs a look-up, so only users who can be above some cap pay for it.
             if any(account.windows[period].counted >= threshold for period, threshold in lowest.items()):
                 count += any(is_above(account, cap) for cap in self.caps_of(user, tier_of(user)))
@@ -435,18 +418,18 @@ class SpendLimits:
 
     def counted(self, period: SpendPeriod, user: str) -> int:
         """Nano-dollars of the current window that stand against this user's caps."""
-        account = self._users.get(user)
-        return self._current_windows(account)[period].counted if account is not None else 0
+        window = self.accounts.find_window(user, period)
+        return window.counted if window is not None else 0
 
     def forgive(self, user: str) -> dict[SpendPeriod, int]:
         """Take today's spend off this user's caps, that of the month included; what this took off each window.
 
         The windows of all users keep it: the money is gone.
         """
-        account = self._users.get(user)
+        account = self.accounts.users.get(user)
         if account is None:
             return {}
-        windows = self._current_windows(account)
+        windows = self.accounts.current_windows(account)
         today = windows["d"].counted
         # An hour may count less than the day so far: no window gives back more than it counts.
         taken = {period: min(windows[period].counted, today) for period in PERIODS}
@@ -454,73 +437,7 @@ class SpendLimits:
             windows[period].forgive(amount)
         return {period: amount for period, amount in taken.items() if amount}
 
-    def top_spenders(self, period: SpendPeriod, count: int) -> list[tuple[str, int]]:
-        """Who spent most in the current window, and how many nano-dollars."""
-        spent = [(user, self._current_windows(account)[period].spent) for user, account in self._users.items()]
-        return sorted((pair for pair in spent if pair[1]), key=lambda pair: -pair[1])[:count]
-
-    # ── out of the ledger ────────────────────────────────────────────────────────────────────
-
-    def window_starts(self) -> dict[str, float]:
-        """When each current window began."""
-        now = self._now()
-        return {period: self._calendar.window(period, now)[0] for period in PERIODS}
-
-    def mark_unloaded(self) -> None:
-        """Nothing has been loaded yet: until `load`, everybody may have spent something."""
-        self._unknown_until = math.inf
-
-    def is_loaded(self, user: str) -> bool:
-        """Whether all that this user spent is counted here. If the store is there, it says so before each call."""
-        if self._escrow is not None and self._escrow.away_because is None:
-            return True
-        account = self._users.get(user)
-        return account.counted_since is None if account is not None else self._now() >= self._unknown_until
-
-    def counted_since(self, user: str) -> float | None:
-        """The moment up to which the ledger is to be asked about a user; None: for all that it has."""
-        account = self._users.get(user)
-        return account.counted_since if account is not None else None
-
-    def load(self, window_starts: Mapping[str, float], spent: Mapping[str, WindowTotals], forgiven: Forgiven) -> None:
-        """Add what the ledger has of these windows (by when each began).
-
-        Of the users, the largest spenders of the longest window get an account; the others stay unknown.
-        """
-        current = self.window_starts()
-        periods = [period for period in PERIODS if period in spent and window_starts[period] == current[period]]
-        total = self._current_windows(self._total)
-        for period in periods:
-            total[period].load(spent[period].total)
-        named = set[str]().union(*(spent[period].users for period in periods))
-        by_spend = spent[periods[-1]].users if periods else ()
-        kept = [user for user in by_spend if _is_fully_named(user, spent)][:MAX_USERS]
-        left_out = len(kept) < len(named) or any(spent[period].rest for period in periods)
-        # When the longest window ends, nobody's spend of before it counts any more: then all users are known again.
-        self._unknown_until = total["month"].end if left_out else 0.0
-        for user in reversed(kept):  # the largest last, as if they had called last
-            if user in self._users:
-                continue  # who called meanwhile is counted from then on; the ledger is asked when they call again
-            totals = UserTotals(
-                {period: spent[period].users.get(user, 0) for period in periods},
-                {period: forgiven.get(period, {}).get(user, 0) for period in periods},
-            )
-            self.load_user(user, totals, window_starts)
-
-    def load_user(self, user: str, totals: UserTotals, window_starts: Mapping[str, float]) -> None:
-        """Add what the ledger has of one user in these windows. Nothing happens if it has been added before."""
-        account = self._account_of(user, is_known=False)
-        if account.counted_since is None:
-            return
-        account.counted_since = None
-        current = self.window_starts()
-        for period, window in account.windows.items():
-            if window_starts[period] == current[period]:  # a window may have ended while the ledger was asked
-                if window.escrow is None or not window.escrow.is_heard:
-                    window.forgive(totals.forgiven.get(period, 0))
-                window.load(totals.spent.get(period, 0))
-
-    # ── accounts and windows ─────────────────────────────────────────────────────────────────
+    # ── what a cap rests on ──────────────────────────────────────────────────────────────────
 
     def _caps_on(self, reservation: Reservation) -> list[tuple[str, Spend, WindowSpend]]:
         total, own = reservation.windows
@@ -537,63 +454,8 @@ class SpendLimits:
         used += f" and ${format_nanos(reserved)} reserved" if reserved else ""
         return (
             f"It may cost ${format_nanos(amount)}, and of {cap} for {name} {used}; "
-            f"it turns at {self._calendar.format_moment(window.end)}."
+            f"it turns at {self.accounts.calendar.format_moment(window.end)}."
         )
-
-    def _account_of(self, user: str, *, is_known: bool = True) -> SpendAccount:
-        """This user's account, made if there is none.
-
-        A new one is complete at once if no user is unknown, unless the caller says that this one is not known.
-        """
-        account = self._users.get(user)
-        if account is None:
-            now = self._now()
-            account = SpendAccount(None if is_known and now >= self._unknown_until else now)
-            self._users[user] = account
-            self._current_windows(account)
-            if len(self._users) > MAX_USERS:
-                self._evict_user()
-        else:
-            self._users.move_to_end(user)
-            self._current_windows(account)
-        return account
-
-    def _current_windows(self, account: SpendAccount) -> Windows:
-        """Its windows, with a fresh one in place of each that has ended."""
-        now, windows = self._now(), account.windows
-        for period in PERIODS:
-            if now >= self._window_ends.get(period, 0.0):
-                self._window_ends[period] = self._calendar.window(period, now)[1]
-            window = windows.get(period)
-            if window is None or now >= window.end:
-                windows[period] = WindowSpend(self._window_ends[period])
-        return windows
-
-    def _is_untold(self, window: WindowSpend) -> bool:
-        return self._escrow is not None and window.escrow is not None and not self._escrow.is_settled(window.escrow)
-
-    def _evict_user(self) -> None:
-        """Forget a user. What they spent is in the ledger, which is asked when they come again."""
-        # Of those unseen for longest, the one who spent least: if that is nothing, nobody becomes unknown.
-        now, candidates = self._now(), []
-        for user, account in islice(self._users.items(), len(self._users) - 1):  # all but the newest
-            # A reservation must come back to the account that it was made in, so its owner stays; so does one of whom
-            # the store does not know all.
-            if not any(window.reserved or self._is_untold(window) for window in account.windows.values()):
-                spent = max((window.spent for window in account.windows.values() if window.end > now), default=0)
-                candidates.append((spent, user))
-            if len(candidates) >= EVICTION_CANDIDATES:
-                break
-        if not candidates:
-            return
-        spent, user = min(candidates)
-        evicted = self._users.pop(user)
-        self.evicted += 1
-        for window in evicted.windows.values():
-            if self._escrow is not None and window.escrow is not None:
-                self._escrow.forget_window(window.escrow)
-        if spent or evicted.counted_since is not None:
-            self._unknown_until = max(self._unknown_until, evicted.windows["month"].end)
 
 
 def _lowest_limits(caps: Sequence[Spend], *also: SpendPeriod) -> dict[SpendPeriod, int | None]:
@@ -603,11 +465,6 @@ def _lowest_limits(caps: Sequence[Spend], *also: SpendPeriod) -> dict[SpendPerio
         limit, lowest = to_nanos(cap.amount), found.get(cap.period)
         found[cap.period] = limit if lowest is None else min(lowest, limit)
     return found
-
-
-def _is_fully_named(user: str, spent: Mapping[str, WindowTotals]) -> bool:
-    """Whether each window either names this user or names everybody who spent anything in it."""
-    return all(user in window.users or not window.rest for window in spent.values())
 
 
 def _windows_begun_by(windows: Windows, window_starts: Mapping[str, float], at: float) -> Windows:

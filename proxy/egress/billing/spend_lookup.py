@@ -44,7 +44,7 @@ class SpendLookup:
         """Whether all that this user spent at an upstream is known now. It is not while the ledger is away."""
         ledger = self._ledger
         if ledger is None or self._clock() < self._pause_until:
-            return limits.is_loaded(user)
+            return limits.accounts.is_loaded(user)
         coming = self._next_rounds.get(limits)
         if coming is None:
             coming = self._next_rounds[limits] = _Round()
@@ -57,7 +57,7 @@ class SpendLookup:
                 await coming.done.wait()
         except TimeoutError:
             pass
-        return limits.is_loaded(user)
+        return limits.accounts.is_loaded(user)
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -88,11 +88,11 @@ class SpendLookup:
     async def _query_ledger(self, upstream: str, limits: SpendLimits, ledger: Ledger, current: _Round) -> None:
         users_by_until: dict[float | None, list[str]] = {}
         for user in current.users:
-            if not limits.is_loaded(user):
-                users_by_until.setdefault(limits.counted_since(user), []).append(user)
+            if not limits.accounts.is_loaded(user):
+                users_by_until.setdefault(limits.accounts.counted_since(user), []).append(user)
         for until, users in users_by_until.items():
             rest = iter(users)
             while batch := list(islice(rest, MAX_USERS_PER_QUERY)):
-                starts = limits.window_starts()
+                starts = limits.accounts.window_starts()
                 for user, totals in (await ledger.user_totals(upstream, batch, starts, until)).items():
-                    limits.load_user(user, totals, starts)
+                    limits.accounts.load_user(user, totals, starts)

@@ -78,7 +78,8 @@ class UserSpend:
     def _unloaded_limits(self, user: str, tier: str | None) -> Iterator[tuple[str, SpendLimits]]:
         for name, upstream in self._upstreams.items():
             limits = upstream.billing.limits
-            if upstream.billing.metered and (tier is None or limits.caps_of(user, tier)) and not limits.is_loaded(user):
+            is_concerned = upstream.billing.metered and (tier is None or limits.caps_of(user, tier))
+            if is_concerned and not limits.accounts.is_loaded(user):
                 yield name, limits
 
     def spent_today(self, user: str) -> int:
@@ -136,7 +137,8 @@ class UserSpend:
             "projected_today_usd": format_nanos(upstream.billing.projected_today()),
             "cap_total": None if limits.cap.total is None else str(limits.cap.total),
             "top_users_today": [
-                {"user": user, "usd": format_nanos(amount)} for user, amount in limits.top_spenders("d", MAX_TOP_USERS)
+                {"user": user, "usd": format_nanos(amount)}
+                for user, amount in limits.accounts.top_spenders("d", MAX_TOP_USERS)
             ],
         }
 
@@ -151,12 +153,12 @@ async def load_spend(
     if not upstream.billing.metered:
         return
     limits = upstream.billing.limits
-    starts = limits.window_starts()
+    starts = limits.accounts.window_starts()
     # All answers are fetched before any of them is counted: a ledger that goes away half-way leaves nothing counted.
     spent = await ledger.window_totals(upstream.name, starts, until)
     forgiven = await ledger.forgiven_by_user(upstream.name, starts, until)
     records = await background.open_records(upstream.name) if background is not None else []
-    limits.load(starts, spent, forgiven)  # from here on nothing raises, so nothing is counted twice
+    limits.accounts.load(starts, spent, forgiven)  # from here on nothing raises, so nothing is counted twice
     if background is not None:
         await background.restore(upstream, records, until)
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 
 from proxy.egress.billing.forecast import SpendForecast
 from proxy.egress.billing.spend_account import CapReached
-from proxy.egress.billing.spend_limits import MAX_USERS, SpendLimits
+from proxy.egress.billing.spend_accounts import MAX_USERS
+from proxy.egress.billing.spend_limits import SpendLimits
 from proxy.egress.billing.windows import Calendar
 from proxy.ledger.store import UserTotals, WindowTotals
 from proxy.observe.reserved_users import UNATTRIBUTED
@@ -214,12 +215,12 @@ def test_each_mark_is_warned_of_once():
 
 def test_what_the_ledger_has_counts_after_a_restart():
     mine = limits(per_user=["$0.10/d", "$1/month"], total="$5/d")
-    mine.mark_unloaded()
+    mine.accounts.mark_unloaded()
     spent = {
         "d": WindowTotals({"ada": 90_000_000}, 0),
         "month": WindowTotals({"ada": 95_000_000, "bob": 1_000_000_000}, 0),
     }
-    mine.load(mine.window_starts(), spent | {"h": WindowTotals({}, 0)}, {})
+    mine.accounts.load(mine.accounts.window_starts(), spent | {"h": WindowTotals({}, 0)}, {})
     assert mine.spent("month") == 1_095_000_000
     assert mine.spent("d") == 90_000_000
     assert mine.spent("month", "ada") == 95_000_000
@@ -243,7 +244,7 @@ def test_memory_is_bounded_and_who_owes_most_is_remembered():
     holding.reserve(1)
     for number in range(MAX_USERS + 100):
         pay(mine, 0.000001, f"user-{number}")
-    assert mine.evicted == 102
+    assert mine.accounts.evicted == 102
     assert mine.spent("d", "whale") == 900_000_000
     holding.release()
     assert mine.reserved == 0
@@ -254,38 +255,38 @@ def test_who_was_forgotten_is_in_doubt_until_the_ledger_was_asked_or_the_month_i
     mine = limits(clock, per_user=["$1/d"])
     for number in range(MAX_USERS + 1):
         pay(mine, 0.00005 * (number + 1), f"user-{number}")
-    assert mine.evicted == 1
-    assert not mine.is_loaded("user-0")
-    assert mine.is_loaded("user-1")
-    mine.load_user(
-        "user-0", UserTotals({"d": 1_000_000, "month": 5_000_000}, {"month": 2_000_000}), mine.window_starts()
+    assert mine.accounts.evicted == 1
+    assert not mine.accounts.is_loaded("user-0")
+    assert mine.accounts.is_loaded("user-1")
+    mine.accounts.load_user(
+        "user-0", UserTotals({"d": 1_000_000, "month": 5_000_000}, {"month": 2_000_000}), mine.accounts.window_starts()
     )
-    assert mine.is_loaded("user-0")
+    assert mine.accounts.is_loaded("user-0")
     assert (mine.spent("d", "user-0"), mine.counted("month", "user-0")) == (1_000_000, 3_000_000)
-    mine.load_user("user-0", UserTotals({"d": 9}, {}), mine.window_starts())
+    mine.accounts.load_user("user-0", UserTotals({"d": 9}, {}), mine.accounts.window_starts())
     assert mine.spent("d", "user-0") == 1_000_000, "once"
-    assert not mine.is_loaded("user-1"), "who made room for it"
+    assert not mine.accounts.is_loaded("user-1"), "who made room for it"
     clock.at = Calendar("UTC").window("month", clock.at)[1]
-    assert mine.is_loaded("user-1"), "in a new month nobody spent anything"
+    assert mine.accounts.is_loaded("user-1"), "in a new month nobody spent anything"
 
 
 def test_windows_that_turned_while_the_ledger_was_asked_are_left_out():
     clock = Clock()
     mine = limits(clock, per_user=["$1/d"])
-    mine.mark_unloaded()
-    windows = mine.window_starts()
+    mine.accounts.mark_unloaded()
+    windows = mine.accounts.window_starts()
     clock.at += 86400
-    mine.load_user("ada", UserTotals(dict.fromkeys(windows, 7), {}), windows)
+    mine.accounts.load_user("ada", UserTotals(dict.fromkeys(windows, 7), {}), windows)
     assert {period: mine.spent(period, "ada") for period in windows} == {"h": 0, "d": 0, "month": 7}
 
 
 def test_a_call_that_goes_on_without_the_ledgers_word_is_not_asked_for_again():
     clock = Clock()
     mine = limits(clock, per_user=["$1/d"])
-    mine.mark_unloaded()
+    mine.accounts.mark_unloaded()
     mine.reservation("ada", "free", clock.at - 3)
     mine.reservation("ada", "free", clock.at - 7)
-    assert mine.counted_since("ada") == clock.at - 7
+    assert mine.accounts.counted_since("ada") == clock.at - 7
 
 
 def test_a_projection_adds_the_pace_of_the_last_hour():
@@ -328,8 +329,8 @@ class Money(RuleBasedStateMachine):
         for user, at, amount in self.ledger:
             if at >= start:
                 found[user] = found.get(user, 0) + amount
-        self.limits.mark_unloaded()
-        self.limits.load(self.limits.window_starts(), {"d": WindowTotals(found, 0)}, {})
+        self.limits.accounts.mark_unloaded()
+        self.limits.accounts.load(self.limits.accounts.window_starts(), {"d": WindowTotals(found, 0)}, {})
         self.live: list[dict] = []
         self.day = start
 

@@ -34,7 +34,7 @@ def upstream(kind="openai"):
 async def test_a_ledger_that_is_away_is_asked_until_it_answers_for_what_came_before_the_start(monkeypatch):
     monkeypatch.setattr(user_spend, "RETRY_SECONDS", 0.001)
     ledger, mine = Ledger(away=3), upstream()
-    mine.billing.limits.mark_unloaded()
+    mine.billing.limits.accounts.mark_unloaded()
     mine.billing.limits.reservation("bob", "free").spend(100)  # a call of the meantime
     await user_spend.load_spend_when_back(mine, ledger, 1234.5)
     assert len(ledger.asked) == 4
@@ -42,8 +42,8 @@ async def test_a_ledger_that_is_away_is_asked_until_it_answers_for_what_came_bef
     assert mine.billing.limits.spent("d", "ada") == 5
     assert mine.billing.limits.counted("d", "ada") == 3  # two were forgiven
     assert mine.billing.limits.spent("month") == 112
-    assert mine.billing.limits.is_loaded("ada")
-    assert not mine.billing.limits.is_loaded("bob"), "what he spent before is asked for with his next call"
+    assert mine.billing.limits.accounts.is_loaded("ada")
+    assert not mine.billing.limits.accounts.is_loaded("bob"), "what he spent before is asked for with his next call"
 
 
 async def test_an_upstream_without_prices_asks_nobody():

@@ -286,7 +286,7 @@ async def test_a_reservation_stands_over_a_restart_and_is_settled_after_it(tmp_p
 
 
 async def test_it_stands_for_one_of_whom_a_start_remembers_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr("proxy.egress.billing.spend_limits.MAX_USERS", 1)
+    monkeypatch.setattr("proxy.egress.billing.spend_accounts.MAX_USERS", 1)
     async with background_vendor() as vendor:
         async with instance(tmp_path, vendor) as out:
             dear = await out.begin(user="bob")

@@ -15,7 +15,7 @@ from egress_gateway import CHAT, QUICK, Vendor, egress_gateway, says
 from gateway_process import APPS, gateway
 from postgres_process import postgres
 
-from proxy.egress.billing import spend_limits, spend_lookup
+from proxy.egress.billing import spend_accounts, spend_lookup
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.record import CallRecord
 from proxy.ledger.sqlite import SqliteStore
@@ -85,20 +85,20 @@ async def code(out, user: str) -> str:
 
 
 async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(spend_limits, "MAX_USERS", 100)
+    monkeypatch.setattr(spend_accounts, "MAX_USERS", 100)
     async with ledger(url) as before:
         # From 990,000 nano-dollars down: all have spent so much of their million that no call fits.
         await before.store.write_batch([row(f"user-{at}", 1_000_000 - 10_000 - at) for at in range(300)], [])
     vendor = Vendor(says())
     async with ledger(url) as after, egress_gateway(tmp_path, vendor, openai=CAP, ledger=after) as out:
         mem = out.openai.billing.limits
-        assert [mem.is_loaded(user) for user in ("user-0", "user-99", "user-100", "user-299")] == [
+        assert [mem.accounts.is_loaded(user) for user in ("user-0", "user-99", "user-100", "user-299")] == [
             True,
             True,
             False,
             False,
         ]
-        assert mem.top_spenders("month", 1) == [("user-0", 990_000)]
+        assert mem.accounts.top_spenders("month", 1) == [("user-0", 990_000)]
         assert mem.spent("month") == sum(990_000 - at for at in range(300))
         for user in ("user-0", "user-99", "user-100", "user-299"):
             assert await code(out, user) == "cost_cap_exceeded", user
@@ -107,7 +107,7 @@ async def test_a_restart_with_more_users_than_are_kept_forgets_nobody(tmp_path, 
 
 
 async def test_who_is_forgotten_while_it_runs_is_asked_of_the_ledger_too(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(spend_limits, "MAX_USERS", 40)
+    monkeypatch.setattr(spend_accounts, "MAX_USERS", 40)
     cap = CAP.replace("$0.001/month", "$0.00005/month")  # room for two
     async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=cap, ledger=books) as out:
         mem = out.openai.billing.limits
@@ -115,20 +115,20 @@ async def test_who_is_forgotten_while_it_runs_is_asked_of_the_ledger_too(tmp_pat
         for at in range(120):  # each spends more than ada
             await books.store.write_batch([row(f"other-{at}", 40_000)], [])
             assert await code(out, f"other-{at}") == ("ok" if at < 40 else "cost_cap_exceeded"), at
-        assert mem.evicted
-        assert not mem.is_loaded("ada")
+        assert mem.accounts.evicted
+        assert not mem.accounts.is_loaded("ada")
         assert await code(out, "ada") == "cost_cap_exceeded"
         assert mem.spent("month", "ada") == 2 * PAID
         assert mem.reserved == 0
 
 
 async def test_what_waits_to_be_written_counts_and_what_was_forgiven_does_not(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(spend_limits, "MAX_USERS", 1)
+    monkeypatch.setattr(spend_accounts, "MAX_USERS", 1)
     async with ledger(url) as books, egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
         mem, now = out.openai.billing.limits, time.time()
         await books.store.write_batch([row("ada", 990_000), row("bob", 500_000)], [])
         await books.store.record_forgiven([ForgivenSpend("f", now, "openai", "ada", "month", 900_000)])
-        mem.mark_unloaded()
+        mem.accounts.mark_unloaded()
         books.record(row("bob", 450_000, now - 0.001))
         await books.store.write_batch([row("ada", 123, now - 70 * 86400)], [])
         assert await code(out, "ada") == "ok"
@@ -173,7 +173,7 @@ async def test_while_the_ledger_is_away_calls_go_on_and_are_counted_once_it_is_b
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.billing.limits
             await moody.write_batch([row("ada", 990_000)], [])
-            mem.mark_unloaded()
+            mem.accounts.mark_unloaded()
             moody.mood = mood
             assert await code(out, "ada") == "ok"
             assert await code(out, "ada") == "ok"
@@ -192,7 +192,7 @@ async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_pa
     vendor = Vendor(says())
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody, on_error="deny") as books:
         async with egress_gateway(tmp_path, vendor, openai=CAP, ledger=books) as out:
-            out.openai.billing.limits.mark_unloaded()
+            out.openai.billing.limits.accounts.mark_unloaded()
             moody.mood = "hangs"
             assert await code(out, "ada") == "ledger_unavailable"
             url = f"{out.url}/openai/v1/realtime?model=gpt-realtime"
@@ -204,7 +204,7 @@ async def test_with_on_error_deny_no_call_is_made_whose_user_is_not_known(tmp_pa
 async def test_many_at_once_are_asked_for_together(tmp_path, moody):
     async with ledger(f"sqlite:///{tmp_path}/ledger.db", moody) as books:
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
-            out.openai.billing.limits.mark_unloaded()
+            out.openai.billing.limits.accounts.mark_unloaded()
             users = [f"user-{at % 50}" for at in range(100)]
             assert set(await asyncio.gather(*(code(out, user) for user in users))) == {"ok"}
             assert sorted(user for asked in moody.asked for user in asked) == sorted(set(users))
@@ -217,7 +217,7 @@ async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monk
         async with egress_gateway(tmp_path, Vendor(says()), openai=CAP, ledger=books) as out:
             mem = out.openai.billing.limits
             await moody.write_batch([row("unattributed", 990_000)], [])
-            mem.mark_unloaded()
+            mem.accounts.mark_unloaded()
             moody.mood, moody.slow = "away", 0.1
             assert (await out.chat())[0] == 200
             moody.mood = ""
@@ -234,7 +234,7 @@ async def test_who_calls_all_the_time_is_asked_for_as_well(tmp_path, moody, monk
             over.set()
             await calling
             assert status == 200
-            assert mem.is_loaded("unattributed")
+            assert mem.accounts.is_loaded("unattributed")
             assert mem.spent("month", "unattributed") == 990_000 + 2 * PAID
 
 

@@ -17,9 +17,9 @@ help:
 	@echo "make run APP='…'     in front of your own, e.g. APP='uvicorn main:app --port \$$\$$PORT'"
 	@echo 'make test            everything, and our own code on the newest Python here too'
 	@echo 'make check           lint, types and make test'
-	@echo 'make bench           the figures of docs/figures.md'
+	@echo 'make bench           the figures of docs/figures.md, beside peers that it installs; one part: PART=bench_requests'
 	@echo 'make prices          the price table, from the genai-prices of requirements-dev.txt'
-	@echo "make bench-litellm   those of calls out beside LiteLLM's proxy, which it installs"
+	@echo "make bench-litellm   those of calls out, LiteLLM's proxy among the peers"
 	@echo "make schema          schema, manual page, completions, after a key or a command was added or described anew"
 	@echo 'make lock            the locks with hashes, after a dependency was changed; UPGRADE=1 for the newest'
 	@echo 'make oldest          our own tests on the oldest versions that requirements.txt allows'
@@ -80,7 +80,9 @@ screenshots: .venv/$(STAMP) setup
 
 check: lint types test
 
+# Peers are set up for those parts that are beside some.
 bench: .venv/$(STAMP) setup
+	@case '$(PART)' in ''|*requests*|*bytes*|*calls*|*streams*|*store*) sh tests/bench/peers.sh;; esac
 	@PYTHONPATH=. .venv/bin/python tests/bench/run.py $(PART)
 
 prices: .venv/$(STAMP)
@@ -130,12 +132,8 @@ release-check: dist sbom
 pins: | .venv/bin/python
 	@.venv/bin/python deploy/release/pins.py
 
-.venv-litellm/$(STAMP): tests/bench/litellm.txt .venv/$(STAMP)
-	@echo "setting up LiteLLM's proxy (.venv-litellm) …"
-	@.venv/bin/python -m venv .venv-litellm && .venv-litellm/bin/python $(PIP) -r $< && touch $@
-
-bench-litellm: .venv-litellm/$(STAMP) .venv/$(STAMP) setup
-	@PYTHONPATH=. .venv/bin/python tests/bench/run.py bench_calls
+bench-litellm:
+	@$(MAKE) --no-print-directory bench PART=bench_calls
 
 .venv-locust/$(STAMP): deploy/loadtest/requirements.txt
 	$(call need_python)

@@ -3,6 +3,7 @@
 import socket
 import time
 
+import peers
 from bench_tools import Bench, Peer, table
 
 SIZE = 1024 * 2**20
@@ -38,9 +39,9 @@ def up(port: int) -> float:
 def main() -> None:
     print("1 GiB each way, MiB a second")
     with Bench() as bench:
-        peers: list[Peer] = [peer for peer in (bench.nginx(), bench.outrigger()) if peer]
+        compared: list[Peer] = [peer for peer in (peers.nginx(bench), bench.outrigger()) if peer]
         rows = [["direct", *(f"{rate:,.0f}" for rate in rates(bench.app_port)), "—"]]
-        for peer in peers:
+        for peer in compared:
             row = [f"{rate:,.0f}" for rate in rates(peer.port)]
             rows.append([peer.name, *row, f"{peer.resident():.0f}"])
         table(["", "down", "up", "WebSocket", "resident MiB afterwards"], rows)

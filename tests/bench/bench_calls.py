@@ -1,4 +1,5 @@
-"""Calls out through the gateway beside direct ones: calls a second, CPU, streams, faults, a dead provider."""
+"""Calls out beside Envoy that passes them, Portkey's gateway, LiteLLM's proxy and a plain aiohttp proxy: CPU time a call
+and calls a second; faults, a dead provider. Streams are in bench_streams."""
 
 import asyncio
 import statistics
@@ -7,17 +8,22 @@ import time
 from pathlib import Path
 
 import aiohttp
-from bench_tools import HERE, ROOT, Bench, free_port
+import peers
+from bench_tools import HERE, Bench, Peer, free_port, quantile, summarize, table
+from drive import drive, generator
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "what is an outrigger?"}]}
-RUNS = 3
-# Without them it looks for prices on the web, and refuses to start without a master key.
-LITELLMS = ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY")
-LITELLM = ROOT / ".venv-litellm" / "bin" / "litellm"
+OWNED = '{"model":"gpt-4o-mini","user":"premium_USER","messages":[{"role":"user","content":"what is an outrigger?"}]}'
+ROUNDS, SECONDS, CALLERS = 3, 2, 16
+LITELLM_SECONDS = 5  # so slow that the calls under way when the time is up would count
+OURS = "Outrigger: metered, capped, on the ledger"
+# By user and day, by user and month, and all together.
+CAPPED = "    cap: {per_user: [$100/d, $1000/month], unattributed: $10/d, total: $10000/d}\n"
 POLICY = """
 listen: {{public: off, admin: 127.0.0.1:{admin}, egress: 127.0.0.1:{egress}}}
 app: {{url: "http://127.0.0.1:{app}"}}
 log: {{level: {level}}}
+ledger: {{url: "sqlite:///{ledger}"}}
 upstreams:
   openai:
     base_url: http://127.0.0.1:{vendor}/v1
@@ -42,8 +48,9 @@ web.run_app(main(), host="127.0.0.1", port=int(sys.argv[1]), access_log=None, pr
 
 def gateway(bench: Bench, name: str, vendor: int, rules: str = "", level: str = "info"):
     egress, admin = free_port(), free_port()
-    text = POLICY.format(egress=egress, admin=admin, app=bench.app_port, vendor=vendor, rules=rules, level=level)
-    path = Path(bench.tmp) / f"{name}.yaml"
+    path, ledger = Path(bench.tmp) / f"calls-{egress}.yaml", f"{bench.tmp}/calls-{egress}.db"
+    ports = {"egress": egress, "admin": admin, "app": bench.app_port, "vendor": vendor}
+    text = POLICY.format(rules=rules, level=level, ledger=ledger, **ports)
     path.write_text(text)
     return bench.spawn(name, egress, [sys.executable, "-m", "proxy", "run", "--policy", str(path)])
 
@@ -76,85 +83,52 @@ async def told(port: int, method: str, path: str) -> str:
 def calls(bench: Bench) -> None:
     vendor = free_port()
     bench.spawn("vendor", vendor, [sys.executable, str(HERE / "bench_vendor.py"), str(vendor)])
-    peer = free_port()
-    plain = bench.spawn("plain aiohttp", peer, [sys.executable, "-c", PLAIN, str(peer), str(vendor)])
-    ours = gateway(bench, "Outrigger", vendor)
-    peers = [
-        ("direct", None, vendor, "/v1/chat/completions", 3000),
-        ("plain aiohttp", plain, plain.port, "/v1/chat/completions", 3000),
-        ("Outrigger", ours, ours.port, "/openai/v1/chat/completions", 3000),
-    ]
-    if LITELLM.exists():
-        other = litellm(bench, vendor)
-        peers.append(("LiteLLM's proxy", other, other.port, "/v1/chat/completions", 300))
-    results: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(RUNS):
-        for name, process, port, path, count in peers:
-            asyncio.run(load(port, path, count // 10, 16, CHAT))
-            before = process.cpu() if process else 0.0
-            took, _, statuses = asyncio.run(load(port, path, count, 16, CHAT))
-            assert set(statuses) == {200}, f"{name} answered {set(statuses)}"
-            cpu = (process.cpu() - before) / count if process else 0.0
-            results.setdefault(name, []).append((count / took, cpu * 1e6))
-    rates = {name: statistics.median(rate for rate, _ in runs) for name, runs in results.items()}
-    theirs = rates.get("LiteLLM's proxy", 57.0)
-    source = "" if LITELLM.exists() else ", which was 57/s where it was measured (make bench-litellm)"
-    for name, process, *_ in peers:
-        cpu = statistics.median(cpu for _, cpu in results[name])
-        more = f", {cpu:,.0f} µs of CPU a call, {process.resident():.0f} MiB" if process else ""
-        print(f"{name:<15} {rates[name]:8,.0f} calls/s{more}  ({rates[name] / theirs:.1f} × LiteLLM's proxy{source})")
-
-
-def litellm(bench: Bench, vendor: int):
-    """As its documentation starts it, with one worker, as on half a core."""
     port = free_port()
-    config = Path(bench.tmp) / "litellm.yaml"
-    config.write_text(
-        "model_list: [{model_name: gpt-4o-mini, litellm_params: {model: openai/gpt-4o-mini, api_key: sk-x, "
-        f'api_base: "http://127.0.0.1:{vendor}/v1"}}}}]\n'
-    )
-    command = [str(LITELLM), "--config", str(config), "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
-    return bench.spawn("LiteLLM", port, ["env", *(f"{name}=true" for name in LITELLMS), *command], patience=180.0)
-
-
-def streaming(bench: Bench) -> None:
-    vendor = free_port()
-    bench.spawn("streams", vendor, [sys.executable, str(HERE / "bench_vendor.py"), str(vendor)])
-    slow = free_port()
-    bench.spawn("slow streams", slow, [sys.executable, str(HERE / "bench_vendor.py"), str(slow), "ok", "0.02"])
-    quick, paced = gateway(bench, "streamer", vendor), gateway(bench, "paced", slow)
-    body = {**CHAT, "stream": True}
-    for name, port, path in (("direct", vendor, ""), ("Outrigger", quick.port, "/openai")):
-        rates = []
-        for _ in range(RUNS):
-            took, _, _ = asyncio.run(load(port, f"{path}/v1/chat/completions", 100, 4, body))
-            rates.append(100 * 201 / took)
-        print(f"streams, {name:<10} {statistics.median(rates):10,.0f} events/s")
-    firsts = {
-        name: asyncio.run(first_events(port, path))
-        for name, port, path in (("direct", slow, ""), ("through", paced.port, "/openai"))
+    plain = bench.spawn("plain aiohttp proxy", port, [sys.executable, "-c", PLAIN, str(port), str(vendor)])
+    direct, through = "/v1/chat/completions", "/openai/v1/chat/completions"
+    ways: dict[str, tuple[Peer | None, str, str]] = {
+        "Envoy, passing": (peers.envoy(bench, to=vendor), direct, ""),
+        "plain aiohttp proxy": (plain, direct, ""),
+        "Outrigger: metered, on the ledger": (gateway(bench, "Outrigger", vendor), through, ""),
+        OURS: (gateway(bench, "Outrigger", vendor, CAPPED), through, ""),
+        "Portkey's gateway": (peers.portkey(bench), direct, peers.PORTKEY_FIELDS.format(vendor=vendor)),
+        "LiteLLM's proxy": (peers.litellm(bench, vendor), direct, ""),
     }
-    p50, p99 = (quantile(firsts["through"], q) - quantile(firsts["direct"], q) for q in (0.5, 0.99))
-    print(f"added time to the first event: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.2f} ms")
-    asyncio.run(load(paced.port, "/openai/v1/chat/completions", 200, 200, body))
-    print(f"resident at most, with 200 streams at once: {paced.peak():.1f} MiB")
-
-
-async def first_events(port: int, path: str) -> list[float]:
-    times = []
-    async with aiohttp.ClientSession() as session:
-        for _ in range(310):
-            began = time.perf_counter()
-            async with session.post(
-                f"http://127.0.0.1:{port}{path}/v1/chat/completions", json={**CHAT, "stream": True}
-            ) as answer:
-                await answer.content.readany()
-                times.append(time.perf_counter() - began)
-    return times[10:]
-
-
-def quantile(times: list[float], share: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+    costs: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
+    for turn in range(ROUNDS + 1):  # the first warms up
+        rate = drive(vendor, SECONDS, CALLERS, direct, body=OWNED) / SECONDS
+        rates.setdefault("direct", []).append(rate)
+        for name, (peer, path, fields) in ways.items():
+            if peer is None:
+                continue
+            seconds = 1 if turn == 0 else LITELLM_SECONDS if name == "LiteLLM's proxy" else SECONDS
+            before = peer.cpu()
+            done = drive(peer.port, seconds, CALLERS, path, body=OWNED, fields=fields)
+            if turn:
+                rates.setdefault(name, []).append(done / seconds)
+                costs.setdefault(name, []).append((peer.cpu() - before) / done * 1e6)
+    print(
+        f"{CALLERS} callers, small chats, {SECONDS} s each by turns, {ROUNDS} rounds, {generator()}; one core each, access logs on"
+    )
+    middle = {name: statistics.median(each) for name, each in costs.items()}
+    rows = [["direct", f"{statistics.median(rates['direct']):,.0f}", "—", "—", "—"]]
+    for name, cost in middle.items():
+        peer = ways[name][0]
+        assert peer is not None
+        row = [peer.labelled(name), f"{statistics.median(rates[name]):,.0f}", f"{cost:,.0f}"]
+        rows.append([*row, f"{cost / middle[OURS]:.2f} ×", f"{peer.resident():.0f}"])
+    table(["", "calls/s", "CPU µs a call", "beside the capped way out", "MiB"], rows)
+    ours = middle[OURS]
+    if passing := middle.get("Envoy, passing"):
+        summarize(
+            "way out, metered, capped, on the ledger ÷ Envoy passing",
+            f"{ours / passing:.2f}  ({ours:.0f} / {passing:.0f} µs)",
+            "≤ 4.0",
+        )
+    for name, goal in (("Portkey's gateway", 4), ("LiteLLM's proxy", 40)):
+        if theirs := middle.get(name):
+            summarize(f"{name} ÷ way out", f"{theirs / ours:.1f}  ({theirs:,.0f} / {ours:.0f} µs)", f"≥ {goal}")
 
 
 def faults(bench: Bench) -> None:
@@ -195,5 +169,4 @@ def faults(bench: Bench) -> None:
 if __name__ == "__main__":
     with Bench() as bench:
         calls(bench)
-        streaming(bench)
         faults(bench)

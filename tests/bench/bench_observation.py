@@ -34,36 +34,6 @@ sys.argv[0] = "proxy"
 main()
 """
 
-EVERYTHING = """
-listen: {{public: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}, egress: "127.0.0.1:0"}}
-app: {{url: "http://127.0.0.1:{app}", memory: {{limit: 512MiB}}}}
-identity:
-  user: [{{jwt: {{claim: sub, key: 0123456789abcdef0123456789abcdef}}}}, {{path: "/api/user/{{user}}/*"}}, ip]
-  tiers: [{{name: premium, users: "premium_*"}}, {{name: free}}]
-routes:
-  - {{name: api, match: {{path: "/api/user/*"}}, timeout: 60s, rate_limit: {{free: 10/h, premium: 1000/s}}, requires_budget: true}}
-  - {{name: default, match: {{path: "/*"}}, timeout: 30s, rate_limit: 600/min}}
-overload: {{mode: adaptive}}
-upstreams:
-  openai:
-    pace: {{concurrency: 20, wait: 5s}}
-    cache: {{ttl: 1h, max: 16MiB}}
-    coalesce: true
-    cap: {{per_user: {{free: $1/d}}, total: $10/d}}
-postgres: {{listen: "127.0.0.1:{pool}", url: "postgresql://u:p@127.0.0.1:{nobody}/d"}}
-ledger: {{url: "sqlite:///{tmp}/ledger.db"}}
-alerts: {{webhook: "http://127.0.0.1:{nobody}/"}}
-metrics: {{app: /metrics}}
-"""
-
-
-def everything(bench: Bench) -> Peer:
-    port = free_port()
-    ports = {"port": port, "admin": free_port(), "app": bench.app_port, "pool": free_port(), "nobody": free_port()}
-    file = Path(bench.tmp) / f"policy-{port}.yaml"
-    file.write_text(EVERYTHING.format(tmp=bench.tmp, **ports))
-    return bench.spawn("everything", port, [sys.executable, "-m", "proxy", "run", "--policy", str(file)])
-
 
 def blind(bench: Bench) -> Peer:
     port = free_port()
@@ -90,7 +60,7 @@ def main() -> None:
             [["with all observation", f"{all_of_it:.0f}"], ["without any", f"{without:.0f}"]],
         )
         print(f"observation: {(all_of_it - without) / all_of_it:.0%} of a request's CPU time", flush=True)
-        full = everything(bench)
+        full, _ = bench.everything()
         time.sleep(IDLE)
         print(f"everything on, idle for {IDLE:.0f} s: {full.resident():.1f} MiB resident\n", flush=True)
 

@@ -1,7 +1,7 @@
 """The database door beside direct connections and PgBouncer: transactions a second, CPU, waits, COPY, memory.
 
 PgBouncer runs as it is compared everywhere: one thread, transaction mode, the same pool. Debian's 1.18 knows no
-prepared statements in that mode, so those are set beside the door's own extended protocol.
+prepared statements in that mode; they are set beside its session mode, in which a client keeps its connection.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_tools import PATH, ROOT, Bench, Peer, free_port, quantile, table
+from bench_tools import PATH, ROOT, Bench, Peer, free_port, quantile, summarize, table
 
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from postgres_cluster import PASSWORD, USER, Cluster, program
 from postgres_wire_client import COPY_DONE, Wire, copy_data, query
 
-RUNS, SECONDS, POOL = 3, 4, 8
+RUNS, SECONDS, POOL, CLIENTS = 3, 4, 8, 16
 POLICY = """
 listen: {{public: off, admin: 127.0.0.1:{admin}, egress: "127.0.0.1:0"}}
 log: {{level: warning}}
@@ -50,7 +50,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 auth_type = scram-sha-256
 auth_file = {users}
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {pool}
 max_client_conn = 1500
 ignore_startup_parameters = extra_float_digits
@@ -102,15 +102,15 @@ def door(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
     return Way("Outrigger", told.read_text(), peer, admin)
 
 
-def pgbouncer(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way | None:
+def pgbouncer(bench: Bench, cluster: Cluster, pool: int = POOL, mode: str = "transaction") -> Way | None:
     found = shutil.which("pgbouncer", path=PATH)
     if found is None:
         print("pgbouncer is not installed: not compared")
         return None
     port, home = free_port(), Path(bench.tmp)
-    users, config = home / "users.txt", home / "pgbouncer.ini"
+    users, config = home / "users.txt", home / f"pgbouncer-{port}.ini"
     users.write_text(f'"{USER}" "{PASSWORD}"\n')
-    config.write_text(PGBOUNCER.format(server=cluster.port, port=port, users=users, pool=pool, tmp=home))
+    config.write_text(PGBOUNCER.format(server=cluster.port, port=port, users=users, pool=pool, mode=mode, tmp=home))
     as_nobody = ["-u", "nobody"] if os.geteuid() == 0 else []
     home.chmod(0o777)
     peer = bench.spawn(f"pgbouncer-{port}", port, [found, "-q", *as_nobody, str(config)])
@@ -146,16 +146,15 @@ def latencies(way: Way, *options: str) -> list[float]:
         shutil.rmtree(folder)
 
 
-def throughput(ways: list[Way]) -> None:
+def throughput(ways: list[Way], sessions: Way | None) -> None:
     results: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(RUNS):
         for mode in ("simple", "extended", "prepared"):
             for way in ways:
-                if way.name == "PgBouncer" and mode == "prepared":
-                    continue
-                before = way.cpu()
-                rate, count = pgbench(way, "-S", "-M", mode, "-c", "16", "-j", "1", "-T", str(SECONDS))
-                results.setdefault((mode, way.name), []).append((rate, (way.cpu() - before) / count * 1e6))
+                used = sessions if sessions and way.name == "PgBouncer" and mode == "prepared" else way
+                before = used.cpu()
+                rate, count = pgbench(used, "-S", "-M", mode, "-c", str(CLIENTS), "-j", "1", "-T", str(SECONDS))
+                results.setdefault((mode, way.name), []).append((rate, (used.cpu() - before) / count * 1e6))
     rows = []
     middle = {key: tuple(statistics.median(column) for column in zip(*runs)) for key, runs in results.items()}
     for (mode, name), (rate, cpu) in middle.items():
@@ -163,7 +162,10 @@ def throughput(ways: list[Way]) -> None:
         row = [f"{mode}, {name}", f"{rate:,.0f}", f"{cpu:.0f} µs" if cpu else "-"]
         row += [f"{rate / beside[0]:.0%}", f"{cpu / beside[1]:.1f} ×" if cpu else "-"] if beside else ["-", "-"]
         rows.append(row)
-    print(f"pgbench -S, 16 clients over a pool of {POOL}")
+        if cpu and beside and name == "Outrigger":
+            figure = f"{cpu / beside[1]:.2f}  ({cpu:.1f} / {beside[1]:.1f} µs)"
+            summarize(f"CPU a transaction ÷ PgBouncer, {mode}", figure, "≤ 1.25")
+    print(f"pgbench -S, {CLIENTS} clients over a pool of {POOL}; PgBouncer's prepared in session mode over {CLIENTS}")
     table(["", "transactions/s", "CPU a transaction", "beside PgBouncer", "its CPU"], rows)
     if ("prepared", "Outrigger") in middle:
         share = middle[("prepared", "Outrigger")][0] / middle[("extended", "Outrigger")][0]
@@ -323,7 +325,7 @@ def main() -> None:
         if "--without-door" not in sys.argv:
             ways.append(door(bench, cluster))
         first(ways)
-        throughput(ways)
+        throughput(ways, pgbouncer(bench, cluster, CLIENTS, "session") if bouncer else None)
         offered(ways)
         crowds(ways)
         saturated(ways, bench)

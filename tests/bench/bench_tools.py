@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -30,41 +30,38 @@ routes:
   - {{name: default, match: {{path: "/*"}}, timeout: 30s}}
 """
 
-NGINX = """
-worker_processes 1; daemon off; pid {tmp}/nginx.pid; error_log /dev/null;
-events {{ worker_connections 1024; }}
-http {{
-  access_log {tmp}/access.log; keepalive_requests 1000000000; client_max_body_size 0; client_body_temp_path {tmp}; proxy_temp_path {tmp};
-  fastcgi_temp_path {tmp}; uwsgi_temp_path {tmp}; scgi_temp_path {tmp};
-  proxy_request_buffering off; proxy_max_temp_file_size 0;
-  upstream app {{ server 127.0.0.1:{app}; keepalive 64; keepalive_requests 1000000000; }}
-  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://app; proxy_http_version 1.1;
-      proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade; }}
-  }}
-}}
-"""
-
-HAPROXY = """
-global
-  nbthread 1
-  log {tmp}/log.sock local0
-defaults
-  mode http
-  log global
-  option httplog
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-  timeout tunnel 60s
-frontend f
-  bind 127.0.0.1:{port}
-  default_backend b
-backend b
-  http-reuse always
-  server app 127.0.0.1:{app}
+# Everything that refuses, limits and counts, with figures that nothing here meets.
+EVERYTHING = """
+listen: {{public: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}, egress: 127.0.0.1:{egress}, max_body: 10MiB, body: {{min_rate: 500B/s}}, connections: {{per_address: 256}}}}
+app: {{url: "http://127.0.0.1:{app}", memory: {{limit: 512MiB}}}}
+identity:
+  user: [{{jwt: {{claim: sub, key: 0123456789abcdef0123456789abcdef}}}}, {{path: "/api/user/{{user}}/*"}}, ip]
+  tiers: [{{name: premium, users: "premium_*"}}, {{name: free}}]
+routes:
+  - name: api
+    match: {{path: "/api/user/*"}}
+    timeout: 60s
+    total: 5m
+    rate_limit: {{free: 10/h, premium: 1000/s}}
+    concurrency: 64
+    queue: {{size: 64, wait: 5s}}
+    streams: 100
+    max_body: 1MiB
+    requires_budget: true
+  - {{name: report, match: {{path: "/api/report/*"}}, background: {{mode: prefer}}}}
+  - {{name: default, match: {{path: "/*"}}, timeout: 30s, rate_limit: 600/min}}
+overload: {{mode: adaptive, priority: {{premium: 1, free: 2}}}}
+upstreams:
+  openai:
+    base_url: http://127.0.0.1:{vendor}/v1
+    pace: {{concurrency: 20, wait: 5s}}
+    cache: {{ttl: 1h, max: 16MiB}}
+    coalesce: true
+    cap: {{per_user: [$1/d, $20/month], unattributed: $10/d, total: $100/d}}
+postgres: {{listen: "127.0.0.1:{pool}", url: "postgresql://u:p@127.0.0.1:{nobody}/d"}}
+ledger: {{url: "sqlite:///{tmp}/ledger-{port}.db"}}
+alerts: {{webhook: "http://127.0.0.1:{nobody}/"}}
+metrics: {{app: /metrics}}
 """
 
 
@@ -73,6 +70,12 @@ class Peer:
     name: str
     port: int
     process: subprocess.Popen[bytes]
+    version: str = ""
+
+    def labelled(self, text: str) -> str:
+        """`text`, "nginx, limited" for instance, with the version behind the name."""
+        name, comma, rest = text.partition(",")
+        return f"{name} {self.version}".strip() + comma + rest
 
     def cpu(self) -> float:
         """Seconds of CPU of the process and its children so far."""
@@ -138,10 +141,12 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def spawn(self, name: str, port: int, command: list[str], patience: float = 20.0) -> Peer:
-        out = self._stack.enter_context(open(f"{self.tmp}/{name}.log", "wb"))
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": PATH}
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environ)
+    def spawn(
+        self, name: str, port: int, command: list[str], patience: float = 20.0, environ: dict[str, str] | None = None
+    ) -> Peer:
+        out = self._stack.enter_context(open(f"{self.tmp}/{name}-{port}.log", "wb"))
+        full = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": PATH, **(environ or {})}
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=full)
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
         wait_for(port, patience)
@@ -158,30 +163,22 @@ class Bench:
         file.write_text(policy.format(port=port, admin=free_port(), app=self.app_port))
         return self.spawn("Outrigger", port, [sys.executable, "-m", "proxy", "run", "--policy", str(file)])
 
-    def nginx(self) -> Peer | None:
-        return self._configured("nginx", NGINX, ["-c"])
-
-    def haproxy(self) -> Peer | None:
-        sink = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # haproxy logs to a datagram socket only
-        sink.bind(f"{self.tmp}/log.sock")
-        self._stack.callback(sink.close)
-        return self._configured("haproxy", HAPROXY, ["-q", "-f"])
-
-    def _configured(self, program: str, config: str, options: list[str]) -> Peer | None:
-        found = shutil.which(program, path=PATH)
-        if found is None:
-            print(f"{program} is not installed: not compared")
-            return None
-        port = free_port()
-        file = Path(self.tmp) / f"{program}.conf"
-        file.write_text(config.format(port=port, app=self.app_port, tmp=self.tmp))
-        return self.spawn(program, port, [found, *options, str(file)])
+    def everything(self, vendor: int = 0) -> tuple[Peer, int]:
+        """The gateway with all of EVERYTHING on, and the port of its way out."""
+        names = ("port", "admin", "egress", "pool", "nobody")
+        ports = {name: free_port() for name in names}
+        file = Path(self.tmp) / f"policy-{ports['port']}.yaml"
+        file.write_text(EVERYTHING.format(app=self.app_port, tmp=self.tmp, vendor=vendor or ports["nobody"], **ports))
+        command = [sys.executable, "-m", "proxy", "run", "--policy", str(file)]
+        return self.spawn("Outrigger, everything on", ports["port"], command), ports["egress"]
 
 
-TARGET = "/api/user/premium_ada/items?page=1"
+TARGET = "/api/user/premium_USER/items?page=1"
 
 
-async def load(port: int, seconds: float, connections: int = 32, *, target: str = TARGET, fields: str = "") -> int:
+async def load(
+    port: int, seconds: float, connections: int = 32, *, target: str = TARGET, fields: str = "", body: str = ""
+) -> int:
     """Requests answered in that time, each connection asking again as soon as it was answered.
 
     Each is a user of its own, whose limit (1,000 a second, counted exactly) lets all of it pass.
@@ -189,9 +186,11 @@ async def load(port: int, seconds: float, connections: int = 32, *, target: str 
     loop = asyncio.get_running_loop()
     clients: list[Client] = []
     for n in range(connections):
-        named = target.replace("ada", str(n))
-        head = f"GET {named} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n{fields}\r\n"
-        client = Client(head.encode())
+        named, sent = (text.replace("USER", str(n)) for text in (target, body))
+        head = f"{'POST' if body else 'GET'} {named} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n{fields}"
+        if body:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n"
+        client = Client(f"{head}\r\n{sent}".encode())
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
         clients.append(client)
     await asyncio.sleep(seconds)
@@ -266,6 +265,15 @@ async def paced(port: int, rate: int, seconds: float, target: str = TARGET) -> l
 
 def quantile(values: list[float], q: float) -> float:
     return values[min(len(values) - 1, int(len(values) * q))]
+
+
+def summarize(what: str, figure: str, goal: str) -> None:
+    """A line of the table that a run of several parts ends with (run.py)."""
+    if file := os.environ.get("OUTRIGGER_BENCH_SUMMARY"):
+        with open(file, "a") as out:
+            out.write(json.dumps([what, figure, goal]) + "\n")
+    else:
+        print(f"{what}: {figure}  (goal: {goal})")
 
 
 def table(head: list[str], rows: list[list[str]]) -> None:

@@ -1,7 +1,9 @@
-"""A stand-in for a model vendor, lean enough not to be what is measured: python bench_vendor.py PORT [MODE].
+"""A stand-in for a model vendor, lean enough not to be what is measured: python bench_vendor.py PORT [MODE [PAUSE
+[EVENTS]]].
 
-Modes: ok; flaky (20 % of the attempts fail: 429, 500, 503, reset); dead (everything fails). Streams are 200
-events for whoever asks. GET /count tells how many attempts came.
+Modes: ok; flaky (20 % of the attempts fail: 429, 500, 503, reset); dead (everything fails). Who asks for a stream gets
+EVENTS of them (200), each a write and a chunk of its own, with PAUSE seconds after each. GET /count tells how many
+attempts came.
 """
 
 import asyncio
@@ -17,19 +19,32 @@ EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini","choices":[{"index":0,'
     b'"delta":{"content":"word "},"finish_reason":null}]}\n\n'
 )
-STOP = EVENT.replace(b'"finish_reason":null', b'"finish_reason":"stop"') + b"data: [DONE]\n\n"
-EVENTS = 200
+PIECE = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+USAGE = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o-mini","choices":[],'
+    b'"usage":{"prompt_tokens":9,"completion_tokens":200,"total_tokens":209}}\n\n'
+)
+STOP = EVENT.replace(b'"finish_reason":null', b'"finish_reason":"stop"')
 
 
 class Vendor(asyncio.Protocol):
     count = 0
     mode = "ok"
     pause = 0.0
+    events = 200
 
     def connection_made(self, transport):
         self.transport = transport
         self.buffer = b""
         self.task = None
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def pause_writing(self):
+        self.writable.clear()
+
+    def resume_writing(self):
+        self.writable.set()
 
     def connection_lost(self, error):
         if self.task is not None:
@@ -63,7 +78,7 @@ class Vendor(asyncio.Protocol):
             else:
                 self.send(fault.encode(), b'{"error":{"message":"no","type":"server_error","code":null}}')
         elif b'"stream":true' in body or b'"stream": true' in body:
-            self.task = asyncio.ensure_future(self.stream())
+            self.task = asyncio.ensure_future(self.stream(b'"include_usage":true' in body.replace(b" ", b"")))
         else:
             self.send(b"200 OK", BODY)
 
@@ -72,20 +87,24 @@ class Vendor(asyncio.Protocol):
             b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
         )
 
-    async def stream(self):
+    async def stream(self, with_usage):
         self.transport.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
-        for _ in range(EVENTS):
-            self.transport.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+        for _ in range(Vendor.events):
+            self.transport.write(PIECE)
             if Vendor.pause:
                 await asyncio.sleep(Vendor.pause)
-        self.transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(STOP), STOP))
+            else:
+                await self.writable.wait()
+        last = STOP + (USAGE if with_usage else b"") + b"data: [DONE]\n\n"
+        self.transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(last), last))
 
 
 async def main() -> None:
     Vendor.mode = sys.argv[2] if len(sys.argv) > 2 else "ok"
     Vendor.pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    Vendor.events = int(sys.argv[4]) if len(sys.argv) > 4 else 200
     server = await asyncio.get_running_loop().create_server(Vendor, "127.0.0.1", int(sys.argv[1]), backlog=1024)
     await server.serve_forever()
 

@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, Sequence[tuple[str, str]]] = {
             ("breaker UPSTREAM open|close|auto", "hold an upstream's breaker, or let it judge again"),
             ("reload", "take the policy as it is now"),
             ("restart-app", "replace the app; requests wait"),
-            ("purge ROUTE [PATH]", "forget the answers that a route keeps, on every instance"),
+            ("purge ROUTE [PATH]", "forget the answers that a route (or an upstream) keeps, on every instance"),
             ("instances", "who shares the store, and when they were last heard of"),
             ("tasks [--route R] [--status S]", "requests that run later, the newest first"),
             ("task ID [retry|cancel]", "one of them; try it again, or end it"),

@@ -20,8 +20,6 @@ class CachedResponse:
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     stored: float
-    model: str | None = None
-    usage: object = None
 
     @property
     def size(self) -> int:
@@ -35,10 +33,16 @@ class ResponseCache:
         self._clock = clock
         self._entries: OrderedDict[bytes, CachedResponse] = OrderedDict()
         self._size = 0
+        self._emptied_at = float("-inf")
         self.policy = policy
 
     def __repr__(self) -> str:
         return f"<Cache {len(self._entries)} answers, {self._size} of {self.policy.max} bytes>"
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """How many answers are kept, and their bytes."""
+        return len(self._entries), self._size
 
     def get(self, key: bytes) -> CachedResponse | None:
         """An answer that is not older than `ttl`; None if there is none."""
@@ -48,13 +52,24 @@ class ResponseCache:
         """An answer that expired no longer than `stale_if_error` ago, if at all (RFC 5861 section 4)."""
         return self._find(key, self.policy.ttl + self.policy.stale_if_error)
 
-    def put(self, key: bytes, entry: CachedResponse) -> None:
-        """Keep an answer, unless it alone would take a quarter of the room."""
+    def put(self, key: bytes, entry: CachedResponse, *, asked_at: float = float("inf")) -> bool:
+        """Keep an answer, unless it alone would take a quarter of the room, or was asked for (`asked_at`) before all
+        were forgotten. Whether it is kept."""
         self._remove(key)
-        if self.policy.ttl and entry.size <= self.policy.max // 4:
-            self._entries[key] = entry
-            self._size += entry.size
-            self._evict()
+        if not self.policy.ttl or entry.size > self.policy.max // 4 or asked_at <= self._emptied_at:
+            return False
+        self._entries[key] = entry
+        self._size += entry.size
+        self._evict()
+        return True
+
+    def empty(self) -> int:
+        """Forget all of them, and those that are on their way; how many there were."""
+        count = len(self._entries)
+        self._entries.clear()
+        self._size = 0
+        self._emptied_at = self._clock()
+        return count
 
     def reconfigure(self, policy: schema.Cache) -> None:
         """Take another policy; entries that no longer fit in leave at once."""

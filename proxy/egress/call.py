@@ -66,6 +66,7 @@ class Call:
         "rest",
         "started_at",
         "status",
+        "store_seconds",
         "target",
         "tier",
         "upstream",
@@ -100,6 +101,7 @@ class Call:
         self.is_sdk_retry = False  # the SDK tries again by itself: none of ours on top
         self.is_read = False  # its body has been read, as far as it is kept
         self.cache_key: bytes | None = None  # None if its answer may not be shared
+        self.store_seconds = 0.0  # that it has waited for the store of several instances
         self.charge: Charge | None = None  # of the upstream and model that are asked now
         self.charges: list[Charge] = []  # of each upstream and model that were asked, in order
         self.left_to_caller = False  # another attempt makes sense and is not ours to make

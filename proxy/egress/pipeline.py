@@ -41,6 +41,7 @@ from proxy.egress.response_head import (
     shared_fields,
 )
 from proxy.egress.retry import send_attempts
+from proxy.egress.shared_cache import SharedCallCache
 from proxy.egress.stream import OnShown, RecordingWriter, relay_body, write_to_app
 from proxy.egress.throttle import ThrottlePermit, ThrottleRefusal
 from proxy.egress.upstream import Upstream
@@ -87,7 +88,9 @@ class Pipeline:
         ledger: CallLedger,
         emit: EmitEvent,
         now: Callable[[], float] = time.time,
+        shared_cache: SharedCallCache | None = None,
     ) -> None:
+        """`shared_cache`: if instances share a store."""
         self.upstreams = upstreams
         self.tiers = TierMatcher(())
         self._requests = requests
@@ -96,6 +99,7 @@ class Pipeline:
         self._ledger = ledger
         self._emit = emit
         self._now = now
+        self._shared_cache = shared_cache
         self._clock = asyncio.get_running_loop().time
 
     async def handle_call(self, connection: ClientConnection, request: IncomingRequest, app: AppResponse) -> None:
@@ -133,11 +137,11 @@ class Pipeline:
                     call.writer, call.deadline = app, deadline
                     cached = self._find_cached(call)
                     if cached is not None:
-                        self._answer_from_cache(call, cached, app)
+                        await self._answer_from_cache(call, cached)
                     elif call.cache_key is not None and upstream.policy.coalesce:
                         await self._join_shared_call(call, call.cache_key, app, deadline)
                     else:
-                        await self._answer_call(call)
+                        await self._answer_unless_kept(call)
             # It comes out of the deadline's context, which turns its own cancellation into it.
             except TimeoutError:
                 await self._answer_too_late(call, app, deadline)
@@ -256,11 +260,27 @@ class Pipeline:
             return None
         return call.upstream.cache.get(call.cache_key)
 
-    def _answer_from_cache(self, call: Call, cached: CachedResponse, app: AppResponse) -> None:
+    async def _answer_from_cache(self, call: Call, cached: CachedResponse) -> None:
         call.cache, call.outcome = "hit", "cached"
-        call.first_byte_at, call.status = self._clock(), cached.status
         head = ResponseHead(cached.status, "", fields(cached.headers) + outrigger_fields(call))
-        app.set_whole(head, cached.body)
+        await self._write_whole(call, head, cached.body, call.writer)
+
+    async def _answer_unless_kept(self, call: Call, *, fills: bool = False) -> None:
+        """Answer with what another instance has kept, else by a call. `fills`: the call is shared, so other instances
+        wait for it. Raises CallRefused."""
+        tier, key = self._shared_cache, call.cache_key
+        if tier is None or key is None or not call.upstream.policy.cache.ttl:
+            await self._answer_call(call)
+            return
+        cached, is_awaited = await tier.find(call, key, fills=fills)
+        if cached is not None:
+            await self._answer_from_cache(call, cached)
+            return
+        try:
+            await self._answer_call(call)
+        finally:
+            if is_awaited:
+                tier.end_fill(key, kept=call.upstream.cache.get(key) is not None)
 
     async def _join_shared_call(self, call: Call, key: bytes, app: AppResponse, deadline: Deadline) -> None:
         """Read the answer of a call in flight that asks the same, or begin one that others may join."""
@@ -288,7 +308,7 @@ class Pipeline:
             call.writer, call.deadline = shared_call, deadline
             try:
                 async with deadline:
-                    await self._answer_call(call)
+                    await self._answer_unless_kept(call, fills=True)
             except TimeoutError:
                 took = self._clock() - call.began
                 raise error_response.upstream_timeout(upstream.name, deadline.reason, took) from None
@@ -619,7 +639,9 @@ class Pipeline:
             (name.encode("latin-1"), value.encode("utf-8", "surrogateescape"))
             for name, value in shared(returning(response.fields))
         )
-        cache.put(call.cache_key, CachedResponse(response.status, headers, body, self._clock(), call.model, call.usage))
+        entry = CachedResponse(response.status, headers, body, self._clock())
+        if cache.put(call.cache_key, entry, asked_at=call.began) and self._shared_cache is not None:
+            self._shared_cache.put(call.upstream, call.cache_key, entry, asked_at=call.began)
 
     # ── what the vendor goes on with by itself ───────────────────────────────────────────────
 

@@ -25,6 +25,7 @@ from proxy.egress.forward_proxy import ForwardProxy
 from proxy.egress.listener import EgressListener, OriginCheck
 from proxy.egress.pipeline import Pipeline
 from proxy.egress.response_head import refuse_stray
+from proxy.egress.shared_cache import SharedCallCache
 from proxy.egress.shared_pace import SharedPace
 from proxy.egress.upstream import Upstream, UpstreamGenerations, check_policy
 from proxy.http.outgoing_client import find_parent_proxies
@@ -81,8 +82,10 @@ class Egress:
         self._keys = VirtualKeys()
         self.upstreams = UpstreamGenerations(self._open_upstream)
         self._shared_pace: SharedPace | None = None
+        self._shared_cache: SharedCallCache | None = None
         if store is not None and store.is_shared:
             self._shared_pace = SharedPace(store, self.upstreams, self._loop.time)
+            self._shared_cache = SharedCallCache(store, self.upstreams, self._loop.time)
         self._ledger = ledger
         self._escrow = escrow
         self._instance = instance
@@ -94,7 +97,13 @@ class Egress:
         calls = CallLedger(ledger, self._loop.time, self._recall, self._pending)
         self.accounting = CallAccounting(metrics, calls, log.emit, self._loop.time, recent, log.redact_target)
         self.pipeline = Pipeline(
-            self.upstreams, requests=requests, keys=self._keys, accounting=self.accounting, ledger=calls, emit=log.emit
+            self.upstreams,
+            requests=requests,
+            keys=self._keys,
+            accounting=self.accounting,
+            ledger=calls,
+            emit=log.emit,
+            shared_cache=self._shared_cache,
         )
         self.bypass_detector = BypassDetector(self.upstreams, clock=self._loop.time, metrics=metrics, emit=log.emit)
         self.attribution = AttributionListener(self.bypass_detector, log.emit)
@@ -193,11 +202,20 @@ class Egress:
         self.attribution.stop()
         await self.forward_proxy.close()
         await self.upstreams.close()
+        if self._shared_cache is not None:
+            self._shared_cache.close()
         self._tasks.cancel()
         await self._recall.close()
         if self._escrow is not None:
             await self._escrow.close()  # after the last call has been settled
         await self._tasks.wait()
+
+    def purge_cache(self, name: str) -> int:
+        """Forget the answers to calls of an upstream, here and on every instance; how many there were here."""
+        count = self.upstreams[name].cache.empty()
+        if self._shared_cache is not None:
+            self._shared_cache.empty(name)
+        return count
 
     def app_environment(self, policy: Policy, address: str, environ: Mapping[str, str]) -> dict[str, str]:
         """The variables that the app gets, so that its calls come this way."""

@@ -17,6 +17,7 @@ from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.operations.reloader import Reloader
 from proxy.operations.task_report import find_service, find_task, tasks_unavailable
 from proxy.parts import Parts
+from proxy.policy.schema import Route
 from proxy.tasks.database import TasksUnavailable
 from proxy.tasks.record import cut_id
 from proxy.units import format_nanos
@@ -132,20 +133,39 @@ class GatewayCommands:
         return "The app was replaced."
 
     async def purge_cache(self, route: str, path: str | None) -> str:
+        """Forget the answers that a route keeps; without a path also those of an upstream of that name."""
         routes = {one.name: one for one in self._parts.policy.routes}
-        if route not in routes:
-            known = ", ".join(routes)
-            raise Refusal("unknown-route", 404, "No such route", f"{route} is no route; there are {known}.")
+        calls = self._purge_calls(route) if path is None else None
+        if route in routes:
+            return " ".join(filter(None, (self._purge_route(routes[route], path), calls)))
+        if calls is not None:
+            return calls
+        known = f"{', '.join(routes)}; upstreams that keep answers: {', '.join(self._caching_upstreams()) or 'none'}"
+        raise Refusal("unknown-route", 404, "No such route", f"{route} is no route; there are {known}.")
+
+    def _caching_upstreams(self) -> list[str]:
+        return [name for name, upstream in self._parts.egress.upstreams.items() if upstream.policy.cache.ttl]
+
+    def _purge_calls(self, upstream: str) -> str | None:
+        """What an upstream forgot; None if there is none of that name, or it keeps nothing."""
+        if upstream not in self._caching_upstreams():
+            return None
+        return self._describe_purge(f"The upstream {upstream}", self._parts.egress.purge_cache(upstream), "")
+
+    def _purge_route(self, found: Route, path: str | None) -> str:
         cache = self._parts.ingress.cache
-        if routes[route].cache is None or cache is None:
+        route = found.name
+        if found.cache is None or cache is None:
             return f"{route} keeps no answers (routes: {route}: cache), so there is nothing to forget."
         # A path is emptied whatever the query, so one that was pasted with its query means the path.
         bare = None if path is None else path.partition("?")[0]
-        count = cache.purge(route, bare)
-        what = f"{count} answer{'' if count == 1 else 's'}"
         where = "" if bare is None else f" to {bare}, whatever the query, the host and the user"
+        return self._describe_purge(route, cache.purge(route, bare), where)
+
+    def _describe_purge(self, who: str, count: int, where: str) -> str:
+        what = f"{count} answer{'' if count == 1 else 's'}"
         others = ", and so do the other instances" if self._parts.store.is_shared else ""
-        return f"{route} forgot {what}{where}{others}."
+        return f"{who} forgot {what}{where}{others}."
 
     async def cancel_task(self, id: str) -> str:
         from proxy.tasks.overview import TaskOverview  # loaded with the queue

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from proxy.egress.circuit_breaker import CLOSED, OPEN
 from proxy.egress.upstream import Upstream
 from proxy.observe.alerts.manager import AlertManager
 from proxy.observe.cgroup import CpuUsage
+from proxy.observe.metric_family import Counter as Counted
+from proxy.observe.metric_family import MetricFamily
 from proxy.observe.process_sampler import ResourceSample
 from proxy.observe.recent_errors import format_rfc3339
 from proxy.observe.timeseries.window_stats import RouteStats, WindowStats
@@ -194,14 +196,14 @@ class StatusReport:
         size = cache.sizes.get(route) if cache is not None else None
         if size is None:
             return None
-        found = {
-            result: count.value
-            for (name, result), count in self._parts.metrics.http_cache_total.children()
-            if name == route
-        }
-        asked = sum(found.values())
-        spared = found.get("hit", 0.0) + found.get("stale", 0.0)
-        return {"hit_ratio": round(spared / asked, 4) if asked else None, "answers": size[0], "bytes": size[1]}
+        return _show_cache_use(self._parts.metrics.http_cache_total, route, ("hit", "stale"), size)
+
+    def _show_call_cache(self, upstream: Upstream) -> Mapping[str, object] | None:
+        """The same of the calls of an upstream that may be answered so."""
+        if not upstream.policy.cache.ttl:
+            return None
+        spared = ("hit", "stale", "coalesced")
+        return _show_cache_use(self._parts.metrics.cache_total, upstream.name, spared, upstream.cache.usage)
 
     def _show_upstreams(self, lately: WindowStats) -> Mapping[str, object]:
         parts = self._parts
@@ -221,6 +223,7 @@ class StatusReport:
             assert isinstance(before, Mapping)
             found[name] = {
                 **before,
+                "cache": self._show_call_cache(upstream),
                 "since": self._to_wall_clock(upstream.breakers.since),
                 "forced": upstream.breakers.forced,
                 "retry_after_s": round(upstream.breakers.retry_after),
@@ -301,6 +304,16 @@ _PART_PROBLEMS = {
 
 def _describe_problem(text: str, why: str, since: str | None) -> Mapping[str, object]:
     return {"text": text, "why": why, "since": since}
+
+
+def _show_cache_use(
+    results: MetricFamily[Counted], name: str, spared: Collection[str], usage: tuple[int, int]
+) -> Mapping[str, object]:
+    """`results` counts by name and result; `spared` are those for which nobody was asked; `usage`: answers, bytes."""
+    found = {result: count.value for (owner, result), count in results.children() if owner == name and result != "off"}
+    asked = sum(found.values())
+    ratio = sum(found.get(result, 0.0) for result in spared) / asked if asked else None
+    return {"hit_ratio": None if ratio is None else round(ratio, 4), "answers": usage[0], "bytes": usage[1]}
 
 
 def _show_recent(span: RouteStats | None) -> Mapping[str, object]:

@@ -15,7 +15,7 @@ from proxy import __version__
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
-from proxy.store import leases, limits, marks, money_scripts, presence, rates
+from proxy.store import cache_zones, leases, limits, marks, money_scripts, presence, rates
 from proxy.store.interface import Member, SchemaPart, Script, StoreBackend
 from proxy.store.memory import MemoryStore
 from proxy.store.postgres_schema import CLOCK, KEPT_VALUES
@@ -32,6 +32,7 @@ SCRIPTS: Sequence[Script] = (
     *money_scripts.SCRIPTS,
     *leases.SCRIPTS,
     *rates.SCRIPTS,
+    *cache_zones.SCRIPTS,
 )
 SCHEMA_PARTS: Sequence[SchemaPart] = (
     CLOCK,
@@ -42,6 +43,7 @@ SCHEMA_PARTS: Sequence[SchemaPart] = (
     money_scripts.SCHEMA,
     leases.SCHEMA,
     rates.SCHEMA,
+    cache_zones.SCHEMA,
 )
 
 

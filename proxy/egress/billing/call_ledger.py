@@ -68,7 +68,7 @@ class CallLedger:
     async def open_charge_with_slices(self, call: Call, needed: SliceNeeded) -> Charge | None:
         """The same as `open_charge`, after what it lacked was had of the store. Raises CallRefused."""
         try:
-            return await reserve_with_slices(needed, lambda: self.open_charge(call))
+            return await reserve_with_slices(needed, lambda: self.open_charge(call), waited=call.store_seconds)
         except CapReached as reached:
             raise error_response.cost_cap_exceeded(needed.upstream, str(reached)) from reached
 

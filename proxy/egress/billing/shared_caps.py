@@ -25,13 +25,14 @@ T = TypeVar("T")
 CLAIM_SECONDS = 31 * 86_400.0  # for which a call that the vendor goes on with is settled once
 
 
-async def reserve_with_slices(needed: SliceNeeded, reserve: Callable[[], T]) -> T:
+async def reserve_with_slices(needed: SliceNeeded, reserve: Callable[[], T], *, waited: float = 0.0) -> T:
     """Get the slices that a call lacks and call `reserve` again, until it has what it needs; what it returned.
 
-    Raises CapReached; CallRefused if the store is away and `store.on_error` is `deny`.
+    `waited`: seconds that it has waited for the store before. Raises CapReached; CallRefused if the store is away and
+    `store.on_error` is `deny`.
     """
     escrow = needed.escrow
-    deadline = escrow.deadline()
+    deadline = escrow.deadline() - waited
     while True:
         try:
             deadline = await escrow.acquire(needed.windows, needed.amount, deadline)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Callable, Mapping
 
 from proxy.http.messages import HeaderList
@@ -22,8 +21,8 @@ from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import add_exchange_lines, dropped_response_fields
 from proxy.ingress.message_head import EditedHead, without_fields
 from proxy.ingress.response_writer import ResponseWriter, connection_line
+from proxy.util.compression_steps import GZIP, PIECE, compress
 
-PIECE = 64 * 1024  # bytes that are written, compressed or undone at a time
 THREAD_SIZE = 256 * 1024  # bytes of a body that is coded or undone in a thread, since it takes more than 3 ms
 LARGE = 64 * 1024  # bytes of a plain text that is kept compressed
 
@@ -207,13 +206,7 @@ async def compress_large_body(entry: StoredResponse) -> bool:
     plain = entry.bodies.get(PLAIN)
     if plain is None or len(entry.bodies) > 1:
         return False
-    encoder = zlib.compressobj(1, zlib.DEFLATED, 31)
-    pieces = []
-    for at in range(0, len(plain), PIECE):
-        pieces.append(encoder.compress(plain[at : at + PIECE]))
-        await asyncio.sleep(0)
-    pieces.append(encoder.flush())
-    coded = b"".join(pieces)
+    coded = await compress(plain, GZIP)
     # Another coding may have come meanwhile, which is as good.
     if len(coded) > len(plain) * 0.8 or entry.bodies.get(PLAIN) is not plain or len(entry.bodies) > 1:
         return False

@@ -57,7 +57,7 @@ class SharedTier(Protocol):
     ) -> tuple[StoredResponse | None, bool]:
         """What another instance has kept, and whether this one fills it for all; then `end_fill` must follow."""
 
-    def put(self, entry: StoredResponse, *, asked_at: float, ttl: float) -> None: ...
+    def put(self, entry: StoredResponse, *, route: str, max_bytes: int, asked_at: float, ttl: float) -> None: ...
     def end_fill(self, fill_key: bytes, *, kept: bool) -> None: ...
     def empty(self, route: str | None, path: str | None, host: str | None) -> None:
         """Tell the others; None stands for every route, path, host."""
@@ -390,7 +390,8 @@ class ResponseCache:
         now = self._wall_clock()
         # One that must be asked about at each use is of no use to an instance that has not asked.
         if self.tier is not None and entry.time_left(state.policy, now) > 0:
-            self.tier.put(entry, asked_at=asked_at, ttl=entry.usable_for(state.policy, now))
+            ttl = entry.usable_for(state.policy, now)
+            self.tier.put(entry, route=state.name, max_bytes=state.policy.max, asked_at=asked_at, ttl=ttl)
         if entry.is_text and len(entry.bodies.get(PLAIN, b"")) > LARGE:
             self._tasks.start(self._compress(entry))
 

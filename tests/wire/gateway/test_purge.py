@@ -1,9 +1,11 @@
-"""`ctl purge ROUTE [PATH]`: an operator empties what a route keeps."""
+"""`ctl purge ROUTE [PATH]`, `ctl purge UPSTREAM`: an operator empties what a route or an upstream keeps."""
 
 import asyncio
 import json
 import sys
 
+import aiohttp
+from egress_gateway import CHAT, Vendor, says
 from gateway_process import APPS, ROOT, gateway
 
 POLICY = """
@@ -43,6 +45,41 @@ async def test_a_route_or_a_path_of_it_is_emptied_and_an_unknown_route_is_an_err
         assert (code, "nowhere is no route; there are api, pages, default" in said) == (1, True), said
         code, said = await ctl(g, "purge", "api")
         assert (code, "keeps no answers" in said) == (0, True), said
+        code, said = await ctl(g, "purge", "openai")
+        assert (code, "openai is no route" in said) == (1, True), f"it keeps no answers, so it has nothing: {said}"
+
+
+async def test_an_upstream_is_emptied_by_its_name_and_a_route_of_that_name_with_it(tmp_path):
+    vendor = Vendor(says())
+    await vendor.start()
+    base, keeps = f"http://127.0.0.1:{vendor.port}/v1", "cache: {ttl: 1h, when: always}"
+    named = f"{{openai: {{base_url: '{base}', {keeps}}}, pages: {{kind: openai, base_url: '{base}', {keeps}}}}}"
+    async with (
+        gateway(tmp_path, sys.executable, str(APPS / "plain.py"), policy=f"{POLICY}upstreams: {named}\n") as g,
+        aiohttp.ClientSession() as session,
+    ):
+        await g.ready()
+
+        async def ask(upstream):
+            url = f"http://127.0.0.1:{g.egress}/{upstream}/v1/chat/completions"
+            async with session.post(url, json=CHAT) as answer:
+                return answer.headers["x-outrigger-cache"]
+
+        for upstream in ("openai", "pages"):
+            assert [await ask(upstream), await ask(upstream)] == ["miss", "hit"]
+        body = (await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2]
+        shown = json.loads(body)["upstreams"]["openai"]["cache"]
+        assert (shown["answers"], shown["hit_ratio"]) == (1, 0.5)
+        code, said = await ctl(g, "purge", "openai")
+        assert (code, "The upstream openai forgot 1 answer." in said) == (0, True), said
+        assert [await ask("openai"), await ask("pages")] == ["miss", "hit"]
+        await g.request("/a")
+        code, said = await ctl(g, "purge", "pages")
+        assert (code, "pages forgot 1 answer. The upstream pages forgot 1 answer." in said) == (0, True), said
+        assert await ask("pages") == "miss"
+        code, said = await ctl(g, "purge", "openai", "/v1")
+        assert (code, "openai is no route" in said) == (1, True), "its answers have no paths"
+    await vendor.stop()
 
 
 async def test_status_says_what_a_route_keeps_and_how_often_the_app_was_spared(tmp_path):

@@ -47,7 +47,7 @@ async def is_in_store(one: IngressGateway, target: str) -> None:
     """Wait until what was written behind is there: a door that has never seen the target gets it."""
     tier = one.door.cache.tier
     assert tier is not None
-    await eventually(lambda: not len(tier._behind))
+    await eventually(lambda: tier.answers.is_quiet)
 
 
 async def test_what_one_has_kept_another_gives_with_its_age_and_asks_the_app_nothing(server: StoreServer) -> None:

@@ -9,7 +9,7 @@ from proxy.egress.call import Call
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
-from proxy.units import nanos_as_dollars
+from proxy.units import NANOS
 
 # What refuses a call of one user, by the names that refuse requests.
 BY_NAME = {"cost_cap_exceeded": "cost-cap"}
@@ -47,7 +47,7 @@ class CallAccounting:
         call.is_shared = False
         if not call.ended:
             return
-        owner, late = call.owner, sum(charge.cost for charge in call.charges) - call.reported_cost
+        owner, late = call.owner, call.spent - call.reported_cost
         if owner is not None and owner.request is not None and late:
             owner.request.call_paid(late)
         self._report(call)
@@ -55,8 +55,7 @@ class CallAccounting:
     def end_call(self, call: Call) -> None:
         """Count a call as over, tell its request what it cost, and report it."""
         self.in_flight -= 1
-        owner = call.owner
-        spent = sum(charge.cost for charge in call.charges)
+        owner, spent = call.owner, call.spent
         if owner is not None and owner.request is not None:
             owner.request.call_ended(spent if call.charges else None)
         call.reported_cost = spent
@@ -69,10 +68,10 @@ class CallAccounting:
     def _report(self, call: Call) -> None:
         self._ledger.record_call(call)
         owner, took = call.owner, call.duration
-        spent = sum(charge.cost for charge in call.charges)
+        spent, said_model = call.spent, call.model
         metrics, upstream = self._metrics, call.upstream
         name = upstream.name
-        model = upstream.model_label(call.model)
+        model = upstream.model_label(said_model)
         metrics.upstream_calls_total.labels(name, model, call.outcome).inc()
         metrics.upstream_call_duration_seconds.labels(name).observe(took)
         first = None if call.first_byte_at is None else call.first_byte_at - call.began
@@ -81,7 +80,10 @@ class CallAccounting:
         metrics.cache_total.labels(name, call.cache).inc()
         if self._recent is not None and call.outcome in ("error", "refused"):
             self._remember_failure(self._recent, call, took)
-        pending = any(charge.deferred for charge in call.charges)
+        pending = estimated = False
+        for charge in call.charges:
+            pending = pending or charge.deferred
+            estimated = estimated or bool(charge.estimated)
         known = (bool(call.charges) and not pending) or call.cost is not None
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
@@ -103,15 +105,15 @@ class CallAccounting:
             request_id=owner.request_id if owner is not None else None,
             trace_id=owner.trace_id if owner is not None else None,
             upstream=name,
-            model=call.model,
+            model=said_model,
             status=call.status or None,
             attempts=call.attempts,
             duration_ms=round(took * 1000, 3),
             first_byte_ms=None if first is None else round(first * 1000, 3),
             input_tokens=None if usage is None else usage.input,
             output_tokens=None if usage is None else usage.output,
-            cost_usd=nanos_as_dollars(spent) if known else None,
-            basis=_basis(call),
+            cost_usd=spent / NANOS if known else None,
+            basis=None if not spent else "estimated" if estimated else "reported",
             user=call.user,
             cache=call.cache,
             outcome=call.outcome,
@@ -129,9 +131,3 @@ class CallAccounting:
         request_id = call.owner.request_id if call.owner is not None else None
         reason = call.reason or (str(refused) if refused is not None else f"it answered {call.status}")
         recent.add_call_error(request_id, call.upstream.name, call.model, call.user, call.status, reason, took)
-
-
-def _basis(call: Call) -> str | None:
-    if not any(charge.cost for charge in call.charges):
-        return None
-    return "estimated" if any(charge.estimated for charge in call.charges) else "reported"

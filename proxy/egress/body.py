@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from proxy.egress.json_ends import JsonEnds
 from proxy.egress.multipart import MultipartScanner, parse_boundary
 from proxy.http.outgoing_client import SendProgress
+from proxy.util.json_bytes import parse_json
 
 MAX_BUFFERED_BODY = 4 * 1024 * 1024  # bytes; what is larger is not parsed, not sent again, only passed
 WRITE_SIZE = 256 * 1024
@@ -107,7 +107,7 @@ class Body:
         if not self.content or self.content.lstrip()[:1] != b"{":
             return
         try:
-            found = json.loads(self.content)
+            found = parse_json(self.content)
         except (ValueError, RecursionError):
             return
         if isinstance(found, dict):
@@ -154,9 +154,11 @@ async def read_body(
     while data := await source.readany():
         parts.append(data)
         size += len(data)
+        if size == length:
+            break
         if size > MAX_BUFFERED_BODY:
             return Body(None, b"".join(parts), source, length, scan=scan() if scan is not None else None)
-    return Body(b"".join(parts), b"", None, None)
+    return Body(parts[0] if len(parts) == 1 else b"".join(parts), b"", None, None)
 
 
 def _typed_field(text: str) -> object:

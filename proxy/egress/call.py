@@ -129,13 +129,20 @@ class Call:
         return self.rest.partition("?")[0]
 
     @property
+    def spent(self) -> int:
+        """Nano-dollars that it has cost so far."""
+        charges = self.charges
+        return charges[0].cost if len(charges) == 1 else sum(charge.cost for charge in charges)
+
+    @property
     def cost(self) -> int | None:
         """What it cost in nano-dollars; None until that is known, and if the call has no price."""
         if self.cache in ("hit", "stale", "coalesced"):
             return 0
-        if not self.charges or not all(charge.closed for charge in self.charges):
-            return None
-        return sum(charge.cost for charge in self.charges)
+        for charge in self.charges:
+            if not charge.closed:
+                return None
+        return self.spent if self.charges else None
 
     @property
     def model(self) -> str | None:

@@ -22,6 +22,7 @@ class Deadline:
     Attributes:
         at: when it passes, by the loop's clock, unless a gap ends it before; None if it never does.
         reason: which time ends it, or has: `total`, `patience`, `idle`; whoever makes it may name another.
+        expired: whether it has passed; the task is being cancelled then.
         app_is_slow: whether a write to the app is under way, which is not the upstream's silence.
     """
 
@@ -34,7 +35,10 @@ class Deadline:
         ends = [end for end in (self._total_at, first) if end is not None]
         self.at = min(ends) if ends else None
         self.reason = "total" if self.at == self._total_at else "patience"
-        self._scope = asyncio.timeout_at(self.at)
+        self._task: asyncio.Task[object] | None = None  # that this bounds, between entering and leaving
+        self._cancellations = 0  # others' requests to cancel it, from before
+        self._expiry: asyncio.Handle | None = None
+        self.expired = False
         self._gap: float | None = None
         self._progress_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -43,7 +47,10 @@ class Deadline:
         self.app_is_slow = False
 
     async def __aenter__(self) -> Deadline:
-        await self._scope.__aenter__()
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        self._cancellations = task.cancelling()
+        self._set_expiry(self.at)
         return self
 
     async def __aexit__(
@@ -51,11 +58,16 @@ class Deadline:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        await self._scope.__aexit__(kind, error, trace)
-
-    @property
-    def expired(self) -> bool:
-        return self._scope.expired()
+        self._set_expiry(None)
+        task, self._task = self._task, None
+        # As in asyncio.timeout: the cancellation is ours alone if nobody else has asked for one meanwhile.
+        if (
+            self.expired
+            and task is not None
+            and task.uncancel() <= self._cancellations
+            and kind is asyncio.CancelledError
+        ):
+            raise TimeoutError from error
 
     def seconds_left(self) -> float:
         """Seconds until it passes, as long as nothing went to the app."""
@@ -64,11 +76,12 @@ class Deadline:
     def commit(self, idle: float | None) -> None:
         """The answer's first byte goes to the app now: from here on each gap is bounded, and the whole."""
         # What has passed stays so, and a second commit changes nothing.
-        if self._scope.expired() or self._timer is not None:
+        if self.expired or self._timer is not None:
             return
+        if self.at != self._total_at:
+            self._set_expiry(self._total_at)
         self.at = self._total_at
         self.reason = "total"
-        self._scope.reschedule(self._total_at)
         gaps = [gap for gap in (idle, self._patience) if gap is not None]
         if gaps:
             self._gap = min(gaps)
@@ -78,8 +91,7 @@ class Deadline:
     def disable(self) -> None:
         """The call became a tunnel, which no deadline ends."""
         self.at = self._total_at = None
-        if not self._scope.expired():
-            self._scope.reschedule(None)
+        self._set_expiry(None)
 
     def record_progress(self) -> None:
         """A byte came."""
@@ -91,7 +103,7 @@ class Deadline:
 
     def _check_gap(self) -> None:
         # One timer is set again when it fires, not at each byte: bytes come far more often.
-        if self._gap is None or self._scope.expired():
+        if self._gap is None or self.expired:
             return
         now = self._loop.time()
         if self.app_is_slow:  # the reader is slow, not the upstream
@@ -109,7 +121,21 @@ class Deadline:
             return
         # First the reason: the cancellation that follows is told apart by it.
         self.reason = "idle"
-        self._scope.reschedule(now)
+        self._expire()
+
+    def _set_expiry(self, at: float | None) -> None:
+        """Have the task cancelled at this moment, in place of another one; None: not at all."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if at is not None and not self.expired and self._task is not None:
+            self._expiry = self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        self._set_expiry(None)
+        if self._task is not None:
+            self.expired = True
+            self._task.cancel()
 
 
 def parse_patience(value: str | None) -> float | None:

@@ -65,7 +65,7 @@ def redirect_call(call: Call, step: schema.Fallback) -> Call | None:
     if step.model is not None:
         if call.body.content is None or call.body.parsed is None:
             return None
-        changed = other.dialect.with_model(call.body.content, call.body.parsed, step.model)
+        changed = other.dialect.with_model(call.body.content, step.model)
         copy.body = call.body.with_content(changed)
         copy.body.parse()
         copy.ask = other.dialect.parse_request(call.endpoint, copy.body.parsed)

@@ -171,7 +171,6 @@ class ForwardProxy:
                 connection.detach()
 
     async def _relay_request(self, request: IncomingRequest, url: URL, app: AppResponse, deadline: Deadline) -> bool:
-        came = headers.fields(request.raw_headers)
         stated = request.headers.get("Content-Length")
         length = int(stated) if stated is not None and stated.isdigit() else None
         # Nothing of it is kept, since calls to other hosts are never sent again.
@@ -179,7 +178,7 @@ class ForwardProxy:
         response = await self._client.send(
             request.method,
             url,
-            headers.outgoing(came),
+            headers.outgoing(request.raw_headers),
             body.payload(),
             connect=self.policy.timeout.connect,
             length=body.length,
@@ -191,7 +190,7 @@ class ForwardProxy:
         return response.status < 500
 
     async def _relay_response(self, response: OutgoingResponse, app: AppResponse, deadline: Deadline) -> None:
-        said = headers.returning(headers.fields(response.raw_headers))
+        said = headers.returning(response.fields)
         length = response.headers.get("content-length")
         known = int(length) if length is not None and length.isdigit() else None
         await app.write_head(ResponseHead(response.status, response.reason, said, known))

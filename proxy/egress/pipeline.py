@@ -111,7 +111,7 @@ class Pipeline:
             app.set_whole(*refuse_unknown_upstream(request.method, shown, self.upstreams, self._emit))
             return
         received = request.headers
-        call = Call(upstream, request.method, rest, outgoing(fields(request.raw_headers)), self._clock(), self._now())
+        call = Call(upstream, request.method, rest, outgoing(request.raw_headers), self._clock(), self._now())
         call.ask = upstream.dialect.parse_request(None, None)
         self._identify_owner(call, received)
         # What these three begin, the `finally` below ends; nothing in between waits or fails.
@@ -182,10 +182,11 @@ class Pipeline:
 
     def _cancel_with_request(self, call: Call) -> Callable[[], None]:
         """Have this call end with its request, if its route says so; the function returned takes that back."""
-        task = asyncio.current_task()
         owner = call.owner
-        if task is None or owner is None or owner.request is None or owner.request.time_left(0.0) is None:
+        if owner is None or owner.request is None or owner.request.time_left(0.0) is None:
             return _do_nothing
+        task = asyncio.current_task()
+        assert task is not None
         return self._requests.register_work(owner.token, task.cancel)
 
     def _put_in_real_key(self, call: Call, api_key: str) -> None:

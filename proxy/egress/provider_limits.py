@@ -26,6 +26,14 @@ _EVERY_MODEL = re.compile(
     re.IGNORECASE,
 )
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_REMAINING_FIELDS = frozenset(
+    (
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-remaining-tokens",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-tokens-remaining",
+    )
+)
 _UNIT_SECONDS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 
 
@@ -124,6 +132,8 @@ class ProviderLimits:
 
     def read_headers(self, headers: Mapping[str, str], model: str | None) -> None:
         """Learn from the header of an answer of this model's."""
+        if _REMAINING_FIELDS.isdisjoint(headers):
+            return
         for kind, left, again in parse_limit_headers(headers, self._now()):
             limit, until = self._limit_of(model), self._clock() + again
             # Whether the tokens left are enough depends on the call, so they are kept; requests are left or are not.

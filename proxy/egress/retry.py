@@ -18,7 +18,7 @@ from yarl import URL
 from proxy.egress.body import WRITE_SIZE, Body
 from proxy.egress.call import Call
 from proxy.egress.fault_injection import Injection
-from proxy.egress.headers import Fields, first, replaced
+from proxy.egress.headers import Fields, without
 from proxy.egress.provider_limits import concerns_every_model
 from proxy.egress.upstream_response import UpstreamResponse, decoded_body, read_response
 from proxy.errors import AttemptFailed
@@ -150,10 +150,11 @@ def prepare_request(call: Call) -> tuple[Body, Fields, bool]:
 def with_readable_encoding(fields: Fields, stream: bool) -> Fields:
     """Ask only for encodings that we can read: the app accepts others as well, but usage could not be counted.
     `stream` is whether it asks for one, or may: events are read as they are."""
-    accepted = first(fields, "accept-encoding")
-    if accepted is None:
-        return fields
-    return replaced(fields, "accept-encoding", "gzip" if not stream and "gzip" in accepted.lower() else "identity")
+    for at, (name, accepted) in enumerate(fields):
+        if len(name) == 15 and name.lower() == "accept-encoding":
+            readable = "gzip" if not stream and "gzip" in accepted.lower() else "identity"
+            return [*fields[:at], (name, readable), *without(fields[at + 1 :], "accept-encoding")]
+    return fields
 
 
 def make_up_response(call: Call, status: int) -> UpstreamResponse:

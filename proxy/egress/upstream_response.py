@@ -6,18 +6,18 @@ stream the start-up events are held back until the first that says something.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.egress.call import Call
 from proxy.egress.dialects import Dialect, EventKind, StreamObserver, StreamState
-from proxy.egress.headers import Fields, fields
+from proxy.egress.headers import Fields, first
 from proxy.egress.json_ends import JsonEnds
 from proxy.egress.sse import EventSplitter, EventTooLarge
 from proxy.errors import AttemptFailed
 from proxy.http.outgoing_client import OutgoingResponse
+from proxy.util.json_bytes import parse_json
 
 MAX_BUFFERED_RESPONSE = 4 * 1024 * 1024  # bytes that are read before the first goes to the app
 MAX_HELD_EVENTS = 64  # events
@@ -79,18 +79,15 @@ class UpstreamResponse:
 
     def get_field(self, name: str) -> str | None:
         """The value of the first header field of this name, which is in lower case."""
-        for key, value in self.fields:
-            if key.lower() == name:
-                return value
-        return None
+        return self.response.headers.get(name) if self.response is not None else first(self.fields, name)
 
 
 async def read_response(
     response: OutgoingResponse, call: Call, dialect: Dialect, *, strip_usage: bool
 ) -> UpstreamResponse:
     """Raises AttemptFailed if the answer breaks off, or is none, before anything of it was shown."""
-    raw = fields(response.raw_headers)
-    answer = UpstreamResponse(call.method, response.status, response.reason, raw, response.status, response=response)
+    status = response.status
+    answer = UpstreamResponse(call.method, status, response.reason, response.fields, status, response=response)
     if "content-encoding" in response.headers:
         answer.encoding = response.headers["content-encoding"].strip().lower() or "identity"
     # An error is read whatever its type: retries, fallbacks and the app go by what it says.
@@ -277,6 +274,6 @@ def decoded_body(answer: UpstreamResponse) -> bytes:
 def parse_body(answer: UpstreamResponse) -> object:
     """The JSON of a whole answer, or None."""
     try:
-        return json.loads(answer.body or b"" if answer.encoding == "identity" else decoded_body(answer))
+        return parse_json(answer.body or b"" if answer.encoding == "identity" else decoded_body(answer))
     except (ValueError, RecursionError):
         return None

@@ -9,7 +9,7 @@ from proxy.egress import error_response
 from proxy.egress.app_response import AppResponse, ResponseHead
 from proxy.egress.call import Call
 from proxy.egress.deadline import Deadline
-from proxy.egress.headers import fields, returning
+from proxy.egress.headers import returning
 from proxy.egress.response_head import outrigger_fields
 from proxy.egress.upstream_response import MAX_BUFFERED_RESPONSE
 from proxy.errors import AttemptFailed
@@ -56,7 +56,7 @@ async def relay_websocket(
             body, _ = await response.read_whole(MAX_BUFFERED_RESPONSE)
         finally:
             response.release()
-        said = returning(fields(response.raw_headers)) + outrigger_fields(call)
+        said = returning(response.fields) + outrigger_fields(call)
         app.set_whole(ResponseHead(response.status, response.reason, said), body)
     except AttemptFailed as failure:
         ok = False

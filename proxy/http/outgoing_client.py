@@ -49,7 +49,8 @@ class SendProgress:
 class OutgoingResponse:
     """A response whose head has come; its body is read by `read_chunk`, with backpressure.
 
-    `status` and `reason`; `raw_headers` as they came, `headers` by lower-case name, the first of each.
+    `status` and `reason`; `raw_headers` as they came, `fields` the same as text, `headers` by lower-case name, the first
+    of each.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class OutgoingResponse:
         "_size",
         "_upload",
         "_waiter",
+        "fields",
         "headers",
         "raw_headers",
         "reason",
@@ -84,9 +86,12 @@ class OutgoingResponse:
         self.status = connection.status
         self.reason = connection.reason.decode("latin-1")
         self.raw_headers: HeaderList = connection.headers
+        self.fields: Fields = []
         self.headers: dict[str, str] = {}
-        for name, value in connection.headers:
-            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape"))
+        for raw_name, raw_value in connection.headers:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("utf-8", "surrogateescape")
+            self.fields.append((name, value))
+            self.headers.setdefault(name.lower(), value)
         # A body that came together with its head is all here already, and costs no future.
         self._finished = None if connection.upgraded else connection.stream_body(self)
         if self._finished is not None:
@@ -446,6 +451,8 @@ def find_parent_proxies(environ: Mapping[str, str]) -> ParentProxy:
         value = environ.get(f"{scheme}_proxy") or environ.get(f"{scheme.upper()}_PROXY")
         if value and not (scheme == "http" and "REQUEST_METHOD" in environ and f"{scheme}_proxy" not in environ):
             found[scheme] = value
+    if not found:
+        return lambda url: None
 
     def parent(url: URL) -> URL | None:
         value = found.get({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme))

@@ -3,6 +3,7 @@
 The loop is one that runs due timers before it reads sockets, as libuv's does: the order in which the mistake was made.
 """
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -44,27 +45,19 @@ class TimersFirst:
             self.stall(0.01)
 
 
-class Scope:
-    def __init__(self) -> None:
-        self.ended = False
-
-    def expired(self) -> bool:
-        return self.ended
-
-    def reschedule(self, when: float | None) -> None:
-        self.ended = when is not None
-
-
 @pytest.fixture
 def loop(monkeypatch):
     loop = TimersFirst()
-    fake = SimpleNamespace(get_running_loop=lambda: loop, timeout_at=lambda at: Scope())
+    task = SimpleNamespace(cancel=lambda: None, cancelling=lambda: 0)
+    fake = SimpleNamespace(get_running_loop=lambda: loop, current_task=lambda: task)
     monkeypatch.setattr(deadlines, "asyncio", fake)
     return loop
 
 
 def committed_deadline(loop: TimersFirst) -> Deadline:
     deadline = Deadline(loop.now, total=None, patience=None)
+    with suppress(StopIteration):  # which is how a coroutine returns
+        deadline.__aenter__().send(None)
     deadline.commit(1.0)
     return deadline
 

@@ -68,7 +68,7 @@ MAX_UNREAD_INPUT_TOKENS = 200_000  # of a body too large to be parsed: most of i
 MAX_ALIASES = 500  # names of deployments that are remembered
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, see RequestInfo
 class CallEstimate:
     """What a call asks for, as far as it is known.
 
@@ -471,7 +471,8 @@ class UpstreamBilling:
         members = body.members()
         if named is not None:
             self._last_models[endpoint] = named
-            members = {**members, "model": named}  # if the path names the model, the body need not
+            if members.get("model") != named:
+                members = {**members, "model": named}  # if the path names the model, the body need not
         model = named or self._last_models.get(endpoint)
         body_bytes, beyond_body = 0, False  # nothing can be learnt from a body that was not read
         if body.parsed is not None:
@@ -482,7 +483,7 @@ class UpstreamBilling:
             length = max(body.scanned_bytes, UNKNOWN_UPLOAD_BYTES) if body.length is None else body.length
             input_tokens = self._upload_tokens(endpoint, model, length)
         fixed_cost = None
-        if named or body.parsed is not None:
+        if endpoint not in TEXT_ENDPOINTS and (named or body.parsed is not None):
             fixed_cost = self._pricer.cost_of_request(endpoint, members, at=self._now())
         output_tokens = self._max_output_tokens(endpoint, request, body, model, members, input_tokens)
         return CallEstimate(model, named is not None, body_bytes, input_tokens, output_tokens, fixed_cost, beyond_body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 
 from proxy.egress.dialects.anthropic_usage import anthropic_usage
 from proxy.egress.dialects.base import (
@@ -24,7 +23,7 @@ from proxy.egress.dialects.endpoints import ANTHROPIC, EndpointTable
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.dialects.synthetic_response import anthropic_response
 from proxy.egress.sse import format_event, parse_event
-from proxy.util.json_bytes import json_bytes
+from proxy.util.json_bytes import json_bytes, parse_json
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -137,7 +136,7 @@ class MessagesStream(StreamState):
         if found.data is None:
             return EventKind.PREAMBLE
         try:
-            said = json.loads(found.data)
+            said = parse_json(found.data)
         except (ValueError, RecursionError):
             return EventKind.MALFORMED
         if not isinstance(said, dict):

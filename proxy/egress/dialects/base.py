@@ -13,12 +13,16 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from proxy.egress.dialects.output_size import OutputSize
-from proxy.util.json_bytes import json_bytes
+from proxy.util.json_bytes import json_bytes, read_again
 
 Json = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+# The values that each call makes are not frozen: a frozen dataclass takes 1.2 µs to make where this takes 0.2. None of
+# them is changed once it is made.
+
+
+@dataclass(slots=True)
 class RequestInfo:
     """What a request says about itself. `user` is the end user that the app names in it."""
 
@@ -34,7 +38,7 @@ class RequestInfo:
 NO_REQUEST_INFO = RequestInfo()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Tokens of a call, as its vendor reported them.
 
@@ -179,8 +183,8 @@ class Dialect:
         return None
 
     # For a fallback to another model: everything else of the request stays.
-    def with_model(self, raw: bytes, body: Json, model: str) -> bytes:
-        return json_bytes({**body, "model": model})
+    def with_model(self, raw: bytes, model: str) -> bytes:
+        return json_bytes({**read_again(raw), "model": model})
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:
         return None
@@ -229,7 +233,7 @@ MAX_COUNT = 10**9  # of anything that one call could have taken; more is no coun
 def to_count(value: object) -> int:
     """A number of tokens; anything else counts as 0. Some hosts write 12.0."""
     if type(value) is int:  # and no bool
-        return 0 if value < 0 else min(value, MAX_COUNT)
+        return 0 if value < 0 else value if value < MAX_COUNT else MAX_COUNT
     return int(min(value, MAX_COUNT)) if isinstance(value, float) and value >= 0 else 0
 
 

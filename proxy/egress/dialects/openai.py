@@ -27,7 +27,7 @@ from proxy.egress.dialects.openai_responses_stream import ResponsesStream, backg
 from proxy.egress.dialects.openai_usage import image_usage, openai_usage, video_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.dialects.synthetic_response import openai_response
-from proxy.util.json_bytes import json_bytes
+from proxy.util.json_bytes import json_bytes, read_again
 
 _REQUIRED_KEYS = {
     "chat": frozenset(("choices",)),
@@ -124,7 +124,7 @@ class OpenAI(Dialect):
         asked = as_mapping(options)
         if asked.get("include_usage") is True or not isinstance(options, dict | None):
             return None
-        changed = {**body, "stream_options": {**asked, "include_usage": True}}
+        changed = {**read_again(raw), "stream_options": {**asked, "include_usage": True}}
         return json_bytes(changed)
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:

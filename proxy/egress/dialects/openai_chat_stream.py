@@ -5,14 +5,13 @@ platform.openai.com/docs/api-reference/chat-streaming
 
 from __future__ import annotations
 
-import json
 
 from proxy.egress.dialects.base import EventKind, Json, StreamState, as_mapping, as_text, model_name, to_count
 from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
 from proxy.egress.dialects.openai_usage import openai_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
-from proxy.util.json_bytes import json_bytes
+from proxy.util.json_bytes import json_bytes, parse_json
 
 
 class ChatStream(StreamState):
@@ -48,7 +47,7 @@ class ChatStream(StreamState):
             self.ended = self._saw_done = True
             return EventKind.END
         try:
-            chunk = json.loads(found.data)
+            chunk = parse_json(found.data)
         except (ValueError, RecursionError):
             return EventKind.MALFORMED
         if not isinstance(chunk, dict):

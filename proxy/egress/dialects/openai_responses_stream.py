@@ -5,7 +5,6 @@ platform.openai.com/docs/api-reference/responses-streaming
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from proxy.egress.dialects.base import (
@@ -24,7 +23,7 @@ from proxy.egress.dialects.openai_chat_stream import classify_error
 from proxy.egress.dialects.openai_usage import image_tool_model, openai_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
-from proxy.util.json_bytes import json_bytes
+from proxy.util.json_bytes import json_bytes, parse_json
 
 _PREAMBLE_EVENTS = frozenset(
     (
@@ -74,7 +73,7 @@ class ResponsesStream(StreamState):
             self.ended = True
             return EventKind.END
         try:
-            said = json.loads(found.data)
+            said = parse_json(found.data)
         except (ValueError, RecursionError):
             return EventKind.MALFORMED
         if not isinstance(said, dict):

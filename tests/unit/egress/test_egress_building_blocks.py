@@ -404,11 +404,11 @@ def test_each_upstream_of_kind_http_has_a_key_of_its_own():
 
 def test_what_is_between_app_and_gateway_does_not_leave():
     came = [
-        ("Connection", "X-A"),
-        ("X-A", "1"),
-        ("X-Outrigger-Request", "t"),
-        ("tracestate", "outrigger=t"),
-        ("B", "2"),
+        (b"Connection", b"X-A"),
+        (b"X-A", b"1"),
+        (b"X-Outrigger-Request", b"t"),
+        (b"tracestate", b"outrigger=t"),
+        (b"B", b"2"),
     ]
     assert outgoing(came) == [("B", "2")]
 

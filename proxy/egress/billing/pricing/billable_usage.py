@@ -22,7 +22,8 @@ _INPUT_UNITS = frozenset(
 )
 _INPUT_DETAIL_KEYS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAIL_KEYS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
-_DURATION_KEYS = ("seconds", "prompt_audio_seconds")  # OpenAI's, Mistral's
+_DURATION_KEYS = frozenset(("seconds", "prompt_audio_seconds"))  # OpenAI's, Mistral's
+_WRITE_KEYS = frozenset(("cache_creation", "cache_creation_input_tokens"))
 # Tools of the Responses API whose price no usage reports.
 _UNPRICED_TOOLS = ("image_generation_call", "code_interpreter_call")
 
@@ -53,10 +54,9 @@ def billable_usage_of(
     if "video_seconds" in details:
         found.amounts["video_seconds"] = _milliseconds(details["video_seconds"])
         return found
-    for key in _DURATION_KEYS:
-        if key in details and ("hours" in priced or details.get("type") == "duration"):
-            _count_audio(found, details[key], priced)
-            return found
+    if not _DURATION_KEYS.isdisjoint(details) and ("hours" in priced or details.get("type") == "duration"):
+        _count_audio(found, next(details[key] for key in ("seconds", "prompt_audio_seconds") if key in details), priced)
+        return found
     if "hours" in priced and not priced & {"input", "audio_in"}:
         found.amounts["hours"] = to_count(usage.input) * 1000 // SPEECH_TOKENS_PER_SECOND
         found.doubtful.add("hours")
@@ -86,8 +86,10 @@ def _count_input(found: BillableUsage, endpoint: str | None, usage: Usage, price
     details, total = usage.details, to_count(usage.input)
     before = _first_mapping(details, _INPUT_DETAIL_KEYS)
     cached = to_count(usage.cached_input)
-    written, hour = _cache_writes(details, before)
-    audio, image = to_count(before.get("audio_tokens")), to_count(before.get("image_tokens"))
+    written = hour = audio = image = 0
+    if before or not _WRITE_KEYS.isdisjoint(details):
+        written, hour = _cache_writes(details, before)
+        audio, image = to_count(before.get("audio_tokens")), to_count(before.get("image_tokens"))
     if endpoint == "audio" and "audio_in" in priced and not before:
         audio = max(0, total - cached)  # nothing says that any of it was text
         found.doubtful.add("audio_in")
@@ -129,9 +131,11 @@ def _cached_media(
 
 def _cache_writes(details: Json, before: Json) -> tuple[int, int]:
     """Tokens written to a cache, and those of them that are kept for an hour (Anthropic)."""
-    split = as_mapping(details.get("cache_creation"))
-    hour = to_count(split.get("ephemeral_1h_input_tokens"))
-    short = to_count(split.get("ephemeral_5m_input_tokens"))
+    hour = short = 0
+    if "cache_creation" in details:
+        split = as_mapping(details["cache_creation"])
+        hour = to_count(split.get("ephemeral_1h_input_tokens"))
+        short = to_count(split.get("ephemeral_5m_input_tokens"))
     told = max(to_count(details.get("cache_creation_input_tokens")), to_count(before.get("cache_write_tokens")))
     return max(told, hour + short), hour
 
@@ -139,7 +143,9 @@ def _cache_writes(details: Json, before: Json) -> tuple[int, int]:
 def _count_output(found: BillableUsage, endpoint: str | None, usage: Usage, priced: frozenset[str]) -> None:
     total, reasoning = to_count(usage.output), to_count(usage.reasoning)
     after = _first_mapping(usage.details, _OUTPUT_DETAIL_KEYS)
-    audio, image = to_count(after.get("audio_tokens")), to_count(after.get("image_tokens"))
+    audio = image = 0
+    if after:
+        audio, image = to_count(after.get("audio_tokens")), to_count(after.get("image_tokens"))
     if endpoint == "images" and "image_out" in priced and not after:
         image = total
         found.doubtful.add("image_out")
@@ -177,6 +183,6 @@ def _count_tools(found: BillableUsage, endpoint: str | None, usage: Usage, model
 
 def _first_mapping(details: Json, names: tuple[str, ...]) -> Mapping[str, Any]:
     for name in names:
-        if found := as_mapping(details.get(name)):
+        if name in details and (found := as_mapping(details[name])):
             return found
     return {}

@@ -30,6 +30,7 @@ MAX_CALL_DOLLARS = Decimal(1_000_000)  # no single call costs more, whatever an 
 PRICED_TIERS = frozenset(("flex", "batch", "priority", "fast", "ultrafast"))  # those that change a price
 CHARACTERS_PER_SECOND = 15  # of English, spoken
 TICKS_PER_NANO = 10  # xAI's unit of cost
+_COST_KEYS = frozenset(("cost", "cost_in_usd_ticks"))  # by which an answer reports what it cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Pricer:
         if endpoint == "moderations":
             return NO_COST  # developers.openai.com/api/docs/models/omni-moderation-latest: free
         found = self._match(model, usage.model)
-        if found is None or found.policy_price is None:
+        if (found is None or found.policy_price is None) and not _COST_KEYS.isdisjoint(usage.details):
             reported = _reported_cost(usage.details)
             if reported is not None:
                 return Cost(reported)

@@ -55,7 +55,7 @@ _PRICED_ALONE = (
 PriceRow = Mapping[str, object]  # as the table has it: unit → dollars, or [dollars, [from tokens, dollars] …]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, see RequestInfo
 class Cost:
     """What something costs, in whole nano-dollars (1e-9 $); `estimated` is the part that rests on an estimate."""
 
@@ -88,6 +88,8 @@ class Rates:
 
     def for_context(self, context: int) -> Mapping[str, int]:
         """Rates by unit, of a request with so many input tokens: a step reprices all of it, not what is above alone."""
+        if len(self._bands) == 1:
+            return self._bands[0][1]
         # Strictly above: a price "over 200k tokens" does not hold at 200,000.
         for start, rates in reversed(self._bands):
             if context > start:

@@ -22,7 +22,7 @@ _PRICES_FILE = Path(__file__).parent / "prices.json"
 class ModelPrices:
     """A model's prices over time and by service tier. `max_output`: the most tokens of an answer; 0 if not known."""
 
-    __slots__ = ("_dated_rows", "_prices", "_rates_by_rows", "_tier_rows", "max_output", "name")
+    __slots__ = ("_dated_rows", "_prices", "_rates_by_rows", "_tier_rows", "_usual_rates", "max_output", "name")
 
     def __init__(self, row: Sequence[Any], prices: Sequence[Mapping[str, Any]]) -> None:
         self.name: str = row[0]
@@ -34,6 +34,7 @@ class ModelPrices:
         self.max_output: int = row[4] if len(row) > 4 else 0
         self._prices = prices
         self._rates_by_rows: dict[tuple[int, ...], Rates] = {}
+        self._usual_rates: dict[int, Rates] = {}  # of one row alone, by its number
 
     def price_row(self, at: float) -> PriceRow:
         """The standard tier's prices at that time."""
@@ -42,6 +43,8 @@ class ModelPrices:
     def rates(self, at: float, tier: str | None = None) -> tuple[Rates, bool]:
         """The rates at that time; with False if the tier has no price here, so that they are the standard tier's."""
         number = self._row_number_at(at)
+        if tier is None and (usual := self._usual_rates.get(number)) is not None:
+            return usual, True
         numbers: tuple[int, ...] = (number,)
         if tier is not None:
             # Flex costs what a batch does (developers.openai.com/api/docs/pricing), and often has no row of its own.
@@ -56,9 +59,13 @@ class ModelPrices:
             for one in numbers:
                 row |= self._prices[one]
             found = self._rates_by_rows[numbers] = Rates(row)
+            if len(numbers) == 1:
+                self._usual_rates[number] = found
         return found, tier is None or len(numbers) > 1
 
     def _row_number_at(self, at: float) -> int:
+        if len(self._dated_rows) == 1:
+            return self._dated_rows[0][1]
         return next((one for span, one in reversed(self._dated_rows) if span_holds(span, at)), self._dated_rows[0][1])
 
 

@@ -49,8 +49,8 @@ class SendProgress:
 class OutgoingResponse:
     """A response whose head has come; its body is read by `read_chunk`, with backpressure.
 
-    `status` and `reason`; `raw_headers` as they came, `fields` the same as text, `headers` by lower-case name, the first
-    of each.
+    `status` and `reason`; `raw_headers` as they came, `fields` the same as text, `headers` by lower-case name, the
+    first of each.
     """
 
     __slots__ = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from proxy.egress.dialects.anthropic_usage import anthropic_usage
 from proxy.egress.dialects.base import (
     NO_REQUEST_INFO,

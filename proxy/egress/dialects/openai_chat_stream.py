@@ -5,7 +5,6 @@ platform.openai.com/docs/api-reference/chat-streaming
 
 from __future__ import annotations
 
-
 from proxy.egress.dialects.base import EventKind, Json, StreamState, as_mapping, as_text, model_name, to_count
 from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
 from proxy.egress.dialects.openai_usage import openai_usage

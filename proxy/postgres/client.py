@@ -73,7 +73,9 @@ class ClientConnection(asyncio.Protocol):
         self.end_request: Callable[[], None] = no_request
         self._early_data = b""
         self._transport: asyncio.Transport | None = None
-        self._paused_by: set[str] = set()
+        self.is_slow = False  # it does not read what it gets as fast as that comes
+        self.paused_by_server = False  # it is not read, because its server had enough
+        self._backlogged = False  # it is not read, because too much waits to be sent on
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self.number} {self.state}>"
@@ -118,8 +120,9 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
-        if self.link is not None:
-            self.link.on_client_data(data)
+        link = self.link
+        if link is not None:
+            link.on_client_data(data)
         elif self.login is not None:
             self._log_in(self.login, data)
         elif self.listener is not None:
@@ -159,37 +162,37 @@ class ClientConnection(asyncio.Protocol):
 
     # ── one side slower than the other ───────────────────────────────────────────────────────
 
-    @property
-    def is_slow(self) -> bool:
-        """Whether it does not read what it gets as fast as that comes."""
-        return "out" in self._paused_by
-
-    @property
-    def paused_by_server(self) -> bool:
-        """Whether it is not read because its server had enough."""
-        return "server" in self._paused_by
-
     def pause_writing(self) -> None:
-        self._paused_by.add("out")
+        self.is_slow = True
         if self.link is not None:
             self.link.pause_server()
 
     def resume_writing(self) -> None:
-        self._paused_by.discard("out")
+        self.is_slow = False
         if self.link is not None:
             self.link.resume_server()
 
-    def pause_reading(self, reason: str = "server") -> None:
-        """`reason` is server (it does not take more) or backlog (too much waits to be sent on)."""
-        self._paused_by.add(reason)
-        if self._transport is not None:
-            self._transport.pause_reading()
+    def pause_reading(self) -> None:
+        """Its server does not take more."""
+        self.paused_by_server = True
+        self._update_reading()
 
-    def resume_reading(self, reason: str = "server") -> None:
-        # "out" is no reason not to read: it is the client that is slow to take what it gets.
-        self._paused_by.discard(reason)
-        if self._transport is not None and not self._paused_by & {"server", "backlog"}:
-            self._transport.resume_reading()
+    def resume_reading(self) -> None:
+        self.paused_by_server = False
+        self._update_reading()
+
+    def limit_backlog(self, *, full: bool) -> None:
+        """Too much of what it has sent waits to be sent on, or no longer."""
+        self._backlogged = full
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        # That the client is slow is no reason not to read: it is what it gets that it is slow to take.
+        if self._transport is not None:
+            if self.paused_by_server or self._backlogged:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
 
 def no_request() -> None:

@@ -156,11 +156,15 @@ class Link:
                 server.since = self._now()
         try:
             while self._pending and not self.waiting and not frontend.awaits_pin:
-                server = self.server or self._borrow()
-                if server is None or frontend.blocked:  # blocked: its settings are being restored there
-                    break
-                if not outstanding.queue:
+                server = self.server
+                if server is None:
+                    server = self._borrow()
+                    if server is None:
+                        break
+                elif not outstanding.queue:
                     server.since = self._now()
+                if frontend.blocked:  # its settings are being restored there
+                    break
                 requests = session.process_requests(self._pending)
                 self._pending = frontend.remainder
                 if requests:
@@ -184,14 +188,16 @@ class Link:
     def _borrow(self) -> ServerConnection | None:
         """A server, if one is free and there is anything to do for one. Raises ProtocolError."""
         # A Sync or a Flush between transactions needs no server, and would take one from somebody else.
-        if self._serverless.busy or self._pending[:1] not in _SERVER_KINDS:
+        pending = self._pending
+        if self._serverless.busy or pending[:1] not in _SERVER_KINDS:
             replies, self._pending = self._serverless.answer(self._pending)
             if replies:
                 self._write_client(replies)
             if self._serverless.terminated:
                 self._end_terminated()
                 return None
-        if not self.session.frontend.can_forward(self._pending):
+            pending = self._pending
+        if not self.session.frontend.can_forward(pending):
             return None
         server = self._pool.acquire(self)
         if server is not None:
@@ -215,8 +221,7 @@ class Link:
     def _settle(self, server: ServerConnection) -> None:
         """Carry out what the session has decided about its server."""
         session = self.session
-        injected = session.pop_injected()
-        if injected:
+        if injected := session.pop_injected():
             server.write(injected)
         # A server that is in nobody knows what state serves nobody again.
         if session.fatal_error:
@@ -246,7 +251,7 @@ class Link:
         full = len(self._pending) > MAX_BACKLOG and (self.waiting or self.session.blocked)
         if full is not self._backlogged:
             self._backlogged = full
-            (client.pause_reading if full else client.resume_reading)("backlog")
+            client.limit_backlog(full=full)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────
 
@@ -408,28 +413,27 @@ class Link:
 class ServerlessReplies:
     """What a client gets while it has no server. A Sync is answered; a Flush, and what is left of a COPY that failed,
     is dropped. After a refusal the rest of an extended batch is dropped too, up to its Sync, which alone is answered
-    by ReadyForQuery (as PostgreSQL does after an error). `terminated`: the client has said goodbye."""
+    by ReadyForQuery (as PostgreSQL does after an error). `busy`: something of before has not come to its end;
+    `terminated`: the client has said goodbye."""
 
-    __slots__ = ("_bytes_to_drop", "_reply_after_drop", "_to_sync", "terminated")
+    __slots__ = ("_bytes_to_drop", "_reply_after_drop", "_to_sync", "busy", "terminated")
 
     def __init__(self) -> None:
+        self.busy = False
         self._bytes_to_drop = 0  # of a message whose begin was dropped
         self._reply_after_drop = b""
         self._to_sync = False
         self.terminated = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether something of before has not come to its end."""
-        return self._to_sync or self._bytes_to_drop > 0
-
     def answer(self, data: bytes) -> tuple[bytes, bytes]:
         """What the client gets, and what of `data` needs a server. Raises ProtocolError."""
-        return self._process_messages(data, b"")
+        return self.refuse(data, b"")
 
     def refuse(self, data: bytes, error: bytes) -> tuple[bytes, bytes]:
         """The same if there is no server to be had: each message, or batch of them, gets the error."""
-        return self._process_messages(data, error)
+        found = self._process_messages(data, error)
+        self.busy = self._to_sync or self._bytes_to_drop > 0
+        return found
 
     def _process_messages(self, data: bytes, error: bytes) -> tuple[bytes, bytes]:
         replies = b""

@@ -81,6 +81,7 @@ class Pool:
         self._wait_timer: asyncio.TimerHandle | None = None
         self._launch_timer: asyncio.TimerHandle | None = None
         self.lease: Lease | None = None  # of `pool.total`, if instances share it
+        self._most = most_connections(policy)
         self._parting = 0  # connections that ended a moment ago, which the database may still count
         self._janitor_timer: asyncio.TimerHandle | None = None
 
@@ -93,6 +94,7 @@ class Pool:
     def apply(self, policy: Postgres) -> None:
         """Take a newer policy."""
         self.policy = policy
+        self._most = most_connections(policy)
         self.pins.limit = pin_limit(policy)
         self.launch_servers()
 
@@ -101,8 +103,7 @@ class Pool:
     @property
     def limit(self) -> int:
         """How many connections this instance may have now."""
-        most = most_connections(self.policy)
-        return most if self.lease is None else min(most, self.lease.limit)
+        return self._most if self.lease is None else min(self._most, self.lease.limit)
 
     def measure(self) -> tuple[int, int]:
         """How many connections there are, those that are being opened among them, and how many would be used."""
@@ -111,7 +112,7 @@ class Pool:
     def _wanted(self) -> int:
         pool = self.policy.pool
         in_use = len(self.servers) - len(self.idle) + len(self.waiters) + len(self._greeting_futures)
-        return max(1, min(most_connections(self.policy), max(pool.min, in_use)))
+        return max(1, min(self._most, max(pool.min, in_use)))
 
     def on_limit_changed(self) -> None:
         """The lease is another: what is idle beyond it goes, or what is waited for is opened."""
@@ -168,6 +169,7 @@ class Pool:
                 del idle[index]
                 # One that was idle for long, or that has said something unasked, is checked before it serves again.
                 if now - server.since <= self.policy.check and not server.has_unread_input():
+                    server.since = now
                     return server
                 server.send_check()
         return None
@@ -178,7 +180,8 @@ class Pool:
         server.transactions += 1
         server.since = self.now()
         server.query_timed_out = False
-        server.resume_reading()
+        if server.paused:
+            server.resume_reading()
         if not server.cancelling:  # else `_cancel` offers it when the cancel has arrived
             self._offer_server(server)
 
@@ -190,11 +193,12 @@ class Pool:
         """To the waiter that waits longest; if that one needs another kind, this server may have to make room."""
         if server.closed:
             return
-        other = server.backend.other_database
+        backend, now = server.backend, self.now()
+        other = backend.other_database
         if (
             self.draining
-            or self.now() >= server.retire_at
-            or len(self.servers) > self.limit
+            or now >= server.retire_at
+            or len(self.servers) > (self._most if self.lease is None else self.limit)
             or (other and other not in self.clients_by_database)
         ):
             server.close()
@@ -203,27 +207,34 @@ class Pool:
         if not waiters:
             self.idle.append(server)
             return
-        attempts = self.launcher.attempts
-        # Waiters of another kind do not lose their turn: either a connection of theirs is on its way, or this one ends.
-        coming = Counter(attempts.under_way) if waiters[0].pool_key != server.backend.pool_key else None
-        for waiter in waiters:
-            key = waiter.pool_key
-            if key == server.backend.pool_key:
-                if waiter is waiters[0]:
-                    waiters.popleft()
-                else:
-                    waiters.remove(waiter)
-                self._observe_wait(self.now() - waiter.since)
-                waiter.waiting = False
-                waiter.on_server_granted(server)
-                return
-            assert coming is not None
-            if coming[key] > 0:
-                coming[key] -= 1
+        first = waiters[0]
+        waiter: Waiter | None = first
+        if first.pool_key == backend.pool_key:
+            waiters.popleft()
+        else:
+            waiter = self._pop_later_waiter(server)
+        if waiter is not None:
+            self._observe_wait(now - waiter.since)
+            waiter.waiting = False
+            waiter.on_server_granted(server)
+
+    def _pop_later_waiter(self, server: ServerConnection) -> Waiter | None:
+        """The first waiter of this server's kind. None: the server is idle if there is none, or makes room for those
+        of another kind."""
+        key, attempts = server.backend.pool_key, self.launcher.attempts
+        # Those of another kind do not lose their turn: either a connection of theirs is on its way, or this one ends.
+        coming = Counter(attempts.under_way)
+        for waiter in self.waiters:
+            if waiter.pool_key == key:
+                self.waiters.remove(waiter)
+                return waiter
+            if coming[waiter.pool_key] > 0:
+                coming[waiter.pool_key] -= 1
             elif not attempts.failures:
                 server.close()
-                return
+                return None
         self.idle.append(server)
+        return None
 
     def forget_waiter(self, waiter: Waiter) -> None:
         """It waits no more, neither for a server nor for a pin slot."""

@@ -60,7 +60,8 @@ class ServerOwner(Protocol):
 class ServerConnection(asyncio.Protocol):
     """`backend` is what is known of the server; `link` has borrowed it; `since` is when it began what it does now, and
     `retire_at` when it has served long enough (both by `clock`); `cancelling` cancels are under way;
-    `query_timed_out`: its query was cancelled for taking too long; `transactions` it has served."""
+    `query_timed_out`: its query was cancelled for taking too long; `paused`: it is not read, because its client had
+    enough; `transactions` it has served."""
 
     def __init__(
         self, backend: ServerState, owner: ServerOwner, clock: Callable[[], float], *, retire_at: float
@@ -81,7 +82,7 @@ class ServerConnection(asyncio.Protocol):
         self._kept_alive: object = None
         self._fd = -1
         self._poll = select.poll()
-        self._paused = False
+        self.paused = False
         self._partial = b""  # the begin of a message that came while nobody had borrowed it
 
     def __repr__(self) -> str:
@@ -191,13 +192,13 @@ class ServerConnection(asyncio.Protocol):
             self.link.resume_client()
 
     def pause_reading(self) -> None:
-        if not self._paused and self._transport is not None:
-            self._paused = True
+        if not self.paused and self._transport is not None:
+            self.paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._paused and self._transport is not None:
-            self._paused = False
+        if self.paused and self._transport is not None:
+            self.paused = False
             self._transport.resume_reading()
 
 

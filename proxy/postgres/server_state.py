@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from proxy.postgres.auth.startup import APPLICATION_NAME, CLIENT_ENCODING, PoolKey, Settings, other_database
+from proxy.postgres.auth.startup import PoolKey, Settings, basic_settings, other_database
 from proxy.postgres.statement_registry import PreparedStatement
 
 MAX_CUSTOM_PARAMETERS = 1000
@@ -42,7 +42,7 @@ class ServerState:
         self.pool_key = key
         self.other_database = other_database(key)
         self.pid = pid
-        self.reset_values: Settings = {APPLICATION_NAME: name.encode(), CLIENT_ENCODING: b"UTF8"}
+        self.reset_values: Settings = basic_settings(name.encode(), b"UTF8")
         self.applied: Settings = self.reset_values
         self.custom_parameters: set[bytes] = set()
         self.reported = reported

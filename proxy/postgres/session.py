@@ -29,14 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from proxy.postgres import pg_errors, session_state, wire
-from proxy.postgres.auth.startup import (
-    APPLICATION_NAME,
-    CLIENT_ENCODING,
-    Settings,
-    StartupMessage,
-    fake_pid,
-    other_database,
-)
+from proxy.postgres.auth.startup import Settings, StartupMessage, basic_settings, fake_pid, other_database
 from proxy.postgres.frontend import Frontend
 from proxy.postgres.outstanding import ExpectedReply, OutstandingReplies
 from proxy.postgres.server_state import ServerState
@@ -44,6 +37,7 @@ from proxy.postgres.session_state import COMPUTED_SETTING, DISCARD, LIBRARY, PRO
 from proxy.postgres.statement_registry import PreparedStatement, StatementRegistry
 
 SCOPE_SETTINGS = (b"search_path", b"role", b"session_authorization")  # they decide whose tables a name means
+NOTHING_TO_SET = (b"", b"")
 SESSION_MODE = 1 << 30  # a pin that is no state: the client keeps its server until it leaves
 # Fails whatever the transaction did that no Sync has ended yet: a portal that nobody has.
 _FAILING_EXECUTE = wire.message(wire.EXECUTE, b"outrigger_none\0\0\0\0\0")
@@ -85,10 +79,9 @@ class Session:
         scope = other_database(startup.pool_key), dict(startup.pool_key).get("search_path", "")
         self.frontend.scope = self._base_scope = "\0".join(scope).encode("utf-8", "surrogateescape")
         self.frontend.restore_settings = self._restore_settings
-        self._own_settings: Settings = {
-            APPLICATION_NAME: startup.application_name.encode("utf-8", "surrogateescape"),
-            CLIENT_ENCODING: encoding.encode(),
-        }
+        self._own_settings: Settings = basic_settings(
+            startup.application_name.encode("utf-8", "surrogateescape"), encoding.encode()
+        )
         self.settings: Settings = self._own_settings
         self._mode_pin = SESSION_MODE if keeps_server else 0
         self.pinned = self._mode_pin
@@ -136,15 +129,20 @@ class Session:
         """
         self.backend = self.frontend.backend = backend
         # Whether a RESET on this server leads elsewhere than on a connection of the client's own.
-        self.frontend.settings_differ = self._own_settings != backend.reset_values
+        self.frontend.settings_differ = (
+            self._own_settings is not backend.reset_values and self._own_settings != backend.reset_values
+        )
         self.releasable = False
+        # Settings are replaced and never changed, so that the usual case is a comparison of identities.
+        if backend.applied is self.settings and backend.reported is self.shown_parameters and not always:
+            backend.last_session = self.number
+            return NOTHING_TO_SET
         text, sets = b"", False
         # RESET ALL leaves role and session_authorization as they are; resetting the latter resets both.
         if always and backend.last_session != self.number:
             text = b"RESET SESSION AUTHORIZATION;RESET ALL;"
             backend.applied = backend.reset_values
         backend.last_session = self.number
-        # Settings are replaced and never changed, so that the usual case is one comparison of identity.
         if backend.applied is not self.settings and backend.applied != self.settings:
             changes, sets = session_state.settings_query(backend.applied, self.settings, backend.custom_parameters)
             text += changes

@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 # What a first packet may ask for in place of a version: the high half is 1234, which no version is.
 SSL_REQUEST = 80877103
@@ -26,6 +27,13 @@ PoolKey = tuple[tuple[str, str], ...]  # settings by name, sorted; connections o
 APPLICATION_NAME = b"application_name"
 CLIENT_ENCODING = b"client_encoding"
 OTHER_DATABASE = ""  # the name in a key of a database that is not the policy's (no setting has that name)
+
+
+@lru_cache(maxsize=1000)
+def basic_settings(application_name: bytes, client_encoding: bytes) -> Settings:
+    """What every connection is set to. Those with equal values are given one object: nearly all clients and servers of
+    an app have the same, and who compares two by identity is done at once."""
+    return {APPLICATION_NAME: application_name, CLIENT_ENCODING: client_encoding}
 
 
 def fake_pid(client: int) -> int:

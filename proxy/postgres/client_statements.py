@@ -115,26 +115,26 @@ class UnnamedChange:
 
 class UnnamedStatement:
     """`body` is that of the client's last Parse without a name (what follows the name), None if there is none; `hints`
-    are of its text."""
+    are of its text; `last` is the last change that may not be answered yet."""
 
-    __slots__ = ("_last", "body", "hints")
+    __slots__ = ("body", "hints", "last")
 
     def __init__(self) -> None:
         self.body: bytes | None = None
         self.hints = NO_HINTS
-        self._last: UnnamedChange | None = None
+        self.last: UnnamedChange | None = None
 
     @property
     def too_many_unanswered(self) -> bool:
-        return self._last is not None and self._last.depth >= MAX_UNANSWERED_CHANGES
+        return self.last is not None and self.last.depth >= MAX_UNANSWERED_CHANGES
 
     def settle(self) -> None:
         """What it is now, it is whatever becomes of what was sent before."""
-        self._last = None
+        self.last = None
 
     def on_query(self) -> None:
         """A Query ends it, and is not skipped."""
-        self.body = self._last = None
+        self.body = self.last = None
         self.hints = NO_HINTS
 
     def replace_client(self, backend: ServerState, body: bytes | None, hints: Hints = NO_HINTS) -> UnnamedChange:
@@ -151,8 +151,8 @@ class UnnamedStatement:
         self, backend: ServerState, body: bytes | None, hints: Hints, server_body: bytes | None, *, by_client: bool
     ) -> UnnamedChange:
         # The chain begins with what holds now; that is no change, so it is the client's and never skipped.
-        previous = self._last or UnnamedChange(self.body, self.hints, backend.unnamed_body, None, by_client=True)
-        self._last = change = UnnamedChange(body, hints, server_body, previous, by_client=by_client)
+        previous = self.last or UnnamedChange(self.body, self.hints, backend.unnamed_body, None, by_client=True)
+        self.last = change = UnnamedChange(body, hints, server_body, previous, by_client=by_client)
         backend.unnamed_body = server_body
         return change
 
@@ -161,7 +161,7 @@ class UnnamedStatement:
         change.skipped = skipped
         if not skipped:
             change.body, change.hints, change.server_body = None, NO_HINTS, None
-        if (now := self._last) is None:
+        if (now := self.last) is None:
             return
         # The server has what the last change left that it saw; the client what the last of its own left.
         while now.skipped and now.previous is not None:

@@ -43,6 +43,7 @@ from proxy.postgres.session_state import (
     SQL_PREPARED,
     Hints,
     inspect_text,
+    is_plain_body,
 )
 from proxy.postgres.statement_registry import PreparedStatement, StatementRegistry
 from proxy.postgres.wire import (
@@ -68,6 +69,7 @@ from proxy.postgres.wire import (
 STREAM_BYTES = 64 * 1024  # what is longer goes on before it is whole, if its kind allows that
 STREAM_QUERY_BYTES = 1 << 20  # the same of a Query, whose text is read if it is shorter
 MAX_PARSE_BYTES = 64 << 20
+MAX_PLAIN_BYTES = 4096  # of a Parse that may go in one step
 MAX_TRACKED = 100  # portals, and names of deallocated statements, in a transaction
 
 REFUSED_TEXT = b"refused"  # no SQL: the server fails as it must, and the client is told why
@@ -78,6 +80,14 @@ _EXECUTE_LOCAL = ExpectedReply(EXECUTE, flags=LOCAL_SETTING)
 _FLUSH = wire.message(FLUSH)
 _PARSE_COMPLETE = wire.message(wire.PARSE_COMPLETE)
 _CLOSE_COMPLETE = wire.message(wire.CLOSE_COMPLETE)
+_BOUND = wire.message(wire.BIND_COMPLETE)
+_PARSED_AND_BOUND = _PARSE_COMPLETE + _BOUND
+# How a batch ends that executes the unnamed portal to its last row, and what is owed for that.
+_EXECUTE_SYNC = wire.message(EXECUTE, b"\0\0\0\0\0") + wire.message(SYNC)
+_DESCRIBE_EXECUTE_SYNC = wire.message(DESCRIBE, b"P\0") + _EXECUTE_SYNC
+_EXECUTED: tuple[ExpectedReply, ...] = (replies.EXECUTE_REPLY, replies.SYNC_REPLY)
+_DESCRIBED: tuple[ExpectedReply, ...] = (replies.DESCRIBE_REPLY, *_EXECUTED)
+_MIN_BIND_SIZE = HEADER_SIZE + 2
 
 
 class ProtocolError(Exception):
@@ -138,6 +148,10 @@ class Frontend:
         self._has_bound = False  # something was bound since the last Sync
         self.deallocated: dict[bytes, bytes] = {}
         self.tracked_portals: dict[bytes, tuple[Hints, PreparedStatement | None]] = {}
+        # Of a batch that goes in one step: it goes only if nothing is owed, so that one of each is enough.
+        self._plain_bind = ExpectedReply(BIND, plain_start=_BOUND)
+        self._plain_parse = ExpectedReply(PARSE, plain_start=_PARSED_AND_BOUND, on_undone=self._undo_plain_parse)
+        self._plain_change = UnnamedChange(None, NO_HINTS, None, None, by_client=True)
         self.settings_differ = False
         self.restore_settings: Callable[[tuple[bytes, ...], bool, bytes], bytes] = restore_nothing
 
@@ -155,8 +169,8 @@ class Frontend:
 
     def process_requests(self, data: bytes) -> bytes:
         """What the server gets. Not to be called while `blocked`. Raises ProtocolError."""
-        if data[:1] == b"Q" and self._forward_plain_query(data):
-            return data
+        if plain := self._forward_plain(data):
+            return plain
         size = len(data)
         # What is between `start` and `pos` has been read and goes on as it came: a batch is copied in as few pieces as
         # there are messages in it that change.
@@ -214,26 +228,103 @@ class Frontend:
             out.append(data[start:pos])
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _forward_plain_query(self, data: bytes) -> bool:
-        """One whole Query that leaves nothing behind, which is what most send: whether it was that."""
+    # ── what most send ───────────────────────────────────────────────────────────────────────
+    # One request that is whole and leaves nothing behind goes in one step. Afterwards everything is as if its messages
+    # had gone one by one, as the rest of this class has them. The gateway's CPU time for a batch with a Parse was 39 µs
+    # one by one, and is 22 in one step (without: 33 and 24), its answer and the kernel's part included.
+
+    def _forward_plain(self, data: bytes) -> bytes:
+        """A Query, or a batch of the extended protocol: what the server gets, b"" if it is anything else."""
+        backend, outstanding = self.backend, self._outstanding
         if (
             len(data) <= HEADER_SIZE
-            or read_header(data)[1] != len(data) - 1
             or self.unsynced
             or self._bytes_to_stream
-            or self._outstanding.skipping_to_sync
+            or outstanding.skipping_to_sync
             or self.pin_refusal
-            or inspect_text(data[HEADER_SIZE:-1]) is not NO_HINTS
+            or backend is None
         ):
-            return False
-        # The same as `_expect_query` and `expect`, without their calls: most Queries come this way.
+            return b""
+        kind, length = read_header(data)
+        if kind != QUERY:
+            return self._forward_plain_batch(data, kind, 1 + length, backend)
+        if length != len(data) - 1 or inspect_text(data[HEADER_SIZE:-1]) is not NO_HINTS:
+            return b""
         self.statements.may_have_failed = True
         self.unnamed.on_query()
-        self._attached_server().unnamed_body = None
-        self._outstanding.idle = False
-        self._outstanding.queue.append(replies.QUERY_REPLY)
+        backend.unnamed_body = None
+        outstanding.idle = False
+        outstanding.queue.append(replies.QUERY_REPLY)
         self.remainder = b""
-        return True
+        return data
+
+    def _forward_plain_batch(self, data: bytes, kind: int, end: int, backend: ServerState) -> bytes:
+        """What drivers send for one statement: its Parse without a name and the Bind of that, or the Bind of a name,
+        then Describe, perhaps, Execute and Sync, of the portal without a name. The first message ends at `end`."""
+        outstanding, statements, unnamed = self._outstanding, self.statements, self.unnamed
+        queue = outstanding.queue
+        if queue or self.tracked_portals:
+            return b""
+        if data.endswith(_DESCRIBE_EXECUTE_SYNC):
+            rest, rest_at = _DESCRIBED, len(data) - len(_DESCRIBE_EXECUTE_SYNC)
+        elif data.endswith(_EXECUTE_SYNC):
+            rest, rest_at = _EXECUTED, len(data) - len(_EXECUTE_SYNC)
+        else:
+            return b""
+        if kind == BIND and end == rest_at and not data[HEADER_SIZE]:
+            name_end = data.find(b"\0", HEADER_SIZE + 1, end)
+            name = data[HEADER_SIZE + 1 : name_end]
+            statement = statements.get(name)
+            if (
+                statement is None
+                or name_end < 0
+                or statement.hints is not NO_HINTS
+                or statement.stale
+                or statement not in backend.prepared
+            ):
+                return b""
+            statements.on_all_answered()
+            unnamed.settle()
+            backend.prepared.move_to_end(statement)
+            server_name = statement.name
+            data = b"%b\0%b%b" % (
+                wire.HEADER.pack(BIND, end - 1 + len(server_name) - len(name)),
+                server_name,
+                data[name_end:],
+            )
+            entry = self._plain_bind
+            entry.statement, entry.client_name = statement, name
+            entry.plain_size = 1 + len(rest)
+            queue.append(entry)
+        elif (
+            kind == PARSE
+            and end + _MIN_BIND_SIZE <= rest_at
+            and not data[HEADER_SIZE]
+            and read_header(data, end) == (BIND, rest_at - end - 1)
+            and not data[end + HEADER_SIZE]
+            and not data[end + HEADER_SIZE + 1]
+            and end <= MAX_PLAIN_BYTES
+            and is_plain_body(body := data[HEADER_SIZE + 1 : end])
+        ):
+            unnamed.body, unnamed.hints = body, NO_HINTS
+            unnamed.last = change = self._plain_change
+            change.body = change.server_body = backend.unnamed_body = body
+            change.skipped = False
+            statements.unnamed_parsed = True
+            entry = self._plain_parse
+            entry.plain_size = 2 + len(rest)
+            queue.append(entry)
+            queue.append(replies.BIND_REPLY)
+        else:
+            return b""
+        queue.extend(rest)
+        outstanding.idle = False
+        self.remainder = b""
+        statements.on_sync()
+        return data
+
+    def _undo_plain_parse(self) -> None:
+        self.unnamed.undo_change(self._plain_change, self._attached_server(), skipped=self._outstanding.undoing_skipped)
 
     def _may_stream(self, kind: int, length: int, here: int) -> bool:
         """Whether a message may go on though only `here` bytes of it came."""

@@ -34,6 +34,7 @@ from proxy.postgres.wire import (
     DATA_ROW,
     EXECUTE,
     HEADER_SIZE,
+    NO_DATA,
     READY_FOR_QUERY,
     ROW_DESCRIPTION,
     read_header,
@@ -49,7 +50,6 @@ COPY_END = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are s
 
 ASYNCHRONOUS_KINDS = frozenset((wire.PARAMETER_STATUS, wire.NOTICE, wire.NOTIFICATION))  # they answer nothing
 ROW_KINDS = frozenset((wire.DATA_ROW, wire.COPY_DATA))
-PLAIN_KINDS = frozenset((wire.DATA_ROW, wire.ROW_DESCRIPTION))  # of an answer to a Query, they say nothing of its state
 ENDED_BY_READY = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION_CALL))
 # Which reply is the last one to which message.
 REPLY_ENDS = {
@@ -71,6 +71,9 @@ class ExpectedReply:
     client calls it; `flags` of the text (`session_state`). `on_reply` gets the hidden replies and gives what the client
     gets in their place, or is told (by b"") that a command has completed; `on_undone` is called if the reply never
     comes, because this or something before it failed. `passes_unread`: nothing of the reply is to be known.
+
+    With `plain_size` it is the first of so many that are the whole of a request of the usual kind, up to its
+    ReadyForQuery; an answer of the usual kind begins with `plain_start` (`OutstandingReplies._pass_plain_answer`).
     """
 
     __slots__ = (
@@ -83,6 +86,8 @@ class ExpectedReply:
         "on_reply",
         "on_undone",
         "passes_unread",
+        "plain_size",
+        "plain_start",
         "statement",
     )
 
@@ -98,8 +103,12 @@ class ExpectedReply:
         flags: int = 0,
         on_reply: Callable[[bytes], bytes] | None = None,
         on_undone: Callable[[], None] | None = None,
+        plain_size: int = 0,
+        plain_start: bytes = b"",
     ) -> None:
         self.kind = kind
+        self.plain_size = plain_size
+        self.plain_start = plain_start
         self.passes_unread = (
             kind > COPY_END
             and not hidden
@@ -121,7 +130,7 @@ class ExpectedReply:
 
 # What has nothing of its own is shared by all that expect it.
 COPY_END_REPLY = ExpectedReply(COPY_END)
-QUERY_REPLY = ExpectedReply(wire.QUERY)
+QUERY_REPLY = ExpectedReply(wire.QUERY, plain_size=1)
 SYNC_REPLY = ExpectedReply(wire.SYNC)
 FUNCTION_REPLY = ExpectedReply(wire.FUNCTION_CALL)
 PARSE_REPLY = ExpectedReply(wire.PARSE)
@@ -240,7 +249,7 @@ class OutstandingReplies:
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        elif head is QUERY_REPLY and self._pass_plain_answer(data):
+        elif head is not None and head.plain_size == len(queue) and self._pass_plain_answer(data, head.plain_start):
             return data
         size = len(data)
         out: list[bytes] = []
@@ -282,20 +291,20 @@ class OutstandingReplies:
             return data[start:pos]  # `data` itself, if that is all of it
         return b"".join((*out, data[start:pos], tail))
 
-    def _pass_plain_answer(self, data: bytes) -> bool:
-        """The whole answer to a Query, in which nothing counts but how it ends: whether it was that."""
-        queue = self.queue
-        if len(queue) != 1 or self._bytes_to_stream:
+    def _pass_plain_answer(self, data: bytes, start: bytes) -> bool:
+        """The whole answer to all that is owed, in which nothing counts but how it ends: whether it was that."""
+        if self._bytes_to_stream or not data.startswith(start):
             return False
-        pos, last = 0, len(data) - HEADER_SIZE - 1
+        pos, last = len(start), len(data) - HEADER_SIZE - 1
         while pos < last:
             kind, length = read_header(data, pos)
             if (
                 kind != DATA_ROW
                 and kind != ROW_DESCRIPTION
+                and kind != NO_DATA
                 and (kind != COMMAND_COMPLETE or data[pos + 5 : pos + 8] in TAG_FLAGS)
             ):
-                return False  # neither DataRow nor RowDescription, nor a command that leaves nothing behind
+                return False  # nothing of rows and their shape, nor a command that leaves nothing behind
             pos += 1 + length
         if pos != last or data[pos] != READY_FOR_QUERY:
             return False

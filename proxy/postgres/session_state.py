@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy.postgres.auth.startup import APPLICATION_NAME, CLIENT_ENCODING, Settings
 from proxy.postgres.wire import DATA_ROW, parameter_status, row_values, split_messages
@@ -135,6 +136,14 @@ def inspect_text(text: bytes) -> Hints:
     ):
         return NO_HINTS
     return _inspect_closely(text, lowered, sets)
+
+
+@lru_cache(maxsize=1000)
+def is_plain_body(body: bytes) -> bool:
+    """Whether a Parse's body after its name is whole, and its text leaves nothing behind. A text with parameters comes
+    again and again, so what was found is remembered."""
+    end = body.find(b"\0")
+    return end >= 0 and inspect_text(body[:end]) is NO_HINTS
 
 
 def _inspect_closely(text: bytes, lowered: str, sets: bool) -> Hints:

@@ -8,12 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import jwt
-
 from proxy.errors import OutriggerError
 from proxy.ingress.ports import RequestView
 from proxy.policy.schema import JwtSource
-from proxy.policy.validation import find_key_misfit
+from proxy.policy.signing_keys import find_key_misfit, load_jwt
 
 MAX_REMEMBERED_TOKENS = 1024  # about 300 bytes each
 NO_EXPIRY = float("inf")
@@ -39,6 +37,7 @@ class TokenVerifier:
         problem = find_key_misfit(source.key, source.algorithms)
         if problem is not None:
             raise OutriggerError(f"identity.user: jwt: key: {problem}")
+        self._jwt = load_jwt(source.algorithms)
 
     def __call__(self, view: RequestView) -> str | None:
         value = view.header(self._header)
@@ -71,8 +70,11 @@ class TokenVerifier:
     def _verify(self, token: bytes) -> dict[str, Any] | None:
         try:
             with warnings.catch_warnings(action="ignore"):
-                return jwt.decode(token, self._source.key, algorithms=self._algorithms, options=_OPTIONS)
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+                claims: dict[str, Any] = self._jwt.decode(
+                    token, self._source.key, algorithms=self._algorithms, options=_OPTIONS
+                )
+                return claims
+        except (self._jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return None  # anybody can write a token, and PyJWT lets some of json's errors through
 
 

@@ -6,8 +6,7 @@ notes its fault at the line of a key that was written. What works but should be 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from proxy.policy.schema.policy import Policy
 from proxy.policy.schema.price import Price
 from proxy.policy.schema.route import DEFAULT_ROUTE, Match, Route
 from proxy.policy.schema.upstream import Fallback, Upstream
+from proxy.policy.signing_keys import find_key_misfit
 from proxy.policy.values import ANY_TIER, Address
 
 WILDCARDS = ("0.0.0.0", "::")
@@ -115,31 +115,6 @@ def _check_signing_keys(reader: PolicyReader, policy: Policy) -> None:
         elif (unfit := find_key_misfit(source.key, source.algorithms)) is not None:
             fix = "HS takes a shared secret, RS, PS, ES and EdDSA the public key of their kind, in PEM"
             reader.add_fault(f"identity.user[{index}].jwt.key", unfit, fix)
-
-
-def find_key_misfit(key: str, algorithms: Sequence[str]) -> str | None:
-    """Why no token can be checked with this key, in a clause that does not quote the key; None if it fits the
-    algorithms that the policy names beside it (RFC 7518).
-
-    PyJWT is imported here, so only if a policy names a key.
-    """
-    if find_spec("jwt") is None:
-        return "the package PyJWT is not installed"
-    import jwt
-
-    known = jwt.algorithms.get_default_algorithms()
-    for name in algorithms:
-        if name not in known:
-            return f"{name} needs the package cryptography"
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                # A private key is read without a complaint, and checks nothing.
-                known[name].verify(b"", known[name].prepare_key(key), b"")
-        except (jwt.PyJWTError, ValueError, TypeError):
-            return f"it does not fit {name}"
-        except AttributeError:
-            return f"it is a private key, and {name} is checked with the public one"
-    return None
 
 
 def _written_sources(policy: Policy) -> tuple[object, ...]:

@@ -172,9 +172,7 @@ def test_the_path_names_its_user_in_any_spelling_of_the_path():
 def test_a_token_is_verified_once_and_forgotten_when_it_expires(monkeypatch):
     now = 1_000_000_000.0
     decoded = []
-    monkeypatch.setattr(
-        tokens.jwt, "decode", lambda token, *_, **__: decoded.append(token) or {"sub": 42, "exp": now + 10}
-    )
+    monkeypatch.setattr(jwt, "decode", lambda token, *_, **__: decoded.append(token) or {"sub": 42, "exp": now + 10})
     users = tokens.TokenVerifier(JwtSource(KEY), lambda: now)
     view = View(authorization="bearer a.b.c")
     assert [users(view) for _ in range(3)] == ["42"] * 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from importlib import resources
+from pathlib import Path
 
 from proxy.admin.messages import AdminRequest, AdminResponse, Header, build_response
 
@@ -30,7 +30,7 @@ class DashboardAssets:
     """The files in memory; about 100 KiB once all were asked for."""
 
     def __init__(self) -> None:
-        self._folder = resources.files("proxy.admin") / "page"
+        self._folder = Path(__file__).parent / "page"
         self._names = frozenset(item.name for item in self._folder.iterdir() if item.is_file())
         self._read: dict[str, bytes] = {}
 

@@ -9,11 +9,6 @@ from collections.abc import Mapping, Sequence
 from proxy import __version__
 from proxy.cli.usage import COMMANDS, format_usage
 from proxy.errors import UsageError
-from proxy.util.optional_modules import hide_modules
-
-# aiohttp loads these if they are installed, 2 MiB, and its client would then offer codings that nobody here has a use
-# for: what passes through is not decoded, and what we ask for ourselves is small.
-DECODERS_OF_AIOHTTP = ("brotlicffi", "brotli", "backports.zstd", "compression.zstd")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -104,7 +99,9 @@ def dispatch_command(command: str, argv: Sequence[str], environ: Mapping[str, st
 
             return run_report(argv, environ, sys.stdout, sys.stderr)
         case _:
-            with hide_modules(*DECODERS_OF_AIOHTTP):
-                from proxy.cli.run import run_gateway
+            from proxy.http.aiohttp_loading import load_aiohttp
+
+            load_aiohttp()
+            from proxy.cli.run import run_gateway
 
             return run_gateway(argv, environ)

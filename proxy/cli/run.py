@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from proxy.cli.arguments import parse_arguments
@@ -28,6 +27,8 @@ def run_gateway(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """
     arguments = parse_arguments("", argv, with_value=("--policy",))
     if arguments.positionals:
+        from difflib import get_close_matches  # only for who made a mistake
+
         nearest = get_close_matches(arguments.positionals[0], COMMANDS, 1)
         fix = f"did you mean {nearest[0]}?" if nearest else "an app's command goes after `--`"
         raise UsageError(f"`{arguments.positionals[0]}` is not known here; {fix}")

@@ -15,9 +15,9 @@ from functools import lru_cache
 
 from proxy.egress import error_response
 from proxy.egress.app_response import AppResponse, ResponseHead
-from proxy.errors import BindError, CallRefused, Refusal
-from proxy.http.acceptor import Acceptor
+from proxy.errors import CallRefused, Refusal
 from proxy.http.client_connection import ClientConnection
+from proxy.http.listener import Listener
 from proxy.http.messages import IncomingRequest
 from proxy.policy.urls import host_of, is_loopback
 
@@ -26,8 +26,6 @@ Check = Callable[[ClientConnection, IncomingRequest], CallRefused | None]
 MakeRefusal = Callable[[CallRefused], tuple[ResponseHead, bytes]]
 
 MAX_HEAD = 64 * 1024  # bytes of a call's head
-STOP_SECONDS = 1.0  # that calls under way have when the listener stops; the app has ended by then
-NO_DESCRIPTOR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 # Names that nobody can own in the public DNS, so that no page can rebind one: without a dot (RFC 7085; a container's,
 # /etc/hosts), and below .internal (reserved by ICANN; host.docker.internal).
@@ -46,60 +44,17 @@ class EgressListener:
         self._serve_host = serve_host
         self._refuse = refuse
         self._check = check
-        self._loop = asyncio.get_running_loop()
-        self._acceptor: Acceptor | None = None
-        self._connections: set[ClientConnection] = set()
+        self._listener = Listener(
+            "listen.egress", self._handle, self._refuse_unreadable, max_header=MAX_HEAD, accepts_connect=True
+        )
 
     async def start(self, sock: socket.socket) -> None:
         """Raises BindError."""
-        try:
-            self._acceptor = Acceptor(
-                self._loop,
-                sock,
-                self._on_accept,
-                is_full=lambda: False,
-                on_full=lambda: None,
-                on_exhausted=lambda error: self._close_idle(),
-                overload_response=lambda: NO_DESCRIPTOR,
-            )
-        except OSError as error:
-            raise BindError(f"listen.egress cannot be listened on: {error}.") from error
+        self._listener.start(sock)
 
     async def stop(self) -> None:
         """Take no more calls, and end those that are under way. When it returns, each has settled what it cost."""
-        acceptor, self._acceptor = self._acceptor, None
-        if acceptor is not None:
-            acceptor.close()
-        self._close_idle()
-        serving = {task for connection in self._connections if (task := connection.serving_task) is not None}
-        if serving:
-            await asyncio.wait(serving, timeout=STOP_SECONDS)
-        for connection in list(self._connections):
-            if connection.tunnel is not None:
-                connection.tunnel.abort()
-            connection.abort()
-        if serving:
-            await asyncio.wait(serving)
-
-    def _on_accept(self, sock: socket.socket, peer: str) -> None:
-        connection = ClientConnection(
-            self._loop,
-            IncomingRequest,
-            self._handle,
-            self._refuse_unreadable,
-            self._connections.discard,
-            max_header=MAX_HEAD,
-            accepts_connect=True,
-        )
-        self._connections.add(connection)
-        connection.open(sock, peer)
-
-    def _close_idle(self) -> bool:
-        """Close the connections that serve no call. True if there were any."""
-        idle = [connection for connection in self._connections if connection.is_idle]
-        for connection in idle:
-            connection.close()
-        return bool(idle)
+        await self._listener.stop()
 
     async def _handle(self, connection: ClientConnection, request: IncomingRequest) -> bool:
         """Serve one request. True if its connection may serve another one."""

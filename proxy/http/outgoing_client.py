@@ -22,6 +22,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.errors import AttemptFailed, PeerMisframed, PeerUnreachable, Refusal
+from proxy.http.aiohttp_loading import trusted_context
 from proxy.http.messages import HeaderList
 from proxy.http.upstream_connection import UpstreamConnection
 
@@ -316,7 +317,9 @@ class OutgoingClient:
         # From `ceil_threshold` on, by default 5 s, aiohttp rounds time-outs up to whole seconds.
         timeout = aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=3600.0)
         try:
-            asked = aiohttp.ClientRequest("GET", url, loop=self.loop, proxy=parent)
+            secure = url.scheme == "https" or (parent is not None and parent.scheme == "https")
+            trust = trusted_context() if secure else True
+            asked = aiohttp.ClientRequest("GET", url, loop=self.loop, proxy=parent, ssl=trust)
             dialled = await self._connector.connect(asked, [], timeout)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise dial_failure(error) from error

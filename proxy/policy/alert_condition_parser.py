@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import TypeVar, cast
 
 from proxy import units
@@ -170,6 +169,8 @@ def parse_condition(text: str) -> Condition:
         if match is not None:
             return make(*match.groups())
     known = [example for example, _, _ in FORMS] + list(MORE_EXAMPLES)
+    from difflib import get_close_matches  # only for who made a mistake
+
     # A low cutoff, since some form is always better to see than none.
     near = get_close_matches(words[:100], known, 1, 0.3) or [known[0]]
     raise ValueError(f'that is no condition; the nearest is "{near[0]}"')

@@ -10,7 +10,6 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -113,6 +112,8 @@ class PolicyReader:
         """What to write in place of a word that is not known."""
         # Similarity is expensive to compute, so only the first hundred faults get a suggestion.
         few = list(known[:MAX_SUGGESTED_NAMES])
+        from difflib import get_close_matches  # only for who made a mistake
+
         close = get_close_matches(word[:100], few, 1, 0.6) if len(self.faults) < 100 else []
         if close:
             return f"did you mean {close[0]}?"

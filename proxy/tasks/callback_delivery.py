@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from proxy import __version__
+from proxy.http.aiohttp_loading import trusted_context
 from proxy.tasks.callback_url import CallbackRefused, CallbackUrl, Resolve, parse_callback_url, resolve_callback
 from proxy.tasks.webhook_signature import sign_webhook
 
@@ -114,7 +115,9 @@ async def _post_body(url: CallbackUrl, body: bytes, headers: dict[str, str], add
     )
     # A session of its own: no cookie, no connection and no name of one receiver is there for the next. And no proxy of
     # the environment, which would resolve the name once more.
-    connector = aiohttp.TCPConnector(resolver=PinnedResolver(addresses), use_dns_cache=False, force_close=True)
+    connector = aiohttp.TCPConnector(
+        resolver=PinnedResolver(addresses), use_dns_cache=False, force_close=True, ssl=trusted_context()
+    )
     jar = aiohttp.DummyCookieJar()
     async with (
         aiohttp.ClientSession(connector=connector, cookie_jar=jar, trust_env=False) as session,

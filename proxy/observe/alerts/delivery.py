@@ -17,6 +17,7 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
+from proxy.http.aiohttp_loading import trusted_context
 from proxy.http.retry_after import parse_retry_after
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metric_family import Histogram, time_awaitable
@@ -104,7 +105,11 @@ class DeliveryQueue:
     async def _post_message(self, client: RetryClient, body: bytes) -> None:
         try:
             async with client.post(
-                self.url, data=body, headers={"Content-Type": "application/json"}, allow_redirects=False
+                self.url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
+                ssl=trusted_context(),
             ) as answer:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook
 
+from proxy.http.aiohttp_loading import trusted_context
 from proxy.tasks import callback_delivery
 from proxy.tasks.callback_delivery import Delivery, deliver_callback
 
@@ -170,8 +171,8 @@ async def test_https_asks_for_the_names_certificate_at_the_judged_address(
         url = f"https://hooks.invalid:{there.port}/"
         hosts = ("hooks.invalid", "other.invalid", "127.0.0.1")
         assert (await deliver(url, hosts=hosts)).result == "failed"  # nobody vouches for it
-        # aiohttp has made its context of the system's authorities once and for all.
-        trusting = ssl.create_default_context(cafile=cert)
-        monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        trusted_context.cache_clear()
         assert (await deliver(url, hosts=hosts)).result == "ok"
         assert (await deliver(url.replace("hooks", "other"), hosts=hosts)).result == "failed"
+    trusted_context.cache_clear()

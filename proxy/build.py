@@ -419,10 +419,13 @@ def register_health_checks(parts: Parts, report: HealthReport) -> None:
 
 def freeze_startup_objects() -> None:
     """Exempt what was made until now from garbage collection (gc.freeze): it lives as long as the process, and a
-    request's own objects are freed by reference counting."""
-    gc.collect()
+    request's own objects are freed by reference counting.
+
+    It is not collected before: there are 1,700 objects of garbage among 59,000 (0.2 MiB, the dataclasses without their
+    slots), and looking for them takes a twelfth of a start."""
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 def require_c_parser() -> None:

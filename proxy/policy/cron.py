@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from zoneinfo import ZoneInfo
 
 from proxy.policy.value_types import ValueType
 
@@ -54,6 +53,8 @@ class CronExpression:
 
     def due_times(self, after: float, timezone: str) -> Iterator[float]:
         """The times after `after` at which it is due, both in Unix seconds, in order and each once; endless."""
+        from zoneinfo import ZoneInfo
+
         from cronsim import CronSim
 
         zone: tzinfo = UTC if timezone == "UTC" else ZoneInfo(timezone)

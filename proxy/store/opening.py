@@ -1,4 +1,4 @@
-"""The store that a policy names, with every script and table that is kept in it.
+"""The store that a policy names.
 
 What a side needs (hiredis, asyncpg) is imported only if the policy names it.
 """
@@ -8,43 +8,19 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from secrets import token_hex
 
 from proxy import __version__
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.policy import schema
-from proxy.store import cache_zones, leases, limits, marks, money_scripts, presence, rates
-from proxy.store.interface import Member, SchemaPart, Script, StoreBackend
+from proxy.store.interface import Member, StoreBackend
 from proxy.store.memory import MemoryStore
-from proxy.store.postgres_schema import CLOCK, KEPT_VALUES
 from proxy.store.store import Store
 
 MEMORY = "memory://"
 MONEY_TIMEOUT = 2.0  # seconds that a far database for caps has, in the background
-
-# Whatever is decided in a store. Both stores know all of it, so that `store.money` may be either.
-SCRIPTS: Sequence[Script] = (
-    *presence.SCRIPTS,
-    *limits.SCRIPTS,
-    marks.MARKS,
-    *money_scripts.SCRIPTS,
-    *leases.SCRIPTS,
-    *rates.SCRIPTS,
-    *cache_zones.SCRIPTS,
-)
-SCHEMA_PARTS: Sequence[SchemaPart] = (
-    CLOCK,
-    KEPT_VALUES,
-    presence.SCHEMA,
-    limits.SCHEMA,
-    marks.SCHEMA,
-    money_scripts.SCHEMA,
-    leases.SCHEMA,
-    rates.SCHEMA,
-    cache_zones.SCHEMA,
-)
 
 
 def make_member(region: str) -> Member:
@@ -80,6 +56,8 @@ def open_money_store(
 
 
 def open_backend(url: str, prefix: str) -> StoreBackend:
+    from proxy.store.scripts import SCHEMA_PARTS, SCRIPTS
+
     if url.startswith("redis"):
         from proxy.store.valkey import ValkeyBackend
 

@@ -13,7 +13,7 @@ from proxy.ingress.ratelimit.limiter import RateLimiter
 from proxy.ingress.ratelimit.shared_limiter import SharedRateLimiter
 from proxy.policy import schema
 from proxy.store.interface import ReturnHandler, Script, StoreAway, StoreConnection, WaitBudget
-from proxy.store.opening import SCHEMA_PARTS, SCRIPTS
+from proxy.store.scripts import SCHEMA_PARTS, SCRIPTS
 
 Network = Literal["up", "away", "lost answer"]
 EPOCH = 1_700_000_000  # seconds; so that times have as many digits as they will have

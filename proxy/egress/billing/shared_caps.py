@@ -18,7 +18,6 @@ from proxy.policy.urls import sqlite_path
 from proxy.store.escrow_sync import Escrow, SliceRefused
 from proxy.store.interface import SharedStore
 from proxy.store.money import MILLION, MoneyUnavailable, Seed, WindowName
-from proxy.store.shared_money import SharedMoney
 
 T = TypeVar("T")
 
@@ -79,6 +78,8 @@ def open_escrow(
     """This instance's part of the caps that are kept in `store`; None if no store is shared."""
     if not store.is_shared:
         return None
+    from proxy.store.shared_money import SharedMoney  # with its scripts, which nothing else needs
+
     money = SharedMoney(store)
     escrow = Escrow(
         money,

@@ -49,6 +49,14 @@ NAMED = {
     "pace": ("upstreams: {openai: {pace: {requests: 5/min}}}", {"aiolimiter", "importlib.metadata"}),
     "postgres": (f'postgres: {{url: "{DATABASE}", listen: "127.0.0.1:0"}}', {"asyncpg", "proxy.postgres.service"}),
     "ledger": (f'ledger: {{url: "{DATABASE}"}}', {"asyncpg", "proxy.ledger.postgres"}),
+    "store": (f'store: {{url: "{DATABASE}"}}', {"asyncpg", "proxy.store.postgres", "proxy.store.money_scripts"}),
+    "store in Valkey": ("store: {url: 'redis://127.0.0.1:1'}", {"hiredis", "proxy.store.valkey"}),
+    "background": (ROUTE % "background: {mode: prefer}", {"proxy.tasks.service", "proxy.tasks.worker"}),
+    "schedules": (
+        "schedules: [{name: a, cron: '0 3 * * *', timezone: Europe/Berlin, request: {method: POST, path: /}}]",
+        {"proxy.tasks.service", "cronsim"},
+    ),
+    "cap.timezone": ("upstreams: {openai: {cap: {total: $1/d, timezone: Europe/Berlin}}}", {"zoneinfo"}),
     "sentry": ("sentry: {dsn: 'https://k@127.0.0.1:1/1'}", {"sentry_sdk"}),
 }
 

@@ -16,6 +16,7 @@ from free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 APPS = ROOT / "tests" / "apps"
+MAIN = "\nimport sys\nfrom proxy.__main__ import main\nsys.argv[0] = 'proxy'\nmain()\n"  # as `python -m proxy`
 
 
 def processes_of(group: int) -> list[int]:
@@ -130,8 +131,10 @@ async def gateway(
     egress: int = 0,
     cwd: Path | None = None,
     preexec: Callable[[], None] | None = None,
+    prelude: str = "",
 ) -> AsyncIterator[GatewayProcess]:
-    """`policy` gets the listeners' addresses put in front of it; the app gets $PORT."""
+    """`policy` gets the listeners' addresses put in front of it; the app gets $PORT. `prelude` is Python that the
+    gateway's process runs first: it shortens what a test has no time to wait for."""
     port, admin, egress = port or free_port(), admin or free_port(), egress or free_port()
     file = tmp / f"policy-{port}.yaml"
     file.write_text(
@@ -142,8 +145,7 @@ async def gateway(
     with open(out, "wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "proxy",
+            *(("-c", prelude + MAIN) if prelude else ("-m", "proxy")),
             "run",
             "--policy",
             str(file),

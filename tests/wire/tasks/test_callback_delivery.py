@@ -43,7 +43,7 @@ async def receiver(context: ssl.SSLContext | None = None) -> AsyncIterator[Recei
     found = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{rest:.*}", found.answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.5)  # what still holds a delivery then is nobody's
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()

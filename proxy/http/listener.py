@@ -13,6 +13,7 @@ from proxy.http.client_connection import ClientConnection, RefusalWriter
 from proxy.http.messages import IncomingRequest
 
 STOP_SECONDS = 1.0  # that requests under way have when the listener stops
+SETTLE_SECONDS = 5.0  # that each has then to end in order: to write down what a call cost, in a store that may be slow
 NO_DESCRIPTOR = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 Handle = Callable[[ClientConnection, IncomingRequest], Awaitable[bool]]
@@ -53,8 +54,9 @@ class Listener:
             raise BindError(f"{self._key} cannot be listened on: {error}.") from error
 
     async def stop(self) -> None:
-        """Take no more requests, and end those that are under way. When it returns, the task of each has ended: a call
-        has settled what it cost. Idempotent."""
+        """Take no more requests, and end those that are under way. When it returns, the task of each has ended (a call
+        has settled what it cost), but for one that did not within SETTLE_SECONDS: an end that waits for ever is met by
+        SIGKILL, which costs everybody more. Idempotent."""
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.close()
@@ -67,7 +69,7 @@ class Listener:
                 connection.tunnel.abort()
             connection.abort()
         if serving:
-            await asyncio.wait(serving)
+            await asyncio.wait(serving, timeout=SETTLE_SECONDS)
 
     def _on_accept(self, sock: socket.socket, peer: str) -> None:
         connection = ClientConnection(

@@ -62,6 +62,11 @@ class EventSplitter:
             raise EventTooLarge(f"an event is larger than {self._limit} bytes")
         return found
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether no event has begun that has yet to end."""
+        return not self._held
+
     def flush(self) -> bytes:
         """The bytes that are left at the end of the stream: an event whose blank line never came."""
         rest = bytes(self._held)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from proxy.egress.app_response import ResponseHead, ResponseWriter
 from proxy.egress.deadline import Deadline
 from proxy.egress.dialects import BackgroundStatus, EventKind
-from proxy.egress.upstream_response import MALFORMED, UpstreamResponse, split_events
+from proxy.egress.upstream_response import MALFORMED, UpstreamResponse, judge_events
 from proxy.errors import AttemptFailed
 
 OnShown = Callable[[BackgroundStatus], Awaitable[None]]
@@ -65,18 +65,22 @@ async def _relay_events(
     assert state is not None
     assert splitter is not None
     assert response is not None
+    events, answer.unread = answer.unread, None
+    at_end = False
     while answer.broken is None:
-        try:
-            data = await response.read_chunk()
-        except AttemptFailed:
-            if state.is_over:  # it was whole before the connection broke
-                return
-            raise
+        if events is None:
+            try:
+                data = await response.read_chunk()
+            except AttemptFailed:
+                if state.is_over:  # it was whole before the connection broke
+                    return
+                raise
+            at_end = not data
+            events = judge_events(splitter, state, data)
         deadline.record_progress()
         passed = []
         # Only whole events pass, so that an error event of ours never lands within half of one.
-        for event in split_events(splitter, data):
-            verdict = state.classify(event)
+        for event, verdict in events:
             if verdict is EventKind.MALFORMED:
                 answer.broken = MALFORMED
                 break
@@ -84,13 +88,14 @@ async def _relay_events(
                 answer.record_error(state)
             if verdict is not EventKind.DROP:
                 passed.append(event)
+        events = None
         if on_shown is not None:
             on_shown = await _notify_shown(answer, on_shown)
         # Told before: an app that leaves as soon as it reads the end must find it settled.
         if passed:
             await write_to_app(writer, deadline, b"".join(passed))
         # Checked last, since the end completes an event that lacks its blank line.
-        if not data:
+        if at_end:
             break
     if answer.broken is not None:
         raise AttemptFailed("reset", answer.broken, sent=True)

@@ -7,7 +7,7 @@ stream the start-up events are held back until the first that says something.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from proxy.egress.call import Call
@@ -24,6 +24,7 @@ MAX_HELD_EVENTS = 64  # events
 MAX_HELD_BYTES = 256 * 1024  # bytes
 READABLE_ENCODINGS = ("identity", "gzip", "deflate")  # those that are read here
 MALFORMED = "its stream has an event that is no JSON"
+JudgedEvents = Iterator[tuple[bytes, EventKind]]
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class UpstreamResponse:
     judged_status: int
     body: bytes | None = None
     held: list[bytes] = field(default_factory=list)
+    unread: JudgedEvents | None = None  # what of a stream came with its first events, and has yet to be judged
     response: OutgoingResponse | None = None
     splitter: EventSplitter | None = None
     stream: StreamState | None = None
@@ -166,8 +168,8 @@ class StreamTap:
         if self._splitter is None:
             return
         try:
-            for event in split_events(self._splitter, data):
-                self.state.classify(event)
+            for _ in judge_events(self._splitter, self.state, data):
+                pass
         except AttemptFailed:  # an event that is larger than any: what follows cannot be told apart
             self._splitter = None
 
@@ -216,8 +218,8 @@ async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> No
     while True:
         data = await answer.response.read_chunk()
         begun = False
-        for event in split_events(splitter, data):
-            verdict = state.classify(event)
+        events = judge_events(splitter, state, data)
+        for event, verdict in events:
             if verdict is EventKind.DROP:
                 continue
             if verdict is EventKind.MALFORMED:
@@ -235,11 +237,34 @@ async def _read_first_events(answer: UpstreamResponse, state: StreamState) -> No
             count += 1
             size += len(event)
             begun = begun or verdict is not EventKind.PREAMBLE
-        # At these limits it counts as begun: an app must not wait for ever behind events that say nothing.
-        if begun or count >= MAX_HELD_EVENTS or size >= MAX_HELD_BYTES:
-            return
+            # At these limits it counts as begun: an app must not wait for ever behind events that say nothing.
+            if begun or count >= MAX_HELD_EVENTS or size >= MAX_HELD_BYTES:
+                answer.unread = events
+                return
         if not data:
             raise AttemptFailed("reset", "its stream ended before its first event", sent=True)
+
+
+def judge_events(splitter: EventSplitter, state: StreamState, data: bytes) -> JudgedEvents:
+    """The events that `data` completes, each with what it is. Those that have nothing but text come together, as they
+    came. Raises AttemptFailed if one is larger than any."""
+    at = 0
+    while True:
+        classify = state.classify
+        if splitter.is_between_events:
+            if (end := state.pass_plain(data, at)) > at:
+                yield data[at:end], EventKind.CONTENT
+                at = end
+                if at == len(data):
+                    return
+            classify = state.classify_parsed  # the next event is none of those
+        blank = data.find(b"\n\n", at)
+        end = blank + 2 if blank >= 0 else len(data)
+        for event in split_events(splitter, data[at:end]):
+            yield event, classify(event)
+        at = end
+        if at == len(data):
+            return
 
 
 def split_events(splitter: EventSplitter, data: bytes) -> list[bytes]:

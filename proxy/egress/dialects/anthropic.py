@@ -17,7 +17,7 @@ from proxy.egress.dialects.base import (
     model_name,
     to_count,
 )
-from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
+from proxy.egress.dialects.delta_template import MAX_LEARNT, learn_template
 from proxy.egress.dialects.endpoints import ANTHROPIC, EndpointTable
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.dialects.synthetic_response import anthropic_response
@@ -118,19 +118,12 @@ class MessagesStream(StreamState):
         self._final = False
         # Of the block under way: bytes of reasoning counted, and tokens of reasoning that the vendor hides.
         self._reasoning_bytes = self._hidden_tokens = 0
-        self._template: DeltaTemplate | None = None  # of the events that have nothing but text
-        self._templates_learnt = 0
 
     @property
     def usage_is_final(self) -> bool:
         return self._final  # message_start reports the input, and a token or two of output
 
-    def classify(self, event: bytes) -> EventKind:
-        if self._template is not None:
-            plain = self._template.match(event)
-            if plain is not None:
-                self.output_size.text_bytes += plain.size
-                return EventKind.CONTENT
+    def classify_parsed(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
             return EventKind.PREAMBLE

@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from proxy.egress.dialects.delta_template import DeltaTemplate, PlainRun
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.util.json_bytes import json_bytes, read_again
 
@@ -114,6 +115,8 @@ class StreamState:
         self.error_status = 500
         self.model: str | None = None
         self.output_size = OutputSize()
+        self._template: DeltaTemplate | None = None  # of the events that have nothing but text
+        self._templates_learnt = 0
 
     @property
     def usage_is_final(self) -> bool:
@@ -130,8 +133,28 @@ class StreamState:
         """The last status of a call that goes on without this stream; None if it is no such call."""
         return None
 
+    def pass_plain(self, data: bytes, at: int = 0) -> int:
+        """Count the whole events at `at` that have nothing but text, as `classify` would; returns where they end."""
+        if self._template is None or self.ended:
+            return at
+        run = self._template.match_run(data, at)
+        if run is None:
+            return at
+        self._count_plain(run)
+        return run.end
+
     def classify(self, event: bytes) -> EventKind:
+        """Look at one whole event, and learn from it."""
+        if self.pass_plain(event) == len(event):
+            return EventKind.CONTENT
+        return self.classify_parsed(event)
+
+    def classify_parsed(self, event: bytes) -> EventKind:
+        """The same for one that is not known to have nothing but text."""
         raise NotImplementedError
+
+    def _count_plain(self, run: PlainRun) -> None:
+        self.output_size.text_bytes += run.size
 
     def error_event(self, code: str, message: str) -> bytes:
         """The error event that makes the dialect's SDK raise."""

@@ -6,7 +6,7 @@ platform.openai.com/docs/api-reference/chat-streaming
 from __future__ import annotations
 
 from proxy.egress.dialects.base import EventKind, Json, StreamState, as_mapping, as_text, model_name, to_count
-from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
+from proxy.egress.dialects.delta_template import MAX_LEARNT, learn_template
 from proxy.egress.dialects.openai_usage import openai_usage
 from proxy.egress.dialects.output_size import OutputSize
 from proxy.egress.sse import format_event, parse_event
@@ -22,8 +22,6 @@ class ChatStream(StreamState):
         self._tier: str | None = None
         self._saw_done = False
         self._unfinished: dict[int, bool] = {}  # choices without a finish_reason so far
-        self._template: DeltaTemplate | None = None  # of the events that have nothing but text
-        self._templates_learnt = 0
 
     @property
     def usage_is_final(self) -> bool:
@@ -33,12 +31,7 @@ class ChatStream(StreamState):
     def is_over(self) -> bool:
         return self._saw_done  # usage may still follow a finish_reason
 
-    def classify(self, event: bytes) -> EventKind:
-        if self._template is not None and not self.ended:
-            plain = self._template.match(event)
-            if plain is not None and plain.size:  # without text it says nothing yet
-                self.output_size.text_bytes += plain.size
-                return EventKind.CONTENT
+    def classify_parsed(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
             return EventKind.PREAMBLE

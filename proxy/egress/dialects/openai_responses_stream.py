@@ -17,7 +17,7 @@ from proxy.egress.dialects.base import (
     model_name,
     to_count,
 )
-from proxy.egress.dialects.delta_template import MAX_LEARNT, DeltaTemplate, learn_template
+from proxy.egress.dialects.delta_template import MAX_LEARNT, PlainRun, learn_template
 from proxy.egress.dialects.image_tokens import PREVIEW_TOKENS, image_tokens
 from proxy.egress.dialects.openai_chat_stream import classify_error
 from proxy.egress.dialects.openai_usage import image_tool_model, openai_usage
@@ -50,22 +50,18 @@ class ResponsesStream(StreamState):
         self.sequence_number = -1
         self._response: dict[str, Any] = {}
         self._delta_bytes: dict[int, int] = {}  # by item: what its deltas had
-        self._template: DeltaTemplate | None = None  # of the events that have nothing but text
-        self._template_item = 0  # the item that these are of
-        self._templates_learnt = 0
+        self._template_item = 0  # the item that the events of the template are of
 
     @property
     def background_status(self) -> BackgroundStatus | None:
         return background_status_of(self._response)
 
-    def classify(self, event: bytes) -> EventKind:
-        if self._template is not None and not self.ended:
-            plain = self._template.match(event)
-            if plain is not None:
-                self.sequence_number = max(self.sequence_number, plain.number)
-                self.output_size.text_bytes += plain.size
-                self._note_delta(self._template_item, plain.size)
-                return EventKind.CONTENT
+    def _count_plain(self, run: PlainRun) -> None:
+        super()._count_plain(run)
+        self.sequence_number = max(self.sequence_number, run.number)
+        self._note_delta(self._template_item, run.size)
+
+    def classify_parsed(self, event: bytes) -> EventKind:
         found = parse_event(event)
         if found.data is None:
             return EventKind.PREAMBLE

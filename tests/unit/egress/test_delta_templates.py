@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.egress.dialects import anthropic, openai_chat_stream, openai_responses_stream
+from proxy.egress.dialects.base import EventKind
 from proxy.egress.dialects.delta_template import learn_template
+from proxy.egress.sse import EventSplitter
+from proxy.egress.upstream_response import judge_events, split_events
 
 MODULES = {
     "chat": (openai_chat_stream, lambda: openai_chat_stream.ChatStream(strip_usage=False)),
@@ -77,6 +80,13 @@ def messages_event(draw, style, ascii_only):
     return b"event: content_block_delta\ndata: " + body + b"\n\n"
 
 
+PLAIN = {
+    "chat": b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n',
+    "responses": b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":7,'
+    b'"output_index":0,"delta":"%s","obfuscation":"abc"}\n\n',
+    "messages": b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
+    b'"text":"%s"}}\n\n',
+}
 EVENTS = {"chat": chat_event, "responses": responses_event, "messages": messages_event}
 
 
@@ -107,15 +117,48 @@ def test_a_stream_is_told_the_same_with_templates_and_without(dialect, data):
 
 
 @pytest.mark.parametrize("dialect", MODULES)
+@given(data=st.data())
+def test_a_stream_in_any_pieces_is_told_as_its_events_one_by_one(dialect, data):
+    make = MODULES[dialect][1]
+    style, ascii_only = data.draw(styles), data.draw(st.booleans())
+    events = data.draw(st.lists(EVENTS[dialect](style, ascii_only), min_size=1, max_size=40))
+    events *= data.draw(st.sampled_from([1, 1, 10]))  # as many as are looked at together
+    if data.draw(st.integers(0, 3)) == 0:
+        at = data.draw(st.integers(0, len(events) - 1))
+        events[at] = events[at].replace(b"\n", data.draw(st.sampled_from([b"\r\n", b"\r", b"\n\n"])))
+    whole, cuts = b"".join(events), [0]
+    cuts += sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    together, splitter = make(), EventSplitter()
+    pieces = [whole[start:end] for start, end in zip(cuts, [*cuts[1:], len(whole)], strict=True)]
+    judged = [pair for piece in [*filter(None, pieces), b""] for pair in judge_events(splitter, together, piece)]
+    assert b"".join(piece for piece, _ in judged) == whole
+    alone = make()
+    alone._templates_learnt = 10**6
+    one_by_one = [alone.classify(event) for event in split_events(EventSplitter(), whole)]
+    assert picture(together) == picture(alone)
+    seen = [verdict for _, verdict in judged if verdict is not EventKind.CONTENT]
+    # Blank lines may count as an event of their own, which says nothing.
+    assert [v for v in seen if v is not EventKind.PREAMBLE] == [
+        v for v in one_by_one if v not in (EventKind.CONTENT, EventKind.PREAMBLE)
+    ]
+
+
+@pytest.mark.parametrize("dialect", MODULES)
+def test_plain_events_that_come_together_pass_as_they_came(dialect):
+    plain = PLAIN[dialect]
+    state = MODULES[dialect][1]()
+    state.classify(plain % b"one")
+    texts = [b"two", b"and\\nmore", "é€".encode(), b'\\"said\\"', b"\\u00e9"] * 500
+    together = b"".join(plain % text for text in texts)
+    judged = list(judge_events(EventSplitter(), state, together + plain % b"\\ud800" + plain % b"end"))
+    assert [piece for piece, _ in judged] == [together, plain % b"\\ud800", plain % b"end"]
+    assert state.output_size.text_bytes == 3 + 500 * (3 + 8 + 5 + 6 + 2) + 1 + 3
+
+
+@pytest.mark.parametrize("dialect", MODULES)
 def test_templates_are_learnt_from_plain_events(dialect):
     """Else all would be parsed, and the test above would be of nothing."""
-    plain = {
-        "chat": b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n',
-        "responses": b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":7,'
-        b'"output_index":0,"delta":"%s","obfuscation":"abc"}\n\n',
-        "messages": b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
-        b'"text":"%s"}}\n\n',
-    }[dialect]
+    plain = PLAIN[dialect]
     state = MODULES[dialect][1]()
     state.classify(plain % b"one")
     assert state._template.match(plain % b"two and more").size == 12

@@ -28,7 +28,7 @@ class ResponseWriter(Protocol):
     """Where an answer is written to: the app, or the readers of a shared call."""
 
     async def write_head(self, head: ResponseHead) -> None: ...
-    async def write(self, data: bytes) -> None: ...
+    async def write(self, data: bytes, *, is_last: bool = False) -> None: ...
 
 
 class AppResponse:
@@ -63,15 +63,17 @@ class AppResponse:
         if body and not self._bodyless:
             self._pending.append(body)
 
-    async def write(self, data: bytes) -> None:
-        """Waits while the app reads slowly. Raises ConnectionError if it is gone."""
+    async def write(self, data: bytes, *, is_last: bool = False) -> None:
+        """Waits while the app reads slowly. What `is_last` goes out with the end. Raises ConnectionError if the app is
+        gone."""
         self._check_open()
         if not data or self._bodyless:
             return
         pieces = (b"%x\r\n" % len(data), data, b"\r\n") if self._chunked else (data,)
-        if self._pending:
+        if self._pending or is_last:
             self._pending.extend(pieces)
-            self._flush()
+            if not is_last:
+                self._flush()
         elif self._chunked:
             self._connection.write(b"".join(pieces))
         else:

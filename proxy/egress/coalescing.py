@@ -49,7 +49,7 @@ class SharedCall:
         self._head = head
         self._wake_readers()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Waits while the readers are behind: the quickest one, or past the limit the slowest."""
         self._chunks.append(data)
         self._size += len(data)

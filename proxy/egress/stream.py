@@ -26,7 +26,8 @@ async def relay_body(
     watching = answer.media or answer.ends
     if on_shown is not None:
         on_shown = await _notify_shown(answer, on_shown)
-    if answer.held:
+    is_joined = answer.unread is not None and answer.broken is None
+    if answer.held and not is_joined:
         held, answer.held = b"".join(answer.held), []
         if watching is not None:
             watching.feed(held)
@@ -66,6 +67,7 @@ async def _relay_events(
     assert splitter is not None
     assert response is not None
     events, answer.unread = answer.unread, None
+    passed, answer.held = answer.held, []  # with what follows on it in the same read
     at_end = False
     while answer.broken is None:
         if events is None:
@@ -78,7 +80,6 @@ async def _relay_events(
             at_end = not data
             events = judge_events(splitter, state, data)
         deadline.record_progress()
-        passed = []
         # Only whole events pass, so that an error event of ours never lands within half of one.
         for event, verdict in events:
             if verdict is EventKind.MALFORMED:
@@ -93,7 +94,8 @@ async def _relay_events(
             on_shown = await _notify_shown(answer, on_shown)
         # Told before: an app that leaves as soon as it reads the end must find it settled.
         if passed:
-            await write_to_app(writer, deadline, b"".join(passed))
+            await write_to_app(writer, deadline, b"".join(passed), is_last=state.ended and response.at_eof)
+            passed = []
         # Checked last, since the end completes an event that lacks its blank line.
         if at_end:
             break
@@ -104,11 +106,11 @@ async def _relay_events(
         raise AttemptFailed("reset", "its stream ended before the answer did", sent=True)
 
 
-async def write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes) -> None:
+async def write_to_app(writer: ResponseWriter, deadline: Deadline, data: bytes, *, is_last: bool = False) -> None:
     # An app that reads slowly holds reading up: the upstream is not silent, so its idle time does not run.
     deadline.app_is_slow = True
     try:
-        await writer.write(data)
+        await writer.write(data, is_last=is_last)
     finally:
         deadline.app_is_slow = False
 
@@ -130,7 +132,7 @@ class RecordingWriter:
     async def write_head(self, head: ResponseHead) -> None:
         await self._writer.write_head(head)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, is_last: bool = False) -> None:
         self.bytes_written += len(data)
         if self.kept is not None:
             self._left -= len(data)
@@ -138,4 +140,4 @@ class RecordingWriter:
                 self.kept = None
             else:
                 self.kept.append(data)
-        await self._writer.write(data)
+        await self._writer.write(data, is_last=is_last)

@@ -134,7 +134,8 @@ def test_a_stream_in_any_pieces_is_told_as_its_events_one_by_one(dialect, data):
     assert b"".join(piece for piece, _ in judged) == whole
     alone = make()
     alone._templates_learnt = 10**6
-    one_by_one = [alone.classify(event) for event in split_events(EventSplitter(), whole)]
+    splitter = EventSplitter()
+    one_by_one = [alone.classify(event) for data in (whole, b"") for event in split_events(splitter, data)]
     assert picture(together) == picture(alone)
     seen = [verdict for _, verdict in judged if verdict is not EventKind.CONTENT]
     # Blank lines may count as an event of their own, which says nothing.

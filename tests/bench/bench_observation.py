@@ -21,15 +21,15 @@ IDLE = 20.0  # seconds
 BLIND = """
 import sys
 from proxy.__main__ import main
-from proxy.ingress.accounting import Account
-from proxy.observe.timeseries.history import History
+from proxy.ingress.accounting import RequestAccounting
+from proxy.observe.timeseries.history import MetricsHistory
 from proxy.observe.metrics import Metrics
-from proxy.observe.process_sampler import Runtime
+from proxy.observe.process_sampler import ProcessSampler
 
-Metrics.request = lambda *_: None
-Account._line = lambda *_: None
-History.take = lambda *_: None
-Runtime.sample = lambda self, lag=0.0: self.latest
+Metrics.observe_request = lambda *_: None
+RequestAccounting._log_access = lambda *_: None
+MetricsHistory.record_snapshot = lambda *_: None
+ProcessSampler.take_sample = lambda self, lag=0.0: self.latest
 sys.argv[0] = "proxy"
 main()
 """

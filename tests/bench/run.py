@@ -18,6 +18,7 @@ PARTS = (
     "bench_cache",
     "bench_calls",
     "bench_streams",
+    "bench_http2",
     "bench_postgres",
     "bench_money",
     "bench_ledger",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 
 from yarl import URL
 
@@ -205,6 +205,9 @@ class UpstreamGenerations(Mapping[str, Upstream]):
 
     def __len__(self) -> int:
         return len(self._newest)
+
+    def values(self) -> ValuesView[Upstream]:
+        return self._newest.values()  # Mapping's own looks each name up again, and every request asks
 
     def begin_generation(
         self, wanted: Mapping[str, schema.Upstream], faults: Sequence[InjectedFault]

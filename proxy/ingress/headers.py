@@ -154,7 +154,7 @@ def limit_header_lines(x: Exchange) -> list[bytes]:
     """RateLimit fields of a limited route (draft-ietf-httpapi-ratelimit-headers), and the dollars spent today by a user
     who has a cap.
     """
-    lines = [] if x.rate_decision is None else [b"%s: %s\r\n" % pair for pair in x.rate_decision.render_headers()]
+    lines = [] if x.rate_decision is None else [x.rate_decision.render_fields()]
     if x.budgets is not None:
         used = format_nanos(x.budgets.spent_today(x.user))
         lines.append(b"X-Cost-Used-Today: %s\r\n" % used.encode())

@@ -22,6 +22,8 @@ from proxy.policy import schema
 
 _ACCESS_RECORD_BYTES = 2048  # memory that an access record takes while it waits to be written, without its path
 ApplyPolicy = Callable[[], None]
+MAX_QUOTED_TARGETS = 512  # of those logged lately, kept as they stand in a line
+MAX_QUOTED_LENGTH = 256  # characters; longer ones are made anew each time
 UNCLIPPED = 2**31  # characters; the caller has limited the length already
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -64,6 +66,8 @@ class EventLog:
         # The least status that gets an access line.
         self._min_access_status = {"all": 0, "errors": 500, "off": 1000}[policy.access]
         self.redactor = redactor
+        # Requests come for the same few targets again and again, and looking for secrets in one costs 1.2 µs.
+        self._quoted_targets: dict[str, str] = {}  # for the writer's thread
 
     @property
     def dropped(self) -> int:
@@ -122,13 +126,14 @@ class EventLog:
 
     def _format_access_line(self, request: AccessRecord, level: str, moment: float) -> bytes:
         try:
-            path = self.redactor.redact_target(request.path)
             stamp = self._timestamp(moment)
             if self._json:
-                line = request.format_json(stamp, level, path)
+                quoted = self._quoted_targets.get(request.path) or self._quote_target(request.path)
+                line = request.format_json(stamp, level, quoted)
                 if self.region:
                     line = f'{line.rstrip()[:-1]},"region":{quote_json(self.region)}}}\n'
             else:
+                path = self.redactor.redact_target(request.path)
                 message = f"{request.method} {path} {request.status}"
                 fields = {**request.extra_fields(), **({"region": self.region} if self.region else {})}
                 line = format_text_line(stamp, level, "request", message, fields)
@@ -136,6 +141,16 @@ class EventLog:
             text = f"A request's line could not be written out: {type(error).__name__}"
             line = self.format_event("log.fault", text, "error", {"request_id": request.request_id})
         return line.encode("ascii" if self._json else "utf-8", "backslashreplace")
+
+    def _quote_target(self, target: str) -> str:
+        """A target without its secrets, as a JSON string."""
+        known = self._quoted_targets  # a reload puts another one in its place, with another redactor
+        quoted = quote_json(self.redactor.redact_target(target))
+        if len(target) <= MAX_QUOTED_LENGTH:
+            if len(known) >= MAX_QUOTED_TARGETS:
+                known.clear()
+            known[target] = quoted
+        return quoted
 
     def _format_dropped_line(self, lines: int) -> bytes:
         message = f"{lines} log lines were dropped: they could not be written in time"

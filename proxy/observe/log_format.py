@@ -26,20 +26,29 @@ _BARE = re.compile(r"[!#-<>-~]+")  # printable ASCII without space, quote and eq
 
 
 class TimestampFormatter:
-    """Formats times by RFC 3339, in UTC with milliseconds. The part down to the second is cached for that second."""
+    """Formats times by RFC 3339, in UTC with milliseconds. What was formatted last is kept: under load many lines are
+    of one millisecond, and nearly all of one second."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_kept", "_kept_second")
 
     def __init__(self) -> None:
-        self._kept = (-1, "")  # one attribute, so that threads see a consistent pair
+        # One attribute for both halves of a pair, so that threads see a consistent one.
+        self._kept = (-1, "")
+        self._kept_second = (-1, "")
 
     def __call__(self, moment: float) -> str:
         """Format `moment`, in seconds since the epoch."""
-        second = int(moment)
+        millisecond = int(moment * 1000)
         kept = self._kept
-        if kept[0] != second:
-            kept = self._kept = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-        return f"{kept[1]}.{int((moment - second) * 1000):03d}Z"
+        if kept[0] == millisecond:
+            return kept[1]
+        second, rest = divmod(millisecond, 1000)
+        begun = self._kept_second
+        if begun[0] != second:
+            begun = self._kept_second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        stamp = f"{begun[1]}.{rest:03d}Z"
+        self._kept = (millisecond, stamp)
+        return stamp
 
 
 def format_json_line(

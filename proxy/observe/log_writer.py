@@ -53,6 +53,7 @@ class LogWriter:
         self._is_awake = False
         self._partial_line = False
         self._closing = threading.Event()
+        self._is_closing = False  # the same, for each line
         self._gave_up = False
         # Re-entrant: a finalizer that the garbage collector runs in the middle of write_line() may log as well.
         self._lock = threading.RLock()
@@ -64,7 +65,7 @@ class LogWriter:
     def write_line(self, line: Line, size: int) -> bool:
         """Queue a line; False if it was dropped. Never waits for the reader. `size`: bytes that it takes in memory."""
         with self._lock:
-            if self._pending_bytes + size > self._max_pending_bytes or self._closing.is_set():
+            if self._pending_bytes + size > self._max_pending_bytes or self._is_closing:
                 self._count_dropped(1)
                 return False
             self._pending_bytes += size
@@ -78,6 +79,7 @@ class LogWriter:
 
     def close(self, timeout: float = 2.0) -> bool:
         """Write what waits, for at most `timeout` seconds; whether all of it was written. Idempotent."""
+        self._is_closing = True
         self._closing.set()
         self._wake.put(None)
         self._thread.join(timeout)

@@ -38,7 +38,10 @@ class UserSpend:
         self._escrow = escrow
 
     def has_cap(self, user: str, tier: str) -> bool:
-        return any(upstream.billing.limits.caps_of(user, tier) for upstream in self._upstreams.values())
+        for upstream in self._upstreams.values():  # not any(): every request asks, and a generator costs more than it
+            if upstream.billing.limits.caps_of(user, tier):
+                return True
+        return False
 
     def is_loaded(self, user: str, tier: str, *, fresh: bool = False) -> bool:
         escrow = self._escrow

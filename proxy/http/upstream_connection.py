@@ -91,6 +91,48 @@ class UpstreamConnection(asyncio.Protocol):
     - `idle_since`, `idle_iteration`: for the pool.
     """
 
+    # Slots for speed: past thirty attributes a dict of them is no longer shared by all instances, and slower.
+    __slots__ = (
+        "_body_future",
+        "_buffered_bytes",
+        "_head_buffer",
+        "_head_bytes",
+        "_head_future",
+        "_in_exchange",
+        "_lenient",
+        "_max_head",
+        "_method",
+        "_on_informational",
+        "_parser",
+        "_peer_name",
+        "_reading_paused",
+        "_requested_upgrade",
+        "_sink",
+        "_sock",
+        "_write_resumed",
+        "_writing_paused",
+        "bodyless",
+        "buffered",
+        "chunked",
+        "complete",
+        "content_length",
+        "delimited_by_close",
+        "head_received_at",
+        "headers",
+        "idle_iteration",
+        "idle_since",
+        "is_closed",
+        "keep_alive",
+        "last_read",
+        "loop",
+        "nothing_received",
+        "reason",
+        "status",
+        "trailers",
+        "transport",
+        "upgraded",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -411,8 +453,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser = self._parser
         assert parser is not None
-        status = parser.get_status_code()
-        if parser.get_http_version() not in ("1.1", "1.0"):
+        status, version = parser.get_status_code(), parser.get_http_version()
+        if version not in ("1.1", "1.0"):
             raise FramingError("it does not speak HTTP/1")
         if 100 <= status < 200 and status != 101:
             return  # an interim response: on_message_complete passes it on
@@ -425,7 +467,7 @@ class UpstreamConnection(asyncio.Protocol):
             size = sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self._max_head:
                 raise FramingError(self._head_too_long())
-        self._read_framing(parser, status)
+        self._read_framing(parser, status, version)
         self.status = status
         self.head_received_at = self.loop.time()
         self.upgraded = status == 101
@@ -437,7 +479,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser = self._new_parser()
             self._complete_response()
 
-    def _read_framing(self, parser: httptools.HttpResponseParser, status: int) -> None:
+    def _read_framing(self, parser: httptools.HttpResponseParser, status: int, version: str) -> None:
         """How the body is framed (RFC 9112 section 6.3). Raises FramingError."""
         for name, value in self.headers:
             lower = name.lower()
@@ -449,7 +491,7 @@ class UpstreamConnection(asyncio.Protocol):
                 if value.lower() != b"chunked" or self.chunked:
                     raise FramingError("its only transfer coding may be `chunked`")
                 self.chunked = True
-        if self.chunked and parser.get_http_version() == "1.0":
+        if self.chunked and version == "1.0":
             raise FramingError("HTTP/1.0 knows no transfer coding")
         # RFC 9112 section 6.3 in its order: no body, chunked, a length, the end of the connection.
         self.bodyless = self._method == "HEAD" or status in (204, 304) or status == 101
@@ -496,7 +538,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _complete_response(self) -> None:
         self.complete = True
         self._in_exchange = False
-        self.resume_reading()  # its last bytes may have asked for a pause, and the next response must be read
+        if self._reading_paused:  # its last bytes may have asked for a pause, and the next response must be read
+            self.resume_reading()
         if self._body_future is not None and not self._body_future.done():
             self._body_future.set_result(None)
 

@@ -117,7 +117,7 @@ class RequestAccounting:
                 x.app_seconds * 1000,
                 x.user,
                 x.tier,
-                x.client_ip,
+                x.client.ip,
                 x.bytes_in,
                 x.bytes_out,
                 None if x.cost is None else nanos_as_dollars(x.cost),

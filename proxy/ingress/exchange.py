@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.ingress.client_address import Client
     from proxy.ingress.ports import UserBudgets
     from proxy.ingress.ratelimit.limiter import RateDecision
+    from proxy.ingress.request_facts import RequestFacts
     from proxy.ingress.route_filters import RouteFilters
     from proxy.store.interface import WaitBudget
 
@@ -58,6 +59,7 @@ class Exchange(IncomingRequest):
     - `refused`, `status`, `response_started`, `reached_app` (the app has it, or a part of it), `aborted` (broken off by
       the client or by the app), `dropped_from_response` (fields of the app's response that do not reach the client);
     - `bytes_in`, `bytes_out`; `calls` out that were made for it, and their `cost` in nano-dollars, if any has a price;
+    - `sent_at`: when the app began to get it, on the loop's clock;
     - `memory_before`: the app's memory when it began, in bytes;
     - `task`: the id of the task whose try it is, and the number of the try; None for a client's own request.
 
@@ -92,6 +94,7 @@ class Exchange(IncomingRequest):
         "request_id",
         "response_started",
         "route",
+        "sent_at",
         "status",
         "store_budget",
         "task",
@@ -103,6 +106,7 @@ class Exchange(IncomingRequest):
     )
 
     client: Client
+    facts: RequestFacts | None
 
     def __init__(
         self,
@@ -118,11 +122,12 @@ class Exchange(IncomingRequest):
         chunked: bool = False,
         should_close: bool = False,
         upgrade: str | None = None,
+        facts: RequestFacts | None = None,
     ) -> None:
         # Set here and not by the base class: a call less for each request.
         self.method = method
         self.target = target
-        self.path = path_from_target(target)
+        self.path = path_from_target(target) if facts is None else facts.path
         self.headers = headers
         self.raw_headers = raw_headers
         self.body = body
@@ -132,6 +137,7 @@ class Exchange(IncomingRequest):
         self.chunked = chunked
         self.should_close = should_close
         self.upgrade = upgrade
+        self.facts = facts
         self.origin = headers.get("Origin")
         # Set on the way.
         self.request_id = ""
@@ -154,6 +160,7 @@ class Exchange(IncomingRequest):
         self.bytes_in = 0
         self.bytes_out = 0
         self.waited_seconds = 0.0
+        self.sent_at = 0.0
         self.app_seconds = 0.0
         self.overhead_seconds = 0.0
         self.memory_before = 0

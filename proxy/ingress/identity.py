@@ -53,11 +53,14 @@ class Identifier:
     A user's tier is the first whose shell pattern matches the name, case included; the last tier is everybody else's,
     and that of every user known by address. Without tiers it is "default".
 
+    `depends_on_time`: a token may have expired since, so the same head may name somebody else later.
+
     Raises OutriggerError if it is made with a key that its algorithms cannot use.
     """
 
     def __init__(self, identity: Identity, *, wall: Callable[[], float] = time.time) -> None:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
+        self.depends_on_time = any(isinstance(source, JwtSource) for source in asked)
         self._sources = [_make_finder(source, wall) for source in asked]
         # Most requests of a client come one after another, and parsing an address takes microseconds.
         self._ip = lru_cache(maxsize=4096)(_ip_user)

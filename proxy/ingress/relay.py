@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.errors import OutOfDescriptors, OutriggerError, PeerMisframed, PeerUnreachable, Refusal
@@ -160,10 +161,14 @@ class Relay:
         app_connection = self._pool.acquire_idle(repeatable=repeatable) if may_be_idle else None
         if app_connection is not None:
             try:
-                return await self._send_request(connection, x, head, upload, app_connection)
-            except PeerMisframed:  # the app has answered, if badly: it has read the request
-                raise
-            except PeerUnreachable:
+                await self._send_request(connection, x, head, upload, app_connection)
+                self._note_answer(x, upload, app_connection)
+                return app_connection
+            except BaseException as error:
+                self._give_up(upload, app_connection)
+                # Else the app has answered, if badly, and so has read the request; or it is not the app's failure.
+                if not isinstance(error, PeerUnreachable) or isinstance(error, PeerMisframed):
+                    raise
                 if app_connection.nothing_received:
                     self._pool.discard_closed_early(app_connection)
                 if not (repeatable and app_connection.nothing_received):
@@ -172,46 +177,47 @@ class Relay:
                 # rate.
                 x.reached_app = False
         app_connection = await self._connect_within_total(x)
-        return await self._send_request(connection, x, head, upload, app_connection)
+        try:
+            await self._send_request(connection, x, head, upload, app_connection)
+            self._note_answer(x, upload, app_connection)
+        except BaseException:
+            self._give_up(upload, app_connection)
+            raise
+        return app_connection
 
-    async def _send_request(
+    def _send_request(
         self,
         connection: ResponseClient | None,
         x: Exchange,
         head: bytes,
         upload: RequestUpload,
         app_connection: UpstreamConnection,
-    ) -> UpstreamConnection:
-        def write_informational(status: int, reason: bytes, headers: HeaderList) -> None:
-            if connection is None:
-                return
-            # HTTP/1.0 knows no interim responses, and a 100 must not come twice.
-            if not (x.http10 or (status == STATUS_CONTINUE and x.held is not None and x.held.continue_sent)):
-                write = connection.write_continue if status == STATUS_CONTINUE else connection.write
-                write(render_informational_head(status, reason, headers))
-
-        sent_at = self._loop.time()
+    ) -> asyncio.Future[None]:
+        """What it returns is done when the head of the response has come."""
+        x.sent_at = now = self._loop.time()
         if x.route.timeout is not None or x.route.total is not None:
-            self._timeouts.add(app_connection, x, upload)
-        try:
-            first = upload.initial_bytes()
-            x.reached_app = True  # before the write: a part of it may arrive even if the write fails
-            head_received = app_connection.send_request(head + first, x.method, x.upgrade, write_informational)
-            # The body follows while the response may already come: an app may answer before it has read everything.
-            if not upload.fits_with_head:
-                upload.start(app_connection)
-            await head_received
-        except BaseException:
-            # Also if the client leaves and this task is cancelled: a connection with half an exchange is of no use.
-            upload.stop()
-            self._timeouts.remove(app_connection)
-            self._pool.discard(app_connection)
-            raise
+            self._timeouts.add(app_connection, x, upload, now)
+        first = upload.initial_bytes()
+        x.reached_app = True  # before the write: a part of it may arrive even if the write fails
+        on_informational = None if connection is None else partial(_write_informational, connection, x)
+        head_received = app_connection.send_request(head + first, x.method, x.upgrade, on_informational)
+        # The body follows while the response may already come: an app may answer before it has read everything.
+        if not upload.fits_with_head:
+            upload.start(app_connection)
+        return head_received
+
+    def _give_up(self, upload: RequestUpload, app_connection: UpstreamConnection) -> None:
+        """Also if the client leaves and its task is cancelled: a connection with half an exchange is of no use."""
+        upload.stop()
+        self._timeouts.remove(app_connection)
+        self._pool.discard(app_connection)
+
+    def _note_answer(self, x: Exchange, upload: RequestUpload, app_connection: UpstreamConnection) -> None:
+        """The head of the response has come."""
         # The app's time begins when it has the whole request, which may be after its response has begun.
-        x.app_seconds = max(0.0, app_connection.head_received_at - max(sent_at, upload.done_at))
-        x.overhead_seconds = sent_at - x.received_at - x.waited_seconds
+        x.app_seconds = max(0.0, app_connection.head_received_at - max(x.sent_at, upload.done_at))
+        x.overhead_seconds = x.sent_at - x.received_at - x.waited_seconds
         self._backend.record_answer()
-        return app_connection
 
     async def _connect_within_total(self, x: Exchange) -> UpstreamConnection:
         """A fresh connection, within `route.total`. Nothing was sent yet, so waiting for the app does no harm."""
@@ -405,3 +411,12 @@ class Relay:
             x.bytes_in, x.bytes_out = tunnel.client.bytes_received, tunnel.server.bytes_received
             self._pool.release_tunnel()
             connection.detach()
+
+
+def _write_informational(
+    connection: ResponseClient, x: Exchange, status: int, reason: bytes, headers: HeaderList
+) -> None:
+    # HTTP/1.0 knows no interim responses, and a 100 must not come twice.
+    if not (x.http10 or (status == STATUS_CONTINUE and x.held is not None and x.held.continue_sent)):
+        write = connection.write_continue if status == STATUS_CONTINUE else connection.write
+        write(render_informational_head(status, reason, headers))

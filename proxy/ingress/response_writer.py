@@ -62,12 +62,12 @@ class ResponseWriter:
         if self._bodyless:
             return True
         self._x.bytes_out += len(data)
-        pieces = (b"%x\r\n" % len(data), data, b"\r\n") if self._chunked else (data,)
+        pieces = [b"%x\r\n" % len(data), data, b"\r\n"] if self._chunked else [data]
         # The head waits for the first piece of the body: both go out in one write.
         if self._pending:
-            self._pending.extend(pieces)
+            self._pending += pieces
         elif self._chunked:
-            self._connection.writelines(list(pieces))
+            self._connection.writelines(pieces)
         else:
             self._connection.write(data)
         return not self._connection.writing_paused

@@ -20,7 +20,8 @@ class RouteTimeouts:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._timers: dict[UpstreamConnection, ExchangeTimer] = {}
+        # Most exchanges end before the first look at them, and never need a timer: three values do until then.
+        self._timers: dict[UpstreamConnection, ExchangeTimer | tuple[Exchange, RequestUpload, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._was_late = False
@@ -28,8 +29,8 @@ class RouteTimeouts:
     def __len__(self) -> int:
         return len(self._timers)
 
-    def add(self, app_connection: UpstreamConnection, x: Exchange, upload: RequestUpload) -> None:
-        self._timers[app_connection] = ExchangeTimer(x, upload, self._loop.time())
+    def add(self, app_connection: UpstreamConnection, x: Exchange, upload: RequestUpload, now: float) -> None:
+        self._timers[app_connection] = (x, upload, now)
         if self._timer is None:
             self._set_timer()
 
@@ -51,6 +52,8 @@ class RouteTimeouts:
         self._was_late = False
         # A copy, since entries are removed meanwhile.
         for app_connection, timer in list(self._timers.items()):
+            if isinstance(timer, tuple):
+                timer = self._timers[app_connection] = ExchangeTimer(*timer)
             refusal = timer.due_refusal(app_connection, now)
             if refusal is not None:
                 del self._timers[app_connection]

@@ -39,13 +39,18 @@ class IdGenerator:
         return self._pool[at : at + _ID_DIGITS]
 
     def choose_request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
-        """The client's X-Request-Id or X-Correlation-Id, the first that has 1 to 128 of [A-Za-z0-9._-]; else a new
-        id."""
-        if request_id is not None and _REQUEST_ID.fullmatch(request_id):
-            return request_id
-        if correlation_id is not None and _REQUEST_ID.fullmatch(correlation_id):
-            return correlation_id
-        return self.new_token()
+        """The client's own id, as `find_request_id` finds it; else a new one."""
+        return find_request_id(request_id, correlation_id) or self.new_token()
+
+
+def find_request_id(request_id: str | None, correlation_id: str | None) -> str:
+    """The client's X-Request-Id or X-Correlation-Id, the first that has 1 to 128 of [A-Za-z0-9._-]; empty if neither
+    has."""
+    if request_id is not None and _REQUEST_ID.fullmatch(request_id):
+        return request_id
+    if correlation_id is not None and _REQUEST_ID.fullmatch(correlation_id):
+        return correlation_id
+    return ""
 
 
 def parse_traceparent(traceparent: str | None) -> str | None:

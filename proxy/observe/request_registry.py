@@ -97,6 +97,8 @@ class RequestRegistry:
         if used or token_sent:
             ended_requests = self._ended_used if used else self._ended_unused
             ended_requests.add(token, pack_request(request, self._clock()))
+        if not self._work:
+            return
         # Taken out before it is cancelled: each piece of work takes itself out when it ends.
         work = self._work.pop(token, None)
         if abandoned and work is not None:

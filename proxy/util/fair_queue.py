@@ -84,18 +84,18 @@ class FairQueue(Generic[W]):
 
 
 class PriorityFairQueue(Generic[W]):
-    """A fair queue for each priority; the lower the number, the more important."""
+    """A fair queue for each priority; the lower the number, the more important. `size`: how many wait in all."""
 
     def __init__(self) -> None:
         self._levels: dict[int, FairQueue[W]] = {}
-        self._size = 0
+        self.size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def append(self, priority: int, user: str, waiter: W) -> None:
         self._levels.setdefault(priority, FairQueue()).append(user, waiter)
-        self._size += 1
+        self.size += 1
 
     def remove(self, priority: int, user: str, waiter: W) -> bool:
         """Remove a waiter that gave up; False if it was not in the queue any more."""
@@ -136,6 +136,6 @@ class PriorityFairQueue(Generic[W]):
         return self.pop_last()
 
     def _shrink(self, priority: int, level: FairQueue[W]) -> None:
-        self._size -= 1
+        self.size -= 1
         if not level:
             del self._levels[priority]

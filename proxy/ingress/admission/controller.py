@@ -104,13 +104,14 @@ class Permit:
         if app is not None and self._in_app:
             self._leave_app()
             app.release(self._admission.clock() - self.in_app_since)
-        trial, self._trial = self._trial, None
-        if trial is not None:
+        if self._trial is not None:
+            trial, self._trial = self._trial, None
             trial.finish(self._app_seconds, self._admission.clock() - self._began_at - self._call_seconds())
 
     def release(self) -> None:
         """The exchange is over, or has become a tunnel."""
-        self.release_app()
+        if self._app_gate is not None or self._trial is not None:
+            self.release_app()
         route, self._route_gate = self._route_gate, None
         if route is not None:
             route.release(self._admission.clock() - self.in_app_since)
@@ -151,7 +152,8 @@ class Permit:
     def _leave_app(self) -> None:
         """The app does not work on it any more, for now or for good."""
         self._in_app = False
-        self._admission.in_app.pop(self, None)
+        if self._admission.in_app:
+            self._admission.in_app.pop(self, None)
         if self._trial is not None:
             self._trial.leave(self.in_app_since, self._admission.clock())
 

@@ -106,7 +106,8 @@ class Gate:
         self.in_flight -= 1
         if held is not None:
             self._hold_seconds += (held - self._hold_seconds) * 0.1
-        self.admit_waiting()
+        if self.queue.size:
+            self.admit_waiting()
 
     def admit_waiting(self) -> None:
         """Give the free places to those who wait, in turn."""

@@ -145,9 +145,7 @@ class RateLimiter:
         standings = _standings(log, exact, now, refused=wait > 0.0)
         return RateDecision(spec.headers, standings, retry_after=wait, enforced=spec.enforced, at=now)
 
-    def _decide_single(
-        self, log: array[float], spec: TierLimits, limit: tuple[int, float], now: float
-    ) -> RateDecision:
+    def _decide_single(self, log: array[float], spec: TierLimits, limit: tuple[int, float], now: float) -> RateDecision:
         """What the functions for several limits say, without going through them: 4 µs less of 70 a request."""
         quota, period = limit
         size = len(log)

@@ -1,0 +1,57 @@
+"""What the head of a request says under the rules in force: whose it is, where it goes, what the app gets of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.policy.schema import Route
+
+if TYPE_CHECKING:
+    from proxy.ingress.client_address import Client
+    from proxy.ingress.route_filters import RouteFilters
+
+
+class RequestFacts:
+    """Found once for as long as a client sends the same head again, byte by byte, over one connection: a page that
+    polls, a load test. None of it depends on the time; limits, ids and the log are each request's own.
+
+    - `rules`: those that it was found under, to be compared: a reload makes it void.
+    - `path`, `client`, `is_own` (for one of the gateway's own endpoints), `trace_id`;
+    - `request_id`: the client's own, empty if each request gets one.
+
+    Once it was identified, else `route` is None:
+    - `user`, `tier`, `route`, `filters`: as the exchange has them;
+    - `forwarding`: what the app is told of the client;
+    - `app_head`: the head that the app gets, down to the ids; None if it is another one each time.
+    """
+
+    __slots__ = (
+        "app_head",
+        "client",
+        "filters",
+        "forwarding",
+        "is_own",
+        "path",
+        "request_id",
+        "route",
+        "rules",
+        "tier",
+        "trace_id",
+        "user",
+    )
+
+    def __init__(
+        self, rules: object, path: str, client: Client, *, is_own: bool, request_id: str, trace_id: str | None
+    ) -> None:
+        self.rules = rules
+        self.path = path
+        self.client = client
+        self.is_own = is_own
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.user = ""
+        self.tier = ""
+        self.route: Route | None = None
+        self.filters: RouteFilters | None = None
+        self.forwarding: tuple[tuple[bytes, bytes], ...] = ()
+        self.app_head: bytes | None = None

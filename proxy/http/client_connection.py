@@ -454,7 +454,7 @@ class ClientConnection(BaseProtocol):
         headers = message.headers
         is_known = message is self._known_message
         # A client that expects a 100 holds its body back until then, and its timeout must not run meanwhile.
-        if not body.is_eof() and "Expect" in headers:
+        if body is not EMPTY_PAYLOAD and not body.is_eof() and "Expect" in headers:
             self.awaits_continue = "100-continue" in headers["Expect"].lower() and not body.total_bytes
         request = self._make_request(
             message.method,

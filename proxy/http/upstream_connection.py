@@ -282,6 +282,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.pause_reading()
         return finished
 
+    def take_body(self) -> bytes:
+        """All of a body of which all has come."""
+        assert self.complete
+        buffered, self.buffered = self.buffered, []
+        self._buffered_bytes = 0
+        return buffered[0] if len(buffered) == 1 else b"".join(buffered)
+
     def switch_protocol(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Hand the transport over to another protocol; the bytes that have already come for it go with it."""
         assert self.upgraded

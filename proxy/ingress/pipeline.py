@@ -35,7 +35,7 @@ from proxy.ingress.headers import check_framing, is_preflight
 from proxy.ingress.identity import Identifier
 from proxy.ingress.own_endpoints import OwnEndpoints
 from proxy.ingress.ports import UserBudgets
-from proxy.ingress.ratelimit.limiter import RateDecision, RateLimiter
+from proxy.ingress.ratelimit.limiter import RateDecision, RateLimiter, log_key
 from proxy.ingress.ratelimit.shared_limiter import SharedRateLimiter
 from proxy.ingress.relay import Relay, ResponseCut
 from proxy.ingress.request_body import BufferedBody
@@ -192,14 +192,14 @@ class RequestPipeline:
                 self._check_address(self._connection_limits, connection, x)
             self._check_blocked(x)
             if x.route.background.mode != "off" and self._background.wants(x):
-                return await self._accept_task(connection, x, self._background)
+                return await self._accept_task(connection, x, facts, self._background)
             self._check_size(x)
-            if self._has_cap(x):
+            if facts.has_cap:
                 await self._check_budget(x)
             # Counted here, and refunded below if a later step refuses the request.
-            if x.route.rate_limit and not is_preflight(x):
+            if facts.limits is not None and not is_preflight(x):
                 if self._shared_limiter is None:
-                    self._apply_rate(x, self._limiter.check(x.route, x.tier, x.user))
+                    self._apply_rate(x, self._limiter.decide(*facts.limits))
                 else:
                     await self._check_shared_rate(self._shared_limiter, x)
             if x.route.streams is not None:
@@ -317,7 +317,9 @@ class RequestPipeline:
         write_refusal(connection, x, refusal)
         self._accounting.log_unreadable(x, refusal)
 
-    async def _accept_task(self, connection: ClientConnection, x: Exchange, background: BackgroundRequests) -> bool:
+    async def _accept_task(
+        self, connection: ClientConnection, x: Exchange, facts: RequestFacts, background: BackgroundRequests
+    ) -> bool:
         """Keep a request that is to run later, and answer 202. True if its connection may serve another one.
 
         Limits count now, and not when it runs; a key that has a task already counts against none. Raises Refusal.
@@ -327,11 +329,11 @@ class RequestPipeline:
         known = await background.find_known(x, accepted)
         if known is not None:
             return background.write_view(connection, x, known)
-        if self._has_cap(x):
+        if facts.has_cap:
             await self._check_budget(x)
-        if x.route.rate_limit and not is_preflight(x):
+        if facts.limits is not None and not is_preflight(x):
             if self._shared_limiter is None:
-                self._apply_rate(x, self._limiter.check(x.route, x.tier, x.user))
+                self._apply_rate(x, self._limiter.decide(*facts.limits))
             else:
                 await self._check_shared_rate(self._shared_limiter, x)
         task, existed = await background.submit(x, accepted)
@@ -364,6 +366,10 @@ class RequestPipeline:
         facts.route = rules.routes.match(x.method, x.path)
         if rules.filters:
             facts.filters = rules.filters.get(facts.route.name)
+        limits = self._limiter.limits_for(facts.route, facts.tier) if facts.route.rate_limit else None
+        if limits is not None:
+            facts.limits = limits, log_key(facts.route, facts.user)
+        facts.has_cap = self._budgets is not None and self._budgets.has_cap(facts.user, facts.tier)
         facts.forwarding = rules.trusted_peers.forwarding_headers(x.client, x.peer)
         if not rules.identifier.depends_on_time:
             x.facts = facts
@@ -417,15 +423,8 @@ class RequestPipeline:
         if own is not None and _body_size(x) > own:
             self._note_shadow_refusal(x, "body-too-large", f"its body is larger than {own} bytes (max_body)")
 
-    def _has_cap(self, x: Exchange) -> bool:
-        budgets = self._budgets
-        if budgets is None or not budgets.has_cap(x.user, x.tier):
-            return False
-        x.budgets = budgets
-        return True
-
     async def _check_budget(self, x: Exchange) -> None:
-        budgets = x.budgets
+        budgets = x.budgets = self._budgets
         assert budgets is not None
         # Also for routes that need no budget: the response states what the user has spent today.
         is_needed = x.route.requires_budget and not is_preflight(x)

@@ -26,9 +26,9 @@ from proxy.ingress.exchange import Exchange
 from proxy.ingress.headers import dropped_response_fields, render_request_head
 from proxy.ingress.message_head import ResponseHead
 from proxy.ingress.ports import AppBackend
-from proxy.ingress.request_body import RequestUpload
+from proxy.ingress.request_body import RequestUpload, make_upload
 from proxy.ingress.response_collector import ResponseCollector
-from proxy.ingress.response_writer import ResponseWriter, render_informational_head
+from proxy.ingress.response_writer import ResponseWriter, render_informational_head, write_whole_response
 from proxy.ingress.route_timeouts import RouteTimeouts, within_total
 from proxy.ingress.stream_limits import StreamLimits
 from proxy.tasks.record import TaskResponse
@@ -79,7 +79,7 @@ class Relay:
         Raises Refusal if the app gave no head of a response, ResponseCut if the response broke off after its head.
         """
         head = render_request_head(x, forwarding, connection.local_authority() if "Host" not in x.headers else "")
-        upload = RequestUpload(x)
+        upload = make_upload(x)
         try:
             app_connection = await self._exchange_heads(connection, x, head, upload)
         except OutOfDescriptors as error:
@@ -101,6 +101,13 @@ class Relay:
             await self._finish_upload(x, app_connection, upload)
             await self._relay_tunnel(connection, x, app_connection)
             return False
+        is_framed = app_connection.content_length is not None or app_connection.bodyless
+        if app_connection.complete and is_framed and x.filters is None and x.lookup is None:
+            keep_alive = self._write_whole(connection, x, app_connection, upload)
+            # Else the next response would pile up in memory behind this one.
+            if connection.writing_paused:
+                await connection.drain()
+            return keep_alive
         return await self._relay_response(connection, x, app_connection, upload)
 
     async def collect_response(
@@ -111,7 +118,7 @@ class Relay:
         Raises PeerUnreachable if it did not come or broke off, Refusal if it was late or the app is away, and
         ResultTooLarge.
         """
-        upload = RequestUpload(x)
+        upload = make_upload(x)
         app_connection = await self._exchange_heads(None, x, render_request_head(x, forwarding, ""), upload)
         collector = ResponseCollector(self._loop, app_connection, max_bytes)
         try:
@@ -276,6 +283,36 @@ class Relay:
 
     # ── the response ────────────────────────────────────────────────────────────────────────────
 
+    def _write_whole(
+        self, connection: ResponseClient, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload
+    ) -> bool:
+        """Write a response that came in one piece, as most do. True if the client's connection may go on."""
+        try:
+            if x.method not in SAFE_METHODS and (cache := self._caching.cache) is not None:
+                cache.empty_after_write(x, app_connection)
+            self._release_place(x, app_connection)
+            keep_alive = write_whole_response(connection, x, app_connection, app_connection.take_body())
+            x.overhead_seconds += self._loop.time() - app_connection.head_received_at
+        finally:
+            self._end_exchange(x, app_connection, upload)
+        return keep_alive and upload.done
+
+    def _release_place(self, x: Exchange, app_connection: UpstreamConnection) -> None:
+        permit = x.permit
+        if permit is not None:
+            if app_connection.status < 400:  # errors are quick, and say nothing about the app's speed
+                permit.record_app_seconds(x.app_seconds)
+            permit.release_app()
+
+    def _end_exchange(self, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload) -> None:
+        upload.stop()
+        self._timeouts.remove(app_connection)
+        # An app that answered without reading the whole request would take the rest of it for the next one.
+        if upload.done:
+            self._pool.release(app_connection, repeatable=x.method in IDEMPOTENT and upload.fits_with_head)
+        else:
+            self._pool.discard(app_connection)
+
     async def _relay_response(
         self, connection: ResponseClient, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload
     ) -> bool:
@@ -309,10 +346,7 @@ class Relay:
             sink = compressed = x.filters.compress_body(coding, sink, self._loop, stream=stream)
         try:
             writer.write_head()
-            if x.permit is not None:
-                if app_connection.status < 400:  # errors are quick, and say nothing about the app's speed
-                    x.permit.record_app_seconds(x.app_seconds)
-                x.permit.release_app()
+            self._release_place(x, app_connection)
             # The body goes from the app's data_received straight to the client's transport. This task only waits for
             # the end of it; a response that came in one piece needs no waiting.
             finished = app_connection.stream_body(sink)
@@ -340,13 +374,7 @@ class Relay:
             connection.on_writable = None
             if compressed is not None:
                 compressed.cancel()
-            upload.stop()
-            # An app that answered without reading the whole request would take the rest of it for the next one.
-            self._timeouts.remove(app_connection)
-            if upload.done:
-                self._pool.release(app_connection, repeatable=x.method in IDEMPOTENT and upload.fits_with_head)
-            else:
-                self._pool.discard(app_connection)
+            self._end_exchange(x, app_connection, upload)
         return writer.keep_alive and upload.done
 
     def _drop_response(self, x: Exchange, app_connection: UpstreamConnection, upload: RequestUpload) -> None:

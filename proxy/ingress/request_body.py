@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from aiohttp.streams import EMPTY_PAYLOAD
+
 from proxy.errors import PeerUnreachable, Refusal
 from proxy.http.messages import Body
 from proxy.http.request_errors import body_too_large
@@ -19,15 +21,27 @@ class RequestUpload:
     - `waits_for_client`: it is the client, and not the app, that keeps it from going on.
     """
 
-    def __init__(self, x: Exchange) -> None:
+    __slots__ = (
+        "_initial",
+        "_task",
+        "_x",
+        "done",
+        "done_at",
+        "fits_with_head",
+        "progress_at",
+        "waits_for_client",
+    )
+
+    def __init__(self, x: Exchange | None) -> None:
+        """Without an exchange it is the upload of no body at all."""
         self._x = x
         self._task: asyncio.Task[None] | None = None
-        self.fits_with_head = x.body.is_eof()
+        self.fits_with_head = x is None or x.body.is_eof()
         self.done = self.fits_with_head
         self.done_at = 0.0
         self.progress_at = 0.0
         self.waits_for_client = False
-        self._initial: bytes | None = None
+        self._initial: bytes | None = None if x is not None else b""
 
     def initial_bytes(self) -> bytes:
         """What goes out with the head, framed: all of a body that has come, nothing of another. Raises Refusal (413).
@@ -37,16 +51,22 @@ class RequestUpload:
         if not self.fits_with_head:
             return b""
         if self._initial is None:
+            x = self._exchange
             # A small body goes out together with its head: one write, and mostly one packet.
-            data = self._x.body.read_nowait()
-            self._x.bytes_in = len(data)
-            if self._x.max_body is not None and len(data) > self._x.max_body:
-                raise body_too_large(self._x.max_body)
+            data = x.body.read_nowait()
+            x.bytes_in = len(data)
+            if x.max_body is not None and len(data) > x.max_body:
+                raise body_too_large(x.max_body)
             # It leaves in the framing in which it came, since some apps treat the two differently.
-            if self._x.chunked:
+            if x.chunked:
                 data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
             self._initial = data
         return self._initial
+
+    @property
+    def _exchange(self) -> Exchange:
+        assert self._x is not None
+        return self._x
 
     def start(self, app_connection: UpstreamConnection) -> None:
         """Stream the body to the app in a task of its own."""
@@ -65,7 +85,8 @@ class RequestUpload:
 
     async def _pump(self, app_connection: UpstreamConnection) -> None:
         """Copy the body, no faster than the app reads."""
-        x, body, loop = self._x, self._x.body, asyncio.get_running_loop()
+        x, loop = self._exchange, asyncio.get_running_loop()
+        body = x.body
         limit = x.max_body
         try:
             while not body.at_eof():
@@ -99,6 +120,13 @@ class RequestUpload:
             pass  # whoever waits for the response gets the error
         finally:
             self.waits_for_client = False
+
+
+_OF_NO_BODY = RequestUpload(None)  # it has nothing to keep, so one does for all requests without a body
+
+
+def make_upload(x: Exchange) -> RequestUpload:
+    return _OF_NO_BODY if x.body is EMPTY_PAYLOAD else RequestUpload(x)
 
 
 class BufferedBody:

@@ -8,6 +8,7 @@ from proxy.policy.schema import Route
 
 if TYPE_CHECKING:
     from proxy.ingress.client_address import Client
+    from proxy.ingress.ratelimit.limiter import TierLimits
     from proxy.ingress.route_filters import RouteFilters
 
 
@@ -21,6 +22,8 @@ class RequestFacts:
 
     Once it was identified, else `route` is None:
     - `user`, `tier`, `route`, `filters`: as the exchange has them;
+    - `limits`: of its rate, with the key that its user is counted by; None if it has none;
+    - `has_cap`: whether any cap on spending applies to its user;
     - `forwarding`: what the app is told of the client;
     - `app_head`: the head that the app gets, down to the ids; None if it is another one each time.
     """
@@ -30,7 +33,9 @@ class RequestFacts:
         "client",
         "filters",
         "forwarding",
+        "has_cap",
         "is_own",
+        "limits",
         "path",
         "request_id",
         "route",
@@ -53,5 +58,7 @@ class RequestFacts:
         self.tier = ""
         self.route: Route | None = None
         self.filters: RouteFilters | None = None
+        self.limits: tuple[TierLimits, str | bytes] | None = None
+        self.has_cap = False
         self.forwarding: tuple[tuple[bytes, bytes], ...] = ()
         self.app_head: bytes | None = None

@@ -46,13 +46,7 @@ class ResponseWriter:
         response.
         """
         x, head = self._x, self._head
-        lines = [b"HTTP/1.1 %d %s\r\n" % (head.status, head.reason)]
-        lines += response_header_lines(x, head.headers)
-        if self._chunked:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        lines.append(connection_line(x, keep_alive=self.keep_alive))
-        lines.append(b"\r\n")
-        self._pending = lines
+        self._pending = head_lines(x, head, chunked=self._chunked, keep_alive=self.keep_alive)
         x.status = head.status
         x.response_started = self._connection.response_started = True
         self._connection.on_writable = self._on_writable
@@ -89,6 +83,33 @@ class ResponseWriter:
                 self._connection.write(tail)
         self.flush()
         self._connection.on_writable = None
+
+
+def write_whole_response(connection: ResponseClient, x: Exchange, head: ResponseHead, body: bytes) -> bool:
+    """Write a response whose length is stated, and of which all is there. True if the client's connection may serve
+    another request.
+
+    A `ResponseWriter` would do the same, for 8 µs more of 60 a request: most responses are small.
+    """
+    keep_alive = not (x.should_close or connection.draining or connection.body_incomplete)
+    lines = head_lines(x, head, chunked=False, keep_alive=keep_alive)
+    if not head.bodyless:
+        lines.append(body)
+        x.bytes_out = len(body)
+    x.status = head.status
+    x.response_started = connection.response_started = True
+    connection.write(b"".join(lines))
+    return keep_alive
+
+
+def head_lines(x: Exchange, head: ResponseHead, *, chunked: bool, keep_alive: bool) -> list[bytes]:
+    lines = response_header_lines(x, head.headers)
+    lines.insert(0, b"HTTP/1.1 %d %s\r\n" % (head.status, head.reason))
+    if chunked:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    # HTTP/1.1 keeps a connection by default.
+    lines.append(b"\r\n" if keep_alive and not x.http10 else connection_line(x, keep_alive=keep_alive) + b"\r\n")
+    return lines
 
 
 def connection_line(x: Exchange, *, keep_alive: bool) -> bytes:

@@ -190,6 +190,7 @@ class AdmissionController:
         self._gradient: GradientLimiter | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._overload = overload
+        self.is_adaptive = False
         self.reconfigure(overload)
 
     def __repr__(self) -> str:
@@ -201,10 +202,6 @@ class AdmissionController:
     def limit(self) -> int | None:
         """How many requests the app gets at once; None if nothing limits that."""
         return self._app_gate.limit
-
-    @property
-    def is_adaptive(self) -> bool:
-        return self._gradient is not None
 
     def is_overfull(self, route_name: str) -> bool:
         """Whether a route in shadow mode has more requests than its places and its queue would hold."""
@@ -227,6 +224,7 @@ class AdmissionController:
             self._gradient = None
         elif self._gradient is None or overload.adaptive != old.adaptive:
             self._gradient = GradientLimiter(overload.adaptive, self.clock)
+        self.is_adaptive = self._gradient is not None
         self._apply_limits()
         # A gate without requests is made anew when it is needed, so those of removed routes do not pile up.
         idle = [gate.name for gate in self._route_gates.values() if not gate.in_flight and not gate.queue]

@@ -127,10 +127,12 @@ class RateLimiter:
         request at least.
         """
         spec = self.limits_for(route, tier)
-        if spec is None:
-            return None
+        return None if spec is None else self.decide(spec, log_key(route, user), parts=parts)
+
+    def decide(self, spec: TierLimits, key: str | bytes, *, parts: int = 1) -> RateDecision:
+        """What `check` says, by limits and a user's key that were found before."""
         now = self._clock()
-        log = self._log_for(_log_key(route, user), spec, now)
+        log = self._log_for(key, spec, now)
         # Some limit is above MAX_EXACT_QUOTA: exact times would take too much memory for each user.
         if isinstance(log, MixedLog):
             return self._decide_mixed(log, spec, now, parts)
@@ -165,7 +167,7 @@ class RateLimiter:
         now = self._clock()
         if spec is None:
             return now
-        log = self._log_for(_log_key(route, user), spec, now)
+        log = self._log_for(log_key(route, user), spec, now)
         if isinstance(log, MixedLog):
             before = len(log)
             self._append_mixed(log, spec, now)
@@ -176,7 +178,7 @@ class RateLimiter:
 
     def refund(self, route: Route, user: str, decision: RateDecision) -> None:
         """Uncount a request that was admitted here, and refused elsewhere before the app saw it."""
-        log = self._logs.get(_log_key(route, user))
+        log = self._logs.get(log_key(route, user))
         if log is None or not decision.allowed:
             return
         times = log.times if isinstance(log, MixedLog) else log
@@ -276,7 +278,7 @@ def divide_quota(quota: int, parts: int) -> int:
     return max(1, quota // parts) if quota else 0
 
 
-def _log_key(route: Route, user: str) -> str | bytes:
+def log_key(route: Route, user: str) -> str | bytes:
     """A long name is kept as its hash, so that a user with a name of a kilobyte takes no more memory than others."""
     key = f"{route.name}\n{user}"
     if len(user) <= MAX_PLAIN_USER_LENGTH and user.isascii():

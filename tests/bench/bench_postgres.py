@@ -77,9 +77,9 @@ class Way:
         return 0.0
 
 
-def door(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
+def pooler(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
     port, admin, told = free_port(), free_port(), Path(bench.tmp) / f"url-{free_port()}"
-    policy = Path(bench.tmp) / f"door-{port}.yaml"
+    policy = Path(bench.tmp) / f"pooler-{port}.yaml"
     policy.write_text(POLICY.format(url=cluster.url("bench"), port=port, admin=admin, pool=pool))
     command = [
         sys.executable,
@@ -94,7 +94,7 @@ def door(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
         APP,
         str(told),
     ]
-    peer = bench.spawn(f"door-{port}", port, command)
+    peer = bench.spawn(f"pooler-{port}", port, command)
     deadline = time.monotonic() + 20
     while not told.exists() or not told.read_text():
         assert time.monotonic() < deadline, "the app never came up"
@@ -263,7 +263,7 @@ def copies(ways: list[Way], cluster: Cluster) -> None:
 
 
 def memory(bench: Bench, cluster: Cluster) -> None:
-    way = door(bench, cluster, pool=40)
+    way = pooler(bench, cluster, pool=40)
     assert way.peer is not None
     with contextlib.ExitStack() as stack:
         for _ in range(20):  # what the first ones load is nobody's
@@ -322,15 +322,15 @@ def main() -> None:
         ways = [Way("direct", cluster.url("bench"))]
         bouncer = pgbouncer(bench, cluster)
         ways += [bouncer] if bouncer else []
-        if "--without-door" not in sys.argv:
-            ways.append(door(bench, cluster))
+        if "--without-pooler" not in sys.argv:
+            ways.append(pooler(bench, cluster))
         first(ways)
         throughput(ways, pgbouncer(bench, cluster, CLIENTS, "session") if bouncer else None)
         offered(ways)
         crowds(ways)
         saturated(ways, bench)
         copies(ways, cluster)
-        if "--without-door" not in sys.argv:
+        if "--without-pooler" not in sys.argv:
             memory(bench, cluster)
 
 

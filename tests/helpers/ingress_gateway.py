@@ -107,14 +107,14 @@ def answering(*answers: bytes) -> Scripted:
 class IngressGateway:
     def __init__(
         self,
-        door: IngressService,
+        service: IngressService,
         app: Scripted,
         port: int,
         log: Path,
         metrics: Metrics,
         store: MemoryStore | Store | None = None,
     ) -> None:
-        self.door = door
+        self.service = service
         self.store = store
         self.app = app
         self.port = port
@@ -167,7 +167,7 @@ async def ingress_gateway(
     member = make_member(parsed.store.region)
     store = open_store(parsed.store, member, emit=log.emit, metrics=metrics, clock=loop.time)
     await store.start()
-    door = IngressService(
+    service = IngressService(
         loop,
         parsed,
         app,
@@ -180,12 +180,12 @@ async def ingress_gateway(
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    await door.open(sock)
+    await service.open(sock)
     try:
         where = tmp / "log" if tmp else Path(os.devnull)
-        yield IngressGateway(door, app, sock.getsockname()[1], where, metrics, store)
+        yield IngressGateway(service, app, sock.getsockname()[1], where, metrics, store)
     finally:
-        door.close()
+        service.close()
         await store.stop()
         await app.stop()
         log.close()

@@ -85,11 +85,11 @@ class Reckoning:
 
 
 class Fuzz:
-    def __init__(self, tmp: Path, seed: int, calls: int, doors: int = 1, store: str = "") -> None:
+    def __init__(self, tmp: Path, seed: int, calls: int, gateways: int = 1, store: str = "") -> None:
         """`doors`: instances that share a ledger; `store`: and a store, the policy's section."""
         self._tmp = tmp
         self._store = store
-        self.doors = [FuzzedGateway(tmp, self._policy) for _ in range(doors)]
+        self.gateways = [FuzzedGateway(tmp, self._policy) for _ in range(gateways)]
         self._random = random.Random(seed)
         self._calls = calls
         self._one, self._other, self._third = BookkeepingVendor("a"), BookkeepingVendor("b"), BookkeepingVendor("c")
@@ -114,23 +114,23 @@ class Fuzz:
             await vendor.start()
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         try:
-            for door in self.doors:
-                await door.begin()
+            for gateway in self.gateways:
+                await gateway.begin()
             workers = [asyncio.create_task(self._work()) for _ in range(AT_ONCE)]
             await asyncio.gather(*workers)
             self._reload(3)
             await self._finish_what_goes_on()
             await self._quiet()
             await self._compare_store()
-            for door in self.doors:
-                await door.end()
+            for gateway in self.gateways:
+                await gateway.end()
             self._reckon()
         finally:
             await self._session.close()
             for vendor in self.vendors:
                 await vendor.stop()
-            for door in self.doors:
-                door.close()
+            for gateway in self.gateways:
+                gateway.close()
         return self.reckoning
 
     # ── the gateway ──────────────────────────────────────────────────────────────────────────
@@ -166,50 +166,50 @@ log: {{level: warning}}
         found = self._by_upstream("WHERE outcome <> 'open' OR reference = ''")
         # What was under way at a kill may be known to the ledger or to the store alone.
         lost = sum(each.cost for group in self._groups if group.lost for each in self._booked(group))
-        for door in self.doors:
-            for name, upstream in door.egress.upstreams.items():
-                limits, escrow = upstream.billing.limits, door.escrow
+        for gateway in self.gateways:
+            for name, upstream in gateway.egress.upstreams.items():
+                limits, escrow = upstream.billing.limits, gateway.escrow
                 await escrow.refresh(limits.shared_windows("nobody-else", "user"), PATIENCE)
                 if abs(limits.spent("month") - found.get(name, 0)) > lost and not self._turned("month"):
                     self._wrong(f"{name} counts {limits.spent('month')}, the ledger {found.get(name, 0)}, lost {lost}")
-            for window in door.escrow.windows.values():
+            for window in gateway.escrow.windows.values():
                 if window.told[2]:
                     self._wrong(f"something is set aside after quiet: {window!r}")
 
     def _booked(self, group: Group) -> list[Booked]:
         return [each for vendor in self.vendors for each in vendor.books.get(group.tag, [])]
 
-    async def _restart(self, door: FuzzedGateway) -> None:
+    async def _restart(self, gateway: FuzzedGateway) -> None:
         """What was counted is what the ledger has."""
-        await door.end()
+        await gateway.end()
         found = self._by_upstream("WHERE outcome <> 'open' OR reference = ''")
         for name in ("openai", "anthropic"):
-            if len(self.doors) == 1 and door.counted(name) != found.get(name, 0) and not self._turned("month"):
-                self._wrong(f"at a restart {name} counted {door.counted(name)} and the ledger {found.get(name, 0)}")
-        await door.begin()
-        self._compare_start(door)
+            if len(self.gateways) == 1 and gateway.counted(name) != found.get(name, 0) and not self._turned("month"):
+                self._wrong(f"at a restart {name} counted {gateway.counted(name)} and the ledger {found.get(name, 0)}")
+        await gateway.begin()
+        self._compare_start(gateway)
 
-    async def _kill(self, door: FuzzedGateway) -> None:
+    async def _kill(self, gateway: FuzzedGateway) -> None:
         """Of calls under way, and of those that ended in the last second, nothing need be on record."""
         earliest = asyncio.get_running_loop().time() - GRACE
-        lately = [group for ended, group, where in self._ended if ended > earliest and where is door]
-        for group in (*lately, *(group for group, where in self._under_way.values() if where is door)):
+        lately = [group for ended, group, where in self._ended if ended > earliest and where is gateway]
+        for group in (*lately, *(group for group, where in self._under_way.values() if where is gateway)):
             group.lost = True
             self._killed |= group.requests
-        await door.end(killed=True)
-        await door.begin()
-        self._compare_start(door)
+        await gateway.end(killed=True)
+        await gateway.begin()
+        self._compare_start(gateway)
 
     def _by_upstream(self, where: str = "") -> dict[str, int]:
         return dict(self._sql(f"SELECT upstream, SUM(cost) FROM outrigger_calls {where} GROUP BY upstream"))
 
-    def _compare_start(self, door: FuzzedGateway) -> None:
+    def _compare_start(self, gateway: FuzzedGateway) -> None:
         """What a start counts, reserved or spent, is what the ledger has."""
         found = self._by_upstream()
-        for name, upstream in door.egress.upstreams.items():
+        for name, upstream in gateway.egress.upstreams.items():
             limits = upstream.billing.limits
             counted = limits.spent("month") + limits.reserved
-            if len(self.doors) == 1 and counted != found.get(name, 0) and not self._turned("month"):
+            if len(self.gateways) == 1 and counted != found.get(name, 0) and not self._turned("month"):
                 self._wrong(f"{name} began with {limits!r}, and the ledger has {found.get(name, 0)}")
 
     def _sql(self, question: str) -> list[tuple]:
@@ -218,9 +218,9 @@ log: {{level: warning}}
 
     def _reload(self, variant: int) -> None:
         self._variant = variant
-        for door in self.doors:
-            if door.open.is_set():
-                door.reload()
+        for gateway in self.gateways:
+            if gateway.open.is_set():
+                gateway.reload()
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────
 
@@ -228,17 +228,17 @@ log: {{level: warning}}
         while self._made < self._calls:
             self._made += 1
             number = self._made
-            door = self._random.choice(self.doors)
-            await door.open.wait()
+            gateway = self._random.choice(self.gateways)
+            await gateway.open.wait()
             if number % RESTART == 0:
                 killed = number == self._calls // RESTART // 2 * RESTART
-                await (self._kill(door) if killed else self._restart(door))
+                await (self._kill(gateway) if killed else self._restart(gateway))
             elif number % 97 == 96:
                 self._reload(self._random.randrange(4))
             if self._later and self._random.random() < 0.1:
-                await self._ask_after(door)
+                await self._ask_after(gateway)
             else:
-                await self._call(number, door)
+                await self._call(number, gateway)
 
     def _pick(self, weighted: list[tuple[str, int]]) -> str:
         return self._random.choices([word for word, _ in weighted], [weight for _, weight in weighted])[0]
@@ -286,7 +286,7 @@ log: {{level: warning}}
         self._seen_tags[tag] = group
         return group
 
-    async def _call(self, number: int, door: FuzzedGateway) -> None:
+    async def _call(self, number: int, gateway: FuzzedGateway) -> None:
         group = self._group(number)
         group.calls += 1
         rng = self._random
@@ -295,13 +295,13 @@ log: {{level: warning}}
         group.requests.add(request_id)
         came = ReceivedCall(5.0 if leaves == "cancelled" else None, user)
         came.request_id, came.tier = request_id, user[:4]
-        requests = door.requests
+        requests = gateway.requests
         requests.begin(token, came)
-        self._under_way[request_id] = group, door
+        self._under_way[request_id] = group, gateway
         name = group.kind.partition(" ")[0]
         upstream = "anthropic" if name == "claude" else "openai"
         method = "GET" if name == "models" else "POST"
-        url, headers = f"{door.url}/{upstream}/v1{PATHS[name]}", {**group.headers, "X-Outrigger-Request": token}
+        url, headers = f"{gateway.url}/{upstream}/v1{PATHS[name]}", {**group.headers, "X-Outrigger-Request": token}
         try:
             async with asyncio.timeout(PATIENCE if leaves in ("stays", "late") else None):
                 if leaves == "soon":
@@ -319,7 +319,7 @@ log: {{level: warning}}
         finally:
             requests.end(token)
             del self._under_way[request_id]
-            self._ended.append((asyncio.get_running_loop().time(), group, door))
+            self._ended.append((asyncio.get_running_loop().time(), group, gateway))
 
     async def _leave(self, method: str, url: str, headers: dict[str, str], group: Group, after: float) -> None:
         group.sure = False
@@ -344,13 +344,13 @@ log: {{level: warning}}
         except (aiohttp.ClientError, ConnectionError):
             group.sure = False
 
-    async def _ask_after(self, door: FuzzedGateway) -> None:
+    async def _ask_after(self, gateway: FuzzedGateway) -> None:
         id, group = self._later[self._random.randrange(len(self._later))]
         how = self._pick([("poll", 70), ("stream", 15), ("cancel", 10), ("delete", 5)])
         if how == "delete":
             group.sure = False
             self._deleted |= group.requests
-        base = f"{door.url}/openai/v1/responses/{id}"
+        base = f"{gateway.url}/openai/v1/responses/{id}"
         method, url = {
             "poll": ("GET", base), "stream": ("GET", f"{base}?stream=true&starting_after=3"),
             "cancel": ("POST", f"{base}/cancel"), "delete": ("DELETE", base),
@@ -371,11 +371,11 @@ log: {{level: warning}}
         answer to that can be had no more; it is paid at its reservation once it is as old as any is kept."""
         for vendor, upstream in ((self._one, "openai"), (self._other, "other")):
             for id in list(vendor.late):
-                for door in (*self.doors, *self.doors, *self.doors):
-                    async with self._session.get(f"{door.url}/{upstream}/v1/responses/{id}") as answer:
+                for gateway in (*self.gateways, *self.gateways, *self.gateways):
+                    async with self._session.get(f"{gateway.url}/{upstream}/v1/responses/{id}") as answer:
                         await answer.read()
-        for door in self.doors:
-            calls = door.egress._pending
+        for gateway in self.gateways:
+            calls = gateway.egress._pending
             await calls.sweep()
             for one in calls._calls.values():
                 if one.record.request_id not in self._deleted:
@@ -396,8 +396,8 @@ log: {{level: warning}}
 
     def _left(self) -> tuple[int, int, int]:
         open_ = sum(vendor.open for vendor in self.vendors)
-        under_way = sum(door.egress.accounting.in_flight for door in self.doors)
-        return open_, under_way, sum(door.reserved for door in self.doors)
+        under_way = sum(gateway.egress.accounting.in_flight for gateway in self.gateways)
+        return open_, under_way, sum(gateway.reserved for gateway in self.gateways)
 
     def _turned(self, period: SpendPeriod) -> bool:
         """Whether a window ended meanwhile, so that what is counted is of the new one alone."""
@@ -420,8 +420,8 @@ log: {{level: warning}}
                 kind = next(group.kind for group in self._seen_tags.values() if request_id in group.requests)
                 self._wrong(f"{request_id} ({kind}) is still open at {upstream}, at {cost}")
         found.ledger = sum(by_request.values())
-        for (name, user), amount in by_user.items() if len(self.doors) == 1 else ():
-            counted = self.doors[0].counted(name, user)
+        for (name, user), amount in by_user.items() if len(self.gateways) == 1 else ():
+            counted = self.gateways[0].counted(name, user)
             if counted != amount and not self._turned("month"):
                 self._wrong(f"{name} counts {counted} for {user}, and the ledger has {amount}")
             if (

@@ -48,11 +48,11 @@ class PostgresGateway:
         self.faults: list[str] = []
         self._loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(lambda _loop, context: self.faults.append(repr(context)))
-        self._thread = threading.Thread(target=self._loop.run_forever, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pooler", daemon=True)
 
     def __enter__(self) -> PostgresGateway:
         self._thread.start()
-        self._door: PostgresService = self._run(self._start())
+        self._pooler: PostgresService = self._run(self._start())
         return self
 
     async def _start(self) -> PostgresService:
@@ -61,7 +61,7 @@ class PostgresGateway:
             self._policy.store, make_member(""), emit=self._lines.emit, metrics=self.metrics, clock=self._loop.time
         )
         await self._store.start()
-        door = PostgresService(
+        pooler = PostgresService(
             self._policy.postgres,
             store=self._store,
             requests=RequestRegistry(self._loop.time),
@@ -71,13 +71,13 @@ class PostgresGateway:
         )
         sock = socket.create_server(("127.0.0.1", 0))
         self.port: int = sock.getsockname()[1]
-        await door.start(sock)
-        self.url = door.app_variables("127.0.0.1", self.port)["DATABASE_URL"]
-        return door
+        await pooler.start(sock)
+        self.url = pooler.app_variables("127.0.0.1", self.port)["DATABASE_URL"]
+        return pooler
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._run(self._door.stop())
+            self._run(self._pooler.stop())
             self._run(self._store.stop())
             self._run(_rest())
         finally:
@@ -100,7 +100,7 @@ class PostgresGateway:
 
     def status(self) -> Mapping[str, object]:
         async def ask() -> Mapping[str, object]:
-            return self._door.status()
+            return self._pooler.status()
 
         return self._run(ask())
 
@@ -184,11 +184,11 @@ class PostgresGateways:
     ) -> Iterator[PostgresGateway]:
         """`cluster`: another than the session's, whose database `app` it leads to."""
         if cluster is not None:
-            with PostgresGateway(cluster, "app", url, **postgres) as door:
-                yield door
+            with PostgresGateway(cluster, "app", url, **postgres) as pooler:
+                yield pooler
             return
-        with self.database(schema) as name, PostgresGateway(self._cluster, name, url, **postgres) as door:
-            yield door
+        with self.database(schema) as name, PostgresGateway(self._cluster, name, url, **postgres) as pooler:
+            yield pooler
 
     @contextlib.contextmanager
     def database(self, schema: Sequence[str] = SCHEMA) -> Iterator[str]:

@@ -94,15 +94,15 @@ def kept(wrong: list[Exception], said: Sequence[bytes] = ()) -> Iterator[None]:
 class Pair:
     """`wrong` gets what went wrong, at the moment it did."""
 
-    def __init__(self, door: str, direct: str, slot: int, wrong: list[Exception], **startup: str) -> None:
+    def __init__(self, pooler: str, direct: str, slot: int, wrong: list[Exception], **startup: str) -> None:
         self.slot = slot
         self._wrong = wrong
-        self.door, self.direct = Wire(door, **startup), Wire(direct, **startup)
+        self.pooler, self.direct = Wire(pooler, **startup), Wire(direct, **startup)
         self.status = "I"
         self.heard: tuple[list[Message], list[Message]] = ([], [])
         self.unsynced = False
         self.said: list[bytes] = []
-        ours, theirs = self.door.parameters, self.direct.parameters
+        ours, theirs = self.pooler.parameters, self.direct.parameters
         assert ours == theirs, f"at startup {startup}: {ours} is not {theirs}"
 
     @property
@@ -110,7 +110,7 @@ class Pair:
         return self.direct.key[0]
 
     def _sides(self) -> tuple[Wire, Wire]:
-        return self.door, self.direct
+        return self.pooler, self.direct
 
     def _judge(self, answers: Sequence[list[Message]]) -> list[Message]:
         told: list[list[Message]] = []
@@ -138,8 +138,8 @@ class Pair:
                 side.send(*parts)
             # The direct one first: where it says less than was thought, nobody waits for the door's.
             direct = [each for _ in range(answers) for each in self.direct.answer()]
-            door = [each for _ in range(answers) for each in self.door.answer()]
-            return self._judge((door, direct))
+            pooler = [each for _ in range(answers) for each in self.pooler.answer()]
+            return self._judge((pooler, direct))
 
     def flushed(self, *parts: bytes) -> list[Message]:
         """Extended messages and a Flush: compare all that they are answered with, up to the first error."""
@@ -206,9 +206,9 @@ def alike(controls: Iterable[psycopg.Connection], patience: float = 10.0, unsync
     `unsynced` clients have begun a batch: what of it the door answers by itself has begun no transaction."""
     deadline = time.monotonic() + patience
     while True:
-        door, direct = (counts(control) for control in controls)
-        if door[1:] == direct[1:] and direct[0] - unsynced <= door[0] <= direct[0]:
+        pooler, direct = (counts(control) for control in controls)
+        if pooler[1:] == direct[1:] and direct[0] - unsynced <= pooler[0] <= direct[0]:
             return
         if time.monotonic() > deadline:
-            raise AssertionError(f"transactions, locks, temp tables: {door} behind the door, {direct} direct")
+            raise AssertionError(f"transactions, locks, temp tables: {pooler} behind the door, {direct} direct")
         time.sleep(0.01)

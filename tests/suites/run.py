@@ -60,8 +60,8 @@ class Place:
             return
         size = self._options.pool
         policy = {"mode": self._options.mode, "clients": 500, "pin": {"max": size}}
-        with PostgresGateway(cluster, database, direct, pool={"max": size, "wait": "10s"}, **policy) as door:
-            yield door.url
+        with PostgresGateway(cluster, database, direct, pool={"max": size, "wait": "10s"}, **policy) as pooler:
+            yield pooler.url
 
     def _outcomes(self, suite: Suite, way: str, url: str, tests: Sequence[str]) -> Ended:
         out = self._scratch / "outcomes"

@@ -43,7 +43,7 @@ def own(mortal: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def doorway(cluster: Cluster) -> PostgresGateways:
+def poolers(cluster: Cluster) -> PostgresGateways:
     return PostgresGateways(cluster)
 
 
@@ -57,18 +57,18 @@ class Shelf:
     """One door for one test of a module after the other (`POOL` connections, two where it does not say); a test that
     fails takes it with it."""
 
-    def __init__(self, doorways: PostgresGateways, size: int) -> None:
-        self._doorways, self._size = doorways, size
+    def __init__(self, poolers: PostgresGateways, size: int) -> None:
+        self._poolers, self._size = poolers, size
         self._stack = contextlib.ExitStack()
-        self._door: PostgresGateway | None = None
+        self._pooler: PostgresGateway | None = None
 
-    def door(self) -> PostgresGateway:
-        if self._door is None:
-            self._door = self._stack.enter_context(self._doorways(pool={"min": 0, "max": self._size, "wait": "15s"}))
-        return self._door
+    def pooler(self) -> PostgresGateway:
+        if self._pooler is None:
+            self._pooler = self._stack.enter_context(self._poolers(pool={"min": 0, "max": self._size, "wait": "15s"}))
+        return self._pooler
 
     def drop(self) -> None:
-        self._door = None
+        self._pooler = None
         self._stack.close()
 
 
@@ -81,7 +81,7 @@ def shelf(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Shelf]:
 
 @pytest.fixture
 def shared(shelf: Shelf, request: pytest.FixtureRequest) -> Iterator[PostgresGateway]:
-    yield shelf.door()
+    yield shelf.pooler()
     if request.node.stash.get(FAILED, False):
         shelf.drop()
 

@@ -30,24 +30,24 @@ def make(**policy):
     )
 
 
-def console(door):
+def console(pooler):
     said, ended = [], []
-    return AdminConsole(door, said.append, ended.append), said, ended
+    return AdminConsole(pooler, said.append, ended.append), said, ended
 
 
 @pytest.mark.parametrize("step", [1, 1000])
 @pytest.mark.parametrize("word", TABLES)
 async def test_the_console_answers_in_tables(word, step):
-    door, _, _ = make()
-    door._accept_client()
-    heard, said, _ = console(door)
+    pooler, _, _ = make()
+    pooler._accept_client()
+    heard, said, _ = console(pooler)
     data = query_message(f" Show {word.upper()} ;") + query_message("")
     for pos in range(0, len(data), step):
         heard.data_received(data[pos : pos + step])
     answer = b"".join(said)
     assert kinds(answer).replace("D", "") == "TCZIZ"
     assert b"real" not in answer
-    assert door.password.encode() not in answer
+    assert pooler.password.encode() not in answer
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_a_certificate_is_made_that_a_client_can_speak_to():
 
 
 async def test_a_connection_works_for_a_request_until_it_works_for_another():
-    door, requests, _ = make()
-    client = door._accept_client()
+    pooler, requests, _ = make()
+    client = pooler._accept_client()
     client.port = 4711
     cancelled = []
-    door._cancel_work = cancelled.append
+    pooler._cancel_work = cancelled.append
     request = SimpleNamespace(user="u", tier="t", request_id="r", trace_id=None, route_name="checkout")
     for token in ("one", "two"):
         requests.begin(token, request)
-    assert door.assign_request(4711, "one")
-    assert door.assign_request(4711, "two")
-    assert not door.assign_request(4712, "two")
+    assert pooler.assign_request(4711, "one")
+    assert pooler.assign_request(4711, "two")
+    assert not pooler.assign_request(4712, "two")
     assert client.route == "checkout"
     requests.end("one", abandoned=True)
     assert cancelled == []
@@ -111,19 +111,19 @@ async def test_a_connection_works_for_a_request_until_it_works_for_another():
 
 
 async def test_what_it_shows_of_itself_has_every_series_from_the_start():
-    door, _, metrics = make()
+    pooler, _, metrics = make()
     text = (await metrics.render())[0].decode()
     for outcome in ("ok", "error", "abandoned", "refused"):
         assert f'outrigger_postgres_transactions_total{{outcome="{outcome}"}} 0.0' in text
     assert 'outrigger_postgres_client_connections{state="idle_in_transaction"} 0.0' in text
-    assert door.health().state == "ok"
-    assert door.status()["transactions"] == {"ok": 0, "error": 0, "abandoned": 0, "refused": 0}
+    assert pooler.health().state == "ok"
+    assert pooler.status()["transactions"] == {"ok": 0, "error": 0, "abandoned": 0, "refused": 0}
 
 
 async def test_no_password_of_the_database_reaches_the_app():
-    door, _, _ = make(env={"DATABASE_URL": "url", "DB_PASSWORD": "password"})
-    env = door.app_variables("127.0.0.1", 6432)
+    pooler, _, _ = make(env={"DATABASE_URL": "url", "DB_PASSWORD": "password"})
+    env = pooler.app_variables("127.0.0.1", 6432)
     assert env == {
-        "DATABASE_URL": f"postgresql://app:{door.password}@127.0.0.1:6432/shop",
-        "DB_PASSWORD": door.password,
+        "DATABASE_URL": f"postgresql://app:{pooler.password}@127.0.0.1:6432/shop",
+        "DB_PASSWORD": pooler.password,
     }

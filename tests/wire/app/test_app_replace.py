@@ -26,8 +26,8 @@ PLAIN = Command((sys.executable, str(APPS / "plain.py")), "plain.py", ())
 
 
 class Replaced(IngressGateway):
-    def __init__(self, supervisor: Supervisor, door: IngressService, port: int, log: Path, metrics: Metrics) -> None:
-        super().__init__(door, supervisor, port, log, metrics)  # type: ignore[arg-type]
+    def __init__(self, supervisor: Supervisor, ingress: IngressService, port: int, log: Path, metrics: Metrics) -> None:
+        super().__init__(ingress, supervisor, port, log, metrics)  # type: ignore[arg-type]
         self.supervisor = supervisor
         self.reasons: list[str] = []
 
@@ -43,21 +43,21 @@ async def supervised(tmp: Path, policy: str = "", *, drain: float = 20.0) -> Asy
     environ = {**os.environ, "PORT": str(port)}
     reasons: list[str] = []
     app = Supervisor(parsed.app, PLAIN, environ, port=port, emit=log.emit, on_restart=reasons.append, clock=loop.time)
-    door = IngressService(loop, parsed, app, own_endpoints=ours, metrics=metrics, log=log)
-    app.attach_traffic(door.pool, lambda: drain)
+    ingress = IngressService(loop, parsed, app, own_endpoints=ours, metrics=metrics, log=log)
+    app.attach_traffic(ingress.pool, lambda: drain)
     life = loop.create_task(app.run())
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     try:
         assert await app.wait_ready(20.0)
-        await door.open(sock)
-        there = Replaced(app, door, sock.getsockname()[1], tmp / "log", metrics)
+        await ingress.open(sock)
+        there = Replaced(app, ingress, sock.getsockname()[1], tmp / "log", metrics)
         there.reasons = reasons
         yield there
     finally:
         await app.stop()
         await life
-        door.close()
+        ingress.close()
         log.close()
         os.close(descriptor)
 
@@ -110,7 +110,7 @@ async def test_what_is_in_flight_finishes_and_what_comes_waits(tmp_path):
         reader, writer = await there.connect()
         writer.write(b"GET /big?20000000 HTTP/1.1\r\nHost: t\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        await until(lambda: there.door.pool.in_use == 2)
+        await until(lambda: there.service.pool.in_use == 2)
         replaced = asyncio.create_task(there.supervisor.replace("reload"))
         await asyncio.sleep(0)
         assert there.supervisor.is_replacing
@@ -127,7 +127,7 @@ async def test_what_is_in_flight_finishes_and_what_comes_waits(tmp_path):
 async def test_what_does_not_finish_within_drain_is_cut_and_said(tmp_path):
     async with supervised(tmp_path, "app: {stop_timeout: 200ms}", drain=0.2) as there:
         slow = asyncio.create_task(there.get("/slow?60"))
-        await until(lambda: there.door.pool.in_use == 1)
+        await until(lambda: there.service.pool.in_use == 1)
         assert await there.supervisor.replace("reload")
         assert status_of(await slow) == 502
         async with asyncio.timeout(5):  # lines are written a moment later
@@ -151,7 +151,7 @@ async def test_whoever_asked_may_go_and_one_replacement_is_made_at_a_time(tmp_pa
 async def test_stopping_in_the_middle_of_a_replacement_ends_both(tmp_path):
     async with supervised(tmp_path) as there:
         slow = asyncio.create_task(there.get("/slow?60"))
-        await until(lambda: there.door.pool.in_use == 1)
+        await until(lambda: there.service.pool.in_use == 1)
         replaced = asyncio.create_task(there.supervisor.replace("reload"))
         await asyncio.sleep(0.05)
         await there.supervisor.stop()

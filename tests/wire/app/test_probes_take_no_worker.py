@@ -109,22 +109,22 @@ async def test_an_app_whose_connections_end_early_does_not_get_one_to_keep_with_
                 return
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        await door.get("/last")
+    async with ingress_gateway(app) as gateway:
+        await gateway.get("/last")
         await until(lambda: app.open == 0)
-        await door.get("/", method="POST")  # meets the end of that one, or a sweep does
+        await gateway.get("/", method="POST")  # meets the end of that one, or a sweep does
         await asyncio.sleep(0.6)
-        await door.get("/", method="POST")
+        await gateway.get("/", method="POST")
         before = app.open
         for _ in range(40):
-            assert (await door.get("/", method="POST")).startswith(b"HTTP/1.1 200")
+            assert (await gateway.get("/", method="POST")).startswith(b"HTTP/1.1 200")
         assert app.open <= before + 1
 
 
 async def test_an_app_whose_port_nobody_watches_is_given_a_second_before_its_502() -> None:
     app = Scripted(lambda reader, writer: asyncio.sleep(0))
-    async with ingress_gateway(app, "app: {liveness: off}") as door:
+    async with ingress_gateway(app, "app: {liveness: off}") as gateway:
         await app.stop()
         began = asyncio.get_running_loop().time()
-        assert (await door.get()).startswith(b"HTTP/1.1 502")
+        assert (await gateway.get()).startswith(b"HTTP/1.1 502")
         assert asyncio.get_running_loop().time() - began < 4

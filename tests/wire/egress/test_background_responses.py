@@ -342,13 +342,13 @@ async def test_instances_that_share_a_ledger_settle_it_once_between_them(tmp_pat
             assert late.limits.reserved == one.limits.reserved > 0
             for id in ids:
                 vendor.finish(id)
-            doors = (one, other, late)
-            await asyncio.gather(*(door.poll(id) for id in ids[2:] for door in doors for _ in range(3)))
+            egresses = (one, other, late)
+            await asyncio.gather(*(egress.poll(id) for id in ids[2:] for egress in egresses for _ in range(3)))
             await late.poll(ids[0])
             await other.poll(ids[1])
             assert costs() == 6 * [COST]
-            for door in doors:
-                await door.pending.sweep()
+            for egress in egresses:
+                await egress.pending.sweep()
             assert (one.limits.spent("d", "ada"), one.limits.reserved) == (6 * COST, 0)
             assert (late.limits.spent("d", "ada"), late.limits.reserved) == (6 * COST, 0)
     assert costs() == 6 * [COST]

@@ -33,10 +33,10 @@ async def test_instances_that_share_a_store_count_what_the_vendors_billed(tmp_pa
 async def test_the_ledger_has_what_the_vendors_billed(tmp_path, seed):
     """Exactly, where usage was shown; where it was not, no less than that in sum, and nothing out of all proportion.
     Odd seeds go through two instances that share a ledger."""
-    doors = 1 + seed % 2
-    found = await Fuzz(tmp_path, seed, CALLS, doors).run()
+    gateways = 1 + seed % 2
+    found = await Fuzz(tmp_path, seed, CALLS, gateways).run()
     told = (
-        f"seed {seed}: {found.calls} calls through {doors}; of what they asked for {found.exact} exact, {found.guessed} estimated"
+        f"seed {seed}: {found.calls} calls through {gateways}; of what they asked for {found.exact} exact, {found.guessed} estimated"
         f" at {found.ledger_unshown / max(1, found.vendors_unshown):.2f} times what was billed"
     )
     print(told)

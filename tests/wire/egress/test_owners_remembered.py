@@ -21,22 +21,22 @@ class Clock:
         return self.now
 
 
-async def ask(door, user="ada"):
+async def ask(gateway, user="ada"):
     """One request; its token, as the app got it."""
-    assert b" 200 " in await door.get("/", f"X-User: {user}")
-    return TOKEN.search(door.app.heads[-1])[1].decode()
+    assert b" 200 " in await gateway.get("/", f"X-User: {user}")
+    return TOKEN.search(gateway.app.heads[-1])[1].decode()
 
 
-async def static_files(door, count):
+async def static_files(gateway, count):
     """So many requests for pages and files, that call nobody."""
-    reader, writer = await door.connect()
+    reader, writer = await gateway.connect()
     for _ in range(0, count, 50):
         writer.write(b"GET /static/app.js HTTP/1.1\r\nHost: t\r\nX-User: bob\r\n\r\n" * 50)
         for _ in range(50):
             head = await reader.readuntil(b"\r\n\r\n")
             assert b" 200 " in head
             await reader.readexactly(1)
-        door.app.heads.clear()
+        gateway.app.heads.clear()
     writer.close()
 
 
@@ -45,12 +45,12 @@ async def test_a_background_task_keeps_its_owner_over_six_thousand_static_files(
     app = answering(PAGE)
     async with (
         egress_gateway(tmp_path, Vendor(says())) as out,
-        ingress_gateway(app, BY_HEADER, requests=out.requests) as door,
+        ingress_gateway(app, BY_HEADER, requests=out.requests) as gateway,
     ):
-        token = await ask(door)
+        token = await ask(gateway)
         if called_before:
             await out.chat(CHAT, {"X-Outrigger-Request": token})
-        await static_files(door, 6000)
+        await static_files(gateway, 6000)
         await out.chat(CHAT, {"X-Outrigger-Request": token})
         line = (await out.logged(1 + called_before))[-1]
         assert (line["user"], len(line["request_id"])) == ("ada", 32)
@@ -59,10 +59,10 @@ async def test_a_background_task_keeps_its_owner_over_six_thousand_static_files(
 async def test_where_there_are_too_many_those_that_nobody_came_back_with_go_first(monkeypatch):
     monkeypatch.setattr("proxy.observe.request_registry.MAX_UNUSED_ENDED", 160)
     requests = RequestRegistry(asyncio.get_running_loop().time)
-    async with ingress_gateway(answering(PAGE), BY_HEADER, requests=requests) as door:
-        early, silent = await ask(door), await ask(door, "eve")
+    async with ingress_gateway(answering(PAGE), BY_HEADER, requests=requests) as gateway:
+        early, silent = await ask(gateway), await ask(gateway, "eve")
         assert requests.find(early).user == "ada"
-        await static_files(door, 400)
+        await static_files(gateway, 400)
         assert requests.find(early).user == "ada"
         assert requests.find(silent) is None
 
@@ -72,10 +72,10 @@ async def test_requests_that_were_refused_push_nobody_out(monkeypatch):
     monkeypatch.setattr("proxy.observe.request_registry.MAX_UNUSED_ENDED", 160)
     requests = RequestRegistry(asyncio.get_running_loop().time)
     policy = f"{BY_HEADER}\nroutes: [{{name: a, match: {{path: /limited}}, rate_limit: 1/h}}]"
-    async with ingress_gateway(answering(PAGE), policy, requests=requests) as door:
-        token = await ask(door)
+    async with ingress_gateway(answering(PAGE), policy, requests=requests) as gateway:
+        token = await ask(gateway)
         for _ in range(300):
-            await door.get("/limited", "X-User: bob")
+            await gateway.get("/limited", "X-User: bob")
         assert requests.find(token).user == "ada"
 
 
@@ -135,8 +135,8 @@ async def test_a_query_says_whose_it_is_by_the_same_token(tmp_path):
     """The database door asks the same place; a token that it asked for counts as used."""
     requests = RequestRegistry(asyncio.get_running_loop().time)
     app = answering(PAGE)
-    async with ingress_gateway(app, BY_HEADER, requests=requests) as door:
-        token = await ask(door)
+    async with ingress_gateway(app, BY_HEADER, requests=requests) as gateway:
+        token = await ask(gateway)
         assert requests.register_work(token, lambda: None) is not None  # it has ended: there is nothing to cancel
         assert requests.find(token).route == "default"
         await until(lambda: "0 live, 1 ended" in repr(requests))

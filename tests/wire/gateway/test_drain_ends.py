@@ -60,10 +60,10 @@ async def test_a_replacement_cuts_what_did_not_finish_and_the_old_app_stops_in_o
 async def test_one_that_came_in_the_drains_first_moment_is_answered() -> None:
     """It was accepted, so nobody else will answer it."""
     async with ingress_gateway(answering(OK)) as f:
-        f.door.listener.draining = True  # as `drain` has it, a moment before it closes the listener
+        f.service.listener.draining = True  # as `drain` has it, a moment before it closes the listener
         reader, writer = await f.connect()
-        await until(lambda: bool(f.door.listener.connections))
-        drained = asyncio.create_task(f.door.drain(5))
+        await until(lambda: bool(f.service.listener.connections))
+        drained = asyncio.create_task(f.service.drain(5))
         await asyncio.sleep(0)
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         async with asyncio.timeout(5):

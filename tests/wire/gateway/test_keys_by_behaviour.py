@@ -54,16 +54,16 @@ async def test_warn_is_the_share_of_memory_that_is_told(tmp_path):
 
 
 async def test_max_header_bounds_a_requests_head():
-    async with ingress_gateway(answering(OK), "listen: {max_header: 8KiB}") as door:
-        assert (await door.get("/", f"X-Long: {'x' * 6000}")).startswith(b"HTTP/1.1 200")
-        assert (await door.get("/", f"X-Long: {'x' * 9000}")).startswith(b"HTTP/1.1 431")
+    async with ingress_gateway(answering(OK), "listen: {max_header: 8KiB}") as ingress:
+        assert (await ingress.get("/", f"X-Long: {'x' * 6000}")).startswith(b"HTTP/1.1 200")
+        assert (await ingress.get("/", f"X-Long: {'x' * 9000}")).startswith(b"HTTP/1.1 431")
 
 
 async def test_redact_adds_to_what_is_never_logged(tmp_path):
-    async with ingress_gateway(answering(OK), "log: {redact: [shoe-size]}", tmp=tmp_path) as door:
-        await door.get("/x?shoe-size=hunter2&hat-size=plain&token=hunter2")
-        await eventually(lambda: "hat-size=plain" in door.log.read_text())
-        assert "hunter2" not in door.log.read_text()
+    async with ingress_gateway(answering(OK), "log: {redact: [shoe-size]}", tmp=tmp_path) as ingress:
+        await ingress.get("/x?shoe-size=hunter2&hat-size=plain&token=hunter2")
+        await eventually(lambda: "hat-size=plain" in ingress.log.read_text())
+        assert "hunter2" not in ingress.log.read_text()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", r"ignore:\s*Eventlet is deprecated")

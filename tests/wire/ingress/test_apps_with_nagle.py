@@ -29,8 +29,8 @@ def in_parts(parts: list[bytes]) -> Scripted:
     "parts", [[HEAD, b"x" * 9000], [HEAD, b"x" * 8000, b"x" * 500, b"x" * 500]], ids=["two", "four"]
 )
 async def test_the_rest_of_an_answer_does_not_wait_for_an_acknowledgement(parts):
-    async with ingress_gateway(in_parts(parts)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(in_parts(parts)) as gateway:
+        reader, writer = await gateway.connect()
         took = []
         for _ in range(60):
             begun = time.monotonic()
@@ -40,7 +40,7 @@ async def test_the_rest_of_an_answer_does_not_wait_for_an_acknowledgement(parts)
                 assert head.startswith(b"HTTP/1.1 200 ")
                 assert await reader.readexactly(9000) == b"x" * 9000
             took.append(time.monotonic() - begun)
-        assert door.app.connections == 1
+        assert gateway.app.connections == 1
         assert sum(one < PUT_OFF for one in took[20:]) > 5, took[
             20:
         ]  # none of them where it waits; a busy machine has waits of its own

@@ -70,7 +70,7 @@ async def test_an_answer_is_given_to_nobody_it_was_not_made_for(scope: str, seed
             if draw.random() < 0.3:
                 fields.append(f"Accept-Language: {draw.choice(('de', 'en'))}")
             if draw.random() < 0.1:
-                g.door.cache.purge("all", "/1" if draw.random() < 0.5 else None)
+                g.service.cache.purge("all", "/1" if draw.random() < 0.5 else None)
             method = draw.choice(("GET",) * 8 + ("HEAD", "POST"))
             answer = await ask(g, f"/{draw.randrange(3)}", *fields, method=method)
             mine = f"{user}|{cookie}|{key}"

@@ -26,22 +26,22 @@ def switching() -> Scripted:
 
 
 async def test_a_websocket_counts_as_the_two_descriptors_that_it_takes() -> None:
-    async with ingress_gateway(switching()) as door:
-        door.door.connection_limits.descriptor_room = 7
+    async with ingress_gateway(switching()) as gateway:
+        gateway.service.connection_limits.descriptor_room = 7
         writers = []
         for _ in range(3):
-            reader, writer = await door.connect()
+            reader, writer = await gateway.connect()
             writer.write(ASK)
             await reader.readuntil(b"\r\n\r\n")
             writers.append(writer)
-        assert not door.door.listener._is_full(), "six of seven"
-        reader, writer = await door.connect()
-        await until(lambda: len(door.door.listener.connections) == 4)
-        assert door.door.listener._is_full()
+        assert not gateway.service.listener._is_full(), "six of seven"
+        reader, writer = await gateway.connect()
+        await until(lambda: len(gateway.service.listener.connections) == 4)
+        assert gateway.service.listener._is_full()
         for one in (*writers, writer):
             one.close()
-        await until(lambda: not door.door.listener.connections)
-        assert door.door.pool.in_use + door.door.pool.tunnels == 0
+        await until(lambda: not gateway.service.listener.connections)
+        assert gateway.service.pool.in_use + gateway.service.pool.tunnels == 0
 
 
 class Exhausted(socket.socket):
@@ -81,13 +81,13 @@ async def test_without_a_descriptor_to_spare_and_without_a_connection_that_could
 async def test_who_has_had_his_last_answer_and_stays_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad request is read from for five seconds more, so that its answer arrives: not while others wait."""
     monkeypatch.setattr("proxy.ingress.listener.EVICTABLE_AFTER", 0.1)
-    async with ingress_gateway(answering(OK), "listen: {connections: {total: 3}}") as door:
+    async with ingress_gateway(answering(OK), "listen: {connections: {total: 3}}") as gateway:
         writers = []
         for _ in range(3):
-            reader, writer = await door.connect()
+            reader, writer = await gateway.connect()
             writer.write(b"GET /\x00 HTTP/1.1\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400")
             writers.append(writer)
-        assert (await door.get()).startswith(b"HTTP/1.1 200")
+        assert (await gateway.get()).startswith(b"HTTP/1.1 200")
         for writer in writers:
             writer.close()

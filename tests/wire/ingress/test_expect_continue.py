@@ -31,8 +31,8 @@ def late() -> Scripted:
 async def test_a_client_that_was_not_told_to_go_on_yet_is_not_slow(patience: dict[str, float]) -> None:
     async with ingress_gateway(
         late(), "listen: {body: {min_rate: 500B/s}}", patience=ClientTimeouts(sweep=0.05, **patience)
-    ) as door:
-        reader, writer = await door.connect()
+    ) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(ASK)
         async with asyncio.timeout(5):
             assert await reader.readuntil(b"\r\n\r\n") == CONTINUE
@@ -42,8 +42,8 @@ async def test_a_client_that_was_not_told_to_go_on_yet_is_not_slow(patience: dic
 
 
 async def test_one_that_was_told_and_sends_nothing_is() -> None:
-    async with ingress_gateway(late(), patience=ClientTimeouts(sweep=0.05, body=0.3)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(late(), patience=ClientTimeouts(sweep=0.05, body=0.3)) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(ASK)
         async with asyncio.timeout(5):
             assert await reader.readuntil(b"\r\n\r\n") == CONTINUE

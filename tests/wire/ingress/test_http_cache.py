@@ -294,11 +294,11 @@ async def test_a_stale_answer_stands_in_for_an_error_and_at_once(failure):
         )
 
     async with ingress_gateway(app := CachedApp(answer), policy) as g:
-        g.door.relay.restart_wait = 60.0
+        g.service.relay.restart_wait = 60.0
         await ask(g)
         if failure == "refuses":
             await app.stop()
-            g.door.pool.close_idle()
+            g.service.pool.close_idle()
         elif failure == "is away":
             app.is_ready, app.state = False, "restarting"
         async with asyncio.timeout(20):
@@ -337,7 +337,7 @@ async def test_one_request_fills_and_the_others_wait_for_it():
     async with ingress_gateway(app := CachedApp(says(FRESH)), PUBLIC) as g:
         app.hold = asyncio.Event()
         asking = [asyncio.create_task(ask(g)) for _ in range(10)]
-        await until(lambda: len(app.asked) == 1 and sum(g.door.accounting.in_flight.values()) == 10)
+        await until(lambda: len(app.asked) == 1 and sum(g.service.accounting.in_flight.values()) == 10)
         app.hold.set()
         answers = await asyncio.gather(*asking)
     assert {answer.body for answer in answers} == {b"answer 1"}
@@ -363,7 +363,7 @@ async def test_they_go_on_at_once_if_it_is_not_kept(fields):
     app._script = script
     async with ingress_gateway(app, PUBLIC) as g:
         asking = [asyncio.create_task(ask(g)) for _ in range(5)]
-        await until(lambda: len(app.asked) == 1 and sum(g.door.accounting.in_flight.values()) == 5)
+        await until(lambda: len(app.asked) == 1 and sum(g.service.accounting.in_flight.values()) == 5)
         release.set()
         # Though the first one's body never ends, all of them are at the app now.
         await until(lambda: len(app.asked) == 5)
@@ -378,7 +378,7 @@ async def test_if_the_first_client_leaves_one_who_waits_takes_over():
         first.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         await until(lambda: len(app.asked) == 1)
         asking = [asyncio.create_task(ask(g)) for _ in range(3)]
-        await until(lambda: sum(g.door.accounting.in_flight.values()) == 4)
+        await until(lambda: sum(g.service.accounting.in_flight.values()) == 4)
         first.close()
         await until(lambda: len(app.asked) == 2)
         app.hold.set()
@@ -394,7 +394,7 @@ async def test_if_the_fill_breaks_one_who_waits_takes_over():
     async with ingress_gateway(app := CachedApp(answer), PUBLIC) as g:
         app.hold = asyncio.Event()
         asking = [asyncio.create_task(ask(g)) for _ in range(4)]
-        await until(lambda: len(app.asked) == 1 and sum(g.door.accounting.in_flight.values()) == 4)
+        await until(lambda: len(app.asked) == 1 and sum(g.service.accounting.in_flight.values()) == 4)
         app.hold.set()
         answers = await asyncio.gather(*asking)
     assert sorted(answer.status for answer in answers) == [200, 200, 200, 502]
@@ -442,7 +442,7 @@ async def test_one_answer_takes_a_quarter_at_most_and_the_oldest_leave_first():
             await ask(g, f"/{name}?size=7000")
         assert (await ask(g, "/f?size=7000")).cache == "hit"
         assert (await ask(g, "/d?size=7000")).cache == "hit"
-        assert g.door.cache.sizes["all"][1] <= 40 * 1024
+        assert g.service.cache.sizes["all"][1] <= 40 * 1024
         assert (await ask(g, "/a?size=7000")).cache != "hit"
 
 
@@ -474,7 +474,7 @@ async def test_an_answer_that_was_on_its_way_when_its_uri_was_emptied_is_not_kep
         app.hold = asyncio.Event()
         reading = asyncio.create_task(ask(g, "/a"))
         await until(lambda: len(app.asked) == 1)
-        g.door.cache.purge("all", "/a")
+        g.service.cache.purge("all", "/a")
         app.hold.set()
         assert (await reading).status == 200
         assert (await ask(g, "/a")).body == b"answer 2"
@@ -494,7 +494,7 @@ async def test_a_reload_changes_the_ttl_of_what_is_kept_and_forgets_what_was_mad
     from proxy.policy.loading import PolicySource, load_policy
 
     def reload(text):
-        g.door.apply(load_policy(PolicySource("test", None, text), {}))
+        g.service.apply(load_policy(PolicySource("test", None, text), {}))
 
     policy = PUBLIC.replace("scope: public", "scope: public, ttl: 1m")
     async with ingress_gateway(CachedApp(says()), policy) as g:
@@ -539,7 +539,7 @@ async def test_an_answer_is_compressed_once_and_given_to_each_as_he_takes_it():
         assert (again.status, again.fields["etag"]) == (304, 'W/"v1"')
         part = await ask(g, "/", "Accept-Encoding: gzip", "Range: bytes=0-7")
         assert (part.status, part.body) == (206, b"The same")
-        size = g.door.cache.sizes["all"][1]
+        size = g.service.cache.sizes["all"][1]
     assert len(app.asked) == 1
     assert size < len(text) / 4
 
@@ -548,7 +548,7 @@ async def test_a_long_text_is_kept_compressed_and_given_plain():
     text = b"The same words again. " * 10_000
     async with ingress_gateway(app := CachedApp(says(FRESH, "Content-Type: text/plain", body=text)), PUBLIC) as g:
         await ask(g)
-        await until(lambda: g.door.cache.sizes["all"][1] < len(text) / 4)
+        await until(lambda: g.service.cache.sizes["all"][1] < len(text) / 4)
         again = await ask(g)
         assert (again.body, again.cache) == (text, "hit")
         head = await ask(g, method="HEAD")
@@ -577,7 +577,7 @@ async def test_clients_that_do_not_read_hold_no_more_memory_than_max():
             writer.write(b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n" % number)
             idle.append(writer)
         await until(lambda: len(app.asked) == 12, 20)
-        state = g.door.cache._routes["all"]
+        state = g.service.cache._routes["all"]
         await asyncio.sleep(0.5)
         assert state.ahead_bytes <= state.policy.max
         answer = await ask(g, "/0")  # and others are served meanwhile
@@ -592,7 +592,7 @@ async def test_a_client_that_asks_for_nothing_to_be_kept_does_not_make_the_other
         await ask(g, "/", "Cache-Control: no-store")
         app.hold = asyncio.Event()
         asking = [asyncio.create_task(ask(g)) for _ in range(5)]
-        await until(lambda: sum(g.door.accounting.in_flight.values()) == 5)
+        await until(lambda: sum(g.service.accounting.in_flight.values()) == 5)
         app.hold.set()
         await asyncio.gather(*asking)
     assert len(app.asked) == 2

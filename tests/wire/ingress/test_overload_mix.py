@@ -44,4 +44,4 @@ async def test_an_app_whose_waits_grow_long_is_given_room_and_nobody_is_shed():
         app.wait = 0.25
         answers = await asyncio.gather(*(ask(f, 12) for _ in range(CLIENTS)))
         assert {line for each in answers for line in each} == {b"HTTP/1.1 200 OK"}
-        assert f.door.admission.limit >= CLIENTS // 2
+        assert f.service.admission.limit >= CLIENTS // 2

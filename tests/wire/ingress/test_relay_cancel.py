@@ -12,11 +12,11 @@ import pytest
 from ingress_gateway import OK, Scripted, ingress_gateway, until
 
 
-def left_behind(door):
+def left_behind(gateway):
     return (
-        len(door.door.listener.connections),
-        door.door.pool.in_use,
-        sum(door.door.accounting.in_flight.values()),
+        len(gateway.service.listener.connections),
+        gateway.service.pool.in_use,
+        sum(gateway.service.accounting.in_flight.values()),
     )
 
 
@@ -26,14 +26,14 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_apps_work():
         await reader.read(1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        _, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        _, writer = await gateway.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await until(lambda: len(app.heads) == 1)
         writer.close()
         await until(lambda: app.open == 0)
-        await until(lambda: left_behind(door) == (0, 0, 0))
-        assert 'code="499"' in await door.text()
+        await until(lambda: left_behind(gateway) == (0, 0, 0))
+        assert 'code="499"' in await gateway.text()
 
 
 async def test_a_client_that_leaves_while_it_waits_for_the_app_is_forgotten():
@@ -41,13 +41,13 @@ async def test_a_client_that_leaves_while_it_waits_for_the_app_is_forgotten():
         await reader.read(1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
+    async with ingress_gateway(app) as gateway:
         app.is_ready, app.state = False, "restarting"
-        _, writer = await door.connect()
+        _, writer = await gateway.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        await until(lambda: sum(door.door.accounting.in_flight.values()) == 1)
+        await until(lambda: sum(gateway.service.accounting.in_flight.values()) == 1)
         writer.close()
-        await until(lambda: left_behind(door) == (0, 0, 0))
+        await until(lambda: left_behind(gateway) == (0, 0, 0))
         assert app.connections == 0
 
 
@@ -85,24 +85,24 @@ def patient_app():
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_clients_that_leave_by_the_hundred_leave_nothing_behind(stage, how):
-    async with ingress_gateway(patient_app()) as door:
+    async with ingress_gateway(patient_app()) as gateway:
 
         async def visit():
-            _, writer = await door.connect()
+            _, writer = await gateway.connect()
             writer.write(STAGES[stage])
             await writer.drain()
             await asyncio.sleep(0.005)
             writer.transport.abort() if how == "reset" else writer.close()
 
         await visit()
-        await until(lambda: left_behind(door) == (0, 0, 0) and door.app.open <= 1)
+        await until(lambda: left_behind(gateway) == (0, 0, 0) and gateway.app.open <= 1)
         gc.collect()
         tasks, files = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
         for _ in range(10):
             await asyncio.gather(*(visit() for _ in range(20)))
-        await until(lambda: left_behind(door) == (0, 0, 0) and door.app.open <= 1)
-        door.door.pool.close_idle()
-        await until(lambda: door.app.open == 0)
+        await until(lambda: left_behind(gateway) == (0, 0, 0) and gateway.app.open <= 1)
+        gateway.service.pool.close_idle()
+        await until(lambda: gateway.app.open == 0)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         gc.collect()
         await until(lambda: len(os.listdir("/proc/self/fd")) <= files)
@@ -118,20 +118,20 @@ async def test_ten_thousand_clients_that_leave_leak_no_task_connection_file_or_b
     # Ended requests are remembered on purpose, for whom their work was.
     monkeypatch.setattr("proxy.observe.request_registry.MAX_UNUSED_ENDED", 1600)
     stages = [STAGES[name] for name in ("after the head", "in the upload", "in the stream")]
-    async with ingress_gateway(patient_app()) as door:
+    async with ingress_gateway(patient_app()) as gateway:
 
         async def visit(stage):
             with socket.socket() as client:  # a stream of asyncio's would cost as much as all of the gateway
                 client.setblocking(False)
-                await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", door.port))
+                await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", gateway.port))
                 client.send(stage)
                 await asyncio.sleep(0.002)
 
         async def visits(count):
             for n in range(0, count, 50):
                 await asyncio.gather(*(visit(stages[(n + k) % 3]) for k in range(50)))
-            await until(lambda: left_behind(door) == (0, 0, 0) and door.app.open == 0)
-            door.app.heads.clear()
+            await until(lambda: left_behind(gateway) == (0, 0, 0) and gateway.app.open == 0)
+            gateway.app.heads.clear()
             gc.collect()
 
         await visits(5000)  # buffers and the allocator's arenas have their size after that

@@ -88,8 +88,8 @@ async def test_hostile_input_gets_an_answer_and_a_closed_connection_and_never_th
         await reader.read(-1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         try:
             for at in range(0, len(data), piece or len(data)):
                 writer.write(data[at : at + (piece or len(data))])
@@ -112,15 +112,15 @@ async def test_hostile_input_gets_an_answer_and_a_closed_connection_and_never_th
 
 
 async def test_what_follows_a_bad_request_is_never_read_as_another():
-    async with ingress_gateway(answering(OK)) as door:
-        answer = await door.raw(POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + GET + b"\r\n")
+    async with ingress_gateway(answering(OK)) as gateway:
+        answer = await gateway.raw(POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + GET + b"\r\n")
         assert answer.count(b"Content-Length: ") == 1
-        assert door.app.heads == []
+        assert gateway.app.heads == []
 
 
 async def test_good_requests_before_a_bad_one_are_answered():
-    async with ingress_gateway(answering(OK)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK)) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(GET + b"\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
         writer.write(b"nonsense\r\n\r\n")
@@ -140,15 +140,15 @@ async def test_slow_heads_and_bodies_get_a_408(data, patience):
     async def script(reader, writer):
         await reader.read(-1)
 
-    async with ingress_gateway(Scripted(script), patience=patience) as door:
-        answer = await door.raw(data)
+    async with ingress_gateway(Scripted(script), patience=patience) as gateway:
+        answer = await gateway.raw(data)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"urn:outrigger:request-timeout"' in answer
 
 
 async def test_a_head_dripped_byte_by_byte_is_not_waited_for_for_ever():
-    async with ingress_gateway(answering(OK), patience=ClientTimeouts(head=0.3, sweep=0.05)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK), patience=ClientTimeouts(head=0.3, sweep=0.05)) as gateway:
+        reader, writer = await gateway.connect()
         reading = asyncio.create_task(reader.read())
         for _ in range(100):
             if reading.done():
@@ -160,9 +160,9 @@ async def test_a_head_dripped_byte_by_byte_is_not_waited_for_for_ever():
 
 
 async def test_an_idle_connection_is_closed_after_keepalive():
-    async with ingress_gateway(answering(OK), "listen: {keepalive: 200ms}") as door:
-        assert await door.raw(b"") == b""
-        answer = await door.raw(GET + b"\r\n")
+    async with ingress_gateway(answering(OK), "listen: {keepalive: 200ms}") as gateway:
+        assert await gateway.raw(b"") == b""
+        answer = await gateway.raw(GET + b"\r\n")
         assert answer.endswith(b"ok")
 
 
@@ -179,13 +179,13 @@ async def test_a_client_that_never_reads_is_dropped_and_the_app_is_not_read_ahea
             await writer.drain()
 
     app = Scripted(script)
-    async with ingress_gateway(app, patience=ClientTimeouts(stall=0.5, sweep=0.05)) as door:
-        _, writer = await door.connect()
+    async with ingress_gateway(app, patience=ClientTimeouts(stall=0.5, sweep=0.05)) as gateway:
+        _, writer = await gateway.connect()
         writer.transport.pause_reading()
         writer.write(GET + b"\r\n")
         await until(lambda: app.connections == 1 and app.open == 0, 8)
         assert sent < 64 * 2**20
-        await until(lambda: not door.door.listener.connections)
+        await until(lambda: not gateway.service.listener.connections)
         writer.close()
 
 
@@ -225,8 +225,8 @@ async def test_bad_framing_from_the_app_is_a_502_and_never_a_second_answer(name,
         await reader.read(1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        answer = await door.get()
+    async with ingress_gateway(app) as gateway:
+        answer = await gateway.get()
         assert answer.startswith(b"HTTP/1.1 502 ")
         assert answer.count(b"Content-Length: ") == 1
         await until(lambda: app.open == 0)
@@ -242,9 +242,9 @@ async def test_bytes_behind_an_answer_never_answer_the_next_request():
             writer.write(poisoned if first else OK)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
+    async with ingress_gateway(app) as gateway:
         for _ in range(3):
-            answer = await door.get()
+            answer = await gateway.get()
             assert answer.endswith(b"\r\n\r\nok")
         assert app.connections >= 2
 
@@ -261,8 +261,8 @@ async def test_a_late_unasked_answer_is_noise():
                 await reader.read(-1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        assert (await door.get()).endswith(b"ok")
+    async with ingress_gateway(app) as gateway:
+        assert (await gateway.get()).endswith(b"ok")
         await asyncio.sleep(0.1)
-        assert (await door.get()).endswith(b"\r\n\r\nok")
+        assert (await gateway.get()).endswith(b"\r\n\r\nok")
         assert app.connections == 2

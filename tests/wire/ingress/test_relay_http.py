@@ -29,16 +29,16 @@ def head_of(answer: bytes) -> bytes:
     ],
 )
 async def test_path_and_query_reach_the_app_byte_for_byte(target):
-    async with ingress_gateway(answering(OK)) as door:
+    async with ingress_gateway(answering(OK)) as gateway:
         raw = target.encode("latin-1")
-        answer = await door.raw(b"GET " + raw + b" HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        answer = await gateway.raw(b"GET " + raw + b" HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert door.app.heads[0].startswith(b"GET " + raw + b" HTTP/1.1\r\n")
+        assert gateway.app.heads[0].startswith(b"GET " + raw + b" HTTP/1.1\r\n")
 
 
 async def test_end_to_end_fields_pass_as_they_are_and_connection_level_ones_stop():
-    async with ingress_gateway(answering(OK)) as door:
-        await door.get(
+    async with ingress_gateway(answering(OK)) as gateway:
+        await gateway.get(
             "/",
             "X-CaSe: Kept  inside",
             "Cookie: a=1",
@@ -50,7 +50,7 @@ async def test_end_to_end_fields_pass_as_they_are_and_connection_level_ones_stop
             "Connection: x-secret-hop",
             "Upgrade-Insecure-Requests: 1",
         )
-        head = door.app.heads[0]
+        head = gateway.app.heads[0]
         assert b"\r\nX-CaSe: Kept  inside\r\n" in head
         assert b"\r\nCookie: a=1\r\nCookie: b=2\r\n" in head
         assert b"\r\nHost: test\r\n" in head
@@ -61,8 +61,8 @@ async def test_end_to_end_fields_pass_as_they_are_and_connection_level_ones_stop
 
 
 async def test_a_client_cannot_forge_what_the_gateway_vouches_for():
-    async with ingress_gateway(answering(OK), "listen: {trusted_proxies: none}") as door:
-        await door.get(
+    async with ingress_gateway(answering(OK), "listen: {trusted_proxies: none}") as gateway:
+        await gateway.get(
             "/",
             "X-Forwarded-For: 6.6.6.6",
             "X_Forwarded_For: 6.6.6.6",
@@ -71,25 +71,27 @@ async def test_a_client_cannot_forge_what_the_gateway_vouches_for():
             "X-Outrigger-Request: guess",
             "X-Request-Id: not valid!",
         )
-        head = door.app.heads[0]
+        head = gateway.app.heads[0]
         for forged in (b"6.6.6.6", b"gopher", b"guess", b"not valid"):
             assert forged not in head
         assert b"X-Forwarded-For: 127.0.0.1\r\n" in head
 
 
 async def test_a_request_id_is_taken_over_and_comes_back():
-    async with ingress_gateway(answering(OK)) as door:
-        answer = await door.get("/", "X-Request-Id: mine.1_2-3")
-        assert b"X-Request-Id: mine.1_2-3\r\n" in door.app.heads[0]
+    async with ingress_gateway(answering(OK)) as gateway:
+        answer = await gateway.get("/", "X-Request-Id: mine.1_2-3")
+        assert b"X-Request-Id: mine.1_2-3\r\n" in gateway.app.heads[0]
         assert b"X-Request-Id: mine.1_2-3\r\n" in answer
-        answer = await door.get("/", "X-Correlation-Id: theirs")
+        answer = await gateway.get("/", "X-Correlation-Id: theirs")
         assert b"X-Request-Id: theirs\r\n" in answer
-        assert b"X-Correlation-Id: theirs\r\n" in door.app.heads[1]
+        assert b"X-Correlation-Id: theirs\r\n" in gateway.app.heads[1]
 
 
 async def test_the_apps_own_request_id_is_the_apps():
-    async with ingress_gateway(answering(b"HTTP/1.1 200 OK\r\nX-Request-Id: own\r\nContent-Length: 0\r\n\r\n")) as door:
-        answer = await door.get("/", "X-Request-Id: mine")
+    async with ingress_gateway(
+        answering(b"HTTP/1.1 200 OK\r\nX-Request-Id: own\r\nContent-Length: 0\r\n\r\n")
+    ) as gateway:
+        answer = await gateway.get("/", "X-Request-Id: mine")
         assert answer.count(b"X-Request-Id") == 1
         assert b"X-Request-Id: own\r\n" in answer
 
@@ -99,8 +101,8 @@ async def test_the_apps_answer_keeps_its_fields_their_order_and_their_spelling()
         b"HTTP/1.1 418 I'm a teapot\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-A: \xc3\xa9\xff\r\n"
         b"Content-Length: 3\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nConnection: keep-alive, X-Hop\r\n\r\nabc"
     )
-    async with ingress_gateway(app) as door:
-        answer = await door.get()
+    async with ingress_gateway(app) as gateway:
+        answer = await gateway.get()
         assert answer.startswith(
             b"HTTP/1.1 418 I'm a teapot\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-A: \xc3\xa9\xff\r\n"
         )
@@ -114,24 +116,24 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\
 
 
 async def test_chunks_and_trailers_pass():
-    async with ingress_gateway(answering(CHUNKED)) as door:
-        answer = await door.get()
+    async with ingress_gateway(answering(CHUNKED)) as gateway:
+        answer = await gateway.get()
         assert b"Transfer-Encoding: chunked\r\n" in answer
         assert body_of(answer) == b"3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n"
 
 
 async def test_an_http10_client_gets_a_body_that_the_connections_end_delimits():
-    async with ingress_gateway(answering(CHUNKED)) as door:
-        answer = await door.raw(b"GET / HTTP/1.0\r\n\r\n")
+    async with ingress_gateway(answering(CHUNKED)) as gateway:
+        answer = await gateway.raw(b"GET / HTTP/1.0\r\n\r\n")
         assert b"chunked" not in answer
         assert body_of(answer) == b"abcde"
-        assert door.app.heads[0].startswith(b"GET / HTTP/1.1\r\n")
-        assert b"\r\nHost: 127.0.0.1:" in door.app.heads[0]
+        assert gateway.app.heads[0].startswith(b"GET / HTTP/1.1\r\n")
+        assert b"\r\nHost: 127.0.0.1:" in gateway.app.heads[0]
 
 
 async def test_an_http10_keep_alive_is_honoured():
-    async with ingress_gateway(answering(OK)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK)) as gateway:
+        reader, writer = await gateway.connect()
         for _ in range(2):
             writer.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             head = await reader.readuntil(b"\r\n\r\n")
@@ -150,8 +152,8 @@ async def test_an_answer_that_the_apps_close_delimits_arrives_whole(version):
         writer.write(b"last")
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        assert body_of(await door.get()) == b"5\r\nfirst\r\n4\r\nlast\r\n0\r\n\r\n"
+    async with ingress_gateway(app) as gateway:
+        assert body_of(await gateway.get()) == b"5\r\nfirst\r\n4\r\nlast\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +171,8 @@ async def test_an_answer_that_the_apps_close_delimits_arrives_whole(version):
     ],
 )
 async def test_answers_without_a_body_keep_their_meaning_and_the_connection_goes_on(method, answer, body):
-    async with ingress_gateway(answering(answer)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(answer)) as gateway:
+        reader, writer = await gateway.connect()
         for _ in range(3):
             writer.write(f"{method} / HTTP/1.1\r\nHost: t\r\nRange: bytes=0-1\r\n\r\n".encode())
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
@@ -179,7 +181,7 @@ async def test_answers_without_a_body_keep_their_meaning_and_the_connection_goes
                 assert line in head or b"Transfer-Encoding" in line
             assert await reader.readexactly(len(body)) == body
         writer.close()
-        assert door.app.connections == 1
+        assert gateway.app.connections == 1
 
 
 async def test_bodies_pass_framed_as_they_came():
@@ -196,10 +198,10 @@ async def test_bodies_pass_framed_as_they_came():
             writer.write(OK)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        await door.get("/", method="POST", body=b"hello")
+    async with ingress_gateway(app) as gateway:
+        await gateway.get("/", method="POST", body=b"hello")
         assert b"Content-Length: 5\r\n" in app.heads[0]
-        await door.raw(
+        await gateway.raw(
             b"POST / HTTP/1.1\r\nHost: t\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"5;x=y\r\nhello\r\n0\r\nX-T: 1\r\n\r\n"
         )
@@ -217,8 +219,8 @@ async def test_a_body_streams_to_the_app_as_it_comes_and_the_answer_may_come_fir
         await reader.read(1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 12\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
         for piece in (b"aaaa", b"bbbb", b"cccc"):
@@ -236,8 +238,8 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending():
         await asyncio.sleep(0.05)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 10000000\r\n\r\n")
         sent = 0
         while sent < 2_000_000 and not reader.at_eof():
@@ -261,8 +263,8 @@ async def test_expect_continue_is_between_client_and_app():
         await reader.read(1)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(b"POST / HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3) == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"hello")
@@ -272,8 +274,8 @@ async def test_expect_continue_is_between_client_and_app():
 
 async def test_early_hints_pass():
     app = answering(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n" + OK)
-    async with ingress_gateway(app) as door:
-        answer = await door.get()
+    async with ingress_gateway(app) as gateway:
+        answer = await gateway.get()
         assert answer.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
@@ -289,8 +291,8 @@ async def test_server_sent_events_are_never_held_back():
 
     gate = asyncio.Semaphore(0)
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
         for n in range(3):
@@ -301,12 +303,12 @@ async def test_server_sent_events_are_never_held_back():
 
 async def test_pipelined_requests_are_answered_in_order():
     app = answering(*(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % n for n in range(10)))
-    async with ingress_gateway(app) as door:
+    async with ingress_gateway(app) as gateway:
         requests = b"".join(
             b"GET /%d HTTP/1.1\r\nHost: t\r\n%s\r\n" % (n, b"Connection: close\r\n" if n == 39 else b"")
             for n in range(40)
         )
-        answer = await door.raw(requests)
+        answer = await gateway.raw(requests)
         bodies = [part[:1] for part in answer.split(b"\r\n\r\n")[1:]]
         assert bodies == [b"%d" % (n % 10) for n in range(40)]
 
@@ -326,12 +328,12 @@ async def test_an_answer_that_breaks_off_breaks_off_downstream(broken):
         await writer.drain()
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        answer = await door.get()
+    async with ingress_gateway(app) as gateway:
+        answer = await gateway.get()
         assert b"half" in answer
         assert not answer.endswith(b"0\r\n\r\n")
         with pytest.raises(ConnectionResetError):
-            await door.raw(b"GET / HTTP/1.0\r\n\r\n") if b"chunked" in broken else await _reset()
+            await gateway.raw(b"GET / HTTP/1.0\r\n\r\n") if b"chunked" in broken else await _reset()
 
 
 async def _reset():
@@ -345,14 +347,14 @@ async def test_an_app_that_refuses_or_breaks_before_the_first_byte_is_a_502(monk
         await app.head(reader)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        answer = await door.get("/", "Origin: https://page.example")
+    async with ingress_gateway(app) as gateway:
+        answer = await gateway.get("/", "Origin: https://page.example")
         assert answer.startswith(b"HTTP/1.1 502 ")
         assert b'"urn:outrigger:app-unreachable"' in answer
         assert b"Access-Control-Allow-Origin: https://page.example\r\n" in answer
         await app.stop()
         app.address = ("127.0.0.1", 1)
-        answer = await door.get()
+        answer = await gateway.get()
         assert answer.startswith(b"HTTP/1.1 502 ")
 
 
@@ -365,11 +367,11 @@ async def test_time_outs_before_the_head_and_between_bytes():
 
     app = Scripted(script)
     policy = "routes: [{name: quick, match: {path: /*}, timeout: 150ms}]"
-    async with ingress_gateway(app, policy) as door:
-        answer = await door.get()
+    async with ingress_gateway(app, policy) as gateway:
+        answer = await gateway.get()
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert b'"urn:outrigger:timeout"' in answer
-        answer = await door.get("/stall")
+        answer = await gateway.get("/stall")
         assert answer.endswith(b"half")
         await until(lambda: app.open == 0)
 
@@ -384,8 +386,8 @@ async def test_a_total_ends_a_stream_that_flows():
             await asyncio.sleep(0.01)
 
     app = Scripted(script)
-    async with ingress_gateway(app, "routes: [{name: r, match: {path: /*}, timeout: 5s, total: 200ms}]") as door:
-        answer = await door.get()
+    async with ingress_gateway(app, "routes: [{name: r, match: {path: /*}, timeout: 5s, total: 200ms}]") as gateway:
+        answer = await gateway.get()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert not answer.endswith(b"0\r\n\r\n")
         await until(lambda: app.open == 0)
@@ -393,9 +395,9 @@ async def test_a_total_ends_a_stream_that_flows():
 
 async def test_a_request_waits_for_an_app_that_restarts_and_passes():
     app = answering(OK)
-    async with ingress_gateway(app) as door:
+    async with ingress_gateway(app) as gateway:
         app.is_ready, app.state = False, "restarting"
-        asking = asyncio.create_task(door.get())
+        asking = asyncio.create_task(gateway.get())
         await asyncio.sleep(0.05)
         assert not asking.done()
         app.is_ready = True
@@ -404,9 +406,9 @@ async def test_a_request_waits_for_an_app_that_restarts_and_passes():
 
 async def test_an_app_that_stays_away_is_a_503_that_says_when_to_come_again():
     app = answering(OK)
-    async with ingress_gateway(app, "app: {hold: 50ms}") as door:
+    async with ingress_gateway(app, "app: {hold: 50ms}") as gateway:
         app.is_ready, app.state = False, "restarting"
-        answer = await door.get()
+        answer = await gateway.get()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"Retry-After: " in answer
         assert b'"urn:outrigger:app-starting"' in answer
@@ -424,13 +426,13 @@ async def test_drain_finishes_what_is_in_flight_and_closes_what_is_idle():
     app = Scripted(script)
     async with ingress_gateway(
         app, patience=__import__("proxy.ingress.listener", fromlist=["x"]).ClientTimeouts(sweep=0.05, drain=0.1)
-    ) as door:
-        idle_reader, idle = await door.connect()
-        asking = asyncio.create_task(door.get())
-        uploading_reader, uploading = await door.connect()
+    ) as gateway:
+        idle_reader, idle = await gateway.connect()
+        asking = asyncio.create_task(gateway.get())
+        uploading_reader, uploading = await gateway.connect()
         uploading.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\nhello")
         await until(lambda: len(app.heads) == 2)
-        draining = asyncio.create_task(door.door.drain(5))
+        draining = asyncio.create_task(gateway.service.drain(5))
         assert await asyncio.wait_for(idle_reader.read(), 2) == b""
         assert not draining.done()
         uploading.write(b"world")
@@ -439,18 +441,18 @@ async def test_drain_finishes_what_is_in_flight_and_closes_what_is_idle():
         assert b"Connection: close" in head_of(await asyncio.wait_for(uploading_reader.read(), 2))
         assert await asyncio.wait_for(draining, 2)
         with pytest.raises(OSError):
-            await door.connect()
+            await gateway.connect()
         idle.close()
         uploading.close()
 
 
 async def test_max_body_by_length_and_by_counting():
     app = answering(OK)
-    async with ingress_gateway(app, "routes: [{name: r, match: {path: /*}, max_body: 10}]") as door:
-        answer = await door.get("/", method="POST", body=b"x" * 11)
+    async with ingress_gateway(app, "routes: [{name: r, match: {path: /*}, max_body: 10}]") as gateway:
+        answer = await gateway.get("/", method="POST", body=b"x" * 11)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert app.heads == []
-        answer = await door.raw(
+        answer = await gateway.raw(
             b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8\r\nxxxxxxxx\r\n" * 2
         )
         assert answer.startswith(b"HTTP/1.1 413 ")

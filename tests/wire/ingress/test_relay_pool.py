@@ -16,13 +16,13 @@ async def ask(reader, writer, method="GET", body=b""):
 
 
 async def test_a_connection_serves_one_request_after_another():
-    async with ingress_gateway(answering(OK)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK)) as gateway:
+        reader, writer = await gateway.connect()
         for _ in range(5):
             assert (await ask(reader, writer)).endswith(b"ok")
         writer.close()
-        assert door.app.connections == 1
-        assert repr(door.door.pool) == "<Pool 0 in use, 1 idle>"
+        assert gateway.app.connections == 1
+        assert repr(gateway.service.pool) == "<Pool 0 in use, 1 idle>"
 
 
 async def test_nobody_waits_behind_anothers_answer():
@@ -36,35 +36,35 @@ async def test_nobody_waits_behind_anothers_answer():
             writer.write(OK)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        slow = [asyncio.create_task(door.get("/slow")) for _ in range(20)]
+    async with ingress_gateway(app) as gateway:
+        slow = [asyncio.create_task(gateway.get("/slow")) for _ in range(20)]
         await until(lambda: len(app.heads) == 20)
-        assert (await door.get("/")).endswith(b"ok")
+        assert (await gateway.get("/")).endswith(b"ok")
         gate.set()
         assert all(answer.endswith(b"ok") for answer in await asyncio.gather(*slow))
 
 
 async def test_an_idle_connection_is_dropped_before_the_app_drops_it():
-    async with ingress_gateway(answering(OK)) as door:
-        await door.get()
-        assert door.app.open == 1
+    async with ingress_gateway(answering(OK)) as gateway:
+        await gateway.get()
+        assert gateway.app.open == 1
         started = asyncio.get_running_loop().time()
-        await until(lambda: door.app.open == 0)
+        await until(lambda: gateway.app.open == 0)
         assert 1.0 < asyncio.get_running_loop().time() - started < 3.0
 
 
 async def test_a_post_takes_only_a_connection_that_was_used_just_now():
-    async with ingress_gateway(answering(OK)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK)) as gateway:
+        reader, writer = await gateway.connect()
         await ask(reader, writer)
         await ask(reader, writer, "POST", b"x")
-        assert door.app.connections == 1
+        assert gateway.app.connections == 1
         await asyncio.sleep(0.7)
         await ask(reader, writer, "POST", b"x")
-        assert door.app.connections == 2
+        assert gateway.app.connections == 2
         await asyncio.sleep(0.7)
         await ask(reader, writer, "GET")
-        assert door.app.connections == 2
+        assert gateway.app.connections == 2
         writer.close()
 
 
@@ -75,8 +75,8 @@ async def test_a_connection_that_the_app_closed_is_seen_before_it_is_used():
         await writer.drain()
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         for n in range(1, 6):
             assert (await ask(reader, writer, "POST", b"x")).endswith(b"ok")
             assert app.connections == n
@@ -103,36 +103,36 @@ def dying_when_asked_again():
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
 async def test_an_idempotent_request_that_met_a_dying_connection_is_sent_again(method):
-    async with ingress_gateway(dying_when_asked_again()) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(dying_when_asked_again()) as gateway:
+        reader, writer = await gateway.connect()
         await ask(reader, writer)
         writer.write(f"{method} / HTTP/1.1\r\nHost: t\r\n\r\n".encode())
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         assert head.startswith(b"HTTP/1.1 200 ")
-        assert len(door.app.heads) == 3
+        assert len(gateway.app.heads) == 3
         writer.close()
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_any_other_is_not(method):
-    async with ingress_gateway(dying_when_asked_again()) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(dying_when_asked_again()) as gateway:
+        reader, writer = await gateway.connect()
         await ask(reader, writer)
         assert (await ask(reader, writer, method, b"x")).startswith(b"HTTP/1.1 502 ")
-        assert len(door.app.heads) == 2
+        assert len(gateway.app.heads) == 2
         writer.close()
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 599])
 async def test_a_connection_is_not_used_again_after_an_error_of_the_app(status):
     """uvicorn says keep-alive with its 500 after an exception, and closes at once."""
-    async with ingress_gateway(answering(OK.replace(b"200", b"%d" % status))) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK.replace(b"200", b"%d" % status))) as gateway:
+        reader, writer = await gateway.connect()
         for count in (1, 2, 3):
             await ask(reader, writer, "POST", b"x")
-            assert door.app.connections == count
+            assert gateway.app.connections == count
         writer.close()
-        assert door.door.pool.idle == 0
+        assert gateway.service.pool.idle == 0
 
 
 async def test_once_a_connection_ended_early_a_post_has_a_fresh_one():
@@ -147,8 +147,8 @@ async def test_once_a_connection_ended_early_a_post_has_a_fresh_one():
                 writer.write(OK)
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         await ask(reader, writer)
         await until(lambda: app.open == 0)
         await ask(reader, writer)  # it is seen, and another is opened
@@ -163,10 +163,10 @@ async def test_once_a_connection_ended_early_a_post_has_a_fresh_one():
 async def test_an_app_without_keep_alive_gets_a_connection_a_request():
     async with ingress_gateway(
         answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
-    ) as door:
-        reader, writer = await door.connect()
+    ) as gateway:
+        reader, writer = await gateway.connect()
         for _ in range(3):
             assert (await ask(reader, writer)).endswith(b"ok")
         writer.close()
-        assert door.app.connections == 3
-        assert door.door.pool.idle == 0
+        assert gateway.app.connections == 3
+        assert gateway.service.pool.idle == 0

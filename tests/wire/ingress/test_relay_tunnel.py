@@ -27,15 +27,15 @@ def echoing(protocol=b"websocket", greeting=b""):
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"WebSocket", b"my-protocol/2"])
 async def test_bytes_pass_raw_both_ways_from_the_first(protocol):
-    async with ingress_gateway(echoing(protocol, b"\x81\x05hello")) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(echoing(protocol, b"\x81\x05hello")) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(WS % protocol + (b"\x81\x80early" if protocol.lower() == b"websocket" else b""))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
         assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
         assert b"Upgrade: %s\r\n" % protocol in head
         assert b"Connection: Upgrade\r\n" in head
         assert b"Sec-WebSocket-Accept: x\r\n" in head
-        assert b"Sec-WebSocket-Extensions: permessage-deflate\r\n" in door.app.heads[0]
+        assert b"Sec-WebSocket-Extensions: permessage-deflate\r\n" in gateway.app.heads[0]
         expected = b"\x81\x05hello" + (b"\x81\x80early" if protocol.lower() == b"websocket" else b"")
         assert await asyncio.wait_for(reader.readexactly(len(expected)), 3) == expected
         for size in (1, 1000, 300_000):
@@ -43,27 +43,27 @@ async def test_bytes_pass_raw_both_ways_from_the_first(protocol):
             got = await asyncio.wait_for(reader.readexactly((size // 256 + 1) * 256), 5)
             assert got == bytes(range(256)) * (size // 256 + 1)
         writer.close()
-        await until(lambda: door.app.open == 0)
-        await until(lambda: not door.door.listener.connections)
+        await until(lambda: gateway.app.open == 0)
+        await until(lambda: not gateway.service.listener.connections)
 
 
 async def test_those_of_one_user_are_cut_and_no_others():
-    async with ingress_gateway(echoing(), "identity: {user: [{header: X-User}, ip]}") as door:
+    async with ingress_gateway(echoing(), "identity: {user: [{header: X-User}, ip]}") as gateway:
         ends = []
         for user in (b"eve", b"ada", b"eve"):
-            reader, writer = await door.connect()
+            reader, writer = await gateway.connect()
             writer.write((WS % b"websocket").replace(b"Host: t\r\n", b"Host: t\r\nX-User: %s\r\n" % user))
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
             ends.append((reader, writer))
-        assert door.door.abort_tunnels("eve") == 2
-        await until(lambda: door.app.open == 1)
+        assert gateway.service.abort_tunnels("eve") == 2
+        await until(lambda: gateway.app.open == 1)
         for reader, _ in (ends[0], ends[2]):
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await asyncio.wait_for(reader.readexactly(1), 3)
         reader, writer = ends[1]
         writer.write(b"still here")
         assert await asyncio.wait_for(reader.readexactly(10), 3) == b"still here"
-        assert door.door.abort_tunnels("eve") == 0
+        assert gateway.service.abort_tunnels("eve") == 0
         for _, writer in ends:
             writer.close()
 
@@ -74,8 +74,8 @@ async def test_the_apps_close_reaches_the_client():
         writer.write(SWITCH % b"websocket" + b"\x88\x02\x03\xe8")
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        answer = await door.raw(WS % b"websocket")
+    async with ingress_gateway(app) as gateway:
+        answer = await gateway.raw(WS % b"websocket")
         assert answer.endswith(b"\x88\x02\x03\xe8")
 
 
@@ -87,8 +87,8 @@ async def test_a_half_close_is_passed_on():
         writer.write(b"answer")
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(WS % b"websocket")
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"request")
@@ -98,8 +98,8 @@ async def test_a_half_close_is_passed_on():
 
 
 async def test_an_upgrade_that_the_app_declines_is_an_ordinary_answer():
-    async with ingress_gateway(answering(OK)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(answering(OK)) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(WS % b"websocket")
         assert (await asyncio.wait_for(reader.readuntil(b"ok"), 3)).startswith(b"HTTP/1.1 200 OK")
         writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
@@ -108,12 +108,12 @@ async def test_an_upgrade_that_the_app_declines_is_an_ordinary_answer():
 
 
 async def test_http2_in_a_tunnel_is_not_offered_to_the_app():
-    async with ingress_gateway(answering(OK)) as door:
-        answer = await door.get(
+    async with ingress_gateway(answering(OK)) as gateway:
+        answer = await gateway.get(
             "/", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade, HTTP2-Settings"
         )
         assert answer.endswith(b"ok")
-        assert b"h2c" not in door.app.heads[0]
+        assert b"h2c" not in gateway.app.heads[0]
 
 
 async def test_a_slow_reader_slows_the_sender():
@@ -129,8 +129,8 @@ async def test_a_slow_reader_slows_the_sender():
             await writer.drain()
 
     app = Scripted(script)
-    async with ingress_gateway(app) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(app) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(WS % b"websocket")
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()
@@ -144,11 +144,11 @@ async def test_a_slow_reader_slows_the_sender():
 
 
 async def test_a_drain_does_not_wait_for_tunnels_and_leaves_them_open():
-    async with ingress_gateway(echoing()) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(echoing()) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(WS % b"websocket")
         await reader.readuntil(b"\r\n\r\n")
-        assert await asyncio.wait_for(door.door.drain(5), 1)
+        assert await asyncio.wait_for(gateway.service.drain(5), 1)
         writer.write(b"still here")
         assert await asyncio.wait_for(reader.readexactly(10), 3) == b"still here"
         writer.close()

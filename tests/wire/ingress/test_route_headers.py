@@ -47,6 +47,6 @@ async def test_a_reload_changes_what_is_set():
 
     async with ingress_gateway(answering(ANSWER), POLICY) as g:
         newer = load_policy(PolicySource("test", None, POLICY.replace("max-age=60", "max-age=61")), {})
-        g.door.apply(newer)
+        g.service.apply(newer)
         answer = await g.get("/edited/a")
     assert b"max-age=61" in answer

@@ -24,11 +24,11 @@ async def status(request) -> int:
 
 async def test_an_app_that_refuses_is_tried_as_often_as_the_route_says_and_only_for_methods_that_may_be_repeated():
     app = answering(OK)
-    async with ingress_gateway(app, POLICY) as door:
+    async with ingress_gateway(app, POLICY) as gateway:
         await app.stop()  # it counts as ready, and refuses
-        patient = [asyncio.create_task(status(door.get("/often", method=method))) for method in REPEATED]
-        others = [door.get("/often", method="POST", body=b"x"), door.get("/often", method="PATCH", body=b"x")]
-        once = [door.get(f"/once?{method}", method=method) for method in REPEATED]
+        patient = [asyncio.create_task(status(gateway.get("/often", method=method))) for method in REPEATED]
+        others = [gateway.get("/often", method="POST", body=b"x"), gateway.get("/often", method="PATCH", body=b"x")]
+        once = [gateway.get(f"/once?{method}", method=method) for method in REPEATED]
         assert set(await asyncio.gather(*map(status, [*others, *once]))) == {502}
         assert not any(task.done() for task in patient)
         await app.start()
@@ -37,26 +37,26 @@ async def test_an_app_that_refuses_is_tried_as_often_as_the_route_says_and_only_
 
 async def test_the_last_attempt_ends_it_and_nothing_is_sent_twice():
     app = answering(OK)
-    async with ingress_gateway(app, POLICY.replace("attempts: 20", "attempts: 2")) as door:
+    async with ingress_gateway(app, POLICY.replace("attempts: 20", "attempts: 2")) as gateway:
         await app.stop()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        assert await status(door.get("/often")) == 502
+        assert await status(gateway.get("/often")) == 502
         assert loop.time() - began >= 2 * relay.MAX_REFUSING_SECONDS
         await app.start()
-        assert await status(door.get("/often")) == 200
+        assert await status(gateway.get("/often")) == 200
         assert len(app.heads) == 1
 
 
 async def test_a_retry_waits_no_longer_than_the_whole_exchange_may_take():
     app = answering(OK)
-    async with ingress_gateway(app, POLICY.replace("retries:", "total: 400ms, retries:")) as door:
+    async with ingress_gateway(app, POLICY.replace("retries:", "total: 400ms, retries:")) as gateway:
         await app.stop()
-        assert await status(door.get("/often")) == 504
+        assert await status(gateway.get("/often")) == 504
 
 
 async def test_on_without_connect_is_one_attempt():
     app = answering(OK)
-    async with ingress_gateway(app, POLICY.replace("[connect]", "[]")) as door:
+    async with ingress_gateway(app, POLICY.replace("[connect]", "[]")) as gateway:
         await app.stop()
-        assert await status(door.get("/often")) == 502
+        assert await status(gateway.get("/often")) == 502

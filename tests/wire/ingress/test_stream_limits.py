@@ -46,9 +46,9 @@ def endless() -> Scripted:
     return app
 
 
-async def begin(door, path, user="ada", *fields):
+async def begin(gateway, path, user="ada", *fields):
     """Ask, and read the head of the answer."""
-    reader, writer = await door.connect()
+    reader, writer = await gateway.connect()
     more = UPGRADE if path == "/socket" else ("Connection: close",)
     writer.write("\r\n".join([f"GET {path} HTTP/1.1", "Host: t", f"X-User: {user}", *more, *fields]).encode())
     writer.write(b"\r\n\r\n")
@@ -56,58 +56,61 @@ async def begin(door, path, user="ada", *fields):
 
 
 @asynccontextmanager
-async def open_streams(door, *paths, user="ada"):
+async def open_streams(gateway, *paths, user="ada"):
     async with AsyncExitStack() as stack:
         for path in paths:
-            status, writer = await begin(door, path, user)
+            status, writer = await begin(gateway, path, user)
             stack.callback(writer.close)
             assert status < 300
         yield
 
 
-async def ask(door, path, user="ada", *fields):
-    status, writer = await begin(door, path, user, *fields)
+async def ask(gateway, path, user="ada", *fields):
+    status, writer = await begin(gateway, path, user, *fields)
     writer.close()
     return status
 
 
 @pytest.mark.parametrize("path", STREAMS)
 async def test_a_user_has_so_many_streams_open_and_more_are_429(path):
-    async with ingress_gateway(endless(), POLICY % "true") as door:
-        async with open_streams(door, path, path):
-            assert await ask(door, path) == 429
-            assert await ask(door, path, "ben") < 300, "another user has his own"
-            door.door.update_gauges()
-            await until(lambda: door.door.pipeline.open_streams["bounded"] == 2)
-        await until(lambda: not door.door.pipeline.open_streams)
-        assert await ask(door, path) < 300
-        await until(lambda: door.app.left == len(door.app.heads))
+    async with ingress_gateway(endless(), POLICY % "true") as gateway:
+        async with open_streams(gateway, path, path):
+            assert await ask(gateway, path) == 429
+            assert await ask(gateway, path, "ben") < 300, "another user has his own"
+            gateway.service.update_gauges()
+            await until(lambda: gateway.service.pipeline.open_streams["bounded"] == 2)
+        await until(lambda: not gateway.service.pipeline.open_streams)
+        assert await ask(gateway, path) < 300
+        await until(lambda: gateway.app.left == len(gateway.app.heads))
 
 
 @pytest.mark.parametrize("path", ["/", "/page", "/file", "/error"])
 async def test_an_answer_that_does_not_stream_takes_no_place_and_needs_none(path):
-    async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/socket"):
+    async with ingress_gateway(endless(), POLICY % "true") as gateway, open_streams(gateway, "/events", "/socket"):
         for _ in range(3):
-            assert await ask(door, path) in (200, 500)
-        assert door.door.pipeline.open_streams == {"bounded": 2}
+            assert await ask(gateway, path) in (200, 500)
+        assert gateway.service.pipeline.open_streams == {"bounded": 2}
 
 
 @pytest.mark.parametrize(("path", "fields"), [("/events", ("Accept: text/event-stream",)), ("/socket", ())])
 async def test_who_asks_for_a_stream_is_refused_before_the_app_works(path, fields):
-    async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/text"):
-        assert await ask(door, path, "ada", *fields) == 429
-        assert len(door.app.heads) == 2
+    async with ingress_gateway(endless(), POLICY % "true") as gateway, open_streams(gateway, "/events", "/text"):
+        assert await ask(gateway, path, "ada", *fields) == 429
+        assert len(gateway.app.heads) == 2
 
 
 async def test_in_shadow_mode_more_are_only_told_of():
-    async with ingress_gateway(endless(), POLICY % "false") as door, open_streams(door, "/events", "/socket", "/text"):
-        assert 'outrigger_shadow_total{name="rate-limited",route="bounded"} 1.0' in await door.text()
+    async with (
+        ingress_gateway(endless(), POLICY % "false") as gateway,
+        open_streams(gateway, "/events", "/socket", "/text"),
+    ):
+        assert 'outrigger_shadow_total{name="rate-limited",route="bounded"} 1.0' in await gateway.text()
 
 
 async def test_a_gauge_says_how_many_are_open_on_the_routes_that_bound_them():
-    async with ingress_gateway(endless(), POLICY % "true") as door:
+    async with ingress_gateway(endless(), POLICY % "true") as gateway:
         for count in (1, 0):
-            async with open_streams(door, *["/socket"] * count):
-                door.door.update_gauges()
-                assert f'outrigger_http_streams{{route="bounded"}} {count}.0' in await door.text()
-            await until(lambda: not door.door.pipeline.open_streams)
+            async with open_streams(gateway, *["/socket"] * count):
+                gateway.service.update_gauges()
+                assert f'outrigger_http_streams{{route="bounded"}} {count}.0' in await gateway.text()
+            await until(lambda: not gateway.service.pipeline.open_streams)

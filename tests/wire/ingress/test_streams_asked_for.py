@@ -13,14 +13,14 @@ NOTHING_ELSE = ("text/event-stream", "Text/Event-Stream;q=1", "text/event-stream
 
 @pytest.mark.parametrize("accept", EITHER)
 async def test_who_takes_other_answers_too_is_asked_of_the_app(accept: str) -> None:
-    async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/events"):
-        assert await ask(door, "/json", "ada", f"Accept: {accept}") == 200, OK
-        assert await ask(door, "/events", "ada", f"Accept: {accept}") == 429, "the answer decides"
+    async with ingress_gateway(endless(), POLICY % "true") as gateway, open_streams(gateway, "/events", "/events"):
+        assert await ask(gateway, "/json", "ada", f"Accept: {accept}") == 200, OK
+        assert await ask(gateway, "/events", "ada", f"Accept: {accept}") == 429, "the answer decides"
 
 
 @pytest.mark.parametrize("accept", NOTHING_ELSE)
 async def test_who_takes_nothing_else_is_refused_before_the_app_works(accept: str) -> None:
-    async with ingress_gateway(endless(), POLICY % "true") as door, open_streams(door, "/events", "/events"):
-        seen = len(door.app.heads)
-        assert await ask(door, "/json", "ada", f"Accept: {accept}") == 429
-        assert len(door.app.heads) == seen
+    async with ingress_gateway(endless(), POLICY % "true") as gateway, open_streams(gateway, "/events", "/events"):
+        seen = len(gateway.app.heads)
+        assert await ask(gateway, "/json", "ada", f"Accept: {accept}") == 429
+        assert len(gateway.app.heads) == seen

@@ -32,38 +32,38 @@ def pumps() -> int:
 
 @PROTOCOLS
 async def test_the_rest_of_the_body_reaches_the_app_before_the_new_protocol(protocol: bytes) -> None:
-    async with ingress_gateway(hasty()) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(hasty()) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(ASK % protocol + b"body")
-        await until(lambda: bool(door.app.heads))
+        await until(lambda: bool(gateway.app.heads))
         await asyncio.sleep(0.05)
         writer.write(b"begins")
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
             writer.write(b"ping")
             assert await reader.readexactly(4) == b"pong"
-        assert door.app.heads[1] == b"bodybeginsping"
+        assert gateway.app.heads[1] == b"bodybeginsping"
         writer.close()
 
 
 @PROTOCOLS
 async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(protocol: bytes) -> None:
-    async with ingress_gateway(hasty()) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(hasty()) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(ASK % protocol + b"body")
-        await until(lambda: bool(door.app.heads))
+        await until(lambda: bool(gateway.app.heads))
         await asyncio.sleep(0.05)
         writer.close()
-        await until(lambda: not door.door.listener.connections and not pumps() and not door.app.open)
-        assert door.door.pool.descriptors == 0
+        await until(lambda: not gateway.service.listener.connections and not pumps() and not gateway.app.open)
+        assert gateway.service.pool.descriptors == 0
 
 
 @PROTOCOLS
 async def test_one_that_never_sends_the_rest_is_told(protocol: bytes) -> None:
-    async with ingress_gateway(hasty(), patience=ClientTimeouts(sweep=0.05, body=0.2)) as door:
-        reader, writer = await door.connect()
+    async with ingress_gateway(hasty(), patience=ClientTimeouts(sweep=0.05, body=0.2)) as gateway:
+        reader, writer = await gateway.connect()
         writer.write(ASK % protocol + b"body")
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 4")
         writer.close()
-        await until(lambda: not pumps() and not door.app.open)
+        await until(lambda: not pumps() and not gateway.app.open)

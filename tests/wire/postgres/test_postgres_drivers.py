@@ -20,14 +20,14 @@ CLIENTS = 5
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_driver_sees_through_the_door_what_it_sees_direct(doorway, name: str) -> None:
+def test_a_driver_sees_through_the_door_what_it_sees_direct(poolers, name: str) -> None:
     script = SCRIPTS[name]
-    with doorway(clients=500, pool={"min": 0, "max": 2, "wait": "30s"}) as door, doorway.beside() as direct:
+    with poolers(clients=500, pool={"min": 0, "max": 2, "wait": "30s"}) as pooler, poolers.beside() as direct:
         with ThreadPoolExecutor(CLIENTS) as pool:
-            through = list(pool.map(lambda n: script(door.url, n), range(CLIENTS)))
+            through = list(pool.map(lambda n: script(pooler.url, n), range(CLIENTS)))
             expected = list(pool.map(lambda n: script(direct, n), range(CLIENTS)))
         assert through == expected
-        door.clean()
+        pooler.clean()
 
 
 def run(url: str, *command: str, cwd: Path | None = None, stdin: str = "") -> str:
@@ -59,15 +59,15 @@ FRAMEWORKS = {
         for name, command in FRAMEWORKS.items()
     ],
 )
-def test_a_framework_sees_through_the_door_what_it_sees_direct(doorway, name: str) -> None:
-    with doorway(pool={"min": 0, "max": 2, "wait": "30s"}) as door, doorway.beside() as direct:
-        through, expected = (json.loads(run(url, *FRAMEWORKS[name])) for url in (door.url, direct))
+def test_a_framework_sees_through_the_door_what_it_sees_direct(poolers, name: str) -> None:
+    with poolers(pool={"min": 0, "max": 2, "wait": "30s"}) as pooler, poolers.beside() as direct:
+        through, expected = (json.loads(run(url, *FRAMEWORKS[name])) for url in (pooler.url, direct))
         assert through == expected
-        door.clean()
+        pooler.clean()
 
 
-def test_alembic_migrates_up_and_down_through_the_door(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 2}) as door, doorway.beside() as direct:
+def test_alembic_migrates_up_and_down_through_the_door(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 2}) as pooler, poolers.beside() as direct:
         where = str(APPS / "database_alembic")
         code = (
             "from alembic import command; from alembic.config import Config; c = Config()\n"
@@ -75,11 +75,11 @@ def test_alembic_migrates_up_and_down_through_the_door(doorway) -> None:
             "command.upgrade(c, 'head'); command.downgrade(c, 'one'); command.upgrade(c, '+1'); command.current(c)"
         )
         seen = []
-        for url in (door.url, direct):
+        for url in (pooler.url, direct):
             told = run(url, sys.executable, "-c", code)
             seen.append((told, run(url, program("psql"), "-XAtc", "table item; table alembic_version", url)))
         assert seen[0] == seen[1]
-        door.clean()
+        pooler.clean()
 
 
 PSQL = r"""
@@ -125,49 +125,49 @@ explain (costs off) select * from psql where id = 1;
 """
 
 
-def test_psql_prints_through_the_door_what_it_prints_direct(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 2}) as door, doorway.beside() as direct:
-        seen = [run(url, program("psql"), "-X", url, stdin=PSQL + "") for url in (door.url, direct)]
+def test_psql_prints_through_the_door_what_it_prints_direct(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 2}) as pooler, poolers.beside() as direct:
+        seen = [run(url, program("psql"), "-X", url, stdin=PSQL + "") for url in (pooler.url, direct)]
         seen = [re.sub(r"(lo_import|lo_unlink) \d+", "", text) for text in seen]
         assert "r30" in seen[1]
         assert seen[0] == seen[1]
-        door.clean()
+        pooler.clean()
 
 
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
-def test_pgbench_fails_in_nothing(doorway, mode: str) -> None:
-    with doorway(pool={"min": 0, "max": 2, "wait": "60s"}) as door:
+def test_pgbench_fails_in_nothing(poolers, mode: str) -> None:
+    with poolers(pool={"min": 0, "max": 2, "wait": "60s"}) as pooler:
         pgbench = program("pgbench")
-        run(door.url, pgbench, "-i", "-q", door.url)
+        run(pooler.url, pgbench, "-i", "-q", pooler.url)
         for more in (["-S", "-t", "50"], ["-t", "20"], ["-S", "-C", "-t", "4"]):
             # A thread a client: pgbench prepares with a blocking call, which may wait for what its neighbour holds.
-            said = run(door.url, pgbench, "-n", "-M", mode, "-c", "8", "-j", "8", *more, door.url)
+            said = run(pooler.url, pgbench, "-n", "-M", mode, "-c", "8", "-j", "8", *more, pooler.url)
             assert re.search(r"number of failed transactions: 0 ", said)
         sums = "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)"
-        assert run(door.url, program("psql"), "-Atc", sums, door.url) == "t\n"
-        door.clean()
+        assert run(pooler.url, program("psql"), "-Atc", sums, pooler.url) == "t\n"
+        pooler.clean()
 
 
-def test_a_dump_and_its_restore_are_those_of_a_direct_connection(doorway, tmp_path: Path) -> None:
-    with doorway(pool={"min": 0, "max": 2, "wait": "30s"}) as door:
-        run(door.url, program("pgbench"), "-i", "-q", door.url)
+def test_a_dump_and_its_restore_are_those_of_a_direct_connection(poolers, tmp_path: Path) -> None:
+    with poolers(pool={"min": 0, "max": 2, "wait": "30s"}) as pooler:
+        run(pooler.url, program("pgbench"), "-i", "-q", pooler.url)
         run(
-            door.url,
+            pooler.url,
             program("psql"),
             "-Xqc",
             "create view v as select * from pgbench_tellers; create index on pgbench_accounts (abalance); create materialized view m as select 1",
-            door.url,
+            pooler.url,
         )
-        whole = [_dump(url) for url in (door.url, door.direct)]
+        whole = [_dump(url) for url in (pooler.url, pooler.direct)]
         assert whole[0] == whole[1]
         file = tmp_path / "dump"
-        run(door.url, program("pg_dump"), "-Fc", "-f", str(file), door.url)
+        run(pooler.url, program("pg_dump"), "-Fc", "-f", str(file), pooler.url)
         # Through another door, by more connections than it has.
-        with doorway(schema=(), pool={"min": 0, "max": 2, "wait": "60s"}) as other:
+        with poolers(schema=(), pool={"min": 0, "max": 2, "wait": "60s"}) as other:
             run(other.url, program("pg_restore"), "-j", "4", "--no-owner", "-d", other.url, str(file))
             assert _dump(other.direct) == whole[1]
             other.clean()
-        door.clean()
+        pooler.clean()
 
 
 def _dump(url: str) -> str:

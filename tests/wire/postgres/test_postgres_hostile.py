@@ -220,21 +220,21 @@ def test_a_newer_minor_version_is_negotiated_down(shared: PostgresGateway, minor
     wire.bye()
 
 
-def test_many_clients_more_than_there_may_be_are_refused_in_order(doorway) -> None:
-    with doorway(clients=5) as door:
-        wires = [Wire(door.url) for _ in range(5)]
+def test_many_clients_more_than_there_may_be_are_refused_in_order(poolers) -> None:
+    with poolers(clients=5) as pooler:
+        wires = [Wire(pooler.url) for _ in range(5)]
         with pytest.raises(Refused) as refused:
-            Wire(door.url)
+            Wire(pooler.url)
         assert refused.value.code == "53300"
         wires.pop().bye()
-        door.until(lambda: _enters(door))
+        pooler.until(lambda: _enters(pooler))
         for wire in wires:
             wire.bye()
 
 
-def _enters(door: PostgresGateway) -> bool:
+def _enters(pooler: PostgresGateway) -> bool:
     try:
-        Wire(door.url).bye()
+        Wire(pooler.url).bye()
     except Refused:
         return False
     return True
@@ -248,16 +248,16 @@ def test_a_long_value_passes_whole(shared: PostgresGateway) -> None:
         assert found[2].body.endswith(value.encode())
 
 
-def test_with_tls_on_a_client_that_insists_is_served(doorway) -> None:
-    with doorway(tls="on") as door:
-        with psycopg.connect(door.url, sslmode="require") as secure:
+def test_with_tls_on_a_client_that_insists_is_served(poolers) -> None:
+    with poolers(tls="on") as pooler:
+        with psycopg.connect(pooler.url, sslmode="require") as secure:
             assert secure.pgconn.ssl_in_use
             assert secure.execute("select 'served'").fetchone() == ("served",)
-        with Wire(door.url) as plain:
+        with Wire(pooler.url) as plain:
             assert plain.value("select 'served'") == "served"
         with pytest.raises(psycopg.OperationalError):
-            psycopg.connect(door.url, sslmode="require", sslnegotiation="direct")
-        door.until(lambda: "sslnegotiation=postgres" in repr(door.events()), "the reason in the log")
+            psycopg.connect(pooler.url, sslmode="require", sslnegotiation="direct")
+        pooler.until(lambda: "sslnegotiation=postgres" in repr(pooler.events()), "the reason in the log")
 
 
 def test_psql_looks_into_the_pool(shared: PostgresGateway) -> None:

@@ -22,8 +22,8 @@ def one(connection: psycopg.Connection, text: str) -> object:
 
 
 @pytest.fixture
-def other(doorway: PostgresGateways):
-    with doorway.database() as name:
+def other(poolers: PostgresGateways):
+    with poolers.database() as name:
         yield name
 
 
@@ -60,36 +60,36 @@ def test_a_database_that_is_not_there_is_refused_by_the_server_and_nothing_else_
     assert "postgres.down" not in [event["event"] for event in shared.events()]
 
 
-def test_a_database_is_made_used_and_dropped_as_test_runners_do(doorway: PostgresGateways) -> None:
-    with doorway() as door:
-        with door.cluster.control() as control:
+def test_a_database_is_made_used_and_dropped_as_test_runners_do(poolers: PostgresGateways) -> None:
+    with poolers() as pooler:
+        with pooler.cluster.control() as control:
             control.execute("alter role app createdb")
         try:
             for _ in range(2):
-                with psycopg.connect(at(door.url, "postgres"), autocommit=True) as maintenance:
+                with psycopg.connect(at(pooler.url, "postgres"), autocommit=True) as maintenance:
                     maintenance.execute("create database of_a_test")
-                    with psycopg.connect(at(door.url, "of_a_test")) as made:
+                    with psycopg.connect(at(pooler.url, "of_a_test")) as made:
                         made.execute("create table things (id int)")
                         assert one(made, "select count(*) from things") == 0
                     maintenance.execute("drop database of_a_test")
                     with pytest.raises(psycopg.OperationalError, match="does not exist"):
-                        psycopg.connect(at(door.url, "of_a_test"))
+                        psycopg.connect(at(pooler.url, "of_a_test"))
         finally:
-            with door.cluster.control() as control:
+            with pooler.cluster.control() as control:
                 control.execute("alter role app nocreatedb")
-        assert door.status()["servers"].keys() <= {"idle"}
+        assert pooler.status()["servers"].keys() <= {"idle"}
 
 
-def test_connections_to_other_databases_go_with_their_last_client(doorway: PostgresGateways, other: str) -> None:
-    with doorway(pool={"min": 1, "max": 3}) as door:
+def test_connections_to_other_databases_go_with_their_last_client(poolers: PostgresGateways, other: str) -> None:
+    with poolers(pool={"min": 1, "max": 3}) as pooler:
 
         def there() -> int:
-            with door.cluster.control() as control:
+            with pooler.cluster.control() as control:
                 found = control.execute("select count(*) from pg_stat_activity where datname = %s", [other]).fetchone()
             assert found is not None
             return int(found[0])
 
-        with psycopg.connect(at(door.url, other)) as first, psycopg.connect(at(door.url, other)) as second:
+        with psycopg.connect(at(pooler.url, other)) as first, psycopg.connect(at(pooler.url, other)) as second:
             first.execute("select 1")
             second.execute("select 1")
             assert there() == 2
@@ -98,32 +98,32 @@ def test_connections_to_other_databases_go_with_their_last_client(doorway: Postg
             first.execute("select 1")
             assert there() == 2  # it is kept while somebody may want it
         until(lambda: there() == 0, "no connection there")
-        with psycopg.connect(door.url) as here:
-            assert one(here, "select current_database()") == door.database
+        with psycopg.connect(pooler.url) as here:
+            assert one(here, "select current_database()") == pooler.database
 
 
-def test_all_databases_together_have_as_many_connections_as_there_may_be(doorway: PostgresGateways, other: str) -> None:
-    with doorway(pool={"min": 0, "max": 1}) as door:
+def test_all_databases_together_have_as_many_connections_as_there_may_be(poolers: PostgresGateways, other: str) -> None:
+    with poolers(pool={"min": 0, "max": 1}) as pooler:
         with (
-            psycopg.connect(door.url, autocommit=True) as here,
-            psycopg.connect(at(door.url, other), autocommit=True) as there,
+            psycopg.connect(pooler.url, autocommit=True) as here,
+            psycopg.connect(at(pooler.url, other), autocommit=True) as there,
         ):
             for _ in range(3):
-                assert one(here, "select current_database()") == door.database
+                assert one(here, "select current_database()") == pooler.database
                 assert one(there, "select current_database()") == other
-            assert sum(door.status()["servers"].values()) == 1
+            assert sum(pooler.status()["servers"].values()) == 1
 
 
-def test_clients_of_a_database_that_was_dropped_are_told_and_the_rest_goes_on(doorway: PostgresGateways) -> None:
-    with doorway() as door, doorway.database() as doomed:
-        there = psycopg.connect(at(door.url, doomed), autocommit=True)
+def test_clients_of_a_database_that_was_dropped_are_told_and_the_rest_goes_on(poolers: PostgresGateways) -> None:
+    with poolers() as pooler, poolers.database() as doomed:
+        there = psycopg.connect(at(pooler.url, doomed), autocommit=True)
         assert one(there, "select 1") == 1
-        door.cluster.drop(doomed)
+        pooler.cluster.drop(doomed)
         started = time.monotonic()
         with pytest.raises(psycopg.Error, match="does not exist|terminating connection"):
             for _ in range(3):
                 there.execute("select 1")
         assert time.monotonic() - started < 4
         there.close()
-        with psycopg.connect(door.url) as here:
+        with psycopg.connect(pooler.url) as here:
             assert one(here, "select 1") == 1

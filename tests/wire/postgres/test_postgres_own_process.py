@@ -34,8 +34,8 @@ def test_another_s_notification_comes_from_another_process(shared: PostgresGatew
         assert pid != wire.key[0]
 
 
-def test_in_session_mode_too(doorway: PostgresGateways) -> None:
-    with doorway(mode="session") as door, Wire(door.url) as wire:
+def test_in_session_mode_too(poolers: PostgresGateways) -> None:
+    with poolers(mode="session") as pooler, Wire(pooler.url) as wire:
         wire.ask(query("listen news"))
         wire.send(query("select pg_notify('news', 'a'), pg_notify('news', 'b')"))
         assert [heard(wire) for _ in range(2)] == [(wire.key[0], b"news\0a\0"), (wire.key[0], b"news\0b\0")]
@@ -61,24 +61,24 @@ def test_cancelling_goes_by_that_number_as_ever(shared: PostgresGateway) -> None
 # ── mode: session ────────────────────────────────────────────────────────────────────────────
 
 
-def test_in_session_mode_the_number_is_that_of_the_server_process_as_direct(doorway: PostgresGateways) -> None:
-    with doorway(mode="session") as door, psycopg.connect(door.url, autocommit=True) as one:
+def test_in_session_mode_the_number_is_that_of_the_server_process_as_direct(poolers: PostgresGateways) -> None:
+    with poolers(mode="session") as pooler, psycopg.connect(pooler.url, autocommit=True) as one:
         assert one.execute("select pg_backend_pid()").fetchone() == (one.info.backend_pid,)
-        with psycopg.connect(door.url, autocommit=True) as other:
+        with psycopg.connect(pooler.url, autocommit=True) as other:
             assert other.execute("select pg_terminate_backend(%s)", [one.info.backend_pid]).fetchone() == (True,)
         with pytest.raises(psycopg.errors.AdminShutdown):
             one.execute("select 1")
 
 
-def test_in_session_mode_a_query_is_cancelled_by_the_driver_and_by_sql(doorway: PostgresGateways) -> None:
-    with doorway(mode="session") as door, psycopg.connect(door.url, autocommit=True) as one:
+def test_in_session_mode_a_query_is_cancelled_by_the_driver_and_by_sql(poolers: PostgresGateways) -> None:
+    with poolers(mode="session") as pooler, psycopg.connect(pooler.url, autocommit=True) as one:
 
         def by_sql() -> None:
-            with psycopg.connect(door.url, autocommit=True) as other:
+            with psycopg.connect(pooler.url, autocommit=True) as other:
                 other.execute("select pg_cancel_backend(%s)", [one.info.backend_pid])
 
         for cancel in (one.cancel_safe, by_sql):
-            thread = threading.Thread(target=lambda each=cancel: (door.until(lambda: door.asleep() == 1), each()))
+            thread = threading.Thread(target=lambda each=cancel: (pooler.until(lambda: pooler.asleep() == 1), each()))
             thread.start()
             with pytest.raises(psycopg.errors.QueryCanceled):
                 one.execute("select pg_sleep(30)")
@@ -86,27 +86,27 @@ def test_in_session_mode_a_query_is_cancelled_by_the_driver_and_by_sql(doorway: 
 
 
 def test_in_session_mode_who_finds_no_connection_free_is_let_in_and_waits_with_its_first_query(
-    doorway: PostgresGateways,
+    poolers: PostgresGateways,
 ) -> None:
-    with doorway(mode="session", pool={"max": 1, "wait": "300ms"}) as door:
-        with psycopg.connect(door.url, autocommit=True) as one, psycopg.connect(door.url, autocommit=True) as two:
+    with poolers(mode="session", pool={"max": 1, "wait": "300ms"}) as pooler:
+        with psycopg.connect(pooler.url, autocommit=True) as one, psycopg.connect(pooler.url, autocommit=True) as two:
             assert two.info.backend_pid > HIGHEST
             with pytest.raises(psycopg.OperationalError, match="query_wait_timeout"):
                 two.execute("select 1")
             assert one.execute("select 1").fetchone() == (1,)
             one.close()
             assert two.execute("select 1").fetchone() == (1,)
-        with psycopg.connect(door.url, application_name="next") as three:
+        with psycopg.connect(pooler.url, application_name="next") as three:
             assert three.execute("show application_name").fetchone() == ("next",)
             assert three.info.parameter_status("application_name") == "next"
 
 
-def test_in_session_mode_who_leaves_before_it_is_let_in_takes_nothing(doorway: PostgresGateways) -> None:
-    with doorway(mode="session", pool={"max": 1}) as door:
-        with psycopg.connect(door.url):
+def test_in_session_mode_who_leaves_before_it_is_let_in_takes_nothing(poolers: PostgresGateways) -> None:
+    with poolers(mode="session", pool={"max": 1}) as pooler:
+        with psycopg.connect(pooler.url):
             pass
         for _ in range(3):
-            Wire(door.url).drop()
-        with psycopg.connect(door.url) as last:
+            Wire(pooler.url).drop()
+        with psycopg.connect(pooler.url) as last:
             assert last.execute("select 1").fetchone() == (1,)
-        assert door.waiting() == 0
+        assert pooler.waiting() == 0

@@ -235,9 +235,9 @@ def test_a_lock_is_held_and_given_up_by_its_own_client_alone(shared: PostgresGat
         "do $$ begin perform set_config('app.tenant', 'x', false); end $$", "set session session authorization app",
     ],
 )  # fmt: skip
-def test_a_setting_follows_its_client_and_nobody_else(doorway, cluster: Cluster, sql: str) -> None:
-    with doorway(pool={"min": 0, "max": 1}) as door:
-        with Wire(door.url) as a, Wire(door.url) as b, Wire(door.direct) as direct:
+def test_a_setting_follows_its_client_and_nobody_else(poolers, cluster: Cluster, sql: str) -> None:
+    with poolers(pool={"min": 0, "max": 1}) as pooler:
+        with Wire(pooler.url) as a, Wire(pooler.url) as b, Wire(pooler.direct) as direct:
             fresh = b.rows(SHOWN)
             a.ask(query(sql))
             direct.ask(query(sql))
@@ -248,9 +248,9 @@ def test_a_setting_follows_its_client_and_nobody_else(doorway, cluster: Cluster,
                 assert a.value("select current_user") == direct.value("select current_user")
 
 
-def test_what_a_function_sets_in_secret_stays_with_its_client_under_reset_always(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 1}, reset="always") as door:
-        with Wire(door.url) as a, Wire(door.url) as b:
+def test_what_a_function_sets_in_secret_stays_with_its_client_under_reset_always(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 1}, reset="always") as pooler:
+        with Wire(pooler.url) as a, Wire(pooler.url) as b:
             a.ask(query(
                 "create function secret() returns void language plpgsql as $$ begin"
                 " perform set_config('app.tenant', 'x', false); perform set_config('search_path', 'other', false); end $$"
@@ -349,12 +349,12 @@ def test_a_backend_that_is_terminated_says_so(shared: PostgresGateway) -> None:
 # ── 9. exhaustion ────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_waits_too_long_is_told_who_holds_what_and_may_stay(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 2, "wait": "400ms"}) as door:
-        holders = [Wire(door.url) for _ in range(2)]
+def test_who_waits_too_long_is_told_who_holds_what_and_may_stay(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 2, "wait": "400ms"}) as pooler:
+        holders = [Wire(pooler.url) for _ in range(2)]
         for wire in holders:
             wire.ask(query("begin"))
-        with Wire(door.url) as simple, Wire(door.url) as extended:
+        with Wire(pooler.url) as simple, Wire(pooler.url) as extended:
             found = simple.ask(query("select 1"))
             assert kinds(found) == "EZ"
             assert error(found)["C"] == "53300"
@@ -371,17 +371,17 @@ def test_who_waits_too_long_is_told_who_holds_what_and_may_stay(doorway) -> None
             assert simple.value("select 'served'") == "served"
             assert kinds(extended.ask(parse("select 1"), bind(), execute(), SYNC)) == "12DCZ"
         holders.pop().bye()
-        door.clean()
+        pooler.clean()
 
 
-def test_who_came_first_is_served_first(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 1, "wait": "20s"}) as door:
-        holder = Wire(door.url)
+def test_who_came_first_is_served_first(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 1, "wait": "20s"}) as pooler:
+        holder = Wire(pooler.url)
         holder.ask(query("create table turns (at serial, who int); begin"))
-        waiting = [Wire(door.url) for _ in range(12)]
+        waiting = [Wire(pooler.url) for _ in range(12)]
         for k, wire in enumerate(waiting):
             wire.send(query(f"insert into turns (who) values ({k})"))
-            until(lambda k=k: door.waiting() == k + 1, "its place in the queue")
+            until(lambda k=k: pooler.waiting() == k + 1, "its place in the queue")
         holder.ask(query("commit"))
         for wire in waiting:
             wire.answer()
@@ -391,12 +391,12 @@ def test_who_came_first_is_served_first(doorway) -> None:
             wire.bye()
 
 
-def test_a_client_that_never_rests_takes_no_turn_of_those_who_wait(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 1, "wait": "20s"}) as door:
+def test_a_client_that_never_rests_takes_no_turn_of_those_who_wait(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 1, "wait": "20s"}) as pooler:
         stop = threading.Event()
 
         def busy() -> None:
-            with Wire(door.url) as wire:
+            with Wire(pooler.url) as wire:
                 while not stop.is_set():
                     wire.ask(query("select pg_sleep(0.005)"))
 
@@ -404,7 +404,7 @@ def test_a_client_that_never_rests_takes_no_turn_of_those_who_wait(doorway) -> N
         for thread in threads:
             thread.start()
         try:
-            with Wire(door.url) as other:
+            with Wire(pooler.url) as other:
                 began = time.monotonic()
                 for _ in range(20):
                     other.ask(query("select 1"))
@@ -413,15 +413,15 @@ def test_a_client_that_never_rests_takes_no_turn_of_those_who_wait(doorway) -> N
             stop.set()
             for thread in threads:
                 thread.join()
-        door.clean()
+        pooler.clean()
 
 
-def test_pins_are_at_most_so_many_and_then_a_clear_error(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 3, "wait": "400ms"}, pin={"max": 2}) as door:
-        pinned = [Wire(door.url) for _ in range(2)]
+def test_pins_are_at_most_so_many_and_then_a_clear_error(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 3, "wait": "400ms"}, pin={"max": 2}) as pooler:
+        pinned = [Wire(pooler.url) for _ in range(2)]
         for wire in pinned:
             wire.ask(query("listen news"))
-        with Wire(door.url) as third, Wire(door.url) as plain:
+        with Wire(pooler.url) as third, Wire(pooler.url) as plain:
             found = third.ask(query("listen news"))
             assert kinds(found) == "EZ"
             assert error(found)["C"][:2] in ("53", "55")
@@ -433,13 +433,13 @@ def test_pins_are_at_most_so_many_and_then_a_clear_error(doorway) -> None:
             assert kinds(third.ask(query("listen news"))) == "CZ"
         for wire in pinned:
             wire.bye()
-        door.clean()
+        pooler.clean()
 
 
-def test_who_asks_in_vain_for_a_lock_waits_for_no_pin(doorway) -> None:
+def test_who_asks_in_vain_for_a_lock_waits_for_no_pin(poolers) -> None:
     """As workers do that elect one of them. Who gets the lock where no pin is left must not believe that it has it."""
-    with doorway(pool={"min": 0, "max": 3, "wait": "5s"}, pin={"max": 1}) as door, Wire(door.direct) as leader:
-        with Wire(door.url) as listener, Wire(door.url) as worker:
+    with poolers(pool={"min": 0, "max": 3, "wait": "5s"}, pin={"max": 1}) as pooler, Wire(pooler.direct) as leader:
+        with Wire(pooler.url) as listener, Wire(pooler.url) as worker:
             listener.ask(query("listen news"))
             leader.rows("select pg_advisory_lock(9)")
             began = time.monotonic()
@@ -453,8 +453,8 @@ def test_who_asks_in_vain_for_a_lock_waits_for_no_pin(doorway) -> None:
             until(lambda: leader.value("select pg_try_advisory_lock(9)") == "t", "the lock's release")
 
 
-def test_what_ends_with_its_transaction_pins_nothing(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 1, "wait": "2s"}) as door, Wire(door.url) as a, Wire(door.url) as b:
+def test_what_ends_with_its_transaction_pins_nothing(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 1, "wait": "2s"}) as pooler, Wire(pooler.url) as a, Wire(pooler.url) as b:
         for sql in (
             "begin; set local work_mem = '3MB'; select pg_advisory_xact_lock(1); commit",
             "begin; create temp table scratch (a int) on commit drop; commit",
@@ -471,8 +471,8 @@ def test_what_ends_with_its_transaction_pins_nothing(doorway) -> None:
 # ── time-outs of the door's own ──────────────────────────────────────────────────────────────
 
 
-def test_a_query_past_its_time_is_cancelled_and_says_so(doorway) -> None:
-    with doorway(timeout={"query": "300ms"}) as door, Wire(door.url) as wire:
+def test_a_query_past_its_time_is_cancelled_and_says_so(poolers) -> None:
+    with poolers(timeout={"query": "300ms"}) as pooler, Wire(pooler.url) as wire:
         found = wire.ask(query("select pg_sleep(30)"))
         assert kinds(found).endswith("EZ")
         assert error(found)["C"] == "57014"
@@ -485,9 +485,9 @@ def test_a_query_past_its_time_is_cancelled_and_says_so(doorway) -> None:
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_transaction_left_idle_past_its_time_ends_and_says_so(doorway, extended: bool) -> None:
-    with doorway(pool={"min": 0, "max": 1, "wait": "10s"}, timeout={"idle_in_transaction": "300ms"}) as door:
-        with Wire(door.url) as idle, Wire(door.url) as other:
+def test_a_transaction_left_idle_past_its_time_ends_and_says_so(poolers, extended: bool) -> None:
+    with poolers(pool={"min": 0, "max": 1, "wait": "10s"}, timeout={"idle_in_transaction": "300ms"}) as pooler:
+        with Wire(pooler.url) as idle, Wire(pooler.url) as other:
             if extended:
                 idle.send(parse("select 1"), bind(), execute(), FLUSH)
                 idle.answer("C")
@@ -496,19 +496,19 @@ def test_a_transaction_left_idle_past_its_time_ends_and_says_so(doorway, extende
             assert other.value("select to_regclass('undone')") is None
             last = [fields(each.body) for each in idle.ended() if each.kind == "E"]
             assert [each["C"] for each in last] == ["25P03"]
-        door.clean()
+        pooler.clean()
 
 
 # ── 10. results that belong to somebody else ─────────────────────────────────────────────────
 
 
-def test_every_client_gets_its_own_answers_whatever_leaves_around_it(doorway) -> None:
+def test_every_client_gets_its_own_answers_whatever_leaves_around_it(poolers) -> None:
     chance = random.Random(11)
     wrong: list[object] = []
-    with doorway(pool={"min": 0, "max": 3, "wait": "30s"}, clients=100) as door:
+    with poolers(pool={"min": 0, "max": 3, "wait": "30s"}, clients=100) as pooler:
 
         def honest(n: int) -> None:
-            with Wire(door.url) as wire:
+            with Wire(pooler.url) as wire:
                 for turn in range(120):
                     mine = f"{n}.{turn}"
                     found = wire.ask(
@@ -522,7 +522,7 @@ def test_every_client_gets_its_own_answers_whatever_leaves_around_it(doorway) ->
 
         def hasty(n: int) -> None:
             for turn in range(40):
-                wire = Wire(door.url)
+                wire = Wire(pooler.url)
                 wire.send(query(f"select repeat('{n}', 30000) from generate_series(1, {chance.randrange(1, 200)})"))
                 if turn % 2:
                     wire.read()
@@ -536,7 +536,7 @@ def test_every_client_gets_its_own_answers_whatever_leaves_around_it(doorway) ->
         for thread in threads:
             thread.join()
         assert not wrong
-        door.clean()
+        pooler.clean()
 
 
 # ── cancelling ───────────────────────────────────────────────────────────────────────────────
@@ -558,8 +558,8 @@ def test_a_cancel_ends_its_own_client_s_query(shared: PostgresGateway) -> None:
     shared.clean()
 
 
-def test_a_late_cancel_hits_nobody(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 1}) as door, Wire(door.url) as early, Wire(door.url) as other:
+def test_a_late_cancel_hits_nobody(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 1}) as pooler, Wire(pooler.url) as early, Wire(pooler.url) as other:
         for _ in range(10):
             early.ask(query("select 1"))  # was on the connection that the other one is on now
             other.send(query("select pg_sleep(0.1)"))
@@ -567,10 +567,10 @@ def test_a_late_cancel_hits_nobody(doorway) -> None:
             assert kinds(other.answer()) == "TDCZ"
 
 
-def test_cancels_at_random_end_only_whom_they_name(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 2, "wait": "30s"}) as door:
+def test_cancels_at_random_end_only_whom_they_name(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 2, "wait": "30s"}) as pooler:
         stop = threading.Event()
-        victim = Wire(door.url)
+        victim = Wire(pooler.url)
 
         def cancelling() -> None:
             while not stop.is_set():
@@ -582,7 +582,7 @@ def test_cancels_at_random_end_only_whom_they_name(doorway) -> None:
         canceller = threading.Thread(target=cancelling)
         canceller.start()
         try:
-            with Wire(door.url) as bystander:
+            with Wire(pooler.url) as bystander:
                 for _ in range(200):
                     victim.send(query("select 1"))
                     assert kinds(bystander.ask(query("select pg_sleep(0.001)"))) == "TDCZ"
@@ -591,7 +591,7 @@ def test_cancels_at_random_end_only_whom_they_name(doorway) -> None:
             stop.set()
             canceller.join()
         victim.bye()
-        door.clean()
+        pooler.clean()
 
 
 def test_a_cancel_with_a_wrong_key_is_ignored(shared: PostgresGateway) -> None:
@@ -605,16 +605,16 @@ def test_a_cancel_with_a_wrong_key_is_ignored(shared: PostgresGateway) -> None:
         assert kinds(wire.answer()) == "TDCZ"
 
 
-def test_a_cancel_of_one_that_waits_for_a_connection_takes_it_out_of_the_queue(doorway) -> None:
-    with doorway(pool={"min": 0, "max": 1, "wait": "20s"}) as door:
-        holder, waiting = Wire(door.url), Wire(door.url)
+def test_a_cancel_of_one_that_waits_for_a_connection_takes_it_out_of_the_queue(poolers) -> None:
+    with poolers(pool={"min": 0, "max": 1, "wait": "20s"}) as pooler:
+        holder, waiting = Wire(pooler.url), Wire(pooler.url)
         holder.ask(query("begin"))
         waiting.send(query("select 1"))
-        until(lambda: door.waiting() == 1, "its place in the queue")
+        until(lambda: pooler.waiting() == 1, "its place in the queue")
         waiting.cancel()
         found = waiting.answer()
         assert error(found)["C"] == "57014"
         holder.bye()
         assert waiting.value("select 'on'") == "on"
         waiting.bye()
-        door.clean()
+        pooler.clean()

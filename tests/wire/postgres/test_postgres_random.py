@@ -30,7 +30,7 @@ STARTUPS = (
 
 
 def machine(
-    door: str, direct: str, controls: list[psycopg.Connection], wrong: list[Exception]
+    pooler: str, direct: str, controls: list[psycopg.Connection], wrong: list[Exception]
 ) -> type[RuleBasedStateMachine]:
     slots = st.integers(0, CLIENTS - 1)
 
@@ -41,7 +41,7 @@ def machine(
 
         def come(self, slot: int, **start: str) -> None:
             with kept(wrong):
-                self.pairs[slot] = Pair(door, direct, slot, wrong, **start)
+                self.pairs[slot] = Pair(pooler, direct, slot, wrong, **start)
 
         def rest(self, *left: Pair) -> None:
             with kept(wrong, [said for pair in left for said in (b"", *pair.said)]):
@@ -99,7 +99,7 @@ def machine(
         def cancel_of_nothing(self, slot):
             """Late, as cancels are: whoever is on the connection by now must not notice."""
             pair = self.pair(slot)
-            pair.door.cancel()
+            pair.pooler.cancel()
             pair.direct.cancel()
 
         @rule(slot=slots, other=slots)
@@ -120,11 +120,11 @@ def machine(
 
 
 def at_random(
-    door: str, direct: str, controls: list[psycopg.Connection], examples: int, seed: int | None = None
+    pooler: str, direct: str, controls: list[psycopg.Connection], examples: int, seed: int | None = None
 ) -> None:
     """Raises what went wrong first; with the time of the database in it no case is found again by making it smaller."""
     first: list[Exception] = []
-    whole = machine(door, direct, controls, first)
+    whole = machine(pooler, direct, controls, first)
     try:
         run_state_machine_as_test(
             whole if seed is None else hypothesis.seed(seed)(whole),
@@ -146,12 +146,12 @@ def at_random(
 @pytest.mark.parametrize("seed", SEEDS)
 # The door in its thread may call `random` while the machine draws; nothing that is drawn hangs on it.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
-def test_clients_at_random_hear_what_they_hear_direct_and_nothing_of_each_other(doorway, seed: int) -> None:
+def test_clients_at_random_hear_what_they_hear_direct_and_nothing_of_each_other(poolers, seed: int) -> None:
     with (
-        doorway(pool={"min": 0, "max": CLIENTS + 1, "wait": "20s"}, pin={"max": CLIENTS}) as door,
-        doorway.beside() as direct,
-        door.cluster.control(door.database) as behind,
-        door.cluster.control(direct.rpartition("/")[2]) as beside,
+        poolers(pool={"min": 0, "max": CLIENTS + 1, "wait": "20s"}, pin={"max": CLIENTS}) as pooler,
+        poolers.beside() as direct,
+        pooler.cluster.control(pooler.database) as behind,
+        pooler.cluster.control(direct.rpartition("/")[2]) as beside,
     ):
-        at_random(door.url, direct, [behind, beside], EXAMPLES, seed)
-        door.clean()
+        at_random(pooler.url, direct, [behind, beside], EXAMPLES, seed)
+        pooler.clean()

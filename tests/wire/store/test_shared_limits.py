@@ -30,7 +30,7 @@ SLACK = 2.0  # seconds that a busy machine may add
 
 
 @asynccontextmanager
-async def doors(
+async def gateways(
     server: StoreServer, count: int = 2, *, on_error: str = "share", timeout: str = "1s", more: str = "max_body: 1MiB"
 ) -> AsyncIterator[list[IngressGateway]]:
     """So many front doors over one store, each before an app of its own, that know of each other."""
@@ -60,7 +60,7 @@ def fallbacks(one: IngressGateway) -> float:
 
 
 async def test_a_limit_admits_n_over_all_instances_however_many_come_at_once(server: StoreServer) -> None:
-    async with doors(server, 3) as made:
+    async with gateways(server, 3) as made:
         assert await statuses(made, "/u/ada/make", 20) == {200: 10, 429: 50}
         assert sum(len(one.app.heads) for one in made) == 10
         # Two limits at once: the tighter of them, and no other user counts for it.
@@ -70,15 +70,15 @@ async def test_a_limit_admits_n_over_all_instances_however_many_come_at_once(ser
 
 
 async def test_the_fields_count_what_all_instances_admitted(server: StoreServer) -> None:
-    async with doors(server, 2) as (one, two):
+    async with gateways(server, 2) as (one, two):
         await one.get("/u/premium_1/make")
         fields = fields_of(await two.get("/u/premium_1/make"))
         left = http_sf.parse(fields["ratelimit"].encode(), tltype="list")
         assert [(name, more["r"]) for name, more in left] == [("made", 10), ("made-2", 3)]
         assert 3590 <= left[0][1]["t"] <= 3600
         assert (fields["x-ratelimit-limit"], fields["x-ratelimit-remaining"]) == ("5", "3")
-        for door in (one, two, one):
-            await door.get("/u/premium_1/make")
+        for gateway in (one, two, one):
+            await gateway.get("/u/premium_1/make")
         refused = await two.get("/u/premium_1/make")
         fields, problem = fields_of(refused), json.loads(refused.partition(b"\r\n\r\n")[2])
         assert (status_of(refused), problem["type"]) == (429, "urn:outrigger:rate-limited")
@@ -88,7 +88,7 @@ async def test_the_fields_count_what_all_instances_admitted(server: StoreServer)
 
 
 async def test_a_request_that_no_limit_concerns_does_not_touch_the_store(server: StoreServer) -> None:
-    async with doors(server, 2) as (one, _):
+    async with gateways(server, 2) as (one, _):
         before = await one.text()
         assert 'op="limit"' not in before
         assert status_of(await one.get("/free/of/limits")) == 200
@@ -99,7 +99,7 @@ async def test_a_request_that_no_limit_concerns_does_not_touch_the_store(server:
 
 
 async def test_a_refusal_that_holds_costs_no_second_round_trip(server: StoreServer) -> None:
-    async with doors(server, 1) as (one,):
+    async with gateways(server, 1) as (one,):
         assert await statuses([one], "/u/ada/small", 3) == {200: 3}
         await one.get("/u/ada/small")
         asked = one.metrics.store_operation_seconds.labels("limit").cumulative_counts()[-1]
@@ -112,7 +112,7 @@ async def test_a_refusal_that_holds_costs_no_second_round_trip(server: StoreServ
 async def test_what_is_refused_elsewhere_does_not_count_on_any_instance(server: StoreServer) -> None:
     """A place at the app is only looked for after the limit has counted the request."""
     more = "concurrency: 1, queue: {size: 0, wait: 0s}"
-    async with doors(server, 2, more=more) as (one, two):
+    async with gateways(server, 2, more=more) as (one, two):
         hold = asyncio.Event()
 
         async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,14 +127,14 @@ async def test_what_is_refused_elsewhere_does_not_count_on_any_instance(server: 
         hold.set()
         assert status_of(await first) == 200
         # The five went back at once, and two serves nine of ten.
-        await eventually(lambda: not len(one.door.pipeline._shared_limiter._tasks))
+        await eventually(lambda: not len(one.service.pipeline._shared_limiter._tasks))
         for _ in range(9):
             assert status_of(await two.get("/u/ada/make")) == 200
         assert status_of(await two.get("/u/ada/make")) == 429
 
 
 async def test_shadow_mode_counts_over_all_instances_and_refuses_nothing(server: StoreServer) -> None:
-    async with doors(server, 2) as made:
+    async with gateways(server, 2) as made:
         assert await statuses(made, "/u/ada/shadow", 4) == {200: 8}
         shadow = sum(one.metrics.rate_limit_total.labels("shadow", "free", "shadow").value for one in made)
         assert shadow == 6
@@ -144,7 +144,7 @@ async def test_shadow_mode_counts_over_all_instances_and_refuses_nothing(server:
 async def test_without_the_store_an_instance_goes_on_with_its_part_or_with_the_whole(
     server: StoreServer, on_error: str, admitted: int
 ) -> None:
-    async with doors(server, 2, on_error=on_error) as made:
+    async with gateways(server, 2, on_error=on_error) as made:
         await asyncio.to_thread(server.kill)
         await eventually(lambda: not any(one.store.is_up for one in made))
         assert await statuses(made[:1], "/u/ada/make", 20) == {200: admitted, 429: 20 - admitted}
@@ -155,7 +155,7 @@ async def test_without_the_store_an_instance_goes_on_with_its_part_or_with_the_w
 
 
 async def test_a_part_is_less_what_this_instance_admitted_before(server: StoreServer) -> None:
-    async with doors(server, 2) as (one, two):
+    async with gateways(server, 2) as (one, two):
         assert await statuses([one], "/u/ada/make", 4) == {200: 4}
         await asyncio.to_thread(server.kill)
         await eventually(lambda: not one.store.is_up and not two.store.is_up)
@@ -164,7 +164,7 @@ async def test_a_part_is_less_what_this_instance_admitted_before(server: StoreSe
 
 
 async def test_deny_refuses_what_needs_the_store_and_nothing_else(server: StoreServer) -> None:
-    async with doors(server, 1, on_error="deny") as (one,):
+    async with gateways(server, 1, on_error="deny") as (one,):
         await asyncio.to_thread(server.kill)
         await eventually(lambda: not one.store.is_up)
         answer = await one.get("/u/ada/make", "Origin: https://page.example")
@@ -180,7 +180,7 @@ async def test_deny_refuses_what_needs_the_store_and_nothing_else(server: StoreS
 
 
 async def test_what_was_admitted_meanwhile_counts_when_the_store_is_back(server: StoreServer) -> None:
-    async with doors(server, 2) as (one, two):
+    async with gateways(server, 2) as (one, two):
         await asyncio.to_thread(server.kill)
         await eventually(lambda: not one.store.is_up and not two.store.is_up)
         assert await statuses([one], "/u/ada/make", 9) == {200: 5, 429: 4}
@@ -192,7 +192,7 @@ async def test_what_was_admitted_meanwhile_counts_when_the_store_is_back(server:
 
 async def test_losing_the_store_costs_all_requests_together_one_timeout() -> None:
     with valkey_server() as server:
-        async with doors(server, 2, timeout="300ms") as (one, two):
+        async with gateways(server, 2, timeout="300ms") as (one, two):
             await one.get("/u/warm/make")
             took = []
 
@@ -218,7 +218,7 @@ async def test_losing_the_store_costs_all_requests_together_one_timeout() -> Non
 
 async def test_a_store_that_lost_its_scripts_gets_them_again() -> None:
     with valkey_server() as server:
-        async with doors(server, 1) as (one,):
+        async with gateways(server, 1) as (one,):
             await one.get("/u/ada/make")
             server.server.ask("SCRIPT", "FLUSH")
             answer = await one.get("/u/ada/make")
@@ -228,7 +228,7 @@ async def test_a_store_that_lost_its_scripts_gets_them_again() -> None:
 
 async def test_a_full_store_is_a_store_that_is_away() -> None:
     with valkey_server("maxmemory-policy noeviction") as server:
-        async with doors(server, 1) as (one,):
+        async with gateways(server, 1) as (one,):
             await one.get("/u/ada/make")
             server.server.ask("CONFIG", "SET", "maxmemory", "1")
             assert status_of(await one.get("/u/bob/make")) == 200
@@ -239,7 +239,7 @@ async def test_a_full_store_is_a_store_that_is_away() -> None:
 
 
 async def test_users_are_hashed_in_keys_and_every_count_expires(server: StoreServer) -> None:
-    async with doors(server, 1) as (one,):
+    async with gateways(server, 1) as (one,):
         await one.get("/u/ada.lovelace/make")
         if server.kind == "valkey":
             words = server.server.ask("KEYS", "*").split("\r\n")

@@ -268,21 +268,21 @@ async def test_who_guesses_the_token_is_slowed_down_everywhere(server: StoreServ
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    doors = [TokenAuthenticator("right", clock=lambda: 0.0, sleep=sleep) for _ in range(2)]
-    doors[0].on_attempt = lambda peer, right: one.store.publish("token", {"peer": peer, "right": right})
-    two.store.subscribe("token", lambda message: doors[1].note_attempt(message["peer"], right=message["right"]))
+    gateways = [TokenAuthenticator("right", clock=lambda: 0.0, sleep=sleep) for _ in range(2)]
+    gateways[0].on_attempt = lambda peer, right: one.store.publish("token", {"peer": peer, "right": right})
+    two.store.subscribe("token", lambda message: gateways[1].note_attempt(message["peer"], right=message["right"]))
     await one.store.start()
     await two.store.start()
     for _ in range(4):
-        assert not await doors[0].authenticate("Bearer wrong", "198.51.100.7")
+        assert not await gateways[0].authenticate("Bearer wrong", "198.51.100.7")
     waits.clear()
     async with asyncio.timeout(10):
         while not waits:
             await asyncio.sleep(0.2)
-            assert not await doors[1].authenticate("Bearer wrong", "203.0.113.9")
-            if doors[1]._peers.get("198.51.100.7") is not None and doors[1]._peers["198.51.100.7"].failures >= 3:
+            assert not await gateways[1].authenticate("Bearer wrong", "203.0.113.9")
+            if gateways[1]._peers.get("198.51.100.7") is not None and gateways[1]._peers["198.51.100.7"].failures >= 3:
                 waits.clear()
-                assert await doors[1].authenticate("Bearer right", "198.51.100.7")
+                assert await gateways[1].authenticate("Bearer right", "198.51.100.7")
                 break
     assert waits, "it was let in without a delay"
     await one.store.stop()

@@ -139,10 +139,12 @@ class EscrowWindow:
             and (self.free <= 0 or now >= self.heard_at + LEASE_SECONDS)
         )
 
-    def note_use(self, amount: int, now: float) -> None:
-        """A call reserved something."""
+    def note_use(self, amount: int, now: float) -> bool:
+        """A call reserved something. Whether the store is to be asked soon: half of the slice is used, or the cap is
+        nearly spent."""
         self.used_at = now
         self.usual = amount if not self.usual else self.usual + (amount - self.usual) // 8
+        return self.limit is not None and (self.is_low or self.is_tight)
 
     def recall(self, now: float) -> None:
         """Another instance lacks what is set aside here: keep nothing for a while."""

@@ -1,8 +1,8 @@
 """The slices of one instance: told and renewed in the background, and waited for only by a call that has none.
 
-Every TICK_SECONDS what changed goes to the store in one batch, so that what was settled and what is open is there
-within a second. A call whose slice is used up asks at once; calls that wait for the same window ask with one update.
-Nobody else is held up: while a batch is on its way another may follow, for other windows.
+Every TICK_SECONDS (LARGE_TICK_SECONDS) what changed goes to the store in batches, so that what was settled and what is
+open is there within a second. A call whose slice is used up asks at once; calls that wait for the same window ask with
+one update. Nobody else is held up: while a batch is on its way another may follow, for other windows.
 
 While the store is away nobody waits for it: a try in the background every AWAY_TICK_SECONDS tells when it is back, and
 until then `store.on_error` says what calls may do:
@@ -29,6 +29,7 @@ from proxy.store.money import MoneyStore, MoneyUnavailable, Seed, Sender, SyncAn
 from proxy.util.background_tasks import BackgroundTasks
 
 TICK_SECONDS = 0.4  # between batches
+LARGE_TICK_SECONDS = 0.7  # while more windows are in use than one batch has: telling one costs 10 µs
 TIGHT_TICK_SECONDS = 0.1  # while a cap is nearly spent
 AWAY_TICK_SECONDS = 0.7  # between tries while the store is away
 MAX_BATCH = 100  # windows in one update
@@ -97,6 +98,7 @@ class Escrow:
         self.windows: dict[str, EscrowWindow] = {}
         self.away_because: str | None = None
         self._active: dict[EscrowWindow, None] = {}  # used lately, or not settled
+        self._urgent: dict[EscrowWindow, None] = {}  # of those, what the next batch is about
         self._number = 0
         self._acknowledged = 0
         self._epoch = 0
@@ -143,31 +145,28 @@ class Escrow:
     def forget_window(self, window: EscrowWindow) -> None:
         self.windows.pop(window.key, None)
         self._active.pop(window, None)
+        self._urgent.pop(window, None)
         self._has_forgotten = self._has_forgotten or window.name.end > self._now()
 
     def note_use(self, windows: Iterable[EscrowWindow], amount: int) -> None:
         """A call reserved this much in these windows."""
         now, active = self._clock(), self._active
-        is_low = False
         for window in windows:
-            window.note_use(amount, now)
             active[window] = None
-            is_low = is_low or window.is_low or window.is_tight
-        if is_low and self.away_because is None:
-            self._ask_soon()
-        elif self._timer is None:
+            if window.note_use(amount, now) and self.away_because is None:
+                self._ask_soon(window)
+        if self._timer is None:
             self._start_timer()
 
     def touch_all(self, windows: Iterable[EscrowWindow]) -> None:
         """Something was settled or released in these windows: the store is to know, within a second."""
-        active, is_tight = self._active, False
+        active = self._active
         for window in windows:
             active[window] = None
-            is_tight = is_tight or window.is_tight
-        # While a cap is nearly spent, others may lack what was released here.
-        if is_tight and self.away_because is None:
-            self._ask_soon()
-        elif self._timer is None:
+            # While a cap is nearly spent, others may lack what was released here.
+            if window.is_tight and self.away_because is None:
+                self._ask_soon(window)
+        if self._timer is None:
             self._start_timer()
 
     def count_fallback(self) -> None:
@@ -186,9 +185,14 @@ class Escrow:
         """Something of this window changed: the store is to know, within a second."""
         self._active[window] = None
         if (window.is_low or window.is_tight) and not window.is_on_its_way and self.away_because is None:
-            self._ask_soon()
-        elif self._timer is None:
+            self._ask_soon(window)
+        if self._timer is None:
             self._start_timer()
+
+    def covers_all(self, windows: Iterable[EscrowWindow], amount: int) -> bool:
+        """Whether a call of this much needs to ask for none of these windows."""
+        now = self._clock()
+        return all(window.covers(amount, now) for window in windows) and not self.refuses
 
     def covers(self, window: EscrowWindow, amount: int) -> bool:
         return window.covers(amount, self._clock()) and not self.refuses
@@ -250,8 +254,7 @@ class Escrow:
         """Hear of it in the background, what others spent among it."""
         if not window.is_on_its_way and not window.is_waited_for and self.away_because is None:
             window.wait(0, asyncio.get_running_loop().create_future())
-            self._active[window] = None
-            self._ask_soon()
+            self._ask_soon(window)
 
     def is_fresh(self, window: EscrowWindow) -> bool:
         """Whether what others spent is known as of the last seconds."""
@@ -350,9 +353,8 @@ class Escrow:
         for window in windows:
             future: asyncio.Future[bool] = loop.create_future()
             window.wait(amount, future)
-            self._active[window] = None
+            self._ask_soon(window)
             futures.append(future)
-        self._ask_soon()
         try:
             async with asyncio.timeout(max(0.0, patience)):
                 return all([await future for future in futures])
@@ -362,8 +364,13 @@ class Escrow:
             for future in futures:
                 future.cancel()
 
-    def _ask_soon(self) -> None:
+    def _ask_soon(self, window: EscrowWindow) -> None:
         """Send a batch at the end of this turn of the loop, with what else is asked for in it."""
+        self._active[window] = None
+        self._urgent[window] = None
+        self._send_soon()
+
+    def _send_soon(self) -> None:
         if not self._asked and not self._closing:
             self._asked = True
             asyncio.get_running_loop().call_soon(self._send_asked)
@@ -382,6 +389,8 @@ class Escrow:
             seconds = AWAY_TICK_SECONDS
         elif any(window.is_tight for window in self._active):
             seconds = TIGHT_TICK_SECONDS
+        elif len(self._active) > MAX_BATCH:
+            seconds = LARGE_TICK_SECONDS
         self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
 
     def _tick(self) -> None:
@@ -400,17 +409,22 @@ class Escrow:
         if self._closing or self._under_way >= (1 if self.away_because is not None else MAX_UNDER_WAY):
             return
         now = self._clock()
+        # Not all of them at each asking: with hundreds of users, the look alone would cost more than the call.
+        candidates, self._urgent = (self._active if is_tick else self._urgent), {}
         # A window whose seed is being read waits for it, or for its time-out.
         due = [
             each
-            for each in self._active
+            for each in candidates
             if not each.is_on_its_way and (each.is_waited_for or (each not in self._seeding and each.needs_update(now)))
         ]
         if not is_tick and not due:
             return
         # Without anything to tell, it is asked for news: whether others lack what is set aside here.
         batches = [due[at : at + MAX_BATCH] for at in range(0, len(due), MAX_BATCH)] or [[]]
-        for batch in batches[: MAX_UNDER_WAY - self._under_way]:
+        free = MAX_UNDER_WAY - self._under_way
+        for each in due[free * MAX_BATCH :]:
+            self._urgent[each] = None  # when a batch has come back
+        for batch in batches[:free]:
             self._tasks.start(self._send(sorted(batch, key=lambda each: each.key)))
 
     async def _send(self, windows: Sequence[EscrowWindow]) -> None:
@@ -445,8 +459,11 @@ class Escrow:
                     if not future.done():
                         future.set_result(answered)
         # Who came while this was on its way, for the same windows.
-        if any(window.is_waited_for for window in windows):
-            self._ask_soon()
+        for window in windows:
+            if window.is_waited_for:
+                self._urgent[window] = None
+        if self._urgent:
+            self._send_soon()
 
     def _take_answer(
         self,
@@ -519,8 +536,7 @@ class Escrow:
             # Calls go on without it, as they do without a shared store while the ledger is away.
             self._seed_pauses_until = self._clock() + SEED_RETRY_SECONDS
             window.goes_unseeded = True
-        self._active[window] = None
-        self._ask_soon()
+        self._ask_soon(window)
 
     def _prune(self) -> None:
         """Let go of windows that ended and of which the store knows everything."""

@@ -7,9 +7,9 @@ instances without whom it was read; `c`: until when it is contended; `again`: an
 may have; `i:ID`: spent, open, held, time heard of, number and epoch of each instance. In PostgreSQL these are the
 tables `caps_windows` and `caps_parts`. Numbers are exact up to 2^53 nano-dollars, nine million dollars in a window.
 
-Arguments of `caps_sync`: ARGUMENTS of the sender, then FIELDS of each window; keys: META, the sender's number, NEWS,
-then each window. The reply: epoch, recovering, the number of news, the news, then COLUMNS of each window (`late` alone
-for one that came too late).
+Arguments of `caps_sync`: ARGUMENTS of the sender, then one text for each window, FIELDS with a space between. Keys:
+META, the sender's number, NEWS, then each window. The reply: epoch, recovering, the number of news, the news, then one
+text for each window, COLUMNS with a space between (`late` alone for one that came too late).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from proxy.store.money import CONTENDED_SECONDS, HELD_SECONDS, KEPT_SECONDS, MIL
 
 META, NEWS, NUMBER = "caps", "caps:news", "caps:number:"  # keys; the last one with an instance's id
 ARGUMENTS = 8  # instance, number, acknowledged, epoch, ratio, has_ledger, shares_ledger, whether to look at the server
-# ends, limit, spent, open, keep, need, floor, wants, is_first, goes_unseeded, base, forgiven, without, key
-FIELDS = 14
-COLUMNS = 9  # held, room, spent before, spent, open and held elsewhere, forgiven, contended, known
+# FIELDS: ends, limit, spent, open, keep, need, floor, wants, is_first, goes_unseeded, base, forgiven, without, key.
+# COLUMNS: held, room, spent before, spent, open and held elsewhere, forgiven, contended, known.
+NOTHING, NOBODY = "-", ","  # base, forgiven and without, if there is no seed; `without`, if it lacks nobody
 LATE = "late"
 UNASKED = "-"  # `known`, if the ledger need not be asked
 
@@ -67,8 +67,9 @@ for _, each in ipairs(redis.call('ZREVRANGE', KEYS[3], 0, {_NEWS_MOST - 1})) do
   reply[#reply + 1] = each
 end
 for at = 4, #KEYS do
-  local first = {ARGUMENTS} + (at - 4) * {FIELDS}
-  local function given(nr) return tonumber(ARGV[first + nr]) end
+  local fields = {{}}
+  for field in string.gmatch(ARGV[{ARGUMENTS} + at - 3], '[^ ]+') do fields[#fields + 1] = field end
+  local function given(nr) return tonumber(fields[nr]) end
   local key, ends, limit, spent, open, keep, need = KEYS[at], given(1), given(2), given(3), given(4), given(5), given(6)
   local floor, wants, is_first, goes_unseeded = given(7), given(8) == 1, given(9) == 1, given(10) == 1
   local found, parts = {{}}, {{}}
@@ -97,15 +98,15 @@ for at = 4, #KEYS do
       (shares_ledger and (tonumber(found.e) ~= epoch or found.again == '1')))
     local before = is_first and mine and mine.spent or 0
     if not is_first then parts[me] = {{spent = spent, open = open, held = keep, seen = now, epoch = epoch}} end
-    if unseeded and ARGV[first + 11] ~= '' then
-      local asked, complete = ',' .. ARGV[first + 13] .. ',', true
+    if unseeded and fields[11] ~= '{NOTHING}' then
+      local asked, complete = ',' .. fields[13] .. ',', true
       for id, part in pairs(parts) do
         if (part.epoch == epoch or not shares_ledger) and not string.find(asked, ',' .. id .. ',', 1, true) then
           complete = false
         end
       end
       -- Nor may the base lack somebody whose sums are not here.
-      for id in string.gmatch(ARGV[first + 13], '[^,]+') do
+      for id in string.gmatch(fields[13], '[^,]+') do
         local part = parts[id]
         if id ~= me and not (part and (part.epoch == epoch or not shares_ledger)) then complete = false end
       end
@@ -118,8 +119,8 @@ for at = 4, #KEYS do
             end
           end
         end
-        found.b, found.f, found.e, found.again = ARGV[first + 11], ARGV[first + 12], text(epoch), '0'
-        redis.call('HSET', key, 'b', found.b, 'f', found.f, 'e', found.e, 'again', '0', 'w', ARGV[first + 13])
+        found.b, found.f, found.e, found.again = fields[11], fields[12], text(epoch), '0'
+        redis.call('HSET', key, 'b', found.b, 'f', found.f, 'e', found.e, 'again', '0', 'w', fields[13])
         unseeded = false
         before = is_first and parts[me] and parts[me].spent or 0
       end
@@ -153,7 +154,7 @@ for at = 4, #KEYS do
             contended = true
             found.c = text(now + {_CONTENDED})
             redis.call('HSET', key, 'c', found.c)
-            redis.call('ZADD', KEYS[3], text(now), 'w' .. ARGV[first + 14])
+            redis.call('ZADD', KEYS[3], text(now), 'w' .. fields[14])
           end
         elseif need > 0 or wants then
           if contended then
@@ -172,16 +173,15 @@ for at = 4, #KEYS do
       redis.call('EXPIREAT', key, text(ends + {round(KEPT_SECONDS)}))
     end
     table.sort(known)
-    for _, value in ipairs({{held, room, before, spent_elsewhere, open_elsewhere, held_elsewhere, forgiven,
-        contended and 1 or 0, unseeded and table.concat(known, ',') or '{UNASKED}'}}) do
-      reply[#reply + 1] = value
-    end
+    reply[#reply + 1] = table.concat({{text(held), text(room), text(before), text(spent_elsewhere),
+      text(open_elsewhere), text(held_elsewhere), text(forgiven), contended and '1' or '0',
+      unseeded and table.concat(known, ',') or '{UNASKED}'}}, ' ')
   end
 end
 redis.call('EXPIRE', KEYS[3], 60)
 return reply
 """,
-    "caps_sync",
+    "caps_exchange",
 )
 
 # KEYS: NEWS, then the windows of one user. ARGV: the place of the day among them (from 1), then their plain keys.
@@ -221,7 +221,7 @@ FORGIVE = Script("caps_forgive", _FORGIVE_LUA, "caps_forgive")
 SCRIPTS = (SYNC, FORGIVE)
 
 _SYNC_SQL = f"""
-CREATE FUNCTION {{schema}}.caps_sync(keys text[], args text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION {{schema}}.caps_exchange(keys text[], args text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
   me text := args[1];
@@ -239,7 +239,7 @@ DECLARE
   recovering boolean;
   reply jsonb;
   news jsonb;
-  first int;
+  fields text[];
   key_ text;
   expires_ bigint;
   limit_ bigint; spent_ bigint; open_ bigint; keep bigint; need bigint; floor_ bigint;
@@ -283,12 +283,12 @@ BEGIN
       ORDER BY w.at DESC LIMIT {_NEWS_MOST}) n;
   reply := jsonb_build_array(life.epoch, recovering::int, jsonb_array_length(news)) || news;
   FOR at IN 4 .. coalesce(array_length(keys, 1), 3) LOOP
-    first := {ARGUMENTS} + (at - 4) * {FIELDS};
+    fields := string_to_array(args[{ARGUMENTS} + at - 3], ' ');
     key_ := keys[at];
-    expires_ := (args[first + 1]::float8 + {round(KEPT_SECONDS)}) * {_MICROS};
-    limit_ := args[first + 2]; spent_ := args[first + 3]; open_ := args[first + 4]; keep := args[first + 5];
-    need := args[first + 6]; floor_ := args[first + 7]; wants := args[first + 8] = '1';
-    is_first := args[first + 9] = '1'; goes_unseeded := args[first + 10] = '1';
+    expires_ := (fields[1]::float8 + {round(KEPT_SECONDS)}) * {_MICROS};
+    limit_ := fields[2]; spent_ := fields[3]; open_ := fields[4]; keep := fields[5];
+    need := fields[6]; floor_ := fields[7]; wants := fields[8] = '1';
+    is_first := fields[9] = '1'; goes_unseeded := fields[10] = '1';
     SELECT * INTO found FROM {{schema}}.caps_windows w WHERE w.key = key_;
     SELECT * INTO mine FROM {{schema}}.caps_parts p WHERE p.key = key_ AND p.id = me;
     IF mine.number >= number_ THEN
@@ -309,8 +309,8 @@ BEGIN
         ON CONFLICT (key, id) DO UPDATE SET spent = excluded.spent, open = excluded.open, held = excluded.held,
           seen = excluded.seen, number = excluded.number, epoch = excluded.epoch, expires = excluded.expires;
     END IF;
-    IF unseeded AND args[first + 11] <> '' THEN
-      asked := string_to_array(args[first + 13], ',');
+    IF unseeded AND fields[11] <> '{NOTHING}' THEN
+      asked := array_remove(string_to_array(fields[13], ','), '');
       IF NOT EXISTS (SELECT 1 FROM {{schema}}.caps_parts p WHERE p.key = key_ AND NOT p.id = ANY (asked)
           AND (p.epoch = life.epoch OR NOT shares_ledger))
           -- Nor may the base lack somebody whose sums are not here.
@@ -321,8 +321,8 @@ BEGIN
           DELETE FROM {{schema}}.caps_parts p WHERE p.key = key_ AND p.epoch <> life.epoch;
           IF is_first AND mine.epoch <> life.epoch THEN before := 0; END IF;
         END IF;
-        found.base := args[first + 11]; found.forgiven := args[first + 12]; found.epoch := life.epoch;
-        found.without := args[first + 13]; found.again := false;
+        found.base := fields[11]; found.forgiven := fields[12]; found.epoch := life.epoch;
+        found.without := fields[13]; found.again := false;
         unseeded := false;
       END IF;
     END IF;
@@ -347,7 +347,7 @@ BEGIN
           IF need <= room + held_elsewhere THEN
             contended_ := true;
             found.contended := moment + {_CONTENDED};
-            INSERT INTO {{schema}}.caps_news VALUES ('w' || args[first + 14], moment, moment + {60 * _MICROS})
+            INSERT INTO {{schema}}.caps_news VALUES ('w' || fields[14], moment, moment + {60 * _MICROS})
               ON CONFLICT (word) DO UPDATE SET at = excluded.at, expires = excluded.expires;
           END IF;
         ELSIF need > 0 OR wants THEN
@@ -369,8 +369,8 @@ BEGIN
         without = found.without, again = found.again, contended = found.contended, expires = expires_
         WHERE w.key = key_;
     END IF;
-    reply := reply || jsonb_build_array(held_, room, before, elsewhere, open_elsewhere, held_elsewhere, found.forgiven,
-      contended_::int, CASE WHEN unseeded THEN known ELSE '{UNASKED}' END);
+    reply := reply || jsonb_build_array(concat_ws(' ', held_, room, before, elsewhere, open_elsewhere, held_elsewhere,
+      found.forgiven, contended_::int, CASE WHEN unseeded THEN known ELSE '{UNASKED}' END));
   END LOOP;
   RETURN reply;
 END $$
@@ -391,7 +391,6 @@ SCHEMA = SchemaPart(
             " open bigint NOT NULL, held bigint NOT NULL, seen bigint NOT NULL, number bigint NOT NULL,"
             " epoch bigint NOT NULL, expires bigint NOT NULL, PRIMARY KEY (key, id))",
             "CREATE TABLE {schema}.caps_news (word text PRIMARY KEY, at bigint NOT NULL, expires bigint NOT NULL)",
-            _SYNC_SQL,
             """
 CREATE FUNCTION {schema}.caps_forgive(keys text[], args text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -420,6 +419,7 @@ BEGIN
 END $$
 """,
         ),
+        (_SYNC_SQL,),
     ),
     expiring=("caps_senders", "caps_windows", "caps_parts", "caps_news"),
 )

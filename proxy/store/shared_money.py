@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.store.interface import SharedStore, StoreAway, WaitBudget
 from proxy.store.money import MoneyUnavailable, Sender, SyncAnswer, WindowState, WindowUpdate
-from proxy.store.money_scripts import COLUMNS, FORGIVE, LATE, META, NEWS, NUMBER, SYNC, UNASKED
+from proxy.store.money_scripts import FORGIVE, LATE, META, NEWS, NOBODY, NOTHING, NUMBER, SYNC, UNASKED
 
 CALL_SECONDS = 2.0  # that an update may take; nobody waits for all of it
 
@@ -39,8 +39,7 @@ class SharedMoney:
             _flag(sender.shares_ledger),
             _flag(looks),
         ]
-        for update in updates:
-            args += _encode_update(update)
+        args += [_encode_update(update) for update in updates]
         keys = [META, NUMBER + sender.instance, NEWS, *(update.key for update in updates)]
         try:
             reply = await self._store.execute(SYNC, keys, args, WaitBudget(CALL_SECONDS))
@@ -69,39 +68,37 @@ def _flag(value: bool) -> str:
     return "1" if value else "0"
 
 
-def _encode_update(update: WindowUpdate) -> list[str]:
+def _encode_update(update: WindowUpdate) -> str:
     """The FIELDS of one window."""
     seed = update.seed
-    return [
-        str(int(update.ends)),
-        str(-1 if update.limit is None else update.limit),
-        str(update.spent),
-        str(update.open),
-        str(update.keep),
-        str(update.need),
-        str(update.floor),
-        _flag(update.wants),
-        _flag(update.is_first),
-        _flag(update.goes_unseeded),
-        "" if seed is None else str(seed.base),
-        "" if seed is None else str(seed.forgiven),
-        "" if seed is None else ",".join(sorted(seed.without)),
-        update.key,
-    ]
+    loaded = f"{NOTHING} {NOTHING} {NOTHING}"
+    if seed is not None:
+        loaded = f"{seed.base} {seed.forgiven} {','.join(sorted(seed.without)) or NOBODY}"
+    limit = -1 if update.limit is None else update.limit
+    return (
+        f"{int(update.ends)} {limit} {update.spent} {update.open} {update.keep} {update.need} {update.floor}"
+        f" {update.wants:d} {update.is_first:d} {update.goes_unseeded:d} {loaded} {update.key}"
+    )
 
 
 def _decode_answer(reply: Sequence[Any], count: int) -> SyncAnswer:
     news_end = 3 + int(reply[2])
-    windows: list[WindowState | None] = []
-    at = news_end
-    for _ in range(count):
-        if reply[at] == LATE:
-            windows.append(None)
-            at += 1
-            continue
-        *numbers, known = reply[at : at + COLUMNS]
-        held, room, before, spent, open_, set_aside, forgiven, contended = (int(number) for number in numbers)
-        ids = None if known == UNASKED else frozenset(filter(None, str(known).split(",")))
-        windows.append(WindowState(held, room, before, spent, open_, set_aside, forgiven, bool(contended), ids))
-        at += COLUMNS
+    windows = [None if text == LATE else _decode_state(text) for text in reply[news_end : news_end + count]]
     return SyncAnswer(int(reply[0]), bool(reply[1]), windows, [str(word) for word in reply[3:news_end]])
+
+
+def _decode_state(text: str) -> WindowState:
+    """The COLUMNS of one window."""
+    held, room, before, spent, open_, set_aside, forgiven, contended, known = text.split(" ")
+    ids = None if known == UNASKED else frozenset(filter(None, known.split(",")))
+    return WindowState(
+        int(held),
+        int(room),
+        int(before),
+        int(spent),
+        int(open_),
+        int(set_aside),
+        int(forgiven),
+        contended == "1",
+        ids,
+    )

@@ -72,15 +72,19 @@ class SpendAccount:
     """The windows of one user, or those of all users together.
 
     windows: the current window of each period
+    turns_at: when the first of them ends; 0 until there are any
+    shared: those that several instances count together, behind the caps that they were found by; None until asked for
     counted_since: None if everything that was spent is in the windows; else the moment from which on it is, while what
         came before is the ledger's to say
     usual_reservation: what a call usually reserves; 0 until the first call
     """
 
-    __slots__ = ("counted_since", "usual_reservation", "windows")
+    __slots__ = ("counted_since", "shared", "turns_at", "usual_reservation", "windows")
 
     def __init__(self, counted_since: float | None = None) -> None:
         self.windows: Windows = {}
+        self.turns_at = 0.0
+        self.shared: tuple[object, tuple[EscrowWindow, ...]] | None = None
         self.counted_since = counted_since
         self.usual_reservation = 0.0
 

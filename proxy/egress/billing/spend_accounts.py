@@ -94,12 +94,15 @@ class SpendAccounts:
     def current_windows(self, account: SpendAccount) -> Windows:
         """Its windows, with a fresh one in place of each that has ended."""
         now, windows = self._now(), account.windows
+        if now < account.turns_at:
+            return windows
         for period in PERIODS:
             if now >= self._window_ends.get(period, 0.0):
                 self._window_ends[period] = self.calendar.window(period, now)[1]
             window = windows.get(period)
             if window is None or now >= window.end:
                 windows[period] = WindowSpend(self._window_ends[period])
+        account.turns_at, account.shared = min(window.end for window in windows.values()), None
         return windows
 
     def _is_untold(self, window: WindowSpend) -> bool:

@@ -55,6 +55,23 @@ def pay(limits: SpendLimits, dollars: float, user: str = "ada", tier: str = "fre
     hold.release()
 
 
+def test_a_call_of_before_this_hour_that_a_restart_found_open_is_settled_against_the_caps_of_longer_windows():
+    clock, warned = Clock(NOON + 1800), []
+    caps = cap(per_user=["$1/h", "$1/d"], total="$1/h")
+    mine = SpendLimits(caps, now=clock, on_warn=lambda whom, which, share: warned.append((whom, str(which), share)))
+    hold = mine.reservation("ada", "free")
+    hold.restore(NANOS // 2, mine.accounts.window_starts(), NOON - 600)
+    hold.spend(NANOS // 2)
+    hold.release()
+    assert [period for period in ("h", "d") if mine.spent(period, "ada")] == []
+    assert warned == []
+    hold = mine.reservation("ada", "free")
+    hold.restore(0, mine.accounts.window_starts(), NOON - 600)
+    hold.spend(NANOS // 2)
+    assert (mine.spent("h", "ada"), mine.spent("d", "ada")) == (0, NANOS // 2)
+    assert warned == [("ada (cap.per_user)", "$1/d", 0.5)]
+
+
 @pytest.mark.parametrize(
     ("keys", "user", "said"),
     [

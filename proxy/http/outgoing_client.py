@@ -326,7 +326,7 @@ class OutgoingClient:
         transport, protocol = dialled.transport, dialled.protocol
         assert transport is not None
         assert protocol is not None
-        connection = UpstreamConnection(self.loop, peer_name="It", max_head=MAX_HEAD, lenient=True)
+        connection = UpstreamConnection(self.loop, peer_name="It", max_head=MAX_HEAD, lenient=True, joins_chunks=True)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         # aiohttp lets go of a connection by closing its protocol, which closes a transport that it still has.

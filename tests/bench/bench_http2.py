@@ -132,7 +132,7 @@ class Transport:
 
 
 def connection(loop: asyncio.AbstractEventLoop) -> UpstreamConnection:
-    made = UpstreamConnection(loop, peer_name="It", lenient=True)
+    made = UpstreamConnection(loop, peer_name="It", lenient=True, joins_chunks=True)
     made.connection_made(Transport())
     return made
 

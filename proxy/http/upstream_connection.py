@@ -99,6 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_future",
         "_in_exchange",
+        "_joins_chunks",
         "_lenient",
         "_max_head",
         "_method",

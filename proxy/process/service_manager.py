@@ -6,12 +6,15 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
+
+MAX_UNSENT = 16  # messages that wait for a manager that is busy
 
 
 class ServiceNotifier:
-    """Sends nothing if no manager listens (no NOTIFY_SOCKET), and never waits: a message that the manager's socket
-    cannot take at once is dropped."""
+    """Sends nothing if no manager listens (no NOTIFY_SOCKET), and never waits: what the manager's socket cannot take at
+    once goes out before the next message, but for a sign of life, which is worth nothing later."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
@@ -22,6 +25,7 @@ class ServiceNotifier:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._path else None
         if self._sock is not None:
             self._sock.setblocking(False)
+        self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
 
     def notify_starting(self, seconds: float) -> None:
         """The start may take that long from now on."""
@@ -42,7 +46,9 @@ class ServiceNotifier:
         """Send WATCHDOG=1 twice in each period of the watchdog: it proves that the event loop is not blocked."""
         # Half the period, as sd_watchdog_enabled(3) advises: one late turn of the loop is no failure.
         while self._sock is not None and self._watchdog_interval is not None:
-            self._send_message("WATCHDOG=1")
+            if self._send_unsent():
+                self._send_message("WATCHDOG=1")
+                self._unsent.clear()
             await asyncio.sleep(self._watchdog_interval)
 
     def close(self) -> None:
@@ -52,10 +58,20 @@ class ServiceNotifier:
 
     def _send_message(self, *lines: str) -> None:
         if self._sock is not None:
+            self._unsent.append("\n".join(line.replace("\n", " ") for line in lines).encode())
+            self._send_unsent()
+
+    def _send_unsent(self) -> bool:
+        """Whether nothing is left to send."""
+        while self._sock is not None and self._unsent:
             try:
-                self._sock.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), self._path)
-            except OSError:  # the manager is busy or gone; it goes by what it sees of the process then
-                pass
+                self._sock.sendto(self._unsent[0], self._path)
+            except BlockingIOError:  # a queue of ten, on most machines, and the manager is busy
+                return False
+            except OSError:
+                pass  # the manager is gone; it goes by what it sees of the process then
+            self._unsent.popleft()
+        return True
 
 
 def _read_watchdog_interval(environ: Mapping[str, str]) -> float | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from gateway_process import APPS, GatewayProcess, eventually
 from socket_activator import Manager, listening, manager
 
+from proxy.process.service_manager import ServiceNotifier
+
 APP = (sys.executable, str(APPS / "plain.py"))
 
 
@@ -100,6 +102,22 @@ async def test_the_manager_is_told_and_the_app_hears_nothing_of_it(tmp_path: Pat
             assert await g.stop() == 0
             assert "STOPPING=1" in m.hear()
             assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in m.told)
+
+
+async def test_a_manager_that_was_busy_hears_of_a_ready_gateway_when_it_listens_again(tmp_path: Path) -> None:
+    """The kernel keeps ten messages for who does not listen, and signs of life fill that in a second."""
+    with manager(tmp_path) as m:
+        told = ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})
+        alive = asyncio.create_task(told.run_watchdog())
+        queue = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+        await asyncio.sleep(0.002 * min(queue, 600) + 0.1)
+        told.notify_ready("Ready.")
+        told.notify_reloading()
+        assert m.hear().count("WATCHDOG=1") <= queue + 1
+        await eventually(lambda: "RELOADING=1" in m.hear())
+        assert m.told.index("READY=1") < m.told.index("RELOADING=1")
+        alive.cancel()
+        told.close()
 
 
 async def test_a_socket_without_a_name_is_known_by_its_address(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ async def test_marks_that_were_made_apart_agree_when_they_meet(server: StoreServ
     made[1].set("bob", True)
     await one.store.start()
     await two.store.start()
+    async with asyncio.timeout(20):
+        while not (one.store.is_up and two.store.is_up):
+            await asyncio.sleep(0.02)
     await made[0].synchronize()
     await made[1].synchronize()
     assert seen == {"one": {"ada": None, "bob": True}, "two": {"old": True}}

@@ -111,23 +111,23 @@ def calls(bench: Bench) -> None:
     print(
         f"{CALLERS} callers, small chats, {SECONDS} s each by turns, {ROUNDS} rounds, {generator()}; one core each, access logs on"
     )
-    middle = {name: statistics.median(each) for name, each in costs.items()}
+    least = {name: min(each) for name, each in costs.items()}  # what else the machine does can only add to it
     rows = [["direct", f"{statistics.median(rates['direct']):,.0f}", "—", "—", "—"]]
-    for name, cost in middle.items():
+    for name, cost in least.items():
         peer = ways[name][0]
         assert peer is not None
         row = [peer.labelled(name), f"{statistics.median(rates[name]):,.0f}", f"{cost:,.0f}"]
-        rows.append([*row, f"{cost / middle[OURS]:.2f} ×", f"{peer.resident():.0f}"])
+        rows.append([*row, f"{cost / least[OURS]:.2f} ×", f"{peer.resident():.0f}"])
     table(["", "calls/s", "CPU µs a call", "beside the capped way out", "MiB"], rows)
-    ours = middle[OURS]
-    if passing := middle.get("Envoy, passing"):
+    ours = least[OURS]
+    if passing := least.get("Envoy, passing"):
         summarize(
             "way out, metered, capped, on the ledger ÷ Envoy passing",
             f"{ours / passing:.2f}  ({ours:.0f} / {passing:.0f} µs)",
             "≤ 4.0",
         )
     for name, goal in (("Portkey's gateway", 4), ("LiteLLM's proxy", 40)):
-        if theirs := middle.get(name):
+        if theirs := least.get(name):
             summarize(f"{name} ÷ way out", f"{theirs / ours:.1f}  ({theirs:,.0f} / {ours:.0f} µs)", f"≥ {goal}")
 
 

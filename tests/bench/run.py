@@ -34,6 +34,9 @@ PARTS = (
 def main() -> None:
     wanted = sys.argv[1:] or PARTS
     environ = {**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > cores / 4:
+        print(f"{busy:.1f} processes run already on {cores} cores: latencies are theirs too, and ratios are rough")
     with tempfile.NamedTemporaryFile("r") as summary:
         environ["OUTRIGGER_BENCH_SUMMARY"] = summary.name
         for part in wanted:

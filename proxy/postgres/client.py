@@ -19,7 +19,7 @@ from typing import Protocol, cast
 
 from proxy.postgres.auth.login import Login, LoginPolicy
 from proxy.postgres.auth.startup import StartupMessage
-from proxy.postgres.server import ServerConnection
+from proxy.postgres.server import ServerConnection, write_nothing
 from proxy.postgres.session import Session
 
 
@@ -73,6 +73,7 @@ class ClientConnection(asyncio.Protocol):
         self.end_request: Callable[[], None] = no_request
         self._early_data = b""
         self._transport: asyncio.Transport | None = None
+        self.write: Callable[[bytes], None] = write_nothing  # the transport's own while there is one: one call less
         self.is_slow = False  # it does not read what it gets as fast as that comes
         self.paused_by_server = False  # it is not read, because its server had enough
         self._backlogged = False  # it is not read, because too much waits to be sent on
@@ -86,10 +87,6 @@ class ClientConnection(asyncio.Protocol):
         if self.link is None:
             return "login" if self.listener is None else "console"
         return self.link.client_state
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
 
     def end(self, error: bytes = b"") -> None:
         """Hang up, after a last message if there is one."""
@@ -109,6 +106,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self.write = self._transport.write
         # Without a word: whoever floods the listener shall not cost a login each.
         if self._host.is_full():
             self._transport.abort()
@@ -151,14 +149,14 @@ class ClientConnection(asyncio.Protocol):
             self._host.on_login(self)
 
     def on_tls_started(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self._transport, self.write = transport, transport.write
         if self.login is not None:
             self.login.on_tls_started()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
         self._host.on_client_left(self)
-        self._transport = None
+        self._transport, self.write = None, write_nothing
 
     # ── one side slower than the other ───────────────────────────────────────────────────────
 

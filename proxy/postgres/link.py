@@ -130,43 +130,28 @@ class Link:
 
     # ── the life of a transaction ────────────────────────────────────────────────────────────
 
-    def on_client_data(self, data: bytes) -> None:
-        self._pending = self._pending + data if self._pending else data
-        self.pump()
+    # It has two halves, one for each side from which something may come.
 
-    def pump(self, replies: bytes = b"") -> None:
-        """The life of a transaction, one step each time that something has come: `replies` of the server, or messages
-        of the client (`_pending`). A server is borrowed with the first message, both ways are served, and it is given
-        back when the session says so; what the client has sent beyond that begins the next transaction."""
-        session, server = self.session, self.server
+    def on_client_data(self, data: bytes = b"") -> None:
+        """The client has sent `data`, or what it sent before (`_pending`) may go on: a server is borrowed with the
+        first message, and gets what the session makes of it all."""
+        pending = self._pending = self._pending + data if self._pending else data
+        session = self.session
         frontend, outstanding = session.frontend, session.outstanding
-        if replies and server is not None:
-            try:
-                shown = session.process_replies(replies)
-            except ValueError:
-                server.abort()
-                return
-            client = self.client
-            if shown and client is not None:
-                client.write(shown)
-            # Only after the replies are written: what is settled may end the client or lend the server to another.
-            if session.needs_attention:
-                self._settle(server)
-            if self.server is server and not outstanding.queue:
-                server.since = self._now()
         try:
-            while self._pending and not self.waiting and not frontend.awaits_pin:
+            while pending and not self.waiting and not frontend.awaits_pin:
                 server = self.server
                 if server is None:
                     server = self._borrow()
                     if server is None:
                         break
+                    pending = self._pending
                 elif not outstanding.queue:
                     server.since = self._now()
                 if frontend.blocked:  # its settings are being restored there
                     break
-                requests = session.process_requests(self._pending)
-                self._pending = frontend.remainder
+                requests = session.process_requests(pending)
+                pending = self._pending = frontend.remainder
                 if requests:
                     server.write(requests)
                 # What is answered without the server is written now if nothing of the server's comes before it.
@@ -185,19 +170,40 @@ class Link:
         if self._backlogged or len(self._pending) > MAX_BACKLOG:
             self._limit_backlog()
 
+    def pump(self, replies: bytes = b"") -> None:
+        """The server has sent `replies`, or something else has happened that was waited for: the client gets what the
+        session makes of them, the server is given back if the session says so, and what the client has sent beyond
+        that goes on, or begins the next transaction."""
+        server = self.server
+        if replies and server is not None:
+            session = self.session
+            try:
+                shown = session.process_replies(replies)
+            except ValueError:
+                server.abort()
+                return
+            client = self.client
+            if shown and client is not None:
+                client.write(shown)
+            # Only after the replies are written: what is settled may end the client or lend the server to another.
+            if session.needs_attention:
+                self._settle(server)
+            if self.server is server and not session.outstanding.queue:
+                server.since = self._now()
+        if self._pending or self._backlogged:
+            self.on_client_data()
+
     def _borrow(self) -> ServerConnection | None:
         """A server, if one is free and there is anything to do for one. Raises ProtocolError."""
         # A Sync or a Flush between transactions needs no server, and would take one from somebody else.
-        pending = self._pending
-        if self._serverless.busy or pending[:1] not in _SERVER_KINDS:
+        if self._serverless.busy or self._pending[:1] not in _SERVER_KINDS:
             replies, self._pending = self._serverless.answer(self._pending)
             if replies:
                 self._write_client(replies)
             if self._serverless.terminated:
                 self._end_terminated()
                 return None
-            pending = self._pending
-        if not self.session.frontend.can_forward(pending):
+        if not self.session.frontend.can_forward(self._pending):
             return None
         server = self._pool.acquire(self)
         if server is not None:
@@ -209,8 +215,7 @@ class Link:
         assert client is not None
         # Bound before the session says what to send: a reply may only ever come to who is bound.
         self.server, server.link = server, self
-        always = self._pool.policy.reset == "always"
-        ahead, shown = self.session.attach_server(server.backend, always=always)
+        ahead, shown = self.session.attach_server(server.backend, always=self._pool.policy.reset == "always")
         if shown:
             client.write(shown)
         if ahead:
@@ -220,7 +225,7 @@ class Link:
 
     def _settle(self, server: ServerConnection) -> None:
         """Carry out what the session has decided about its server."""
-        session = self.session
+        session, client = self.session, self.client
         if injected := session.pop_injected():
             server.write(injected)
         # A server that is in nobody knows what state serves nobody again.
@@ -228,19 +233,15 @@ class Link:
             server.close()
             self.end_client(session.fatal_error)
         elif session.releasable:
-            self._give_back(server)
-
-    def _give_back(self, server: ServerConnection) -> None:
-        client = self.client
-        # Unbound on both sides before the pool hears of it: it may lend the server to the next waiter right away.
-        outcome = "abandoned" if client is None else "error" if self.session.failed else "ok"
-        self.session.detach_server()
-        self.server = server.link = None
-        if client is not None and client.paused_by_server:
-            client.resume_reading()
-        self._pool.release(server, outcome)
-        if self._pool.draining:
-            self.end_client(pg_errors.POOL_DRAINED)
+            # Unbound on both sides before the pool hears of it: it may lend the server to the next waiter right away.
+            outcome = "abandoned" if client is None else "error" if session.failed else "ok"
+            session.detach_server()
+            self.server = server.link = None
+            if client is not None and client.paused_by_server:
+                client.resume_reading()
+            self._pool.release(server, outcome)
+            if self._pool.draining:
+                self.end_client(pg_errors.POOL_DRAINED)
 
     def _limit_backlog(self) -> None:
         """Read no more from a client that is far ahead of its server."""
@@ -288,7 +289,7 @@ class Link:
             self._let_in(server)
         else:
             self._attach(server)
-            self.pump()
+            self.on_client_data()
 
     def on_server_refused(self, error: bytes) -> None:
         """It has waited in vain; it may go on, since it is in no transaction."""
@@ -359,7 +360,7 @@ class Link:
             return
         server.write(cleanup)
         if session.releasable:
-            self._give_back(server)
+            self._settle(server)
         else:
             self._cancel_leftover(-GOODBYE_GRACE if self.terminated else 0.0)
 

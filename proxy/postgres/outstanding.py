@@ -308,7 +308,11 @@ class OutstandingReplies:
             pos += 1 + length
         if pos != last or data[pos] != READY_FOR_QUERY:
             return False
-        self._end_last(data[-1])
+        # The same as `_end_last`: one call less of what most answers come through.
+        self.queue.clear()
+        self.status = data[-1]
+        self.idle = True
+        self.skipping_to_sync = self.copying = False
         return True
 
     def _pass_unread(self, head: ExpectedReply, kind: int, data: bytes, pos: int) -> bool:

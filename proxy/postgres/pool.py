@@ -145,13 +145,14 @@ class Pool:
     def acquire(self, waiter: Waiter) -> ServerConnection | None:
         """A server at once, or None: the waiter is told later that it has one, or that it gets none."""
         # Nobody overtakes one who waits, not even if a server is idle: it may be of another kind than that one's.
+        now = self.now()
         if not self.waiters:
-            server = self._pop_idle(waiter.pool_key)
+            server = self._pop_idle(waiter.pool_key, now)
             if server is not None:
                 self._observe_wait(0.0)
                 return server
         waiter.waiting = True
-        waiter.since = self.now()
+        waiter.since = now
         self.waiters.append(waiter)
         if self._wait_timer is None:
             self._wait_timer = self._loop.call_later(self.policy.pool.wait, self._refuse_overdue)
@@ -160,8 +161,8 @@ class Pool:
             self.launch_servers()
         return None
 
-    def _pop_idle(self, key: PoolKey) -> ServerConnection | None:
-        now, idle = self.now(), self.idle
+    def _pop_idle(self, key: PoolKey, now: float) -> ServerConnection | None:
+        idle = self.idle
         # From the end: the one used last has the warmest caches, and the others may retire.
         for index in range(len(idle) - 1, -1, -1):
             server = idle[index]
@@ -178,22 +179,22 @@ class Pool:
         """Whoever borrowed it is done with it; it is bound to nobody any more."""
         self.outcomes[outcome] += 1
         server.transactions += 1
-        server.since = self.now()
+        server.since = now = self.now()
         server.query_timed_out = False
         if server.paused:
             server.resume_reading()
         if not server.cancelling:  # else `_cancel` offers it when the cancel has arrived
-            self._offer_server(server)
+            self._offer_server(server, now)
 
     def on_check_passed(self, server: ServerConnection) -> None:
-        server.since = self.now()
-        self._offer_server(server)
+        server.since = now = self.now()
+        self._offer_server(server, now)
 
-    def _offer_server(self, server: ServerConnection) -> None:
+    def _offer_server(self, server: ServerConnection, now: float) -> None:
         """To the waiter that waits longest; if that one needs another kind, this server may have to make room."""
         if server.closed:
             return
-        backend, now = server.backend, self.now()
+        backend = server.backend
         other = backend.other_database
         if (
             self.draining
@@ -391,7 +392,7 @@ class Pool:
         server = ServerConnection(found.backend, self, self.now, retire_at=self.now() + life)
         self.servers[server] = found
         server.take_over(found.transport, found.protocol, found)
-        self._offer_server(server)
+        self._offer_server(server, self.now())
 
     # ── connections that go ──────────────────────────────────────────────────────────────────
 
@@ -465,7 +466,7 @@ class Pool:
         finally:
             server.cancelling -= 1
         if not server.cancelling and server.link is None and not server.checking and not server.closed:
-            self._offer_server(server)
+            self._offer_server(server, self.now())
 
     async def close(self) -> None:
         self.draining = True

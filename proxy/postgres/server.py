@@ -78,6 +78,7 @@ class ServerConnection(asyncio.Protocol):
         self._owner = owner
         self._clock = clock
         self._transport: asyncio.Transport | None = None
+        self.write: Callable[[bytes], None] = write_nothing  # the transport's own while there is one: one call less
         self._previous_protocol: asyncio.BaseProtocol | None = None
         self._kept_alive: object = None
         self._fd = -1
@@ -103,6 +104,7 @@ class ServerConnection(asyncio.Protocol):
     ) -> None:
         """`kept_alive` must live as long as the connection: asyncpg closes what is collected."""
         self._transport, self._previous_protocol, self._kept_alive = transport, previous_protocol, kept_alive
+        self.write = transport.write
         sock = transport.get_extra_info("socket")
         if sock is not None:
             # Polled before it is lent again: the loop may not have read the end of file yet.
@@ -111,10 +113,6 @@ class ServerConnection(asyncio.Protocol):
             if sock.family != socket.AF_UNIX:
                 _enable_keepalive(sock)
         transport.set_protocol(self)
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None and data:
-            self._transport.write(data)
 
     def send_check(self) -> None:
         """Ask whether it still lives; the owner hears that it does, or that it was lost."""
@@ -171,7 +169,7 @@ class ServerConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         # asyncpg's own protocol still owns what it has made, and has to hear that the connection has ended.
-        transport, self._transport = self._transport, None
+        transport, self._transport, self.write = self._transport, None, write_nothing
         previous, self._previous_protocol = self._previous_protocol, None
         if previous is not None and transport is not None:
             previous.connection_lost(exc)
@@ -200,6 +198,10 @@ class ServerConnection(asyncio.Protocol):
         if self.paused and self._transport is not None:
             self.paused = False
             self._transport.resume_reading()
+
+
+def write_nothing(_: bytes) -> None:
+    """The `write` of a connection that is not there yet, or no more."""
 
 
 def _enable_keepalive(sock: socket.socket) -> None:

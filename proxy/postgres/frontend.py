@@ -169,7 +169,7 @@ class Frontend:
 
     def process_requests(self, data: bytes) -> bytes:
         """What the server gets. Not to be called while `blocked`. Raises ProtocolError."""
-        if plain := self._forward_plain(data):
+        if plain := self.forward_plain(data):
             return plain
         size = len(data)
         # What is between `start` and `pos` has been read and goes on as it came: a batch is copied in as few pieces as
@@ -233,7 +233,7 @@ class Frontend:
     # had gone one by one, as the rest of this class has them. The gateway's CPU time for a batch with a Parse was 39 µs
     # one by one, and is 22 in one step (without: 33 and 24), its answer and the kernel's part included.
 
-    def _forward_plain(self, data: bytes) -> bytes:
+    def forward_plain(self, data: bytes) -> bytes:
         """A Query, or a batch of the extended protocol: what the server gets, b"" if it is anything else."""
         backend, outstanding = self.backend, self._outstanding
         if (
@@ -248,10 +248,12 @@ class Frontend:
         kind, length = read_header(data)
         if kind != QUERY:
             return self._forward_plain_batch(data, kind, 1 + length, backend)
-        if length != len(data) - 1 or inspect_text(data[HEADER_SIZE:-1]) is not NO_HINTS:
+        if length != len(data) - 1 or not self._registry.is_plain_query(data):
             return b""
         self.statements.may_have_failed = True
-        self.unnamed.on_query()
+        unnamed = self.unnamed
+        if unnamed.last is not None or unnamed.body is not None:
+            unnamed.on_query()
         backend.unnamed_body = None
         outstanding.idle = False
         outstanding.queue.append(replies.QUERY_REPLY)

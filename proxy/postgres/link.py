@@ -41,7 +41,7 @@ CANCEL_INTERVAL = 0.25  # seconds from one cancel of what a client left behind t
 GOODBYE_GRACE = 3.0  # seconds until what was sent before a goodbye is cancelled
 CLEANUP_SECONDS = 2.0  # that a server has to be rid of a client which left in the middle
 
-_SERVER_KINDS = frozenset((b"Q", b"P", b"B"))  # Query, Parse and Bind always need a server
+_SERVER_KINDS = frozenset(b"QPB")  # Query, Parse and Bind always need a server
 _DISCARDED_KINDS = frozenset((wire.FLUSH, wire.COPY_DATA, wire.COPY_DONE, wire.COPY_FAIL))
 _READY_FOR_QUERY = wire.ready_for_query()
 
@@ -150,6 +150,11 @@ class Link:
                     server.since = self._now()
                 if frontend.blocked:  # its settings are being restored there
                     break
+                # The usual request, before anything is asked that counts for others only.
+                if requests := frontend.forward_plain(pending):
+                    self._pending = b""
+                    server.write(requests)
+                    break
                 requests = session.process_requests(pending)
                 pending = self._pending = frontend.remainder
                 if requests:
@@ -188,7 +193,7 @@ class Link:
             # Only after the replies are written: what is settled may end the client or lend the server to another.
             if session.needs_attention:
                 self._settle(server)
-            if self.server is server and not session.outstanding.queue:
+            elif not session.outstanding.queue:
                 server.since = self._now()
         if self._pending or self._backlogged:
             self.on_client_data()
@@ -196,14 +201,16 @@ class Link:
     def _borrow(self) -> ServerConnection | None:
         """A server, if one is free and there is anything to do for one. Raises ProtocolError."""
         # A Sync or a Flush between transactions needs no server, and would take one from somebody else.
-        if self._serverless.busy or self._pending[:1] not in _SERVER_KINDS:
+        if self._serverless.busy or self._pending[0] not in _SERVER_KINDS:
             replies, self._pending = self._serverless.answer(self._pending)
             if replies:
                 self._write_client(replies)
             if self._serverless.terminated:
                 self._end_terminated()
                 return None
-        if not self.session.frontend.can_forward(self._pending):
+        pending = self._pending
+        whole = len(pending) > HEADER_SIZE and read_header(pending)[1] < len(pending)
+        if not whole and not self.session.frontend.can_forward(pending):
             return None
         server = self._pool.acquire(self)
         if server is not None:
@@ -226,8 +233,9 @@ class Link:
     def _settle(self, server: ServerConnection) -> None:
         """Carry out what the session has decided about its server."""
         session, client = self.session, self.client
-        if injected := session.pop_injected():
-            server.write(injected)
+        session.needs_attention = False
+        if session.injected:
+            server.write(session.pop_injected())
         # A server that is in nobody knows what state serves nobody again.
         if session.fatal_error:
             server.close()

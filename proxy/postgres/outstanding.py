@@ -22,8 +22,10 @@ Each of them ends when the server says its last words (`server_ended`).
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from proxy.postgres import wire
@@ -31,17 +33,15 @@ from proxy.postgres.session_state import LOCAL_SETTING, RESET, SETTING, TAG_FLAG
 from proxy.postgres.statement_registry import PreparedStatement
 from proxy.postgres.wire import (
     COMMAND_COMPLETE,
-    DATA_ROW,
     EXECUTE,
     HEADER_SIZE,
-    NO_DATA,
     READY_FOR_QUERY,
-    ROW_DESCRIPTION,
     read_header,
 )
 
 MAX_MESSAGE_BYTES = 1 << 30
 STREAM_BYTES = 64 * 1024  # a row longer than this passes before it is whole
+MAX_ENDING_BYTES = 64  # of an answer, after its rows
 FATAL_FIELD = b"VFATAL\0"  # of an ErrorResponse: the connection ends with it
 
 # Kinds of expected replies that are no message's.
@@ -50,6 +50,7 @@ COPY_END = 1  # CopyDone or CopyFail: it has no reply, but Syncs before it are s
 
 ASYNCHRONOUS_KINDS = frozenset((wire.PARAMETER_STATUS, wire.NOTICE, wire.NOTIFICATION))  # they answer nothing
 ROW_KINDS = frozenset((wire.DATA_ROW, wire.COPY_DATA))
+SHAPE_KINDS = frozenset((wire.DATA_ROW, wire.ROW_DESCRIPTION, wire.NO_DATA))  # they say nothing of the server's state
 ENDED_BY_READY = frozenset((wire.QUERY, wire.SYNC, wire.FUNCTION_CALL))
 # Which reply is the last one to which message.
 REPLY_ENDS = {
@@ -73,7 +74,7 @@ class ExpectedReply:
     comes, because this or something before it failed. `passes_unread`: nothing of the reply is to be known.
 
     With `plain_size` it is the first of so many that are the whole of a request of the usual kind, up to its
-    ReadyForQuery; an answer of the usual kind begins with `plain_start` (`OutstandingReplies._pass_plain_answer`).
+    ReadyForQuery; an answer of the usual kind begins with `plain_start` (`OutstandingReplies.process_replies`).
     """
 
     __slots__ = (
@@ -138,6 +139,16 @@ BIND_REPLY = ExpectedReply(wire.BIND)
 CLOSE_REPLY = ExpectedReply(wire.CLOSE)
 DESCRIBE_REPLY = ExpectedReply(wire.DESCRIBE)
 EXECUTE_REPLY = ExpectedReply(wire.EXECUTE)
+
+
+@lru_cache(maxsize=1000)
+def read_plain_ending(data: bytes) -> int:
+    """The status that an answer ends with, if this is its end: the CommandComplete of a command that leaves nothing
+    behind, and ReadyForQuery; 0 if it is not. Nearly all answers have one of a few ends, so they are remembered."""
+    ready_at = len(data) - HEADER_SIZE - 1
+    if data[HEADER_SIZE : HEADER_SIZE + 3] in TAG_FLAGS or read_header(data)[1] + 1 != ready_at:
+        return 0
+    return data[-1] if read_header(data, ready_at) == (READY_FOR_QUERY, 5) else 0
 
 
 class ReplyObserver(Protocol):
@@ -249,8 +260,21 @@ class OutstandingReplies:
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        elif head is not None and head.plain_size == len(queue) and self._pass_plain_answer(data, head.plain_start):
-            return data
+        elif head is not None and head.plain_size == len(queue) and data.startswith(head.plain_start):
+            # Perhaps the whole answer to all that is owed, in which nothing counts but how it ends.
+            pos = len(head.plain_start)
+            try:
+                kind, length = read_header(data, pos)
+                while kind in SHAPE_KINDS:
+                    pos += 1 + length
+                    kind, length = read_header(data, pos)
+            except struct.error:
+                kind = 0  # the rest of it has not come yet
+            if kind == COMMAND_COMPLETE and len(data) - pos < MAX_ENDING_BYTES and not self._bytes_to_stream:
+                status = read_plain_ending(data[pos:])
+                if status:
+                    self._end_last(status)
+                    return data
         size = len(data)
         out: list[bytes] = []
         start = pos = 0
@@ -290,30 +314,6 @@ class OutstandingReplies:
         if not out and not tail:
             return data[start:pos]  # `data` itself, if that is all of it
         return b"".join((*out, data[start:pos], tail))
-
-    def _pass_plain_answer(self, data: bytes, start: bytes) -> bool:
-        """The whole answer to all that is owed, in which nothing counts but how it ends: whether it was that."""
-        if self._bytes_to_stream or not data.startswith(start):
-            return False
-        pos, last = len(start), len(data) - HEADER_SIZE - 1
-        while pos < last:
-            kind, length = read_header(data, pos)
-            if (
-                kind != DATA_ROW
-                and kind != ROW_DESCRIPTION
-                and kind != NO_DATA
-                and (kind != COMMAND_COMPLETE or data[pos + 5 : pos + 8] in TAG_FLAGS)
-            ):
-                return False  # nothing of rows and their shape, nor a command that leaves nothing behind
-            pos += 1 + length
-        if pos != last or data[pos] != READY_FOR_QUERY:
-            return False
-        # The same as `_end_last`: one call less of what most answers come through.
-        self.queue.clear()
-        self.status = data[-1]
-        self.idle = True
-        self.skipping_to_sync = self.copying = False
-        return True
 
     def _pass_unread(self, head: ExpectedReply, kind: int, data: bytes, pos: int) -> bool:
         """A reply to `head` that is usual, and of which nothing is to be known: whether it was one."""

@@ -156,7 +156,7 @@ class ServerConnection(asyncio.Protocol):
             whole += wire.HEADER_SIZE + len(body)
             if kind == wire.PARAMETER_STATUS:
                 name, _, value = body[:-1].partition(b"\0")
-                self.backend.reported = {**self.backend.reported, name: value}
+                self.backend.record_reported(name, value)
             elif kind == wire.ERROR:
                 self.closed = True  # it says why it is about to go
             elif kind == wire.READY_FOR_QUERY and self.checking:

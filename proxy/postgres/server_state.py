@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from proxy.postgres.auth.startup import PoolKey, Settings, basic_settings, other_database
+from proxy.postgres.auth.startup import (
+    APPLICATION_NAME,
+    CLIENT_ENCODING,
+    PoolKey,
+    Settings,
+    other_database,
+    share_settings,
+)
 from proxy.postgres.statement_registry import PreparedStatement
 
 MAX_CUSTOM_PARAMETERS = 1000
@@ -42,10 +49,10 @@ class ServerState:
         self.pool_key = key
         self.other_database = other_database(key)
         self.pid = pid
-        self.reset_values: Settings = basic_settings(name.encode(), b"UTF8")
+        self.reset_values: Settings = share_settings({APPLICATION_NAME: name.encode(), CLIENT_ENCODING: b"UTF8"})
         self.applied: Settings = self.reset_values
         self.custom_parameters: set[bytes] = set()
-        self.reported = reported
+        self.reported = share_settings(reported)
         self.user = reported.get(b"session_authorization", b"")
         self.prepared: OrderedDict[PreparedStatement, None] = OrderedDict()
         self.unnamed_body: bytes | None = None
@@ -59,6 +66,10 @@ class ServerState:
         if len(self.custom_parameters) > MAX_CUSTOM_PARAMETERS:
             self.custom_parameters.clear()  # at worst they are set once more
         self.custom_parameters.update(name for name in names if b"." in name)
+
+    def record_reported(self, name: bytes, value: bytes) -> None:
+        """It reports a parameter."""
+        self.reported = share_settings({**self.reported, name: value})
 
     def on_discard_all(self) -> None:
         """DISCARD ALL was done."""

@@ -29,7 +29,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from proxy.postgres import pg_errors, session_state, wire
-from proxy.postgres.auth.startup import Settings, StartupMessage, basic_settings, fake_pid, other_database
+from proxy.postgres.auth.startup import (
+    APPLICATION_NAME,
+    CLIENT_ENCODING,
+    Settings,
+    StartupMessage,
+    fake_pid,
+    other_database,
+    share_settings,
+)
 from proxy.postgres.frontend import Frontend
 from proxy.postgres.outstanding import ExpectedReply, OutstandingReplies
 from proxy.postgres.server_state import ServerState
@@ -52,7 +60,7 @@ class Session:
 
     `request_pin` asks for a slot among the connections that may be pinned (False: none is free now), `release_pin`
     gives it back; with `keeps_server` the session has its connection for itself anyway. `failed`: the transaction has
-    seen an error; `client_gone`: only cleaning up is left to do.
+    seen an error; `injected` is what `pop_injected` gives; `client_gone`: only cleaning up is left to do.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Session:
         self.number = number
         self.announced_pid = fake_pid(number)
         self.startup = startup
-        self.shown_parameters = shown_parameters
+        self.shown_parameters = share_settings(shown_parameters)
         self.outstanding = OutstandingReplies(self)
         self.frontend = Frontend(registry, self.outstanding, request_pin=request_pin, has_pin=keeps_server)
         self._registry = registry
@@ -79,9 +87,8 @@ class Session:
         scope = other_database(startup.pool_key), dict(startup.pool_key).get("search_path", "")
         self.frontend.scope = self._base_scope = "\0".join(scope).encode("utf-8", "surrogateescape")
         self.frontend.restore_settings = self._restore_settings
-        self._own_settings: Settings = basic_settings(
-            startup.application_name.encode("utf-8", "surrogateescape"), encoding.encode()
-        )
+        own_name = startup.application_name.encode("utf-8", "surrogateescape")
+        self._own_settings = share_settings({APPLICATION_NAME: own_name, CLIENT_ENCODING: encoding.encode()})
         self.settings: Settings = self._own_settings
         self._mode_pin = SESSION_MODE if keeps_server else 0
         self.pinned = self._mode_pin
@@ -91,7 +98,7 @@ class Session:
         self.fatal_error = b""
         self.needs_attention = False
         self.failed = False
-        self._injected = b""
+        self.injected = b""
         self._cleanup_step = 0
         self._just_set_up = False
         self._probing = 0  # what the database was asked about and has not told yet
@@ -116,7 +123,7 @@ class Session:
 
     def pop_injected(self) -> bytes:
         """What the server gets besides the client's messages."""
-        injected, self._injected = self._injected, b""
+        injected, self.injected = self.injected, b""
         self.needs_attention = False
         return injected
 
@@ -205,7 +212,7 @@ class Session:
         replies = self.outstanding.process_replies(data)
         if self.client_gone and self.outstanding.copying:
             # The COPY began only after its client had left: it is ended like one under way.
-            self._injected += self._fail_copy()
+            self.injected += self._fail_copy()
             self.needs_attention = True
         if self.outstanding.idle:
             self._on_idle()
@@ -227,7 +234,8 @@ class Session:
                 self._send_cleanup(1, b"ROLLBACK")
             return
         frontend = self.frontend
-        frontend.tracked_portals.clear()
+        if frontend.tracked_portals:
+            frontend.tracked_portals.clear()
         if self.client_gone:
             if frontend.state_flags or self.pinned:
                 self._send_cleanup(2, b"DISCARD ALL")
@@ -262,7 +270,7 @@ class Session:
         self.outstanding.expect(
             ExpectedReply(wire.QUERY, hidden=True, on_reply=lambda answer: self._on_probe_answer(flags, answer))
         )
-        self._injected += wire.query_message(text)
+        self.injected += wire.query_message(text)
         self.needs_attention = True
 
     def _on_probe_answer(self, flags: int, answer: bytes) -> bytes:
@@ -285,10 +293,10 @@ class Session:
         # It is always in the answer; only another user than the connection's own is something to carry.
         if settings.get(b"session_authorization") == backend.user:
             del settings[b"session_authorization"]
-        backend.applied = {**backend.reset_values, **settings}
+        backend.applied = share_settings({**backend.reset_values, **settings})
         backend.record_custom_parameters(settings)
         # RESET leads to what the connection was opened with; a client of its own would be back at its own.
-        self.settings = {**self._own_settings, **settings}
+        self.settings = share_settings({**self._own_settings, **settings})
         named = (settings[name] for name in SCOPE_SETTINGS if name in settings)
         self.frontend.scope = b"\0".join((self._base_scope, *named))
 
@@ -312,14 +320,15 @@ class Session:
 
     def on_parameter_status(self, name: bytes, value: bytes, *, shown: bool, by_reset: bool) -> bytes:
         backend = self._attached_server()
-        backend.reported = {**backend.reported, name: value}
+        backend.record_reported(name, value)
         # During a query of ours the client hears nothing; `_show_parameters` tells it what differs in the end.
         if not shown:
             return b""
         self.frontend.state_flags |= SETTING
         # A RESET led to the server's value; the client is told its own, which is put back right away.
         back = by_reset and value == backend.reset_values.get(name) != self._own_settings.get(name)
-        self.shown_parameters = {**self.shown_parameters, name: self._own_settings[name] if back else value}
+        shown_value = self._own_settings[name] if back else value
+        self.shown_parameters = share_settings({**self.shown_parameters, name: shown_value})
         return wire.parameter_status(name, self._own_settings[name]) if back else b""
 
     def rewrite_notification(self, message: bytes) -> bytes:
@@ -374,12 +383,12 @@ class Session:
         if extended:
             for entry, message in restore_messages(self._registry.prefix + b"own", own, self._on_restored):
                 self.outstanding.expect(entry)
-                self._injected += message
-            self._injected += _FLUSH
+                self.injected += message
+            self.injected += _FLUSH
         else:
             self._forget_unnamed()
             self.outstanding.expect(ExpectedReply(wire.QUERY, hidden=True, on_reply=self._on_restored))
-            self._injected += wire.query_message(b";".join(map(session_state.set_statement, own.items())))
+            self.injected += wire.query_message(b";".join(map(session_state.set_statement, own.items())))
         self.needs_attention = True
         return b""
 
@@ -431,7 +440,7 @@ class Session:
         self._forget_unnamed()
         on_reply = self._on_discard_all if step == 2 else None
         self.outstanding.expect(ExpectedReply(wire.QUERY, hidden=True, on_reply=on_reply))
-        self._injected += wire.query_message(text)
+        self.injected += wire.query_message(text)
 
     def _on_discard_all(self, answer: bytes) -> bytes:
         if any(kind == wire.ERROR for kind, _ in wire.split_messages(answer)):

@@ -123,9 +123,20 @@ def inspect_text(text: bytes) -> Hints:
     # Most texts with the word are an UPDATE … SET, which is told by its begin.
     if sets and _ROW_CHANGE.fullmatch(text) is not None:
         sets = "set_config" in lowered
-    if (
-        not sets
-        and "temp" not in lowered
+    if not sets and _has_no_word(lowered):
+        return NO_HINTS
+    return _inspect_closely(text, lowered, sets)
+
+
+def names_no_state(text: bytes) -> bool:
+    """Whether it has none of the words by which a text is looked at closely."""
+    lowered = text.decode("latin-1").lower()
+    return "set" not in lowered and _has_no_word(lowered)
+
+
+def _has_no_word(lowered: str) -> bool:
+    return (
+        "temp" not in lowered
         and "hold" not in lowered
         and "listen" not in lowered
         and "advisory" not in lowered
@@ -133,9 +144,7 @@ def inspect_text(text: bytes) -> Hints:
         and "deallocate" not in lowered
         and "discard" not in lowered
         and "load" not in lowered
-    ):
-        return NO_HINTS
-    return _inspect_closely(text, lowered, sets)
+    )
 
 
 @lru_cache(maxsize=1000)

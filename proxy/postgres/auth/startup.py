@@ -29,11 +29,15 @@ CLIENT_ENCODING = b"client_encoding"
 OTHER_DATABASE = ""  # the name in a key of a database that is not the policy's (no setting has that name)
 
 
-@lru_cache(maxsize=1000)
-def basic_settings(application_name: bytes, client_encoding: bytes) -> Settings:
-    """What every connection is set to. Those with equal values are given one object: nearly all clients and servers of
-    an app have the same, and who compares two by identity is done at once."""
-    return {APPLICATION_NAME: application_name, CLIENT_ENCODING: client_encoding}
+def share_settings(settings: Settings) -> Settings:
+    """The one object for all that have these values, which is never changed: nearly all clients and servers of an app
+    have the same, and who compares two by identity is done at once."""
+    return _shared_settings(tuple(settings.items()))
+
+
+@lru_cache(maxsize=200)
+def _shared_settings(items: tuple[tuple[bytes, bytes], ...]) -> Settings:
+    return dict(items)
 
 
 def fake_pid(client: int) -> int:
